@@ -1,0 +1,83 @@
+"""Layer norm: brings every token's vector to mean 0 and variance 1, then scales and shifts each channel.
+
+Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), equation 4. For one row x of width C:
+
+    mean = 1/C sum_i x_i        variance = 1/C sum_i (x_i - mean)^2        r = 1 / sqrt(variance + eps)
+    n_i = (x_i - mean) r        y_i = n_i w_i + b_i
+
+Backward. With g_i = dL/dn_i = dy_i w_i, and since x_i acts on n_j directly, through the mean and through r:
+
+    dn_j/dx_i = r (delta_ij - 1/C) + (x_j - mean) dr/dx_i
+    dr/dx_i   = -1/2 (variance + eps)^(-3/2) * 2/C (x_i - mean) = -r^3 (x_i - mean) / C = -r^2 n_i / C
+
+    dx_i = sum_j g_j dn_j/dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
+
+In words: the gradient loses its mean and its component along n, the two directions in which n cannot move.
+"""
+
+from __future__ import annotations
+
+from minillm.backend import array_module
+from minillm.layers.layer import Layer, Parameter
+
+
+def layer_norm_forward(x, weight, bias=None, eps=1e-5):
+    """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
+    xp = array_module(x)
+    width = x.shape[-1]
+    rows = x.reshape(-1, width)  # (N, C)
+    average = xp.full(width, 1 / width, dtype=x.dtype)
+    # Sums along a row as products with a vector: the BLAS takes a quarter of the time of mean(axis=-1).
+    normed = rows - (rows @ average)[:, None]  # x - mean: (N, C)
+    variance = xp.square(normed) @ average  # (N,)
+    rstd = 1 / xp.sqrt(variance + x.dtype.type(eps))  # (N,)
+    normed *= rstd[:, None]
+    y = normed * weight
+    if bias is not None:
+        y += bias
+    return y.reshape(x.shape), (normed, rstd, weight, bias is not None)
+
+
+def layer_norm_backward(dy, saved):
+    """dy (..., C)  ->  dx (..., C), dweight (C,), dbias (C,) or None"""
+    normed, rstd, weight, has_bias = saved
+    xp = array_module(dy)
+    count, width = normed.shape
+    dy_rows = dy.reshape(count, width)
+    ones = xp.ones(count, dtype=dy.dtype)
+    average = xp.full(width, 1 / width, dtype=dy.dtype)
+    # forward: y = normed * weight + bias, the same weight and bias for every row
+    product = dy_rows * normed
+    dweight = ones @ product  # (N,) @ (N, C)
+    dbias = ones @ dy_rows if has_bias else None  # (N,) @ (N, C)
+    # forward: normed = (x - mean) * rstd, where mean and rstd are functions of the whole row
+    dnormed = dy_rows * weight
+    along_normed = product @ (weight * average)  # 1/C sum_j g_j n_j, g = dy w: (N,)
+    dx = dnormed
+    dx -= (dnormed @ average)[:, None]
+    dx -= xp.multiply(normed, along_normed[:, None], out=product)
+    dx *= rstd[:, None]
+    return dx.reshape(dy.shape), dweight, dbias
+
+
+class LayerNorm(Layer):
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, x (..., C) -> y (..., C)."""
+
+    def __init__(self, weight, bias=None, eps: float = 1e-5):
+        self.weight = Parameter(weight)
+        if bias is not None:
+            self.bias = Parameter(bias)
+        self.eps = eps
+
+    def forward(self, x):
+        bias = self.bias.value if hasattr(self, "bias") else None
+        y, saved = layer_norm_forward(x, self.weight.value, bias, self.eps)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy):
+        dx, dweight, dbias = layer_norm_backward(dy, self.take_saved())
+        self.weight.add_grad(dweight)
+        if dbias is not None:
+            self.bias.add_grad(dbias)
+        return dx
