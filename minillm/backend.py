@@ -30,32 +30,50 @@ DTYPES = ("float32", "float64")
 # ------------------------------------------------------------------------------------------------ arrays and devices
 
 
+class SimulatedArray(np.ndarray):
+    """An array on the device "cudasim": host memory, for which the CUDA kernels run in the simulator.
+
+    Results of operations on it are simulated arrays too, so that the device is handed on from layer to layer.
+    """
+
+
 def array_module(array):
     """The module that works on `array`: numpy, or cupy for an array that lives on a GPU."""
-    return sys.modules["cupy"] if type(array).__module__.partition(".")[0] == "cupy" else np
+    return sys.modules["cupy"] if _is_cupy(array) else np
 
 
-def device_module(device: str):
-    """The array module of a device name, "cpu" or "cuda". Raises UserError for any other name."""
+def device_of(array) -> str:
+    """Where `array` lives: "cpu", "cuda" or "cudasim"."""
+    if _is_cupy(array):
+        return "cuda"
+    return "cudasim" if isinstance(array, SimulatedArray) else "cpu"
+
+
+def _is_cupy(array) -> bool:
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def to_device(array, device: str):
+    """`array` on the device "cpu", "cuda" or "cudasim"; the array itself if it is there already.
+
+    Raises UserError for any other name, and MissingExtra for "cuda" without CuPy.
+    """
     if device == "cpu":
-        return np
+        return to_host(array)
+    if device == "cudasim":
+        return to_host(array).view(SimulatedArray)
     if device == "cuda":
         try:
             import cupy
         except ImportError:
             raise MissingExtra('device "cuda"', "CuPy", "cuda13") from None
-        return cupy
-    raise UserError(f'unknown device "{device}": use cpu or cuda')
-
-
-def to_device(array, device: str):
-    """`array` on `device`; the array itself if it is there already."""
-    return to_host(array) if device == "cpu" else device_module(device).asarray(array)
+        return cupy.asarray(array)
+    raise UserError(f'unknown device "{device}": use cpu, cuda or cudasim')
 
 
 def to_host(array) -> np.ndarray:
-    """`array` as a NumPy array in host memory; the array itself if it is one already."""
-    return array if isinstance(array, np.ndarray) else array_module(array).asnumpy(array)
+    """`array` as a plain NumPy array in host memory; the array itself if it is one already."""
+    return array_module(array).asnumpy(array) if _is_cupy(array) else array.view(np.ndarray)
 
 
 def float_dtype(name) -> np.dtype:
