@@ -1,0 +1,30 @@
+"""minillm: language models with every gradient written by hand.
+
+The names below are loaded when they are first used, so that `import minillm` costs next to nothing.
+"""
+
+from importlib import import_module
+
+from minillm.version import __version__
+
+_HOMES = {
+    "AdamW": "minillm.optim",
+    "Adam": "minillm.optim",
+    "GPT2": "minillm.models",
+    "GPT2Config": "minillm.models",
+    "gradcheck": "minillm.gradcheck",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minillm' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return __all__

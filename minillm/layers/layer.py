@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minillm import backend
+from minillm.backend import array_module, to_device
 
 
 class Parameter:
@@ -17,6 +17,20 @@ class Parameter:
     def __init__(self, value):
         self.value = value
         self.grad = None
+        self._spare = None  # the memory of the last gradient
+
+    def zero_grad(self) -> None:
+        """Forget the gradient, but keep its memory for `grad_buffer`."""
+        if self.grad is not None:
+            self._spare, self.grad = self.grad, None
+
+    def grad_buffer(self):
+        """An array of zeros like the value, for a gradient too large to be made afresh in every step."""
+        buffer, self._spare = self._spare, None
+        if buffer is None:
+            return array_module(self.value).zeros_like(self.value)
+        buffer[...] = 0
+        return buffer
 
     def add_grad(self, grad) -> None:
         """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on."""
@@ -90,13 +104,13 @@ class Layer:
         Make the optimizer afterwards: it keeps its moments where the parameters are.
         """
         for parameter in self.parameters().values():
-            parameter.value = backend.to_device(parameter.value, device)
-            parameter.grad = None
+            parameter.__init__(to_device(parameter.value, device))
         return self
 
     def zero_grad(self) -> None:
+        """Forget all gradients."""
         for parameter in self.parameters().values():
-            parameter.grad = None
+            parameter.zero_grad()
 
     # ------------------------------------------------------------------------------------- from forward to backward
 

@@ -51,10 +51,10 @@ def linear_backward(dy, saved):
 
 
 class Linear(Layer):
-    """y = x @ weight + bias, x (..., I) -> y (..., O)."""
+    """y = x @ weight + bias, x (..., I) -> y (..., O). A weight that is a Parameter already is shared, not copied."""
 
     def __init__(self, weight, bias=None, transposed: bool = False):
-        self.weight = Parameter(weight)
+        self.weight = weight if isinstance(weight, Parameter) else Parameter(weight)
         if bias is not None:
             self.bias = Parameter(bias)
         self.transposed = transposed

@@ -1,0 +1,5 @@
+"""The models, put together from the layers."""
+
+from minillm.models.gpt2 import GPT2, GPT2Config
+
+__all__ = ["GPT2", "GPT2Config"]

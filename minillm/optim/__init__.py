@@ -1,0 +1,8 @@
+"""Optimizers, learning-rate schedules and gradient clipping."""
+
+from minillm.optim.adam import Adam
+from minillm.optim.adamw import AdamW
+from minillm.optim.clipping import clip_scale, global_norm
+from minillm.optim.schedules import SCHEDULES, make_schedule
+
+__all__ = ["SCHEDULES", "Adam", "AdamW", "clip_scale", "global_norm", "make_schedule"]

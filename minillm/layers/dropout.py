@@ -1,0 +1,67 @@
+"""Dropout: in training, sets each value to zero with probability p, so that no value can rely on another being there.
+
+Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (2014). What is kept is
+scaled by 1 / (1 - p), so that the expected value stays the same and nothing needs to be done at inference:
+
+    y_n = x_n m_n / (1 - p)        m_n = 1 with probability 1 - p, else 0
+
+Backward: y is linear in x with the factor m_n / (1 - p), so dx_n = dy_n m_n / (1 - p), with the *same* mask.
+
+The mask comes from an explicit key (see minillm.backend.stream): element n is kept if the n-th 32-bit word of the stream
+is at least p * 2^32. The same key gives the same mask on the CPU and in a GPU kernel.
+"""
+
+from __future__ import annotations
+
+import math
+
+from minillm.backend import device_of, stream, to_device
+from minillm.layers.layer import Layer
+
+
+def dropout_forward(x, p, key):
+    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved"""
+    factor = dropout_factor(x.shape, p, key, x)
+    return x * factor, factor
+
+
+def dropout_backward(dy, saved):
+    """dy (...)  ->  dx (...)"""
+    factor = saved
+    # forward: y = x * factor
+    return dy * factor
+
+
+def dropout_factor(shape, p, key, like):
+    """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype and device of `like`."""
+    kept = (stream(*key).words32(math.prod(shape)) >= round(p * 2**32)).reshape(shape)
+    return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
+
+
+class Dropout(Layer):
+    """Drops in training mode with probability p; does nothing in evaluation mode or for p = 0."""
+
+    def __init__(self, p: float):
+        self.p = p
+
+    def forward(self, x, key=None):
+        if not self.training or self.p == 0:
+            self.save_for_backward(None)
+            return x
+        y, saved = dropout_forward(x, self.p, self.layer_key(key))
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy):
+        saved = self.take_saved()
+        return dy if saved is None else dropout_backward(dy, saved)
+
+    def layer_key(self, key):
+        """The key of this layer's own mask: the caller's key and the layer's name."""
+        if key is None:
+            where = f"Dropout({self.name})" if self.name else "Dropout"
+            raise ValueError(
+                f"{where} with p={self.p} needs a key in training mode: pass key=(seed, step), "
+                "a new one for each step, or call eval() first"
+            )
+        return (*key, self.name)

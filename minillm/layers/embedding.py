@@ -1,0 +1,62 @@
+"""Embedding: a table with one learned row for each token (or position); forward looks rows up.
+
+    y_n = W[id_n]                                            n: one of the N = B*T tokens
+
+Backward. W_vc takes part in y_nc for every n with id_n = v, so the chain rule sums over all of them:
+
+    dL/dW_vc = sum_n dy_nc [id_n = v]                        a token that occurs five times gets five contributions
+
+A plain `dW[ids] += dy` keeps only one of them. Here the rows of dy are sorted by id, so that equal ids stand together,
+and each run is summed at once: no order of additions depends on threads, so the result is the same to the bit each time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minillm.backend import array_module
+from minillm.layers.layer import Layer, Parameter
+
+
+def embedding_forward(ids, weight):
+    """ids (...) int, weight (V, C)  ->  y (..., C), saved"""
+    return weight[ids], (ids, weight.shape)
+
+
+def embedding_backward(dy, saved, dweight=None):
+    """dy (..., C)  ->  dweight (V, C); ids have no gradient.
+
+    dweight: a buffer that the gradient is added to; by default a new one. A tied embedding adds to what the output head
+    has left there, and a table of 50,257 rows of which a batch touches a few hundred is not made anew for them.
+    """
+    ids, weight_shape = saved
+    xp = array_module(dy)
+    dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, C)
+    if dweight is None:
+        dweight = xp.zeros(weight_shape, dtype=dy.dtype)
+    # forward: y = weight[ids]
+    if xp is not np:  # CuPy has no reduceat
+        xp.add.at(dweight, ids.reshape(-1), dy_rows)
+        return dweight
+    order = np.argsort(ids, axis=None, kind="stable")
+    sorted_ids = ids.reshape(-1)[order]
+    starts = np.flatnonzero(np.diff(sorted_ids, prepend=-1))  # where each run of equal ids begins
+    if len(starts):
+        dweight[sorted_ids[starts]] += np.add.reduceat(dy_rows[order], starts, axis=0)
+    return dweight
+
+
+class Embedding(Layer):
+    """y = weight[ids], ids (...) -> y (..., C). Backward returns None: integers have no gradient."""
+
+    def __init__(self, weight):
+        self.weight = Parameter(weight)
+
+    def forward(self, ids):
+        y, saved = embedding_forward(ids, self.weight.value)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy) -> None:
+        buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
+        self.weight.grad = embedding_backward(dy, self.take_saved(), buffer)

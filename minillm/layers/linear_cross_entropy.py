@@ -1,0 +1,107 @@
+"""The language-model head and its loss as one operation, in which (B*T, V) logits never exist whole.
+
+    logits = x W^T        loss = cross_entropy(logits, targets)                x (N, C), W (V, C)
+
+For GPT-2 and 4,096 tokens the logits are 823 MB, the largest tensor of all. But each row's loss and gradient depend on
+that row alone, so the rows are taken in chunks, and a chunk's logits are gone before the next one's are computed. They
+would have to be recomputed in backward. Since the gradient of a mean of losses is linear in dloss, all of it is computed
+here, in the same visit, for dloss = 1:
+
+    dlogits = (softmax(logits) - onehot(targets)) / count       cross_entropy.py has the derivation
+    dx = dlogits W                                              from logits_nv = sum_c x_nc W_vc
+    dW = dlogits^T x                                            summed over the chunks
+
+so that backward only multiplies by dloss. dW is added to a buffer, the parameter's gradient itself, in strips of the
+vocabulary, because a second array of its size would be the next largest tensor. benchmarks/linear_cross_entropy.py
+measures the memory.
+"""
+
+from __future__ import annotations
+
+from minillm.backend import array_module
+from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_forward
+from minillm.layers.layer import Layer, Parameter
+
+CHUNK_LOGITS = 6 << 20  # logits that exist at a time: 24 MiB in float32
+STRIP_ROWS = 4096  # rows of dW that are computed at a time
+
+
+def linear_cross_entropy_forward(
+    x,
+    weight,
+    targets,
+    ignore_index=IGNORE_INDEX,
+    label_smoothing=0.0,
+    needs_gradient=True,
+    dweight=None,
+    chunk_rows=None,
+):
+    """x (..., C), weight (V, C), targets (...) int  ->  mean loss in nats (0-d, float64), saved
+
+    dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one.
+    chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS.
+    With needs_gradient=False only the loss is computed, and saved is None.
+    """
+    xp = array_module(x)
+    rows = x.reshape(-1, x.shape[-1])  # (N, C)
+    t = targets.reshape(-1)  # (N,)
+    count = int((t != ignore_index).sum())
+    if count == 0:
+        raise ValueError(f"all {t.size} targets are ignore_index ({ignore_index}), there is nothing to average")
+    chunk_rows = chunk_rows or max(1, CHUNK_LOGITS // len(weight))
+    if needs_gradient:
+        dx = xp.empty_like(rows)
+        dweight = xp.zeros_like(weight) if dweight is None else dweight
+    loss = 0.0
+    for start in range(0, len(rows), chunk_rows):
+        chunk = slice(start, start + chunk_rows)
+        logits = rows[chunk] @ weight.T  # (n, C) @ (C, V)
+        chunk_loss, dlogits = cross_entropy_forward(logits, t[chunk], ignore_index, label_smoothing, count)
+        loss = loss + chunk_loss
+        if needs_gradient:
+            # forward: logits = x @ weight.T
+            xp.matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
+            for first in range(0, len(weight), STRIP_ROWS):
+                strip = slice(first, first + STRIP_ROWS)
+                dweight[strip] += dlogits[:, strip].T @ rows[chunk]  # (v, n) @ (n, C)
+    return loss, (dx.reshape(x.shape), dweight) if needs_gradient else None
+
+
+def linear_cross_entropy_backward(dloss, saved):
+    """dloss (0-d)  ->  dx (..., C), dweight (V, C)"""
+    dx, dweight = saved
+    if dloss != 1:
+        # forward: both were computed for dloss = 1, and the gradient is linear in dloss
+        dx = dx * dloss
+        dweight = dweight * dloss
+    return dx, dweight
+
+
+class LinearCrossEntropy(Layer):
+    """Mean cross-entropy of the logits x @ weight.T, x (..., C) and targets (...) -> 0-d.
+
+    The weight is a Parameter that it shares: the token embedding's (tied) or that of the output head.
+    """
+
+    def __init__(self, weight: Parameter, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
+        self.weight = weight
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    def forward(self, x, targets):
+        loss, saved = linear_cross_entropy_forward(
+            x,
+            self.weight.value,
+            targets,
+            self.ignore_index,
+            self.label_smoothing,
+            needs_gradient=self.training,
+            dweight=self.weight.grad_buffer() if self.training else None,
+        )
+        self.save_for_backward(saved)
+        return loss
+
+    def backward(self, dloss=1.0):
+        dx, dweight = linear_cross_entropy_backward(dloss, self.take_saved())
+        self.weight.add_grad(dweight)
+        return dx

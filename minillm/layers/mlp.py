@@ -1,0 +1,42 @@
+"""MLP: two linear layers with a GELU between them; what a token does by itself with what attention brought it.
+
+    h = gelu(x W_fc + b_fc)        y = h W_proj + b_proj                  x (..., C), h (..., F), usually F = 4C
+
+There is no gradient here that is not one of its parts': backward calls theirs in reverse. The first bias is added by the
+GELU, which visits every element anyway.
+"""
+
+from __future__ import annotations
+
+from minillm.layers.gelu import gelu_backward, gelu_forward
+from minillm.layers.layer import Layer
+from minillm.layers.linear import Linear, linear_backward, linear_forward
+
+
+class MLP(Layer):
+    """x (..., C) -> y (..., C); approximate="tanh" (GPT-2) or "none" (exact GELU)."""
+
+    def __init__(self, c_fc: Linear, c_proj: Linear, approximate: str = "tanh"):
+        self.c_fc = c_fc
+        self.c_proj = c_proj
+        self.approximate = approximate
+
+    def forward(self, x):
+        bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
+        h, saved_fc = linear_forward(x, self.c_fc.weight.value)  # (..., C) @ (C, F)
+        h, saved_gelu = gelu_forward(h, bias, self.approximate)
+        self.save_for_backward((saved_fc, saved_gelu))
+        return self.c_proj.forward(h)  # (..., F) @ (F, C)
+
+    def backward(self, dy):
+        saved_fc, saved_gelu = self.take_saved()
+        # forward: y = c_proj(h)
+        dh = self.c_proj.backward(dy)
+        # forward: h = gelu(z + bias)
+        dz, dbias = gelu_backward(dh, saved_gelu)
+        # forward: z = x @ weight
+        dx, dweight, _ = linear_backward(dz, saved_fc)
+        self.c_fc.weight.add_grad(dweight)
+        if dbias is not None:
+            self.c_fc.bias.add_grad(dbias)
+        return dx
