@@ -1,0 +1,59 @@
+"""Files that are there whole or not at all.
+
+Everything is written to a temporary name in the same folder, flushed to the disk, and renamed. A reader sees the old file or
+the new one, never half of it, whenever the program is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from minillm.errors import UserError
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Put `data` in the place of the file `path`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; on leaving without an error that file takes the place of `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        os.replace(temporary, path)
+        flush_to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's contents, or a folder's names, are on the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: str | Path) -> dict:
+    """The JSON object in a file. Raises UserError if the file is missing, is no JSON, or is no object."""
+    try:
+        contents = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(contents, dict):
+        raise UserError(f"{path} holds a {type(contents).__name__}, expected a JSON object")
+    return contents
