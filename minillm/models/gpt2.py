@@ -111,6 +111,12 @@ class GPT2(Layer):
         dx = self.loss_head.backward() if dlogits is None else self.lm_head.backward(dlogits)
         self.transformer.backward(dx)
 
+    def save_pretrained(self, folder) -> None:
+        """Write config.json, generation_config.json and model.safetensors as Hugging Face names them."""
+        from minillm.models.gpt2_files import save_gpt2  # which imports this module
+
+        save_gpt2(self, folder)
+
     def _hidden(self, ids, key):
         ids = self._ids_on_device(ids, "ids")
         if ids.shape[1] > self.config.context_length:
