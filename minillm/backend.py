@@ -116,9 +116,12 @@ class Stream:
         """The next `count` words, uint64."""
         return self._generator.random_raw(count)
 
-    def words32(self, count: int) -> np.ndarray:
-        """The next ceil(count / 2) words cut into halves, low half first: `count` numbers, uint32."""
-        return self.words(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
+    def words32(self, count: int, start: int = 0) -> np.ndarray:
+        """Words cut into halves, low half first: numbers `start` to `start + count` of this sequence, uint32."""
+        blocks, first = divmod(start, 8)  # a block is four words
+        if blocks:
+            self._generator.advance(blocks)
+        return self.words(-(-(first + count) // 2)).astype("<u8", copy=False).view("<u4")[first : first + count]
 
     def uniform(self, shape=()) -> np.ndarray:
         """Uniform on [0, 1): the upper 53 bits of one word each, float64."""

@@ -37,16 +37,17 @@ from minillm.layers.softmax import row_max, row_sum
 QUERY_BLOCK = 128
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    dropout > 0 drops attention probabilities with the mask of `key` (dropout.py), element (b, h, i, j) in C order.
+    dropout > 0 drops attention probabilities with the mask of `key` (dropout.py), element (b, h, i, j) in C order, where
+    b counts from `first_row`.
     """
     xp = array_module(q)
     batch, heads, time, width = q.shape
     kv_heads, scale = k.shape[1], q.dtype.type(1 / math.sqrt(width))
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
-    factor = dropout_factor((batch, heads, time, time), dropout, key, q) if dropout else None
+    factor = dropout_factor((batch, heads, time, time), dropout, key, q, first_row) if dropout else None
     y = xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3)  # a token's heads lie side by side
     blocks = []
     for rows, keys in _blocks(time, causal):
@@ -139,10 +140,11 @@ class CausalSelfAttention(Layer):
         batch, time, channels = x.shape
         qkv = self.c_attn.forward(x).reshape(batch, time, 3, self.n_head, channels // self.n_head)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # (B, T, 3, H, D) -> 3 times (B, H, T, D)
-        dropout = self.attn_dropout.p if self.training else 0.0
-        y, saved = attention_forward(
-            q, k, v, causal=True, dropout=dropout, key=self.attn_dropout.layer_key(key) if dropout else None
+        drop = self.attn_dropout
+        dropping = (
+            dict(dropout=drop.p, key=drop.layer_key(key), first_row=drop.first_row) if self.training and drop.p else {}
         )
+        y, saved = attention_forward(q, k, v, causal=True, **dropping)
         self.save_for_backward(saved)
         return self.c_proj.forward(y.transpose(0, 2, 1, 3).reshape(batch, time, channels))
 

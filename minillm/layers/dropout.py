@@ -19,9 +19,9 @@ from minillm.backend import device_of, stream, to_device
 from minillm.layers.layer import Layer
 
 
-def dropout_forward(x, p, key):
-    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved"""
-    factor = dropout_factor(x.shape, p, key, x)
+def dropout_forward(x, p, key, first_row=0):
+    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved.  x[0] is row `first_row` of the batch."""
+    factor = dropout_factor(x.shape, p, key, x, first_row)
     return x * factor, factor
 
 
@@ -32,14 +32,17 @@ def dropout_backward(dy, saved):
     return dy * factor
 
 
-def dropout_factor(shape, p, key, like):
+def dropout_factor(shape, p, key, like, first_row=0):
     """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype and device of `like`."""
-    kept = (stream(*key).words32(math.prod(shape)) >= round(p * 2**32)).reshape(shape)
+    words = stream(*key).words32(math.prod(shape), start=first_row * math.prod(shape[1:]))
+    kept = (words >= round(p * 2**32)).reshape(shape)
     return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
 
 
 class Dropout(Layer):
     """Drops in training mode with probability p; does nothing in evaluation mode or for p = 0."""
+
+    first_row = 0  # where the rows that this layer sees begin in the batch (data_parallel.py)
 
     def __init__(self, p: float):
         self.p = p
@@ -48,7 +51,7 @@ class Dropout(Layer):
         if not self.training or self.p == 0:
             self.save_for_backward(None)
             return x
-        y, saved = dropout_forward(x, self.p, self.layer_key(key))
+        y, saved = dropout_forward(x, self.p, self.layer_key(key), self.first_row)
         self.save_for_backward(saved)
         return y
 

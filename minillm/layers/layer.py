@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from minillm.backend import array_module, to_device
+from minillm.backend import array_module, device_of, to_device
 
 
 class Parameter:
@@ -97,6 +97,11 @@ class Layer:
     def eval(self) -> Layer:
         """Evaluation mode: forward keeps nothing, dropout does nothing. Returns the layer."""
         return self.train(False)
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "cpu", "cuda" or "cudasim"."""
+        return device_of(next(iter(self.parameters().values())).value)
 
     def to(self, device: str) -> Layer:
         """Move all parameters to a device ("cpu" or "cuda"); gradients are dropped. Returns the layer.

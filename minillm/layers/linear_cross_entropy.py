@@ -35,17 +35,20 @@ def linear_cross_entropy_forward(
     needs_gradient=True,
     dweight=None,
     chunk_rows=None,
+    count=None,
 ):
     """x (..., C), weight (V, C), targets (...) int  ->  mean loss in nats (0-d, float64), saved
 
     dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one.
     chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS.
+    count: what the sum of losses is divided by; by default the number of targets that are not ignored.
     With needs_gradient=False only the loss is computed, and saved is None.
     """
     xp = array_module(x)
     rows = x.reshape(-1, x.shape[-1])  # (N, C)
     t = targets.reshape(-1)  # (N,)
-    count = int((t != ignore_index).sum())
+    if count is None:
+        count = int((t != ignore_index).sum())
     if count == 0:
         raise ValueError(f"all {t.size} targets are ignore_index ({ignore_index}), there is nothing to average")
     chunk_rows = chunk_rows or max(1, CHUNK_LOGITS // len(weight))
@@ -80,7 +83,8 @@ def linear_cross_entropy_backward(dloss, saved):
 class LinearCrossEntropy(Layer):
     """Mean cross-entropy of the logits x @ weight.T, x (..., C) and targets (...) -> 0-d.
 
-    The weight is a Parameter that it shares: the token embedding's (tied) or that of the output head.
+    The weight is a Parameter that it shares: the token embedding's (tied) or that of the output head. In evaluation mode
+    the loss is measured without label smoothing, so that it is the text's true cross-entropy.
     """
 
     def __init__(self, weight: Parameter, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
@@ -88,15 +92,16 @@ class LinearCrossEntropy(Layer):
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 
-    def forward(self, x, targets):
+    def forward(self, x, targets, count=None):
         loss, saved = linear_cross_entropy_forward(
             x,
             self.weight.value,
             targets,
             self.ignore_index,
-            self.label_smoothing,
+            self.label_smoothing if self.training else 0.0,
             needs_gradient=self.training,
             dweight=self.weight.grad_buffer() if self.training else None,
+            count=count,
         )
         self.save_for_backward(saved)
         return loss

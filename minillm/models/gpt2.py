@@ -89,14 +89,15 @@ class GPT2(Layer):
         """ids (B, T) int  ->  logits (B, T, V). `key`: see `loss`."""
         return self.lm_head.forward(self._hidden(ids, key))  # (B, T, C) @ (C, V)
 
-    def loss(self, ids, targets, key=None):
+    def loss(self, ids, targets, key=None, count=None):
         """ids and targets (B, T) int  ->  mean cross-entropy in nats (0-d); `backward()` may follow.
 
         key: a tuple such as (seed, step), from which dropout draws its masks; needed only in training mode with
-        dropout > 0. Targets of -100 are not counted. Raises UserError for ids outside the vocabulary.
+        dropout > 0. Targets of -100 are not counted. count: what the sum of losses is divided by, if not by the number of
+        targets that count. Raises UserError for ids outside the vocabulary.
         """
         targets = self._ids_on_device(targets, "targets", ignored=self.loss_head.ignore_index)
-        return self.loss_head.forward(self._hidden(ids, key), targets)
+        return self.loss_head.forward(self._hidden(ids, key), targets, count)
 
     def next_token_logits(self, ids):
         """ids (B, T) int  ->  logits (B, V) of the token that follows the last one."""
@@ -110,6 +111,14 @@ class GPT2(Layer):
         # forward: loss = cross_entropy(logits), logits = ln_f(x) @ W_head.T
         dx = self.loss_head.backward() if dlogits is None else self.lm_head.backward(dlogits)
         self.transformer.backward(dx)
+
+    def replica(self) -> GPT2:
+        """A model that shares this one's weights and has gradients of its own."""
+        copy = GPT2(self.config, seed=None, dtype=self._dtype)
+        for name, parameter in self.parameters().items():
+            copy.parameters()[name].value = parameter.value
+        copy.loss_head.label_smoothing = self.loss_head.label_smoothing
+        return copy.train(self.training)
 
     def save_pretrained(self, folder) -> None:
         """Write config.json, generation_config.json and model.safetensors as Hugging Face names them."""

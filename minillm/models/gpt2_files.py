@@ -83,7 +83,9 @@ def _zero_biases(config: GPT2Config) -> dict[str, tuple[int, ...]]:
     c, f = config.d_model, config.d_ff
     widths = {"ln_1": c, "attn.c_attn": 3 * c, "attn.c_proj": c, "ln_2": c, "mlp.c_fc": f, "mlp.c_proj": c}
     shapes = {
-        f"transformer.h.{index}.{part}.bias": (width,) for index in range(config.n_layer) for part, width in widths.items()
+        f"transformer.h.{index}.{part}.bias": (width,)
+        for index in range(config.n_layer)
+        for part, width in widths.items()
     }
     return shapes | {"transformer.ln_f.bias": (c,)}
 
@@ -112,7 +114,11 @@ def config_from_hugging_face(contents: dict, path: Path) -> GPT2Config:
     if contents.get("model_type") != "gpt2":
         raise UserError(f'{path}: model_type is {contents.get("model_type")!r}, expected "gpt2"')
     fields = {ours: contents[theirs] for ours, theirs in _HF_FIELDS.items() if theirs in contents}
-    missing = [_HF_FIELDS[name] for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model") if name not in fields]
+    missing = [
+        _HF_FIELDS[name]
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model")
+        if name not in fields
+    ]
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing; is this the config.json of a complete model folder?")
     try:

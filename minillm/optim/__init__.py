@@ -5,4 +5,6 @@ from minillm.optim.adamw import AdamW
 from minillm.optim.clipping import clip_scale, global_norm
 from minillm.optim.schedules import SCHEDULES, make_schedule
 
-__all__ = ["SCHEDULES", "Adam", "AdamW", "clip_scale", "global_norm", "make_schedule"]
+OPTIMIZERS = {"adamw": AdamW, "adam": Adam}
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Adam", "AdamW", "clip_scale", "global_norm", "make_schedule"]

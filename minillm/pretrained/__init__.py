@@ -18,7 +18,9 @@ def from_pretrained(folder: str | Path, dtype="float32"):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: name a run folder (minillm train makes one) or a Hugging Face folder")
+        raise UserError(
+            f"{folder} is not a folder: name a run folder (minillm train makes one) or a Hugging Face folder"
+        )
     config = folder / CONFIG_FILE
     if not config.is_file():
         raise UserError(f"{folder} holds no model: {CONFIG_FILE} is missing")

@@ -1,0 +1,47 @@
+"""The threads of NumPy's BLAS, which does the matrix products.
+
+NumPy's wheels bring OpenBLAS. Its C functions are called by the names that its builds give them; with another BLAS (Apple's
+Accelerate, MKL) none is found, and the number of threads is then neither known nor changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+_NAMES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
+
+
+def thread_count() -> int | None:
+    """How many threads a large matrix product uses, or None if the BLAS does not tell."""
+    function = _find("get_num_threads")
+    return function() if function else None
+
+
+@contextmanager
+def threads(count: int) -> Iterator[bool]:
+    """Inside, matrix products use `count` threads. Yields whether the BLAS can be told so."""
+    before, function = thread_count(), _find("set_num_threads")
+    if function is None or before is None:
+        yield False
+        return
+    function(count)
+    try:
+        yield True
+    finally:
+        function(before)
+
+
+def _find(name: str):
+    if sys.platform == "win32":  # symbols of a library that another one loaded cannot be looked up there
+        return None
+    library = ctypes.CDLL(np._core._multiarray_umath.__file__)
+    for pattern in _NAMES:
+        function = getattr(library, pattern.format(name), None)
+        if function is not None:
+            return function
+    return None

@@ -1,0 +1,33 @@
+"""The commands, put together."""
+
+import typer
+
+from minillm.cli import evaluate, generate, gradcheck, info, train
+
+app = typer.Typer(
+    name="minillm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Language models with every gradient written by hand: train them, let them write, check their gradients.",
+    epilog="Start with: minillm train. Then: minillm generate runs/default-1 --prompt 'The '",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from minillm.version import __version__
+
+        print(f"minillm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Language models with every gradient written by hand."""
+
+
+for module in (train, generate, evaluate, gradcheck, info):
+    app.command(name=module.__name__.rpartition(".")[2])(module.command)

@@ -1,0 +1,55 @@
+"""minillm evaluate"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+class Split(str, Enum):
+    """Which part of a text."""
+
+    all = "all"
+    train = "train"
+    validation = "validation"
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="A run folder, or a Hugging Face folder.")],
+    files: Annotated[Optional[list[str]], typer.Argument(help="More files for --data.", show_default=False)] = None,
+    data: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="python-docs, shakespeare, or UTF-8 text files; if left out, the run's own data.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        Optional[Split],
+        typer.Option(
+            help="The first 90 % (train), the rest (validation), or all; all with --data, else validation.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Windows at a time; no influence on the result.", min=1)] = 12,
+) -> None:
+    """Measure loss (nats a token), perplexity and bits per byte of a model on a whole text.
+
+    The text is read in windows of the model's context length, one after the other, so that every token but the first is
+    predicted once.
+    """
+    from minillm.training.text_evaluation import evaluate_text, run_text
+
+    sources = [*(data or []), *(files or [])]
+    from minillm.pretrained import from_pretrained
+    from minillm.tokenizers import load_tokenizer
+
+    language_model, tokenizer = from_pretrained(model), load_tokenizer(model)
+    part = split.value if split else ("all" if sources else "validation")
+    text = run_text(sources, model, part)
+    result, bits = evaluate_text(language_model, tokenizer, text, batch_size)
+    print(
+        f"tokens {result.tokens:,}  loss {result.loss:.4f}  perplexity {result.perplexity:.4f}  bits per byte {bits:.4f}"
+    )

@@ -1,0 +1,43 @@
+"""minillm generate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="A run folder, or a Hugging Face folder.")],
+    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
+    max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = 500,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1: surer. Above 1: wilder. 0: always the likeliest token.")
+    ] = 0.8,
+    top_k: Annotated[
+        Optional[int], typer.Option(help="Choose among the k likeliest tokens only; 0: among all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+) -> None:
+    """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
+    import sys
+
+    import numpy as np
+
+    from minillm.pretrained import from_pretrained
+    from minillm.sampler import Sampler, generate
+    from minillm.tokenizers import load_tokenizer
+
+    sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
+    language_model, tokenizer = from_pretrained(model), load_tokenizer(model)
+    ids = tokenizer.encode(prompt)
+    decoder = tokenizer.stream()
+    context = language_model.config.context_length
+    sys.stdout.write(prompt)
+    for token in generate(language_model, np.array([ids]), max_new_tokens=max_tokens, sampler=sampler):
+        sys.stdout.write(decoder.push(int(token[0])))
+        sys.stdout.flush()
+    sys.stdout.write(decoder.finish() + "\n")
+    if len(ids) + max_tokens > context:
+        print(f"(the model sees the last {context} tokens at a time; older ones slid out of view)", file=sys.stderr)

@@ -1,0 +1,101 @@
+"""minillm train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+_RUN, _MODEL, _STEPS, _EVAL = "The run", "The model", "How it learns", "Evaluation"
+
+
+def _option(panel: str, help: str, *names: str):
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+def command(
+    context: typer.Context,
+    files: Annotated[Optional[list[str]], typer.Argument(help="More files for --data.", show_default=False)] = None,
+    data: Annotated[
+        Optional[list[str]],
+        _option(
+            _RUN, "What to learn from: python-docs (built in), shakespeare (downloaded once), or UTF-8 text files."
+        ),
+    ] = None,
+    preset: Annotated[
+        str, _option(_RUN, "A set of settings by name; see below. The other options change it.")
+    ] = "default",
+    out: Annotated[Optional[Path], _option(_RUN, "The run folder to make; runs/PRESET-N if not given.")] = None,
+    overwrite: Annotated[bool, _option(_RUN, "Replace a run that stands in the folder already.")] = False,
+    resume: Annotated[
+        Optional[Path], _option(_RUN, "Continue the run in this folder, bit for bit; it needs no other setting.")
+    ] = None,
+    stop_after: Annotated[
+        Optional[int], _option(_RUN, "Stop and save after this step, as Ctrl-C would; --resume continues.")
+    ] = None,
+    device: Annotated[str, _option(_RUN, "cpu, cuda, or cudasim (the kernels on a simulated GPU).")] = "cpu",
+    seed: Annotated[Optional[int], _option(_RUN, "The same seed gives the same run.")] = None,
+    n_layer: Annotated[Optional[int], _option(_MODEL, "Transformer blocks.")] = None,
+    n_head: Annotated[Optional[int], _option(_MODEL, "Attention heads in each block.")] = None,
+    d_model: Annotated[Optional[int], _option(_MODEL, "Width of a token's vector; divisible by --n-head.")] = None,
+    d_ff: Annotated[Optional[int], _option(_MODEL, "Width inside the MLP; 4 times --d-model if not given.")] = None,
+    context_length: Annotated[Optional[int], _option(_MODEL, "Tokens that the model can look back on.")] = None,
+    dropout: Annotated[Optional[float], _option(_MODEL, "Probability of dropping a value, from 0 to below 1.")] = None,
+    bias: Annotated[Optional[bool], _option(_MODEL, "Biases in linear layers and norms.", "--bias/--no-bias")] = None,
+    tie_embeddings: Annotated[
+        Optional[bool],
+        _option(_MODEL, "One matrix reads tokens and scores them.", "--tie-embeddings/--no-tie-embeddings"),
+    ] = None,
+    activation: Annotated[Optional[str], _option(_MODEL, "gelu_new (tanh form, as GPT-2) or gelu (exact).")] = None,
+    layer_norm_eps: Annotated[Optional[float], _option(_MODEL, "Added to the variance in layer norm.")] = None,
+    dtype: Annotated[Optional[str], _option(_MODEL, "float32 or float64.")] = None,
+    max_steps: Annotated[Optional[int], _option(_STEPS, "Steps in all: where the schedule ends.")] = None,
+    batch_size: Annotated[Optional[int], _option(_STEPS, "Windows of text in a batch.")] = None,
+    gradient_accumulation: Annotated[Optional[int], _option(_STEPS, "Batches whose gradients make one step.")] = None,
+    optimizer: Annotated[Optional[str], _option(_STEPS, "adamw, or adam (decay as L2 penalty).")] = None,
+    lr: Annotated[Optional[float], _option(_STEPS, "Highest learning rate.")] = None,
+    min_lr: Annotated[
+        Optional[float], _option(_STEPS, "Learning rate at the end; a tenth of --lr if only that is given.")
+    ] = None,
+    warmup_steps: Annotated[Optional[int], _option(_STEPS, "Steps over which the learning rate rises.")] = None,
+    schedule: Annotated[Optional[str], _option(_STEPS, "cosine, linear or constant, after the warm-up.")] = None,
+    beta1: Annotated[Optional[float], _option(_STEPS, "Decay of the mean of gradients.")] = None,
+    beta2: Annotated[Optional[float], _option(_STEPS, "Decay of the mean of squared gradients.")] = None,
+    eps: Annotated[Optional[float], _option(_STEPS, "Added to the root of the second moment.")] = None,
+    weight_decay: Annotated[Optional[float], _option(_STEPS, "Decay of matrices (not of biases and norms).")] = None,
+    gradient_clip: Annotated[Optional[float], _option(_STEPS, "Largest norm of the gradient; 0: no limit.")] = None,
+    label_smoothing: Annotated[Optional[float], _option(_STEPS, "Share of the target spread over all tokens.")] = None,
+    eval_interval: Annotated[Optional[int], _option(_EVAL, "Steps between evaluations (and checkpoints).")] = None,
+    eval_windows: Annotated[
+        Optional[int], _option(_EVAL, "Windows of each split that an evaluation looks at; 0: all.")
+    ] = None,
+    early_stop: Annotated[
+        Optional[int], _option(_EVAL, "Stop after so many evaluations without a better validation loss; 0: never.")
+    ] = None,
+    sample_tokens: Annotated[Optional[int], _option(_EVAL, "Tokens of sample text at an evaluation; 0: none.")] = None,
+) -> None:
+    """Train a GPT-2 on text, from nothing, and leave a run folder that generates, resumes and opens in transformers.
+
+    Presets: default (a character model, about a minute on two cores), shakespeare-char-cpu and shakespeare-char (nanoGPT's
+    published runs), gpt2, gpt2-medium, gpt2-large, gpt2-xl (sizes for a GPU).
+
+    Ctrl-C ends after the current step, saves, and prints the command to resume. At every evaluation the validation loss
+    decides which model the folder keeps.
+    """
+    from minillm.cli import train_progress
+
+    given = {name: value for name, value in context.params.items() if value is not None}
+    for name in ("files", "preset", "out", "overwrite", "resume", "stop_after", "device"):
+        given.pop(name, None)
+    if files:
+        given["data"] = [*(data or []), *files]
+    train_progress.train_and_show(
+        given,
+        preset_name=preset if context.get_parameter_source("preset").name == "COMMANDLINE" else None,
+        out=out,
+        overwrite=overwrite,
+        resume=resume,
+        stop_after=stop_after,
+        device=device,
+    )

@@ -1,0 +1,149 @@
+"""What `minillm train` shows while it works."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from minillm.errors import UserError
+from minillm.models.presets import find_preset
+from minillm.training import (
+    SETTING_NAMES,
+    Evaluation,
+    Reporter,
+    Run,
+    TrainingSettings,
+    check_same_settings,
+    evaluate_model,
+    next_free_folder,
+    resume_run,
+    start_run,
+    train,
+)
+
+DEFAULT_PRESET = "default"
+
+
+def train_and_show(
+    given: dict,
+    preset_name: str | None,
+    out: Path | None,
+    overwrite: bool,
+    resume: Path | None,
+    stop_after: int | None,
+    device: str,
+) -> None:
+    """Start or resume a run with the settings given at the command line, train it, and say what came of it."""
+    if stop_after is not None and stop_after < 0:
+        raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
+    console = Console(stderr=True, highlight=False)
+    run = _open_run(given, preset_name, out, overwrite, resume, device)
+    _describe(run, console)
+    reporter = ProgressReporter(run, console)
+    with reporter.bar:
+        reason = train(run, reporter, stop_after)
+    if reason == "stopped":
+        console.print(f"stopped and saved at step {run.progress.step}; continue with:")
+        console.print(f"  minillm train --resume {shlex.quote(str(run.folder))}", soft_wrap=True)
+        return
+    _conclude(run, reason, console)
+
+
+def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
+    if resume is not None:
+        if preset_name or out or overwrite:
+            name = "--preset" if preset_name else "--out" if out else "--overwrite"
+            raise UserError(f"--resume continues a run with the settings that it has: leave out {name}")
+        run = resume_run(resume, device)
+        check_same_settings(run, given)
+        return run
+    preset = find_preset(preset_name or DEFAULT_PRESET)
+    training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
+    model = {**preset.model, **{name: value for name, value in given.items() if name not in SETTING_NAMES}}
+    if "lr" in given and "min_lr" not in given:
+        training["min_lr"] = given["lr"] / 10
+    settings = TrainingSettings(**training)
+    folder = out or next_free_folder(preset_name or DEFAULT_PRESET)
+    return start_run(settings, model, folder, overwrite, device)
+
+
+def _describe(run: Run, console: Console) -> None:
+    config, settings = run.model.config, run.settings
+    count = sum(parameter.value.size for parameter in run.model.parameters().values())
+    console.print(
+        f"GPT-2 with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, d_model {config.d_model}, "
+        f"context {config.context_length}, vocabulary {config.vocab_size}",
+        soft_wrap=True,
+    )
+    console.print(
+        f"{', '.join(settings.data)}: {len(run.train_tokens):,} tokens to learn from, "
+        f"{len(run.validation_tokens):,} to validate on",
+        soft_wrap=True,
+    )
+    if run.progress.step:
+        console.print(f"resuming {run.folder} at step {run.progress.step} of {settings.max_steps}")
+
+
+def _conclude(run: Run, reason: str, console: Console) -> None:
+    """The end of training: the folder's model on the whole validation text, where it is, and how to let it write."""
+    progress = run.progress
+    validation = evaluate_model(run.load_model(), run.validation_tokens, run.settings.batch_size)
+    if reason == "early stop":
+        console.print(
+            f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
+        )
+    console.print(
+        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens): "
+        f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}",
+        soft_wrap=True,
+    )
+    console.print(f"wrote {run.folder}; let it write:")
+    console.print(f'  minillm generate {shlex.quote(str(run.folder))} --prompt "The "', soft_wrap=True)
+
+
+class ProgressReporter(Reporter):
+    """A progress bar with a line for each evaluation above it, all on standard error."""
+
+    def __init__(self, run: Run, console: Console):
+        self._console = console
+        self.bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}  "
+                       "grad norm {task.fields[norm]}  left"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            speed_estimate_period=30,
+        )  # fmt: skip
+        fields = dict(speed="-", loss="-", lr="-", norm="-")
+        self._task = self.bar.add_task("", total=run.settings.max_steps, completed=run.progress.step, **fields)
+
+    def stepped(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
+        self.bar.update(
+            self._task,
+            completed=step,
+            loss=f"{loss:.4f}",
+            lr=f"{lr:.2e}",
+            norm=f"{gradient_norm:.2f}",
+            speed=f"{tokens_per_second:,.0f}",
+        )
+
+    def evaluated(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+        self._console.print(
+            f"[bold]step {step:>5}[/]  train loss {train.loss:.4f} perplexity {train.perplexity:.2f}  "
+            f"validation loss {validation.loss:.4f} perplexity {validation.perplexity:.2f}  "
+            f"gap {validation.loss - train.loss:+.4f} {validation.perplexity - train.perplexity:+.2f}"
+            f"{'  [green]best[/]' if is_best else ''}",
+            soft_wrap=True,
+        )
+
+    def sampled(self, step: int, text: str) -> None:
+        self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def noted(self, message: str) -> None:
+        self._console.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Named sets of settings for `minillm train --preset NAME`.
+
+`shakespeare-char-cpu` and `shakespeare-char` have the settings of the two runs that nanoGPT publishes for tiny shakespeare
+(its README and config/train_shakespeare_char.py). The sizes of `gpt2` and its siblings are those of Radford et al. (2019),
+table 2, with the training settings of nanoGPT's reproduction (config/train_gpt2.py); they want a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from minillm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A line on what it is for, the fields of the model's configuration (without vocab_size) and training settings."""
+
+    summary: str
+    model: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+
+
+def _gpt2(parameters: str, n_layer: int, n_head: int, d_model: int) -> Preset:
+    return Preset(
+        f"GPT-2 with {parameters} parameters; wants a GPU",
+        model=dict(n_layer=n_layer, n_head=n_head, d_model=d_model, context_length=1024, dropout=0.0, bias=True),
+        training=dict(
+            batch_size=12,
+            gradient_accumulation=40,
+            max_steps=600_000,
+            lr=6e-4,
+            min_lr=6e-5,
+            warmup_steps=2000,
+            beta2=0.95,
+            eval_interval=1000,
+        ),
+    )
+
+
+PRESETS = {
+    "default": Preset(
+        "a character GPT that trains in about a minute on two CPU cores",
+        model=dict(n_layer=4, n_head=4, d_model=128, context_length=64, dropout=0.0, bias=False),
+        training=dict(batch_size=16, max_steps=1500, lr=2e-3, min_lr=2e-4, warmup_steps=100, eval_interval=250),
+    ),
+    "shakespeare-char-cpu": Preset(
+        "nanoGPT's published CPU run: tiny shakespeare, 0.8 M parameters, 2,000 steps",
+        model=dict(n_layer=4, n_head=4, d_model=128, context_length=64, dropout=0.0, bias=False),
+        training=dict(
+            data=("shakespeare",),
+            batch_size=12,
+            max_steps=2000,
+            lr=1e-3,
+            min_lr=1e-4,
+            warmup_steps=100,
+            beta2=0.99,
+            eval_interval=250,
+        ),
+    ),
+    "shakespeare-char": Preset(
+        "nanoGPT's published GPU run: tiny shakespeare, 10.7 M parameters, 5,000 steps",
+        model=dict(n_layer=6, n_head=6, d_model=384, context_length=256, dropout=0.2, bias=False),
+        training=dict(
+            data=("shakespeare",),
+            batch_size=64,
+            max_steps=5000,
+            lr=1e-3,
+            min_lr=1e-4,
+            warmup_steps=100,
+            beta2=0.99,
+            eval_interval=250,
+        ),
+    ),
+    "gpt2": _gpt2("124 M", n_layer=12, n_head=12, d_model=768),
+    "gpt2-medium": _gpt2("355 M", n_layer=24, n_head=16, d_model=1024),
+    "gpt2-large": _gpt2("774 M", n_layer=36, n_head=20, d_model=1280),
+    "gpt2-xl": _gpt2("1558 M", n_layer=48, n_head=25, d_model=1600),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of a name. Raises UserError, with the names there are, for any other."""
+    if name not in PRESETS:
+        raise UserError(f'unknown preset "{name}": use one of {", ".join(PRESETS)}')
+    return PRESETS[name]

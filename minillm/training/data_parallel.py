@@ -1,0 +1,105 @@
+"""Data parallelism: each CPU core takes some rows of the batch through a model of its own, and the gradients are added.
+
+The loss is a mean over the n tokens of the batch. With the rows cut into parts, and each part's sum divided by n,
+
+    loss = sum_i loss_i        dloss/dw = sum_i dloss_i/dw
+
+The models share their weights (the same arrays) and have gradients of their own. NumPy lets go of Python's global lock
+inside every array operation, so threads do run side by side. Two cores with half a batch each beat one batch whose matrix
+products are split over two cores, because the work between the products is shared as well: benchmarks/train_step.py.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from contextvars import copy_context
+
+from minillm import blas
+from minillm.layers.dropout import Dropout
+
+
+TOKENS_PER_WORKER = 256  # with fewer, Python's own work between the array operations outweighs them
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(batch_size: int, context_length: int) -> int:
+    """How many parts a batch is best cut into: one for each core, as far as there is enough to do for each."""
+    return max(1, min(cores(), batch_size, batch_size * context_length // TOKENS_PER_WORKER))
+
+
+class DataParallel:
+    """A model and its copies. Use it as a context manager: inside, the BLAS shares the cores among the copies.
+
+    workers: how many parts a batch is cut into at most. With 1, or if the BLAS cannot be told how many cores to use, the
+    model itself does all the work.
+    """
+
+    def __init__(self, model, workers: int):
+        self.model = model
+        self.models = [model, *(model.replica() for _ in range(workers - 1))]
+        self._open = ExitStack()
+
+    def __enter__(self) -> DataParallel:
+        if len(self.models) > 1:
+            if self._open.enter_context(blas.threads(max(1, cores() // len(self.models)))):
+                self._pool = self._open.enter_context(ThreadPoolExecutor(len(self.models) - 1, "minillm"))
+            else:
+                self.models = [self.model]
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._open.close()
+
+    def loss(self, ids, targets) -> float:
+        """The mean loss on a batch (B, T), without gradients. The models are in evaluation mode meanwhile."""
+        was_training = self.model.training
+        for model in self.models:
+            model.eval()
+        loss = self._run(lambda model, *part: float(model.loss(*part)), ids, targets, None)
+        for model in self.models:
+            model.train(was_training)
+        return loss
+
+    def loss_and_gradients(self, ids, targets, key=None) -> float:
+        """The mean loss on a batch (B, T); its gradient is added to `.grad` of the model's parameters."""
+
+        def forward_and_backward(model, *part) -> float:
+            loss = float(model.loss(*part))
+            model.backward()
+            return loss
+
+        loss = self._run(forward_and_backward, ids, targets, key)
+        parameters = self.model.parameters()
+        for replica in self.models[1:]:
+            for name, copy in replica.parameters().items():
+                if copy.grad is not None:
+                    # forward: loss = sum_i loss_i
+                    parameters[name].add_grad(copy.grad)
+                    copy.zero_grad()
+        return loss
+
+    def _run(self, task, ids, targets, key) -> float:
+        """The sum of what `task` returns for each part; every part's loss is divided by the count of the whole batch."""
+        count = int((targets != self.model.loss_head.ignore_index).sum())
+        bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
+        parts = [(model, slice(a, b)) for model, a, b in zip(self.models, bounds, bounds[1:]) if a < b]
+        for model, rows in parts:
+            set_first_row(model, rows.start)
+        calls = [(task, model, ids[rows], targets[rows], key, count) for model, rows in parts]
+        # A thread does not inherit NumPy's error settings, so each call brings a copy of this context.
+        waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
+        first_task, *arguments = calls[0]
+        return first_task(*arguments) + sum(future.result() for future in waiting)
+
+
+def set_first_row(model, row: int) -> None:
+    """Tell the dropout layers that their rows begin at `row` of the batch: masks then do not depend on the cut."""
+    for _, layer in model.layers():
+        if isinstance(layer, Dropout):
+            layer.first_row = row

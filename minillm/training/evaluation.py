@@ -1,0 +1,46 @@
+"""Loss on held-out text: how surprised the model is, on average, by what really comes next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from minillm.data import sequential_windows
+from minillm.training.data_parallel import DataParallel, default_workers
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean cross-entropy in nats a token, over `tokens` predicted tokens."""
+
+    loss: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): the number of equally likely tokens that would be as hard to choose between."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def bits_per_byte(self, text_bytes: int) -> float:
+        """The loss in bits for each byte of the predicted text: comparable between tokenizers."""
+        return self.loss * self.tokens / math.log(2) / text_bytes
+
+
+def evaluate(loss, tokens, batch_size: int, context_length: int, limit: int | None = None) -> Evaluation:
+    """The loss on windows of `tokens` (N,), one after the other.
+
+    loss: a function of ids and targets, both (B, T), such as `DataParallel(model, ...).loss`. All windows, so that every
+    token but the first is predicted once; or `limit` windows, evenly spaced and the same every time.
+    """
+    total, count = 0.0, 0
+    for inputs, targets in sequential_windows(tokens, batch_size, context_length, limit):
+        total += loss(inputs, targets) * targets.size
+        count += targets.size
+    return Evaluation(total / count, count)
+
+
+def evaluate_model(model, tokens, batch_size: int, limit: int | None = None) -> Evaluation:
+    """`evaluate` for a model, on all cores, with windows of its context length."""
+    context_length = model.config.context_length
+    with DataParallel(model, default_workers(batch_size, context_length)) as parallel:
+        return evaluate(parallel.loss, tokens, batch_size, context_length, limit)

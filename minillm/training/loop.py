@@ -1,0 +1,219 @@
+"""The training loop: draw a batch, measure the loss, send its gradient back, step, and look up now and then."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from minillm.backend import array_module, stream
+from minillm.data import random_windows
+from minillm.errors import MissingExtra, UserError
+from minillm.optim import clip_scale, global_norm
+from minillm.sampler import Sampler, generate
+from minillm.training.data_parallel import DataParallel, default_workers
+from minillm.training.evaluation import Evaluation, evaluate
+from minillm.training.metrics import plot_losses
+from minillm.training.overfitting import overfitting_since
+from minillm.training.run import Run
+
+LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
+
+
+class Reporter:
+    """What `train` tells while it works. Every method does nothing here; the command line prints."""
+
+    def stepped(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
+        """After each step; `step` counts the steps done."""
+
+    def evaluated(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+        """After each evaluation."""
+
+    def sampled(self, step: int, text: str) -> None:
+        """A text that the model wrote, after each evaluation."""
+
+    def noted(self, message: str) -> None:
+        """Something the user should know, in one line."""
+
+
+class Diverged(UserError):
+    """Loss or gradient became NaN or infinite."""
+
+
+def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None) -> str:
+    """Train from where the run stands to its last step; returns why it ended: "finished", "stopped" or "early stop".
+
+    stop_after: a step to end at before that. Ctrl-C (SIGINT) and SIGTERM end after the step at hand, too. In each case the
+    run is saved and can be resumed. Raises Diverged, leaving the last good checkpoint.
+    """
+    reporter = reporter or Reporter()
+    settings, progress = run.settings, run.progress
+    model = run.model.train()
+    workers = default_workers(settings.batch_size, model.config.context_length) if model.device == "cpu" else 1
+    schedule = settings.make_schedule()
+    with (
+        DataParallel(model, workers) as parallel,
+        _interruptible(reporter) as interrupted,
+        np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see train_step
+    ):
+        while True:
+            step = progress.step
+            if step % settings.eval_interval == 0 or step == settings.max_steps:
+                _look_up(run, parallel, reporter)
+            reason = _reason_to_end(run, stop_after, interrupted)
+            if reason:
+                break
+            started = time.perf_counter()
+            loss, norm = train_step(run, parallel, schedule(step))
+            progress.step = step + 1
+            tokens = settings.batch_size * settings.gradient_accumulation * model.config.context_length
+            speed = tokens / (time.perf_counter() - started)
+            if progress.step % LOG_INTERVAL == 0 or progress.step == settings.max_steps:
+                values = dict(loss=loss, lr=schedule(step), gradient_norm=norm, tokens_per_second=round(speed))
+                run.metrics.write("step", step=progress.step, **values)
+            reporter.stepped(progress.step, loss, schedule(step), norm, speed)
+        run.save()
+    _finish(run, reporter)
+    return reason
+
+
+def train_step(run: Run, parallel: DataParallel, lr: float) -> tuple[float, float]:
+    """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before clipping)."""
+    settings, model, step = run.settings, run.model, run.progress.step
+    loss = 0.0
+    for micro_step in range(settings.gradient_accumulation):
+        batch_stream = stream(settings.seed, "batch", step, micro_step)
+        ids, targets = random_windows(run.train_tokens, settings.batch_size, model.config.context_length, batch_stream)
+        loss += parallel.loss_and_gradients(ids, targets, key=(settings.seed, "dropout", step, micro_step))
+    # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
+    loss /= settings.gradient_accumulation
+    norm = global_norm(model.parameters()) / settings.gradient_accumulation
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise Diverged(_describe_divergence(run, loss, norm))
+    run.optimizer.lr = lr
+    run.optimizer.step(clip_scale(norm, settings.gradient_clip) / settings.gradient_accumulation)
+    run.optimizer.zero_grad()
+    return loss, norm
+
+
+# --------------------------------------------------------------------------------------------------- looking up
+
+
+def _look_up(run: Run, parallel: DataParallel, reporter: Reporter) -> None:
+    """Evaluate, keep the model if it is the best so far, write a sample, save. Once for a step, also if resumed there."""
+    settings, progress = run.settings, run.progress
+    if progress.history and progress.history[-1][0] == progress.step:
+        return
+    sizes = (settings.batch_size, run.model.config.context_length, settings.eval_windows or None)
+    train = evaluate(parallel.loss, run.train_tokens, *sizes)
+    validation = evaluate(parallel.loss, run.validation_tokens, *sizes)
+    if not (math.isfinite(train.loss) and math.isfinite(validation.loss)):
+        raise Diverged(_describe_divergence(run, validation.loss, 0.0))
+    is_best = progress.best_val_loss is None or validation.loss < progress.best_val_loss
+    progress.history.append((progress.step, train.loss, validation.loss))
+    if is_best:
+        progress.best_step, progress.best_val_loss = progress.step, validation.loss
+        run.save_model()
+    run.metrics.write(
+        "eval",
+        step=progress.step,
+        train_loss=train.loss,
+        train_perplexity=train.perplexity,
+        val_loss=validation.loss,
+        val_perplexity=validation.perplexity,
+        best=is_best,
+    )
+    reporter.evaluated(progress.step, train, validation, is_best)
+    _warn_of_overfitting(run, reporter)
+    if settings.sample_tokens:
+        text = write_sample(run)
+        run.metrics.write("sample", step=progress.step, text=text)
+        reporter.sampled(progress.step, text)
+    run.save()
+
+
+def write_sample(run: Run) -> str:
+    """A text that the model writes on its own, from the first token of the validation text on."""
+    settings = run.settings
+    sampler = Sampler(temperature=0.8, top_k=40, seed=settings.seed + run.progress.step)
+    start = np.array(run.validation_tokens[:1], dtype=np.int64)
+    tokens = generate(run.model, start[None, :], max_new_tokens=settings.sample_tokens, sampler=sampler)
+    text = run.tokenizer.decode([int(start[0]), *(int(token[0]) for token in tokens)])
+    run.model.train()
+    return text
+
+
+def _warn_of_overfitting(run: Run, reporter: Reporter) -> None:
+    progress = run.progress
+    since = overfitting_since(progress.history)
+    if since is not None and progress.overfitting_since is None:
+        message = f"overfitting since step {since}; the best model is step {progress.best_step}"
+        run.metrics.write("warning", step=progress.step, message=message)
+        reporter.noted(message)
+    progress.overfitting_since = since
+
+
+def _describe_divergence(run: Run, loss: float, norm: float) -> str:
+    """Names the step and the first tensor that is not finite: weights first, then gradients in the order of backward."""
+    parameters = run.model.parameters()
+    named = [(f"weight {name}", p.value) for name, p in parameters.items()]
+    named += [(f"gradient of {name}", p.grad) for name, p in reversed(parameters.items()) if p.grad is not None]
+    broken = (name for name, array in named if not array_module(array).isfinite(array).all())
+    first = next(broken, "the loss itself" if not math.isfinite(loss) else "the norm of the gradient")
+    what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
+    return (
+        f"training diverged at step {run.progress.step}: {what}, first tensor affected: {first}; "
+        f"the last good checkpoint is kept in {run.folder}; try a smaller --lr or a smaller --gradient-clip"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- the end
+
+
+def _reason_to_end(run: Run, stop_after: int | None, interrupted: threading.Event) -> str | None:
+    settings, progress = run.settings, run.progress
+    if progress.step >= settings.max_steps:
+        return "finished"
+    if settings.early_stop:
+        since_best = sum(step > progress.best_step for step, _, _ in progress.history)
+        if since_best >= settings.early_stop:
+            return "early stop"
+    if interrupted.is_set() or (stop_after is not None and progress.step >= stop_after):
+        return "stopped"
+    return None
+
+
+def _finish(run: Run, reporter: Reporter) -> None:
+    """Draw the losses. Needs the extra `plots`, and says so where it is missing."""
+    run.metrics.close()
+    try:
+        plot_losses(run.folder)
+    except MissingExtra as error:
+        reporter.noted(str(error))
+
+
+@contextmanager
+def _interruptible(reporter: Reporter) -> Iterator[threading.Event]:
+    """Turns the first SIGINT or SIGTERM into an event; the second one acts as always."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def handle(number, frame):
+        interrupted.set()
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+        reporter.noted("ending after this step; once more to stop at once")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""metrics.jsonl, one line an event, and the picture of the losses made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from minillm.errors import MissingExtra
+from minillm.files import replacing
+
+METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
+
+
+class MetricsLog:
+    """Appends events to a run's metrics.jsonl. `size` is its length in bytes, stored with every checkpoint."""
+
+    def __init__(self, folder: Path, size: int | None = None):
+        """`size`: cut the file to so many bytes first; what a run wrote after its last checkpoint is written again."""
+        self._file = open(folder / METRICS_FILE, "ab")
+        if size is not None:
+            self._file.truncate(size)
+            self._file.seek(0, 2)
+
+    @property
+    def size(self) -> int:
+        return self._file.tell()
+
+    def write(self, event: str, **values) -> None:
+        """One line: {"event": event, ...}."""
+        self._file.write((json.dumps({"event": event, **values}) + "\n").encode("utf-8"))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(folder: str | Path) -> list[dict]:
+    """All events of a run."""
+    with open(Path(folder) / METRICS_FILE, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def plot_losses(folder: str | Path) -> Path:
+    """Draw a run's losses over its steps as loss.png. Raises MissingExtra without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("loss.png", "matplotlib", "plots") from None
+    events = read_metrics(folder)
+    steps = [event for event in events if event["event"] == "step"]
+    evaluations = [event for event in events if event["event"] == "eval"]
+    best = min(evaluations, key=lambda event: event["val_loss"])
+
+    figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([e["step"] for e in steps], [e["loss"] for e in steps], color="0.8", linewidth=0.8, label="each batch")
+    eval_steps = [e["step"] for e in evaluations]
+    axes.plot(eval_steps, [e["train_loss"] for e in evaluations], marker="o", markersize=3, label="training text")
+    axes.plot(eval_steps, [e["val_loss"] for e in evaluations], marker="o", markersize=3, label="validation text")
+    axes.plot(best["step"], best["val_loss"], "k*", label=f"best: {best['val_loss']:.4f} at step {best['step']}")
+    axes.set(xlabel="step", ylabel="loss (nats a token)", title=Path(folder).resolve().name)
+    perplexity = axes.secondary_yaxis("right", functions=(_exp, _log))
+    perplexity.set_ylabel("perplexity")
+    perplexity.set_yticks([2, 3, 5, 10, 20, 50, 100], labels=["2", "3", "5", "10", "20", "50", "100"])
+    axes.legend()
+    axes.grid(alpha=0.3)
+    with replacing(Path(folder) / PLOT_FILE) as temporary:
+        figure.savefig(temporary, format="png")
+    return Path(folder) / PLOT_FILE
+
+
+def _exp(loss):
+    import numpy as np
+
+    return np.exp(np.clip(loss, -50, 50))
+
+
+def _log(perplexity):
+    import numpy as np
+
+    return np.log(np.clip(perplexity, 1e-20, None))

@@ -1,0 +1,23 @@
+"""Overfitting, told from the losses: the model gets better on what it has seen and worse on what it has not."""
+
+from __future__ import annotations
+
+PATIENCE = 3  # evaluations in a row that must tell the same story
+
+
+def overfitting_since(history: list[tuple[int, float, float]]) -> int | None:
+    """The step from which on validation loss has been rising while training loss fell, or None.
+
+    history: (step, train_loss, val_loss) of each evaluation. The last PATIENCE evaluations or more must all be worse on the
+    validation text than the best one before them, and the last must be better on the training text.
+
+    >>> overfitting_since([(0, 4.2, 4.2), (10, 2.0, 2.1), (20, 1.5, 2.2), (30, 1.1, 2.4), (40, 0.8, 2.7)])
+    20
+    >>> overfitting_since([(0, 4.2, 4.2), (10, 2.0, 2.1), (20, 1.5, 2.2), (30, 1.1, 2.0)]) is None
+    True
+    """
+    best = min(range(len(history)), key=lambda index: history[index][2], default=0)
+    after = history[best + 1 :]
+    if len(after) < PATIENCE or not after[-1][1] < history[best][1]:
+        return None
+    return after[0][0]

@@ -1,0 +1,169 @@
+"""A run folder: how it is made, checked and opened again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minillm.data import load_text, open_tokens, split_text, write_tokens
+from minillm.errors import UserError
+from minillm.models import GPT2, GPT2Config
+from minillm.models.gpt2_files import WEIGHTS_FILE, load_gpt2, save_gpt2_config, save_gpt2_weights
+from minillm.tokenizers import CharacterTokenizer, load_tokenizer
+from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
+from minillm.training.metrics import METRICS_FILE, MetricsLog
+from minillm.training.settings import TrainingSettings
+
+TRAIN_TOKENS, VALIDATION_TOKENS = "train.npy", "validation.npy"
+
+
+@dataclass
+class Run:
+    """A run in its folder: what is trained, on what, how, and how far it has come."""
+
+    folder: Path
+    settings: TrainingSettings
+    model: GPT2
+    optimizer: object
+    tokenizer: object
+    train_tokens: np.ndarray
+    validation_tokens: np.ndarray
+    progress: Progress
+    metrics: MetricsLog
+
+    def save(self) -> None:
+        """Write a checkpoint of where the run stands."""
+        self.progress.metrics_size = self.metrics.size
+        description = {"settings": asdict(self.settings), "model": asdict(self.model.config)}
+        save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
+
+    def save_model(self) -> None:
+        """Make the present weights the folder's model."""
+        save_gpt2_weights(self.model, self.folder / WEIGHTS_FILE)
+
+    def load_model(self) -> GPT2:
+        """The folder's model: the best by validation loss so far."""
+        return load_gpt2(self.folder, self.settings.dtype)
+
+
+# ----------------------------------------------------------------------------------------------------------- a new run
+
+
+def start_run(
+    settings: TrainingSettings,
+    model_fields: dict,
+    folder: str | Path,
+    overwrite: bool = False,
+    device: str = "cpu",
+) -> Run:
+    """Make a run folder with a first checkpoint, and open it.
+
+    model_fields: fields of GPT2Config; the vocabulary's size comes from the text. The folder appears whole or not at all.
+    Raises UserError, before anything is written, for settings, texts or folders that cannot be used.
+    """
+    folder = Path(folder)
+    _check_free(folder, overwrite)
+    text = load_text(list(settings.data))
+    tokenizer = CharacterTokenizer.train(text)
+    config = GPT2Config(**{**model_fields, "vocab_size": tokenizer.vocab_size})
+    splits = [tokenizer.encode(part) for part in split_text(text)]
+    for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
+        if len(ids) < least:
+            raise UserError(
+                f"the {name} text has {len(ids)} tokens, one window needs {least}: "
+                f"use a longer text or a smaller --context-length (now {config.context_length})"
+            )
+    model = GPT2(config, seed=settings.seed, dtype=settings.dtype)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / TRAINING_FOLDER).mkdir(parents=True)
+        for name, ids in zip((TRAIN_TOKENS, VALIDATION_TOKENS), splits):
+            write_tokens(partial / TRAINING_FOLDER / name, ids)
+        tokenizer.save_pretrained(partial)
+        save_gpt2_config(config, partial)
+        save_gpt2_weights(model, partial / WEIGHTS_FILE)
+        (partial / METRICS_FILE).touch()
+        description = {"settings": asdict(settings), "model": asdict(config)}
+        save_checkpoint(partial, model, settings.make_optimizer(model.parameters()), Progress(), description)
+        _put_in_place(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return resume_run(folder, device)
+
+
+def next_free_folder(name: str, parent: str | Path = "runs") -> Path:
+    """runs/NAME-1, or the first number that is free."""
+    number = 1
+    while (Path(parent) / f"{name}-{number}").exists():
+        number += 1
+    return Path(parent) / f"{name}-{number}"
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder} is not a folder: name another one with --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / METRICS_FILE).is_file():
+        raise UserError(f"{folder} is not empty and holds no run: name another folder with --out")
+    if not overwrite:
+        raise UserError(
+            f"{folder} already holds a run: continue it with --resume {folder}, replace it with --overwrite, "
+            "or name another folder with --out"
+        )
+
+
+def _put_in_place(partial: Path, folder: Path) -> None:
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, folder)
+
+
+# ------------------------------------------------------------------------------------------------------ an existing run
+
+
+def resume_run(folder: str | Path, device: str = "cpu") -> Run:
+    """Open a run folder at its last checkpoint. Raises UserError if it is incomplete."""
+    folder = Path(folder)
+    progress, description = read_state(folder)
+    try:
+        settings, config = TrainingSettings(**description["settings"]), GPT2Config(**description["model"])
+    except TypeError as error:
+        raise UserError(f"{folder / TRAINING_FOLDER}: the stored settings are not of this version: {error}") from None
+    model = GPT2(config, seed=None, dtype=settings.dtype)
+    model.loss_head.label_smoothing = settings.label_smoothing
+    model.to(device)
+    optimizer = settings.make_optimizer(model.parameters())
+    load_checkpoint(folder, model, optimizer, progress.step)
+    return Run(
+        folder=folder,
+        settings=settings,
+        model=model,
+        optimizer=optimizer,
+        tokenizer=load_tokenizer(folder),
+        train_tokens=open_tokens(folder / TRAINING_FOLDER / TRAIN_TOKENS, config.vocab_size),
+        validation_tokens=open_tokens(folder / TRAINING_FOLDER / VALIDATION_TOKENS, config.vocab_size),
+        progress=progress,
+        metrics=MetricsLog(folder, progress.metrics_size),
+    )
+
+
+def check_same_settings(run: Run, given: dict) -> None:
+    """Raises UserError if settings given for a resumed run differ from those that it has, naming all that do."""
+    stored = {**asdict(run.model.config), **asdict(run.settings)}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    differing = [
+        f"{name} (the run has {stored[name]}, given {value})" for name, value in given.items() if stored[name] != value
+    ]
+    if differing:
+        raise UserError(f"a resumed run keeps its settings, but these differ: {', '.join(differing)}; leave them out")

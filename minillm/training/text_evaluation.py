@@ -1,0 +1,36 @@
+"""A model measured on a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from minillm.data import load_text, split_text
+from minillm.errors import UserError
+from minillm.training.checkpoint import read_state
+from minillm.training.evaluation import Evaluation, evaluate_model
+
+
+def run_text(sources: list[str], model_folder: Path, split: str) -> str:
+    """The text of `sources` (names or files; if empty, what the run in `model_folder` was trained on): "all" of it, the part
+    for "train" or the part for "validation"."""
+    if not sources:
+        try:
+            _, description = read_state(Path(model_folder))
+        except UserError as error:
+            raise UserError(f"name a text with --data ({error})") from None
+        sources = list(description["settings"]["data"])
+    text = load_text(sources)
+    train, validation = split_text(text)
+    return {"all": text, "train": train, "validation": validation}[split]
+
+
+def evaluate_text(model, tokenizer, text: str, batch_size: int) -> tuple[Evaluation, float]:
+    """(loss on every token but the first, bits per byte of the text that was predicted)."""
+    ids = np.array(tokenizer.encode(text))
+    if len(ids) < 2:
+        raise UserError(f"the text has {len(ids)} token, at least 2 are needed: the second is predicted from the first")
+    result = evaluate_model(model, ids, batch_size)
+    predicted_bytes = len(text.encode("utf-8")) - len(tokenizer.decode([int(ids[0])]).encode("utf-8"))
+    return result, result.bits_per_byte(predicted_bytes)
