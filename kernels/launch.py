@@ -1,0 +1,178 @@
+"""From a .cu file to a running kernel: one way for the GPU and for the simulator.
+
+A launcher declares its file and the kernels in it, with what each may use of the hardware:
+
+    CUDA = CudaFile(__file__, "gelu.cu", {"gelu_forward<true>": Ceiling(registers=32), ...})
+
+and runs one with
+
+    CUDA.launch("gelu_forward<true>", grid, block, (x, y, np.int64(x.size)))
+
+Arrays on a GPU go to cupy.RawModule, simulated ones to minillm.kernels.simulator.RawModule, which has the same face.
+CuPy looks at nothing that it passes on: a transposed view arrives as if it were contiguous, a Python float as a double
+where the kernel has a float. So every launcher checks its arrays with `check_array`, and `launch` takes scalars as NumPy
+scalars only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.backend import array_module, device_of
+
+MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
+MAX_BLOCK_THREADS = 1024
+
+
+class Ceiling(NamedTuple):
+    """What a kernel may use at most: registers a thread, bytes of static and of dynamic shared memory a block."""
+
+    registers: int
+    shared: int = 0
+    dynamic_shared: int = 0
+
+
+class CudaFile:
+    """A .cu file beside its launcher, compiled when a kernel of it is first launched, once for each device.
+
+    instances: name expression -> Ceiling, every kernel and template instance that is launched ("f", "f<64, true>").
+    options: further compiler options. minimum_arch: 80 for a file that needs sm_80 (bf16).
+    """
+
+    def __init__(self, launcher: str, name: str, instances: dict[str, Ceiling], options=(), minimum_arch: int = 75):
+        self.path = Path(launcher).with_name(name)
+        self.instances = instances
+        self.options = (f"-I{self.path.parent}", f"-I{Path(__file__).parent}", *options)
+        self.minimum_arch = minimum_arch
+        self._modules = {}
+
+    def with_text(self, text: str) -> CudaFile:
+        """The same file with another text: for tests that plant faults."""
+        other = CudaFile(self.path, self.path.name, self.instances, self.options[2:], self.minimum_arch)
+        other.text = text
+        return other
+
+    @cached_property
+    def text(self) -> str:
+        """What stands in the file."""
+        return self.path.read_text(encoding="utf-8")
+
+    @cached_property
+    def code(self) -> str:
+        """The text for the compiler. Messages name the file; a change in an included file changes the code, because
+        CuPy looks into its cache of compiled kernels with the code alone."""
+        included = "".join(f"// {name} {digest}\n" for name, digest in sorted(self._included(self.text).items()))
+        return f'#line 1 "{self.path.name}"\n{self.text}\n{included}'
+
+    def _included(self, text: str) -> dict[str, str]:
+        found = {}
+        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', text, flags=re.MULTILINE):
+            for folder in (self.path.parent, Path(__file__).parent):
+                if (folder / name).is_file():
+                    header = (folder / name).read_text(encoding="utf-8")
+                    found[name] = hashlib.sha256(header.encode()).hexdigest()
+                    found.update(self._included(header))
+                    break
+        return found
+
+    def module(self, array):
+        """The compiled file for the device on which `array` lives: a cupy.RawModule or the simulator's."""
+        place = _place(array)
+        if place not in self._modules:
+            if device_of(array) == "cuda":
+                raw_module = array_module(array).RawModule
+            else:
+                from minillm.kernels.simulator import RawModule as raw_module
+            self._modules[place] = raw_module(
+                code=self.code, options=self.options, name_expressions=tuple(self.instances)
+            )
+        return self._modules[place]
+
+    def launch(self, kernel: str, grid: tuple, block: tuple, arguments: tuple, shared_bytes: int = 0) -> None:
+        """Run a kernel on the device of its first array. grid and block have one to three numbers; an empty grid is
+        nothing to do. shared_bytes: dynamic shared memory a block."""
+        if 0 in grid:
+            return
+        self._check_launch(kernel, grid, block, arguments, shared_bytes)
+        array = next(argument for argument in arguments if not isinstance(argument, np.generic))
+        function = self.module(array).get_function(kernel)
+        if device_of(array) != "cuda":
+            function(grid, block, arguments, shared_mem=shared_bytes)
+            return
+        with array.device:
+            if shared_bytes > 48 * 1024:  # more has to be asked for
+                function.max_dynamic_shared_size_bytes = shared_bytes
+            function(grid, block, arguments, shared_mem=shared_bytes)
+
+    def _check_launch(self, kernel, grid, block, arguments, shared_bytes) -> None:
+        """Raises for what is wrong in the launcher itself, whatever the caller passed."""
+        if kernel not in self.instances:
+            raise KeyError(f"{self.path.name} declares no instance {kernel}: add it to the launcher's table")
+        if any(blocks > limit for blocks, limit in zip(grid, MAX_GRID)):
+            raise ValueError(f"{kernel}: a grid of {grid} blocks is beyond CUDA's limit of {MAX_GRID}: split the batch")
+        if np.prod(block) > MAX_BLOCK_THREADS:
+            raise ValueError(f"{kernel}: a block of {block} threads is beyond CUDA's limit of {MAX_BLOCK_THREADS}")
+        if shared_bytes > self.instances[kernel].dynamic_shared:
+            raise ValueError(f"{kernel}: {shared_bytes} bytes of dynamic shared memory are more than it declares")
+        places = set()
+        for position, argument in enumerate(arguments):
+            if isinstance(argument, (bool, int, float)):
+                raise TypeError(
+                    f"{kernel}: argument {position} is a Python {type(argument).__name__}: use NumPy's type"
+                )
+            if not isinstance(argument, np.generic):
+                places.add(_place(argument))
+        if len(places) != 1:
+            raise ValueError(f"{kernel}: arguments live on {' and '.join(map(str, sorted(places)))}")
+
+
+def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:
+    """Raises unless `array` is what the kernel takes: TypeError for no array or another dtype, else ValueError.
+
+    like: an array on whose device it has to live. shape: what it has to be, where there is only one possibility, and
+    `because` says why ("x has 512 channels").
+    """
+    if not hasattr(array, "dtype") or not hasattr(array, "flags"):
+        raise TypeError(f"{kernel}: {name} is a {type(array).__name__}, not an array")
+    if array.dtype != dtype:
+        raise TypeError(f"{kernel}: {name} is {array.dtype}, the kernel takes {np.dtype(dtype)}")
+    if shape is not None and array.shape != tuple(shape):
+        raise ValueError(f"{kernel}: {name} is {array.shape} but {because or f'has to be {tuple(shape)}'}")
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{kernel}: {name} is not C-contiguous (shape {array.shape}, strides {array.strides}): "
+            f"pass {array_module(array).__name__}.ascontiguousarray({name})"
+        )
+    if device_of(array) == "cpu":
+        raise ValueError(f'{kernel}: {name} lives on "cpu": kernels take arrays on "cuda" or "cudasim"')
+    if like is not None and _place(array) != _place(like):
+        raise ValueError(f"{kernel}: {name} lives on {_place(array)} but the other arrays on {_place(like)}")
+
+
+def check_integers(kernel: str, name: str, array, *, like, shape=None, because: str = ""):
+    """Raises as `check_array` does unless `array` holds integers. Returns it as int64, which the kernels take."""
+    if getattr(array, "dtype", np.dtype(bool)).kind not in "iu":
+        raise TypeError(
+            f"{kernel}: {name} is {getattr(array, 'dtype', type(array).__name__)}, not an array of integers"
+        )
+    array = array.astype("int64", copy=False)
+    check_array(kernel, name, array, like=like, shape=shape, dtype="int64", because=because)
+    return array
+
+
+def blocks_for(count: int, block: int, limit: int | None = None) -> int:
+    """How many blocks of `block` threads cover `count` elements; at most `limit`, for kernels that walk in strides."""
+    blocks = -(-count // block)
+    return blocks if limit is None else min(blocks, limit)
+
+
+def _place(array) -> str:
+    """The device with its number, such as "cuda:0"."""
+    device = device_of(array)
+    return f"cuda:{array.device.id}" if device == "cuda" else device
