@@ -1,0 +1,24 @@
+"""Tokenizers: text to ids and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minillm.errors import UserError
+from minillm.files import read_json
+from minillm.tokenizers.character import CharacterTokenizer
+from minillm.tokenizers.tokenizer import TOKENIZER_FILE, StreamingDecoder, Tokenizer
+
+__all__ = ["CharacterTokenizer", "StreamingDecoder", "Tokenizer", "load_tokenizer"]
+
+_CLASSES = {"WordLevel": CharacterTokenizer}  # model type in tokenizer.json -> class
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model folder, of the class that its tokenizer.json calls for."""
+    path = Path(folder) / TOKENIZER_FILE
+    model = read_json(path).get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if kind not in _CLASSES:
+        raise UserError(f"{path}: model type {kind!r} is not one of {', '.join(_CLASSES)}")
+    return _CLASSES[kind].from_pretrained(folder)

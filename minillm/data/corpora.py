@@ -1,0 +1,107 @@
+"""Texts by name, and texts from files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from minillm.errors import UserError
+from minillm.files import write_atomically
+
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TIMEOUT_SECONDS = 30
+
+
+def load_text(sources: list[str]) -> str:
+    """The text of a corpus by name ("python-docs", "shakespeare"), or of UTF-8 files joined in the order given.
+
+    Raises UserError for a name that is neither, and for a file that is missing, empty, unreadable or no valid UTF-8.
+    """
+    if len(sources) == 1 and sources[0] in CORPORA and not Path(sources[0]).is_file():
+        return CORPORA[sources[0]]()
+    return "".join(read_text_file(Path(source)) for source in sources)
+
+
+def split_text(text: str, train_fraction: float = 0.9) -> tuple[str, str]:
+    """The first part, for training, and the rest, for validation."""
+    cut = int(len(text) * train_fraction)
+    return text[:cut], text[cut:]
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a UTF-8 file, line ends as they are. Raises UserError naming the file, and the byte that is wrong."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is neither a file nor one of the corpora {', '.join(CORPORA)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not data:
+        raise UserError(f"{path} is empty: there is nothing to learn from")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; save it as UTF-8 first"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------------- corpora
+
+
+def python_docs() -> str:
+    """The language reference that every CPython carries: its topics, sorted by name."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def shakespeare() -> str:
+    """Tiny shakespeare: downloaded once, checked, and kept in the user's cache folder."""
+    path = cache_folder() / "tinyshakespeare.txt"
+    if not path.is_file():
+        data = _download(path)
+        if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
+            raise UserError(
+                f"{SHAKESPEARE_URL} did not give the text that was expected (wrong SHA-256): nothing was kept; "
+                f"put the right file at {path}, or use --data FILE"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
+        raise UserError(f"{path} is damaged (wrong SHA-256): delete it, and it will be downloaded again")
+    return data.decode("utf-8")
+
+
+CORPORA = {"python-docs": python_docs, "shakespeare": shakespeare}
+
+
+def cache_folder() -> Path:
+    """Where this user's programs keep what they can fetch again."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "minillm"
+
+
+def _download(path: Path) -> bytes:
+    try:
+        with urllib.request.urlopen(SHAKESPEARE_URL, timeout=TIMEOUT_SECONDS) as response:
+            return response.read()
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"tiny shakespeare could not be downloaded ({reason}): with a network try again, or put the text at {path}, "
+            "or use --data FILE; --data python-docs needs no network"
+        ) from None

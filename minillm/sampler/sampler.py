@@ -1,0 +1,71 @@
+"""The sampler: from a model's logits to the token that is written."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+
+from minillm.backend import stream, to_host
+from minillm.errors import UserError
+from minillm.sampler.choice import greedy, multinomial
+from minillm.sampler.cuts import top_k_cut
+
+
+class InvalidLogits(ValueError):
+    """Logits from which no token can be chosen: NaN, +inf, or a row of only -inf."""
+
+
+class Sampler:
+    """Chooses tokens: logits divided by the temperature, cut to the top k, turned into probabilities, one drawn.
+
+    temperature: below 1 sharpens, above 1 flattens, 0 is greedy (the largest logit, lowest id). top_k: keep exactly so many
+    tokens, ties to the lowest id; None, 0 or at least V keeps all. seed: each call of `sample` draws the numbers of its own
+    step, one for each row, from the stream (seed, "sample", step, row), so the same seed writes the same text.
+
+    Raises UserError for settings that make no sense.
+    """
+
+    def __init__(self, temperature: float = 1.0, top_k: int | None = None, seed: int = 0):
+        if not isinstance(temperature, Real) or not math.isfinite(temperature) or temperature < 0:
+            raise UserError(f"temperature is {temperature}: it must be a finite number of at least 0 (0 is greedy)")
+        if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 0):
+            raise UserError(f"top_k is {top_k}: it must be a whole number of at least 0 (0 or None turns it off)")
+        self.temperature, self.top_k, self.seed = float(temperature), top_k, seed
+        self.step = 0
+
+    def probabilities(self, logits) -> np.ndarray:
+        """logits (B, V)  ->  the probabilities that tokens are drawn with (B, V), float32. The logits are not changed."""
+        logits = _checked(logits)
+        if self.temperature == 0:
+            return np.eye(logits.shape[-1], dtype=np.float32)[greedy(logits)]
+        # (l - max) / T: differences first, so that a tiny temperature gives -inf and not inf - inf
+        with np.errstate(over="ignore"):
+            scaled = (logits - logits.max(axis=-1, keepdims=True)) / np.float64(self.temperature)
+        p = np.exp(top_k_cut(scaled.astype(np.float32), self.top_k))
+        return p / p.sum(axis=-1, keepdims=True)
+
+    def sample(self, logits) -> np.ndarray:
+        """logits (B, V)  ->  one id for each row (B,)"""
+        logits = _checked(logits)
+        step, self.step = self.step, self.step + 1
+        if self.temperature == 0:
+            return greedy(logits)
+        uniform = np.array([stream(self.seed, "sample", step, row).uniform() for row in range(len(logits))])
+        return multinomial(self.probabilities(logits), uniform)
+
+
+def _checked(logits) -> np.ndarray:
+    """A float32 copy in host memory. Raises InvalidLogits naming the row, ValueError for a wrong shape."""
+    logits = np.array(to_host(logits), dtype=np.float32)
+    if logits.ndim != 2 or logits.shape[1] == 0:
+        raise ValueError(f"logits have shape {logits.shape}, expected (B, V)")
+    wrong = np.isnan(logits) | (logits == np.inf)
+    if wrong.any():
+        row, token = np.argwhere(wrong)[0]
+        raise InvalidLogits(f"logits[{row}, {token}] is {logits[row, token]}: the model's weights or its input are broken")
+    empty = (logits == -np.inf).all(axis=-1)
+    if empty.any():
+        raise InvalidLogits(f"row {np.argmax(empty)} of the logits is -inf everywhere: there is no token left to choose")
+    return logits

@@ -1,0 +1,44 @@
+"""What every tokenizer offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+
+
+class Tokenizer:
+    """Text to ids and back. `vocab_size` is the number of ids."""
+
+    vocab_size: int
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text. Raises UserError for text that the vocabulary cannot express."""
+        raise NotImplementedError
+
+    def decode(self, ids) -> str:
+        """The text of ids. Raises UserError for an id outside the vocabulary."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer.json, as the Hugging Face `tokenizers` library reads it."""
+        raise NotImplementedError
+
+    def stream(self) -> StreamingDecoder:
+        """A decoder for ids that arrive one by one."""
+        return StreamingDecoder(self)
+
+
+class StreamingDecoder:
+    """Decodes ids one by one; for tokenizers whose tokens are whole characters, each id at once."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+
+    def push(self, token: int) -> str:
+        """The text that is complete with this id and was not returned before."""
+        return self._tokenizer.decode([token])
+
+    def finish(self) -> str:
+        """What is left when no more ids come."""
+        return ""
