@@ -85,7 +85,7 @@ def command(
     """
     from minillm.cli import train_progress
 
-    given = {name: value for name, value in context.params.items() if value not in (None, [])}
+    given = {name: value for name, value in context.params.items() if value not in (None, [], ())}
     for name in ("files", "preset", "out", "overwrite", "resume", "stop_after", "device"):
         given.pop(name, None)
     if files:
