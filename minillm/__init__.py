@@ -12,7 +12,11 @@ _HOMES = {
     "Adam": "minillm.optim",
     "GPT2": "minillm.models",
     "GPT2Config": "minillm.models",
+    "from_pretrained": "minillm.pretrained",
+    "generate": "minillm.sampler",
     "gradcheck": "minillm.gradcheck",
+    "CharacterTokenizer": "minillm.tokenizers",
+    "Sampler": "minillm.sampler",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -21,8 +25,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'minillm' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
+    module = import_module(_HOMES[name])
+    globals()[name] = value = module if module.__name__ == f"minillm.{name}" else getattr(module, name)
     return value
 
 

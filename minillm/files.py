@@ -27,6 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()  # with the permissions that new files have here, whatever writes it
         yield temporary
         flush_to_disk(temporary)
         os.replace(temporary, path)

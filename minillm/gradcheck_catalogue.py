@@ -103,7 +103,10 @@ def attention():
     grouped = (q, k[:, :2].copy(), v[:, :2].copy())
     yield "attention, 4 query heads on 2 key/value heads", pair(causal=True), grouped, None
     layer = CausalSelfAttention(
-        Linear(array("qkv", 6, 18), array("qkv_b", 18)), Linear(array("o", 6, 6), array("o_b", 6)), n_head=2, dropout=0.2
+        Linear(array("qkv", 6, 18), array("qkv_b", 18)),
+        Linear(array("o", 6, 6), array("o_b", 6)),
+        n_head=2,
+        dropout=0.2,
     )
     yield "causal self-attention", layer, (array("x", 2, 5, 6),), KEY
 
@@ -120,7 +123,9 @@ def residual():
 
     yield "residual", (residual_forward, backward), (array("x", 2, 3, 4), array("branch", 2, 3, 4)), None
     width = 4
-    attention = CausalSelfAttention(Linear(array("qkv", width, 12)), Linear(array("o", width, width)), n_head=2, dropout=0.1)
+    attention = CausalSelfAttention(
+        Linear(array("qkv", width, 12)), Linear(array("o", width, width)), n_head=2, dropout=0.1
+    )
     feed_forward = MLP(Linear(array("fc", width, 8), array("fc_b", 8)), Linear(array("proj", 8, width)))
     norms = [LayerNorm(array(name, width), array(name + "b", width)) for name in ("n1", "n2")]
     block = ResidualBlock(norms[0], attention, norms[1], feed_forward, dropout=0.2)
@@ -145,9 +150,19 @@ def gpt2():
     ids, targets = (stream("catalogue", name).integers(7, (2, 5)) for name in ("ids", "targets"))
     for tied, bias, drop in product((True, False), (True, False), (0.0, 0.25)):
         config = GPT2Config(
-            vocab_size=7, context_length=6, n_layer=2, n_head=2, d_model=4, d_ff=8, dropout=drop, bias=bias, tie_embeddings=tied
+            vocab_size=7,
+            context_length=6,
+            n_layer=2,
+            n_head=2,
+            d_model=4,
+            d_ff=8,
+            dropout=drop,
+            bias=bias,
+            tie_embeddings=tied,
         )
-        label = f"gpt2, {'tied' if tied else 'untied'}, {'' if bias else 'no '}bias, {'dropout' if drop else 'no dropout'}"
+        label = (
+            f"gpt2, {'tied' if tied else 'untied'}, {'' if bias else 'no '}bias, {'dropout' if drop else 'no dropout'}"
+        )
         yield label, randomised(GPT2(config, seed=0, dtype="float64")), (ids, targets), KEY
 
 

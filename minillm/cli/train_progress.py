@@ -110,16 +110,17 @@ class ProgressReporter(Reporter):
 
     def __init__(self, run: Run, console: Console):
         self._console = console
+        figures = (
+            "{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}  grad {task.fields[norm]}"
+        )
         self.bar = Progress(
-            TextColumn("step"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}  "
-                       "grad norm {task.fields[norm]}  left"),
+            BarColumn(bar_width=10),
+            TextColumn(figures),
             TimeRemainingColumn(compact=True),
             console=console,
             speed_estimate_period=30,
-        )  # fmt: skip
+        )
         fields = dict(speed="-", loss="-", lr="-", norm="-")
         self._task = self.bar.add_task("", total=run.settings.max_steps, completed=run.progress.step, **fields)
 
@@ -128,7 +129,7 @@ class ProgressReporter(Reporter):
             self._task,
             completed=step,
             loss=f"{loss:.4f}",
-            lr=f"{lr:.2e}",
+            lr=f"{lr:.1e}",
             norm=f"{gradient_norm:.2f}",
             speed=f"{tokens_per_second:,.0f}",
         )

@@ -34,7 +34,9 @@ def sequential_windows(
     `limit`, only so many full windows, evenly spaced and the same each time. Raises UserError for fewer than two tokens.
     """
     if len(tokens) < 2:
-        raise UserError(f"the text has {len(tokens)} tokens, at least 2 are needed: the second is predicted from the first")
+        raise UserError(
+            f"the text has {len(tokens)} tokens, at least 2 are needed: the second is predicted from the first"
+        )
     full = (len(tokens) - 1) // context_length
     chosen = np.arange(full)
     everything = not limit or limit >= full

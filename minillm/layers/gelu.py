@@ -82,10 +82,10 @@ def gelu_backward(dy, saved):
 
 
 def erf(x):
-    """The error function, element by element, to the rounding of x's dtype. NumPy has none.
+    """The error function, element by element: absolute error below 4e-14 in float64 and 3e-7 in float32. NumPy has none.
 
-    erf(x) = x g(x^2), and g is so smooth that a Chebyshev series on [0, limit^2] of a few dozen terms gives all digits;
-    beyond the limit erf is 1 to the last digit. The series is summed by Clenshaw's recurrence.
+    erf(x) = x g(x^2), and g is so smooth that a Chebyshev series on [0, limit^2] of a few dozen terms is enough;
+    beyond the limit erf is 1 to within the error. The series is summed by Clenshaw's recurrence.
     """
     xp = array_module(x)
     limit, coefficients = _erf_series(x.dtype.name)

@@ -64,8 +64,12 @@ def _checked(logits) -> np.ndarray:
     wrong = np.isnan(logits) | (logits == np.inf)
     if wrong.any():
         row, token = np.argwhere(wrong)[0]
-        raise InvalidLogits(f"logits[{row}, {token}] is {logits[row, token]}: the model's weights or its input are broken")
+        raise InvalidLogits(
+            f"logits[{row}, {token}] is {logits[row, token]}: the model's weights or its input are broken"
+        )
     empty = (logits == -np.inf).all(axis=-1)
     if empty.any():
-        raise InvalidLogits(f"row {np.argmax(empty)} of the logits is -inf everywhere: there is no token left to choose")
+        raise InvalidLogits(
+            f"row {np.argmax(empty)} of the logits is -inf everywhere: there is no token left to choose"
+        )
     return logits

@@ -45,7 +45,9 @@ class CharacterTokenizer(Tokenizer):
         try:
             code_points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         except UnicodeEncodeError as error:
-            raise UserError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at {error.start}") from None
+            raise UserError(
+                f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at {error.start}"
+            ) from None
         ids = self._id_of_code_point[code_points]
         unknown = np.flatnonzero(ids < 0)
         if len(unknown):

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from planting import assert_caught, assert_close
+
+from minillm.gradcheck_catalogue import array
+from minillm.layers import linear
+from minillm.layers.linear import Linear, linear_forward
+
+FAULTS = [
+    ("dx = (dy_rows @ w.T)", "dx = (dy_rows @ w.T * 0.5)"),
+    ("dweight = rows.T @ dy_rows", "dweight = rows.T @ dy_rows / len(rows)"),  # mean in place of sum
+    ("dtype=dy.dtype) @ dy_rows if", "dtype=dy.dtype) @ dy_rows / len(dy_rows) if"),
+]
+
+
+@pytest.mark.parametrize("right, wrong", FAULTS)
+def test_faults_are_caught(right, wrong):
+    assert_caught(linear, right, wrong, lambda m: m.Linear(array("w", 4, 5), array("b", 5)), array("x", 2, 3, 4))
+
+
+def test_transposed_fault_is_caught():
+    fault = ("dweight = dy_rows.T @ rows", "dweight = dy_rows.T @ rows * 2")
+    assert_caught(linear, *fault, lambda m: m.Linear(array("w", 5, 4), transposed=True), array("x", 2, 3, 4))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (2, 3, 4), (1, 2, 3, 4)])
+def test_forward_is_the_sum_it_says(shape):
+    x, w, b = array("x", *shape), array("w", shape[-1], 5), array("b", 5)
+    expected = np.empty((*shape[:-1], 5))
+    for position in np.ndindex(*shape[:-1]):
+        for j in range(5):
+            expected[(*position, j)] = sum(x[(*position, i)] * w[i, j] for i in range(shape[-1])) + b[j]
+    assert_close(linear_forward(x, w, b)[0], expected)
+    assert_close(linear_forward(x, np.ascontiguousarray(w.T), b, transposed=True)[0], expected)
+
+
+def test_input_that_is_not_contiguous():
+    x = array("x", 4, 3, 2).transpose(1, 0, 2)
+    assert_close(linear_forward(x, array("w", 2, 5))[0], x @ array("w", 2, 5))
+
+
+class TestOrderOfCalls:
+    def test_backward_before_forward(self):
+        with pytest.raises(RuntimeError, match="Linear: backward has nothing to work from: call forward first"):
+            Linear(array("w", 4, 5)).backward(array("dy", 2, 5))
+
+    def test_backward_twice(self):
+        layer = Linear(array("w", 4, 5))
+        layer.forward(array("x", 2, 4))
+        layer.backward(array("dy", 2, 5))
+        with pytest.raises(RuntimeError, match="once for each forward"):
+            layer.backward(array("dy", 2, 5))
+
+    def test_backward_in_evaluation_mode(self):
+        layer = Linear(array("w", 4, 5)).eval()
+        layer.forward(array("x", 2, 4))
+        with pytest.raises(RuntimeError, match=r"call train\(\) first"):
+            layer.backward(array("dy", 2, 5))
+
+    def test_gradients_add_up_until_zero_grad(self):
+        layer, x, dy = Linear(array("w", 4, 5)), array("x", 2, 4), array("dy", 2, 5)
+        layer.forward(x)
+        layer.backward(dy)
+        once = layer.weight.grad.copy()
+        layer.forward(x)
+        layer.backward(dy)
+        assert_close(layer.weight.grad, 2 * once)
+        layer.zero_grad()
+        assert layer.weight.grad is None
+
+
+def test_gradient_of_a_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"gradient of shape \(5, 4\) for a parameter of shape \(4, 5\)"):
+        Linear(array("w", 4, 5)).weight.add_grad(array("g", 5, 4))

@@ -1,0 +1,44 @@
+import pytest
+from planting import assert_caught, planted
+
+from minillm.gradcheck import GradientError, gradcheck
+from minillm.gradcheck_catalogue import CATALOGUE, array
+from minillm.layers import mlp, residual
+from minillm.layers.linear import Linear
+
+
+@pytest.mark.parametrize("wrong", ["return dy, 2 * dy", "return 0 * dy, dy"])  # the branch, the direct path
+def test_faults_are_caught(wrong):
+    inputs = array("x", 2, 3), array("branch", 2, 3)
+    assert_caught(residual, "return dy, dy", wrong, lambda m: (m.residual_forward, m.residual_backward), *inputs)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("dx = dx + self.ln_2.backward(", "dx = self.ln_2.backward("),
+        ("return dx + self.ln_1.backward(", "return self.ln_1.backward("),
+        ("self.mlp_resid_dropout.backward(dthought)", "dthought"),
+        ("self.attn_resid_dropout.backward(dattended)", "dattended"),
+    ],
+)
+def test_faults_in_the_block_are_caught(right, wrong):
+    (_, block, inputs, key) = [case for case in CATALOGUE["residual"]() if case[0] == "residual block"][0]
+    gradcheck(block, *inputs, key=key)
+    block.__class__ = planted(residual, right, wrong).ResidualBlock
+    with pytest.raises(GradientError):
+        gradcheck(block, *inputs, key=key)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("self.c_fc.bias.add_grad(dbias)", "self.c_fc.bias.add_grad(2 * dbias)"),
+        ("linear_backward(dz, saved_fc)", "linear_backward(dh, saved_fc)"),
+    ],
+)
+def test_faults_in_the_mlp_are_caught(right, wrong):
+    def layer(module):
+        return module.MLP(Linear(array("fc", 4, 8), array("fc_b", 8)), Linear(array("proj", 8, 4)))
+
+    assert_caught(mlp, right, wrong, layer, array("x", 2, 3, 4))
