@@ -49,7 +49,11 @@ class TestStream:
     def test_normal_moments(self):
         z = stream(6).normal(200_001)
         n = np.sqrt(z.size)
-        assert abs(z.mean()) < 5 / n and abs(z.var() - 1) < 5 * np.sqrt(2) / n and abs((z**4).mean() - 3) < 5 * np.sqrt(96) / n
+        assert (
+            abs(z.mean()) < 5 / n
+            and abs(z.var() - 1) < 5 * np.sqrt(2) / n
+            and abs((z**4).mean() - 3) < 5 * np.sqrt(96) / n
+        )
         assert abs((z[:-1] * z[1:]).mean()) < 5 / n
 
 

@@ -7,18 +7,19 @@ import sys
 
 def main() -> None:
     """The console script `minillm`. What the user can mend is told in one line, with exit code 2."""
-    import click
+    import typer
 
     from minillm.cli.app import app
     from minillm.errors import UserError
 
+    usage_error = typer.BadParameter.__base__  # click's UsageError, of the click that this typer brings or depends on
     try:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
         fail(str(error))
-    except click.UsageError as error:
+    except usage_error as error:
         fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("\nminillm: stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as in `minillm generate ... | head`

@@ -53,6 +53,7 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
     """
     reporter = reporter or Reporter()
     settings, progress = run.settings, run.progress
+    run.metrics.cut(progress.metrics_size)
     model = run.model.train()
     workers = default_workers(settings.batch_size, model.config.context_length) if model.device == "cpu" else 1
     schedule = settings.make_schedule()
@@ -190,7 +191,6 @@ def _reason_to_end(run: Run, stop_after: int | None, interrupted: threading.Even
 
 def _finish(run: Run, reporter: Reporter) -> None:
     """Draw the losses. Needs the extra `plots`, and says so where it is missing."""
-    run.metrics.close()
     try:
         plot_losses(run.folder)
     except MissingExtra as error:

@@ -12,26 +12,25 @@ METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
 
 
 class MetricsLog:
-    """Appends events to a run's metrics.jsonl. `size` is its length in bytes, stored with every checkpoint."""
+    """A run's metrics.jsonl."""
 
-    def __init__(self, folder: Path, size: int | None = None):
-        """`size`: cut the file to so many bytes first; what a run wrote after its last checkpoint is written again."""
-        self._file = open(folder / METRICS_FILE, "ab")
-        if size is not None:
-            self._file.truncate(size)
-            self._file.seek(0, 2)
+    def __init__(self, folder: Path):
+        self._path = folder / METRICS_FILE
 
     @property
     def size(self) -> int:
-        return self._file.tell()
+        """Its length in bytes, which is stored with every checkpoint."""
+        return self._path.stat().st_size
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after a checkpoint: a resumed run writes it again."""
+        with open(self._path, "ab") as file:
+            file.truncate(size)
 
     def write(self, event: str, **values) -> None:
-        """One line: {"event": event, ...}."""
-        self._file.write((json.dumps({"event": event, **values}) + "\n").encode("utf-8"))
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+        """Append one line: {"event": event, ...}."""
+        with open(self._path, "ab") as file:
+            file.write((json.dumps({"event": event, **values}) + "\n").encode("utf-8"))
 
 
 def read_metrics(folder: str | Path) -> list[dict]:

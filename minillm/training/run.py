@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minillm.backend import to_device
 from minillm.data import load_text, open_tokens, split_text, write_tokens
 from minillm.errors import UserError
 from minillm.models import GPT2, GPT2Config
@@ -67,6 +68,7 @@ def start_run(
     """
     folder = Path(folder)
     _check_free(folder, overwrite)
+    to_device(np.zeros(1), device)  # raises UserError where there is no such device
     text = load_text(list(settings.data))
     tokenizer = CharacterTokenizer.train(text)
     config = GPT2Config(**{**model_fields, "vocab_size": tokenizer.vocab_size})
@@ -154,7 +156,7 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
         train_tokens=open_tokens(folder / TRAINING_FOLDER / TRAIN_TOKENS, config.vocab_size),
         validation_tokens=open_tokens(folder / TRAINING_FOLDER / VALIDATION_TOKENS, config.vocab_size),
         progress=progress,
-        metrics=MetricsLog(folder, progress.metrics_size),
+        metrics=MetricsLog(folder),
     )
 
 

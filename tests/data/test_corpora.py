@@ -69,7 +69,9 @@ class TestShakespeare:
                 pass
 
         self.downloads = []
-        monkeypatch.setattr(corpora.urllib.request, "urlopen", lambda url, timeout: self.downloads.append(url) or Response())
+        monkeypatch.setattr(
+            corpora.urllib.request, "urlopen", lambda url, timeout: self.downloads.append(url) or Response()
+        )
 
     def test_is_downloaded_once_and_kept(self, monkeypatch):
         self.answer_with(monkeypatch, self.TEXT)
@@ -93,7 +95,9 @@ class TestShakespeare:
             raise urllib.error.URLError("no route")
 
         monkeypatch.setattr(corpora.urllib.request, "urlopen", refuse)
-        with pytest.raises(UserError, match="could not be downloaded .no route.: .* put the text at .*tinyshakespeare.txt"):
+        with pytest.raises(
+            UserError, match="could not be downloaded .no route.: .* put the text at .*tinyshakespeare.txt"
+        ):
             load_text(["shakespeare"])
 
 

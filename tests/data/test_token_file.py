@@ -5,7 +5,9 @@ from minillm.data import open_tokens, write_tokens
 from minillm.errors import UserError
 
 
-@pytest.mark.parametrize("largest, dtype", [(10, np.uint16), (65535, np.uint16), (65536, np.uint32), (200_000, np.uint32)])
+@pytest.mark.parametrize(
+    "largest, dtype", [(10, np.uint16), (65535, np.uint16), (65536, np.uint32), (200_000, np.uint32)]
+)
 def test_round_trip(tmp_path, largest, dtype):
     write_tokens(tmp_path / "t.npy", [0, largest, 5])
     tokens = open_tokens(tmp_path / "t.npy", largest + 1)

@@ -25,7 +25,9 @@ def test_the_same_seed_writes_the_same():
     assert runs[0] == runs[1] != runs[2]
 
 
-@pytest.mark.parametrize("ids, message", [([[]], "at least one token"), ([1, 2], "at least one token"), ([[11]], "is 11, outside")])
+@pytest.mark.parametrize(
+    "ids, message", [([[]], "at least one token"), ([1, 2], "at least one token"), ([[11]], "is 11, outside")]
+)
 def test_unusable_prompts(ids, message):
     with pytest.raises(UserError, match=message):
         list(minillm.generate(minillm.GPT2(CONFIG), np.array(ids, int), 1))

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+from planting import assert_close, planted
+
+import minillm
+from minillm import blas
+from minillm.backend import stream
+from minillm.gradcheck_catalogue import randomised
+from minillm.training import data_parallel
+from minillm.training.data_parallel import DataParallel, default_workers
+
+CONFIG = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=2, n_head=2, d_model=8, dropout=0.3)
+IDS, TARGETS = (stream("test", name).integers(11, (5, 8)) for name in ("ids", "targets"))
+
+
+def losses_and_gradients(workers, module=data_parallel):
+    model = randomised(minillm.GPT2(CONFIG, seed=0, dtype="float64"))
+    with module.DataParallel(model, workers) as parallel:
+        losses = [parallel.loss_and_gradients(IDS, TARGETS, key=(1,)), parallel.loss(IDS, TARGETS)]
+    return losses, {name: parameter.grad for name, parameter in model.parameters().items()}
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5, 8])
+def test_the_cut_changes_nothing(workers):
+    """Loss and gradients, with dropout: each part's masks are the parts of the whole batch's masks."""
+    if not blas.thread_count():
+        pytest.skip("this BLAS cannot be told how many threads to use, so batches are not cut")
+    losses, gradients = losses_and_gradients(1)
+    cut_losses, cut_gradients = losses_and_gradients(workers)
+    assert cut_losses == pytest.approx(losses, rel=1e-13)
+    for name, gradient in gradients.items():
+        assert_close(cut_gradients[name], gradient)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("set_first_row(model, rows.start)", "pass"),
+        ("parameters[name].add_grad(copy.grad)", "pass"),
+        ("targets[rows], key, count)", "targets[rows], key, None)"),
+    ],
+)
+def test_faults_are_caught(right, wrong):
+    if not blas.thread_count():
+        pytest.skip("this BLAS cannot be told how many threads to use, so batches are not cut")
+    losses, gradients = losses_and_gradients(1)
+    wrong_losses, wrong_gradients = losses_and_gradients(2, planted(data_parallel, right, wrong))
+    same_losses = wrong_losses == pytest.approx(losses, rel=1e-9)
+    assert not same_losses or any(np.abs(wrong_gradients[n] - g).max() > 1e-9 for n, g in gradients.items())
+
+
+def test_the_mode_and_the_threads_are_given_back():
+    before = blas.thread_count()
+    model = minillm.GPT2(CONFIG).eval()
+    with DataParallel(model, 2) as parallel:
+        parallel.loss(IDS, TARGETS)
+    assert blas.thread_count() == before and not model.training
+
+
+def test_default_workers(monkeypatch):
+    monkeypatch.setattr(data_parallel, "cores", lambda: 4)
+    assert [default_workers(*sizes) for sizes in [(12, 64), (1, 1024), (64, 256), (4, 8)]] == [3, 1, 4, 1]
+
+
+def test_an_error_in_a_part_is_raised():
+    ids = IDS.copy()
+    ids[4, 0] = 99
+    with DataParallel(minillm.GPT2(CONFIG), 2) as parallel, pytest.raises(minillm.errors.UserError, match="is 99"):
+        parallel.loss_and_gradients(ids, TARGETS, key=(1,))
