@@ -1,0 +1,24 @@
+"""CUDA kernels without a GPU: the same .cu file, compiled by g++ and run on NumPy arrays.
+
+    module = RawModule(path="saxpy.cu", name_expressions=("saxpy<float>",))
+    module.get_function("saxpy<float>")((blocks,), (256,), (np.int32(n), np.float32(2), x, y))
+
+What it cannot show: how fast a kernel is. There is no timing and no concurrency between blocks, expf and its fast
+relatives are exact, products and sums are not contracted to FMA, and inline PTX, cp.async, TMA and wgmma do not exist.
+It shows that a kernel is right on the inputs tried. Linux only.
+"""
+
+from minillm.kernels.simulator.compiler import compiler_available
+from minillm.kernels.simulator.errors import CompileError, CompilerMissing, SimulatorError
+from minillm.kernels.simulator.module import Kernel, RawModule
+from minillm.kernels.simulator.settings import configured
+
+__all__ = [
+    "CompileError",
+    "CompilerMissing",
+    "Kernel",
+    "RawModule",
+    "SimulatorError",
+    "compiler_available",
+    "configured",
+]

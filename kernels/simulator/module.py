@@ -1,0 +1,216 @@
+"""RawModule: CuPy's face for kernels that run in the simulator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import numpy as np
+
+from minillm.kernels.simulator import memory, settings
+from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
+from minillm.kernels.simulator.elf import shared_block_size, shared_symbols
+from minillm.kernels.simulator.errors import SimulatorError
+from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
+
+MAX_FINDINGS = 64
+MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
+MAX_BLOCK = (1024, 1024, 64)
+
+
+class Finding(ctypes.Structure):
+    """Something wrong, as scheduler.h describes it."""
+
+    _fields_ = [
+        ("text", ctypes.c_char * 400),
+        ("file", ctypes.c_char_p),
+        ("line", ctypes.c_int),
+        ("block", ctypes.c_uint * 3),
+        ("thread", ctypes.c_uint * 3),
+    ]
+
+
+class Launch(ctypes.Structure):
+    """A launch, as scheduler.h describes it."""
+
+    _fields_ = [
+        ("entry", ctypes.c_void_p),
+        ("arguments", ctypes.POINTER(ctypes.c_void_p)),
+        ("shared_anchor", ctypes.c_void_p),
+        ("shared_offset", ctypes.c_uint64),
+        ("shared_size", ctypes.c_uint64),
+        ("dynamic_reserve", ctypes.c_uint64),
+        ("dynamic_bytes", ctypes.c_uint64),
+        ("seed", ctypes.c_uint64),
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("mode", ctypes.c_int),
+        ("order", ctypes.c_int),
+        ("threads", ctypes.c_int),
+        ("portable_fibers", ctypes.c_int),
+        ("findings", ctypes.POINTER(Finding)),
+        ("max_findings", ctypes.c_int),
+        ("found", ctypes.c_int),
+    ]
+
+
+class RawModule:
+    """The kernels of a CUDA source, compiled when the first one is asked for.
+
+    code or path: the source as a string, or the file that holds it (`path` is a .cu file here; messages name it).
+    options: -I, -D and -U reach g++; options that only concern a GPU are accepted and ignored.
+    name_expressions: the template instances wanted, such as "flash_forward<64, true>". Kernels declared extern "C"
+    are there by their plain name.
+    """
+
+    def __init__(self, code: str | None = None, path=None, options=(), name_expressions=None, mode: str = "run"):
+        if (code is None) == (path is None):
+            raise TypeError("RawModule takes either code or path")
+        if mode not in settings.MODES:
+            raise ValueError(f"mode is {mode!r}, not one of {', '.join(settings.MODES)}")
+        self.path = Path(path).resolve() if path is not None else None
+        self.code = self.path.read_text(encoding="utf-8") if self.path else code
+        self.options = tuple(options)
+        self.mode = mode
+        self.entries = tuple(dict.fromkeys([*(name_expressions or ()), *extern_c_kernels(self.code)]))
+        self._libraries = {}
+
+    def get_function(self, name: str) -> Kernel:
+        """The kernel of a name expression, or of an extern "C" name."""
+        if name not in self.entries:
+            raise ValueError(
+                f'no kernel {name}: it is neither declared extern "C" nor in name_expressions '
+                f"(there are: {', '.join(self.entries) or 'none'})"
+            )
+        return Kernel(self, name)
+
+    def library(self, mode: str) -> Library:
+        """The compiled source for a mode."""
+        if mode != "run":
+            raise NotImplementedError(f'mode "{mode}" of the simulator')
+        if mode not in self._libraries:
+            self._libraries[mode] = Library(kernel_library(self.code, self.path, self.options, self.entries))
+        return self._libraries[mode]
+
+
+class Library:
+    """A compiled source."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.runtime = runtime()
+        self.functions = ctypes.CDLL(str(path))
+        self.symbols = shared_symbols(path)
+        self.shared_size = shared_block_size(path)
+        self.shared_offset = next(s.offset for s in self.symbols if s.name == "minillm_dynamic_shared")
+
+    def parameters(self, index: int) -> list[Parameter]:
+        describe = getattr(self.functions, f"minillm_parameters_{index}")
+        describe.restype = ctypes.POINTER(Parameter)
+        count = ctypes.c_int()
+        first = describe(ctypes.byref(count))
+        return [first[i] for i in range(count.value)]
+
+    def address(self, name: str) -> int:
+        return ctypes.cast(getattr(self.functions, name), ctypes.c_void_p).value
+
+
+class Kernel:
+    """One kernel: `kernel(grid, block, args, shared_mem=0)`, as cupy.RawKernel.
+
+    max_dynamic_shared_size_bytes: assignable as in CuPy; the simulator allows what the largest GPU allows anyway.
+    """
+
+    def __init__(self, module: RawModule, name: str):
+        self.module = module
+        self.name = name
+        self.max_dynamic_shared_size_bytes = 48 * 1024
+        self._names = parameter_names(module.code, name)
+
+    def __call__(self, grid, block, args, shared_mem: int = 0) -> None:
+        chosen = settings.current()
+        library = self.module.library(chosen.mode or self.module.mode)
+        index = self.module.entries.index(self.name)
+        parameters = library.parameters(index)
+        grid = self._dimensions("grid", grid, MAX_GRID)
+        block = self._dimensions("block", block, MAX_BLOCK)
+        if np.prod(block) > 1024:
+            raise ValueError(f"{self.name}: a block of {block} threads is beyond CUDA's limit of 1024")
+        if not 0 <= shared_mem <= DYNAMIC_SHARED_BYTES:
+            raise ValueError(f"{self.name}: {shared_mem} bytes of shared memory; a GPU has {DYNAMIC_SHARED_BYTES}")
+        self._check_arguments(parameters, args)
+        arrays = [value for value in args if isinstance(value, np.ndarray)]
+        buffers = iter(memory.guarded(arrays))
+        bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
+        values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
+        launch = Launch(
+            entry=library.address(f"minillm_call_{index}"),
+            arguments=(ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values)),
+            shared_anchor=library.address("minillm_shared_anchor"),
+            shared_offset=library.shared_offset,
+            shared_size=library.shared_size,
+            dynamic_reserve=DYNAMIC_SHARED_BYTES,
+            dynamic_bytes=shared_mem,
+            seed=chosen.seed % 2**64,
+            grid=grid,
+            block=block,
+            order=settings.ORDERS.index(chosen.order),
+            threads=max(1, min(chosen.threads or os.cpu_count() or 1, int(np.prod(grid)))),
+            portable_fibers=os.environ.get("MINILLM_SIMULATOR_FIBERS") == "ucontext",
+            findings=(Finding * MAX_FINDINGS)(),
+            max_findings=MAX_FINDINGS,
+        )
+        library.runtime.minillm_sim_launch(ctypes.byref(launch))
+        if launch.found:
+            self._raise([launch.findings[i] for i in range(launch.found)])
+        self._finish(parameters, bound)
+
+    def label(self, position: int) -> str:
+        """How messages call an argument."""
+        name = f" ({self._names[position]})" if position < len(self._names) else ""
+        return f"{self.name}: argument {position}{name}"
+
+    def _dimensions(self, what: str, given, limits) -> tuple[int, int, int]:
+        given = (given,) if isinstance(given, int) else tuple(given)
+        if not 1 <= len(given) <= 3 or not all(isinstance(n, (int, np.integer)) for n in given):
+            raise TypeError(f"{self.name}: {what} is {given!r}, it takes one to three integers")
+        full = (*map(int, given), 1, 1)[:3]
+        if any(not 1 <= n <= limit for n, limit in zip(full, limits)):
+            raise ValueError(f"{self.name}: {what} {full} is outside CUDA's limits of 1 to {limits}")
+        return full
+
+    def _check_arguments(self, parameters, args) -> None:
+        if len(args) != len(parameters):
+            names = f" ({', '.join(self._names)})" if self._names else ""
+            raise TypeError(f"{self.name}: {len(args)} arguments given, the kernel takes {len(parameters)}{names}")
+        for position, (parameter, value) in enumerate(zip(parameters, args)):
+            check_argument(self.label(position), parameter, value)
+
+    @staticmethod
+    def _value(value, buffer) -> np.ndarray:
+        """The bytes that the kernel receives as this argument."""
+        if buffer is not None:
+            return np.array([memory.address_of(value, buffer)], np.uint64)
+        return np.array([value])
+
+    def _finish(self, parameters, bound) -> None:
+        for position, (value, buffer) in enumerate(bound):
+            if buffer is None:
+                continue
+            distance = buffer.guards_hit()
+            if distance is not None:
+                raise SimulatorError(
+                    f"{self.label(position)}: the kernel wrote outside of the array, {distance} bytes from its start "
+                    f'(it has {buffer.size} bytes); mode "check" names the line'
+                )
+        for parameter, (value, buffer) in zip(parameters, bound):
+            if buffer is not None and parameter.writable:
+                memory.copy_back(value, buffer)
+
+    def _raise(self, findings) -> None:
+        texts = [
+            f"{f.file.decode()}:{f.line}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {f.text.decode()}"
+            for f in findings
+        ]
+        raise SimulatorError("\n".join(texts), texts)

@@ -1,0 +1,43 @@
+"""How kernels are simulated when nobody says so at the call."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+MODES = ("run", "check", "profile")
+ORDERS = ("ascending", "descending", "shuffled")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """mode: "run", "check" or "profile"; None leaves it to the RawModule. order: in which order threads take turns.
+    seed: of the order "shuffled". threads: OS threads over which blocks are spread, None for one a processor."""
+
+    mode: str | None = None
+    order: str = "ascending"
+    seed: int = 0
+    threads: int | None = None
+
+
+_current = Settings()
+
+
+def current() -> Settings:
+    return _current
+
+
+@contextlib.contextmanager
+def configured(**changes):
+    """Within the `with` block, kernels run with these settings: configured(mode="check", order="shuffled", seed=3)."""
+    global _current
+    if changes.get("mode") not in (None, *MODES):
+        raise ValueError(f"mode is {changes['mode']!r}, not one of {', '.join(MODES)}")
+    if changes.get("order", "ascending") not in ORDERS:
+        raise ValueError(f"order is {changes['order']!r}, not one of {', '.join(ORDERS)}")
+    before = _current
+    _current = replace(before, **changes)
+    try:
+        yield
+    finally:
+        _current = before
