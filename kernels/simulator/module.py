@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-
 from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import shared_block_size, shared_symbols
@@ -195,7 +194,7 @@ class Kernel:
         return np.array([value])
 
     def _finish(self, parameters, bound) -> None:
-        for position, (value, buffer) in enumerate(bound):
+        for position, (_, buffer) in enumerate(bound):
             if buffer is None:
                 continue
             distance = buffer.guards_hit()
@@ -210,7 +209,8 @@ class Kernel:
 
     def _raise(self, findings) -> None:
         texts = [
-            f"{f.file.decode()}:{f.line}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {f.text.decode()}"
+            f"{f.file.decode()}:{f.line}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: "
+            f"{f.text.decode()}"
             for f in findings
         ]
         raise SimulatorError("\n".join(texts), texts)
