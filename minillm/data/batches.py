@@ -19,7 +19,7 @@ def random_windows(tokens, batch_size: int, context_length: int, random_stream: 
     if starts_possible < 1:
         raise UserError(
             f"the text has {len(tokens)} tokens, one window needs {context_length + 1}: "
-            "use a longer text or a smaller context_length"
+            "use a smaller --context-length or more text"
         )
     starts = random_stream.integers(starts_possible, batch_size)
     return _gather(tokens, starts, context_length)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -39,9 +39,9 @@ def read_text_file(path: Path) -> str:
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is neither a file nor one of the corpora {', '.join(CORPORA)}") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
     except OSError as error:
+        if path.is_dir():  # Windows says "permission denied"
+            raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     if not data:
         raise UserError(f"{path} is empty: there is nothing to learn from")
@@ -73,8 +73,7 @@ def shakespeare() -> str:
                 f"{SHAKESPEARE_URL} did not give the text that was expected (wrong SHA-256): nothing was kept; "
                 f"put the right file at {path}, or use --data FILE"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        _keep(path, data)
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHAKESPEARE_SHA256:
         raise UserError(f"{path} is damaged (wrong SHA-256): delete it, and it will be downloaded again")
@@ -95,11 +94,21 @@ def cache_folder() -> Path:
     return base / "minillm"
 
 
+def _keep(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, data)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): set XDG_CACHE_HOME, or use --data FILE"
+        ) from None
+
+
 def _download(path: Path) -> bytes:
     try:
         with urllib.request.urlopen(SHAKESPEARE_URL, timeout=TIMEOUT_SECONDS) as response:
             return response.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
         raise UserError(
             f"tiny shakespeare could not be downloaded ({reason}): with a network try again, or put the text at {path}, "

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from minillm.errors import UserError
-from minillm.files import write_atomically
+from minillm.files import replacing
 
 
 def write_tokens(path: str | Path, ids) -> None:
-    """Write ids (N,) as a .npy file, uint16 where they fit and uint32 otherwise."""
+    """Write ids (N,) as a .npy file, uint16 where they fit and uint32 otherwise. Raises ValueError for other numbers."""
     ids = np.asarray(ids)
-    dtype = np.uint16 if ids.size == 0 or ids.max() < 2**16 else np.uint32
-    buffer = io.BytesIO()
-    np.save(buffer, ids.astype(dtype), allow_pickle=False)
-    write_atomically(path, buffer.getvalue())
+    largest = ids.max(initial=0)
+    if ids.ndim != 1 or ids.min(initial=0) < 0 or largest >= 2**32:
+        raise ValueError(f"{path}: ids must be one row of whole numbers from 0 to 2**32 - 1")
+    dtype = np.uint16 if largest < 2**16 else np.uint32
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, ids.astype(dtype, copy=False), allow_pickle=False)
 
 
 def open_tokens(path: str | Path, vocab_size: int) -> np.ndarray:
@@ -26,12 +27,12 @@ def open_tokens(path: str | Path, vocab_size: int) -> np.ndarray:
     Raises UserError if the file is missing or broken, or holds an id outside the vocabulary.
     """
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        tokens = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the run folder is incomplete") from None
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a complete token file: {error}") from None
-    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1 or tokens.dtype.kind != "u":
+    if tokens.ndim != 1 or tokens.dtype.kind != "u":
         raise UserError(f"{path} is not a token file: it must hold one row of unsigned whole numbers")
     if tokens.size and tokens.max() >= vocab_size:
         position = int(np.argmax(tokens >= vocab_size))

@@ -22,7 +22,7 @@ from minillm.backend import array_module
 from minillm.errors import UserError
 from minillm.layers.layer import Parameter
 
-BLOCK = 1 << 15  # elements updated at a time: value, gradient, moments and scratch then fit a core's L2 cache
+BLOCK = 1 << 16  # elements updated at a time: value, gradient, moments and scratch then fit a core's L2 cache
 
 
 class AdamW:

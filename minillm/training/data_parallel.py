@@ -12,8 +12,9 @@ products are split over two cores, because the work between the products is shar
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 
 from minillm import blas
@@ -21,6 +22,9 @@ from minillm.layers.dropout import Dropout
 
 
 TOKENS_PER_WORKER = 256  # with fewer, Python's own work between the array operations outweighs them
+
+
+SWITCH_SECONDS = 1e-5  # how soon a thread that waits for Python's lock asks for it; 7 % of a small step on two cores
 
 
 def cores() -> int:
@@ -43,11 +47,14 @@ class DataParallel:
     def __init__(self, model, workers: int):
         self.model = model
         self.models = [model, *(model.replica() for _ in range(workers - 1))]
+        self._parameters = [each.parameters() for each in self.models]
+        self._dropouts = [[layer for _, layer in each.layers() if isinstance(layer, Dropout)] for each in self.models]
         self._open = ExitStack()
 
     def __enter__(self) -> DataParallel:
         if len(self.models) > 1:
             if self._open.enter_context(blas.threads(max(1, cores() // len(self.models)))):
+                self._open.enter_context(_switch_interval(SWITCH_SECONDS))
                 self._pool = self._open.enter_context(ThreadPoolExecutor(len(self.models) - 1, "minillm"))
             else:
                 self.models = [self.model]
@@ -75,9 +82,9 @@ class DataParallel:
             return loss
 
         loss = self._run(forward_and_backward, ids, targets, key)
-        parameters = self.model.parameters()
-        for replica in self.models[1:]:
-            for name, copy in replica.parameters().items():
+        parameters, *copies = self._parameters
+        for replica in copies:
+            for name, copy in replica.items():
                 if copy.grad is not None:
                     # forward: loss = sum_i loss_i
                     parameters[name].add_grad(copy.grad)
@@ -88,18 +95,23 @@ class DataParallel:
         """The sum of what `task` returns for each part; every part's loss is divided by the count of the whole batch."""
         count = int((targets != self.model.loss_head.ignore_index).sum())
         bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
-        parts = [(model, slice(a, b)) for model, a, b in zip(self.models, bounds, bounds[1:]) if a < b]
-        for model, rows in parts:
-            set_first_row(model, rows.start)
-        calls = [(task, model, ids[rows], targets[rows], key, count) for model, rows in parts]
+        slices = [slice(first, last) for first, last in zip(bounds, bounds[1:])]
+        parts = [part for part in zip(self.models, self._dropouts, slices) if part[2].start < part[2].stop]
+        for _, dropouts, rows in parts:
+            for dropout in dropouts:
+                dropout.first_row = rows.start  # masks are those of the whole batch, however it is cut
+        calls = [(task, model, ids[rows], targets[rows], key, count) for model, _, rows in parts]
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
         first_task, *arguments = calls[0]
         return first_task(*arguments) + sum(future.result() for future in waiting)
 
 
-def set_first_row(model, row: int) -> None:
-    """Tell the dropout layers that their rows begin at `row` of the batch: masks then do not depend on the cut."""
-    for _, layer in model.layers():
-        if isinstance(layer, Dropout):
-            layer.first_row = row
+@contextmanager
+def _switch_interval(seconds: float):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)

@@ -93,7 +93,7 @@ def train_step(run: Run, parallel: DataParallel, lr: float) -> tuple[float, floa
         loss += parallel.loss_and_gradients(ids, targets, key=(settings.seed, "dropout", step, micro_step))
     # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
     loss /= settings.gradient_accumulation
-    norm = global_norm(model.parameters()) / settings.gradient_accumulation
+    norm = global_norm(run.optimizer.parameters) / settings.gradient_accumulation
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise Diverged(_describe_divergence(run, loss, norm))
     run.optimizer.lr = lr

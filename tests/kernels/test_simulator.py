@@ -148,9 +148,8 @@ extern "C" __global__ void bf16(const unsigned short* A, const unsigned short* B
 }
 extern "C" __global__ void tf32(const float* A, const float* B, float* C) {
     int lane = threadIdx.x, g = lane / 4, t = lane % 4;
-    unsigned a[4] = {to_tf32(A[g * 8 + t]), to_tf32(A[(g + 8) * 8 + t]), to_tf32(A[g * 8 + t + 4]),
-                     to_tf32(A[(g + 8) * 8 + t + 4])};
-    unsigned b[2] = {to_tf32(B[t * 8 + g]), to_tf32(B[(t + 4) * 8 + g])};
+    unsigned a[4], b[2] = {to_tf32(B[t * 8 + g]), to_tf32(B[(t + 4) * 8 + g])};
+    for (int i = 0; i < 4; ++i) a[i] = to_tf32(A[(g + i % 2 * 8) * 8 + t + i / 2 * 4]);
     float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     mma_m16n8k8_tf32(d, a, b, d);
     for (int i = 0; i < 4; ++i) C[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];

@@ -15,8 +15,8 @@ FAULTS = [
     ("ds -= average[:, :, rows]", "pass"),  # softmax: the term common to the row
     ("ds *= p\n", "pass\n"),
     ("ds *= scale\n", "pass\n"),  # unscaled gradient
-    ("_seen(p).transpose(0, 1, 3, 2) @ dy_rows", "_seen(p) @ dy_rows"),  # wrong axis
-    ("ds.transpose(0, 1, 3, 2) @ q[:, :, rows]", "ds @ q[:, :, rows]"),
+    ("_put(dv, keys, _seen(p).transpose(0, 1, 3, 2), dy_rows", "_put(dv, keys, _seen(p), dy_rows"),  # wrong axis
+    ("_put(dk, keys, ds.transpose(0, 1, 3, 2), q", "_put(dk, keys, ds, q"),
     ("s += _causal_mask(rows.start, keys.stop, s.dtype.name, xp)", "s += 0 * s"),  # caught by the forward comparison
 ]
 HEADS = [(4, 4), (4, 2), (4, 1)]

@@ -119,17 +119,17 @@ def test_early_stop(new_run):
 
 
 def test_overfitting_is_told_once_and_the_folder_keeps_the_best_model(new_run, text_file):
-    text_file.write_text(load_text(["python-docs"])[:1200], encoding="utf-8")  # soon known by heart
+    text_file.write_text(load_text(["python-docs"])[:700], encoding="utf-8")  # soon known by heart
     recorder = Recorder()
-    model = dict(n_layer=2, d_model=64, context_length=16)
-    settings = dict(batch_size=16, max_steps=350, eval_interval=35, eval_windows=0, sample_tokens=0, min_lr=5e-3)
+    model = dict(n_layer=2, d_model=96, context_length=16)
+    settings = dict(batch_size=16, max_steps=150, eval_interval=30, eval_windows=0, sample_tokens=0, lr=5e-3)
     run = new_run(model=model, **settings)
     train(run, recorder)
     told = [note for note in recorder.notes if "overfitting" in note]
     assert len(told) == 1 and told[0].endswith(f"the best model is step {run.progress.best_step}")
     assert recorder.evaluations[-1][1].loss < recorder.evaluations[-1][2].loss - 0.5
     best = min(recorder.evaluations, key=lambda evaluation: evaluation[2].loss)
-    assert run.progress.best_step == best[0] < 350
+    assert run.progress.best_step == best[0] < 150
     evaluation = evaluate_model(run.load_model(), run.validation_tokens, 16)
     assert evaluation.loss == pytest.approx(best[2].loss, rel=1e-6)
 
