@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1")
 KERNEL_FLAGS = ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
+# Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
+OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -70,9 +72,18 @@ def runtime() -> ctypes.CDLL:
     return ctypes.CDLL(str(runtime_library()), mode=ctypes.RTLD_GLOBAL)
 
 
-def kernel_library(text: str, path: Path | None, options: tuple[str, ...], entries: tuple[str, ...], flags=()) -> Path:
+def kernel_library(
+    text: str, path: Path | None, options: tuple[str, ...], entries: tuple[str, ...], observed: bool = False
+) -> Path:
     """The library with the kernels `entries` of a source; `path` is where the text comes from, None for a string."""
-    command = (*COMMON, *KERNEL_FLAGS, *_fused_multiply_add(), *flags, f"-I{HERE}", *_translated(options))
+    command = (
+        *COMMON,
+        *KERNEL_FLAGS,
+        *_fused_multiply_add(),
+        *(OBSERVED_FLAGS if observed else ()),
+        f"-I{HERE}",
+        *_translated(options),
+    )
     folder = Path(path).resolve().parent if path else None
     includes = [Path(option[2:]) for option in command if option.startswith("-I")] + ([folder] if folder else [])
     key = _digest(runtime_library().name, _toolchain(), text, str(path), *command, *entries, *_included(text, includes))
@@ -89,7 +100,16 @@ def kernel_library(text: str, path: Path | None, options: tuple[str, ...], entri
             f'#include "entry.h"\n{calls}',
             encoding="utf-8",
         )
-        _run(*command, *([f"-I{folder}"] if folder else []), "-c", unit, "-o", object_file)
+        _run(
+            *command,
+            *([f"-I{folder}"] if folder else []),
+            f"-fdebug-prefix-map={build}=.",
+            "-c",
+            unit,
+            "-o",
+            object_file,
+            folder=build,
+        )
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
         _run("-shared", "-o", library, object_file, stub, runtime_library())
         os.replace(library, target)
@@ -150,10 +170,10 @@ def _fused_multiply_add() -> tuple[str, ...]:
     return ("-mfma",) if platform.machine() == "x86_64" and re.search(r"^flags.*\bfma\b", info, re.MULTILINE) else ()
 
 
-def _run(*arguments) -> None:
+def _run(*arguments, folder: Path | None = None) -> None:
     if compiler() is None:
         raise CompilerMissing
-    result = subprocess.run([compiler(), *map(str, arguments)], capture_output=True, text=True)
+    result = subprocess.run([compiler(), *map(str, arguments)], capture_output=True, text=True, cwd=folder)
     if result.returncode:
         hint = ""
         if re.search(r"no such instruction|impossible constraint in .asm|invalid .asm|bad register", result.stderr):

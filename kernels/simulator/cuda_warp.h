@@ -43,12 +43,10 @@ inline void vote(void** operands, unsigned mask) {
         if (mask >> lane & 1) static_cast<Vote*>(operands[lane])->ballot = ballot;
 }
 
-inline void nothing(void**, unsigned) {}
-
 }  // namespace minillm_sim
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, MINILLM_SITE) {
-    minillm_sim_collective(mask, &minillm_sim::nothing, &mask, file, line);
+    minillm_sim_collective(mask, nullptr, nullptr, file, line);
 }
 inline unsigned __activemask(MINILLM_SITE) { return minillm_sim_active(file, line); }
 

@@ -11,6 +11,7 @@ from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import shared_block_size, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
+from minillm.kernels.simulator.lines import source_lines
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
 
 MAX_FINDINGS = 64
@@ -27,6 +28,24 @@ class Finding(ctypes.Structure):
         ("line", ctypes.c_int),
         ("block", ctypes.c_uint * 3),
         ("thread", ctypes.c_uint * 3),
+        ("pc", ctypes.c_uint64),
+        ("other_pc", ctypes.c_uint64),
+        ("other_thread", ctypes.c_uint),
+        ("other_block", ctypes.c_int),
+        ("times", ctypes.c_ulonglong),
+    ]
+
+
+class Region(ctypes.Structure):
+    """An array of a launch, as check.h describes it."""
+
+    _fields_ = [
+        ("address", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("guard", ctypes.c_uint64),
+        ("element", ctypes.c_int),
+        ("writable", ctypes.c_int),
+        ("argument", ctypes.c_int),
     ]
 
 
@@ -48,9 +67,13 @@ class Launch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("threads", ctypes.c_int),
         ("portable_fibers", ctypes.c_int),
-        ("findings", ctypes.POINTER(Finding)),
+        ("regions", ctypes.POINTER(Region)),
+        ("region_count", ctypes.c_int),
         ("max_findings", ctypes.c_int),
         ("found", ctypes.c_int),
+        ("findings", ctypes.POINTER(Finding)),
+        ("flags", ctypes.POINTER(ctypes.c_uint64)),
+        ("flag_count", ctypes.c_int),
     ]
 
 
@@ -86,10 +109,12 @@ class RawModule:
 
     def library(self, mode: str) -> Library:
         """The compiled source for a mode."""
-        if mode != "run":
+        if mode == "profile":
             raise NotImplementedError(f'mode "{mode}" of the simulator')
         if mode not in self._libraries:
-            self._libraries[mode] = Library(kernel_library(self.code, self.path, self.options, self.entries))
+            self._libraries[mode] = Library(
+                kernel_library(self.code, self.path, self.options, self.entries, observed=mode != "run")
+            )
         return self._libraries[mode]
 
 
@@ -101,6 +126,7 @@ class Library:
         self.runtime = runtime()
         self.functions = ctypes.CDLL(str(path))
         self.symbols = shared_symbols(path)
+        self.flags = [s.offset for s in self.symbols if s.name.startswith("_ZGV")]  # "initialised" flags of g++
         self.shared_size = shared_block_size(path)
         self.shared_offset = next(s.offset for s in self.symbols if s.name == "minillm_dynamic_shared")
 
@@ -129,7 +155,8 @@ class Kernel:
 
     def __call__(self, grid, block, args, shared_mem: int = 0) -> None:
         chosen = settings.current()
-        library = self.module.library(chosen.mode or self.module.mode)
+        mode = chosen.mode or self.module.mode
+        library = self.module.library(mode)
         index = self.module.entries.index(self.name)
         parameters = library.parameters(index)
         grid = self._dimensions("grid", grid, MAX_GRID)
@@ -143,7 +170,12 @@ class Kernel:
         buffers = iter(memory.guarded(arrays))
         bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
         values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
+        regions = self._regions(parameters, bound)
+        threads = 1 if mode != "run" else chosen.threads or os.cpu_count() or 1
         launch = Launch(
+            mode=settings.MODES.index(mode),
+            regions=regions,
+            region_count=len(regions),
             entry=library.address(f"minillm_call_{index}"),
             arguments=(ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values)),
             shared_anchor=library.address("minillm_shared_anchor"),
@@ -155,14 +187,16 @@ class Kernel:
             grid=grid,
             block=block,
             order=settings.ORDERS.index(chosen.order),
-            threads=max(1, min(chosen.threads or os.cpu_count() or 1, int(np.prod(grid)))),
+            threads=max(1, min(threads, int(np.prod(grid)))),
             portable_fibers=os.environ.get("MINILLM_SIMULATOR_FIBERS") == "ucontext",
             findings=(Finding * MAX_FINDINGS)(),
             max_findings=MAX_FINDINGS,
+            flags=(ctypes.c_uint64 * max(len(library.flags), 1))(*library.flags),
+            flag_count=len(library.flags),
         )
         library.runtime.minillm_sim_launch(ctypes.byref(launch))
         if launch.found:
-            self._raise([launch.findings[i] for i in range(launch.found)])
+            self._raise(library, [launch.findings[i] for i in range(launch.found)])
         self._finish(parameters, bound)
 
     def label(self, position: int) -> str:
@@ -207,10 +241,25 @@ class Kernel:
             if buffer is not None and parameter.writable:
                 memory.copy_back(value, buffer)
 
-    def _raise(self, findings) -> None:
-        texts = [
-            f"{f.file.decode()}:{f.line}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: "
-            f"{f.text.decode()}"
-            for f in findings
-        ]
+    @staticmethod
+    def _regions(parameters, bound):
+        """Each buffer once, with the size of its elements."""
+        found = {}
+        for position, (parameter, (value, buffer)) in enumerate(zip(parameters, bound)):
+            if buffer is not None:
+                element = min(value.itemsize, found[id(buffer)].element if id(buffer) in found else value.itemsize)
+                found[id(buffer)] = Region(
+                    buffer.address, buffer.size, memory.GUARD_BYTES, element, parameter.writable, position
+                )
+        return (Region * len(found))(*found.values())
+
+    def _raise(self, library, findings) -> None:
+        places = source_lines(library.path, [pc - 1 for f in findings for pc in (f.pc, f.other_pc) if pc])
+        texts = []
+        for f in findings:
+            place = places[f.pc - 1] if f.pc else f"{f.file.decode()}:{f.line}"
+            text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {f.text.decode()}"
+            if f.other_pc:
+                text += f" ({places[f.other_pc - 1]}, thread number {f.other_thread} of block number {f.other_block})"
+            texts.append(text + (f" [{f.times} times]" if f.times > 1 else ""))
         raise SimulatorError("\n".join(texts), texts)

@@ -1,5 +1,7 @@
 #include "scheduler.h"
 
+#include <dlfcn.h>
+
 #include <cstdio>
 #include <cstring>
 #include <thread>
@@ -17,6 +19,8 @@ void Team::report(const Thread& thread, Site site, const char* text) {
     stopped = true;
     if (launch.found == launch.max_findings) return;
     Finding& finding = launch.findings[launch.found++];
+    finding.other_block = -1;
+    finding.times = 1;
     std::snprintf(finding.text, sizeof finding.text, "%s", text);
     finding.file = site.file;
     finding.line = site.line;
@@ -33,6 +37,7 @@ BlockRunner::BlockRunner(Team& team) : team(team) {
     for (Thread& thread : threads) thread.fiber.stack = take_stack();
     use_portable_switch(launch().portable_fibers);
     runner = this;
+    if (launch().mode == int(Mode::kCheck)) checker = std::make_unique<Checker>(*this);
 }
 
 BlockRunner::~BlockRunner() {
@@ -50,6 +55,7 @@ BlockRunner::~BlockRunner() {
 void BlockRunner::run(unsigned long long block) {
     start_threads(block);
     fill_shared();
+    if (checker) checker->start_block();
     for (int fruitless = 0;;) {
         bool progress = false;
         for (unsigned warp : permutation(warp_order, warp_count)) {
@@ -188,7 +194,10 @@ void BlockRunner::complete_collective(Thread& thread) {
         if (!same) return;
         operands[lane] = other.operand;
     }
-    thread.operation(operands, mask);
+    if (thread.operation)
+        thread.operation(operands, mask);
+    else if (checker)  // __syncwarp; a shuffle or a vote does not order memory
+        checker->sync_warp(warp, mask);
     for (unsigned lane = 0; lane < 32; ++lane)
         if (mask >> lane & 1) threads[warp * 32 + lane].state = State::kReady;
 }
@@ -228,6 +237,7 @@ void BlockRunner::release_barrier() {
         count += thread.predicate != 0;
         all &= thread.predicate != 0;
     }
+    if (checker) checker->barrier();
     for (Thread& thread : threads)
         if (thread.state == State::kAtBarrier) {
             thread.reduced = reduction == kBarrierCount ? count : reduction == kBarrierAnd ? all : count != 0;
@@ -305,6 +315,37 @@ void BlockRunner::fail(Site site, const char* text) {
     __builtin_unreachable();
 }
 
+// Whether an access stays within the static arrays or within the dynamic memory that the launch asked for.
+bool BlockRunner::in_shared(uint64_t offset, uint64_t size) {
+    const Launch& l = launch();
+    uint64_t dynamic = l.shared_offset, after = dynamic + l.dynamic_reserve;
+    if (offset + size <= dynamic) return true;
+    if (offset >= dynamic && offset < after) return offset + size <= dynamic + l.dynamic_bytes;
+    return offset >= after && offset + size <= l.shared_size;
+}
+
+// A fault after which the kernel can go on; the same one is counted, not repeated.
+void BlockRunner::note(const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread, int other_block) {
+    Dl_info info;
+    uint64_t base = dladdr(reinterpret_cast<void*>(pc), &info) ? reinterpret_cast<uint64_t>(info.dli_fbase) : 0;
+    Launch& l = launch();
+    for (int i = 0; i < l.found; ++i) {
+        Finding& finding = l.findings[i];
+        if (finding.pc == pc - base && finding.other_pc == (other_pc ? other_pc - base : 0) && finding.text[0] == text[0]) {
+            ++finding.times;
+            return;
+        }
+    }
+    if (l.found == l.max_findings) return;
+    team.report(current(), {nullptr, 0}, text);
+    team.stopped = false;
+    Finding& finding = l.findings[l.found - 1];
+    finding.pc = pc - base;
+    finding.other_pc = other_pc ? other_pc - base : 0;
+    finding.other_thread = other_thread;
+    finding.other_block = other_block;
+}
+
 // -------------------------------------------------------------------------------------------------- a launch
 
 static void work(Team& team) {
@@ -342,5 +383,7 @@ unsigned minillm_sim_active(const char* file, int line) { return runner->active(
 void minillm_sim_spin(const char* file, int line) { runner->spin({file, line}); }
 void minillm_sim_fence() {}
 void minillm_sim_trap(const char* what, const char* file, int line) { runner->fail({file, line}, what); }
-void minillm_sim_access(const void*, minillm_sim::size_t, int, const void*) {}
+void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc) {
+    if (runner && runner->checker) runner->checker->access(reinterpret_cast<uint64_t>(address), size, kind, pc);
+}
 }

@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 
+#include "check.h"
 #include "fibers.h"
 #include "runtime.h"
 
@@ -21,6 +23,10 @@ struct Finding {
     const char* file;
     int line;
     unsigned block[3], thread[3];
+    uint64_t pc, other_pc;           // check mode: of the access, and of the one it conflicts with
+    unsigned other_thread;           // number within its block
+    int other_block;                 // in the order in which blocks ran; -1: there is no other
+    unsigned long long times;
 };
 
 // A launch as Python describes it; the same struct stands in launch.py.
@@ -35,8 +41,12 @@ struct Launch {
     uint64_t seed;
     unsigned grid[3], block[3];
     int mode, order, threads, portable_fibers;
-    Finding* findings;
+    const Region* regions;
+    int region_count;
     int max_findings, found;
+    Finding* findings;
+    const uint64_t* flags;  // offsets of the compiler's own 8-byte flags among the shared arrays
+    int flag_count;
 };
 
 struct Thread : Running {
@@ -76,6 +86,10 @@ class BlockRunner {
     [[noreturn]] void fail(Site site, const char* text);
     Thread& current() { return *static_cast<Thread*>(running); }
     Launch& launch() { return team.launch; }
+    bool in_shared(uint64_t offset, uint64_t size);
+    void note(const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread, int other_block);
+    std::unique_ptr<Checker> checker;  // check mode only
+    std::vector<Thread> threads;
 
   private:
     static void enter_thread();
@@ -93,7 +107,6 @@ class BlockRunner {
 
     Team& team;
     unsigned thread_count, warp_count;
-    std::vector<Thread> threads;
     std::vector<unsigned> warp_order, lane_order;
     Fiber scheduler;
     uint64_t random = 0;

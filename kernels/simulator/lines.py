@@ -1,0 +1,27 @@
+"""From an instruction's address to the line of the kernel's source, by the debugging information."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def source_lines(library: Path, addresses: list[int]) -> dict[int, str]:
+    """The file and line, joined by a colon, for each address: those of the innermost call that is not in the
+    simulator's own headers."""
+    if not addresses:
+        return {}
+    unique = sorted(set(addresses))
+    command = ["addr2line", "-a", "-i", "-e", str(library), *map(hex, unique)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {}
+    for block in re.split(r"^(?=0x)", output, flags=re.MULTILINE)[1:]:
+        address, *places = block.split("\n")
+        frames = [os.path.normpath(place.partition(" (")[0]) for place in places if place]
+        own = [frame for frame in frames if Path(frame.rpartition(":")[0]).parent != HERE]
+        found[int(address, 16)] = (own or frames)[0]
+    return found
