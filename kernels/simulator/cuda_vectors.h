@@ -3,6 +3,7 @@
 
 // In check and profile mode a copy is a call, so that one 16-byte access is seen as one, with the line of the caller.
 #ifdef MINILLM_SIMULATOR_OBSERVED
+#define MINILLM_OBSERVED_ONLY(...) __VA_ARGS__
 #define MINILLM_VECTOR_COPIES(TYPE)                                             \
     TYPE() = default;                                                           \
     TYPE(const TYPE& other) { minillm_copy(this, &other); }                     \
@@ -18,12 +19,14 @@ __attribute__((noinline, no_sanitize("thread", "bounds"))) void minillm_copy(T* 
 }
 #else
 #define MINILLM_VECTOR_COPIES(TYPE)
+#define MINILLM_OBSERVED_ONLY(...)
 #endif
 
 #define MINILLM_VECTORS(SCALAR, NAME)                                                                         \
     struct alignas(2 * sizeof(SCALAR)) NAME##2 {                                                              \
         SCALAR x, y;                                                                                          \
         MINILLM_VECTOR_COPIES(NAME##2)                                                                        \
+        MINILLM_OBSERVED_ONLY(NAME##2(SCALAR a, SCALAR b) : x(a), y(b) {}) \
     };                                                                                                        \
     struct NAME##3 {                                                                                          \
         SCALAR x, y, z;                                                                                       \
@@ -31,6 +34,7 @@ __attribute__((noinline, no_sanitize("thread", "bounds"))) void minillm_copy(T* 
     struct alignas(4 * sizeof(SCALAR) < 16 ? 4 * sizeof(SCALAR) : 16) NAME##4 {                               \
         SCALAR x, y, z, w;                                                                                    \
         MINILLM_VECTOR_COPIES(NAME##4)                                                                        \
+        MINILLM_OBSERVED_ONLY(NAME##4(SCALAR a, SCALAR b, SCALAR c, SCALAR d) : x(a), y(b), z(c), w(d) {}) \
     };                                                                                                        \
     inline NAME##2 make_##NAME##2(SCALAR x, SCALAR y) {                                                       \
         NAME##2 v;                                                                                            \

@@ -14,8 +14,8 @@ extern "C" __global__ void reverse(const float* x, float* y, float* sum, int n) 
     if (i < n) tile[i] = x[blockIdx.x * n + i];
     if (i < 16) wide[i] = make_float4(i, i, i, i);
     __syncthreads();
-    float4 v = wide[i / 4];
-    if (i < n) y[blockIdx.x * n + i] = tile[n - 1 - i] + v.x;
+    float4 zero = {0.0f, 0.0f, 0.0f, 0.0f}, v = wide[i / 4];
+    if (i < n) y[blockIdx.x * n + i] = tile[n - 1 - i] + v.x + zero.y;
     atomicAdd(sum, tile[i]);
     if (gridDim.x > 0) __syncthreads();
     if (i < 32) {
