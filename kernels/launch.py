@@ -172,6 +172,16 @@ def blocks_for(count: int, block: int, limit: int | None = None) -> int:
     return blocks if limit is None else min(blocks, limit)
 
 
+def row_threads(width: int) -> int:
+    """Threads of a block that works on one row: whole warps, about four elements a thread, at most 512."""
+    return 32 * max(1, min(16, -(-width // 128)))
+
+
+def empty(shape, like, dtype="float32"):
+    """A new array on the device of `like`."""
+    return array_module(like).empty_like(like, shape=shape, dtype=dtype, order="C")
+
+
 def _place(array) -> str:
     """The device with its number, such as "cuda:0"."""
     device = device_of(array)

@@ -1,0 +1,54 @@
+"""Launcher of gelu.cu: the functions of minillm/layers/gelu.py for arrays on "cuda" and "cudasim"."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty
+from minillm.kernels.layer_norm import column_sum
+
+THREADS = 256
+ROW_GROUPS = 128  # threads that share a column
+FORMS = {"tanh": "true", "none": "false"}  # approximate -> the template argument tanh_form
+
+_forward = {f"gelu_forward<{form}, {bias}>": Ceiling(32) for form in FORMS.values() for bias in ("true", "false")}
+_backward = {f"gelu_backward<{form}, {bias}>": Ceiling(48) for form in FORMS.values() for bias in ("true", "false")}
+
+CUDA = CudaFile(__file__, "gelu.cu", {**_forward, **_backward, "column_sum": Ceiling(registers=40, shared=1024)})
+
+
+def gelu_forward(x, bias=None, approximate="tanh"):
+    """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved"""
+    check_array("gelu_forward", "x", x)
+    if approximate not in FORMS:
+        raise ValueError(f"gelu_forward: approximate is {approximate!r}: use one of {', '.join(map(repr, FORMS))}")
+    if bias is not None:
+        width = x.shape[-1]
+        check_array("gelu_forward", "bias", bias, like=x, shape=(width,), because=f"x has {width} channels")
+    y = empty(x.shape, x)
+    rows, width, grid, instance = _work(x, bias, approximate)
+    arguments = (x, x if bias is None else bias, y, np.int64(rows), np.int32(width))
+    CUDA.launch(f"gelu_forward{instance}", grid, (THREADS,), arguments)
+    return y, (x, bias, approximate)
+
+
+def gelu_backward(dy, saved):
+    """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
+    x, bias, approximate = saved
+    check_array("gelu_backward", "dy", dy, like=x, shape=x.shape, because=f"x is {x.shape}")
+    rows, width, grid, instance = _work(x, bias, approximate)
+    dx = empty(x.shape, x)
+    partials = dx if bias is None else empty((grid[0], width), x)
+    arguments = (dy, x, x if bias is None else bias, dx, partials, np.int64(rows), np.int32(width))
+    CUDA.launch(f"gelu_backward{instance}", grid, (THREADS,), arguments)
+    return dx, None if bias is None else column_sum(CUDA, partials)
+
+
+def _work(x, bias, approximate) -> tuple[int, int, tuple[int, int], str]:
+    """Rows, width, grid, template arguments."""
+    width = x.shape[-1] if x.ndim else 1
+    rows = math.prod(x.shape[:-1])
+    grid = (blocks_for(rows, 1, ROW_GROUPS), blocks_for(width, THREADS))
+    return rows, width, grid, f"<{FORMS[approximate]}, {'false' if bias is None else 'true'}>"

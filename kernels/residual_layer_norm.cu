@@ -1,0 +1,53 @@
+// Residual add and the layer norm that follows it, in one visit to memory:
+//
+//     s = x + delta        y = layer_norm(s) w + b
+//
+// Backward: s takes part twice, in the residual stream and in the norm, so its two gradients add up, and a sum hands its
+// gradient to both terms:
+//
+//     dx = ddelta = dsum + (what comes back through the norm: layer_norm.cu has the formula)
+//
+// Apart, the two operations move 12 + 8 bytes an element forward (x, delta, s; s, y); together 16, and backward 16 in
+// place of 12 + 12. The work of blocks and threads and the shared memory are as in layer_norm.cu.
+
+#include "column_sum.cuh"
+#include "layer_norm.cuh"
+
+// Without a bias (has_bias = false) the pointer `bias` is not read.
+template <bool has_bias>
+__global__ void residual_layer_norm_forward(const float* x, const float* delta, const float* weight, const float* bias,
+                                            float* sum, float* y, float* mean, float* rstd, int width, float eps) {
+    __shared__ float scratch[32];
+    long long row = blockIdx.x, first = row * width;
+    // Each thread reads back only what it wrote itself, its own columns: no barrier is needed.
+    for (int c = threadIdx.x; c < width; c += blockDim.x) sum[first + c] = x[first + c] + delta[first + c];
+    RowStatistics statistics = row_statistics(sum + first, width, eps, scratch);
+    normalize_row<has_bias>(sum + first, weight, bias, y + first, statistics, width);
+    if (threadIdx.x == 0) {
+        mean[row] = statistics.mean;
+        rstd[row] = statistics.rstd;
+    }
+}
+
+// dweight_partials and dbias_partials (gridDim.x, width)
+__global__ void residual_layer_norm_backward(const float* dsum, const float* dy, const float* sum, const float* mean,
+                                             const float* rstd, const float* weight, float* dx,
+                                             float* dweight_partials, float* dbias_partials, long long rows,
+                                             int width) {
+    extern __shared__ float sums[];
+    __shared__ float scratch[32];
+    float* dweight = sums;
+    float* dbias = sums + width;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) dweight[c] = dbias[c] = 0;
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+        RowStatistics statistics = {mean[row], rstd[row]};
+        long long first = row * width;
+        layer_norm_backward_row<true>(dy + first, sum + first, weight, dsum + first, dx + first, dweight, dbias,
+                                      statistics, width, scratch);
+    }
+    long long first = (long long)blockIdx.x * width;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        dweight_partials[first + c] = dweight[c];
+        dbias_partials[first + c] = dbias[c];
+    }
+}
