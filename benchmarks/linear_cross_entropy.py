@@ -70,7 +70,9 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(measure(arguments)))
         return
-    own = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in ("rows", "width", "vocab_size", "repeats")]
+    own = [
+        f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in ("rows", "width", "vocab_size", "repeats")
+    ]
     results = {}
     for way in WAYS:
         command = [sys.executable, "-m", "benchmarks.linear_cross_entropy", *own, "--way", way]
@@ -78,9 +80,13 @@ def main() -> None:
     print(f"x ({arguments.rows}, {arguments.width}), vocabulary {arguments.vocab_size}, float32")
     print(f"{'':<10} {'peak of the operation':>22} {'peak of the process':>20} {'seconds':>8} {'loss':>9}")
     for way, row in results.items():
-        print(f"{way:<10} {row['peak_mb']:>19.0f} MB {row['process_mb']:>17.0f} MB {row['seconds']:>8.2f} {row['loss']:>9.5f}")
+        print(
+            f"{way:<10} {row['peak_mb']:>19.0f} MB {row['process_mb']:>17.0f} MB {row['seconds']:>8.2f} {row['loss']:>9.5f}"
+        )
     ratios = {way: results[way]["peak_mb"] / results["fused"]["peak_mb"] for way in ("in place", "textbook")}
-    print(f"the fused way peaks {ratios['in place']:.1f} times below in place, {ratios['textbook']:.1f} below the textbook")
+    print(
+        f"the fused way peaks {ratios['in place']:.1f} times below in place, {ratios['textbook']:.1f} below the textbook"
+    )
     if arguments.write:
         from benchmarks import common
 
@@ -106,7 +112,12 @@ def measure(arguments) -> dict:
         way(x, weight, targets, dweight)
         times.append(time.perf_counter() - started)
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    return {"peak_mb": peak / 1e6, "process_mb": process, "seconds": sorted(times)[len(times) // 2], "loss": float(loss)}
+    return {
+        "peak_mb": peak / 1e6,
+        "process_mb": process,
+        "seconds": sorted(times)[len(times) // 2],
+        "loss": float(loss),
+    }
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def command(
     stop_after: Annotated[
         Optional[int], _option(_RUN, "Stop and save after this step, as Ctrl-C would; --resume continues.")
     ] = None,
-    device: Annotated[str, _option(_RUN, "cpu, cuda, or cudasim (the kernels on a simulated GPU).")] = "cpu",
+    device: Annotated[str, _option(_RUN, "cpu, or cuda (needs CuPy).")] = "cpu",
     seed: Annotated[Optional[int], _option(_RUN, "The same seed gives the same run.")] = None,
     n_layer: Annotated[Optional[int], _option(_MODEL, "Transformer blocks.")] = None,
     n_head: Annotated[Optional[int], _option(_MODEL, "Attention heads in each block.")] = None,

@@ -1,0 +1,66 @@
+"""RMS norm: brings every token's vector to length sqrt(C), then scales each channel. A layer norm without the mean.
+
+Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4; Llama uses it. For one row x of width C:
+
+    r = 1 / sqrt(1/C sum_i x_i^2 + eps)        n_i = x_i r        y_i = n_i w_i
+
+Backward. With g_i = dL/dn_i = dy_i w_i, and since x_i acts on n_j directly and through r:
+
+    dn_j/dx_i = r delta_ij + x_j dr/dx_i
+    dr/dx_i   = -1/2 (1/C sum x^2 + eps)^(-3/2) * 2/C x_i = -r^3 x_i / C = -r^2 n_i / C
+
+    dx_i = sum_j g_j dn_j/dx_i = r (g_i - n_i 1/C sum_j g_j n_j)
+
+In words: the gradient loses its component along n, the one direction in which n cannot move.
+"""
+
+from __future__ import annotations
+
+from minillm.backend import array_module
+from minillm.layers.layer import Layer, Parameter
+
+
+def rms_norm_forward(x, weight, eps=1e-5):
+    """x (..., C), weight (C,)  ->  y (..., C), saved"""
+    xp = array_module(x)
+    width = x.shape[-1]
+    rows = x.reshape(-1, width)  # (N, C)
+    average = xp.full(width, 1 / width, dtype=x.dtype)
+    rstd = 1 / xp.sqrt(xp.square(rows) @ average + x.dtype.type(eps))  # (N,)
+    normed = rows * rstd[:, None]
+    return (normed * weight).reshape(x.shape), (normed, rstd, weight)
+
+
+def rms_norm_backward(dy, saved):
+    """dy (..., C)  ->  dx (..., C), dweight (C,)"""
+    normed, rstd, weight = saved
+    xp = array_module(dy)
+    count, width = normed.shape
+    dy_rows = dy.reshape(count, width)
+    # forward: y = normed * weight, the same weight for every row
+    product = dy_rows * normed
+    dweight = xp.ones(count, dtype=dy.dtype) @ product  # (N,) @ (N, C)
+    # forward: normed = x * rstd, where rstd is a function of the whole row
+    along_normed = product @ (weight * weight.dtype.type(1 / width))  # 1/C sum_j g_j n_j, g = dy w: (N,)
+    dx = dy_rows * weight
+    dx -= xp.multiply(normed, along_normed[:, None], out=product)
+    dx *= rstd[:, None]
+    return dx.reshape(dy.shape), dweight
+
+
+class RMSNorm(Layer):
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last axis, x (..., C) -> y (..., C)."""
+
+    def __init__(self, weight, eps: float = 1e-5):
+        self.weight = Parameter(weight)
+        self.eps = eps
+
+    def forward(self, x):
+        y, saved = rms_norm_forward(x, self.weight.value, self.eps)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy):
+        dx, dweight = rms_norm_backward(dy, self.take_saved())
+        self.weight.add_grad(dweight)
+        return dx
