@@ -20,7 +20,6 @@ from contextvars import copy_context
 from minillm import blas
 from minillm.layers.dropout import Dropout
 
-
 TOKENS_PER_WORKER = 256  # with fewer, Python's own work between the array operations outweighs them
 
 

@@ -150,7 +150,7 @@ def test_killed_between_any_two_changes_on_the_disk(new_run, monkeypatch, call):
 
         return wrapper
 
-    for attempt in range(2):
+    for _ in range(2):
         run = resume_run(run.folder)
         step = run.progress.step
         assert step in (5, 6)
