@@ -11,7 +11,8 @@
 //
 // Work: a thread owns one column and walks down rows. blockIdx.y picks 256 columns, blockIdx.x the rows blockIdx.x,
 // blockIdx.x + gridDim.x, ... (at most 128 such groups). The bias of the column is read once, and the sum of the column
-// stays in a register. Shared memory: none. At its end a thread of backward writes its sum into row blockIdx.x of a
+// stays in a register. Without aliases (__restrict__) the compiler loads four rows before it stores the first. Shared
+// memory: none. At its end a thread of backward writes its sum into row blockIdx.x of a
 // table, which column_sum adds up in a fixed order.
 //
 // Memory moved: forward 8 bytes an element, backward 12; x + b is recomputed rather than kept.
@@ -35,7 +36,8 @@ __device__ inline float gate_slope(float x, float gate) {
 
 // Without a bias (has_bias = false) the pointer `bias` is not read.
 template <bool tanh_form, bool has_bias>
-__global__ void gelu_forward(const float* z, const float* bias, float* y, long long rows, int width) {
+__global__ void gelu_forward(const float* __restrict__ z, const float* bias, float* __restrict__ y, long long rows,
+                             int width) {
     int column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= width) return;
     float b = has_bias ? bias[column] : 0;
@@ -48,8 +50,8 @@ __global__ void gelu_forward(const float* z, const float* bias, float* y, long l
 
 // dbias_partials (gridDim.x, width); not written without a bias
 template <bool tanh_form, bool has_bias>
-__global__ void gelu_backward(const float* dy, const float* z, const float* bias, float* dz, float* dbias_partials,
-                              long long rows, int width) {
+__global__ void gelu_backward(const float* __restrict__ dy, const float* __restrict__ z, const float* bias,
+                              float* __restrict__ dz, float* dbias_partials, long long rows, int width) {
     int column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= width) return;
     float b = has_bias ? bias[column] : 0;

@@ -83,7 +83,7 @@ class CudaFile:
 
     def module(self, array):
         """The compiled file for the device on which `array` lives: a cupy.RawModule or the simulator's."""
-        place = _place(array)
+        place = place_of(array)
         if place not in self._modules:
             if device_of(array) == "cuda":
                 raw_module = array_module(array).RawModule
@@ -127,7 +127,7 @@ class CudaFile:
                     f"{kernel}: argument {position} is a Python {type(argument).__name__}: use NumPy's type"
                 )
             if not isinstance(argument, np.generic):
-                places.add(_place(argument))
+                places.add(place_of(argument))
         if len(places) != 1:
             raise ValueError(f"{kernel}: arguments live on {' and '.join(map(str, sorted(places)))}")
 
@@ -151,8 +151,8 @@ def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="
         )
     if device_of(array) == "cpu":
         raise ValueError(f'{kernel}: {name} lives on "cpu": kernels take arrays on "cuda" or "cudasim"')
-    if like is not None and _place(array) != _place(like):
-        raise ValueError(f"{kernel}: {name} lives on {_place(array)} but the other arrays on {_place(like)}")
+    if like is not None and place_of(array) != place_of(like):
+        raise ValueError(f"{kernel}: {name} lives on {place_of(array)} but the other arrays on {place_of(like)}")
 
 
 def check_integers(kernel: str, name: str, array, *, like, shape=None, because: str = ""):
@@ -182,7 +182,7 @@ def empty(shape, like, dtype="float32"):
     return array_module(like).empty_like(like, shape=shape, dtype=dtype, order="C")
 
 
-def _place(array) -> str:
+def place_of(array) -> str:
     """The device with its number, such as "cuda:0"."""
     device = device_of(array)
     return f"cuda:{array.device.id}" if device == "cuda" else device

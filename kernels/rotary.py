@@ -1,0 +1,43 @@
+"""Launcher of rotary.cu: the functions of minillm/layers/rotary.py for arrays on "cuda" and "cudasim"."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty
+
+THREADS = 128
+MAX_HEAD_BLOCKS = 4096  # beyond it a thread takes several heads of the batch
+CUDA = CudaFile(__file__, "rotary.cu", {"rotary<false>": Ceiling(registers=40), "rotary<true>": Ceiling(registers=40)})
+
+
+def rotary_forward(x, cos, sin, interleaved=False):
+    """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
+    check_array("rotary_forward", "x", x)
+    if x.ndim != 4 or x.shape[3] % 2:
+        raise ValueError(f"rotary_forward: x is {x.shape} but has to be (B, H, T, D) with an even D")
+    shape = (x.shape[2], x.shape[3] // 2)
+    for name, array in (("cos", cos), ("sin", sin)):
+        check_array("rotary_forward", name, array, like=x, shape=shape, because=f"x is {x.shape}: it takes {shape}")
+    saved = (cos, sin, interleaved)
+    return _turned(x, saved, 1), saved
+
+
+def rotary_backward(dy, saved):
+    """dy (B, H, T, D)  ->  dx (B, H, T, D)"""
+    cos = saved[0]
+    because = f"cos is {cos.shape}"
+    shape = (*dy.shape[:2], cos.shape[0], 2 * cos.shape[1])
+    check_array("rotary_backward", "dy", dy, like=cos, shape=shape, because=because)
+    return _turned(dy, saved, -1)
+
+
+def _turned(x, saved, sign):
+    cos, sin, interleaved = saved
+    batch, n_head, time, width = x.shape
+    y, heads = empty(x.shape, x), batch * n_head
+    grid = (blocks_for(time * width // 2, THREADS), blocks_for(heads, 1, MAX_HEAD_BLOCKS))
+    sizes = (np.int64(heads), np.int32(time), np.int32(width // 2))
+    kernel = f"rotary<{'true' if interleaved else 'false'}>"
+    CUDA.launch(kernel, grid, (THREADS,), (x, cos, sin, y, np.float32(sign), *sizes))
+    return y
