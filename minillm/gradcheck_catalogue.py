@@ -21,6 +21,9 @@ from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.layers.mlp import MLP
 from minillm.layers.residual import ResidualBlock, residual_backward, residual_forward
+from minillm.layers.residual_layer_norm import residual_layer_norm_backward, residual_layer_norm_forward
+from minillm.layers.rms_norm import RMSNorm
+from minillm.layers.rotary import rotary_backward, rotary_forward, rotary_tables
 from minillm.layers.softmax import Softmax
 from minillm.models.gpt2 import GPT2, GPT2Config
 
@@ -72,6 +75,35 @@ def layer_norm():
     yield "layer_norm", LayerNorm(weight, bias), (x,), None
     yield "layer_norm, no bias", LayerNorm(weight), (x,), None
     yield "layer_norm, small variance", LayerNorm(weight, bias, eps=0.1), (0.1 * x,), None
+
+
+def rms_norm():
+    yield "rms_norm", RMSNorm(array("w", 8)), (array("x", 2, 3, 8),), None
+    yield "rms_norm, small values", RMSNorm(array("w", 8), eps=0.1), (0.1 * array("x", 2, 3, 8),), None
+
+
+def residual_layer_norm():
+    def forward(x, delta, weight, bias):
+        results, saved = residual_layer_norm_forward(x, delta, weight, bias)
+        return np.stack(results), saved  # sum and y
+
+    def backward(dresults, saved):
+        dx, dweight, dbias = residual_layer_norm_backward(*dresults, saved)
+        return dx, dx, dweight, dbias
+
+    inputs = (array("x", 2, 3, 8), array("delta", 2, 3, 8), array("w", 8), array("b", 8))
+    yield "residual_layer_norm", (forward, backward), inputs, None
+
+
+def rotary():
+    tables = rotary_tables(5, 6, dtype="float64")
+    for interleaved in (False, True):
+
+        def forward(x, interleaved=interleaved):
+            return rotary_forward(x, *tables, interleaved)
+
+        label = f"rotary, {'interleaved' if interleaved else 'halves'}"
+        yield label, (forward, rotary_backward), (array("x", 2, 2, 5, 6),), None
 
 
 def gelu():
@@ -172,6 +204,9 @@ CATALOGUE = {
         linear,
         embedding,
         layer_norm,
+        rms_norm,
+        residual_layer_norm,
+        rotary,
         gelu,
         softmax,
         dropout,

@@ -4,7 +4,7 @@ from planting import assert_caught
 
 from minillm.gradcheck_catalogue import KEY, array
 from minillm.layers import dropout
-from minillm.layers.dropout import Dropout, dropout_backward, dropout_forward, dropout_factor
+from minillm.layers.dropout import Dropout, dropout_backward, dropout_factor, dropout_forward
 
 
 @pytest.mark.parametrize("wrong", ["return dy", "return dy * (factor != 0)"])  # no mask; no scale
