@@ -7,6 +7,7 @@ file, if there is one that takes x; otherwise None. Launchers are imported when 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
 from minillm.backend import device_of
 from minillm.errors import UserError
@@ -25,8 +26,6 @@ OPERATIONS = {
     "rms_norm": ("float32",),
     "rotary": ("float32",),
 }
-RUNGS = {"attention": ("naive", "tiled", "flash", "flash_tensor_cores")}
-
 _choices: dict[str, bool | str] = {}
 
 
@@ -44,11 +43,16 @@ def use_kernels(choice=True, /, **operations) -> None:
     for operation, chosen in operations.items():
         if operation not in OPERATIONS:
             raise UserError(f'no kernel for "{operation}": there are {", ".join(OPERATIONS)}')
-        if not isinstance(chosen, bool) and chosen not in RUNGS.get(operation, ()):
-            rungs = ", ".join(f'"{rung}"' for rung in RUNGS.get(operation, ()))
-            raise UserError(f"{operation}={chosen!r}: use True, False{' or one of ' + rungs if rungs else ''}")
+        if not isinstance(chosen, bool) and chosen not in rungs(operation):
+            names = ", ".join(f'"{rung}"' for rung in rungs(operation))
+            raise UserError(f"{operation}={chosen!r}: use True, False{f' or one of {names}' if names else ''}")
     _choices.clear()
     _choices.update({operation: operations.get(operation, bool(choice)) for operation in OPERATIONS})
+
+
+def rungs(operation: str) -> list[str]:
+    """The kernels of an operation that has several, each a .cu file in a folder of its name; empty for the others."""
+    return sorted(path.stem for path in (Path(__file__).parent / operation).glob("*.cu"))
 
 
 def twin(operation: str, array):

@@ -8,7 +8,7 @@ from minillm.backend import array_module
 from minillm.kernels.launch import Ceiling, CudaFile, check_array, empty, place_of
 from minillm.kernels.tensor_list import addresses, layout, on_device
 
-CUDA = CudaFile(__file__, "adamw.cu", {"adamw": Ceiling(registers=64)})
+CUDA = CudaFile(__file__, "adamw.cu", {"adamw": Ceiling(registers=48)})
 
 
 def adamw_update(

@@ -14,9 +14,9 @@ CUDA = CudaFile(
     __file__,
     "cross_entropy.cu",
     {
-        "cross_entropy": Ceiling(registers=64, shared=384),
-        "count_targets": Ceiling(registers=40, shared=256),
-        "mean_loss": Ceiling(registers=40, shared=256),
+        "cross_entropy": Ceiling(registers=32, shared=384),
+        "count_targets": Ceiling(registers=32, shared=256),
+        "mean_loss": Ceiling(registers=32, shared=256),
     },
 )
 

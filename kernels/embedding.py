@@ -15,8 +15,8 @@ CUDA = CudaFile(
     "embedding.cu",
     {
         "embedding_forward": Ceiling(registers=32),
-        "embedding_backward_windows": Ceiling(registers=72),
-        "embedding_backward_joints": Ceiling(registers=48),
+        "embedding_backward_windows": Ceiling(registers=48),
+        "embedding_backward_joints": Ceiling(registers=32),
     },
 )
 

@@ -16,7 +16,7 @@ FORMS = {"tanh": "true", "none": "false"}  # approximate -> the template argumen
 _forward = {f"gelu_forward<{form}, {bias}>": Ceiling(32) for form in FORMS.values() for bias in ("true", "false")}
 _backward = {f"gelu_backward<{form}, {bias}>": Ceiling(48) for form in FORMS.values() for bias in ("true", "false")}
 
-CUDA = CudaFile(__file__, "gelu.cu", {**_forward, **_backward, "column_sum": Ceiling(registers=40, shared=1024)})
+CUDA = CudaFile(__file__, "gelu.cu", {**_forward, **_backward, "column_sum": Ceiling(registers=32, shared=1024)})
 
 
 def gelu_forward(x, bias=None, approximate="tanh"):

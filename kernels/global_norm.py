@@ -10,7 +10,7 @@ from minillm.kernels.tensor_list import addresses, layout
 CUDA = CudaFile(
     __file__,
     "global_norm.cu",
-    {"sums_of_squares": Ceiling(registers=40, shared=256), "root_of_sum": Ceiling(registers=40, shared=256)},
+    {"sums_of_squares": Ceiling(registers=32, shared=256), "root_of_sum": Ceiling(registers=32, shared=256)},
 )
 
 

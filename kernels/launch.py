@@ -10,8 +10,8 @@ and runs one with
 
 Arrays on a GPU go to cupy.RawModule, simulated ones to minillm.kernels.simulator.RawModule, which has the same face.
 CuPy looks at nothing that it passes on: a transposed view arrives as if it were contiguous, a Python float as a double
-where the kernel has a float. So every launcher checks its arrays with `check_array`, and `launch` takes scalars as NumPy
-scalars only.
+where the kernel has a float. So every launcher checks its arrays with `check_array`, and `launch` takes scalars of
+NumPy only.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ CUDA = CudaFile(
     __file__,
     "layer_norm.cu",
     {
-        "layer_norm_forward<true>": Ceiling(registers=40, shared=128),
-        "layer_norm_forward<false>": Ceiling(registers=40, shared=128),
-        "layer_norm_backward": Ceiling(registers=64, shared=128, dynamic_shared=8 * MAX_WIDTH),
-        "column_sum": Ceiling(registers=40, shared=1024),
+        "layer_norm_forward<true>": Ceiling(registers=32, shared=128),
+        "layer_norm_forward<false>": Ceiling(registers=32, shared=128),
+        "layer_norm_backward": Ceiling(registers=40, shared=128, dynamic_shared=8 * MAX_WIDTH),
+        "column_sum": Ceiling(registers=32, shared=1024),
     },
 )
 

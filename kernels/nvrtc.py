@@ -1,8 +1,8 @@
 """Compiling kernels for a GPU on a machine that has none.
 
 NVRTC, NVIDIA's compiler as a library, needs no driver; only cupy.RawModule does, because it asks the device which
-architecture to compile for. Here the architecture is named, the options are CuPy's, and the assembler's report says what
-each kernel takes: registers, shared memory, and spills (registers that did not fit and went to slow local memory).
+architecture to compile for. Here the architecture is named, the options are CuPy's, and the assembler's report says
+what each kernel takes: registers, shared memory, and spills (registers that did not fit and went to slow local memory).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_SHARED = {75: 64 * 1024, 80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 
 class Usage(NamedTuple):
-    """What the assembler says of a kernel: registers a thread; bytes of shared memory a block, stack and spills a thread."""
+    """What the assembler says of a kernel: registers a thread, bytes of shared memory a block, of stack and spills."""
 
     registers: int
     shared: int

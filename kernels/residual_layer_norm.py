@@ -11,10 +11,10 @@ CUDA = CudaFile(
     __file__,
     "residual_layer_norm.cu",
     {
-        "residual_layer_norm_forward<true>": Ceiling(registers=48, shared=128),
-        "residual_layer_norm_forward<false>": Ceiling(registers=48, shared=128),
-        "residual_layer_norm_backward": Ceiling(registers=64, shared=128, dynamic_shared=8 * MAX_WIDTH),
-        "column_sum": Ceiling(registers=40, shared=1024),
+        "residual_layer_norm_forward<true>": Ceiling(registers=32, shared=128),
+        "residual_layer_norm_forward<false>": Ceiling(registers=32, shared=128),
+        "residual_layer_norm_backward": Ceiling(registers=40, shared=128, dynamic_shared=8 * MAX_WIDTH),
+        "column_sum": Ceiling(registers=32, shared=1024),
     },
 )
 

@@ -13,9 +13,9 @@ CUDA = CudaFile(
     __file__,
     "rms_norm.cu",
     {
-        "rms_norm_forward": Ceiling(registers=40, shared=128),
-        "rms_norm_backward": Ceiling(registers=64, shared=128, dynamic_shared=4 * MAX_WIDTH),
-        "column_sum": Ceiling(registers=40, shared=1024),
+        "rms_norm_forward": Ceiling(registers=32, shared=128),
+        "rms_norm_backward": Ceiling(registers=40, shared=128, dynamic_shared=4 * MAX_WIDTH),
+        "column_sum": Ceiling(registers=32, shared=1024),
     },
 )
 

@@ -1,6 +1,6 @@
-"""RMS norm: brings every token's vector to length sqrt(C), then scales each channel. A layer norm without the mean.
+"""RMS norm: brings every token's vector to length sqrt(C), then scales each channel: a layer norm without the mean.
 
-Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4; Llama uses it. For one row x of width C:
+Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4. For one row x of width C:
 
     r = 1 / sqrt(1/C sum_i x_i^2 + eps)        n_i = x_i r        y_i = n_i w_i
 

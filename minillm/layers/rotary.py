@@ -1,12 +1,12 @@
 """Rotary embedding: tells attention where a token stands by turning its query and key by an angle that grows with t.
 
-Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021), equation 34. A head of width D is
-cut into D/2 pairs; at position t pair i is turned in its plane by the angle t theta_i, theta_i = base^(-2i/D):
+Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021), equation 34. A head of width
+D is cut into D/2 pairs; at position t pair i is turned in its plane by the angle t theta_i, theta_i = base^(-2i/D):
 
     y_a = x_a cos(t theta_i) - x_b sin(t theta_i)
     y_b = x_b cos(t theta_i) + x_a sin(t theta_i)
 
-The product of a query at t and a key at u then depends on t - u alone, because turning both changes no angle between them.
+The product of a query at t and a key at u then depends on t - u alone: turning both changes no angle between them.
 Which channels (a, b) make pair i is a convention that weights are trained with:
 
     halves        (i, i + D/2)        Hugging Face

@@ -1,4 +1,4 @@
-"""Every kernel compiles to machine code for every architecture, spills nothing, and stays below its declared ceilings."""
+"""Every kernel compiles to machine code for every architecture, spills nothing, and stays below its ceilings."""
 
 import os
 from pathlib import Path

@@ -83,7 +83,10 @@ def ids_inputs(rng, tokens, vocabulary, width):
 def embedding(op, a):
     y, saved = op.embedding_forward(a.ids, a.weight)
     buffer = a.weight * 2
-    return {"y": y}, {"dweight": op.embedding_backward(a.dy, saved), "added": op.embedding_backward(a.dy, saved, buffer)}
+    return {"y": y}, {
+        "dweight": op.embedding_backward(a.dy, saved),
+        "added": op.embedding_backward(a.dy, saved, buffer),
+    }
 
 
 def dropout(op, a, p=0.3):
@@ -142,9 +145,9 @@ class OptimizerReference:
 
 def cases():
     """Operation, its function, the function's settings, its inputs."""
-    for shape in ((1, 1), (3, 5), (2, 3, 33), (37, 100), (515, 40), (3, 769)):
+    for shape in ((1, 1), (0, 5), (3, 5), (2, 3, 33), (37, 100), (515, 40), (3, 769)):
         yield layer_norm, {}, norm_inputs, shape
-        # For a single channel n is +-1 and dx nearly 0 by cancellation: float32 has no digits of it in any implementation.
+        # A single channel: n is +-1 and dx nearly 0 by cancellation, of which float32 has no digits in any way.
         yield rms_norm, {}, norm_inputs, (1, 2) if shape == (1, 1) else shape
         yield residual_layer_norm, {}, norm_inputs, shape
         yield gelu, {}, norm_inputs, shape
@@ -157,9 +160,9 @@ def cases():
     yield cross_entropy, {}, logits_inputs, (5, 65, (1, 4))
     yield cross_entropy, {"smoothing": 0.1, "dloss": 0.25}, logits_inputs, (9, 1000, (8,))
     yield cross_entropy, {}, logits_inputs, (2, 5003)
-    for tokens, vocabulary, width in ((1, 1, 1), (31, 5, 3), (64, 2, 33), (65, 3, 100), (300, 40, 260), (513, 1, 7)):
+    for tokens, vocabulary, width in ((1, 1, 1), (0, 5, 3), (31, 5, 3), (64, 2, 33), (65, 3, 100), (300, 40, 260), (513, 1, 7)):
         yield embedding, {}, ids_inputs, (tokens, vocabulary, width)
-    for shape in ((1, 1), (5, 7), (3, 5, 161), (64, 64)):
+    for shape in ((1, 1), (0, 3), (5, 7), (3, 5, 161), (64, 64)):
         yield dropout, {}, norm_inputs, shape
     for shape in ((1, 1, 1, 2), (2, 3, 5, 6), (1, 2, 65, 64), (3, 1, 33, 96)):
         yield rotary, {}, rotary_inputs, shape
@@ -270,7 +273,9 @@ def test_kernel_agrees_with_numpy_in_float64(run, settings, make, shape, device)
 @pytest.mark.parametrize("run, settings, make, shape", CASES)
 def test_same_input_same_bits(run, settings, make, shape, device):
     def bits():
-        return [None if x is None else x.tobytes() for p in kernel(run, settings, make, shape, device) for x in p.values()]
+        return [
+            None if x is None else x.tobytes() for p in kernel(run, settings, make, shape, device) for x in p.values()
+        ]
 
     first = bits()
     with configured(order="ascending"):  # on the simulator another order too
@@ -345,11 +350,11 @@ FAULTS = {
     "gelu: all blocks write one row of partial sums": (
         gelu, "dbias_partials[(long long)blockIdx.x * width + column]", "dbias_partials[column]", "check"),
     "cross_entropy: sum not scaled to the new maximum": (
-        cross_entropy, "online.sum = online.sum * expf(online.max - value) + 1", "online.sum = online.sum + 1", "numbers"),
+        cross_entropy, "online.sum * expf(online.max - value) + 1", "online.sum + 1", "numbers"),
     "cross_entropy: gradient not divided by the count": (
         cross_entropy, "scale = (float)(1 / *count)", "scale = 1", "numbers"),
-    "cross_entropy: ignored rows keep their logits": (cross_entropy, "j += blockDim.x) z[j] = 0;", "j += blockDim.x) {}",
-        "numbers"),
+    "cross_entropy: ignored rows keep their logits": (
+        cross_entropy, "j += blockDim.x) z[j] = 0;", "j += blockDim.x) {}", "numbers"),
     "embedding: runs that cross windows added without order": (
         embedding, "if (began_before || goes_on)", "if (false)", "check"),
     "embedding: a run's last part is lost": (embedding, "sum += partials[2 * next * width + c];", "", "numbers"),
@@ -403,6 +408,11 @@ def test_planted_fault_is_noticed(name, monkeypatch, simulator):
     assert what_notices(run, monkeypatch, before, after) == by
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_nothing_is_noticed_without_a_fault(name, monkeypatch, simulator):
+    assert what_notices(globals()[name], monkeypatch, "__global__", "__global__") == "nothing"
+
+
 # ------------------------------------------------------------------------------------------------ what launchers refuse
 
 
@@ -421,7 +431,9 @@ def test_wrong_arguments_are_named():
     with pytest.raises(TypeError, match="layer_norm_forward: weight is a list, not an array"):
         op.layer_norm_forward(x, [1.0] * 512)
     wide = to_device(np.zeros((1, 7000), np.float32), "cudasim")
-    with pytest.raises(ValueError, match=r"7000 channels, the kernel takes 1 to 6016: .*use_kernels\(layer_norm=False\)"):
+    with pytest.raises(
+        ValueError, match=r"7000 channels, the kernel takes 1 to 6016: .*use_kernels\(layer_norm=False\)"
+    ):
         op.layer_norm_forward(wide, wide[0])
     with pytest.raises(TypeError, match="embedding_forward: ids is float32, not an array of integers"):
         importlib.import_module("minillm.kernels.embedding").embedding_forward(x, x)
