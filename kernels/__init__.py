@@ -7,7 +7,6 @@ file, if there is one that takes x; otherwise None. Launchers are imported when 
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 
 from minillm.backend import device_of
 from minillm.errors import UserError
@@ -15,7 +14,6 @@ from minillm.errors import UserError
 # Operation -> the dtypes that its kernel takes.
 OPERATIONS = {
     "adamw": ("float32",),
-    "attention": ("float32",),
     "cross_entropy": ("float32",),
     "dropout": ("float32",),
     "embedding": ("float32",),
@@ -26,7 +24,7 @@ OPERATIONS = {
     "rms_norm": ("float32",),
     "rotary": ("float32",),
 }
-_choices: dict[str, bool | str] = {}
+_choices: dict[str, bool] = {}
 
 
 def use_kernels(choice=True, /, **operations) -> None:
@@ -34,7 +32,6 @@ def use_kernels(choice=True, /, **operations) -> None:
 
     use_kernels(True)                      all of them (the default)
     use_kernels(False)                     none: plain CuPy, or NumPy on "cudasim"
-    use_kernels(attention="flash")         all, and for attention this rung (a file of kernels/attention)
     use_kernels(False, layer_norm=True)    only this one
     use_kernels({"layer_norm": False})     the same choices as a dict
     """
@@ -43,16 +40,10 @@ def use_kernels(choice=True, /, **operations) -> None:
     for operation, chosen in operations.items():
         if operation not in OPERATIONS:
             raise UserError(f'no kernel for "{operation}": there are {", ".join(OPERATIONS)}')
-        if not isinstance(chosen, bool) and chosen not in rungs(operation):
-            names = ", ".join(f'"{rung}"' for rung in rungs(operation))
-            raise UserError(f"{operation}={chosen!r}: use True, False{f' or one of {names}' if names else ''}")
+        if not isinstance(chosen, bool):
+            raise UserError(f"{operation}={chosen!r}: use True or False")
     _choices.clear()
     _choices.update({operation: operations.get(operation, bool(choice)) for operation in OPERATIONS})
-
-
-def rungs(operation: str) -> list[str]:
-    """The kernels of an operation that has several, each a .cu file in a folder of its name; empty for the others."""
-    return sorted(path.stem for path in (Path(__file__).parent / operation).glob("*.cu"))
 
 
 def twin(operation: str, array):
@@ -63,10 +54,9 @@ def twin(operation: str, array):
     """
     if device_of(array) == "cpu":
         return None
-    choice = _choices[operation]
-    if choice is False or array.dtype.name not in OPERATIONS[operation]:
+    if not _choices[operation] or array.dtype.name not in OPERATIONS[operation]:
         return None
-    return import_module(f"{__name__}.{operation}" if choice is True else f"{__name__}.{operation}.{choice}")
+    return import_module(f"{__name__}.{operation}")
 
 
 use_kernels(True)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+
 from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import shared_block_size, shared_symbols

@@ -8,7 +8,7 @@ import pytest
 
 from minillm.backend import to_device
 from minillm.errors import UserError
-from minillm.kernels import OPERATIONS, rungs, twin, use_kernels
+from minillm.kernels import OPERATIONS, twin, use_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def array(dtype="float32", device="cudasim"):
     return to_device(np.zeros(3, dtype), device)
 
 
-@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "attention"])
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_simulated_array_gets_the_launcher(operation):
     assert twin(operation, array()).__name__ == f"minillm.kernels.{operation}"
 
@@ -44,17 +44,11 @@ def test_kernels_are_turned_off_and_on():
 
 def test_a_choice_that_does_not_exist_changes_nothing():
     use_kernels(False)
-    with pytest.raises(UserError, match='no kernel for "gelus": there are adamw, attention'):
+    with pytest.raises(UserError, match='no kernel for "gelus": there are adamw, cross_entropy'):
         use_kernels(gelus=True)
-    with pytest.raises(UserError, match="gelu='flash': use True, False$"):
+    with pytest.raises(UserError, match="gelu='flash': use True or False$"):
         use_kernels(gelu="flash")
     assert twin("gelu", array()) is None
-
-
-@pytest.mark.parametrize("rung", rungs("attention"))
-def test_a_rung_is_chosen_by_name(rung):
-    use_kernels(attention=rung)
-    assert twin("attention", array()).__name__ == f"minillm.kernels.attention.{rung}"
 
 
 def test_importing_the_package_imports_no_launcher():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from minillm.kernels.simulator import (
     CompileError,
     CompilerMissing,

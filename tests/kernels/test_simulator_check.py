@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from minillm.kernels.simulator import RawModule, SimulatorError, compiler_available, configured
 
 pytestmark = pytest.mark.skipif(not compiler_available(), reason="no C++ compiler (apt install g++)")

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from minillm.kernels.simulator import compiler_available
 
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
