@@ -24,8 +24,10 @@ def generate(model, ids, max_new_tokens: int, sampler: Sampler | None = None) ->
     for _ in range(max_new_tokens):
         was_training = model.training
         model.eval()
-        logits = model.next_token_logits(ids[:, -model.config.context_length :])
-        model.train(was_training)
+        try:
+            logits = model.next_token_logits(ids[:, -model.config.context_length :])
+        finally:
+            model.train(was_training)
         token = sampler.sample(logits)
         yield token
         ids = np.concatenate([ids, token[:, None]], axis=1)

@@ -39,7 +39,9 @@ class Sampler:
         """logits (B, V)  ->  the probabilities that tokens are drawn with (B, V), float32. The logits are not changed."""
         logits = _checked(logits)
         if self.temperature == 0:
-            return np.eye(logits.shape[-1], dtype=np.float32)[greedy(logits)]
+            p = np.zeros_like(logits)
+            p[np.arange(len(logits)), greedy(logits)] = 1
+            return p
         # (l - max) / T: differences first, so that a tiny temperature gives -inf and not inf - inf
         with np.errstate(over="ignore"):
             scaled = (logits - logits.max(axis=-1, keepdims=True)) / np.float64(self.temperature)

@@ -30,4 +30,5 @@ def test_the_same_seed_writes_the_same():
 )
 def test_unusable_prompts(ids, message):
     with pytest.raises(UserError, match=message):
-        list(minillm.generate(minillm.GPT2(CONFIG), np.array(ids, int), 1))
+        list(minillm.generate(model := minillm.GPT2(CONFIG), np.array(ids, int), 1))
+    assert model.training

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -47,6 +48,14 @@ def test_k_of_one_and_temperature_zero_are_greedy():
     assert (Sampler(temperature=0).sample(logits) == expected).all()
     assert (Sampler(temperature=1, top_k=1).sample(logits) == expected).all()
     assert (Sampler(temperature=0).probabilities(logits).argmax(axis=-1) == expected).all()
+
+
+def test_greedy_probabilities_of_a_large_vocabulary_take_no_square_of_memory():
+    tracemalloc.start()
+    p = Sampler(temperature=0).probabilities(np.arange(50257.0)[None])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert p[0, -1] == p.sum() == 1 and peak < 5e6
 
 
 def test_tiny_temperatures_do_not_overflow():
