@@ -5,6 +5,8 @@
 
 const unsigned int ALL_LANES = 0xffffffffu;
 
+__device__ inline float infinity() { return __int_as_float(0x7f800000); }
+
 template <typename Number>
 __device__ inline Number warp_sum(Number value) {
     for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);

@@ -1,0 +1,97 @@
+"""What the launchers of all attention kernels share: the checks of their arguments, and dropout as kernels take it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.backend import stream
+from minillm.kernels.launch import blocks_for, check_array, empty
+
+WARPS = 4  # of a block that works on a row a warp
+ALIGNMENT = 16  # bytes: kernels load four floats at once
+
+
+class Problem(NamedTuple):
+    """The sizes of one attention, and what else its backward pass has to know."""
+
+    batch: int
+    heads: int
+    kv_heads: int
+    time: int
+    width: int
+    causal: bool
+    dropout: tuple  # the last five arguments of every kernel that drops
+
+    @property
+    def scale(self) -> float:
+        """1 / sqrt(D)."""
+        return 1 / float(np.sqrt(self.width))
+
+    @property
+    def scalars(self) -> tuple:
+        """The arguments that end the list of every kernel without the T x T matrix."""
+        sizes = (np.int32(self.heads), np.int32(self.kv_heads), np.int32(self.time))
+        return (*sizes, np.float32(self.scale), np.int32(self.causal), *self.dropout)
+
+
+def check_forward(q, k, v, causal, dropout, key, first_row, *, dtype="float32", widths=None) -> Problem:
+    """Raises TypeError or ValueError, naming the argument, unless the kernels can take these arrays.
+
+    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv. widths: the D that there are kernels for, None for all.
+    """
+    kernel = "attention_forward"
+    check_array(kernel, "q", q, dtype=dtype)
+    if q.ndim != 4:
+        raise ValueError(f"{kernel}: q is {q.shape} but has to be (batch, heads, time, width)")
+    batch, heads, time, width = q.shape
+    kv_heads = k.shape[1] if getattr(k, "ndim", 0) == 4 else 0
+    if kv_heads < 1 or heads % kv_heads:
+        shape = getattr(k, "shape", type(k).__name__)
+        raise ValueError(f"{kernel}: k is {shape} but its heads (axis 1) have to divide the {heads} heads of q")
+    expected = (batch, kv_heads, time, width)
+    check_array(kernel, "k", k, like=q, shape=expected, dtype=dtype, because=f"q is {q.shape}")
+    check_array(kernel, "v", v, like=q, shape=expected, dtype=dtype, because=f"k is {k.shape}")
+    if widths is not None and width not in widths:
+        raise ValueError(
+            f"{kernel}: q has heads of width {width}, the kernel takes {', '.join(map(str, widths))}: "
+            'rung "tiled" takes any'
+        )
+    for name, array in (("q", q), ("k", k), ("v", v)):
+        _check_alignment(kernel, name, array)
+    return Problem(*q.shape[:2], kv_heads, time, width, bool(causal), _dropout(kernel, q, dropout, key, first_row))
+
+
+def check_backward(dy, q, dtype="float32") -> None:
+    """Raises unless dy is an array like q (B, H, T, D)."""
+    kernel = "attention_backward"
+    check_array(kernel, "dy", dy, like=q, shape=q.shape, dtype=dtype, because=f"q is {q.shape}")
+    _check_alignment(kernel, "dy", dy)
+
+
+def gradient_average(cuda, dy, y):
+    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by average.cuh, which the CudaFile `cuda` includes"""
+    average = empty(y.shape[:3], y)
+    number = "float" if y.dtype == "float32" else "__nv_bfloat16"
+    arguments = (dy, y, average, np.int64(average.size), np.int32(y.shape[3]))
+    cuda.launch(f"gradient_average<{number}>", (blocks_for(average.size, WARPS),), (32 * WARPS,), arguments)
+    return average
+
+
+def _check_alignment(kernel: str, name: str, array) -> None:
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    if address % ALIGNMENT and array.size:
+        raise ValueError(f"{kernel}: {name} does not begin at a multiple of {ALIGNMENT} bytes: pass {name}.copy()")
+
+
+def _dropout(kernel: str, q, dropout, key, first_row) -> tuple:
+    """key0, key1, threshold, first, scale: dropout.cuh says what they are. A threshold of 0 is no dropout."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{kernel}: dropout is {dropout}: it must be at least 0 and below 1")
+    if dropout and key is None:
+        raise ValueError(f"{kernel}: dropout={dropout} needs a key")
+    philox_key = stream(*key).philox_key if dropout else np.zeros(2, np.uint64)
+    _, heads, time, _ = q.shape
+    first = np.int64(first_row * heads * time * time)
+    return (*philox_key, np.uint64(round(dropout * 2**32)), first, np.float32(1 / (1 - dropout)))

@@ -1,0 +1,44 @@
+"""Attention with the T x T matrix in memory: the order of kernels that rungs 1 and 2 share.
+
+They differ in how they multiply: `launch_product(kernel, result, problem, arguments)` is the rung's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minillm.kernels.launch import blocks_for, empty
+
+ROWS_PER_BLOCK = 4  # of softmax.cuh: one warp a row
+
+
+def forward(cuda, launch_product, problem, q, k, v):
+    """-> y (B, H, T, D), P and dropped P (B, H, T, T). Without dropout the two are one array."""
+    shape = (problem.batch, problem.heads, problem.time, problem.time)
+    p, y = empty(shape, q), empty(q.shape, q)
+    dropped = empty(shape, q) if problem.dropout[2] else p
+    masked = np.float32(-np.inf)
+    launch_product("row_products", p, problem, (q, k, p), np.float32(problem.scale), np.int32(problem.causal), masked)
+    _launch_rows(cuda, "softmax_forward", problem, (p, dropped))
+    launch_product("weighted_sum", y, problem, (dropped, v, y), np.int32(problem.causal))
+    return y, p, dropped
+
+
+def backward(cuda, launch_product, problem, q, k, v, p, dropped, dy):
+    """-> dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+    causal = np.int32(problem.causal)
+    dq, dk, dv, ds = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q), empty(p.shape, q)
+    # forward: y = dropped @ v
+    launch_product("transposed_sum", dv, problem, (dropped, dy, dv), causal)
+    launch_product("row_products", ds, problem, (dy, v, ds), np.float32(1), causal, np.float32(0))
+    # forward: dropped = softmax(s) * factor, s = q @ k^T / sqrt(D)
+    _launch_rows(cuda, "softmax_backward", problem, (p, ds), np.float32(problem.scale))
+    launch_product("weighted_sum", dq, problem, (ds, k, dq), causal)
+    launch_product("transposed_sum", dk, problem, (ds, q, dk), causal)
+    return dq, dk, dv
+
+
+def _launch_rows(cuda, kernel, problem, arrays, *scalars):
+    rows = problem.batch * problem.heads * problem.time
+    arguments = (*arrays, np.int64(rows), np.int32(problem.time), *scalars, *problem.dropout)
+    cuda.launch(kernel, (blocks_for(rows, ROWS_PER_BLOCK),), (32 * ROWS_PER_BLOCK,), arguments)

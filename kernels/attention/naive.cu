@@ -1,0 +1,72 @@
+// Attention, rung 1 (naive): every formula is a kernel of its own, and the T x T matrix lies in memory.
+//
+//     forward     S = Q K^T / sqrt(D), -inf where j > i        P = softmax(S) over j        Y = P V
+//     backward    dP = dY V^T        dS = P (dP - sum_j dP P) / sqrt(D)
+//                 dV = P^T dY        dQ = dS K        dK = dS^T Q
+//
+// The six products have three forms, A B^T, W X and W^T X, and softmax.cuh has the rest. Query head h reads the key/value
+// head h / (H / H_kv); dK and dV sum over the query heads of their group.
+//
+// The idea of this rung: none. It is what the formulas say, and what the other rungs are measured against.
+//
+// What it costs, for a head: 4 T^2 D operations forward and 8 T^2 D backward (multiplications and additions; a causal mask
+// spares half). Every multiplication asks memory for both of its factors: 8 bytes for 2 operations, 16 T^2 D bytes forward,
+// of which the caches serve what they can. The matrices themselves: S is written, read three times and written twice,
+// P is read, so 28 T^2 bytes forward, about the same for dS backward, and 4 T^2 bytes stay for backward (8 with dropout).
+// What it gained: it is the start. Not measured on a GPU yet.
+//
+// Work: one thread for each number of a result, 256 threads a block. Neighbouring threads have neighbouring columns: in
+// W X and W^T X a warp reads X in whole lines and broadcasts W; in A B^T it reads 32 rows of B, a line for each number.
+// Shared memory: none.
+
+#include "softmax.cuh"
+
+// s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T, D), s (B, H, T, T)
+__global__ void row_products(const float* a, const float* b, float* s, int batch, int heads, int kv_heads, int time,
+                             int width, float scale, int causal, float masked) {
+    long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (n >= (long long)batch * heads * time * time) return;
+    int j = n % time, i = n / time % time;
+    if (causal && j > i) {
+        s[n] = masked;
+        return;
+    }
+    long long row = n / time, head = row / time;  // head: b H + h
+    const float* a_row = a + row * width;
+    const float* b_row = b + (head / (heads / kv_heads) * time + j) * width;
+    float sum = 0;
+    for (int d = 0; d < width; ++d) sum += a_row[d] * b_row[d];
+    s[n] = sum * scale;
+}
+
+// y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T, D)
+__global__ void weighted_sum(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
+                             int width, int causal) {
+    long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (n >= (long long)batch * heads * time * width) return;
+    int d = n % width, i = n / width % time;
+    long long row = n / width, head = row / time;
+    const float* w_row = w + row * time;
+    const float* x_column = x + head / (heads / kv_heads) * time * width + d;
+    int end = causal ? i + 1 : time;
+    float sum = 0;
+    for (int j = 0; j < end; ++j) sum += w_row[j] * x_column[(long long)j * width];
+    y[n] = sum;
+}
+
+// y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where causal.
+// w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
+__global__ void transposed_sum(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
+                               int width, int causal) {
+    long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (n >= (long long)batch * kv_heads * time * width) return;
+    int d = n % width, j = n / width % time, group = heads / kv_heads;
+    float sum = 0;
+    for (int member = 0; member < group; ++member) {
+        long long head = n / width / time * group + member;
+        const float* w_column = w + head * time * time + j;
+        const float* x_column = x + head * time * width + d;
+        for (long long i = causal ? j : 0; i < time; ++i) sum += w_column[i * time] * x_column[i * width];
+    }
+    y[n] = sum;
+}

@@ -1,0 +1,42 @@
+"""Launcher of naive.cu, rung 1: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minillm.kernels.attention import matrix
+from minillm.kernels.attention.arguments import check_backward, check_forward
+from minillm.kernels.launch import Ceiling, CudaFile, blocks_for
+
+THREADS = 256
+CUDA = CudaFile(
+    __file__,
+    "naive.cu",
+    {
+        "row_products": Ceiling(registers=56),
+        "weighted_sum": Ceiling(registers=64),
+        "transposed_sum": Ceiling(registers=64),
+        "softmax_forward": Ceiling(registers=48),
+        "softmax_backward": Ceiling(registers=80),
+    },
+)
+
+
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    problem = check_forward(q, k, v, causal, dropout, key, first_row)
+    y, p, dropped = matrix.forward(CUDA, _launch_product, problem, q, k, v)
+    return y, (problem, q, k, v, p, dropped)
+
+
+def attention_backward(dy, saved):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+    problem, q, *rest = saved
+    check_backward(dy, q)
+    return matrix.backward(CUDA, _launch_product, problem, q, *rest, dy)
+
+
+def _launch_product(kernel, result, problem, arrays, *scalars):
+    """One thread for each number of the result."""
+    sizes = np.array([problem.batch, problem.heads, problem.kv_heads, problem.time, problem.width], np.int32)
+    CUDA.launch(kernel, (blocks_for(result.size, THREADS),), (THREADS,), (*arrays, *sizes, *scalars))
