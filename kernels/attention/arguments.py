@@ -36,12 +36,14 @@ class Problem(NamedTuple):
         return (*sizes, np.float32(self.scale), np.int32(self.causal), *self.dropout)
 
 
-def check_forward(q, k, v, causal, dropout, key, first_row, *, dtype="float32", widths=None) -> Problem:
+def check_forward(q, k, v, causal, dropout, key, first_row, *, dtypes=("float32",), widths=None) -> Problem:
     """Raises TypeError or ValueError, naming the argument, unless the kernels can take these arrays.
 
-    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv. widths: the D that there are kernels for, None for all.
+    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. widths: the D that there are
+    kernels for, None for all.
     """
     kernel = "attention_forward"
+    dtype = next((name for name in dtypes if name == getattr(q, "dtype", None)), dtypes[0])
     check_array(kernel, "q", q, dtype=dtype)
     if q.ndim != 4:
         raise ValueError(f"{kernel}: q is {q.shape} but has to be (batch, heads, time, width)")
@@ -63,10 +65,10 @@ def check_forward(q, k, v, causal, dropout, key, first_row, *, dtype="float32", 
     return Problem(*q.shape[:2], kv_heads, time, width, bool(causal), _dropout(kernel, q, dropout, key, first_row))
 
 
-def check_backward(dy, q, dtype="float32") -> None:
+def check_backward(dy, q) -> None:
     """Raises unless dy is an array like q (B, H, T, D)."""
     kernel = "attention_backward"
-    check_array(kernel, "dy", dy, like=q, shape=q.shape, dtype=dtype, because=f"q is {q.shape}")
+    check_array(kernel, "dy", dy, like=q, shape=q.shape, dtype=q.dtype, because=f"q is {q.shape}")
     _check_alignment(kernel, "dy", dy)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
 from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, empty
 

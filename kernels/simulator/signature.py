@@ -54,6 +54,8 @@ def _check_pointer(label: str, parameter: Parameter, value) -> None:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{label} is {_describe(value)}, the kernel takes a pointer: pass an array")
     expected = np.dtype(np.uint64) if parameter.pointers > 1 else parameter.dtype
+    if parameter.kind == b"h" and parameter.pointers == 1 and value.dtype.name == "bfloat16":
+        expected = value.dtype  # of the package ml_dtypes; __nv_bfloat16 takes uint16 too, bits as they are
     if expected is not None and value.dtype != expected:
         what = "device pointers (uint64)" if parameter.pointers > 1 else str(expected)
         raise TypeError(f"{label} is an array of {value.dtype}, the kernel takes {what}")
