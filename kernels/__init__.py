@@ -14,6 +14,7 @@ from minillm.errors import UserError
 # Operation -> the dtypes that its kernel takes.
 OPERATIONS = {
     "adamw": ("float32",),
+    "attention": ("float32", "bfloat16"),
     "cross_entropy": ("float32",),
     "dropout": ("float32",),
     "embedding": ("float32",),
@@ -24,7 +25,8 @@ OPERATIONS = {
     "rms_norm": ("float32",),
     "rotary": ("float32",),
 }
-_choices: dict[str, bool] = {}
+RUNGS = ("naive", "tiled", "flash", "flash_tensor_cores")  # of attention, kernels/attention
+_choices: dict[str, bool | str] = {}  # True, False, or for attention the name of a rung
 
 
 def use_kernels(choice=True, /, **operations) -> None:
@@ -34,16 +36,31 @@ def use_kernels(choice=True, /, **operations) -> None:
     use_kernels(False)                     none: plain CuPy, or NumPy on "cudasim"
     use_kernels(False, layer_norm=True)    only this one
     use_kernels({"layer_norm": False})     the same choices as a dict
+    use_kernels(attention="tiled")         all, and of attention this rung: "naive", "tiled", "flash" or
+                                           "flash_tensor_cores" (which rounds float32 to TF32)
     """
     if isinstance(choice, dict):
         choice, operations = True, {**choice, **operations}
     for operation, chosen in operations.items():
         if operation not in OPERATIONS:
             raise UserError(f'no kernel for "{operation}": there are {", ".join(OPERATIONS)}')
-        if not isinstance(chosen, bool):
-            raise UserError(f"{operation}={chosen!r}: use True or False")
+        if not isinstance(chosen, bool) and not (operation == "attention" and chosen in RUNGS):
+            names = f" or one of {', '.join(RUNGS)}" if operation == "attention" else ""
+            raise UserError(f"{operation}={chosen!r}: use True or False{names}")
     _choices.clear()
     _choices.update({operation: operations.get(operation, bool(choice)) for operation in OPERATIONS})
+
+
+def implementation(array, forward, backward):
+    """The pair of functions that works on `array`: the CUDA kernel's, or the given ones of the layer's own file.
+
+    A layer passes its `NAME_forward` and `NAME_backward` and keeps the second for its own backward, so that what forward
+    saved is read by the function that belongs to it.
+    """
+    kernel = twin(forward.__name__.removesuffix("_forward"), array)
+    if kernel is None:
+        return forward, backward
+    return getattr(kernel, forward.__name__), getattr(kernel, backward.__name__)
 
 
 def twin(operation: str, array):
@@ -56,7 +73,8 @@ def twin(operation: str, array):
         return None
     if not _choices[operation] or array.dtype.name not in OPERATIONS[operation]:
         return None
-    return import_module(f"{__name__}.{operation}")
+    rung = _choices[operation]
+    return import_module(f"{__name__}.{operation}" if rung is True else f"{__name__}.{operation}.{rung}")
 
 
 use_kernels(True)

@@ -1,20 +1,19 @@
-// Dropout: y_n = x_n / (1 - p) where the n-th 32-bit number of the stream is at least p 2^32, else 0. Backward is the same
-// function of dy: the mask is computed again from the key, and nothing is kept.
+// Dropout: y_n = x_n / (1 - p) where number `first` + n (of 32 bits) of the stream is at least p 2^32, else 0. Backward is the
+// same function of dy: the mask is computed again from the key, and nothing is kept.
 //
-// Work: thread i computes one block of Philox, four words of 64 bits, which is the eight numbers of the elements 8 i, ...,
-// 8 i + 7. Shared memory: none. Memory moved: 8 bytes an element; the ten rounds of Philox, for eight elements, hide
+// Work: a thread computes one block of Philox, four words of 64 bits, which is eight numbers in a row. Shared memory: none. Memory moved: 8 bytes an element; the ten rounds of Philox, for eight elements, hide
 // behind it.
 
 #include "philox.cuh"
 
 __global__ void dropout(const float* __restrict__ x, float* __restrict__ y, unsigned long long key0, unsigned long long key1,
-                        unsigned long long threshold, float scale, long long count) {
-    long long block = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (8 * block >= count) return;
+                        unsigned long long threshold, float scale, long long first, long long count) {
+    long long block = first / 8 + (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (8 * block >= first + count) return;
     PhiloxWords words = philox_words(key0, key1, block);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-        long long n = 8 * block + i;
-        if (n < count) y[n] = philox_half(words, i) >= threshold ? x[n] * scale : 0;
+        long long n = 8 * block + i - first;
+        if (0 <= n && n < count) y[n] = philox_half(words, i) >= threshold ? x[n] * scale : 0;
     }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from minillm.backend import stream
@@ -11,25 +13,29 @@ THREADS = 256
 CUDA = CudaFile(__file__, "dropout.cu", {"dropout": Ceiling(registers=40)})
 
 
-def dropout_forward(x, p, key):
-    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit for bit."""
+def dropout_forward(x, p, key, first_row=0):
+    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit for bit.
+
+    x[0] is row `first_row` of the batch.
+    """
     check_array("dropout_forward", "x", x)
     if not 0 <= p < 1:
         raise ValueError(f"dropout_forward: p is {p}: it must be at least 0 and below 1")
-    saved = (stream(*key).philox_key, p, x.shape)
+    saved = (stream(*key).philox_key, p, x.shape, first_row * math.prod(x.shape[1:]))
     return _dropped(x, saved), saved
 
 
 def dropout_backward(dy, saved):
     """dy (...)  ->  dx (...)"""
-    _, _, shape = saved
+    shape = saved[2]
     check_array("dropout_backward", "dy", dy, shape=shape, because=f"x is {shape}")
     return _dropped(dy, saved)
 
 
 def _dropped(x, saved):
-    philox_key, p, _ = saved
+    philox_key, p, _, first = saved
     y = empty(x.shape, x)
     random = (philox_key[0], philox_key[1], np.uint64(round(p * 2**32)), np.float32(1 / (1 - p)))
-    CUDA.launch("dropout", (blocks_for(x.size, 8 * THREADS),), (THREADS,), (x, y, *random, np.int64(x.size)))
+    grid = (blocks_for(first % 8 + x.size, 8 * THREADS) if x.size else 0,)
+    CUDA.launch("dropout", grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
     return y

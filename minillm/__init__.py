@@ -17,6 +17,7 @@ _HOMES = {
     "gradcheck": "minillm.gradcheck",
     "CharacterTokenizer": "minillm.tokenizers",
     "Sampler": "minillm.sampler",
+    "use_kernels": "minillm.kernels",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -76,6 +76,11 @@ def to_host(array) -> np.ndarray:
     return array_module(array).asnumpy(array) if _is_cupy(array) else array.view(np.ndarray)
 
 
+def contiguous(array):
+    """`array` in C order, on its device: itself if it is so already, else a copy."""
+    return array if array.flags.c_contiguous else array.copy()  # numpy.ascontiguousarray would forget the device
+
+
 def float_dtype(name) -> np.dtype:
     """The NumPy dtype for a name in DTYPES. Raises UserError for any other name."""
     name = name if isinstance(name, str) else np.dtype(name).name

@@ -24,6 +24,12 @@ def _backward_shared(width: int, streamed: int) -> int:
     return 4 * (2 * (OWNED + streamed) * (width + 4) + OWNED * (streamed + 4))
 
 
+def shared_bytes(width: int) -> int:
+    """Bytes of shared memory that heads of this width take at most."""
+    forward, backward = STREAMED[width]
+    return max(_forward_shared(width, forward), _backward_shared(width, backward))
+
+
 REGISTERS = 255  # two blocks of 128 threads share the 65,536 registers of a multiprocessor
 INSTANCES = {"gradient_average<float>": Ceiling(registers=48)}
 for _width, (_forward, _backward) in STREAMED.items():

@@ -28,7 +28,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from minillm.backend import array_module
+from minillm.backend import array_module, contiguous
+from minillm.kernels import implementation
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -156,21 +157,27 @@ class CausalSelfAttention(Layer):
         batch, time, channels = x.shape
         qkv = self.c_attn.forward(x).reshape(batch, time, 3, self.n_head, channels // self.n_head)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # (B, T, 3, H, D) -> 3 times (B, H, T, D)
+        forward, backward = implementation(q, attention_forward, attention_backward)
+        if forward is not attention_forward:
+            q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
         drop = self.attn_dropout
         dropping = (
             dict(dropout=drop.p, key=drop.layer_key(key), first_row=drop.first_row) if self.training and drop.p else {}
         )
-        y, saved = attention_forward(q, k, v, causal=True, **dropping)
-        self.save_for_backward(saved)
+        y, saved = forward(q, k, v, causal=True, **dropping)
+        self.save_for_backward((backward, saved))
         return self.c_proj.forward(y.transpose(0, 2, 1, 3).reshape(batch, time, channels))
 
     def backward(self, dy):
-        saved = self.take_saved()
+        backward, saved = self.take_saved()
         batch, time, channels = dy.shape
         # forward: out = c_proj(y)
         dy = self.c_proj.backward(dy).reshape(batch, time, self.n_head, channels // self.n_head)
         # forward: y = attention(q, k, v)
-        gradients = attention_backward(dy.transpose(0, 2, 1, 3), saved)
+        dy = dy.transpose(0, 2, 1, 3)
+        gradients = backward(dy if backward is attention_backward else contiguous(dy), saved)
         # forward: q, k, v = c_attn(x), side by side
-        dqkv = array_module(dy).stack([g.transpose(0, 2, 1, 3) for g in gradients], axis=2)  # (B, T, 3, H, D)
+        dqkv = array_module(dy).empty_like(dy, shape=(batch, time, 3, *gradients[0].shape[1::2]), order="C")
+        for i, gradient in enumerate(gradients):
+            dqkv[:, :, i] = gradient.transpose(0, 2, 1, 3)  # (B, H, T, D) -> (B, T, H, D)
         return self.c_attn.backward(dqkv.reshape(batch, time, 3 * channels))

@@ -22,6 +22,7 @@ Perplexity is exp(loss): a model that is unsure between k equally likely tokens 
 from __future__ import annotations
 
 from minillm.backend import array_module
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer
 from minillm.layers.softmax import row_max, row_sum
 
@@ -80,9 +81,11 @@ class CrossEntropy(Layer):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits, targets):
-        loss, saved = cross_entropy_forward(logits, targets, self.ignore_index, self.label_smoothing)
-        self.save_for_backward(saved)
+        forward, backward = implementation(logits, cross_entropy_forward, cross_entropy_backward)
+        loss, saved = forward(logits, targets, self.ignore_index, self.label_smoothing)
+        self.save_for_backward((backward, saved))
         return loss
 
     def backward(self, dloss=1.0):
-        return cross_entropy_backward(dloss, self.take_saved())
+        cross_entropy_backward, saved = self.take_saved()
+        return cross_entropy_backward(dloss, saved)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 
 from minillm.backend import device_of, stream, to_device
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer
 
 
@@ -51,13 +52,17 @@ class Dropout(Layer):
         if not self.training or self.p == 0:
             self.save_for_backward(None)
             return x
-        y, saved = dropout_forward(x, self.p, self.layer_key(key), self.first_row)
-        self.save_for_backward(saved)
+        forward, backward = implementation(x, dropout_forward, dropout_backward)
+        y, saved = forward(x, self.p, self.layer_key(key), self.first_row)
+        self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy):
-        saved = self.take_saved()
-        return dy if saved is None else dropout_backward(dy, saved)
+        taken = self.take_saved()
+        if taken is None:
+            return dy
+        dropout_backward, saved = taken
+        return dropout_backward(dy, saved)
 
     def layer_key(self, key):
         """The key of this layer's own mask: the caller's key and the layer's name."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.backend import array_module
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -53,10 +54,12 @@ class Embedding(Layer):
         self.weight = Parameter(weight)
 
     def forward(self, ids):
-        y, saved = embedding_forward(ids, self.weight.value)
-        self.save_for_backward(saved)
+        forward, backward = implementation(self.weight.value, embedding_forward, embedding_backward)
+        y, saved = forward(ids, self.weight.value)
+        self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy) -> None:
         buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
-        self.weight.grad = embedding_backward(dy, self.take_saved(), buffer)
+        embedding_backward, saved = self.take_saved()
+        self.weight.grad = embedding_backward(dy, saved, buffer)

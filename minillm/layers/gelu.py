@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 
 from minillm.backend import array_module
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer
 
 C = math.sqrt(2 / math.pi)
@@ -129,10 +130,12 @@ class GELU(Layer):
         self.approximate = approximate
 
     def forward(self, x):
-        y, saved = gelu_forward(x, approximate=self.approximate)
-        self.save_for_backward(saved)
+        forward, backward = implementation(x, gelu_forward, gelu_backward)
+        y, saved = forward(x, approximate=self.approximate)
+        self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy):
-        dx, _ = gelu_backward(dy, self.take_saved())
+        gelu_backward, saved = self.take_saved()
+        dx, _ = gelu_backward(dy, saved)
         return dx

@@ -18,6 +18,7 @@ In words: the gradient loses its mean and its component along n, the two directi
 from __future__ import annotations
 
 from minillm.backend import array_module
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -71,12 +72,14 @@ class LayerNorm(Layer):
 
     def forward(self, x):
         bias = self.bias.value if hasattr(self, "bias") else None
-        y, saved = layer_norm_forward(x, self.weight.value, bias, self.eps)
-        self.save_for_backward(saved)
+        forward, backward = implementation(x, layer_norm_forward, layer_norm_backward)
+        y, saved = forward(x, self.weight.value, bias, self.eps)
+        self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy):
-        dx, dweight, dbias = layer_norm_backward(dy, self.take_saved())
+        layer_norm_backward, saved = self.take_saved()
+        dx, dweight, dbias = layer_norm_backward(dy, saved)
         self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)

@@ -19,7 +19,8 @@ measures the memory.
 from __future__ import annotations
 
 from minillm.backend import array_module
-from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_forward
+from minillm.kernels import implementation
+from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
 
 CHUNK_LOGITS = 11 << 20  # logits that exist at a time: 44 MiB in float32
@@ -59,7 +60,8 @@ def linear_cross_entropy_forward(
     for start in range(0, len(rows), chunk_rows):
         chunk = slice(start, start + chunk_rows)
         logits = rows[chunk] @ weight.T  # (n, C) @ (C, V)
-        chunk_loss, dlogits = cross_entropy_forward(logits, t[chunk], ignore_index, label_smoothing, count)
+        forward, _ = implementation(logits, cross_entropy_forward, cross_entropy_backward)
+        chunk_loss, dlogits = forward(logits, t[chunk], ignore_index, label_smoothing, count)
         loss = loss + chunk_loss
         if needs_gradient:
             # forward: logits = x @ weight.T

@@ -8,6 +8,7 @@ GELU, which visits every element anyway.
 
 from __future__ import annotations
 
+from minillm.kernels import implementation
 from minillm.layers.gelu import gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, linear_backward, linear_forward
@@ -24,12 +25,13 @@ class MLP(Layer):
     def forward(self, x):
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
         h, saved_fc = linear_forward(x, self.c_fc.weight.value)  # (..., C) @ (C, F)
-        h, saved_gelu = gelu_forward(h, bias, self.approximate)
-        self.save_for_backward((saved_fc, saved_gelu))
+        forward, backward = implementation(h, gelu_forward, gelu_backward)
+        h, saved_gelu = forward(h, bias, self.approximate)
+        self.save_for_backward((saved_fc, backward, saved_gelu))
         return self.c_proj.forward(h)  # (..., F) @ (F, C)
 
     def backward(self, dy):
-        saved_fc, saved_gelu = self.take_saved()
+        saved_fc, gelu_backward, saved_gelu = self.take_saved()
         # forward: y = c_proj(h)
         dh = self.c_proj.backward(dy)
         # forward: h = gelu(z + bias)

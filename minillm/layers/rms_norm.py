@@ -17,6 +17,7 @@ In words: the gradient loses its component along n, the one direction in which n
 from __future__ import annotations
 
 from minillm.backend import array_module
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -56,11 +57,13 @@ class RMSNorm(Layer):
         self.eps = eps
 
     def forward(self, x):
-        y, saved = rms_norm_forward(x, self.weight.value, self.eps)
-        self.save_for_backward(saved)
+        forward, backward = implementation(x, rms_norm_forward, rms_norm_backward)
+        y, saved = forward(x, self.weight.value, self.eps)
+        self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy):
-        dx, dweight = rms_norm_backward(dy, self.take_saved())
+        rms_norm_backward, saved = self.take_saved()
+        dx, dweight = rms_norm_backward(dy, saved)
         self.weight.add_grad(dweight)
         return dx

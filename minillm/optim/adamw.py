@@ -20,6 +20,7 @@ import numpy as np
 
 from minillm.backend import array_module
 from minillm.errors import UserError
+from minillm.kernels import twin
 from minillm.layers.layer import Parameter
 
 BLOCK = 1 << 16  # elements updated at a time: value, gradient, moments and scratch then fit a core's L2 cache
@@ -54,6 +55,12 @@ class AdamW:
                 "call backward() before step(), and leave out parameters that the loss does not depend on"
             )
         self.step_count += 1
+        kernel = (
+            twin("adamw", next(iter(self.parameters.values())).value) if self.decoupled and self.parameters else None
+        )
+        if kernel is not None:
+            self._step_at_once(kernel, gradient_scale)
+            return
         for name, parameter in self.parameters.items():
             self._update(
                 parameter.value,
@@ -63,6 +70,22 @@ class AdamW:
                 gradient_scale,
                 self.weight_decay if parameter.value.ndim >= 2 else 0.0,
             )
+
+    def _step_at_once(self, kernel, gradient_scale) -> None:
+        """All tensors in one launch, on the device."""
+        parameters = list(self.parameters.values())
+        kernel.adamw_update(
+            [parameter.value for parameter in parameters],
+            [parameter.grad for parameter in parameters],
+            list(self.first_moments.values()),
+            list(self.second_moments.values()),
+            self.lr,
+            self.betas,
+            self.eps,
+            [self.weight_decay if parameter.value.ndim >= 2 else 0.0 for parameter in parameters],
+            self.step_count,
+            gradient_scale,
+        )
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from minillm.backend import array_module
+from minillm.kernels import twin
 from minillm.layers.layer import Parameter
 
 BLOCK = 1 << 16  # float32 sums run over so many elements, and are then added in float64
@@ -20,7 +21,11 @@ BLOCK = 1 << 16  # float32 sums run over so many elements, and are then added in
 
 def global_norm(parameters: dict[str, Parameter]) -> float:
     """The norm of all gradients together."""
-    return math.sqrt(sum(_sum_of_squares(parameter.grad) for parameter in parameters.values()))
+    gradients = [parameter.grad for parameter in parameters.values()]
+    kernel = twin("global_norm", gradients[0]) if gradients else None
+    if kernel is not None:
+        return float(kernel.global_norm(gradients))
+    return math.sqrt(sum(_sum_of_squares(gradient) for gradient in gradients))
 
 
 def clip_scale(norm: float, max_norm: float | None) -> float:

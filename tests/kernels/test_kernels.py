@@ -89,8 +89,8 @@ def embedding(op, a):
     }
 
 
-def dropout(op, a, p=0.3):
-    y, saved = op.dropout_forward(a.x, p, (7, "dropout", 3))
+def dropout(op, a, p=0.3, first_row=0):
+    y, saved = op.dropout_forward(a.x, p, (7, "dropout", 3), first_row)
     return {"y": y}, {"dx": op.dropout_backward(a.dy, saved)}
 
 
@@ -172,6 +172,7 @@ def cases():
         yield embedding, {}, ids_inputs, (tokens, vocabulary, width)
     for shape in ((1, 1), (0, 3), (5, 7), (3, 5, 161), (64, 64)):
         yield dropout, {}, norm_inputs, shape
+        yield dropout, {"first_row": 3}, norm_inputs, shape
     for shape in ((1, 1, 1, 2), (2, 3, 5, 6), (1, 2, 65, 64), (3, 1, 33, 96)):
         yield rotary, {}, rotary_inputs, shape
         yield rotary, {"interleaved": True}, rotary_inputs, shape
@@ -368,6 +369,7 @@ FAULTS = {
     "embedding: a run's last part is lost": (embedding, "sum += partials[2 * next * width + c];", "", "numbers"),
     "dropout: halves of a word swapped": (dropout, "index % 2 ? 32 : 0", "index % 2 ? 0 : 32", "numbers"),
     "dropout: last block not cut": (dropout, "n < count", "n <= count", "check"),
+    "dropout: the rows before are forgotten": (dropout, "* block + i - first;", "* block + i - first / 8 * 8;", "check"),
     "adamw: second moment not corrected": (adamw, "v / correction2", "v", "numbers"),
     "adamw: pieces overlap": (adamw, "start + PIECE < size ? start + PIECE : size", "size", "numbers"),
     "global_norm: every thread writes": (global_norm, "if (threadIdx.x == 0) sums", "sums", "check"),
