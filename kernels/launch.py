@@ -31,11 +31,15 @@ MAX_BLOCK_THREADS = 1024
 
 
 class Ceiling(NamedTuple):
-    """What a kernel may use at most: registers a thread, bytes of static and of dynamic shared memory a block."""
+    """What a kernel may use at most: registers a thread, bytes of static and of dynamic shared memory a block.
+
+    smallest_arch: from where on a block can have that much shared memory; it compiles for older ones too.
+    """
 
     registers: int
     shared: int = 0
     dynamic_shared: int = 0
+    smallest_arch: int = 75
 
 
 class CudaFile:

@@ -34,10 +34,11 @@ REGISTERS = 255  # two blocks of 128 threads share the 65,536 registers of a mul
 INSTANCES = {"gradient_average<float>": Ceiling(registers=48)}
 for _width, (_forward, _backward) in STREAMED.items():
     _shared = _backward_shared(_width, _backward)
+    _arch = 75 if _shared <= 64 * 1024 else 80
     INSTANCES |= {
         f"flash_forward<{_width}, {_forward}>": Ceiling(REGISTERS, dynamic_shared=_forward_shared(_width, _forward)),
-        f"flash_backward_queries<{_width}, {_backward}>": Ceiling(REGISTERS, dynamic_shared=_shared),
-        f"flash_backward_keys<{_width}, {_backward}>": Ceiling(REGISTERS, dynamic_shared=_shared),
+        f"flash_backward_queries<{_width}, {_backward}>": Ceiling(REGISTERS, 0, _shared, _arch),
+        f"flash_backward_keys<{_width}, {_backward}>": Ceiling(REGISTERS, 0, _shared, _arch),
     }
 CUDA = CudaFile(__file__, "flash.cu", INSTANCES)
 

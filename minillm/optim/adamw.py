@@ -68,7 +68,7 @@ class AdamW:
                 self.first_moments[name],
                 self.second_moments[name],
                 gradient_scale,
-                self.weight_decay if parameter.value.ndim >= 2 else 0.0,
+                self._weight_decay(parameter),
             )
 
     def _step_at_once(self, kernel, gradient_scale) -> None:
@@ -82,10 +82,13 @@ class AdamW:
             self.lr,
             self.betas,
             self.eps,
-            [self.weight_decay if parameter.value.ndim >= 2 else 0.0 for parameter in parameters],
+            [self._weight_decay(parameter) for parameter in parameters],
             self.step_count,
             gradient_scale,
         )
+
+    def _weight_decay(self, parameter: Parameter) -> float:
+        return self.weight_decay if parameter.value.ndim >= 2 else 0.0
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -34,6 +34,8 @@ def test_compiles_without_spills_and_below_its_ceilings(name, arch):
             assert usage.spill_stores == usage.spill_loads == 0, f"{instance}: {usage}"
             assert usage.registers <= ceiling.registers, f"{instance}: {usage}"
             assert usage.shared <= ceiling.shared, f"{instance}: {usage}"
+            if arch < ceiling.smallest_arch:
+                continue
             assert usage.shared + ceiling.dynamic_shared <= nvrtc.MAX_SHARED[arch], f"{instance}: {usage}"
 
 

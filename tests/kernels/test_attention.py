@@ -1,0 +1,307 @@
+"""Every rung of attention against NumPy in float64: on the simulator in three thread orders, and on the GPU.
+
+float32 has to agree to 1e-5 forward and 1e-4 backward. On tensor cores operands have fewer bits: there the error may be
+twice that of the plain computation with the same rounding of operands and results.
+"""
+
+import importlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from kernel_testing import relative_error, with_headers
+
+from minillm.backend import to_device, to_host
+from minillm.kernels import RUNGS, twin, use_kernels
+from minillm.kernels.attention import best_rung, rung
+from minillm.kernels.simulator import SimulatorError, configured
+from minillm.layers import attention as layer
+
+FORWARD, BACKWARD = 1e-5, 1e-4
+NAMES = ("y", "dq", "dk", "dv")
+FULL = {"causal": False}
+DROPPING = {"dropout": 0.3, "key": (7, "attn", 3), "first_row": 2}
+
+# (B, H, H_kv, T, D), settings
+SMALL = [
+    ((1, 1, 1, 1, 32), {}),
+    ((1, 2, 1, 65, 64), {}),
+    ((1, 2, 2, 70, 32), FULL),
+    ((2, 2, 1, 66, 96), DROPPING),
+    ((1, 1, 1, 100, 128), DROPPING | FULL),
+    ((1, 3, 3, 32, 64), {}),
+]
+ANY_WIDTH = [((1, 2, 1, 35, 20), {}), ((2, 1, 1, 5, 7), DROPPING)]
+LARGE = [
+    ((1, 2, 1, 128, 128), {}),
+    ((1, 4, 2, 257, 32), DROPPING),
+    ((1, 1, 1, 1000, 64), {}),
+    ((1, 6, 2, 100, 96), FULL),
+]
+
+
+def cases(*, large):
+    for name in RUNGS:
+        for shape, settings in SMALL + (LARGE if large else []) + (ANY_WIDTH if "flash" not in name else []):
+            for dtype in ("float32", "bfloat16") if name == "flash_tensor_cores" else ("float32",):
+                title = "-".join([name, dtype, *map(str, shape), *settings])
+                yield pytest.param(name, dtype, shape, settings, id=title)
+
+
+ALL, CHECKED = list(cases(large=True)), list(cases(large=False))
+
+
+def number_type(dtype):
+    """The NumPy dtype. bfloat16 comes from the package ml_dtypes."""
+    if dtype == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes", reason="bfloat16 needs the package ml_dtypes").bfloat16)
+    return np.dtype(dtype)
+
+
+def inputs(shape, dtype):
+    """q, k, v, dy: numbers that the dtype holds exactly."""
+    batch, heads, kv_heads, time, width = shape
+    rng = np.random.default_rng(time)
+    sizes = dict(q=heads, k=kv_heads, v=kv_heads, dy=heads)
+    return SimpleNamespace(
+        **{name: rng.normal(size=(batch, n, time, width)).astype(number_type(dtype)) for name, n in sizes.items()}
+    )
+
+
+def run(op, a, settings):
+    y, saved = op.attention_forward(a.q, a.k, a.v, **settings)
+    return dict(zip(NAMES, (y, *op.attention_backward(a.dy, saved))))
+
+
+def reference(shape, dtype, settings):
+    """With NumPy in float64."""
+    a = inputs(shape, dtype)
+    return run(layer, SimpleNamespace(**{name: x.astype(np.float64) for name, x in vars(a).items()}), settings)
+
+
+def kernel(name, dtype, shape, settings, device="cudasim", op=None):
+    a = inputs(shape, dtype)
+    a = SimpleNamespace(**{name: to_device(x, device) for name, x in vars(a).items()})
+    results = run(op or rung(name), a, settings)
+    return {key: to_host(x) for key, x in results.items()}
+
+
+def to_tf32(x):
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
+
+
+def plain(shape, dtype, settings):
+    """Attention by the formulas, every operand of a product rounded, in bfloat16 every result as well."""
+    a = inputs(shape, dtype)
+    if dtype == "bfloat16":
+        operand = result = lambda x: x.astype(number_type(dtype)).astype(np.float64)
+    else:
+        operand, result = to_tf32, lambda x: x
+    q, k, v, dy = (x.astype(np.float64) for x in (a.q, a.k, a.v, a.dy))
+    batch, heads, kv_heads, time, width = shape
+    k, v = (np.repeat(x, heads // kv_heads, axis=1) for x in (k, v))
+    scale = 1 / np.sqrt(width)
+    factor = 1.0
+    if settings.get("dropout"):
+        args = (batch, heads, time, time), settings["dropout"], settings["key"], q, settings["first_row"]
+        factor = layer.dropout_factor(*args)
+
+    def product(x, y):
+        return result(operand(x) @ operand(y))
+
+    s = product(q, k.swapaxes(2, 3)) * scale
+    if settings.get("causal", True):
+        s = np.where(np.tri(time, dtype=bool), s, -np.inf)
+    p = np.exp(s - s.max(axis=-1, keepdims=True))
+    p = result(p / p.sum(axis=-1, keepdims=True))
+    y = product(p * factor, v)
+    dp = product(dy, v.swapaxes(2, 3)) * factor
+    ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True)) * scale
+    dk, dv = product(ds.swapaxes(2, 3), q), product((p * factor).swapaxes(2, 3), dy)
+    dk, dv = (x.reshape(batch, kv_heads, -1, time, width).sum(axis=2) for x in (dk, dv))
+    return dict(zip(NAMES, (y, product(ds, k), dk, dv)))
+
+
+def allowed(name, dtype, shape, settings, expected):
+    """Result -> the relative error that it may have."""
+    if name == "flash_tensor_cores":
+        errors = plain(shape, dtype, settings)
+        return {key: 2 * relative_error(errors[key], expected[key]) + FORWARD for key in NAMES}
+    return {key: FORWARD if key == "y" else BACKWARD for key in NAMES}
+
+
+def excess(name, dtype, shape, settings, results):
+    """Result -> its error as a multiple of what is allowed."""
+    expected = reference(shape, dtype, settings)
+    limits = allowed(name, dtype, shape, settings, expected)
+    found = {key: relative_error(results[key], expected[key]) / limits[key] for key in NAMES}
+    if shape[3] == 1:  # a softmax over one score has no gradient: what is left of dq and dk is rounding
+        limit = 0.1 if name == "flash_tensor_cores" else 1e-6
+        found |= {key: float(np.abs(results[key].astype(np.float64)).max() / limit) for key in ("dq", "dk")}
+    return {key: np.inf if np.isnan(error) else error for key, error in found.items()}
+
+
+@pytest.mark.parametrize("name, dtype, shape, settings", ALL)
+def test_every_rung_agrees_with_numpy_in_float64(name, dtype, shape, settings, device):
+    results = kernel(name, dtype, shape, settings, device)
+    assert {x.dtype.name for x in results.values()} == {dtype}
+    found = excess(name, dtype, shape, settings, results)
+    assert max(found.values()) <= 1, found
+
+
+@pytest.mark.parametrize("name, dtype, shape, settings", CHECKED)
+def test_same_input_same_bits(name, dtype, shape, settings, device):
+    def bits():
+        return [x.tobytes() for x in kernel(name, dtype, shape, settings, device).values()]
+
+    first = bits()
+    with configured(order="ascending"):  # on the simulator another order too
+        assert bits() == first
+
+
+@pytest.mark.parametrize("name, dtype, shape, settings", CHECKED)
+def test_check_mode_reports_nothing(name, dtype, shape, settings, simulator):
+    with configured(mode="check", order="shuffled", seed=5):
+        kernel(name, dtype, shape, settings)
+
+
+def test_an_empty_batch_gives_empty_results(simulator):
+    for name in RUNGS:
+        results = kernel(name, "float32", (0, 2, 1, 5, 32), {})
+        assert results["y"].shape == (0, 2, 5, 32) and results["dk"].shape == (0, 1, 5, 32)
+
+
+# -------------------------------------------------------------------------------------------------- which rung
+
+
+def zeros(width, dtype="float32", device="cudasim"):
+    return to_device(np.zeros((1, 1, 2, width), number_type(dtype)), device)
+
+
+def test_the_best_rung_is_the_one_that_takes_the_array():
+    assert best_rung(zeros(64)) == "flash"
+    assert best_rung(zeros(20)) == "tiled"
+    assert best_rung(zeros(64, "bfloat16")) == "flash_tensor_cores"
+
+
+def test_heads_too_wide_for_a_small_gpu_go_to_tiles(monkeypatch):
+    monkeypatch.setattr("minillm.kernels.attention._shared_memory_limit", lambda q: 64 * 1024)  # sm_75
+    assert best_rung(zeros(64)) == "flash"
+    assert best_rung(zeros(128)) == "tiled"
+
+
+def test_a_rung_is_chosen_by_name():
+    try:
+        for name in RUNGS:
+            use_kernels(attention=name)
+            assert twin("attention", zeros(64)).__name__ == f"minillm.kernels.attention.{name}"
+        use_kernels(attention=False)
+        assert twin("attention", zeros(64)) is None
+    finally:
+        use_kernels(True)
+
+
+def test_the_package_remembers_which_rung_went_forward(simulator):
+    op = importlib.import_module("minillm.kernels.attention")
+    shape = (1, 1, 1, 9, 20)
+    results = kernel(None, "float32", shape, {}, op=op)
+    assert relative_error(results["dk"], reference(shape, "float32", {})["dk"]) < BACKWARD
+
+
+# ------------------------------------------------------------------------------------------------ planted faults
+
+# (rung, what stands in its source, what is put in its place, who must notice: "check" or "numbers")
+FAULTS = {
+    "naive: the diagonal is masked": ("naive", "causal && j > i", "causal && j >= i", "numbers"),
+    "naive: one key too many": ("naive", "causal ? i + 1 : time", "causal ? i + 2 : time", "check"),
+    "naive: last block not cut": (
+        "naive", "if (n >= (long long)batch * heads * time * width) return;", "", "check"),
+    "softmax: gradient without its average": ("naive", "(ds[n] - average)", "ds[n]", "numbers"),
+    "softmax: gradient not scaled": ("naive", "* inverse_sqrt_width;", ";", "numbers"),
+    "tiled: no barrier before the tiles are read": (
+        "tiled", "__syncthreads();\n        multiply", "multiply", "check"),
+    "tiled: no barrier after the tiles are read": (
+        "tiled", "multiply(sum, a_tile, b_tile);\n        __syncthreads();", "multiply(sum, a_tile, b_tile);", "check"),
+    "tiled: barrier in a branch": (
+        "tiled", "__syncthreads();\n        multiply(sum, w_tile", "if (threadIdx.y < 4) __syncthreads();\n"
+        "        multiply(sum, w_tile", "check"),
+    "tiled: a head of the group is left out": ("tiled", "member < group", "member < max(1, group - 1)", "numbers"),
+    "flash: sum not scaled to the new maximum": ("flash", "sum[m] * shrink + row_sum", "sum[m] + row_sum", "numbers"),
+    "flash: result not scaled to the new maximum": ("flash", "o[m][c] *= shrink", "o[m][c] *= 1", "numbers"),
+    "flash: keys beyond the end are counted": ("flash", "j >= time || (causal", "(causal", "numbers"),
+    "flash: rows beyond the end are read": (
+        "flash", "if (first + r < time) numbers", "if (first + r <= time) numbers", "check"),
+    "flash: stale values in shared memory": (
+        "flash", "load_rows<D>(kv_tile, v, first_key, N, time);", "", "numbers"),
+    "flash: no barrier between keys and values": (
+        "flash", "products_of_rows<D>(p, q_tile, kv_tile);\n        __syncthreads();",
+        "products_of_rows<D>(p, q_tile, kv_tile);", "check"),
+    "flash: probabilities handed over without a barrier of the warp": (
+        "flash", "threadIdx.x % 16 + 16 * c] = s[m][c];\n    __syncwarp();", "threadIdx.x % 16 + 16 * c] = s[m][c];", "check"),
+    "flash: dropout's factor is left out of the gradient": (
+        "flash", "(ds[m][c] * factor - row_average[m])", "(ds[m][c] - row_average[m])", "numbers"),
+    "flash: every block writes the first keys": (
+        "flash", "dk_sum, dk_factor, first_key, time", "dk_sum, dk_factor, 0, time", "check"),
+    "tensor cores: wrong fragment index": (
+        "flash_tensor_cores", "a[1] = pair(c[0][2], c[0][3]);", "a[1] = pair(c[1][0], c[1][1]);", "numbers"),
+    "tensor cores: rows and columns of a fragment exchanged": (
+        "flash_tensor_cores", "tile + group() * stride + d + within();\n#pragma unroll\n        for (int n = 0; n < 4",
+        "tile + within() * stride + d + group();\n#pragma unroll\n        for (int n = 0; n < 4", "check"),
+    "tensor cores: the copy is not waited for": (
+        "flash_tensor_cores", "copies.wait();\n        __syncthreads();  // this", "__syncthreads();  // this", "check"),
+    "tensor cores: the next tile overwrites this one": (
+        "flash_tensor_cores", "k_tiles + (tile ^ 1) * TILE, k", "k_tiles + tile * TILE, k", "check"),
+    "tensor cores: no barrier after the copy": (
+        "flash_tensor_cores", "__syncthreads();  // this", "// this", "check"),
+    "dropout: a lane asks for another row's bits": ("flash", "2 * row + column / (N / 2)", "row + column / (N / 2)", "numbers"),
+}  # fmt: skip
+
+
+def what_notices(name, monkeypatch, before, after):
+    """Plant a fault, run the cases in check mode: "check", "numbers" or "nothing"."""
+    op = rung(name)
+    text = with_headers(op.CUDA)
+    assert before in text, "the fault is no longer where the table says"
+    monkeypatch.setattr(op, "CUDA", op.CUDA.with_text(text.replace(before, after)))
+    for case in CHECKED:
+        this_rung, *case = case.values
+        if this_rung == name:
+            try:
+                with configured(mode="check"):
+                    results = kernel(name, *case)
+            except SimulatorError:
+                return "check"
+            with np.errstate(invalid="ignore"):
+                if max(excess(name, *case, results).values()) > 1:
+                    return "numbers"
+    return "nothing"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_fault_is_noticed(fault, monkeypatch, simulator):
+    name, before, after, by = FAULTS[fault]
+    assert what_notices(name, monkeypatch, before, after) == by
+
+
+# ------------------------------------------------------------------------------------------- what launchers refuse
+
+
+def test_wrong_arguments_are_named():
+    q = zeros(64)
+    for name in RUNGS:
+        op = rung(name)
+        with pytest.raises(ValueError, match=r"attention_forward: k is .* have to divide the 1 heads of q"):
+            op.attention_forward(q, to_device(np.zeros((1, 2, 2, 64), np.float32), "cudasim"), q)
+        with pytest.raises(TypeError, match="attention_forward: q is float64"):
+            op.attention_forward(q.astype(np.float64), q, q)
+        with pytest.raises(ValueError, match="attention_forward: v is .* but k is"):
+            op.attention_forward(q, q, zeros(32))
+        with pytest.raises(ValueError, match="attention_forward: q is not C-contiguous"):
+            op.attention_forward(zeros(128)[..., ::2], q, q)
+        with pytest.raises(ValueError, match="attention_forward: dropout=0.5 needs a key"):
+            op.attention_forward(q, q, q, dropout=0.5)
+    with pytest.raises(
+        ValueError, match=r'heads of width 20, the kernel takes 32, 64, 96, 128: rung "tiled" takes any'
+    ):
+        rung("flash").attention_forward(zeros(20), zeros(20), zeros(20))
