@@ -12,6 +12,8 @@ _HOMES = {
     "Adam": "minillm.optim",
     "GPT2": "minillm.models",
     "GPT2Config": "minillm.models",
+    "Llama": "minillm.models",
+    "LlamaConfig": "minillm.models",
     "from_pretrained": "minillm.pretrained",
     "generate": "minillm.sampler",
     "gradcheck": "minillm.gradcheck",

@@ -53,7 +53,7 @@ def read_json(path: str | Path) -> dict:
         contents = json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits, or too deep
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(contents, dict):
         raise UserError(f"{path} holds a {type(contents).__name__}, expected a JSON object")

@@ -24,8 +24,11 @@ from minillm.layers.residual import ResidualBlock, residual_backward, residual_f
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward, residual_layer_norm_forward
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_backward, rotary_forward, rotary_tables
+from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.softmax import Softmax
+from minillm.layers.swiglu import SwiGLU, swiglu_backward, swiglu_forward
 from minillm.models.gpt2 import GPT2, GPT2Config
+from minillm.models.llama import Llama, LlamaConfig
 
 KEY = (0, "gradcheck")  # dropout draws the same mask in every forward
 
@@ -149,6 +152,36 @@ def mlp():
     yield "mlp, no bias", MLP(Linear(array("fc", 4, 8)), Linear(array("proj", 8, 4))), (array("x", 2, 3, 4),), None
 
 
+def rotary_attention():
+    for n_kv_head, bias, interleaved in product((4, 2, 1), (False, True), (False, True)):
+        layer = RotarySelfAttention(
+            *(
+                Linear(array(name, rows, columns), array(f"{name}_b", rows) if bias else None, transposed=True)
+                for name, rows, columns in (
+                    ("q", 8, 6),
+                    ("k", 2 * n_kv_head, 6),
+                    ("v", 2 * n_kv_head, 6),
+                    ("o", 6, 8),
+                )
+            ),
+            n_head=4,
+            n_kv_head=n_kv_head,
+            positions=RotaryPositions(2, base=100.0, interleaved=interleaved),
+            dropout=0.2 if bias else 0.0,
+        )
+        order = "interleaved" if interleaved else "halves"
+        label = f"rotary attention, 4 heads on {n_kv_head}, {order}, {'bias, dropout' if bias else 'no bias'}"
+        yield label, layer, (array("x", 2, 5, 6),), KEY
+
+
+def swiglu():
+    yield "swiglu", (swiglu_forward, swiglu_backward), (3 * array("gate", 2, 3, 5), array("up", 2, 3, 5)), None
+    shapes = (("gate", 7, 4), ("up", 7, 4), ("down", 4, 7))
+    for bias in (False, True):
+        parts = [Linear(array(n, o, i), array(f"{n}_b", o) if bias else None, transposed=True) for n, o, i in shapes]
+        yield f"swiglu MLP, {'' if bias else 'no '}bias", SwiGLU(*parts), (array("x", 2, 3, 4),), None
+
+
 def residual():
     def backward(dy, saved):
         return residual_backward(dy, saved)
@@ -198,6 +231,28 @@ def gpt2():
         yield label, randomised(GPT2(config, seed=0, dtype="float64")), (ids, targets), KEY
 
 
+def llama():
+    ids, targets = (stream("catalogue", name).integers(7, (2, 5)) for name in ("ids", "targets"))
+    for tied, bias, interleaved in ((True, False, False), (False, True, True)):
+        config = LlamaConfig(
+            vocab_size=7,
+            context_length=6,
+            n_layer=2,
+            n_head=4,
+            n_kv_head=2,
+            d_model=8,
+            d_ff=6,
+            dropout=0.25 if bias else 0.0,
+            tie_embeddings=tied,
+            attention_bias=bias,
+            mlp_bias=bias,
+            rope_theta=50.0,
+            rope_interleaved=interleaved,
+        )
+        label = f"llama, {'tied' if tied else 'untied'}, {'bias, dropout' if bias else 'no bias'}"
+        yield label, randomised(Llama(config, seed=0, dtype="float64")), (ids, targets), KEY
+
+
 CATALOGUE = {
     case.__name__: case
     for case in (
@@ -211,10 +266,13 @@ CATALOGUE = {
         softmax,
         dropout,
         attention,
+        rotary_attention,
         mlp,
+        swiglu,
         residual,
         cross_entropy,
         linear_cross_entropy,
         gpt2,
+        llama,
     )
 }

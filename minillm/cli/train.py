@@ -38,17 +38,37 @@ def command(
     seed: Annotated[Optional[int], _option(_RUN, "The same seed gives the same run.")] = None,
     n_layer: Annotated[Optional[int], _option(_MODEL, "Transformer blocks.")] = None,
     n_head: Annotated[Optional[int], _option(_MODEL, "Attention heads in each block.")] = None,
+    n_kv_head: Annotated[
+        Optional[int], _option(_MODEL, "Llama: key/value heads, each shared by several attention heads.")
+    ] = None,
     d_model: Annotated[Optional[int], _option(_MODEL, "Width of a token's vector; divisible by --n-head.")] = None,
-    d_ff: Annotated[Optional[int], _option(_MODEL, "Width inside the MLP; 4 times --d-model if not given.")] = None,
+    d_ff: Annotated[
+        Optional[int], _option(_MODEL, "Width inside the MLP; 4 (Llama: 8/3) times --d-model if not given.")
+    ] = None,
     context_length: Annotated[Optional[int], _option(_MODEL, "Tokens that the model can look back on.")] = None,
     dropout: Annotated[Optional[float], _option(_MODEL, "Probability of dropping a value, from 0 to below 1.")] = None,
-    bias: Annotated[Optional[bool], _option(_MODEL, "Biases in linear layers and norms.", "--bias/--no-bias")] = None,
+    bias: Annotated[
+        Optional[bool], _option(_MODEL, "GPT-2: biases in linear layers and norms.", "--bias/--no-bias")
+    ] = None,
     tie_embeddings: Annotated[
         Optional[bool],
         _option(_MODEL, "One matrix reads tokens and scores them.", "--tie-embeddings/--no-tie-embeddings"),
     ] = None,
     activation: Annotated[Optional[str], _option(_MODEL, "gelu_new (tanh form, as GPT-2) or gelu (exact).")] = None,
-    layer_norm_eps: Annotated[Optional[float], _option(_MODEL, "Added to the variance in layer norm.")] = None,
+    layer_norm_eps: Annotated[Optional[float], _option(_MODEL, "GPT-2: added to the variance in layer norm.")] = None,
+    rms_norm_eps: Annotated[Optional[float], _option(_MODEL, "Llama: added to the mean square in RMS norm.")] = None,
+    rope_theta: Annotated[Optional[float], _option(_MODEL, "Llama: base of the rotary embedding's angles.")] = None,
+    rope_interleaved: Annotated[
+        Optional[bool],
+        _option(_MODEL, "Llama: rotary pairs side by side.", "--rope-interleaved/--no-rope-interleaved"),
+    ] = None,
+    head_width: Annotated[Optional[int], _option(_MODEL, "Llama: width of a head, if not d-model / n-head.")] = None,
+    attention_bias: Annotated[
+        Optional[bool], _option(_MODEL, "Llama: biases in attention.", "--attention-bias/--no-attention-bias")
+    ] = None,
+    mlp_bias: Annotated[
+        Optional[bool], _option(_MODEL, "Llama: biases in the MLP.", "--mlp-bias/--no-mlp-bias")
+    ] = None,
     dtype: Annotated[Optional[str], _option(_MODEL, "float32 or float64.")] = None,
     max_steps: Annotated[Optional[int], _option(_STEPS, "Steps in all: where the schedule ends.")] = None,
     batch_size: Annotated[Optional[int], _option(_STEPS, "Windows of text in a batch.")] = None,
@@ -75,10 +95,11 @@ def command(
     ] = None,
     sample_tokens: Annotated[Optional[int], _option(_EVAL, "Tokens of sample text at an evaluation; 0: none.")] = None,
 ) -> None:
-    """Train a GPT-2 on text, from nothing, and leave a run folder that generates, resumes and opens in transformers.
+    """Train a GPT-2 or a Llama on text, from nothing, and leave a run folder that generates, resumes and opens in transformers.
 
     Presets: default (a character model, about a minute on two cores), shakespeare-char-cpu and shakespeare-char (nanoGPT's
-    published runs), gpt2, gpt2-medium, gpt2-large, gpt2-xl (sizes for a GPU).
+    published runs), llama-small (a Llama, about a minute), gpt2, gpt2-medium, gpt2-large, gpt2-xl, smollm2-135m, tinyllama,
+    llama-3.2-1b (sizes for a GPU).
 
     Ctrl-C ends after the current step, saves, and prints the command to resume. At every evaluation the validation loss
     decides which model the folder keeps.

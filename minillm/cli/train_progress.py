@@ -63,7 +63,8 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
         return run
     preset = find_preset(preset_name or DEFAULT_PRESET)
     training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
-    model = {**preset.model, **{name: value for name, value in given.items() if name not in SETTING_NAMES}}
+    model = {"model_type": preset.architecture, **preset.model}
+    model |= {name: value for name, value in given.items() if name not in SETTING_NAMES}
     if "lr" in given and "min_lr" not in given:
         training["min_lr"] = given["lr"] / 10
     settings = TrainingSettings(**training)
@@ -75,8 +76,8 @@ def _describe(run: Run, console: Console) -> None:
     config, settings = run.model.config, run.settings
     count = sum(parameter.value.size for parameter in run.model.parameters().values())
     console.print(
-        f"GPT-2 with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, d_model {config.d_model}, "
-        f"context {config.context_length}, vocabulary {config.vocab_size}",
+        f"{type(run.model).__name__} with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, "
+        f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}",
         soft_wrap=True,
     )
     console.print(

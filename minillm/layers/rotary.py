@@ -12,6 +12,16 @@ Which channels (a, b) make pair i is a convention that weights are trained with:
     halves        (i, i + D/2)        Hugging Face
     interleaved   (2i, 2i + 1)        Meta's own files, the paper
 
+One becomes the other by moving the rows of the query and key weights (`interleaved_to_halves`): a product of two heads
+does not change when the channels of both are put in another order.
+
+Longer contexts. Llama 3.1 was stretched from 8,192 positions to 131,072 by turning the slow pairs still more slowly
+(Llama team, "The Llama 3 Herd of Models", 2024, section 3.4.2; the formula is in Meta's reference code). A pair with n
+turns in the original context, n = original theta_i / (2 pi), keeps theta_i if n is above high_freq_factor, gets
+theta_i / factor if n is below low_freq_factor, and between the two a mixture of both:
+
+    theta_i' = (1 - s) theta_i / factor + s theta_i        s = (n - low) / (high - low), cut to [0, 1]
+
 Backward. A rotation R is linear, and its transpose is the rotation by the opposite angle:
 
     dx = R^T dy:        dx_a = dy_a cos + dy_b sin        dx_b = dy_b cos - dy_a sin
@@ -19,16 +29,63 @@ Backward. A rotation R is linear, and its transpose is the rotation by the oppos
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from minillm.backend import array_module
+from minillm.errors import UserError
 
 
-def rotary_tables(time: int, width: int, base: float = 10000.0, dtype="float32"):
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """How Llama 3.1 and later stretch the angles; the fields are those of `rope_scaling` in a Hugging Face config.json."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+    def __post_init__(self):
+        numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
+        if not all(isinstance(n, (int, float)) and math.isfinite(n) and n > 0 for n in numbers):
+            raise UserError(f"rope_scaling has {numbers}: its four fields must be finite numbers above 0")
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise UserError(
+                f"rope_scaling: high_freq_factor ({self.high_freq_factor}) must be above low_freq_factor "
+                f"({self.low_freq_factor})"
+            )
+
+    def stretched(self, theta):
+        """theta_i (D/2,)  ->  theta_i' (D/2,)"""
+        turns = self.original_max_position_embeddings * theta / (2 * np.pi)
+        s = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
+        return (1 - s) * theta / self.factor + s * theta
+
+
+def rotary_tables(time: int, width: int, base: float = 10000.0, dtype="float32", scaling: Llama3Scaling | None = None):
     """cos and sin of t theta_i for the positions 0 ... time - 1 and a head of `width`: two NumPy arrays (T, D/2)."""
     theta = base ** (-2 * np.arange(width // 2) / width)  # (D/2,)
+    if scaling is not None:
+        theta = scaling.stretched(theta)
     angle = np.arange(time)[:, None] * theta  # (T, D/2), float64: far positions keep their digits
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+
+
+def interleaved_to_halves(weight, n_head: int):
+    """The rows of a query or key weight (H D, C), or the entries of its bias (H D,), in the order of halves.
+
+    Row 2i of a head goes to i, and row 2i + 1 to i + D/2.
+    """
+    heads = weight.reshape(n_head, -1, 2, *weight.shape[1:])  # (H, D/2, 2, C): pair i stands together
+    return heads.swapaxes(1, 2).reshape(weight.shape)
+
+
+def halves_to_interleaved(weight, n_head: int):
+    """The inverse of `interleaved_to_halves`."""
+    heads = weight.reshape(n_head, 2, -1, *weight.shape[1:])  # (H, 2, D/2, C)
+    return heads.swapaxes(1, 2).reshape(weight.shape)
 
 
 def rotary_forward(x, cos, sin, interleaved=False):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 from minillm.errors import UserError
+
+LARGEST = 1 << 28  # of a whole number in a configuration: the size of a matrix in bytes then fits 64 bits
 
 
 def check_positive_integers(config, names: tuple[str, ...]) -> None:
@@ -12,6 +15,21 @@ def check_positive_integers(config, names: tuple[str, ...]) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        if value > LARGEST:
+            raise UserError(f"{name} is {value}: no model is that large (the limit is {LARGEST})")
+
+
+def check_numbers(config, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+            raise UserError(f"{name} is {value!r}: it must be a finite number above 0")
+
+
+def check_flags(config, names: tuple[str, ...]) -> None:
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise UserError(f"{name} is {getattr(config, name)!r}: it must be true or false")
 
 
 def check_heads(config) -> None:
@@ -24,8 +42,8 @@ def check_heads(config) -> None:
 
 
 def check_dropout(config) -> None:
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"dropout is {config.dropout}: it must be at least 0 and below 1 (0 turns it off)")
+    if isinstance(config.dropout, bool) or not isinstance(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
+        raise UserError(f"dropout is {config.dropout!r}: it must be at least 0 and below 1 (0 turns it off)")
 
 
 def field_names(config_class) -> tuple[str, ...]:

@@ -15,9 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from minillm.backend import array_module, contiguous, device_of, float_dtype, stream, to_device
+from minillm.backend import array_module, device_of, to_device
 from minillm.errors import UserError
 from minillm.layers.attention import CausalSelfAttention
 from minillm.layers.dropout import Dropout
@@ -72,7 +70,7 @@ class GPT2(LanguageModel):
     """A GPT-2 language model.
 
     seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2 n_layer); the same seed
-    gives the same weights. With seed=None the weights are left without memory, to be loaded. dtype: "float32" or "float64".
+    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: "float32" or "float64".
     """
 
     body_name = "transformer"

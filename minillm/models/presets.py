@@ -2,7 +2,8 @@
 
 `shakespeare-char-cpu` and `shakespeare-char` have the settings of the two runs that nanoGPT publishes for tiny shakespeare
 (its README and config/train_shakespeare_char.py). The sizes of `gpt2` and its siblings are those of Radford et al. (2019),
-table 2, with the training settings of nanoGPT's reproduction (config/train_gpt2.py); they want a GPU.
+table 2, with the training settings of nanoGPT's reproduction (config/train_gpt2.py); they want a GPU. The shapes of
+`smollm2-135m`, `tinyllama` and `llama-3.2-1b` are those of the published config.json files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ class Preset:
     """A line on what it is for, the fields of the model's configuration (without vocab_size) and training settings."""
 
     summary: str
+    architecture: str = "gpt2"
     model: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
 
@@ -24,6 +26,7 @@ class Preset:
 def _gpt2(parameters: str, n_layer: int, n_head: int, d_model: int) -> Preset:
     return Preset(
         f"GPT-2 with {parameters} parameters; wants a GPU",
+        "gpt2",
         model=dict(n_layer=n_layer, n_head=n_head, d_model=d_model, context_length=1024, dropout=0.0, bias=True),
         training=dict(
             batch_size=12,
@@ -36,6 +39,11 @@ def _gpt2(parameters: str, n_layer: int, n_head: int, d_model: int) -> Preset:
             eval_interval=1000,
         ),
     )
+
+
+def _llama(parameters: str, **model) -> Preset:
+    training = dict(batch_size=8, gradient_accumulation=32, max_steps=100_000, lr=4e-4, min_lr=4e-5, beta2=0.95)
+    return Preset(f"Llama with {parameters} parameters; wants a GPU", "llama", model, training)
 
 
 PRESETS = {
@@ -71,6 +79,50 @@ PRESETS = {
             beta2=0.99,
             eval_interval=250,
         ),
+    ),
+    "llama-small": Preset(
+        "a small Llama on tiny shakespeare's characters; about a minute on two CPU cores",
+        architecture="llama",
+        model=dict(
+            n_layer=4, n_head=4, n_kv_head=2, d_model=128, d_ff=352, context_length=64, dropout=0.0, tie_embeddings=True
+        ),
+        training=dict(
+            data=("shakespeare",),
+            batch_size=16,
+            max_steps=1200,
+            lr=3e-3,
+            min_lr=3e-4,
+            warmup_steps=100,
+            eval_interval=200,
+        ),
+    ),
+    "smollm2-135m": _llama(
+        "135 M",
+        n_layer=30,
+        n_head=9,
+        n_kv_head=3,
+        d_model=576,
+        d_ff=1536,
+        context_length=8192,
+        rope_theta=100_000.0,
+        tie_embeddings=True,
+    ),
+    "tinyllama": _llama(
+        "1.1 B", n_layer=22, n_head=32, n_kv_head=4, d_model=2048, d_ff=5632, context_length=2048, tie_embeddings=False
+    ),
+    "llama-3.2-1b": _llama(
+        "1.2 B",
+        n_layer=16,
+        n_head=32,
+        n_kv_head=8,
+        d_model=2048,
+        d_ff=8192,
+        context_length=131_072,
+        rope_theta=500_000.0,
+        rope_scaling=dict(
+            factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
+        ),
+        tie_embeddings=True,
     ),
     "gpt2": _gpt2("124 M", n_layer=12, n_head=12, d_model=768),
     "gpt2-medium": _gpt2("355 M", n_layer=24, n_head=16, d_model=1024),

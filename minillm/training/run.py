@@ -12,8 +12,16 @@ import numpy as np
 from minillm.backend import to_device
 from minillm.data import load_text, open_tokens, split_text, write_tokens
 from minillm.errors import UserError
-from minillm.models import GPT2, GPT2Config
-from minillm.models.gpt2_files import WEIGHTS_FILE, load_gpt2, save_gpt2_config, save_gpt2_weights
+from minillm.models.folder import (
+    WEIGHTS_FILE,
+    config_from_dict,
+    config_to_dict,
+    load_model,
+    make_model,
+    save_config,
+    save_weights,
+)
+from minillm.models.language_model import LanguageModel
 from minillm.tokenizers import CharacterTokenizer, load_tokenizer
 from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
 from minillm.training.metrics import METRICS_FILE, MetricsLog
@@ -28,7 +36,7 @@ class Run:
 
     folder: Path
     settings: TrainingSettings
-    model: GPT2
+    model: LanguageModel
     optimizer: object
     tokenizer: object
     train_tokens: np.ndarray
@@ -39,16 +47,16 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint of where the run stands."""
         self.progress.metrics_size = self.metrics.size
-        description = {"settings": asdict(self.settings), "model": asdict(self.model.config)}
+        description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
         save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
 
     def save_model(self) -> None:
         """Make the present weights the folder's model."""
-        save_gpt2_weights(self.model, self.folder / WEIGHTS_FILE)
+        save_weights(self.model, self.folder / WEIGHTS_FILE)
 
-    def load_model(self) -> GPT2:
+    def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far."""
-        return load_gpt2(self.folder, self.settings.dtype)
+        return load_model(self.folder, self.settings.dtype)
 
 
 # ----------------------------------------------------------------------------------------------------------- a new run
@@ -63,7 +71,8 @@ def start_run(
 ) -> Run:
     """Make a run folder with a first checkpoint, and open it.
 
-    model_fields: fields of GPT2Config; the vocabulary's size comes from the text. The folder appears whole or not at all.
+    model_fields: fields of the model's configuration, and model_type ("gpt2" if not given); the vocabulary's size comes from
+    the text. The folder appears whole or not at all.
     Raises UserError, before anything is written, for settings, texts or folders that cannot be used.
     """
     folder = Path(folder)
@@ -71,7 +80,7 @@ def start_run(
     to_device(np.zeros(1), device)  # raises UserError where there is no such device
     text = load_text(list(settings.data))
     tokenizer = CharacterTokenizer.train(text)
-    config = GPT2Config(**{**model_fields, "vocab_size": tokenizer.vocab_size})
+    config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
     splits = [tokenizer.encode(part) for part in split_text(text)]
     for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
         if len(ids) < least:
@@ -79,7 +88,7 @@ def start_run(
                 f"the {name} text has {len(ids)} tokens, one window needs {least}: "
                 f"use a longer text or a smaller --context-length (now {config.context_length})"
             )
-    model = GPT2(config, seed=settings.seed, dtype=settings.dtype)
+    model = make_model(config, seed=settings.seed, dtype=settings.dtype)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -87,10 +96,10 @@ def start_run(
         for name, ids in zip((TRAIN_TOKENS, VALIDATION_TOKENS), splits):
             write_tokens(partial / TRAINING_FOLDER / name, ids)
         tokenizer.save_pretrained(partial)
-        save_gpt2_config(config, partial)
-        save_gpt2_weights(model, partial / WEIGHTS_FILE)
+        save_config(config, partial)
+        save_weights(model, partial / WEIGHTS_FILE)
         (partial / METRICS_FILE).touch()
-        description = {"settings": asdict(settings), "model": asdict(config)}
+        description = {"settings": asdict(settings), "model": config_to_dict(config)}
         save_checkpoint(partial, model, settings.make_optimizer(model.parameters()), Progress(), description)
         _put_in_place(partial, folder)
     finally:
@@ -139,10 +148,12 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
     folder = Path(folder)
     progress, description = read_state(folder)
     try:
-        settings, config = TrainingSettings(**description["settings"]), GPT2Config(**description["model"])
+        settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
     except TypeError as error:
         raise UserError(f"{folder / TRAINING_FOLDER}: the stored settings are not of this version: {error}") from None
-    model = GPT2(config, seed=None, dtype=settings.dtype)
+    model = make_model(config, seed=None, dtype=settings.dtype)
+    for parameter in model.parameters().values():  # to be filled from the checkpoint
+        parameter.value = np.empty(parameter.value.shape, settings.dtype)
     model.loss_head.label_smoothing = settings.label_smoothing
     model.to(device)
     optimizer = settings.make_optimizer(model.parameters())

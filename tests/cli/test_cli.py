@@ -135,12 +135,13 @@ def test_every_setting_has_an_option():
     import inspect
     from dataclasses import fields
 
-    from minillm import GPT2Config
+    from minillm import GPT2Config, LlamaConfig
     from minillm.cli import train
     from minillm.training import SETTING_NAMES
 
     options = set(inspect.signature(train.command).parameters)
-    model = {field.name for field in fields(GPT2Config)} - {"vocab_size"}
+    model = {field.name for config in (GPT2Config, LlamaConfig) for field in fields(config)}
+    model -= {"vocab_size", "rope_scaling"}
     assert set(SETTING_NAMES) | model <= options
     assert options - set(SETTING_NAMES) - model == {
         "context", "files", "preset", "out", "overwrite", "resume", "stop_after", "device"

@@ -1,0 +1,73 @@
+"""SwiGLU: an MLP in which one projection of a token decides how much of another one passes.
+
+Source: Shazeer, "GLU Variants Improve Transformer" (2020), equation 6. With two projections of the same token,
+g = x W_gate^T and u = x W_up^T, both of width F:
+
+    s_n = 1 / (1 + exp(-g_n))        h_n = g_n s_n u_n        y = h W_down^T
+
+g s(g), the "SiLU" or "swish", is close to g where g is large and to 0 where it is very negative.
+
+Backward. h is a product, so each factor's gradient is dh times the other factor; s' = s (1 - s):
+
+    du_n = dh_n g_n s_n
+    dg_n = dh_n u_n d(g s)/dg = dh_n u_n (s_n + g_n s_n (1 - s_n)) = dh_n u_n s_n (1 + g_n (1 - s_n))
+
+The token reached h by two ways, so its two gradients add up: dx = dg W_gate + du W_up.
+"""
+
+from __future__ import annotations
+
+from minillm.backend import array_module
+from minillm.layers.layer import Layer
+from minillm.layers.linear import Linear
+
+
+def swiglu_forward(gate, up):
+    """gate and up (..., F)  ->  h (..., F), saved"""
+    xp = array_module(gate)
+    s = xp.multiply(gate, gate.dtype.type(0.5))
+    xp.tanh(s, out=s)
+    s += 1
+    s *= gate.dtype.type(0.5)  # 1 / (1 + exp(-g)) = (1 + tanh(g/2)) / 2, which cannot overflow
+    h = gate * s
+    h *= up
+    return h, (gate, up, s)
+
+
+def swiglu_backward(dh, saved):
+    """dh (..., F)  ->  dgate and dup (..., F)"""
+    gate, up, s = saved
+    # forward: h = gate * s * up
+    dup = gate * s
+    dup *= dh
+    # forward: s = sigmoid(gate), so d(gate * s) = s * (1 + gate * (1 - s))
+    dgate = 1 - s
+    dgate *= gate
+    dgate += 1
+    dgate *= s
+    dgate *= up
+    dgate *= dh
+    return dgate, dup
+
+
+class SwiGLU(Layer):
+    """x (..., C) -> y (..., C); the projections are (F, C), (F, C) and (C, F), stored as (out, in)."""
+
+    def __init__(self, gate_proj: Linear, up_proj: Linear, down_proj: Linear):
+        self.gate_proj = gate_proj
+        self.up_proj = up_proj
+        self.down_proj = down_proj
+
+    def forward(self, x):
+        h, saved = swiglu_forward(self.gate_proj.forward(x), self.up_proj.forward(x))
+        self.save_for_backward(saved)
+        return self.down_proj.forward(h)  # (..., F) @ (F, C)
+
+    def backward(self, dy):
+        saved = self.take_saved()
+        # forward: y = down_proj(h)
+        dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
+        # forward: gate = gate_proj(x), up = up_proj(x), the same x in both
+        dx = self.gate_proj.backward(dgate)
+        dx += self.up_proj.backward(dup)
+        return dx

@@ -1,0 +1,71 @@
+"""The safetensors files of a model folder: one, or several ("shards") with an index that says what stands where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minillm.errors import UserError
+from minillm.files import read_json
+from minillm.tensor_file import StoredTensor, read_header
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+PICKLES = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "consolidated.00.pth",
+    "*.pt",
+    "*.pth",
+    "*.ckpt",
+    "*.bin",
+)
+
+
+def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
+    """(the tensors of a folder by name, the file that a message about all of them should name)
+
+    Raises UserError for a folder without safetensors files, with broken ones, or with links that lead out of it.
+    """
+    single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
+    if single.exists() or single.is_symlink():
+        return read_header(_inside(single, folder)), single
+    if index.exists() or index.is_symlink():
+        return _open_shards(_inside(index, folder), folder), index
+    if pickle := next((path for pattern in PICKLES for path in folder.glob(pattern)), None):
+        raise UserError(
+            f"{folder} holds its weights as a pickle ({pickle.name}), which can run any program when it is opened: get the "
+            f"model in safetensors format ({WEIGHTS_FILE}), or convert it where you trust it with transformers: "
+            "model.save_pretrained(folder, safe_serialization=True)"
+        )
+    raise UserError(f"{single} is missing: the model folder is incomplete")
+
+
+def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(f"{index}: weight_map is not an object that names a file for each tensor")
+    found = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise UserError(f"{index} names {shard!r}, which is no safetensors file of the folder")
+        tensors = read_header(_inside(folder / shard, folder))
+        for name in tensors:
+            if weight_map.get(name) != shard:
+                raise UserError(f"{folder / shard} holds tensor {name!r}, which {index.name} does not say")
+        found |= tensors
+    if missing := sorted(set(weight_map) - set(found)):
+        raise UserError(
+            f"{folder / weight_map[missing[0]]}: tensor {missing[0]!r} is missing, which {index.name} names"
+        )
+    return found
+
+
+def _inside(path: Path, folder: Path) -> Path:
+    """The path, if what it leads to stands in the folder. A snapshot in the Hugging Face cache links to its blobs folder."""
+    root = folder.resolve()
+    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
+        root = root.parent.parent
+    if not path.resolve().is_relative_to(root):
+        raise UserError(
+            f"{path} is a link that leads out of the folder, to {path.resolve()}: put the file itself there"
+        )
+    return path
