@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
@@ -39,7 +39,7 @@ def origin() -> dict:
     """The machine, the versions, the date and the commit of a result."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     return {
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": commit.stdout.strip() or None,
         "processor": processor(),
         **describe(),

@@ -1,0 +1,334 @@
+"""python -m benchmarks.attention: the ladder of attention kernels beside NumPy, plain CuPy and PyTorch, causal.
+
+    numpy            minillm/layers/attention.py on the CPU, float32
+    cupy             the same code on CuPy arrays, without our kernels
+    naive ... flash  the rungs, float32
+    tensor cores     rung 4 with float32 arrays (TF32) and with bfloat16 arrays
+    torch            scaled_dot_product_attention, where PyTorch is installed: on the GPU in float32 and bfloat16, else on the
+                     CPU in float32
+
+Sizes on a GPU: 16,384 tokens of 2,048 channels, cut into B sequences of T tokens and H heads of width D, as in the papers on
+flash attention. A CPU gets one sequence of two heads; TFLOP/s compare all the same. All ways of a size take turns in every
+round. Counted are 4 B H T^2 D operations forward, halved because half of the scores are masked, and 2.5 times that backward.
+The error is that of head 0 against NumPy in float64, relative and norm-wise, of forward and of the worst gradient.
+
+With --write: benchmarks/results/attention.json, attention_ladder.png and attention_roofline.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from statistics import quantiles
+
+import numpy as np
+
+from benchmarks.common import RESULTS, write_results
+from minillm.backend import to_device, to_host
+from minillm.errors import MissingExtra
+from minillm.kernels import RUNGS
+from minillm.layers import attention as layer
+from minillm.peaks import peaks_of
+
+TIMES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+WIDTHS = (64, 128)
+TOKENS, CHANNELS = 16384, 2048  # on a GPU
+DIRECTIONS = ("forward", "backward")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="attention: NumPy, CuPy, every rung, PyTorch")
+    parser.add_argument("--times", type=int, nargs="+", default=TIMES, metavar="T")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="D")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--simulate", action="store_true", help="also count each rung's bytes in the simulator")
+    parser.add_argument("--write", action="store_true", help="write the results and draw them")
+    arguments = parser.parse_args()
+    ways, device, missing = available_ways()
+    for reason in missing:
+        print(f"not measured: {reason}")
+    print(
+        f"{'D':>4} {'T':>6} {'way':<24} {'':<9}{'median ms':>10} {'p20 - p80':>19} {'TFLOP/s':>9} {'share':>6} {'error':>8}"
+    )
+    rows = []
+    for width in arguments.widths:
+        for length in arguments.times:
+            rows += measure(ways, device, width, length, arguments.repeats)
+    counts = simulated_counts() if arguments.simulate else []
+    if arguments.write:
+        write_results("attention", {"gpu": device, "missing": missing, "rows": rows, "simulated": counts})
+        draw(rows, device)
+
+
+# ------------------------------------------------------------------------------------------------- ways to compute
+
+
+class NumPy:
+    """The layer's functions, on the CPU or on CuPy arrays."""
+
+    name, dtype, device = "numpy", "float32", "cpu"
+    out_of_memory = MemoryError
+
+    def place(self, arrays):
+        self.q, self.k, self.v, self.dy = (to_device(x, self.device) for x in arrays)
+
+    def operation(self):
+        return layer
+
+    def forward(self):
+        y, self._saved = self.operation().attention_forward(self.q, self.k, self.v)
+        return y
+
+    def backward(self):
+        return self.operation().attention_backward(self.dy, self._saved)
+
+    def wait(self):
+        pass
+
+    def host(self, array):
+        return to_host(array)
+
+
+class CuPy(NumPy):
+    """On the GPU, without our kernels."""
+
+    name, device = "cupy", "cuda"
+
+    @property
+    def out_of_memory(self):
+        return importlib.import_module("cupy").cuda.memory.OutOfMemoryError
+
+    def wait(self):
+        importlib.import_module("cupy").cuda.Device().synchronize()
+
+
+class Rung(CuPy):
+    """One of our kernels."""
+
+    def __init__(self, rung, dtype="float32"):
+        self.rung, self.dtype = rung, dtype
+        self.name = f"{rung}{' ' + ('tf32' if dtype == 'float32' else 'bf16') if rung == 'flash_tensor_cores' else ''}"
+
+    def operation(self):
+        return importlib.import_module(f"minillm.kernels.attention.{self.rung}")
+
+
+class Torch:
+    """scaled_dot_product_attention and its gradient."""
+
+    def __init__(self, device, dtype):
+        self.torch = importlib.import_module("torch")
+        self.device, self.dtype = device, dtype
+        self.out_of_memory = self.torch.OutOfMemoryError
+        self.name = f"torch {device} {'bf16' if dtype == 'bfloat16' else 'float32'}"
+
+    def place(self, arrays):
+        q, k, v, dy = (
+            self.torch.from_numpy(np.asarray(x, np.float32)).to(self.device, getattr(self.torch, self.dtype))
+            for x in arrays
+        )
+        self.inputs, self.dy = [x.requires_grad_() for x in (q, k, v)], dy
+
+    def forward(self):
+        self._y = self.torch.nn.functional.scaled_dot_product_attention(*self.inputs, is_causal=True)
+        return self._y
+
+    def backward(self):
+        return self.torch.autograd.grad(self._y, self.inputs, self.dy, retain_graph=True)
+
+    def wait(self):
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+    def host(self, tensor):
+        return tensor.detach().float().cpu().numpy()
+
+
+def available_ways() -> tuple[list, str | None, list[str]]:
+    """The ways that this machine can go, the name of its GPU if it has one, and for each other way why it cannot."""
+    ways, device, missing = [NumPy()], None, []
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        cupy = None
+        missing.append('cupy and every rung: CuPy is not installed (pip install "minillm[cuda13]", and an NVIDIA GPU)')
+    if cupy and not cupy.cuda.is_available():
+        missing.append("cupy and every rung: CuPy finds no NVIDIA GPU")
+    elif cupy:
+        device = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+        ways += [CuPy(), *map(Rung, RUNGS), Rung("flash_tensor_cores", "bfloat16")]
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        missing.append("torch: PyTorch is not installed (pip install torch)")
+        return ways, device, missing
+    if torch.cuda.is_available():
+        ways += [Torch("cuda", "float32"), Torch("cuda", "bfloat16")]
+    else:
+        ways.append(Torch("cpu", "float32"))
+        missing.append("torch on a GPU: PyTorch finds none")
+    return ways, device, missing
+
+
+# ---------------------------------------------------------------------------------------------------- measurements
+
+
+def measure(ways, device, width, length, repeats) -> list[dict]:
+    """Times and errors of all ways for one size: rows of the table, which are printed too."""
+    rng = np.random.default_rng(0)
+    head = rng.normal(size=(4, 1, 1, length, width)).astype(np.float32)  # q, k, v, dy of head 0
+    given = {dtype: head.astype(number_type(dtype)) for dtype in {way.dtype for way in ways}}
+    expected = {dtype: in_float64(arrays) for dtype, arrays in given.items()}
+    ready = []
+    for way in ways:
+        shape = shape_for(way, width, length)
+        arrays = rng.standard_normal(size=(4, *shape), dtype=np.float32).astype(given[way.dtype].dtype)
+        arrays[:, :1, :1] = given[way.dtype]
+        try:
+            way.place(arrays)
+            y = way.host(way.forward()[:1, :1])
+            gradients = [way.host(x[:1, :1]) for x in way.backward()]
+        except way.out_of_memory:
+            print(f"{width:>4} {length:>6} {way.name:<24} out of memory")
+            continue
+        right_y, *right_gradients = expected[way.dtype]
+        errors = relative(y, right_y), max(map(relative, gradients, right_gradients))
+        ready.append((way, shape, dict(zip(DIRECTIONS, errors))))
+    rows = []
+    for direction in DIRECTIONS:
+        times = {way.name: [] for way, _, _ in ready}
+        for turn in range(repeats + 1):
+            for way, _, _ in ready:
+                seconds = timed(way, direction)
+                if turn:  # the first turn warms up
+                    times[way.name].append(seconds)
+        for way, shape, errors in ready:
+            row = describe(way, device, direction, shape, times[way.name], errors[direction])
+            rows.append(row)
+            print(line(row))
+    return rows
+
+
+def shape_for(way, width, length) -> tuple[int, int, int, int]:
+    """(B, H, T, D)"""
+    if way.device == "cpu":
+        return 1, 2, length, width
+    return max(1, TOKENS // length), CHANNELS // width, length, width
+
+
+def number_type(dtype):
+    return np.dtype(importlib.import_module("ml_dtypes").bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
+
+
+def in_float64(arrays):
+    q, k, v, dy = (x.astype(np.float64) for x in arrays)
+    y, saved = layer.attention_forward(q, k, v)
+    return y, *layer.attention_backward(dy, saved)
+
+
+def relative(actual, expected) -> float:
+    return float(np.linalg.norm(np.asarray(actual, np.float64) - expected) / np.linalg.norm(expected))
+
+
+def timed(way, direction) -> float:
+    """Seconds of one call. A backward pass follows a forward pass that is not counted: some free what forward saved."""
+    if direction == "backward":
+        way.forward()
+    way.wait()
+    started = time.perf_counter()
+    way.forward() if direction == "forward" else way.backward()
+    way.wait()
+    return time.perf_counter() - started
+
+
+def describe(way, device, direction, shape, seconds, error) -> dict:
+    p20, _, _, p80 = quantiles(seconds, n=5)
+    median = float(np.median(seconds))
+    batch, heads, length, width = shape
+    operations = 4 * batch * heads * length**2 * width / 2 * (1 if direction == "forward" else 2.5)
+    itemsize = 2 if way.dtype == "bfloat16" else 4
+    moved = (
+        batch * heads * length * width * itemsize * (4 if direction == "forward" else 8)
+    )  # q, k, v, y; and dy, dq, dk, dv
+    peaks = peaks_of(device) if device and way.device != "cpu" else None
+    peak = peaks and getattr(peaks, unit_of(way))
+    return {
+        "way": way.name,
+        "direction": direction,
+        "shape": dict(zip("BHTD", shape)),
+        "median_ms": 1e3 * median,
+        "p20_ms": 1e3 * p20,
+        "p80_ms": 1e3 * p80,
+        "tflops": operations / median / 1e12,
+        "share_of_peak": operations / median / 1e12 / peak if peak else None,
+        "gigabytes_per_second": moved / median / 1e9,
+        "share_of_bandwidth": moved / median / 1e9 / peaks.bandwidth if peaks else None,
+        "operations_per_byte": operations / moved,
+        "error": error,
+    }
+
+
+def unit_of(way) -> str:
+    """Which of the device's units do the products."""
+    if way.dtype == "bfloat16":
+        return "bfloat16"
+    return "tf32" if way.name.endswith("tf32") else "float32"
+
+
+def line(row) -> str:
+    spread = f"{row['p20_ms']:.3f} - {row['p80_ms']:.3f}"
+    share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else "n/a"
+    return (
+        f"{row['shape']['D']:>4} {row['shape']['T']:>6} {row['way']:<24} {row['direction']:<9}{row['median_ms']:>10.3f} "
+        f"{spread:>19} {row['tflops']:>9.3f} {share:>6} {row['error']:>8.1e}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def draw(rows, device) -> None:
+    """The ladder: TFLOP/s over T. The roofline: TFLOP/s over operations per byte. Needs the extra `plots`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("drawing the results", "matplotlib", "plots") from None
+    widths = sorted({row["shape"]["D"] for row in rows})
+    figure = Figure(figsize=(6 * len(widths), 8), layout="constrained")
+    axes = figure.subplots(2, len(widths), squeeze=False)
+    for column, width in enumerate(widths):
+        for axis, direction in zip(axes[:, column], DIRECTIONS):
+            for name in dict.fromkeys(row["way"] for row in rows):
+                points = [r for r in rows if (r["way"], r["direction"], r["shape"]["D"]) == (name, direction, width)]
+                axis.plot([r["shape"]["T"] for r in points], [r["tflops"] for r in points], "o-", label=name)
+            axis.set(
+                xscale="log", yscale="log", xlabel="T", ylabel="TFLOP/s", title=f"{direction}, D = {width}, causal"
+            )
+            axis.set_xscale("log", base=2)
+    axes[0, 0].legend()
+    figure.suptitle(f"attention on {device or 'the CPU'}")
+    figure.savefig(RESULTS / "attention_ladder.png", dpi=120)
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axis = figure.subplots()
+    for name in dict.fromkeys(row["way"] for row in rows):
+        points = [row for row in rows if row["way"] == name]
+        axis.plot([r["operations_per_byte"] for r in points], [r["tflops"] for r in points], "o", label=name)
+    peaks = peaks_of(device) if device else None
+    if peaks:
+        intensity = np.geomspace(10, max(row["operations_per_byte"] for row in rows) * 2, 100)
+        for unit in ("float32", "tf32", "bfloat16"):
+            if getattr(peaks, unit):
+                roof = np.minimum(intensity * peaks.bandwidth / 1e3, getattr(peaks, unit))
+                axis.plot(intensity, roof, "k-", linewidth=0.8)
+                axis.annotate(unit, (intensity[-1], roof[-1]))
+    axis.set(xscale="log", yscale="log", xlabel="operations per byte that has to be moved", ylabel="TFLOP/s")
+    axis.legend()
+    axis.set_title(f"roofline, {device or 'CPU (no peaks known)'}")
+    figure.savefig(RESULTS / "attention_roofline.png", dpi=120)
+    print("wrote benchmarks/results/attention_ladder.png and attention_roofline.png")
+
+
+if __name__ == "__main__":
+    main()
