@@ -65,6 +65,13 @@ class Linear(Layer):
         self.save_for_backward(saved)
         return y
 
+    def product(self, x, with_bias=False):
+        """x @ weight, and + bias if it is asked for and there is one; nothing is kept for backward."""
+        y = linear_forward(x, self.weight.value, None, self.transposed)[0]
+        if with_bias and hasattr(self, "bias"):
+            y += self.bias.value
+        return y
+
     def backward(self, dy):
         dx, dweight, dbias = linear_backward(dy, self.take_saved())
         self.weight.add_grad(dweight)

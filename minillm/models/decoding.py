@@ -1,0 +1,235 @@
+"""Reading and writing a text token by token with a key/value cache.
+
+What is computed is what the layers compute, in their order; but nothing is remembered for backward, dropout does nothing,
+and a step for one token uses few array operations, each of which costs a microsecond of Python. A token cannot be written
+faster than the weights can be read from memory, and `python -m benchmarks.generate` says how close this comes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minillm.backend import array_module
+from minillm.errors import UserError
+from minillm.layers.gelu import gelu_forward
+from minillm.layers.layer_norm import layer_norm_forward
+from minillm.layers.rms_norm import rms_norm_forward
+from minillm.layers.rotary import rotary_forward
+from minillm.layers.swiglu import swiglu_forward
+from minillm.models.cache import KeyValueCache, cached_attention
+from minillm.models.gpt2 import GPT2
+from minillm.models.stacked import stacked_products
+
+WINDOWS = ("slide", "stop")
+
+
+class ContextFull(UserError):
+    """The model's context has no room for another token."""
+
+
+class Decoder:
+    """A model that reads a prompt in one pass and then a token at a time; each time it returns the next token's logits.
+
+        decoder = Decoder(model)
+        logits = decoder.read(ids)              # (B, T) -> (B, V): the prompt
+        logits = decoder.read(token[:, None])   # (B, 1) -> (B, V): one more token
+
+    window: what happens when the context is full, that is, after `context_length` tokens. "stop": reading another token
+    raises ContextFull; ask `room` before. "slide": the oldest quarter of the context is forgotten, and the rest is read
+    again in one pass, with positions from 0. The model then sees between three quarters of its context and all of it, and
+    `visible` says how much. (Forgetting one token at a time would cost a whole pass for every token, because the positions
+    of all others change.) A prompt that is too long loses its beginning, or raises ContextFull.
+
+    The weights are those that the model has when the decoder is made: make a new one after a step of training.
+    """
+
+    def __init__(self, model, window: str = "slide"):
+        if window not in WINDOWS:
+            raise UserError(f'window is "{window}": use one of {", ".join(WINDOWS)}')
+        self.model, self.window = model, window
+        self._pass = (GPT2Pass if isinstance(model, GPT2) else LlamaPass)(model)
+        self._cache = None
+        self._ids = None  # (B, T): what is in the cache, to read it again after a slide
+
+    @property
+    def visible(self) -> int:
+        """How many columns of tokens the model sees."""
+        return self._cache.length if self._cache else 0
+
+    @property
+    def room(self) -> int:
+        """How many more tokens fit into the context."""
+        return self.model.config.context_length - self.visible
+
+    def read(self, ids, padding=None):
+        """ids (B, t) int, the next tokens of each row  ->  logits (B, V) of the token that follows them.
+
+        padding (B,): with the first call, how many ids at the start of each row are none (see `left_padded`). Raises
+        UserError for ids outside the vocabulary.
+        """
+        ids = self.model._ids_on_device(ids, "ids")
+        context = self.model.config.context_length
+        if self._cache is None:
+            padding = _checked_padding(padding, ids)
+            if ids.shape[1] > context:
+                self._refuse_if_stopping(f"the prompt has {ids.shape[1]} tokens, more than")
+                padding = None if padding is None else np.maximum(padding - (ids.shape[1] - context), 0)
+                ids = ids[:, -context:]
+            return self._read_anew(ids, padding)
+        if padding is not None:
+            raise ValueError("padding belongs to the prompt: give it with the first call of read")
+        self._ids = array_module(ids).concatenate([self._ids, ids], axis=1)
+        if ids.shape[1] <= self.room:
+            return self._append(ids)
+        self._refuse_if_stopping(f"there are {self._ids.shape[1]} tokens, more than")
+        kept = min(self._ids.shape[1], max(1, context - max(1, context // 4)))
+        forgotten = self._ids.shape[1] - kept
+        padding = None if self._padding is None else np.maximum(self._padding - forgotten, 0)
+        return self._read_anew(self._ids[:, -kept:], padding)
+
+    def _read_anew(self, ids, padding):
+        like, config = self.model.lm_head.weight.value, self.model.config
+        kv_heads = getattr(config, "n_kv_head", config.n_head)
+        width = getattr(config, "head_width", config.d_model // config.n_head)
+        self._cache = KeyValueCache(config.n_layer, len(ids), kv_heads, width, like, padding)
+        self._ids, self._padding = ids, padding
+        return self._append(ids)
+
+    def _append(self, ids):
+        count = ids.shape[1]
+        self._cache.reserve(count)
+        x = self._pass.hidden(ids, self._cache)
+        self._cache.advance(count)
+        return self.model.lm_head.product(x[:, -1])  # (B, C) @ (C, V)
+
+    def _refuse_if_stopping(self, what: str) -> None:
+        if self.window == "stop":
+            raise ContextFull(f"{what} the model's context_length of {self.model.config.context_length}")
+
+
+def left_padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of unequal length as one batch: ids (B, T), zeros at the left of shorter rows, and their number (B,).
+
+    >>> left_padded([[7, 8, 9], [5]])
+    (array([[7, 8, 9],
+           [0, 0, 5]]), array([0, 2]))
+    """
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise UserError("every prompt needs at least one token to continue from")
+    longest = max(len(prompt) for prompt in prompts)
+    padding = np.array([longest - len(prompt) for prompt in prompts])
+    ids = np.zeros((len(prompts), longest), np.int64)
+    for row, prompt, first in zip(ids, prompts, padding):
+        row[first:] = prompt
+    return ids, padding
+
+
+def _checked_padding(padding, ids):
+    if padding is None:
+        return None
+    padding = np.asarray(padding)
+    if padding.shape != (len(ids),) or padding.dtype.kind not in "iu":
+        raise ValueError(f"padding has shape {padding.shape}: expected a whole number for each of {len(ids)} rows")
+    if (padding < 0).any() or (padding >= ids.shape[1]).any():
+        raise ValueError(f"padding is {padding.tolist()}: each row of {ids.shape[1]} ids needs at least one token")
+    return padding
+
+
+# ------------------------------------------------------------------------------------- the layers, without backward
+
+
+class GPT2Pass:
+    """What GPT2 computes below its head, for tokens that follow those in a cache."""
+
+    def __init__(self, model):
+        self.body, self.n_head = model.transformer, model.config.n_head
+
+    def hidden(self, ids, cache):
+        """ids (B, t)  ->  x (B, t, C)"""
+        body = self.body
+        x = body.wte.weight.value[ids] + body.wpe.weight.value[cache.positions(ids.shape[1])]
+        batch, time, width = x.shape
+        heads = (batch, time, 3, self.n_head, width // self.n_head)
+        for index, block in enumerate(body.h):
+            qkv = block.attn.c_attn.product(_layer_norm(x, block.ln_1), with_bias=True).reshape(heads)
+            q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
+            y = cached_attention(q, *cache.put(index, k, v), cache.padding)
+            x += block.attn.c_proj.product(_side_by_side(y), with_bias=True)
+            mlp = block.mlp
+            h = mlp.c_fc.product(_layer_norm(x, block.ln_2))
+            h = gelu_forward(h, mlp.c_fc.bias.value if hasattr(mlp.c_fc, "bias") else None, mlp.approximate)[0]
+            x += mlp.c_proj.product(h, with_bias=True)
+        return _layer_norm(x, body.ln_f)
+
+
+class LlamaPass:
+    """What Llama computes below its head, for tokens that follow those in a cache."""
+
+    def __init__(self, model):
+        self.body, self.config = model.model, model.config
+        may_move = not model.training  # while it trains, other models share its arrays
+        self.blocks = [
+            (
+                block,
+                stacked_products([getattr(block.self_attn, f"{part}_proj") for part in "qkv"], may_move),
+                stacked_products([block.mlp.gate_proj, block.mlp.up_proj], may_move),
+            )
+            for block in self.body.blocks
+        ]
+
+    def hidden(self, ids, cache):
+        """ids (B, t)  ->  x (B, t, C)"""
+        config, positions = self.config, self.body.blocks[0].self_attn.positions
+        x = self.body.embed_tokens.weight.value[ids]
+        batch, time, _ = x.shape
+        heads = (batch, time, config.n_head + 2 * config.n_kv_head, config.head_width)
+        turned = config.n_head + config.n_kv_head  # queries and keys; values stay as they are
+        cos, sin = self._tables(positions, cache, time, x)
+        for index, (block, qkv_product, gate_up_product) in enumerate(self.blocks):
+            qkv = qkv_product(_rms_norm(x, block.input_layernorm)).reshape(heads)  # (B, t, H + 2 H_kv, D)
+            qk = rotary_forward(qkv[:, :, :turned], cos, sin, positions.interleaved)[0].swapaxes(1, 2)
+            k, v = cache.put(index, qk[:, config.n_head :], qkv[:, :, turned:].swapaxes(1, 2))
+            y = cached_attention(qk[:, : config.n_head], k, v, cache.padding)
+            x += block.self_attn.o_proj.product(_side_by_side(y), with_bias=True)
+            gate_up = gate_up_product(_rms_norm(x, block.post_attention_layernorm))  # (B, t, 2F)
+            h = swiglu_forward(gate_up[..., : config.d_ff], gate_up[..., config.d_ff :])[0]
+            x += block.mlp.down_proj.product(h, with_bias=True)
+        return _rms_norm(x, self.body.norm)
+
+    @staticmethod
+    def _tables(positions, cache, time, like):
+        """cos and sin (t, 1, D/2), or (B, t, 1, D/2) where rows are padded."""
+        cos, sin = positions.tables(cache.length + time, like)
+        at = slice(cache.length, None) if cache.padding is None else cache.positions(time)
+        return cos[at][..., None, :], sin[at][..., None, :]
+
+
+def _side_by_side(y):
+    """(B, H, t, D) -> (B, t, H D)"""
+    batch, heads, time, width = y.shape
+    return y.swapaxes(1, 2).reshape(batch, time, heads * width)
+
+
+def _rms_norm(x, layer):
+    if x.size > x.shape[-1] or array_module(x) is not np:
+        return rms_norm_forward(x, layer.weight.value, layer.eps)[0]
+    row = x.reshape(-1)  # one token: half of the operations
+    y = x * layer.weight.value
+    y *= y.dtype.type(1 / math.sqrt(float(row.dot(row)) / row.size + layer.eps))
+    return y
+
+
+def _layer_norm(x, layer):
+    bias = layer.bias.value if hasattr(layer, "bias") else None
+    if x.size > x.shape[-1] or array_module(x) is not np:
+        return layer_norm_forward(x, layer.weight.value, bias, layer.eps)[0]
+    y = x - x.dtype.type(float(x.sum()) / x.size)
+    row = y.reshape(-1)
+    rstd = 1 / math.sqrt(float(row.dot(row)) / row.size + layer.eps)
+    y *= layer.weight.value
+    y *= y.dtype.type(rstd)
+    if bias is not None:
+        y += bias
+    return y
