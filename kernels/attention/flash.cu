@@ -23,8 +23,10 @@
 // What it gained over rung 2: not measured on a GPU yet.
 //
 // Work: a block of 128 threads owns 64 rows (queries; keys for dK and dV) and lets the rows of the other side stream by in
-// tiles of N. A warp owns 16 of the rows. Thread (half h = lane / 16, x = lane % 16) makes the rows h, h + 2, ..., h + 14 of
-// its warp: of a tile of scores the columns x, x + 16, ..., of a result of width D the columns 2x, 2x + 1, 2x + 32, ....
+// tiles of N. A warp owns 16 of the rows. Lane 2x + h makes the rows 4h, ..., 4h + 3 and 4h + 8, ..., 4h + 11 of its warp: of a
+// tile of scores the columns x, x + 16, ..., of a result of width D the columns 2x, 2x + 1, 2x + 32, .... Neighbouring lanes
+// share a column, so that the quarter warps in which float4s are served ask for few different words, and rows that are
+// stored together lie 4 apart, half the banks.
 // blockIdx.x counts heads over the batch, blockIdx.y the 64 rows, those with most work first.
 // Shared memory: the rows owned, the tiles that stream by, each row 4 floats longer than D so that 8 rows lie in different
 // banks, and the 64 x N probabilities on their way from a product's result to the next one's operand.
@@ -36,7 +38,10 @@ const int OWNED = 64, THREADS = 128, M = 8;  // rows of a block, threads, rows o
 const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
 // Row of the block that is number m of this thread's.
-__device__ inline int row_of(int m) { return threadIdx.x / 32 * 16 + threadIdx.x % 32 / 16 + 2 * m; }
+__device__ inline int row_of(int m) { return threadIdx.x / 32 * 16 + m / 4 * 8 + threadIdx.x % 2 * 4 + m % 4; }
+
+// x of this thread.
+__device__ inline int first_column() { return threadIdx.x % 32 / 2; }
 
 // tile[r][d] = matrix[first + r][d] for r < rows; 0 where the matrix has ended.
 template <int D>
@@ -60,7 +65,7 @@ __device__ inline void products_of_rows(float (&s)[M][COLUMNS], const float* a, 
     for (int d = 0; d < D; d += 4) {
         float4 y[COLUMNS];
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) y[c] = *(const float4*)(b + (threadIdx.x % 16 + 16 * c) * (D + 4) + d);
+        for (int c = 0; c < COLUMNS; ++c) y[c] = *(const float4*)(b + (first_column() + 16 * c) * (D + 4) + d);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
             float4 x = *(const float4*)(a + row_of(m) * (D + 4) + d);
@@ -73,14 +78,14 @@ __device__ inline void products_of_rows(float (&s)[M][COLUMNS], const float* a, 
 // o[m][...] += sum_j w[row_of(m)][j] v[j][...] over the N rows of v
 template <int D, int N>
 __device__ inline void add_weighted_rows(float (&o)[M][D / 16], const float* w, const float* v) {
-#pragma unroll 2
+#pragma unroll (D < 128 ? 2 : 1)
     for (int j = 0; j < N; j += 4) {
         float4 weights[M];
 #pragma unroll
         for (int m = 0; m < M; ++m) weights[m] = *(const float4*)(w + row_of(m) * (N + 4) + j);
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
-            const float* column = v + j * (D + 4) + 2 * (threadIdx.x % 16) + 32 * c;
+            const float* column = v + j * (D + 4) + 2 * first_column() + 32 * c;
             float2 v0 = *(const float2*)column, v1 = *(const float2*)(column + (D + 4));
             float2 v2 = *(const float2*)(column + 2 * (D + 4)), v3 = *(const float2*)(column + 3 * (D + 4));
 #pragma unroll
@@ -99,7 +104,7 @@ __device__ inline void hand_over(float* tile, const float (&s)[M][N / 16]) {
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int c = 0; c < N / 16; ++c) tile[row_of(m) * (N + 4) + threadIdx.x % 16 + 16 * c] = s[m][c];
+        for (int c = 0; c < N / 16; ++c) tile[row_of(m) * (N + 4) + first_column() + 16 * c] = s[m][c];
     __syncwarp();
 }
 
@@ -113,19 +118,19 @@ __device__ inline void store_rows(float* matrix, const float (&o)[M][D / 16], co
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
             float2 pair = make_float2(o[m][2 * c] * factor[m], o[m][2 * c + 1] * factor[m]);
-            *(float2*)(matrix + (long long)row * D + 2 * (threadIdx.x % 16) + 32 * c) = pair;
+            *(float2*)(matrix + (long long)row * D + 2 * first_column() + 32 * c) = pair;
         }
     }
 }
 
 // Over the 16 threads that have columns of the same row; all get the same bits.
 __device__ inline float row_max(float value) {
-    for (int distance = 8; distance > 0; distance /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
+    for (int distance = 16; distance > 1; distance /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
     return value;
 }
 
 __device__ inline float row_sum(float value) {
-    for (int distance = 8; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+    for (int distance = 16; distance > 1; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
     return value;
 }
 
@@ -141,7 +146,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* p_tile = kv_tile + N * (D + 4);           // 64 x (N + 4)
     Dropout drop = {key0, key1, threshold, first, scale};
     long long head = blockIdx.x;  // b H + h
-    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = threadIdx.x % 16;
+    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
     int end = causal ? min(first_query + OWNED, time) : time;
     q += head * time * D;
     k += head / (heads / kv_heads) * time * D;
@@ -210,7 +215,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* ds_tile = v_tile + N * (D + 4);
     Dropout drop = {key0, key1, threshold, first, scale};
     long long head = blockIdx.x, kv_head = head / (heads / kv_heads);
-    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = threadIdx.x % 16;
+    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
     int end = causal ? min(first_query + OWNED, time) : time;
 
     float sum[M][D / 16] = {}, log_sum[M], row_average[M], dq_factor[M];
@@ -266,7 +271,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* w_tile = dy_tile + N * (D + 4);
     Dropout drop = {key0, key1, threshold, first, scale};
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
-    int first_key = blockIdx.y * OWNED, x = threadIdx.x % 16, group = heads / kv_heads;
+    int first_key = blockIdx.y * OWNED, x = first_column(), group = heads / kv_heads;
 
     float dk_sum[M][D / 16] = {}, dv_sum[M][D / 16] = {}, dk_factor[M], dv_factor[M];
 #pragma unroll

@@ -8,18 +8,21 @@ relatives are exact, products and sums are not contracted to FMA, and inline PTX
 It shows that a kernel is right and free of races on the inputs tried, not that it is fast. Linux only.
 
 mode="check" (RawModule, or configured(mode="check")) looks at every access: data races, out-of-bounds and misaligned
-accesses, uninitialised shared memory, each with its source line, block and thread. mode="profile" is not written yet.
+accesses, uninitialised shared memory, each with its source line, block and thread. mode="profile" counts what every line
+asks of memory (profile.py).
 """
 
 from minillm.kernels.simulator.compiler import compiler_available
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing, SimulatorError
 from minillm.kernels.simulator.module import Kernel, RawModule
+from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.settings import configured
 
 __all__ = [
     "CompileError",
     "CompilerMissing",
     "Kernel",
+    "Profile",
     "RawModule",
     "SimulatorError",
     "compiler_available",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_libr
 from minillm.kernels.simulator.elf import shared_block_size, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
 from minillm.kernels.simulator.lines import source_lines
+from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
 
 MAX_FINDINGS = 64
+MAX_PROFILED = 4096  # instructions of a kernel that access memory
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
 
@@ -50,6 +53,20 @@ class Region(ctypes.Structure):
     ]
 
 
+class ProfileRecord(ctypes.Structure):
+    """The accesses of one instruction, as profile.h describes it."""
+
+    _fields_ = [
+        ("pc", ctypes.c_uint64),
+        ("shared", ctypes.c_int),
+        ("kind", ctypes.c_int),
+        ("instructions", ctypes.c_ulonglong),
+        ("bytes", ctypes.c_ulonglong),
+        ("actual", ctypes.c_ulonglong),
+        ("ideal", ctypes.c_ulonglong),
+    ]
+
+
 class Launch(ctypes.Structure):
     """A launch, as scheduler.h describes it."""
 
@@ -75,6 +92,9 @@ class Launch(ctypes.Structure):
         ("findings", ctypes.POINTER(Finding)),
         ("flags", ctypes.POINTER(ctypes.c_uint64)),
         ("flag_count", ctypes.c_int),
+        ("profile", ctypes.POINTER(ProfileRecord)),
+        ("max_profiled", ctypes.c_int),
+        ("profiled", ctypes.c_int),
     ]
 
 
@@ -85,6 +105,8 @@ class RawModule:
     options: -I, -D and -U reach g++; options that only concern a GPU are accepted and ignored.
     name_expressions: the template instances wanted, such as "flash_forward<64, true>". Kernels declared extern "C"
     are there by their plain name.
+    mode: "run", "check" or "profile", where `configured` does not say otherwise. A module made with "profile" adds up what
+    its kernels do in `module.profile`.
     """
 
     def __init__(self, code: str | None = None, path=None, options=(), name_expressions=None, mode: str = "run"):
@@ -96,8 +118,16 @@ class RawModule:
         self.code = self.path.read_text(encoding="utf-8") if self.path else code
         self.options = tuple(options)
         self.mode = mode
+        self.profile = Profile() if mode == "profile" else None
         self.entries = tuple(dict.fromkeys([*(name_expressions or ()), *extern_c_kernels(self.code)]))
         self._libraries = {}
+
+    def named_code(self) -> tuple[str, str]:
+        """The file that messages name, and its text."""
+        if self.path:
+            return str(self.path), self.code
+        named = re.match(r'#line 1 "([^"\n]*)"\n', self.code)
+        return (named[1], self.code[named.end() :]) if named else ("kernel.cu", self.code)
 
     def get_function(self, name: str) -> Kernel:
         """The kernel of a name expression, or of an extern "C" name."""
@@ -110,13 +140,12 @@ class RawModule:
 
     def library(self, mode: str) -> Library:
         """The compiled source for a mode."""
-        if mode == "profile":
-            raise NotImplementedError(f'mode "{mode}" of the simulator')
-        if mode not in self._libraries:
-            self._libraries[mode] = Library(
-                kernel_library(self.code, self.path, self.options, self.entries, observed=mode != "run")
+        observed = mode != "run"
+        if observed not in self._libraries:
+            self._libraries[observed] = Library(
+                kernel_library(self.code, self.path, self.options, self.entries, observed)
             )
-        return self._libraries[mode]
+        return self._libraries[observed]
 
 
 class Library:
@@ -194,11 +223,16 @@ class Kernel:
             max_findings=MAX_FINDINGS,
             flags=(ctypes.c_uint64 * max(len(library.flags), 1))(*library.flags),
             flag_count=len(library.flags),
+            profile=(ProfileRecord * MAX_PROFILED)() if mode == "profile" else None,
+            max_profiled=MAX_PROFILED,
         )
         library.runtime.minillm_sim_launch(ctypes.byref(launch))
         if launch.found:
             self._raise(library, [launch.findings[i] for i in range(launch.found)])
         self._finish(parameters, bound)
+        if mode == "profile":
+            records = [launch.profile[i] for i in range(launch.profiled)]
+            (chosen.profile or self.module.profile).add(self.name, library.path, records, self.module.named_code())
 
     def label(self, position: int) -> str:
         """How messages call an argument."""

@@ -37,6 +37,7 @@ BlockRunner::BlockRunner(Team& team) : team(team) {
     for (Thread& thread : threads) thread.fiber.stack = take_stack();
     use_portable_switch(launch().portable_fibers);
     runner = this;
+    if (launch().mode == int(Mode::kProfile)) profiler = std::make_unique<Profiler>(*this);
     if (launch().mode == int(Mode::kCheck)) checker = std::make_unique<Checker>(*this);
 }
 
@@ -67,7 +68,10 @@ void BlockRunner::run(unsigned long long block) {
             waiting += thread.state == State::kAtBarrier;
             done += thread.state == State::kDone;
         }
-        if (done == thread_count) return;
+        if (done == thread_count) {
+            if (profiler) profiler->finish_all();
+            return;
+        }
         if (waiting + done == thread_count) {
             release_barrier();
             progress = true;
@@ -194,6 +198,7 @@ void BlockRunner::complete_collective(Thread& thread) {
         if (!same) return;
         operands[lane] = other.operand;
     }
+    if (profiler) profiler->finish_warp(warp);
     if (thread.operation)
         thread.operation(operands, mask);
     else if (checker)  // __syncwarp; a shuffle or a vote does not order memory
@@ -238,6 +243,7 @@ void BlockRunner::release_barrier() {
         all &= thread.predicate != 0;
     }
     if (checker) checker->barrier();
+    if (profiler) profiler->finish_all();
     for (Thread& thread : threads)
         if (thread.state == State::kAtBarrier) {
             thread.reduced = reduction == kBarrierCount ? count : reduction == kBarrierAnd ? all : count != 0;
@@ -354,6 +360,7 @@ static void work(Team& team) {
     unsigned long long count = 1ull * launch.grid[0] * launch.grid[1] * launch.grid[2];
     for (unsigned long long i; (i = team.next_block++) < count && !team.stopped;)
         block_runner.run(launch.order == int(Order::kDescending) ? count - 1 - i : i);
+    if (block_runner.profiler) block_runner.profiler->hand_over();
 }
 
 extern "C" void minillm_sim_launch(Launch* launch) {
@@ -384,6 +391,8 @@ void minillm_sim_spin(const char* file, int line) { runner->spin({file, line}); 
 void minillm_sim_fence() {}
 void minillm_sim_trap(const char* what, const char* file, int line) { runner->fail({file, line}, what); }
 void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc) {
-    if (runner && runner->checker) runner->checker->access(reinterpret_cast<uint64_t>(address), size, kind, pc);
+    if (!runner) return;
+    if (runner->checker) runner->checker->access(reinterpret_cast<uint64_t>(address), size, kind, pc);
+    if (runner->profiler) runner->profiler->access(reinterpret_cast<uint64_t>(address), size, kind, pc);
 }
 }

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "fibers.h"
+#include "profile.h"
 #include "runtime.h"
 
 namespace minillm_sim {
@@ -17,7 +18,7 @@ enum class State { kReady, kAtBarrier, kAtCollective, kAtActive, kSpinning, kDon
 enum class Order { kAscending, kDescending, kShuffled };
 enum class Mode { kRun, kCheck, kProfile };
 
-// What went wrong, for Python to put into words. A copy of this struct stands in launch.py.
+// What went wrong, for Python to put into words. A copy of this struct stands in module.py.
 struct Finding {
     char text[400];
     const char* file;
@@ -29,7 +30,7 @@ struct Finding {
     unsigned long long times;
 };
 
-// A launch as Python describes it; the same struct stands in launch.py.
+// A launch as Python describes it; the same struct stands in module.py.
 struct Launch {
     void (*entry)(void**);
     void** arguments;
@@ -47,6 +48,8 @@ struct Launch {
     Finding* findings;
     const uint64_t* flags;  // offsets of the compiler's own 8-byte flags among the shared arrays
     int flag_count;
+    ProfileRecord* profile;
+    int max_profiled, profiled;
 };
 
 struct Thread : Running {
@@ -88,7 +91,8 @@ class BlockRunner {
     Launch& launch() { return team.launch; }
     bool in_shared(uint64_t offset, uint64_t size);
     void note(const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread, int other_block);
-    std::unique_ptr<Checker> checker;  // check mode only
+    std::unique_ptr<Checker> checker;    // check mode only
+    std::unique_ptr<Profiler> profiler;  // profile mode only
     std::vector<Thread> threads;
 
   private:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 
+from minillm.kernels.simulator.profile import Profile
+
 MODES = ("run", "check", "profile")
 ORDERS = ("ascending", "descending", "shuffled")
 
@@ -12,12 +14,14 @@ ORDERS = ("ascending", "descending", "shuffled")
 @dataclass(frozen=True)
 class Settings:
     """mode: "run", "check" or "profile"; None leaves it to the RawModule. order: in which order threads take turns.
-    seed: of the order "shuffled". threads: OS threads over which blocks are spread, None for one a processor."""
+    seed: of the order "shuffled". threads: OS threads over which blocks are spread, None for one a processor.
+    profile: where kernels run in the mode "profile" are added up."""
 
     mode: str | None = None
     order: str = "ascending"
     seed: int = 0
     threads: int | None = None
+    profile: Profile | None = None
 
 
 _current = Settings()
@@ -29,15 +33,20 @@ def current() -> Settings:
 
 @contextlib.contextmanager
 def configured(**changes):
-    """Within the `with` block, kernels run with these settings: configured(mode="check", order="shuffled", seed=3)."""
+    """Within the `with` block, kernels run with these settings: configured(mode="check", order="shuffled", seed=3).
+
+    `with configured(mode="profile") as profile` gives the Profile to which the kernels that run there are added.
+    """
     global _current
     if changes.get("mode") not in (None, *MODES):
         raise ValueError(f"mode is {changes['mode']!r}, not one of {', '.join(MODES)}")
     if changes.get("order", "ascending") not in ORDERS:
         raise ValueError(f"order is {changes['order']!r}, not one of {', '.join(ORDERS)}")
     before = _current
+    if changes.get("mode") == "profile":
+        changes.setdefault("profile", Profile())
     _current = replace(before, **changes)
     try:
-        yield
+        yield _current.profile
     finally:
         _current = before

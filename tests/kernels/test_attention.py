@@ -238,7 +238,7 @@ FAULTS = {
         "flash", "products_of_rows<D>(p, q_tile, kv_tile);\n        __syncthreads();",
         "products_of_rows<D>(p, q_tile, kv_tile);", "check"),
     "flash: probabilities handed over without a barrier of the warp": (
-        "flash", "threadIdx.x % 16 + 16 * c] = s[m][c];\n    __syncwarp();", "threadIdx.x % 16 + 16 * c] = s[m][c];", "check"),
+        "flash", "first_column() + 16 * c] = s[m][c];\n    __syncwarp();", "first_column() + 16 * c] = s[m][c];", "check"),
     "flash: dropout's factor is left out of the gradient": (
         "flash", "(ds[m][c] * factor - row_average[m])", "(ds[m][c] - row_average[m])", "numbers"),
     "flash: every block writes the first keys": (

@@ -1,0 +1,125 @@
+#include "profile.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+
+#include "scheduler.h"
+
+namespace minillm_sim {
+
+namespace {
+
+constexpr uint64_t kSector = 32, kBank = 4, kBanks = 32;
+
+// How many different blocks of `unit` bytes the lanes touch.
+uint64_t touched(const std::vector<uint64_t>& addresses, uint64_t size, uint64_t unit) {
+    std::vector<uint64_t> blocks;
+    for (uint64_t address : addresses)
+        for (uint64_t block = address / unit; block <= (address + size - 1) / unit; ++block) blocks.push_back(block);
+    std::sort(blocks.begin(), blocks.end());
+    return std::unique(blocks.begin(), blocks.end()) - blocks.begin();
+}
+
+// The largest number of different words in one bank: how often shared memory has to be asked for these words.
+uint64_t conflicts(std::vector<uint64_t> words) {
+    std::sort(words.begin(), words.end());
+    words.erase(std::unique(words.begin(), words.end()), words.end());
+    uint64_t in_bank[kBanks] = {}, most = 0;
+    for (uint64_t word : words) most = std::max(most, ++in_bank[word % kBanks]);
+    return most;
+}
+
+// Accesses of 8 bytes are served by half warps, those of 16 bytes by quarters; neighbouring parts go together if they then
+// still touch every bank once at most.
+uint64_t wavefronts(const uint64_t* address, uint32_t lanes, uint64_t size) {
+    unsigned part = size <= 4 ? 32 : size <= 8 ? 16 : 8;
+    uint64_t total = 0;
+    std::vector<uint64_t> together;
+    for (unsigned first = 0; first < 32; first += part) {
+        std::vector<uint64_t> words;
+        for (unsigned lane = first; lane < first + part; ++lane)
+            if (lanes >> lane & 1)
+                for (uint64_t word = address[lane] / kBank; word <= (address[lane] + size - 1) / kBank; ++word)
+                    words.push_back(word);
+        std::vector<uint64_t> joined = together;
+        joined.insert(joined.end(), words.begin(), words.end());
+        if (conflicts(joined) <= 1) {
+            together = joined;
+        } else {
+            total += conflicts(together);
+            together = words;
+        }
+    }
+    return total + conflicts(together);
+}
+
+}  // namespace
+
+void Profiler::access(uint64_t address, uint64_t size, int kind, const void* pc) {
+    const Launch& launch = runner.launch();
+    uint64_t shared_start = reinterpret_cast<uint64_t>(launch.shared_anchor()) - launch.shared_offset;
+    bool shared = address - shared_start < launch.shared_size, global = false;
+    for (int i = 0; i < launch.flag_count && shared; ++i)
+        if (address - shared_start - launch.flags[i] < 8) return;
+    for (int r = 0; r < launch.region_count && !shared && !global; ++r) {
+        const Region& region = launch.regions[r];
+        global = address + region.guard >= region.address && address < region.address + region.size + region.guard;
+    }
+    if (!shared && !global) return;  // the thread's own: local arrays, constants
+    unsigned index = static_cast<unsigned>(&runner.current() - runner.threads.data()), lane = index % 32;
+    if (warps.size() <= index / 32) warps.resize(index / 32 + 1);
+    Place& place = warps[index / 32][reinterpret_cast<uint64_t>(pc)];
+    place.size = size;
+    place.kind = kind;
+    uint32_t time = place.times[lane]++;
+    if (place.instructions.size() <= time) place.instructions.resize(time + 1);
+    Instruction& instruction = place.instructions[time];
+    instruction.address[lane] = address;
+    instruction.lanes |= 1u << lane;
+}
+
+void Profiler::finish_warp(unsigned warp) {
+    if (warp >= warps.size()) return;
+    for (auto& [pc, place] : warps[warp]) {
+        for (const Instruction& instruction : place.instructions) count(pc, place, instruction);
+        place.instructions.clear();
+        std::fill(std::begin(place.times), std::end(place.times), 0);
+    }
+}
+
+void Profiler::finish_all() {
+    for (unsigned warp = 0; warp < warps.size(); ++warp) finish_warp(warp);
+}
+
+void Profiler::count(uint64_t pc, const Place& place, const Instruction& instruction) {
+    if (!instruction.lanes) return;
+    std::vector<uint64_t> addresses;
+    for (unsigned lane = 0; lane < 32; ++lane)
+        if (instruction.lanes >> lane & 1) addresses.push_back(instruction.address[lane]);
+    const Launch& launch = runner.launch();
+    uint64_t shared_start = reinterpret_cast<uint64_t>(launch.shared_anchor()) - launch.shared_offset;
+    int shared = addresses[0] - shared_start < launch.shared_size;
+    ProfileRecord& record = records[{pc, shared}];
+    record.pc = pc;
+    record.shared = shared;
+    record.kind = place.kind;
+    ++record.instructions;
+    uint64_t bytes = touched(addresses, place.size, 1), unit = shared ? kBank * kBanks : kSector;
+    record.bytes += bytes;
+    record.ideal += (bytes + unit - 1) / unit;
+    record.actual += shared ? wavefronts(instruction.address, instruction.lanes, place.size)
+                            : touched(addresses, place.size, kSector);
+}
+
+void Profiler::hand_over() {
+    Launch& launch = runner.launch();
+    for (auto& [key, record] : records) {
+        if (launch.profiled == launch.max_profiled) return;
+        Dl_info info;
+        if (dladdr(reinterpret_cast<void*>(record.pc), &info)) record.pc -= reinterpret_cast<uint64_t>(info.dli_fbase);
+        launch.profile[launch.profiled++] = record;
+    }
+}
+
+}  // namespace minillm_sim
