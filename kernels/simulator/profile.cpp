@@ -69,7 +69,7 @@ void Profiler::access(uint64_t address, uint64_t size, int kind, const void* pc)
     if (!shared && !global) return;  // the thread's own: local arrays, constants
     unsigned index = static_cast<unsigned>(&runner.current() - runner.threads.data()), lane = index % 32;
     if (warps.size() <= index / 32) warps.resize(index / 32 + 1);
-    Place& place = warps[index / 32][reinterpret_cast<uint64_t>(pc)];
+    Place& place = warps[index / 32][reinterpret_cast<uint64_t>(pc) << 2 | unsigned(kind)];
     place.size = size;
     place.kind = kind;
     uint32_t time = place.times[lane]++;
@@ -81,8 +81,8 @@ void Profiler::access(uint64_t address, uint64_t size, int kind, const void* pc)
 
 void Profiler::finish_warp(unsigned warp) {
     if (warp >= warps.size()) return;
-    for (auto& [pc, place] : warps[warp]) {
-        for (const Instruction& instruction : place.instructions) count(pc, place, instruction);
+    for (auto& [key, place] : warps[warp]) {
+        for (const Instruction& instruction : place.instructions) count(key, place, instruction);
         place.instructions.clear();
         std::fill(std::begin(place.times), std::end(place.times), 0);
     }
@@ -92,7 +92,7 @@ void Profiler::finish_all() {
     for (unsigned warp = 0; warp < warps.size(); ++warp) finish_warp(warp);
 }
 
-void Profiler::count(uint64_t pc, const Place& place, const Instruction& instruction) {
+void Profiler::count(uint64_t key, const Place& place, const Instruction& instruction) {
     if (!instruction.lanes) return;
     std::vector<uint64_t> addresses;
     for (unsigned lane = 0; lane < 32; ++lane)
@@ -100,8 +100,8 @@ void Profiler::count(uint64_t pc, const Place& place, const Instruction& instruc
     const Launch& launch = runner.launch();
     uint64_t shared_start = reinterpret_cast<uint64_t>(launch.shared_anchor()) - launch.shared_offset;
     int shared = addresses[0] - shared_start < launch.shared_size;
-    ProfileRecord& record = records[{pc, shared}];
-    record.pc = pc;
+    ProfileRecord& record = records[{key, shared}];
+    record.pc = key >> 2;
     record.shared = shared;
     record.kind = place.kind;
     ++record.instructions;

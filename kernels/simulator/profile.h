@@ -42,11 +42,11 @@ class Profiler {
         uint32_t times[32] = {};
         std::vector<Instruction> instructions;
     };
-    void count(uint64_t pc, const Place& place, const Instruction& instruction);
+    void count(uint64_t key, const Place& place, const Instruction& instruction);
 
     BlockRunner& runner;
-    std::vector<std::unordered_map<uint64_t, Place>> warps;    // [warp][pc]
-    std::map<std::pair<uint64_t, int>, ProfileRecord> records;  // [pc, shared]
+    std::vector<std::unordered_map<uint64_t, Place>> warps;  // [warp][pc and kind: a copy of a vector is both]
+    std::map<std::pair<uint64_t, int>, ProfileRecord> records;  // [pc and kind, shared]
 };
 
 }  // namespace minillm_sim
