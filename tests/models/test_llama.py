@@ -51,7 +51,7 @@ def test_names_are_hugging_faces():
     ],
 )
 def test_faults_are_caught(right, wrong):
-    config = minillm.LlamaConfig(**{**SMALL, "d_model": 8, "d_ff": 4})
+    config = minillm.LlamaConfig(**{**SMALL, "n_head": 2, "n_kv_head": 1, "d_model": 4, "d_ff": 3})
     model = randomised(minillm.Llama(config, seed=0, dtype="float64"))
     ids, targets = IDS[:1, :4], TARGETS[:1, :4]
     gradcheck(model, ids, targets)

@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from planting import assert_close, planted
+
+import minillm
+from minillm.backend import stream
+from minillm.errors import UserError
+from minillm.gradcheck_catalogue import array, randomised
+from minillm.models import cache, decoding
+from minillm.models.cache import cached_attention
+from minillm.models.decoding import ContextFull, Decoder, left_padded
+
+CONTEXT = 12
+GPT2_SHAPES = [dict(), dict(bias=False, tie_embeddings=False, activation="gelu")]
+LLAMA_SHAPES = [
+    dict(n_kv_head=2),
+    dict(n_kv_head=1, attention_bias=True, mlp_bias=True, tie_embeddings=True),
+    dict(rope_interleaved=True, head_width=6, rope_theta=50.0),
+]
+MODELS = [(minillm.GPT2, minillm.GPT2Config, shape) for shape in GPT2_SHAPES]
+MODELS += [(minillm.Llama, minillm.LlamaConfig, shape) for shape in LLAMA_SHAPES]
+PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9]]
+
+
+def make(kind, config, shape, dtype="float32"):
+    fields = dict(vocab_size=11, context_length=CONTEXT, n_layer=2, n_head=4, d_model=16, dropout=0.3) | shape
+    return randomised(kind(config(**fields), seed=0, dtype=dtype), 0.3).eval()
+
+
+def ids_of(*shape):
+    return stream("test", "decoding").integers(11, shape)
+
+
+@pytest.mark.parametrize("kind, config, shape", MODELS)
+@pytest.mark.parametrize("batch, first", [(1, 1), (1, 5), (3, 4)])
+def test_logits_are_those_without_a_cache(kind, config, shape, batch, first):
+    model, ids = make(kind, config, shape), ids_of(batch, CONTEXT)
+    expected = model.forward(ids)
+    decoder = Decoder(model)
+    assert_close(decoder.read(ids[:, :first]), expected[:, first - 1], 1e-5)
+    for t in range(first, CONTEXT):
+        assert decoder.visible == t and decoder.room == CONTEXT - t
+        assert_close(decoder.read(ids[:, t : t + 1]), expected[:, t], 1e-5)
+
+
+@pytest.mark.parametrize("kind, config, shape", MODELS)
+def test_several_tokens_at_a_time(kind, config, shape):
+    model, ids = make(kind, config, shape), ids_of(2, CONTEXT)
+    decoder = Decoder(model)
+    decoder.read(ids[:, :3])
+    decoder.read(ids[:, 3:8])
+    assert_close(decoder.read(ids[:, 8:]), model.forward(ids)[:, -1], 1e-5)
+
+
+@pytest.mark.parametrize("kind, config, shape", MODELS)
+def test_prompts_of_unequal_length(kind, config, shape):
+    """Every row is as if it were alone, while the texts grow until the longest fills the context."""
+    model = make(kind, config, shape)
+    decoder, texts = Decoder(model), [list(prompt) for prompt in PROMPTS]
+    logits = decoder.read(*left_padded(texts))
+    while True:
+        for row, text in zip(logits, texts):
+            assert_close(row[None], model.next_token_logits(np.array([text])), 1e-5)
+        if not decoder.room:
+            break
+        tokens = logits.argmax(axis=-1)
+        for text, token in zip(texts, tokens):
+            text.append(int(token))
+        logits = decoder.read(tokens[:, None])
+    assert len(texts[0]) == CONTEXT
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind, config, shape", MODELS[:1] + MODELS[2:3])
+def test_sliding_reads_the_visible_tokens_anew(kind, config, shape, padded):
+    model = make(kind, config, shape)
+    texts = [list(prompt) for prompt in (PROMPTS if padded else [[1, 2], [3, 4]])]
+    decoder = Decoder(model)
+    logits, counts = decoder.read(*left_padded(texts)), []
+    for token in ids_of(3 * CONTEXT):
+        for text in texts:
+            text.append(int(token))
+        logits = decoder.read(np.full((len(texts), 1), token))
+        counts.append(decoder.visible)
+        for row, text in zip(logits, texts):
+            assert_close(row[None], model.next_token_logits(np.array([text[-decoder.visible :]])), 1e-5)
+    full = counts.index(CONTEXT)
+    assert counts[full + 1 : full + 5] == [9, 10, 11, 12]  # the oldest quarter is forgotten
+    assert min(counts[full:]) == 9
+
+
+def test_stopping():
+    model = make(*MODELS[0])
+    decoder = Decoder(model, window="stop")
+    decoder.read(ids_of(1, CONTEXT))
+    assert decoder.room == 0
+    with pytest.raises(ContextFull, match="13 tokens, more than the model's context_length of 12"):
+        decoder.read(np.array([[1]]))
+    with pytest.raises(ContextFull, match="the prompt has 13 tokens"):
+        Decoder(model, window="stop").read(ids_of(1, CONTEXT + 1))
+
+
+@pytest.mark.parametrize("padding", [None, [0, 14]])
+def test_a_long_prompt_loses_its_beginning(padding):
+    model, ids = make(*MODELS[2]), ids_of(2, 20)
+    logits = Decoder(model).read(ids, padding)
+    assert_close(logits[:1], model.next_token_logits(ids[:1, -CONTEXT:]), 1e-5)
+    start = -CONTEXT if padding is None else -6
+    assert_close(logits[1:], model.next_token_logits(ids[1:, start:]), 1e-5)
+
+
+def test_a_context_of_one_token():
+    model = make(minillm.GPT2, minillm.GPT2Config, dict(context_length=1))
+    decoder = Decoder(model)
+    for token in ids_of(4):
+        assert_close(decoder.read(np.array([[token]])), model.next_token_logits(np.array([[token]])), 1e-5)
+
+
+def test_training_mode_drops_nothing_and_moves_nothing():
+    """While a model trains, other models share its arrays; a sample must neither drop values nor exchange arrays."""
+    model = make(*MODELS[2])
+    ids, expected = ids_of(1, 6), None
+    expected = model.forward(ids)[:, -1]
+    model.train()
+    before = {name: parameter.value for name, parameter in model.parameters().items()}
+    assert_close(Decoder(model).read(ids), expected, 1e-5)
+    assert all(parameter.value is before[name] for name, parameter in model.parameters().items())
+    assert model.training
+
+
+@pytest.mark.parametrize("kind, config, shape", MODELS[2:])
+def test_weights_that_were_moved_together_still_train(kind, config, shape):
+    """A decoder may move weights side by side; the parameters are then views of that place."""
+    model = make(kind, config, shape | dict(dropout=0.0), dtype="float64")
+    Decoder(model)
+    model.train().loss(ids_of(1, 6), ids_of(1, 6))
+    model.backward()
+    optimizer = minillm.AdamW(model.parameters(), lr=0.1)
+    optimizer.step()
+    model.eval()
+    assert_close(Decoder(model).read(ids_of(1, 6)), model.forward(ids_of(1, 6))[:, -1], 1e-10)
+
+
+@pytest.mark.parametrize(
+    "module, right, wrong",
+    [
+        (cache, "return (j >= padding[:, None, None]) | (j == i)", "return (j >= 0) | (padding[:, None, None] < 0)"),
+        (cache, "columns if self.padding is None else", "columns if True else"),
+        (cache, "s[..., ~_visible(total - time + start, seen, None, xp)] = -xp.inf", "pass"),
+        (cache, "q = q * q.dtype.type(1 / math.sqrt(width))", "q = q + 0"),
+    ],
+)
+def test_faults_are_caught(monkeypatch, module, right, wrong):
+    faulty = planted(module, right, wrong)
+    for name in ("KeyValueCache", "cached_attention"):
+        monkeypatch.setattr(decoding, name, getattr(faulty, name))
+    with pytest.raises(AssertionError):
+        test_prompts_of_unequal_length(*MODELS[0])
+
+
+@pytest.mark.parametrize("block", [1, 2, 5])
+def test_blocks_of_queries_change_nothing(monkeypatch, block):
+    q, k, v = array("q", 2, 4, 5, 6), array("k", 2, 2, 9, 6), array("v", 2, 2, 9, 6)
+    expected = cached_attention(q, k, v), cached_attention(q, k, v, np.array([0, 3]))
+    monkeypatch.setattr(cache, "QUERY_BLOCK", block)
+    assert_close(cached_attention(q, k, v), expected[0])
+    assert_close(cached_attention(q, k, v, np.array([0, 3])), expected[1])
+
+
+def test_wrong_arguments():
+    model = make(*MODELS[0])
+    with pytest.raises(UserError, match='window is "wrap": use one of slide, stop'):
+        Decoder(model, window="wrap")
+    with pytest.raises(UserError, match="outside the vocabulary"):
+        Decoder(model).read(np.array([[11]]))
+    with pytest.raises(UserError, match="every prompt needs at least one token"):
+        left_padded([[1], []])
+    with pytest.raises(ValueError, match="at least one token"):
+        Decoder(model).read(np.array([[1, 2]]), [2])
+    decoder = Decoder(model)
+    decoder.read(np.array([[1, 2]]), [1])
+    with pytest.raises(ValueError, match="with the first call"):
+        decoder.read(np.array([[1]]), [0])
