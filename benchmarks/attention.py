@@ -285,6 +285,40 @@ def line(row) -> str:
     )
 
 
+def simulated_counts(width=64, length=128) -> list[dict]:
+    """What each rung asks of memory for one head, counted by the simulator: a table, printed too."""
+    from minillm.kernels.simulator import configured
+
+    rng = np.random.default_rng(0)
+    arrays = [to_device(rng.normal(size=(1, 1, length, width)).astype(np.float32), "cudasim") for _ in range(4)]
+    print(f"\ncounted in the simulator, one head, T = {length}, D = {width}; ideal: the same bytes side by side")
+    print(f"{'rung':<20} {'':<9}{'global bytes':>14} {'of ideal':>9} {'shared wavefronts':>18} {'of ideal':>9}")
+    counts = []
+    for name in RUNGS:
+        rung = importlib.import_module(f"minillm.kernels.attention.{name}")
+        with configured(mode="profile") as forward:
+            _, saved = rung.attention_forward(*arrays[:3])
+        with configured(mode="profile") as backward:
+            rung.attention_backward(arrays[3], saved)
+        for direction, profile in zip(DIRECTIONS, (forward, backward)):
+            memory, shared = profile.total("global"), profile.total("shared")
+            row = {
+                "rung": name,
+                "direction": direction,
+                "global_bytes": 32 * memory.actual,
+                "global_of_ideal": memory.actual / memory.ideal,
+                "shared_wavefronts": shared.actual,
+                "shared_of_ideal": shared.actual / shared.ideal if shared.ideal else None,
+            }
+            counts.append(row)
+            ratio = f"{row['shared_of_ideal']:.2f}" if shared.ideal else "n/a"
+            print(
+                f"{name:<20} {direction:<9}{row['global_bytes']:>14,} {row['global_of_ideal']:>9.2f} "
+                f"{shared.actual:>18,} {ratio:>9}"
+            )
+    return counts
+
+
 # --------------------------------------------------------------------------------------------------------- pictures
 
 

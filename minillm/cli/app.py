@@ -2,7 +2,7 @@
 
 import typer
 
-from minillm.cli import evaluate, generate, gradcheck, info, train
+from minillm.cli import evaluate, generate, gradcheck, info, simulate, train
 
 app = typer.Typer(
     name="minillm",
@@ -29,5 +29,5 @@ def common(
     """Language models with every gradient written by hand."""
 
 
-for module in (train, generate, evaluate, gradcheck, info):
+for module in (train, generate, evaluate, gradcheck, info, simulate):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)

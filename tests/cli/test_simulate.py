@@ -1,0 +1,113 @@
+"""minillm simulate: kernels of ours, kernels of the reader's own, and what is said where it cannot be done."""
+
+import pytest
+from kernel_testing import needs_compiler
+from typer.testing import CliRunner
+
+from minillm.cli.app import app
+from minillm.errors import UserError
+from minillm.kernel_samples import SAMPLES
+from minillm.simulation import parse_argument
+
+SAXPY = """
+template <typename T>
+__global__ void saxpy(T a, const T* x, T* y, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] = a * x[i] + y[i];
+}
+"""
+ARGUMENTS = ["--grid", "4", "--block", "256", "--kernel", "saxpy<float>"]
+ARGUMENTS += [
+    part for text in ("float32:2", "float32[1000]=3", "float32[1000]=1", "int32:1000") for part in ("--arg", text)
+]
+
+
+@pytest.fixture(autouse=True)
+def simulator():
+    needs_compiler()
+
+
+def simulate(*arguments):
+    result = CliRunner().invoke(app, ["simulate", *map(str, arguments)])
+    if isinstance(result.exception, UserError):
+        return 2, str(result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_kernel_agrees_in_its_sample(name):
+    code, output = simulate(name)
+    assert code == 0 and "relative error" in output
+
+
+def test_names_are_listed():
+    code, output = simulate()
+    assert code == 0 and "flash_tensor_cores" in output and "rows 64, width 256" in output
+
+
+def test_check_and_profile():
+    assert "check mode: nothing to report" in simulate("dropout", "--check", "--order", "shuffled")[1]
+    output = simulate("naive", "--profile")[1]
+    assert "sum += a_row[d] * b_row[d];" in output and any(row.startswith("!") for row in output.splitlines())
+
+
+def test_a_size_is_taken():
+    assert "rows 3, width 5" in simulate("gelu", "--size", 3, "--size", 5)[1]
+
+
+def test_a_fault_in_a_kernel_of_ours_gives_exit_code_1(monkeypatch):
+    from minillm.kernels import gelu
+
+    text = gelu.CUDA.text.replace("1 + 3 * A", "1 + A")
+    monkeypatch.setattr(gelu, "CUDA", gelu.CUDA.with_text(text))
+    code, output = simulate("gelu")
+    assert code == 1 and "too large" in output
+
+
+def test_a_kernel_of_ones_own(tmp_path):
+    (tmp_path / "saxpy.cu").write_text(SAXPY)
+    code, output = simulate(tmp_path / "saxpy.cu", *ARGUMENTS)
+    assert code == 0 and "argument 2 float32[1000]: from 7 to 7, mean 7" in output
+    code, output = simulate(tmp_path / "saxpy.cu", *ARGUMENTS, "--profile")
+    assert "global memory: 375 sectors" in output and "y[i] = a * x[i] + y[i];" in output
+
+
+def test_a_fault_in_a_kernel_of_ones_own(tmp_path):
+    (tmp_path / "saxpy.cu").write_text(SAXPY.replace("i < n", "i <= n"))
+    code, output = simulate(tmp_path / "saxpy.cu", *ARGUMENTS, "--check")
+    assert code == 1 and "saxpy.cu:5: saxpy<float>, block (3, 0, 0), thread (232, 0, 0): out-of-bounds read" in output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nothing"], 'no kernel "nothing": there are adamw'),
+        (["gelu", "--size", "3"], r"gelu takes 2 sizes \(rows, width\), not 1"),
+        (["gelu", "--size", "0", "--size", "1"], "sizes are whole numbers from 1 on"),
+        (["gelu", "--check", "--profile"], "choose one"),
+        (["missing.cu"], "missing.cu does not exist"),
+    ],
+)
+def test_what_cannot_be_run_is_said(arguments, message):
+    import re
+
+    code, output = simulate(*arguments)
+    assert code == 2 and re.search(message, output), output
+
+
+def test_a_file_without_a_kernel_named_or_with_wrong_arguments(tmp_path):
+    path = tmp_path / "saxpy.cu"
+    path.write_text(SAXPY)
+    assert simulate(path) == (2, f'{path}: name the kernel to run, such as --kernel "saxpy<float>"')
+    code, output = simulate(path, "--kernel", "saxpy<float>", "--arg", "float32:2")
+    assert code == 2 and "1 arguments given, the kernel takes 4 (a, x, y, n)" in output
+    path.write_text("__global__ void f( {")
+    code, output = simulate(path, "--kernel", "f")
+    assert code == 2 and "g++ does not accept the kernel" in output
+
+
+@pytest.mark.parametrize("text", ["float32", "float99:2", "int32:x", "int8:1000", "float32[3", "str:3", "float32[-1]"])
+def test_an_argument_that_is_none(text):
+    with pytest.raises(UserError, match="write float32:2"):
+        parse_argument(text, None)
