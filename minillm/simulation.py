@@ -51,10 +51,10 @@ def simulate_file(path: Path, kernel: str, grid, block, arguments, shared: int, 
     """Run a kernel of a .cu file: a report, and whether all is well. Raises UserError for what cannot be run."""
     if not path.is_file():
         raise UserError(f"{path} does not exist")
+    module = RawModule(path=path, name_expressions=(kernel,) if kernel else ())
+    if not kernel and len(module.entries) != 1:
+        raise UserError(f'{path}: name the kernel to run, such as --kernel "saxpy<float>"')
     try:
-        module = RawModule(path=path, name_expressions=(kernel,) if kernel else ())
-        if not kernel and len(module.entries) != 1:
-            raise UserError(f'{path}: name the kernel to run, such as --kernel "saxpy<float>"')
         function = module.get_function(kernel or module.entries[0])
         module.library(mode)
     except ValueError as error:  # no such kernel
