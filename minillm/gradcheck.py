@@ -185,7 +185,7 @@ class _LayerProbe:
         self._layer, self._key = layer, {} if key is None else {"key": key}
         self._inputs, self.tensors = _float_inputs(inputs)
         self._input_names = tuple(self.tensors)
-        self.tensors |= {name: parameter.value for name, parameter in layer.parameters().items()}
+        self.tensors |= {name: parameter.value for name, parameter in _learning(layer).items()}
 
     def forward(self):
         return self._layer.train().forward(*_fresh(self._inputs), **self._key)
@@ -194,7 +194,7 @@ class _LayerProbe:
         self._layer.zero_grad()
         gradients = [gradient for gradient in _as_tuple(self._layer.backward(dy)) if gradient is not None]
         found = dict(zip(self._input_names, gradients, strict=True))
-        found |= {name: _gradient_of(name, parameter) for name, parameter in self._layer.parameters().items()}
+        found |= {name: _gradient_of(name, parameter) for name, parameter in _learning(self._layer).items()}
         self._layer.zero_grad()
         return found
 
@@ -204,7 +204,7 @@ class _ModelProbe:
 
     def __init__(self, model, inputs, key):
         self._model, self._inputs, self._key = model, inputs, key
-        self.tensors = {name: parameter.value for name, parameter in model.parameters().items()}
+        self.tensors = {name: parameter.value for name, parameter in _learning(model).items()}
 
     def forward(self):
         return self._model.train().loss(*self._inputs, key=self._key)
@@ -212,9 +212,13 @@ class _ModelProbe:
     def backward(self, dy) -> dict:
         self._model.zero_grad()
         self._model.backward()
-        found = {name: np.array(_gradient_of(name, p)) for name, p in self._model.parameters().items()}
+        found = {name: np.array(_gradient_of(name, p)) for name, p in _learning(self._model).items()}
         self._model.zero_grad()
         return found
+
+
+def _learning(layer) -> dict:
+    return {name: parameter for name, parameter in layer.parameters().items() if not parameter.frozen}
 
 
 def _gradient_of(name, parameter):

@@ -19,6 +19,7 @@ from minillm.layers.layer import Layer, Parameter
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
+from minillm.layers.lora import LoRALinear, lora_backward, lora_forward
 from minillm.layers.mlp import MLP
 from minillm.layers.residual import ResidualBlock, residual_backward, residual_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward, residual_layer_norm_forward
@@ -182,6 +183,20 @@ def swiglu():
         yield f"swiglu MLP, {'' if bias else 'no '}bias", SwiGLU(*parts), (array("x", 2, 3, 4),), None
 
 
+def lora():
+    a, b = array("a", 2, 4), array("b", 5, 2)
+
+    def forward(x, a, b):
+        return lora_forward(x, a, b, 0.7)
+
+    yield "lora", (forward, lora_backward), (array("x", 2, 3, 4), a, b), None
+    for transposed, bias in product((False, True), (False, True)):
+        weight = array("w", 5, 4) if transposed else array("w", 4, 5)
+        base = Linear(weight, array("bias", 5) if bias else None, transposed)
+        label = f"linear with lora, {'out, in' if transposed else 'in, out'}, {'' if bias else 'no '}bias"
+        yield label, LoRALinear(base, a, b, alpha=3.0), (array("x", 2, 3, 4),), None
+
+
 def residual():
     def backward(dy, saved):
         return residual_backward(dy, saved)
@@ -267,6 +282,7 @@ CATALOGUE = {
         dropout,
         attention,
         rotary_attention,
+        lora,
         mlp,
         swiglu,
         residual,

@@ -31,6 +31,20 @@ def command(
     resume: Annotated[
         Optional[Path], _option(_RUN, "Continue the run in this folder, bit for bit; it needs no other setting.")
     ] = None,
+    init: Annotated[
+        Optional[str], _option(_RUN, "Continue from this model, with its tokenizer: a folder, a file or a hub name.")
+    ] = None,
+    freeze: Annotated[
+        Optional[list[str]],
+        _option(_RUN, "Parameters that do not learn, by a pattern of their names, as *.wte.*; may be repeated."),
+    ] = None,
+    lora_rank: Annotated[
+        Optional[int], _option(_RUN, "With --init: learn only LoRA matrices of this rank; 8 is usual.")
+    ] = None,
+    merge: Annotated[
+        Optional[bool],
+        _option(_RUN, "Add LoRA's matrices to the weights of the run folder's model.", "--merge/--no-merge"),
+    ] = None,
     stop_after: Annotated[
         Optional[int], _option(_RUN, "Stop and save after this step, as Ctrl-C would; --resume continues.")
     ] = None,
@@ -98,8 +112,8 @@ def command(
     """Train a GPT-2 or a Llama on text, from nothing, and leave a run folder that generates, resumes and opens in transformers.
 
     Presets: default (a character model, about a minute on two cores), shakespeare-char-cpu and shakespeare-char (nanoGPT's
-    published runs), llama-small (a Llama, about a minute), gpt2, gpt2-medium, gpt2-large, gpt2-xl, smollm2-135m, tinyllama,
-    llama-3.2-1b (sizes for a GPU).
+    published runs), llama-small (a Llama, about a minute), fine-tune (for --init), and sizes for a GPU: gpt2, gpt2-medium,
+    gpt2-large, gpt2-xl, smollm2-135m, tinyllama, llama-3.2-1b.
 
     Ctrl-C ends after the current step, saves, and prints the command to resume. At every evaluation the validation loss
     decides which model the folder keeps.

@@ -25,7 +25,7 @@ from minillm.training import (
     train,
 )
 
-DEFAULT_PRESET = "default"
+DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
 
 
 def train_and_show(
@@ -61,14 +61,16 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
         run = resume_run(resume, device)
         check_same_settings(run, given)
         return run
-    preset = find_preset(preset_name or DEFAULT_PRESET)
+    if preset_name is None:
+        preset_name = FINE_TUNE_PRESET if given.get("init") else DEFAULT_PRESET
+    preset = find_preset(preset_name)
     training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
-    model = {"model_type": preset.architecture, **preset.model}
+    model = {} if given.get("init") else {"model_type": preset.architecture, **preset.model}
     model |= {name: value for name, value in given.items() if name not in SETTING_NAMES}
     if "lr" in given and "min_lr" not in given:
         training["min_lr"] = given["lr"] / 10
     settings = TrainingSettings(**training)
-    folder = out or next_free_folder(preset_name or DEFAULT_PRESET)
+    folder = out or next_free_folder(preset_name)
     return start_run(settings, model, folder, overwrite, device)
 
 
@@ -80,6 +82,9 @@ def _describe(run: Run, console: Console) -> None:
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}",
         soft_wrap=True,
     )
+    learning = sum(parameter.value.size for parameter in run.model.trained_parameters().values())
+    if learning < count:
+        console.print(f"{learning:,} of them learn", soft_wrap=True)
     console.print(
         f"{', '.join(settings.data)}: {len(run.train_tokens):,} tokens to learn from, "
         f"{len(run.validation_tokens):,} to validate on",

@@ -60,6 +60,9 @@ class Embedding(Layer):
         return y
 
     def backward(self, dy) -> None:
+        if self.weight.frozen:
+            self.take_saved()
+            return
         buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
         embedding_backward, saved = self.take_saved()
         self.weight.grad = embedding_backward(dy, saved, buffer)

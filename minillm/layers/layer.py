@@ -12,7 +12,12 @@ from minillm.backend import array_module, device_of, to_device
 
 
 class Parameter:
-    """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None until backward adds one)."""
+    """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None until backward adds one).
+
+    A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do not compute them.
+    """
+
+    frozen = False
 
     def __init__(self, value):
         self.value = value
@@ -36,6 +41,8 @@ class Parameter:
         """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on."""
         if grad.shape != self.value.shape:
             raise ValueError(f"gradient of shape {grad.shape} for a parameter of shape {self.value.shape}")
+        if self.frozen:
+            return
         if self.grad is None:
             self.grad = grad
         else:

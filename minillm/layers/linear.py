@@ -32,8 +32,8 @@ def linear_forward(x, weight, bias=None, transposed=False):
     return y.reshape(*x.shape[:-1], w.shape[1]), (x, weight, bias is not None, transposed)
 
 
-def linear_backward(dy, saved):
-    """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None"""
+def linear_backward(dy, saved, needs_dweight=True):
+    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or None"""
     x, weight, has_bias, transposed = saved
     xp = array_module(dy)
     w = weight.T if transposed else weight
@@ -41,7 +41,9 @@ def linear_backward(dy, saved):
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     # forward: y = x @ w
     dx = (dy_rows @ w.T).reshape(x.shape)  # (N, O) @ (O, I)
-    if transposed:
+    if not needs_dweight:
+        dweight = None
+    elif transposed:
         dweight = dy_rows.T @ rows  # (O, N) @ (N, I)
     else:
         dweight = rows.T @ dy_rows  # (I, N) @ (N, O)
@@ -59,8 +61,8 @@ class Linear(Layer):
             self.bias = Parameter(bias)
         self.transposed = transposed
 
-    def forward(self, x):
-        bias = self.bias.value if hasattr(self, "bias") else None
+    def forward(self, x, with_bias=True):
+        bias = self.bias.value if with_bias and hasattr(self, "bias") else None
         y, saved = linear_forward(x, self.weight.value, bias, self.transposed)
         self.save_for_backward(saved)
         return y
@@ -73,8 +75,9 @@ class Linear(Layer):
         return y
 
     def backward(self, dy):
-        dx, dweight, dbias = linear_backward(dy, self.take_saved())
-        self.weight.add_grad(dweight)
+        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
+        if dweight is not None:
+            self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)
         return dx

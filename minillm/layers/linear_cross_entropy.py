@@ -37,13 +37,14 @@ def linear_cross_entropy_forward(
     dweight=None,
     chunk_rows=None,
     count=None,
+    needs_dweight=True,
 ):
     """x (..., C), weight (V, C), targets (...) int  ->  mean loss in nats (0-d, float64), saved
 
     dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one.
     chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS.
     count: what the sum of losses is divided by; by default the number of targets that are not ignored.
-    With needs_gradient=False only the loss is computed, and saved is None.
+    With needs_gradient=False only the loss is computed, and saved is None; with needs_dweight=False dweight is None.
     """
     xp = array_module(x)
     rows = x.reshape(-1, x.shape[-1])  # (N, C)
@@ -55,7 +56,8 @@ def linear_cross_entropy_forward(
     chunk_rows = chunk_rows or max(1, CHUNK_LOGITS // len(weight))
     if needs_gradient:
         dx = xp.empty_like(rows)
-        dweight = xp.zeros_like(weight) if dweight is None else dweight
+        if needs_dweight and dweight is None:
+            dweight = xp.zeros_like(weight)
     loss = 0.0
     for start in range(0, len(rows), chunk_rows):
         chunk = slice(start, start + chunk_rows)
@@ -66,7 +68,7 @@ def linear_cross_entropy_forward(
         if needs_gradient:
             # forward: logits = x @ weight.T
             xp.matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
-            for first in range(0, len(weight), STRIP_ROWS):
+            for first in range(0, len(weight) if needs_dweight else 0, STRIP_ROWS):
                 strip = slice(first, first + STRIP_ROWS)
                 dweight[strip] += dlogits[:, strip].T @ rows[chunk]  # (v, n) @ (n, C)
         del logits, dlogits  # before the next chunk's are made
@@ -79,7 +81,7 @@ def linear_cross_entropy_backward(dloss, saved):
     if dloss != 1:
         # forward: both were computed for dloss = 1, and the gradient is linear in dloss
         dx = dx * dloss
-        dweight = dweight * dloss
+        dweight = None if dweight is None else dweight * dloss
     return dx, dweight
 
 
@@ -103,13 +105,15 @@ class LinearCrossEntropy(Layer):
             self.ignore_index,
             self.label_smoothing if self.training else 0.0,
             needs_gradient=self.training,
-            dweight=self.weight.grad_buffer() if self.training else None,
+            dweight=self.weight.grad_buffer() if self.training and not self.weight.frozen else None,
             count=count,
+            needs_dweight=not self.weight.frozen,
         )
         self.save_for_backward(saved)
         return loss
 
     def backward(self, dloss=1.0):
         dx, dweight = linear_cross_entropy_backward(dloss, self.take_saved())
-        self.weight.add_grad(dweight)
+        if dweight is not None:
+            self.weight.add_grad(dweight)
         return dx

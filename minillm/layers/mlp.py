@@ -11,7 +11,7 @@ from __future__ import annotations
 from minillm.kernels import implementation
 from minillm.layers.gelu import gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear, linear_backward, linear_forward
+from minillm.layers.linear import Linear
 
 
 class MLP(Layer):
@@ -24,21 +24,19 @@ class MLP(Layer):
 
     def forward(self, x):
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
-        h, saved_fc = linear_forward(x, self.c_fc.weight.value)  # (..., C) @ (C, F)
+        h = self.c_fc.forward(x, with_bias=False)  # (..., C) @ (C, F)
         forward, backward = implementation(h, gelu_forward, gelu_backward)
         h, saved_gelu = forward(h, bias, self.approximate)
-        self.save_for_backward((saved_fc, backward, saved_gelu))
+        self.save_for_backward((backward, saved_gelu))
         return self.c_proj.forward(h)  # (..., F) @ (F, C)
 
     def backward(self, dy):
-        saved_fc, gelu_backward, saved_gelu = self.take_saved()
+        gelu_backward, saved_gelu = self.take_saved()
         # forward: y = c_proj(h)
         dh = self.c_proj.backward(dy)
         # forward: h = gelu(z + bias)
         dz, dbias = gelu_backward(dh, saved_gelu)
-        # forward: z = x @ weight
-        dx, dweight, _ = linear_backward(dz, saved_fc)
-        self.c_fc.weight.add_grad(dweight)
         if dbias is not None:
             self.c_fc.bias.add_grad(dbias)
-        return dx
+        # forward: z = x @ weight
+        return self.c_fc.backward(dz)

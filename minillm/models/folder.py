@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
 from minillm.models import gpt2_files, llama_files
+from minillm.models.fine_tuning import merged
 from minillm.models.language_model import LanguageModel
 from minillm.models.weight_files import open_weights
 from minillm.tensor_file import StoredTensor
@@ -73,7 +74,8 @@ def save_config(config, folder: Path) -> None:
 
 def save_weights(model: LanguageModel, path: Path) -> None:
     """Write the weights as one safetensors file."""
-    tensors = ARCHITECTURES[architecture_of(model.config)].stored_tensors(model)
+    plain = model if model.lora is None else merged(model)
+    tensors = ARCHITECTURES[architecture_of(model.config)].stored_tensors(plain)
     with replacing(path) as temporary:
         save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, {"format": "pt"})
 
@@ -93,13 +95,8 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     Raises UserError naming the file, and the tensor, that is missing, too many, of the wrong shape or not finite.
     """
     folder = Path(folder)
-    path = folder / CONFIG_FILE
-    contents = read_json(path)
-    model_type = contents.get("model_type")
-    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise UserError(f"{path}: model_type is {model_type!r}, minillm opens {', '.join(ARCHITECTURES)}")
-    files = ARCHITECTURES[model_type]
-    config = _read_config(files, contents, path)
+    config = read_config(folder)
+    files, path = ARCHITECTURES[architecture_of(config)], folder / CONFIG_FILE
     weights, source = open_weights(folder)
     stored = {files.full_name(name): tensor for name, tensor in weights.items() if not files.is_constant(name)}
     if config.n_layer > len(stored):  # before so many layers are made
@@ -119,7 +116,14 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     return model.eval()
 
 
-def _read_config(files, contents: dict, path: Path):
+def read_config(folder: Path):
+    """The configuration in a folder's config.json. Raises UserError for one that minillm cannot build."""
+    path = folder / CONFIG_FILE
+    contents = read_json(path)
+    model_type = contents.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        raise UserError(f"{path}: model_type is {model_type!r:.99}, minillm opens {', '.join(ARCHITECTURES)}")
+    files = ARCHITECTURES[model_type]
     missing = [name for name in files.REQUIRED_FIELDS if contents.get(name) is None]
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing; is this the config.json of a complete model folder?")

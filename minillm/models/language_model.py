@@ -6,9 +6,10 @@ import numpy as np
 
 from minillm.backend import array_module, contiguous, device_of, float_dtype, stream, to_device
 from minillm.errors import UserError
-from minillm.layers.layer import Layer
+from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
+from minillm.models.fine_tuning import LoRA, add_lora
 
 
 class LanguageModel(Layer):
@@ -23,6 +24,7 @@ class LanguageModel(Layer):
     """
 
     body_name: str
+    lora: LoRA | None = None  # set by add_lora
 
     def __init__(self, config, seed: int | None = 0, dtype="float32"):
         self.config = config
@@ -69,14 +71,20 @@ class LanguageModel(Layer):
     def replica(self) -> LanguageModel:
         """A model that shares this one's weights and has gradients of its own."""
         copy = type(self)(self.config, seed=None, dtype=self._dtype)
+        if self.lora is not None:
+            add_lora(copy, self.lora)
         copies = copy.parameters()
         for name, parameter in self.parameters().items():
-            copies[name].value = parameter.value
+            copies[name].value, copies[name].frozen = parameter.value, parameter.frozen
         copy.loss_head.label_smoothing = self.loss_head.label_smoothing
         return copy.train(self.training)
 
+    def trained_parameters(self) -> dict[str, Parameter]:
+        """Those of `parameters()` that learn: what the optimizer is made from."""
+        return {name: parameter for name, parameter in self.parameters().items() if not parameter.frozen}
+
     def save_pretrained(self, folder) -> None:
-        """Write config.json, generation_config.json and model.safetensors as Hugging Face names them."""
+        """Write config.json, generation_config.json and model.safetensors as Hugging Face names them; LoRA is merged."""
         from minillm.models.folder import save_model  # which imports this module
 
         save_model(self, folder)

@@ -27,9 +27,9 @@ def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
     """
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.exists() or single.is_symlink():
-        return read_header(_inside(single, folder)), single
+        return read_header(file_inside(single, folder)), single
     if index.exists() or index.is_symlink():
-        return _open_shards(_inside(index, folder), folder), index
+        return _open_shards(file_inside(index, folder), folder), index
     if pickle := next((path for pattern in PICKLES for path in folder.glob(pattern)), None):
         raise UserError(
             f"{folder} holds its weights as a pickle ({pickle.name}), which can run any program when it is opened: get the "
@@ -47,7 +47,7 @@ def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise UserError(f"{index} names {shard!r}, which is no safetensors file of the folder")
-        tensors = read_header(_inside(folder / shard, folder))
+        tensors = read_header(file_inside(folder / shard, folder))
         for name in tensors:
             if weight_map.get(name) != shard:
                 raise UserError(f"{folder / shard} holds tensor {name!r}, which {index.name} does not say")
@@ -59,7 +59,7 @@ def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:
     return found
 
 
-def _inside(path: Path, folder: Path) -> Path:
+def file_inside(path: Path, folder: Path) -> Path:
     """The path, if what it leads to stands in the folder. A snapshot in the Hugging Face cache links to its blobs folder."""
     root = folder.resolve()
     if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():

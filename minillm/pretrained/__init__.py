@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.models.folder import CONFIG_FILE, load_model
+from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, apply_adapter
+from minillm.models.fine_tuning import with_settings
+from minillm.models.folder import CONFIG_FILE, load_model, read_config
 from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name
+from minillm.tokenizers import load_tokenizer
 
-__all__ = ["from_pretrained", "model_folder"]
+__all__ = ["from_pretrained", "model_folder", "tokenizer_of"]
 
 
 def from_pretrained(source: str | Path, dtype="float32", revision: str | None = None):
@@ -17,7 +20,18 @@ def from_pretrained(source: str | Path, dtype="float32", revision: str | None = 
     revision: of a name on the hub, a branch, tag or commit. Raises UserError if the source is missing or incomplete, or its
     files do not fit together.
     """
-    return load_model(model_folder(source, revision), dtype)
+    folder = model_folder(source, revision)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return load_model(folder, dtype)
+    model = apply_adapter(from_pretrained(adapter_base(folder), dtype), folder)
+    if (folder / CONFIG_FILE).is_file():  # a run may use less than the whole context
+        model = with_settings(model, context_length=read_config(folder).context_length)
+    return model
+
+
+def tokenizer_of(source: str | Path, revision: str | None = None):
+    """The tokenizer that belongs to the model that `from_pretrained` opens."""
+    return load_tokenizer(model_folder(source, revision))
 
 
 def model_folder(source: str | Path, revision: str | None = None) -> Path:
@@ -33,7 +47,7 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
             f"{folder} is not a folder: name a run folder (minillm train makes one), a Hugging Face folder, or a model on the "
             "Hugging Face hub as owner/model"
         )
-    if not (folder / CONFIG_FILE).is_file():
+    if not any((folder / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG)):
         raise UserError(f"{folder} holds no model: {CONFIG_FILE} is missing")
     return folder
 

@@ -12,16 +12,18 @@ import numpy as np
 from minillm.backend import to_device
 from minillm.data import load_text, open_tokens, split_text, write_tokens
 from minillm.errors import UserError
+from minillm.models.adapter_files import save_adapter
+from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.folder import (
     WEIGHTS_FILE,
     config_from_dict,
     config_to_dict,
-    load_model,
     make_model,
     save_config,
     save_weights,
 )
 from minillm.models.language_model import LanguageModel
+from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import CharacterTokenizer, load_tokenizer
 from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
 from minillm.training.metrics import METRICS_FILE, MetricsLog
@@ -52,11 +54,11 @@ class Run:
 
     def save_model(self) -> None:
         """Make the present weights the folder's model."""
-        save_weights(self.model, self.folder / WEIGHTS_FILE)
+        _save_as_model(self.model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far."""
-        return load_model(self.folder, self.settings.dtype)
+        return from_pretrained(self.folder, self.settings.dtype)
 
 
 # ----------------------------------------------------------------------------------------------------------- a new run
@@ -79,8 +81,12 @@ def start_run(
     _check_free(folder, overwrite)
     to_device(np.zeros(1), device)  # raises UserError where there is no such device
     text = load_text(list(settings.data))
-    tokenizer = CharacterTokenizer.train(text)
-    config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
+    if settings.init:
+        model, tokenizer = _open_initial_model(settings, model_fields)
+        config = model.config
+    else:
+        tokenizer = CharacterTokenizer.train(text)
+        config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
     splits = [tokenizer.encode(part) for part in split_text(text)]
     for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
         if len(ids) < least:
@@ -88,7 +94,9 @@ def start_run(
                 f"the {name} text has {len(ids)} tokens, one window needs {least}: "
                 f"use a longer text or a smaller --context-length (now {config.context_length})"
             )
-    model = make_model(config, seed=settings.seed, dtype=settings.dtype)
+    if not settings.init:
+        model = make_model(config, seed=settings.seed, dtype=settings.dtype)
+    _choose_what_learns(model, settings)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -97,14 +105,43 @@ def start_run(
             write_tokens(partial / TRAINING_FOLDER / name, ids)
         tokenizer.save_pretrained(partial)
         save_config(config, partial)
-        save_weights(model, partial / WEIGHTS_FILE)
+        _save_as_model(model, settings, partial)
         (partial / METRICS_FILE).touch()
         description = {"settings": asdict(settings), "model": config_to_dict(config)}
-        save_checkpoint(partial, model, settings.make_optimizer(model.parameters()), Progress(), description)
+        save_checkpoint(partial, model, settings.make_optimizer(model.trained_parameters()), Progress(), description)
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return resume_run(folder, device)
+
+
+def _open_initial_model(settings: TrainingSettings, model_fields: dict):
+    """(model, tokenizer) to continue from; of the model's shape only context_length and dropout may be changed."""
+    changes = {name: model_fields[name] for name in ("context_length", "dropout") if name in model_fields}
+    if fixed := sorted(set(model_fields) - set(changes)):
+        option = "--" + fixed[0].replace("_", "-")
+        raise UserError(f"{option}: the shape of a model that is continued from stays as it is; leave it out")
+    model, tokenizer = from_pretrained(settings.init, settings.dtype), tokenizer_of(settings.init)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"{settings.init}: its tokenizer has {tokenizer.vocab_size} tokens, its model knows {model.config.vocab_size}"
+        )
+    return with_settings(model, **changes), tokenizer
+
+
+def _choose_what_learns(model: LanguageModel, settings: TrainingSettings) -> None:
+    if settings.lora_rank:
+        add_lora(model, LoRA(settings.lora_rank), settings.seed)
+    freeze(model, settings.freeze)
+
+
+def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Path) -> None:
+    """Write what makes the folder a model beside its config.json: weights, or the adapter of the model it continues from."""
+    if settings.lora_rank and not settings.merge:
+        base = Path(settings.init)
+        save_adapter(model, folder, str(base.resolve()) if base.exists() else settings.init)
+    else:
+        save_weights(model, folder / WEIGHTS_FILE)
 
 
 def next_free_folder(name: str, parent: str | Path = "runs") -> Path:
@@ -154,9 +191,10 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
     model = make_model(config, seed=None, dtype=settings.dtype)
     for parameter in model.parameters().values():  # to be filled from the checkpoint
         parameter.value = np.empty(parameter.value.shape, settings.dtype)
+    _choose_what_learns(model, settings)
     model.loss_head.label_smoothing = settings.label_smoothing
     model.to(device)
-    optimizer = settings.make_optimizer(model.parameters())
+    optimizer = settings.make_optimizer(model.trained_parameters())
     load_checkpoint(folder, model, optimizer, progress.step)
     return Run(
         folder=folder,

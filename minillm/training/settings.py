@@ -20,6 +20,8 @@ class TrainingSettings:
     gradient_clip: largest global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations;
     eval_windows: windows of each split that they look at (0: all). early_stop: evaluations without a better validation
     loss after which training ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for none.
+    init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn. lora_rank:
+    rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the weights there.
 
     Raises UserError for settings that make no sense.
     """
@@ -45,15 +47,24 @@ class TrainingSettings:
     early_stop: int = 0
     sample_tokens: int = 120
     dtype: str = "float32"
+    init: str = ""
+    freeze: tuple[str, ...] = ()
+    lora_rank: int = 0
+    merge: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "data", tuple(self.data))
+        object.__setattr__(self, "freeze", tuple(self.freeze))
         self._check_whole(1, "batch_size", "gradient_accumulation", "max_steps", "eval_interval")
-        self._check_whole(0, "seed", "warmup_steps", "eval_windows", "early_stop", "sample_tokens")
+        self._check_whole(0, "seed", "warmup_steps", "eval_windows", "early_stop", "sample_tokens", "lora_rank")
         if self.optimizer not in OPTIMIZERS:
             raise UserError(f'unknown optimizer "{self.optimizer}": use one of {", ".join(OPTIMIZERS)}')
         if not (math.isfinite(self.gradient_clip) and self.gradient_clip >= 0):
             raise UserError(f"gradient_clip is {self.gradient_clip}: it must be a finite number, 0 for no limit")
+        if self.lora_rank and not self.init:
+            raise UserError("--lora-rank adds to a model that exists: name it with --init")
+        if self.merge and not self.lora_rank:
+            raise UserError("--merge merges the matrices of LoRA: give their rank with --lora-rank")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"label_smoothing is {self.label_smoothing}: it must be at least 0 and below 1")
         self.make_schedule()  # checks the learning rates

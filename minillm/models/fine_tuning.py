@@ -1,0 +1,100 @@
+"""What of a model learns: everything, all but what was frozen, or only LoRA's small matrices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from minillm.backend import device_of, stream, to_device
+from minillm.errors import UserError
+from minillm.layers.layer import Layer
+from minillm.layers.linear import Linear
+from minillm.layers.lora import LoRALinear
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """rank r of the added matrices; alpha: their sum is scaled by alpha / r, 2 r if None, so that the scale is 2."""
+
+    rank: int
+    alpha: float | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise UserError(f"the rank of LoRA is {self.rank!r}: it must be a whole number of at least 1")
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", 2.0 * self.rank)
+
+
+def add_lora(model, lora: LoRA, seed: int = 0) -> None:
+    """Give every linear layer of the model but its output head a LoRA, and freeze everything else.
+
+    Make the optimizer afterwards, from `model.trained_parameters()`.
+    """
+    for parameter in model.parameters().values():
+        parameter.frozen = True
+    for path, parent in list(model.body.layers(model.body_name)):
+        for name, layer in list(vars(parent).items()):
+            if type(layer) is Linear:
+                _replace(parent, name, layer, f"{path}.{name}", lora, seed)
+    model.lora = lora
+
+
+def _replace(parent: Layer, name: str, layer: Linear, path: str, lora: LoRA, seed: int) -> None:
+    weight = layer.weight.value
+    inputs, outputs = weight.shape[::-1] if layer.transposed else weight.shape
+    a = stream(seed, "lora", path).normal((lora.rank, inputs)) / math.sqrt(inputs)
+    a, b = (to_device(array.astype(weight.dtype), device_of(weight)) for array in (a, np.zeros((outputs, lora.rank))))
+    replacement = LoRALinear(layer, a, b, lora.alpha)
+    replacement.name, replacement.training = layer.name, layer.training
+    setattr(parent, name, replacement)
+
+
+def merged(model):
+    """A plain model, without LoRA, that computes what `model` computes. It shares the weights that LoRA did not touch."""
+    plain = type(model)(model.config, seed=None, dtype=model._dtype)
+    layers, parameters = dict(model.layers()), model.parameters()
+    for name, parameter in plain.parameters().items():
+        layer = layers[name.rpartition(".")[0]]
+        is_adapted = isinstance(layer, LoRALinear) and name.endswith(".weight")
+        parameter.value = layer.merged_weight() if is_adapted else parameters[name].value
+    return plain.train(model.training)
+
+
+def freeze(model, patterns) -> None:
+    """Exclude from learning the parameters whose names match one of `patterns`, such as "transformer.wte.*" or "*.h.0.*".
+
+    Raises UserError for a pattern that matches none, and if nothing is left to learn.
+    """
+    parameters = model.parameters()
+    for pattern in patterns:
+        matching = [name for name in parameters if fnmatchcase(name, pattern)]
+        if not matching:
+            some = ", ".join(list(parameters)[:3])
+            raise UserError(f'--freeze "{pattern}" matches no parameter of the model; they are named {some}, ...')
+        for name in matching:
+            parameters[name].frozen = True
+    if not model.trained_parameters():
+        raise UserError("every parameter is frozen: leave out a --freeze")
+
+
+def with_settings(model, **changes):
+    """The model with another context_length or dropout in its configuration; None leaves a setting as it is.
+
+    A GPT-2's table of positions is cut to the context. Raises UserError for a context longer than the model was made for.
+    """
+    from dataclasses import replace
+
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if changes.get("context_length", 1) > model.config.context_length:
+        raise UserError(
+            f"--context-length {changes['context_length']}: the model was made for {model.config.context_length} tokens"
+        )
+    other = type(model)(replace(model.config, **changes), seed=None, dtype=model._dtype)
+    values = {name: parameter.value for name, parameter in model.parameters().items()}
+    for name, parameter in other.parameters().items():
+        parameter.value = values[name][: len(parameter.value)] if name.endswith("wpe.weight") else values[name]
+    return other.train(model.training)
