@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -106,10 +107,7 @@ class CudaFile:
         self._check_launch(kernel, grid, block, arguments, shared_bytes)
         array = next(argument for argument in arguments if not isinstance(argument, np.generic))
         function = self.module(array).get_function(kernel)
-        if device_of(array) != "cuda":
-            function(grid, block, arguments, shared_mem=shared_bytes)
-            return
-        with array.device:
+        with array.device if device_of(array) == "cuda" else nullcontext():
             if shared_bytes > 48 * 1024:  # more has to be asked for
                 function.max_dynamic_shared_size_bytes = shared_bytes
             function(grid, block, arguments, shared_mem=shared_bytes)

@@ -14,17 +14,15 @@ PIECE = 4096  # elements that one block works on, as in tensor_list.cuh
 
 
 def addresses(*lists):
-    """Equally long lists of arrays  ->  the addresses of the arrays, (lists, tensors) uint64, on their device.
-
-    In the simulator these are addresses of the arrays themselves, and not of guarded copies: its check mode does not
-    watch them.
-    """
+    """Equally long lists of arrays  ->  for each list the addresses of its arrays, (tensors,) uint64, on their device."""
     like = lists[0][0]
-    pointers = [[_address(array) for array in arrays] for arrays in lists]
     if isinstance(like, SimulatedArray):
-        return np.array(pointers, np.uint64).view(SimulatedArray)
+        from minillm.kernels.simulator import PointerTable
+
+        return [PointerTable.of(arrays) for arrays in lists]
+    pointers = np.array([[array.data.ptr for array in arrays] for arrays in lists], np.uint64)
     with like.device:
-        return array_module(like).asarray(np.array(pointers, np.uint64))
+        return list(array_module(like).asarray(pointers))  # one transfer
 
 
 def layout(arrays):
@@ -44,7 +42,3 @@ def on_device(place: str, numbers: tuple, dtype: str):
     cupy = sys.modules["cupy"]
     with cupy.cuda.Device(int(place.removeprefix("cuda:"))):
         return cupy.asarray(host)
-
-
-def _address(array) -> int:
-    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

@@ -14,6 +14,7 @@ asks of memory (profile.py).
 
 from minillm.kernels.simulator.compiler import compiler_available
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing, SimulatorError
+from minillm.kernels.simulator.memory import PointerTable
 from minillm.kernels.simulator.module import Kernel, RawModule
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.settings import configured
@@ -22,6 +23,7 @@ __all__ = [
     "CompileError",
     "CompilerMissing",
     "Kernel",
+    "PointerTable",
     "Profile",
     "RawModule",
     "SimulatorError",

@@ -17,6 +17,8 @@ Checker::Checker(BlockRunner& runner) : runner(runner) {
 
 void Checker::start_block() {
     first_phase = ++phase;
+    fence_phase = 0;
+    acquired.clear();
     block_starts.push_back(phase);
     clocks.assign(clocks.size(), 0);
     for (size_t thread = 0; thread < clocks.size() / 32; ++thread) clocks[thread * 32 + thread % 32] = 1;
@@ -65,12 +67,16 @@ void Checker::access(uint64_t address, uint64_t size, int kind, const void* pc) 
         if (address < region.address || address + size > region.address + region.size) {
             char text[200];
             long long distance = static_cast<long long>(address - region.address);
-            std::snprintf(text, sizeof text, "out-of-bounds %s of argument %d, element %lld (it has %lld)",
-                          kind == kRead ? "read" : "write", region.argument, distance / region.element,
+            char entry[20] = "";
+            if (region.entry >= 0) std::snprintf(entry, sizeof entry, "[%d]", region.entry);
+            std::snprintf(text, sizeof text, "out-of-bounds %s of argument %d%s, element %lld (it has %lld)",
+                          kind == kRead ? "read" : "write", region.argument, entry, distance / region.element,
                           static_cast<long long>(region.size / region.element));
             report(text, access, nullptr);
             return;
         }
+        if (kind != kRead && !region.writable) report("write to an array that the kernel takes as const", access, nullptr);
+        if (kind == kAtomic) synchronise(address);
         uint64_t first = (address - region.address) / region.element;
         uint64_t last = (address + size - 1 - region.address) / region.element;
         for (uint64_t i = first; i <= last; ++i) check_cell(global_cells[r][i], false, access, kind, address);
@@ -99,9 +105,21 @@ void Checker::check_cell(Cell& cell, bool shared, const Access& access, int kind
 }
 
 bool Checker::ordered(const Access& before, const Access& now) const {
-    if (before.phase < first_phase) return false;  // another block
+    if (before.phase < first_phase) {  // another block
+        for (const Release& release : acquired)
+            if (release.first <= before.phase && before.phase <= release.last) return true;
+        return false;
+    }
     if (before.phase < now.phase || before.thread == now.thread) return true;
     return before.thread / 32 == now.thread / 32 && clocks[now.thread * 32u + before.thread % 32u] >= before.time;
+}
+
+// A fence and then an atomic operation make what the block did before known to every block that comes to the same address
+// with an atomic operation later: how the last block to finish finds the work of the others.
+void Checker::synchronise(uint64_t address) {
+    std::vector<Release>& told = releases[address];
+    acquired.insert(acquired.end(), told.begin(), told.end());
+    if (fence_phase) told.push_back({first_phase, fence_phase});
 }
 
 void Checker::remember_reader(Cell& cell, const Access& access) const {

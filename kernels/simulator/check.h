@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "runtime.h"
@@ -14,7 +15,7 @@ struct Thread;
 // An array of the launch, as Python describes it; the same struct stands in module.py.
 struct Region {
     uint64_t address, size, guard;  // guard: bytes on either side that may be touched without harm
-    int element, writable, argument;
+    int element, writable, argument, entry;  // entry: of a table of pointers, -1 if the argument is no table
 };
 
 // Who accessed a byte last. phase: a number that grows with every block and every barrier, so that accesses of
@@ -37,17 +38,26 @@ class Checker {
     void start_block();
     void barrier() { ++phase; }
     void sync_warp(unsigned warp, unsigned mask);
+    void fence() { fence_phase = phase; }
     void access(uint64_t address, uint64_t size, int kind, const void* pc);
 
   private:
     void check_cell(Cell& cell, bool shared, const Access& access, int kind, uint64_t address);
     bool ordered(const Access& before, const Access& now) const;
+    void synchronise(uint64_t address);
     void remember_reader(Cell& cell, const Access& access) const;
     void report(const char* what, const Access& access, const Access* other);
     uint32_t block_of(uint32_t phase_of_access) const;
 
     BlockRunner& runner;
-    uint32_t phase = 0, first_phase = 0;
+    // What a block did from `first` up to its fence in `last`, and then told by an atomic operation.
+    struct Release {
+        uint32_t first, last;
+    };
+
+    uint32_t phase = 0, first_phase = 0, fence_phase = 0;
+    std::map<uint64_t, std::vector<Release>> releases;  // [address of the atomic]
+    std::vector<Release> acquired;                      // what this block has been told
     std::vector<uint32_t> block_starts;           // the first phase of each block that ran
     std::vector<std::vector<Cell>> global_cells;  // per region, one for each element
     std::vector<Cell> shared_cells;               // one for each byte

@@ -53,7 +53,7 @@ inline int __syncthreads_or(int predicate, MINILLM_SITE) {
     return minillm_sim_barrier(file, line, predicate, minillm_sim::kBarrierOr);
 }
 inline void __threadfence() { minillm_sim_fence(); }
-inline void __threadfence_block() { minillm_sim_fence(); }
+inline void __threadfence_block() {}  // orders nothing between blocks
 inline void __threadfence_system() { minillm_sim_fence(); }
 [[noreturn]] inline void __trap(MINILLM_SITE) { minillm_sim_trap("__trap() was called", file, line); }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from minillm.backend import SimulatedArray
+
 GUARD_BYTES = 64 * 1024  # on either side of an array
 GUARD_VALUE = 0xA5
 ALIGNMENT = 256  # CUDA C++ programming guide: what cudaMalloc returns is aligned to at least 256 bytes
@@ -33,6 +35,21 @@ class Buffer:
             if hits.size:
                 return int(begin + hits[0] - self.offset)
         return None
+
+
+class PointerTable(SimulatedArray):
+    """The addresses of other arrays, as a kernel takes them that works on many: uint64 (N,).
+
+    arrays: those others. At a launch they are copied between guards like arguments, and the table names the copies.
+    """
+
+    arrays: list[np.ndarray]
+
+    @classmethod
+    def of(cls, arrays: list[np.ndarray]) -> PointerTable:
+        table = np.array([array.ctypes.data for array in arrays], np.uint64).view(cls)
+        table.arrays = list(arrays)
+        return table
 
 
 def guarded(arrays: list[np.ndarray]) -> list[Buffer]:

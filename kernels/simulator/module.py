@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Region(ctypes.Structure):
         ("element", ctypes.c_int),
         ("writable", ctypes.c_int),
         ("argument", ctypes.c_int),
+        ("entry", ctypes.c_int),
     ]
 
 
@@ -96,6 +98,16 @@ class Launch(ctypes.Structure):
         ("max_profiled", ctypes.c_int),
         ("profiled", ctypes.c_int),
     ]
+
+
+class Pointee(NamedTuple):
+    """An array that a kernel reaches: argument `position` itself (entry -1), or entry `entry` of the table there."""
+
+    array: np.ndarray
+    buffer: memory.Buffer
+    writable: bool
+    position: int
+    entry: int
 
 
 class RawModule:
@@ -174,7 +186,7 @@ class Library:
 class Kernel:
     """One kernel: `kernel(grid, block, args, shared_mem=0)`, as cupy.RawKernel.
 
-    max_dynamic_shared_size_bytes: assignable as in CuPy; the simulator allows what the largest GPU allows anyway.
+    max_dynamic_shared_size_bytes: assignable as in CuPy. More than 48 KB has to be asked for there before a launch.
     """
 
     def __init__(self, module: RawModule, name: str):
@@ -195,12 +207,19 @@ class Kernel:
             raise ValueError(f"{self.name}: a block of {block} threads is beyond CUDA's limit of 1024")
         if not 0 <= shared_mem <= DYNAMIC_SHARED_BYTES:
             raise ValueError(f"{self.name}: {shared_mem} bytes of shared memory; a GPU has {DYNAMIC_SHARED_BYTES}")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise ValueError(
+                f"{self.name}: {shared_mem} bytes of dynamic shared memory are more than "
+                f"{self.max_dynamic_shared_size_bytes}: set max_dynamic_shared_size_bytes before the launch, as on a GPU"
+            )
         self._check_arguments(parameters, args)
+        tables = [value for value in args if isinstance(value, memory.PointerTable)]
         arrays = [value for value in args if isinstance(value, np.ndarray)]
-        buffers = iter(memory.guarded(arrays))
+        buffers = iter(memory.guarded(arrays + [array for table in tables for array in table.arrays]))
         bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
+        pointees = self._point_to_copies(parameters, bound, buffers)
         values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
-        regions = self._regions(parameters, bound)
+        regions = self._regions(parameters, bound, pointees)
         threads = 1 if mode != "run" else chosen.threads or os.cpu_count() or 1
         launch = Launch(
             mode=settings.MODES.index(mode),
@@ -229,7 +248,7 @@ class Kernel:
         library.runtime.minillm_sim_launch(ctypes.byref(launch))
         if launch.found:
             self._raise(library, [launch.findings[i] for i in range(launch.found)])
-        self._finish(parameters, bound)
+        self._finish(parameters, bound, pointees)
         if mode == "profile":
             records = [launch.profile[i] for i in range(launch.profiled)]
             (chosen.profile or self.module.profile).add(self.name, library.path, records, self.module.named_code())
@@ -262,30 +281,53 @@ class Kernel:
             return np.array([memory.address_of(value, buffer)], np.uint64)
         return np.array([value])
 
-    def _finish(self, parameters, bound) -> None:
-        for position, (_, buffer) in enumerate(bound):
-            if buffer is None:
-                continue
-            distance = buffer.guards_hit()
+    @staticmethod
+    def _point_to_copies(parameters, bound, buffers) -> list[Pointee]:
+        """Put the addresses of the guarded copies into each pointer table's own copy."""
+        pointees = []
+        for position, (parameter, (table, table_buffer)) in enumerate(zip(parameters, bound)):
+            if isinstance(table, memory.PointerTable):
+                copies = [(array, next(buffers)) for array in table.arrays]
+                addresses = np.array([memory.address_of(*copy) for copy in copies], np.uint64)
+                table_buffer.inside[:] = addresses.view(np.uint8)
+                writable = parameter.writable
+                pointees += [Pointee(*copy, writable, position, entry) for entry, copy in enumerate(copies)]
+        return pointees
+
+    def _finish(self, parameters, bound, pointees) -> None:
+        given = [
+            Pointee(value, buffer, parameter.writable and not isinstance(value, memory.PointerTable), position, -1)
+            for position, (parameter, (value, buffer)) in enumerate(zip(parameters, bound))
+            if buffer is not None
+        ]
+        for each in given + pointees:
+            distance = each.buffer.guards_hit()
             if distance is not None:
                 raise SimulatorError(
-                    f"{self.label(position)}: the kernel wrote outside of the array, {distance} bytes from its start "
-                    f'(it has {buffer.size} bytes); mode "check" names the line'
+                    f"{self.label(each.position)}{f'[{each.entry}]' if each.entry >= 0 else ''}: the kernel wrote outside of "
+                    f"the array, {distance} bytes from its start (it has {each.buffer.size} bytes); "
+                    'mode "check" names the line'
                 )
-        for parameter, (value, buffer) in zip(parameters, bound):
-            if buffer is not None and parameter.writable:
-                memory.copy_back(value, buffer)
+        for each in given + pointees:
+            if each.writable:
+                memory.copy_back(each.array, each.buffer)
 
     @staticmethod
-    def _regions(parameters, bound):
-        """Each buffer once, with the size of its elements."""
+    def _regions(parameters, bound, pointees):
+        """Each buffer once, with the size of its elements; writable if it is through any of the arguments."""
         found = {}
-        for position, (parameter, (value, buffer)) in enumerate(zip(parameters, bound)):
-            if buffer is not None:
-                element = min(value.itemsize, found[id(buffer)].element if id(buffer) in found else value.itemsize)
-                found[id(buffer)] = Region(
-                    buffer.address, buffer.size, memory.GUARD_BYTES, element, parameter.writable, position
-                )
+        given = [
+            Pointee(value, buffer, parameter.writable and parameter.pointers == 1, position, -1)
+            for position, (parameter, (value, buffer)) in enumerate(zip(parameters, bound))
+            if buffer is not None
+        ]
+        for array, buffer, writable, position, entry in given + pointees:
+            before = found.get(id(buffer))
+            element = min(array.itemsize, before.element if before else array.itemsize)
+            writable = writable or bool(before and before.writable)
+            found[id(buffer)] = Region(
+                buffer.address, buffer.size, memory.GUARD_BYTES, element, writable, position, entry
+            )
         return (Region * len(found))(*found.values())
 
     def _raise(self, library, findings) -> None:

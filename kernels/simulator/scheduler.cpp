@@ -7,6 +7,8 @@
 #include <thread>
 #include <utility>
 
+#include "faults.h"
+
 namespace minillm_sim {
 
 __thread Running* running = nullptr;
@@ -133,7 +135,9 @@ void BlockRunner::suspend() {
 
 void BlockRunner::resume(Thread& thread) {
     running = &thread;
+    in_thread = true;
     switch_fiber(scheduler, thread.fiber);
+    in_thread = false;
 }
 
 // ------------------------------------------------------------------------------------------------------- turns
@@ -242,6 +246,14 @@ void BlockRunner::release_barrier() {
         count += thread.predicate != 0;
         all &= thread.predicate != 0;
     }
+    unsigned left = 0;
+    for (Thread& thread : threads) left += thread.state == State::kDone;
+    if (checker && left) {
+        char text[200];
+        std::snprintf(text, sizeof text, "divergent barrier: %u threads of the block have returned and never reach it", left);
+        team.report(*first, first->site, text);
+        return;
+    }
     if (checker) checker->barrier();
     if (profiler) profiler->finish_all();
     for (Thread& thread : threads)
@@ -321,6 +333,19 @@ void BlockRunner::fail(Site site, const char* text) {
     __builtin_unreachable();
 }
 
+void BlockRunner::leave_after_fault(uint64_t address, uint64_t pc) {
+    char text[200];
+    auto stack = reinterpret_cast<uint64_t>(current().fiber.stack);
+    if (address < stack && address + (1 << 20) >= stack)
+        std::snprintf(text, sizeof text, "its local variables take more than %zu KiB of stack", kStackBytes / 1024);
+    else
+        std::snprintf(text, sizeof text, "access to address 0x%llx, which belongs to no array",
+                      static_cast<unsigned long long>(address));
+    note(text, pc + 1, 0, 0, -1);
+    team.stopped = true;
+    suspend();
+}
+
 // Whether an access stays within the static arrays or within the dynamic memory that the launch asked for.
 bool BlockRunner::in_shared(uint64_t offset, uint64_t size) {
     const Launch& l = launch();
@@ -354,7 +379,14 @@ void BlockRunner::note(const char* text, uint64_t pc, uint64_t other_pc, unsigne
 
 // -------------------------------------------------------------------------------------------------- a launch
 
+bool fault_in_kernel(uint64_t address, uint64_t pc) {
+    if (!runner || !runner->in_thread) return false;
+    runner->leave_after_fault(address, pc);
+    return true;
+}
+
 static void work(Team& team) {
+    FaultGuard guard;
     BlockRunner block_runner(team);
     const Launch& launch = team.launch;
     unsigned long long count = 1ull * launch.grid[0] * launch.grid[1] * launch.grid[2];
@@ -388,7 +420,9 @@ void minillm_sim_full_warp(minillm_sim::Collective operation, void* operand, con
 }
 unsigned minillm_sim_active(const char* file, int line) { return runner->active({file, line}); }
 void minillm_sim_spin(const char* file, int line) { runner->spin({file, line}); }
-void minillm_sim_fence() {}
+void minillm_sim_fence() {
+    if (runner && runner->checker) runner->checker->fence();
+}
 void minillm_sim_trap(const char* what, const char* file, int line) { runner->fail({file, line}, what); }
 void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc) {
     if (!runner) return;

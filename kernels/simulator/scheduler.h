@@ -87,6 +87,7 @@ class BlockRunner {
     unsigned active(Site site);
     void spin(Site site);
     [[noreturn]] void fail(Site site, const char* text);
+    void leave_after_fault(uint64_t address, uint64_t pc);
     Thread& current() { return *static_cast<Thread*>(running); }
     Launch& launch() { return team.launch; }
     bool in_shared(uint64_t offset, uint64_t size);
@@ -94,6 +95,7 @@ class BlockRunner {
     std::unique_ptr<Checker> checker;    // check mode only
     std::unique_ptr<Profiler> profiler;  // profile mode only
     std::vector<Thread> threads;
+    bool in_thread = false;  // and not in the scheduler
 
   private:
     static void enter_thread();

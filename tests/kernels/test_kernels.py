@@ -332,7 +332,7 @@ FAULTS = {
     "dropout: last block not cut": (dropout, "n < count", "n <= count", "check"),
     "dropout: the rows before are forgotten": (dropout, "* block + i - first;", "* block + i - first / 8 * 8;", "numbers"),
     "adamw: second moment not corrected": (adamw, "v / correction2", "v", "numbers"),
-    "adamw: pieces overlap": (adamw, "start + PIECE < size ? start + PIECE : size", "size", "numbers"),
+    "adamw: pieces overlap": (adamw, "start + PIECE < size ? start + PIECE : size", "size", "check"),
     "global_norm: every thread writes": (global_norm, "if (threadIdx.x == 0) sums", "sums", "check"),
     "rotary: backward turns forward": (rotary, "sign * sine[pair]", "sine[pair]", "numbers"),
 }  # fmt: skip
