@@ -18,6 +18,7 @@ import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from statistics import quantiles
 from types import SimpleNamespace
 
@@ -26,6 +27,7 @@ import numpy as np
 from benchmarks.common import write_results
 from minillm.backend import to_device, to_host
 from minillm.kernels import use_kernels
+from minillm.peaks import peaks_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def main(operation: Operation) -> None:
     ways, missing = available_ways(operation)
     for reason in missing:
         print(f"not measured: {reason}")
-    print(f"{'size':<22} {'way':<12} {'':<9} {'median ms':>10} {'p20 - p80':>17} {'GB/s':>8} {'error':>9}")
+    print(f"{'size':<22} {'way':<12} {'':<9} {'median ms':>10} {'p20 - p80':>17} {'GB/s':>8} {'share':>6} {'error':>9}")
     rows = []
     for size in [tuple(arguments.size)] if arguments.size else operation.sizes:
         rows += measure(operation, size, ways, arguments.repeats)
@@ -119,9 +121,22 @@ def measure(operation: Operation, size: tuple[int, ...], ways: list[str], repeat
                 "error": _worst_error(found[name][direction], expected[direction]),
             }
             row["gigabytes_per_second"] = moved / row["median_ms"] / 1e6
+            bandwidth = device_bandwidth() if name in ("cupy", "kernel", "torch cuda") else None
+            row["share_of_bandwidth"] = row["gigabytes_per_second"] / bandwidth if bandwidth else None
             rows.append(row)
             print(_line(row))
     return rows
+
+
+@cache
+def device_bandwidth() -> float | None:
+    """GB/s of the GPU's memory, where it is known."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        return None
+    peaks = peaks_of(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()) if cupy.cuda.is_available() else None
+    return peaks.bandwidth if peaks else None
 
 
 def run_once(operation: Operation, way: Way) -> dict[str, list[np.ndarray]]:
@@ -227,7 +242,8 @@ def _spread(seconds: list[float]) -> dict[str, float]:
 def _line(row: dict) -> str:
     size = " x ".join(map(str, row["size"].values()))
     spread = f"{row['p20_ms']:.3f} - {row['p80_ms']:.3f}"
+    share = f"{row['share_of_bandwidth']:.0%}" if row["share_of_bandwidth"] else "n/a"
     return (
         f"{size:<22} {row['way']:<12} {row['direction']:<9} {row['median_ms']:>10.3f} {spread:>17} "
-        f"{row['gigabytes_per_second']:>8.1f} {row['error']:>9.1e}"
+        f"{row['gigabytes_per_second']:>8.1f} {share:>6} {row['error']:>9.1e}"
     )

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,3 +49,11 @@ def with_headers(file):
         return re.sub(r'^#include "(.*)"$', read, text, flags=re.MULTILINE)
 
     return expand(file.text)
+
+
+def assert_faults_are_documented(faults):
+    """docs/planted-faults.md has a row for each of the faults, with what notices it."""
+    table = (Path(__file__).parent.parent / "docs" / "planted-faults.md").read_text(encoding="utf-8")
+    words = {"check": "check mode", "numbers": "the comparison with NumPy"}
+    missing = [row for name, fault in faults.items() if (row := f"| {name} | {words[fault[3]]} |") not in table]
+    assert not missing, "docs/planted-faults.md lacks:\n" + "\n".join(missing)

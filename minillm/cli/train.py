@@ -48,7 +48,9 @@ def command(
     stop_after: Annotated[
         Optional[int], _option(_RUN, "Stop and save after this step, as Ctrl-C would; --resume continues.")
     ] = None,
-    device: Annotated[str, _option(_RUN, "cpu, or cuda (needs CuPy).")] = "cpu",
+    device: Annotated[
+        str, _option(_RUN, "cpu, cuda (needs CuPy), or cudasim (kernels in the simulator; slow, needs g++).")
+    ] = "cpu",
     seed: Annotated[Optional[int], _option(_RUN, "The same seed gives the same run.")] = None,
     n_layer: Annotated[Optional[int], _option(_MODEL, "Transformer blocks.")] = None,
     n_head: Annotated[Optional[int], _option(_MODEL, "Attention heads in each block.")] = None,

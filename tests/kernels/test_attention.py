@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from kernel_testing import relative_error, with_headers
+from kernel_testing import assert_faults_are_documented, relative_error, with_headers
 
 from minillm.backend import to_device, to_host
 from minillm.kernels import RUNGS, twin, use_kernels
@@ -276,6 +276,10 @@ def what_notices(name, monkeypatch, before, after):
                 if max(excess(name, *case, results).values()) > 1:
                     return "numbers"
     return "nothing"
+
+
+def test_the_documentation_lists_the_faults():
+    assert_faults_are_documented(FAULTS)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

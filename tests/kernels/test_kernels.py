@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from kernel_testing import relative_error, with_headers
+from kernel_testing import assert_faults_are_documented, relative_error, with_headers
 
 from minillm.backend import to_device, to_host
 from minillm.kernels.launch import CudaFile
@@ -354,6 +354,10 @@ def what_notices(run, monkeypatch, before, after):
             if worst_excess(results, reference(*case)) > 1:
                 return "numbers"
     return "nothing"
+
+
+def test_the_documentation_lists_the_faults():
+    assert_faults_are_documented(FAULTS)
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import minillm
+from minillm.backend import stream
 from minillm.errors import MissingExtra, UserError
 from minillm.gradcheck_catalogue import randomised
 from minillm.pretrained import huggingface
@@ -200,3 +201,60 @@ class TestHub:
         monkeypatch.setattr(builtins, "__import__", without)
         with pytest.raises(MissingExtra, match=r'pip install "minillm\[hub\]"'):
             minillm.from_pretrained("owner/model")
+
+
+WEIRD = [None, True, -1, 0, 7, 2**70, 0.5, -1e-3, float("inf"), float("nan"), "x", "", [], [[]], {}, {"a": 1}, 10**400]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_weird_values_in_config_json(tmp_path, kind):
+    """Every field with values of every type: opened, or a UserError that names the file."""
+    saved(tmp_path, kind)
+    path = tmp_path / "config.json"
+    config, refused = json.loads(path.read_text()), 0
+    fields = {"rope_scaling", "rope_parameters", "hidden_act", "scale_attn_weights", "add_cross_attention", *config}
+    for field in sorted(fields):
+        for value in WEIRD:
+            path.write_text(json.dumps({**config, field: value}))
+            try:
+                minillm.from_pretrained(tmp_path)
+            except UserError as error:
+                assert "config.json" in str(error)
+                refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("value", WEIRD)
+def test_weird_values_in_rope_scaling(tmp_path, value):
+    saved(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    scaling = dict(factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+    for field in ("rope_type", *scaling):
+        path.write_text(json.dumps({**config, "rope_scaling": {"rope_type": "llama3", **scaling, field: value}}))
+        try:
+            minillm.from_pretrained(tmp_path).forward(IDS)
+        except UserError as error:
+            assert "config.json" in str(error)
+
+
+def test_mutated_folders(tmp_path):
+    """Thousands of changed config.json and index files: opened, or a UserError."""
+    saved(tmp_path)
+    shard(tmp_path)
+    opened = refused = 0
+    for name in ("config.json", "model.safetensors.index.json"):
+        path = tmp_path / name
+        original = path.read_bytes()
+        for index in range(1000):
+            numbers, mutated = stream("mutation", name, index), bytearray(original)
+            for at in numbers.integers(len(mutated), 1 + index % 3):
+                mutated[at] = ord('0123456789,[]{}:"-eE.truefalsn'[int(numbers.integers(30))])
+            path.write_bytes(bytes(mutated[: int(numbers.integers(len(mutated)))] if index % 10 == 0 else mutated))
+            try:
+                minillm.from_pretrained(tmp_path)
+                opened += 1
+            except UserError:
+                refused += 1
+        path.write_bytes(original)
+    assert opened > 20 and refused > 1000
