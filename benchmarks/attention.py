@@ -343,25 +343,28 @@ def draw(rows, device) -> None:
     axes[0, 0].legend()
     figure.suptitle(f"attention on {device or 'the CPU'}")
     figure.savefig(RESULTS / "attention_ladder.png", dpi=120)
+    print("wrote benchmarks/results/attention_ladder.png")
+    peaks = peaks_of(device) if device else None
+    if peaks is None:
+        print(f"no roofline: the peaks of {device or 'this CPU'} are not known (minillm/peaks.py)")
+        return
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
     for name in dict.fromkeys(row["way"] for row in rows):
         points = [row for row in rows if row["way"] == name]
         axis.plot([r["operations_per_byte"] for r in points], [r["tflops"] for r in points], "o", label=name)
-    peaks = peaks_of(device) if device else None
-    if peaks:
-        intensity = np.geomspace(10, max(row["operations_per_byte"] for row in rows) * 2, 100)
-        for unit in ("float32", "tf32", "bfloat16"):
-            if getattr(peaks, unit):
-                roof = np.minimum(intensity * peaks.bandwidth / 1e3, getattr(peaks, unit))
-                axis.plot(intensity, roof, "k-", linewidth=0.8)
-                axis.annotate(unit, (intensity[-1], roof[-1]))
+    intensity = np.geomspace(10, max(row["operations_per_byte"] for row in rows) * 2, 100)
+    for unit in ("float32", "tf32", "bfloat16"):
+        if getattr(peaks, unit):
+            roof = np.minimum(intensity * peaks.bandwidth / 1e3, getattr(peaks, unit))
+            axis.plot(intensity, roof, "k-", linewidth=0.8)
+            axis.annotate(unit, (intensity[-1], roof[-1]))
     axis.set(xscale="log", yscale="log", xlabel="operations per byte that has to be moved", ylabel="TFLOP/s")
     axis.legend()
-    axis.set_title(f"roofline, {device or 'CPU (no peaks known)'}")
+    axis.set_title(f"roofline, {device}")
     figure.savefig(RESULTS / "attention_roofline.png", dpi=120)
-    print("wrote benchmarks/results/attention_ladder.png and attention_roofline.png")
+    print("wrote benchmarks/results/attention_roofline.png")
 
 
 if __name__ == "__main__":
