@@ -29,7 +29,7 @@ Backward. A rotation R is linear, and its transpose is the rotation by the oppos
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ class Llama3Scaling:
 
     def __post_init__(self):
         numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
-        if not all(isinstance(n, (int, float)) and math.isfinite(n) and n > 0 for n in numbers):
+        if not all(isinstance(n, (int, float)) and 0 < n <= sys.float_info.max for n in numbers):
             raise UserError(f"rope_scaling has {numbers}: its four fields must be finite numbers above 0")
         if self.high_freq_factor <= self.low_freq_factor:
             raise UserError(

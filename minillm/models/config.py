@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import fields
 
 from minillm.errors import UserError
@@ -22,7 +22,7 @@ def check_positive_integers(config, names: tuple[str, ...]) -> None:
 def check_numbers(config, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
             raise UserError(f"{name} is {value!r}: it must be a finite number above 0")
 
 

@@ -25,7 +25,7 @@ from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.residual import ResidualBlock
-from minillm.models.config import check_dropout, check_heads, check_numbers, check_positive_integers
+from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02
@@ -59,8 +59,9 @@ class GPT2Config:
         check_heads(self)
         check_dropout(self)
         check_numbers(self, ("layer_norm_eps",))
-        if self.activation not in GELU_FORMS:
-            raise UserError(f'activation is "{self.activation}": use one of {", ".join(GELU_FORMS)}')
+        check_flags(self, ("bias", "tie_embeddings"))
+        if not isinstance(self.activation, str) or self.activation not in GELU_FORMS:
+            raise UserError(f'activation is "{self.activation!s:.99}": use one of {", ".join(GELU_FORMS)}')
 
 
 GELU_FORMS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}  # Hugging Face's names
