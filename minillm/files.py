@@ -27,8 +27,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()  # with the permissions that new files have here, whatever writes it
+        temporary.touch()
+        permissions = temporary.stat().st_mode  # that new files have here
         yield temporary
+        os.chmod(temporary, permissions)  # whatever wrote it, or put another file in its place
         flush_to_disk(temporary)
         os.replace(temporary, path)
         flush_to_disk(path.parent)
