@@ -68,8 +68,9 @@ class Linear(Layer):
         return y
 
     def product(self, x, with_bias=False):
-        """x @ weight, and + bias if it is asked for and there is one; nothing is kept for backward."""
-        y = linear_forward(x, self.weight.value, None, self.transposed)[0]
+        """x @ weight, and + bias if it is asked for and there is one, x (N, I) -> (N, O); nothing is kept for backward."""
+        weight = self.weight.value
+        y = x @ (weight.T if self.transposed else weight)
         if with_bias and hasattr(self, "bias"):
             y += self.bias.value
         return y

@@ -78,6 +78,7 @@ class LoRALinear(Linear):
         return dx
 
     def product(self, x, with_bias=False):
+        """As in Linear, x (N, I) -> (N, O)."""
         y = super().product(x, with_bias)
         y += lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)[0]
         return y

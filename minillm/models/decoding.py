@@ -16,8 +16,6 @@ from minillm.errors import UserError
 from minillm.layers.gelu import gelu_forward
 from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.rms_norm import rms_norm_forward
-from minillm.layers.rotary import rotary_forward
-from minillm.layers.swiglu import swiglu_forward
 from minillm.models.cache import KeyValueCache, cached_attention
 from minillm.models.gpt2 import GPT2
 from minillm.models.stacked import stacked_products
@@ -148,20 +146,20 @@ class GPT2Pass:
 
     def hidden(self, ids, cache):
         """ids (B, t)  ->  x (B, t, C)"""
-        body = self.body
-        x = body.wte.weight.value[ids] + body.wpe.weight.value[cache.positions(ids.shape[1])]
-        batch, time, width = x.shape
-        heads = (batch, time, 3, self.n_head, width // self.n_head)
+        body, (batch, time) = self.body, ids.shape
+        x = body.wte.weight.value[ids] + body.wpe.weight.value[cache.positions(time)]  # (B, t, C)
+        x = x.reshape(batch * time, -1)  # from here on rows, one for each token: N = B t
+        heads = (batch, time, 3, self.n_head, x.shape[1] // self.n_head)
         for index, block in enumerate(body.h):
-            qkv = block.attn.c_attn.product(_layer_norm(x, block.ln_1), with_bias=True).reshape(heads)
-            q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
+            qkv = block.attn.c_attn.product(_layer_norm(x, block.ln_1), with_bias=True)  # (N, C) @ (C, 3C)
+            q, k, v = qkv.reshape(heads).transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
             y = cached_attention(q, *cache.put(index, k, v), cache.padding)
             x += block.attn.c_proj.product(_side_by_side(y), with_bias=True)
             mlp = block.mlp
-            h = mlp.c_fc.product(_layer_norm(x, block.ln_2))
+            h = mlp.c_fc.product(_layer_norm(x, block.ln_2))  # (N, C) @ (C, F)
             h = gelu_forward(h, mlp.c_fc.bias.value if hasattr(mlp.c_fc, "bias") else None, mlp.approximate)[0]
-            x += mlp.c_proj.product(h, with_bias=True)
-        return _layer_norm(x, body.ln_f)
+            x += mlp.c_proj.product(h, with_bias=True)  # (N, F) @ (F, C)
+        return _layer_norm(x, body.ln_f).reshape(batch, time, -1)
 
 
 class LlamaPass:
@@ -181,41 +179,64 @@ class LlamaPass:
 
     def hidden(self, ids, cache):
         """ids (B, t)  ->  x (B, t, C)"""
-        config, positions = self.config, self.body.blocks[0].self_attn.positions
-        x = self.body.embed_tokens.weight.value[ids]
-        batch, time, _ = x.shape
+        config, (batch, time) = self.config, ids.shape
+        x = self.body.embed_tokens.weight.value[ids.reshape(-1)]  # rows, one for each token: (N, C), N = B t
         heads = (batch, time, config.n_head + 2 * config.n_kv_head, config.head_width)
         turned = config.n_head + config.n_kv_head  # queries and keys; values stay as they are
-        cos, sin = self._tables(positions, cache, time, x)
+        turn = self._rotation(cache, time, x)
         for index, (block, qkv_product, gate_up_product) in enumerate(self.blocks):
             qkv = qkv_product(_rms_norm(x, block.input_layernorm)).reshape(heads)  # (B, t, H + 2 H_kv, D)
-            qk = rotary_forward(qkv[:, :, :turned], cos, sin, positions.interleaved)[0].swapaxes(1, 2)
+            qk = turn(qkv[:, :, :turned]).swapaxes(1, 2)  # (B, H + H_kv, t, D)
             k, v = cache.put(index, qk[:, config.n_head :], qkv[:, :, turned:].swapaxes(1, 2))
             y = cached_attention(qk[:, : config.n_head], k, v, cache.padding)
             x += block.self_attn.o_proj.product(_side_by_side(y), with_bias=True)
-            gate_up = gate_up_product(_rms_norm(x, block.post_attention_layernorm))  # (B, t, 2F)
-            h = swiglu_forward(gate_up[..., : config.d_ff], gate_up[..., config.d_ff :])[0]
-            x += block.mlp.down_proj.product(h, with_bias=True)
-        return _rms_norm(x, self.body.norm)
+            gate_up = gate_up_product(_rms_norm(x, block.post_attention_layernorm))  # (N, C) @ (C, 2F)
+            h = _swiglu(gate_up[:, : config.d_ff], gate_up[:, config.d_ff :])
+            x += block.mlp.down_proj.product(h, with_bias=True)  # (N, F) @ (F, C)
+        return _rms_norm(x, self.body.norm).reshape(batch, time, -1)
 
-    @staticmethod
-    def _tables(positions, cache, time, like):
-        """cos and sin (t, 1, D/2), or (B, t, 1, D/2) where rows are padded."""
-        cos, sin = positions.tables(cache.length + time, like)
+    def _rotation(self, cache, time, like):
+        """A function that turns (B, t, heads, D) by the positions of the next `time` columns.
+
+        With the two halves of a pair's plane side by side, y = x (cos, cos) + (x_b, x_a) (-sin, sin): three operations.
+        """
+        positions = self.body.blocks[0].self_attn.positions
+        tables = positions.tables(cache.length + time, like)
         at = slice(cache.length, None) if cache.padding is None else cache.positions(time)
-        return cos[at][..., None, :], sin[at][..., None, :]
+        cos, sin = (table[at][..., None, :] for table in tables)  # (t, 1, D/2); (B, t, 1, D/2) where rows are padded
+        xp, axis = array_module(like), -1 if positions.interleaved else -2  # where the two of a pair stand
+        cos, sin = xp.stack([cos, cos], axis=axis), xp.stack([-sin, sin], axis=axis)  # (..., 1, 2, D/2)
+        pairs, other = sin.shape[-2:], (..., slice(None, None, -1)) + (slice(None),) * (-1 - axis)
+
+        def turn(x):
+            p = x.reshape(*x.shape[:-1], *pairs)
+            y = p * cos
+            y += p[other] * sin
+            return y.reshape(x.shape)
+
+        return turn
 
 
 def _side_by_side(y):
-    """(B, H, t, D) -> (B, t, H D)"""
+    """(B, H, t, D) -> (N, H D)"""
     batch, heads, time, width = y.shape
-    return y.swapaxes(1, 2).reshape(batch, time, heads * width)
+    return y.swapaxes(1, 2).reshape(batch * time, heads * width)
+
+
+def _swiglu(gate, up):
+    """g / (1 + exp(-g)) u, as g/2 (1 + tanh(g/2)) u: swiglu.py, without what backward needs."""
+    t = gate * gate.dtype.type(0.5)
+    h = t * up
+    array_module(t).tanh(t, out=t)
+    t += 1
+    h *= t
+    return h
 
 
 def _rms_norm(x, layer):
-    if x.size > x.shape[-1] or array_module(x) is not np:
+    if len(x) > 1 or array_module(x) is not np:
         return rms_norm_forward(x, layer.weight.value, layer.eps)[0]
-    row = x.reshape(-1)  # one token: half of the operations
+    row = x[0]  # one token: half of the operations
     y = x * layer.weight.value
     y *= y.dtype.type(1 / math.sqrt(float(row.dot(row)) / row.size + layer.eps))
     return y
@@ -223,10 +244,10 @@ def _rms_norm(x, layer):
 
 def _layer_norm(x, layer):
     bias = layer.bias.value if hasattr(layer, "bias") else None
-    if x.size > x.shape[-1] or array_module(x) is not np:
+    if len(x) > 1 or array_module(x) is not np:
         return layer_norm_forward(x, layer.weight.value, bias, layer.eps)[0]
     y = x - x.dtype.type(float(x.sum()) / x.size)
-    row = y.reshape(-1)
+    row = y[0]
     rstd = 1 / math.sqrt(float(row.dot(row)) / row.size + layer.eps)
     y *= layer.weight.value
     y *= y.dtype.type(rstd)

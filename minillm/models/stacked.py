@@ -15,7 +15,7 @@ from minillm.layers.linear import Linear
 
 
 def stacked_products(linears: list[Linear], may_move: bool):
-    """A function x (..., I) -> the outputs of all `linears` side by side, (..., O_1 + O_2 + ...).
+    """A function x (N, I) -> the outputs of all `linears` side by side, (N, O_1 + O_2 + ...).
 
     may_move: whether the values of their parameters may be exchanged for equal ones elsewhere.
     """
@@ -39,8 +39,8 @@ def stacked_products(linears: list[Linear], may_move: bool):
     biases = [linear.bias.value for linear in linears if hasattr(linear, "bias")]
     bias = np.concatenate(biases) if biases else None
 
-    def product(x, whole=whole, keep_alive=weights):
-        y = (x.reshape(-1, x.shape[-1]) @ whole.T).reshape(*x.shape[:-1], rows)
+    def product(x, whole=whole.T, keep_alive=weights):
+        y = x @ whole
         if bias is not None:
             y += bias
         return y
