@@ -18,7 +18,7 @@ class Split(str, Enum):
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A run folder, or a Hugging Face folder.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")],
     files: Annotated[Optional[list[str]], typer.Argument(help="More files for --data.", show_default=False)] = None,
     data: Annotated[
         Optional[list[str]],
@@ -43,10 +43,9 @@ def command(
     from minillm.training.text_evaluation import evaluate_text, run_text
 
     sources = [*(data or []), *(files or [])]
-    from minillm.pretrained import from_pretrained
-    from minillm.tokenizers import load_tokenizer
+    from minillm.pretrained import from_pretrained, tokenizer_of
 
-    language_model, tokenizer = from_pretrained(model), load_tokenizer(model)
+    language_model, tokenizer = from_pretrained(model), tokenizer_of(model)
     part = split.value if split else ("all" if sources else "validation")
     text = run_text(sources, model, part)
     result, bits = evaluate_text(language_model, tokenizer, text, batch_size)

@@ -9,7 +9,7 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A run folder, or a Hugging Face folder.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")],
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
     max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = 500,
     temperature: Annotated[
@@ -25,12 +25,11 @@ def command(
 
     import numpy as np
 
-    from minillm.pretrained import from_pretrained
+    from minillm.pretrained import from_pretrained, tokenizer_of
     from minillm.sampler import Sampler, generate
-    from minillm.tokenizers import load_tokenizer
 
     sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
-    language_model, tokenizer = from_pretrained(model), load_tokenizer(model)
+    language_model, tokenizer = from_pretrained(model), tokenizer_of(model)
     ids = tokenizer.encode(prompt)
     decoder = tokenizer.stream()
     context = language_model.config.context_length

@@ -10,6 +10,7 @@ from minillm.models.fine_tuning import with_settings
 from minillm.models.folder import CONFIG_FILE, load_model, read_config
 from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name
 from minillm.tokenizers import load_tokenizer
+from minillm.tokenizers.tokenizer import TOKENIZER_FILE
 
 __all__ = ["from_pretrained", "model_folder", "tokenizer_of"]
 
@@ -31,7 +32,10 @@ def from_pretrained(source: str | Path, dtype="float32", revision: str | None = 
 
 def tokenizer_of(source: str | Path, revision: str | None = None):
     """The tokenizer that belongs to the model that `from_pretrained` opens."""
-    return load_tokenizer(model_folder(source, revision))
+    folder = model_folder(source, revision)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / TOKENIZER_FILE).is_file():
+        return tokenizer_of(adapter_base(folder))
+    return load_tokenizer(folder)
 
 
 def model_folder(source: str | Path, revision: str | None = None) -> Path:
