@@ -18,6 +18,7 @@ from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.rms_norm import rms_norm_forward
 from minillm.models.cache import KeyValueCache, cached_attention
 from minillm.models.gpt2 import GPT2
+from minillm.models.language_model import LanguageModel
 from minillm.models.stacked import stacked_products
 
 WINDOWS = ("slide", "stop")
@@ -105,6 +106,22 @@ class Decoder:
     def _refuse_if_stopping(self, what: str) -> None:
         if self.window == "stop":
             raise ContextFull(f"{what} the model's context_length of {self.model.config.context_length}")
+
+
+def reader(model, window: str = "slide"):
+    """A function from new ids (B, t) to the logits (B, V) of what follows all ids so far: a Decoder's `read`.
+
+    For anything else that has `next_token_logits` and a configuration, all visible ids are computed at each call.
+    """
+    if isinstance(model, LanguageModel):
+        return Decoder(model, window).read
+    seen = []
+
+    def read(ids):
+        seen.append(ids)
+        return model.next_token_logits(np.concatenate(seen, axis=1)[:, -model.config.context_length :])
+
+    return read
 
 
 def left_padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

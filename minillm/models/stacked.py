@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from minillm.backend import array_module
 from minillm.layers.linear import Linear
 
 
@@ -20,13 +21,14 @@ def stacked_products(linears: list[Linear], may_move: bool):
     may_move: whether the values of their parameters may be exchanged for equal ones elsewhere.
     """
     weights = [linear.weight.value for linear in linears]
-    if not all(
-        type(linear) is Linear and linear.transposed and type(w) is np.ndarray for linear, w in zip(linears, weights)
-    ):
-        return lambda x: np.concatenate([linear.product(x, with_bias=True) for linear in linears], axis=-1)
-    if not _one_after_the_other(weights):
-        if not may_move:
-            return lambda x: np.concatenate([linear.product(x, with_bias=True) for linear in linears], axis=-1)
+    can_stack = all(
+        type(linear) is Linear and linear.transposed and type(weight) is np.ndarray
+        for linear, weight in zip(linears, weights)
+    )
+    is_stacked = can_stack and _one_after_the_other(weights)
+    if not is_stacked and not (can_stack and may_move):
+        return lambda x: array_module(x).concatenate([each.product(x, with_bias=True) for each in linears], axis=-1)
+    if not is_stacked:
         moved = np.concatenate(weights)
         start = 0
         for linear, weight in zip(linears, weights):

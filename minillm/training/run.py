@@ -214,7 +214,9 @@ def check_same_settings(run: Run, given: dict) -> None:
     stored = {**asdict(run.model.config), **asdict(run.settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     differing = [
-        f"{name} (the run has {stored[name]}, given {value})" for name, value in given.items() if stored[name] != value
+        f"{name} (the run has {stored.get(name, 'none')}, given {value})"
+        for name, value in given.items()
+        if name not in stored or stored[name] != value
     ]
     if differing:
         raise UserError(f"a resumed run keeps its settings, but these differ: {', '.join(differing)}; leave them out")

@@ -35,12 +35,18 @@ def test_train_continue_generate(minillm, tmp_path):
     minillm("train", "--init", "base", "--data", "text.txt", *merged, *STEPS)
     names = set(load_file(tmp_path / "merged" / "model.safetensors"))
     assert names == set(load_file(tmp_path / "base" / "model.safetensors"))
-    texts = [minillm("generate", folder, "--prompt", "the", "--max-tokens", 20).stdout for folder in ("runs/fine-tune-1", "merged")]
+    texts = [
+        minillm("generate", folder, "--prompt", "the", "--max-tokens", 20).stdout
+        for folder in ("runs/fine-tune-1", "merged")
+    ]
     assert texts[0] == texts[1] and len(texts[0]) > 10
 
 
 def test_complaints(minillm):
     refused = minillm("train", "--data", "text.txt", "--preset", "llama-small", "--bias", *STEPS, expect=2).stderr
     assert refused.startswith("minillm: a llama model has no bias; it has vocab_size, ")
+    minillm("train", "--preset", "llama-small", "--data", "text.txt", "--out", "base", *SHAPE, *STEPS)
+    refused = minillm("train", "--resume", "base", "--n-kv-head", 2, "--bias", expect=2).stderr
+    assert "n_kv_head (the run has 1, given 2), bias (the run has none, given True)" in refused
     refused = minillm("train", "--data", "text.txt", "--lora-rank", 2, expect=2).stderr
     assert "name it with --init" in refused

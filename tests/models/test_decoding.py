@@ -167,6 +167,27 @@ def test_blocks_of_queries_change_nothing(monkeypatch, block):
     assert_close(cached_attention(q, k, v, np.array([0, 3])), expected[1])
 
 
+def test_reader_of_a_model_and_of_anything_else():
+    model, ids = make(*MODELS[0]), ids_of(2, CONTEXT)
+
+    class Other:
+        config, next_token_logits = model.config, staticmethod(model.next_token_logits)
+
+    for subject in (model, Other()):
+        read = decoding.reader(subject)
+        assert_close(read(ids[:, :4]), model.next_token_logits(ids[:, :4]), 1e-5)
+        assert_close(read(ids[:, 4:5]), model.next_token_logits(ids[:, :5]), 1e-5)
+
+
+@pytest.mark.parametrize("kind, config, shape", MODELS)
+def test_on_the_simulated_device(kind, config, shape):
+    model, ids = make(kind, config, shape), ids_of(2, 6)
+    expected = model.forward(ids)[:, -1]
+    decoder = Decoder(model.to("cudasim"))
+    decoder.read(ids[:, :5])
+    assert_close(decoder.read(ids[:, 5:]), expected, 1e-5)
+
+
 def test_wrong_arguments():
     model = make(*MODELS[0])
     with pytest.raises(UserError, match='window is "wrap": use one of slide, stop'):

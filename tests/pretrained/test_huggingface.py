@@ -258,3 +258,23 @@ def test_mutated_folders(tmp_path):
                 refused += 1
         path.write_bytes(original)
     assert opened > 20 and refused > 1000
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype, shard_size", [("float32", "5GB"), ("bfloat16", "2KB"), ("float16", "5GB")])
+def test_gpt2_that_transformers_saved(tmp_path, dtype, shard_size, tied):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=8, n_embd=16, n_layer=2, n_head=4, initializer_range=0.3, tie_word_embeddings=tied
+    )
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(config).to(getattr(torch, dtype)).save_pretrained(tmp_path, max_shard_size=shard_size)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    ours = minillm.from_pretrained(tmp_path)
+    assert ours.config.tie_embeddings == tied
+    expected = theirs(torch.tensor(IDS)).logits.detach().numpy()
+    assert np.abs(ours.forward(IDS) - expected).max() < 1e-5
+    ours.save_pretrained(tmp_path / "again")
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "again").eval()
+    assert np.abs(again(torch.tensor(IDS)).logits.detach().numpy() - expected).max() < 1e-6
