@@ -37,7 +37,7 @@ class Decoder:
 
     window: what happens when the context is full, that is, after `context_length` tokens. "stop": reading another token
     raises ContextFull; ask `room` before. "slide": the oldest quarter of the context is forgotten, and the rest is read
-    again in one pass, with positions from 0. The model then sees between three quarters of its context and all of it, and
+    again in one pass with the new token, with positions from 0. The model then sees between three quarters of its context and all of it, and
     `visible` says how much. (Forgetting one token at a time would cost a whole pass for every token, because the positions
     of all others change.) A prompt that is too long loses its beginning, or raises ContextFull.
 
@@ -83,7 +83,7 @@ class Decoder:
         if ids.shape[1] <= self.room:
             return self._append(ids)
         self._refuse_if_stopping(f"there are {self._ids.shape[1]} tokens, more than")
-        kept = min(self._ids.shape[1], max(1, context - max(1, context // 4)))
+        kept = min(context, context - max(1, context // 4) + ids.shape[1])
         forgotten = self._ids.shape[1] - kept
         padding = None if self._padding is None else np.maximum(self._padding - forgotten, 0)
         return self._read_anew(self._ids[:, -kept:], padding)

@@ -85,8 +85,8 @@ def test_sliding_reads_the_visible_tokens_anew(kind, config, shape, padded):
         for row, text in zip(logits, texts):
             assert_close(row[None], model.next_token_logits(np.array([text[-decoder.visible :]])), 1e-5)
     full = counts.index(CONTEXT)
-    assert counts[full + 1 : full + 5] == [9, 10, 11, 12]  # the oldest quarter is forgotten
-    assert min(counts[full:]) == 9
+    assert counts[full + 1 : full + 5] == [10, 11, 12, 10]  # three of twelve are forgotten, one is new
+    assert min(counts[full:]) == 10
 
 
 def test_stopping():
