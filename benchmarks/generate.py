@@ -5,8 +5,8 @@ weight once, so no program can write faster than
 
     bound = memory bandwidth / bytes of the weights
 
-with the bandwidth that this machine shows when all cores read one large array. The contestants take turns, so that all see
-the same machine. The time to the first token is that of a new process: start, import, opening the folder, reading a prompt
+with the bandwidth that this machine shows when all cores read one large array. The contestants and this measurement take
+turns, so that all see the same machine. The time to the first token is that of a new process: start, import, opening the folder, reading a prompt
 of 16 tokens.
 """
 
@@ -68,22 +68,23 @@ def compare(name: str, folder: Path, arguments) -> dict:
     random_model(name).save_pretrained(folder)
     model = minillm.from_pretrained(folder)
     weight_bytes = bytes_read_for_a_token(model)
-    bandwidth = measure_bandwidth()
-    bound = bandwidth / weight_bytes
     contestants = {"minillm": Minillm(model)}
     if not arguments.without_peers:
         try:
             contestants["transformers"] = Transformers(folder)
         except ImportError:
             print('transformers is not installed: pip install "minillm[test-peers]" brings the comparison')
-    print(f"{name}: {weight_bytes / 1e6:.0f} MB of weights, {bandwidth / 1e9:.1f} GB/s: at most {bound:.1f} tokens/s")
     prompt = np.random.default_rng(0).integers(0, VOCABULARY[name], (1, arguments.prompt))
-    rounds = {who: [] for who in contestants}
+    rounds, speeds, measure_bandwidth = {who: [] for who in contestants}, [], Bandwidth()
     for turn in range(arguments.rounds + 1):
+        speeds.append(measure_bandwidth())
         for who, contestant in contestants.items():
             figures = time_round(contestant, prompt, arguments.tokens)
             if turn:  # the first one warms up
                 rounds[who].append(figures)
+    bandwidth = median(speeds)
+    bound = bandwidth / weight_bytes
+    print(f"{name}: {weight_bytes / 1e6:.0f} MB of weights, {bandwidth / 1e9:.1f} GB/s: at most {bound:.1f} tokens/s")
     rows = {}
     for who, figures in rounds.items():
         prefill, step = (median(column) for column in zip(*figures))
@@ -120,15 +121,23 @@ def bytes_read_for_a_token(model) -> int:
     return sum(parameter.value.nbytes for name, parameter in model.parameters().items() if name not in tables)
 
 
-def measure_bandwidth(megabytes: int = 512) -> float:
-    """Bytes a second at which all cores together read a large array: the better of plain sums and a matrix product."""
-    array = np.ones((megabytes * 256, 1024), np.float32)
-    vector = np.ones(1024, np.float32)
-    parts = np.array_split(array, cores())
-    with ThreadPoolExecutor(len(parts)) as pool:
-        sums = common.median_seconds(lambda: list(pool.map(np.sum, parts)), repeats=7)
-    product = common.median_seconds(lambda: array @ vector, repeats=7)
-    return array.nbytes / min(sums, product)
+class Bandwidth:
+    """Bytes a second at which all cores together read a large array: the best of plain sums and two matrix products."""
+
+    def __init__(self, megabytes: int = 512):
+        self.tall = np.ones((megabytes * 256, 1024), np.float32)
+        self.wide = self.tall.reshape(1024, -1)
+        self.parts = np.array_split(self.tall, cores())
+        self.row, self.column = np.ones(1024, np.float32), np.ones(1024, np.float32)
+
+    def __call__(self) -> float:
+        with ThreadPoolExecutor(len(self.parts)) as pool:
+            ways = (
+                lambda: list(pool.map(np.sum, self.parts)),
+                lambda: self.tall @ self.row,
+                lambda: self.column @ self.wide,
+            )
+            return self.tall.nbytes / min(common.median_seconds(way, repeats=3) for way in ways)
 
 
 def time_round(contestant, prompt, tokens: int) -> tuple[float, float]:

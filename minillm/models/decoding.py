@@ -19,7 +19,7 @@ from minillm.layers.rms_norm import rms_norm_forward
 from minillm.models.cache import KeyValueCache, cached_attention
 from minillm.models.gpt2 import GPT2
 from minillm.models.language_model import LanguageModel
-from minillm.models.stacked import stacked_products
+from minillm.models.stacked import StackedProduct
 
 WINDOWS = ("slide", "stop")
 
@@ -37,9 +37,9 @@ class Decoder:
 
     window: what happens when the context is full, that is, after `context_length` tokens. "stop": reading another token
     raises ContextFull; ask `room` before. "slide": the oldest quarter of the context is forgotten, and the rest is read
-    again in one pass with the new token, with positions from 0. The model then sees between three quarters of its context and all of it, and
-    `visible` says how much. (Forgetting one token at a time would cost a whole pass for every token, because the positions
-    of all others change.) A prompt that is too long loses its beginning, or raises ContextFull.
+    again in one pass with the new token, with positions from 0. The model then sees between three quarters of its context
+    and all of it, and `visible` says how much. (Forgetting one token at a time would cost a whole pass for every token,
+    because the positions of all others change.) A prompt that is too long loses its beginning, or raises ContextFull.
 
     The weights are those that the model has when the decoder is made: make a new one after a step of training.
     """
@@ -49,6 +49,7 @@ class Decoder:
             raise UserError(f'window is "{window}": use one of {", ".join(WINDOWS)}')
         self.model, self.window = model, window
         self._pass = (GPT2Pass if isinstance(model, GPT2) else LlamaPass)(model)
+        self._head = StackedProduct([model.lm_head])
         self._cache = None
         self._ids = None  # (B, T): what is in the cache, to read it again after a slide
 
@@ -101,7 +102,8 @@ class Decoder:
         self._cache.reserve(count)
         x = self._pass.hidden(ids, self._cache)
         self._cache.advance(count)
-        return self.model.lm_head.product(x[:, -1])  # (B, C) @ (C, V)
+        head = self._head if count == 1 else self.model.lm_head.product
+        return head(x[:, -1])  # (B, C) @ (C, V)
 
     def _refuse_if_stopping(self, what: str) -> None:
         if self.window == "stop":
@@ -184,12 +186,12 @@ class LlamaPass:
 
     def __init__(self, model):
         self.body, self.config = model.model, model.config
-        may_move = not model.training  # while it trains, other models share its arrays
         self.blocks = [
             (
                 block,
-                stacked_products([getattr(block.self_attn, f"{part}_proj") for part in "qkv"], may_move),
-                stacked_products([block.mlp.gate_proj, block.mlp.up_proj], may_move),
+                StackedProduct([getattr(block.self_attn, f"{part}_proj") for part in "qkv"]),
+                StackedProduct([block.self_attn.o_proj]),
+                StackedProduct([block.mlp.gate_proj, block.mlp.up_proj]),
             )
             for block in self.body.blocks
         ]
@@ -201,12 +203,12 @@ class LlamaPass:
         heads = (batch, time, config.n_head + 2 * config.n_kv_head, config.head_width)
         turned = config.n_head + config.n_kv_head  # queries and keys; values stay as they are
         turn = self._rotation(cache, time, x)
-        for index, (block, qkv_product, gate_up_product) in enumerate(self.blocks):
+        for index, (block, qkv_product, o_product, gate_up_product) in enumerate(self.blocks):
             qkv = qkv_product(_rms_norm(x, block.input_layernorm)).reshape(heads)  # (B, t, H + 2 H_kv, D)
             qk = turn(qkv[:, :, :turned]).swapaxes(1, 2)  # (B, H + H_kv, t, D)
             k, v = cache.put(index, qk[:, config.n_head :], qkv[:, :, turned:].swapaxes(1, 2))
             y = cached_attention(qk[:, : config.n_head], k, v, cache.padding)
-            x += block.self_attn.o_proj.product(_side_by_side(y), with_bias=True)
+            x += o_product(_side_by_side(y))
             gate_up = gate_up_product(_rms_norm(x, block.post_attention_layernorm))  # (N, C) @ (C, 2F)
             h = _swiglu(gate_up[:, : config.d_ff], gate_up[:, config.d_ff :])
             x += block.mlp.down_proj.product(h, with_bias=True)  # (N, F) @ (F, C)
