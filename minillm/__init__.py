@@ -17,6 +17,7 @@ _HOMES = {
     "from_pretrained": "minillm.pretrained",
     "generate": "minillm.sampler",
     "gradcheck": "minillm.gradcheck",
+    "BytePairTokenizer": "minillm.tokenizers",
     "CharacterTokenizer": "minillm.tokenizers",
     "Sampler": "minillm.sampler",
     "use_kernels": "minillm.kernels",

@@ -2,7 +2,7 @@
 
 import typer
 
-from minillm.cli import evaluate, generate, gradcheck, info, simulate, train
+from minillm.cli import evaluate, generate, gradcheck, info, simulate, tokenizer, train
 
 app = typer.Typer(
     name="minillm",
@@ -31,3 +31,4 @@ def common(
 
 for module in (train, generate, evaluate, gradcheck, info, simulate):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(tokenizer.app, name="tokenizer")

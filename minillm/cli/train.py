@@ -51,6 +51,10 @@ def command(
     device: Annotated[
         str, _option(_RUN, "cpu, cuda (needs CuPy), or cudasim (kernels in the simulator; slow, needs g++).")
     ] = "cpu",
+    tokenizer: Annotated[
+        Optional[str], _option(_RUN, "char (every character a token) or bpe (byte pairs learned from the text).")
+    ] = None,
+    vocab_size: Annotated[Optional[int], _option(_RUN, "With --tokenizer bpe: tokens; 1024 if not given.")] = None,
     seed: Annotated[Optional[int], _option(_RUN, "The same seed gives the same run.")] = None,
     n_layer: Annotated[Optional[int], _option(_MODEL, "Transformer blocks.")] = None,
     n_head: Annotated[Optional[int], _option(_MODEL, "Attention heads in each block.")] = None,
@@ -113,7 +117,7 @@ def command(
 ) -> None:
     """Train a GPT-2 or a Llama on text, from nothing, and leave a run folder that generates, resumes and opens in transformers.
 
-    Presets: default (a character model, about a minute on two cores), shakespeare-char-cpu and shakespeare-char (nanoGPT's
+    Presets: default (byte pairs, about a minute on two cores), shakespeare-char-cpu and shakespeare-char (nanoGPT's
     published runs), llama-small (a Llama, about a minute), fine-tune (for --init), and sizes for a GPU: gpt2, gpt2-medium,
     gpt2-large, gpt2-xl, smollm2-135m, tinyllama, llama-3.2-1b.
 

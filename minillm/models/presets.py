@@ -48,9 +48,18 @@ def _llama(parameters: str, **model) -> Preset:
 
 PRESETS = {
     "default": Preset(
-        "a character GPT that trains in about a minute on two CPU cores",
+        "a GPT on byte pairs that trains in about a minute on two CPU cores",
         model=dict(n_layer=4, n_head=4, d_model=128, context_length=64, dropout=0.0, bias=False),
-        training=dict(batch_size=16, max_steps=1200, lr=3e-3, min_lr=3e-4, warmup_steps=100, eval_interval=200),
+        training=dict(
+            tokenizer="bpe",
+            batch_size=16,
+            max_steps=1200,
+            lr=3e-3,
+            min_lr=3e-4,
+            warmup_steps=100,
+            eval_interval=200,
+            sample_tokens=60,
+        ),
     ),
     "shakespeare-char-cpu": Preset(
         "nanoGPT's published CPU run: tiny shakespeare, 0.8 M parameters, 2,000 steps",

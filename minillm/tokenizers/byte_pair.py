@@ -101,9 +101,7 @@ class BytePairTokenizer(Tokenizer):
         vocab_size counts the 256 bytes and the special tokens, which get the last ids. There may be fewer tokens if the text
         has no more pairs. Raises UserError if vocab_size is too small.
         """
-        smallest = 256 + len(special_tokens)
-        if vocab_size < smallest:
-            raise UserError(f"a vocabulary of {vocab_size} is too small: 256 bytes and special tokens make {smallest}")
+        smallest = check_vocabulary_size(vocab_size, special_tokens)
         counts = count_pieces([text] if isinstance(text, str) else text, pattern)
         learned = learn_merges(counts, vocab_size - smallest, progress)
         tokens = [bytes([value]) for value in range(256)]
@@ -296,6 +294,14 @@ class BytePairTokenizer(Tokenizer):
         from minillm.tokenizers.byte_pair_files import from_spelled_parts
 
         return from_spelled_parts(tokens, merges, pattern, special_tokens or {})
+
+
+def check_vocabulary_size(vocab_size: int, special_tokens: Collection[str]) -> int:
+    """The size of a vocabulary without merges. Raises UserError if `vocab_size` is less."""
+    smallest = 256 + len(special_tokens)
+    if vocab_size < smallest:
+        raise UserError(f"a vocabulary of {vocab_size} is too small: 256 bytes and special tokens make {smallest}")
+    return smallest
 
 
 def _starts_with_space(text: str) -> bool:

@@ -71,8 +71,8 @@ def load_byte_pair(path: Path) -> BytePairTokenizer:
         ranks = sorted(path.glob("*.tiktoken"))
         if len(ranks) == 1:
             return load_tiktoken(ranks[0])
-        names = f"{TOKENIZER_FILE}, {', '.join(' and '.join(pair) for pair in PAIRS_OF_FILES)} or one *.tiktoken"
-        raise UserError(f"{path} has no tokenizer: it would be {names}")
+        others = f"{', '.join(' and '.join(pair) for pair in PAIRS_OF_FILES)} or one *.tiktoken"
+        raise UserError(f"{path / TOKENIZER_FILE} is missing, and the folder has no {others} either")
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if path.suffix == ".tiktoken":
@@ -142,8 +142,8 @@ def _load_huggingface(path: Path) -> BytePairTokenizer:
 
 def _pattern_of(path: Path, pre_tokenizer) -> str:
     """The pattern that a pre-tokenizer of Hugging Face's cuts with."""
-    steps = pre_tokenizer or {}
-    steps = steps.get("pretokenizers", [steps]) if isinstance(steps, dict) else []
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer]) if isinstance(pre_tokenizer, dict) else []
+    steps = steps if isinstance(steps, list) else []
     kinds = [step.get("type") for step in steps if isinstance(step, dict)]
     last = steps[-1] if kinds and len(kinds) == len(steps) else {}
     if kinds and kinds[-1] == "ByteLevel" and not last.get("add_prefix_space"):

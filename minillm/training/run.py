@@ -24,11 +24,12 @@ from minillm.models.folder import (
 )
 from minillm.models.language_model import LanguageModel
 from minillm.pretrained import from_pretrained, tokenizer_of
-from minillm.tokenizers import CharacterTokenizer, load_tokenizer
+from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
 from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.settings import TrainingSettings
 
+DEFAULT_BYTE_PAIRS = 1024  # tokens, if no number is given
 TRAIN_TOKENS, VALIDATION_TOKENS = "train.npy", "validation.npy"
 
 
@@ -85,7 +86,7 @@ def start_run(
         model, tokenizer = _open_initial_model(settings, model_fields)
         config = model.config
     else:
-        tokenizer = CharacterTokenizer.train(text)
+        tokenizer = _make_tokenizer(settings, text)
         config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
     splits = [tokenizer.encode(part) for part in split_text(text)]
     for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
@@ -115,9 +116,18 @@ def start_run(
     return resume_run(folder, device)
 
 
+def _make_tokenizer(settings: TrainingSettings, text: str) -> Tokenizer:
+    """A new tokenizer, of the characters of the whole text or of the byte pairs of its training part."""
+    if settings.tokenizer == "char":
+        return CharacterTokenizer.train(text)
+    return BytePairTokenizer.train(split_text(text)[0], vocab_size=settings.vocab_size or DEFAULT_BYTE_PAIRS)
+
+
 def _open_initial_model(settings: TrainingSettings, model_fields: dict):
     """(model, tokenizer) to continue from; of the model's shape only context_length and dropout may be changed."""
     changes = {name: model_fields[name] for name in ("context_length", "dropout") if name in model_fields}
+    if settings.tokenizer != TrainingSettings.tokenizer or settings.vocab_size:
+        raise UserError("--tokenizer: a model that is continued from keeps its tokenizer; leave it out")
     if fixed := sorted(set(model_fields) - set(changes)):
         option = "--" + fixed[0].replace("_", "-")
         raise UserError(f"{option}: the shape of a model that is continued from stays as it is; leave it out")

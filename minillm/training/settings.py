@@ -20,8 +20,10 @@ class TrainingSettings:
     gradient_clip: largest global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations;
     eval_windows: windows of each split that they look at (0: all). early_stop: evaluations without a better validation
     loss after which training ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for none.
-    init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn. lora_rank:
-    rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the weights there.
+    tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
+    for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
+    lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the
+    weights there.
 
     Raises UserError for settings that make no sense.
     """
@@ -47,6 +49,8 @@ class TrainingSettings:
     early_stop: int = 0
     sample_tokens: int = 120
     dtype: str = "float32"
+    tokenizer: str = "char"
+    vocab_size: int = 0
     init: str = ""
     freeze: tuple[str, ...] = ()
     lora_rank: int = 0
@@ -56,7 +60,15 @@ class TrainingSettings:
         object.__setattr__(self, "data", tuple(self.data))
         object.__setattr__(self, "freeze", tuple(self.freeze))
         self._check_whole(1, "batch_size", "gradient_accumulation", "max_steps", "eval_interval")
-        self._check_whole(0, "seed", "warmup_steps", "eval_windows", "early_stop", "sample_tokens", "lora_rank")
+        self._check_whole(
+            0, "seed", "warmup_steps", "eval_windows", "early_stop", "sample_tokens", "lora_rank", "vocab_size"
+        )
+        if self.tokenizer not in TOKENIZERS:
+            raise UserError(f'unknown tokenizer "{self.tokenizer}": use one of {", ".join(TOKENIZERS)}')
+        if self.vocab_size and self.tokenizer != "bpe":
+            raise UserError(
+                "--vocab-size is that of byte pairs: use it with --tokenizer bpe; characters are what the text has"
+            )
         if self.optimizer not in OPTIMIZERS:
             raise UserError(f'unknown optimizer "{self.optimizer}": use one of {", ".join(OPTIMIZERS)}')
         if not (math.isfinite(self.gradient_clip) and self.gradient_clip >= 0):
@@ -87,4 +99,5 @@ class TrainingSettings:
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
 
 
+TOKENIZERS = ("char", "bpe")
 SETTING_NAMES = tuple(field.name for field in fields(TrainingSettings))

@@ -1,0 +1,116 @@
+"""minillm tokenizer"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from minillm.errors import UserError
+
+app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
+
+_Where = Annotated[
+    Path, typer.Argument(help="A folder or file with a tokenizer: tokenizer.json, vocab.bpe, *.tiktoken.")
+]
+READ_CHARACTERS = 1 << 24  # of a file at a time
+
+
+@app.command(name="train")
+def train(
+    files: Annotated[list[str], typer.Argument(help="UTF-8 text files, or the name of a corpus.")],
+    out: Annotated[Path, typer.Option(help="The folder to write tokenizer.json to.")],
+    vocab_size: Annotated[int, typer.Option(help="Tokens in all, the 256 bytes and special tokens included.")] = 1024,
+    pattern: Annotated[
+        str, typer.Option(help="How text is cut into pieces: gpt2, cl100k, smollm, or a regular expression.")
+    ] = "gpt2",
+    special: Annotated[
+        Optional[list[str]],
+        typer.Option(help="A special token, as <|endoftext|>; may be repeated.", show_default=False),
+    ] = None,
+) -> None:
+    """Learn a byte-pair vocabulary from texts.
+
+    A text of any length is read in parts that end at line ends; only its distinct pieces are kept in memory.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from minillm.tokenizers import BytePairTokenizer
+    from minillm.tokenizers.byte_pair import check_vocabulary_size
+
+    special = special or []
+    check_vocabulary_size(vocab_size, special)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("merges", total=vocab_size - 256 - len(special))
+        tokenizer = BytePairTokenizer.train(
+            _texts(files), vocab_size, special, pattern, lambda done: progress.update(task, completed=done)
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out)
+    print(f"wrote {out}: {tokenizer.vocab_size} tokens", file=sys.stderr)
+
+
+@app.command()
+def encode(
+    tokenizer: _Where,
+    text: Annotated[
+        Optional[str], typer.Argument(help="The text; standard input if left out.", show_default=False)
+    ] = None,
+    allow_special: Annotated[
+        bool, typer.Option("--allow-special", help="Special tokens in the text become their ids.")
+    ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Special tokens in the text are text like any other.")] = False,
+) -> None:
+    """Print the ids of a text, separated by spaces."""
+    from minillm.tokenizers import BytePairTokenizer, load_tokenizer
+
+    opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
+    text = sys.stdin.read() if text is None else text
+    if isinstance(opened, BytePairTokenizer):
+        ids = opened.encode(text, "all" if allow_special else (), () if plain else "all")
+    else:
+        ids = opened.encode(text)
+    print(*ids)
+
+
+@app.command()
+def decode(
+    tokenizer: _Where,
+    ids: Annotated[
+        Optional[list[str]], typer.Argument(help="Ids; standard input if left out.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the text of ids."""
+    from minillm.tokenizers import BytePairTokenizer, load_tokenizer
+
+    opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
+    words = sys.stdin.read().split() if not ids else [word for part in ids for word in part.split()]
+    if wrong := [word for word in words if not word.isdecimal()]:
+        raise UserError(f'"{wrong[0]}" is no id: ids are whole numbers, separated by spaces')
+    sys.stdout.write(opened.decode([int(word) for word in words]))
+
+
+def _texts(sources: list[str]) -> Iterator[str]:
+    """The texts of corpora by name, and of files in parts that end with a line."""
+    from minillm.data.corpora import CORPORA
+
+    for source in sources:
+        if source in CORPORA and not Path(source).is_file():
+            yield CORPORA[source]()
+            continue
+        yield from _parts_of_file(Path(source))
+
+
+def _parts_of_file(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            while part := file.read(READ_CHARACTERS):
+                yield part + file.readline()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid UTF-8: {error.reason} at byte {error.start} of a part") from None

@@ -1,0 +1,156 @@
+"""Byte-pair vocabularies in other people's files: there and back, and what is said of files that are not right."""
+
+import base64
+import json
+
+import pytest
+
+from minillm import BytePairTokenizer
+from minillm.errors import UserError
+from minillm.tokenizers import load_tokenizer
+from minillm.tokenizers.byte_pair_files import (
+    PAIRS_OF_FILES,
+    load_tiktoken,
+    save_pair_of_files,
+    save_tiktoken,
+    spell,
+    unspell,
+)
+
+TEXT = "The quick brown fox jumps over the lazy dog; the dogs don't care. Grüße, 東京! \n\t 12 345\n" * 5
+SPECIAL = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return BytePairTokenizer.train(TEXT, 400, special_tokens=[SPECIAL])
+
+
+def same(a, b):
+    assert b.tokens == a.tokens and b.special_tokens == a.special_tokens
+    for text in (TEXT, TEXT.upper(), "", "  x\n"):
+        assert a.encode(text) == b.encode(text)
+    assert b.encode(f"a{SPECIAL}b", allowed_special="all") == a.encode(f"a{SPECIAL}b", allowed_special="all")
+
+
+def test_bytes_are_spelled_as_gpt2_does():
+    assert spell(b" a\n\xe9\x00") == "ĠaĊéĀ"
+    assert unspell(spell(bytes(range(256)))) == bytes(range(256))
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "cl100k", "smollm", r"\S+|\s+"])
+def test_tokenizer_json(pattern, tmp_path):
+    tokenizer = BytePairTokenizer.train(TEXT, 400, special_tokens=[SPECIAL], pattern=pattern)
+    tokenizer.save_pretrained(tmp_path)
+    opened = load_tokenizer(tmp_path)
+    assert opened.pattern == pattern and opened.merges == tokenizer.merges
+    same(tokenizer, opened)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text())["eos_token"] == SPECIAL
+
+
+def test_merges_as_lists_of_two(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    contents["model"]["merges"] = [merge.split(" ") for merge in contents["model"]["merges"]]
+    path.write_text(json.dumps(contents))
+    same(tokenizer, BytePairTokenizer.from_pretrained(path))
+
+
+@pytest.mark.parametrize("names", PAIRS_OF_FILES)
+def test_pairs_of_files(names, tokenizer, tmp_path):
+    save_pair_of_files(tokenizer, tmp_path, names)
+    same(tokenizer, BytePairTokenizer.from_pretrained(tmp_path))
+    same(tokenizer, BytePairTokenizer.from_pretrained(tmp_path / names[1]))
+
+
+def test_transformers_opens_the_pair_of_files(tokenizer, tmp_path):
+    tokenizers = pytest.importorskip("tokenizers", reason="comparison with the package tokenizers")
+    save_pair_of_files(tokenizer, tmp_path)
+    theirs = tokenizers.ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    assert theirs.encode(TEXT).ids == tokenizer.encode(TEXT)
+
+
+def test_rank_files(tokenizer, tmp_path):
+    save_tiktoken(tokenizer, tmp_path / "ours.tiktoken")
+    special = {SPECIAL: tokenizer.special_tokens[SPECIAL]}
+    same(tokenizer, load_tiktoken(tmp_path / "ours.tiktoken", "gpt2", special))
+    assert BytePairTokenizer.from_pretrained(tmp_path).pattern == "cl100k"  # the file does not say
+
+
+def test_rank_files_merge_by_the_rank_of_the_result(tmp_path):
+    """ "abc" was learned from ab + c; a + bc becomes abc as well."""
+    tokens = [bytes([value]) for value in range(256)] + [b"bc", b"ab", b"abc"]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    (tmp_path / "x.tiktoken").write_text("\n".join(lines))
+    assert load_tiktoken(tmp_path / "x.tiktoken").encode("abc") == [258]
+
+
+def test_a_rank_file_has_no_room_for_a_special_token_among_the_others(tmp_path):
+    tokens = [b"<|x|>", *(bytes([value]) for value in range(256))]
+    with pytest.raises(UserError, match="no room for a special token"):
+        save_tiktoken(BytePairTokenizer(tokens, [], special_tokens={"<|x|>": 0}), tmp_path / "x.tiktoken")
+
+
+def test_a_pattern_that_the_pair_of_files_cannot_say(tmp_path):
+    with pytest.raises(UserError, match="use tokenizer.json"):
+        save_pair_of_files(BytePairTokenizer.train(TEXT, 300, pattern="cl100k"), tmp_path)
+
+
+def test_gpt2s_own_files(real_data, tmp_path):
+    tokenizer = load_tokenizer(real_data / "gpt2")
+    assert tokenizer.vocab_size == 50257 and tokenizer.special_tokens == {SPECIAL: 50256}
+    assert tokenizer.encode("Hello world") == [15496, 995]
+    save_pair_of_files(tokenizer, tmp_path, PAIRS_OF_FILES[1])
+    given = json.loads((real_data / "gpt2" / "encoder.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "encoder.json").read_text(encoding="utf-8")) == given
+    merges = (real_data / "gpt2" / "vocab.bpe").read_text(encoding="utf-8")
+    assert (tmp_path / "vocab.bpe").read_text(encoding="utf-8") == merges
+
+
+BROKEN = [
+    (lambda c: c["model"].update(type="Unigram"), "Unigram"),
+    (lambda c: c["model"].pop("merges"), "no byte-pair tokenizer"),
+    (lambda c: c["model"].update(byte_fallback=True), "not byte-level BPE"),
+    (lambda c: c.update(normalizer={"type": "NFC"}), "normalises text"),
+    (lambda c: c["model"]["vocab"].update(x=3), "not 0 to"),
+    (lambda c: c["model"]["vocab"].update(x="3"), "no whole number"),
+    (lambda c: c["model"]["merges"].append("nowhere atall"), "not in the vocabulary"),
+    (lambda c: c["model"]["merges"].append("three of them"), "not two tokens"),
+    (lambda c: c["model"]["merges"].append(7), "not two tokens"),
+    (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), r"pre_tokenizer \(Whitespace\)"),
+    (lambda c: c.update(pre_tokenizer=None), r"pre_tokenizer \(none\)"),
+    (lambda c: c.update(added_tokens=[{"id": 1}]), "no content or no id"),
+    (lambda c: c["model"].update(vocab=[]), "vocab has to be an object"),
+    (lambda c: c["model"]["vocab"].update({"\u4e2d": 399, SPECIAL: 400}), "."),
+]
+
+
+@pytest.mark.parametrize("change, message", BROKEN)
+def test_a_tokenizer_json_that_is_not_right(change, message, tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    change(contents)
+    path.write_text(json.dumps(contents), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["!!! 0", "YQ== x", "YQ==", "YQ== 0\nYg== 2"])
+def test_a_rank_file_that_is_not_right(text, tmp_path):
+    (tmp_path / "x.tiktoken").write_text(text)
+    with pytest.raises(UserError, match="x.tiktoken"):
+        BytePairTokenizer.from_pretrained(tmp_path / "x.tiktoken")
+
+
+def test_a_vocabulary_without_all_bytes():
+    with pytest.raises(UserError, match="no token for the byte 1"):
+        BytePairTokenizer([b"\x00"], [])
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.json is missing, and the folder has no vocab.json and merges.txt"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        BytePairTokenizer.from_pretrained(tmp_path / "nothing.json")
