@@ -6,8 +6,8 @@ weight once, so no program can write faster than
     bound = memory bandwidth / bytes of the weights
 
 with the bandwidth that this machine shows when all cores read one large array. The contestants and this measurement take
-turns, so that all see the same machine. The time to the first token is that of a new process: start, import, opening the folder, reading a prompt
-of 16 tokens.
+turns, so that all see the same machine. The time to the first token is that of a new process: start, import, opening the
+folder (whose files are in the system's cache), reading a prompt of 16 tokens.
 """
 
 from __future__ import annotations

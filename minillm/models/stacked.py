@@ -3,7 +3,7 @@
 For one token a product is as fast as its weights can be read. A BLAS reads rows of a few thousand numbers at nearly the
 memory's speed, and rows of 576 at two thirds of it; and each call costs some microseconds before that speed is reached. So
 weights stored as (out, in) with short rows are copied once, side by side, as one (in, O_1 + O_2 + ...): SmolLM2-135M then
-writes a sixth more tokens a second. The copy is made when the first single token comes, and pays after some dozens.
+writes a tenth more tokens a second. The copy is made when the first single token comes, and pays after some dozens.
 """
 
 from __future__ import annotations
