@@ -12,10 +12,8 @@ import pytest
 
 from minillm.models.presets import PRESETS
 
-SMALL = (
-    "--n-layer 1 --n-head 2 --d-model 16 --context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
-)
-COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info"]
+SMALL = "--tokenizer char --n-layer 1 --n-head 2 --d-model 16 --context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
+COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "simulate", "tokenizer"]
 
 
 @pytest.fixture
@@ -160,7 +158,7 @@ class TestComplaints:
             (["--batch-size", "0"], "batch_size is 0"),
             (["--dropout", "1"], "dropout is 1.0"),
             (["--d-model", "10", "--n-head", "3"], "d_model (10) is not divisible by n_head (3)"),
-            (["--context-length", "5000"], "the training text has 1215 tokens, one window needs 5001"),
+            (["--context-length", "5000"], "the training text has 271 tokens, one window needs 5001"),
             (["--device", "tpu"], 'unknown device "tpu"'),
             (["--stop-after", "-3"], "--stop-after is -3"),
             (["--resume", "nothing"], "nothing holds no run that could be resumed"),

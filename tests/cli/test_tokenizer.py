@@ -54,5 +54,8 @@ def test_a_model_learns_byte_pairs(minillm):
     assert minillm("generate", "run", "--prompt", "the ", "--max-tokens", 5).stdout
     assert "bits per byte" in minillm("evaluate", "run").stdout
     assert "has 270" in minillm("train", "--resume", "run", "--vocab-size", 300, expect=2).stderr
-    assert "--tokenizer bpe" in minillm("train", "--data", "text.txt", "--vocab-size", 300, expect=2).stderr
+    assert (
+        "--tokenizer bpe"
+        in minillm("train", "--data", "text.txt", "--tokenizer", "char", "--vocab-size", 300, expect=2).stderr
+    )
     assert 'unknown tokenizer "words"' in minillm("train", "--tokenizer", "words", expect=2).stderr
