@@ -18,7 +18,9 @@ class Split(str, Enum):
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")],
+    model: Annotated[
+        Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")
+    ],
     files: Annotated[Optional[list[str]], typer.Argument(help="More files for --data.", show_default=False)] = None,
     data: Annotated[
         Optional[list[str]],

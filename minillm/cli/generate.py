@@ -9,7 +9,9 @@ import typer
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")],
+    model: Annotated[
+        Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")
+    ],
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
     max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = 500,
     temperature: Annotated[
