@@ -41,4 +41,4 @@ def command(
         sys.stdout.flush()
     sys.stdout.write(decoder.finish() + "\n")
     if len(ids) + max_tokens > context:
-        print(f"(the model sees the last {context} tokens at a time; older ones slid out of view)", file=sys.stderr)
+        print(f"(the model sees up to {context} tokens at a time; when full, the oldest quarter slid out of view)", file=sys.stderr)
