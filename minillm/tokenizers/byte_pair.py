@@ -22,13 +22,14 @@ from __future__ import annotations
 import codecs
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator
-from functools import partial
-from itertools import chain
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 
 import regex
 
 from minillm.errors import UserError
+from minillm.tokenizers.byte_pair_batch import PairTable, merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.patterns import PATTERNS, compile_pattern, pieces
 from minillm.tokenizers.tokenizer import StreamingDecoder, Tokenizer
@@ -70,6 +71,10 @@ class BytePairTokenizer(Tokenizer):
         ranked = reversed(list(enumerate(self.merges)))
         self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in ranked}
         self.pattern = pattern
+
+    @cached_property
+    def _pair_table(self) -> PairTable:
+        return PairTable(self._merge_of, self._byte_ids, TOKEN_BITS)
 
     @property
     def pattern(self) -> str:
@@ -155,7 +160,10 @@ class BytePairTokenizer(Tokenizer):
                 return self._encode_pieces(text)
             stretches = text.split(" ")
             if len(self._stretches) < FEW and len(stretches) > FEW:
-                self._learn_stretches(set(stretches))
+                distinct = set(stretches)
+                if 2 * len(distinct) > len(stretches):  # nothing to remember
+                    return self._encode_pieces(text)
+                self._learn_stretches(distinct)
             found = list(map(self._stretches.__getitem__, stretches))
             found[0] = None  # there is no space before it
             alone = [index for index, ids in enumerate(found) if ids is None]
@@ -186,8 +194,10 @@ class BytePairTokenizer(Tokenizer):
     def _learn_stretches(self, stretches: set[str]) -> None:
         """Fill the empty cache with many at once: the pattern cuts one long text faster than many short ones."""
         regular = [each for each in stretches if not (_starts_with_space(each) or _ends_in_space(each))][:CACHED_PIECES]
+        found = self._cut(" " + " ".join(regular))
+        self._learn_pieces(found)
         ids, lookup, index = [], self._pieces.__getitem__, -1
-        for piece in self._cut(" " + " ".join(regular)):
+        for piece in found:
             if piece[0] == " ":
                 if index >= 0:
                     self._stretches[regular[index]] = tuple(ids)
@@ -204,7 +214,21 @@ class BytePairTokenizer(Tokenizer):
         return tuple(self._encode_pieces(" " + stretch))
 
     def _encode_pieces(self, text: str) -> list[int]:
-        return list(chain.from_iterable(map(self._pieces.__getitem__, self._cut(text))))
+        found = self._cut(text)
+        if len(found) > FEW:
+            self._learn_pieces(found)
+        return list(chain.from_iterable(map(self._pieces.__getitem__, found)))
+
+    def _learn_pieces(self, found: list[str]) -> None:
+        """Fill the cache with those pieces that are new, if they are many, all at once."""
+        new = set(found).difference(self._pieces)
+        if len(new) < FEW or self.whole_pieces:
+            return
+        room = CACHED_PIECES - len(self._pieces)
+        encoded = {piece: piece.encode("utf-8") for piece in islice(new, max(room, 0))}
+        short = [piece for piece, data in encoded.items() if len(data) <= SHORT]
+        merged = merge_pieces([encoded[piece] for piece in short], self._pair_table)
+        self._pieces.update(zip(short, merged))
 
     def _encode_piece(self, piece: str) -> tuple[int, ...]:
         encoded = piece.encode("utf-8")

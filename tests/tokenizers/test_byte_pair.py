@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from minillm import BytePairTokenizer
 from minillm.errors import UserError
 from minillm.tokenizers import byte_pair, load_tokenizer
+from minillm.tokenizers.byte_pair_batch import merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.patterns import CL100K, GPT2, PATTERNS, compile_pattern, pieces
 
@@ -329,3 +330,21 @@ def test_pieces_between_matches_are_kept():
 
 def test_learn_merges_stops_when_nothing_is_left():
     assert learn_merges(Counter({b"ab": 1}), 10) == [(97, 98)]
+
+
+def test_many_pieces_at_once_are_merged_as_one_by_one():
+    tokenizer = TRAINED["gpt2"]
+    rng = np.random.default_rng(5)
+    new = ["".join(rng.choice(list("thequickbrown é"), rng.integers(1, 20))) for _ in range(500)]
+    expected = [tuple(tokenizer._merged([tokenizer._byte_ids[b] for b in piece.encode()])) for piece in new]
+    assert merge_pieces([piece.encode() for piece in new], tokenizer._pair_table) == expected
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_long_text_is_learned_at_once(repeated, monkeypatch):
+    monkeypatch.setattr(byte_pair, "FEW", 20)
+    rng = np.random.default_rng(6)
+    words = ["".join(rng.choice(list("thequickbrown,\n"), rng.integers(1, 9))) for _ in range(400)]
+    text = " ".join(words * (4 if repeated else 1))
+    tokenizer = BytePairTokenizer.train(TEXT, 350)
+    assert tokenizer.encode(text) == slow_encode(tokenizer, text)
