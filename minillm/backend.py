@@ -19,6 +19,7 @@ import ctypes
 import hashlib
 import math
 import sys
+from functools import lru_cache
 
 import numpy as np
 
@@ -63,12 +64,33 @@ def to_device(array, device: str):
     if device == "cudasim":
         return to_host(array).view(SimulatedArray)
     if device == "cuda":
-        try:
-            import cupy
-        except ImportError:
-            raise MissingExtra('device "cuda"', "CuPy", "cuda13") from None
-        return cupy.asarray(array)
+        return _usable_cupy().asarray(array)
     raise UserError(f'unknown device "{device}": use cpu, cuda or cudasim')
+
+
+@lru_cache(maxsize=1)
+def _usable_cupy():
+    """CuPy, if it can reach a GPU. Raises MissingExtra without CuPy, UserError without a driver that is new enough."""
+    try:
+        import cupy
+    except ImportError:
+        raise MissingExtra('device "cuda"', "CuPy", "cuda13") from None
+    if cupy.cuda.is_available():
+        return cupy
+    driver, needed = cupy.cuda.runtime.driverGetVersion(), cupy.cuda.runtime.runtimeGetVersion()
+    if not driver:
+        raise UserError('device "cuda": there is no NVIDIA driver; install one, or use device "cpu" or "cudasim"')
+    if driver // 1000 < needed // 1000:
+        raise UserError(
+            f'device "cuda": the NVIDIA driver knows CUDA {_release(driver)}, this CuPy is made for CUDA {_release(needed)}: '
+            f'update the driver, or pip install "minillm[cuda{driver // 1000}]"'
+        )
+    raise UserError('device "cuda": CuPy finds no GPU (nvidia-smi shows those of this machine); use device "cpu"')
+
+
+def _release(version: int) -> str:
+    """CUDA's number of a version as people write it: 13020 -> 13.2."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def to_host(array) -> np.ndarray:

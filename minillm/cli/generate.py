@@ -21,6 +21,7 @@ def command(
         Optional[int], typer.Option(help="Choose among the k likeliest tokens only; 0: among all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
     import sys
@@ -31,7 +32,7 @@ def command(
     from minillm.sampler import Sampler, generate
 
     sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
-    language_model, tokenizer = from_pretrained(model), tokenizer_of(model)
+    language_model, tokenizer = from_pretrained(model).to(device), tokenizer_of(model)
     ids = tokenizer.encode(prompt)
     decoder = tokenizer.stream()
     context = language_model.config.context_length
@@ -41,4 +42,5 @@ def command(
         sys.stdout.flush()
     sys.stdout.write(decoder.finish() + "\n")
     if len(ids) + max_tokens > context:
-        print(f"(the model sees up to {context} tokens at a time; when full, the oldest quarter slid out of view)", file=sys.stderr)
+        note = f"(the model sees up to {context} tokens at a time; when full, the oldest quarter slid out of view)"
+        print(note, file=sys.stderr)

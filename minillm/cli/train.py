@@ -106,6 +106,14 @@ def command(
     weight_decay: Annotated[Optional[float], _option(_STEPS, "Decay of matrices (not of biases and norms).")] = None,
     gradient_clip: Annotated[Optional[float], _option(_STEPS, "Largest norm of the gradient; 0: no limit.")] = None,
     label_smoothing: Annotated[Optional[float], _option(_STEPS, "Share of the target spread over all tokens.")] = None,
+    checkpoint_activations: Annotated[
+        Optional[bool],
+        _option(
+            _STEPS,
+            "Less memory for a third more time: backward computes each block again.",
+            "--checkpoint-activations/--no-checkpoint-activations",
+        ),
+    ] = None,
     eval_interval: Annotated[Optional[int], _option(_EVAL, "Steps between evaluations (and checkpoints).")] = None,
     eval_windows: Annotated[
         Optional[int], _option(_EVAL, "Windows of each split that an evaluation looks at; 0: all.")

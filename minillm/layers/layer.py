@@ -101,6 +101,11 @@ class Layer:
             layer._saved = None
         return self
 
+    def forget_saved(self) -> None:
+        """Drop what forward kept for backward, here and below."""
+        for _, layer in self.layers():
+            layer._saved = None
+
     def eval(self) -> Layer:
         """Evaluation mode: forward keeps nothing, dropout does nothing. Returns the layer."""
         return self.train(False)

@@ -24,6 +24,7 @@ from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
+from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import ResidualBlock
 from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
 from minillm.models.language_model import LanguageModel
@@ -119,7 +120,12 @@ class GPT2(LanguageModel):
 
 
 class Transformer(Layer):
-    """Everything below the head: ids (B, T) -> x (B, T, C)."""
+    """Everything below the head: ids (B, T) -> x (B, T, C).
+
+    recompute: keep the blocks' inputs only, and compute the blocks once more in backward (layers/recompute.py).
+    """
+
+    recompute = False
 
     def __init__(self, wte: Embedding, wpe: Embedding, blocks: list[ResidualBlock], ln_f: LayerNorm, dropout: float):
         self.wte = wte
@@ -132,14 +138,12 @@ class Transformer(Layer):
         positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
         x = self.wte.forward(ids) + self.wpe.forward(positions)  # (B, T, C) + (T, C): the same positions in every row
         x = self.embd_dropout.forward(x, key)
-        for block in self.h:
-            x = block.forward(x, key)
+        x, saved = run_blocks(self.h, x, key, self.recompute and self.training)
+        self.save_for_backward(saved)
         return self.ln_f.forward(x)
 
     def backward(self, dx) -> None:
-        dx = self.ln_f.backward(dx)
-        for block in reversed(self.h):
-            dx = block.backward(dx)
+        dx = run_blocks_backward(self.h, self.ln_f.backward(dx), self.take_saved())
         dx = self.embd_dropout.backward(dx)
         # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch
         self.wpe.backward(dx.sum(axis=0))

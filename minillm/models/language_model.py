@@ -77,6 +77,7 @@ class LanguageModel(Layer):
         for name, parameter in self.parameters().items():
             copies[name].value, copies[name].frozen = parameter.value, parameter.frozen
         copy.loss_head.label_smoothing = self.loss_head.label_smoothing
+        copy.body.recompute = self.body.recompute
         return copy.train(self.training)
 
     def trained_parameters(self) -> dict[str, Parameter]:

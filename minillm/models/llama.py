@@ -20,6 +20,7 @@ from minillm.errors import UserError
 from minillm.layers.embedding import Embedding
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
+from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import Llama3Scaling
@@ -142,7 +143,12 @@ class Llama(LanguageModel):
 
 
 class LlamaBody(Layer):
-    """Everything below the head: ids (B, T) -> x (B, T, C)."""
+    """Everything below the head: ids (B, T) -> x (B, T, C).
+
+    recompute: keep the blocks' inputs only, and compute the blocks once more in backward (layers/recompute.py).
+    """
+
+    recompute = False
 
     def __init__(self, embed_tokens: Embedding, blocks: list[LlamaBlock], norm: RMSNorm):
         self.embed_tokens = embed_tokens
@@ -155,15 +161,12 @@ class LlamaBody(Layer):
             yield name.replace("blocks.", "layers."), child
 
     def forward(self, ids, key):
-        x = self.embed_tokens.forward(ids)
-        for block in self.blocks:
-            x = block.forward(x, key)
+        x, saved = run_blocks(self.blocks, self.embed_tokens.forward(ids), key, self.recompute and self.training)
+        self.save_for_backward(saved)
         return self.norm.forward(x)
 
     def backward(self, dx) -> None:
-        dx = self.norm.backward(dx)
-        for block in reversed(self.blocks):
-            dx = block.backward(dx)
+        dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
         # forward: x = embed_tokens[ids]
         self.embed_tokens.backward(dx)
 

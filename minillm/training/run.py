@@ -203,6 +203,7 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
         parameter.value = np.empty(parameter.value.shape, settings.dtype)
     _choose_what_learns(model, settings)
     model.loss_head.label_smoothing = settings.label_smoothing
+    model.body.recompute = settings.checkpoint_activations
     model.to(device)
     optimizer = settings.make_optimizer(model.trained_parameters())
     load_checkpoint(folder, model, optimizer, progress.step)

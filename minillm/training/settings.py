@@ -17,8 +17,8 @@ class TrainingSettings:
 
     data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a step. max_steps: where
     the schedule ends. lr rises over warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
-    gradient_clip: largest global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations;
-    eval_windows: windows of each split that they look at (0: all). early_stop: evaluations without a better validation
+    checkpoint_activations: compute each block again in backward, for less memory. gradient_clip: largest global norm of the
+    gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at (0: all). early_stop: evaluations without a better validation
     loss after which training ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for none.
     tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
     for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
@@ -44,6 +44,7 @@ class TrainingSettings:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     label_smoothing: float = 0.0
+    checkpoint_activations: bool = False
     eval_interval: int = 250
     eval_windows: int = 200
     early_stop: int = 0

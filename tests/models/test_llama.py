@@ -47,7 +47,7 @@ def test_names_are_hugging_faces():
     [
         ("dx = dx + self.post_attention_layernorm.backward(", "dx = self.post_attention_layernorm.backward("),
         ("return dx + self.input_layernorm.backward(", "return self.input_layernorm.backward("),
-        ("reversed(self.blocks)", "self.blocks"),
+        ("run_blocks_backward(self.blocks,", "run_blocks_backward(self.blocks[::-1],"),
     ],
 )
 def test_faults_are_caught(right, wrong):

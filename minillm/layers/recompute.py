@@ -1,0 +1,50 @@
+"""Recomputation: keep a block's input alone, and compute the block once more when backward needs what lies inside.
+
+Source: Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost" (2016), called gradient or activation
+checkpointing. For n blocks that keep s bytes each for backward, and an input of c bytes:
+
+    kept      n s         ->   n c + s      one block at a time has its inside
+    computed  forward     ->   2 forward    a step takes about a third more
+
+The second forward is the first one over again: dropout draws its masks from a key, so they are the same, and so are the
+gradients, to the last bit.
+"""
+
+from __future__ import annotations
+
+
+def recomputed_forward(block, x, key):
+    """y = block(x), of which only what is needed to do it again is kept.  x (..., C)  ->  y (..., C), saved"""
+    y = block.forward(x, key)
+    block.forget_saved()
+    return y, (x, key)
+
+
+def recomputed_backward(block, dy, saved):
+    """dy (..., C)  ->  dx (..., C); parameters of the block get their gradients"""
+    x, key = saved
+    # forward: y = block(x)
+    block.forward(x, key)
+    return block.backward(dy)
+
+
+def run_blocks(blocks, x, key, recompute: bool):
+    """x through the blocks one after the other  ->  x, and what each of them saved (None where it keeps it itself)"""
+    saved = []
+    for block in blocks:
+        if recompute:
+            x, kept = recomputed_forward(block, x, key)
+            saved.append(kept)
+        else:
+            x = block.forward(x, key)
+            saved.append(None)
+    return x, saved
+
+
+def run_blocks_backward(blocks, dx, saved):
+    """The gradient through the blocks, from the last to the first."""
+    while saved:
+        kept = saved.pop()  # its memory is free once the block is done
+        block = blocks[len(saved)]
+        dx = block.backward(dx) if kept is None else recomputed_backward(block, dx, kept)
+    return dx
