@@ -63,10 +63,8 @@ class BytePairTokenizer(Tokenizer):
         self.whole_pieces = whole_pieces
         special_ids = set(self.special_tokens.values())
         self._id_of = {token: index for index, token in enumerate(self.tokens) if index not in special_ids}
-        missing = [value for value in range(256) if bytes([value]) not in self._id_of]
-        if missing:
-            raise UserError(f"the vocabulary has no token for the byte {missing[0]}: it is not a byte-level one")
-        self._byte_ids = [self._id_of[bytes([value])] for value in range(256)]
+        # some vocabularies lack bytes that their text never had; -1 stands for these
+        self._byte_ids = [self._id_of.get(bytes([value]), -1) for value in range(256)]
         # pair -> rank and token in one number, rank first: the smallest is the merge that was learned first
         ranked = reversed(list(enumerate(self.merges)))
         self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in ranked}
@@ -222,7 +220,7 @@ class BytePairTokenizer(Tokenizer):
     def _learn_pieces(self, found: list[str]) -> None:
         """Fill the cache with those pieces that are new, if they are many, all at once."""
         new = set(found).difference(self._pieces)
-        if len(new) < FEW or self.whole_pieces:
+        if len(new) < FEW or self.whole_pieces or -1 in self._byte_ids:
             return
         room = CACHED_PIECES - len(self._pieces)
         encoded = {piece: piece.encode("utf-8") for piece in islice(new, max(room, 0))}
@@ -235,6 +233,10 @@ class BytePairTokenizer(Tokenizer):
         if self.whole_pieces and encoded in self._id_of:
             return (self._id_of[encoded],)
         ids = list(map(self._byte_ids.__getitem__, encoded))
+        if -1 in ids:
+            raise UserError(
+                f"the vocabulary has no token for the byte {encoded[ids.index(-1)]}, which is in {piece[:40]!r}"
+            )
         return tuple(self._merged_by_heap(ids) if len(ids) > SHORT else self._merged(ids))
 
     def _merged(self, ids: list[int]) -> list[int]:

@@ -145,8 +145,10 @@ def test_a_rank_file_that_is_not_right(text, tmp_path):
 
 
 def test_a_vocabulary_without_all_bytes():
-    with pytest.raises(UserError, match="no token for the byte 1"):
-        BytePairTokenizer([b"\x00"], [])
+    tokenizer = BytePairTokenizer([b"a"], [])
+    assert tokenizer.encode("aa") == [0, 0]
+    with pytest.raises(UserError, match="no token for the byte 98, which is in 'ab'"):
+        tokenizer.encode("ab")
 
 
 def test_an_empty_folder(tmp_path):
