@@ -10,7 +10,8 @@ import typer
 
 def command(
     model: Annotated[
-        Path, typer.Argument(help="A run folder, a Hugging Face folder, or a model on its hub: owner/model.")
+        Path,
+        typer.Argument(help="A run folder, a Hugging Face folder or hub model (owner/model), a GGUF or llama2.c file."),
     ],
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
     max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = 500,
@@ -21,6 +22,9 @@ def command(
         Optional[int], typer.Option(help="Choose among the k likeliest tokens only; 0: among all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a question: use the model's own template, print the answer.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
@@ -33,11 +37,19 @@ def command(
 
     sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
     language_model, tokenizer = from_pretrained(model).to(device), tokenizer_of(model)
-    ids = tokenizer.encode(prompt)
+    end = None
+    if chat:
+        from minillm.pretrained.chat import chat_of
+
+        ids, end = chat_of(model).encode(tokenizer, [{"role": "user", "content": prompt}])
+    else:
+        ids = tokenizer.encode(prompt)
     decoder = tokenizer.stream()
     context = language_model.config.context_length
-    sys.stdout.write(prompt)
+    sys.stdout.write("" if chat else prompt)
     for token in generate(language_model, np.array([ids]), max_new_tokens=max_tokens, sampler=sampler):
+        if int(token[0]) == end:
+            break
         sys.stdout.write(decoder.push(int(token[0])))
         sys.stdout.flush()
     sys.stdout.write(decoder.finish() + "\n")

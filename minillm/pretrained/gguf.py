@@ -1,8 +1,8 @@
 """GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer, in one file.
 
-They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the file.
-Weights are expanded once, to float32 or float64. llama.cpp turns interleaved pairs, so the rows of a Llama's query and key
-weights have been moved for it; here they are moved back, and the model is that of the Hugging Face folder it was made from.
+They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
+file. Weights are expanded once, to float32 or float64. llama.cpp turns interleaved pairs, so the rows of a Llama's query and
+key weights have been moved for it; here they are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ class GGUF:
         value = self.settings.get(key, default)
         if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
             raise UserError(f"{self.path}: {key} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}")
-        return value
+        # stored as float32: the decimal number that was meant, 1e-05 and not 9.999999747378752e-06
+        return float(str(np.float32(value))) if kind is float else value
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -112,6 +114,17 @@ class GGUF:
         return values
 
 
+def open_gguf(path: str | Path) -> GGUF:
+    """The file, opened once for the model, its tokenizer and its chat template."""
+    path = Path(path).resolve()
+    return _open_gguf(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _open_gguf(path: Path, changed: int) -> GGUF:
+    return GGUF(path)
+
+
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do."""
     with open(path, "rb") as file:
@@ -120,7 +133,7 @@ def is_gguf(path: Path) -> bool:
 
 def load_gguf(path: str | Path, dtype="float32"):
     """The model in a GGUF file, in evaluation mode: architectures llama and gpt2. Raises UserError."""
-    file = GGUF(path)
+    file = open_gguf(path)
     architecture = file.setting("general.architecture", str)
     makers = {"llama": (_llama_config, Llama, _LLAMA_TENSORS), "gpt2": (_gpt2_config, GPT2, _GPT2_TENSORS)}
     if architecture not in makers:
@@ -200,7 +213,7 @@ def _vocab_size(file: GGUF) -> int:
 
 def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer in a GGUF file: byte-level BPE (model "gpt2") or by scores (model "llama"). Raises UserError."""
-    file = GGUF(path)
+    file = open_gguf(path)
     kind, tokens = file.setting("tokenizer.ggml.model", str), file.setting("tokenizer.ggml.tokens", list)
     types = file.setting("tokenizer.ggml.token_type", list, [1] * len(tokens))
     if len(types) != len(tokens) or not all(isinstance(token, str) for token in tokens):
@@ -222,11 +235,6 @@ def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
         raise UserError(f'{file.path}: its tokenizer cuts text as "{name}": minillm knows {", ".join(PATTERNS)}')
     special = {token: i for i, (token, t) in enumerate(zip(tokens, types)) if t in (CONTROL, USER_DEFINED)}
     return BytePairTokenizer.from_parts(tokens, file.setting("tokenizer.ggml.merges", list), PATTERNS[name], special)
-
-
-def chat_template(path: str | Path) -> str | None:
-    """The model's own template for conversations, if the file has one."""
-    return GGUF(path).settings.get("tokenizer.chat_template")
 
 
 # ------------------------------------------------------------------------------------------------- is it what it says

@@ -1,7 +1,7 @@
-"""The tokenizer of the first Llamas: of all neighbours whose joined text is a token, those with the best score are merged first.
+"""The tokenizer of the first Llamas: of neighbours whose joined text is a token, those with the best score are merged first.
 
-Source: Kudo, Richardson, "SentencePiece" (2018), its BPE model with byte fallback, as llama2.c and GGUF files carry it. Tokens are
-characters and what was merged from them; a character that is no token becomes the tokens of its UTF-8 bytes, "<0x00>" to
+Source: Kudo, Richardson, "SentencePiece" (2018), its BPE model with byte fallback, as llama2.c and GGUF files carry it. Tokens
+are characters and what was merged from them; a character that is no token becomes the tokens of its UTF-8 bytes, "<0x00>" to
 "<0xFF>". A space is put before the text, and every text begins with the token BOS:
 
     "Once"  ->  BOS | ' ' 'O' 'n' 'c' 'e'  ->  ' O' 'n' ...  ->  ' Once'

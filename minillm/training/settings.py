@@ -18,8 +18,9 @@ class TrainingSettings:
     data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a step. max_steps: where
     the schedule ends. lr rises over warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
     checkpoint_activations: compute each block again in backward, for less memory. gradient_clip: largest global norm of the
-    gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at (0: all). early_stop: evaluations without a better validation
-    loss after which training ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for none.
+    gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at
+    (0: all). early_stop: evaluations without a better validation loss after which training ends, 0 for never.
+    sample_tokens: length of the text written at an evaluation, 0 for none.
     tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
     for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
     lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the

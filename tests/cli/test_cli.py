@@ -12,7 +12,8 @@ import pytest
 
 from minillm.models.presets import PRESETS
 
-SMALL = "--tokenizer char --n-layer 1 --n-head 2 --d-model 16 --context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
+SMALL = "--tokenizer char --n-layer 1 --n-head 2 --d-model 16".split()
+SMALL += "--context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
 COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "simulate", "tokenizer"]
 
 
