@@ -11,7 +11,16 @@ import numpy as np
 from minillm import blas
 from minillm.version import __version__
 
-OPTIONAL_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "matplotlib", "tokenizers", "torch", "transformers")
+OPTIONAL_PACKAGES = (
+    "cupy-cuda12x",
+    "cupy-cuda13x",
+    "gguf",
+    "matplotlib",
+    "tiktoken",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 def describe() -> dict[str, str]:

@@ -25,6 +25,12 @@ def command(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a question: use the model's own template, print the answer.")
     ] = False,
+    revision: Annotated[
+        Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32 or float64: what the file's weights are expanded to.")
+    ] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
@@ -36,7 +42,7 @@ def command(
     from minillm.sampler import Sampler, generate
 
     sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
-    language_model, tokenizer = from_pretrained(model).to(device), tokenizer_of(model)
+    language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
     end = None
     if chat:
         from minillm.pretrained.chat import chat_of

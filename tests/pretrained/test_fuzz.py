@@ -11,7 +11,7 @@ from minillm.errors import UserError
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import load_tokenizer
 
-MUTATIONS = 700
+MUTATIONS = 2000
 
 
 def damaged(data: bytes, rng) -> bytes:

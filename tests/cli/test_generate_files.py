@@ -1,0 +1,44 @@
+"""minillm generate with models in single files."""
+
+import subprocess
+import sys
+
+import pytest
+from model_files import LLAMA, add_byte_pairs, write_gguf, write_llama2c
+
+import minillm
+
+
+@pytest.fixture
+def generate(tmp_path):
+    def run(*arguments, expect=0):
+        command = [sys.executable, "-m", "minillm", "generate", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
+        assert done.returncode == expect, f"exit code {done.returncode}: {done.stderr}"
+        return done
+
+    return run
+
+
+def test_a_gguf_file_goes_on_and_answers(generate, tmp_path):
+    pytest.importorskip("gguf", reason="GGUF files need the package gguf")
+    path = write_gguf(tmp_path / "m.gguf", minillm.Llama(LLAMA, seed=1), change=add_byte_pairs)
+    assert generate(path, "--prompt", "the fox", "--max-tokens", 5).stdout.startswith("the fox")
+    answer = generate(path, "--prompt", "the fox", "--max-tokens", 5, "--chat", "--dtype", "float64").stdout
+    assert answer and not answer.startswith("the fox")
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(path.read_bytes()[:500])
+    assert "damaged.gguf is damaged" in generate(damaged, expect=2).stderr
+
+
+def test_a_llama2c_file_goes_on(generate, tmp_path):
+    path, _ = write_llama2c(tmp_path)
+    assert generate(path, "--prompt", "abc", "--max-tokens", 5).stdout.startswith("abc")
+    assert "has no chat template" in generate(path, "--chat", expect=2).stderr
+    assert 'unknown dtype "float8"' in generate(path, "--dtype", "float8", expect=2).stderr
+
+
+def test_a_pickle_is_refused(generate, tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02}q\x00.")
+    message = generate(tmp_path / "pytorch_model.bin", expect=2).stderr
+    assert "is a pickle" in message and "safetensors" in message
