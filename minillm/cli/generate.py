@@ -21,6 +21,30 @@ def command(
     top_k: Annotated[
         Optional[int], typer.Option(help="Choose among the k likeliest tokens only; 0: among all.")
     ] = None,
+    top_p: Annotated[
+        Optional[float],
+        typer.Option(help="Choose among the likeliest tokens that have this probability together.", show_default=False),
+    ] = None,
+    min_p: Annotated[
+        Optional[float],
+        typer.Option(help="Choose among tokens at least this share as likely as the likeliest.", show_default=False),
+    ] = None,
+    typical_p: Annotated[
+        Optional[float],
+        typer.Option(
+            help="Choose among tokens of typical surprise that have this probability together.", show_default=False
+        ),
+    ] = None,
+    epsilon_cutoff: Annotated[
+        Optional[float], typer.Option(help="Choose among tokens of at least this probability.", show_default=False)
+    ] = None,
+    eta_cutoff: Annotated[
+        Optional[float], typer.Option(help="The same, less strict where the model is unsure.", show_default=False)
+    ] = None,
+    top_n_sigma: Annotated[
+        Optional[float],
+        typer.Option(help="Choose among logits at most so many deviations below the largest.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 0,
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a question: use the model's own template, print the answer.")
@@ -41,7 +65,9 @@ def command(
     from minillm.pretrained import from_pretrained, tokenizer_of
     from minillm.sampler import Sampler, generate
 
-    sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed)
+    cuts = dict(top_p=top_p, min_p=min_p, typical_p=typical_p, epsilon_cutoff=epsilon_cutoff)
+    cuts |= dict(eta_cutoff=eta_cutoff, top_n_sigma=top_n_sigma)
+    sampler = Sampler(temperature=temperature, top_k=top_k, seed=seed, **cuts)
     language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
     end = None
     if chat:
