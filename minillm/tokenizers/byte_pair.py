@@ -162,8 +162,8 @@ class BytePairTokenizer(Tokenizer):
                 if 2 * len(distinct) > len(stretches):  # nothing to remember
                     return self._encode_pieces(text)
                 self._learn_stretches(distinct)
-            found = list(map(self._stretches.__getitem__, stretches))
-            found[0] = None  # there is no space before it
+            found = [None]  # there is no space before the first
+            found += map(self._stretches.__getitem__, islice(stretches, 1, None))
             alone = [index for index, ids in enumerate(found) if ids is None]
             return list(chain.from_iterable(self._with_spaces_joined(stretches, found, alone)))
         except UnicodeEncodeError as error:

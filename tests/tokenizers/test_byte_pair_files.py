@@ -111,7 +111,7 @@ def test_gpt2s_own_files(real_data, tmp_path):
 BROKEN = [
     (lambda c: c["model"].update(type="Unigram"), "Unigram"),
     (lambda c: c["model"].pop("merges"), "no byte-pair tokenizer"),
-    (lambda c: c["model"].update(byte_fallback=True), "not byte-level BPE"),
+    (lambda c: c["model"].update(unk_token="?"), "not byte-level BPE"),
     (lambda c: c.update(normalizer={"type": "NFC"}), "normalises text"),
     (lambda c: c["model"]["vocab"].update(x=3), "not 0 to"),
     (lambda c: c["model"]["vocab"].update(x="3"), "no whole number"),
