@@ -139,6 +139,9 @@ def load_gguf(path: str | Path, dtype="float32"):
     if architecture not in makers:
         raise UserError(f"{file.path} is of the architecture {architecture!r}: minillm opens {' and '.join(makers)}")
     make_config, kind, names = makers[architecture]
+    layers = file.setting(f"{architecture}.block_count", int)
+    if f"blk.{layers - 1}.attn_norm.weight" not in file:  # before anything is made of that size
+        raise UserError(f"{file.path} should have {layers} blocks, and has no tensor of the last one")
     config = make_config(file)
     model = kind(config, seed=None, dtype=dtype)
     for name, parameter in model.parameters().items():
@@ -293,7 +296,7 @@ class _Header:
         if not 1 <= dimensions <= 4:
             raise self.broken(f"tensor {name[:60]!r} has {dimensions} dimensions")
         shape = [self.number("<Q") for _ in range(dimensions)]
-        if not all(0 < n < LARGEST_DIMENSION for n in shape) or math.prod(shape) > 64 * len(self.data):
+        if not all(0 < n < LARGEST_DIMENSION for n in shape) or math.prod(shape) > 8 * len(self.data):
             raise self.broken(f"tensor {name[:60]!r} of shape {shape} cannot be in a file of {len(self.data)} bytes")
         self.number("<I")
         return name, self.number("<Q")

@@ -11,13 +11,15 @@ from minillm.errors import UserError
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import load_tokenizer
 
-MUTATIONS = 2000
+MUTATIONS = 500
 
 
 def damaged(data: bytes, rng) -> bytes:
     """The file with bytes changed, cut out, put in twice, or cut off; mostly near its beginning, where headers are."""
     data = bytearray(data)
     for _ in range(rng.integers(1, 4)):
+        if not data:
+            break
         at = int(rng.integers(min(len(data), int(rng.choice([64, 512, 4096, len(data)])))))
         kind = rng.integers(5)
         if kind == 0:
