@@ -109,7 +109,7 @@ def _parts_of_file(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             while part := file.read(READ_CHARACTERS):
-                yield part + file.readline()
+                yield part + file.readline(READ_CHARACTERS)  # a line may be as long as the file
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -20,7 +20,6 @@ Every text can be encoded, because every byte is a token, and decode(encode(text
 from __future__ import annotations
 
 import codecs
-import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -31,6 +30,7 @@ import regex
 from minillm.errors import UserError
 from minillm.tokenizers.byte_pair_batch import PairTable, merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
+from minillm.tokenizers.merging import merge_in_order
 from minillm.tokenizers.patterns import PATTERNS, compile_pattern, pieces
 from minillm.tokenizers.tokenizer import StreamingDecoder, Tokenizer
 
@@ -38,7 +38,7 @@ CACHED_PIECES = 1 << 18  # pieces whose ids are remembered, and as many stretche
 FEW = 1000  # stretches: with fewer in the cache, those of a longer text are learned at once
 TOKEN_BITS = 24
 TOKEN_MASK, NO_MERGE = (1 << TOKEN_BITS) - 1, 1 << 60
-SHORT = 64  # bytes up to which a piece is merged by looking at all pairs; beyond, with a heap
+SHORT = 64  # bytes up to which a piece is merged by looking at all pairs; beyond, by merging.py
 
 
 class BytePairTokenizer(Tokenizer):
@@ -237,7 +237,7 @@ class BytePairTokenizer(Tokenizer):
             raise UserError(
                 f"the vocabulary has no token for the byte {encoded[ids.index(-1)]}, which is in {piece[:40]!r}"
             )
-        return tuple(self._merged_by_heap(ids) if len(ids) > SHORT else self._merged(ids))
+        return tuple(merge_in_order(ids, self._rank_and_token) if len(ids) > SHORT else self._merged(ids))
 
     def _merged(self, ids: list[int]) -> list[int]:
         """All merges of a short piece: the smallest rank among its pairs, again and again."""
@@ -253,30 +253,9 @@ class BytePairTokenizer(Tokenizer):
                 merges[at] = get((token, ids[at + 1]), NO_MERGE)
         return ids
 
-    def _merged_by_heap(self, ids: list[int]) -> list[int]:
-        """The same for a long piece: n log n steps in place of n^2. Tokens are a linked list, pairs wait in a heap."""
-        count = len(ids)
-        after, before = list(range(1, count + 1)), list(range(-1, count - 1))
-        get = self._merge_of.get
-        # (merge, position, left token, right token): the merge first, then from left to right
-        heap = [(merge, at, *pair) for at, pair in enumerate(zip(ids, ids[1:])) if (merge := get(pair)) is not None]
-        heapq.heapify(heap)
-        while heap:
-            merge, at, left, right = heapq.heappop(heap)
-            then = after[at]
-            if ids[at] != left or then >= count or ids[then] != right:  # one of the two has been merged since
-                continue
-            ids[at] = token = merge & TOKEN_MASK
-            ids[then] = -1
-            after[at] = following = after[then]
-            if following < count:
-                before[following] = at
-                if (merge := get((token, ids[following]))) is not None:
-                    heapq.heappush(heap, (merge, at, token, ids[following]))
-            previous = before[at]
-            if previous >= 0 and (merge := get((ids[previous], token))) is not None:
-                heapq.heappush(heap, (merge, previous, ids[previous], token))
-        return [token for token in ids if token >= 0]
+    def _rank_and_token(self, pair: tuple[int, int]) -> tuple[int, int] | None:
+        merge = self._merge_of.get(pair)
+        return None if merge is None else (merge >> TOKEN_BITS, merge & TOKEN_MASK)
 
     # --------------------------------------------------------------------------------------------------- ids to text
 

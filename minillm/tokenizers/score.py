@@ -19,6 +19,7 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files import read_json, write_atomically
+from minillm.tokenizers.merging import merge_in_order
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, StreamingDecoder, Tokenizer
 
 SPACE = "▁"
@@ -59,7 +60,7 @@ class ScoreTokenizer(Tokenizer):
         ids = [self.bos] if with_bos else []
         if not text:
             return ids
-        return ids + self._merged(self._characters((" " if self.prefix_space else "") + text))
+        return ids + merge_in_order(self._characters((" " if self.prefix_space else "") + text), self._merge)
 
     def _characters(self, text: str) -> list[int]:
         ids = []
@@ -77,45 +78,13 @@ class ScoreTokenizer(Tokenizer):
             ids += [self._byte_ids.get(byte, self.unknown) for byte in encoded]
         return ids
 
-    def _merged(self, ids: list[int]) -> list[int]:
-        """Pair after pair; words are merged by themselves where a space begins them, since hardly any token has one inside."""
-        result, word = [], []
-        for index in ids:
-            if word and self.tokens[index].startswith(" ") and self._spaces_only_lead:
-                result += self._merged_word(word)
-                word = []
-            word.append(index)
-        return result + self._merged_word(word)
-
-    @property
-    def _spaces_only_lead(self) -> bool:
-        if not hasattr(self, "_only_lead"):
-            self._only_lead = not any(" " in token.lstrip(" ") or token.startswith("  ") for token in self._ids)
-        return self._only_lead
-
-    def _merged_word(self, ids: list[int]) -> list[int]:
-        merges = [self._merge(pair) for pair in zip(ids, ids[1:])]
-        while merges:
-            best = max(merges)
-            if best[1] < 0:
-                break
-            at = merges.index(best)
-            token = best[1]
-            ids[at : at + 2] = [token]
-            del merges[at]
-            if at:
-                merges[at - 1] = self._merge((ids[at - 1], token))
-            if at < len(merges):
-                merges[at] = self._merge((token, ids[at + 1]))
-        return ids
-
-    def _merge(self, pair: tuple[int, int]) -> tuple[float, int]:
-        """(score, token) of a pair; (-inf, -1) if together they are none."""
+    def _merge(self, pair: tuple[int, int]) -> tuple[float, int] | None:
+        """(rank, token) of a pair, the best score first; None if together they are no token."""
         left, right = pair
         token = self._ids.get(self.tokens[left] + self.tokens[right])
         if token is None or left in self._byte_of or right in self._byte_of:
-            return -float("inf"), -1
-        return self.scores[token], token
+            return None
+        return -self.scores[token], token
 
     def decode(self, ids, errors: str = "replace") -> str:
         """The text of ids. BOS and EOS have none, and the space that was put before the text is taken away again."""

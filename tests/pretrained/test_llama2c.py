@@ -56,6 +56,51 @@ def test_scores_decide_what_is_merged(tmp_path):
         tokenizer.decode([3 + 0xC3], errors="strict")
 
 
+def slow_encode(tokens, scores, text):
+    """llama2.c's loop: of all neighbours the pair with the best score, the first of several, until there is none."""
+    ids = [tokens.index(character) for character in text]
+    while True:
+        best = None
+        for at in range(len(ids) - 1):
+            joined = tokens[ids[at]] + tokens[ids[at + 1]]
+            if joined in tokens and (best is None or scores[tokens.index(joined)] > best[0]):
+                best = scores[tokens.index(joined)], at, tokens.index(joined)
+        if best is None:
+            return ids
+        ids[best[1] : best[1] + 2] = [best[2]]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_merging_is_that_of_llama2c(ties):
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        " ",
+        "a",
+        "b",
+        "c",
+        "  ",
+        "a b",
+        " a",
+        "ab",
+        "bc",
+        "abc",
+        "ca",
+        "aa",
+        "aaa",
+        "b c",
+        " ab",
+    ]
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        scores = [0.0] * 7 + (rng.integers(3, size=11) if ties else rng.permutation(11)).astype(float).tolist()
+        tokenizer = ScoreTokenizer(tokens, scores)
+        for _ in range(20):
+            text = "".join(rng.choice(list(" abc"), rng.integers(1, 40)))
+            assert tokenizer.encode(text) == [1, *slow_encode(tokens, scores, " " + text)]
+
+
 def test_tokenizer_json_there_and_back_and_in_tokenizers(tmp_path):
     tokenizers = pytest.importorskip("tokenizers", reason="comparison with the package tokenizers")
     tokenizer = tokenizer_of(write_llama2c(tmp_path)[0])
