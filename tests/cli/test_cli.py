@@ -18,20 +18,6 @@ COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "simulate", "t
 
 
 @pytest.fixture
-def minillm(tmp_path):
-    """A function that runs `minillm ...` in tmp_path and returns the finished process."""
-    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 30, encoding="utf-8")
-
-    def run(*arguments, expect=0):
-        command = [sys.executable, "-m", "minillm", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == expect, f"exit code {done.returncode}: {done.stderr}"
-        return done
-
-    return run
-
-
-@pytest.fixture
 def trained(minillm):
     minillm("train", "--data", "text.txt", "--out", "run", "--max-steps", 10, *SMALL)
     return "run"

@@ -1,27 +1,11 @@
 """A Llama trained, continued and read from the command line."""
 
 import json
-import subprocess
-import sys
 
-import pytest
 from safetensors.numpy import load_file
 
 SHAPE = "--n-layer 1 --n-head 2 --n-kv-head 1 --d-model 16 --d-ff 16 --context-length 8".split()
 STEPS = "--max-steps 4 --batch-size 4 --eval-interval 2 --eval-windows 4 --sample-tokens 5".split()
-
-
-@pytest.fixture
-def minillm(tmp_path):
-    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 30, encoding="utf-8")
-
-    def run(*arguments, expect=0):
-        command = [sys.executable, "-m", "minillm", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == expect, f"exit code {done.returncode}: {done.stderr}"
-        return done
-
-    return run
 
 
 def test_train_continue_generate(minillm, tmp_path):

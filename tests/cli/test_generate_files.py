@@ -1,28 +1,21 @@
 """minillm generate with models in single files."""
 
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 from model_files import LLAMA, add_byte_pairs, write_gguf, write_llama2c
 
-import minillm
+from minillm import Llama
 
 
 @pytest.fixture
-def generate(tmp_path):
-    def run(*arguments, expect=0):
-        command = [sys.executable, "-m", "minillm", "generate", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
-        assert done.returncode == expect, f"exit code {done.returncode}: {done.stderr}"
-        return done
-
-    return run
+def generate(minillm):
+    return partial(minillm, "generate")
 
 
 def test_a_gguf_file_goes_on_and_answers(generate, tmp_path):
     pytest.importorskip("gguf", reason="GGUF files need the package gguf")
-    path = write_gguf(tmp_path / "m.gguf", minillm.Llama(LLAMA, seed=1), change=add_byte_pairs)
+    path = write_gguf(tmp_path / "m.gguf", Llama(LLAMA, seed=1), change=add_byte_pairs)
     assert generate(path, "--prompt", "the fox", "--max-tokens", 5).stdout.startswith("the fox")
     answer = generate(path, "--prompt", "the fox", "--max-tokens", 5, "--chat", "--dtype", "float64").stdout
     assert answer and not answer.startswith("the fox")

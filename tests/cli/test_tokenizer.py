@@ -1,28 +1,9 @@
 """minillm tokenizer, and a model that is trained on byte pairs."""
 
-import subprocess
-import sys
-
-import pytest
-
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = (
     "--n-layer 1 --n-head 2 --d-model 16 --context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
 )
-
-
-@pytest.fixture
-def minillm(tmp_path):
-    (tmp_path / "text.txt").write_text(TEXT + "Grüße, 東京\n", encoding="utf-8")
-
-    def run(*arguments, expect=0, text=None):
-        command = [sys.executable, "-m", "minillm", *map(str, arguments)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", input=text, timeout=120)
-        assert done.returncode == expect, f"exit code {done.returncode}: {done.stderr}"
-        assert expect != 2 or done.stderr.strip().count("\n") == 0, done.stderr
-        return done
-
-    return run
 
 
 def test_learn_encode_decode(minillm):
