@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.backend import array_module, device_of
+from minillm.errors import UserError
 
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK_THREADS = 1024
@@ -91,6 +92,7 @@ class CudaFile:
         place = place_of(array)
         if place not in self._modules:
             if device_of(array) == "cuda":
+                check_architecture(self.path.name, int(array.device.compute_capability), self.minimum_arch)
                 raw_module = array_module(array).RawModule
             else:
                 from minillm.kernels.simulator import RawModule as raw_module
@@ -132,6 +134,12 @@ class CudaFile:
                 places.add(place_of(argument))
         if len(places) != 1:
             raise ValueError(f"{kernel}: arguments live on {' and '.join(map(str, sorted(places)))}")
+
+
+def check_architecture(name: str, arch: int, minimum: int) -> None:
+    """Raises UserError for a GPU that is too old for a file."""
+    if arch < minimum:
+        raise UserError(f"{name} needs a GPU of sm_{minimum} or later, this one is sm_{arch}: choose another kernel")
 
 
 def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:

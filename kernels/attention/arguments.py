@@ -56,9 +56,9 @@ def check_forward(q, k, v, causal, dropout, key, first_row, *, dtypes=("float32"
     check_array(kernel, "k", k, like=q, shape=expected, dtype=dtype, because=f"q is {q.shape}")
     check_array(kernel, "v", v, like=q, shape=expected, dtype=dtype, because=f"k is {k.shape}")
     if widths is not None and width not in widths:
+        advice = ': rung "tiled" takes any' if q.dtype == "float32" else ""
         raise ValueError(
-            f"{kernel}: q has heads of width {width}, the kernel takes {', '.join(map(str, widths))}: "
-            'rung "tiled" takes any'
+            f"{kernel}: q has heads of width {width}, the kernel takes {', '.join(map(str, widths))}{advice}"
         )
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_alignment(kernel, name, array)

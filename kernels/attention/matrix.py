@@ -1,31 +1,36 @@
 """Attention with the T x T matrix in memory: the order of kernels that rungs 1 and 2 share.
 
-They differ in how they multiply: `launch_product(kernel, result, problem, arguments)` is the rung's own.
+They differ in how they multiply: `launch_product(kernel, result, problem, arrays, *scalars)` is the rung's own. saved is the same
+for both: (problem, q, k, v, P, dropped P).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from minillm.kernels.attention.arguments import check_backward, check_forward
 from minillm.kernels.launch import blocks_for, empty
 
 ROWS_PER_BLOCK = 4  # of softmax.cuh: one warp a row
 
 
-def forward(cuda, launch_product, problem, q, k, v):
-    """-> y (B, H, T, D), P and dropped P (B, H, T, T). Without dropout the two are one array."""
+def forward(cuda, launch_product, q, k, v, causal, dropout, key, first_row):
+    """q (B, H, T, D), k and v (B, H_kv, T, D)  ->  y (B, H, T, D), saved"""
+    problem = check_forward(q, k, v, causal, dropout, key, first_row)
     shape = (problem.batch, problem.heads, problem.time, problem.time)
     p, y = empty(shape, q), empty(q.shape, q)
-    dropped = empty(shape, q) if problem.dropout[2] else p
+    dropped = empty(shape, q) if problem.dropout[2] else p  # without dropout the two are one array
     masked = np.float32(-np.inf)
     launch_product("row_products", p, problem, (q, k, p), np.float32(problem.scale), np.int32(problem.causal), masked)
     _launch_rows(cuda, "softmax_forward", problem, (p, dropped))
     launch_product("weighted_sum", y, problem, (dropped, v, y), np.int32(problem.causal))
-    return y, p, dropped
+    return y, (problem, q, k, v, p, dropped)
 
 
-def backward(cuda, launch_product, problem, q, k, v, p, dropped, dy):
-    """-> dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+def backward(cuda, launch_product, dy, saved):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+    problem, q, k, v, p, dropped = saved
+    check_backward(dy, q)
     causal = np.int32(problem.causal)
     dq, dk, dv, ds = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q), empty(p.shape, q)
     # forward: y = dropped @ v

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.kernels.attention import matrix
-from minillm.kernels.attention.arguments import check_backward, check_forward
 from minillm.kernels.launch import Ceiling, CudaFile, blocks_for
 
 TILE = 32  # of results, rows and columns
@@ -25,16 +24,12 @@ CUDA = CudaFile(
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, first_row)
-    y, p, dropped = matrix.forward(CUDA, _launch_product, problem, q, k, v)
-    return y, (problem, q, k, v, p, dropped)
+    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, key, first_row)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
-    problem, q, *rest = saved
-    check_backward(dy, q)
-    return matrix.backward(CUDA, _launch_product, problem, q, *rest, dy)
+    return matrix.backward(CUDA, _launch_product, dy, saved)
 
 
 def _launch_product(kernel, result, problem, arrays, *scalars):

@@ -116,7 +116,7 @@ class Layer:
         return device_of(next(iter(self.parameters().values())).value)
 
     def to(self, device: str) -> Layer:
-        """Move all parameters to a device ("cpu" or "cuda"); gradients are dropped. Returns the layer.
+        """Move all parameters to a device ("cpu", "cuda" or "cudasim"); gradients are dropped. Returns the layer.
 
         Make the optimizer afterwards: it keeps its moments where the parameters are.
         """

@@ -11,11 +11,12 @@ import pytest
 from kernel_testing import assert_faults_are_documented, relative_error, with_headers
 
 from minillm.backend import to_device, to_host
+from minillm.errors import UserError
+from minillm.kernel_samples import SAMPLES, OptimizerReference
+from minillm.kernels import launch
 from minillm.kernels.launch import CudaFile
 from minillm.kernels.simulator import SimulatorError, configured
-from minillm.layers.layer import Parameter
 from minillm.layers.rotary import rotary_tables
-from minillm.optim.adamw import AdamW
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # largest relative error of float32, norm-wise
 
@@ -109,7 +110,7 @@ def tensors_inputs(rng, *shapes):
 
 
 def adamw(op, a):
-    scale = a.values[0].dtype.type(0.5) if op.__name__.endswith("adamw") else 0.5
+    scale = a.values[0].dtype.type(0.5)
     decays = [0.1 if value.ndim >= 2 else 0.0 for value in a.values]
     for step in (3, 4):
         lists = (a.values, a.gradients, a.first, a.second)
@@ -119,26 +120,6 @@ def adamw(op, a):
 
 def global_norm(op, a):
     return {"norm": op.global_norm(a.gradients)}, {}
-
-
-class OptimizerReference:
-    """minillm.optim behind the functions of the launchers."""
-
-    __name__ = "reference"
-
-    @staticmethod
-    def adamw_update(values, gradients, first, second, lr, betas, eps, weight_decays, step, gradient_scale):
-        parameters = {str(i): Parameter(value) for i, value in enumerate(values)}
-        optimizer = AdamW(parameters, lr=lr, betas=betas, eps=eps, weight_decay=max(weight_decays))
-        optimizer.step_count = step - 1
-        for i, name in enumerate(parameters):
-            parameters[name].grad = gradients[i]
-            optimizer.first_moments[name], optimizer.second_moments[name] = first[i], second[i]
-        optimizer.step(gradient_scale)
-
-    @staticmethod
-    def global_norm(arrays):
-        return np.sqrt(sum(np.sum(np.square(array)) for array in arrays))
 
 
 def cases():
@@ -417,8 +398,16 @@ def test_launch_refuses_what_a_launcher_must_not_do():
 
 def test_every_operation_with_a_kernel_has_a_case():
     from minillm.kernels import OPERATIONS as declared
+    from minillm.kernels import RUNGS
 
     assert set(declared) == {*OPERATIONS, "attention"}  # test_attention.py
+    assert set(SAMPLES) == {*OPERATIONS, *RUNGS}
+
+
+def test_a_gpu_that_is_too_old_is_named():
+    launch.check_architecture("a.cu", 80, 80)
+    with pytest.raises(UserError, match="a.cu needs a GPU of sm_80 or later, this one is sm_75"):
+        launch.check_architecture("a.cu", 75, 80)
 
 
 def test_a_change_in_a_header_changes_the_code(tmp_path):
