@@ -1,0 +1,36 @@
+"""minillm lesson"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+
+def command(
+    name: Annotated[
+        Optional[str], typer.Argument(help="A lesson's name or number, or all; without one they are listed.")
+    ] = None,
+    text: Annotated[
+        Optional[str], typer.Option(help="A sentence of your own, for lessons that read one.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("lessons"),
+    show: Annotated[bool, typer.Option("--show", help="Open the picture in a window, too.")] = False,
+) -> None:
+    """A runnable demonstration for each idea: a claim, what was measured, a picture, and what to try next.
+
+    Exit code 1 means that a measurement did not bear out its claim.
+    """
+    from rich.console import Console
+
+    from minillm.lessons import NAMES
+    from minillm.lessons.report import give_lesson, list_lessons
+
+    console = Console(highlight=False)
+    if name is None:
+        list_lessons(console)
+        return
+    held = [give_lesson(each, out, text, show, console) for each in (NAMES if name == "all" else [name])]
+    if not all(held):
+        raise typer.Exit(1)

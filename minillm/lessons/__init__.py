@@ -1,0 +1,35 @@
+"""Runnable demonstrations, one for each idea: `minillm lesson`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from minillm.errors import UserError
+from minillm.lessons.lesson import Lesson
+
+NAMES = (  # in the order in which they build on each other; each is a module of this package
+    "one-page",
+    "likelihood",
+    "cross-entropy",
+    "backpropagation",
+    "fused-gradient",
+    "adam",
+    "overfitting",
+    "greedy-or-sampling",
+    "temperature",
+    "cuts",
+    "attention",
+    "kernel",
+)
+
+
+def find_lesson(name: str) -> tuple[int, Lesson]:
+    """A lesson by its name or number: its number and itself. Raises UserError for any other name."""
+    number = int(name) if name.isdecimal() and int(name) < len(NAMES) else None
+    if number is None and name not in NAMES:
+        raise UserError(f'no lesson "{name}": there are 0 to {len(NAMES) - 1}, {", ".join(NAMES)}, and all')
+    number = NAMES.index(name) if number is None else number
+    return number, import_module(f"{__name__}.{NAMES[number].replace('-', '_')}").LESSON
+
+
+__all__ = ["NAMES", "Lesson", "find_lesson"]

@@ -1,0 +1,119 @@
+"""A lesson as text and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from minillm.errors import MissingExtra, UserError
+from minillm.files import replacing
+from minillm.lessons import NAMES, find_lesson
+from minillm.lessons.lesson import Lesson, Measured, Table
+from minillm.lessons.small_model import small_model
+
+SIZE = dict(figsize=(8, 4.5), dpi=110, layout="constrained")
+
+
+def give_lesson(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
+    """Measure a lesson, print it, draw its picture into `folder`; whether the claim held.
+
+    Raises UserError for a sentence where the lesson takes none, and for a folder that cannot be written. Without matplotlib
+    the picture is left out, and a line says what brings it; with `show` that is an error.
+    """
+    number, lesson = find_lesson(name)
+    if sentence is not None and lesson.sentence is None:
+        raise UserError(f"lesson {NAMES[number]} takes no --text")
+    if show:
+        import_pyplot()
+    console.print(Text(f"\n{number}  {lesson.title}\n", style="bold"))
+    console.print(Text(lesson.idea + "\n"))
+    console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
+    measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
+    for table in measured.tables:
+        console.print(rich_table(table))
+    for statement, holds in measured.findings:
+        console.print(Text(f"{'yes' if holds else 'NO '}  {statement}", style="" if holds else "bold red"))
+    try:
+        path = folder / f"{number:02d}-{NAMES[number]}.png"
+        save_picture(measured, lesson, path)
+        console.print(Text(f"\nPicture: {path}"))
+    except MissingExtra as error:
+        console.print(Text(f"\n{error}"))
+    console.print(Text("\nTry this", style="bold"))
+    for command in lesson.commands:
+        if "MODEL" in command:
+            command = command.replace("MODEL", str(small_model().folder))
+        console.print(Text(f"  {command}"), soft_wrap=True)
+    console.print(Text(f"  read {', '.join(lesson.read)}\n"), soft_wrap=True)
+    if show:
+        show_picture(measured, lesson)
+    return measured.holds
+
+
+def list_lessons(console: Console) -> None:
+    """All lessons, a line each."""
+    rows = []
+    for number, name in enumerate(NAMES):
+        rows.append((str(number), name, find_lesson(name)[1].title))
+    console.print(rich_table(Table("minillm lesson NAME, or a number, or all", ("", "name", "what it shows"), rows)))
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table as rich prints it; columns after the first, whose cells are numbers, stand at the right."""
+    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        numeric = index and all(_is_numeric(row[index]) for row in table.rows)
+        drawn.add_column(Text(column), justify="right" if numeric else "left")
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def save_picture(measured: Measured, lesson: Lesson, path: Path) -> None:
+    """Draw the picture into a PNG file. Raises MissingExtra without matplotlib, UserError where nothing can be written."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("the picture", "matplotlib", "plots") from None
+    figure = Figure(**SIZE)
+    FigureCanvasAgg(figure)
+    figure.suptitle(lesson.title)
+    measured.draw(figure)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out") from None
+
+
+def show_picture(measured: Measured, lesson: Lesson) -> None:
+    """Open the picture in a window and wait until it is closed."""
+    pyplot = import_pyplot()
+    figure = pyplot.figure(**SIZE)
+    figure.suptitle(lesson.title)
+    measured.draw(figure)
+    pyplot.show()
+
+
+def import_pyplot():
+    """matplotlib.pyplot with a backend that opens windows. Raises MissingExtra or UserError where there is none."""
+    try:
+        import matplotlib
+        from matplotlib import pyplot
+    except ImportError:
+        raise MissingExtra("--show", "matplotlib", "plots") from None
+    if matplotlib.get_backend().lower() == "agg":
+        raise UserError(
+            "--show needs a screen and a toolkit such as tkinter: open the PNG file that is written without it"
+        )
+    return pyplot
+
+
+def _is_numeric(cell: str) -> bool:
+    return bool(cell) and cell.lstrip("+-").replace(",", "")[:1].isdigit()

@@ -1,0 +1,77 @@
+"""The small model that several lessons look into: trained once, in a quarter of a minute, then kept in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from minillm.data.corpora import cache_folder, load_text
+from minillm.models.language_model import LanguageModel
+from minillm.pretrained import from_pretrained, tokenizer_of
+from minillm.tokenizers.tokenizer import Tokenizer
+from minillm.training import TrainingSettings, start_run, train
+from minillm.version import __version__
+
+CORPUS = "python-docs"
+MODEL = dict(n_layer=2, n_head=4, d_model=128, context_length=64, bias=False)
+TRAINING = TrainingSettings(
+    data=(CORPUS,),
+    tokenizer="bpe",
+    vocab_size=512,
+    batch_size=16,
+    max_steps=500,
+    eval_interval=250,
+    eval_windows=64,
+    sample_tokens=0,
+    lr=4e-3,
+    min_lr=4e-4,
+    warmup_steps=50,
+)
+
+
+class SmallModel(NamedTuple):
+    """A trained model with its tokenizer; `untrained` is the same one before its first step."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    untrained: LanguageModel
+    folder: Path
+
+
+@lru_cache(maxsize=1)
+def small_model() -> SmallModel:
+    """The model, in evaluation mode. The first call on a machine trains it; a folder that cannot be written is no hindrance."""
+    folder = cache_folder() / f"lesson-model-{_fingerprint()}"
+    if not (folder / "config.json").is_file():
+        folder = _train_into(folder)
+    model = from_pretrained(folder)
+    untrained = type(model)(model.config, seed=TRAINING.seed)
+    return SmallModel(model.eval(), tokenizer_of(folder), untrained.eval(), folder)
+
+
+def _train_into(folder: Path) -> Path:
+    """Train in a folder beside it and rename it: whoever comes second finds the first one's model."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    except OSError:
+        partial = Path(tempfile.mkdtemp(prefix=folder.name))
+        folder = partial / "kept"
+    train(start_run(TRAINING, MODEL, partial / "run"))
+    try:
+        (partial / "run").rename(folder)
+    except OSError:  # the other one was faster
+        pass
+    if folder.parent != partial:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fingerprint() -> str:
+    """What the model depends on: the settings, this version, and the text, which differs from one Python to the next."""
+    settings = f"{__version__} {TRAINING} {MODEL}"
+    return hashlib.sha256((settings + load_text([CORPUS])).encode()).hexdigest()[:12]
