@@ -59,8 +59,26 @@ class KeyValueCache:
         return keys[:, :, :stop], values[:, :, :stop]
 
     def advance(self, count: int) -> None:
-        """`count` columns were put into every layer."""
+        """`count` columns were put into every layer, or, if it is negative, the last ones count no more."""
         self.length += count
+
+    def select(self, rows, start: int | None = None) -> None:
+        """Keep these rows, in this order, possibly several times. rows: an integer array on the cache's device.
+
+        start: where as many rows are kept as there are, the first column in which the new rows differ from the old ones.
+        Beams of one prompt share most of their columns: only the others are copied.
+        """
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+        if start is None:
+            self._shape = (len(rows), *self._shape[1:])
+        for arrays in (self._keys, self._values):
+            for layer, old in enumerate(arrays):
+                if start is None:
+                    arrays[layer] = self._empty(old.shape[2])
+                    arrays[layer][:, :, : self.length] = old[:, :, : self.length][rows]
+                else:
+                    old[:, :, start : self.length] = old[:, :, start : self.length][rows]
 
     def positions(self, count: int):
         """The positions of the next `count` columns: (t,), or (B, t) where rows are padded."""

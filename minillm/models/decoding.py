@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from minillm.backend import array_module
+from minillm.backend import array_module, to_host
 from minillm.errors import UserError
 from minillm.layers.gelu import gelu_forward
 from minillm.layers.layer_norm import layer_norm_forward
@@ -34,6 +34,13 @@ class Decoder:
         decoder = Decoder(model)
         logits = decoder.read(ids)              # (B, T) -> (B, V): the prompt
         logits = decoder.read(token[:, None])   # (B, 1) -> (B, V): one more token
+
+    Searches and drafts need more than the last logits, and change their mind:
+
+        x = decoder.hidden(ids)                 # (B, t) -> (B, t, C): as `read`, up to the head
+        logits = decoder.logits(x[:, 1])        # (N, C) -> (N, V)
+        decoder.take_back(2)                    # the last two columns were never read
+        decoder.select([0, 0, 1])               # row 0 twice, then row 1
 
     window: what happens when the context is full, that is, after `context_length` tokens. "stop": reading another token
     raises ContextFull; ask `room` before. "slide": the oldest quarter of the context is forgotten, and the rest is read
@@ -69,6 +76,20 @@ class Decoder:
         padding (B,): with the first call, how many ids at the start of each row are none (see `left_padded`). Raises
         UserError for ids outside the vocabulary.
         """
+        x = self.hidden(ids, padding)
+        head = self._head if x.shape[1] == 1 else self.model.lm_head.product
+        return head(x[:, -1])  # (B, C) @ (C, V)
+
+    def logits(self, x):
+        """x (N, C), vectors that `hidden` returned  ->  logits (N, V) of the tokens that follow them."""
+        return self._head(x)  # (N, C) @ (C, V)
+
+    def hidden(self, ids, padding=None):
+        """Reads as `read` does; returns what the head sees of each column that was computed, x (B, n, C).
+
+        These are the t columns of ids, or all visible ones where the prompt was cut or the oldest slid away: n is then
+        equal to `visible`.
+        """
         ids = self.model._ids_on_device(ids, "ids")
         context = self.model.config.context_length
         if self._cache is None:
@@ -89,6 +110,27 @@ class Decoder:
         padding = None if self._padding is None else np.maximum(self._padding - forgotten, 0)
         return self._read_anew(self._ids[:, -kept:], padding)
 
+    def take_back(self, count: int) -> None:
+        """The last `count` columns count as never read. At least one must stay, and what slid away does not return."""
+        if not 0 <= count < max(self.visible, 1):
+            raise ValueError(f"{count} columns cannot be taken back: {self.visible} are visible, and one must stay")
+        if count:
+            self._cache.advance(-count)
+            self._ids = self._ids[:, :-count]
+
+    def select(self, rows) -> None:
+        """Go on with these rows of the batch, in this order. A row may be kept several times, as a beam that forks."""
+        xp = array_module(self._ids)
+        rows = xp.asarray(rows)
+        padding = None if self._padding is None else self._padding[to_host(rows)]
+        before, self._ids = self._ids, self._ids[rows]
+        start = None
+        if len(rows) == len(before) and (padding is None or (padding == self._padding).all()):
+            changed = (self._ids != before).any(axis=0)
+            start = int(changed.argmax()) if changed.any() else self.visible
+        self._padding = padding
+        self._cache.select(rows, start)
+
     def _read_anew(self, ids, padding):
         like, config = self.model.lm_head.weight.value, self.model.config
         kv_heads = getattr(config, "n_kv_head", config.n_head)
@@ -102,8 +144,7 @@ class Decoder:
         self._cache.reserve(count)
         x = self._pass.hidden(ids, self._cache)
         self._cache.advance(count)
-        head = self._head if count == 1 else self.model.lm_head.product
-        return head(x[:, -1])  # (B, C) @ (C, V)
+        return x
 
     def _refuse_if_stopping(self, what: str) -> None:
         if self.window == "stop":

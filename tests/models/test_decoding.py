@@ -193,3 +193,104 @@ def test_wrong_arguments():
     decoder.read(np.array([[1, 2]]), [1])
     with pytest.raises(ValueError, match="with the first call"):
         decoder.read(np.array([[1]]), [0])
+
+
+@pytest.mark.parametrize("kind, config, shape", MODELS)
+def test_hidden_states_give_the_logits_of_all_columns(kind, config, shape):
+    model, ids = make(kind, config, shape), ids_of(2, CONTEXT)
+    decoder = Decoder(model)
+    x = decoder.hidden(ids[:, :5])
+    assert x.shape[1] == decoder.visible == 5
+    x = np.concatenate([x, decoder.hidden(ids[:, 5:6]), decoder.hidden(ids[:, 6:])], axis=1)
+    expected = model.forward(ids)
+    for t in range(CONTEXT):
+        assert_close(decoder.logits(x[:, t]), expected[:, t], 1e-5)
+    slid = decoder.hidden(ids[:, :1])
+    assert slid.shape[1] == decoder.visible == 10  # all that are still visible
+    again = np.concatenate([ids[:, 3:], ids[:, :1]], axis=1)
+    assert_close(decoder.logits(slid[1]), model.forward(again)[1], 1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind, config, shape", MODELS[:1] + MODELS[2:3])
+def test_what_is_taken_back_was_never_read(kind, config, shape, padded):
+    model, texts = make(kind, config, shape), [[1, 2, 3, 4], [5, 6] if padded else [5, 6, 7, 8]]
+    decoder = Decoder(model)
+    decoder.read(*left_padded(texts))
+    for step in range(12):  # the last of these slide
+        wrong = ids_of(2, min(step, decoder.room))
+        if wrong.size:
+            decoder.read(wrong)
+        decoder.take_back(wrong.shape[1])
+        right = (np.arange(4).reshape(2, 2) + step) % 11
+        logits = decoder.read(right)
+        for row, text, more in zip(logits, texts, right.tolist()):
+            text += more
+            assert_close(row[None], model.next_token_logits(np.array([text[-decoder.visible :]])), 1e-5)
+
+
+def test_taking_back_too_much():
+    decoder = Decoder(make(*MODELS[0]))
+    for count in (-1, 1):
+        with pytest.raises(ValueError, match="cannot be taken back: 0 are visible"):
+            decoder.take_back(count)
+    decoder.read(ids_of(1, 3))
+    with pytest.raises(ValueError, match="3 columns cannot be taken back: 3 are visible"):
+        decoder.take_back(3)
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 0], [1, 1, 1], [2, 0, 1], [0, 0, 1, 1, 2, 2]])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind, config, shape", MODELS[:1] + MODELS[2:3])
+def test_rows_that_are_selected(kind, config, shape, padded, rows):
+    """Repeated, dropped and exchanged rows go on as texts of their own, also over a slide."""
+    model = make(kind, config, shape)
+    texts = [list(prompt) for prompt in (PROMPTS if padded else [[1, 2, 3], [1, 2, 4], [1, 5, 6]])]
+    decoder = Decoder(model)
+    decoder.read(*left_padded(texts))
+    decoder.select(rows)
+    texts = [list(texts[row]) for row in rows]
+    for step in range(CONTEXT):
+        if step % 3 == 1:
+            turned = np.roll(np.arange(len(rows)), step)
+            decoder.select(turned)
+            texts = [list(texts[row]) for row in turned]
+        tokens = (np.arange(len(rows)) + step) % 11
+        for text, token in zip(texts, tokens):
+            text.append(int(token))
+        logits = decoder.read(tokens[:, None])
+        for row, text in zip(logits, texts):
+            assert_close(row[None], model.next_token_logits(np.array([text[-decoder.visible :]])), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "module, right, wrong, test",
+    [
+        (cache, "old[:, :, start : self.length] = old[:, :, start : self.length][rows]", "pass", "select"),
+        (cache, "= old[:, :, : self.length][rows]", "= old[:, :, : self.length][rows * 0]", "select"),
+        (cache, "self.padding = self.padding[rows]", "pass", "select"),
+        (
+            decoding,
+            "start = int(changed.argmax()) if changed.any() else self.visible",
+            "start = self.visible",
+            "select",
+        ),
+        (decoding, "before, self._ids = self._ids, self._ids[rows]", "before = self._ids[rows]", "select"),
+        (decoding, "self._padding = padding\n", "pass\n", "select"),
+        (decoding, "self._cache.advance(-count)", "pass", "take back"),
+        (decoding, "self._ids = self._ids[:, :-count]", "pass", "take back"),
+    ],
+)
+def test_faults_of_searches_are_caught(monkeypatch, module, right, wrong, test):
+    faulty = planted(module, right, wrong)
+    if module is cache:
+        monkeypatch.setattr(decoding, "KeyValueCache", faulty.KeyValueCache)
+    else:
+        monkeypatch.setitem(globals(), "Decoder", faulty.Decoder)
+    with pytest.raises((AssertionError, IndexError, ValueError)):
+        for padded in (False, True):
+            if test == "select":
+                for rows in ([2, 0, 1], [0, 0, 1, 1, 2, 2]):
+                    test_rows_that_are_selected(*MODELS[0], padded, rows)
+            else:
+                test_what_is_taken_back_was_never_read(*MODELS[0], padded)
