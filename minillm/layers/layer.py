@@ -22,15 +22,17 @@ class Parameter:
     def __init__(self, value):
         self.value = value
         self.grad = None
-        self._spare = None  # the memory of the last gradient
+        self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
+        self._is_buffered = False
 
     def zero_grad(self) -> None:
-        """Forget the gradient, but keep its memory for `grad_buffer`."""
+        """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free otherwise."""
         if self.grad is not None:
-            self._spare, self.grad = self.grad, None
+            self._spare, self.grad = self.grad if self._is_buffered else None, None
 
     def grad_buffer(self):
         """An array of zeros like the value, for a gradient too large to be made afresh in every step."""
+        self._is_buffered = True
         buffer, self._spare = self._spare, None
         if buffer is None:
             return array_module(self.value).zeros_like(self.value)
