@@ -16,6 +16,7 @@ from minillm.lessons.lesson import Lesson, Measured, Table
 from minillm.lessons.small_model import small_model
 
 SIZE = dict(figsize=(8, 4.5), dpi=110, layout="constrained")
+WHOLE_CELL = 16  # characters that stay on one line in a narrow terminal; headings and longer cells are folded
 
 
 def give_lesson(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
@@ -34,7 +35,7 @@ def give_lesson(name: str, folder: Path, sentence: str | None, show: bool, conso
     console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
     measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
     for table in measured.tables:
-        console.print(rich_table(table))
+        console.print(rich_table(table), "")
     for statement, holds in measured.findings:
         console.print(Text(f"{'yes' if holds else 'NO '}  {statement}", style="" if holds else "bold red"))
     try:
@@ -63,11 +64,29 @@ def list_lessons(console: Console) -> None:
 
 
 def rich_table(table: Table) -> RichTable:
-    """The table as rich prints it; columns after the first, whose cells are numbers, stand at the right."""
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    """The table as rich prints it; columns after the first, whose cells are numbers, stand at the right.
+
+    In a narrow terminal headings are broken between words and long cells are folded; numbers stay whole.
+    """
+    drawn = RichTable(
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for index, column in enumerate(table.columns):
-        numeric = index and all(_is_numeric(row[index]) for row in table.rows)
-        drawn.add_column(Text(column), justify="right" if numeric else "left")
+        cells = [row[index] for row in table.rows]
+        numeric = index and all(map(_is_numeric, cells))
+        whole = max(map(len, cells + column.split()))
+        drawn.add_column(
+            Text(column),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            min_width=whole if whole <= WHOLE_CELL else None,
+        )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
     return drawn
