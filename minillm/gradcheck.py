@@ -129,15 +129,21 @@ def finite_differences(loss: Callable[[], float], array: np.ndarray, step: float
     return gradient.reshape(array.shape)
 
 
-def _check_tensor(tensor: str, array, analytic, loss, step) -> Row:
-    if analytic.shape != array.shape:
-        return Row(tensor, array.shape, np.inf, (), np.nan, np.nan)
-    numeric = finite_differences(loss, array, step)
+def relative_errors(analytic: np.ndarray, numeric: np.ndarray) -> np.ndarray:
+    """The error of each element as defined above; infinite where one of the two is no finite number."""
     scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), FLOOR * np.abs(numeric).max(initial=0))
     error = np.abs(analytic - numeric) / np.maximum(scale, np.finfo(float).tiny)
     error[~np.isfinite(error)] = np.inf
     # an element that nothing depends on: both gradients are rounding errors of a loss of order 1
     error[np.maximum(np.abs(analytic), np.abs(numeric)) < 1e-11] = 0
+    return error
+
+
+def _check_tensor(tensor: str, array, analytic, loss, step) -> Row:
+    if analytic.shape != array.shape:
+        return Row(tensor, array.shape, np.inf, (), np.nan, np.nan)
+    numeric = finite_differences(loss, array, step)
+    error = relative_errors(analytic, numeric)
     where = np.unravel_index(np.argmax(error), error.shape) if error.size else ()
     where = tuple(int(index) for index in where)
     return Row(tensor, array.shape, float(error[where]), where, float(analytic[where]), float(numeric[where]))

@@ -2,7 +2,7 @@
 
 import typer
 
-from minillm.cli import evaluate, generate, gradcheck, info, lesson, simulate, tokenizer, train
+from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, simulate, tokenizer, train
 
 app = typer.Typer(
     name="minillm",
@@ -29,6 +29,6 @@ def common(
     """Language models with every gradient written by hand."""
 
 
-for module in (train, generate, evaluate, gradcheck, info, lesson, simulate):
+for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, simulate):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -1,0 +1,55 @@
+"""minillm inspect"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from minillm.errors import UserError
+
+
+def command(
+    model: Annotated[
+        Path,
+        typer.Argument(help="A run folder, a Hugging Face folder or hub model (owner/model), a GGUF or llama2.c file."),
+    ],
+    text: Annotated[str, typer.Option(help="The text that goes through the model.")],
+    tensor: Annotated[
+        Optional[str],
+        typer.Option(help="A tensor of the table: its code, its gradient's, and a check of it.", show_default=False),
+    ] = None,
+    layer: Annotated[
+        Optional[list[int]],
+        typer.Option(help="A block to be shown whole, 0 is the first; may be repeated.", show_default=False),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Show all blocks whole.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="A line of JSON for each tensor.")] = False,
+    revision: Annotated[
+        Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
+) -> None:
+    """Look into one forward and backward pass, tensor by tensor.
+
+    For every activation, in the order in which it is computed, and every parameter: shape, mean, spread, largest value, norm
+    of the gradient, bytes kept for backward, operations.
+
+    With --tensor NAME the lines of code that compute this tensor and its gradient, which is compared with finite differences
+    in float64 on the CPU; exit code 1 if it is wrong.
+    """
+    from minillm.inspection import inspect_tensor, inspect_text
+    from minillm.inspection.table import format_closer, format_table, json_lines
+    from minillm.pretrained import from_pretrained, tokenizer_of
+
+    if tensor is not None and (layer or every or json):
+        raise UserError("--tensor shows one tensor: leave out --layer, --all and --json, which are about the table")
+    language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
+    if tensor is not None:
+        closer = inspect_tensor(language_model, tokenizer, text, tensor)
+        print(format_closer(closer))
+        raise typer.Exit(0 if closer.check.passed else 1)
+    inspection = inspect_text(language_model, tokenizer, text)
+    print(json_lines(inspection) if json else format_table(inspection, layer or [], every))

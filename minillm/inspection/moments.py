@@ -1,0 +1,61 @@
+"""The numbers that describe a tensor: how many, their mean, their spread, the largest; put together from parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from minillm.backend import array_module
+
+
+@dataclass(frozen=True)
+class Moments:
+    """count numbers with this mean; squares: sum of (x - mean)^2; largest: max |x|."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    largest: float = 0.0
+
+    @classmethod
+    def of(cls, array) -> Moments:
+        """Those of an array, summed in float64.
+
+        >>> import numpy as np
+        >>> Moments.of(np.array([1.0, -3.0])).spread
+        2.0
+        """
+        xp = array_module(array)
+        array = xp.asarray(array)
+        if array.size == 0:
+            return cls()
+        mean = float(array.mean(dtype="float64"))
+        squares = float(xp.square(array - mean, dtype="float64").sum())
+        return cls(array.size, mean, squares, float(xp.abs(array).max()))
+
+    def __add__(self, other: Moments) -> Moments:
+        """Those of both parts together. Chan, Golub, LeVeque, "Updating Formulae ... for Computing Sample Variances" (1979).
+
+        >>> import numpy as np
+        >>> a, b = np.arange(5.0), np.arange(3.0) ** 2
+        >>> whole, parts = Moments.of(np.concatenate([a, b])), Moments.of(a) + Moments.of(b)
+        >>> bool(np.isclose(whole.spread, parts.spread)) and whole.largest == parts.largest
+        True
+        """
+        count = self.count + other.count
+        if count == 0:
+            return self
+        apart = other.mean - self.mean
+        mean = self.mean + apart * other.count / count
+        squares = self.squares + other.squares + apart**2 * self.count * other.count / count
+        return Moments(count, mean, squares, max(self.largest, other.largest))
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+    @property
+    def norm(self) -> float:
+        """The square root of the sum of squares: sum x^2 = sum (x - mean)^2 + count mean^2."""
+        return math.sqrt(self.squares + self.count * self.mean**2)

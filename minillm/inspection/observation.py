@@ -1,0 +1,236 @@
+"""Watching a model at work: every layer and every operation of a pass is told to an observer. The layers know nothing of it.
+
+An operation is a pair of pure functions, `NAME_forward` and `NAME_backward`; a layer looks both up in its own module. So
+while a model is observed, three things are exchanged, and put back afterwards:
+
+    layer.forward, layer.backward        of every layer of this model, by an attribute of the instance
+    NAME_forward, NAME_backward          in the modules of the layers' classes
+    implementation                       there too: a kernel's pair of functions is watched like the layer's own
+
+Each is wrapped in a function that calls the original and tells the observer what went in and what came out. There is no tape
+and no derivative here: backward is the code that stands in the layers. While a model is observed, no other model should run.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import types
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from minillm.layers.layer import Layer
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A place in the code: the function `code` at `line`, called on the layer `layer` ("" if it is no method of one)."""
+
+    code: types.CodeType
+    line: int
+    layer: str
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of `NAME_forward`. index: how many calls of this operation its layer made before in this pass."""
+
+    layer: str
+    operation: str
+    index: int
+    function: types.FunctionType
+    arguments: inspect.BoundArguments
+    outer: Call | None  # the operation that called this one
+    frames: list[Frame]  # from the caller outwards
+    outputs: tuple = ()
+    saved: object = None
+    backward: types.FunctionType | None = None  # set when it was called
+    tensors: list = field(default_factory=list)  # for the observer: what it knows of the outputs
+
+
+class Observer:
+    """What a pass tells. A subclass overrides what it wants to hear of; inputs and outputs can be exchanged on the way."""
+
+    def before_operation(self, call: Call) -> None:
+        """The call's arguments are known, and may be changed."""
+
+    def after_operation(self, call: Call) -> None:
+        """The call's outputs and `saved` are known; the outputs may be changed."""
+
+    def before_backward(self, call: Call, gradients: tuple, frames: list[Frame]) -> None:
+        """`NAME_backward` is called with the gradients of the outputs."""
+
+    def after_backward(self, call: Call, gradients: tuple) -> None:
+        """It returned the gradients of the inputs."""
+
+    def after_layer(self, layer: Layer, output, frames: list[Frame]):
+        """A layer's forward returned. Returns the output, or what is to be put in its place."""
+        return output
+
+    def before_layer_backward(self, layer: Layer, gradients: tuple, frames: list[Frame]) -> None:
+        """A layer's backward is called."""
+
+    def after_layer_backward(self, layer: Layer, method: types.FunctionType, gradients) -> None:
+        """A layer's backward returned."""
+
+
+@contextmanager
+def observed(model: Layer, observer: Observer) -> Iterator[None]:
+    """Tell `observer` of every layer and operation of `model` that runs inside the with statement."""
+    watch = _Watch(observer)
+    layers = [layer for _, layer in model.layers() if layer is not model]
+    modules = {
+        sys.modules[kind.__module__]: None for layer in layers for kind in type(layer).__mro__ if kind is not object
+    }
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_exchanged(layer, "forward", watch.layer_forward(layer)))
+            stack.enter_context(_exchanged(layer, "backward", watch.layer_backward(layer)))
+        for module in modules:
+            for name, function in watch.exchanges(module):
+                stack.enter_context(_exchanged(module, name, function))
+        yield
+
+
+@contextmanager
+def _exchanged(owner, name: str, value) -> Iterator[None]:
+    """An attribute of the owner itself is `value` for the time being; one that it only inherited is inherited again."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+class _Watch:
+    """Wraps layers and operations, and keeps account of which one is at work."""
+
+    def __init__(self, observer: Observer):
+        self._observer = observer
+        self._layers: list[str] = []
+        self._open: list[Call] = []
+        self._counts: Counter = Counter()
+        self._waiting: list[Call] = []  # for their backward
+
+    def layer_forward(self, layer: Layer):
+        original = layer.forward
+
+        @functools.wraps(original)
+        def forward(*arguments, **settings):
+            frames = _frames()
+            self._layers.append(layer.name)
+            try:
+                output = original(*arguments, **settings)
+            finally:
+                self._layers.pop()
+            if not self._layers:
+                self._counts.clear()
+            return self._observer.after_layer(layer, output, frames)
+
+        return forward
+
+    def layer_backward(self, layer: Layer):
+        original = layer.backward
+
+        @functools.wraps(original)
+        def backward(*gradients):
+            self._observer.before_layer_backward(layer, gradients, _frames())
+            result = original(*gradients)
+            self._observer.after_layer_backward(layer, getattr(original, "__func__", original), result)
+            return result
+
+        return backward
+
+    def exchanges(self, module: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]]:
+        """(name, what to put in its place) for the operations of a module, and for its choice between implementations."""
+        for name, forward in list(vars(module).items()):
+            other = f"{name.removesuffix('_forward')}_backward"
+            backward = vars(module).get(other)
+            if name.endswith("_forward") and callable(forward) and callable(backward):
+                operation = name.removesuffix("_forward")
+                yield name, self._forward(operation, forward)
+                yield other, self._backward(operation, backward)
+        if "implementation" in vars(module):
+            yield "implementation", self._implementation(module.implementation)
+
+    def _implementation(self, original):
+        @functools.wraps(original)
+        def implementation(array, forward, backward):
+            chosen = original(array, forward, backward)
+            if chosen[0] is forward:  # wrapped already
+                return chosen
+            operation = forward.__name__.removesuffix("_forward")
+            return self._forward(operation, chosen[0]), self._backward(operation, chosen[1])
+
+        return implementation
+
+    def _forward(self, operation: str, function):
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def forward(*arguments, **settings):
+            layer = self._layers[-1] if self._layers else ""
+            index = self._counts[layer, operation]
+            self._counts[layer, operation] += 1
+            bound = signature.bind(*arguments, **settings)
+            outer = self._open[-1] if self._open else None
+            call = Call(layer, operation, index, function, bound, outer, _frames())
+            self._observer.before_operation(call)
+            self._open.append(call)
+            try:
+                y, call.saved = function(*bound.args, **bound.kwargs)
+            finally:
+                self._open.pop()
+            call.outputs = y if isinstance(y, tuple) else (y,)
+            self._observer.after_operation(call)
+            self._waiting.append(call)
+            return call.outputs if isinstance(y, tuple) else call.outputs[0], call.saved
+
+        return forward
+
+    def _backward(self, operation: str, function):
+        signature = inspect.signature(function)
+        count = list(signature.parameters).index("saved")  # before it come the gradients of the outputs
+
+        @functools.wraps(function)
+        def backward(*arguments, **settings):
+            bound = signature.bind(*arguments, **settings)
+            call = self._taken(operation, bound.arguments["saved"])
+            if call is None:  # forward ran before the model was observed
+                return function(*arguments, **settings)
+            call.backward = function
+            self._observer.before_backward(call, bound.args[:count], _frames())
+            gradients = function(*arguments, **settings)
+            self._observer.after_backward(call, gradients if isinstance(gradients, tuple) else (gradients,))
+            return gradients
+
+        return backward
+
+    def _taken(self, operation: str, saved) -> Call | None:
+        """The call that saved this object; where it was None, the latest one that saved None: backward runs in reverse."""
+        for call in reversed(self._waiting):
+            if call.operation == operation and call.saved is saved:
+                self._waiting.remove(call)
+                call.saved = None
+                return call
+        return None
+
+
+def _frames() -> list[Frame]:
+    """Where the wrapper was called from, outwards; wrappers are left out."""
+    frames, frame = [], sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_filename != __file__:
+            owner = frame.f_locals.get("self")
+            frames.append(Frame(frame.f_code, frame.f_lineno, owner.name if isinstance(owner, Layer) else ""))
+            if isinstance(owner, Layer) and not owner.name:  # the model itself
+                break
+        frame = frame.f_back
+    return frames

@@ -1,0 +1,322 @@
+"""One forward and one backward pass, written down tensor by tensor while it runs.
+
+A row of the record is a tensor that the loss depends on:
+
+    what an operation returns            named after its layer and itself, h.0.attn.attention; after the layer alone where it
+                                         is what the layer returns, h.0.ln_1
+    what some operations read            q, k and v of attention, the logits of the loss (INPUTS)
+    what a layer passes through          embd_dropout, where nothing is dropped
+    every parameter                      by its path
+
+Its gradient is what backward hands to the operation that computed the tensor; of the tensors that operations read, what
+backward returns for them. Kept for backward is what the layers hold in `_saved` between the two passes: each buffer is
+counted once, at the tensor whose memory it is (a view belongs to the tensor it looks into), or, if it is none of the rows,
+like the probabilities of attention, at the tensor that the operation returned. Parameters are there anyway and not counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minillm.backend import array_module, to_host
+from minillm.inspection.moments import Moments
+from minillm.inspection.observation import Call, Frame, Observer, observed
+from minillm.inspection.operation_counts import count_operations
+from minillm.layers.layer import Layer, Parameter
+
+INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> what it reads that gets a row
+NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor comes by: `side` is "output" or "input" of the operation's call number `index` in its layer, or the
+    output of a layer. index None: all calls in turn, each of which has the next rows of the tensor."""
+
+    layer: str
+    operation: str | None
+    index: int | None
+    side: str
+    key: int | str  # which output, or the name of the input
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A row. `values` and `gradient` describe the numbers; parameters have no place."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: Moments
+    place: Place | None = None
+    gradient: Moments | None = None
+    kept_bytes: int = 0
+    operations: tuple[int, int] = (0, 0)  # forward, backward
+    frozen: bool = False
+    call: Call | None = None  # that computed it, or read it
+    frames: list[Frame] = field(default_factory=list)  # where it was made
+    origin: Origin | None = None
+    uses: list[tuple[Call, str]] = field(default_factory=list)  # of a parameter: what reads it, and by which name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a gradient came from: where it was handed over; the function that had returned it as result number `position`,
+    if it was an operation's or a layer's backward; and the operation's forward."""
+
+    frames: list[Frame]
+    function: object = None
+    position: int = 0
+    forward: object = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one pass was like. `loss` in nats; `tensors` in the order in which forward made them, then the parameters."""
+
+    activations: list[Tensor]
+    parameters: list[Tensor]
+    loss: float
+    tokens: int
+    gradients: dict[str, np.ndarray]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.activations, *self.parameters]
+
+
+def record(model, ids, targets, keep: str = "") -> Record:
+    """Run `model.loss(ids, targets)` and `model.backward()`, and write down every tensor.
+
+    keep: the name of a tensor whose whole gradient is wanted, in `gradients`, on the host. The model's gradients are
+    forgotten before and after, and it is left in training mode with nothing saved.
+    """
+    recorder = _Recorder(model, keep)
+    model.train().zero_grad()
+    with observed(model, recorder):
+        loss = float(model.loss(ids, targets))
+        recorder.count_kept()
+        model.backward()
+    gradients = recorder.kept_gradient()
+    parameters = recorder.parameters()
+    if keep in model_parameters(model) and (grad := model_parameters(model)[keep].grad) is not None:
+        gradients[keep] = np.array(to_host(grad))
+    model.zero_grad()
+    return Record(recorder.tensors, parameters, loss, int(np.size(ids)), gradients)
+
+
+def model_parameters(model) -> dict[str, Parameter]:
+    """`model.parameters()` by the names that the record uses: without the name of the body."""
+    return {name.removeprefix(f"{model.body_name}."): p for name, p in model.parameters().items()}
+
+
+class _Recorder(Observer):
+    """Arrays are recognised by where they lie in memory, so all that were seen stay alive until the pass is over."""
+
+    def __init__(self, model, keep: str):
+        self.tensors: list[Tensor] = []
+        self._model, self._keep = model, keep
+        self._parameters = model_parameters(model)
+        self._values = {id(p.value): name for name, p in self._parameters.items()}
+        self._uses: dict[str, list[tuple[Call, str]]] = {name: [] for name in self._parameters}
+        self._calls: list[Call] = []
+        self._seen: dict[tuple, tuple[Tensor, object]] = {}
+        self._inputs: dict[Call, list[tuple[int, Tensor]]] = {}
+        self._returned: dict[int, tuple] = {}  # buffer -> it, and what Origin says of it
+        self._kept_parts: list[np.ndarray] = []
+        self._counts: Counter = Counter()
+
+    # ------------------------------------------------------------------------------------------------------ forward
+
+    def before_operation(self, call: Call) -> None:
+        floats = [name for name, value in call.arguments.arguments.items() if _is_float_array(value)]
+        for name in INPUTS.get(call.operation, ()):
+            array = call.arguments.arguments[name]
+            label = f"{call.layer}.{name}"
+            known = self._known(array)
+            if (
+                known is not None
+                and known.call.layer == call.layer
+                and known.name == f"{call.layer}.{known.call.operation}"
+            ):
+                known.name = label  # what the layer computed for this very purpose
+            elif known is None:
+                tensor = self._input_tensor(call, name, label, array)
+                self._inputs.setdefault(call, []).append((floats.index(name), tensor))
+
+    def _input_tensor(self, call: Call, name: str, label: str, array) -> Tensor:
+        """A new row; the rows of a nested call, which sees a tensor in parts, go into one."""
+        label = NAMES.get(label, label)
+        values = Moments.of(array)
+        for tensor in self.tensors if call.outer is not None else ():
+            if tensor.name == label:
+                tensor.shape = (tensor.shape[0] + len(array), *tensor.shape[1:])
+                tensor.values += values
+                return tensor
+        place = Place(call.layer, call.operation, None if call.outer else call.index, "input", name)
+        return self._add(Tensor(label, array.shape, values, place, call=call, frames=call.frames), array)
+
+    def after_operation(self, call: Call) -> None:
+        self._calls.append(call)
+        for name, value in call.arguments.arguments.items():
+            if id(value) in self._values and call.outer is None:
+                self._uses[self._values[id(value)]].append((call, name))
+        if call.operation == "cross_entropy":  # fused: forward leaves the gradient in the place of the logits
+            for _, tensor in self._inputs.get(call, ()):
+                self._take_gradient(tensor, call.saved, Origin([], call.function, 1))  # y, saved
+        if call.outer is not None:
+            return
+        for position, output in enumerate(call.outputs):
+            name = f"{call.layer}.{call.operation}"
+            if len(call.outputs) > 1:
+                name += f".{position}"
+            place = Place(call.layer, call.operation, call.index, "output", position)
+            tensor = Tensor(name, tuple(np.shape(output)), Moments.of(output), place, call=call, frames=call.frames)
+            call.tensors.append(self._add(tensor, output))
+        weight = self._values.get(id(call.arguments.arguments.get("weight")))
+        learns = weight is None or not self._parameters[weight].frozen
+        self._computed_by(call).operations = count_operations(call.operation, call.arguments, learns)
+
+    def _computed_by(self, call: Call) -> Tensor:
+        """The tensor that an operation's matrix products make: its output, or the logits inside the fused loss."""
+        inside = [t for other, found in self._inputs.items() if other.outer is call for _, t in found]
+        return inside[0] if inside else call.tensors[0]
+
+    def after_layer(self, layer: Layer, output, frames: list[Frame]):
+        if not _is_float_array(output) and np.ndim(output) != 0:
+            return output
+        tensor = self._known(output)
+        if tensor is None:
+            place = Place(layer.name, None, None, "output", 0)
+            self._add(Tensor(layer.name, output.shape, Moments.of(output), place, frames=frames), output)
+        elif tensor.call is not None and tensor.call.layer == layer.name:
+            tensor.name = NAMES.get(layer.name, layer.name)
+            tensor.values = Moments.of(output)  # LoRA adds to what the linear layer returned
+        return output
+
+    def _add(self, tensor: Tensor, array) -> Tensor:
+        self.tensors.append(tensor)
+        self._seen[_location(array)] = tensor, array
+        return tensor
+
+    def _known(self, array) -> Tensor | None:
+        return self._seen.get(_location(array), (None,))[0]
+
+    # --------------------------------------------------------------------------------------------- between the two
+
+    def count_kept(self) -> None:
+        """What the layers hold for backward, buffer by buffer, to the tensors that it belongs to."""
+        kept = _buffers([layer._saved for _, layer in self._model.layers()])
+        for parameter in self._parameters.values():
+            kept.pop(id(_base(parameter.value)), None)
+        for tensor, array in self._seen.values():
+            if (buffer := kept.pop(id(_base(array)), None)) is not None:
+                tensor.kept_bytes += buffer.nbytes
+        for call in self._calls:
+            for address in _buffers(call.saved) if call.outer is None else ():
+                if (buffer := kept.pop(address, None)) is not None:
+                    call.tensors[0].kept_bytes += buffer.nbytes
+        if kept:
+            raise RuntimeError(f"{len(kept)} arrays are kept for backward by no operation that was observed")
+
+    # ----------------------------------------------------------------------------------------------------- backward
+
+    def before_backward(self, call: Call, gradients: tuple, frames: list[Frame]) -> None:
+        for tensor, gradient in zip(call.tensors, gradients):
+            self._take_gradient(tensor, gradient, self._origin(gradient, frames))
+
+    def after_backward(self, call: Call, gradients: tuple) -> None:
+        for position, tensor in self._inputs.get(call, ()):
+            self._take_gradient(tensor, gradients[position], Origin([], call.backward, position, call.function))
+        self._remember(gradients, call.backward, call.function)
+
+    def before_layer_backward(self, layer: Layer, gradients: tuple, frames: list[Frame]) -> None:
+        for tensor, _ in self._seen.values():
+            if tensor.call is None and tensor.place.layer == layer.name:
+                self._take_gradient(tensor, gradients[0], self._origin(gradients[0], frames))
+
+    def after_layer_backward(self, layer: Layer, method, gradients) -> None:
+        self._remember(gradients if isinstance(gradients, tuple) else (gradients,), method)
+
+    def _remember(self, gradients: tuple, function, forward=None) -> None:
+        for position, gradient in enumerate(gradients):
+            if _is_float_array(gradient):
+                base = _base(gradient)
+                self._returned.setdefault(id(base), (base, function, position, forward))
+
+    def _origin(self, gradient, frames: list[Frame]) -> Origin:
+        _, *returned = self._returned.get(id(_base(gradient)), (None,))
+        return Origin(frames, *returned)
+
+    def _take_gradient(self, tensor: Tensor, gradient, origin: Origin) -> None:
+        moments = Moments.of(gradient)
+        tensor.gradient = moments if tensor.gradient is None else tensor.gradient + moments
+        tensor.origin = origin
+        if tensor.name == self._keep:
+            self._kept_parts.append(np.array(to_host(array_module(gradient).asarray(gradient))))
+
+    # -------------------------------------------------------------------------------------------------- at the end
+
+    def kept_gradient(self) -> dict[str, np.ndarray]:
+        """The gradient that was to be kept, in the shape of its tensor."""
+        shapes = {tensor.name: tensor.shape for tensor in self.tensors}
+        if not self._kept_parts:
+            return {}
+        parts = self._kept_parts
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return {self._keep: whole.reshape(shapes[self._keep])}
+
+    def parameters(self) -> list[Tensor]:
+        """A row for every parameter."""
+        rows = []
+        for name, parameter in self._parameters.items():
+            gradient = None if parameter.grad is None else Moments.of(parameter.grad)
+            values = Moments.of(parameter.value)
+            row = Tensor(name, parameter.value.shape, values, gradient=gradient, frozen=parameter.frozen)
+            row.uses = self._uses[name]
+            rows.append(row)
+        return rows
+
+
+# --------------------------------------------------------------------------------------------------------- arrays in memory
+
+
+def _is_float_array(value) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "strides") and value.ndim > 0 and value.dtype.kind == "f"
+
+
+def _location(array) -> tuple:
+    """Equal for two arrays that are the same numbers in the same memory."""
+    if not hasattr(array, "strides") or np.ndim(array) == 0:
+        return ("object", id(array))
+    base = _base(array)
+    return id(base), _pointer(array), array.shape, array.strides
+
+
+def _pointer(array) -> int:
+    return array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr
+
+
+def _base(array):
+    """The array that owns the memory which `array` looks into."""
+    kind = array_module(array).ndarray
+    while isinstance(getattr(array, "base", None), kind):
+        array = array.base
+    return array
+
+
+def _buffers(saved) -> dict:
+    """The arrays that own what a nest of tuples, lists and dicts holds, by their identity."""
+    found, waiting = {}, [saved]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (tuple, list)):
+            waiting.extend(item)
+        elif isinstance(item, dict):
+            waiting.extend(item.values())
+        elif hasattr(item, "dtype") and hasattr(item, "strides"):
+            base = _base(item)
+            found[id(base)] = base
+    return found

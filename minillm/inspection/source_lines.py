@@ -1,0 +1,255 @@
+"""The lines of code that compute a tensor and its gradient, found in the functions that ran.
+
+What ran is known from the pass: the operation, its backward, and where each was called. Which lines of a function compute
+a result is read from its source: those that assign the name it returns, or the return statement itself. One convention of the
+layers is relied on: `NAME_backward` calls the gradient of `x` `dx`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import minillm
+from minillm.inspection.observation import Call, Frame
+from minillm.inspection.recording import Tensor
+
+ROOT = Path(minillm.__file__).parents[1]
+SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Return)
+
+
+@dataclass
+class Passage:
+    """A function (or its code object), and the numbers of the lines in it to be marked. `title` says why it is shown."""
+
+    title: str
+    function: object
+    marked: set[int] = field(default_factory=set)
+
+    @property
+    def place(self) -> str:
+        """File and line, as an editor opens them."""
+        path = Path(inspect.getsourcefile(self.function))
+        return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{_source(self.function)[1]}"
+
+    def __str__(self) -> str:
+        lines, first = _source(self.function)
+        numbered = (
+            f"{'>' if number in self.marked else ' '} {number:>4}  {line}".rstrip()
+            for number, line in enumerate(lines, first)
+        )
+        return "\n".join((f"{self.title} {self.place}", *numbered))
+
+
+def forward_passages(tensor: Tensor) -> list[Passage]:
+    """The code that computes a tensor; of a parameter, which nothing computes, the operations that read it."""
+    if tensor.place is None:
+        return _merged(
+            Passage("read by", call.function, _lines_reading(call.function, name)) for call, name in tensor.uses
+        )
+    frame, place = tensor.frames[0], tensor.place
+    if place.side == "input":
+        argument = _operation_argument(frame, tensor.call, place.key)
+        return [Passage("computed in", frame.code, _lines_before(frame, argument))]
+    if place.operation is None:
+        argument = _layer_argument(frame, place.layer, "forward")
+        return [Passage("computed in", frame.code, _lines_before(frame, argument))]
+    function = tensor.call.function
+    output = _results(function)[0]
+    if isinstance(output, ast.Tuple):
+        output = output.elts[place.key]
+    called = Passage("called in", frame.code, _statement_lines(frame))
+    return [called, *_computing("computed by", function, output)]
+
+
+def gradient_passages(tensor: Tensor) -> list[Passage]:
+    """The code that computes the gradient of a tensor: what returned it, and where it is handed to the tensor's backward."""
+    if tensor.place is None:
+        passages = []
+        for call, name in tensor.uses:
+            if call.backward is not None:
+                passages.append(Passage("its gradient:", call.backward, _lines_assigning(call.backward, f"d{name}")))
+                passages += _in_advance(call.backward, call.function, f"d{name}")
+        return _merged(passages)
+    origin, passages = tensor.origin, []
+    if origin.function is not None:
+        results = _results(origin.function)
+        result = results[min(origin.position, len(results) - 1)]
+        passages += _computing("its gradient:", origin.function, result)
+        passages += _in_advance(origin.function, origin.forward, _root(result))
+    if origin.frames:
+        frame, argument = _hand_over(tensor)
+        passages.append(Passage("handed on in", frame.code, _lines_before(frame, argument)))
+    return _merged(passages)
+
+
+def _merged(passages: Iterable[Passage]) -> list[Passage]:
+    """One passage for each function: its marks together."""
+    merged: dict[tuple, Passage] = {}
+    for passage in passages:
+        code = getattr(passage.function, "__code__", passage.function)
+        merged.setdefault(code, Passage(passage.title, passage.function)).marked.update(passage.marked)
+    return list(merged.values())
+
+
+def _computing(title: str, function, result: ast.expr) -> list[Passage]:
+    """A function with the lines that compute one of its results, and the helper of its module that it leaves this to."""
+    passages = [Passage(title, function, _lines_assigning(function, _root(result)) or _lines(result))]
+    while isinstance(result, ast.Call) and isinstance(result.func, ast.Name) and result.args:
+        helper = inspect.unwrap(function).__globals__.get(result.func.id)
+        if getattr(helper, "__module__", None) == function.__module__:
+            passages.append(Passage("by way of", helper, _lines(_results(helper)[0])))
+        result = result.args[0]
+    return passages
+
+
+def _in_advance(backward, forward, name: str | None) -> list[Passage]:
+    """Forward, where it computed a gradient ahead of time and backward only unpacks it from `saved`."""
+    unpacked = [s for s in _assignments(backward, name) if isinstance(s, ast.Assign) and _root(s.value) == "saved"]
+    return [Passage("in advance, in", forward, _lines_assigning(forward, name))] if forward and unpacked else []
+
+
+def _hand_over(tensor: Tensor) -> tuple[Frame, ast.expr | None]:
+    """Where a gradient was last a result of something, on its way to the backward of its tensor's operation.
+
+    A function that was given it as an argument only hands it on: then its caller is looked at.
+    """
+    frames = tensor.origin.frames
+    if tensor.place.operation is None:
+        argument = _layer_argument(frames[0], tensor.place.layer, "backward")
+    else:
+        argument = _operation_argument(frames[0], None, None)
+    for frame, outer in zip(frames, frames[1:]):
+        name = _root(argument)
+        if name not in frame.code.co_varnames[: frame.code.co_argcount] or _assigned_before(frame, name):
+            return frame, argument
+        argument = _layer_argument(outer, frame.layer, "backward")
+    return frames[-1], argument
+
+
+# ------------------------------------------------------------------------------------------------------ reading functions
+
+
+@cache
+def _source(function) -> tuple[list[str], int]:
+    """The lines of a function, without what they are indented by, and the number of the first."""
+    lines, first = inspect.getsourcelines(function)
+    return textwrap.dedent("".join(lines)).splitlines(), first
+
+
+@cache
+def _tree(function) -> ast.FunctionDef:
+    lines, first = _source(function)
+    (tree,) = ast.parse("\n".join(lines)).body
+    return ast.increment_lineno(tree, first - 1)
+
+
+def _results(function) -> list[ast.expr]:
+    """What the last return statement of a function returns, one by one."""
+    value = [node for node in ast.walk(_tree(function)) if isinstance(node, ast.Return) and node.value][-1].value
+    return value.elts if isinstance(value, ast.Tuple) else [value]
+
+
+def _root(expression: ast.expr | None) -> str | None:
+    """The name that an expression is a version of: y in y.reshape(...), y[i], (y if ... else ...), contiguous(y)."""
+    if isinstance(expression, ast.Name):
+        return None if expression.id == "self" else expression.id
+    if isinstance(expression, ast.IfExp):
+        return _root(expression.body)
+    if isinstance(expression, (ast.Attribute, ast.Subscript, ast.Starred)):
+        return _root(expression.value)
+    if isinstance(expression, ast.Call):
+        return _root(
+            expression.func if isinstance(expression.func, ast.Attribute) else next(iter(expression.args), None)
+        )
+    return None
+
+
+def _lines(node: ast.AST | None) -> set[int]:
+    return set() if node is None else set(range(node.lineno, node.end_lineno + 1))
+
+
+def _assignments(function, name: str | None) -> list[ast.stmt]:
+    """The statements that give `name` a value or change it: assignments, results written `out=` it, and calls made for no
+    other reason than what they do to their first argument."""
+    return [] if name is None else [s for s in ast.walk(_tree(function)) if isinstance(s, SIMPLE) and _assigns(s, name)]
+
+
+def _assigns(statement: ast.stmt, name: str) -> bool:
+    targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+    flat = [t for target in targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
+    if name in map(_root, flat):
+        return True
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    called = statement.value
+    if isinstance(called.func, ast.Attribute) and _root(called.func) is None:  # self.c_proj.backward(dy) only reads dy
+        return False
+    out = [keyword.value for keyword in called.keywords if keyword.arg == "out"]
+    return name in map(_root, out or called.args[:1])
+
+
+def _lines_assigning(function, name: str | None) -> set[int]:
+    return set().union(*map(_lines, _assignments(function, name)))
+
+
+def _lines_reading(function, name: str) -> set[int]:
+    """The lines of the statements in which `name` is read to compute something; what is only saved does not count."""
+    read = [s for s in ast.walk(_tree(function)) if isinstance(s, SIMPLE) and not isinstance(s, ast.Return)]
+    read.append(_results(function)[0])
+    return set().union(*(_lines(s) for s in read if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(s))))
+
+
+# --------------------------------------------------------------------------------------------------------- reading calls
+
+
+def _statement(frame: Frame) -> ast.stmt:
+    """The statement that a frame stands at."""
+    statements = [s for s in ast.walk(_tree(frame.code)) if isinstance(s, SIMPLE) and frame.line in _lines(s)]
+    return min(statements, key=lambda s: s.end_lineno - s.lineno)
+
+
+def _statement_lines(frame: Frame) -> set[int]:
+    return _lines(_statement(frame))
+
+
+def _calls(frame: Frame) -> list[ast.Call]:
+    return [node for node in ast.walk(_statement(frame)) if isinstance(node, ast.Call)]
+
+
+def _operation_argument(frame: Frame, call: Call | None, name: str | None) -> ast.expr | None:
+    """What an operation is called with: for its input `name`; without a name, the gradient beside what was saved."""
+    plain = [node for node in _calls(frame) if isinstance(node.func, ast.Name)]
+    if name is not None:
+        position = list(call.arguments.signature.parameters).index(name)
+        return next((node.args[position] for node in plain if len(node.args) > position), None)
+    with_saved = [node for node in plain if len(node.args) > 1 and "saved" in ast.unparse(node.args[1])]
+    return with_saved[0].args[0] if with_saved else None
+
+
+def _layer_argument(frame: Frame, layer: str, method: str) -> ast.expr | None:
+    """What `self.<layer>.<method>(...)` is called with in a frame; where the layer has another name there, the first such."""
+    calls = [node for node in _calls(frame) if isinstance(node.func, ast.Attribute) and node.func.attr == method]
+    named = [node for node in calls if ast.unparse(node.func.value).rpartition(".")[2] == layer.rpartition(".")[2]]
+    return next((node.args[0] for node in (named or calls[:1]) if node.args), None)
+
+
+def _assigned_before(frame: Frame, name: str | None) -> list[ast.stmt]:
+    """The statements that assign `name` before the one that a frame stands at, or in the same loop."""
+    here, tree = _statement(frame), _tree(frame.code)
+    loops = [n for n in ast.walk(tree) if isinstance(n, (ast.For, ast.While)) and here.lineno in _lines(n)]
+    looped = set().union(*map(_lines, loops))
+    return [s for s in _assignments(frame.code, name) if s.end_lineno < here.lineno or s.lineno in looped]
+
+
+def _lines_before(frame: Frame, argument: ast.expr | None) -> set[int]:
+    """The lines that compute the argument of the call that a frame stands at."""
+    before = set().union(*map(_lines, _assigned_before(frame, _root(argument))))
+    if before and isinstance(argument, (ast.Name, ast.IfExp)):
+        return before
+    return before | _lines(argument) or _statement_lines(frame)

@@ -1,0 +1,201 @@
+"""The table of a pass as text: which rows are shown, and how."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+
+from minillm.errors import UserError
+from minillm.gradcheck import TOLERANCE
+from minillm.inspection.checking import Check
+from minillm.inspection.moments import Moments
+from minillm.inspection.recording import Tensor
+from minillm.inspection.text import Closer, Inspection
+
+FEW_BLOCKS = 2  # are shown whole
+BLOCK = re.compile(r"[a-z]+\.(\d+)(?=\.|$| )")  # h.3 in h.3.attn, in h.3, and in the folded "h.3 +"
+HEADINGS = ("shape", "mean", "spread", "largest", "|gradient|", "kept bytes", "ops forward", "backward")
+NOTES = """\
+spread: standard deviation; largest: of the absolute values; |gradient|: the norm of dloss/dtensor.
+kept: what layers hold for backward, each buffer once; views belong to the tensor they look into, weights are not counted.
+ops: operations of matrix products, a multiply-add is two; attention is causal, so only pairs j <= i are counted."""
+
+
+def format_table(inspection: Inspection, blocks: Iterable[int] = (), every_block: bool = False) -> str:
+    """The table. blocks: those to be shown whole, 0 the first; every other one is a single row, in which the numbers of all its
+    tensors come together. Without any, a model of few blocks is shown whole, and of a deeper one the first block."""
+    record, count = inspection.record, inspection.model.config.n_layer
+    whole = _blocks_shown(count, list(blocks), every_block)
+    activations = [_cells(tensor) for tensor in _folded(record.activations, whole)]
+    parameters = [_cells(tensor) for tensor in _folded(record.parameters, whole)]
+    total = ("total", "", "", "", "", "", *(f"{number:,}" for number in _sums(record.tensors)))
+    blank = ("",) * len(total)
+    heading = ("parameters", *blank[1:])
+    table = _aligned([("tensor", *HEADINGS), *activations, blank, heading, *parameters, blank, total])
+    notes = NOTES
+    if len(whole) < count:
+        notes += (
+            f"\nA row marked + is a whole block, {count - len(whole)} of {count}: --layer N opens one, --all opens all."
+        )
+    return "\n".join((_headline(inspection), "", *table, "", notes, _loss_line(inspection)))
+
+
+def json_lines(inspection: Inspection) -> str:
+    """A line for every tensor, and one with the totals."""
+    record = inspection.record
+    kept, forward, backward = _sums(record.tensors)
+    end = {"loss": record.loss, "perplexity": math.exp(record.loss), "tokens": record.tokens, "kept_bytes": kept}
+    end |= {"forward_operations": forward, "backward_operations": backward}
+    rows = [_fields(tensor, "activation") for tensor in record.activations]
+    rows += [_fields(tensor, "parameter") for tensor in record.parameters]
+    return "\n".join(json.dumps(row) for row in (*rows, end))
+
+
+def format_closer(closer: Closer) -> str:
+    """One tensor: the code, and the check."""
+    tensor = closer.tensor
+    what = "learned; the lines marked > read it" if tensor.place is None else "computed by the lines marked >"
+    parts = [f"{tensor.name} {_shape(tensor.shape)}, {what}"]
+    parts += [str(passage) for passage in closer.forward]
+    parts.append(f"The gradient of {tensor.name}, norm {_number(tensor.gradient.norm)}")
+    parts += [str(passage) for passage in closer.backward]
+    return "\n\n".join((*parts, _format_check(closer.check)))
+
+
+def _format_check(check: Check) -> str:
+    rows = [("element", "by backward", "finite difference", "known to", "relative error")]
+    for element in check.elements:
+        measured = (f"{element.analytic:.10g}", f"{element.numeric:.10g}", f"{element.uncertainty:.0e}")
+        rows.append((_shape(element.index), *measured, f"{element.error:.1e}"))
+    lines = ["Finite differences of the loss, float64:", *_aligned(rows, names=1)]
+    worst = check.worst
+    if check.passed:
+        lines.append(f"passed: the largest relative error is {worst.error:.1e}, the tolerance {TOLERANCE:g}")
+    else:
+        lines.append(
+            f"FAILED {check.tensor}: its gradient is wrong at {worst.index}: backward gives {worst.analytic:.10g}, finite "
+            f"differences give {worst.numeric:.10g}, relative error {worst.error:.1e} (tolerance {TOLERANCE:g})"
+        )
+    return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------------------------- which rows
+
+
+def _blocks_shown(count: int, chosen: list[int], every_block: bool) -> set[int]:
+    for block in chosen:
+        if not 0 <= block < count:
+            raise UserError(f"--layer {block}: the model has the blocks 0 to {count - 1}")
+    if every_block or (not chosen and count <= FEW_BLOCKS):
+        return set(range(count))
+    return set(chosen or [0])
+
+
+def _folded(tensors: list[Tensor], whole: set[int]) -> list[Tensor]:
+    """The rows, with each block that is not to be shown whole in one of them."""
+    rows: list[Tensor] = []
+    for tensor in tensors:
+        block = _block_of(tensor.name)
+        if block is None or block in whole:
+            rows.append(tensor)
+        elif rows and _block_of(rows[-1].name) == block:
+            rows[-1] = _together(rows[-1], tensor)
+        else:
+            rows.append(_together(Tensor("", (0,), Moments(), gradient=Moments(), frozen=True), tensor))
+    return rows
+
+
+def _block_of(name: str) -> int | None:
+    found = BLOCK.match(name)
+    return int(found[1]) if found else None
+
+
+def _together(folded: Tensor, tensor: Tensor) -> Tensor:
+    """Of activations, the numbers of the later one, which is nearer to the block's output, with what both keep and compute;
+    of parameters, the numbers of both."""
+    is_parameter = tensor.place is None
+    gradient = tensor.gradient or Moments()
+    return Tensor(
+        f"{BLOCK.match(tensor.name)[0]} +",
+        (folded.values.count + tensor.values.count,) if is_parameter else tensor.shape,
+        folded.values + tensor.values if is_parameter else tensor.values,
+        gradient=folded.gradient + gradient if is_parameter else gradient,
+        kept_bytes=folded.kept_bytes + tensor.kept_bytes,
+        operations=tuple(a + b for a, b in zip(folded.operations, tensor.operations)),
+        frozen=folded.frozen and tensor.frozen,
+        place=tensor.place,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- how they look
+
+
+def _headline(inspection: Inspection) -> str:
+    model, record = inspection.model, inspection.record
+    kind, dtype = type(model).__name__, next(iter(model.parameters().values())).value.dtype
+    numbers = sum(tensor.values.count for tensor in record.parameters)
+    return (
+        f"{kind}, {numbers:,} parameters in {dtype} on {model.device}; {record.tokens} tokens, each to predict the next:\n"
+        + " ".join(map(_readable, inspection.tokens))
+    )
+
+
+def _readable(token: str) -> str:
+    """A token with its spaces and line ends to be seen; one without text, such as the start of a text, as <>."""
+    return json.dumps(token, ensure_ascii=False)[1:-1].replace(" ", "·") or "<>"
+
+
+def _loss_line(inspection: Inspection) -> str:
+    loss, tokens = inspection.record.loss, inspection.record.tokens
+    return f"loss {loss:.4f}  perplexity {math.exp(loss):.4f}  over {tokens} predicted tokens, dropout off"
+
+
+def _cells(tensor: Tensor) -> tuple[str, ...]:
+    values = tensor.values
+    gradient = "frozen" if tensor.frozen else "" if tensor.gradient is None else _number(tensor.gradient.norm)
+    numbers = (_number(values.mean), _number(values.spread), _number(values.largest), gradient)
+    return tensor.name, _shape(tensor.shape), *numbers, *map(_count, (tensor.kept_bytes, *tensor.operations))
+
+
+def _sums(tensors: list[Tensor]) -> tuple[int, int, int]:
+    columns = zip(*((tensor.kept_bytes, *tensor.operations) for tensor in tensors))
+    return tuple(sum(column) for column in columns)
+
+
+def _fields(tensor: Tensor, kind: str) -> dict:
+    forward, backward = tensor.operations
+    return {
+        "tensor": tensor.name,
+        "kind": kind,
+        "shape": tensor.shape,
+        "mean": tensor.values.mean,
+        "spread": tensor.values.spread,
+        "largest": tensor.values.largest,
+        "gradient_norm": None if tensor.gradient is None else tensor.gradient.norm,
+        "kept_bytes": tensor.kept_bytes,
+        "forward_operations": forward,
+        "backward_operations": backward,
+    }
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _aligned(rows: list[tuple[str, ...]], names: int = 2) -> list[str]:
+    """Rows of cells as lines: the first `names` columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    sides = ["<" if column < names else ">" for column in range(len(widths))]
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths)).rstrip() for row in rows
+    ]

@@ -1,0 +1,96 @@
+"""A model and a text: what `minillm inspect` shows."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.backend import to_host
+from minillm.errors import UserError
+from minillm.inspection.checking import Check, check_tensor
+from minillm.inspection.recording import Record, Tensor, record
+from minillm.inspection.source_lines import Passage, forward_passages, gradient_passages
+from minillm.layers.dropout import Dropout
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model on a text: the record of the pass, and the tokens of the text, each but the first predicted from those before."""
+
+    model: object
+    tokens: list[str]
+    record: Record
+
+
+@dataclass(frozen=True)
+class Closer:
+    """One tensor: its row, the code of forward and backward, and its check."""
+
+    tensor: Tensor
+    forward: list[Passage]
+    backward: list[Passage]
+    check: Check
+
+
+def inspect_text(model, tokenizer, text: str) -> Inspection:
+    """One forward and one backward pass over a text, as in training, but with dropout off."""
+    ids = _encoded(model, tokenizer, text)
+    _turn_dropout_off(model)
+    tokens = [tokenizer.decode([token]) for token in ids]
+    return Inspection(model, tokens, record(model, *_shifted(ids)))
+
+
+def inspect_tensor(model, tokenizer, text: str, name: str) -> Closer:
+    """One tensor of that pass, in float64 on the CPU: the only place where finite differences say anything.
+
+    name: as in the record; a parameter's name in a model folder will do too. Raises UserError for any other name, and for a
+    parameter that is frozen.
+    """
+    ids, name = _encoded(model, tokenizer, text), name.removeprefix(f"{model.body_name}.")
+    model = _in_float64(model)
+    _turn_dropout_off(model)
+    recorded = record(model, *_shifted(ids), keep=name)
+    tensor = _named(recorded, name)
+    if name not in recorded.gradients:
+        raise UserError(f"{name} is frozen: no gradient is computed for it")
+    check = check_tensor(model, *_shifted(ids), tensor, recorded.gradients[name])
+    return Closer(tensor, forward_passages(tensor), gradient_passages(tensor), check)
+
+
+def _encoded(model, tokenizer, text: str) -> list[int]:
+    ids, longest = tokenizer.encode(text), model.config.context_length + 1
+    if len(ids) < 2:
+        raise UserError(f"the text has {len(ids)} token, at least 2 are needed: the second is predicted from the first")
+    if len(ids) > longest:
+        raise UserError(f"the text has {len(ids)} tokens, this model takes {longest} at most: give it a shorter --text")
+    return ids
+
+
+def _shifted(ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """ids (1, T) and the tokens that follow them (1, T)"""
+    row = np.array([ids])
+    return row[:, :-1], row[:, 1:]
+
+
+def _turn_dropout_off(model) -> None:
+    for _, layer in model.layers():
+        if isinstance(layer, Dropout):
+            layer.p = 0.0
+
+
+def _in_float64(model):
+    """The same model on the CPU, in float64."""
+    copy = model.replica()
+    for parameter in copy.parameters().values():
+        parameter.value = np.array(to_host(parameter.value), np.float64)
+    return copy
+
+
+def _named(recorded: Record, name: str) -> Tensor:
+    tensors = {tensor.name: tensor for tensor in recorded.tensors}
+    if name not in tensors:
+        close = difflib.get_close_matches(name, tensors, n=4, cutoff=0.4) or list(tensors)[:4]
+        raise UserError(f'no tensor is named "{name}"; there are {", ".join(close)}; the table has all')
+    return tensors[name]
