@@ -1,0 +1,172 @@
+"""Lesson: likelihood.
+
+A model of parameters w gives every token of a text a probability, given those before it. By the chain rule of probability
+the product is the probability of the text, and its logarithm a sum:
+
+    log p(x_1 ... x_N) = sum_n log p(x_n | x_1 ... x_(n-1))
+
+Training maximises it (Fisher, 1922: "maximum likelihood"). For one position with the logits z,
+
+    d log p_t / dz_j = onehot(t)_j - p_j
+
+so that a step up the gradient raises the logit of the token that came and lowers all others, each by as much as it was
+believed in. For the mean L of -log p over a text, a step w - eta g along its gradient g changes L, to first order, by
+
+    L(w - eta g) - L(w) = -eta |g|^2 + O(eta^2)
+
+which is never a rise.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.data import load_text, sequential_windows, split_text
+from minillm.errors import UserError
+from minillm.lessons.lesson import Finding, Lesson, Measured, Table
+from minillm.lessons.small_model import CORPUS, TRAINING, small_model
+from minillm.optim import global_norm
+
+START = "\n"  # what stands before the sentence, so that its first token is predicted as well
+HELD_OUT_WINDOWS, WINDOWS_AT_ONCE = 64, 16
+STEP = 1e-4  # eta of the single step: small, so that the first order counts
+
+
+class Belief(NamedTuple):
+    """What a model believes of the tokens that came: their probabilities and ranks (1 is the likeliest), both (N,)."""
+
+    probabilities: np.ndarray
+    ranks: np.ndarray
+
+
+def measure(sentence: str) -> Measured:
+    """The probability of every token of the sentence before and after training, and of a text that was not learned from."""
+    model, tokenizer, untrained, _ = small_model()
+    ids = np.array(tokenizer.encode(START) + tokenizer.encode(sentence))
+    check_length(ids, model.config.context_length)
+    before, after = (believe(each, ids[None, :-1], ids[None, 1:]) for each in (untrained, model))
+    tokens = [repr(tokenizer.decode([token])) for token in ids[1:]]
+    gained = float(np.log(after.probabilities).sum() - np.log(before.probabilities).sum())
+    predicted, changed = one_step(ids[None, :-1], ids[None, 1:])
+
+    held_out = np.array(tokenizer.encode(split_text(load_text([CORPUS]))[1]))
+    unseen_before, unseen_after = (believe_text(each, held_out) for each in (untrained, model))
+    risen = float((unseen_after > unseen_before).mean())
+    means = [float(np.exp(np.log(p).mean())) for p in (unseen_before, unseen_after)]
+    return Measured(
+        tables=[
+            Table(
+                f'"{sentence}", token by token',
+                ("token", "before", "after", "times", "rank before", "rank after"),
+                [
+                    (token, f"{p:.2%}", f"{q:.2%}", f"{q / p:.3g}", str(rank), str(new_rank))
+                    for token, p, q, rank, new_rank in zip(
+                        tokens, before.probabilities, after.probabilities, before.ranks, after.ranks
+                    )
+                ],
+            )
+        ],
+        findings=[
+            Finding(
+                f"the log-likelihood of the sentence rises from {np.log(before.probabilities).sum():.1f} to "
+                f"{np.log(after.probabilities).sum():.1f}: it is e^{gained:.1f} times as likely",
+                gained > 0,
+            ),
+            Finding(
+                f"of {len(unseen_after):,} tokens that training has not seen, {risen:.0%} became likelier; "
+                f"their geometric mean rises from {means[0]:.2%} to {means[1]:.1%}",
+                risen > 0.6 and means[1] > 5 * means[0],
+            ),
+            Finding(
+                f"one small step along the gradient of this sentence, from the first weights, changes its mean log-likelihood "
+                f"by {changed:+.6f}; step size times |gradient|^2 is {predicted:+.6f}",
+                abs(changed / predicted - 1) < 0.1,
+            ),
+        ],
+        draw=lambda figure: _draw(figure, tokens, before, after, unseen_before, unseen_after, model.config.vocab_size),
+        figures={
+            "gained": gained,
+            "risen": risen,
+            "mean before": means[0],
+            "mean after": means[1],
+            "predicted": predicted,
+            "changed": changed,
+        },
+    )
+
+
+def check_length(ids, context_length: int) -> None:
+    """Raises UserError for a sentence that the model cannot read at once."""
+    if len(ids) - 1 > context_length:
+        raise UserError(
+            f"the sentence has {len(ids) - 1} tokens, the lessons' model reads {context_length} at once: shorten --text"
+        )
+
+
+def believe(model, inputs, targets) -> Belief:
+    """inputs and targets (B, T)  ->  the probabilities of the targets, and their ranks, (B * T,)"""
+    logits = model.forward(inputs).astype(np.float64)  # (B, T, V)
+    at_target = np.take_along_axis(logits, targets[..., None], -1)
+    probabilities = np.exp(at_target[..., 0] - np.log(np.exp(logits).sum(axis=-1)))
+    return Belief(probabilities.ravel(), 1 + (logits > at_target).sum(axis=-1).ravel())
+
+
+def believe_text(model, tokens) -> np.ndarray:
+    """The probabilities that a model gives to the tokens of some windows of a text (N,), all in one row."""
+    windows = sequential_windows(tokens, WINDOWS_AT_ONCE, model.config.context_length, HELD_OUT_WINDOWS)
+    return np.concatenate([believe(model, *window).probabilities for window in windows])
+
+
+def one_step(inputs, targets) -> tuple[float, float]:
+    """The change of the mean log-likelihood in one step of gradient descent of the untrained model: predicted, and measured.
+
+    In float64, because the two lie close together.
+    """
+    small = small_model()
+    model = type(small.untrained)(small.untrained.config, seed=TRAINING.seed, dtype="float64")
+    before = float(model.loss(inputs, targets))
+    model.backward()
+    parameters = model.parameters()
+    predicted = STEP * global_norm(parameters) ** 2
+    for parameter in parameters.values():
+        parameter.value -= STEP * parameter.grad
+    return predicted, before - float(model.eval().loss(inputs, targets))
+
+
+def _draw(figure, tokens, before, after, unseen_before, unseen_after, vocabulary) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    places = np.arange(len(tokens))
+    left.bar(places - 0.2, before.probabilities, 0.4, color="0.7", label="before training")
+    left.bar(places + 0.2, after.probabilities, 0.4, label="after")
+    left.axhline(1 / vocabulary, color="k", linestyle=":", linewidth=1, label=f"1/{vocabulary}: all alike")
+    left.set(yscale="log", ylabel="probability of the token that came", ylim=(None, 1))
+    labels = [token.replace("$", r"\$") for token in tokens]  # a pair of dollar signs would be a formula
+    left.set_xticks(places, labels, rotation=60, ha="right", rotation_mode="anchor")
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small", frameon=False)
+    edges = np.logspace(-6, 0, 37)
+    right.hist(unseen_before, edges, color="0.7", label="before training")
+    right.hist(unseen_after, edges, alpha=0.8, label="after")
+    right.set(xscale="log", xlabel="probability of the token that came", ylabel="tokens", title="text not learned from")
+    right.legend(loc="upper left", fontsize="small")
+
+
+LESSON = Lesson(
+    title="Likelihood: training raises the probability of the token that comes next",
+    claim="Training makes the tokens that really come next likelier, in a sentence of the kind that it learned from and in a "
+    "text that it has not seen; a small step does so by its size times the squared length of the gradient.",
+    idea="A language model reads some tokens and gives every token of its vocabulary a probability of being the next one. "
+    "An untrained model believes in all of them nearly alike. The product of the probabilities of the tokens that really came "
+    "is the likelihood of the text, and its logarithm is a sum, a term for each token. All of training is to make that sum "
+    "larger. What it gives to one token it takes from the others, for they share 100 %: it must learn which.",
+    measure=measure,
+    commands=(
+        'minillm lesson likelihood --text "The function returns a list of strings."',
+        'minillm lesson likelihood --text "a string lists function the of returns."    # the same words, shuffled',
+        "minillm evaluate MODEL --data python-docs    # the mean of -log p over a whole text, and its perplexity",
+    ),
+    read=("minillm/layers/cross_entropy.py", "minillm/models/language_model.py", "minillm/training/loop.py"),
+    sentence="The value of the expression is an object.",
+)
