@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from minillm import blas
 from minillm.errors import MissingExtra, UserError
 from minillm.files import replacing
 from minillm.lessons import NAMES, find_lesson
@@ -33,7 +34,8 @@ def give_lesson(name: str, folder: Path, sentence: str | None, show: bool, conso
     console.print(Text(f"\n{number}  {lesson.title}\n", style="bold"))
     console.print(Text(lesson.idea + "\n"))
     console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
-    measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
+    with blas.threads(1):  # the products are small: a second thread makes them no faster, and waits on busy machines
+        measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
     for table in measured.tables:
         console.print(rich_table(table), "")
     for statement, holds in measured.findings:
