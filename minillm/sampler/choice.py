@@ -25,3 +25,13 @@ def multinomial(probabilities, uniform):
     drawn = [np.searchsorted(row, point, side="right") for row, point in zip(cumulative, points)]
     last = probabilities.shape[-1] - 1 - np.argmax(probabilities[:, ::-1] > 0, axis=-1)  # rounding cannot pass it
     return np.minimum(drawn, last)
+
+
+def share_of(probabilities, index: int) -> tuple[float, float]:
+    """Where a token's share of [0, 1) begins and ends, for one row of probabilities (V,): the numbers that draw it.
+
+    >>> share_of(np.array([0.5, 0.0, 0.25, 0.25]), 2)
+    (0.5, 0.75)
+    """
+    cumulative = np.cumsum(probabilities, dtype=np.float64)
+    return float((cumulative[index - 1] if index else 0) / cumulative[-1]), float(cumulative[index] / cumulative[-1])

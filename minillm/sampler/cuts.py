@@ -1,34 +1,79 @@
-"""Which tokens may be chosen at all."""
+"""Which tokens may be chosen at all.
+
+Each cut is a function from logits (B, V) float32 to logits (B, V), where those that are cut are -inf. A cut looks at what the
+ones before it have left, as if nothing else existed, and leaves at least one token of each row.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from minillm.sampler.probability import entropy, softmax
 
-def top_k_cut(logits, k: int | None):
-    """Keep the k largest logits of each row, exactly k; ties go to the lowest id. The rest becomes -inf.
+TIES = ("lowest", "all")
 
-    logits (B, V) float32  ->  (B, V). A k of None, 0 or >= V cuts nothing. Source: Fan, Lewis, Dauphin, "Hierarchical
-    Neural Story Generation" (2018), section 5.1.
+
+def top_k_cut(logits, k: int | None, ties: str = "lowest"):
+    """Keep the k largest logits of each row; a k of None, 0 or >= V cuts nothing.
+
+    ties: of several that are equal to the k-th, those of the lowest ids are kept, so that it is exactly k; with "all" every
+    one of them, as transformers does. Source: Fan, Lewis, Dauphin, "Hierarchical Neural Story Generation" (2018), section
+    5.1.
 
     >>> top_k_cut(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 2)
     array([[-inf,   3.,   2., -inf]], dtype=float32)
+    >>> top_k_cut(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 2, ties="all")
+    array([[-inf,   3.,   2.,   2.]], dtype=float32)
+    """
+    if not k or k >= logits.shape[1]:
+        return logits
+    ids = largest(logits, k)
+    values = np.take_along_axis(logits, ids, axis=1)
+    if ties == "all":
+        return np.where(logits >= values.min(axis=1, keepdims=True), logits, np.float32(-np.inf))
+    cut = np.full_like(logits, -np.inf)
+    np.put_along_axis(cut, ids, values, axis=1)
+    return cut
+
+
+def largest(logits, k: int) -> np.ndarray:
+    """The ids of the k largest logits of each row, in rising order; ties go to the lowest id. logits (B, V)  ->  (B, k)
+
+    The row is read as blocks first. The k-th largest of their maxima is not above the k-th largest logit (k blocks have one
+    that large), and few logits reach it: only these are looked at closely. For 64 rows of 50,257 logits and k = 50 this
+    takes 6 ms, a partition of whole rows 19 ms.
+
+    >>> largest(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
+    array([[1, 2]])
     """
     rows, vocabulary = logits.shape
-    if not k or k >= vocabulary:
-        return logits
-    threshold = np.partition(logits, vocabulary - k, axis=-1)[:, vocabulary - k, None]  # the k-th largest
-    above = logits > threshold
-    tied = logits == threshold
-    room = k - above.sum(axis=-1, keepdims=True)  # how many of those equal to the threshold are kept
-    kept = above | (tied & (np.cumsum(tied, axis=-1) <= room))
-    return np.where(kept, logits, np.float32(-np.inf))
+    width = vocabulary // (BLOCKS_FOR_ONE * k)
+    if width > 1:
+        blocks = vocabulary // width
+        maxima = logits[:, : blocks * width].reshape(rows, blocks, width).max(axis=2)
+        bounds = np.partition(maxima, blocks - k, axis=1)[:, blocks - k]
+    else:
+        bounds = np.full(rows, -np.inf)
+    return np.array([_largest(row, k, bound) for row, bound in zip(logits, bounds)])
+
+
+def _largest(row, k, bound) -> np.ndarray:
+    """The same for one row, of which at least k are at least `bound`."""
+    candidates = np.flatnonzero(row >= bound)
+    values = row[candidates]
+    threshold = np.partition(values, len(values) - k)[len(values) - k]  # the k-th largest
+    reached = values >= threshold
+    surplus = np.count_nonzero(reached) - k
+    if surplus:  # of those that are equal to it the last ones go
+        tied = np.flatnonzero(values == threshold)
+        reached[tied[len(tied) - surplus :]] = False
+    return candidates[reached]
 
 
 def top_p_cut(logits, p: float | None):
     """Keep the smallest set of likeliest tokens that together have the probability p; ties go to the lowest id.
 
-    logits (B, V) float32  ->  (B, V). A p of None or 1 cuts nothing. Source: Holtzman et al., "The Curious Case of Neural
+    A p of None or 1 cuts nothing. Source: Holtzman et al., "The Curious Case of Neural
     Text Degeneration" (2020), section 3.1 (nucleus sampling).
 
     >>> top_p_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.6).round(2)
@@ -36,7 +81,7 @@ def top_p_cut(logits, p: float | None):
     """
     if p is None or p >= 1:
         return logits
-    probabilities = _softmax(logits)
+    probabilities = softmax(logits)
     return _kept_up_to_mass(logits, probabilities, -probabilities, p)
 
 
@@ -50,7 +95,7 @@ def min_p_cut(logits, p: float | None):
     """
     if not p:
         return logits
-    probabilities = _softmax(logits)
+    probabilities = softmax(logits)
     kept = probabilities >= p * probabilities.max(axis=-1, keepdims=True) * (1 - ROUNDING)
     return np.where(kept, logits, np.float32(-np.inf))
 
@@ -66,10 +111,9 @@ def typical_cut(logits, p: float | None):
     """
     if p is None or p >= 1:
         return logits
-    probabilities = _softmax(logits)
+    probabilities = softmax(logits)
     surprise = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    entropy = (probabilities * surprise).sum(axis=-1, keepdims=True)
-    distance = np.where(probabilities > 0, np.abs(surprise - entropy), np.inf)
+    distance = np.where(probabilities > 0, np.abs(surprise - entropy(probabilities)[:, None]), np.inf)
     return _kept_up_to_mass(logits, probabilities, distance, p)
 
 
@@ -95,9 +139,8 @@ def eta_cut(logits, epsilon: float | None):
     """
     if not epsilon:
         return logits
-    p = _softmax(logits)
-    entropy = -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(axis=-1, keepdims=True)
-    return _kept_above(logits, np.minimum(epsilon, np.sqrt(epsilon) * np.exp(-entropy)))
+    h = entropy(softmax(logits))[:, None]
+    return _kept_above(logits, np.minimum(epsilon, np.sqrt(epsilon) * np.exp(-h)))
 
 
 def top_n_sigma_cut(logits, n: float | None):
@@ -116,18 +159,36 @@ def top_n_sigma_cut(logits, n: float | None):
     return np.where(logits >= logits.max(axis=-1, keepdims=True) - n * deviation, logits, np.float32(-np.inf))
 
 
+def xtc_cut(logits, threshold: float, excluding):
+    """XTC, "exclude top choices": of the tokens that are at least as likely as the threshold only the least likely stays.
+
+    excluding (B,) bool: in which rows this is done; the sampler tosses a coin for each. Where fewer than two reach the
+    threshold nothing is cut; of equally likely ones the highest id stays. Source: p-e-w, "Exclude Top Choices (XTC): A sampler
+    that boosts creativity, breaks writing cliches, and inhibits non-verbatim repetition" (text-generation-webui, pull
+    request 6335, 2024).
+
+    >>> xtc_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25, [True]).round(2)
+    array([[-2.3 ,  -inf, -1.2 , -1.61]], dtype=float32)
+    """
+    if not np.any(excluding):
+        return logits
+    cut = logits.copy()
+    for row in np.flatnonzero(excluding):
+        p = softmax(logits[row : row + 1])[0]
+        top = np.flatnonzero(p >= threshold * (1 - ROUNDING))
+        if len(top) > 1:
+            stays = top[len(top) - 1 - np.argmin(p[top][::-1])]
+            cut[row, top[top != stays]] = -np.inf
+    return cut
+
+
+BLOCKS_FOR_ONE = 8  # blocks for each of the k tokens
 ROUNDING = 1e-7  # a probability is not cut because the last digit of a quotient fell the other way
 FEW = 64  # likeliest tokens that are looked at first
 
 
-def _softmax(logits) -> np.ndarray:
-    """Probabilities in float64."""
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
-    return p / p.sum(axis=-1, keepdims=True)
-
-
 def _kept_above(logits, threshold):
-    probabilities = _softmax(logits)
+    probabilities = softmax(logits)
     kept = probabilities >= threshold * (1 - ROUNDING)
     kept[np.arange(len(logits)), logits.argmax(axis=-1)] = True
     return np.where(kept, logits, np.float32(-np.inf))

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from minillm.backend import stream, to_host
-from minillm.errors import UserError
-from minillm.sampler.choice import greedy, multinomial
-from minillm.sampler.cuts import (
-    epsilon_cut,
-    eta_cut,
-    min_p_cut,
-    top_k_cut,
-    top_n_sigma_cut,
-    top_p_cut,
-    typical_cut,
-)
+from minillm.sampler.choice import greedy, multinomial, share_of
+from minillm.sampler.cuts import largest
+from minillm.sampler.history import History
+from minillm.sampler.mirostat import mirostat_update
+from minillm.sampler.settings import SamplerSettings
+from minillm.sampler.stages import Context, stages_of
+from minillm.sampler.trace import TokenTrace, Tracer
 
-CUTS = {  # setting -> what it does, in the order in which they follow each other
-    "top_k": top_k_cut,
-    "top_p": top_p_cut,
-    "min_p": min_p_cut,
-    "typical_p": typical_cut,
-    "epsilon_cutoff": epsilon_cut,
-    "eta_cutoff": eta_cut,
-    "top_n_sigma": top_n_sigma_cut,
-}
+FEW = 8  # a top-k of less than a FEW-th of the vocabulary leaves the rest out of what follows
 
 
 class InvalidLogits(ValueError):
@@ -36,84 +24,119 @@ class InvalidLogits(ValueError):
 
 
 class Sampler:
-    """Chooses tokens: logits divided by the temperature, cut, turned into probabilities, one drawn.
+    """Chooses tokens: logits biased, penalised, divided by the temperature, cut, turned into probabilities, one drawn.
 
-    temperature: below 1 sharpens, above 1 flattens, 0 is greedy (the largest logit, lowest id). top_k: keep exactly so many
-    tokens, ties to the lowest id; None, 0 or at least V keeps all. top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff,
-    top_n_sigma: the other cuts, defined in cuts.py; None is off. They follow each other in the order of `CUTS`, each on what
-    the one before has left, renormalised. seed: each call of `sample` draws the numbers of its own
-    step, one for each row, from the stream (seed, "sample", step, row), so the same seed writes the same text.
+        sampler = Sampler(temperature=0.8, top_k=40, seed=0)
+        sampler.probabilities(logits)       # (B, V) -> (B, V)
+        sampler.sample(logits)              # (B, V) -> (B,)
+        sampler.sample(logits, history)     # where penalties look at what was said: history.py
 
-    Raises UserError for settings that make no sense.
+    All settings stand in SamplerSettings (settings.py), their order in stages.py. Each call of `sample` draws the numbers of
+    its own step, one for each row, from the stream (seed, "sample", step, row), so the same seed writes the same text.
+
+    Logits may be on any device and of any floating type; they are copied to float32 and not changed. Raises UserError for
+    settings that make no sense, InvalidLogits for logits that do not.
     """
 
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        seed: int = 0,
-        *,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        typical_p: float | None = None,
-        epsilon_cutoff: float | None = None,
-        eta_cutoff: float | None = None,
-        top_n_sigma: float | None = None,
-    ):
-        if not isinstance(temperature, Real) or not math.isfinite(temperature) or temperature < 0:
-            raise UserError(f"temperature is {temperature}: it must be a finite number of at least 0 (0 is greedy)")
-        if top_k is not None and (not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 0):
-            raise UserError(f"top_k is {top_k}: it must be a whole number of at least 0 (0 or None turns it off)")
-        _check_share("top_p", top_p, least_is_off=False)
-        _check_share("typical_p", typical_p, least_is_off=False)
-        _check_share("min_p", min_p)
-        _check_share("epsilon_cutoff", epsilon_cutoff)
-        _check_share("eta_cutoff", eta_cutoff)
-        if top_n_sigma is not None and not (_is_number(top_n_sigma) and top_n_sigma >= 0):
-            raise UserError(
-                f"top_n_sigma is {top_n_sigma}: it must be a finite number of at least 0 (0 or None turns it off)"
-            )
-        self.temperature, self.top_k, self.seed = float(temperature), top_k, seed
-        self.top_p, self.min_p, self.typical_p = top_p, min_p, typical_p
-        self.epsilon_cutoff, self.eta_cutoff, self.top_n_sigma = epsilon_cutoff, eta_cutoff, top_n_sigma
+    def __init__(self, temperature: float = 1.0, top_k: int | None = None, seed: int = 0, **settings):
+        self.settings = SamplerSettings(temperature, top_k, seed, **settings)
+        self._stages = stages_of(self.settings)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a new text: the first step, and mirostat's first mu."""
         self.step = 0
+        self._mu = None
 
-    def probabilities(self, logits) -> np.ndarray:
-        """logits (B, V)  ->  the probabilities that tokens are drawn with (B, V), float32. The logits are not changed."""
+    def with_settings(self, **settings) -> Sampler:
+        """A new sampler with some settings changed."""
+        return type(self)(**vars(replace(self.settings, **settings)))
+
+    def probabilities(self, logits, history: History | None = None) -> np.ndarray:
+        """logits (B, V)  ->  the probabilities that tokens are drawn with at this step (B, V), float32."""
         logits = _checked(logits)
-        if self.temperature == 0:
-            p = np.zeros_like(logits)
-            p[np.arange(len(logits)), greedy(logits)] = 1
+        p, ids = self._distribution(logits, self._context(logits, history))
+        if ids is None:
             return p
-        # (l - max) / T: differences first, so that a tiny temperature gives -inf and not inf - inf
-        with np.errstate(over="ignore"):
-            scaled = (logits - logits.max(axis=-1, keepdims=True)) / np.float64(self.temperature)
-        kept = scaled.astype(np.float32)
-        for setting, cut in CUTS.items():
-            kept = cut(kept, getattr(self, setting))
-        p = np.exp(kept - kept.max(axis=-1, keepdims=True))
-        return p / p.sum(axis=-1, keepdims=True)
+        spread = np.zeros(logits.shape, p.dtype)
+        np.put_along_axis(spread, ids, p, axis=1)
+        return spread
 
-    def sample(self, logits) -> np.ndarray:
+    def sample(self, logits, history: History | None = None) -> np.ndarray:
         """logits (B, V)  ->  one id for each row (B,)"""
         logits = _checked(logits)
+        context = self._context(logits, history)
+        return self._choose(*self._distribution(logits, context), context)[0]
+
+    def trace(self, logits, history: History | None = None) -> list[TokenTrace]:
+        """The same as `sample`, told: for each row what every stage kept, the number drawn, and where it fell (trace.py)."""
+        logits, tracer = _checked(logits), Tracer()
+        tracer.look("model", logits, None)
+        context = self._context(logits, history)
+        p, ids = self._distribution(logits, context, tracer.look)
+        tokens, drawn, uniforms = self._choose(p, ids, context)
+        return tracer.finish(tokens, uniforms, [share_of(row, index) for row, index in zip(p, drawn)])
+
+    # --------------------------------------------------------------------------------------------------- step by step
+
+    def _distribution(self, logits, context: Context, look: Callable | None = None):
+        """All stages  ->  probabilities (B, n), and the ids that they belong to (B, n), None if these are all.
+
+        look(name, logits, ids) is called after each stage.
+        """
+        ids = None
+        is_greedy = self.settings.temperature == 0
+        for stage in self._stages:
+            if is_greedy and stage.is_cut:
+                continue
+            # After a cut that keeps few, the following ones look at these alone: what is cut cannot come back.
+            if stage.keeps and ids is None and stage.keeps * FEW < logits.shape[1]:
+                ids = largest(logits, stage.keeps)
+                logits = np.take_along_axis(logits, ids, axis=1)
+            else:
+                logits = stage.apply(logits, context)
+            if not stage.is_cut:
+                _refuse_invalid(logits, stage.name)
+            if look:
+                look(stage.name, logits, ids)
+        if is_greedy:
+            return np.ones((len(logits), 1), np.float32), greedy(logits)[:, None]
+        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        p /= p.sum(axis=-1, keepdims=True)
+        return p, ids
+
+    def _choose(self, p, ids, context: Context):
+        """One token of each row: its id, its place in p, and the number that was drawn, each (B,). Ends the step."""
         step, self.step = self.step, self.step + 1
-        if self.temperature == 0:
-            return greedy(logits)
-        uniform = np.array([stream(self.seed, "sample", step, row).uniform() for row in range(len(logits))])
-        return multinomial(self.probabilities(logits), uniform)
+        if self.settings.temperature == 0:
+            return ids[:, 0], np.zeros(len(p), np.int64), None
+        uniforms = np.array([stream(self.settings.seed, "sample", step, row).uniform() for row in range(len(p))])
+        places = multinomial(p, uniforms)
+        if context.mu is not None:
+            drawn = np.take_along_axis(p, places[:, None], axis=1)[:, 0].astype(np.float64)
+            self._mu = mirostat_update(context.mu, drawn, self.settings.mirostat_tau, self.settings.mirostat_eta)
+        tokens = places if ids is None else np.take_along_axis(ids, places[:, None], axis=1)[:, 0]
+        return tokens, places, uniforms
 
+    def _context(self, logits, history: History | None) -> Context:
+        rows = len(logits)
+        if history is None:
+            needing = [stage.name for stage in self._stages if stage.looks_back]
+            if needing:
+                raise ValueError(
+                    f"{needing[0]} looks at the tokens so far: pass them as history (minillm.sampler.History)"
+                )
+            history = History([[]] * rows, [0] * rows)
+        elif len(history.ids) != rows:
+            raise ValueError(f"the history has {len(history.ids)} rows, the logits have {rows}")
+        if self.settings.mirostat_tau and (self._mu is None or len(self._mu) != rows):
+            self._mu = np.full(rows, 2.0 * self.settings.mirostat_tau)
+        step = self.step
 
-def _is_number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        def coins() -> np.ndarray:
+            return np.array([stream(self.settings.seed, "xtc", step, row).uniform() for row in range(rows)])
 
-
-def _check_share(name: str, value, least_is_off: bool = True) -> None:
-    """Raises UserError unless a setting is None or a share of 1: from 0 on where 0 is off, above 0 where it would cut all."""
-    if value is None or (_is_number(value) and 0 <= value <= 1 and (least_is_off or value > 0)):
-        return
-    allowed = "from 0 (off) to 1" if least_is_off else "above 0 and at most 1 (1 or None turns it off)"
-    raise UserError(f"{name} is {value}: it must be a number {allowed}")
+        return Context(history, coins, self._mu)
 
 
 def _checked(logits) -> np.ndarray:
@@ -121,15 +144,20 @@ def _checked(logits) -> np.ndarray:
     logits = np.array(to_host(logits), dtype=np.float32)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits have shape {logits.shape}, expected (B, V)")
-    wrong = np.isnan(logits) | (logits == np.inf)
-    if wrong.any():
-        row, token = np.argwhere(wrong)[0]
-        raise InvalidLogits(
-            f"logits[{row}, {token}] is {logits[row, token]}: the model's weights or its input are broken"
-        )
-    empty = (logits == -np.inf).all(axis=-1)
-    if empty.any():
-        raise InvalidLogits(
-            f"row {np.argmax(empty)} of the logits is -inf everywhere: there is no token left to choose"
-        )
+    _refuse_invalid(logits, "model")
     return logits
+
+
+def _refuse_invalid(logits, stage: str) -> None:
+    """Raises InvalidLogits for NaN, +inf, or a row of only -inf. The maximum of a row tells all three."""
+    largest_of_rows = logits.max(axis=-1)
+    if np.isfinite(largest_of_rows).all():
+        return
+    row = int(np.argmin(np.isfinite(largest_of_rows)))
+    where = "" if stage == "model" else f" after {stage}"
+    if largest_of_rows[row] == -np.inf:
+        raise InvalidLogits(f"row {row} of the logits is -inf everywhere{where}: no token is left to choose")
+    token = int(np.argmax(np.isnan(logits[row]) | (logits[row] == np.inf)))
+    raise InvalidLogits(
+        f"logits[{row}, {token}] is {logits[row, token]}{where}: a token can only be chosen among numbers"
+    )

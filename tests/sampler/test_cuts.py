@@ -19,8 +19,10 @@ from minillm.sampler.cuts import (
 
 
 def probabilities(row):
-    weights = [math.exp(x - max(row)) for x in row]
-    return [w / math.fsum(weights) for w in weights]
+    largest = max(row)
+    weights = [math.exp(x - largest) for x in row]
+    total = math.fsum(weights)
+    return [w / total for w in weights]
 
 
 def entropy(p):
@@ -44,12 +46,14 @@ def slow_top_p(row, p):
 
 def slow_min_p(row, p):
     q = probabilities(row)
-    return {i for i in range(len(q)) if q[i] >= p * max(q) * (1 - 1e-7)}
+    least = p * max(q) * (1 - 1e-7)
+    return {i for i in range(len(q)) if q[i] >= least}
 
 
 def slow_typical(row, p):
     q = probabilities(row)
-    distance = [abs(-math.log(x) - entropy(q)) if x > 0 else math.inf for x in q]
+    h = entropy(q)
+    distance = [abs(-math.log(x) - h) if x > 0 else math.inf for x in q]
     return up_to(q, sorted(range(len(q)), key=lambda i: (distance[i], i)), p)
 
 
@@ -66,7 +70,8 @@ def slow_top_n_sigma(row, n):
     finite = [x for x in row if x > -math.inf]
     mean = math.fsum(finite) / len(finite)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in finite) / len(finite))
-    return {i for i, x in enumerate(row) if x >= max(row) - n * deviation}
+    least = max(row) - n * deviation
+    return {i for i, x in enumerate(row) if x >= least}
 
 
 CUTS = [

@@ -1,0 +1,67 @@
+"""Which tokens are wanted or not, whatever the model thinks.
+
+Each is a function from logits (B, V) to logits (B, V); its argument is not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+
+def logit_bias(logits, bias: Mapping[int, float]):
+    """Add to the logits of some tokens: l_i + bias_i. A bias of -inf is a ban.
+
+    Source: OpenAI's API reference, `logit_bias`. A difference of d multiplies the odds against every other token by e^d.
+
+    >>> logit_bias(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), {0: 5, 3: -1})
+    array([[6., 3., 2., 1.]], dtype=float32)
+    """
+    if not bias:
+        return logits
+    biased = logits.copy()
+    biased[:, list(bias)] += np.array(list(bias.values()), np.float32)
+    return biased
+
+
+def ban(logits, tokens: Collection[int]):
+    """Tokens that are never chosen: their logits become -inf.
+
+    >>> ban(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [1])
+    array([[  1., -inf,   2.,   2.]], dtype=float32)
+    """
+    if not tokens:
+        return logits
+    banned = logits.copy()
+    banned[:, list(tokens)] = -np.inf
+    return banned
+
+
+def force(logits, tokens: list[int | None]):
+    """The one token that a row must choose, whatever was banned before; None leaves a row as it is. tokens: (B,)
+
+    >>> force(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [2])
+    array([[-inf, -inf,   0., -inf]], dtype=float32)
+    """
+    if all(token is None for token in tokens):
+        return logits
+    forced = logits.copy()
+    for row, token in zip(forced, tokens):
+        if token is not None:
+            row[:] = -np.inf
+            row[token] = 0
+    return forced
+
+
+def forbid_end(logits, end_tokens: Collection[int], too_short):
+    """No end of the text in rows that are still too short. too_short (B,) bool
+
+    >>> forbid_end(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [1], [True])
+    array([[  1., -inf,   2.,   2.]], dtype=float32)
+    """
+    if not np.any(too_short):
+        return logits
+    kept = logits.copy()
+    kept[np.ix_(np.flatnonzero(too_short), list(end_tokens))] = -np.inf
+    return kept

@@ -1,0 +1,39 @@
+"""Mirostat: a cut that is adjusted after every token, so that the text stays as surprising as asked for.
+
+Source: Basu et al., "Mirostat: A Neural Text Decoding Algorithm that Directly Controls Perplexity" (ICLR 2021); version 2 is
+that of the authors' repository. With the surprise of a token, s_i = -log2 p_i, in bits:
+
+    keep the tokens with s_i <= mu, the likeliest in any case; renormalise; draw one, with surprise s
+    mu = mu - eta (s - tau)                     mu begins at 2 tau
+
+After a token that was more surprising than tau the next cut is stricter, after a duller one it is looser. s is that of the
+renormalised probabilities, as in llama.cpp.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minillm.sampler.probability import softmax
+
+
+def mirostat_cut(logits, mu):
+    """Keep the tokens of at most the surprise mu, and the likeliest. logits (B, V), mu (B,) in bits  ->  (B, V)
+
+    >>> mirostat_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), np.array([2.0])).round(2)
+    array([[ -inf, -0.92, -1.2 ,  -inf]], dtype=float32)
+    """
+    with np.errstate(divide="ignore"):
+        surprise = -np.log2(softmax(logits))
+    kept = surprise <= np.asarray(mu)[:, None]
+    kept[np.arange(len(logits)), logits.argmax(axis=-1)] = True
+    return np.where(kept, logits, np.float32(-np.inf))
+
+
+def mirostat_update(mu, p, tau: float, eta: float):
+    """mu after tokens of the probabilities p were drawn. mu and p (B,)  ->  (B,)
+
+    >>> mirostat_update(np.array([6.0]), np.array([0.25]), tau=3.0, eta=0.1)
+    array([6.1])
+    """
+    return mu - eta * (-np.log2(p) - tau)

@@ -1,0 +1,149 @@
+"""Less of what was said before.
+
+Each is a function from logits (B, V), and the tokens so far of each row, to logits (B, V); its arguments are not changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+LARGEST_PENALTY = 1e30  # a penalty that grows without bound stays a finite number
+
+
+def repetition_penalty(logits, seen: list[Sequence[int]], penalty: float):
+    """Logits of tokens that were seen are divided by the penalty where positive, and multiplied by it where negative.
+
+    Above 1 makes seen tokens less likely. Source: Keskar et al., "CTRL" (2019), section 4.1, in the form that
+    transformers gave it: there a negative logit was divided, too, which made it more likely.
+
+    >>> repetition_penalty(np.array([[1.0, 3.0, -2.0, 2.0]], np.float32), [[1, 2, 1]], 2.0)
+    array([[ 1. ,  1.5, -4. ,  2. ]], dtype=float32)
+    """
+    if penalty == 1:
+        return logits
+    changed = logits.copy()
+    for row, ids in zip(changed, seen):
+        tokens = np.unique(np.asarray(ids, np.int64))
+        values = row[tokens]
+        row[tokens] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+    return changed
+
+
+def presence_penalty(logits, seen: list[Sequence[int]], penalty: float):
+    """The logits of tokens that were seen, however often, are lowered by the penalty.
+
+    Source: OpenAI's API reference, "Frequency and presence penalties".
+
+    >>> presence_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[1, 2, 1]], 0.5)
+    array([[1. , 2.5, 1.5, 2. ]], dtype=float32)
+    """
+    return _lowered(logits, seen, lambda counts: penalty * np.ones_like(counts)) if penalty else logits
+
+
+def frequency_penalty(logits, seen: list[Sequence[int]], penalty: float):
+    """The logits of tokens are lowered by the penalty for each time that they were seen. Source: as above.
+
+    >>> frequency_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[1, 2, 1]], 0.5)
+    array([[1. , 2. , 1.5, 2. ]], dtype=float32)
+    """
+    return _lowered(logits, seen, lambda counts: penalty * counts) if penalty else logits
+
+
+def no_repeat_ngram(logits, seen: list[Sequence[int]], size: int):
+    """Tokens that would end an n-gram of that size which stands in the text already become -inf.
+
+    A row in which nothing else is left stays as it is. Source: Paulus et al., "A Deep Reinforced Model for Abstractive
+    Summarization" (2017), section 2.5.
+
+    >>> no_repeat_ngram(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[0, 1, 2, 0]], 2)
+    array([[  1., -inf,   2.,   2.]], dtype=float32)
+    """
+    if not size:
+        return logits
+    changed = logits.copy()
+    for row, before, ids in zip(changed, logits, seen):
+        row[_followers(np.asarray(ids, np.int64), size - 1)] = -np.inf
+        if not np.any(row > -np.inf):
+            row[:] = before
+    return changed
+
+
+def dry_penalty(
+    logits,
+    seen: list[Sequence[int]],
+    multiplier: float,
+    base: float = 1.75,
+    allowed_length: int = 2,
+    breakers: Collection[int] = (),
+):
+    """DRY, "don't repeat yourself": tokens that would make a repetition longer are punished, more so the longer it is.
+
+    If the last n tokens stand earlier in the text, too, the token that followed them there would make it n + 1. Its logit is
+    lowered by multiplier * base^(n - allowed_length), for the largest n there is, if n >= allowed_length. A repetition does
+    not reach over a breaker (such as a line end or a quotation mark), and breakers are not punished. Source: p-e-w, "DRY: A
+    modern repetition penalty that reliably prevents looping" (text-generation-webui, pull request 5677, 2024), and its
+    form in llama.cpp.
+
+    >>> dry_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[0, 1, 3, 0, 1]], 0.8)
+    array([[1. , 3. , 2. , 1.2]], dtype=float32)
+    """
+    if not multiplier:
+        return logits
+    changed = logits.copy()
+    for row, ids in zip(changed, seen):
+        for token, length in _repetitions(list(ids), set(breakers)).items():
+            if length >= allowed_length:
+                row[token] -= _power(multiplier, base, length - allowed_length)
+    return changed
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _lowered(logits, seen, amount):
+    changed = logits.copy()
+    for row, ids in zip(changed, seen):
+        tokens, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
+        row[tokens] -= amount(counts).astype(np.float32)
+    return changed
+
+
+def _followers(ids, length: int) -> np.ndarray:
+    """The tokens that stood after the last `length` tokens wherever these stood before.
+
+    >>> _followers(np.array([0, 1, 2, 0, 1]), 2).tolist()
+    [2]
+    """
+    if len(ids) < length + 1:
+        return ids[:0]
+    windows = np.lib.stride_tricks.sliding_window_view(ids, length + 1)
+    return windows[(windows[:, :length] == ids[len(ids) - length :]).all(axis=1), length]
+
+
+def _repetitions(ids: list[int], breakers: set[int]) -> dict[int, int]:
+    """Token -> the length of the longest repetition that it would continue.
+
+    >>> _repetitions([0, 1, 3, 0, 1], set())
+    {3: 2}
+    """
+    limit = next((back for back, token in enumerate(reversed(ids)) if token in breakers), len(ids))
+    longest: dict[int, int] = {}
+    last = len(ids) - 1
+    for end in range(last):  # the repetition's earlier copy ends here
+        length = 0
+        while length < limit and length <= end and ids[end - length] == ids[last - length]:
+            length += 1
+        follower = ids[end + 1]
+        if length and follower not in breakers:
+            longest[follower] = max(longest.get(follower, 0), length)
+    return longest
+
+
+def _power(multiplier: float, base: float, exponent: int) -> float:
+    """multiplier * base^exponent, at most LARGEST_PENALTY."""
+    if base > 1 and exponent * math.log(base) + math.log(multiplier) > math.log(LARGEST_PENALTY):
+        return LARGEST_PENALTY
+    return multiplier * base**exponent

@@ -1,0 +1,191 @@
+"""In which order a sampler does what it is told, and by whose definitions.
+
+The order matters: a temperature before top-p changes how many tokens have the probability p together, after it does not. The
+four orders are that of this project and those of three libraries, whose settings they reproduce:
+
+    minillm     bias and bans, penalties, temperature, cuts
+    hf          transformers, `GenerationMixin._get_logits_processor`: cuts after the temperature; top-k keeps all ties
+    vllm        vLLM, `vllm/v1/sample/sampler.py`: min-p before top-k and top-p, which keep all ties
+    llama.cpp   llama.cpp, the default chain of `common/sampling.cpp`: cuts first, the temperature last; penalties look at
+                the last 64 tokens, the prompt's too; mirostat takes the place of everything but bias and temperature
+
+A setting that a library does not have is refused. Where the temperature is 0 the largest logit is taken after the penalties,
+as all of them do: no cut can change which one that is, except XTC, which is left out then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.errors import UserError
+from minillm.sampler import constraints, cuts, penalties
+from minillm.sampler.history import History
+from minillm.sampler.mirostat import mirostat_cut
+from minillm.sampler.settings import SamplerSettings
+
+
+class Context(NamedTuple):
+    """What a stage may look at besides the logits: the tokens so far, a coin for each row (in [0, 1)), mirostat's mu (B,)."""
+
+    history: History
+    coins: Callable[[], np.ndarray]
+    mu: np.ndarray | None
+
+
+class Stage(NamedTuple):
+    """One thing that a sampler does.
+
+    is_cut: it only takes tokens away, and looks at nothing but what is left. keeps: it leaves exactly so many, the largest
+    ones. looks_back: it needs the tokens so far.
+    """
+
+    name: str
+    apply: Callable[[np.ndarray, Context], np.ndarray]
+    is_cut: bool = False
+    keeps: int | None = None
+    looks_back: bool = False
+
+
+LLAMA_CPP_WINDOW = 64  # tokens that llama.cpp's penalties look at by default
+TINY = np.finfo(np.float32).tiny
+
+ORDERS = {
+    "minillm": (
+        *("logit_bias", "banned_tokens", "min_tokens", "forced_tokens"),
+        *("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram", "dry_multiplier"),
+        "temperature",
+        *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma", "xtc_probability"),
+        "mirostat_tau",
+    ),
+    "hf": (
+        *("logit_bias", "repetition_penalty", "no_repeat_ngram", "banned_tokens", "min_tokens"),
+        "temperature",
+        *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    ),
+    "vllm": (
+        *("banned_tokens", "min_tokens", "logit_bias"),
+        *("repetition_penalty", "frequency_penalty", "presence_penalty"),
+        *("temperature", "min_p", "top_k", "top_p"),
+    ),
+    "llama.cpp": (
+        *(
+            "logit_bias",
+            "banned_tokens",
+            "repetition_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+            "dry_multiplier",
+        ),
+        *("top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc_probability"),
+        *("temperature", "mirostat_tau"),
+    ),
+}
+
+
+def stages_of(settings: SamplerSettings) -> list[Stage]:
+    """The stages that are on, in order. Raises UserError for an unknown order, and for a setting that it does not have."""
+    if settings.order not in ORDERS:
+        raise UserError(f'order is "{settings.order}": use one of {", ".join(ORDERS)}')
+    order = ORDERS[settings.order]
+    on = {stage.name: stage for stage in _all_stages(settings) if stage is not None}
+    for name in on:
+        if name not in order:
+            raise UserError(f'{name} does not exist in {settings.order}: leave it out, or use order="minillm"')
+    if settings.order == "llama.cpp" and "mirostat_tau" in on:
+        extra = set(on) - {"mirostat_tau", "temperature", "logit_bias", "banned_tokens"}
+        if extra:
+            raise UserError(f"llama.cpp runs mirostat alone: leave out {', '.join(sorted(extra))}")
+    return [on[name] for name in order if name in on]
+
+
+def _all_stages(s: SamplerSettings) -> list[Stage | None]:
+    """Every stage, None for those that are off."""
+    window = s.penalty_window or (LLAMA_CPP_WINDOW if s.order == "llama.cpp" else None)
+    ties = s.ties or ("all" if s.order in ("hf", "vllm") else "lowest")
+
+    def seen(context: Context) -> list:
+        return [_last(ids, window) for ids in context.history.ids]
+
+    def written(context: Context) -> list:
+        if s.order == "llama.cpp":  # whose window does not know where the prompt ends
+            return seen(context)
+        return [_last(context.history.written(row), window) for row in range(len(context.history.ids))]
+
+    def forced(context: Context) -> list:
+        counts = (context.history.written_count(row) for row in range(len(context.history.ids)))
+        return [s.forced_tokens.get(count) for count in counts]
+
+    def too_short(context: Context) -> list:
+        counts = (context.history.written_count(row) for row in range(len(context.history.ids)))
+        return [count < s.min_tokens for count in counts]
+
+    def dry(x, c):
+        return penalties.dry_penalty(x, seen(c), s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers)
+
+    def back(name, wanted, apply):
+        return Stage(name, apply, looks_back=True) if wanted else None
+
+    def cut(name, apply, wanted=None):
+        wanted = bool(getattr(s, name)) if wanted is None else wanted
+        return Stage(name, apply, is_cut=True) if wanted else None
+
+    return [
+        Stage("logit_bias", lambda x, c: constraints.logit_bias(x, s.logit_bias)) if s.logit_bias else None,
+        Stage("banned_tokens", lambda x, c: constraints.ban(x, s.banned_tokens)) if s.banned_tokens else None,
+        back("min_tokens", s.min_tokens, lambda x, c: constraints.forbid_end(x, s.end_tokens, too_short(c))),
+        back("forced_tokens", s.forced_tokens, lambda x, c: constraints.force(x, forced(c))),
+        back(
+            "repetition_penalty",
+            s.repetition_penalty != 1,
+            lambda x, c: penalties.repetition_penalty(x, seen(c), s.repetition_penalty),
+        ),
+        back(
+            "presence_penalty",
+            s.presence_penalty,
+            lambda x, c: penalties.presence_penalty(x, written(c), s.presence_penalty),
+        ),
+        back(
+            "frequency_penalty",
+            s.frequency_penalty,
+            lambda x, c: penalties.frequency_penalty(x, written(c), s.frequency_penalty),
+        ),
+        back(
+            "no_repeat_ngram",
+            s.no_repeat_ngram,
+            lambda x, c: penalties.no_repeat_ngram(x, seen(c), s.no_repeat_ngram),
+        ),
+        back("dry_multiplier", s.dry_multiplier, dry),
+        Stage("temperature", lambda x, c: scale(x, s.temperature)) if s.temperature not in (0, 1) else None,
+        Stage("top_k", lambda x, c: cuts.top_k_cut(x, s.top_k, ties), True, s.top_k if ties == "lowest" else None)
+        if s.top_k
+        else None,
+        cut("top_p", lambda x, c: cuts.top_p_cut(x, s.top_p), s.top_p is not None and s.top_p < 1),
+        cut("min_p", lambda x, c: cuts.min_p_cut(x, s.min_p)),
+        cut("typical_p", lambda x, c: cuts.typical_cut(x, s.typical_p), s.typical_p is not None and s.typical_p < 1),
+        cut("epsilon_cutoff", lambda x, c: cuts.epsilon_cut(x, s.epsilon_cutoff)),
+        cut("eta_cutoff", lambda x, c: cuts.eta_cut(x, s.eta_cutoff)),
+        cut("top_n_sigma", lambda x, c: cuts.top_n_sigma_cut(x, s.top_n_sigma)),
+        cut("xtc_probability", lambda x, c: cuts.xtc_cut(x, s.xtc_threshold, c.coins() < s.xtc_probability)),
+        cut("mirostat_tau", lambda x, c: mirostat_cut(x, c.mu)),
+    ]
+
+
+def scale(logits, temperature: float):
+    """(l - max) / T of each row: differences first, so that a tiny temperature gives -inf and never inf - inf.
+
+    >>> scale(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 0.5)
+    array([[-4.,  0., -2., -2.]], dtype=float32)
+    >>> scale(np.array([[1e4, -1e4]], np.float32), 1e-300)
+    array([[  0., -inf]], dtype=float32)
+    """
+    scaled = logits - logits.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        scaled /= np.float32(max(temperature, TINY))
+    return scaled
+
+
+def _last(ids, window: int | None):
+    return ids if window is None else ids[max(len(ids) - window, 0) :]
