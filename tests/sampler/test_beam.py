@@ -27,10 +27,10 @@ def small(kind=minillm.GPT2, vocab_size=7, scale=0.5, dtype="float64", **shape):
 
 
 class Chances:
-    """log p of a text's next token, by a pass over the columns that are visible."""
+    """log p of a text's next token, by a pass over the columns that are visible, `padding` of which hold nothing at first."""
 
-    def __init__(self, model, prompt):
-        self.model, self.prompt, self.known = model, tuple(prompt), {}
+    def __init__(self, model, prompt, padding=0):
+        self.model, self.prompt, self.padding, self.known = model, tuple(prompt), padding, {}
 
     def __call__(self, text):
         if text not in self.known:
@@ -42,7 +42,7 @@ class Chances:
 
     def visible(self, length):
         context = self.model.config.context_length
-        seen = min(len(self.prompt), context)
+        seen = min(len(self.prompt) + self.padding, context)
         for _ in range(length - len(self.prompt)):
             seen = seen + 1 if seen < context else context - context // 4 + 1
         return seen
@@ -51,9 +51,9 @@ class Chances:
         return math.fsum(self(text[:i])[token] for i, token in enumerate(text))
 
 
-def slow_beam_search(model, prompt, longest, beams, penalty, early, ends):
+def slow_beam_search(model, prompt, longest, beams, penalty, early, ends, padding=0):
     """For one row, straight from the definition."""
-    chances, growing, finished = Chances(model, prompt), [()], {}
+    chances, growing, finished = Chances(model, prompt, padding), [()], {}
     for length in range(1, longest + 1):
         longer = [text + (token,) for text in growing for token in range(model.config.vocab_size)]
         longer.sort(key=chances.of, reverse=True)
@@ -192,11 +192,13 @@ def test_one_beam_is_greedy():
 
 @pytest.mark.parametrize("kind", [minillm.GPT2, minillm.Llama])
 def test_rows_of_unequal_length(kind):
+    """Also where they slide together; rows that are done early leave the batch."""
     model, prompts = small(kind), [[1, 2, 3, 4, 5], [6], [3, 2]]
     ids, padding = left_padded(prompts)
-    found = beam_search(model, ids, 7, beams=3, n_best=2, end=0, padding=padding)
-    for prompt, hypotheses in zip(prompts, found):
-        assert_same(hypotheses, beam_search(model, np.array([prompt]), 7, beams=3, n_best=2, end=0)[0])
+    for longest, ends in ((7, (0, 1)), (CONTEXT, (0,)), (CONTEXT, ())):
+        found = beam_search(model, ids, longest, beams=2, n_best=2, early_stopping=True, end=ends, padding=padding)
+        for prompt, skipped, hypotheses in zip(prompts, padding, found):
+            assert_same(hypotheses, slow_beam_search(model, prompt, longest, 2, 1.0, True, ends, skipped))
 
 
 def test_ties_go_to_the_better_beam_and_the_lowest_id():
