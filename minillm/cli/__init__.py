@@ -17,11 +17,10 @@ def main() -> None:
         sys.exit(app(standalone_mode=False))
     except UserError as error:
         fail(str(error))
-    except MemoryError as error:  # NumPy's and CuPy's say how much was asked for
-        fail(
-            f"out of memory ({error}): a smaller --batch-size or --context-length needs less, and when training "
-            "--checkpoint-activations, or --gradient-accumulation with a smaller batch"
-        )
+    except MemoryError as error:  # outside of training, which says more (memory_advice.py)
+        from minillm.training.memory_advice import explain_shortly
+
+        fail(explain_shortly(error))
     except usage_error as error:
         fail(error.format_message())
     except (typer.Abort, KeyboardInterrupt):

@@ -1,8 +1,50 @@
 """minillm info"""
 
+from __future__ import annotations
 
-def command() -> None:
-    """Versions, the BLAS and its threads, and the devices at hand: what to say with a bug report or a benchmark."""
+from typing import Annotated, Optional
+
+import typer
+
+
+def _option(help: str, *names: str, **limits):
+    return typer.Option(*names, help=help, show_default=False, **limits)
+
+
+def command(
+    model: Annotated[
+        Optional[str], _option("A preset, or a model that exists: say what memory training it takes, part by part.")
+    ] = None,
+    batch_size: Annotated[
+        Optional[int],
+        _option("With --model: windows in a batch; the preset's if not given.", "--batch", "--batch-size", min=1),
+    ] = None,
+    context_length: Annotated[
+        Optional[int], _option("With --model: tokens in a window.", "--context", "--context-length", min=1)
+    ] = None,
+    dtype: Annotated[str, _option("With --model: float32, tf32, bfloat16 or float64.")] = "float32",
+    device: Annotated[str, _option("With --model: cpu, cuda or cudasim.")] = "cpu",
+    checkpoint_activations: Annotated[
+        bool, _option("With --model: backward computes each block again.", "--checkpoint-activations")
+    ] = False,
+    dropout: Annotated[Optional[float], _option("With --model: probability of dropping a value.")] = None,
+    vocab_size: Annotated[Optional[int], _option("With --model PRESET: tokens of the vocabulary.", min=1)] = None,
+) -> None:
+    """Versions, the BLAS and its threads, and the devices at hand: what to say with a bug report or a benchmark.
+
+    With --model: what training takes in memory, before it is started; right to a tenth.
+    """
+    if model is None and (batch_size, context_length, dropout, vocab_size, checkpoint_activations) != (None,) * 4 + (
+        False,
+    ):
+        raise typer.BadParameter("sizes are those of a model: name it with --model")
+    if model is not None:
+        from minillm.training.memory_report import memory_report
+
+        print(
+            memory_report(model, batch_size, context_length, dtype, device, checkpoint_activations, dropout, vocab_size)
+        )
+        return
     from minillm.info import describe
 
     for name, value in describe().items():

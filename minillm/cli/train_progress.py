@@ -24,6 +24,8 @@ from minillm.training import (
     start_run,
     train,
 )
+from minillm.training.memory import workload_of
+from minillm.training.memory_advice import explained
 
 DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
 
@@ -44,7 +46,7 @@ def train_and_show(
     run = _open_run(given, preset_name, out, overwrite, resume, device)
     _describe(run, console)
     reporter = ProgressReporter(run, console)
-    with reporter.bar:
+    with reporter.bar, explained(workload_of(run.settings, run.model.config, device)):
         reason = train(run, reporter, stop_after)
     if reason == "stopped":
         console.print(f"stopped and saved at step {run.progress.step}; continue with:")

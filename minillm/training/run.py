@@ -26,6 +26,8 @@ from minillm.models.language_model import LanguageModel
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
 from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
+from minillm.training.memory import workload_of
+from minillm.training.memory_advice import explained
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.settings import TrainingSettings
 
@@ -82,6 +84,7 @@ def start_run(
     _check_free(folder, overwrite)
     to_device(np.zeros(1), device)  # raises UserError where there is no such device
     text = load_text(list(settings.data))
+    model = None
     if settings.init:
         model, tokenizer = _open_initial_model(settings, model_fields)
         config = model.config
@@ -95,7 +98,14 @@ def start_run(
                 f"the {name} text has {len(ids)} tokens, one window needs {least}: "
                 f"use a longer text or a smaller --context-length (now {config.context_length})"
             )
-    if not settings.init:
+    with explained(workload_of(settings, config, device)):
+        _write_new_run(folder, settings, config, model, tokenizer, splits)
+    return resume_run(folder, device)
+
+
+def _write_new_run(folder: Path, settings: TrainingSettings, config, model, tokenizer, splits) -> None:
+    """Put the folder of a run at step 0 in place. model: None for a new one."""
+    if model is None:
         model = make_model(config, seed=settings.seed, dtype=settings.dtype)
     _choose_what_learns(model, settings)
     partial = folder.with_name(f".{folder.name}.partial")
@@ -113,7 +123,6 @@ def start_run(
         _put_in_place(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return resume_run(folder, device)
 
 
 def _make_tokenizer(settings: TrainingSettings, text: str) -> Tokenizer:
@@ -198,15 +207,8 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
         settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
     except TypeError as error:
         raise UserError(f"{folder / TRAINING_FOLDER}: the stored settings are not of this version: {error}") from None
-    model = make_model(config, seed=None, dtype=settings.dtype)
-    for parameter in model.parameters().values():  # to be filled from the checkpoint
-        parameter.value = np.empty(parameter.value.shape, settings.dtype)
-    _choose_what_learns(model, settings)
-    model.loss_head.label_smoothing = settings.label_smoothing
-    model.body.recompute = settings.checkpoint_activations
-    model.to(device)
-    optimizer = settings.make_optimizer(model.trained_parameters())
-    load_checkpoint(folder, model, optimizer, progress.step)
+    with explained(workload_of(settings, config, device)):
+        model, optimizer = _restore(folder, settings, config, progress, device)
     return Run(
         folder=folder,
         settings=settings,
@@ -218,6 +220,20 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
         progress=progress,
         metrics=MetricsLog(folder),
     )
+
+
+def _restore(folder: Path, settings: TrainingSettings, config, progress: Progress, device: str):
+    """(model, optimizer) with the weights and moments of the checkpoint, on the device."""
+    model = make_model(config, seed=None, dtype=settings.dtype)
+    for parameter in model.parameters().values():  # to be filled from the checkpoint
+        parameter.value = np.empty(parameter.value.shape, settings.dtype)
+    _choose_what_learns(model, settings)
+    model.loss_head.label_smoothing = settings.label_smoothing
+    model.body.recompute = settings.checkpoint_activations
+    model.to(device)
+    optimizer = settings.make_optimizer(model.trained_parameters())
+    load_checkpoint(folder, model, optimizer, progress.step)
+    return model, optimizer
 
 
 def check_same_settings(run: Run, given: dict) -> None:
