@@ -186,17 +186,26 @@ def adamw(w, g, m, v, step, lr, b1=0.9, b2=0.99, eps=1e-8, decay=0.1):
         w[name] = w[name] - lr * (mean / (np.sqrt(square) + eps) + pull)
 
 
+def pick(ids, B, T, rng):
+    """Pieces from anywhere in the text ids (N,), and for each token the one that follows it: 2 of (B, T)."""
+    windows = ids[rng.integers(0, len(ids) - T, (B, 1)) + np.arange(T + 1)]
+    return windows[:, :-1], windows[:, 1:]
+
+
 def train(w, ids, steps, heads, rng, B=16, lr=5e-3):
     """Change the weights w so that the text ids (N,) gets likelier; yields the loss before each step."""
-    T = len(w["wpe.weight"])
     m, v = ({name: np.zeros_like(value) for name, value in w.items()} for _ in "mv")
     for step in range(1, steps + 1):
-        windows = ids[rng.integers(0, len(ids) - T, (B, 1)) + np.arange(T + 1)]  # (B, T + 1), somewhere in the text
-        logits, saved = forward(w, windows[:, :-1], heads)
-        loss, dlogits = cross_entropy(logits, windows[:, 1:])  # the target of each token is the next one
-        speed = lr * min(1, step / 20, 1.5 * (steps - step + 1) / steps)  # first and last steps are smaller
-        adamw(w, backward(w, dlogits, saved), m, v, step, speed)
+        inputs, targets = pick(ids, B, len(w["wpe.weight"]), rng)
+        logits, saved = forward(w, inputs, heads)
+        loss, dlogits = cross_entropy(logits, targets)
+        adamw(w, backward(w, dlogits, saved), m, v, step, speed(lr, step, steps))
         yield loss
+
+
+def speed(lr, step, steps):
+    """The first steps are smaller, until m and v know the gradients; so are the last ones, to come to rest."""
+    return lr * min(1, step / 20, 1.5 * (steps - step + 1) / steps)
 
 
 def draw(p, number):

@@ -8,7 +8,8 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm.lessons import gpt_page
+from minillm import blas
+from minillm.lessons import gpt_page, one_page
 from minillm.sampler.choice import multinomial
 
 LAYERS, HEADS, V, T, C = 2, 4, 23, 16, 32
@@ -154,3 +155,25 @@ def test_it_learns_and_writes(capsys):
     lines = capsys.readouterr().out.splitlines()
     losses = [float(line.split()[3].rstrip(":")) for line in lines if line.startswith("step")]
     assert losses[0] > np.log(15) - 0.5 and losses[-1] < 1.0
+
+
+def test_what_the_lesson_claims():
+    with blas.threads(1):
+        measured = one_page.LESSON.measure()
+    assert measured.holds, measured.findings
+    figures = measured.figures
+    assert figures["loss difference"] <= 1e-12 and figures["gradient difference"] <= 1e-12
+    assert figures["first loss"] == pytest.approx(np.log(82), abs=0.5)
+    assert figures["end"] < 2 < 3 < figures["start"]
+    assert figures["characters alike"] == one_page.WRITTEN
+    assert figures["lines"] < 240
+
+
+def test_the_lesson_notices_a_wrong_gradient(monkeypatch):
+    faulty = planted(gpt_page, "ds.swapaxes(2, 3) @ q / np.sqrt(D)", "ds.swapaxes(2, 3) @ q / D")
+    monkeypatch.setattr(gpt_page, "attention_backward", faulty.attention_backward)
+    monkeypatch.setattr(one_page, "STEPS", 5)
+    monkeypatch.setattr(one_page, "WRITTEN", 5)
+    monkeypatch.setattr(one_page, "SHOWN", (0, 4))
+    holds = [finding.holds for finding in one_page.measure().findings]
+    assert holds[:4] == [True, True, False, False]
