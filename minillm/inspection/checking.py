@@ -13,6 +13,7 @@ far off the result may be. The hand-written gradient has no say in it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from minillm.inspection.observation import Call, Observer, observed
 from minillm.inspection.recording import Place, Tensor, model_parameters
 
 HALVINGS = 12  # of the step, which begins at the tensor's size
-ROUNDING = 4 * np.finfo(float).eps  # of a loss, relative, times what the formula makes of it
+ROUNDING = 4 * sys.float_info.epsilon  # of a loss, relative, times what the formula makes of it
 WITH_GRADIENT, ANYWHERE = 4, 3  # elements that are drawn
 
 

@@ -27,6 +27,8 @@ class Moments:
         """
         xp = array_module(array)
         array = xp.asarray(array)
+        if array.dtype.kind != "f":  # bfloat16, which NumPy cannot sum
+            array = array.astype("float32")
         if array.size == 0:
             return cls()
         mean = float(array.mean(dtype="float64"))

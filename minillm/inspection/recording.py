@@ -284,7 +284,7 @@ class _Recorder(Observer):
 
 
 def _is_float_array(value) -> bool:
-    return hasattr(value, "dtype") and hasattr(value, "strides") and value.ndim > 0 and value.dtype.kind == "f"
+    return hasattr(value, "dtype") and hasattr(value, "strides") and value.ndim > 0 and value.dtype.kind not in "iub"
 
 
 def _location(array) -> tuple:

@@ -34,7 +34,7 @@ class Passage:
     @property
     def place(self) -> str:
         """File and line, as an editor opens them."""
-        path = Path(inspect.getsourcefile(self.function))
+        path = Path(getattr(self.function, "__code__", self.function).co_filename)
         return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{_source(self.function)[1]}"
 
     def __str__(self) -> str:
@@ -138,6 +138,9 @@ def _hand_over(tensor: Tensor) -> tuple[Frame, ast.expr | None]:
 @cache
 def _source(function) -> tuple[list[str], int]:
     """The lines of a function, without what they are indented by, and the number of the first."""
+    code = getattr(function, "__code__", function)
+    if code.co_name == "<lambda>" or not Path(code.co_filename).is_file():
+        return [f"def {code.co_name.strip('<>')}_():", "    return ...  # a function that stands in no file"], 1
     lines, first = inspect.getsourcelines(function)
     return textwrap.dedent("".join(lines)).splitlines(), first
 

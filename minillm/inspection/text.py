@@ -13,6 +13,7 @@ from minillm.inspection.checking import Check, check_tensor
 from minillm.inspection.recording import Record, Tensor, record
 from minillm.inspection.source_lines import Passage, forward_passages, gradient_passages
 from minillm.layers.dropout import Dropout
+from minillm.models.fine_tuning import add_lora
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _encoded(model, tokenizer, text: str) -> list[int]:
 def _shifted(ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """ids (1, T) and the tokens that follow them (1, T)"""
     row = np.array([ids])
-    return row[:, :-1], row[:, 1:]
+    return row[:, :-1].copy(), row[:, 1:].copy()
 
 
 def _turn_dropout_off(model) -> None:
@@ -82,9 +83,12 @@ def _turn_dropout_off(model) -> None:
 
 def _in_float64(model):
     """The same model on the CPU, in float64."""
-    copy = model.replica()
-    for parameter in copy.parameters().values():
-        parameter.value = np.array(to_host(parameter.value), np.float64)
+    copy = type(model)(model.config, seed=None, dtype="float64")
+    if model.lora is not None:
+        add_lora(copy, model.lora)
+    copies = copy.parameters()
+    for name, parameter in model.parameters().items():
+        copies[name].value, copies[name].frozen = np.array(to_host(parameter.value), np.float64), parameter.frozen
     return copy
 
 
