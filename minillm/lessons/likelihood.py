@@ -19,7 +19,6 @@ which is never a rise.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from minillm.errors import UserError
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import CORPUS, TRAINING, small_model
 from minillm.optim import global_norm
+from minillm.sampler.probability import log_softmax
 
 START = "\n"  # what stands before the sentence, so that its first token is predicted as well
 HELD_OUT_WINDOWS, WINDOWS_AT_ONCE = 64, 16
@@ -49,52 +49,59 @@ def measure(sentence: str) -> Measured:
     check_length(ids, model.config.context_length)
     before, after = (believe(each, ids[None, :-1], ids[None, 1:]) for each in (untrained, model))
     tokens = [repr(tokenizer.decode([token])) for token in ids[1:]]
-    gained = float(np.log(after.probabilities).sum() - np.log(before.probabilities).sum())
     predicted, changed = one_step(ids[None, :-1], ids[None, 1:])
-
     held_out = np.array(tokenizer.encode(split_text(load_text([CORPUS]))[1]))
     unseen_before, unseen_after = (believe_text(each, held_out) for each in (untrained, model))
-    risen = float((unseen_after > unseen_before).mean())
-    means = [float(np.exp(np.log(p).mean())) for p in (unseen_before, unseen_after)]
+    figures = {
+        "log-likelihood before": float(np.log(before.probabilities).sum()),
+        "log-likelihood after": float(np.log(after.probabilities).sum()),
+        "unseen": float(len(unseen_after)),
+        "risen": float((unseen_after > unseen_before).mean()),
+        "mean before": float(np.exp(np.log(unseen_before).mean())),
+        "mean after": float(np.exp(np.log(unseen_after).mean())),
+        "predicted": predicted,
+        "changed": changed,
+    }
     return Measured(
-        tables=[
-            Table(
-                f'"{sentence}", token by token',
-                ("token", "before", "after", "times", "rank before", "rank after"),
-                [
-                    (token, f"{p:.2%}", f"{q:.2%}", f"{q / p:.3g}", str(rank), str(new_rank))
-                    for token, p, q, rank, new_rank in zip(
-                        tokens, before.probabilities, after.probabilities, before.ranks, after.ranks
-                    )
-                ],
+        tables=[_table(sentence, tokens, before, after)],
+        findings=_findings(figures),
+        draw=lambda figure: _draw(figure, tokens, before, after, unseen_before, unseen_after, model.config.vocab_size),
+        figures=figures,
+    )
+
+
+def _findings(figures) -> list[Finding]:
+    f = figures
+    gained = f["log-likelihood after"] - f["log-likelihood before"]
+    return [
+        Finding(
+            f"the log-likelihood of the sentence rises from {f['log-likelihood before']:.1f} to "
+            f"{f['log-likelihood after']:.1f}: it is e^{gained:.1f} times as likely",
+            gained > 0,
+        ),
+        Finding(
+            f"of {f['unseen']:,.0f} tokens that training has not seen, {f['risen']:.0%} become likelier; their geometric mean "
+            f"rises from {f['mean before']:.2%} to {f['mean after']:.1%}",
+            f["risen"] > 0.6 and f["mean after"] > 5 * f["mean before"],
+        ),
+        Finding(
+            f"one small step along the gradient of this sentence, from the first weights, changes its mean log-likelihood "
+            f"by {f['changed']:+.6f}; step size times |gradient|^2 is {f['predicted']:+.6f}",
+            abs(f["changed"] / f["predicted"] - 1) < 0.02,
+        ),
+    ]
+
+
+def _table(sentence, tokens, before, after) -> Table:
+    return Table(
+        f'"{sentence}", token by token',
+        ("token", "before", "after", "times", "rank before", "rank after"),
+        [
+            (token, f"{p:.2%}", f"{q:.2%}", f"{q / p:.3g}", str(rank), str(new_rank))
+            for token, p, q, rank, new_rank in zip(
+                tokens, before.probabilities, after.probabilities, before.ranks, after.ranks
             )
         ],
-        findings=[
-            Finding(
-                f"the log-likelihood of the sentence rises from {np.log(before.probabilities).sum():.1f} to "
-                f"{np.log(after.probabilities).sum():.1f}: it is e^{gained:.1f} times as likely",
-                gained > 0,
-            ),
-            Finding(
-                f"of {len(unseen_after):,} tokens that training has not seen, {risen:.0%} became likelier; "
-                f"their geometric mean rises from {means[0]:.2%} to {means[1]:.1%}",
-                risen > 0.6 and means[1] > 5 * means[0],
-            ),
-            Finding(
-                f"one small step along the gradient of this sentence, from the first weights, changes its mean log-likelihood "
-                f"by {changed:+.6f}; step size times |gradient|^2 is {predicted:+.6f}",
-                abs(changed / predicted - 1) < 0.1,
-            ),
-        ],
-        draw=lambda figure: _draw(figure, tokens, before, after, unseen_before, unseen_after, model.config.vocab_size),
-        figures={
-            "gained": gained,
-            "risen": risen,
-            "mean before": means[0],
-            "mean after": means[1],
-            "predicted": predicted,
-            "changed": changed,
-        },
     )
 
 
@@ -108,10 +115,9 @@ def check_length(ids, context_length: int) -> None:
 
 def believe(model, inputs, targets) -> Belief:
     """inputs and targets (B, T)  ->  the probabilities of the targets, and their ranks, (B * T,)"""
-    logits = model.forward(inputs).astype(np.float64)  # (B, T, V)
-    at_target = np.take_along_axis(logits, targets[..., None], -1)
-    probabilities = np.exp(at_target[..., 0] - np.log(np.exp(logits).sum(axis=-1)))
-    return Belief(probabilities.ravel(), 1 + (logits > at_target).sum(axis=-1).ravel())
+    log_p = log_softmax(model.forward(inputs))  # (B, T, V)
+    at_target = np.take_along_axis(log_p, targets[..., None], -1)  # (B, T, 1)
+    return Belief(np.exp(at_target).ravel(), 1 + (log_p > at_target).sum(axis=-1).ravel())
 
 
 def believe_text(model, tokens) -> np.ndarray:
