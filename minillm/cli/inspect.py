@@ -40,6 +40,8 @@ def command(
     With --tensor NAME the lines of code that compute this tensor and its gradient, which is compared with finite differences
     in float64 on the CPU; exit code 1 if it is wrong.
     """
+    from rich.console import Console
+
     from minillm.inspection import inspect_tensor, inspect_text
     from minillm.inspection.table import format_closer, format_table, json_lines
     from minillm.pretrained import from_pretrained, tokenizer_of
@@ -48,7 +50,8 @@ def command(
         raise UserError("--tensor shows one tensor: leave out --layer, --all and --json, which are about the table")
     language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
     if tensor is not None:
-        closer = inspect_tensor(language_model, tokenizer, text, tensor)
+        with Console(stderr=True).status("finite differences ..."):
+            closer = inspect_tensor(language_model, tokenizer, text, tensor)
         print(format_closer(closer))
         raise typer.Exit(0 if closer.check.passed else 1)
     inspection = inspect_text(language_model, tokenizer, text)
