@@ -16,14 +16,14 @@ OPERATIONS = {
     "adamw": ("float32",),
     "attention": ("float32", "bfloat16"),
     "cross_entropy": ("float32",),
-    "dropout": ("float32",),
+    "dropout": ("float32", "bfloat16"),
     "embedding": ("float32",),
-    "gelu": ("float32",),
+    "gelu": ("float32", "bfloat16"),
     "global_norm": ("float32",),
-    "layer_norm": ("float32",),
-    "residual_layer_norm": ("float32",),
-    "rms_norm": ("float32",),
-    "rotary": ("float32",),
+    "layer_norm": ("float32", "bfloat16"),
+    "residual_layer_norm": ("float32", "bfloat16"),
+    "rms_norm": ("float32", "bfloat16"),
+    "rotary": ("float32", "bfloat16"),
 }
 RUNGS = ("naive", "tiled", "flash", "flash_tensor_cores")  # of attention, kernels/attention
 _choices: dict[str, bool | str] = {}  # True, False, or for attention the name of a rung

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from minillm.backend import stream
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty
+from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
 
 THREADS = 256
-CUDA = CudaFile(__file__, "dropout.cu", {"dropout": Ceiling(registers=40)})
+CUDA = CudaFile(__file__, "dropout.cu", {f"dropout<{number}>": Ceiling(registers=40) for number in NUMBERS.values()})
 
 
 def dropout_forward(x, p, key, first_row=0):
@@ -18,7 +18,7 @@ def dropout_forward(x, p, key, first_row=0):
 
     x[0] is row `first_row` of the batch.
     """
-    check_array("dropout_forward", "x", x)
+    check_array("dropout_forward", "x", x, dtype=FLOATS)
     if not 0 <= p < 1:
         raise ValueError(f"dropout_forward: p is {p}: it must be at least 0 and below 1")
     saved = (stream(*key).philox_key, p, x.shape, first_row * math.prod(x.shape[1:]))
@@ -28,14 +28,14 @@ def dropout_forward(x, p, key, first_row=0):
 def dropout_backward(dy, saved):
     """dy (...)  ->  dx (...)"""
     shape = saved[2]
-    check_array("dropout_backward", "dy", dy, shape=shape, because=f"x is {shape}")
+    check_array("dropout_backward", "dy", dy, shape=shape, dtype=FLOATS, because=f"x is {shape}")
     return _dropped(dy, saved)
 
 
 def _dropped(x, saved):
     philox_key, p, _, first = saved
-    y = empty(x.shape, x)
+    y = empty(x.shape, x, x.dtype)
     random = (philox_key[0], philox_key[1], np.uint64(round(p * 2**32)), np.float32(1 / (1 - p)))
     grid = (blocks_for(first % 8 + x.size, 8 * THREADS) if x.size else 0,)
-    CUDA.launch("dropout", grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
+    CUDA.launch(f"dropout<{number_of(x)}>", grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
     return y

@@ -15,20 +15,26 @@
 //
 // No row of dW is written by two blocks in one kernel, and the order of additions depends on the ids alone. A frequent
 // token, a thousand rows of dy, is spread over a thousand / 32 blocks. Shared memory: none. Memory moved: dy once, the
-// touched rows of dW twice. What is in dW is added to.
+// touched rows of dW twice. What is in dW is added to. W and dW are float; y and dy float or bfloat16.
+
+#include <cuda_bf16.h>
 
 const int WINDOW = 32;
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
 
-__global__ void embedding_forward(const long long* ids, const float* weight, float* y, int width, long long vocabulary) {
+template <typename Number>
+__global__ void embedding_forward(const long long* ids, const float* weight, Number* y, int width, long long vocabulary) {
     long long id = ids[blockIdx.x], first = (long long)blockIdx.x * width;
     bool known = id >= 0 && id < vocabulary;
-    for (int c = threadIdx.x; c < width; c += blockDim.x) y[first + c] = known ? weight[id * width + c] : NOT_A_NUMBER;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        y[first + c] = (Number)(known ? weight[id * width + c] : NOT_A_NUMBER);
+    }
 }
 
 // partials (windows, 2, width)
-__global__ void embedding_backward_windows(const float* dy, const long long* ids, const long long* order, float* dweight,
-                                           float* partials, long long count, int width, long long vocabulary) {
+template <typename Number>
+__global__ void embedding_backward_windows(const Number* dy, const long long* ids, const long long* order,
+                                           float* dweight, float* partials, long long count, int width, long long vocabulary) {
     int column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= width) return;
     long long window = blockIdx.x, start = window * WINDOW;
@@ -36,7 +42,7 @@ __global__ void embedding_backward_windows(const float* dy, const long long* ids
     long long run_start = start;
     float sum = 0;
     for (long long p = start; p < end; ++p) {
-        sum += dy[order[p] * width + column];
+        sum += (float)dy[order[p] * width + column];
         if (p + 1 < end && ids[p + 1] == ids[p]) continue;
         // The run ends here, or leaves the window.
         bool began_before = run_start == start && start > 0 && ids[start - 1] == ids[p];

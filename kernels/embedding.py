@@ -5,32 +5,42 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.backend import array_module
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, check_integers, empty, row_threads
+from minillm.kernels.launch import (
+    FLOATS,
+    NUMBERS,
+    Ceiling,
+    CudaFile,
+    blocks_for,
+    check_array,
+    check_integers,
+    empty,
+    number_of,
+    row_threads,
+)
 
 WINDOW = 32  # sorted tokens that one block adds up, as in embedding.cu
 COLUMNS = 256
 
-CUDA = CudaFile(
-    __file__,
-    "embedding.cu",
-    {
-        "embedding_forward": Ceiling(registers=32),
-        "embedding_backward_windows": Ceiling(registers=48),
-        "embedding_backward_joints": Ceiling(registers=32),
-    },
-)
+_instances = {"embedding_backward_joints": Ceiling(registers=32)}
+for _number in NUMBERS.values():
+    _instances[f"embedding_forward<{_number}>"] = Ceiling(registers=32)
+    _instances[f"embedding_backward_windows<{_number}>"] = Ceiling(registers=48)
+CUDA = CudaFile(__file__, "embedding.cu", _instances)
 
 
-def embedding_forward(ids, weight):
-    """ids (...) int, weight (V, C)  ->  y (..., C), saved. An id that is not in 0 ... V - 1 gives NaN."""
+def embedding_forward(ids, weight, dtype=None):
+    """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, float32 or bfloat16, by default the weight's; saved.
+
+    An id that is not in 0 ... V - 1 gives NaN.
+    """
     check_array("embedding_forward", "weight", weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding_forward: weight is {weight.shape} but has to be (V, C)")
     ids = check_integers("embedding_forward", "ids", ids, like=weight)
     vocabulary, width = weight.shape
-    y = empty((*ids.shape, width), weight)
+    y = empty((*ids.shape, width), weight, dtype or weight.dtype)
     arguments = (ids, weight, y, np.int32(width), np.int64(vocabulary))
-    CUDA.launch("embedding_forward", (ids.size,), (row_threads(width),), arguments)
+    CUDA.launch(f"embedding_forward<{number_of(y)}>", (ids.size,), (row_threads(width),), arguments)
     return y, (ids, weight.shape)
 
 
@@ -39,7 +49,7 @@ def embedding_backward(dy, saved, dweight=None):
     ids, weight_shape = saved
     vocabulary, width = weight_shape
     shape = (*ids.shape, width)
-    check_array("embedding_backward", "dy", dy, like=ids, shape=shape, because=f"y is {shape}")
+    check_array("embedding_backward", "dy", dy, like=ids, shape=shape, dtype=FLOATS, because=f"y is {shape}")
     if dweight is None:
         dweight = empty(weight_shape, dy)
         dweight[...] = 0
@@ -52,6 +62,7 @@ def embedding_backward(dy, saved, dweight=None):
     partials = empty((windows, 2, width), dy)
     sizes = (np.int64(ids.size), np.int32(width), np.int64(vocabulary))
     grid = (windows, blocks_for(width, COLUMNS))
-    CUDA.launch("embedding_backward_windows", grid, (COLUMNS,), (dy, ids, order, dweight, partials, *sizes))
+    windows_kernel = f"embedding_backward_windows<{number_of(dy)}>"
+    CUDA.launch(windows_kernel, grid, (COLUMNS,), (dy, ids, order, dweight, partials, *sizes))
     CUDA.launch("embedding_backward_joints", (windows,), (row_threads(width),), (ids, partials, dweight, *sizes))
     return dweight

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty
+from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
 from minillm.kernels.layer_norm import column_sum
 
 THREADS = 256
+NO_BIAS = np.uint64(0)  # a null pointer, which is not followed
 ROW_GROUPS = 128  # threads that share a column
 FORMS = {"tanh": "true", "none": "false"}  # approximate -> the template argument tanh_form
 
-_forward = {f"gelu_forward<{form}, {bias}>": Ceiling(32) for form in FORMS.values() for bias in ("true", "false")}
-_backward = {f"gelu_backward<{form}, {bias}>": Ceiling(48) for form in FORMS.values() for bias in ("true", "false")}
-
-CUDA = CudaFile(__file__, "gelu.cu", {**_forward, **_backward, "column_sum": Ceiling(registers=32, shared=1024)})
+_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+for _arguments in product(NUMBERS.values(), FORMS.values(), ("true", "false")):
+    _instances[f"gelu_forward<{', '.join(_arguments)}>"] = Ceiling(registers=32)
+    _instances[f"gelu_backward<{', '.join(_arguments)}>"] = Ceiling(registers=48)
+CUDA = CudaFile(__file__, "gelu.cu", _instances)
 
 
 def gelu_forward(x, bias=None, approximate="tanh"):
     """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved"""
-    check_array("gelu_forward", "x", x)
+    check_array("gelu_forward", "x", x, dtype=FLOATS)
     if approximate not in FORMS:
         raise ValueError(f"gelu_forward: approximate is {approximate!r}: use one of {', '.join(map(repr, FORMS))}")
     if bias is not None:
         width = x.shape[-1]
         check_array("gelu_forward", "bias", bias, like=x, shape=(width,), because=f"x has {width} channels")
-    y = empty(x.shape, x)
+    y = empty(x.shape, x, x.dtype)
     rows, width, grid, instance = _work(x, bias, approximate)
-    arguments = (x, x if bias is None else bias, y, np.int64(rows), np.int32(width))
+    arguments = (x, NO_BIAS if bias is None else bias, y, np.int64(rows), np.int32(width))
     CUDA.launch(f"gelu_forward{instance}", grid, (THREADS,), arguments)
     return y, (x, bias, approximate)
 
@@ -37,11 +40,11 @@ def gelu_forward(x, bias=None, approximate="tanh"):
 def gelu_backward(dy, saved):
     """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
     x, bias, approximate = saved
-    check_array("gelu_backward", "dy", dy, like=x, shape=x.shape, because=f"x is {x.shape}")
+    check_array("gelu_backward", "dy", dy, like=x, shape=x.shape, dtype=x.dtype, because=f"x is {x.shape}")
     rows, width, grid, instance = _work(x, bias, approximate)
-    dx = empty(x.shape, x)
-    partials = dx if bias is None else empty((grid[0], width), x)
-    arguments = (dy, x, x if bias is None else bias, dx, partials, np.int64(rows), np.int32(width))
+    dx = empty(x.shape, x, x.dtype)
+    partials = empty((0,), x) if bias is None else empty((grid[0], width), x)
+    arguments = (dy, x, NO_BIAS if bias is None else bias, dx, partials, np.int64(rows), np.int32(width))
     CUDA.launch(f"gelu_backward{instance}", grid, (THREADS,), arguments)
     return dx, None if bias is None else column_sum(CUDA, partials)
 
@@ -51,4 +54,4 @@ def _work(x, bias, approximate) -> tuple[int, int, tuple[int, int], str]:
     width = x.shape[-1] if x.ndim else 1
     rows = math.prod(x.shape[:-1])
     grid = (blocks_for(rows, 1, ROW_GROUPS), blocks_for(width, THREADS))
-    return rows, width, grid, f"<{FORMS[approximate]}, {'false' if bias is None else 'true'}>"
+    return rows, width, grid, f"<{number_of(x)}, {FORMS[approximate]}, {'false' if bias is None else 'true'}>"

@@ -27,9 +27,13 @@ import numpy as np
 
 from minillm.backend import array_module, device_of
 from minillm.errors import UserError
+from minillm.watching import watched
 
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK_THREADS = 1024
+# What kernels read and write; whatever it is, they compute in float. dtype -> the template argument Number.
+NUMBERS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
+FLOATS = tuple(NUMBERS)
 
 
 class Ceiling(NamedTuple):
@@ -109,7 +113,7 @@ class CudaFile:
         self._check_launch(kernel, grid, block, arguments, shared_bytes)
         array = next(argument for argument in arguments if not isinstance(argument, np.generic))
         function = self.module(array).get_function(kernel)
-        with array.device if device_of(array) == "cuda" else nullcontext():
+        with array.device if device_of(array) == "cuda" else nullcontext(), watched("kernel", kernel, *arguments):
             if shared_bytes > 48 * 1024:  # more has to be asked for
                 function.max_dynamic_shared_size_bytes = shared_bytes
             function(grid, block, arguments, shared_mem=shared_bytes)
@@ -145,13 +149,14 @@ def check_architecture(name: str, arch: int, minimum: int) -> None:
 def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:
     """Raises unless `array` is what the kernel takes: TypeError for no array or another dtype, else ValueError.
 
-    like: an array on whose device it has to live. shape: what it has to be, where there is only one possibility, and
-    `because` says why ("x has 512 channels").
+    dtype: one, or a tuple of names such as FLOATS. like: an array on whose device it has to live. shape: what it has to
+    be, where there is only one possibility, and `because` says why ("x has 512 channels").
     """
     if not hasattr(array, "dtype") or not hasattr(array, "flags"):
         raise TypeError(f"{kernel}: {name} is a {type(array).__name__}, not an array")
-    if array.dtype != dtype:
-        raise TypeError(f"{kernel}: {name} is {array.dtype}, the kernel takes {np.dtype(dtype)}")
+    dtypes = dtype if isinstance(dtype, tuple) else (str(dtype),)
+    if array.dtype.name not in dtypes:
+        raise TypeError(f"{kernel}: {name} is {array.dtype}, the kernel takes {' or '.join(dtypes)}")
     if shape is not None and array.shape != tuple(shape):
         raise ValueError(f"{kernel}: {name} is {array.shape} but {because or f'has to be {tuple(shape)}'}")
     if not array.flags.c_contiguous:
@@ -185,6 +190,11 @@ def blocks_for(count: int, block: int, limit: int | None = None) -> int:
 def row_threads(width: int) -> int:
     """Threads of a block that works on one row: whole warps, about four elements a thread, at most 512."""
     return 32 * max(1, min(16, -(-width // 128)))
+
+
+def number_of(array) -> str:
+    """The template argument Number of a kernel that reads or writes `array`."""
+    return NUMBERS[array.dtype.name]
 
 
 def empty(shape, like, dtype="float32"):

@@ -13,15 +13,15 @@
 // (2 C floats) and 32 partial sums. At its end a block writes them as row b of a table, which column_sum adds up: x and
 // dy are read once, and the order of additions is always the same.
 //
-// Memory moved: forward 8 bytes an element (x, y), backward 12 (dy, x, dx): a few operations for each, so the speed limit
-// is that of memory.
+// Memory moved: forward 8 bytes an element (x, y), backward 12 (dy, x, dx), half of that in bfloat16: a few operations for
+// each, so the speed limit is that of memory.
 
 #include "column_sum.cuh"
 #include "layer_norm.cuh"
 
 // Without a bias (has_bias = false) the pointer `bias` is not read.
-template <bool has_bias>
-__global__ void layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, float* mean,
+template <typename Number, bool has_bias>
+__global__ void layer_norm_forward(const Number* x, const float* weight, const float* bias, Number* y, float* mean,
                                    float* rstd, int width, float eps) {
     __shared__ float scratch[32];
     long long row = blockIdx.x;
@@ -34,8 +34,9 @@ __global__ void layer_norm_forward(const float* x, const float* weight, const fl
 }
 
 // dweight_partials and dbias_partials (gridDim.x, width)
-__global__ void layer_norm_backward(const float* dy, const float* x, const float* mean, const float* rstd,
-                                    const float* weight, float* dx, float* dweight_partials, float* dbias_partials,
+template <typename Number>
+__global__ void layer_norm_backward(const Number* dy, const Number* x, const float* mean, const float* rstd,
+                                    const float* weight, Number* dx, float* dweight_partials, float* dbias_partials,
                                     long long rows, int width) {
     extern __shared__ float sums[];
     __shared__ float scratch[32];
@@ -44,8 +45,8 @@ __global__ void layer_norm_backward(const float* dy, const float* x, const float
     for (int c = threadIdx.x; c < width; c += blockDim.x) dweight[c] = dbias[c] = 0;
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         RowStatistics statistics = {mean[row], rstd[row]};
-        layer_norm_backward_row<false>(dy + row * width, x + row * width, weight, nullptr, dx + row * width, dweight,
-                                       dbias, statistics, width, scratch);
+        layer_norm_backward_row<false, Number>(dy + row * width, x + row * width, weight, nullptr, dx + row * width, dweight,
+                                               dbias, statistics, width, scratch);
     }
     long long first = (long long)blockIdx.x * width;
     for (int c = threadIdx.x; c < width; c += blockDim.x) {

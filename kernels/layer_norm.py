@@ -6,29 +6,35 @@ import math
 
 import numpy as np
 
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty, row_threads
+from minillm.kernels.launch import (
+    FLOATS,
+    NUMBERS,
+    Ceiling,
+    CudaFile,
+    blocks_for,
+    check_array,
+    empty,
+    number_of,
+    row_threads,
+)
 
 # dweight and dbias of a row lie in the 48 KB of shared memory that every GPU grants a block.
 MAX_WIDTH = 6016
 MAX_PARTIALS = 512  # blocks of backward, each of which leaves one row of partial sums
 
-CUDA = CudaFile(
-    __file__,
-    "layer_norm.cu",
-    {
-        "layer_norm_forward<true>": Ceiling(registers=32, shared=128),
-        "layer_norm_forward<false>": Ceiling(registers=32, shared=128),
-        "layer_norm_backward": Ceiling(registers=40, shared=128, dynamic_shared=8 * MAX_WIDTH),
-        "column_sum": Ceiling(registers=32, shared=1024),
-    },
-)
+_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+for _number in NUMBERS.values():
+    for _biased in ("true", "false"):
+        _instances[f"layer_norm_forward<{_number}, {_biased}>"] = Ceiling(registers=32, shared=128)
+    _instances[f"layer_norm_backward<{_number}>"] = Ceiling(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
+CUDA = CudaFile(__file__, "layer_norm.cu", _instances)
 
 
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
     rows, width = check_norm("layer_norm_forward", x, weight, bias)
-    y, mean, rstd = empty(x.shape, x), empty((rows,), x), empty((rows,), x)
-    kernel = "layer_norm_forward<false>" if bias is None else "layer_norm_forward<true>"
+    y, mean, rstd = empty(x.shape, x, x.dtype), empty((rows,), x), empty((rows,), x)
+    kernel = f"layer_norm_forward<{number_of(x)}, {'false' if bias is None else 'true'}>"
     arguments = (x, weight, weight if bias is None else bias, y, mean, rstd, np.int32(width), np.float32(eps))
     CUDA.launch(kernel, (rows,), (row_threads(width),), arguments)
     return y, (x, mean, rstd, weight, bias is not None)
@@ -37,12 +43,14 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
 def layer_norm_backward(dy, saved):
     """dy (..., C)  ->  dx (..., C), dweight (C,), dbias (C,) or None"""
     x, mean, rstd, weight, has_bias = saved
-    check_array("layer_norm_backward", "dy", dy, like=x, shape=x.shape, because=f"x is {x.shape}")
+    check_array("layer_norm_backward", "dy", dy, like=x, shape=x.shape, dtype=x.dtype, because=f"x is {x.shape}")
     rows, width = len(mean), x.shape[-1]
     blocks = blocks_for(rows, 1, MAX_PARTIALS)
-    dx, partials = empty(x.shape, x), empty((2, blocks, width), x)
+    dx, partials = empty(x.shape, x, x.dtype), empty((2, blocks, width), x)
     arguments = (dy, x, mean, rstd, weight, dx, partials[0], partials[1], np.int64(rows), np.int32(width))
-    CUDA.launch("layer_norm_backward", (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width)
+    CUDA.launch(
+        f"layer_norm_backward<{number_of(x)}>", (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width
+    )
     return dx, column_sum(CUDA, partials[0]), column_sum(CUDA, partials[1]) if has_bias else None
 
 
@@ -50,7 +58,7 @@ def check_norm(kernel: str, x, weight, bias=None, max_width=MAX_WIDTH) -> tuple[
     """Raises unless weight and bias fit the last axis of x. Returns the number of rows and their width."""
     if getattr(x, "ndim", 0) == 0:
         raise ValueError(f"{kernel}: x needs at least one axis")
-    check_array(kernel, "x", x)
+    check_array(kernel, "x", x, dtype=FLOATS)
     width = x.shape[-1]
     for name, array in (("weight", weight), ("bias", bias)):
         if array is not None:

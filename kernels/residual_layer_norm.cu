@@ -14,13 +14,15 @@
 #include "layer_norm.cuh"
 
 // Without a bias (has_bias = false) the pointer `bias` is not read.
-template <bool has_bias>
-__global__ void residual_layer_norm_forward(const float* x, const float* delta, const float* weight, const float* bias,
-                                            float* sum, float* y, float* mean, float* rstd, int width, float eps) {
+template <typename Number, bool has_bias>
+__global__ void residual_layer_norm_forward(const Number* x, const Number* delta, const float* weight,
+                                            const float* bias, Number* sum, Number* y, float* mean, float* rstd, int width, float eps) {
     __shared__ float scratch[32];
     long long row = blockIdx.x, first = row * width;
     // Each thread reads back only what it wrote itself, its own columns: no barrier is needed.
-    for (int c = threadIdx.x; c < width; c += blockDim.x) sum[first + c] = x[first + c] + delta[first + c];
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        sum[first + c] = (Number)((float)x[first + c] + (float)delta[first + c]);
+    }
     RowStatistics statistics = row_statistics(sum + first, width, eps, scratch);
     normalize_row<has_bias>(sum + first, weight, bias, y + first, statistics, width);
     if (threadIdx.x == 0) {
@@ -30,8 +32,9 @@ __global__ void residual_layer_norm_forward(const float* x, const float* delta, 
 }
 
 // dweight_partials and dbias_partials (gridDim.x, width)
-__global__ void residual_layer_norm_backward(const float* dsum, const float* dy, const float* sum, const float* mean,
-                                             const float* rstd, const float* weight, float* dx,
+template <typename Number>
+__global__ void residual_layer_norm_backward(const Number* dsum, const Number* dy, const Number* sum, const float* mean,
+                                             const float* rstd, const float* weight, Number* dx,
                                              float* dweight_partials, float* dbias_partials, long long rows,
                                              int width) {
     extern __shared__ float sums[];

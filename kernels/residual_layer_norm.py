@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty, row_threads
+from minillm.kernels.launch import NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of, row_threads
 from minillm.kernels.layer_norm import MAX_PARTIALS, MAX_WIDTH, check_norm, column_sum
 
-CUDA = CudaFile(
-    __file__,
-    "residual_layer_norm.cu",
-    {
-        "residual_layer_norm_forward<true>": Ceiling(registers=32, shared=128),
-        "residual_layer_norm_forward<false>": Ceiling(registers=32, shared=128),
-        "residual_layer_norm_backward": Ceiling(registers=40, shared=128, dynamic_shared=8 * MAX_WIDTH),
-        "column_sum": Ceiling(registers=32, shared=1024),
-    },
-)
+_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+for _number in NUMBERS.values():
+    for _biased in ("true", "false"):
+        _instances[f"residual_layer_norm_forward<{_number}, {_biased}>"] = Ceiling(registers=32, shared=128)
+    _instances[f"residual_layer_norm_backward<{_number}>"] = Ceiling(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
+CUDA = CudaFile(__file__, "residual_layer_norm.cu", _instances)
 
 
 def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
     """x and delta (..., C), weight (C,), bias (C,) or None  ->  (sum, y), both (..., C), saved"""
     rows, width = check_norm("residual_layer_norm_forward", x, weight, bias)
-    check_array("residual_layer_norm_forward", "delta", delta, like=x, shape=x.shape, because=f"x is {x.shape}")
-    total, y, mean, rstd = empty(x.shape, x), empty(x.shape, x), empty((rows,), x), empty((rows,), x)
-    kernel = "residual_layer_norm_forward<false>" if bias is None else "residual_layer_norm_forward<true>"
+    because = f"x is {x.shape}"
+    check_array("residual_layer_norm_forward", "delta", delta, like=x, shape=x.shape, dtype=x.dtype, because=because)
+    total, y = empty(x.shape, x, x.dtype), empty(x.shape, x, x.dtype)
+    mean, rstd = empty((rows,), x), empty((rows,), x)
+    kernel = f"residual_layer_norm_forward<{number_of(x)}, {'false' if bias is None else 'true'}>"
     outputs = (total, y, mean, rstd, np.int32(width), np.float32(eps))
     arguments = (x, delta, weight, weight if bias is None else bias, *outputs)
     CUDA.launch(kernel, (rows,), (row_threads(width),), arguments)
@@ -35,12 +33,13 @@ def residual_layer_norm_backward(dsum, dy, saved):
     """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias (C,) or None"""
     total, mean, rstd, weight, has_bias = saved
     for name, array in (("dsum", dsum), ("dy", dy)):
-        because = f"x is {total.shape}"
-        check_array("residual_layer_norm_backward", name, array, like=total, shape=total.shape, because=because)
+        expected = dict(like=total, shape=total.shape, dtype=total.dtype, because=f"x is {total.shape}")
+        check_array("residual_layer_norm_backward", name, array, **expected)
     rows, width = len(mean), total.shape[-1]
     blocks = blocks_for(rows, 1, MAX_PARTIALS)
-    dx, partials = empty(total.shape, total), empty((2, blocks, width), total)
+    dx, partials = empty(total.shape, total, total.dtype), empty((2, blocks, width), total)
     outputs = (dx, partials[0], partials[1], np.int64(rows), np.int32(width))
     arguments = (dsum, dy, total, mean, rstd, weight, *outputs)
-    CUDA.launch("residual_layer_norm_backward", (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width)
+    kernel = f"residual_layer_norm_backward<{number_of(total)}>"
+    CUDA.launch(kernel, (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width)
     return dx, column_sum(CUDA, partials[0]), column_sum(CUDA, partials[1]) if has_bias else None

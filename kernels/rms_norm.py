@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty, row_threads
+from minillm.kernels.launch import NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of, row_threads
 from minillm.kernels.layer_norm import MAX_PARTIALS, check_norm, column_sum
 
 MAX_WIDTH = 12160  # dweight of a row lies in the 48 KB of shared memory that every GPU grants a block
 
-CUDA = CudaFile(
-    __file__,
-    "rms_norm.cu",
-    {
-        "rms_norm_forward": Ceiling(registers=32, shared=128),
-        "rms_norm_backward": Ceiling(registers=40, shared=128, dynamic_shared=4 * MAX_WIDTH),
-        "column_sum": Ceiling(registers=32, shared=1024),
-    },
-)
+_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+for _number in NUMBERS.values():
+    _instances[f"rms_norm_forward<{_number}>"] = Ceiling(registers=32, shared=128)
+    _instances[f"rms_norm_backward<{_number}>"] = Ceiling(40, shared=128, dynamic_shared=4 * MAX_WIDTH)
+CUDA = CudaFile(__file__, "rms_norm.cu", _instances)
 
 
 def rms_norm_forward(x, weight, eps=1e-5):
     """x (..., C), weight (C,)  ->  y (..., C), saved"""
     rows, width = check_norm("rms_norm_forward", x, weight, max_width=MAX_WIDTH)
-    y, rstd = empty(x.shape, x), empty((rows,), x)
+    y, rstd = empty(x.shape, x, x.dtype), empty((rows,), x)
     arguments = (x, weight, y, rstd, np.int32(width), np.float32(eps))
-    CUDA.launch("rms_norm_forward", (rows,), (row_threads(width),), arguments)
+    CUDA.launch(f"rms_norm_forward<{number_of(x)}>", (rows,), (row_threads(width),), arguments)
     return y, (x, rstd, weight)
 
 
 def rms_norm_backward(dy, saved):
     """dy (..., C)  ->  dx (..., C), dweight (C,)"""
     x, rstd, weight = saved
-    check_array("rms_norm_backward", "dy", dy, like=x, shape=x.shape, because=f"x is {x.shape}")
+    check_array("rms_norm_backward", "dy", dy, like=x, shape=x.shape, dtype=x.dtype, because=f"x is {x.shape}")
     rows, width = len(rstd), x.shape[-1]
     blocks = blocks_for(rows, 1, MAX_PARTIALS)
-    dx, partials = empty(x.shape, x), empty((blocks, width), x)
+    dx, partials = empty(x.shape, x, x.dtype), empty((blocks, width), x)
     arguments = (dy, x, rstd, weight, dx, partials, np.int64(rows), np.int32(width))
-    CUDA.launch("rms_norm_backward", (blocks,), (row_threads(width),), arguments, shared_bytes=4 * width)
+    kernel = f"rms_norm_backward<{number_of(x)}>"
+    CUDA.launch(kernel, (blocks,), (row_threads(width),), arguments, shared_bytes=4 * width)
     return dx, column_sum(CUDA, partials)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, check_array, empty
+from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
 
 THREADS = 128
 MAX_HEAD_BLOCKS = 4096  # beyond it a thread takes several heads of the batch
-CUDA = CudaFile(__file__, "rotary.cu", {"rotary<false>": Ceiling(registers=40), "rotary<true>": Ceiling(registers=40)})
+INSTANCES = {f"rotary<{number}, {flag}>": Ceiling(40) for number in NUMBERS.values() for flag in ("false", "true")}
+CUDA = CudaFile(__file__, "rotary.cu", INSTANCES)
 
 
 def rotary_forward(x, cos, sin, interleaved=False):
     """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
-    check_array("rotary_forward", "x", x)
+    check_array("rotary_forward", "x", x, dtype=FLOATS)
     if x.ndim != 4 or x.shape[3] % 2:
         raise ValueError(f"rotary_forward: x is {x.shape} but has to be (B, H, T, D) with an even D")
     shape = (x.shape[2], x.shape[3] // 2)
@@ -28,16 +29,16 @@ def rotary_backward(dy, saved):
     cos = saved[0]
     because = f"cos is {cos.shape}"
     shape = (*dy.shape[:2], cos.shape[0], 2 * cos.shape[1])
-    check_array("rotary_backward", "dy", dy, like=cos, shape=shape, because=because)
+    check_array("rotary_backward", "dy", dy, like=cos, shape=shape, dtype=FLOATS, because=because)
     return _turned(dy, saved, -1)
 
 
 def _turned(x, saved, sign):
     cos, sin, interleaved = saved
     batch, n_head, time, width = x.shape
-    y, heads = empty(x.shape, x), batch * n_head
+    y, heads = empty(x.shape, x, x.dtype), batch * n_head
     grid = (blocks_for(time * width // 2, THREADS), blocks_for(heads, 1, MAX_HEAD_BLOCKS))
     sizes = (np.int64(heads), np.int32(time), np.int32(width // 2))
-    kernel = f"rotary<{'true' if interleaved else 'false'}>"
+    kernel = f"rotary<{number_of(x)}, {'true' if interleaved else 'false'}>"
     CUDA.launch(kernel, grid, (THREADS,), (x, cos, sin, y, np.float32(sign), *sizes))
     return y

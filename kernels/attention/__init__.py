@@ -15,6 +15,10 @@ from functools import cache
 from importlib import import_module
 
 from minillm.backend import device_of
+from minillm.precision import is_bfloat16, narrow, tf32_wanted, wide
+
+TENSOR_CORE_WIDTHS = (32, 64, 96, 128)  # of flash_tensor_cores.py
+TENSOR_CORE_ARCHITECTURE = 80
 
 
 def rung(name: str):
@@ -26,27 +30,41 @@ def best_rung(q) -> str:
     """The name of the best rung that takes q (B, H, T, D).
 
     bfloat16 goes to the tensor cores. float32 goes to "flash", which keeps every bit of float32 (on tensor cores it would
-    be rounded to TF32: that has to be asked for); to "tiled" where D is not a width that "flash" has, or where its tiles
-    are too large for the shared memory of the GPU.
+    be rounded to TF32: that has to be asked for, see precision.py); to "tiled" where D is not a width that "flash" has, or
+    where its tiles are too large for the shared memory of the GPU. So does bfloat16 of such a width, as float32.
     """
-    if q.dtype.name == "bfloat16":
+    width = q.shape[3]
+    if (
+        (is_bfloat16(q) or tf32_wanted())
+        and width in TENSOR_CORE_WIDTHS
+        and _architecture(q) >= TENSOR_CORE_ARCHITECTURE
+    ):
         return "flash_tensor_cores"
-    flash, width = rung("flash"), q.shape[3]
+    flash = rung("flash")
     fits = width in flash.STREAMED and flash.shared_bytes(width) <= _shared_memory_limit(q)
     return "flash" if fits else "tiled"
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    best = rung(best_rung(q))
+    like, best = q, rung(best_rung(q))
+    if best is not rung("flash_tensor_cores"):
+        q, k, v = wide(q), wide(k), wide(v)
     y, saved = best.attention_forward(q, k, v, causal, dropout, key, first_row)
-    return y, (best, saved)
+    return narrow(y, like), (best, saved)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
     best, saved = saved
-    return best.attention_backward(dy, saved)
+    if best is rung("flash_tensor_cores"):
+        return best.attention_backward(dy, saved)
+    return tuple(narrow(gradient, dy) for gradient in best.attention_backward(wide(dy), saved))
+
+
+def _architecture(array) -> int:
+    """Compute capability of the device of `array`, such as 90."""
+    return int(array.device.compute_capability) if device_of(array) == "cuda" else 90
 
 
 def _shared_memory_limit(array) -> int:

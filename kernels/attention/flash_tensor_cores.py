@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
 from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
 from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, empty
 
-WIDTHS = (32, 64, 96, 128)
+WIDTHS = TENSOR_CORE_WIDTHS
 PADDING = 16  # bytes that each row in shared memory is longer
 
 
@@ -55,7 +56,7 @@ for _width in WIDTHS:
         for _tiling in _tilings.values():
             _ceiling = Ceiling(REGISTERS, dynamic_shared=_tiling.shared(_width))
             INSTANCES[_kernel + _tiling.template(_width)] = _ceiling
-CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, minimum_arch=80)
+CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, minimum_arch=TENSOR_CORE_ARCHITECTURE)
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):

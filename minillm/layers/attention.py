@@ -34,6 +34,8 @@ from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.softmax import row_max, row_sum
+from minillm.matmul import matmul
+from minillm.precision import narrow, wide
 
 QUERY_BLOCK = 128
 
@@ -44,7 +46,8 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     dropout > 0 drops attention probabilities with the mask of `key` (dropout.py), element (b, h, i, j) in C order, where
     b counts from `first_row`.
     """
-    xp = array_module(q)
+    xp, like = array_module(q), q
+    q, k, v = wide(q), wide(k), wide(v)
     batch, heads, time, width = q.shape
     kv_heads, scale = k.shape[1], q.dtype.type(1 / math.sqrt(width))
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
@@ -53,7 +56,7 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     y = xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3)  # a token's heads lie side by side
     blocks = []
     for rows, keys in _blocks(time, causal):
-        s = (q[:, :, rows] * scale) @ k_t[..., keys]  # (B, H, t, D) @ (B, H, D, T)
+        s = matmul(q[:, :, rows] * scale, k_t[..., keys])  # (B, H, t, D) @ (B, H, D, T)
         if causal:
             s += _causal_mask(rows.start, keys.stop, s.dtype.name, xp)
         s -= row_max(s)
@@ -62,14 +65,14 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
         if factor is not None:
             p = (p, p * factor[:, :, rows, keys])
         blocks.append(p)
-        xp.matmul(_seen(p), v[:, :, keys], out=y[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
-    return y, (q, k, v, y, blocks, causal, factor, kv_heads)
+        matmul(_seen(p), v[:, :, keys], out=y[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
+    return narrow(y, like), (q, k, v, y, blocks, causal, factor, kv_heads)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
     q, k, v, y, blocks, causal, factor, kv_heads = saved
-    xp = array_module(dy)
+    xp, like, dy = array_module(dy), dy, wide(dy)
     batch, heads, time, width = q.shape
     scale = q.dtype.type(1 / math.sqrt(width))
     dq, dk, dv = (xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3) for _ in "qkv")
@@ -80,7 +83,7 @@ def attention_backward(dy, saved):
         dy_rows = dy[:, :, rows]
         # forward: y = p @ v
         _put(dv, keys, _seen(p).transpose(0, 1, 3, 2), dy_rows, rows.stop == time)  # (B, H, T, t) @ (B, H, t, D)
-        ds = dy_rows @ v_t[..., keys]  # dP: (B, H, t, D) @ (B, H, D, T)
+        ds = matmul(dy_rows, v_t[..., keys])  # dP: (B, H, t, D) @ (B, H, D, T)
         if factor is not None:
             # forward: dropped = p * factor
             ds *= factor[:, :, rows, keys]
@@ -90,9 +93,10 @@ def attention_backward(dy, saved):
         ds *= p
         ds *= scale
         # forward: s = q @ k^T * scale
-        xp.matmul(ds, k[:, :, keys], out=dq[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
+        matmul(ds, k[:, :, keys], out=dq[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
         _put(dk, keys, ds.transpose(0, 1, 3, 2), q[:, :, rows], rows.stop == time)  # (B, H, T, t) @ (B, H, t, D)
-    return dq, _sum_heads(dk, kv_heads), _sum_heads(dv, kv_heads)
+    dk, dv = _sum_heads(dk, kv_heads), _sum_heads(dv, kv_heads)
+    return narrow(dq, like), narrow(dk, like), narrow(dv, like)
 
 
 def _transposed(x):
@@ -102,10 +106,7 @@ def _transposed(x):
 
 def _put(gradient, keys, a, b, first):
     """a @ b into the rows `keys` of a gradient: written by the first block, added by the others."""
-    if first:
-        array_module(a).matmul(a, b, out=gradient[:, :, keys])
-    else:
-        gradient[:, :, keys] += a @ b
+    matmul(a, b, out=gradient[:, :, keys], add=not first)
 
 
 def _blocks(time, causal):

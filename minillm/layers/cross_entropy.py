@@ -21,7 +21,7 @@ Perplexity is exp(loss): a model that is unsure between k equally likely tokens 
 
 from __future__ import annotations
 
-from minillm.backend import array_module
+from minillm.backend import array_module, device_of
 from minillm.kernels import implementation
 from minillm.layers.layer import Layer
 from minillm.layers.softmax import row_max, row_sum
@@ -43,8 +43,8 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     t = targets.reshape(-1)  # (N,)
     counted = t != ignore_index
     if count is None:
-        count = int(counted.sum())
-    if count == 0:
+        count = counted.sum()
+    if device_of(count) == "cpu" and count == 0:
         raise ValueError(f"cross_entropy: all {t.size} targets are ignore_index ({ignore_index}), nothing to average")
     rows, t = xp.arange(len(t)), xp.where(counted, t, 0)
 

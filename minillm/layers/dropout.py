@@ -18,19 +18,20 @@ import math
 from minillm.backend import device_of, stream, to_device
 from minillm.kernels import implementation
 from minillm.layers.layer import Layer
+from minillm.precision import narrow, wide
 
 
 def dropout_forward(x, p, key, first_row=0):
     """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved.  x[0] is row `first_row` of the batch."""
-    factor = dropout_factor(x.shape, p, key, x, first_row)
-    return x * factor, factor
+    factor = dropout_factor(x.shape, p, key, wide(x), first_row)
+    return narrow(wide(x) * factor, x), factor
 
 
 def dropout_backward(dy, saved):
     """dy (...)  ->  dx (...)"""
     factor = saved
     # forward: y = x * factor
-    return dy * factor
+    return narrow(wide(dy) * factor, dy)
 
 
 def dropout_factor(shape, p, key, like, first_row=0):

@@ -17,11 +17,12 @@ import numpy as np
 from minillm.backend import array_module
 from minillm.kernels import implementation
 from minillm.layers.layer import Layer, Parameter
+from minillm.precision import wide
 
 
-def embedding_forward(ids, weight):
-    """ids (...) int, weight (V, C)  ->  y (..., C), saved"""
-    return weight[ids], (ids, weight.shape)
+def embedding_forward(ids, weight, dtype=None):
+    """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, by default the weight's, saved"""
+    return weight[ids].astype(dtype or weight.dtype, copy=False), (ids, weight.shape)
 
 
 def embedding_backward(dy, saved, dweight=None):
@@ -32,9 +33,9 @@ def embedding_backward(dy, saved, dweight=None):
     """
     ids, weight_shape = saved
     xp = array_module(dy)
-    dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, C)
+    dy_rows = wide(dy).reshape(-1, dy.shape[-1])  # (N, C)
     if dweight is None:
-        dweight = xp.zeros(weight_shape, dtype=dy.dtype)
+        dweight = xp.zeros(weight_shape, dtype=dy_rows.dtype)
     # forward: y = weight[ids]
     if xp is not np:  # CuPy has no reduceat
         xp.add.at(dweight, ids.reshape(-1), dy_rows)
@@ -48,14 +49,17 @@ def embedding_backward(dy, saved, dweight=None):
 
 
 class Embedding(Layer):
-    """y = weight[ids], ids (...) -> y (..., C). Backward returns None: integers have no gradient."""
+    """y = weight[ids], ids (...) -> y (..., C). Backward returns None: integers have no gradient.
+
+    dtype: of y, where it is not that of the weight: here it is decided in which precision vectors travel on.
+    """
 
     def __init__(self, weight):
         self.weight = Parameter(weight)
 
-    def forward(self, ids):
+    def forward(self, ids, dtype=None):
         forward, backward = implementation(self.weight.value, embedding_forward, embedding_backward)
-        y, saved = forward(ids, self.weight.value)
+        y, saved = forward(ids, self.weight.value, dtype)
         self.save_for_backward((backward, saved))
         return y
 

@@ -25,6 +25,7 @@ import numpy as np
 from minillm.backend import array_module
 from minillm.kernels import implementation
 from minillm.layers.layer import Layer
+from minillm.precision import narrow, wide
 
 C = math.sqrt(2 / math.pi)
 A = 0.044715
@@ -33,7 +34,7 @@ APPROXIMATIONS = ("tanh", "none")
 
 def gelu_forward(x, bias=None, approximate="tanh"):
     """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved"""
-    xp = array_module(x)
+    xp, like, x = array_module(x), x, wide(x)
     if bias is not None:
         x = x + bias
     if approximate == "tanh":
@@ -50,13 +51,13 @@ def gelu_forward(x, bias=None, approximate="tanh"):
         gate += 0.5  # Phi(x)
     else:
         raise ValueError(f"approximate is {approximate!r}: use one of {', '.join(map(repr, APPROXIMATIONS))}")
-    return x * gate, (x, gate, bias is not None, approximate)
+    return narrow(x * gate, like), (x, gate, bias is not None, approximate)
 
 
 def gelu_backward(dy, saved):
     """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
     x, gate, has_bias, approximate = saved
-    xp = array_module(dy)
+    xp, like, dy = array_module(dy), dy, wide(dy)
     slope = x * x
     if approximate == "tanh":
         # forward: gate = s(u(x)), so gate' = 2 s (1 - s) u'
@@ -76,7 +77,7 @@ def gelu_backward(dy, saved):
     # forward: x = z + bias, the same bias for every row
     dx_rows = dx.reshape(-1, dx.shape[-1])
     dbias = xp.ones(len(dx_rows), dtype=dx.dtype) @ dx_rows if has_bias else None  # (N,) @ (N, F)
-    return dx, dbias
+    return narrow(dx, like), dbias
 
 
 # -------------------------------------------------------------------------------------------------- the error function

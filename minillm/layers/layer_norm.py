@@ -20,23 +20,24 @@ from __future__ import annotations
 from minillm.backend import array_module
 from minillm.kernels import implementation
 from minillm.layers.layer import Layer, Parameter
+from minillm.precision import narrow, wide
 
 
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
     xp = array_module(x)
     width = x.shape[-1]
-    rows = x.reshape(-1, width)  # (N, C)
-    average = xp.full(width, 1 / width, dtype=x.dtype)
+    rows = wide(x).reshape(-1, width)  # (N, C)
+    average = xp.full(width, 1 / width, dtype=rows.dtype)
     # Sums along a row as products with a vector: the BLAS takes a quarter of the time of mean(axis=-1).
     normed = rows - (rows @ average)[:, None]  # x - mean: (N, C)
     variance = xp.square(normed) @ average  # (N,)
-    rstd = 1 / xp.sqrt(variance + x.dtype.type(eps))  # (N,)
+    rstd = 1 / xp.sqrt(variance + rows.dtype.type(eps))  # (N,)
     normed *= rstd[:, None]
     y = normed * weight
     if bias is not None:
         y += bias
-    return y.reshape(x.shape), (normed, rstd, weight, bias is not None)
+    return narrow(y, x).reshape(x.shape), (normed, rstd, weight, bias is not None)
 
 
 def layer_norm_backward(dy, saved):
@@ -44,9 +45,9 @@ def layer_norm_backward(dy, saved):
     normed, rstd, weight, has_bias = saved
     xp = array_module(dy)
     count, width = normed.shape
-    dy_rows = dy.reshape(count, width)
-    ones = xp.ones(count, dtype=dy.dtype)
-    average = xp.full(width, 1 / width, dtype=dy.dtype)
+    dy_rows = wide(dy).reshape(count, width)
+    ones = xp.ones(count, dtype=dy_rows.dtype)
+    average = xp.full(width, 1 / width, dtype=dy_rows.dtype)
     # forward: y = normed * weight + bias, the same weight and bias for every row
     product = dy_rows * normed
     dweight = ones @ product  # (N,) @ (N, C)
@@ -58,7 +59,7 @@ def layer_norm_backward(dy, saved):
     dx -= (dnormed @ average)[:, None]
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
-    return dx.reshape(dy.shape), dweight, dbias
+    return narrow(dx, dy).reshape(dy.shape), dweight, dbias
 
 
 class LayerNorm(Layer):

@@ -17,18 +17,21 @@ from __future__ import annotations
 
 from minillm.backend import array_module
 from minillm.layers.layer import Layer, Parameter
+from minillm.matmul import matmul
+from minillm.precision import narrow
 
 
-def linear_forward(x, weight, bias=None, transposed=False):
+def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     """y = x @ weight + bias.
 
     x (..., I), weight (I, O) or, if transposed, (O, I), bias (O,) or None  ->  y (..., O), saved
+    dtype: of y, by default that of x
     """
     w = weight.T if transposed else weight  # (I, O), a view
     rows = x.reshape(-1, x.shape[-1])  # (N, I): one large product in place of many small ones
-    y = rows @ w  # (N, I) @ (I, O)
+    y = matmul(rows, w, dtype=dtype)  # (N, I) @ (I, O)
     if bias is not None:
-        y += bias
+        y += narrow(bias, y)
     return y.reshape(*x.shape[:-1], w.shape[1]), (x, weight, bias is not None, transposed)
 
 
@@ -40,15 +43,16 @@ def linear_backward(dy, saved, needs_dweight=True):
     dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, O)
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     # forward: y = x @ w
-    dx = (dy_rows @ w.T).reshape(x.shape)  # (N, O) @ (O, I)
+    dx = matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, I)
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = dy_rows.T @ rows  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dtype=weight.dtype)  # (O, N) @ (N, I)
     else:
-        dweight = rows.T @ dy_rows  # (I, N) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
     # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed of the BLAS.
-    dbias = xp.ones(len(dy_rows), dtype=dy.dtype) @ dy_rows if has_bias else None  # (N,) @ (N, O)
+    ones = xp.ones(len(dy_rows), dtype=dy.dtype) if has_bias else None
+    dbias = matmul(ones, dy_rows, dtype=weight.dtype) if has_bias else None  # (N,) @ (N, O)
     return dx, dweight, dbias
 
 
@@ -61,9 +65,9 @@ class Linear(Layer):
             self.bias = Parameter(bias)
         self.transposed = transposed
 
-    def forward(self, x, with_bias=True):
+    def forward(self, x, with_bias=True, dtype=None):
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
-        y, saved = linear_forward(x, self.weight.value, bias, self.transposed)
+        y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
         self.save_for_backward(saved)
         return y
 

@@ -18,12 +18,14 @@ measures the memory.
 
 from __future__ import annotations
 
-from minillm.backend import array_module
+from minillm.backend import array_module, device_of
 from minillm.kernels import implementation
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
+from minillm.matmul import matmul, operand
 
-CHUNK_LOGITS = 11 << 20  # logits that exist at a time: 44 MiB in float32
+# Logits that exist at a time: 44 MiB in float32, and 512 MiB on a GPU, which wants thousands of rows to a product.
+CHUNK_LOGITS = {"cpu": 11 << 20, "cudasim": 11 << 20, "cuda": 1 << 27}
 STRIP_ROWS = 4096  # rows of dW that are computed at a time
 
 
@@ -43,17 +45,17 @@ def linear_cross_entropy_forward(
 
     dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one.
     chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS.
-    count: what the sum of losses is divided by; by default the number of targets that are not ignored.
+    count: what the sum of losses is divided by, a number or 0-d; by default the number of targets that are not ignored.
     With needs_gradient=False only the loss is computed, and saved is None; with needs_dweight=False dweight is None.
     """
     xp = array_module(x)
     rows = x.reshape(-1, x.shape[-1])  # (N, C)
     t = targets.reshape(-1)  # (N,)
     if count is None:
-        count = int((t != ignore_index).sum())
-    if count == 0:
+        count = (t != ignore_index).sum()
+    if device_of(count) == "cpu" and count == 0:  # on a device the loss is NaN then: the host does not wait to look
         raise ValueError(f"all {t.size} targets are ignore_index ({ignore_index}), there is nothing to average")
-    chunk_rows = chunk_rows or max(1, CHUNK_LOGITS // len(weight))
+    chunk_rows = chunk_rows or max(1, CHUNK_LOGITS[device_of(weight)] // len(weight))
     if needs_gradient:
         dx = xp.empty_like(rows)
         if needs_dweight and dweight is None:
@@ -61,16 +63,17 @@ def linear_cross_entropy_forward(
     loss = 0.0
     for start in range(0, len(rows), chunk_rows):
         chunk = slice(start, start + chunk_rows)
-        logits = rows[chunk] @ weight.T  # (n, C) @ (C, V)
+        logits = matmul(rows[chunk], weight.T, dtype=weight.dtype)  # (n, C) @ (C, V), in float32 for softmax and loss
         forward, _ = implementation(logits, cross_entropy_forward, cross_entropy_backward)
         chunk_loss, dlogits = forward(logits, t[chunk], ignore_index, label_smoothing, count)
         loss = loss + chunk_loss
         if needs_gradient:
             # forward: logits = x @ weight.T
-            xp.matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
+            dlogits = operand(dlogits, x)
+            matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
             for first in range(0, len(weight) if needs_dweight else 0, STRIP_ROWS):
                 strip = slice(first, first + STRIP_ROWS)
-                dweight[strip] += dlogits[:, strip].T @ rows[chunk]  # (v, n) @ (n, C)
+                matmul(dlogits[:, strip].T, rows[chunk], out=dweight[strip], add=True)  # (v, n) @ (n, C)
         del logits, dlogits  # before the next chunk's are made
     return loss, (dx.reshape(x.shape), dweight) if needs_gradient else None
 

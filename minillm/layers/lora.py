@@ -22,14 +22,15 @@ from __future__ import annotations
 
 from minillm.layers.layer import Parameter
 from minillm.layers.linear import Linear
+from minillm.matmul import matmul
 
 
 def lora_forward(x, a, b, scale):
     """x (..., I), a (r, I), b (O, r)  ->  what is added to the layer's output (..., O), saved"""
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
-    h = rows @ a.T  # (N, I) @ (I, r)
+    h = matmul(rows, a.T)  # (N, I) @ (I, r)
     h *= h.dtype.type(scale)
-    return (h @ b.T).reshape(*x.shape[:-1], len(b)), (x, a, b, h, scale)  # (N, r) @ (r, O)
+    return matmul(h, b.T).reshape(*x.shape[:-1], len(b)), (x, a, b, h, scale)  # (N, r) @ (r, O)
 
 
 def lora_backward(dy, saved):
@@ -37,12 +38,12 @@ def lora_backward(dy, saved):
     x, a, b, h, scale = saved
     rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # forward: y = h @ b.T, where h is scaled already
-    db = dy_rows.T @ h  # (O, N) @ (N, r)
-    dh = dy_rows @ b  # (N, O) @ (O, r)
+    db = matmul(dy_rows.T, h, dtype=b.dtype)  # (O, N) @ (N, r)
+    dh = matmul(dy_rows, b)  # (N, O) @ (O, r)
     # forward: h = (x @ a.T) * scale
     dh *= dh.dtype.type(scale)
-    da = dh.T @ rows  # (r, N) @ (N, I)
-    return (dh @ a).reshape(x.shape), da, db  # (N, r) @ (r, I)
+    da = matmul(dh.T, rows, dtype=a.dtype)  # (r, N) @ (N, I)
+    return matmul(dh, a).reshape(x.shape), da, db  # (N, r) @ (r, I)
 
 
 class LoRALinear(Linear):

@@ -19,17 +19,18 @@ from __future__ import annotations
 from minillm.backend import array_module
 from minillm.kernels import implementation
 from minillm.layers.layer import Layer, Parameter
+from minillm.precision import narrow, wide
 
 
 def rms_norm_forward(x, weight, eps=1e-5):
     """x (..., C), weight (C,)  ->  y (..., C), saved"""
     xp = array_module(x)
     width = x.shape[-1]
-    rows = x.reshape(-1, width)  # (N, C)
-    average = xp.full(width, 1 / width, dtype=x.dtype)
-    rstd = 1 / xp.sqrt(xp.square(rows) @ average + x.dtype.type(eps))  # (N,)
+    rows = wide(x).reshape(-1, width)  # (N, C)
+    average = xp.full(width, 1 / width, dtype=rows.dtype)
+    rstd = 1 / xp.sqrt(xp.square(rows) @ average + rows.dtype.type(eps))  # (N,)
     normed = rows * rstd[:, None]
-    return (normed * weight).reshape(x.shape), (normed, rstd, weight)
+    return narrow(normed * weight, x).reshape(x.shape), (normed, rstd, weight)
 
 
 def rms_norm_backward(dy, saved):
@@ -37,16 +38,16 @@ def rms_norm_backward(dy, saved):
     normed, rstd, weight = saved
     xp = array_module(dy)
     count, width = normed.shape
-    dy_rows = dy.reshape(count, width)
+    dy_rows = wide(dy).reshape(count, width)
     # forward: y = normed * weight, the same weight for every row
     product = dy_rows * normed
-    dweight = xp.ones(count, dtype=dy.dtype) @ product  # (N,) @ (N, C)
+    dweight = xp.ones(count, dtype=dy_rows.dtype) @ product  # (N,) @ (N, C)
     # forward: normed = x * rstd, where rstd is a function of the whole row
     along_normed = product @ (weight * weight.dtype.type(1 / width))  # 1/C sum_j g_j n_j, g = dy w: (N,)
     dx = dy_rows * weight
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
-    return dx.reshape(dy.shape), dweight
+    return narrow(dx, dy).reshape(dy.shape), dweight
 
 
 class RMSNorm(Layer):

@@ -36,6 +36,7 @@ import numpy as np
 
 from minillm.backend import array_module
 from minillm.errors import UserError
+from minillm.precision import narrow, wide
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def halves_to_interleaved(weight, n_head: int):
 
 def rotary_forward(x, cos, sin, interleaved=False):
     """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
-    return _turned(x, cos, sin, interleaved), (cos, sin, interleaved)
+    return narrow(_turned(wide(x), cos, sin, interleaved), x), (cos, sin, interleaved)
 
 
 def rotary_backward(dy, saved):
     """dy (B, H, T, D)  ->  dx (B, H, T, D); the tables have no gradient."""
     cos, sin, interleaved = saved
     # forward: y = x turned by (cos, sin)
-    return _turned(dy, cos, -sin, interleaved)
+    return narrow(_turned(wide(dy), cos, -sin, interleaved), dy)
 
 
 def _turned(x, cos, sin, interleaved):

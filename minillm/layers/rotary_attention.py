@@ -65,7 +65,7 @@ class RotarySelfAttention(Layer):
         v = _heads(self.v_proj.forward(x), self.n_kv_head)
         turn, turn_back = implementation(q, rotary_forward, rotary_backward)
         attend, attend_backward = implementation(q, attention_forward, attention_backward)
-        cos, sin = self.positions.tables(time, x)
+        cos, sin = self.positions.tables(time, self.q_proj.weight.value)  # of the weights' dtype, as angles need it
         q, saved_q = turn(q, cos, sin, self.positions.interleaved)
         k, saved_k = turn(k, cos, sin, self.positions.interleaved)
         drop = self.attn_dropout

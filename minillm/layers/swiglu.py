@@ -20,23 +20,25 @@ from __future__ import annotations
 from minillm.backend import array_module
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
+from minillm.precision import narrow, wide
 
 
 def swiglu_forward(gate, up):
     """gate and up (..., F)  ->  h (..., F), saved"""
-    xp = array_module(gate)
+    xp, like, gate, up = array_module(gate), gate, wide(gate), wide(up)
     s = xp.multiply(gate, gate.dtype.type(0.5))
     xp.tanh(s, out=s)
     s += 1
     s *= gate.dtype.type(0.5)  # 1 / (1 + exp(-g)) = (1 + tanh(g/2)) / 2, which cannot overflow
     h = gate * s
     h *= up
-    return h, (gate, up, s)
+    return narrow(h, like), (gate, up, s)
 
 
 def swiglu_backward(dh, saved):
     """dh (..., F)  ->  dgate and dup (..., F)"""
     gate, up, s = saved
+    like, dh = dh, wide(dh)
     # forward: h = gate * s * up
     dup = gate * s
     dup *= dh
@@ -47,7 +49,7 @@ def swiglu_backward(dh, saved):
     dgate *= s
     dgate *= up
     dgate *= dh
-    return dgate, dup
+    return narrow(dgate, like), narrow(dup, like)
 
 
 class SwiGLU(Layer):

@@ -55,7 +55,7 @@ def _replace(parent: Layer, name: str, layer: Linear, path: str, lora: LoRA, see
 
 def merged(model):
     """A plain model, without LoRA, that computes what `model` computes. It shares the weights that LoRA did not touch."""
-    plain = type(model)(model.config, seed=None, dtype=model._dtype)
+    plain = type(model)(model.config, seed=None, dtype=model.precision)
     layers, parameters = dict(model.layers()), model.parameters()
     for name, parameter in plain.parameters().items():
         layer = layers[name.rpartition(".")[0]]
@@ -93,7 +93,7 @@ def with_settings(model, **changes):
         raise UserError(
             f"--context-length {changes['context_length']}: the model was made for {model.config.context_length} tokens"
         )
-    other = type(model)(replace(model.config, **changes), seed=None, dtype=model._dtype)
+    other = type(model)(replace(model.config, **changes), seed=None, dtype=model.precision)
     values = {name: parameter.value for name, parameter in model.parameters().items()}
     for name, parameter in other.parameters().items():
         parameter.value = values[name][: len(parameter.value)] if name.endswith("wpe.weight") else values[name]

@@ -72,7 +72,7 @@ class GPT2(LanguageModel):
     """A GPT-2 language model.
 
     seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2 n_layer); the same seed
-    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: "float32" or "float64".
+    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: a name of precision.py.
     """
 
     body_name = "transformer"
@@ -126,6 +126,7 @@ class Transformer(Layer):
     """
 
     recompute = False
+    activations = None  # the dtype of x, if not that of the weights
 
     def __init__(self, wte: Embedding, wpe: Embedding, blocks: list[ResidualBlock], ln_f: LayerNorm, dropout: float):
         self.wte = wte
@@ -136,7 +137,8 @@ class Transformer(Layer):
 
     def forward(self, ids, key):
         positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
-        x = self.wte.forward(ids) + self.wpe.forward(positions)  # (B, T, C) + (T, C): the same positions in every row
+        # (B, T, C) + (T, C): the same positions in every row
+        x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
         x = self.embd_dropout.forward(x, key)
         x, saved = run_blocks(self.h, x, key, self.recompute and self.training)
         self.save_for_backward(saved)
@@ -146,5 +148,5 @@ class Transformer(Layer):
         dx = run_blocks_backward(self.h, self.ln_f.backward(dx), self.take_saved())
         dx = self.embd_dropout.backward(dx)
         # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch
-        self.wpe.backward(dx.sum(axis=0))
+        self.wpe.backward(dx.sum(axis=0, dtype=self.wpe.weight.value.dtype))
         self.wte.backward(dx)

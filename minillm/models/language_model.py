@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.backend import array_module, contiguous, device_of, float_dtype, stream, to_device
+from minillm.backend import contiguous, device_of, stream, to_device
 from minillm.errors import UserError
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.models.fine_tuning import LoRA, add_lora
+from minillm.precision import activation_dtype, products_in, weight_dtype
 
 
 class LanguageModel(Layer):
@@ -21,6 +22,7 @@ class LanguageModel(Layer):
 
     A subclass sets `body_name`, the attribute of its body, and makes the body in `_make_body`. seed: the same seed gives
     the same weights; with seed=None the weights hold no memory and no numbers: give each Parameter its value afterwards.
+    dtype: "float32", "float64", "tf32" or "bfloat16"; precision.py says what is kept in which precision.
     """
 
     body_name: str
@@ -28,10 +30,12 @@ class LanguageModel(Layer):
 
     def __init__(self, config, seed: int | None = 0, dtype="float32"):
         self.config = config
-        self._seed, self._dtype = seed, float_dtype(dtype)
+        self._seed, self._dtype = seed, weight_dtype(dtype)
+        self.precision = dtype if isinstance(dtype, str) else self._dtype.name
         setattr(self, self.body_name, self._make_body())
         self.lm_head = self._make_head()
         self.loss_head = LinearCrossEntropy(self.lm_head.weight)
+        self.body.activations = activation_dtype(self.precision)
         for path, layer in self.layers():
             layer.name = path.removeprefix(f"{self.body_name}.")
 
@@ -43,7 +47,8 @@ class LanguageModel(Layer):
 
     def forward(self, ids, key=None):
         """ids (B, T) int  ->  logits (B, T, V). `key`: see `loss`."""
-        return self.lm_head.forward(self._hidden(ids, key))  # (B, T, C) @ (C, V)
+        with products_in(self.precision):
+            return self._logits(self._hidden(ids, key))
 
     def loss(self, ids, targets, key=None, count=None):
         """ids and targets (B, T) int  ->  mean cross-entropy in nats (0-d); `backward()` may follow.
@@ -52,12 +57,16 @@ class LanguageModel(Layer):
         dropout > 0. Targets of -100 are not counted. count: what the sum of losses is divided by, if not by the number of
         targets that count. Raises UserError for ids outside the vocabulary.
         """
+        if count is None and device_of(targets) == "cpu":  # here, where nobody has to wait for it
+            count = int((np.asarray(targets) != self.loss_head.ignore_index).sum())
         targets = self._ids_on_device(targets, "targets", ignored=self.loss_head.ignore_index)
-        return self.loss_head.forward(self._hidden(ids, key), targets, count)
+        with products_in(self.precision):
+            return self.loss_head.forward(self._hidden(ids, key), targets, count)
 
     def next_token_logits(self, ids):
         """ids (B, T) int  ->  logits (B, V) of the token that follows the last one."""
-        return self.lm_head.forward(contiguous(self._hidden(ids, None)[:, -1]))
+        with products_in(self.precision):
+            return self._logits(contiguous(self._hidden(ids, None)[:, -1]))
 
     def backward(self, dlogits=None) -> None:
         """Add the gradient of the loss to `.grad` of every parameter.
@@ -65,12 +74,16 @@ class LanguageModel(Layer):
         After `loss(...)` without an argument; after `forward(...)` with the gradient of the logits (B, T, V).
         """
         # forward: loss = cross_entropy(logits), logits = body(ids) @ W_head.T
-        dx = self.loss_head.backward() if dlogits is None else self.lm_head.backward(dlogits)
-        self.body.backward(dx)
+        with products_in(self.precision):
+            if dlogits is None:
+                dx = self.loss_head.backward()
+            else:
+                dx = self.lm_head.backward(dlogits.astype(self.body.activations, copy=False))
+            self.body.backward(dx)
 
     def replica(self) -> LanguageModel:
         """A model that shares this one's weights and has gradients of its own."""
-        copy = type(self)(self.config, seed=None, dtype=self._dtype)
+        copy = type(self)(self.config, seed=None, dtype=self.precision)
         if self.lora is not None:
             add_lora(copy, self.lora)
         copies = copy.parameters()
@@ -90,6 +103,10 @@ class LanguageModel(Layer):
 
         save_model(self, folder)
 
+    def _logits(self, x):
+        """x (..., C)  ->  logits (..., V), in the dtype of the weights"""
+        return self.lm_head.forward(x, dtype=self._dtype)  # (..., C) @ (C, V)
+
     def _hidden(self, ids, key):
         ids = self._ids_on_device(ids, "ids")
         if ids.shape[1] > self.config.context_length:
@@ -100,7 +117,7 @@ class LanguageModel(Layer):
 
     def _ids_on_device(self, ids, what, ignored=None):
         """ids as an array beside the parameters; ids that come from the host are checked."""
-        if array_module(ids) is np:
+        if device_of(ids) == "cpu":
             ids = np.asarray(ids)
             if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
                 raise UserError(f"{what} must be whole numbers of shape (B, T), not {ids.dtype} of shape {ids.shape}")

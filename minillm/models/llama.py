@@ -94,7 +94,7 @@ class Llama(LanguageModel):
     """A Llama language model.
 
     seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2 n_layer); the same seed
-    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: "float32" or "float64".
+    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: a name of precision.py.
     """
 
     body_name = "model"
@@ -149,6 +149,7 @@ class LlamaBody(Layer):
     """
 
     recompute = False
+    activations = None  # the dtype of x, if not that of the weights
 
     def __init__(self, embed_tokens: Embedding, blocks: list[LlamaBlock], norm: RMSNorm):
         self.embed_tokens = embed_tokens
@@ -161,7 +162,8 @@ class LlamaBody(Layer):
             yield name.replace("blocks.", "layers."), child
 
     def forward(self, ids, key):
-        x, saved = run_blocks(self.blocks, self.embed_tokens.forward(ids), key, self.recompute and self.training)
+        x = self.embed_tokens.forward(ids, self.activations)
+        x, saved = run_blocks(self.blocks, x, key, self.recompute and self.training)
         self.save_for_backward(saved)
         return self.norm.forward(x)
 

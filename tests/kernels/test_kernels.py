@@ -16,9 +16,13 @@ from minillm.kernel_samples import SAMPLES, OptimizerReference
 from minillm.kernels import launch
 from minillm.kernels.launch import CudaFile
 from minillm.kernels.simulator import SimulatorError, configured
+from minillm.layers.layer_norm import layer_norm_forward
+from minillm.layers.residual_layer_norm import residual_layer_norm_backward
 from minillm.layers.rotary import rotary_tables
+from minillm.precision import bfloat16
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # largest relative error of float32, norm-wise
+TRAVELLING = {"x", "delta", "dy", "dsum"}  # bfloat16 between layers: weights, tables and logits are always float32
 
 # --------------------------------------------------------------- the cases: inputs, and what is computed from them
 
@@ -80,7 +84,7 @@ def ids_inputs(rng, tokens, vocabulary, width):
 
 
 def embedding(op, a):
-    y, saved = op.embedding_forward(a.ids, a.weight)
+    y, saved = op.embedding_forward(a.ids, a.weight, a.dy.dtype)
     buffer = a.weight * 2
     return {"y": y}, {
         "dweight": op.embedding_backward(a.dy, saved),
@@ -167,32 +171,57 @@ CASES = [
     for case in cases()
 ]
 OPERATIONS = sorted({case[0].__name__ for case in cases()})
+FLOAT32_ONLY = ("adamw", "cross_entropy", "global_norm")
+BFLOAT16_CASES = [case for case in CASES if case.values[0].__name__ not in FLOAT32_ONLY]
 
 
-def inputs(make, shape, device=None, dtype=np.float32):
-    """The inputs of a case as arrays on a device, floating-point ones in a dtype. Always the same numbers."""
+def inputs(make, shape, device=None, dtype=np.float32, number="float32"):
+    """The inputs of a case as arrays on a device, floating-point ones in a dtype. Always the same numbers.
+
+    number: "bfloat16" rounds what travels between layers to it; without a dtype it is that, too.
+    """
     given = make(np.random.default_rng(len(str(shape))), *shape)
 
-    def place(array):
-        array = array.astype(np.float32).astype(dtype) if array.dtype.kind == "f" else array
+    def place(array, travels):
+        if array.dtype.kind == "f":
+            array = array.astype(np.float32)
+            array = array.astype(bfloat16()) if travels and number == "bfloat16" else array
+            array = array.astype(dtype) if dtype else array
         return to_device(array, device) if device else array
 
     return SimpleNamespace(
-        **{name: [*map(place, value)] if isinstance(value, list) else place(value) for name, value in given.items()}
+        **{
+            name: [place(x, False) for x in value] if isinstance(value, list) else place(value, name in TRAVELLING)
+            for name, value in given.items()
+        }
     )
 
 
-def reference(run, settings, make, shape):
+class RoundedSum:
+    """residual_layer_norm as its bfloat16 kernel defines it: what is normed is the sum that is handed on, the rounded one."""
+
+    @staticmethod
+    def residual_layer_norm_forward(x, delta, weight, bias):
+        total = (x + delta).astype(bfloat16()).astype(np.float64)
+        y, saved = layer_norm_forward(total, weight, bias)
+        return (total, y), saved
+
+    residual_layer_norm_backward = staticmethod(residual_layer_norm_backward)
+
+
+def reference(run, settings, make, shape, number="float32"):
     """Results of the case with NumPy in float64."""
     optimizer = run.__name__ in ("adamw", "global_norm")
     op = OptimizerReference if optimizer else importlib.import_module(f"minillm.layers.{run.__name__}")
-    return run(op, inputs(make, shape, dtype=np.float64), **settings)
+    if number == "bfloat16" and run is residual_layer_norm:
+        op = RoundedSum
+    return run(op, inputs(make, shape, dtype=np.float64, number=number), **settings)
 
 
-def kernel(run, settings, make, shape, device="cudasim"):
+def kernel(run, settings, make, shape, device="cudasim", number="float32"):
     """Results of the case with our kernel, as NumPy arrays."""
     op = importlib.import_module(f"minillm.kernels.{run.__name__}")
-    results = run(op, inputs(make, shape, device), **settings)
+    results = run(op, inputs(make, shape, device, None, number), **settings)
     return tuple({name: x if x is None else to_host(x) for name, x in part.items()} for part in results)
 
 
@@ -219,6 +248,37 @@ def test_kernel_agrees_with_numpy_in_float64(run, settings, make, shape, device)
     forward, backward = errors(kernel(run, settings, make, shape, device), reference(run, settings, make, shape))
     assert max(forward.values()) <= FORWARD, forward
     assert max(backward.values(), default=0) <= BACKWARD, backward
+
+
+@pytest.mark.parametrize("run, settings, make, shape", BFLOAT16_CASES)
+def test_bfloat16_errs_as_rounding_does(run, settings, make, shape, device):
+    """What is handed on is the exact result, rounded; a gradient of a weight has float32's precision."""
+    case = (run, settings, make, shape)
+    found, exact = kernel(*case, device, "bfloat16"), reference(*case, "bfloat16")
+    for part, expected in zip(found, exact):
+        for name, result in part.items():
+            if result is not None and result.dtype.name == "bfloat16":
+                rounded = expected[name].astype(bfloat16()).astype(np.float64)
+                assert relative_error(result, expected[name]) <= 2 * relative_error(rounded, expected[name]) + 1e-7, (
+                    name
+                )
+            else:
+                assert relative_error(result, expected[name]) <= BACKWARD, name
+
+
+@pytest.mark.parametrize("run, settings, make, shape", BFLOAT16_CASES)
+def test_bfloat16_results_have_the_dtype_they_should(run, settings, make, shape, simulator):
+    forward, backward = kernel(run, settings, make, shape, number="bfloat16")
+    for name, result in (forward | backward).items():
+        if result is not None:
+            of_weight = name in ("dweight", "dbias", "added")
+            assert result.dtype.name == ("float32" if of_weight else "bfloat16"), name
+
+
+@pytest.mark.parametrize("run, settings, make, shape", [case for case in BFLOAT16_CASES if "515" not in case.id])
+def test_check_mode_reports_nothing_in_bfloat16(run, settings, make, shape, simulator):
+    with configured(mode="check", order="shuffled", seed=5):
+        kernel(run, settings, make, shape, number="bfloat16")
 
 
 @pytest.mark.parametrize("run, settings, make, shape", CASES)
@@ -288,12 +348,12 @@ FAULTS = {
     "warp_sum: a step is missing": (rms_norm, "distance = 16", "distance = 8", "numbers"),
     "rms_norm: bound off by one": (rms_norm, "c < width", "c <= width", "check"),
     "layer_norm: variance about 0 in place of the mean": (
-        layer_norm, "squares += (x[c] - mean) * (x[c] - mean)", "squares += x[c] * x[c]", "numbers"),
+        layer_norm, "((float)x[c] - mean) * ((float)x[c] - mean)", "(float)x[c] * (float)x[c]", "numbers"),
     "layer_norm: gradient keeps its component along n": (
         layer_norm, " - normed * mean_g_normed", "", "numbers"),
     "layer_norm: dweight not set to 0": (layer_norm, "dweight[c] = dbias[c] = 0;", "dbias[c] = 0;", "check"),
     "residual_layer_norm: the stream's gradient is dropped": (
-        residual_layer_norm, " + (has_dsum ? dsum[c] : 0)", "", "numbers"),
+        residual_layer_norm, "has_dsum ? gradient + (float)dsum[c] : gradient", "gradient", "numbers"),
     "column_sum: no barrier": (layer_norm, "= sum;\n    __syncthreads();", "= sum;", "check"),
     "column_sum: rows counted twice": (gelu, "row += 8", "row += 7", "numbers"),
     "gelu: wrong derivative": (gelu, "1 + 3 * A", "1 + A", "numbers"),
@@ -384,16 +444,16 @@ def test_wrong_arguments_are_named():
 def test_launch_refuses_what_a_launcher_must_not_do():
     file = importlib.import_module("minillm.kernels.dropout").CUDA
     x = to_device(np.zeros(4, np.float32), "cudasim")
-    with pytest.raises(TypeError, match="dropout: argument 1 is a Python float"):
-        file.launch("dropout", (1,), (32,), (x, 0.5))
+    with pytest.raises(TypeError, match="dropout<float>: argument 1 is a Python float"):
+        file.launch("dropout<float>", (1,), (32,), (x, 0.5))
     with pytest.raises(ValueError, match="beyond CUDA's limit"):
-        file.launch("dropout", (1, 70000), (32,), (x,))
+        file.launch("dropout<float>", (1, 70000), (32,), (x,))
     with pytest.raises(ValueError, match="beyond CUDA's limit of 1024"):
-        file.launch("dropout", (1,), (2048,), (x,))
+        file.launch("dropout<float>", (1,), (2048,), (x,))
     with pytest.raises(KeyError, match="declares no instance"):
         file.launch("nothing", (1,), (32,), (x,))
     with pytest.raises(ValueError, match="live on"):
-        file.launch("dropout", (1,), (32,), (x, np.zeros(4, np.float32)))
+        file.launch("dropout<float>", (1,), (32,), (x, np.zeros(4, np.float32)))
 
 
 def test_every_operation_with_a_kernel_has_a_case():

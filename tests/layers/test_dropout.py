@@ -9,7 +9,9 @@ from minillm.layers.dropout import Dropout, dropout_backward, dropout_factor, dr
 
 @pytest.mark.parametrize("wrong", ["return dy", "return dy * (factor != 0)"])  # no mask; no scale
 def test_faults_are_caught(wrong):
-    assert_caught(dropout, "return dy * factor", wrong, lambda m: m.Dropout(0.4), array("x", 3, 4, 5), key=KEY)
+    assert_caught(
+        dropout, "return narrow(wide(dy) * factor, dy)", wrong, lambda m: m.Dropout(0.4), array("x", 3, 4, 5), key=KEY
+    )
 
 
 def test_the_key_decides():

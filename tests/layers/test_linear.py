@@ -7,9 +7,9 @@ from minillm.layers import linear
 from minillm.layers.linear import Linear, linear_forward
 
 FAULTS = [
-    ("dx = (dy_rows @ w.T)", "dx = (dy_rows @ w.T * 0.5)"),
-    ("dweight = rows.T @ dy_rows", "dweight = rows.T @ dy_rows / len(rows)"),  # mean in place of sum
-    ("dtype=dy.dtype) @ dy_rows if", "dtype=dy.dtype) @ dy_rows / len(dy_rows) if"),
+    ("dx = matmul(dy_rows, w.T)", "dx = matmul(dy_rows, w.T * 0.5)"),
+    ("dweight = matmul(rows.T, dy_rows,", "dweight = matmul(rows.T, dy_rows / len(rows),"),  # mean in place of sum
+    ("dbias = matmul(ones, dy_rows,", "dbias = matmul(ones, dy_rows / len(dy_rows),"),
 ]
 
 
@@ -19,7 +19,7 @@ def test_faults_are_caught(right, wrong):
 
 
 def test_transposed_fault_is_caught():
-    fault = ("dweight = dy_rows.T @ rows", "dweight = dy_rows.T @ rows * 2")
+    fault = ("dweight = matmul(dy_rows.T, rows,", "dweight = matmul(dy_rows.T, rows * 2,")
     assert_caught(linear, *fault, lambda m: m.Linear(array("w", 5, 4), transposed=True), array("x", 2, 3, 4))
 
 

@@ -11,14 +11,14 @@ from minillm.layers.linear_cross_entropy import LinearCrossEntropy, linear_cross
 
 TARGETS = np.array([[1, 0, 5], [3, -100, 1]])
 FAULTS = [
-    ("dweight[strip] += dlogits", "dweight[strip] = dlogits"),  # only the last chunk counts
-    ("xp.matmul(dlogits, weight, out=dx[chunk])", "dx[chunk] = 0"),
+    ("out=dweight[strip], add=True)", "out=dweight[strip])"),  # only the last chunk counts
+    ("matmul(dlogits, weight, out=dx[chunk])", "dx[chunk] = 0"),
 ]
 
 
 def smallest_chunks(module):
     """The layer of a module, a row of logits at a time."""
-    module.CHUNK_LOGITS, module.STRIP_ROWS = 1, 4
+    module.CHUNK_LOGITS, module.STRIP_ROWS = dict.fromkeys(module.CHUNK_LOGITS, 1), 4
     return module.LinearCrossEntropy(Parameter(array("w", 6, 4)))
 
 

@@ -12,9 +12,9 @@ from minillm.layers.lora import LoRALinear
     "right, wrong",
     [
         ("    dh *= dh.dtype.type(scale)\n", ""),
-        ("db = dy_rows.T @ h  #", "db = dy_rows.T @ h * scale  #"),  # scaled twice
-        ("da = dh.T @ rows", "da = dh.T @ rows / len(rows)"),
-        ("(dh @ a).reshape", "(0 * dh @ a).reshape"),
+        ("db = matmul(dy_rows.T, h,", "db = matmul(dy_rows.T, h * scale,"),  # scaled twice
+        ("da = matmul(dh.T, rows,", "da = matmul(dh.T, rows / len(rows),"),
+        ("matmul(dh, a).reshape", "matmul(0 * dh, a).reshape"),
     ],
 )
 def test_faults_are_caught(right, wrong):

@@ -10,7 +10,7 @@ FAULTS = [
     ("dx -= xp.multiply(normed, along_normed[:, None], out=product)", "pass"),  # the path through the root mean square
     ("dx *= rstd[:, None]", "pass"),
     ("dx = dy_rows * weight\n", "dx = dy_rows.copy()\n"),
-    ("dtype=dy.dtype) @ product  #", "dtype=dy.dtype) @ product / count  #"),  # mean in place of sum
+    ("dtype=dy_rows.dtype) @ product  #", "dtype=dy_rows.dtype) @ product / count  #"),  # mean in place of sum
 ]
 
 

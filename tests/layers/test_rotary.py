@@ -25,8 +25,8 @@ def test_faults_are_caught(interleaved):
 
     assert_caught(
         rotary,
-        "_turned(dy, cos, -sin, interleaved)",
-        "_turned(dy, cos, sin, interleaved)",
+        "_turned(wide(dy), cos, -sin, interleaved)",
+        "_turned(wide(dy), cos, sin, interleaved)",
         pair,
         array("x", 1, 2, 5, 6),
     )

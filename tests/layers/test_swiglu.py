@@ -17,7 +17,7 @@ from minillm.layers.swiglu import swiglu_forward
         ("    dgate *= s\n", ""),
         ("    dgate *= up\n", ""),
         ("    dgate *= dh\n", ""),
-        ("return dgate, dup", "return dup, dgate"),
+        ("return narrow(dgate, like), narrow(dup, like)", "return narrow(dup, like), narrow(dgate, like)"),
     ],
 )
 def test_faults_are_caught(right, wrong):
