@@ -31,7 +31,7 @@ import numpy as np
 from minillm.backend import to_host
 from minillm.errors import UserError
 from minillm.models.decoding import Decoder
-from minillm.sampler.ranking import ranked
+from minillm.sampler.cuts import largest
 from minillm.sampler.sampler import InvalidLogits
 
 
@@ -101,7 +101,7 @@ class _Search:
         length, vocabulary = len(self.texts[0]) + 1, log_p.shape[1]
         totals = (self.log_p[:, None] + log_p).reshape(-1)
         texts, kept, parents, finished = [], [], [], []
-        for rank, place in enumerate(ranked(totals, self.beams * max(2, 1 + len(self.ends)))):
+        for rank, place in enumerate(_best_first(totals, self.beams * max(2, 1 + len(self.ends)))):
             parent, token = divmod(int(place), vocabulary)
             text = self.texts[parent] + [token]
             if length == self.longest or token in self.ends:
@@ -125,6 +125,13 @@ class _Search:
         # log p can only fall, and dividing by n^penalty makes most of it at the longest n, or at the shortest for penalties < 0
         at = self.longest if self.early_stopping == "never" and self.length_penalty > 0 else length
         return self.log_p[0] / at**self.length_penalty <= self.finished[-1].score
+
+
+def _best_first(totals, count: int) -> np.ndarray:
+    """The places of the `count` largest of totals (N,), largest first, ties to the lowest place; -inf is none of them."""
+    places = largest(totals[None], min(count, len(totals)))[0]
+    places = places[np.argsort(-totals[places], kind="stable")]
+    return places[totals[places] > -np.inf]
 
 
 def _log_softmax(logits) -> np.ndarray:

@@ -16,7 +16,7 @@ Source: Su, Lan, Wang, Yogatama, Kong, Collier, "A Contrastive Framework for Neu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from numbers import Integral, Real
 
 import numpy as np
@@ -24,23 +24,43 @@ import numpy as np
 from minillm.backend import array_module, to_host
 from minillm.errors import UserError
 from minillm.models.decoding import Decoder
-from minillm.sampler.ranking import ranked
+from minillm.sampler.cuts import largest
+from minillm.sampler.generation import OVER
 from minillm.sampler.sampler import Sampler
 
 
 def contrastive_search(
-    model, ids, max_new_tokens: int, *, top_k: int = 4, penalty_alpha: float = 0.6, padding=None
+    model,
+    ids,
+    max_new_tokens: int,
+    *,
+    top_k: int = 4,
+    penalty_alpha: float = 0.6,
+    end: Collection[int] = (),
+    padding=None,
+    over=None,
 ) -> Iterator[np.ndarray]:
-    """Continue ids (B, T) token by token; yields the next ids (B,), `max_new_tokens` times.
+    """Continue ids (B, T) token by token; yields the next ids (B,), `max_new_tokens` times, fewer if all rows are over.
 
-    top_k: how many of the likeliest tokens are tried. penalty_alpha: the weight of being unlike, from 0 to 1. padding (B,):
-    see `left_padded`. When the context is full, its oldest quarter slides out of view, and a vector is compared with those
-    of the places that are visible. Equal scores: the likelier token, then the lowest id. Raises UserError for settings that
-    make no sense.
+    top_k: how many of the likeliest tokens are tried. penalty_alpha: the weight of being unlike, from 0 to 1. end, padding
+    and over, (B,) each, as for `generate`. When the context is full, its oldest quarter slides out of view, and a vector is
+    compared with those of the places that are visible. Equal scores: the likelier token, then the lowest id. Raises UserError
+    for settings that make no sense.
     """
     ids = np.asarray(ids)
     _check(ids, top_k, penalty_alpha)
-    return _written(model, ids, max_new_tokens, min(top_k, model.config.vocab_size), penalty_alpha, padding)
+    over = np.zeros(len(ids), bool) if over is None else over
+    texts = _written(model, ids, max_new_tokens, min(top_k, model.config.vocab_size), penalty_alpha, padding)
+    return _until_over(texts, list(end), over)
+
+
+def _until_over(texts, end, over):
+    for token in texts:
+        token = np.where(over, OVER, token)
+        yield token
+        over |= np.isin(token, end)
+        if over.all():
+            return
 
 
 def _written(model, ids, max_new_tokens, k, alpha, padding):
@@ -52,15 +72,16 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
     decoder.select(np.repeat(rows, k))  # from here on B k rows, those of one text side by side
     for _ in range(max_new_tokens):
         p = probabilities(decoder.logits(last))  # (B, V)
-        tried = np.stack([ranked(row, k) for row in p])  # (B, k), the likeliest first
+        tried = largest(p, k)  # (B, k), in the order of their ids
         x = decoder.hidden(tried.reshape(-1, 1))  # (B k, n, C)
         total += 1
         if x.shape[1] == decoder.visible:  # the oldest slid away, and the others were read again
             before = _unit(x[::k, :-1])
         x = x[:, -1].reshape(batch, k, -1)
         alike = _most_alike(_unit(x), before, padding, total - decoder.visible)  # (B, k)
-        score = (1 - alpha) * np.take_along_axis(p, tried, axis=1) - alpha * alike
-        chosen = score.argmax(axis=1)
+        p_tried = np.take_along_axis(p, tried, axis=1)
+        score = (1 - alpha) * p_tried - alpha * alike
+        chosen = np.lexsort((-p_tried, -score))[:, 0]  # the largest score; of equal ones, the likeliest
         yield tried[rows, chosen]
         decoder.select(np.repeat(rows * k + chosen, k))
         last = x[rows, chosen]

@@ -21,7 +21,7 @@ sum_y (p(y) - min(q(y), p(y))) = sum_y max(p(y) - q(y), 0): just what the replac
 A good draft makes it fast, and a bad one only slow. Between 1 and k + 1 tokens come from each pass of the target.
 
 Two drafts are here: a smaller model with the same vocabulary, and *prompt look-up*, which proposes what followed the last
-tokens when they occurred before, with certainty (q = 1). Temperature and cuts apply to p and q alike.
+tokens when they occurred before, with certainty (q = 1). Temperature, cuts and penalties apply to p and q alike.
 
 Sources: Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding" (2023), algorithm 1; Chen et
 al., "Accelerating Large Language Model Decoding with Speculative Sampling" (2023); prompt look-up: Saxena (2023),
@@ -30,7 +30,7 @@ github.com/apoorvumang/prompt-lookup-decoding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -41,6 +41,7 @@ from minillm.errors import UserError
 from minillm.models.decoding import Decoder
 from minillm.models.language_model import LanguageModel
 from minillm.sampler.choice import multinomial
+from minillm.sampler.history import History
 from minillm.sampler.sampler import Sampler
 
 
@@ -52,18 +53,19 @@ def speculative_generate(
     draft: LanguageModel | PromptLookup,
     lookahead: int = 4,
     sampler: Sampler | None = None,
-    seed: int = 0,
+    end: Collection[int] = (),
+    over=None,
 ) -> Speculation:
     """Continue ids (1, T) as `generate` does, but several tokens for each pass of the model; yields the next ids (1,).
 
     draft: a model with the same vocabulary, or PromptLookup(). lookahead: how many tokens it may propose at a time.
-    sampler: what its `probabilities` makes of logits is what is drawn from. seed: the numbers of pass i come from the
-    stream (seed, "speculative", i, 0), so the same seed writes the same text; it is another text than `generate` writes
-    with this seed, from the same distribution. At temperature 0 it is the same text.
+    sampler: what its `probabilities` makes of logits is what is drawn from. The numbers of pass i come from the stream
+    (its seed, "speculative", i, 0), so the same seed writes the same text; it is another text than `generate` writes with
+    this seed, from the same distribution. At temperature 0 it is the same text. end, over (1,): as for `generate`.
 
     The context slides as in `generate`: near its end fewer tokens are proposed, so that it never slides earlier. Raises
-    UserError for more than one row (rows would accept different numbers of tokens), an empty prompt, or a draft with
-    another vocabulary.
+    UserError for more than one row (rows would accept different numbers of tokens), an empty prompt, a draft with another
+    vocabulary, or a sampler whose probabilities are not those of the text alone (XTC tosses a coin, mirostat adapts).
     """
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
@@ -78,8 +80,26 @@ def speculative_generate(
             "they must share one tokenizer"
         )
     sampler = sampler or Sampler()
-    proposer = draft if isinstance(draft, PromptLookup) else DraftModel(draft, sampler)
-    return Speculation(model, ids, max_new_tokens, proposer, lookahead, sampler, seed)
+    for setting in ("xtc_probability", "mirostat_tau"):
+        if getattr(sampler.settings, setting):
+            raise UserError(
+                f"{setting} is set: speculative decoding cannot keep its distribution; use one without the other"
+            )
+    probabilities = Probabilities(sampler, ids.shape[1])
+    proposer = draft if isinstance(draft, PromptLookup) else DraftModel(draft, probabilities)
+    over = np.zeros(1, bool) if over is None else over
+    return Speculation(model, ids, max_new_tokens, proposer, lookahead, probabilities, end, over)
+
+
+class Probabilities:
+    """What the next token is drawn from, after texts that begin with the same prompt."""
+
+    def __init__(self, sampler: Sampler, prompt_length: int):
+        self.sampler, self.prompt_length = sampler, prompt_length
+
+    def __call__(self, logits, texts: list[list[int]]) -> np.ndarray:
+        """logits (N, V), those after each of N texts  ->  (N, V)"""
+        return self.sampler.probabilities(logits, History(texts, [self.prompt_length] * len(texts)))
 
 
 @dataclass
@@ -104,10 +124,11 @@ class Statistics:
 class Speculation:
     """The text being written: iterate over it. `statistics` says how well the draft guesses; see `speculative_generate`."""
 
-    def __init__(self, model, ids, max_new_tokens, proposer, lookahead, sampler, seed):
+    def __init__(self, model, ids, max_new_tokens, proposer, lookahead, probabilities: Probabilities, end, over):
         self.statistics = Statistics()
-        self._decoder, self._proposer, self._sampler = Decoder(model), proposer, sampler
-        self._prompt, self._max_new_tokens, self._lookahead, self._seed = ids, max_new_tokens, lookahead, seed
+        self._decoder, self._proposer, self._probabilities = Decoder(model), proposer, probabilities
+        self._prompt, self._max_new_tokens, self._lookahead = ids, max_new_tokens, lookahead
+        self._end, self._over = end, over
         self._tokens = self._write()
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -125,21 +146,25 @@ class Speculation:
             text += written
             unread = 1  # the last one: nobody has read what follows from it
             for token in written:
+                self.statistics.written += 1
                 yield np.array([token])
+                self._over |= token in self._end
+                if self._over.all():
+                    return
 
     def _one_pass(self, text: list[int], unread: int, count: int) -> list[int]:
         """Propose up to `count` tokens, read the text's `unread` last ones and these, and return what is to be written."""
-        statistics, sampler = self.statistics, self._sampler
-        uniform = stream(self._seed, "speculative", statistics.passes, 0).uniform(2 * count + 1)
+        statistics, seed = self.statistics, self._probabilities.sampler.settings.seed
+        uniform = stream(seed, "speculative", statistics.passes, 0).uniform(2 * count + 1)
         proposals, q = self._proposer.propose(text, count, uniform[:count], self._decoder.model.config.vocab_size)
         x = self._decoder.hidden(np.array([text[-unread:] + proposals]))[0, -len(proposals) - 1 :]  # (k + 1, C)
-        p = sampler.probabilities(self._decoder.logits(x))  # (k + 1, V)
+        texts = [text + proposals[:i] for i in range(len(proposals) + 1)]
+        p = self._probabilities(self._decoder.logits(x), texts)  # (k + 1, V)
         written = judge(p, q, proposals, uniform[count:])
         self._decoder.take_back(len(proposals) - (len(written) - 1))
         statistics.passes += 1
         statistics.proposed += len(proposals)
         statistics.accepted += len(written) - 1
-        statistics.written += len(written)
         return written
 
 
@@ -186,8 +211,8 @@ def _normalised(p) -> np.ndarray:
 class DraftModel:
     """A model that proposes: it writes tokens of its own, and forgets those that the target did not accept."""
 
-    def __init__(self, model, sampler):
-        self._decoder, self._sampler = Decoder(model), sampler
+    def __init__(self, model, probabilities: Probabilities):
+        self._decoder, self._probabilities = Decoder(model), probabilities
         self._seen, self._sure = [], 0  # what the decoder has read, and how much of it was text and no proposal
         self._most = model.config.context_length // 2  # so that what it takes back never slid away
 
@@ -202,7 +227,7 @@ class DraftModel:
         self._decoder.take_back(len(self._seen) - common)
         proposals, q, unread = [], [], text[common:]
         for number in uniform[:count]:
-            q.append(self._sampler.probabilities(self._decoder.read(np.array([unread]))))
+            q.append(self._probabilities(self._decoder.read(np.array([unread])), [text + proposals]))
             unread = multinomial(q[-1], number[None]).tolist()
             proposals += unread
         self._seen, self._sure = text + proposals[:-1], len(text)  # the last one is proposed, not read

@@ -12,6 +12,7 @@ from minillm.gradcheck_catalogue import randomised
 from minillm.models.decoding import left_padded
 from minillm.sampler import Sampler, contrastive
 from minillm.sampler.contrastive import contrastive_search
+from minillm.sampler.generation import OVER
 
 CONTEXT, V = 12, 9
 PROMPTS = [[1, 2, 3], [4, 5, 6], [8, 8, 8]]
@@ -79,7 +80,7 @@ FAULTS = [
     ("decoder.select(np.repeat(rows * k + chosen, k))", "pass"),
     ("last = x[rows, chosen]", "last = x[rows, 0]"),
     ("_unit(last)[:, None]], axis=1)", "_unit(last)[:, None]][:1], axis=1)"),
-    ("(1 - alpha) * np", "np"),
+    ("(1 - alpha) * p_tried", "p_tried"),
     ("- alpha * alike", "+ alpha * alike"),
     ("cosine = np.where(hidden[:, None], -1, cosine)", "pass"),
     ("np.asarray(padding)[:, None] - forgotten", "np.asarray(padding)[:, None]"),
@@ -102,6 +103,20 @@ def test_greedy_limits(settings):
     model, ids = small(minillm.GPT2), np.array(PROMPTS)
     greedy = np.stack(list(minillm.generate(model, ids, 30, Sampler(temperature=0))), axis=1)
     assert texts(model, ids, 30, **settings) == greedy.tolist()
+
+
+def test_rows_that_are_over():
+    """By an end token, or because the caller says so."""
+    model, ids = small(minillm.GPT2), np.array(PROMPTS)
+    free = np.array(texts(model, ids, 20)).T  # (20, B)
+    end = int(free[4, 0])
+    ended = [free[:, row].tolist().index(end) if end in free[:, row] else 19 for row in range(3)]
+    over = np.array([False, False, True])
+    for step, token in enumerate(contrastive_search(model, ids, 20, end=[end], over=over)):
+        for row in range(3):
+            expected = free[step, row] if step <= ended[row] and row != 2 else OVER
+            assert token[row] == expected
+    assert step == max(ended[:2]) and over[0]
 
 
 def test_a_context_of_one_token():

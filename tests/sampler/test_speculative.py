@@ -13,6 +13,7 @@ from minillm.errors import UserError
 from minillm.gradcheck_catalogue import randomised
 from minillm.sampler import Sampler, speculative
 from minillm.sampler.choice import multinomial
+from minillm.sampler.history import History
 from minillm.sampler.speculative import PromptLookup, speculative_generate
 
 V = 3
@@ -139,7 +140,12 @@ def small(kind, vocab_size=4, context_length=12, seed=0, scale=1.0, **shape):
 
 
 TARGET, DRAFT = small(minillm.GPT2, scale=0.7), small(minillm.Llama, d_model=4, scale=0.7)
-SETTINGS = [dict(), dict(temperature=0.6, top_k=3), dict(temperature=1.7, top_p=0.8)]
+SETTINGS = [
+    dict(),
+    dict(temperature=0.6, top_k=3),
+    dict(temperature=1.7, top_p=0.8),
+    dict(repetition_penalty=1.5, frequency_penalty=1.5),
+]
 PROMPT = np.array([[1, 2, 1]])
 
 
@@ -148,18 +154,19 @@ def exact(sampler, length):
     chances = {}
     for text in itertools.product(range(4), repeat=length):
         logits = TARGET.forward(np.concatenate([PROMPT, np.array([text], int)], axis=1))[0, PROMPT.shape[1] - 1 : -1]
-        chances[text] = math.prod(row[token] for row, token in zip(sampler.probabilities(logits), text))
+        history = History([[*PROMPT[0], *text[:i]] for i in range(length)], [PROMPT.shape[1]] * length)
+        chances[text] = math.prod(row[token] for row, token in zip(sampler.probabilities(logits, history), text))
     return chances
 
 
-def chi_squared(generate, sampler, draft, length=3, draws=1000):
+def chi_squared(generate, setting, draft, length=3, draws=1000):
     """Pearson's statistic of the texts drawn, and how many degrees of freedom it has; infinite for what cannot be."""
     counts = dict.fromkeys(itertools.product(range(4), repeat=length), 0)
     for seed in range(draws):
-        run = generate(TARGET, PROMPT, length, draft=draft, lookahead=2, sampler=sampler, seed=seed)
+        run = generate(TARGET, PROMPT, length, draft=draft, lookahead=2, sampler=Sampler(**setting, seed=seed))
         counts[tuple(int(token[0]) for token in run)] += 1
     statistic, freedom, rest, rest_count = 0.0, -1, 0.0, 0
-    for text, chance in exact(sampler, length).items():
+    for text, chance in exact(Sampler(**setting), length).items():
         if draws * chance >= 5:
             statistic, freedom = statistic + (counts[text] - draws * chance) ** 2 / (draws * chance), freedom + 1
         else:  # rare ones are counted together
@@ -177,20 +184,27 @@ def limit(freedom, sigmas=4.0):
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("draft", [DRAFT, PromptLookup()], ids=["model", "look-up"])
 def test_texts_are_as_frequent_as_the_target_makes_them(setting, draft):
-    statistic, freedom = chi_squared(speculative_generate, Sampler(**setting), draft)
+    statistic, freedom = chi_squared(speculative_generate, setting, draft)
     assert freedom > 5 and statistic < limit(freedom)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrong_frequencies_are_noticed(fault):
-    statistic, freedom = chi_squared(faulty(fault).speculative_generate, Sampler(), DRAFT, draws=800)
+    statistic, freedom = chi_squared(faulty(fault).speculative_generate, {}, DRAFT, draws=800)
     assert statistic > limit(freedom)
 
 
-def test_numbers_of_the_draft_and_the_judge_are_others():
-    """Drawn with the numbers that judge, proposals would be accepted by how they were drawn."""
-    wrong = planted(speculative, "judge(p, q, proposals, uniform[count:])", "judge(p, q, proposals, uniform[:count+1])")
-    statistic, freedom = chi_squared(wrong.speculative_generate, Sampler(), DRAFT, draws=800)
+@pytest.mark.parametrize(
+    "right, wrong",
+    [  # drawn with the numbers that judge, proposals would be accepted by how they were drawn
+        ("judge(p, q, proposals, uniform[count:])", "judge(p, q, proposals, uniform[: count + 1])"),
+        ("[text + proposals[:i] for i in range(len(proposals) + 1)]", "[text] * (len(proposals) + 1)"),
+        ("[self.prompt_length] * len(texts)", "[0] * len(texts)"),
+    ],
+)
+def test_wrong_numbers_and_histories_are_noticed(right, wrong):
+    module = planted(speculative, right, wrong)
+    statistic, freedom = chi_squared(module.speculative_generate, SETTINGS[3], DRAFT, draws=800)
     assert statistic > limit(freedom)
 
 
@@ -221,8 +235,7 @@ GREEDY_DRAFTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("draft", GREEDY_DRAFTS)
-@pytest.mark.parametrize("lookahead", [1, 4, 9])
-@pytest.mark.parametrize("prompt", [1, 7, 12, 30])
+@pytest.mark.parametrize("lookahead, prompt", [(1, 7), (4, 1), (4, 12), (9, 30)])
 def test_greedy_text_is_that_of_plain_generation(kind, draft, lookahead, prompt):
     ids = stream("speculative", prompt).integers(11, (1, prompt))
     plain, written, statistics = greedy_texts(kind, GREEDY_DRAFTS[draft], lookahead, ids)
@@ -263,7 +276,7 @@ def test_faults_of_the_loop_are_noticed(right, wrong):
 
 def test_the_same_seed_writes_the_same():
     def text(seed, draft):
-        run = speculative_generate(TARGET, PROMPT, 30, draft=draft, sampler=Sampler(temperature=2), seed=seed)
+        run = speculative_generate(TARGET, PROMPT, 30, draft=draft, sampler=Sampler(temperature=2, seed=seed))
         return [int(token[0]) for token in run]
 
     for draft in (DRAFT, PromptLookup()):
@@ -292,6 +305,20 @@ def test_look_up_follows_a_circle_to_the_end():
     assert run.statistics == speculative.Statistics(passes=15, proposed=20, accepted=20, written=35)
 
 
+def test_a_text_ends_where_it_ends():
+    """At an end token, also in the middle of what was accepted, or when the caller says so."""
+    model, draft, ids = small(minillm.GPT2, vocab_size=11), small(minillm.GPT2, vocab_size=11), np.array([[1, 2]])
+    free = [int(token[0]) for token in speculative_generate(model, ids, 30, draft=draft, lookahead=5, sampler=GREEDY)]
+    for end in set(free):
+        run = speculative_generate(model, ids, 30, draft=draft, lookahead=5, sampler=GREEDY, end=[end])
+        assert [int(token[0]) for token in run] == free[: free.index(end) + 1]
+        assert run.statistics.written == free.index(end) + 1
+    over = np.zeros(1, bool)
+    for count, _ in enumerate(speculative_generate(model, ids, 30, draft=draft, sampler=GREEDY, over=over), 1):
+        over[0] = count == 3
+    assert count == 3
+
+
 def test_nothing_to_write():
     run = speculative_generate(TARGET, PROMPT, 0, draft=PromptLookup())
     assert list(run) == [] and run.statistics.tokens_per_pass == run.statistics.accepted_share == 0
@@ -311,6 +338,8 @@ def test_on_the_simulated_device():
         ([[]], {}, "at least one token is needed"),
         ([[1]], dict(lookahead=0), "lookahead is 0"),
         ([[1]], dict(lookahead=True), "lookahead is True"),
+        ([[1]], dict(sampler=Sampler(mirostat_tau=3.0)), "mirostat_tau is set"),
+        ([[1]], dict(sampler=Sampler(xtc_probability=0.5)), "xtc_probability is set"),
         ([[1]], dict(draft=small(minillm.GPT2, vocab_size=5)), "the draft has 5 tokens .* the model 4"),
     ],
 )
