@@ -23,11 +23,19 @@ from minillm.errors import UserError
 from minillm.models.folder import architecture_of
 from minillm.optim.adamw import BLOCK
 from minillm.training.data_parallel import default_workers
-from minillm.training.memory_operations import BLOCKS, INTEGER, Operation, Shapes, causal_numbers, embedding, head
+from minillm.training.memory_operations import (
+    BLOCKS,
+    BYTES,
+    INTEGER,
+    Operation,
+    Shapes,
+    causal_numbers,
+    embedding,
+    head,
+)
 
 PARTS = ("weights", "moments", "gradients", "activations", "workspace")
 DEVICES = ("cpu", "cuda", "cudasim")
-BYTES = {"float32": (4, 4), "tf32": (4, 4), "bfloat16": (2, 4), "float64": (8, 8)}  # of an activation, of a weight
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,9 @@ def estimate(workload: Workload) -> Estimate:
     for what, name, names in (("dtype", workload.dtype, BYTES), ("device", workload.device, DEVICES)):
         if name not in names:
             raise UserError(f'unknown {what} "{name}": use one of {", ".join(names)}')
-    number, weight = BYTES[workload.dtype]
+    weight = BYTES[workload.dtype][1]
     weights = count_parameters(workload.config) * weight
-    peaks = [_walk(workload, batch, number, weight).peak for batch in workload.parts_of_batch]
+    peaks = [_walk(workload, batch, weight).peak for batch in workload.parts_of_batch]
     # At the end every worker has all its gradients, and the optimizer works on one block of a tensor at a time.
     scratch = 0 if workload.device != "cpu" else 2 * BLOCK * weight
     at_end = _Peak(weights, {}, scratch, "optimizer")
@@ -124,10 +132,10 @@ def count_parameters(config) -> int:
     >>> count_parameters(GPT2Config())
     124439808
     """
-    shapes = Shapes(config, 1, 1, weight=1)
+    shapes = Shapes(config, 1, 1)
     block = sum(operation.gradient for operation in BLOCKS[architecture_of(config)](shapes))
     last_norm = sum(operation.gradient for operation in head(shapes))
-    return _buffered_parameters(config) + config.n_layer * block + last_norm
+    return _buffered_parameters(config) + (config.n_layer * block + last_norm) // shapes.weight
 
 
 def _buffered_parameters(config) -> int:
@@ -193,10 +201,10 @@ class _Walk:
             self.peak = _Peak(self.gradients, kept, workspace, moment)
 
 
-def _walk(workload: Workload, batch: int, number: int, weight: int) -> _Walk:
+def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
     """One worker's way through forward and backward."""
     config, recompute = workload.config, workload.checkpoint_activations
-    shapes = Shapes(config, batch, workload.time, number, weight, workload.device, recompute)
+    shapes = Shapes(config, batch, workload.time, workload.dtype, workload.device, recompute)
     block = BLOCKS[architecture_of(config)](shapes)
     below, above = embedding(shapes), head(shapes)
     accumulating = workload.gradient_accumulation > 1

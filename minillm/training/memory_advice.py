@@ -18,7 +18,7 @@ from minillm.errors import UserError
 from minillm.training.memory import PARTS, Workload, estimate
 
 MARGIN = 0.9  # of what can be had: estimates are right to a tenth
-SHORTEST_CONTEXT = 32
+SHORTEST = 8  # the shortest context that is advised is an eighth of the one wanted: less is another task
 NARROWER = {"float64": "float32", "float32": "bfloat16", "tf32": "bfloat16"}
 CUDA_SAYS = ("out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED", "MemoryAllocation")
 
@@ -115,7 +115,7 @@ def single_changes(workload: Workload, available: int) -> list[tuple[str, Worklo
     changes = []
     if workload.batch_size > 1:
         changes.append(_smaller_batch(workload, available))
-    if workload.time > SHORTEST_CONTEXT:
+    if workload.time >= SHORTEST:
         changes.append(_shorter_context(workload, available))
     if workload.dtype in NARROWER:
         dtype = NARROWER[workload.dtype]
@@ -136,9 +136,9 @@ def _smaller_batch(workload: Workload, available: int) -> tuple[str, Workload]:
 
 
 def _shorter_context(workload: Workload, available: int) -> tuple[str, Workload]:
-    """By halves."""
-    time = workload.time // 2
-    while time > SHORTEST_CONTEXT and not _fits(_with_context(workload, time), available):
+    """By halves, down to an eighth."""
+    shortest, time = workload.time // SHORTEST, workload.time // 2
+    while time > shortest and not _fits(_with_context(workload, time), available):
         time //= 2
     return f"--context-length {time}", _with_context(workload, time)
 

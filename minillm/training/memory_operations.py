@@ -35,6 +35,7 @@ from typing import NamedTuple
 from minillm.layers.attention import QUERY_BLOCK
 from minillm.layers.linear_cross_entropy import CHUNK_LOGITS, STRIP_ROWS
 
+BYTES = {"float32": (4, 4), "tf32": (4, 4), "bfloat16": (2, 4), "float64": (8, 8)}  # of an activation, of a weight
 INTEGER = 8  # bytes of a token
 FLASH_WIDTHS = (32, 64, 96, 128)  # of a head; for others the kernel with the T x T matrix is taken
 NORM_BLOCKS, GELU_BLOCKS, EMBEDDING_WINDOW = 512, 128, 32  # partial sums of the kernels' backward
@@ -54,17 +55,25 @@ class Operation(NamedTuple):
 class Shapes:
     """The sizes of one pass: config of the model, B windows of T tokens, and how it is computed.
 
-    number: bytes of an activation. weight: bytes of a weight and of its gradient. device: "cpu", "cuda" or
-    "cudasim". recompute: blocks keep their input alone.
+    dtype: as in precision.py. device: "cpu", "cuda" or "cudasim". recompute: blocks keep their input alone.
     """
 
     config: object
     batch: int
     time: int
-    number: int = 4
-    weight: int = 4
+    dtype: str = "float32"
     device: str = "cpu"
     recompute: bool = False
+
+    @property
+    def number(self) -> int:
+        """e: bytes of what travels between layers."""
+        return BYTES[self.dtype][0]
+
+    @property
+    def weight(self) -> int:
+        """Bytes of a weight, of its gradient, and of a number inside a layer that NumPy computes."""
+        return BYTES[self.dtype][1]
 
     @property
     def kernels(self) -> bool:
@@ -105,13 +114,31 @@ class Shapes:
         """K: the keys, or the values, of all key/value heads (B, H_kv, T, D)."""
         return self.rows * self.kv_heads * self.head_width * self.number
 
+    def inside(self, size: int) -> int:
+        """An array of `size` bytes as it is inside a layer: NumPy computes bfloat16 in float32, kernels keep it as it is."""
+        return size if self.kernels else size * self.weight // self.number
+
+    def widened(self, size: int) -> int:
+        """The wider copy of an array of `size` bytes that such a layer makes; 0 where there is none to make."""
+        return 0 if self.inside(size) == size else self.inside(size)
+
+    def product(self, inputs: int, outputs: int) -> int:
+        """Scratch of x (n, I) @ w (I, O), or of one of its two gradients: operands rounded to the precision of products.
+
+        cuBLAS wants the weight in bfloat16; the host widens rounded operands again, and rounds the result.
+        """
+        x, w, y = self.rows * inputs, inputs * outputs, self.rows * outputs
+        if self.device == "cuda":
+            return 2 * w if self.dtype == "bfloat16" else 0
+        return {"bfloat16": 4 * (x + w + y), "tf32": 4 * (x + w)}.get(self.dtype, 0)
+
     @property
     def held_input(self) -> int:
         """The block's input while its forward runs, unless something of the block keeps it anyway."""
         return 0 if self.kernels or self.recompute else self.stream
 
     def matrix(self, inputs: int, outputs: int, bias: bool = False) -> int:
-        """A weight (I, O) and its bias."""
+        """Bytes of a weight (I, O) and its bias."""
         return (inputs * outputs + bias * outputs) * self.weight
 
 
@@ -123,14 +150,13 @@ def norm(name: str, s: Shapes, held: int, outer: int, bias: bool) -> Operation:
 
     forward: the result, S. backward: dy, dx, and on NumPy dy * normed, or a row of partial sums for each of 512 blocks.
     """
-    width = s.config.d_model
-    scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.stream
+    width, stream, widened = s.config.d_model, s.stream, s.widened(s.stream)
+    scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.inside(stream)
     # The kernel keeps the norm's input, which a recomputed block has kept already.
-    kept = 0 if s.kernels and s.recompute and held == 0 and name.endswith("1") else s.stream
+    kept = 0 if s.kernels and s.recompute and name.endswith("1") else s.inside(stream)
     statistics = s.rows * 4 * (1 + s.kernels)
-    return Operation(
-        name, kept + statistics, held + s.stream, outer + 2 * s.stream + scratch, (1 + bias) * width * s.weight
-    )
+    backward = outer + stream + s.inside(stream) + scratch + widened
+    return Operation(name, kept + statistics, held + stream + 2 * widened, backward, (1 + bias) * width * s.weight)
 
 
 def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operation]:
@@ -139,9 +165,9 @@ def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operatio
         return []
     if s.kernels:
         return [Operation(name, 0, held + 2 * s.stream, outer + s.stream)]
-    elements = s.stream // s.number
-    drawing = s.stream + elements * (4 + 1 + s.number)
-    return [Operation(name, s.stream, held + max(2 * s.stream, drawing), outer + s.stream)]
+    stream, widened = s.stream, 2 * s.widened(s.stream)
+    drawing = stream + widened // 2 + stream // s.number * (4 + 1 + s.weight)
+    return [Operation(name, s.inside(stream), held + max(2 * stream + widened, drawing), outer + stream + widened)]
 
 
 def attention(s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int) -> Operation:
@@ -159,17 +185,22 @@ def attention(s: Shapes, held: int, outer: int, in_forward: int, keys: int, grad
     if s.kernels:
         kept = 2 * q + 2 * keys + (1 + drops) * matrix * s.number
         return Operation("attention", kept, held + in_forward, outer + 2 * q + 2 * gradients + matrix * s.number)
-    probabilities = s.batch * s.config.n_head * causal_numbers(s.time) * s.number
+    return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix)
+
+
+def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int) -> Operation:
+    q, raw = s.inside(s.queries), 3 * s.queries if s.widened(s.queries) else 0  # q, k and v before they were widened
+    probabilities = s.batch * s.config.n_head * causal_numbers(s.time) * s.weight
     kept = 2 * q + 2 * keys + probabilities
-    forward = held + in_forward + q  # k transposed
-    if drops:
-        kept += matrix * s.number + probabilities
+    forward = held + raw + q  # k transposed
+    if s.config.dropout:
+        kept += matrix * s.weight + probabilities
         # The mask is drawn before y and the probabilities exist.
-        drawing = 3 * q + matrix * (4 + 1 + 2 * s.number)
+        drawing = 3 * q + matrix * (4 + 1 + 2 * s.weight)
         forward += max(0, drawing - kept)
-    block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * s.time * s.number
+    block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * s.time * s.weight
     added = q if s.time > QUERY_BLOCK else 0
-    return Operation("attention", kept, forward, outer + q + 4 * q + block + added)
+    return Operation("attention", kept, forward, outer + s.queries + s.widened(s.queries) + 4 * q + block + added)
 
 
 def causal_numbers(time: int) -> int:
@@ -191,15 +222,15 @@ def gpt2_block(s: Shapes) -> list[Operation]:
     outer = 3 * stream  # the head's dx, dy, and dx of the attention half
     qkv = 3 * stream if s.kernels else 0  # the kernels get copies, and the product stays until the layer returns
     core = attention(s, s.held_input, outer, qkv, stream, stream)
-    copied = stream if s.kernels else 0  # of y, with the heads of a token side by side; of dy, for the kernel
+    copied = (
+        stream if s.kernels or s.widened(stream) else 0
+    )  # of y, with a token's heads side by side; of dy, for the kernel
     operations = [
         norm("ln_1", s, s.held_input, outer, bias),
         # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are held until it returns
-        Operation(
-            "c_attn", stream, s.held_input + 3 * stream, outer + 8 * stream + core.kept, s.matrix(c, 3 * c, bias)
-        ),
-        core._replace(backward=core.backward + copied),
-        Operation("attn.c_proj", copied, s.held_input + qkv + stream, outer + 2 * stream, s.matrix(c, c, bias)),
+        _product("c_attn", s, (c, 3 * c), bias, stream, s.held_input + 3 * stream, outer + 8 * stream + core.kept),
+        core._replace(backward=core.backward + (stream if s.kernels else 0)),
+        _product("attn.c_proj", s, (c, c), bias, copied, s.held_input + qkv + stream, outer + 2 * stream),
         *branch_dropout("attn.dropout", s, s.held_input, outer),
     ]
     # What the attention half gave, and its sum with x, stay until the block returns.
@@ -216,54 +247,58 @@ def gpt2_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
         gelu = Operation("gelu", inner, held + inner, outer + 2 * inner + min(s.rows, GELU_BLOCKS) * f * 4 * bias)
     else:
         exact = s.config.activation == "gelu"  # the error function's series: seven arrays beside x
-        forward = held + (inner if bias else 0) + (5 if exact else 1) * inner
-        gelu = Operation("gelu", 2 * inner, forward, outer + (2 if exact else 3) * inner)
+        within, widened = s.inside(inner), s.widened(inner)
+        forward = held + (inner if bias or widened else 0) + (5 * within if exact else inner) + widened
+        gelu = Operation("gelu", 2 * within, forward, outer + inner + widened + (1 if exact else 2) * within)
     return [
         # backward: dh, dz, dx; the layer holds what GELU kept until it returns
-        Operation("c_fc", stream, held + inner, outer + 2 * inner + gelu.kept + stream, s.matrix(c, f, bias)),
+        _product("c_fc", s, (c, f), bias, stream, held + inner, outer + 2 * inner + gelu.kept + stream),
         gelu,
-        Operation("mlp.c_proj", inner, held + 2 * stream, outer + inner, s.matrix(f, c, bias)),
+        _product("mlp.c_proj", s, (f, c), bias, inner, held + 2 * stream, outer + inner),
         *branch_dropout("mlp.dropout", s, held, outer - dropped),
     ]
+
+
+def _product(name: str, s: Shapes, shape: tuple[int, int], bias: bool, kept: int, forward: int, backward: int):
+    """A linear layer of a weight (I, O): scratch of its product in both directions, and its gradient."""
+    scratch = s.product(*shape)
+    return Operation(name, kept, forward + scratch, backward + scratch, s.matrix(*shape, bias))
 
 
 def llama_block(s: Shapes) -> list[Operation]:
     """x = x + self_attn(input_layernorm(x));  x = x + mlp(post_attention_layernorm(x))"""
     config, stream, q, k = s.config, s.stream, s.queries, s.keys
     c, width, kv_width = config.d_model, config.n_head * s.head_width, s.kv_heads * s.head_width
-    outer = 3 * stream
+    outer, bias = 3 * stream, config.attention_bias
     repeated = not s.kernels and s.kv_heads != config.n_head  # NumPy gives each query head its own k and v
     core = attention(s, s.held_input, outer, 2 * k * repeated, k if s.kernels else q, k if s.kernels else q)
     # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or products and their sum
-    turning = (2 * q) if s.kernels else (2 * q + 3 * q // 4)
+    turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
     projections = outer + core.kept + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
-    gradient = s.matrix(c, width, config.attention_bias) + 2 * s.matrix(c, kv_width, config.attention_bias)
     held = s.held_input + (0 if s.kernels else stream)  # x + attention
-    side_by_side = q if s.kernels else 0
+    side_by_side = q if s.kernels or s.widened(q) else 0
+    query = _product("q, k, v", s, (c, width), bias, stream, s.held_input + 2 * q + 2 * k, projections)
     return [
         norm("norm_1", s, s.held_input, outer, False),
-        Operation("q, k, v", stream, s.held_input + 2 * q + 2 * k, projections, gradient),
+        query._replace(gradient=query.gradient + 2 * s.matrix(c, kv_width, bias)),
         core,
-        Operation(
-            "o_proj",
-            side_by_side,
-            s.held_input + 2 * k * repeated + stream,
-            outer + 2 * q,
-            s.matrix(width, c, config.attention_bias),
-        ),
+        _product("o_proj", s, (width, c), bias, side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
         norm("norm_2", s, held, 2 * stream, False),
         *llama_mlp(s, held, 2 * stream),
     ]
 
 
 def llama_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
-    """h = silu(x W_gate) * (x W_up);  y = h W_down"""
+    """h = silu(x W_gate) * (x W_up);  y = h W_down. There is no kernel for it: it computes with what NumPy would."""
     c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.mlp_bias
+    within = inner * s.weight // s.number
+    widened = 0 if within == inner else within
+    # backward: dgate, dup, dx, and the product that is added to it; gate, up and s are held until the layer returns
+    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + 3 * within + 2 * stream)
     return [
-        # backward: dgate, dup, dx, and the product that is added to it; gate, up and s are held until the layer returns
-        Operation("gate, up", stream, held + 2 * inner, outer + 5 * inner + 2 * stream, 2 * s.matrix(c, f, bias)),
-        Operation("swiglu", 3 * inner, held + inner, outer + 3 * inner),
-        Operation("down", inner, held + 2 * stream, outer + inner, s.matrix(f, c, bias)),
+        gates._replace(gradient=2 * gates.gradient),
+        Operation("swiglu", 3 * within, held + inner + widened, outer + inner + widened + 2 * within),
+        _product("down", s, (f, c), bias, inner, held + 2 * stream, outer + inner),
     ]
 
 
@@ -276,12 +311,12 @@ BLOCKS = {"gpt2": gpt2_block, "llama": llama_block}
 def embedding(s: Shapes) -> list[Operation]:
     """Tokens to vectors. Backward sorts dy by token (S); each of u different tokens has its sum, its old and its new row."""
     ids = s.rows * INTEGER
-    different = min(s.rows, s.config.vocab_size) * s.config.d_model * s.number
+    different = min(s.rows, s.config.vocab_size) * s.config.d_model * s.weight
     if s.kernels:
         partials = -(-s.rows // EMBEDDING_WINDOW) * 2 * s.config.d_model * 4
         sorting = 4 * ids + partials
     else:
-        sorting = s.stream + 2 * different + 3 * ids
+        sorting = s.widened(s.stream) + s.inside(s.stream) + 2 * different + 3 * ids
     operations = [Operation("embedding", 2 * ids, 2 * s.stream, 2 * s.stream + sorting)]
     if hasattr(s.config, "bias"):  # GPT-2 drops values of the embeddings, Llama does not
         operations += branch_dropout("embd.dropout", s, s.stream, 2 * s.stream)
@@ -293,10 +328,20 @@ def head(s: Shapes) -> list[Operation]:
     config = s.config
     bias = getattr(config, "bias", False)
     chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
-    logits = chunk * config.vocab_size * s.number
-    strip = min(config.vocab_size, STRIP_ROWS) * config.d_model * s.weight
+    strip = 0 if s.device == "cuda" else min(config.vocab_size, STRIP_ROWS) * config.d_model * s.weight  # cuBLAS adds
     per_row = 5 * chunk * 8  # targets, maxima, sums
+    logits = chunk * config.vocab_size
+    workspace = logits * s.weight + max(strip, _rounded_head(s, logits))
     return [
         norm("last norm", s, s.held_input, -s.stream, bias),  # its dy is the head's dx, which is counted as kept
-        Operation("head and loss", s.stream, s.stream + logits + strip + per_row, 0),
+        Operation("head and loss", s.stream, s.stream + workspace + per_row, 0),
     ]
+
+
+def _rounded_head(s: Shapes, logits: int) -> int:
+    """What the head's products take in another precision: the gradient of the logits and the weight, rounded; on the host in
+    float32 again."""
+    weight = s.config.vocab_size * s.config.d_model
+    if s.device == "cuda":
+        return 2 * (logits + weight) if s.dtype == "bfloat16" else 0
+    return {"bfloat16": 6 * logits + 4 * weight, "tf32": 4 * (logits + weight)}.get(s.dtype, 0)

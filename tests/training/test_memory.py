@@ -56,7 +56,10 @@ CASES = {
     "gpt2, many words": (gpt2(vocab_size=20_000, n_layer=1), 2, {}),
     "gpt2, many weights": (gpt2(context_length=32, d_model=192, n_layer=4), 1, {}),
     "gpt2, accumulating": (gpt2(context_length=32, n_layer=5), 2, dict(gradient_accumulation=2)),
+    "gpt2, bfloat16": (gpt2(n_layer=2), 4, dict(dtype="bfloat16")),
+    "gpt2, tf32": (gpt2(n_layer=2), 4, dict(dtype="tf32")),
     "llama": (llama(), 8, {}),
+    "llama, bfloat16": (llama(n_layer=2), 4, dict(dtype="bfloat16", checkpoint_activations=True)),
     "llama, checkpointing": (llama(), 8, dict(checkpoint_activations=True)),
     "llama, dropout": (llama(dropout=0.1, n_layer=2), 4, {}),
     "llama, as many key heads": (llama(n_kv_head=4, tie_embeddings=True, n_layer=2), 4, {}),
@@ -81,6 +84,7 @@ KERNEL_CASES = {
     "gpt2, checkpointing": (gpt2(context_length=48, n_layer=4), dict(checkpoint_activations=True)),
     "gpt2, dropout": (gpt2(context_length=48, n_layer=2, dropout=0.1), {}),
     "gpt2, heads without flash": (gpt2(context_length=48, n_layer=2, n_head=8, d_model=64), {}),
+    "gpt2, bfloat16": (gpt2(context_length=48, n_layer=2), dict(dtype="bfloat16")),
     "llama": (llama(context_length=48, n_layer=2), {}),
     "llama, checkpointing": (llama(context_length=48, n_layer=4), dict(checkpoint_activations=True)),
 }
