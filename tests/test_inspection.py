@@ -113,6 +113,18 @@ class TestNumbers:
             found = moments.mean, moments.spread, moments.norm
             np.testing.assert_allclose(found, (array.mean(), array.std(), np.linalg.norm(array)), rtol=1e-5)
 
+    def test_what_is_not_a_number_shows(self):
+        array = np.ones(1 << 19)
+        array[7] = np.nan
+        assert np.isnan(Moments.of(array).largest) and np.isnan(Moments.of(array[::-1]).largest)
+        model = made(GPT2, "float32")
+        model.parameters()["transformer.h.1.ln_1.bias"].value[3] = np.nan
+        inspection = inspect_text(model, Letters(), "dbebfjcg")
+        rows = rows_of(inspection.record)
+        assert np.isnan(rows["h.1.ln_1"].values.largest) and not np.isnan(rows["h.0"].values.largest)
+        assert "perplexity nan" in format_table(inspection)
+        assert json.loads(json_lines(inspection).splitlines()[-1])["loss"] is None
+
     def test_logits_in_parts_are_one_row(self, monkeypatch):
         """The fused head walks the rows in chunks; two rows of logits at a time give what all at once give."""
         model = made(GPT2)
@@ -264,6 +276,9 @@ class TestOperations:
         assert rows["logits"].operations == (2 * T * C * V, 2 * T * C * V)
         assert rows[f"{name}.weight"].frozen and rows[f"{name}.weight"].gradient is None
         assert rows[f"{name}.lora_B"].gradient.norm > 0
+        # the table below does not learn, but the gradient arrives there
+        assert rows["embed_tokens"].gradient.norm > 0
+        assert inspect_tensor(model, Letters(), "dbebfjcg", "embed_tokens").check.passed
 
 
 class TestObservation:

@@ -51,7 +51,7 @@ class Moments:
         apart = other.mean - self.mean
         mean = self.mean + apart * other.count / count
         squares = self.squares + other.squares + apart**2 * self.count * other.count / count
-        return Moments(count, mean, squares, max(self.largest, other.largest))
+        return Moments(count, mean, squares, _larger(self.largest, other.largest))
 
     @property
     def spread(self) -> float:
@@ -62,3 +62,8 @@ class Moments:
     def norm(self) -> float:
         """The square root of the sum of squares: sum x^2 = sum (x - mean)^2 + count mean^2."""
         return math.sqrt(self.squares + self.count * self.mean**2)
+
+
+def _larger(a: float, b: float) -> float:
+    """max(a, b), but NaN if one is: Python's max may lose it."""
+    return a + b if math.isnan(a + b) else max(a, b)

@@ -16,7 +16,6 @@ like the probabilities of attention, at the tensor that the operation returned. 
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,7 +125,7 @@ class _Recorder(Observer):
         self._inputs: dict[Call, list[tuple[int, Tensor]]] = {}
         self._returned: dict[int, tuple] = {}  # buffer -> it, and what Origin says of it
         self._kept_parts: list[np.ndarray] = []
-        self._counts: Counter = Counter()
+        self._handed: dict[str, tuple] = {}  # layer -> the gradient that its backward was given, and where
 
     # ------------------------------------------------------------------------------------------------------ forward
 
@@ -136,13 +135,10 @@ class _Recorder(Observer):
             array = call.arguments.arguments[name]
             label = f"{call.layer}.{name}"
             known = self._known(array)
-            if (
-                known is not None
-                and known.call.layer == call.layer
-                and known.name == f"{call.layer}.{known.call.operation}"
-            ):
-                known.name = label  # what the layer computed for this very purpose
-            elif known is None:
+            if known is not None:
+                if known.call is not None and known.name == f"{call.layer}.{known.call.operation}":
+                    known.name = label  # what the layer computed for this very purpose
+            else:
                 tensor = self._input_tensor(call, name, label, array)
                 self._inputs.setdefault(call, []).append((floats.index(name), tensor))
 
@@ -233,11 +229,15 @@ class _Recorder(Observer):
         self._remember(gradients, call.backward, call.function)
 
     def before_layer_backward(self, layer: Layer, gradients: tuple, frames: list[Frame]) -> None:
-        for tensor, _ in self._seen.values():
-            if tensor.call is None and tensor.place.layer == layer.name:
-                self._take_gradient(tensor, gradients[0], self._origin(gradients[0], frames))
+        if gradients:
+            self._handed[layer.name] = gradients[0], self._origin(gradients[0], frames)
 
     def after_layer_backward(self, layer: Layer, method, gradients) -> None:
+        """The output of a layer whose backward called none of an operation: it passes through, or nothing below it learns."""
+        given = self._handed.pop(layer.name, None)
+        for tensor in self.tensors if given else ():
+            if tensor.name == layer.name and tensor.gradient is None:
+                self._take_gradient(tensor, *given)
         self._remember(gradients if isinstance(gradients, tuple) else (gradients,), method)
 
     def _remember(self, gradients: tuple, function, forward=None) -> None:

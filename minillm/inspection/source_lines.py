@@ -120,10 +120,8 @@ def _hand_over(tensor: Tensor) -> tuple[Frame, ast.expr | None]:
     A function that was given it as an argument only hands it on: then its caller is looked at.
     """
     frames = tensor.origin.frames
-    if tensor.place.operation is None:
-        argument = _layer_argument(frames[0], tensor.place.layer, "backward")
-    else:
-        argument = _operation_argument(frames[0], None, None)
+    argument = _operation_argument(frames[0], None, None) if tensor.place.operation else None
+    argument = argument or _layer_argument(frames[0], tensor.place.layer, "backward")
     for frame, outer in zip(frames, frames[1:]):
         name = _root(argument)
         if name not in frame.code.co_varnames[: frame.code.co_argcount] or _assigned_before(frame, name):

@@ -46,11 +46,11 @@ def json_lines(inspection: Inspection) -> str:
     """A line for every tensor, and one with the totals."""
     record = inspection.record
     kept, forward, backward = _sums(record.tensors)
-    end = {"loss": record.loss, "perplexity": math.exp(record.loss), "tokens": record.tokens, "kept_bytes": kept}
+    end = {"loss": record.loss, "perplexity": _perplexity(record.loss), "tokens": record.tokens, "kept_bytes": kept}
     end |= {"forward_operations": forward, "backward_operations": backward}
     rows = [_fields(tensor, "activation") for tensor in record.activations]
     rows += [_fields(tensor, "parameter") for tensor in record.parameters]
-    return "\n".join(json.dumps(row) for row in (*rows, end))
+    return "\n".join(json.dumps({key: _finite(value) for key, value in row.items()}) for row in (*rows, end))
 
 
 def format_closer(closer: Closer) -> str:
@@ -149,7 +149,7 @@ def _readable(token: str) -> str:
 
 def _loss_line(inspection: Inspection) -> str:
     loss, tokens = inspection.record.loss, inspection.record.tokens
-    return f"loss {loss:.4f}  perplexity {math.exp(loss):.4f}  over {tokens} predicted tokens, dropout off"
+    return f"loss {loss:.4f}  perplexity {_perplexity(loss):.4f}  over {tokens} predicted tokens, dropout off"
 
 
 def _cells(tensor: Tensor) -> tuple[str, ...]:
@@ -178,6 +178,15 @@ def _fields(tensor: Tensor, kind: str) -> dict:
         "forward_operations": forward,
         "backward_operations": backward,
     }
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf if loss >= 700 else math.nan
+
+
+def _finite(value):
+    """JSON has no NaN and no infinity: null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shape(shape: tuple[int, ...]) -> str:
