@@ -36,6 +36,7 @@ def command(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Windows at a time; no influence on the result.", min=1)] = 12,
+    dtype: Annotated[str, typer.Option(help="float32, float64, or on a GPU tf32 or bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Measure loss (nats a token), perplexity and bits per byte of a model on a whole text.
@@ -48,7 +49,7 @@ def command(
     sources = [*(data or []), *(files or [])]
     from minillm.pretrained import from_pretrained, tokenizer_of
 
-    language_model, tokenizer = from_pretrained(model).to(device), tokenizer_of(model)
+    language_model, tokenizer = from_pretrained(model, dtype).to(device), tokenizer_of(model)
     part = split.value if split else ("all" if sources else "validation")
     text = run_text(sources, model, part)
     result, bits = evaluate_text(language_model, tokenizer, text, batch_size)

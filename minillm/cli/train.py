@@ -89,7 +89,12 @@ def command(
     mlp_bias: Annotated[
         Optional[bool], _option(_MODEL, "Llama: biases in the MLP.", "--mlp-bias/--no-mlp-bias")
     ] = None,
-    dtype: Annotated[Optional[str], _option(_MODEL, "float32 or float64.")] = None,
+    dtype: Annotated[
+        Optional[str],
+        _option(
+            _MODEL, "float32, float64, or on a GPU tf32 or bfloat16: matrix products of fewer bits, weights in float32."
+        ),
+    ] = None,
     max_steps: Annotated[Optional[int], _option(_STEPS, "Steps in all: where the schedule ends.")] = None,
     batch_size: Annotated[Optional[int], _option(_STEPS, "Windows of text in a batch.")] = None,
     gradient_accumulation: Annotated[Optional[int], _option(_STEPS, "Batches whose gradients make one step.")] = None,

@@ -145,7 +145,7 @@ def load_gguf(path: str | Path, dtype="float32"):
     config = make_config(file)
     model = kind(config, seed=None, dtype=dtype)
     for name, parameter in model.parameters().items():
-        value = file.tensor(_stored_name(name, names), dtype)
+        value = file.tensor(_stored_name(name, names), parameter.value.dtype)
         if kind is Llama and name.endswith(("q_proj.weight", "k_proj.weight")):
             value = interleaved_to_halves(value, config.n_head if "q_proj" in name else config.n_kv_head)
         if kind is GPT2 and value.ndim == 2 and ".h." in name:

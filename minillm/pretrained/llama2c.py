@@ -63,7 +63,7 @@ def load_llama2c(path: str | Path, dtype="float32") -> Llama:
         arrays[name] = stored[at : at + math.prod(shape)].reshape(shape)
         at += math.prod(shape)
     for name, parameter in model.parameters().items():
-        value = np.asarray(_find(name, arrays)).astype(dtype, copy=False)
+        value = np.asarray(_find(name, arrays)).astype(parameter.value.dtype, copy=False)
         where = first_not_finite(value)
         if where is not None:
             raise UserError(f"{path}: {name} is not finite: {value[where]} at {where}")

@@ -23,6 +23,7 @@ from minillm.models.folder import (
     save_weights,
 )
 from minillm.models.language_model import LanguageModel
+from minillm.precision import weight_dtype
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
 from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
@@ -60,8 +61,8 @@ class Run:
         _save_as_model(self.model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
-        """The folder's model: the best by validation loss so far."""
-        return from_pretrained(self.folder, self.settings.dtype)
+        """The folder's model, the best by validation loss so far, in the precision of its weights."""
+        return from_pretrained(self.folder, weight_dtype(self.settings.dtype).name)
 
 
 # ----------------------------------------------------------------------------------------------------------- a new run
@@ -226,7 +227,7 @@ def _restore(folder: Path, settings: TrainingSettings, config, progress: Progres
     """(model, optimizer) with the weights and moments of the checkpoint, on the device."""
     model = make_model(config, seed=None, dtype=settings.dtype)
     for parameter in model.parameters().values():  # to be filled from the checkpoint
-        parameter.value = np.empty(parameter.value.shape, settings.dtype)
+        parameter.value = np.empty(parameter.value.shape, parameter.value.dtype)
     _choose_what_learns(model, settings)
     model.loss_head.label_smoothing = settings.label_smoothing
     model.body.recompute = settings.checkpoint_activations

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from minillm.backend import float_dtype
 from minillm.errors import UserError
 from minillm.optim import OPTIMIZERS, make_schedule
 from minillm.optim.adamw import check_settings
+from minillm.precision import activation_dtype
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class TrainingSettings:
     checkpoint_activations: compute each block again in backward, for less memory. gradient_clip: largest global norm of the
     gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at
     (0: all). early_stop: evaluations without a better validation loss after which training ends, 0 for never.
-    sample_tokens: length of the text written at an evaluation, 0 for none.
+    sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
+    (minillm/precision.py); what is stored is float32 for all but float64.
     tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
     for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
     lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the
@@ -83,7 +84,7 @@ class TrainingSettings:
             raise UserError(f"label_smoothing is {self.label_smoothing}: it must be at least 0 and below 1")
         self.make_schedule()  # checks the learning rates
         check_settings(self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
-        float_dtype(self.dtype)
+        activation_dtype(self.dtype)  # raises where there is none
 
     def make_schedule(self):
         """The function step -> learning rate."""
