@@ -22,6 +22,7 @@ import numpy as np
 
 from minillm.backend import array_module, device_of
 from minillm.precision import bfloat16, is_bfloat16, rounded_to_tf32, tf32_wanted, wide
+from minillm.watching import watched
 
 # Numbers of library_types.h and cublas_api.h.
 CUDA_TYPES = {"float32": 0, "bfloat16": 14}  # CUDA_R_32F, CUDA_R_16BF
@@ -37,8 +38,16 @@ def matmul(a, b, out=None, dtype=None, add=False):
 
     out: an array for the result, whose dtype then counts; with `add` the product is added to what it holds.
     """
-    if array_module(a) is not np:
-        return _on_gpu(a, b, out, dtype, add)
+    with watched("matrix product", "matmul", a, b, *(() if out is None else (out,))):
+        return (_on_host if array_module(a) is np else _on_gpu)(a, b, out, dtype, add)
+
+
+def operand(x, like):
+    """x as products with `like` take it: rounded to bfloat16 where `like` is, else x itself. For what is multiplied twice."""
+    return _bfloat16_rows(x) if is_bfloat16(like) and not is_bfloat16(x) else x
+
+
+def _on_host(a, b, out, dtype, add):
     if is_bfloat16(a) or is_bfloat16(b):
         dtype = out.dtype if out is not None else np.dtype(dtype or a.dtype)
         product = (_rounded(a) @ _rounded(b)).astype(dtype, copy=False)
@@ -55,11 +64,6 @@ def matmul(a, b, out=None, dtype=None, add=False):
     else:
         out[...] = product
     return out
-
-
-def operand(x, like):
-    """x as products with `like` take it: rounded to bfloat16 where `like` is, else x itself. For what is multiplied twice."""
-    return _bfloat16_rows(x) if is_bfloat16(like) and not is_bfloat16(x) else x
 
 
 def _rounded(x):
