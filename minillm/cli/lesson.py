@@ -24,13 +24,11 @@ def command(
     """
     from rich.console import Console
 
-    from minillm.lessons import NAMES
-    from minillm.lessons.report import give_lesson, list_lessons
+    from minillm.lessons.report import give_lessons, list_lessons
 
     console = Console(highlight=False)
     if name is None:
         list_lessons(console)
         return
-    held = [give_lesson(each, out, text, show, console) for each in (NAMES if name == "all" else [name])]
-    if not all(held):
+    if not give_lessons(name, out, text, show, console):
         raise typer.Exit(1)

@@ -59,7 +59,7 @@ def measure(sentence: str) -> Measured:
     model = from_pretrained(folder, "float64").train()
     own = np.array([tokenizer.encode(sentence)])
     if own.shape[1] < FEWEST:
-        raise UserError(f'"{sentence}" has {own.shape[1]} tokens: attention shows something from {FEWEST} on')
+        raise UserError(f'"{sentence}" is too short: attention shows something from {FEWEST} tokens on')
     layers = look(model, own[:, :-1], own[:, 1:])
     figures = _exactness(model, own, layers)
 
@@ -274,7 +274,7 @@ def _draw(figure, layers: list[Heads], shown, words: list[str]) -> None:
     figure.set_size_inches(11, 7.5)
     axes = figure.subplots(len(shown), 3)
     places = np.arange(len(words))
-    labels = [repr(word)[1:-1].replace(" ", "\u00b7") for word in words]
+    labels = [repr(word)[1:-1].replace(" ", "\u00b7").replace("$", r"\$") for word in words]  # $...$ would be a formula
     for row, (layer, head) in zip(axes, shown):
         heads = layers[layer]
         ds = heads.ds[0, head]

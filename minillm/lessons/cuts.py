@@ -156,7 +156,8 @@ def _draw(figure, own, places, own_ids, tokenizer, entropies, kept) -> None:
 
 
 def _end_of(text: str, length: int = 14) -> str:
-    return repr(text) if len(text) <= length else f"...{text[-length:]!r}"
+    """As it stands in a title, where $...$ would be a formula."""
+    return (repr(text) if len(text) <= length else f"...{text[-length:]!r}").replace("$", r"\$")
 
 
 LESSON = Lesson(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from rich import box
@@ -20,17 +21,43 @@ SIZE = dict(figsize=(8, 4.5), dpi=110, layout="constrained")
 WHOLE_CELL = 16  # characters that stay on one line in a narrow terminal; headings and longer cells are folded
 
 
-def give_lesson(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
-    """Measure a lesson, print it, draw its picture into `folder`; whether the claim held.
+def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
+    """Give the lesson of that name or number, or with "all" every one; whether all claims held.
 
-    Raises UserError for a sentence where the lesson takes none, and for a folder that cannot be written. Without matplotlib
-    the picture is left out, and a line says what brings it; with `show` that is an error.
+    The sentence is for the lessons that read one. What the user can mend is told before anything is measured: raises
+    UserError for an unknown name, for a sentence where the lesson takes none, for a folder that cannot be written, and for
+    `show` where no window can be opened. With "all" a lesson that cannot be given on this machine is no hindrance to the
+    others; the UserError comes at the end.
     """
-    number, lesson = find_lesson(name)
-    if sentence is not None and lesson.sentence is None:
-        raise UserError(f"lesson {NAMES[number]} takes no --text")
+    lessons = dict(map(find_lesson, NAMES if name == "all" else [name]))
+    if sentence is not None and not sentence:
+        raise UserError("--text is empty: give a sentence, or leave it out for the lesson's own")
+    if sentence is not None and all(lesson.sentence is None for lesson in lessons.values()):
+        raise UserError(f"lesson {NAMES[next(iter(lessons))]} takes no --text")
     if show:
         import_pyplot()
+    check_folder(folder)
+    failed, refused = [], []
+    for number, lesson in lessons.items():
+        try:
+            if not give_lesson(number, lesson, folder, sentence, show, console):
+                failed.append(NAMES[number])
+        except UserError as error:
+            if name != "all":
+                raise
+            refused.append(f"{NAMES[number]} ({error})")
+    if refused:
+        raise UserError(f"lessons that could not be given: {'; '.join(refused)}")
+    if name == "all":
+        console.print(f"Claims that did not hold: {', '.join(failed)}" if failed else "All claims held.")
+    return not failed
+
+
+def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
+    """Measure a lesson, print it, draw its picture into `folder`; whether the claim held.
+
+    Without matplotlib the picture is left out, and a line says what brings it.
+    """
     console.print(Text(f"\n{number}  {lesson.title}\n", style="bold"))
     console.print(Text(lesson.idea + "\n"))
     console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
@@ -43,9 +70,9 @@ def give_lesson(name: str, folder: Path, sentence: str | None, show: bool, conso
     try:
         path = folder / f"{number:02d}-{NAMES[number]}.png"
         save_picture(measured, lesson, path)
-        console.print(Text(f"\nPicture: {path}"))
+        console.print(Text(f"\nPicture: {path}"), soft_wrap=True)
     except MissingExtra as error:
-        console.print(Text(f"\n{error}"))
+        console.print(Text(f"\n{error}"), soft_wrap=True)
     console.print(Text("\nTry this", style="bold"))
     for command in lesson.commands:
         if "MODEL" in command:
@@ -94,6 +121,16 @@ def rich_table(table: Table) -> RichTable:
     return drawn
 
 
+def check_folder(folder: Path) -> None:
+    """Make the folder, and see that files can be made in it. Raises UserError where they cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _cannot_be_written(folder, error) from None
+
+
 def save_picture(measured: Measured, lesson: Lesson, path: Path) -> None:
     """Draw the picture into a PNG file. Raises MissingExtra without matplotlib, UserError where nothing can be written."""
     try:
@@ -106,11 +143,10 @@ def save_picture(measured: Measured, lesson: Lesson, path: Path) -> None:
     figure.suptitle(lesson.title)
     measured.draw(figure)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png")
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out") from None
+        raise _cannot_be_written(path, error) from None
 
 
 def show_picture(measured: Measured, lesson: Lesson) -> None:
@@ -134,6 +170,10 @@ def import_pyplot():
             "--show needs a screen and a toolkit such as tkinter: open the PNG file that is written without it"
         )
     return pyplot
+
+
+def _cannot_be_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out")
 
 
 def _is_numeric(cell: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +62,7 @@ def _train_into(folder: Path) -> Path:
     except OSError:
         partial = Path(tempfile.mkdtemp(prefix=folder.name))
         folder = partial / "kept"
+    print("training the lessons' small model, once: it is kept", file=sys.stderr)
     train(start_run(TRAINING, MODEL, partial / "run"))
     try:
         (partial / "run").rename(folder)

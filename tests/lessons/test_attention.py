@@ -115,5 +115,5 @@ def test_habits_of_heads_that_are_known():
 
 
 def test_a_sentence_that_is_too_short():
-    with pytest.raises(UserError, match='" the" has 1 tokens'):
+    with pytest.raises(UserError, match='" the" is too short'):
         lesson.LESSON.measure(" the")
