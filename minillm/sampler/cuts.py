@@ -2,13 +2,18 @@
 
 Each cut is a function from logits (B, V) float32 to logits (B, V), where those that are cut are -inf. A cut looks at what the
 ones before it have left, as if nothing else existed, and leaves at least one token of each row.
+
+Probabilities are compared in float64, and with some slack (ROUNDING), so that none is cut because the last digit of a sum
+fell the other way. No row is sorted: a cut that needs an order looks at the first few tokens of that order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
-from minillm.sampler.probability import entropy, softmax
+from minillm.sampler.probability import softmax, weights
 
 TIES = ("lowest", "all")
 
@@ -81,66 +86,87 @@ def top_p_cut(logits, p: float | None):
     """
     if p is None or p >= 1:
         return logits
-    probabilities = softmax(logits)
-    return _kept_up_to_mass(logits, probabilities, -probabilities, p)
+
+    def nucleus(row):
+        _, w = weights(row)
+        total = w.sum()
+        # At most 1/share tokens have a share of the probability: few where the model is sure of the next one.
+        least = row.max() + np.log(total) + np.log(SHARES)
+        return _first_up_to(p * total, w, -row, (-least).tolist())
+
+    return _each_row(logits, nucleus)
 
 
 def min_p_cut(logits, p: float | None):
     """Keep the tokens that are at least p times as likely as the likeliest. A p of None or 0 cuts nothing.
 
-    Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs" (2024).
+    As logits: l_i >= max(l) + log p. Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent
+    LLM Outputs" (2024).
 
     >>> min_p_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.5).round(2)
     array([[ -inf, -0.92, -1.2 , -1.61]], dtype=float32)
     """
     if not p:
         return logits
-    probabilities = softmax(logits)
-    kept = probabilities >= p * probabilities.max(axis=-1, keepdims=True) * (1 - ROUNDING)
-    return np.where(kept, logits, np.float32(-np.inf))
+    return _kept_from(logits, np.add(logits.max(axis=-1), np.log(p * (1 - ROUNDING)), dtype=np.float64))
 
 
-def typical_cut(logits, p: float | None):
+def typical_cut(logits, p: float | None, ties: str = "lowest", more: bool = False):
     """Keep the tokens whose surprise is nearest to the expected one, as many as have the probability p together.
 
     The surprise of a token is -log p_i, and the expected one the entropy H; tokens are taken in the order of
-    |-log p_i - H|, ties to the lowest id. None or 1 cuts nothing. Source: Meister et al., "Locally Typical Sampling" (2023).
+    |-log p_i - H|, ties to the lowest id, or with ties="all" all that are as near as the last one. more: they must have more
+    than p. None or 1 cuts nothing. Source: Meister et al., "Locally Typical Sampling" (2023).
 
     >>> typical_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.4).round(2)
     array([[ -inf,  -inf, -1.2 , -1.61]], dtype=float32)
     """
     if p is None or p >= 1:
         return logits
-    probabilities = softmax(logits)
-    surprise = -np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    distance = np.where(probabilities > 0, np.abs(surprise - entropy(probabilities)[:, None]), np.inf)
-    return _kept_up_to_mass(logits, probabilities, distance, p)
+
+    def typical(row):
+        shifted, w = weights(row)
+        total = w.sum()
+        # -log p_i - H = (log total - shifted_i) - (log total - expected shifted)
+        distance = np.abs(_expected(shifted, w) - shifted)
+        ids = _first_up_to((p + 2 * ROUNDING * more) * total, w, distance, NEAR)
+        return ids if ties == "lowest" else np.flatnonzero(distance <= distance[ids[-1]])
+
+    return _each_row(logits, typical)
 
 
-def epsilon_cut(logits, epsilon: float | None):
+def epsilon_cut(logits, epsilon: float | None, ties: str = "lowest"):
     """Keep the tokens of at least the probability epsilon, and the likeliest in any case. None or 0 cuts nothing.
 
-    Source: Hewitt, Manning, Liang, "Truncation Sampling as Language Model Desmoothing" (2022), section 4.1.
+    Where none has it and several are the likeliest, the lowest id stays, or with ties="all" all of them. Source: Hewitt,
+    Manning, Liang, "Truncation Sampling as Language Model Desmoothing" (2022), section 4.1.
 
     >>> epsilon_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25).round(2)
     array([[ -inf, -0.92, -1.2 ,  -inf]], dtype=float32)
     """
-    return _kept_above(logits, epsilon) if epsilon else logits
+    if not epsilon:
+        return logits
+    return _each_row(logits, lambda row: _likelier(row, weights(row)[1], epsilon, ties))
 
 
-def eta_cut(logits, epsilon: float | None):
+def eta_cut(logits, epsilon: float | None, ties: str = "lowest"):
     """Keep the tokens of at least the probability min(epsilon, sqrt(epsilon) exp(-H)), H the entropy, and the likeliest.
 
-    Where the model is unsure (H large) less likely tokens stay. None or 0 cuts nothing. Source: Hewitt et al. (2022),
-    section 4.2.
+    Where the model is unsure (H large) less likely tokens stay. None or 0 cuts nothing; ties as above. Source: Hewitt et al.
+    (2022), section 4.2.
 
     >>> eta_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25).round(2)
     array([[ -inf, -0.92, -1.2 , -1.61]], dtype=float32)
     """
     if not epsilon:
         return logits
-    h = entropy(softmax(logits))[:, None]
-    return _kept_above(logits, np.minimum(epsilon, np.sqrt(epsilon) * np.exp(-h)))
+
+    def eta(row):
+        shifted, w = weights(row)
+        h = np.log(w.sum()) - _expected(shifted, w)
+        return _likelier(row, w, min(epsilon, np.sqrt(epsilon) * np.exp(-h)), ties)
+
+    return _each_row(logits, eta)
 
 
 def top_n_sigma_cut(logits, n: float | None):
@@ -154,9 +180,8 @@ def top_n_sigma_cut(logits, n: float | None):
     """
     if not n:
         return logits
-    finite = np.isfinite(logits)
-    deviation = np.array([[row[keep].std(dtype=np.float64)] for row, keep in zip(logits, finite)])
-    return np.where(logits >= logits.max(axis=-1, keepdims=True) - n * deviation, logits, np.float32(-np.inf))
+    deviation = [row[row > -np.inf].std(dtype=np.float64) for row in logits]
+    return _kept_from(logits, logits.max(axis=-1) - n * np.array(deviation))
 
 
 def xtc_cut(logits, threshold: float, excluding):
@@ -184,37 +209,52 @@ def xtc_cut(logits, threshold: float, excluding):
 
 BLOCKS_FOR_ONE = 8  # blocks for each of the k tokens
 ROUNDING = 1e-7  # a probability is not cut because the last digit of a quotient fell the other way
-FEW = 64  # likeliest tokens that are looked at first
+SHARES = np.array([1e-2, 1e-3, 1e-4, 1e-5, 0.0]) + np.finfo(float).tiny  # of top-p: the tokens looked at have this much
+NEAR = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)  # of typical: the tokens looked at are so near, in nats
 
 
-def _kept_above(logits, threshold):
-    probabilities = softmax(logits)
-    kept = probabilities >= threshold * (1 - ROUNDING)
-    kept[np.arange(len(logits)), logits.argmax(axis=-1)] = True
-    return np.where(kept, logits, np.float32(-np.inf))
-
-
-def _kept_up_to_mass(logits, probabilities, order, mass):
-    """Keep each row's first tokens by `order`, ties to the lowest id, up to the one with which their sum reaches `mass`."""
+def _each_row(logits, kept: Callable[[np.ndarray], np.ndarray]):
+    """Row by row, which fits a cache: kept(row) are the ids that stay."""
     cut = np.full_like(logits, -np.inf)
-    for row, p, key in zip(range(len(logits)), probabilities, order):
-        first = _first_up_to_mass(p, key, mass)
-        cut[row, first] = logits[row, first]
+    for row, left in zip(logits, cut):
+        ids = kept(row)
+        left[ids] = row[ids]
     return cut
 
 
-def _first_up_to_mass(p, key, mass) -> np.ndarray:
-    """The ids. A few are sorted, and eight times as many if these are not enough: the whole vocabulary hardly ever."""
-    count = FEW
-    while True:
-        if count >= len(p):
-            ids = np.arange(len(p))
-        else:
-            limit = np.partition(key, count)[count]
-            ids = np.flatnonzero(key < limit)  # all that come before the rest, whatever the ties
-        ids = ids[np.argsort(key[ids], kind="stable")]
-        total = np.cumsum(p[ids])
-        enough = np.searchsorted(total, mass * (1 - ROUNDING))
-        if enough < len(ids) or count >= len(p):
-            return ids[: enough + 1]
-        count *= 8
+def _kept_from(logits, least):
+    """Keep the logits that are at least that large: logits (B, V) float32, least (B,) float64."""
+    with np.errstate(over="ignore"):
+        rounded = least.astype(np.float32)
+    # No float32 lies between a float64 and the next float32 above it: both say the same of logits, and this is faster.
+    rounded = np.where(rounded < least, np.nextafter(rounded, np.float32(np.inf)), rounded)
+    return np.where(logits >= rounded[:, None], logits, np.float32(-np.inf))
+
+
+def _likelier(row, w, probability: float, ties: str) -> np.ndarray:
+    """The ids of at least that probability, or of the likeliest."""
+    ids = np.flatnonzero(w >= probability * w.sum() * (1 - ROUNDING))
+    if len(ids):
+        return ids
+    return np.flatnonzero(row == row.max()) if ties == "all" else row.argmax(keepdims=True)
+
+
+def _expected(shifted, w) -> float:
+    """sum_i p_i shifted_i, where 0 times -inf is 0."""
+    return np.dot(w, np.maximum(shifted, LEAST_SHIFTED)) / w.sum()
+
+
+LEAST_SHIFTED = -1000.0  # whose exponential is 0
+
+
+def _first_up_to(mass: float, w, order, bounds: Iterable[float]) -> np.ndarray:
+    """The ids that come first by `order`, ties to the lowest id, up to the one with which their weights w reach `mass`.
+
+    Only those below one of the rising bounds are sorted, of which the last one is that of all.
+    """
+    for bound in bounds:
+        ids = np.flatnonzero(order <= bound)
+        if w[ids].sum() >= mass:
+            break
+    ids = ids[np.argsort(order[ids], kind="stable")]
+    return ids[: np.searchsorted(np.cumsum(w[ids]), mass * (1 - ROUNDING)) + 1]

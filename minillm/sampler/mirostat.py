@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.sampler.probability import softmax
+from minillm.sampler.cuts import ROUNDING
+from minillm.sampler.probability import weights
 
 
 def mirostat_cut(logits, mu):
@@ -23,10 +24,12 @@ def mirostat_cut(logits, mu):
     >>> mirostat_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), np.array([2.0])).round(2)
     array([[ -inf, -0.92, -1.2 ,  -inf]], dtype=float32)
     """
-    with np.errstate(divide="ignore"):
-        surprise = -np.log2(softmax(logits))
-    kept = surprise <= np.asarray(mu)[:, None]
-    kept[np.arange(len(logits)), logits.argmax(axis=-1)] = True
+    kept = np.empty(logits.shape, bool)
+    for row, bits, keep in zip(logits, mu, kept):
+        _, w = weights(row)
+        # -log2 p_i <= mu is p_i >= 2^-mu; a mu far below 0 keeps none of these.
+        np.greater_equal(w, w.sum() * np.exp2(-np.float64(max(bits, 0))) * (1 - ROUNDING), out=keep)
+        keep[row.argmax()] = True
     return np.where(kept, logits, np.float32(-np.inf))
 
 
