@@ -44,26 +44,23 @@ def top_k_cut(logits, k: int | None, ties: str = "lowest"):
 def largest(logits, k: int) -> np.ndarray:
     """The ids of the k largest logits of each row, in rising order; ties go to the lowest id. logits (B, V)  ->  (B, k)
 
-    The row is read as blocks first. The k-th largest of their maxima is not above the k-th largest logit (k blocks have one
-    that large), and few logits reach it: only these are looked at closely. For 64 rows of 50,257 logits and k = 50 this
-    takes 6 ms, a partition of whole rows 19 ms.
+    The row is dealt out to blocks first. The k-th largest of their maxima is not above the k-th largest logit (k blocks have
+    one that large), and few logits reach it: only these are looked at closely.
 
     >>> largest(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
     array([[1, 2]])
     """
-    rows, vocabulary = logits.shape
-    width = vocabulary // (BLOCKS_FOR_ONE * k)
+    return np.array([_largest(row, k) for row in logits])
+
+
+def _largest(row, k: int) -> np.ndarray:
+    """The same for one row."""
+    blocks = max(BLOCKS_FOR_ONE * k, LEAST_BLOCKS)
+    width = len(row) // blocks
+    bound = -np.inf
     if width > 1:
-        blocks = vocabulary // width
-        maxima = logits[:, : blocks * width].reshape(rows, blocks, width).max(axis=2)
-        bounds = np.partition(maxima, blocks - k, axis=1)[:, blocks - k]
-    else:
-        bounds = np.full(rows, -np.inf)
-    return np.array([_largest(row, k, bound) for row, bound in zip(logits, bounds)])
-
-
-def _largest(row, k, bound) -> np.ndarray:
-    """The same for one row, of which at least k are at least `bound`."""
+        maxima = row[: blocks * width].reshape(width, blocks).max(axis=0)
+        bound = np.partition(maxima, blocks - k)[blocks - k]
     candidates = np.flatnonzero(row >= bound)
     values = row[candidates]
     threshold = np.partition(values, len(values) - k)[len(values) - k]  # the k-th largest
@@ -208,6 +205,7 @@ def xtc_cut(logits, threshold: float, excluding):
 
 
 BLOCKS_FOR_ONE = 8  # blocks for each of the k tokens
+LEAST_BLOCKS = 512  # so many, in any case, that the maxima of all are taken at once
 ROUNDING = 1e-7  # a probability is not cut because the last digit of a quotient fell the other way
 SHARES = np.array([1e-2, 1e-3, 1e-4, 1e-5, 0.0]) + np.finfo(float).tiny  # of top-p: the tokens looked at have this much
 NEAR = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)  # of typical: the tokens looked at are so near, in nats
@@ -241,7 +239,7 @@ def _likelier(row, w, probability: float, ties: str) -> np.ndarray:
 
 def _expected(shifted, w) -> float:
     """sum_i p_i shifted_i, where 0 times -inf is 0."""
-    return np.dot(w, np.maximum(shifted, LEAST_SHIFTED)) / w.sum()
+    return np.sum(w * np.maximum(shifted, LEAST_SHIFTED)) / w.sum()
 
 
 LEAST_SHIFTED = -1000.0  # whose exponential is 0
