@@ -1,0 +1,309 @@
+"""Lesson: backpropagation, and how to know that a gradient is right.
+
+gradient_path.py follows one gradient by hand. Finite differences find the same number without any derivation: change the
+weight a little, and see what the loss does. With f the loss as a function of the weight, and Taylor's series:
+
+    one-sided       (f(w + h) - f(w)) / h                                          = f' + h/2 f'' + ...
+    central         (f(w + h) - f(w - h)) / (2h)                                   = f' + h^2/6 f''' + ...
+    five-point      (8 (f(w + h) - f(w - h)) - (f(w + 2h) - f(w - 2h))) / (12h)    = f' - h^4/30 f''''' + ...
+
+(Abramowitz, Stegun, "Handbook of Mathematical Functions", 25.3.) What is left out, the truncation, falls with h. But each f is
+known to a relative rounding error e only (2.2e-16 in float64, 1.2e-7 in float32), and what it is wrong by, about e f, is
+divided by h. So the error of the central difference is about
+
+    E(h) = h^2/6 |f'''| + e |f| / h        dE/dh = 0 at h* = (3 e |f| / |f'''|)^(1/3)
+
+a V where both axes are logarithmic: slope 2 to the right of h*, slope -1 to its left. A wrong gradient has no V: its error is
+what it is wrong by, whatever h. `minillm.gradcheck` uses the five-point form.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from minillm.lessons.gradient_path import FAULTS, follow, gelu_slope, keep
+from minillm.lessons.gradient_picture import draw_path
+from minillm.lessons.lesson import Finding, Lesson, Measured, Table
+from minillm.lessons.small_model import small_model
+
+SENTENCE = "The value of the expression"
+WEIGHTS = 12  # whose errors are averaged: a single one's are now and then 0 by luck
+STEPS = np.geomspace(1, 1e-12, 97)  # eight a decade
+SHOWN = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
+KINDS = {"one-sided": 1, "central": 2, "five-point": 4}  # -> the power of h in its truncation
+
+
+def measure() -> Measured:
+    """A gradient of the small model by hand, by the engine, and by differences of every step; then wrong ones."""
+    small = small_model()
+    ids = np.array(small.tokenizer.encode(SENTENCE))
+
+    def decode(token) -> str:
+        return repr(small.tokenizer.decode([token]))
+
+    tokens = [decode(i) for i in ids]
+    inputs, targets = ids[None, :-1], ids[None, 1:]
+    exact, rounded = (engine_in(small.model, dtype) for dtype in ("float64", "float32"))
+    loss = float(exact.loss(inputs, targets))
+    exact.backward()
+    name = f"transformer.h.{small.model.config.n_layer - 1}.mlp.c_fc.weight"
+    gradient = exact.parameters()[name].grad.copy()  # (C, 4C)
+    chosen = shared_weights(exact, name, inputs, targets)
+    i, j = chosen[0]
+
+    kept = keep(weights_of(exact), inputs, targets, small.model.config.n_head, i, j)
+    path = follow(kept)
+    by_hand, by_engine = float(path["weight"]), float(gradient[i, j])
+    wrong = {fault: float(follow(kept, rules)["weight"]) for fault, rules in FAULTS.items()}
+
+    errors, third = errors_of_differences(exact, name, chosen, gradient, inputs, targets)
+    errors["float32"] = errors_of_differences(rounded, name, chosen, gradient, inputs, targets)[0]["central"]
+    average = {kind: np.sqrt(np.mean(np.square(error), axis=0)) for kind, error in errors.items()}
+    best = {kind: int(np.argmin(error)) for kind, error in average.items()}
+    predicted = float((3 * np.finfo(float).eps * loss / np.sqrt(np.mean(np.square(third)))) ** (1 / 3))
+    differences = errors["central"][0] + by_engine  # of the weight that is followed
+    faults = {fault: np.abs(differences - value) for fault, value in wrong.items()}
+    figures = {
+        "by hand": by_hand,
+        "by engine": by_engine,
+        "by differences": float(differences[best["central"]]),
+        "loss": loss,
+        "predicted step": predicted,
+        "best step": float(STEPS[best["central"]]),
+        **{f"best {kind}": float(average[kind][best[kind]]) for kind in average},
+        **{f"right slope, {kind}": slope(average[kind], 10 * STEPS[best[kind]], 0.05) for kind in KINDS},
+        **{f"left slope, {kind}": slope(average[kind], 1e-11, STEPS[best[kind]] / 10) for kind in KINDS},
+        **{f"fault, {fault}": float(error[(STEPS > 1e-8) & (STEPS < 1e-3)].min()) for fault, error in faults.items()},
+    }
+    return Measured(
+        tables=[
+            path_table(kept, path, tokens, decode),
+            token_table(kept, path, tokens, i, j, figures),
+            step_table(average),
+            fault_table(wrong, by_engine, faults),
+        ],
+        findings=findings_of(figures),
+        draw=partial(
+            _draw,
+            kept=kept,
+            path=path,
+            tokens=tokens,
+            decode=decode,
+            average=average,
+            faults=faults,
+            predicted=predicted,
+        ),
+        figures=figures,
+    )
+
+
+def shared_weights(model, name, inputs, targets) -> list[tuple[int, int]]:
+    """The WEIGHTS weights of a matrix in whose gradient at least two tokens have most to say, the first one first.
+
+    The loss of one token, divided by T as in the mean, has the share of that token as its gradient (this is the last block).
+    """
+    shares = []
+    for t in range(targets.shape[1]):
+        alone = np.where(np.arange(targets.shape[1]) == t, targets, -100)  # the others do not count
+        model.zero_grad()
+        model.loss(inputs, alone, count=targets.size)
+        model.backward()
+        shares.append(np.abs(model.parameters()[name].grad))
+    second = np.sort(shares, axis=0)[-2]  # (C, 4C)
+    order = np.argsort(-second, axis=None, kind="stable")[:WEIGHTS]
+    return [tuple(map(int, np.unravel_index(n, second.shape))) for n in order]
+
+
+def engine_in(model, dtype):
+    """A copy of the model in a dtype, in training mode."""
+    copy = type(model)(model.config, seed=None, dtype=dtype)
+    for name, parameter in copy.parameters().items():
+        parameter.value = model.parameters()[name].value.astype(dtype)
+    return copy.train()
+
+
+def weights_of(model) -> dict[str, np.ndarray]:
+    """The model's weights as gpt_page.py names them, with biases of 0 where it has none."""
+    weights = {name.removeprefix("transformer."): parameter.value for name, parameter in model.parameters().items()}
+    for name in [name for name in weights if name[:3] not in ("wte", "wpe")]:
+        weights.setdefault(name.replace("weight", "bias"), np.zeros(weights[name].shape[-1]))
+    return weights
+
+
+def errors_of_differences(model, name, chosen, gradient, inputs, targets):
+    """Finite differences of the loss, less the gradient: kind -> (weights, STEPS); and f''' of each weight (weights,)."""
+    model.eval()  # loss only
+    value = model.parameters()[name].value
+    errors = {kind: np.empty((len(chosen), len(STEPS))) for kind in KINDS}
+    third = np.empty(len(chosen))
+    for row, where in enumerate(chosen):
+        before = value[where]
+
+        def f(change, where=where, before=before):
+            value[where] = before + change
+            return float(model.loss(inputs, targets))
+
+        middle = f(0)
+        for column, h in enumerate(STEPS):
+            up, down, up2, down2 = (f(multiple * h) for multiple in (1, -1, 2, -2))
+            errors["one-sided"][row, column] = (up - middle) / h
+            errors["central"][row, column] = (up - down) / (2 * h)
+            errors["five-point"][row, column] = (8 * (up - down) - (up2 - down2)) / (12 * h)
+        h = 1e-2
+        third[row] = (f(2 * h) - 2 * f(h) + 2 * f(-h) - f(-2 * h)) / (2 * h**3)
+        value[where] = before
+        for error in errors.values():
+            error[row] -= gradient[where]
+    return errors, third
+
+
+def slope(error, low, high) -> float:
+    """Of log(error) over log(h), a straight line by least squares, for steps between low and high.
+
+    >>> round(slope(3 * STEPS**2, 1e-8, 1e-2), 6)
+    2.0
+    """
+    among = (STEPS >= low) & (STEPS <= high)
+    return float(np.polyfit(np.log(STEPS[among]), np.log(error[among]), 1)[0])
+
+
+# --------------------------------------------------------------------------------------------------------- as tables
+
+
+def path_table(kept, path, tokens, decode) -> Table:
+    """The strongest path, edge by edge."""
+    t, c, v = strongest(kept, path)
+    n, r, g = kept.norm
+    dz, dy, dx, da, du = (path[name][t] for name in ("logits", "y", "x", "a", "u"))
+    dn = dy * g
+    mean, along = dn.mean(), n[t, c] * (dn * n[t]).mean()
+    hit, count = int(v == kept.targets[t]), len(kept.targets)
+    rows = [
+        (f"logit {decode(v)}", f"(p - {hit}) / {count} = ({kept.p[t, v]:.4f} - {hit}) / {count}", f"{dz[v]:+.5f}"),
+        ("y", f"{dz[v]:+.5f} x {kept.embedding[v, c]:+.4f} + {len(dz) - 1} more", f"{dy[c]:+.5f}"),
+        ("x", f"{r[t, 0]:.4f} x ({dn[c]:+.5f} - {mean:+.5f} - {along:+.5f})", f"{dx[c]:+.5f}"),
+        ("a", f"{dx[c]:+.5f} x {kept.down[c]:+.4f} + {len(dx) - 1} more", f"{da:+.5f}"),
+        ("u", f"{da:+.5f} x slope {gelu_slope(kept)[t]:+.4f}", f"{du:+.5f}"),
+        ("weight", f"{du:+.5f} x {kept.m[t]:+.4f}", f"{du * kept.m[t]:+.5f}"),
+    ]
+    return Table(f"Down from the loss, token {tokens[t]}", ("of", "chain rule", "gradient"), rows)
+
+
+def strongest(kept, path) -> tuple[int, int, int]:
+    """Where most comes from: the token, of its channels, and of the logits that act on that."""
+    t = int(np.argmax(np.abs(kept.m * path["u"])))
+    c = int(np.argmax(np.abs(path["x"][t] * kept.down)))
+    v = int(np.argmax(np.abs(path["logits"][t] * kept.embedding[:, c])))
+    return t, c, v
+
+
+def token_table(kept, path, tokens, i, j, figures) -> Table:
+    """The sum over tokens, and the same number from elsewhere."""
+    rows = [
+        (tokens[t], f"{kept.m[t]:+.4f}", f"{path['u'][t]:+.5f}", f"{kept.m[t] * path['u'][t]:+.6f}")
+        for t in range(len(kept.m))
+    ]
+    rows.append(("sum", "", "", f"{figures['by hand']:+.14f}"))
+    rows.append(("the engine", "", "", f"{figures['by engine']:+.14f}"))
+    rows.append(("differences", "", "", f"{figures['by differences']:+.14f}"))
+    return Table(f"All tokens meet in the weight from {i} to {j}", ("token", "m", "gradient of u", "product"), rows)
+
+
+def step_table(average) -> Table:
+    rows = []
+    for h in SHOWN:
+        at = int(np.argmin(np.abs(np.log(STEPS / h))))
+        rows.append((f"{h:.0e}", *(f"{average[kind][at]:.0e}" for kind in average)))
+    return Table(f"Error of finite differences, {WEIGHTS} weights", ("step h", *KINDS, "central, float32"), rows)
+
+
+def fault_table(wrong, right, faults) -> Table:
+    rows = []
+    for fault, value in wrong.items():
+        at = {h: faults[fault][int(np.argmin(np.abs(np.log(STEPS / h))))] for h in (1e-2, 1e-4, 1e-6)}
+        rows.append((fault, f"{value:+.8f}", *(f"{error:.1e}" for error in at.values())))
+    title = f"Mistakes, and their errors by central differences (right is {right:+.8f})"
+    return Table(title, ("mistake", "gradient", "h = 1e-2", "1e-4", "1e-6"), rows)
+
+
+def findings_of(figures) -> list[Finding]:
+    apart = abs(figures["by hand"] - figures["by engine"]) / abs(figures["by engine"])
+    right, left = ({kind: figures[f"{side} slope, {kind}"] for kind in KINDS} for side in ("right", "left"))
+    least = min(error for name, error in figures.items() if name.startswith("fault"))
+    return [
+        Finding(
+            f"products along the path, summed, are the engine's gradient (relative difference {apart:.0e})",
+            apart < 1e-12,
+        ),
+        Finding(
+            f"truncation: the error falls as h^{right['one-sided']:.2f} one-sided, h^{right['central']:.2f} central, "
+            f"h^{right['five-point']:.2f} five-point",
+            all(abs(right[kind] - power) < 0.15 * power for kind, power in KINDS.items()),
+        ),
+        Finding(
+            f"rounding: below its best step it grows as h^{left['central']:.2f} (one-sided h^{left['one-sided']:.2f}, "
+            f"five-point h^{left['five-point']:.2f})",
+            all(abs(value + 1) < 0.15 for value in left.values()),
+        ),
+        Finding(
+            f"the two meet where they should: best step of the central difference {figures['best step']:.0e}, "
+            f"predicted {figures['predicted step']:.0e}",
+            0.2 < figures["best step"] / figures["predicted step"] < 5,
+        ),
+        Finding(
+            f"at their best they err by {figures['best one-sided']:.0e}, {figures['best central']:.0e} and "
+            f"{figures['best five-point']:.0e}; in float32 by {figures['best float32']:.0e}",
+            figures["best five-point"] < figures["best central"] < figures["best one-sided"] < figures["best float32"],
+        ),
+        Finding(
+            f"with a mistake no step from 1e-8 to 1e-3 gives less than {least:.0e}, "
+            f"{least / figures['best central']:,.0f} times the best of a right gradient",
+            least > 1000 * figures["best central"],
+        ),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- as a picture
+
+
+def _draw(figure, kept, path, tokens, decode, average, faults, predicted) -> None:
+    figure.set_size_inches(12, 6)
+    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    draw_path(left, kept, path, tokens, decode, strongest(kept, path))
+    for (kind, error), color in zip(average.items(), ("tab:green", "tab:blue", "tab:purple", "0.6")):
+        right.loglog(STEPS, error, color=color, label="central, float32" if kind == "float32" else kind)
+    for fault, error in faults.items():
+        right.loglog(STEPS, error, color="tab:red", linewidth=0.9)
+        right.annotate(f"mistake: {fault}", (1e-10, error[STEPS < 1e-4][0] * 1.3), color="tab:red", fontsize=8)
+    right.axvline(predicted, color="tab:blue", linestyle=":", linewidth=1)
+    right.annotate("h* of the\ncentral one", (predicted / 1.3, 2e-14), color="tab:blue", fontsize=8, ha="right")
+    right.annotate("rounding:\nslope -1", (2e-12, 2e-8), color="0.3", fontsize=9)
+    right.annotate("truncation:\nslopes 1, 2, 4", (1.2e-2, 3e-13), color="0.3", fontsize=9)
+    right.set(xlabel="step h", ylabel="error of the gradient", title="finite differences", ylim=(1e-14, 10))
+    right.legend(loc="upper center", ncols=2, fontsize=8)
+
+
+LESSON = Lesson(
+    title="Backpropagation: one gradient from the loss to a weight",
+    claim="A weight's gradient is a product of derivatives along each path from the loss, summed over the paths. Trying the "
+    "weight a little larger and smaller gives the same number, best with a step that is neither large nor tiny; "
+    "a wrong gradient shows at every step.",
+    idea="The loss is computed from the weights in many small steps. Backpropagation walks them from the last to the first. "
+    "At every number it knows how much the loss would change with it: that number's gradient. To pass an edge it multiplies "
+    "by the derivative of that step; where a number acts on several others, it adds what comes back from them. "
+    "Below, x is what runs through the model, y is x after the last norm, a and u are one unit of the last MLP after and "
+    "before its switch (GELU), and m is the number that the weight multiplies.",
+    measure=measure,
+    commands=(
+        "minillm gradcheck layer_norm      # finite differences against every gradient of a layer; without a name, all layers",
+        "minillm gradcheck                 # h = 1e-3 there, five-point: see where that is in the picture",
+    ),
+    read=(
+        "minillm/lessons/gradient_path.py",
+        "minillm/gradcheck.py",
+        "minillm/layers/layer_norm.py",
+        "tests/planting.py",
+    ),
+)
