@@ -14,7 +14,7 @@ from minillm.models.presets import PRESETS
 
 SMALL = "--tokenizer char --n-layer 1 --n-head 2 --d-model 16".split()
 SMALL += "--context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
-COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "inspect", "simulate", "tokenizer"]
+COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "inspect", "lesson", "simulate", "tokenizer"]
 
 
 @pytest.fixture
