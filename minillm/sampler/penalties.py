@@ -93,8 +93,9 @@ def dry_penalty(
     if not multiplier:
         return logits
     changed = logits.copy()
+    breaking = np.array(list(breakers), np.int64)
     for row, ids in zip(changed, seen):
-        for token, length in _repetitions(list(ids), set(breakers)).items():
+        for token, length in _repetitions(np.asarray(ids, np.int64), breaking).items():
             if length >= allowed_length:
                 row[token] -= _power(multiplier, base, length - allowed_length)
     return changed
@@ -123,22 +124,29 @@ def _followers(ids, length: int) -> np.ndarray:
     return windows[(windows[:, :length] == ids[len(ids) - length :]).all(axis=1), length]
 
 
-def _repetitions(ids: list[int], breakers: set[int]) -> dict[int, int]:
+def _repetitions(ids, breakers) -> dict[int, int]:
     """Token -> the length of the longest repetition that it would continue.
 
-    >>> _repetitions([0, 1, 3, 0, 1], set())
+    >>> _repetitions(np.array([0, 1, 3, 0, 1]), np.array([]))
     {3: 2}
     """
-    limit = next((back for back, token in enumerate(reversed(ids)) if token in breakers), len(ids))
-    longest: dict[int, int] = {}
     last = len(ids) - 1
-    for end in range(last):  # the repetition's earlier copy ends here
-        length = 0
-        while length < limit and length <= end and ids[end - length] == ids[last - length]:
-            length += 1
-        follower = ids[end + 1]
-        if length and follower not in breakers:
-            longest[follower] = max(longest.get(follower, 0), length)
+    is_breaker = np.isin(ids, breakers)
+    limit = (
+        last - np.flatnonzero(is_breaker)[-1] if is_breaker.any() else last
+    )  # what is repeated begins after a breaker
+    lengths = np.zeros(max(last, 0), np.int64)  # of the repetition whose earlier copy ends there
+    ends = np.arange(last)
+    for length in range(1, limit + 1):
+        ends = ends[ends >= length - 1]
+        ends = ends[ids[ends - (length - 1)] == ids[last - (length - 1)]]
+        if not len(ends):
+            break
+        lengths[ends] = length
+    longest: dict[int, int] = {}
+    for end in np.flatnonzero((lengths > 0) & ~is_breaker[1:]):
+        follower = int(ids[end + 1])
+        longest[follower] = max(longest.get(follower, 0), int(lengths[end]))
     return longest
 
 
@@ -147,3 +155,11 @@ def _power(multiplier: float, base: float, exponent: int) -> float:
     if base > 1 and exponent * math.log(base) + math.log(multiplier) > math.log(LARGEST_PENALTY):
         return LARGEST_PENALTY
     return multiplier * base**exponent
+
+
+def breaker_tokens(tokenizer, strings: Sequence[str]) -> tuple[int, ...]:
+    """The ids whose text contains one of the strings: breakers for `dry_penalty`."""
+    if not strings:
+        return ()
+    texts = ((index, tokenizer.decode([index])) for index in range(tokenizer.vocab_size))
+    return tuple(index for index, text in texts if any(string in text for string in strings))

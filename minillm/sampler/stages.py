@@ -4,13 +4,16 @@ The order matters: a temperature before top-p changes how many tokens have the p
 four orders are that of this project and those of three libraries, whose settings they reproduce:
 
     minillm     bias and bans, penalties, temperature, cuts
-    hf          transformers, `GenerationMixin._get_logits_processor`: cuts after the temperature; top-k keeps all ties
-    vllm        vLLM, `vllm/v1/sample/sampler.py`: min-p before top-k and top-p, which keep all ties
+    hf          transformers, `GenerationMixin._get_logits_processor`: cuts after the temperature; top-k, typical, and epsilon
+                and eta where nothing reaches the threshold keep all ties
+    vllm        vLLM, `vllm/v1/sample/sampler.py`: min-p before top-k and top-p; top-k keeps all ties
     llama.cpp   llama.cpp, the default chain of `common/sampling.cpp`: cuts first, the temperature last; penalties look at
-                the last 64 tokens, the prompt's too; mirostat takes the place of everything but bias and temperature
+                the last 64 tokens, the prompt's too, but DRY at all of them; typical keeps more than p instead of at least
+                p; mirostat takes the place of everything but bias and temperature
 
-A setting that a library does not have is refused. Where the temperature is 0 the largest logit is taken after the penalties,
-as all of them do: no cut can change which one that is, except XTC, which is left out then.
+What they do by the accident of a sorting order (which of several equal tokens top-p leaves out, say) is done here as
+everywhere: the lowest ids stay. A setting that a library does not have is refused. Where the temperature is 0 the largest
+logit is taken after the penalties, as all of them do: no cut can change which one that is, except XTC, which is left out.
 """
 
 from __future__ import annotations
@@ -105,8 +108,9 @@ def _all_stages(s: SamplerSettings) -> list[Stage | None]:
     """Every stage, None for those that are off."""
     window = s.penalty_window or (LLAMA_CPP_WINDOW if s.order == "llama.cpp" else None)
     ties = s.ties or ("all" if s.order in ("hf", "vllm") else "lowest")
+    more = s.order == "llama.cpp"
 
-    def seen(context: Context) -> list:
+    def seen(context: Context, window=window) -> list:
         return [_last(ids, window) for ids in context.history.ids]
 
     def written(context: Context) -> list:
@@ -123,7 +127,9 @@ def _all_stages(s: SamplerSettings) -> list[Stage | None]:
         return [count < s.min_tokens for count in counts]
 
     def dry(x, c):
-        return penalties.dry_penalty(x, seen(c), s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers)
+        return penalties.dry_penalty(
+            x, seen(c, s.penalty_window or None), s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers
+        )
 
     def back(name, wanted, apply):
         return Stage(name, apply, looks_back=True) if wanted else None
@@ -164,9 +170,13 @@ def _all_stages(s: SamplerSettings) -> list[Stage | None]:
         else None,
         cut("top_p", lambda x, c: cuts.top_p_cut(x, s.top_p), s.top_p is not None and s.top_p < 1),
         cut("min_p", lambda x, c: cuts.min_p_cut(x, s.min_p)),
-        cut("typical_p", lambda x, c: cuts.typical_cut(x, s.typical_p), s.typical_p is not None and s.typical_p < 1),
-        cut("epsilon_cutoff", lambda x, c: cuts.epsilon_cut(x, s.epsilon_cutoff)),
-        cut("eta_cutoff", lambda x, c: cuts.eta_cut(x, s.eta_cutoff)),
+        cut(
+            "typical_p",
+            lambda x, c: cuts.typical_cut(x, s.typical_p, ties, more),
+            s.typical_p is not None and s.typical_p < 1,
+        ),
+        cut("epsilon_cutoff", lambda x, c: cuts.epsilon_cut(x, s.epsilon_cutoff, ties)),
+        cut("eta_cutoff", lambda x, c: cuts.eta_cut(x, s.eta_cutoff, ties)),
         cut("top_n_sigma", lambda x, c: cuts.top_n_sigma_cut(x, s.top_n_sigma)),
         cut("xtc_probability", lambda x, c: cuts.xtc_cut(x, s.xtc_threshold, c.coins() < s.xtc_probability)),
         cut("mirostat_tau", lambda x, c: mirostat_cut(x, c.mu)),
