@@ -3,30 +3,34 @@
 //     m = b1 m + (1 - b1) g        v = b2 v + (1 - b2) g^2
 //     w = w - lr (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay w)
 //
+// and with decoupled = 0, which is Adam, decay w is added to g in place of the last line.
+//
 // Work: tensor_list.cuh deals out blocks of 256 threads to pieces of 4096 elements; a thread updates 16 of them. Shared
 // memory: none. Memory moved: 28 bytes an element (w, m and v in and out, g in), for about ten operations.
 
 #include "tensor_list.cuh"
 
 // The four tables of addresses and `weight_decays` have one entry a tensor. gradient_scale is read from the device, so
-// that clipping by a norm that was computed there does not wait for the host.
+// that clipping by a norm that was computed there does not wait for the host. Where it is not finite, because a gradient is
+// not, nothing is changed: the host hears of it a step later, and finds the weights as they were.
 __global__ void adamw(float* const* values, const float* const* gradients, float* const* first_moments,
                       float* const* second_moments, const long long* layout, const float* weight_decays,
                       const float* gradient_scale, int tensors, float lr, float beta1, float one_minus_beta1,
-                      float beta2, float one_minus_beta2, float eps, float correction1, float correction2) {
+                      float beta2, float one_minus_beta2, float eps, float correction1, float correction2, int decoupled) {
     Piece piece = piece_of_block(layout, tensors);
     float* __restrict__ value = values[piece.tensor];
     const float* __restrict__ gradient = gradients[piece.tensor];
     float* __restrict__ first_moment = first_moments[piece.tensor];
     float* __restrict__ second_moment = second_moments[piece.tensor];
     float decay = weight_decays[piece.tensor], scale = *gradient_scale;
+    if (!isfinite(scale)) return;
 #pragma unroll 4
     for (long long i = piece.start + threadIdx.x; i < piece.end; i += blockDim.x) {
-        float g = gradient[i] * scale;
+        float w = value[i], g = gradient[i] * scale + (decoupled ? 0 : decay * w);
         float m = beta1 * first_moment[i] + one_minus_beta1 * g;
         float v = beta2 * second_moment[i] + one_minus_beta2 * g * g;
         first_moment[i] = m;
         second_moment[i] = v;
-        value[i] -= lr * (m / correction1 / (sqrtf(v / correction2) + eps) + decay * value[i]);
+        value[i] = w - lr * (m / correction1 / (sqrtf(v / correction2) + eps) + (decoupled ? decay * w : 0));
     }
 }

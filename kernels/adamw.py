@@ -1,4 +1,4 @@
-"""Launcher of adamw.cu: one step of minillm/optim/adamw.py for all tensors, on "cuda" and "cudasim"."""
+"""Launcher of adamw.cu: one step of minillm/optim/adamw.py, or adam.py, for all tensors, on "cuda" and "cudasim"."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ CUDA = CudaFile(__file__, "adamw.cu", {"adamw": Ceiling(registers=48)})
 
 
 def adamw_update(
-    values, gradients, first_moments, second_moments, lr, betas, eps, weight_decays, step, gradient_scale=1.0
+    values,
+    gradients,
+    first_moments,
+    second_moments,
+    lr,
+    betas,
+    eps,
+    weight_decays,
+    step,
+    gradient_scale=1.0,
+    decoupled=True,
 ) -> None:
     """One step: the arrays of values, first_moments and second_moments are written over.
 
     Lists of equally many float32 arrays; weight_decays is a list of as many numbers; step counts from 1.
-    gradient_scale: a number, or a 0-d array on the device, that every gradient is multiplied with.
+    gradient_scale: a number, or a 0-d array on the device, that every gradient is multiplied with; nothing is changed where
+    it is not finite. decoupled=False is Adam: the decay goes into the gradient.
     """
     if not len(values) == len(gradients) == len(first_moments) == len(second_moments) == len(weight_decays):
         raise ValueError("adamw_update: values, gradients, moments and weight_decays are not equally many")
@@ -35,5 +46,5 @@ def adamw_update(
     decays = on_device(place_of(values[0]), tuple(map(float, weight_decays)), "float32")
     beta1, beta2 = betas
     numbers = (lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, 1 - beta1**step, 1 - beta2**step)
-    arguments = (*table, tensors, decays, scale, np.int32(len(values)), *map(np.float32, numbers))
+    arguments = (*table, tensors, decays, scale, np.int32(len(values)), *map(np.float32, numbers), np.int32(decoupled))
     CUDA.launch("adamw", (blocks,), (256,), arguments)

@@ -19,6 +19,7 @@ import ctypes
 import hashlib
 import math
 import sys
+from contextvars import ContextVar
 from functools import lru_cache
 
 import numpy as np
@@ -34,8 +35,45 @@ DTYPES = ("float32", "float64")
 class SimulatedArray(np.ndarray):
     """An array on the device "cudasim": host memory, for which the CUDA kernels run in the simulator.
 
-    Results of operations on it are simulated arrays too, so that the device is handed on from layer to layer.
+    Results of operations on it are simulated arrays too, single numbers included, so that the device is handed on from layer
+    to layer. As with CuPy's arrays, a number reaches the host when somebody asks for it: by float(), by item(), in an `if`.
     """
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return array.view(SimulatedArray)
+
+    def __getitem__(self, key):
+        found = super().__getitem__(key)
+        return found if isinstance(found, np.ndarray) else np.asarray(found).view(SimulatedArray)
+
+
+def _asking(name: str):
+    """A method of an array that brings numbers to the host."""
+    inherited = getattr(np.ndarray, name)
+
+    def method(self, *arguments):
+        refuse_to_wait(name)
+        return inherited(self, *arguments)
+
+    return method
+
+
+ASKING = ("__bool__", "__float__", "__index__", "__int__", "item", "tolist")
+for _name in ASKING:
+    setattr(SimulatedArray, _name, _asking(_name))
+
+# Whether the host may wait for a device to bring it numbers: not within minillm.waits.no_waits.
+may_wait: ContextVar[bool] = ContextVar("may_wait", default=True)
+
+
+class Waited(RuntimeError):
+    """The host asked for a number of a device where it must not wait for it."""
+
+
+def refuse_to_wait(what: str) -> None:
+    """Raises Waited where the host must not wait."""
+    if not may_wait.get():
+        raise Waited(f"{what} copies from the device to the host, which has to wait until it has done all its work")
 
 
 def array_module(array):
@@ -95,6 +133,8 @@ def _release(version: int) -> str:
 
 def to_host(array) -> np.ndarray:
     """`array` as a plain NumPy array in host memory; the array itself if it is one already."""
+    if isinstance(array, SimulatedArray):
+        refuse_to_wait("to_host")
     return array_module(array).asnumpy(array) if _is_cupy(array) else array.view(np.ndarray)
 
 

@@ -43,8 +43,8 @@ class AdamW:
         self.first_moments = {name: _zeros_like(p.value) for name, p in parameters.items()}
         self.second_moments = {name: _zeros_like(p.value) for name, p in parameters.items()}
 
-    def step(self, gradient_scale: float = 1.0) -> None:
-        """Update every parameter from its gradient times `gradient_scale` (which clips: see clipping.py).
+    def step(self, gradient_scale=1.0) -> None:
+        """Update every parameter from its gradient times `gradient_scale`, a number or 0-d (which clips: see clipping.py).
 
         Raises RuntimeError, before anything is changed, if a parameter has no gradient.
         """
@@ -55,9 +55,7 @@ class AdamW:
                 "call backward() before step(), and leave out parameters that the loss does not depend on"
             )
         self.step_count += 1
-        kernel = (
-            twin("adamw", next(iter(self.parameters.values())).value) if self.decoupled and self.parameters else None
-        )
+        kernel = twin("adamw", next(iter(self.parameters.values())).value) if self.parameters else None
         if kernel is not None:
             self._step_at_once(kernel, gradient_scale)
             return
@@ -85,6 +83,7 @@ class AdamW:
             [self._weight_decay(parameter) for parameter in parameters],
             self.step_count,
             gradient_scale,
+            self.decoupled,
         )
 
     def _weight_decay(self, parameter: Parameter) -> float:

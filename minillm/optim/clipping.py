@@ -12,20 +12,38 @@ import math
 
 import numpy as np
 
-from minillm.backend import array_module
+from minillm.backend import array_module, device_of
 from minillm.kernels import twin
 from minillm.layers.layer import Parameter
 
 BLOCK = 1 << 16  # float32 sums run over so many elements, and are then added in float64
 
 
-def global_norm(parameters: dict[str, Parameter]) -> float:
-    """The norm of all gradients together."""
+def clip(parameters: dict[str, Parameter], max_norm: float | None, accumulated: int = 1):
+    """The norm of the gradients divided by `accumulated`, and the scale for `optimizer.step` that divides and clips them.
+
+    On a device both are 0-d arrays there, and nobody waits for them: the scale is NaN where the norm is not finite.
+    """
     gradients = [parameter.grad for parameter in parameters.values()]
     kernel = twin("global_norm", gradients[0]) if gradients else None
     if kernel is not None:
-        return float(kernel.global_norm(gradients))
-    return math.sqrt(sum(_sum_of_squares(gradient) for gradient in gradients))
+        return kernel.clipped_norm(gradients, max_norm or 0.0, accumulated)
+    norm = global_norm(parameters) / accumulated
+    if device_of(norm) == "cpu":
+        return norm, clip_scale(norm, max_norm) / accumulated
+    xp = array_module(norm)
+    scale = xp.minimum(1.0, (max_norm or math.inf) / norm) / accumulated
+    return norm, scale + 0 * norm  # NaN for an infinite norm, too
+
+
+def global_norm(parameters: dict[str, Parameter]):
+    """The norm of all gradients together: a number, or on a device 0-d."""
+    gradients = [parameter.grad for parameter in parameters.values()]
+    kernel = twin("global_norm", gradients[0]) if gradients else None
+    if kernel is not None:
+        return kernel.global_norm(gradients)
+    total = sum(_sum_of_squares(gradient) for gradient in gradients)
+    return math.sqrt(total) if device_of(total) == "cpu" else array_module(total).sqrt(total)
 
 
 def clip_scale(norm: float, max_norm: float | None) -> float:
@@ -33,8 +51,8 @@ def clip_scale(norm: float, max_norm: float | None) -> float:
     return max_norm / norm if max_norm and norm > max_norm else 1.0
 
 
-def _sum_of_squares(gradient) -> float:
+def _sum_of_squares(gradient):
     flat = gradient.reshape(-1)
-    if array_module(flat) is not np:
-        return float((flat * flat).sum(dtype="float64"))
+    if device_of(flat) != "cpu":
+        return (flat * flat).sum(dtype="float64")
     return sum(float(np.dot(flat[i : i + BLOCK], flat[i : i + BLOCK])) for i in range(0, flat.size, BLOCK))

@@ -62,21 +62,24 @@ class DataParallel:
     def __exit__(self, *exception) -> None:
         self._open.close()
 
-    def loss(self, ids, targets) -> float:
-        """The mean loss on a batch (B, T), without gradients. The models are in evaluation mode meanwhile."""
+    def loss(self, ids, targets):
+        """The mean loss on a batch (B, T), 0-d, without gradients. The models are in evaluation mode meanwhile."""
         was_training = self.model.training
         for model in self.models:
             model.eval()
-        loss = self._run(lambda model, *part: float(model.loss(*part)), ids, targets, None)
+        loss = self._run(lambda model, *part: model.loss(*part), ids, targets, None)
         for model in self.models:
             model.train(was_training)
         return loss
 
-    def loss_and_gradients(self, ids, targets, key=None) -> float:
-        """The mean loss on a batch (B, T); its gradient is added to `.grad` of the model's parameters."""
+    def loss_and_gradients(self, ids, targets, key=None):
+        """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's parameters.
 
-        def forward_and_backward(model, *part) -> float:
-            loss = float(model.loss(*part))
+        A model on a device has only been told what to do when this returns: reading the loss means to wait for it.
+        """
+
+        def forward_and_backward(model, *part):
+            loss = model.loss(*part)
             model.backward()
             return loss
 
@@ -90,7 +93,7 @@ class DataParallel:
                     copy.zero_grad()
         return loss
 
-    def _run(self, task, ids, targets, key) -> float:
+    def _run(self, task, ids, targets, key):
         """The sum of what `task` returns for each part; every part's loss is divided by the count of the whole batch."""
         count = int((targets != self.model.loss_head.ignore_index).sum())
         bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
@@ -103,7 +106,8 @@ class DataParallel:
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
         first_task, *arguments = calls[0]
-        return first_task(*arguments) + sum(future.result() for future in waiting)
+        first = first_task(*arguments)
+        return first + sum(future.result() for future in waiting) if waiting else first
 
 
 @contextmanager

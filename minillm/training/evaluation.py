@@ -32,11 +32,11 @@ def evaluate(loss, tokens, batch_size: int, context_length: int, limit: int | No
     loss: a function of ids and targets, both (B, T), such as `DataParallel(model, ...).loss`. All windows, so that every
     token but the first is predicted once; or `limit` windows, evenly spaced and the same every time.
     """
-    total, count = 0.0, 0
+    total, count = 0.0, 0  # on a device the total stays there, so that batches follow each other without a wait
     for inputs, targets in sequential_windows(tokens, batch_size, context_length, limit):
         total += loss(inputs, targets) * targets.size
         count += targets.size
-    return Evaluation(total / count, count)
+    return Evaluation(float(total) / count, count)
 
 
 def evaluate_model(model, tokens, batch_size: int, limit: int | None = None) -> Evaluation:

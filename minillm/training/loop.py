@@ -11,16 +11,16 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minillm.backend import array_module, stream
-from minillm.data import random_windows
-from minillm.errors import MissingExtra, UserError
-from minillm.optim import clip_scale, global_norm
+from minillm.errors import MissingExtra
 from minillm.sampler import Sampler, generate
+from minillm.training.coming_batches import ComingBatches
 from minillm.training.data_parallel import DataParallel, default_workers
 from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.metrics import plot_losses
 from minillm.training.overfitting import overfitting_since
 from minillm.training.run import Run
+from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
+from minillm.waits import Later
 
 LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
 
@@ -29,7 +29,7 @@ class Reporter:
     """What `train` tells while it works. Every method does nothing here; the command line prints."""
 
     def stepped(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
-        """After each step; `step` counts the steps done."""
+        """After each step, on a device after the next one; `step` counts the steps done."""
 
     def evaluated(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         """After each evaluation."""
@@ -41,15 +41,11 @@ class Reporter:
         """Something the user should know, in one line."""
 
 
-class Diverged(UserError):
-    """Loss or gradient became NaN or infinite."""
-
-
 def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None) -> str:
     """Train from where the run stands to its last step; returns why it ended: "finished", "stopped" or "early stop".
 
     stop_after: a step to end at before that. Ctrl-C (SIGINT) and SIGTERM end after the step at hand, too. In each case the
-    run is saved and can be resumed. Raises Diverged, leaving the last good checkpoint.
+    run is saved and can be resumed. Raises Diverged, leaving the last good checkpoint; on a device a step later.
     """
     reporter = reporter or Reporter()
     settings, progress = run.settings, run.progress
@@ -59,47 +55,73 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
     schedule = settings.make_schedule()
     with (
         DataParallel(model, workers) as parallel,
+        ComingBatches(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
-        np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see train_step
+        np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
+        follower = _Follower(run, parallel, batches, schedule, reporter)
         while True:
             step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
+                follower.catch_up()
                 _look_up(run, parallel, reporter)
+                follower.start_clock()
             reason = _reason_to_end(run, stop_after, interrupted)
             if reason:
                 break
-            started = time.perf_counter()
-            loss, norm = train_step(run, parallel, schedule(step))
+            loss, norm = train_step(run, parallel, batches, schedule(step))
             progress.step = step + 1
-            tokens = settings.batch_size * settings.gradient_accumulation * model.config.context_length
-            speed = tokens / (time.perf_counter() - started)
-            if progress.step % LOG_INTERVAL == 0 or progress.step == settings.max_steps:
-                values = dict(loss=loss, lr=schedule(step), gradient_norm=norm, tokens_per_second=round(speed))
-                run.metrics.write("step", step=progress.step, **values)
-            reporter.stepped(progress.step, loss, schedule(step), norm, speed)
+            follower.follow(step, loss, norm)
+        follower.catch_up()
         run.save()
     _finish(run, reporter)
     return reason
 
 
-def train_step(run: Run, parallel: DataParallel, lr: float) -> tuple[float, float]:
-    """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before clipping)."""
-    settings, model, step = run.settings, run.model, run.progress.step
-    loss = 0.0
-    for micro_step in range(settings.gradient_accumulation):
-        batch_stream = stream(settings.seed, "batch", step, micro_step)
-        ids, targets = random_windows(run.train_tokens, settings.batch_size, model.config.context_length, batch_stream)
-        loss += parallel.loss_and_gradients(ids, targets, key=(settings.seed, "dropout", step, micro_step))
-    # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
-    loss /= settings.gradient_accumulation
-    norm = global_norm(run.optimizer.parameters) / settings.gradient_accumulation
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise Diverged(_describe_divergence(run, loss, norm))
-    run.optimizer.lr = lr
-    run.optimizer.step(clip_scale(norm, settings.gradient_clip) / settings.gradient_accumulation)
-    run.optimizer.zero_grad()
-    return loss, norm
+class _Follower:
+    """Reads what the steps gave, checks it, and tells it.
+
+    On a device a step's numbers are read when the next step is under way: they have arrived by then, and nobody waits.
+    """
+
+    def __init__(self, run: Run, parallel: DataParallel, batches: ComingBatches, schedule, reporter: Reporter):
+        self._run, self._parallel, self._batches = run, parallel, batches
+        self._schedule, self._reporter = schedule, reporter
+        self._outstanding = None  # a step, and its numbers on their way
+        settings, config = run.settings, run.model.config
+        self._tokens = settings.batch_size * settings.gradient_accumulation * config.context_length
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Tokens a second are counted from here, or from the last step that was told."""
+        self._started = time.perf_counter()
+
+    def follow(self, step: int, loss, norm) -> None:
+        """After each step, which counts from 0."""
+        later = Later(loss, norm)
+        self.catch_up()
+        self._outstanding = step, later
+        if self._run.model.device == "cpu":
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Read what is outstanding. Raises Diverged; call it before anything is saved."""
+        if self._outstanding is None:
+            return
+        (step, later), self._outstanding = self._outstanding, None
+        loss, norm = later.numbers()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            repeat_gradients(self._run, self._parallel, self._batches, step)
+            check_finite(self._run, step, loss, norm)
+        self._tell(step + 1, loss, norm, self._schedule(step))
+
+    def _tell(self, steps_done: int, loss: float, norm: float, lr: float) -> None:
+        speed = self._tokens / (time.perf_counter() - self._started)
+        self.start_clock()
+        if steps_done % LOG_INTERVAL == 0 or steps_done == self._run.settings.max_steps:
+            values = dict(loss=loss, lr=lr, gradient_norm=norm, tokens_per_second=round(speed))
+            self._run.metrics.write("step", step=steps_done, **values)
+        self._reporter.stepped(steps_done, loss, lr, norm, speed)
 
 
 # --------------------------------------------------------------------------------------------------- looking up
@@ -114,7 +136,7 @@ def _look_up(run: Run, parallel: DataParallel, reporter: Reporter) -> None:
     train = evaluate(parallel.loss, run.train_tokens, *sizes)
     validation = evaluate(parallel.loss, run.validation_tokens, *sizes)
     if not (math.isfinite(train.loss) and math.isfinite(validation.loss)):
-        raise Diverged(_describe_divergence(run, validation.loss, 0.0))
+        raise Diverged(describe_divergence(run, progress.step, validation.loss, 0.0))
     is_best = progress.best_val_loss is None or validation.loss < progress.best_val_loss
     progress.history.append((progress.step, train.loss, validation.loss))
     if is_best:
@@ -157,20 +179,6 @@ def _warn_of_overfitting(run: Run, reporter: Reporter) -> None:
         run.metrics.write("warning", step=progress.step, message=message)
         reporter.noted(message)
     progress.overfitting_since = since
-
-
-def _describe_divergence(run: Run, loss: float, norm: float) -> str:
-    """Names the step and the first tensor that is not finite: weights first, then gradients in the order of backward."""
-    parameters = run.model.parameters()
-    named = [(f"weight {name}", p.value) for name, p in parameters.items()]
-    named += [(f"gradient of {name}", p.grad) for name, p in reversed(parameters.items()) if p.grad is not None]
-    broken = (name for name, array in named if not array_module(array).isfinite(array).all())
-    first = next(broken, "the loss itself" if not math.isfinite(loss) else "the norm of the gradient")
-    what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-    return (
-        f"training diverged at step {run.progress.step}: {what}, first tensor affected: {first}; "
-        f"the last good checkpoint is kept in {run.folder}; try a smaller --lr or a smaller --gradient-clip"
-    )
 
 
 # ------------------------------------------------------------------------------------------------------- the end

@@ -1,0 +1,75 @@
+"""One step of training, and what is said when it goes wrong.
+
+On a device nothing in here waits for it: loss, norm and the scale that clips stay there as 0-d arrays (minillm/waits.py).
+That a gradient was not finite is then known only when the loop reads the norm, with the next step under way. No harm is done
+until then: the scale is NaN, at which the optimizer's kernel leaves weights and moments as they are (kernels/adamw.cu), and
+the loop reads all that is outstanding before it saves anything.
+"""
+
+from __future__ import annotations
+
+import math
+
+from minillm.backend import array_module
+from minillm.errors import UserError
+from minillm.optim import clip
+from minillm.training.coming_batches import ComingBatches
+from minillm.training.data_parallel import DataParallel
+from minillm.training.run import Run
+
+
+class Diverged(UserError):
+    """Loss or gradient became NaN or infinite."""
+
+
+def train_step(run: Run, parallel: DataParallel, batches: ComingBatches, lr: float):
+    """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before clipping).
+
+    On the CPU they are numbers, and Diverged is raised before a weight is touched; on a device they are 0-d arrays there.
+    """
+    settings = run.settings
+    loss = _loss_and_gradients(run, parallel, batches, run.progress.step)
+    norm, scale = clip(run.optimizer.parameters, settings.gradient_clip, settings.gradient_accumulation)
+    if run.model.device == "cpu":
+        check_finite(run, run.progress.step, loss, norm)
+    run.optimizer.lr = lr
+    run.optimizer.step(scale)
+    run.optimizer.zero_grad()
+    return loss, norm
+
+
+def _loss_and_gradients(run: Run, parallel: DataParallel, batches: ComingBatches, step: int):
+    """The mean loss of a step's batches; the sum of their gradients is left in the parameters."""
+    settings, loss = run.settings, 0.0
+    for micro_step in range(settings.gradient_accumulation):
+        ids, targets = batches.get(step, micro_step)
+        loss = loss + parallel.loss_and_gradients(ids, targets, key=(settings.seed, "dropout", step, micro_step))
+    # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
+    return loss / settings.gradient_accumulation
+
+
+def check_finite(run: Run, step: int, loss: float, norm: float) -> None:
+    """Raises Diverged, naming the first tensor affected, unless the numbers of a step are finite."""
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise Diverged(describe_divergence(run, step, loss, norm))
+
+
+def repeat_gradients(run: Run, parallel: DataParallel, batches: ComingBatches, step: int) -> None:
+    """The gradients of a step that is over, from the present weights: a step that diverged on a device changed none, and its
+    batches and dropout masks depend on its number alone."""
+    run.optimizer.zero_grad()
+    _loss_and_gradients(run, parallel, batches, step)
+
+
+def describe_divergence(run: Run, step: int, loss: float, norm: float) -> str:
+    """Names the step and the first tensor that is not finite: weights first, then gradients in the order of backward."""
+    parameters = run.model.parameters()
+    named = [(f"weight {name}", p.value) for name, p in parameters.items()]
+    named += [(f"gradient of {name}", p.grad) for name, p in reversed(parameters.items()) if p.grad is not None]
+    broken = (name for name, array in named if not array_module(array).isfinite(array).all())
+    first = next(broken, "the loss itself" if not math.isfinite(loss) else "the norm of the gradient")
+    what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
+    return (
+        f"training diverged at step {step}: {what}, first tensor affected: {first}; "
+        f"the last good checkpoint is kept in {run.folder}; try a smaller --lr or a smaller --gradient-clip"
+    )
