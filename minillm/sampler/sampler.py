@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from minillm.backend import stream, to_host
+from minillm.errors import UserError
 from minillm.sampler.choice import greedy, multinomial, share_of
 from minillm.sampler.cuts import largest
 from minillm.sampler.history import History
@@ -19,8 +20,8 @@ from minillm.sampler.trace import TokenTrace, Tracer
 FEW = 8  # a top-k of less than a FEW-th of the vocabulary leaves the rest out of what follows
 
 
-class InvalidLogits(ValueError):
-    """Logits from which no token can be chosen: NaN, +inf, or a row of only -inf."""
+class InvalidLogits(UserError):
+    """Logits from which no token can be chosen: NaN, +inf, or a row of only -inf. A ValueError."""
 
 
 class Sampler:
@@ -47,6 +48,11 @@ class Sampler:
         """Begin a new text: the first step, and mirostat's first mu."""
         self.step = 0
         self._mu = None
+
+    @property
+    def looks_at_logits_alone(self) -> bool:
+        """Whether the same logits always have the same probabilities: nothing looks back, keeps a state or tosses a coin."""
+        return not any(stage.looks_back or stage.name in ("xtc_probability", "mirostat_tau") for stage in self._stages)
 
     def with_settings(self, **settings) -> Sampler:
         """A new sampler with some settings changed."""
@@ -119,7 +125,10 @@ class Sampler:
         return tokens, places, uniforms
 
     def _context(self, logits, history: History | None) -> Context:
-        rows = len(logits)
+        rows, vocabulary = logits.shape
+        for name, token in self.settings.named_tokens():
+            if token >= vocabulary:
+                raise UserError(f"{name} names token {token}, but the vocabulary has only {vocabulary} tokens")
         if history is None:
             needing = [stage.name for stage in self._stages if stage.looks_back]
             if needing:

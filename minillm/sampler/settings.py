@@ -99,6 +99,12 @@ class SamplerSettings:
         if self.min_tokens and not self.end_tokens:
             raise UserError("min_tokens needs end_tokens: the ids that end a text and are not to be chosen before")
 
+    def named_tokens(self) -> list[tuple[str, int]]:
+        """Every id that a setting names, with the setting."""
+        groups = {name: getattr(self, name) for name in ("banned_tokens", "dry_breakers", "end_tokens", "logit_bias")}
+        groups["forced_tokens"] = self.forced_tokens.values()
+        return [(name, token) for name, tokens in groups.items() for token in tokens]
+
     def _check(self, name: str, okay: bool, allowed: str) -> None:
         if not okay:
             raise UserError(f"{name} is {getattr(self, name)}: it must be {allowed}")

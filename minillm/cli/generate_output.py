@@ -1,0 +1,119 @@
+"""How texts are shown: streamed, as JSON lines, with traces, or side by side."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from minillm.errors import MissingExtra, UserError
+from minillm.sampler.comparison import compare, draw, table
+from minillm.sampler.writing import Writing
+
+TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats"
+
+
+class Shown(NamedTuple):
+    """What is shown besides the text, on standard error: how each token was chosen, what the model gave it."""
+
+    trace: bool
+    logprobs: bool
+
+
+def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> None:
+    """One text, as it is drawn."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    characters = tokens = 0
+    for (writing,) in writings:
+        sys.stdout.write(writing.text[characters:])
+        sys.stdout.flush()
+        characters = len(writing.text)
+        tokens = _tell(writing, tokens, tokenizer, shown)
+    sys.stdout.write("\n")
+
+
+def print_texts(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> None:
+    """Several texts, when they are over, each under a line of its own."""
+    *_, latest = writings
+    for number, writing in enumerate(latest, start=1):
+        score = "" if writing.score is None else f", score {writing.score:.4f}"
+        print(f"--- {number} of {len(latest)}{score}", flush=True)
+        print(prompt + writing.text, flush=True)
+        _tell(writing, 0, tokenizer, shown)
+
+
+def print_json_lines(writings: Iterator[list[Writing]], prompt: str, shown: Shown) -> None:
+    """A line of JSON for each text."""
+    *_, latest = writings
+    for writing in latest:
+        print(json.dumps(as_json(writing, prompt, shown), ensure_ascii=False))
+
+
+def _tell(writing: Writing, start: int, tokenizer, shown: Shown) -> int:
+    """Tell of the tokens from `start` on what is known of them; returns where to go on."""
+    known = min((len(kept) for kept, wanted in zip((writing.traces, writing.logprobs), shown) if wanted), default=0)
+    for at in range(start, known):
+        if shown.trace:
+            print("\n".join(["", *writing.traces[at].lines(lambda token: tokenizer.decode([token]))]), file=sys.stderr)
+        if shown.logprobs:
+            print(f"{writing.logprobs[at]:9.4f}  {tokenizer.decode([writing.ids[at]])!r}", file=sys.stderr)
+    return known
+
+
+def as_json(writing: Writing, prompt: str, shown: Shown) -> dict:
+    """A text as it stands on a line of JSON."""
+    line = {"prompt": prompt, "text": writing.text, "ids": writing.ids, "reason": writing.reason}
+    if writing.score is not None:
+        line["score"] = writing.score
+    if shown.logprobs:
+        line["logprobs"] = writing.logprobs
+    if shown.trace:
+        line["trace"] = [
+            {**token._asdict(), "stages": [stage._asdict() for stage in token.stages]} for token in writing.traces
+        ]
+    return line
+
+
+def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: int, end, stop, chart: Path) -> None:
+    """Every strategy's text, the table of figures, and the chart."""
+    results = compare(model, tokenizer, ids, max_tokens, seed, end=end, stop=stop)
+    console = Console(highlight=False)
+    texts = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    texts.add_column(no_wrap=True)
+    texts.add_column(overflow="fold")
+    for result in results:
+        texts.add_row(Text(result.name, style="bold"), Text(prompt + result.text))
+    console.print(texts)
+    heads, rows = table(results)
+    console.print(Text(TITLE))
+    figures = Table(collapse_padding=True, box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, head in enumerate(heads):
+        figures.add_column(head, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        figures.add_row(*row)
+    console.print(figures)
+    try:
+        draw(results, chart)
+        print(f"chart: {chart}", file=sys.stderr)
+    except MissingExtra as error:
+        print(error, file=sys.stderr)
+
+
+def numbered(option: str, pairs: Sequence[str] | None, kind: Callable) -> dict[int, float | int]:
+    """Options such as 50256:-5 as a dict. Raises UserError for anything else."""
+    result = {}
+    for pair in pairs or ():
+        left, _, right = pair.partition(":")
+        try:
+            result[int(left)] = kind(right)
+        except ValueError:
+            raise UserError(f"{option} {pair}: write two numbers with a colon between them, such as 50256:-5") from None
+    return result

@@ -1,0 +1,36 @@
+"""Which tokens end a text, as the model's own files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minillm.files import read_json
+from minillm.models.folder import CONFIG_FILE, GENERATION_FILE
+from minillm.pretrained import model_folder
+from minillm.pretrained.gguf import is_gguf, open_gguf
+from minillm.tokenizers import ScoreTokenizer
+from minillm.tokenizers.byte_pair_files import END_OF_TEXT
+
+
+def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
+    """The ids that end a text of the model that `source` names; none for a model that knows no end.
+
+    Of a folder those of generation_config.json, else of config.json, else the tokenizer's own; of a GGUF file its end of
+    text and of turn; of a llama2.c file both of its control tokens, since one story is followed by the beginning of the next.
+    """
+    path = Path(source)
+    if path.is_file():
+        if not is_gguf(path):
+            return (tokenizer.bos, tokenizer.eos)
+        settings = open_gguf(path).settings
+        named = [settings.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
+        return tuple(sorted({int(index) for index in named if index is not None}))
+    folder = model_folder(source, revision)
+    for name in (GENERATION_FILE, CONFIG_FILE):
+        ids = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        if ids is not None:
+            return tuple(ids) if isinstance(ids, list) else (ids,)
+    if isinstance(tokenizer, ScoreTokenizer):
+        return (tokenizer.eos,)
+    end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)
+    return () if end is None else (end,)

@@ -1,0 +1,128 @@
+"""The ways in which a text can be written: by a sampler, by a search, or by a sampler with a draft."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minillm.errors import UserError
+from minillm.models.decoding import left_padded
+from minillm.sampler.beam import beam_search
+from minillm.sampler.contrastive import contrastive_search
+from minillm.sampler.sampler import Sampler
+from minillm.sampler.scoring import score_text
+from minillm.sampler.speculative import speculative_generate
+from minillm.sampler.writing import Writing, told_apart, write
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How to write: with the sampler, unless one of the others is asked for.
+
+    beams above 1: beam search (beam.py), with length_penalty, early_stopping, and n_best texts. contrastive_alpha: contrastive
+    search (contrastive.py) among the sampler's top_k tokens. draft: a smaller model or PromptLookup, which proposes
+    `lookahead` tokens at a time (speculative.py).
+
+    Raises UserError for more than one of them, and for a sampler whose settings a search would not look at.
+    """
+
+    sampler: Sampler = field(default_factory=Sampler)
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+    n_best: int = 1
+    contrastive_alpha: float | None = None
+    draft: object | None = None
+    lookahead: int = 4
+
+    def __post_init__(self):
+        chosen = [
+            name
+            for name, on in (
+                ("beams", self.beams > 1),
+                ("contrastive search", self.contrastive_alpha is not None),
+                ("a draft", self.draft is not None),
+            )
+            if on
+        ]
+        if len(chosen) > 1:
+            raise UserError(f"{' and '.join(chosen)} cannot go together: choose one")
+        if self.n_best > 1 and self.beams == 1:
+            raise UserError("n_best are texts of a beam search: ask for beams, or for several samples")
+        if self.draft is not None and not self.sampler.looks_at_logits_alone:
+            raise UserError(
+                "with a draft the sampler's settings can only look at the logits: leave out penalties, min_tokens, "
+                "forced_tokens, XTC and mirostat"
+            )
+
+    def write(
+        self,
+        model,
+        tokenizer,
+        prompt: Sequence[int],
+        max_tokens: int,
+        *,
+        samples: int = 1,
+        end: Collection[int] = (),
+        stop: Sequence[str] = (),
+        max_time: float | None = None,
+        trace: bool = False,
+        logprobs: bool = False,
+    ) -> Iterator[list[Writing]]:
+        """Continue a prompt (ids): yields the writings after every token, and when all are over (writing.py).
+
+        samples: that many texts at once; a search has only one, or its n_best. Raises UserError where a strategy cannot do
+        what is asked for.
+        """
+        ends = dict(end=end, stop=stop, max_time=max_time)
+        if self.beams == 1 and self.contrastive_alpha is None and self.draft is None:
+            prompts = [prompt] * samples
+            return write(model, tokenizer, prompts, max_tokens, self.sampler, trace=trace, logprobs=logprobs, **ends)
+        if samples > 1:
+            raise UserError("several samples are drawn by a sampler: leave out beams, contrastive search and draft")
+        if trace:
+            raise UserError("a trace tells what a sampler did: leave out beams, contrastive search and draft")
+        if self.beams > 1:
+            if max_time is not None:
+                raise UserError("a beam search has no text before it is over: leave out max_time, or the beams")
+            return self._searched(model, tokenizer, prompt, max_tokens, end, stop, logprobs)
+        return self._one_by_one(model, tokenizer, prompt, max_tokens, logprobs, ends)
+
+    def _one_by_one(self, model, tokenizer, prompt, max_tokens, logprobs, ends) -> Iterator[list[Writing]]:
+        """Contrastive search and speculative decoding, whose tokens come one after the other."""
+        ids, over = np.array([prompt]), np.zeros(1, bool)
+        if self.contrastive_alpha is not None:
+            settings = dict(top_k=self.sampler.settings.top_k or 4, penalty_alpha=self.contrastive_alpha)
+            tokens = contrastive_search(model, ids, max_tokens, **settings)
+        else:
+            settings = dict(draft=self.draft, lookahead=self.lookahead, sampler=self.sampler)
+            tokens = speculative_generate(model, ids, max_tokens, **settings)
+        for writings in told_apart(iter(tokens), tokenizer, over, max_tokens, **ends):
+            if logprobs and writings[0].reason:
+                writings[0].logprobs = score_text(model, prompt, writings[0].ids)[0].tolist()
+            yield writings
+
+    def _searched(self, model, tokenizer, prompt, max_tokens, end, stop, logprobs) -> Iterator[list[Writing]]:
+        ids, _ = left_padded([list(prompt)])
+        found = beam_search(
+            model,
+            ids,
+            max_tokens,
+            beams=self.beams,
+            length_penalty=self.length_penalty,
+            early_stopping=self.early_stopping,
+            n_best=self.n_best,
+            end=end or None,
+        )[0]
+        writings = []
+        for hypothesis in found:
+            over = np.zeros(1, bool)
+            tokens = (np.array([token]) for token in hypothesis.ids)
+            *_, (writing,) = told_apart(tokens, tokenizer, over, len(hypothesis.ids), end=end, stop=stop)
+            writing.score = float(hypothesis.score)
+            if logprobs:
+                writing.logprobs = score_text(model, prompt, writing.ids)[0].tolist()
+            writings.append(writing)
+        yield writings
