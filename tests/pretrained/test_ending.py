@@ -1,0 +1,45 @@
+"""Which tokens end a text."""
+
+import json
+
+import pytest
+from model_files import LLAMA, add_byte_pairs, write_gguf, write_llama2c
+
+import minillm
+from minillm.pretrained import tokenizer_of
+from minillm.pretrained.ending import end_tokens
+from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    minillm.Llama(LLAMA, seed=1).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_of_a_folder(folder):
+    characters = CharacterTokenizer("abc")
+    assert end_tokens(folder, characters) == ()
+    change(folder / "config.json", eos_token_id=5)
+    assert end_tokens(folder, characters) == (5,)
+    change(folder / "generation_config.json", eos_token_id=[7, 8])  # what is meant for generation goes first
+    assert end_tokens(folder, characters) == (7, 8)
+
+
+def test_of_a_folder_whose_tokenizer_has_an_end(folder):
+    byte_pairs = BytePairTokenizer.train("the cat", vocab_size=260, special_tokens=["<|x|>", "<|endoftext|>"])
+    assert end_tokens(folder, byte_pairs) == (byte_pairs.special_tokens["<|endoftext|>"],)
+
+
+def test_of_files(tmp_path):
+    path, *_ = write_llama2c(tmp_path)
+    tokenizer = tokenizer_of(path)
+    assert end_tokens(path, tokenizer) == (tokenizer.bos, tokenizer.eos) == (1, 2)
+    pytest.importorskip("gguf", reason="GGUF files need the package gguf")
+    path = write_gguf(tmp_path / "m.gguf", minillm.Llama(LLAMA, seed=1), change=add_byte_pairs)
+    tokenizer = tokenizer_of(path)
+    assert end_tokens(path, tokenizer) == (tokenizer.special_tokens["<|end|>"],)
