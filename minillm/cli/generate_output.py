@@ -38,6 +38,10 @@ def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown
         characters = len(writing.text)
         tokens = _tell(writing, tokens, tokenizer, shown)
     sys.stdout.write("\n")
+    sys.stdout.flush()
+    if found := writing.speculation:
+        note = f"{found.accepted_share:.0%} of {found.proposed} guesses accepted, {found.tokens_per_pass:.2f} tokens a pass"
+        print(f"({note})", file=sys.stderr)
 
 
 def print_texts(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> None:

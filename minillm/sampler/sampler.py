@@ -49,11 +49,6 @@ class Sampler:
         self.step = 0
         self._mu = None
 
-    @property
-    def looks_at_logits_alone(self) -> bool:
-        """Whether the same logits always have the same probabilities: nothing looks back, keeps a state or tosses a coin."""
-        return not any(stage.looks_back or stage.name in ("xtc_probability", "mirostat_tau") for stage in self._stages)
-
     def with_settings(self, **settings) -> Sampler:
         """A new sampler with some settings changed."""
         return type(self)(**vars(replace(self.settings, **settings)))

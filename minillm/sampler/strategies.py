@@ -25,7 +25,7 @@ class Strategy:
     search (contrastive.py) among the sampler's top_k tokens. draft: a smaller model or PromptLookup, which proposes
     `lookahead` tokens at a time (speculative.py).
 
-    Raises UserError for more than one of them, and for a sampler whose settings a search would not look at.
+    Raises UserError for more than one of them.
     """
 
     sampler: Sampler = field(default_factory=Sampler)
@@ -51,11 +51,6 @@ class Strategy:
             raise UserError(f"{' and '.join(chosen)} cannot go together: choose one")
         if self.n_best > 1 and self.beams == 1:
             raise UserError("n_best are texts of a beam search: ask for beams, or for several samples")
-        if self.draft is not None and not self.sampler.looks_at_logits_alone:
-            raise UserError(
-                "with a draft the sampler's settings can only look at the logits: leave out penalties, min_tokens, "
-                "forced_tokens, XTC and mirostat"
-            )
 
     def write(
         self,
@@ -99,9 +94,11 @@ class Strategy:
         else:
             settings = dict(draft=self.draft, lookahead=self.lookahead, sampler=self.sampler)
             tokens = speculative_generate(model, ids, max_tokens, **settings)
-        for writings in told_apart(iter(tokens), tokenizer, over, max_tokens, **ends):
-            if logprobs and writings[0].reason:
-                writings[0].logprobs = score_text(model, prompt, writings[0].ids)[0].tolist()
+        for writings in told_apart(tokens, tokenizer, over, max_tokens, **ends):
+            if writings[0].reason:
+                writings[0].speculation = getattr(tokens, "statistics", None)
+                if logprobs:
+                    writings[0].logprobs = score_text(model, prompt, writings[0].ids)[0].tolist()
             yield writings
 
     def _searched(self, model, tokenizer, prompt, max_tokens, end, stop, logprobs) -> Iterator[list[Writing]]:

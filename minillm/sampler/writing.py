@@ -22,6 +22,7 @@ from minillm.models.decoding import left_padded
 from minillm.sampler.generation import generate
 from minillm.sampler.probability import log_softmax
 from minillm.sampler.sampler import Sampler
+from minillm.sampler.speculative import Statistics
 from minillm.sampler.trace import TokenTrace
 
 
@@ -32,6 +33,7 @@ class Writing:
     ids: its tokens, with the one that ended it. text: what may be shown, complete once `reason` is set: "end" (an end token),
     "stop" (a stop string, which is not part of the text), "length", or "time". logprobs: of each token, in nats, under the
     model's own probabilities. traces: what the sampler did, if that was asked for. score: that of a beam search.
+    speculation: how well a draft guessed.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -40,6 +42,7 @@ class Writing:
     traces: list[TokenTrace] = field(default_factory=list)
     reason: str | None = None
     score: float | None = None
+    speculation: Statistics | None = None
 
 
 def write(
