@@ -168,9 +168,13 @@ class OptimizerReference:
     """minillm.optim behind the functions of the launchers."""
 
     @staticmethod
-    def adamw_update(values, gradients, first, second, lr, betas, eps, weight_decays, step, gradient_scale=1.0):
+    def adamw_update(
+        values, gradients, first, second, lr, betas, eps, weight_decays, step, gradient_scale=1.0, decoupled=True
+    ):
+        optim = import_module("minillm.optim")
         parameters = {str(i): Parameter(value) for i, value in enumerate(values)}
-        optimizer = import_module("minillm.optim").AdamW(parameters, lr, betas, eps, weight_decay=max(weight_decays))
+        maker = optim.AdamW if decoupled else optim.Adam
+        optimizer = maker(parameters, lr, betas, eps, weight_decay=max(weight_decays))
         optimizer.step_count = step - 1
         for i, name in enumerate(parameters):
             parameters[name].grad = gradients[i]

@@ -69,7 +69,8 @@ def _nothing_to_watch() -> Iterator[None]:
 @contextmanager
 def _watched(array_class) -> Iterator[None]:
     """CuPy's arrays: all their ways to the host, of which `get(blocking=False)` alone does not wait."""
-    inherited = {name: getattr(array_class, name) for name in ("get", *ASKING)}
+    inherited = {name: getattr(array_class, name) for name in ("get", *ASKING) if hasattr(array_class, name)}
+    own = {name: method for name, method in vars(array_class).items() if name in inherited}
 
     def watching(name):
         def method(self, *arguments, **named):
@@ -84,5 +85,8 @@ def _watched(array_class) -> Iterator[None]:
     try:
         yield
     finally:
-        for name, method in inherited.items():
-            setattr(array_class, name, method)
+        for name in inherited:
+            if name in own:
+                setattr(array_class, name, own[name])
+            else:  # it is a base class's
+                delattr(array_class, name)

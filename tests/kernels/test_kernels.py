@@ -19,6 +19,7 @@ from minillm.kernels.simulator import SimulatorError, configured
 from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward
 from minillm.layers.rotary import rotary_tables
+from minillm.optim import clip_scale
 from minillm.precision import bfloat16
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # largest relative error of float32, norm-wise
@@ -113,12 +114,12 @@ def tensors_inputs(rng, *shapes):
     return dict(**lists, second=[rng.random(size=shape) for shape in shapes])
 
 
-def adamw(op, a):
+def adamw(op, a, decoupled=True):
     scale = a.values[0].dtype.type(0.5)
     decays = [0.1 if value.ndim >= 2 else 0.0 for value in a.values]
     for step in (3, 4):
         lists = (a.values, a.gradients, a.first, a.second)
-        op.adamw_update(*lists, 1e-2, (0.9, 0.99), 1e-8, decays, step, gradient_scale=scale)
+        op.adamw_update(*lists, 1e-2, (0.9, 0.99), 1e-8, decays, step, gradient_scale=scale, decoupled=decoupled)
     return {f"{name}[{i}]": x for name in ("values", "first", "second") for i, x in enumerate(getattr(a, name))}, {}
 
 
@@ -161,6 +162,7 @@ def cases():
         yield rotary, {"interleaved": True}, rotary_inputs, shape
     tensors = ((3, 4), (1,), (4097,), (0,), (5, 1, 7), (100, 100))
     yield adamw, {}, tensors_inputs, tensors
+    yield adamw, {"decoupled": False}, tensors_inputs, tensors
     yield adamw, {}, tensors_inputs, ((1,),)
     yield global_norm, {}, tensors_inputs, tensors
     yield global_norm, {}, tensors_inputs, ((1,),)
@@ -311,6 +313,32 @@ def test_a_step_on_the_device_needs_no_host_scale(device):
         np.testing.assert_allclose(to_host(value), old - 0.1 * g / (np.abs(g) + 1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("max_norm", [0.0, 1.0, 1e6])
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_the_scale_that_clips_is_that_of_the_host(max_norm, accumulated, device):
+    a = inputs(tensors_inputs, ((3, 4), (5000,)), device)
+    op = importlib.import_module("minillm.kernels.global_norm")
+    norm, scale = op.clipped_norm(a.gradients, max_norm, accumulated)
+    together = np.concatenate([to_host(gradient).ravel() for gradient in a.gradients]).astype(np.float64)
+    expected = np.linalg.norm(together) / accumulated
+    assert (norm.dtype, scale.dtype) == (np.float64, np.float32)
+    assert float(norm) == pytest.approx(expected, rel=1e-6)
+    assert float(scale) == pytest.approx(clip_scale(expected, max_norm) / accumulated, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad, device):
+    a = inputs(tensors_inputs, ((3, 4), (5000,)), device)
+    a.gradients[1][4321] = bad
+    norm, scale = importlib.import_module("minillm.kernels.global_norm").clipped_norm(a.gradients, 1.0)
+    assert not np.isfinite(float(norm)) and np.isnan(float(scale))
+    before = [to_host(x).copy() for x in (*a.values, *a.first, *a.second)]
+    settings = dict(lr=0.1, betas=(0.9, 0.9), eps=1.0, weight_decays=[0.1, 0.1], step=1, gradient_scale=scale)
+    importlib.import_module("minillm.kernels.adamw").adamw_update(a.values, a.gradients, a.first, a.second, **settings)
+    for after, old in zip((*a.values, *a.first, *a.second), before):
+        np.testing.assert_array_equal(to_host(after), old)
+
+
 def test_dropout_mask_is_that_of_the_cpu_bit_for_bit(device):
     case = (dropout, {"p": 0.37}, norm_inputs, (11, 1001))
     (y, _), (expected, _) = kernel(*case, device), reference(*case)
@@ -373,6 +401,7 @@ FAULTS = {
     "dropout: last block not cut": (dropout, "n < count", "n <= count", "check"),
     "dropout: the rows before are forgotten": (dropout, "* block + i - first;", "* block + i - first / 8 * 8;", "numbers"),
     "adamw: second moment not corrected": (adamw, "v / correction2", "v", "numbers"),
+    "adamw: the decay of Adam is decoupled": (adamw, "(decoupled ? 0 : decay * w)", "0", "numbers"),
     "adamw: pieces overlap": (adamw, "start + PIECE < size ? start + PIECE : size", "size", "check"),
     "global_norm: every thread writes": (global_norm, "if (threadIdx.x == 0) sums", "sums", "check"),
     "rotary: backward turns forward": (rotary, "sign * sine[pair]", "sine[pair]", "numbers"),
