@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from textwrap import fill
 
 from rich import box
 from rich.console import Console
@@ -18,7 +19,8 @@ from minillm.lessons.lesson import Lesson, Measured, Table
 from minillm.lessons.small_model import small_model
 
 SIZE = dict(figsize=(8, 4.5), dpi=110, layout="constrained")
-WHOLE_CELL = 16  # characters that stay on one line in a narrow terminal; headings and longer cells are folded
+HEADING = 10  # characters to which headings are broken where the cells below are no longer
+WHOLE_CELL = 16  # characters that stay on one line in the narrowest terminal
 
 
 def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
@@ -95,7 +97,7 @@ def list_lessons(console: Console) -> None:
 def rich_table(table: Table) -> RichTable:
     """The table as rich prints it; columns after the first, whose cells are numbers, stand at the right.
 
-    In a narrow terminal headings are broken between words and long cells are folded; numbers stay whole.
+    Headings are broken between words, except tokens in quotes; in a narrow terminal long cells are folded, short ones not.
     """
     drawn = RichTable(
         title=table.title,
@@ -111,10 +113,12 @@ def rich_table(table: Table) -> RichTable:
         numeric = index and all(map(_is_numeric, cells))
         whole = max(map(len, cells + column.split()))
         drawn.add_column(
-            Text(column),
+            Text(
+                column if column.startswith(("'", '"')) else fill(column, max(whole, HEADING), break_long_words=False)
+            ),
             justify="right" if numeric else "left",
             overflow="fold",
-            min_width=whole if whole <= WHOLE_CELL else None,
+            no_wrap=whole <= WHOLE_CELL,
         )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
