@@ -93,6 +93,19 @@ class TestNumbers:
             assert check.passed and check.worst.error <= 1e-6, check
             assert len(check.elements) == 1 or max(abs(e.numeric) for e in check.elements) > 0
 
+    def test_lora_is_part_of_what_the_layer_returns(self):
+        model = made(LLAMA)
+        add_lora(model, LoRA(2))
+        randomised(model)
+        rows = rows_of(record(model, IDS, TARGETS))
+        p = {name.removeprefix("model."): parameter.value for name, parameter in model.parameters().items()}
+        x = p["embed_tokens.weight"][IDS]
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * p["layers.0.input_layernorm.weight"]
+        name = "layers.0.self_attn.q_proj"
+        added = 2.0 * x @ p[f"{name}.lora_A"].T @ p[f"{name}.lora_B"].T  # alpha / r is 2
+        assert rows[f"{name}.lora"].values.spread == pytest.approx(added.std(), rel=1e-9)
+        assert rows[name].values.spread == pytest.approx((x @ p[f"{name}.weight"].T + added).std(), rel=1e-9)
+
     @CONFIGS
     def test_parameters(self, config):
         model = made(config)
@@ -330,28 +343,37 @@ class TestCode:
                     assert line[8:].strip() == linecache.getline(str(ROOT / path), number).strip()
 
     @pytest.mark.parametrize(
-        "name, forward, backward",
+        "config, name, forward, backward",
         [
-            ("h.0.mlp.gelu", "x * gate", "w.T).reshape(x.shape)"),
-            ("h.0.mlp.c_fc", "(N, I) @ (I, O)", "dx = xp.multiply(slope, dy, out=slope)"),
-            ("h.0.attn.attention", "out=y[:, :, rows]", "w.T).reshape(x.shape)"),
-            ("h.0.attn.q", "q, k, v = (qkv[:, :, i]", "out=dq[:, :, rows]"),
-            ("h.0.attn.v", "q, k, v = (qkv[:, :, i]", "_put(dv, keys"),
-            ("h.0.attn.c_attn", "(N, I) @ (I, O)", "dqkv[:, :, i] = gradient"),
-            ("h.0.residual", "return x + branch", "dx = dx + self.ln_2.backward("),
-            ("h.1", "return x + branch", "dx -= xp.multiply(normed, along_normed"),
-            ("embd_dropout", "x = self.wte.forward(ids", "return dx + self.ln_1.backward("),
-            ("logits", "(n, C) @ (C, V)", "p[rows, t] -= "),
-            ("ln_f", "y += bias", "out=dx[chunk]"),
-            ("h.0.attn.c_attn.weight", "w = weight.T if transposed else weight", "(I, N) @ (N, O)"),
-            ("h.0.mlp.c_fc.bias", "x = x + bias", "dbias = "),
-            ("wte.weight", "weight[ids]", "dweight[sorted_ids[starts]] +="),
-            ("wte.weight", "(n, C) @ (C, V)", "(v, n) @ (n, C)"),
-            ("h.0.ln_1.weight", "y = normed * weight", "dweight = ones @ product"),
+            (GPT2, "h.0.mlp.gelu", "x * gate", "w.T).reshape(x.shape)"),
+            (GPT2, "h.0.mlp.c_fc", "(N, I) @ (I, O)", "dx = xp.multiply(slope, dy, out=slope)"),
+            (GPT2, "h.0.attn.attention", "out=y[:, :, rows]", "w.T).reshape(x.shape)"),
+            (GPT2, "h.0.attn.q", "q, k, v = (qkv[:, :, i]", "out=dq[:, :, rows]"),
+            (GPT2, "h.0.attn.v", "q, k, v = (qkv[:, :, i]", "_put(dv, keys"),
+            (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "dqkv[:, :, i] = gradient"),
+            (GPT2, "h.0.residual", "return x + branch", "dx = dx + self.ln_2.backward("),
+            (GPT2, "h.1", "return x + branch", "dx -= xp.multiply(normed, along_normed"),
+            (GPT2, "h.0", "return x + branch", "dx = block.backward(dx) if kept is None"),
+            (GPT2, "embd_dropout", "x = self.wte.forward(ids", "return dx + self.ln_1.backward("),
+            (GPT2, "logits", "(n, C) @ (C, V)", "p[rows, t] -= "),
+            (GPT2, "ln_f", "y += bias", "out=dx[chunk]"),
+            (GPT2, "h.0.attn.c_attn.weight", "w = weight.T if transposed else weight", "(I, N) @ (N, O)"),
+            (GPT2, "h.0.mlp.c_fc.bias", "x = x + bias", "dbias = "),
+            (GPT2, "wte.weight", "weight[ids]", "dweight[sorted_ids[starts]] +="),
+            (GPT2, "wte.weight", "(n, C) @ (C, V)", "(v, n) @ (n, C)"),
+            (
+                LLAMA,
+                "layers.0.self_attn.q",
+                "y[..., first] = a * cos - b * sin",
+                "dq, dk, dv = attend_backward(dy, saved)",
+            ),
+            (LLAMA, "layers.0.self_attn.q_proj", "(N, I) @ (I, O)", "y[..., second] = b * cos + a * sin"),
+            (LLAMA, "layers.0.mlp.up_proj", "(N, I) @ (I, O)", "dup *= dh"),
+            (GPT2, "h.0.ln_1.weight", "y = normed * weight", "dweight = ones @ product"),
         ],
     )
-    def test_the_line_is_found(self, name, forward, backward):
-        tensor = rows_of(record(made(GPT2), IDS, TARGETS))[name]
+    def test_the_line_is_found(self, config, name, forward, backward):
+        tensor = rows_of(record(made(config), IDS, TARGETS))[name]
         for passages, text in ((forward_passages(tensor), forward), (gradient_passages(tensor), backward)):
             marked = [line for passage in passages for line in str(passage).splitlines() if line.startswith(">")]
             assert any(text in line for line in marked), (text, marked)

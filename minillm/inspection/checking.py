@@ -136,8 +136,7 @@ def _shifted_loss(model, ids, targets, tensor: Tensor, chosen, offsets) -> Itera
         value[where] = before + offsets
         return float(model.loss(ids, targets))
 
-    yield loss
-    value[where] = before
+    yield loss  # after which the offsets are 0 again
 
 
 class _Shift(Observer):

@@ -124,6 +124,7 @@ class _Recorder(Observer):
         self._seen: dict[tuple, tuple[Tensor, object]] = {}
         self._inputs: dict[Call, list[tuple[int, Tensor]]] = {}
         self._returned: dict[int, tuple] = {}  # buffer -> it, and what Origin says of it
+        self._latest: tuple[Call, Frame] | None = None  # whose backward ran last, and where
         self._kept_parts: list[np.ndarray] = []
         self._handed: dict[str, tuple] = {}  # layer -> the gradient that its backward was given, and where
 
@@ -222,6 +223,7 @@ class _Recorder(Observer):
     def before_backward(self, call: Call, gradients: tuple, frames: list[Frame]) -> None:
         for tensor, gradient in zip(call.tensors, gradients):
             self._take_gradient(tensor, gradient, self._origin(gradient, frames))
+        self._latest = call, frames[0]
 
     def after_backward(self, call: Call, gradients: tuple) -> None:
         for position, tensor in self._inputs.get(call, ()):
@@ -248,6 +250,10 @@ class _Recorder(Observer):
 
     def _origin(self, gradient, frames: list[Frame]) -> Origin:
         _, *returned = self._returned.get(id(_base(gradient)), (None,))
+        if not returned and self._latest is not None:
+            call, frame = self._latest
+            if frame in frames:  # computed in the very statement that hands it on, and put in another order there
+                returned = call.backward, 0, call.function
         return Origin(frames, *returned)
 
     def _take_gradient(self, tensor: Tensor, gradient, origin: Origin) -> None:

@@ -99,11 +99,11 @@ def _merged(passages: Iterable[Passage]) -> list[Passage]:
 
 def _computing(title: str, function, result: ast.expr) -> list[Passage]:
     """A function with the lines that compute one of its results, and the helper of its module that it leaves this to."""
-    passages = [Passage(title, function, _lines_assigning(function, _root(result)) or _lines(result))]
+    passages = [Passage(title, function, _lines_computing(function, result))]
     while isinstance(result, ast.Call) and isinstance(result.func, ast.Name) and result.args:
         helper = inspect.unwrap(function).__globals__.get(result.func.id)
         if getattr(helper, "__module__", None) == function.__module__:
-            passages.append(Passage("by way of", helper, _lines(_results(helper)[0])))
+            passages.append(Passage("by way of", helper, _lines_computing(helper, _results(helper)[0])))
         result = result.args[0]
     return passages
 
@@ -197,6 +197,11 @@ def _assigns(statement: ast.stmt, name: str) -> bool:
 
 def _lines_assigning(function, name: str | None) -> set[int]:
     return set().union(*map(_lines, _assignments(function, name)))
+
+
+def _lines_computing(function, result: ast.expr) -> set[int]:
+    """The lines that compute one of the results of a function."""
+    return _lines_assigning(function, _root(result)) or _lines(result)
 
 
 def _lines_reading(function, name: str) -> set[int]:
