@@ -21,7 +21,8 @@ def logit_bias(logits, bias: Mapping[int, float]):
     if not bias:
         return logits
     biased = logits.copy()
-    biased[:, list(bias)] += np.array(list(bias.values()), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # the sampler refuses what comes of it
+        biased[:, list(bias)] += np.array(list(bias.values()), np.float64).astype(np.float32)
     return biased
 
 

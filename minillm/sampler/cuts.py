@@ -196,10 +196,10 @@ def xtc_cut(logits, threshold: float, excluding):
         return logits
     cut = logits.copy()
     for row in np.flatnonzero(excluding):
-        p = softmax(logits[row : row + 1])[0]
-        top = np.flatnonzero(p >= threshold * (1 - ROUNDING))
+        values = logits[row]
+        top = np.flatnonzero((softmax(values) >= threshold * (1 - ROUNDING)) & (values > -np.inf))
         if len(top) > 1:
-            stays = top[len(top) - 1 - np.argmin(p[top][::-1])]
+            stays = top[len(top) - 1 - np.argmin(values[top][::-1])]
             cut[row, top[top != stays]] = -np.inf
     return cut
 

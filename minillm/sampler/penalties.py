@@ -27,8 +27,9 @@ def repetition_penalty(logits, seen: list[Sequence[int]], penalty: float):
     changed = logits.copy()
     for row, ids in zip(changed, seen):
         tokens = np.unique(np.asarray(ids, np.int64))
-        values = row[tokens]
-        row[tokens] = np.where(values > 0, values / np.float32(penalty), values * np.float32(penalty))
+        values = row[tokens].astype(np.float64)
+        with np.errstate(over="ignore"):
+            row[tokens] = np.where(values > 0, values / penalty, values * penalty)
     return changed
 
 
@@ -108,7 +109,8 @@ def _lowered(logits, seen, amount):
     changed = logits.copy()
     for row, ids in zip(changed, seen):
         tokens, counts = np.unique(np.asarray(ids, np.int64), return_counts=True)
-        row[tokens] -= amount(counts).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            row[tokens] -= amount(counts).astype(np.float32)
     return changed
 
 

@@ -35,7 +35,7 @@ class Sampler:
     All settings stand in SamplerSettings (settings.py), their order in stages.py. Each call of `sample` draws the numbers of
     its own step, one for each row, from the stream (seed, "sample", step, row), so the same seed writes the same text.
 
-    Logits may be on any device and of any floating type; they are copied to float32 and not changed. Raises UserError for
+    Logits may be on any device and of any floating type; they are read as float32 and not changed. Raises UserError for
     settings that make no sense, InvalidLogits for logits that do not.
     """
 
@@ -102,7 +102,9 @@ class Sampler:
                 look(stage.name, logits, ids)
         if is_greedy:
             return np.ones((len(logits), 1), np.float32), greedy(logits)[:, None]
-        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        with np.errstate(over="ignore"):  # of a difference, whose exponential is 0
+            p = logits - logits.max(axis=-1, keepdims=True)
+        np.exp(p, out=p)
         p /= p.sum(axis=-1, keepdims=True)
         return p, ids
 
@@ -144,8 +146,12 @@ class Sampler:
 
 
 def _checked(logits) -> np.ndarray:
-    """A float32 copy in host memory. Raises InvalidLogits naming the row, ValueError for a wrong shape."""
-    logits = np.array(to_host(logits), dtype=np.float32)
+    """The logits as float32 in host memory; nothing here writes into them.
+
+    Raises InvalidLogits naming the row, ValueError for a wrong shape.
+    """
+    with np.errstate(over="ignore"):  # what is too large becomes inf, and is refused
+        logits = np.asarray(to_host(logits), dtype=np.float32)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits have shape {logits.shape}, expected (B, V)")
     _refuse_invalid(logits, "model")

@@ -53,7 +53,7 @@ class Stage(NamedTuple):
 
 
 LLAMA_CPP_WINDOW = 64  # tokens that llama.cpp's penalties look at by default
-TINY = np.finfo(np.float32).tiny
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # temperatures that float32 has
 
 ORDERS = {
     "minillm": (
@@ -191,9 +191,9 @@ def scale(logits, temperature: float):
     >>> scale(np.array([[1e4, -1e4]], np.float32), 1e-300)
     array([[  0., -inf]], dtype=float32)
     """
-    scaled = logits - logits.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore"):
-        scaled /= np.float32(max(temperature, TINY))
+        scaled = logits - logits.max(axis=-1, keepdims=True)
+        scaled /= np.float32(min(max(temperature, SMALLEST), LARGEST))
     return scaled
 
 
