@@ -1,52 +1,179 @@
 """A run on one device goes on on another, with the losses that it would have had: here with the simulator of the GPU's path."""
 
+import json
+
 import numpy as np
 import pytest
+from kernel_testing import needs_compiler
 
-from minillm.backend import device_of
-from minillm.kernels.simulator import compiler_available
-from minillm.training import TrainingSettings, resume_run, start_run, train
+import minillm
+from minillm.backend import device_of, to_host
+from minillm.layers.dropout import Dropout
+from minillm.sampler import Sampler, generate
+from minillm.training import Reporter, TrainingSettings, evaluate_model, resume_run, start_run, train
+from minillm.training.coming_batches import ComingBatches
 from minillm.training.metrics import METRICS_FILE
 
-pytestmark = pytest.mark.skipif(not compiler_available(), reason="the simulator needs a C++ compiler (apt install g++)")
 SHAPE = dict(n_layer=2, n_head=2, d_model=32, context_length=16, dropout=0.1)
+LLAMA = dict(model_type="llama", n_layer=2, n_head=2, n_kv_head=1, d_model=64, context_length=16)
+TOLERANCE = 1e-4  # between the losses of two devices in float32, over 100 steps
+PRESET = dict(n_layer=6, n_head=6, d_model=384, context_length=256, dropout=0.2)  # of a real size, for a real GPU
 
 
-def start(tmp_path, name, device, **changes):
+@pytest.fixture(params=["cudasim", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    if request.param == "cudasim":
+        needs_compiler()
+    else:
+        cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+        if not cupy.cuda.is_available():
+            pytest.skip("no NVIDIA GPU: cupy.cuda.is_available() is false")
+    return request.param
+
+
+def start(tmp_path, name, device, shape=SHAPE, **changes):
     text = tmp_path / "text.txt"
-    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
-    settings = TrainingSettings(
-        data=(str(text),),
-        batch_size=2,
-        max_steps=12,
-        warmup_steps=2,
-        eval_interval=4,
-        eval_windows=4,
-        sample_tokens=0,
-        **changes,
-    )
-    return start_run(settings, dict(SHAPE), tmp_path / name, device=device)
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 300)
+    settings = dict(batch_size=2, max_steps=12, warmup_steps=2, eval_interval=4, eval_windows=4, sample_tokens=0)
+    settings |= changes
+    return start_run(TrainingSettings(data=(str(text),), **settings), dict(shape), tmp_path / name, device=device)
 
 
 def evaluations(folder):
-    import json
-
     events = map(json.loads, (folder / METRICS_FILE).read_text().splitlines())
     return np.array([(e["train_loss"], e["val_loss"]) for e in events if e["event"] == "eval"])
 
 
-@pytest.mark.parametrize("changes", [{}, {"checkpoint_activations": True}])
-def test_the_same_losses_on_both_devices(changes, tmp_path):
-    for device in ("cpu", "cudasim"):
-        assert train(start(tmp_path, device, device, **changes)) == "finished"
-    np.testing.assert_allclose(evaluations(tmp_path / "cudasim"), evaluations(tmp_path / "cpu"), atol=1e-4)
+class Losses(Reporter):
+    """The loss of every step."""
+
+    def __init__(self):
+        self.losses = []
+
+    def stepped(self, step, loss, lr, gradient_norm, tokens_per_second):
+        self.losses.append(loss)
 
 
-@pytest.mark.parametrize("first, second", [("cpu", "cudasim"), ("cudasim", "cpu")])
-def test_a_checkpoint_of_one_device_continues_on_the_other(first, second, tmp_path):
-    train(start(tmp_path, "whole", "cpu"))
-    train(start(tmp_path, "parts", first), stop_after=5)
+def losses_of(run):
+    recorder = Losses()
+    assert train(run, recorder) == "finished"
+    return np.array(recorder.losses)
+
+
+# -------------------------------------------------------------------------------------------------------- same answers
+
+
+def test_losses_agree_over_100_steps(tmp_path, device):
+    """On the simulator a tiny model; on a GPU one of a real size, with batches of 2,048 tokens."""
+    shape, batch = (SHAPE, 2) if device == "cudasim" else (PRESET, 8)
+    changes = dict(shape=shape, batch_size=batch, max_steps=100, eval_interval=100)
+    here, there = (losses_of(start(tmp_path, name, name, **changes)) for name in ("cpu", device))
+    assert len(here) == len(there) == 100
+    assert here[-1] < here[0] - 0.5, "nothing was learned, so that nothing was compared"
+    np.testing.assert_allclose(there, here, rtol=0, atol=TOLERANCE)
+
+
+def test_losses_of_a_llama_agree(tmp_path, device):
+    changes = dict(shape=LLAMA, max_steps=20, eval_interval=20)
+    here, there = (losses_of(start(tmp_path, name, name, **changes)) for name in ("cpu", device))
+    np.testing.assert_allclose(there, here, rtol=0, atol=TOLERANCE)
+
+
+def test_another_seed_would_be_noticed(tmp_path, device):
+    """How far apart two runs are that differ in their masks alone: what the tolerance above has to tell from."""
+    changes = dict(max_steps=10, eval_interval=10)
+    here = losses_of(start(tmp_path, "cpu", "cpu", **changes))
+    there = losses_of(start(tmp_path, "other", device, shape={**SHAPE, "dropout": 0.11}, **changes))
+    assert np.abs(here - there).max() > 10 * TOLERANCE
+
+
+def test_batches_and_dropout_masks_are_the_same_bits(tmp_path, device, monkeypatch):
+    """Batches as the models are given them; masks from what the layers drop of ones."""
+
+    def seen(name):
+        run, found = start(tmp_path, name, name, max_steps=4, eval_interval=4), []
+        loss = type(run.model).loss
+
+        def watched(model, ids, targets, *rest):
+            if model.training:
+                found.append((np.array(ids), np.array(targets)))
+            return loss(model, ids, targets, *rest)
+
+        monkeypatch.setattr(type(run.model), "loss", watched)
+        train(run)
+        monkeypatch.setattr(type(run.model), "loss", loss)
+        return found
+
+    here, there = seen("cpu"), seen(device)
+    # the CPU may have cut a batch into parts, one for each core
+    for part in range(2):
+        np.testing.assert_array_equal(
+            np.concatenate([batch[part] for batch in here]), np.concatenate([batch[part] for batch in there])
+        )
+    for dtype in ("float32", "bfloat16"):
+        masks = [_mask(name, dtype) for name in ("cpu", device)]
+        np.testing.assert_array_equal(*masks)
+        assert 0.5 < masks[0].mean() < 0.7
+
+
+def _mask(device, dtype):
+    from minillm.backend import to_device
+    from minillm.precision import activation_dtype
+
+    layer = Dropout(0.4)
+    layer.name = "h.0.mlp_resid_dropout"
+    return to_host(layer.forward(to_device(np.ones((3, 7, 33), activation_dtype(dtype)), device), key=(1, 2))) != 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"checkpoint_activations": True}, {"optimizer": "adam", "gradient_accumulation": 2}]
+)
+def test_the_same_evaluations_on_both_devices(changes, tmp_path, device):
+    for name in ("cpu", device):
+        assert train(start(tmp_path, name, name, **changes)) == "finished"
+    np.testing.assert_allclose(evaluations(tmp_path / device), evaluations(tmp_path / "cpu"), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", TOLERANCE), ("tf32", 2e-3), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("to_the_device", [True, False])
+def test_a_checkpoint_of_one_device_continues_on_the_other(dtype, tolerance, to_the_device, tmp_path, device):
+    first, second = ("cpu", device) if to_the_device else (device, "cpu")
+    train(start(tmp_path, "whole", "cpu", dtype=dtype))
+    train(start(tmp_path, "parts", first, dtype=dtype), stop_after=5)
     run = resume_run(tmp_path / "parts", second)
     assert {device_of(parameter.value) for parameter in run.model.parameters().values()} == {second}
+    assert run.model.precision == dtype
     assert train(run) == "finished"
-    np.testing.assert_allclose(evaluations(tmp_path / "parts"), evaluations(tmp_path / "whole"), atol=1e-4)
+    np.testing.assert_allclose(evaluations(tmp_path / "parts"), evaluations(tmp_path / "whole"), atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16"])
+def test_what_is_stored_is_float32(dtype, tmp_path):
+    import safetensors.numpy
+
+    run = start(tmp_path, "run", "cpu", dtype=dtype, max_steps=2, eval_interval=2)
+    train(run)
+    for file in ("model.safetensors", "training/optimizer.safetensors"):
+        tensors = safetensors.numpy.load_file(run.folder / file)
+        assert {tensor.dtype.name for tensor in tensors.values()} == {"float32"}, file
+
+
+@pytest.mark.parametrize("shape", [SHAPE, LLAMA])
+def test_the_same_evaluation_and_the_same_text(shape, tmp_path, device):
+    run = start(tmp_path, "run", "cpu", shape=shape)
+    train(run)
+    found = {}
+    for name in ("cpu", device):
+        model = minillm.from_pretrained(run.folder).to(name)
+        loss = evaluate_model(model, run.validation_tokens[:200], 3).loss
+        text = [int(t[0]) for t in generate(model, np.array([[1, 2]]), 24, Sampler(temperature=0.8, top_k=5, seed=3))]
+        found[name] = loss, text
+    assert found[device][0] == pytest.approx(found["cpu"][0], abs=1e-5)
+    assert found[device][1] == found["cpu"][1]
+
+
+def test_batches_depend_on_nothing_but_their_key(tmp_path):
+    runs = [start(tmp_path, name, "cpu", max_steps=steps) for name, steps in (("a", 4), ("b", 12))]
+    with ComingBatches(runs[0], ahead=False) as one, ComingBatches(runs[1], ahead=True) as other:
+        for step in (3, 0, 11):
+            np.testing.assert_array_equal(one.get(step, 0)[0], other.get(step, 0)[0])
