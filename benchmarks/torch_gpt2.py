@@ -52,19 +52,46 @@ class TorchGPT2(nn.Module):
 
 
 class TorchTrainer:
-    """One training step: loss, backward, clipping by global norm, AdamW with decay on matrices only."""
+    """One training step: loss, backward, clipping by global norm, fused AdamW with decay on matrices only.
 
-    def __init__(self, config, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1):
-        self.model = TorchGPT2(config)
+    dtype: "float32" (TF32 off), "tf32", or "bfloat16": autocast, with float32 weights. compiled: the loss
+    through torch.compile.
+    """
+
+    def __init__(
+        self, config, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, device="cpu", dtype="float32", compiled=False
+    ):
+        self.device, self.dtype = device, dtype
+        self.model = TorchGPT2(config).to(device)
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         others = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+        self._loss = torch.compile(self.model.loss) if compiled else self.model.loss
 
-    def step(self, ids, targets) -> float:
-        loss = self.model.loss(torch.from_numpy(ids), torch.from_numpy(targets))
+    def step(self, ids, targets) -> None:
+        torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
+        ids, targets = (torch.as_tensor(array, device=self.device) for array in (ids, targets))
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            loss = self._loss(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def peak_memory(self, ids, targets) -> int | None:
+        """Bytes of tensors at the peak of a step, by PyTorch's allocator; None on the CPU, where it keeps no account."""
+        if self.device == "cpu":
+            return None
+        held = [*self.model.parameters()]
+        held += [value for state in self.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        self.step(ids, targets)
+        self.wait()
+        return torch.cuda.max_memory_allocated() - before + sum(tensor.nbytes for tensor in held if tensor.is_cuda)

@@ -1,14 +1,23 @@
-"""python -m benchmarks.train_step: a whole training step, minillm beside PyTorch eager, in one run.
+"""python -m benchmarks.train_step: a whole training step, minillm beside PyTorch eager and torch.compile, in one run.
 
-The same model, batch, clipping and optimizer in both. They take turns in blocks of steps, so that both see the same
-machine, and the first steps of each block are not counted (caches and sleeping threads). Printed: milliseconds and tokens
-a second (median over blocks), their ratio block by block, the share of minillm's step that its matrix products alone
-take, and the fraction of this machine's own rate of matrix products that the step reaches.
+    python -m benchmarks.train_step                                                    a small GPT-2 on the CPU
+    python -m benchmarks.train_step --device cuda --preset gpt2 --dtype bfloat16       on a GPU; also float32, tf32
+
+The same model, batch, clipping and optimizer in all; PyTorch has scaled_dot_product_attention and its fused AdamW, and for
+bfloat16 its autocast, which keeps float32 weights as minillm does. They take turns in blocks of steps, so that all see the same
+machine, and the first steps of each block are not counted (caches and sleeping threads). On a GPU a block is timed as a whole,
+since steps are only handed over to it, and waited for at its end.
+
+Printed: milliseconds and tokens a second (median over blocks), ratios block by block, the model's operations a second by the
+formula of minillm/training/operations.py, and their share of the peak of the device (n/a where it is not known); the peak of
+the memory of arrays, by each allocator's account, measured in steps of their own. On the CPU also: the share of minillm's step
+that its matrix products alone take, and the fraction of this machine's own rate of matrix products that the step reaches.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from statistics import median
 
@@ -16,45 +25,71 @@ import numpy as np
 
 import minillm
 from benchmarks import common
+from benchmarks.cpu_products import measure_peak, measure_products
+from minillm.backend import to_device
 from minillm.models.presets import find_preset
-from minillm.optim import clip_scale, global_norm
+from minillm.optim import clip
+from minillm.peaks import peaks_of
 from minillm.training.data_parallel import DataParallel, default_workers
+from minillm.training.memory_measure import measured_peak
+from minillm.training.operations import operations_of_a_token
 
 NOT_COUNTED = 2  # steps at the beginning of a block
 
 
 def main() -> None:
+    arguments = parse_arguments()
+    preset = find_preset(arguments.preset)
+    vocab_size = arguments.vocab_size or (50257 if arguments.preset.startswith("gpt2") else 65)
+    shape = {**preset.model, "dropout": 0.0}
+    if arguments.context_length:
+        shape["context_length"] = arguments.context_length
+    config = minillm.GPT2Config(**shape, vocab_size=vocab_size)
+    batch_size = arguments.batch_size or preset.training["batch_size"]
+    to_device(np.zeros(1), arguments.device)  # raises where there is no such device, before anything is made
+    windows = np.random.default_rng(0).integers(0, vocab_size, (batch_size, config.context_length + 1))
+    ids, targets = windows[:, :-1], windows[:, 1:]
+
+    with MinillmTrainer(config, batch_size, arguments.device, arguments.dtype) as ours:
+        contestants = {"minillm": ours, **torch_contestants(config, arguments)}
+        rounds = alternate(contestants, ids, targets, arguments.blocks, arguments.steps)
+        memory = {name: each.peak_memory(ids, targets) for name, each in contestants.items() if name != "minillm"}
+    memory = {"minillm": peak_of_minillm(config, ids, targets, arguments), **memory}
+    report(rounds, memory, config, batch_size, arguments)
+
+
+def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="shakespeare-char-cpu")
+    parser.add_argument("--preset", default="shakespeare-char-cpu", help="a GPT-2 preset")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, help="windows in a batch; by default the preset's")
+    parser.add_argument("--context-length", type=int, help="tokens in a window; by default the preset's")
     parser.add_argument("--vocab-size", type=int, help="by default 65 (tiny shakespeare), 50257 for the gpt2 presets")
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/train_step.json")
+    parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--write", action="store_true", help="write a file in benchmarks/results/")
     arguments = parser.parse_args()
+    if find_preset(arguments.preset).architecture != "gpt2":
+        parser.error(f"--preset {arguments.preset} is no GPT-2: the model in PyTorch is one")
+    if arguments.device == "cpu" and arguments.dtype != "float32":
+        parser.error(f"--dtype {arguments.dtype} is for --device cuda: a CPU only imitates it")
+    return arguments
 
-    preset = find_preset(arguments.preset)
-    vocab_size = arguments.vocab_size or (50257 if arguments.preset.startswith("gpt2") else 65)
-    config = minillm.GPT2Config(**{**preset.model, "dropout": 0.0}, vocab_size=vocab_size)
-    batch_size = arguments.batch_size or preset.training["batch_size"]
-    generator = np.random.default_rng(0)
-    ids, targets = generator.integers(0, vocab_size, (2, batch_size, config.context_length))
 
-    with MinillmTrainer(config, batch_size) as ours:
-        contestants = {"minillm": ours.step}
-        if (peer := torch_step(config)) is not None:
-            contestants["torch"] = peer
-        rounds = alternate(contestants, ids, targets, arguments.blocks, arguments.steps)
-    report(rounds, config, batch_size, arguments)
+# -------------------------------------------------------------------------------------------------------- contestants
 
 
 class MinillmTrainer:
     """One training step as `minillm train` takes it."""
 
-    def __init__(self, config, batch_size):
-        self.model = minillm.GPT2(config, seed=0)
+    def __init__(self, config, batch_size, device="cpu", dtype="float32"):
+        self.device = device
+        self.model = minillm.GPT2(config, seed=0, dtype=dtype).to(device)
         self.optimizer = minillm.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-        self.parallel = DataParallel(self.model, default_workers(batch_size, config.context_length))
+        workers = default_workers(batch_size, config.context_length) if device == "cpu" else 1
+        self.parallel = DataParallel(self.model, workers)
 
     def __enter__(self):
         self.parallel.__enter__()
@@ -65,98 +100,152 @@ class MinillmTrainer:
 
     def step(self, ids, targets) -> None:
         self.parallel.loss_and_gradients(ids, targets)
-        self.optimizer.step(clip_scale(global_norm(self.optimizer.parameters), 1.0))
+        _, scale = clip(self.optimizer.parameters, 1.0)
+        self.optimizer.step(scale)
         self.optimizer.zero_grad()
 
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self.device == "cuda":
+            import cupy
 
-def torch_step(config):
-    """The step of PyTorch, or None where it is not installed."""
+            cupy.cuda.Device().synchronize()
+
+
+def peak_of_minillm(config, ids, targets, arguments) -> int:
+    """Bytes of arrays at the peak of the second step, of a trainer of its own: all that it made is counted."""
+    with measured_peak(arguments.device) as peak:
+        with MinillmTrainer(config, len(ids), arguments.device, arguments.dtype) as trainer:
+            trainer.step(ids, targets)
+            peak.reset()
+            trainer.step(ids, targets)
+            trainer.wait()
+        return peak.bytes
+
+
+def torch_contestants(config, arguments) -> dict:
+    """PyTorch eager and compiled; empty where PyTorch is not installed."""
     try:
         from benchmarks.torch_gpt2 import TorchTrainer
     except ImportError:
         print('PyTorch is not installed: pip install "minillm[bench]" brings the comparison')
-        return None
-    return TorchTrainer(config).step
+        return {}
+    contestants = {"torch": TorchTrainer(config, device=arguments.device, dtype=arguments.dtype)}
+    if arguments.without_compile:
+        return contestants
+    if arguments.device == "cpu" and not shutil.which("g++"):
+        print("torch.compile is left out: there is no g++")
+        return contestants
+    compiled = TorchTrainer(config, device=arguments.device, dtype=arguments.dtype, compiled=True)
+    return {**contestants, "torch.compile": compiled}
 
 
 def alternate(contestants: dict, ids, targets, blocks: int, steps: int) -> dict[str, list[float]]:
-    """Name -> seconds a step, the median of each block."""
+    """Name -> seconds a step in each block: the median step on the CPU, the mean one on a GPU."""
     rounds = {name: [] for name in contestants}
     for _ in range(blocks):
-        for name, step in contestants.items():
-            times = []
-            for _ in range(steps + NOT_COUNTED):
-                started = time.perf_counter()
-                step(ids, targets)
-                times.append(time.perf_counter() - started)
-            rounds[name].append(median(times[NOT_COUNTED:]))
+        for name, contestant in contestants.items():
+            for _ in range(NOT_COUNTED):
+                contestant.step(ids, targets)
+            contestant.wait()
+            if contestant.device == "cpu":
+                rounds[name].append(median(seconds_of(contestant, ids, targets, 1) for _ in range(steps)))
+            else:
+                rounds[name].append(seconds_of(contestant, ids, targets, steps) / steps)
     return rounds
 
 
-def report(rounds, config, batch_size, arguments) -> None:
+def seconds_of(contestant, ids, targets, steps: int) -> float:
+    started = time.perf_counter()
+    for _ in range(steps):
+        contestant.step(ids, targets)
+    contestant.wait()
+    return time.perf_counter() - started
+
+
+# ------------------------------------------------------------------------------------------------------------- report
+
+
+def report(rounds, memory, config, batch_size, arguments) -> None:
     tokens = batch_size * config.context_length
-    step_flops, product_seconds = measure_products(config, batch_size)
-    peak = measure_peak()
-    ours = median(rounds["minillm"])
-    results = {
-        name: {"milliseconds": median(times) * 1e3, "tokens_per_second": tokens / median(times)}
-        for name, times in rounds.items()
-    }
-    print(f"{arguments.preset}: {batch_size} x {config.context_length} tokens a step, float32")
-    for name, row in results.items():
-        print(f"  {name:<8} {row['milliseconds']:8.1f} ms a step  {row['tokens_per_second']:10,.0f} tokens/s")
-    summary = {
-        "matrix_product_share": product_seconds / ours,
-        "step_gflops_per_second": step_flops / ours / 1e9,
-        "machine_gflops_per_second": peak / 1e9,
-        "fraction_of_machine_rate": step_flops / ours / peak,
-    }
-    if "torch" in rounds:
-        ratios = [theirs / mine for mine, theirs in zip(rounds["minillm"], rounds["torch"])]
-        summary |= {"torch_over_minillm": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-        print(
-            f"  torch takes {median(ratios):.2f} times as long as minillm "
-            f"(median of {len(ratios)} pairs of blocks, {min(ratios):.2f} to {max(ratios):.2f})"
-        )
-    print(f"  matrix products: {summary['matrix_product_share']:.0%} of the step")
+    operations = tokens * operations_of_a_token(config, config.context_length)
+    peak = peak_operations(arguments)
+    results = {name: figures(times, tokens, operations, peak, memory[name]) for name, times in rounds.items()}
     print(
-        f"  {summary['step_gflops_per_second']:.0f} GFLOP/s in matrix products over the whole step, "
-        f"{summary['fraction_of_machine_rate']:.0%} of this machine's own rate of {peak / 1e9:.0f}"
+        f"{arguments.preset}: {batch_size} x {config.context_length} tokens a step, {arguments.dtype}, {device_name(arguments)}"
     )
+    print(f"  {'':<14} {'ms a step':>10} {'tokens/s':>12} {'TFLOP/s':>9} {'of peak':>8} {'peak memory':>12}")
+    for name, row in results.items():
+        share, size = row["model_flop_utilisation"], row["peak_megabytes"]
+        print(
+            f"  {name:<14} {row['milliseconds']:>10.2f} {row['tokens_per_second']:>12,.0f} {row['teraflops_per_second']:>9.3f} "
+            f"{f'{share:.1%}' if share else 'n/a':>8} {f'{size:,.0f} MB' if size else 'n/a':>12}"
+        )
+    summary = ratios(rounds)
+    if arguments.device == "cpu":
+        summary |= shares_of_products(config, batch_size, median(rounds["minillm"]))
     if arguments.write:
-        common.write_results("train_step", {"preset": arguments.preset, "results": results, **summary})
+        name = "train_step" if arguments.device == "cpu" else f"train_step_{arguments.preset}_{arguments.dtype}"
+        shape = {"preset": arguments.preset, "batch_size": batch_size, "context_length": config.context_length}
+        where = {"device": device_name(arguments), "dtype": arguments.dtype}
+        common.write_results(name, {**shape, **where, "results": results, **summary})
 
 
-def measure_products(config, batch_size) -> tuple[float, float]:
-    """(operations, seconds) of all matrix products of a step, done by themselves on all cores."""
-    n, c, f = batch_size * config.context_length, config.d_model, config.d_ff
-    generator = np.random.default_rng(0)
-    seconds = operations = 0.0
-    shapes = [(c, 3 * c), (c, c), (c, f), (f, c)]
-    for rows, inner, columns, count in [
-        product
-        for i, o in shapes
-        for product in ((n, i, o, config.n_layer), (n, o, i, config.n_layer), (i, n, o, config.n_layer))
-    ] + [(n, c, config.vocab_size, 1), (n, config.vocab_size, c, 1), (config.vocab_size, n, c, 1)]:
-        a = generator.standard_normal((rows, inner), dtype=np.float32)
-        b = generator.standard_normal((inner, columns), dtype=np.float32)
-        seconds += count * common.median_seconds(lambda a=a, b=b: a @ b)
-        operations += count * 2 * rows * inner * columns
-    heads, time_, width = batch_size * config.n_head, config.context_length, config.d_model // config.n_head
-    wide = generator.standard_normal((heads, time_, width), dtype=np.float32)
-    square = generator.standard_normal((heads, time_, time_), dtype=np.float32)
-    # forward: scores and values; backward: dP like the scores, and dv, dq, dk like the values
-    scores = common.median_seconds(lambda: wide @ wide.transpose(0, 2, 1))
-    values = common.median_seconds(lambda: square @ wide)
-    seconds += config.n_layer * (2 * scores + 4 * values)
-    operations += config.n_layer * 6 * 2 * heads * time_ * time_ * width
-    return operations, seconds
+def figures(times, tokens, operations, peak, peak_bytes) -> dict:
+    seconds = median(times)
+    return {
+        "milliseconds": seconds * 1e3,
+        "tokens_per_second": tokens / seconds,
+        "teraflops_per_second": operations / seconds / 1e12,
+        "model_flop_utilisation": operations / seconds / peak if peak else None,
+        "peak_megabytes": peak_bytes / 1e6 if peak_bytes else None,
+    }
 
 
-def measure_peak(size: int = 2048) -> float:
-    """Operations a second of one large float32 matrix product on all cores."""
-    a = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    return 2 * size**3 / common.median_seconds(lambda: a @ a, repeats=7)
+def ratios(rounds) -> dict:
+    """How many times as long as minillm each peer takes, over pairs of neighbouring blocks; printed, too."""
+    summary = {}
+    for name in rounds.keys() - {"minillm"}:
+        pairs = [theirs / mine for mine, theirs in zip(rounds["minillm"], rounds[name])]
+        summary[f"{name}_over_minillm"] = {"median": median(pairs), "lowest": min(pairs), "highest": max(pairs)}
+        print(
+            f"  {name} takes {median(pairs):.2f} times as long as minillm "
+            f"(median of {len(pairs)} pairs of blocks, {min(pairs):.2f} to {max(pairs):.2f})"
+        )
+    return summary
+
+
+def shares_of_products(config, batch_size, step_seconds: float) -> dict:
+    """What matrix products alone take of a step on the CPU, and what of this machine's own rate the step reaches."""
+    operations, seconds = measure_products(config, batch_size)
+    peak = measure_peak()
+    print(f"  matrix products: {seconds / step_seconds:.0%} of minillm's step")
+    print(
+        f"  {operations / step_seconds / 1e9:.0f} GFLOP/s in matrix products over the whole step, "
+        f"{operations / step_seconds / peak:.0%} of this machine's own rate of {peak / 1e9:.0f}"
+    )
+    return {
+        "matrix_product_share": seconds / step_seconds,
+        "step_gflops_per_second": operations / step_seconds / 1e9,
+        "machine_gflops_per_second": peak / 1e9,
+        "fraction_of_machine_rate": operations / step_seconds / peak,
+    }
+
+
+def device_name(arguments) -> str:
+    """The name of the processor or of the GPU."""
+    if arguments.device == "cpu":
+        return common.processor()
+    import cupy
+
+    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+
+
+def peak_operations(arguments) -> float | None:
+    """Operations a second that the device can do at most, None where it is not known."""
+    peaks = peaks_of(device_name(arguments))
+    rate = getattr(peaks, arguments.dtype) if peaks else None
+    return rate * 1e12 if rate else None
 
 
 if __name__ == "__main__":
