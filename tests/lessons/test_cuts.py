@@ -41,6 +41,16 @@ def test_the_cuts_on_four_tokens_by_hand():
     assert lesson.entropy(np.array([[0.5, 0.5, 0, 0], [0.25] * 4])) == pytest.approx(np.log([2, 4]))
 
 
+def test_the_picture_shows_where_the_cuts_are(measured, draw):
+    sure, unsure, text = draw(measured).axes
+    for axes, table in ((sure, measured.tables[0]), (unsure, measured.tables[1])):
+        assert [line.get_xdata()[0] - 0.5 for line in axes.lines] == [int(row[1]) for row in table.rows]
+        heights = [bar.get_height() for bar in axes.patches]
+        assert heights == sorted(heights, reverse=True) and f"{heights[0]:.0%}" in table.title
+    assert [len(line.get_xdata()) for line in text.lines] == [32 * 64] * 3
+    assert set(text.lines[0].get_ydata()) == {20}
+
+
 def test_the_readers_sentence():
     measured = lesson.LESSON.measure("If the object is not defined, a TypeError is raised.")
     sure, unsure, _ = measured.tables

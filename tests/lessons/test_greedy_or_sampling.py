@@ -34,6 +34,15 @@ def test_the_findings_can_fail(measured):
     assert not any(finding.holds for finding in lesson._findings(swapped))
 
 
+def test_the_picture_shows_the_loop(measured, draw):
+    greedy, sampled, everything = (draw(measured).axes[index] for index in (0, 2, 1))
+    repeated = [axes.images[0].get_array().astype(float).mean() for axes in (greedy, sampled)]
+    diagonal = 1 / (lesson.WRITTEN - 1)
+    assert repeated[0] > 2 * repeated[1] >= 2 * diagonal * (1 - 1e-9)
+    names = {"people", "top-k 20", "top-p 0.9", "min-p 0.1", "temperature, 0 (greedy) to 2"}
+    assert {text.get_text() for text in everything.get_legend().get_texts()} == names
+
+
 def test_what_is_written_and_how_likely_it_is():
     model, tokenizer, _, _ = small_model()
     prompt = np.array([tokenizer.encode("The value")])
