@@ -117,13 +117,15 @@ def mirostat(row, mu):
 
 
 def repetition_penalty(row, seen, penalty):
-    return [
-        x if i not in set(seen) else float32(x / penalty) if x > 0 else float32(x * penalty) for i, x in enumerate(row)
-    ]
+    changed = list(row)
+    for i in set(seen):
+        changed[i] = float32(row[i] / penalty if row[i] > 0 else row[i] * penalty)
+    return changed
 
 
 def presence_penalty(row, seen, penalty):
-    return [float32(x - float32(penalty)) if i in set(seen) else x for i, x in enumerate(row)]
+    seen = set(seen)
+    return [float32(x - float32(penalty)) if i in seen else x for i, x in enumerate(row)]
 
 
 def frequency_penalty(row, seen, penalty):
