@@ -51,6 +51,9 @@ def command(
     device: Annotated[
         str, _option(_RUN, "cpu, cuda (needs CuPy), or cudasim (kernels in the simulator; slow, needs g++).")
     ] = "cpu",
+    profile: Annotated[
+        bool, _option(_RUN, "After a few steps, print where the time of one goes; then train on.", "--profile")
+    ] = False,
     tokenizer: Annotated[
         Optional[str], _option(_RUN, "char (every character a token) or bpe (byte pairs learned from the text).")
     ] = None,
@@ -140,7 +143,7 @@ def command(
     from minillm.cli import train_progress
 
     given = {name: value for name, value in context.params.items() if value not in (None, [], ())}
-    for name in ("files", "preset", "out", "overwrite", "resume", "stop_after", "device"):
+    for name in ("files", "preset", "out", "overwrite", "resume", "stop_after", "device", "profile"):
         given.pop(name, None)
     if files:
         given["data"] = [*(data or []), *files]
@@ -152,4 +155,5 @@ def command(
         resume=resume,
         stop_after=stop_after,
         device=device,
+        profile=profile,
     )

@@ -26,6 +26,8 @@ from minillm.training import (
 )
 from minillm.training.memory import workload_of
 from minillm.training.memory_advice import explained
+from minillm.training.profile import WARM_UP_STEPS, StepProfile
+from minillm.training.profile_table import profile_table
 
 DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
 
@@ -38,6 +40,7 @@ def train_and_show(
     resume: Path | None,
     stop_after: int | None,
     device: str,
+    profile: bool = False,
 ) -> None:
     """Start or resume a run with the settings given at the command line, train it, and say what came of it."""
     if stop_after is not None and stop_after < 0:
@@ -47,7 +50,11 @@ def train_and_show(
     _describe(run, console)
     reporter = ProgressReporter(run, console)
     with reporter.bar, explained(workload_of(run.settings, run.model.config, device)):
-        reason = train(run, reporter, stop_after)
+        reason = train(run, reporter, stop_after, profile)
+    if profile and not reporter.has_profiled:
+        console.print(
+            f"--profile: no step was taken apart, because the {WARM_UP_STEPS + 2} that it takes were not reached"
+        )
     if reason == "stopped":
         console.print(f"stopped and saved at step {run.progress.step}; continue with:")
         console.print(f"  minillm train --resume {shlex.quote(str(run.folder))}", soft_wrap=True)
@@ -116,6 +123,8 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
 class ProgressReporter(Reporter):
     """A progress bar with a line for each evaluation above it, all on standard error."""
 
+    has_profiled = False
+
     def __init__(self, run: Run, console: Console):
         self._console = console
         figures = (
@@ -153,6 +162,10 @@ class ProgressReporter(Reporter):
 
     def sampled(self, step: int, text: str) -> None:
         self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+
+    def profiled(self, profile: StepProfile) -> None:
+        self.has_profiled = True
+        self._console.print(escape(profile_table(profile)), soft_wrap=True)
 
     def noted(self, message: str) -> None:
         self._console.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)

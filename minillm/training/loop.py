@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from minillm.training.data_parallel import DataParallel, default_workers
 from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.metrics import plot_losses
 from minillm.training.overfitting import overfitting_since
+from minillm.training.profile import Profiler, StepProfile
 from minillm.training.run import Run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 from minillm.waits import Later
@@ -37,15 +39,19 @@ class Reporter:
     def sampled(self, step: int, text: str) -> None:
         """A text that the model wrote, after each evaluation."""
 
+    def profiled(self, profile: StepProfile) -> None:
+        """Where the time of a step went, once, if `train` was asked for it."""
+
     def noted(self, message: str) -> None:
         """Something the user should know, in one line."""
 
 
-def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None) -> str:
+def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None, profile: bool = False) -> str:
     """Train from where the run stands to its last step; returns why it ended: "finished", "stopped" or "early stop".
 
     stop_after: a step to end at before that. Ctrl-C (SIGINT) and SIGTERM end after the step at hand, too. In each case the
-    run is saved and can be resumed. Raises Diverged, leaving the last good checkpoint; on a device a step later.
+    run is saved and can be resumed. profile: take one step apart after a few, and tell the reporter (profile.py).
+    Raises Diverged, leaving the last good checkpoint; on a device a step later.
     """
     reporter = reporter or Reporter()
     settings, progress = run.settings, run.progress
@@ -60,6 +66,7 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
         follower = _Follower(run, parallel, batches, schedule, reporter)
+        take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
             step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
@@ -69,13 +76,19 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
             reason = _reason_to_end(run, stop_after, interrupted)
             if reason:
                 break
-            loss, norm = train_step(run, parallel, batches, schedule(step))
+            loss, norm = take_step(run, parallel, batches, schedule(step))
             progress.step = step + 1
             follower.follow(step, loss, norm)
         follower.catch_up()
         run.save()
     _finish(run, reporter)
     return reason
+
+
+def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
+    settings, time_ = run.settings, run.model.config.context_length
+    tokens = settings.batch_size * settings.gradient_accumulation * time_
+    return Profiler(parallel.models, run.optimizer, tokens, time_, reporter.profiled)
 
 
 class _Follower:

@@ -129,7 +129,7 @@ def test_every_setting_has_an_option():
     model -= {"vocab_size", "rope_scaling"}
     assert set(SETTING_NAMES) | model <= options
     assert options - set(SETTING_NAMES) - model == {
-        "context", "files", "preset", "out", "overwrite", "resume", "stop_after", "device"
+        "context", "files", "preset", "out", "overwrite", "resume", "stop_after", "device", "profile"
     }  # fmt: skip
 
 

@@ -1,0 +1,215 @@
+"""A step taken apart: the parts add up, the operations are those of the formula, and training goes on as before."""
+
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pytest
+
+import minillm
+from minillm.kernels.simulator import compiler_available
+from minillm.models.folder import config_from_dict, make_model
+from minillm.peaks import PEAKS
+from minillm.training import Reporter, profile, train
+from minillm.training.data_parallel import DataParallel
+from minillm.training.operations import multiplied_weights, operations_of_a_token
+from minillm.training.profile import WARM_UP_STEPS, Part, Profiler, Recorder, StepProfile, add_up
+from minillm.training.profile_table import profile_table
+
+BATCH, TIME = 3, 16
+GPT2 = dict(model_type="gpt2", vocab_size=48, context_length=TIME, n_layer=2, n_head=2, d_model=64)
+LLAMA = {**GPT2, "model_type": "llama", "n_kv_head": 1}
+needs_compiler = pytest.mark.skipif(
+    not compiler_available(), reason="the simulator needs a C++ compiler (apt install g++)"
+)
+
+
+def profiled(fields: dict, device: str = "cpu", workers: int = 1, dtype: str = "float32") -> StepProfile:
+    """The profile of a step of a small model."""
+    model = make_model(config_from_dict(fields), dtype=dtype).to(device).train()
+    optimizer, found = minillm.AdamW(model.parameters()), []
+    windows = np.random.default_rng(0).integers(0, 48, (BATCH, TIME + 1))
+    with DataParallel(model, workers) as parallel:
+        profiler = Profiler(parallel.models, optimizer, BATCH * TIME, TIME, found.append)
+
+        def step(number):
+            parallel.loss_and_gradients(windows[:, :-1], windows[:, 1:], key=(0, number))
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for number in range(WARM_UP_STEPS + 4):
+            profiler(step, number)
+        layers = [layer for each in parallel.models for _, layer in each.layers()]
+    assert not any({"forward", "backward"} & vars(layer).keys() for layer in layers) and "step" not in vars(optimizer)
+    (result,) = found
+    return result
+
+
+def products(result: StepProfile) -> int:
+    """Operations of all products of matrices."""
+    return sum(part.operations or 0 for part in result.parts)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_parts_add_up_to_the_step(workers):
+    result = profiled(GPT2, workers=workers)
+    assert sum(part.seconds for part in result.parts) == pytest.approx(result.seconds)
+    assert min(part.seconds for part in result.parts) >= 0
+    assert result.workers == workers
+
+
+@pytest.mark.parametrize(
+    "fields", [GPT2, {**GPT2, "bias": False}, LLAMA, {**LLAMA, "n_head": 4, "n_kv_head": 2, "head_width": 8}]
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_operations_are_those_of_the_formula(fields, workers):
+    result, config = profiled(fields, workers=workers), config_from_dict(fields)
+    assert products(result) == result.model_operations == BATCH * TIME * operations_of_a_token(config, TIME)
+
+
+def test_the_formula_counts_every_weight_of_a_product_once():
+    for fields in (GPT2, LLAMA, {**GPT2, "tie_embeddings": False}):
+        config = config_from_dict(fields)
+        parameters = make_model(config, seed=None).parameters()
+        tables = {"transformer.wte.weight", "transformer.wpe.weight", "model.embed_tokens.weight"}
+        expected = sum(p.value.size for name, p in parameters.items() if p.value.ndim == 2 and name not in tables)
+        if config.tie_embeddings:
+            expected += config.vocab_size * config.d_model
+        assert multiplied_weights(config) == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize("fields, width", [(GPT2, 32), ({**GPT2, "n_head": 4}, 16)])
+def test_kernels_are_named_and_their_operations_counted(fields, width):
+    """Heads 32 wide go to flash attention, heads of 16 to tiles."""
+    result = profiled(fields, device="cudasim")
+    names = {part.name.partition("<")[0] for part in result.parts if part.kind == "kernel"}
+    own = (
+        {"flash_forward", "flash_backward_queries", "flash_backward_keys"}
+        if width == 32
+        else {"row_products", "weighted_sum"}
+    )
+    shared = {
+        "layer_norm_forward",
+        "layer_norm_backward",
+        "gelu_forward",
+        "gelu_backward",
+        "embedding_forward",
+        "adamw",
+    }
+    assert own | shared | {"cross_entropy"} <= names
+    assert products(result) == result.model_operations
+    assert sum(part.seconds for part in result.parts) == pytest.approx(result.seconds)
+
+
+def test_bytes_of_a_product_and_of_the_optimizer():
+    parts = {(part.kind, part.name): part for part in profiled({**GPT2, "bias": False}).parts}
+    rows, c = BATCH * TIME, 64
+    weights = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c)]
+    forward = sum(4 * (rows * i + i * o + rows * o) for i, o in weights) * GPT2["n_layer"]
+    assert parts["matrix product", "Linear forward"].bytes == forward
+    size = sum(p.value.nbytes for p in make_model(config_from_dict({**GPT2, "bias": False})).parameters().values())
+    assert parts["elementwise", "AdamW step"].bytes == 7 * size
+
+
+class Ticks:
+    """A clock that is one second later at each look."""
+
+    device_name = "ticks"
+
+    def __init__(self):
+        self._ticks = count()
+
+    def now(self):
+        return next(self._ticks)
+
+    def seconds(self, start, end):
+        return float(end - start)
+
+    def start(self):
+        pass
+
+    def finish(self):
+        pass
+
+
+def test_what_lies_inside_counts_once():
+    clock = Ticks()
+    recorder = Recorder(clock)
+    with recorder.span("elementwise", "outer", 8):  # from 0 to 5
+        with recorder.span("kernel", "inner", 3, 7):  # from 1 to 2
+            pass
+        with recorder.span("kernel", "inner", 4, 7):  # from 3 to 4
+            pass
+    assert add_up(recorder.spans, clock, 1) == [
+        Part("kernel", "inner", 2, 2.0, 7, 14),
+        Part("elementwise", "outer", 1, 3.0, 8, None),
+    ]
+    assert [part.seconds for part in add_up(recorder.spans, clock, 2)] == [1.0, 1.5]
+
+
+def test_the_launch_gap_is_what_the_whole_has_beyond_its_pieces(monkeypatch):
+    """The way of a GPU with another clock: pieces take 1 tick each, the whole was timed before, in a step of its own."""
+    monkeypatch.setattr(Profiler, "_on_gpu", True)
+    monkeypatch.setattr(profile, "GpuClock", lambda hold: Ticks())
+    monkeypatch.setattr(profile, "_wait_for_gpu", lambda: None)
+    wholes = []
+    time_it = Profiler._time
+
+    def whole_of_a_million_ticks(profiler, step, arguments):
+        value = time_it(profiler, step, arguments)
+        wholes.append(profiler._whole)
+        profiler._whole = 1e6
+        return value
+
+    monkeypatch.setattr(Profiler, "_time", whole_of_a_million_ticks)
+    result = profiled(GPT2)
+    gap = result.parts[-1]
+    assert (gap.kind, gap.name) == ("between", "launch gap") and wholes[0] > 0
+    assert result.seconds == 1e6 and gap.seconds == 1e6 - sum(part.seconds for part in result.parts[:-1]) > 0
+
+
+def test_utilisation_and_shares_of_peak():
+    parts = [Part("matrix product", "Linear", 1, 0.5, 10**9, 10**14), Part("kernel", "gelu", 1, 0.25, 6 * 10**11, None)]
+    result = StepProfile(parts, 1.0, 1000, 2 * 10**14, "NVIDIA H200", "bfloat16")
+    h200 = PEAKS["NVIDIA H200"]
+    assert result.utilisation == pytest.approx(200 / h200.bfloat16)
+    assert result.share_of_peak(parts[0]) == pytest.approx(200 / h200.bfloat16)
+    assert result.share_of_peak(parts[1]) == pytest.approx(2400 / h200.bandwidth)
+    assert "20.2% of the peak of NVIDIA H200 in bfloat16" in profile_table(result)
+    for other in (replace(result, device_name="NVIDIA Z9"), replace(result, dtype="float64")):
+        assert other.utilisation is None and other.share_of_peak(parts[0]) is None
+        assert "utilisation n/a: the peak of" in profile_table(other)
+
+
+def test_a_run_with_a_profile_is_the_same_run(new_run):
+    class Noting(Reporter):
+        def __init__(self):
+            self.profiles = []
+
+        def profiled(self, profile):
+            self.profiles.append(profile)
+
+    reporter, weights = Noting(), []
+    for name, wanted in (("plain", False), ("profiled", True)):
+        run = new_run(name)
+        train(run, reporter, profile=wanted)
+        weights.append(run.model.parameters()["transformer.wte.weight"].value)
+    assert np.array_equal(*weights)
+    (result,) = reporter.profiles
+    table = profile_table(result)
+    assert result.tokens == 6 * 8 and "matrix product" in table and "elementwise" in table and "n/a" in table
+    assert f"the step: {result.seconds * 1e3:.3f} ms, 48 tokens" in table
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16"])
+def test_on_a_gpu(dtype):
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    if not cupy.cuda.is_available():
+        pytest.skip("no NVIDIA GPU: cupy.cuda.is_available() is false")
+    result = profiled(GPT2, device="cuda", dtype=dtype)
+    assert sum(part.seconds for part in result.parts) == pytest.approx(result.seconds)
+    assert min(part.seconds for part in result.parts) >= 0 and result.parts[-1].name == "launch gap"
+    assert products(result) == result.model_operations
+    assert result.device_name == cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
