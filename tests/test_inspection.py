@@ -238,6 +238,13 @@ class TestKept:
         # the grad buffer of the head and the tables of angles may stand there since the first pass
         assert kept - 500 * 64 * 4 - 2 * 256 * 8 * 4 * 2 <= measured <= 1.02 * kept
 
+    def test_no_block_is_computed_twice(self):
+        model = made(GPT2)
+        expected = [(t.name, t.kept_bytes, t.gradient) for t in record(model, IDS, TARGETS).tensors]
+        model.body.recompute = True
+        assert [(t.name, t.kept_bytes, t.gradient) for t in record(model, IDS, TARGETS).tensors] == expected
+        assert model.body.recompute
+
     def test_a_buffer_counts_once(self):
         model = made(LLAMA, "float32")
         kept = sum(tensor.kept_bytes for tensor in record(model, IDS, TARGETS).tensors)

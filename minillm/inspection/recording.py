@@ -90,14 +90,16 @@ def record(model, ids, targets, keep: str = "") -> Record:
     """Run `model.loss(ids, targets)` and `model.backward()`, and write down every tensor.
 
     keep: the name of a tensor whose whole gradient is wanted, in `gradients`, on the host. The model's gradients are
-    forgotten before and after, and it is left in training mode with nothing saved.
+    forgotten before and after, and it is left in training mode with nothing saved. No block is computed twice.
     """
     recorder = _Recorder(model, keep)
     model.train().zero_grad()
+    recompute, model.body.recompute = model.body.recompute, False
     with observed(model, recorder):
         loss = float(model.loss(ids, targets))
         recorder.count_kept()
         model.backward()
+    model.body.recompute = recompute
     gradients = recorder.kept_gradient()
     parameters = recorder.parameters()
     if keep in model_parameters(model) and (grad := model_parameters(model)[keep].grad) is not None:
