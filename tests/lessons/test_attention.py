@@ -49,6 +49,7 @@ def test_the_picture_shows_two_heads(measured, draw):
         np.testing.assert_allclose(np.nansum(wished, axis=1), 0, atol=1e-12)
         sizes = np.tril(carried / looks)  # P_ij |dy_i| / P_ij: the same for all j
         np.testing.assert_allclose(sizes, np.tri(len(sizes)) * sizes[:, :1], rtol=1e-9)
+        assert np.ptp(sizes[:, 0]) > 0.1 * sizes[:, 0].max()  # and not the same for all i
 
 
 @pytest.mark.parametrize(

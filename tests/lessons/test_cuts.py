@@ -54,6 +54,7 @@ def test_the_picture_shows_where_the_cuts_are(measured, draw):
 def test_the_readers_sentence():
     measured = lesson.LESSON.measure("If the object is not defined, a TypeError is raised.")
     sure, unsure, _ = measured.tables
-    assert [row[1] for row in sure.rows] != [row[1] for row in unsure.rows] and sure.rows[0][1] == "20"
+    assert sure.rows[0][1] == unsure.rows[0][1] == "20"
+    assert int(sure.rows[1][1]) < int(unsure.rows[1][1]) and int(sure.rows[2][1]) < int(unsure.rows[2][1])
     with pytest.raises(UserError, match='"the" is a single token|" the" is a single token'):
         lesson.LESSON.measure(" the")
