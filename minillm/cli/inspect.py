@@ -29,7 +29,7 @@ def command(
     revision: Annotated[
         Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float64, tf32 or bfloat16 (precision.py).")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Look into one forward and backward pass, tensor by tensor.

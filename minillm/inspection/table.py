@@ -134,12 +134,10 @@ def _together(folded: Tensor, tensor: Tensor) -> Tensor:
 
 def _headline(inspection: Inspection) -> str:
     model, record = inspection.model, inspection.record
-    kind, dtype = type(model).__name__, next(iter(model.parameters().values())).value.dtype
+    kind = type(model).__name__
     numbers = sum(tensor.values.count for tensor in record.parameters)
-    return (
-        f"{kind}, {numbers:,} parameters in {dtype} on {model.device}; {record.tokens} tokens, each to predict the next:\n"
-        + " ".join(map(_readable, inspection.tokens))
-    )
+    head = f"{kind}, {numbers:,} parameters, {model.precision} on {model.device}; {record.tokens} tokens, each to predict the next:"
+    return "\n".join((head, " ".join(map(_readable, inspection.tokens))))
 
 
 def _readable(token: str) -> str:

@@ -24,7 +24,7 @@ def run_folder(tmp_path):
 def test_table(minillm, run_folder):
     shown = minillm("inspect", run_folder, "--text", TEXT).stdout
     lines = shown.splitlines()
-    assert lines[0].startswith("GPT2, ") and "parameters in float32 on cpu" in lines[0]
+    assert lines[0].startswith("GPT2, ") and "parameters, float32 on cpu" in lines[0]
     assert lines[1] == "the ·quick ·brown ·fox"
     names = [line.split()[0] for line in lines[3:] if line]
     assert names.index("wte") < names.index("h.0.ln_1") < names.index("h.1.mlp.gelu") < names.index("logits")
@@ -38,7 +38,7 @@ def test_options(minillm, run_folder):
     folded = minillm("inspect", run_folder, "--text", TEXT, "--layer", 1).stdout
     assert "\nh.0 +" in folded and "\nh.1.ln_1 " in folded and "1 of 2" in folded
     whole = minillm("inspect", run_folder, "--text", TEXT, "--all", "--dtype", "float64").stdout
-    assert "in float64" in whole and " + " not in whole
+    assert "parameters, float64 on cpu" in whole and " + " not in whole
     rows = [json.loads(line) for line in minillm("inspect", run_folder, "--text", TEXT, "--json").stdout.splitlines()]
     assert rows[0]["tensor"] == "wte" and rows[0]["shape"] == [1, 3, 64] and rows[0]["kept_bytes"] == 24
     assert rows[-1]["loss"] == pytest.approx(math.log(rows[-1]["perplexity"]))
