@@ -66,7 +66,8 @@ def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None,
     with blas.threads(1):  # the products are small: a second thread makes them no faster, and waits on busy machines
         measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
     for table in measured.tables:
-        console.print(rich_table(table), "")
+        print_table(console, table)
+        console.print()
     for statement, holds in measured.findings:
         console.print(Text(f"{'yes' if holds else 'NO '}  {statement}", style="" if holds else "bold red"))
     try:
@@ -91,18 +92,15 @@ def list_lessons(console: Console) -> None:
     rows = []
     for number, name in enumerate(NAMES):
         rows.append((str(number), name, find_lesson(name)[1].title))
-    console.print(rich_table(Table("minillm lesson NAME, or a number, or all", ("", "name", "what it shows"), rows)))
+    print_table(console, Table("minillm lesson NAME, or a number, or all", ("", "name", "what it shows"), rows))
 
 
-def rich_table(table: Table) -> RichTable:
-    """The table as rich prints it; columns after the first, whose cells are numbers, stand at the right.
+def print_table(console: Console, table: Table) -> None:
+    """The title, and the table under it; columns after the first, whose cells are numbers, stand at the right.
 
     Headings are broken between words, except tokens in quotes; in a narrow terminal long cells are folded, short ones not.
     """
     drawn = RichTable(
-        title=table.title,
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
@@ -110,19 +108,19 @@ def rich_table(table: Table) -> RichTable:
     )
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
-        numeric = index and all(map(_is_numeric, cells))
+        numeric = index and all(map(_is_numeric, filter(None, cells)))
         whole = max(map(len, cells + column.split()))
+        broken = fill(column, max(whole, HEADING), break_long_words=False, break_on_hyphens=False)
         drawn.add_column(
-            Text(
-                column if column.startswith(("'", '"')) else fill(column, max(whole, HEADING), break_long_words=False)
-            ),
+            Text(column if column.startswith(("'", '"')) else broken),
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=whole <= WHOLE_CELL,
         )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
-    return drawn
+    console.print(Text(table.title, style="bold"))
+    console.print(drawn)
 
 
 def check_folder(folder: Path) -> None:
@@ -181,4 +179,4 @@ def _cannot_be_written(path: Path, error: OSError) -> UserError:
 
 
 def _is_numeric(cell: str) -> bool:
-    return bool(cell) and cell.lstrip("+-").replace(",", "")[:1].isdigit()
+    return cell.lstrip("+-")[:1].isdigit() or cell.lower() in ("nan", "inf", "-inf")

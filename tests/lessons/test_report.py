@@ -133,14 +133,22 @@ def test_a_table_in_a_narrow_terminal():
     """Words and numbers stay whole, long cells are folded."""
     text = "a text of many words that has to be folded"
     rows = [("temperature 0.5", "1,234.5", text), ("greedy", "-0.1", text)]
-    table = report.rich_table(Table("T", ("written by", "a long perplexity", "text"), rows))
+    table = Table("T", ("written by", "a long perplexity", "text"), rows)
     for width in (40, 41, 45, 60):
         console = Console(file=io.StringIO(), width=width)
-        console.print(table)
+        report.print_table(console, table)
         told = console.file.getvalue()
         assert max(map(len, told.splitlines())) <= width
         assert all(whole in told for whole in ("written by", "temperature 0.5", "perplexity", "1,234.5"))
         assert set(text.split()) <= set(told.split())
+
+
+def test_numbers_stand_at_the_right(console):
+    rows = [("1", "5%", "NaN", "7 a"), ("22", "-1,000", "", "b")]
+    report.print_table(console, Table("A title that is longer than the table", ("n", "p", "x", "y"), rows))
+    told = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert told[0] == "A title that is longer than the table"
+    assert told[-2:] == ["1       5%  NaN  7 a", "22  -1,000       b"]
 
 
 # ------------------------------------------------------------------------------------------------- what lessons point to
