@@ -386,6 +386,8 @@ class TestCode:
                 "dq, dk, dv = attend_backward(dy, saved)",
             ),
             (LLAMA, "layers.0.self_attn.q_proj", "(N, I) @ (I, O)", "y[..., second] = b * cos + a * sin"),
+            (LLAMA, "layers.0.self_attn.k", "y[..., second] = b * cos + a * sin", "_put(dk, keys"),
+            (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "_put(dv, keys"),
             (LLAMA, "layers.0.mlp.up_proj", "(N, I) @ (I, O)", "dup *= dh"),
             (GPT2, "h.0.ln_1.weight", "y = normed * weight", "dweight = ones @ product"),
         ],
@@ -395,6 +397,15 @@ class TestCode:
         for passages, text in ((forward_passages(tensor), forward), (gradient_passages(tensor), backward)):
             marked = [line for passage in passages for line in str(passage).splitlines() if line.startswith(">")]
             assert any(text in line for line in marked), (text, marked)
+
+    def test_no_line_of_a_neighbour_is_marked(self):
+        """dq, dk and dv are results of one function: each tensor has its own."""
+        rows = rows_of(record(made(LLAMA), IDS, TARGETS))
+        for name, lines in (("q", "out=dq["), ("k", "_put(dk"), ("v", "_put(dv")):
+            shown = "\n".join(map(str, gradient_passages(rows[f"layers.0.self_attn.{name}"])))
+            marked = [line for line in shown.splitlines() if line.startswith(">")]
+            found = [text for text in ("out=dq[", "_put(dk", "_put(dv") if any(text in line for line in marked)]
+            assert found == [lines]
 
 
 class TestFaults:

@@ -63,12 +63,14 @@ class Tensor:
 @dataclass(frozen=True)
 class Origin:
     """Where a gradient came from: where it was handed over; the function that had returned it as result number `position`,
-    if it was an operation's or a layer's backward; and the operation's forward."""
+    if it was an operation's or a layer's backward; and the operation's forward. Where no function had returned it, because it
+    was put together or copied on the way, `nearby` are the operations whose backward had run in the same functions."""
 
     frames: list[Frame]
     function: object = None
     position: int = 0
     forward: object = None
+    nearby: list[tuple[Call, Frame]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class _Recorder(Observer):
         self._seen: dict[tuple, tuple[Tensor, object]] = {}
         self._inputs: dict[Call, list[tuple[int, Tensor]]] = {}
         self._returned: dict[int, tuple] = {}  # buffer -> it, and what Origin says of it
-        self._latest: tuple[Call, Frame] | None = None  # whose backward ran last, and where
+        self._ran: list[tuple[Call, Frame]] = []  # whose backward ran, and where
         self._kept_parts: list[np.ndarray] = []
         self._handed: dict[str, tuple] = {}  # layer -> the gradient that its backward was given, and where
 
@@ -225,7 +227,7 @@ class _Recorder(Observer):
     def before_backward(self, call: Call, gradients: tuple, frames: list[Frame]) -> None:
         for tensor, gradient in zip(call.tensors, gradients):
             self._take_gradient(tensor, gradient, self._origin(gradient, frames))
-        self._latest = call, frames[0]
+        self._ran.append((call, frames[0]))
 
     def after_backward(self, call: Call, gradients: tuple) -> None:
         for position, tensor in self._inputs.get(call, ()):
@@ -252,11 +254,11 @@ class _Recorder(Observer):
 
     def _origin(self, gradient, frames: list[Frame]) -> Origin:
         _, *returned = self._returned.get(id(_base(gradient)), (None,))
-        if not returned and self._latest is not None:
-            call, frame = self._latest
-            if frame in frames:  # computed in the very statement that hands it on, and put in another order there
-                returned = call.backward, 0, call.function
-        return Origin(frames, *returned)
+        if returned:
+            return Origin(frames, *returned)
+        functions = {(frame.code, frame.layer) for frame in frames}
+        nearby = [(call, frame) for call, frame in self._ran if (frame.code, frame.layer) in functions]
+        return Origin(frames, nearby=nearby)
 
     def _take_gradient(self, tensor: Tensor, gradient, origin: Origin) -> None:
         moments = Moments.of(gradient)

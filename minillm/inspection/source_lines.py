@@ -84,6 +84,7 @@ def gradient_passages(tensor: Tensor) -> list[Passage]:
         passages += _in_advance(origin.function, origin.forward, _root(result))
     if origin.frames:
         frame, argument = _hand_over(tensor)
+        passages += _put_together(origin.nearby, frame, argument)
         passages.append(Passage("handed on in", frame.code, _lines_before(frame, argument)))
     return _merged(passages)
 
@@ -106,6 +107,23 @@ def _computing(title: str, function, result: ast.expr) -> list[Passage]:
             passages.append(Passage("by way of", helper, _lines_computing(helper, _results(helper)[0])))
         result = result.args[0]
     return passages
+
+
+def _put_together(nearby: list[tuple[Call, Frame]], frame: Frame, argument: ast.expr | None) -> list[Passage]:
+    """The backward of an operation whose results a function put into a gradient, in another order or side by side.
+
+    It is the last one that ran in a statement that the gradient depends on; of its results it is the one that bears the
+    gradient's name there, or all of them.
+    """
+    lines = _lines_behind(frame, argument)
+    ran = [(call, at) for call, at in nearby if (at.code, at.layer) == (frame.code, frame.layer) and at.line in lines]
+    if not ran:
+        return []
+    call, at = ran[-1]
+    results, targets = _results(call.backward), _targets(_statement(at))
+    if len(targets) == len(results) and _root(argument) in targets:
+        results = [results[targets.index(_root(argument))]]
+    return _merged(passage for result in results for passage in _computing("its gradient:", call.backward, result))
 
 
 def _in_advance(backward, forward, name: str | None) -> list[Passage]:
@@ -181,10 +199,14 @@ def _assignments(function, name: str | None) -> list[ast.stmt]:
     return [] if name is None else [s for s in ast.walk(_tree(function)) if isinstance(s, SIMPLE) and _assigns(s, name)]
 
 
-def _assigns(statement: ast.stmt, name: str) -> bool:
+def _targets(statement: ast.stmt) -> list[str | None]:
+    """The names that a statement assigns, one for each entry of a tuple."""
     targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
-    flat = [t for target in targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
-    if name in map(_root, flat):
+    return [_root(t) for target in targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
+
+
+def _assigns(statement: ast.stmt, name: str) -> bool:
+    if name in _targets(statement):
         return True
     if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
         return False
@@ -259,3 +281,24 @@ def _lines_before(frame: Frame, argument: ast.expr | None) -> set[int]:
     if before and isinstance(argument, (ast.Name, ast.IfExp)):
         return before
     return before | _lines(argument) or _statement_lines(frame)
+
+
+def _lines_behind(frame: Frame, argument: ast.expr | None) -> set[int]:
+    """The lines of the statement that a frame stands at, and of all before it that the argument depends on."""
+    here, names, before = _statement(frame), _names(argument), None
+    behind = _lines(here)
+    while names != before:
+        before = set(names)
+        for node in ast.walk(_tree(frame.code)):
+            if isinstance(node, ast.For) and before & _names(node.target):
+                names |= _names(node.iter)
+            elif (
+                isinstance(node, SIMPLE) and node.lineno < here.lineno and any(_assigns(node, name) for name in before)
+            ):
+                behind |= _lines(node)
+                names |= _names(node)
+    return behind
+
+
+def _names(node: ast.AST | None) -> set[str]:
+    return set() if node is None else {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}

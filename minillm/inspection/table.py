@@ -136,8 +136,9 @@ def _headline(inspection: Inspection) -> str:
     model, record = inspection.model, inspection.record
     kind = type(model).__name__
     numbers = sum(tensor.values.count for tensor in record.parameters)
-    head = f"{kind}, {numbers:,} parameters, {model.precision} on {model.device}; {record.tokens} tokens, each to predict the next:"
-    return "\n".join((head, " ".join(map(_readable, inspection.tokens))))
+    head = f"{kind}, {numbers:,} parameters, {model.precision} on {model.device}"
+    text = f"{record.tokens} tokens, each to predict the next: {' '.join(map(_readable, inspection.tokens))}"
+    return f"{head}\n{text}"
 
 
 def _readable(token: str) -> str:

@@ -25,7 +25,7 @@ def test_table(minillm, run_folder):
     shown = minillm("inspect", run_folder, "--text", TEXT).stdout
     lines = shown.splitlines()
     assert lines[0].startswith("GPT2, ") and "parameters, float32 on cpu" in lines[0]
-    assert lines[1] == "the ·quick ·brown ·fox"
+    assert lines[1] == "3 tokens, each to predict the next: the ·quick ·brown ·fox"
     names = [line.split()[0] for line in lines[3:] if line]
     assert names.index("wte") < names.index("h.0.ln_1") < names.index("h.1.mlp.gelu") < names.index("logits")
     assert names.index("loss") < names.index("parameters") < names.index("wte.weight") < names.index("total")
