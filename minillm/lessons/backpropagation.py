@@ -182,13 +182,13 @@ def path_table(kept, path, tokens, decode) -> Table:
     hit, count = int(v == kept.targets[t]), len(kept.targets)
     rows = [
         (f"logit {decode(v)}", f"(p - {hit}) / {count} = ({kept.p[t, v]:.4f} - {hit}) / {count}", f"{dz[v]:+.5f}"),
-        ("y", f"{dz[v]:+.5f} x {kept.embedding[v, c]:+.4f} + {len(dz) - 1} more", f"{dy[c]:+.5f}"),
-        ("x", f"{r[t, 0]:.4f} x ({dn[c]:+.5f} - {mean:+.5f} - {along:+.5f})", f"{dx[c]:+.5f}"),
-        ("a", f"{dx[c]:+.5f} x {kept.down[c]:+.4f} + {len(dx) - 1} more", f"{da:+.5f}"),
-        ("u", f"{da:+.5f} x slope {gelu_slope(kept)[t]:+.4f}", f"{du:+.5f}"),
-        ("weight", f"{du:+.5f} x {kept.m[t]:+.4f}", f"{du * kept.m[t]:+.5f}"),
+        ("y", f"{dz[v]:+.5f} * {kept.embedding[v, c]:+.4f} + {len(dz) - 1} more", f"{dy[c]:+.5f}"),
+        ("x", f"{r[t, 0]:.4f} * ({dn[c]:+.5f} - {mean:+.5f} - {along:+.5f})", f"{dx[c]:+.5f}"),
+        ("a", f"{dx[c]:+.5f} * {kept.down[c]:+.4f} + {len(dx) - 1} more", f"{da:+.5f}"),
+        ("u", f"{da:+.5f} * slope {gelu_slope(kept)[t]:+.4f}", f"{du:+.5f}"),
+        ("weight", f"{du:+.5f} * {kept.m[t]:+.4f}", f"{du * kept.m[t]:+.5f}"),
     ]
-    return Table(f"Down from the loss, token {tokens[t]}", ("of", "chain rule", "gradient"), rows)
+    return Table(f"Down from the loss, token {tokens[t]}", ("gradient of", "chain rule", "is"), rows)
 
 
 def strongest(kept, path) -> tuple[int, int, int]:
@@ -293,12 +293,17 @@ LESSON = Lesson(
     idea="The loss is computed from the weights in many small steps. Backpropagation walks them from the last to the first. "
     "At every number it knows how much the loss would change with it: that number's gradient. To pass an edge it multiplies "
     "by the derivative of that step; where a number acts on several others, it adds what comes back from them. "
-    "Below, x is what runs through the model, y is x after the last norm, a and u are one unit of the last MLP after and "
-    "before its switch (GELU), and m is the number that the weight multiplies.",
+    "Below, p is the probability of a token and 1 is taken off for the one that came; x is what runs through the model, "
+    "y is x after the last norm, a and u are one unit of the last MLP after and before its switch (GELU), and m is the "
+    "number that the weight multiplies.\n\n"
+    "Finite differences change the weight by a step h and look at the loss: at w and w + h (one-sided), at w + h and w - h "
+    "(central), or at two more places (five-point). A large step sees the loss bend, a tiny one sees nothing but the rounding "
+    "of its last digits: in between is the best one.",
     measure=measure,
     commands=(
-        "minillm gradcheck layer_norm      # finite differences against every gradient of a layer; without a name, all layers",
-        "minillm gradcheck                 # h = 1e-3 there, five-point: see where that is in the picture",
+        f'minillm inspect MODEL --text "{SENTENCE}" --tensor h.1.mlp.c_fc.weight     # the code of this gradient',
+        "minillm gradcheck gelu     # five-point, h = 1e-3: find it in the picture",
+        "minillm gradcheck gelu     # again, after you have changed a sign in minillm/layers/gelu.py",
     ),
     read=(
         "minillm/lessons/gradient_path.py",

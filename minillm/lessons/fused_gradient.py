@@ -122,7 +122,9 @@ def measure() -> Measured:
         tables=[
             example_table(example),
             error_table("Error of the gradient in float32, by the token's loss", "loss", by_loss, said),
-            error_table("Error of the same row, all logits shifted so that their log-sum-exp is", "shift", by_level),
+            error_table(
+                "Error when all logits are raised, which leaves the probabilities as they are", "raised by", by_level
+            ),
             Table(
                 f"What it takes, {LARGE[0]} tokens and {LARGE[1]:,} logits each (one run's time: it varies)",
                 ("way", "memory, in arrays of logits", "milliseconds"),
@@ -331,11 +333,14 @@ LESSON = Lesson(
     idea="The loss of a token is -log of its probability, and the probabilities are a softmax of the logits. Differentiating "
     "the logarithm divides by the probability; differentiating the softmax multiplies by it. On paper the two cancel, and "
     "what is left is p - 1 for the token that came and p for all others: every token is pushed down by the probability that it "
-    "wrongly has, and the right one up by what it lacks. A computer that divides first may divide by something too small.",
+    "wrongly has, and the right one up by what it lacks.\n\n"
+    "A computer that divides first may divide by something too small. Measured are three ways: fused is p - 1 and p; unfused "
+    "takes softmax, logarithm and choice one by one, and their derivatives backwards; textbook does the same with a softmax "
+    "that does not take the largest logit off first. NaN is what inf - inf gives: no number, and it spreads to all weights.",
     measure=measure,
     commands=(
         "minillm gradcheck cross_entropy",
-        "python -m benchmarks.linear_cross_entropy     # memory at GPT-2's size, the head included (from a checkout)",
+        "python -m benchmarks.linear_cross_entropy --rows 512 --repeats 1     # in a checkout: the output head included",
     ),
     read=("minillm/layers/cross_entropy.py", "minillm/layers/softmax.py", "minillm/layers/linear_cross_entropy.py"),
 )

@@ -96,10 +96,10 @@ def gelu_backward(dy, kept):
 def cross_entropy(logits, targets):
     """Mean of -log(probability of the token that came).  logits (B, T, V), targets (B, T)  ->  loss, dlogits"""
     p = softmax(logits)
-    B, T = np.indices(targets.shape)
-    loss = -np.log(p[B, T, targets]).mean()
+    row, place = np.indices(targets.shape)
+    loss = -np.log(p[row, place, targets]).mean()
     # forward: loss = mean of log(sum_v exp(logit_v)) - logit_target: the gradient is p - 1 at the target, p elsewhere
-    p[B, T, targets] -= 1
+    p[row, place, targets] -= 1
     return loss, p / targets.size
 
 

@@ -66,7 +66,7 @@ def measure() -> Measured:
                 ],
             ),
             Table(
-                "Gradients in the first step, largest norm of any tensor of that kind",
+                "Gradients in the first step, the largest of each kind of weight",
                 ("weights", "tensors", "numbers", "norm", "relative difference"),
                 _gradient_rows(gradients, differences),
             ),

@@ -116,6 +116,8 @@ def test_what_the_lesson_claims(measured):
 
 def test_the_lesson_notices_a_wrong_rule(monkeypatch):
     monkeypatch.setitem(gradient_path.RULES, "x", gradient_path.to_x_without_last_term)
+    monkeypatch.setattr(backpropagation, "STEPS", np.geomspace(1, 1e-12, 25))
+    monkeypatch.setattr(backpropagation, "WEIGHTS", 3)
     with blas.threads(1):
         found = backpropagation.LESSON.measure().findings
     assert not found[0].holds
