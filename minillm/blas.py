@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,6 +37,7 @@ def threads(count: int) -> Iterator[bool]:
         function(before)
 
 
+@lru_cache(maxsize=4)
 def _find(name: str):
     if sys.platform == "win32":  # symbols of a library that another one loaded cannot be looked up there
         return None

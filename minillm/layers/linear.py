@@ -16,6 +16,7 @@ Llama's files and in every token embedding that serves as output head.
 from __future__ import annotations
 
 from minillm.backend import array_module
+from minillm.few_rows import few_rows_gain, few_rows_product
 from minillm.layers.layer import Layer, Parameter
 from minillm.matmul import matmul
 from minillm.precision import narrow
@@ -74,7 +75,10 @@ class Linear(Layer):
     def product(self, x, with_bias=False):
         """x @ weight, and + bias if it is asked for and there is one, x (N, I) -> (N, O); nothing is kept for backward."""
         weight = self.weight.value
-        y = x @ (weight.T if self.transposed else weight)
+        if self.transposed and few_rows_gain(x, weight):
+            y = few_rows_product(x, weight)
+        else:
+            y = x @ (weight.T if self.transposed else weight)
         if with_bias and hasattr(self, "bias"):
             y += self.bias.value
         return y

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from planting import assert_close, planted
+
+import minillm
+from minillm import blas, few_rows
+from minillm.backend import stream
+from minillm.few_rows import BLOCK, MOST_ROWS, few_rows_gain, few_rows_product
+from minillm.gradcheck_catalogue import randomised
+from minillm.layers import linear
+from minillm.layers.linear import Linear
+from minillm.models.decoding import Decoder
+
+
+def matrices(rows, outputs, inputs):
+    draw = stream("few rows", rows, outputs, inputs)
+    return draw.normal((rows, inputs)).astype(np.float32), draw.normal((outputs, inputs)).astype(np.float32)
+
+
+def assert_multiplies(rows, outputs, inputs, module=few_rows):
+    x, weight = matrices(rows, outputs, inputs)
+    y = module.few_rows_product(x, weight)
+    assert y.flags.c_contiguous and y.dtype == np.float32
+    rounding = np.finfo(np.float32).eps * max(inputs, 64) ** 0.5  # of a sum of so many terms
+    assert_close(y, x.astype(np.float64) @ weight.T.astype(np.float64), rounding)
+
+
+SHAPES = [(2, 1000, 300), (5, 4097, 64), (MOST_ROWS, 437, 600), (3, 1, 7), (3, 5, 2 * BLOCK)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_the_product(shape, threads):
+    with blas.threads(threads):
+        assert_multiplies(*shape)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("rows = max(1, BLOCK // weight.shape[1])", "rows = BLOCK // weight.shape[1]"),
+        ("np.matmul(weight[first:last]", "np.matmul(weight[start : start + last - first]"),
+    ],
+)
+def test_faults_are_caught(right, wrong):
+    with blas.threads(2), pytest.raises((AssertionError, ZeroDivisionError)):
+        for shape in SHAPES:
+            assert_multiplies(*shape, planted(few_rows, right, wrong))
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, weight = matrices(4, 3001, 200)
+    results = []
+    for threads in (1, 2, 3):
+        with blas.threads(threads):
+            results.append(few_rows_product(x, weight))
+    assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
+
+
+def test_where_it_is_used(monkeypatch):
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    x, weight = matrices(4, 1024, 256)
+    assert few_rows_gain(x, weight)
+    assert not few_rows_gain(x[:1], weight) and not few_rows_gain(np.repeat(x, 4, axis=0), weight)
+    assert not few_rows_gain(x, weight[:1000])  # small enough for the cache as it is
+    assert not few_rows_gain(x, weight.astype(np.float64))
+    assert not few_rows_gain(x, weight.view(minillm.backend.SimulatedArray))
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: False)
+    assert not few_rows_gain(x, weight)
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_linear_layer_uses_it_for_weights_stored_by_outputs(monkeypatch, transposed):
+    calls = []
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    monkeypatch.setattr(linear, "few_rows_product", lambda *pair: calls.append(pair) or few_rows_product(*pair))
+    x, weight = matrices(4, 512, 512)
+    layer = Linear(weight, np.ones(512, np.float32), transposed=transposed)
+    assert_close(layer.product(x, with_bias=True), x @ (weight.T if transposed else weight) + 1, 1e-6)
+    assert len(calls) == transposed
+
+
+@pytest.mark.parametrize("kind", [minillm.GPT2, minillm.Llama])
+def test_a_model_reads_several_tokens_with_it(monkeypatch, kind):
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    monkeypatch.setattr(few_rows, "BLOCK", 256)
+    config = minillm.GPT2Config if kind is minillm.GPT2 else minillm.LlamaConfig
+    fields = dict(vocab_size=50, context_length=12, n_layer=2, n_head=2, d_model=32)
+    model = randomised(kind(config(**fields), seed=0), 0.3).eval()
+    ids = stream("few rows").integers(50, (1, 9))
+    decoder = Decoder(model)
+    x = np.concatenate([decoder.hidden(ids[:, :4]), decoder.hidden(ids[:, 4:])], axis=1)
+    assert_close(decoder.logits(x[0]), model.forward(ids)[0], 1e-5)
