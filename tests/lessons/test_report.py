@@ -6,6 +6,7 @@ import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -86,6 +87,20 @@ def test_without_matplotlib_a_line_says_what_brings_it(console, tmp_path, monkey
         UserError, match=r'--show needs matplotlib, which is not installed: pip install "minillm\[plots\]"'
     ):
         report.give_lessons("8", tmp_path, None, True, console)
+
+
+def test_a_window_shows_the_picture(console, tmp_path, monkeypatch):
+    figure_module = pytest.importorskip("matplotlib.figure")
+    figures, shown = [], []
+
+    def make(**settings):
+        figures.append(figure_module.Figure(**settings))
+        return figures[-1]
+
+    pyplot = SimpleNamespace(figure=make, show=lambda: shown.append(len(figures[0].axes)))
+    monkeypatch.setattr(report, "import_pyplot", lambda: pyplot)
+    report.give_lesson(3, made_up(), tmp_path, None, True, console)
+    assert shown == [1] and figures[0].get_suptitle() == "A title"
 
 
 def test_the_sentence(console, tmp_path):
