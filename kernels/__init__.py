@@ -24,6 +24,7 @@ OPERATIONS = {
     "residual_layer_norm": ("float32", "bfloat16"),
     "rms_norm": ("float32", "bfloat16"),
     "rotary": ("float32", "bfloat16"),
+    "swiglu": ("float32", "bfloat16"),
 }
 RUNGS = ("naive", "tiled", "flash", "flash_tensor_cores")  # of attention, kernels/attention
 _choices: dict[str, bool | str] = {}  # True, False, or for attention the name of a rung

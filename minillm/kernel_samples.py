@@ -164,6 +164,11 @@ def _global_norm(op, a):
     return {"norm": op.global_norm(a.gradients)}
 
 
+def _swiglu(op, a):
+    h, saved = op.swiglu_forward(a.x, a.delta)
+    return dict(zip(("h", "dgate", "dup"), (h, *op.swiglu_backward(a.dy, saved))))
+
+
 class OptimizerReference:
     """minillm.optim behind the functions of the launchers."""
 
@@ -210,6 +215,7 @@ _PROBLEMS = {
     "residual_layer_norm": (_layer("residual_layer_norm"), *_ROWS, _residual_layer_norm),
     "rms_norm": (_layer("rms_norm"), *_ROWS, _rms_norm),
     "rotary": (_layer("rotary"), ("batch", "heads", "time", "width"), (1, 2, 64, 64), _rotary_inputs, _rotary),
+    "swiglu": (_layer("swiglu"), *_ROWS, _swiglu),
 }
 SAMPLES = {name: Sample(f"minillm.kernels.{name}", *problem) for name, problem in _PROBLEMS.items()}
 for _rung in RUNGS:

@@ -26,7 +26,7 @@ from minillm.matmul import matmul, operand
 
 # Logits that exist at a time: 44 MiB in float32, and 512 MiB on a GPU, which wants thousands of rows to a product.
 CHUNK_LOGITS = {"cpu": 11 << 20, "cudasim": 11 << 20, "cuda": 1 << 27}
-STRIP_ROWS = 4096  # rows of dW that are computed at a time
+STRIP_ROWS = 4096  # rows of dW that are computed at a time, but on a GPU, whose products add to what is there
 
 
 def linear_cross_entropy_forward(
@@ -56,6 +56,7 @@ def linear_cross_entropy_forward(
     if device_of(count) == "cpu" and count == 0:  # on a device the loss is NaN then: the host does not wait to look
         raise ValueError(f"all {t.size} targets are ignore_index ({ignore_index}), there is nothing to average")
     chunk_rows = chunk_rows or max(1, CHUNK_LOGITS[device_of(weight)] // len(weight))
+    strip_rows = len(weight) if device_of(weight) == "cuda" else STRIP_ROWS
     if needs_gradient:
         dx = xp.empty_like(rows)
         if needs_dweight and dweight is None:
@@ -71,8 +72,8 @@ def linear_cross_entropy_forward(
             # forward: logits = x @ weight.T
             dlogits = operand(dlogits, x)
             matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
-            for first in range(0, len(weight) if needs_dweight else 0, STRIP_ROWS):
-                strip = slice(first, first + STRIP_ROWS)
+            for first in range(0, len(weight) if needs_dweight else 0, strip_rows):
+                strip = slice(first, first + strip_rows)
                 matmul(dlogits[:, strip].T, rows[chunk], out=dweight[strip], add=True)  # (v, n) @ (n, C)
         del logits, dlogits  # before the next chunk's are made
     return loss, (dx.reshape(x.shape), dweight) if needs_gradient else None

@@ -18,6 +18,7 @@ The token reached h by two ways, so its two gradients add up: dx = dg W_gate + d
 from __future__ import annotations
 
 from minillm.backend import array_module
+from minillm.kernels import implementation
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.precision import narrow, wide
@@ -61,12 +62,14 @@ class SwiGLU(Layer):
         self.down_proj = down_proj
 
     def forward(self, x):
-        h, saved = swiglu_forward(self.gate_proj.forward(x), self.up_proj.forward(x))
-        self.save_for_backward(saved)
+        gate, up = self.gate_proj.forward(x), self.up_proj.forward(x)  # (..., C) @ (C, F), twice
+        forward, backward = implementation(gate, swiglu_forward, swiglu_backward)
+        h, saved = forward(gate, up)
+        self.save_for_backward((backward, saved))
         return self.down_proj.forward(h)  # (..., F) @ (F, C)
 
     def backward(self, dy):
-        saved = self.take_saved()
+        swiglu_backward, saved = self.take_saved()
         # forward: y = down_proj(h)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate = gate_proj(x), up = up_proj(x), the same x in both

@@ -61,6 +61,11 @@ def gelu(op, a, biased=True, approximate="tanh"):
     return {"y": y}, dict(zip(("dx", "dbias"), op.gelu_backward(a.dy, saved)))
 
 
+def swiglu(op, a):
+    h, saved = op.swiglu_forward(a.x * 16, a.delta)  # some sigmoids are 0 or 1; exact in bfloat16
+    return {"h": h}, dict(zip(("dgate", "dup"), op.swiglu_backward(a.dy, saved)))
+
+
 def logits_inputs(rng, rows, vocabulary, ignored=()):
     targets = rng.integers(vocabulary, size=rows)
     targets[list(ignored)] = -100
@@ -135,6 +140,7 @@ def cases():
         yield rms_norm, {}, norm_inputs, (1, 2) if shape == (1, 1) else shape
         yield residual_layer_norm, {}, norm_inputs, shape
         yield gelu, {}, norm_inputs, shape
+        yield swiglu, {}, norm_inputs, shape
     yield layer_norm, {"biased": False}, norm_inputs, (6, 65)
     yield residual_layer_norm, {"biased": False}, norm_inputs, (6, 65)
     yield gelu, {"biased": False}, norm_inputs, (6, 65)
@@ -405,6 +411,8 @@ FAULTS = {
     "adamw: pieces overlap": (adamw, "start + PIECE < size ? start + PIECE : size", "size", "check"),
     "global_norm: every thread writes": (global_norm, "if (threadIdx.x == 0) sums", "sums", "check"),
     "rotary: backward turns forward": (rotary, "sign * sine[pair]", "sine[pair]", "numbers"),
+    "swiglu: the sigmoid's own gradient is dropped": (swiglu, " * (1 + g * (1 - s))", "", "numbers"),
+    "swiglu: last block not cut": (swiglu, "n < count", "n <= count", "check"),
 }  # fmt: skip
 
 

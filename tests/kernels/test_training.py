@@ -9,7 +9,7 @@ from minillm.kernels import OPERATIONS, launch, use_kernels
 from minillm.optim import clip_scale, global_norm
 
 STEPS = 20
-UNUSED = {"rms_norm", "rotary", "residual_layer_norm"}  # not in a GPT-2
+UNUSED = {"rms_norm", "rotary", "residual_layer_norm", "swiglu"}  # not in a GPT-2
 
 
 def train(device, dropout, **settings):
