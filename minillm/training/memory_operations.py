@@ -182,9 +182,10 @@ def attention(s: Shapes, held: int, outer: int, in_forward: int, keys: int, grad
         log_sum_exp = s.batch * s.config.n_head * s.time * 4
         kept = 2 * q + 2 * keys + log_sum_exp
         return Operation("attention", kept, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
-    if s.kernels:
-        kept = 2 * q + 2 * keys + (1 + drops) * matrix * s.number
-        return Operation("attention", kept, held + in_forward, outer + 2 * q + 2 * gradients + matrix * s.number)
+    if s.kernels:  # it takes float32: bfloat16 is widened before, and narrowed after
+        kept = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
+        results = (2 * q + 2 * gradients) * s.weight // s.number
+        return Operation("attention", kept, held + in_forward, outer + results + matrix * s.weight)
     return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix)
 
 
@@ -289,16 +290,16 @@ def llama_block(s: Shapes) -> list[Operation]:
 
 
 def llama_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
-    """h = silu(x W_gate) * (x W_up);  y = h W_down. There is no kernel for it: it computes with what NumPy would."""
+    """h = silu(x W_gate) * (x W_up);  y = h W_down. NumPy keeps gate, up and the sigmoid of gate, the kernel the first two."""
     c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.mlp_bias
-    within = inner * s.weight // s.number
-    widened = 0 if within == inner else within
-    # backward: dgate, dup, dx, and the product that is added to it; gate, up and s are held until the layer returns
-    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + 3 * within + 2 * stream)
+    within, widened = s.inside(inner), s.widened(inner)
+    kept, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
+    # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU kept is held until the layer returns
+    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + kept + 2 * stream)
     return [
         gates._replace(gradient=2 * gates.gradient),
-        Operation("swiglu", 3 * within, held + inner + widened, outer + inner + widened + 2 * within),
-        _product("down", s, (f, c), bias, inner, held + 2 * stream, outer + inner),
+        Operation("swiglu", kept, held + raw + inner + widened, outer + inner + widened + 2 * within),
+        _product("down", s, (f, c), bias, inner, held + raw + 2 * stream, outer + inner),
     ]
 
 
