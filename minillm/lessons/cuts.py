@@ -171,6 +171,7 @@ LESSON = Lesson(
     measure=measure,
     commands=(
         'minillm lesson cuts --text "If the object is not defined, a TypeError is raised."',
+        'minillm generate MODEL --prompt "The fol" --temperature 1 --top-p 0.9 --trace --max-tokens 3     # what is cut',
         'minillm generate MODEL --prompt "The" --temperature 1.5 --top-k 20     # warm, with each of the cuts',
         'minillm generate MODEL --prompt "The" --temperature 1.5 --top-p 0.9',
         'minillm generate MODEL --prompt "The" --temperature 1.5 --min-p 0.1',

@@ -178,8 +178,9 @@ LESSON = Lesson(
     measure=measure,
     commands=(
         'minillm lesson greedy-or-sampling --text "If the"',
-        'minillm generate MODEL --prompt "The" --temperature 0',
+        'minillm generate MODEL --prompt "The" --temperature 0     # then with --no-repeat-ngram 4, which forbids the loop',
         'minillm generate MODEL --prompt "The" --temperature 1 --seed 1     # then other seeds',
+        'minillm generate MODEL --prompt "The" --compare --max-tokens 60     # every strategy, side by side',
     ),
     read=("minillm/sampler/diversity.py", "minillm/sampler/choice.py", "minillm/sampler/generation.py"),
     sentence="The value of the",
