@@ -42,6 +42,7 @@ class Sampler:
     def __init__(self, temperature: float = 1.0, top_k: int | None = None, seed: int = 0, **settings):
         self.settings = SamplerSettings(temperature, top_k, seed, **settings)
         self._stages = stages_of(self.settings)
+        self._largest_named = max(self.settings.named_tokens(), key=lambda pair: pair[1], default=None)
         self.reset()
 
     def reset(self) -> None:
@@ -123,9 +124,9 @@ class Sampler:
 
     def _context(self, logits, history: History | None) -> Context:
         rows, vocabulary = logits.shape
-        for name, token in self.settings.named_tokens():
-            if token >= vocabulary:
-                raise UserError(f"{name} names token {token}, but the vocabulary has only {vocabulary} tokens")
+        if self._largest_named and self._largest_named[1] >= vocabulary:
+            name, token = self._largest_named
+            raise UserError(f"{name} names token {token}, but the vocabulary has only {vocabulary} tokens")
         if history is None:
             needing = [stage.name for stage in self._stages if stage.looks_back]
             if needing:
