@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.backend import array_module, device_of
+from minillm.errors import UserError
 from minillm.precision import bfloat16, is_bfloat16, rounded_to_tf32, tf32_wanted, wide
 from minillm.watching import watched
 
@@ -30,6 +31,7 @@ COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F
 DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT: cuBLAS chooses, tensor cores included
 AS_IT_LIES, TRANSPOSED = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 ALIGNED = 8  # numbers of bfloat16 in 16 bytes: where rows begin there, tensor cores load them at full speed
+LOW_PRECISION_CAPABILITY = 80  # of the first GPUs (Ampere) whose tensor cores take bfloat16 and TF32
 ZERO, ONE = np.zeros((), np.float32), np.ones((), np.float32)  # cuBLAS reads both from the host
 
 
@@ -45,6 +47,17 @@ def matmul(a, b, out=None, dtype=None, add=False):
 def operand(x, like):
     """x as products with `like` take it: rounded to bfloat16 where `like` is, else x itself. For what is multiplied twice."""
     return _bfloat16_rows(x) if is_bfloat16(like) and not is_bfloat16(x) else x
+
+
+def check_gpu(array, precision: str) -> None:
+    """Raises UserError if `array` lives on a GPU that cannot multiply matrices in `precision`."""
+    if device_of(array) == "cuda" and precision in ("tf32", "bfloat16"):
+        capability = int(array.device.compute_capability)
+        if capability < LOW_PRECISION_CAPABILITY:
+            raise UserError(
+                f"dtype {precision} needs a GPU of compute capability 8.0 or later, this one has "
+                f"{capability // 10}.{capability % 10}: use float32"
+            )
 
 
 def _on_host(a, b, out, dtype, add):

@@ -11,7 +11,7 @@ from minillm import precision
 from minillm.backend import stream, to_device, to_host
 from minillm.errors import UserError
 from minillm.layers import gelu, layer_norm, linear, linear_cross_entropy, rms_norm, rotary, swiglu
-from minillm.matmul import layout, matmul, operand
+from minillm.matmul import check_gpu, layout, matmul, operand
 from minillm.precision import activation_dtype, bfloat16, products_in, rounded_to_tf32, weight_dtype
 
 CLOSE = 0.999  # cosine between a gradient and that of float64
@@ -147,7 +147,7 @@ def norm_is_float32(module):
             sums_are_float32,
             [
                 ("dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)", "dweight = matmul(rows.T, dy_rows)"),
-                ("dbias = matmul(ones, dy_rows, dtype=weight.dtype)", "dbias = matmul(ones, dy_rows)"),
+                ("ones = xp.ones(len(dy_rows), dtype=weight.dtype)", "ones = xp.ones(len(dy_rows), dtype=dy.dtype)"),
             ],
         ),
         (
@@ -294,6 +294,47 @@ def test_without_its_package_bfloat16_is_refused_in_one_line(monkeypatch):
     bfloat16.cache_clear()
     with pytest.raises(UserError, match="bfloat16 needs the package ml_dtypes: pip install ml_dtypes"):
         precision.activation_dtype("bfloat16")
+
+
+def test_a_gpu_that_is_too_old_is_named():
+    class Turing:
+        compute_capability = "75"
+
+    array_type = type("ndarray", (), {"__module__": "cupy", "device": Turing})
+    check_gpu(array_type(), "float32")
+    with pytest.raises(
+        UserError, match="dtype bfloat16 needs a GPU of compute capability 8.0 or later, this one has 7.5"
+    ):
+        check_gpu(array_type(), "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("device", DEVICES, indirect=True)
+def test_the_head_never_holds_all_logits(dtype, device, monkeypatch):
+    """Of the V x N logits of a batch a few rows exist at a time, in float32; their gradients are rounded for the products."""
+    limit, seen = 5 * 65, []
+    monkeypatch.setattr(linear_cross_entropy, "CHUNK_LOGITS", dict.fromkeys(("cpu", "cudasim", "cuda"), limit))
+    inner = linear_cross_entropy.matmul
+
+    def watched(a, b, **named):
+        result = inner(a, b, **named)
+        seen.extend((x.size, x.dtype.name) for x in (a, b, result) if 65 in x.shape and 64 not in x.shape)
+        return result
+
+    monkeypatch.setattr(linear_cross_entropy, "matmul", watched)
+    loss_and_gradients("gpt2", dtype, device)
+    assert max(size for size, _ in seen) <= limit < 64 * 65
+    assert {name for _, name in seen} == {"float32", "bfloat16"} if dtype == "bfloat16" else {"float32"}
+
+
+def test_lora_learns_in_bfloat16():
+    model = minillm.GPT2(CONFIGS["gpt2"], seed=3, dtype="bfloat16").train()
+    minillm.models.fine_tuning.add_lora(model, minillm.models.fine_tuning.LoRA(4))
+    tokens = stream(1, "batch").integers(65, (2, 33))
+    model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, 2))
+    model.backward()
+    grads = [parameter.grad for parameter in model.trained_parameters().values()]
+    assert {grad.dtype.name for grad in grads} == {"float32"} and any(grad.any() for grad in grads)
 
 
 def test_logits_are_float32_and_take_their_gradient_back():

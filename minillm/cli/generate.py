@@ -131,6 +131,7 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
+    from minillm.backend import float_dtype
     from minillm.cli.generate_output import (
         Shown,
         numbered,
@@ -159,6 +160,7 @@ def command(
     Sampler(temperature, top_k, seed, **settings)  # raises before the model is opened
 
     tokenizer = tokenizer_of(model, revision)
+    float_dtype(dtype)  # text is written in the precision of the weights
     language_model = from_pretrained(model, dtype, revision).to(device)
     end = () if ignore_end else end_tokens(model, tokenizer, revision)
     if dry_multiplier:

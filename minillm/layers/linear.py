@@ -53,7 +53,7 @@ def linear_backward(dy, saved, needs_dweight=True):
         dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
     # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed of the BLAS.
     ones = xp.ones(len(dy_rows), dtype=weight.dtype) if has_bias else None
-    dbias = matmul(ones, dy_rows, dtype=weight.dtype) if has_bias else None  # (N,) @ (N, O)
+    dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
     return dx, dweight, dbias
 
 

@@ -29,7 +29,7 @@ def lora_forward(x, a, b, scale):
     """x (..., I), a (r, I), b (O, r)  ->  what is added to the layer's output (..., O), saved"""
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     h = matmul(rows, a.T)  # (N, I) @ (I, r)
-    h *= h.dtype.type(scale)
+    h *= scale
     return matmul(h, b.T).reshape(*x.shape[:-1], len(b)), (x, a, b, h, scale)  # (N, r) @ (r, O)
 
 
@@ -41,7 +41,7 @@ def lora_backward(dy, saved):
     db = matmul(dy_rows.T, h, dtype=b.dtype)  # (O, N) @ (N, r)
     dh = matmul(dy_rows, b)  # (N, O) @ (O, r)
     # forward: h = (x @ a.T) * scale
-    dh *= dh.dtype.type(scale)
+    dh *= scale
     da = matmul(dh.T, rows, dtype=a.dtype)  # (r, N) @ (N, I)
     return matmul(dh, a).reshape(x.shape), da, db  # (N, r) @ (r, I)
 

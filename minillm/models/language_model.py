@@ -9,6 +9,7 @@ from minillm.errors import UserError
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
+from minillm.matmul import check_gpu
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.precision import activation_dtype, products_in, weight_dtype
 
@@ -80,6 +81,12 @@ class LanguageModel(Layer):
             else:
                 dx = self.lm_head.backward(dlogits.astype(self.body.activations, copy=False))
             self.body.backward(dx)
+
+    def to(self, device: str) -> LanguageModel:
+        """As `Layer.to`. Raises UserError where the GPU does not know the model's precision."""
+        super().to(device)
+        check_gpu(self.lm_head.weight.value, self.precision)
+        return self
 
     def replica(self) -> LanguageModel:
         """A model that shares this one's weights and has gradients of its own."""

@@ -9,6 +9,7 @@ import pytest
 from minillm.backend import to_device
 from minillm.errors import UserError
 from minillm.kernels import OPERATIONS, twin, use_kernels
+from minillm.precision import bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,13 @@ def test_a_simulated_array_gets_the_launcher(operation):
 def test_no_launcher_for_host_memory_or_another_dtype():
     assert twin("gelu", array(device="cpu")) is None
     assert twin("gelu", array("float64")) is None
+
+
+def test_bfloat16_gets_a_launcher_where_vectors_travel():
+    for operation, dtypes in OPERATIONS.items():
+        found = twin(operation, to_device(np.zeros(3, np.float32).astype(bfloat16()), "cudasim"))
+        assert (found is not None) == ("bfloat16" in dtypes), operation
+    assert twin("layer_norm", to_device(np.zeros(3, bfloat16()), "cpu")) is None
 
 
 def test_kernels_are_turned_off_and_on():

@@ -9,7 +9,7 @@ from minillm.layers.linear import Linear, linear_forward
 FAULTS = [
     ("dx = matmul(dy_rows, w.T)", "dx = matmul(dy_rows, w.T * 0.5)"),
     ("dweight = matmul(rows.T, dy_rows,", "dweight = matmul(rows.T, dy_rows / len(rows),"),  # mean in place of sum
-    ("dbias = matmul(ones, dy_rows,", "dbias = matmul(ones, dy_rows / len(dy_rows),"),
+    ("dbias = matmul(ones, dy_rows)", "dbias = matmul(ones, dy_rows / len(dy_rows))"),
 ]
 
 
