@@ -45,7 +45,8 @@ def largest(logits, k: int) -> np.ndarray:
     """The ids of the k largest logits of each row, in rising order; ties go to the lowest id. logits (B, V)  ->  (B, k)
 
     The row is dealt out to blocks first. The k-th largest of their maxima is not above the k-th largest logit (k blocks have
-    one that large), and few logits reach it: only these are looked at closely.
+    one that large), and few logits reach it: only these are looked at closely. This takes a fifth of the time, or less, of
+    a partition of whole rows (benchmarks/sampler.py).
 
     >>> largest(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
     array([[1, 2]])
