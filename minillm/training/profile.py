@@ -217,9 +217,7 @@ class Recorder:
             if name in OF_MANY_TENSORS:  # the kernel gets a table of their addresses
                 size = layer.bytes if layer else None
             return self.span(kind, name, size, kernel_operations(name, arrays))
-        if (
-            arrays[0].ndim == 1
-        ):  # a sum of rows, the gradient of a bias: no product of matrices, but the layer's own work
+        if arrays[0].ndim == 1:  # the sum of rows that a bias's gradient is: no product of matrices
             return nullcontext()
         return self.span(kind, layer.name if layer else name, product_bytes(*arrays), product_operations(*arrays[:2]))
 

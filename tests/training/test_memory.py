@@ -59,6 +59,8 @@ CASES = {
     "gpt2, dropout": (gpt2(dropout=0.1), 8, {}),
     "gpt2, dropout, checkpointing": (gpt2(dropout=0.1), 8, dict(checkpoint_activations=True)),
     "gpt2, several blocks of queries": (gpt2(context_length=320, n_layer=2, bias=False), 3, {}),
+    "gpt2, deep, checkpointing": (gpt2(n_layer=12, d_model=64, vocab_size=64), 8, dict(checkpoint_activations=True)),
+    "gpt2, shallow, accumulating": (gpt2(context_length=16, n_layer=1, d_model=256), 1, dict(gradient_accumulation=2)),
     "gpt2, exact gelu": (gpt2(activation="gelu", n_layer=2), 4, {}),
     "gpt2, float64": (gpt2(n_layer=2), 4, dict(dtype="float64")),
     "gpt2, many words": (gpt2(vocab_size=20_000, n_layer=1), 2, {}),
@@ -76,10 +78,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_within_a_tenth_of_what_numpy_counts(name):
+def test_close_to_what_numpy_counts(name):
+    """A tenth is promised; here every formula is known, and the rest is what Python itself takes."""
     config, batch, settings = CASES[name]
     workload = Workload(config, batch, workers=1, **settings)
-    assert estimate(workload).total == pytest.approx(measured(workload), rel=0.1)
+    assert estimate(workload).total == pytest.approx(measured(workload), rel=0.06)
 
 
 def test_two_workers():
@@ -100,10 +103,10 @@ KERNEL_CASES = {
 
 @needs_compiler
 @pytest.mark.parametrize("name", KERNEL_CASES)
-def test_within_a_tenth_with_kernels(name):
+def test_close_with_kernels(name):
     config, settings = KERNEL_CASES[name]
     workload = Workload(config, 2, device="cudasim", **settings)
-    assert estimate(workload).total == pytest.approx(measured(workload), rel=0.1)
+    assert estimate(workload).total == pytest.approx(measured(workload), rel=0.06)
 
 
 @pytest.mark.gpu
