@@ -19,7 +19,9 @@ what it is wrong by, whatever h. `minillm.gradcheck` uses the five-point form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from minillm.lessons.gradient_path import FAULTS, follow, gelu_slope, keep
 from minillm.lessons.gradient_picture import draw_path
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import small_model
+from minillm.models.language_model import LanguageModel
 
 SENTENCE = "The value of the expression"
 WEIGHTS = 12  # whose errors are averaged: a single one's are now and then 0 by luck
@@ -35,68 +38,96 @@ SHOWN = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
 KINDS = {"one-sided": 1, "central": 2, "five-point": 4}  # -> the power of h in its truncation
 
 
+class Case(NamedTuple):
+    """A text, the small model in two precisions, and the matrix whose weights are looked at."""
+
+    exact: LanguageModel
+    rounded: LanguageModel
+    decode: Callable  # from an id to how it is shown
+    ids: np.ndarray  # (T + 1,)
+    loss: float
+    name: str
+    gradient: np.ndarray  # (C, 4C)
+
+    @property
+    def text(self):
+        """Inputs and targets, (1, T) each."""
+        return self.ids[None, :-1], self.ids[None, 1:]
+
+
 def measure() -> Measured:
     """A gradient of the small model by hand, by the engine, and by differences of every step; then wrong ones."""
-    small = small_model()
-    ids = np.array(small.tokenizer.encode(SENTENCE))
-
-    def decode(token) -> str:
-        return repr(small.tokenizer.decode([token]))
-
-    tokens = [decode(i) for i in ids]
-    inputs, targets = ids[None, :-1], ids[None, 1:]
-    exact, rounded = (engine_in(small.model, dtype) for dtype in ("float64", "float32"))
-    loss = float(exact.loss(inputs, targets))
-    exact.backward()
-    name = f"transformer.h.{small.model.config.n_layer - 1}.mlp.c_fc.weight"
-    gradient = exact.parameters()[name].grad.copy()  # (C, 4C)
-    chosen = shared_weights(exact, name, inputs, targets)
+    case = the_case()
+    chosen = shared_weights(case.exact, case.name, *case.text)
     i, j = chosen[0]
-
-    kept = keep(weights_of(exact), inputs, targets, small.model.config.n_head, i, j)
+    kept = keep(weights_of(case.exact), *case.text, case.exact.config.n_head, i, j)
     path = follow(kept)
-    by_hand, by_engine = float(path["weight"]), float(gradient[i, j])
     wrong = {fault: float(follow(kept, rules)["weight"]) for fault, rules in FAULTS.items()}
 
-    errors, third = errors_of_differences(exact, name, chosen, gradient, inputs, targets)
-    errors["float32"] = errors_of_differences(rounded, name, chosen, gradient, inputs, targets)[0]["central"]
+    errors, third = errors_of_differences(case.exact, case.name, chosen, case.gradient, *case.text)
+    in_float32, _ = errors_of_differences(case.rounded, case.name, chosen, case.gradient, *case.text)
+    errors["float32"] = in_float32["central"]
     average = {kind: np.sqrt(np.mean(np.square(error), axis=0)) for kind, error in errors.items()}
-    best = {kind: int(np.argmin(error)) for kind, error in average.items()}
-    predicted = float((3 * np.finfo(float).eps * loss / np.sqrt(np.mean(np.square(third)))) ** (1 / 3))
-    differences = errors["central"][0] + by_engine  # of the weight that is followed
+    bend = np.sqrt(np.mean(np.square(third)))
+    differences = errors["central"][0] + case.gradient[i, j]  # of the weight that is followed
     faults = {fault: np.abs(differences - value) for fault, value in wrong.items()}
     figures = {
-        "by hand": by_hand,
-        "by engine": by_engine,
-        "by differences": float(differences[best["central"]]),
-        "loss": loss,
-        "predicted step": predicted,
-        "best step": float(STEPS[best["central"]]),
-        **{f"best {kind}": float(average[kind][best[kind]]) for kind in average},
-        **{f"right slope, {kind}": slope(average[kind], 10 * STEPS[best[kind]], 0.05) for kind in KINDS},
-        **{f"left slope, {kind}": slope(average[kind], 1e-11, STEPS[best[kind]] / 10) for kind in KINDS},
-        **{f"fault, {fault}": float(error[(STEPS > 1e-8) & (STEPS < 1e-3)].min()) for fault, error in faults.items()},
+        "by hand": float(path["weight"]),
+        "by engine": float(case.gradient[i, j]),
+        "by differences": float(differences[np.argmin(average["central"])]),
+        "loss": case.loss,
+        "predicted step": float((3 * np.finfo(float).eps * case.loss / bend) ** (1 / 3)),
+        **figures_of(average, faults),
     }
+    tokens = [case.decode(token) for token in case.ids]
     return Measured(
         tables=[
-            path_table(kept, path, tokens, decode),
+            path_table(kept, path, tokens, case.decode),
             token_table(kept, path, tokens, i, j, figures),
             step_table(average),
-            fault_table(wrong, by_engine, faults),
+            fault_table(wrong, figures["by engine"], faults),
         ],
         findings=findings_of(figures),
         draw=partial(
             _draw,
-            kept=kept,
-            path=path,
-            tokens=tokens,
-            decode=decode,
+            follow_path=partial(draw_path, kept=kept, path=path, tokens=tokens, decode=case.decode),
+            strongest=strongest(kept, path),
             average=average,
             faults=faults,
-            predicted=predicted,
+            predicted=figures["predicted step"],
         ),
         figures=figures,
     )
+
+
+def the_case() -> Case:
+    """The small model, reading SENTENCE."""
+    small = small_model()
+    exact, rounded = (engine_in(small.model, dtype) for dtype in ("float64", "float32"))
+    ids = np.array(small.tokenizer.encode(SENTENCE))
+    loss = float(exact.loss(ids[None, :-1], ids[None, 1:]))
+    exact.backward()
+    name = f"transformer.h.{small.model.config.n_layer - 1}.mlp.c_fc.weight"
+
+    def decode(token) -> str:
+        return repr(small.tokenizer.decode([token]))
+
+    return Case(exact, rounded, decode, ids, loss, name, exact.parameters()[name].grad.copy())
+
+
+def figures_of(average, faults) -> dict[str, float]:
+    """Of each kind of difference: its best error, and the slopes on both sides; the least error of each fault."""
+    figures = {}
+    for kind, error in average.items():
+        best = STEPS[np.argmin(error)]
+        figures[f"best {kind}"] = float(error.min())
+        if kind in KINDS:
+            figures[f"right slope, {kind}"] = slope(error, 10 * best, 0.05)
+            figures[f"left slope, {kind}"] = slope(error, 1e-11, best / 10)
+    figures["best step"] = float(STEPS[np.argmin(average["central"])])
+    for fault, error in faults.items():
+        figures[f"fault, {fault}"] = float(error[(STEPS > 1e-8) & (STEPS < 1e-3)].min())
+    return figures
 
 
 def shared_weights(model, name, inputs, targets) -> list[tuple[int, int]]:
@@ -268,15 +299,15 @@ def findings_of(figures) -> list[Finding]:
 # --------------------------------------------------------------------------------------------------------- as a picture
 
 
-def _draw(figure, kept, path, tokens, decode, average, faults, predicted) -> None:
+def _draw(figure, follow_path, strongest, average, faults, predicted) -> None:
     figure.set_size_inches(12, 6)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    draw_path(left, kept, path, tokens, decode, strongest(kept, path))
+    follow_path(left, strongest=strongest)
     for (kind, error), color in zip(average.items(), ("tab:green", "tab:blue", "tab:purple", "0.6")):
         right.loglog(STEPS, error, color=color, label="central, float32" if kind == "float32" else kind)
     for fault, error in faults.items():
         right.loglog(STEPS, error, color="tab:red", linewidth=0.9)
-        right.annotate(f"mistake: {fault}", (1e-10, error[STEPS < 1e-4][0] * 1.3), color="tab:red", fontsize=8)
+        right.annotate(f"mistake: {fault}", (3e-9, error[STEPS < 1e-4][0] / 1.3), color="tab:red", va="top", fontsize=8)
     right.axvline(predicted, color="tab:blue", linestyle=":", linewidth=1)
     right.annotate("h* of the\ncentral one", (predicted / 1.3, 2e-14), color="tab:blue", fontsize=8, ha="right")
     right.annotate("rounding:\nslope -1", (2e-12, 2e-8), color="0.3", fontsize=9)

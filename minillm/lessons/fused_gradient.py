@@ -97,11 +97,8 @@ def measure() -> Measured:
             name: breaks_at(lambda loss, name=name: errors_at(loss, 0, name)["unfused"], name) for name in FORMATS
         }
         overflow = breaks_at(lambda level: errors_at(2, level)["textbook"], "float32")
-        curve = np.linspace(0, 120, 121)
-        curves = {way: [] for way in WAYS}
-        for loss in curve:
-            for way, error in errors_at(loss, 0).items():
-                curves[way].append(error)
+        curve = np.linspace(1, 120, 120)
+        curves = [errors_at(loss, 0) for loss in curve]
         largest = _worst(errors_at(10.0 ** (3 + n), 0, name)["fused"] for n, name in enumerate(FORMATS))
         memory, seconds = {way: memory_of(WAYS[way]) for way in WAYS}, times()
     exact = [by_loss[loss] for loss in LOSSES if loss <= 80]
@@ -125,11 +122,7 @@ def measure() -> Measured:
             error_table(
                 "Error when all logits are raised, which leaves the probabilities as they are", "raised by", by_level
             ),
-            Table(
-                f"What it takes, {LARGE[0]} tokens and {LARGE[1]:,} logits each (one run's time: it varies)",
-                ("way", "memory, in arrays of logits", "milliseconds"),
-                [(way, f"{memory[way]:.2f}", f"{1e3 * seconds[way]:.0f}") for way in WAYS],
-            ),
+            cost_table(memory, seconds),
         ],
         findings=findings_of(figures),
         draw=partial(_draw, example=example, curve=curve, curves=curves, breaks=breaks, memory=memory),
@@ -297,6 +290,12 @@ def error_table(title, column, errors, said=None) -> Table:
     return Table(title, (column, *WAYS, *(("loss, unfused", "loss, fused") if said else ())), rows)
 
 
+def cost_table(memory, seconds) -> Table:
+    rows = [(way, f"{memory[way]:.2f}", f"{1e3 * seconds[way]:.0f}") for way in WAYS]
+    title = f"What it takes, {LARGE[0]} tokens and {LARGE[1]:,} logits each (the time varies from run to run)"
+    return Table(title, ("way", "memory, in arrays of logits", "milliseconds"), rows)
+
+
 def _draw(figure, example, curve, curves, breaks, memory) -> None:
     figure.set_size_inches(12, 4.5)
     bars, errors, arrays = figure.subplots(1, 3, width_ratios=(1.1, 1.2, 0.7))
@@ -310,7 +309,7 @@ def _draw(figure, example, curve, curves, breaks, memory) -> None:
     )
 
     for way, color, width in (("fused", "tab:orange", 2), ("unfused", "tab:blue", 1)):
-        errors.semilogy(curve, curves[way], color=color, linewidth=width, label=way)
+        errors.semilogy(curve, [of[way] for of in curves], color=color, linewidth=width, label=way)
     errors.axvspan(breaks["float32"], curve[-1], color="tab:blue", alpha=0.15)
     errors.annotate("unfused:\nNaN", ((breaks["float32"] + curve[-1]) / 2, 1e-6), ha="center", color="tab:blue")
     errors.axvline(breaks["float16"], color="tab:blue", linestyle=":", linewidth=1)

@@ -8,6 +8,8 @@ from minillm.lessons.gradient_path import gelu_slope
 
 SHOWN = 3  # nodes of a layer, those through which most comes; the others are counted
 BOLD, DIM = "tab:orange", "0.75"
+ROWS = dict(loss=6.0, logits=5.0, y=4.0, x=3.1, a=2.1, u=1.25, weight=0.0)  # -> heights
+MIDDLE, PLACES = 0.5, np.linspace(0.1, 0.9, SHOWN + 1)  # of a row: its shown nodes, and where the others are counted
 
 
 def draw_path(axis, kept, path, tokens, decode, strongest) -> None:
@@ -16,50 +18,63 @@ def draw_path(axis, kept, path, tokens, decode, strongest) -> None:
     tokens: the text's, as they are shown; decode: from an id to what is shown.
     """
     t, c, v = strongest
-    dz, dx = path["logits"][t], path["x"][t]
-    logits = _largest(dz * kept.embedding[:, c])
-    channels = _largest(dx * kept.down)
     axis.set(
         xlim=(-0.15, 1.15),
         ylim=(-0.35, 6.3),
         title=f"the paths from the loss to a weight, the strongest through {tokens[t]}",
     )
     axis.set_axis_off()
-    rows = dict(loss=6.0, logits=5.0, y=4.0, x=3.1, a=2.1, u=1.25, weight=0.0)
-    places = np.linspace(0.1, 0.9, SHOWN + 1)
-    middle = 0.5
+    logits = _largest(path["logits"][t] * kept.embedding[:, c])
+    channels = _largest(path["x"][t] * kept.down)
+    _draw_logits(axis, kept, path, decode, logits, strongest)
+    _draw_channels(axis, kept, path, channels, strongest)
+    _edge(axis, (MIDDLE, ROWS["a"]), (MIDDLE, ROWS["u"]), f"slope {gelu_slope(kept)[t]:+.3f}", True)
+    _node(axis, MIDDLE, ROWS["loss"], "loss", 1.0, True)
+    _node(axis, MIDDLE, ROWS["a"], "a", path["a"][t], True)
+    _draw_tokens(axis, kept, path, tokens, t)
+    _node(axis, MIDDLE, ROWS["weight"], "weight", path["weight"], True)
 
-    for place, logit in zip(places, logits):
-        bold = logit == v
-        hit = int(logit == kept.targets[t])
-        _edge(axis, (middle, rows["loss"]), (place, rows["logits"]), f"(p - {hit})/{len(kept.targets)}", bold)
-        _edge(axis, (place, rows["logits"]), (places[0], rows["y"]), f"{kept.embedding[logit, c]:+.3f}", bold)
-    for place, channel in zip(places, channels):
+
+def _draw_logits(axis, kept, path, decode, logits, strongest) -> None:
+    """From the loss to a few logits, and on to the channel of y."""
+    t, c, v = strongest
+    for place, logit in zip(PLACES, logits):
+        hit, bold = int(logit == kept.targets[t]), logit == v
+        _edge(axis, (MIDDLE, ROWS["loss"]), (place, ROWS["logits"]), f"(p - {hit})/{len(kept.targets)}", bold)
+        _edge(axis, (place, ROWS["logits"]), (PLACES[0], ROWS["y"]), f"{kept.embedding[logit, c]:+.3f}", bold)
+        name = f"{'target' if hit else 'logit'} {decode(logit)}"
+        _node(axis, place, ROWS["logits"], name, path["logits"][t, logit], bold)
+    _more(axis, "logits", len(kept.embedding))
+
+
+def _draw_channels(axis, kept, path, channels, strongest) -> None:
+    """From a few channels of y to those of x, and on to a."""
+    t, c, _ = strongest
+    for place, channel in zip(PLACES, channels):
         bold = channel == c
-        _edge(axis, (place, rows["y"]), (place, rows["x"]), "norm", bold)
-        _edge(axis, (place, rows["x"]), (middle, rows["a"]), f"{kept.down[channel]:+.3f}", bold)
-    _edge(axis, (middle, rows["a"]), (middle, rows["u"]), f"slope {gelu_slope(kept)[t]:+.3f}", True)
+        _edge(axis, (place, ROWS["y"]), (place, ROWS["x"]), "norm", bold)
+        _edge(axis, (place, ROWS["x"]), (MIDDLE, ROWS["a"]), f"{kept.down[channel]:+.3f}", bold)
+        for name in ("y", "x"):
+            _node(axis, place, ROWS[name], f"{name} {channel}", path[name][t, channel], bold)
+    for name in ("y", "x"):
+        _more(axis, name, len(kept.down))
 
-    spread = np.linspace(0.02, 0.98, len(kept.m))
-    spread[[t, len(spread) // 2]] = spread[[len(spread) // 2, t]]  # the bold one in the middle
-    spread[t] = middle
-    for token, place in enumerate(spread):
-        _edge(axis, (place, rows["u"]), (middle, rows["weight"]), f"{kept.m[token]:+.2f}", token == t)
-        _node(axis, place, rows["u"], f"u at {tokens[token]}", path["u"][token], token == t)
 
-    _node(axis, middle, rows["loss"], "loss", 1.0, True)
-    for place, logit in zip(places, logits):
-        name = "target" if logit == kept.targets[t] else "logit"
-        _node(axis, place, rows["logits"], f"{name} {decode(logit)}", dz[logit], logit == v)
-    for place, channel in zip(places, channels):
-        _node(axis, place, rows["y"], f"y {channel}", path["y"][t, channel], channel == c)
-        _node(axis, place, rows["x"], f"x {channel}", dx[channel], channel == c)
-    for row, count in (("logits", len(dz)), ("y", len(dx)), ("x", len(dx))):
-        axis.annotate(
-            f"and {count - SHOWN} more", (places[-1], rows[row]), ha="center", va="center", color="0.4", fontsize=8
-        )
-    _node(axis, middle, rows["a"], "a", path["a"][t], True)
-    _node(axis, middle, rows["weight"], "weight", path["weight"], True)
+def _draw_tokens(axis, kept, path, tokens, strongest) -> None:
+    """u at every token, and all of them to the weight; the bold one in the middle."""
+    places = np.linspace(0.02, 0.98, len(kept.m))
+    others = [token for token in range(len(kept.m)) if token != strongest]
+    others.insert(len(others) // 2, strongest)
+    for place, token in zip(places, others):
+        place = MIDDLE if token == strongest else place
+        _edge(axis, (place, ROWS["u"]), (MIDDLE, ROWS["weight"]), f"{kept.m[token]:+.2f}", token == strongest)
+        _node(axis, place, ROWS["u"], f"u at {tokens[token]}", path["u"][token], token == strongest)
+
+
+def _more(axis, row, count) -> None:
+    axis.annotate(
+        f"and {count - SHOWN} more", (PLACES[-1], ROWS[row]), ha="center", va="center", color="0.4", fontsize=8
+    )
 
 
 def _largest(terms):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from functools import partial
 
 import numpy as np
 
@@ -37,87 +38,79 @@ def measure() -> Measured:
     alphabet, ids = np.unique(list(source), return_inverse=True)
     weights = gpt_page.new_weights(len(alphabet), T, C, LAYERS, np.random.default_rng(0))
     model = engine_with(weights)
-    untrained = gpt_page.write(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)
+    texts = {0: gpt_page.write(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)}
 
     losses, gradients = first_step(model, weights, ids)
-    differences = {name: _relative(*pair) for name, pair in gradients.items()}
-    worst = max(differences, key=differences.get)
     page_losses = np.array([*gpt_page.train(weights, ids, STEPS, HEADS, np.random.default_rng(1), BATCH, LR)])
     engine_losses = np.array([*train_engine(model, ids, np.random.default_rng(1))])
-    apart = float(np.abs(page_losses - engine_losses).max())
-    page_ids = gpt_page.write(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)
-    engine_ids = write_with_engine(model, ids[:1], np.random.default_rng(2))
-    alike = int(np.cumprod(page_ids == engine_ids)[1:].sum())
-    start, end = page_losses[:10].mean(), page_losses[-10:].mean()
-    count = sum(value.size for value in weights.values())
+    texts[STEPS] = gpt_page.write(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)
+    engine_text = write_with_engine(model, ids[:1], np.random.default_rng(2))
+    figures = {
+        "lines": float(len(source.splitlines())),
+        "code lines": float(_code_lines(source)),
+        "imports besides NumPy": float(_imports(source) != ["import numpy as np"]),
+        "gradients": float(sum(value.size for value in weights.values())),
+        "tensors": float(len(weights)),
+        "loss difference": _relative(*losses),
+        "gradient difference": float(np.max([_relative(*pair) for pair in gradients.values()])),
+        "losses apart": float(np.abs(page_losses - engine_losses).max()),
+        "characters alike": float(np.cumprod(texts[STEPS] == engine_text)[1:].sum()),
+        "first loss": float(page_losses[0]),
+        "start": float(page_losses[:10].mean()),
+        "end": float(page_losses[-10:].mean()),
+    }
     return Measured(
         tables=[
-            Table(
-                f"Training on the page's own {len(source):,} characters",
-                ("step", "loss of the page", "of the engine", "perplexity"),
-                [
-                    (
-                        f"{step}",
-                        f"{page_losses[step]:.12f}",
-                        f"{engine_losses[step]:.12f}",
-                        f"{np.exp(page_losses[step]):.2f}",
-                    )
-                    for step in SHOWN
-                ],
-            ),
-            Table(
-                "Gradients in the first step, the largest of each kind of weight",
-                ("weights", "tensors", "numbers", "norm", "relative difference"),
-                _gradient_rows(gradients, differences),
-            ),
+            loss_table(len(source), page_losses, engine_losses),
+            gradient_table(gradients),
             Table(
                 f"What the page writes, temperature {TEMPERATURE}",
                 ("after", "text"),
-                [
-                    (f"{steps} steps", repr("".join(alphabet[text[1:]])))
-                    for steps, text in ((0, untrained), (STEPS, page_ids))
-                ],
+                [(f"{steps} steps", repr("".join(alphabet[text[1:]]))) for steps, text in texts.items()],
             ),
         ],
-        findings=[
-            Finding(
-                f"{len(source.splitlines())} lines, of which {_code_lines(source)} are code, import NumPy and nothing else",
-                _imports(source) == ["import numpy as np"],
-            ),
-            Finding(
-                f"the loss is the engine's (relative difference {_relative(*losses):.1e})",
-                _relative(*losses) <= TOLERANCE,
-            ),
-            Finding(
-                f"so are all {count:,} gradients in {len(weights)} tensors (at most {differences[worst]:.1e}, {worst})",
-                differences[worst] <= TOLERANCE,
-            ),
-            Finding(
-                f"over {STEPS} steps of AdamW the two losses are never further apart than {apart:.1e} nats",
-                apart <= 1e-9,
-            ),
-            Finding(
-                f"from the same random numbers both write the same {WRITTEN} characters (alike: {alike})",
-                alike == WRITTEN,
-            ),
-            Finding(
-                f"it learns: from a loss of {start:.2f}, as unsure as between {np.exp(start):.0f} equally likely characters, "
-                f"to {end:.2f}, as between {np.exp(end):.1f}",
-                end < start / 2,
-            ),
-        ],
-        draw=lambda figure: _draw(figure, page_losses, engine_losses, len(alphabet), gradients),
-        figures={
-            "lines": float(len(source.splitlines())),
-            "loss difference": _relative(*losses),
-            "gradient difference": differences[worst],
-            "losses apart": apart,
-            "characters alike": float(alike),
-            "first loss": float(page_losses[0]),
-            "start": float(start),
-            "end": float(end),
-        },
+        findings=findings_of(figures),
+        draw=partial(
+            _draw,
+            page_losses=page_losses,
+            engine_losses=engine_losses,
+            vocabulary=len(alphabet),
+            gradients=gradients,
+        ),
+        figures=figures,
     )
+
+
+def findings_of(figures) -> list[Finding]:
+    start, end, alike = figures["start"], figures["end"], figures["characters alike"]
+    return [
+        Finding(
+            f"{figures['lines']:.0f} lines, of which {figures['code lines']:.0f} are code, import NumPy and nothing else",
+            not figures["imports besides NumPy"],
+        ),
+        Finding(
+            f"the loss is the engine's (relative difference {figures['loss difference']:.1e})",
+            figures["loss difference"] <= TOLERANCE,
+        ),
+        Finding(
+            f"so are all {figures['gradients']:,.0f} gradients in {figures['tensors']:.0f} tensors (relative difference of a "
+            f"tensor at most {figures['gradient difference']:.1e})",
+            figures["gradient difference"] <= TOLERANCE,
+        ),
+        Finding(
+            f"over {STEPS} steps of AdamW the two losses are never further apart than {figures['losses apart']:.1e} nats",
+            figures["losses apart"] <= 1e-9,
+        ),
+        Finding(
+            f"from the same random numbers both write the same {WRITTEN} characters (alike: {alike:.0f})",
+            alike == WRITTEN,
+        ),
+        Finding(
+            f"it learns: from a loss of {start:.2f}, as unsure as between {np.exp(start):.0f} equally likely characters, "
+            f"to {end:.2f}, as between {np.exp(end):.1f}",
+            end < start / 2,
+        ),
+    ]
 
 
 def engine_with(weights) -> GPT2:
@@ -183,19 +176,30 @@ def _code_lines(source: str) -> int:
     return sum(bool(line.strip()) and not line.strip().startswith("#") for line in without.splitlines())
 
 
-def _gradient_rows(gradients, differences) -> list[tuple[str, ...]]:
-    """A row for each kind of tensor, over all blocks."""
+def loss_table(characters, page_losses, engine_losses) -> Table:
+    rows = [
+        (f"{step}", f"{page_losses[step]:.12f}", f"{engine_losses[step]:.12f}", f"{np.exp(page_losses[step]):.2f}")
+        for step in SHOWN
+    ]
+    columns = ("step", "loss of the page", "of the engine", "perplexity")
+    return Table(f"Training on the page's own {characters:,} characters", columns, rows)
+
+
+def gradient_table(gradients) -> Table:
+    """A row for each kind of tensor, over all blocks: the largest norm and difference."""
     kinds: dict[str, list[str]] = {}
     for name in gradients:
-        kinds.setdefault(
-            re.sub(r"^h\.\d+\.|\.(weight|bias)$", "", name).replace("ln_1", "ln_*").replace("ln_2", "ln_*"), []
-        ).append(name)
+        kind = re.sub(r"^h\.\d+\.|\.(weight|bias)$", "", name)
+        kinds.setdefault(re.sub(r"ln_\d", "ln_*", kind), []).append(name)
     rows = []
     for kind, names in kinds.items():
-        numbers = sum(gradients[name][0].size for name in names)
-        norm = max(np.linalg.norm(gradients[name][0]) for name in names)
-        rows.append((kind, f"{len(names)}", f"{numbers:,}", f"{norm:.4f}", f"{max(differences[n] for n in names):.1e}"))
-    return rows
+        pairs = [gradients[name] for name in names]
+        numbers = sum(page.size for page, _ in pairs)
+        norm = max(np.linalg.norm(page) for page, _ in pairs)
+        difference = max(_relative(*pair) for pair in pairs)
+        rows.append((kind, f"{len(names)}", f"{numbers:,}", f"{norm:.4f}", f"{difference:.1e}"))
+    columns = ("weights", "tensors", "numbers", "norm", "relative difference")
+    return Table("Gradients in the first step, the largest of each kind of weight", columns, rows)
 
 
 def _draw(figure, page_losses, engine_losses, vocabulary, gradients) -> None:
