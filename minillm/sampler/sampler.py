@@ -21,7 +21,10 @@ FEW = 8  # a top-k of less than a FEW-th of the vocabulary leaves the rest out o
 
 
 class InvalidLogits(UserError):
-    """Logits from which no token can be chosen: NaN, +inf, or a row of only -inf. A ValueError."""
+    """Logits from which no token can be chosen: NaN, +inf, or a row of only -inf. A ValueError.
+
+    It names the row, and the stage after which they were so, if it was not the model that made them.
+    """
 
 
 class Sampler:

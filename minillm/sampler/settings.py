@@ -17,8 +17,9 @@ class SamplerSettings:
 
     temperature: below 1 sharpens, above 1 flattens, 0 is greedy. seed: of the numbers that are drawn.
 
-    Cuts (cuts.py): top_k, with ties "lowest" (exactly k) or "all"; top_p; min_p; typical_p; epsilon_cutoff; eta_cutoff;
-    top_n_sigma; xtc_probability, the chance with which XTC acts on a token, and xtc_threshold.
+    Cuts (cuts.py): top_k, with ties "lowest" (exactly k) or "all" (of typical_p and the cutoffs, too); top_p; min_p;
+    typical_p; epsilon_cutoff; eta_cutoff; top_n_sigma; xtc_probability, the chance with which XTC acts on a token, and
+    xtc_threshold.
 
     Memory (penalties.py): repetition_penalty, on prompt and text; presence_penalty and frequency_penalty, on the text;
     no_repeat_ngram, a size; dry_multiplier, with dry_base, dry_allowed_length and dry_breakers, ids. penalty_window: how many

@@ -204,6 +204,7 @@ def check_draws(module=choice):
         for number in (0.0, 0.123, 0.5, 0.77, 0.999, 1 - 2.0**-53):
             found = module.multinomial(p, np.full(3, number))
             assert found.tolist() == [slow_draw(row, number) for row in p.astype(np.float64).tolist()]
+    assert module.greedy(np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.0]])).tolist() == [1, 0]
     quarters = np.array([[0.25, 0, 0.25, 0.5]])
     for number, token in ((0.25, 2), (0.5, 3), (0.0, 0)):  # each share is [first, past)
         assert module.multinomial(quarters, np.array([number])) == [token]
@@ -221,6 +222,7 @@ def test_draws_are_those_of_the_definition():
 @pytest.mark.parametrize(
     "right, wrong",
     [
+        ("np.argmax(logits, axis=-1)", "logits.shape[-1] - 1 - np.argmax(logits[:, ::-1], axis=-1)"),
         ('side="right"', 'side="left"'),
         ("len(p), BLOCK), dtype=np.float64)", "len(p), BLOCK), dtype=np.float32)"),
         ("np.cumsum(sums)", "np.cumsum(sums, dtype=np.float32)"),
@@ -358,6 +360,10 @@ FAULTS = [
     ('"sample", step, row).uniform', '"sample", 0, row).uniform'),
     ('"sample", step, row).uniform', '"sample", step, 0).uniform'),
     ("tokens = places if ids is None", "tokens = places if True"),
+    (
+        "logits = stage.apply(logits, context)",  # each cut looks at the whole row
+        "whole = logits if stage is self._stages[0] else whole; logits = np.minimum(logits, stage.apply(whole, context))",
+    ),
     ("if is_greedy and stage.is_cut", "if False and stage.is_cut"),
     ("logits - logits.max(axis=-1, keepdims=True)", "logits - logits.max()"),
     ("np.isfinite(largest_of_rows).all()", "np.isfinite(largest_of_rows).any()"),
@@ -378,6 +384,9 @@ def test_faults_of_the_sampler_are_noticed(right, wrong):
         logits = logits_of("faults", rows=50, vocabulary=30)
         assert (module.Sampler(temperature=0, xtc_probability=1.0).sample(logits) == logits.argmax(axis=-1)).all()
         assert (module.Sampler(top_k=1).sample(logits) == logits.argmax(axis=-1)).all()
+        logits = np.log([[0.4, 0.3, 0.2, 0.1]])
+        p = module.Sampler(min_p=0.6, epsilon_cutoff=0.42).probabilities(logits)
+        np.testing.assert_allclose(p, [[4 / 7, 3 / 7, 0, 0]], rtol=1e-6)
         far = np.array([[1e4, 1e4 - 1.0], [-1e4, -1e4 - 1.0]])
         expected = [scalar.softmax(row) for row in far.tolist()]
         np.testing.assert_allclose(module.Sampler().probabilities(far), expected, rtol=1e-5)
