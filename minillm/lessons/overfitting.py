@@ -214,8 +214,10 @@ LESSON = Lesson(
     "(a to z and the space: a model that knows nothing has perplexity 27).",
     measure=measure,
     commands=(
-        "minillm train --data python-docs --max-steps 3000 --out runs/overfit    # the warning comes by itself; see loss.png",
-        "minillm train --data python-docs --max-steps 3000 --early-stop 3 --dropout 0.2 --out runs/remedies",
+        'python -c "from minillm.data import load_text; '
+        "open('small.txt', 'w', encoding='utf-8').write(load_text(['python-docs'])[:20000])\"",
+        "minillm train --data small.txt --max-steps 400 --eval-interval 40 --out runs/small    # tells when it overfits",
+        "minillm train --data small.txt --max-steps 400 --eval-interval 40 --early-stop 3 --dropout 0.3 --out runs/remedies",
     ),
     read=("minillm/lessons/overfitting.py", "minillm/layers/dropout.py", "minillm/training/overfitting.py"),
 )
