@@ -75,8 +75,8 @@ class Linear(Layer):
     def product(self, x, with_bias=False):
         """x @ weight, and + bias if it is asked for and there is one, x (N, I) -> (N, O); nothing is kept for backward."""
         weight = self.weight.value
-        if self.transposed and few_rows_gain(x, weight):
-            y = few_rows_product(x, weight)
+        if few_rows_gain(x, weight):
+            y = few_rows_product(x, weight, self.transposed)
         else:
             y = x @ (weight.T if self.transposed else weight)
         if with_bias and hasattr(self, "bias"):
