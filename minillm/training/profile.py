@@ -46,7 +46,7 @@ ATTENTION_PRODUCTS = {
     "weighted_sum": 1,
     "transposed_sum": 1,
 }
-OF_MANY_TENSORS = ("adamw", "sums_of_squares")
+OF_MANY_TENSORS = {"adamw": 7, "sums_of_squares": 1}  # kernels that get tables of addresses: arrays like the weights
 # Layers made of others: the projection that makes the array of their own work (None: the stream), arrays forward, backward.
 OWN_ARRAYS = {
     "MLP": ("c_fc", 2, 3),
@@ -147,7 +147,7 @@ class Profiler:
 
     def _take_apart(self, step, arguments):
         clock = GpuClock(SLACK * self._handed_over) if self._on_gpu else HostClock(self.models[0].device)
-        recorder = Recorder(clock)
+        recorder = Recorder(clock, sum(p.value.nbytes for p in self.optimizer.parameters.values()))
         with watching(recorder.work), wrapped_layers(self.models, recorder), wrapped_step(self.optimizer, recorder):
             clock.start()
             started = clock.now()
@@ -188,10 +188,10 @@ class Span:
 
 
 class Recorder:
-    """Notes pieces of work, in the order in which they begin, for each thread by itself."""
+    """Notes pieces of work, in the order in which they begin, for each thread by itself. weight_bytes: those of all weights."""
 
-    def __init__(self, clock):
-        self.clock = clock
+    def __init__(self, clock, weight_bytes: int = 0):
+        self.clock, self.weight_bytes = clock, weight_bytes
         self.spans: list[Span] = []
         self._of_thread = threading.local()
 
@@ -211,14 +211,12 @@ class Recorder:
 
     def work(self, kind: str, name: str, arrays):
         """A watcher of kernels and matrix products (watching.py)."""
-        layer = getattr(self._of_thread, "span", None)
         if kind == "kernel":
-            size = bytes_of(arrays)
-            if name in OF_MANY_TENSORS:  # the kernel gets a table of their addresses
-                size = layer.bytes if layer else None
+            size = OF_MANY_TENSORS[name] * self.weight_bytes if name in OF_MANY_TENSORS else bytes_of(arrays)
             return self.span(kind, name, size, kernel_operations(name, arrays))
         if arrays[0].ndim == 1:  # the sum of rows that a bias's gradient is: no product of matrices
             return nullcontext()
+        layer = getattr(self._of_thread, "span", None)
         return self.span(kind, layer.name if layer else name, product_bytes(*arrays), product_operations(*arrays[:2]))
 
 
@@ -331,8 +329,7 @@ def _noting(layer: Layer, direction: str, recorder: Recorder) -> Callable:
 @contextmanager
 def wrapped_step(optimizer, recorder: Recorder) -> Iterator[None]:
     """Inside, the optimizer's step is a piece of work: value, gradient and moments are read, all but the gradient written."""
-    step, name = optimizer.step, f"{type(optimizer).__name__} step"
-    size = 7 * sum(parameter.value.nbytes for parameter in optimizer.parameters.values())
+    step, name, size = optimizer.step, f"{type(optimizer).__name__} step", 7 * recorder.weight_bytes
 
     def noted(*arguments):
         with recorder.span("elementwise", name, size):

@@ -53,6 +53,11 @@ def _line(profile: StepProfile, part: Part, name: str) -> str:
     )
 
 
+def _rate(operations_per_second: float) -> str:
+    tera = operations_per_second >= 1e12
+    return f"{operations_per_second / (1e12 if tera else 1e9):.1f} {'TFLOP/s' if tera else 'GFLOP/s'}"
+
+
 def _number(amount: float | None, unit: float, form: str) -> str:
     width = int(form.partition(".")[0])
     return f"{amount / unit:{form}}" if amount else f"{'-':>{width}}"
@@ -62,7 +67,7 @@ def _conclusion(profile: StepProfile) -> list[str]:
     rate, speed = profile.model_operations / profile.seconds, profile.tokens / profile.seconds
     lines = [
         f"the step: {profile.seconds * 1e3:.3f} ms, {profile.tokens:,} tokens, {speed:,.0f} tokens/s",
-        f"by the formula 6 N + 12 L H D T a token: {profile.model_operations / 1e9:.3f} GFLOP, {rate / 1e12:.3f} TFLOP/s",
+        f"by the formula 6 N + 12 L H D T a token: {profile.model_operations / 1e9:.3f} GFLOP, {_rate(rate)}",
     ]
     if profile.utilisation is None:
         lines[-1] += f"; utilisation n/a: the peak of {profile.device_name} in {profile.dtype} is not in the table"

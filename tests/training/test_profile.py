@@ -100,6 +100,8 @@ def test_kernels_are_named_and_their_operations_counted(fields, width):
     assert own | shared | {"cross_entropy"} <= names
     assert products(result) == result.model_operations
     assert sum(part.seconds for part in result.parts) == pytest.approx(result.seconds)
+    weights = sum(p.value.nbytes for p in make_model(config_from_dict(fields)).parameters().values())
+    assert next(part for part in result.parts if part.name == "adamw").bytes == 7 * weights
 
 
 def test_bytes_of_a_product_and_of_the_optimizer():
@@ -108,6 +110,10 @@ def test_bytes_of_a_product_and_of_the_optimizer():
     weights = [(c, 3 * c), (c, c), (c, 4 * c), (4 * c, c)]
     forward = sum(4 * (rows * i + i * o + rows * o) for i, o in weights) * GPT2["n_layer"]
     assert parts["matrix product", "Linear forward"].bytes == forward
+    assert parts["elementwise", "MLP forward"].bytes == GPT2["n_layer"] * 2 * rows * 4 * c * 4  # z in, h out
+    assert parts["elementwise", "MLP backward"].bytes == GPT2["n_layer"] * 3 * rows * 4 * c * 4
+    assert parts["elementwise", "ResidualBlock forward"].bytes == GPT2["n_layer"] * 2 * 3 * rows * c * 4  # two sums
+    assert parts["elementwise", "LayerNorm forward"].bytes == (2 * GPT2["n_layer"] + 1) * (2 * rows * c + c) * 4
     size = sum(p.value.nbytes for p in make_model(config_from_dict({**GPT2, "bias": False})).parameters().values())
     assert parts["elementwise", "AdamW step"].bytes == 7 * size
 
