@@ -8,7 +8,6 @@ The copies between guards that the simulator of kernels makes for a launch are n
 from __future__ import annotations
 
 import gc
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +74,7 @@ class _Traced(Peak):
 
 @contextmanager
 def _pool_peak() -> Iterator[Peak]:
-    cupy = sys.modules["cupy"]
+    import cupy
 
     class Hook(cupy.cuda.MemoryHook):
         name = "minillm peak"

@@ -13,7 +13,8 @@ from minillm.peaks import PEAKS
 from minillm.training import Reporter, profile, train
 from minillm.training.data_parallel import DataParallel
 from minillm.training.operations import multiplied_weights, operations_of_a_token
-from minillm.training.profile import WARM_UP_STEPS, Part, Profiler, Recorder, StepProfile, add_up
+from minillm.training.profile import WARM_UP_STEPS, Part, Profiler, StepProfile, add_up
+from minillm.training.profile_recording import Recorder
 from minillm.training.profile_table import profile_table
 
 BATCH, TIME = 3, 16
@@ -132,10 +133,12 @@ class Ticks:
     def seconds(self, start, end):
         return float(end - start)
 
-    def start(self):
-        pass
+    is_held_up = True
 
-    def finish(self):
+    def hold_up(self, seconds):
+        self.held_up_for = seconds
+
+    def wait(self):
         pass
 
 
@@ -155,23 +158,20 @@ def test_what_lies_inside_counts_once():
 
 
 def test_the_launch_gap_is_what_the_whole_has_beyond_its_pieces(monkeypatch):
-    """The way of a GPU with another clock: pieces take 1 tick each, the whole was timed before, in a step of its own."""
-    monkeypatch.setattr(Profiler, "_on_gpu", True)
-    monkeypatch.setattr(profile, "GpuClock", lambda hold: Ticks())
-    monkeypatch.setattr(profile, "_wait_for_gpu", lambda: None)
-    wholes = []
-    time_it = Profiler._time
+    """The way of a GPU with another clock: the pieces take ticks, the whole was timed before, in a step of its own."""
+    clock, time_it = Ticks(), Profiler._time
+    monkeypatch.setattr(profile, "clock_of", lambda device: clock)
 
-    def whole_of_a_million_ticks(profiler, step, arguments):
+    def a_million_ticks(profiler, step, arguments):
         value = time_it(profiler, step, arguments)
-        wholes.append(profiler._whole)
-        profiler._whole = 1e6
+        assert 0 < profiler._handed_over <= profiler._whole
+        profiler._whole, profiler._handed_over = 1e6, 20.0
         return value
 
-    monkeypatch.setattr(Profiler, "_time", whole_of_a_million_ticks)
+    monkeypatch.setattr(Profiler, "_time", a_million_ticks)
     result = profiled(GPT2)
     gap = result.parts[-1]
-    assert (gap.kind, gap.name) == ("between", "launch gap") and wholes[0] > 0
+    assert (gap.kind, gap.name) == ("between", "launch gap") and clock.held_up_for == 20.0 * profile.SLACK
     assert result.seconds == 1e6 and gap.seconds == 1e6 - sum(part.seconds for part in result.parts[:-1]) > 0
 
 
