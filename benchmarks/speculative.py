@@ -41,6 +41,7 @@ DRAFTS = {
 }  # scale of the upper layers, temperature
 TARGET = dict(n_layer=4, n_head=4, d_model=192, context_length=128)
 DRAFT = dict(n_layer=1, n_head=2, d_model=64, context_length=128)
+DRAFT_STEPS = 6  # so many steps of the draft for one of the target, which take as long
 TRAINING = dict(
     data=("python-docs",), tokenizer="bpe", vocab_size=512, batch_size=8, lr=3e-3, min_lr=3e-4, warmup_steps=20
 )
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("--lookahead", type=int, default=4, help="tokens that the draft proposes at a time")
     parser.add_argument("--copied", type=int, default=10, help="tokens that look-up proposes at a time")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--train-steps", type=int, default=250, help="of the small models; 0 leaves them out")
+    parser.add_argument("--train-steps", type=int, default=250, help="of the small target; 0 leaves the pair out")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/speculative.json")
     arguments = parser.parse_args()
 
@@ -186,7 +187,7 @@ def trained_contestants(arguments) -> dict:
     """{group: contestants} of a small target and a smaller draft, trained on the same text with the same vocabulary."""
     with tempfile.TemporaryDirectory() as folder:
         target, tokenizer = trained(TARGET, arguments.train_steps, Path(folder, "target"))
-        draft, _ = trained(DRAFT, arguments.train_steps, Path(folder, "draft"))
+        draft, _ = trained(DRAFT, DRAFT_STEPS * arguments.train_steps, Path(folder, "draft"))
     text = load_text(list(TRAINING["data"]))
     prompt = np.array([tokenizer.encode(text[-2000:])[:PROMPT_TOKENS]])  # from the part that was not trained on
     groups = {}

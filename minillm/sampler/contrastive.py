@@ -84,8 +84,9 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
         chosen = np.lexsort((-p_tried, -score))[:, 0]  # the largest score; of equal ones, the likeliest
         yield tried[rows, chosen]
         decoder.select(np.repeat(rows * k + chosen, k))
-        last = x[rows, chosen]
-        before = array_module(x).concatenate([before, _unit(last)[:, None]], axis=1)
+        xp = array_module(x)
+        last = x[xp.asarray(rows), xp.asarray(chosen)]
+        before = xp.concatenate([before, _unit(last)[:, None]], axis=1)
 
 
 def _unit(x):

@@ -1,7 +1,7 @@
 """Speculative decoding: several tokens from one pass of the model, with exactly the model's distribution.
 
-A pass over a few tokens takes little longer than a pass over one, because most of the time goes into reading the weights.
-So somebody cheap, the *draft*, proposes the next k tokens x_1 ... x_k, and the model (the *target*) reads them all in one
+A pass over a few tokens takes less time than as many passes over one, because each reads all weights: how much less is the
+machine's affair (`python -m benchmarks.speculative`). So somebody cheap, the *draft*, proposes the next k tokens x_1 ... x_k, and the model (the *target*) reads them all in one
 pass, which gives its own probabilities p_1 ... p_k for each of these places and p_{k+1} for the place after them. Let q_i
 be the probabilities that x_i was drawn with. Each proposal is judged in turn:
 
