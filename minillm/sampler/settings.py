@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
@@ -78,7 +78,9 @@ class SamplerSettings:
             self._check(
                 name, (value := getattr(self, name)) is None or (_is_number(value) and 0 < value <= 1), SHARE_ABOVE_0
             )
-        for name in ("min_p", "epsilon_cutoff", "eta_cutoff", "xtc_probability", "xtc_threshold"):
+        threshold = self.xtc_threshold
+        self._check("xtc_threshold", _is_number(threshold) and 0 <= threshold <= 1, "a number from 0 to 1")
+        for name in ("min_p", "epsilon_cutoff", "eta_cutoff", "xtc_probability"):
             self._check(name, (value := getattr(self, name)) is None or (_is_number(value) and 0 <= value <= 1), SHARE)
         for name in ("top_n_sigma", "dry_multiplier", "mirostat_tau"):
             okay = (value := getattr(self, name)) is None or (_is_number(value) and value >= 0)
@@ -92,10 +94,15 @@ class SamplerSettings:
             self._check(name, _is_whole(getattr(self, name), 0), WHOLE + " (0 turns it off)")
         self._check("dry_allowed_length", _is_whole(self.dry_allowed_length, 1), "a whole number of at least 1")
         for name in ("banned_tokens", "dry_breakers", "end_tokens"):
-            self._check(name, all(_is_whole(token, 0) for token in getattr(self, name)), "ids of tokens")
-        self._check("logit_bias", all(_is_whole(i, 0) and _is_bias(b) for i, b in self.logit_bias.items()), BIAS)
-        forced = all(_is_whole(at, 0) and _is_whole(token, 0) for at, token in self.forced_tokens.items())
-        self._check("forced_tokens", forced, "positions from 0 on, each with the id of a token")
+            tokens = getattr(self, name)
+            okay = isinstance(tokens, (list, tuple, range, Set)) and all(_is_whole(token, 0) for token in tokens)
+            self._check(name, okay, "a list of ids of tokens")
+        okay = isinstance(self.logit_bias, Mapping)
+        okay = okay and all(_is_whole(i, 0) and _is_bias(b) for i, b in self.logit_bias.items())
+        self._check("logit_bias", okay, BIAS)
+        okay = isinstance(self.forced_tokens, Mapping)
+        okay = okay and all(_is_whole(at, 0) and _is_whole(token, 0) for at, token in self.forced_tokens.items())
+        self._check("forced_tokens", okay, "positions from 0 on, each with the id of a token")
         self._check("ties", self.ties is None or self.ties in TIES, f"one of {', '.join(TIES)}")
         if self.min_tokens and not self.end_tokens:
             raise UserError("min_tokens needs end_tokens: the ids that end a text and are not to be chosen before")

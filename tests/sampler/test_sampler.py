@@ -1,6 +1,8 @@
 """The sampler as a whole: its contract, what it draws, and what it refuses."""
 
+import json
 import math
+import sys
 import tracemalloc
 
 import ml_dtypes
@@ -9,6 +11,7 @@ import pytest
 import scalar_sampler as scalar
 from planting import planted
 
+from benchmarks import sampler as benchmark
 from minillm.backend import stream, to_device
 from minillm.errors import UserError
 from minillm.sampler import History, InvalidLogits, Sampler, choice
@@ -319,7 +322,7 @@ WRONG = {
     "eta_cutoff": ([-0.5, 1.1, math.nan, "x"], "a number from 0"),
     "top_n_sigma": ([-1, math.inf, "x"], "a finite number of at least 0"),
     "xtc_probability": ([-0.5, 1.1, math.nan, "x"], "a number from 0"),
-    "xtc_threshold": ([-0.5, 1.1, math.nan, "x"], "a number from 0"),
+    "xtc_threshold": ([-0.5, 1.1, math.nan, "x", None], "a number from 0 to 1"),
     "repetition_penalty": ([0, *NUMBERS], "a finite number above 0"),
     "presence_penalty": ([math.nan, math.inf, "x", None], "a finite number"),
     "frequency_penalty": ([math.nan, math.inf, "x", None], "a finite number"),
@@ -327,13 +330,13 @@ WRONG = {
     "dry_multiplier": ([-1, math.inf, "x"], "a finite number of at least 0"),
     "dry_base": ([0.9, math.inf, "x", None], "a finite number of at least 1"),
     "dry_allowed_length": ([0, 1.5, None], "a whole number of at least 1"),
-    "dry_breakers": ([(-1,), (1.5,)], "ids of tokens"),
+    "dry_breakers": ([(-1,), (1.5,), None, 3, "ab"], "a list of ids of tokens"),
     "penalty_window": ([-1, 1.5, "x"], "a whole number of at least 0"),
-    "logit_bias": ([{-1: 0}, {1.5: 0}, {0: math.nan}, {0: math.inf}], "ids of tokens, each with a number"),
-    "banned_tokens": ([(-1,), (0.5,)], "ids of tokens"),
-    "forced_tokens": ([{-1: 0}, {0: -1}, {0: 1.5}], "positions from 0 on"),
+    "logit_bias": ([{-1: 0}, {1.5: 0}, {0: math.nan}, {0: math.inf}, (1,), None], "ids of tokens, each with a number"),
+    "banned_tokens": ([(-1,), (0.5,), None, 3], "a list of ids of tokens"),
+    "forced_tokens": ([{-1: 0}, {0: -1}, {0: 1.5}, [3], None], "positions from 0 on"),
     "min_tokens": ([-1, 1.5, None], "a whole number of at least 0"),
-    "end_tokens": ([(-1,), (1.5,)], "ids of tokens"),
+    "end_tokens": ([(-1,), (1.5,), 0], "a list of ids of tokens"),
     "mirostat_tau": ([-1, math.inf, "x"], "a finite number of at least 0"),
     "mirostat_eta": ([0, *NUMBERS], "a finite number above 0"),
     "ties": (["first", 1], "one of lowest, all"),
@@ -396,3 +399,18 @@ def test_faults_of_the_sampler_are_noticed(right, wrong):
     checks(sampler_module)
     with np.errstate(all="ignore"), pytest.raises((AssertionError, pytest.fail.Exception, IndexError)):
         checks(module)
+
+
+def test_the_benchmark_runs(monkeypatch, capsys, tmp_path):
+    """On little, without transformers; no time is judged."""
+    monkeypatch.setattr(benchmark, "VOCABULARY", 600)
+    monkeypatch.setattr(benchmark, "HISTORY", 130)
+    monkeypatch.setattr(benchmark.common, "RESULTS", tmp_path / "benchmarks" / "results")
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(sys, "argv", ["benchmarks.sampler", "--rounds", "1", "--without-peers", "--write"])
+    benchmark.main()
+    written = json.loads((tmp_path / "benchmarks" / "results" / "sampler.json").read_text())
+    for batch in ("batch 1", "batch 64"):
+        assert written[batch].keys() == benchmark.STRATEGIES.keys()
+        assert all(row["minillm"] > 0 for row in written[batch].values())
+    assert "numpy.argpartition" in capsys.readouterr().out
