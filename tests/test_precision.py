@@ -87,8 +87,31 @@ def test_what_is_kept_is_float32(kind, device):
     optimizer.step()
     moments = [*optimizer.first_moments.values(), *optimizer.second_moments.values()]
     assert {moment.dtype.name for moment in moments} == {"float32"}
-    for name, parameter in model.parameters().items():
-        assert (to_host(parameter.value) != before[name]).mean() > 0.5, f"{name}: steps were rounded away"
+    assert min(_changed(model, before).values()) > 0.5, "steps were rounded away"
+
+
+def _changed(model, before):
+    """Name -> the share of a parameter's numbers that are not what they were."""
+    return {name: (to_host(p.value) != before[name]).mean() for name, p in model.parameters().items()}
+
+
+def test_weights_kept_in_bfloat16_would_be_noticed():
+    """The fault that the test above is to find: weights that are rounded after each step, as if they were kept so."""
+    model = minillm.GPT2(CONFIGS["gpt2"], seed=3, dtype="bfloat16").train()
+    optimizer = minillm.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0)
+    tokens = stream(1, "batch").integers(65, (2, 33))
+
+    def round_weights():
+        for parameter in model.parameters().values():
+            parameter.value[...] = parameter.value.astype(bfloat16())
+
+    round_weights()
+    before = {name: p.value.copy() for name, p in model.parameters().items()}
+    model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, 2))
+    model.backward()
+    optimizer.step()
+    round_weights()
+    assert min(_changed(model, before).values()) < 0.5
 
 
 def _norms(model):
