@@ -1,9 +1,10 @@
 """Speculative decoding: several tokens from one pass of the model, with exactly the model's distribution.
 
-A pass over a few tokens takes less time than as many passes over one, because each reads all weights: how much less is the
-machine's affair (`python -m benchmarks.speculative`). So somebody cheap, the *draft*, proposes the next k tokens x_1 ... x_k, and the model (the *target*) reads them all in one
-pass, which gives its own probabilities p_1 ... p_k for each of these places and p_{k+1} for the place after them. Let q_i
-be the probabilities that x_i was drawn with. Each proposal is judged in turn:
+A pass over a few tokens takes less time than as many passes over one, because each of these reads all weights (by how much
+depends on the machine: `python -m benchmarks.speculative`). So somebody cheap, the *draft*, proposes the next k tokens
+x_1 ... x_k, and the model (the *target*) reads them all in one pass, which gives its own probabilities p_1 ... p_k for each
+of these places and p_{k+1} for the place after them. Let q_i be the probabilities that x_i was drawn with. Each proposal is
+judged in turn:
 
     accept x_i with the probability min(1, p_i(x_i) / q_i(x_i))
     at the first one that is not accepted: write a token drawn from max(p_i - q_i, 0) / sum max(p_i - q_i, 0), and stop
