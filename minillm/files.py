@@ -14,6 +14,11 @@ from pathlib import Path
 
 from minillm.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Put `data` in the place of the file `path`."""
@@ -36,6 +41,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         flush_to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """One process at a time: the others wait. The lock goes with the process, however it ends; Windows has none here."""
+    with open(path, "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def flush_to_disk(path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minillm.data.corpora import cache_folder, load_text
+from minillm.files import locked
 from minillm.models.language_model import LanguageModel
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers.tokenizer import Tokenizer
@@ -55,21 +56,21 @@ def small_model() -> SmallModel:
 
 
 def _train_into(folder: Path) -> Path:
-    """Train in a folder beside it and rename it: whoever comes second finds the first one's model."""
+    """Train beside the folder and rename what comes of it. Whoever comes meanwhile waits, and finds it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    except OSError:
-        partial = Path(tempfile.mkdtemp(prefix=folder.name))
-        folder = partial / "kept"
+        with locked(folder.with_suffix(".lock")):
+            return folder if (folder / "config.json").is_file() else _train_beside(folder)
+    except OSError:  # nothing can be kept here
+        return _train_beside(Path(tempfile.mkdtemp(prefix=folder.name)) / "kept")
+
+
+def _train_beside(folder: Path) -> Path:
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     print("training the lessons' small model, once: it is kept", file=sys.stderr)
     train(start_run(TRAINING, MODEL, partial / "run"))
-    try:
-        (partial / "run").rename(folder)
-    except OSError:  # the other one was faster
-        pass
-    if folder.parent != partial:
-        shutil.rmtree(partial, ignore_errors=True)
+    (partial / "run").rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
