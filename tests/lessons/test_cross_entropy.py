@@ -22,6 +22,15 @@ def test_what_the_lesson_claims():
     assert figures["last loss"] < figures["one word"] - 0.1
 
 
+def test_the_engines_loss_is_entropy_plus_distance():
+    p = np.array([5, 2, 1]) / 8
+    for q in (p, np.array([0.2, 0.3, 0.5])):
+        entropy, divergence, loss = cross_entropy.believe(p, q)
+        assert loss == pytest.approx(-(p * np.log(q)).sum(), abs=1e-12)
+        assert entropy + divergence == pytest.approx(loss, abs=1e-12)
+    assert divergence > 0.1
+
+
 def test_the_entropy_of_a_grammar_that_can_be_computed_by_hand():
     """An a, then so many b until it is over: p, (1 - p) p, ... have the entropy h(p) / p and take 1 / p words."""
     grammar = Grammar(1, {"SENTENCE": "a REST", "REST": ". | b REST"})
@@ -52,9 +61,10 @@ class Knowing:
 
     def __init__(self, grammar, text):
         places = cross_entropy.windows_of(grammar, text)[::10, None] + np.arange(cross_entropy.CONTEXT)
-        self.p = grammar.probabilities[text.symbols[places]]
+        self.p, self.ids = grammar.probabilities[text.symbols[places]], text.words[places - 1]
 
     def forward(self, ids):
+        assert np.array_equal(ids, self.ids)
         return np.log(np.maximum(self.p, 1e-300))
 
 
