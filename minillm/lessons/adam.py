@@ -309,5 +309,5 @@ LESSON = Lesson(
         "minillm train --optimizer adamw --weight-decay 1 --max-steps 400",
         "minillm train --optimizer adam --weight-decay 0.001 --max-steps 400",
     ),
-    read=("minillm/optim/adamw.py", "minillm/optim/adam.py", "tests/optim/test_adamw.py"),
+    read=("minillm/optim/adamw.py", "minillm/optim/adam.py", "minillm/lessons/adam.py"),
 )
