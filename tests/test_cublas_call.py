@@ -1,0 +1,160 @@
+"""What is asked of cuBLAS on a GPU, without one: CuPy's arrays are NumPy's with CuPy's face, and cublasGemmEx is written here,
+after its documentation, on the addresses that it is given."""
+
+import sys
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minillm import matmul as matmul_module
+from minillm.backend import stream
+from minillm.matmul import matmul, operand
+from minillm.precision import bfloat16, products_in, rounded_to_tf32
+
+HANDLE = 77
+
+
+class Array(np.ndarray):
+    """Host memory with what minillm/matmul.py reads of a CuPy array."""
+
+    __module__ = "cupy"
+    device = nullcontext()
+    data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return array.view(Array)
+
+
+def on_gpu(array):
+    return np.asarray(array).view(Array)
+
+
+def gemm_ex(calls):
+    """cublasGemmEx: C = alpha op(A) op(B) + beta C, matrices by columns; see "cuBLAS", section 2.8.12."""
+    dtypes = {0: np.dtype(np.float32), 14: bfloat16()}
+
+    def matrix(address, code, rows, columns, step):
+        assert step >= rows, "the leading dimension is shorter than a column"
+        dtype = dtypes[code]
+        count = (columns - 1) * step + rows
+        flat = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address))
+        return np.lib.stride_tricks.as_strided(
+            flat.view(dtype), (rows, columns), (dtype.itemsize, step * dtype.itemsize)
+        )
+
+    def number(address):
+        return np.ctypeslib.ctypes.c_float.from_address(address).value
+
+    def call(
+        handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algorithm
+    ):
+        assert handle == HANDLE and a_type == b_type
+        calls.append(
+            SimpleNamespace(operands=a_type, result=c_type, compute=compute, algorithm=algorithm, add=number(beta))
+        )
+        left = matrix(a, a_type, *((k, m) if op_a else (m, k)), lda)
+        right = matrix(b, b_type, *((n, k) if op_b else (k, n)), ldb)
+        left, right = (x.T if op else x for x, op in ((left, op_a), (right, op_b)))
+        left, right = left.astype(np.float32), right.astype(np.float32)
+        if compute == 77:
+            left, right = rounded_to_tf32(left), rounded_to_tf32(right)
+        result, into = number(alpha) * (left @ right), matrix(c, c_type, m, n, ldc)
+        into[...] = (result + into.astype(np.float32) if number(beta) else result).astype(into.dtype)
+
+    return call
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of cublasGemmEx that were made; "cupy" is a module with the functions that are needed."""
+    found = []
+    cupy, device, libraries = ModuleType("cupy"), ModuleType("cupy.cuda.device"), ModuleType("cupy_backends.cuda.libs")
+    cupy.empty = lambda *arguments: on_gpu(np.empty(*arguments))
+    device.get_cublas_handle = lambda: HANDLE
+    libraries.cublas = SimpleNamespace(gemmEx=gemm_ex(found))
+    fakes = {"cupy": cupy, "cupy.cuda": ModuleType("cupy.cuda"), "cupy.cuda.device": device}
+    fakes |= {
+        "cupy_backends": ModuleType("b"),
+        "cupy_backends.cuda": ModuleType("c"),
+        "cupy_backends.cuda.libs": libraries,
+    }
+    for name, module in fakes.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return found
+
+
+def numbers(name, *shape):
+    return stream("cublas", name).normal(shape).astype(np.float32)
+
+
+STORED = {
+    "rows": lambda x: x,
+    "columns": np.asfortranarray,
+    "a part of wider rows": lambda x: np.hstack([x, x])[:, : x.shape[1]],
+    "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("a_stored", STORED)
+@pytest.mark.parametrize("b_stored", STORED)
+@pytest.mark.parametrize("shape", [(5, 7, 3), (1, 4, 9), (6, 1, 2), (2, 8, 1)])
+def test_a_product_is_asked_for_as_it_is_meant(shape, a_stored, b_stored, calls):
+    n, k, m = shape
+    a, b = STORED[a_stored](numbers("a", n, k)), STORED[b_stored](numbers("b", k, m))
+    exact = a.astype(np.float64) @ b
+    np.testing.assert_allclose(matmul(on_gpu(a), on_gpu(b)), exact, rtol=1e-5, atol=1e-5)
+    wide = on_gpu(np.ones((n, m + 5), np.float32))
+    matmul(on_gpu(a), on_gpu(b), out=wide[:, :m], add=True)  # into a part of a larger matrix
+    np.testing.assert_allclose(wide[:, :m], exact + 1, rtol=1e-5, atol=1e-5)
+    assert (wide[:, m:] == 1).all()
+    assert [(call.operands, call.result, call.compute, call.add) for call in calls] == [(0, 0, 68, 0), (0, 0, 68, 1)]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_bfloat16_goes_in_and_float32_comes_out(transposed, calls):
+    x, dy, w = numbers("x", 6, 5).astype(bfloat16()), numbers("dy", 6, 9).astype(bfloat16()), numbers("w", 5, 9)
+    w = np.ascontiguousarray(w.T).T if transposed else w
+    y = matmul(on_gpu(x), on_gpu(w))  # forward
+    dw = matmul(on_gpu(x).T, on_gpu(dy), dtype=np.float32)
+    dx = matmul(on_gpu(dy), on_gpu(w).T)
+    db = matmul(on_gpu(np.ones(6, np.float32)), on_gpu(dy))
+    assert [array.dtype.name for array in (y, dw, dx, db)] == ["bfloat16", "float32", "bfloat16", "float32"]
+    assert [(call.operands, call.result, call.compute) for call in calls] == [(14, t, 68) for t in (14, 0, 14, 0)]
+    wide = [array.astype(np.float32) for array in (x, dy, w.astype(bfloat16()))]
+    x, dy, w = wide
+    np.testing.assert_allclose(dw, x.T @ dy, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(db, dy.sum(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y.astype(np.float32), x @ w, rtol=2**-8, atol=1e-3)
+    np.testing.assert_allclose(dx.astype(np.float32), dy @ w.T, rtol=2**-8, atol=1e-3)
+
+
+def test_tf32_is_a_type_of_the_call_alone(calls):
+    a, b = on_gpu(numbers("a", 20, 300)), on_gpu(numbers("b", 300, 7))
+    plain = matmul(a, b)
+    with products_in("tf32"):
+        low = matmul(a, b)
+    np.testing.assert_array_equal(matmul(a, b), plain)
+    assert [call.compute for call in calls] == [68, 77, 68]
+    assert 1e-4 < np.linalg.norm(low - plain) / np.linalg.norm(plain) < 1e-3
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_rounded_rows_begin_at_multiples_of_16_bytes(by_columns, calls):
+    """A vocabulary of 50,257 words is no multiple of anything."""
+    x = numbers("x", 4, 57)
+    x = np.asfortranarray(x) if by_columns else x
+    rounded = operand(on_gpu(x), on_gpu(np.zeros((4, 2), bfloat16())))
+    np.testing.assert_array_equal(rounded, x.astype(bfloat16()))
+    assert max(rounded.strides) % (2 * matmul_module.ALIGNED) == 0
+    product = matmul(rounded.T, on_gpu(np.eye(4, dtype=np.float32)), dtype=np.float32)
+    np.testing.assert_array_equal(product, x.astype(bfloat16()).astype(np.float32).T)
+
+
+def test_nothing_to_sum_up(calls):
+    c = on_gpu(np.ones((2, 3), np.float32))
+    a, b = on_gpu(np.ones((2, 0), np.float32)), on_gpu(np.ones((0, 3), np.float32))
+    assert (matmul(a, b, out=c, add=True) == 1).all() and (matmul(a, b, out=c) == 0).all()
+    assert matmul(on_gpu(np.ones((0, 2), np.float32)), on_gpu(np.ones((2, 3), np.float32))).shape == (0, 3)
+    assert not calls
