@@ -14,6 +14,7 @@ four orders are that of this project and those of three libraries, whose setting
 What they do by the accident of a sorting order (which of several equal tokens top-p leaves out, say) is done here as
 everywhere: the lowest ids stay. A setting that a library does not have is refused. Where the temperature is 0 the largest
 logit is taken after the penalties, as all of them do: no cut can change which one that is, except XTC, which is left out.
+(vLLM also takes a temperature below 1e-5 for 0; here it is what it says.)
 """
 
 from __future__ import annotations
