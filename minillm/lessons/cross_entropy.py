@@ -42,6 +42,7 @@ LEARNED, VALIDATED = 400_000, 40_000  # words
 WINDOWS, CONTEXT = 16, 32  # in a batch, and words in a window
 STEPS = 700
 LOOKS = (0, 5, 10, 20, 30, 50, 70, 100, 150, 200, 300, 400, 500, 600, STEPS)  # evaluations
+QUOTED = 12  # words of the text above the table
 SHOWN = (0, 30, 100, 300, STEPS)  # in the table
 NEAR = 0.01  # nats above the floor
 LEARNING_RATE, WARMUP_STEPS = 4e-3, 50
@@ -83,7 +84,7 @@ def measure() -> Measured:
     }
     lowest = min(beliefs, key=lambda name: beliefs[name][2])
     return Measured(
-        tables=[_table_of_beliefs(beliefs), _table_of_the_source(grammar, simple, history, floor)],
+        tables=[_table_of_beliefs(beliefs), _table_of_the_source(grammar, text, simple, history, floor)],
         findings=_findings(figures, lowest),
         draw=lambda figure: _draw(figure, grammar, model, history, simple, floor),
         figures=figures,
@@ -243,7 +244,7 @@ def _table_of_beliefs(beliefs) -> Table:
     )
 
 
-def _table_of_the_source(grammar, simple, history, floor) -> Table:
+def _table_of_the_source(grammar, text, simple, history, floor) -> Table:
     losses = {
         "nothing: all words alike": math.log(len(grammar.words)),
         "how often each word comes": simple["words alone"],
@@ -253,7 +254,12 @@ def _table_of_the_source(grammar, simple, history, floor) -> Table:
     for at in (at for at in history if at.step in SHOWN):
         rows.append((f"a GPT after {at.step} steps", *_above_the_floor(at, floor)))
     rows.append(("the grammar itself, computed", f"{floor:.4f}", f"{math.exp(floor):.3f}", "0"))
-    return Table("A grammar's text, for who knows", ("", "nats a word", "perplexity", "above the floor"), rows)
+    beginning = " ".join(grammar.words[word] for word in text.words[:QUOTED])
+    return Table(
+        f'"{beginning} ...": how hard to predict for one who knows',
+        ("", "nats a word", "perplexity", "above the floor"),
+        rows,
+    )
 
 
 def _above_the_floor(at: Distances, floor: float) -> tuple[str, str, str]:
