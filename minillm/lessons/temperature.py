@@ -108,7 +108,8 @@ def _draw(figure, entropies, vocabulary, counts, p, likeliest, tokenizer) -> Non
     places = np.arange(len(likeliest))
     right.bar(places - 0.2, counts[likeliest] / counts.sum(), 0.4, label=f"{counts.sum():,} draws")
     right.bar(places + 0.2, p[likeliest], 0.4, label="probability")
-    right.set_xticks(places, [repr(tokenizer.decode([i])) for i in likeliest], rotation=30)
+    labels = [repr(tokenizer.decode([i])).replace("$", r"\$") for i in likeliest]  # $...$ would be a formula
+    right.set_xticks(places, labels, rotation=30)
     right.set(title="temperature 1")
     right.legend()
 
