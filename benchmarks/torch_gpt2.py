@@ -71,13 +71,18 @@ class TorchTrainer:
 
     def step(self, ids, targets) -> None:
         torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
-        ids, targets = (torch.as_tensor(array, device=self.device) for array in (ids, targets))
+        ids, targets = self._placed(ids), self._placed(targets)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
             loss = self._loss(ids, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _placed(self, array):
+        """On a GPU through pinned memory, so that the host does not wait for the copy."""
+        tensor = torch.from_numpy(array)
+        return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def wait(self) -> None:
         """Until the device has done what it was told."""

@@ -49,7 +49,8 @@ def train_and_show(
     run = _open_run(given, preset_name, out, overwrite, resume, device)
     _describe(run, console)
     reporter = ProgressReporter(run, console)
-    with reporter.bar, explained(workload_of(run.settings, run.model.config, device)):
+    learning = sum(parameter.value.size for parameter in run.model.trained_parameters().values())
+    with reporter.bar, explained(workload_of(run.settings, run.model.config, device, learning)):
         reason = train(run, reporter, stop_after, profile)
     if profile and not reporter.has_profiled:
         console.print(

@@ -40,7 +40,11 @@ DEVICES = ("cpu", "cuda", "cudasim")
 
 @dataclass(frozen=True)
 class Workload:
-    """What a training run is told, as far as its memory depends on it. workers: None for what `train` would choose."""
+    """What a training run is told, as far as its memory depends on it.
+
+    workers: None for what `train` would choose. learning: how many weights have gradients and moments, None for all of them;
+    fewer where some are frozen or LoRA's matrices learn alone.
+    """
 
     config: object
     batch_size: int
@@ -50,6 +54,7 @@ class Workload:
     checkpoint_activations: bool = False
     gradient_accumulation: int = 1
     workers: int | None = None
+    learning: int | None = None
 
     @property
     def time(self) -> int:
@@ -66,8 +71,8 @@ class Workload:
         return [last - first for first, last in zip(bounds, bounds[1:]) if last > first]
 
 
-def workload_of(settings, config, device: str) -> Workload:
-    """The workload of a run: its TrainingSettings, the configuration of its model, its device."""
+def workload_of(settings, config, device: str, learning: int | None = None) -> Workload:
+    """The workload of a run: its TrainingSettings, the configuration of its model, its device, and how many weights learn."""
     return Workload(
         config,
         settings.batch_size,
@@ -75,6 +80,7 @@ def workload_of(settings, config, device: str) -> Workload:
         device=device,
         checkpoint_activations=settings.checkpoint_activations,
         gradient_accumulation=settings.gradient_accumulation,
+        learning=learning,
     )
 
 
@@ -111,18 +117,19 @@ def estimate(workload: Workload) -> Estimate:
             raise UserError(f'unknown {what} "{name}": use one of {", ".join(names)}')
     weight = BYTES[workload.dtype][1]
     weights = count_parameters(workload.config) * weight
+    learning = weights if workload.learning is None else workload.learning * weight
     peaks = [_walk(workload, batch, weight).peak for batch in workload.parts_of_batch]
     # At the end every worker has all its gradients, and the optimizer works on one block of a tensor at a time.
     scratch = 0 if workload.device != "cpu" else 2 * BLOCK * weight
-    at_end = _Peak(weights, {}, scratch, "optimizer")
-    if len(peaks) * weights + scratch > sum(peak.total for peak in peaks):
+    at_end = _Peak(learning, {}, scratch, "optimizer")
+    if len(peaks) * learning + scratch > sum(peak.total for peak in peaks):
         peaks = [at_end, *(replace(at_end, workspace=0) for _ in peaks[1:])]
     kept = {"tokens and tables": 2 * workload.batch_size * workload.time * INTEGER + _tables(workload, weight)}
     for peak in peaks:
         for name, size in peak.kept.items():
             kept[name] = kept.get(name, 0) + size
     gradients, workspace = (sum(getattr(peak, name) for peak in peaks) for name in ("gradients", "workspace"))
-    return Estimate(weights, 2 * weights, gradients, sum(kept.values()), workspace, peaks[0].moment, kept)
+    return Estimate(weights, 2 * learning, gradients, sum(kept.values()), workspace, peaks[0].moment, kept)
 
 
 def count_parameters(config) -> int:
@@ -172,11 +179,11 @@ class _Peak:
 class _Walk:
     """Where the step stands: bytes kept by each kind of layer, bytes of gradients; and the largest sum so far.
 
-    accumulating: every weight has a gradient already, to which the new one is added.
+    accumulating: every weight has a gradient already, to which the new one is added. share: of the weights, that learn.
     """
 
-    def __init__(self, gradients: int, accumulating: bool):
-        self.gradients, self.accumulating = gradients, accumulating
+    def __init__(self, gradients: int, accumulating: bool, share: float):
+        self.gradients, self.accumulating, self.share = int(gradients * share), accumulating, share
         self.kept: dict[str, int] = {}
         self.peak = _Peak()
 
@@ -187,8 +194,9 @@ class _Walk:
 
     def backward(self, operations: list[Operation], extra: int = 0) -> None:
         for operation in reversed(operations):
-            self.gradients += 0 if self.accumulating else operation.gradient
-            added = operation.gradient if self.accumulating else 0
+            gradient = int(operation.gradient * self.share)
+            self.gradients += 0 if self.accumulating else gradient
+            added = gradient if self.accumulating else 0
             self._look(operation.backward + extra + added, operation.name)
             self.keep(operation.name, -operation.kept)
 
@@ -209,7 +217,8 @@ def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
     below, above = embedding(shapes), head(shapes)
     accumulating = workload.gradient_accumulation > 1
     parameters = count_parameters(config) if accumulating else _buffered_parameters(config)
-    walk = _Walk(parameters * weight, accumulating)
+    share = 1.0 if workload.learning is None else workload.learning / count_parameters(config)
+    walk = _Walk(parameters * weight, accumulating, share)
     walk.forward(below)
     for _ in range(config.n_layer):
         walk.forward(block)

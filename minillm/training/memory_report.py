@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from minillm.backend import to_device
 from minillm.errors import UserError
 from minillm.models.folder import architecture_of, config_from_dict
 from minillm.models.presets import PRESETS
 from minillm.pretrained import from_pretrained
 from minillm.training.memory import PARTS, Estimate, Workload, count_parameters, estimate
+from minillm.training.memory_advice import in_words, memory_of
 
 VOCABULARIES = {"gpt2": 50257, "smollm2-135m": 49152, "tinyllama": 32000, "llama-3.2-1b": 128256, "default": 1024}
 CHARACTERS = 65  # tiny shakespeare's
@@ -77,7 +81,21 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
         if part == "activations":
             largest = sorted(result.kept.items(), key=lambda item: -item[1])
             lines += [_row(f"  {name}", size) for name, size in largest if size]
-    return "\n".join([*lines, _row("total", result.total), f"The peak is reached in: {result.moment}."])
+    lines += [_row("total", result.total), f"The peak is reached in: {result.moment}."]
+    free = _free(workload.device)
+    if free is not None:
+        where = "this GPU" if workload.device == "cuda" else "this machine"
+        lines.append(f"Free on {where} now: {in_words(free)}.")
+    return "\n".join(lines)
+
+
+def _free(device: str) -> int | None:
+    """Bytes that are free on a device; None where this machine does not have it."""
+    try:
+        to_device(np.zeros(1), device)
+    except UserError:
+        return None
+    return memory_of(device).free
 
 
 def _row(name: str, size: int) -> str:

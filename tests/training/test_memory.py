@@ -5,6 +5,7 @@ import pytest
 
 import minillm
 from minillm.kernels.simulator import compiler_available
+from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.models.folder import config_from_dict, make_model
 from minillm.models.presets import PRESETS
 from minillm.optim import clip
@@ -15,6 +16,9 @@ from minillm.training.memory_measure import measured_peak
 needs_compiler = pytest.mark.skipif(
     not compiler_available(), reason="the simulator needs a C++ compiler (apt install g++)"
 )
+
+
+RANK = 4  # of LoRA's matrices
 
 
 def gpt2(**changes):
@@ -37,12 +41,15 @@ def measured(workload: Workload, workers: int = 1) -> int:
 
 
 def take_steps(workload: Workload, workers: int, peak=None) -> None:
-    """A model, its optimizer, and two steps; a peak is reset before the second one."""
+    """A model, its optimizer, and two steps; a peak is reset before the second one. With a workload of which less than all
+    weights learn, LoRA's do."""
     config = workload.config
     windows = np.random.default_rng(0).integers(0, config.vocab_size, (workload.batch_size, config.context_length + 1))
     model = make_model(config, 0, workload.dtype).to(workload.device).train()
     model.body.recompute = workload.checkpoint_activations
-    optimizer = minillm.AdamW(model.parameters())
+    if workload.learning is not None:
+        add_lora(model, LoRA(RANK))
+    optimizer = minillm.AdamW(model.trained_parameters())
     with DataParallel(model, workers) as parallel:
         for step in range(2 if peak else 1):
             if step:
@@ -83,6 +90,16 @@ def test_close_to_what_numpy_counts(name):
     config, batch, settings = CASES[name]
     workload = Workload(config, batch, workers=1, **settings)
     assert estimate(workload).total == pytest.approx(measured(workload), rel=0.06)
+
+
+def test_where_only_lora_learns():
+    config = gpt2(vocab_size=64, context_length=32, d_model=256, n_layer=2)
+    thin = make_model(config, seed=0)
+    add_lora(thin, LoRA(RANK))
+    learning = sum(parameter.value.size for parameter in thin.trained_parameters().values())
+    workload = Workload(config, 2, workers=1, learning=learning)
+    assert estimate(workload).moments == 8 * learning
+    assert estimate(workload).total == pytest.approx(measured(workload), rel=0.1)
 
 
 def test_two_workers():
