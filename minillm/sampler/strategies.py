@@ -13,6 +13,7 @@ from minillm.sampler.beam import beam_search
 from minillm.sampler.contrastive import contrastive_search
 from minillm.sampler.sampler import Sampler
 from minillm.sampler.scoring import score_text
+from minillm.sampler.settings import SamplerSettings
 from minillm.sampler.speculative import speculative_generate
 from minillm.sampler.writing import Writing, told_apart, write
 
@@ -25,7 +26,8 @@ class Strategy:
     search (contrastive.py) among the sampler's top_k tokens. draft: a smaller model or PromptLookup, which proposes
     `lookahead` tokens at a time (speculative.py).
 
-    Raises UserError for more than one of them.
+    A search looks at the model's own probabilities. Raises UserError for more than one of them, and for settings of the sampler
+    that would not be looked at.
     """
 
     sampler: Sampler = field(default_factory=Sampler)
@@ -51,6 +53,15 @@ class Strategy:
             raise UserError(f"{' and '.join(chosen)} cannot go together: choose one")
         if self.n_best > 1 and self.beams == 1:
             raise UserError("n_best are texts of a beam search: ask for beams, or for several samples")
+        if self.beams > 1 or self.contrastive_alpha is not None:
+            self._refuse_settings_that_are_not_looked_at(chosen[0])
+
+    def _refuse_settings_that_are_not_looked_at(self, search: str) -> None:
+        given, default = vars(self.sampler.settings), vars(SamplerSettings())
+        allowed = {"temperature", "seed", "order", "ties", *(["top_k"] if self.contrastive_alpha is not None else [])}
+        extra = [name for name, value in given.items() if value != default[name] and name not in allowed]
+        if extra:
+            raise UserError(f"{search} looks at the model's own probabilities: leave out {', '.join(extra)}")
 
     def write(
         self,

@@ -57,6 +57,11 @@ def test_without_a_penalty_or_a_temperature_it_is_greedy(model, settings):
     [
         (dict(beams=2, contrastive_alpha=0.5), "beams and contrastive search cannot go together"),
         (dict(beams=2, draft=PromptLookup()), "beams and a draft"),
+        (
+            dict(beams=2, sampler=Sampler(0.5, top_p=0.9)),
+            "beams looks at the model's own probabilities: leave out top_p",
+        ),
+        (dict(contrastive_alpha=0.5, sampler=Sampler(top_k=5, banned_tokens=(3,))), "leave out banned_tokens"),
         (dict(n_best=2), "n_best are texts of a beam search"),
     ],
 )
