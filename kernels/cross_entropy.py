@@ -8,24 +8,25 @@ from numbers import Number
 import numpy as np
 
 from minillm.backend import array_module
-from minillm.kernels.launch import Ceiling, CudaFile, check_array, check_integers, empty
+from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, check_array, check_integers, empty, number_of
 
 CUDA = CudaFile(
     __file__,
     "cross_entropy.cu",
     {
-        "cross_entropy": Ceiling(registers=32, shared=384),
+        **{f"cross_entropy<{number}>": Ceiling(registers=32, shared=384) for number in NUMBERS.values()},
         "count_targets": Ceiling(registers=32, shared=256),
         "mean_loss": Ceiling(registers=32, shared=256),
     },
 )
 
 
-def cross_entropy_forward(logits, targets, ignore_index=-100, label_smoothing=0.0, count=None):
-    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient.**
+def cross_entropy_forward(logits, targets, ignore_index=-100, label_smoothing=0.0, count=None, gradient=None):
+    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if no array is given for it.
 
     logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of rows that are not
     ignored  ->  loss (0-d, float64, on the device), saved
+    gradient: an array (N, V or more), float32 or bfloat16, for the gradient of logits (N, V).
 
     The host never waits for the device, so what it would have to wait for to raise is NaN here: the loss where every
     target is ignored, or where one lies outside of the vocabulary.
@@ -42,16 +43,23 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, label_smoothing=0.
         CUDA.launch("count_targets", (1,), (256,), (targets, divisor, np.int64(rows), ignore_index))
     else:
         divisor[...] = count
+    if gradient is None:
+        gradient = logits
+    else:
+        check_array("cross_entropy_forward", "gradient", gradient, like=logits, dtype=FLOATS)
+        if gradient.ndim != 2 or logits.ndim != 2 or len(gradient) != rows or gradient.shape[1] < vocabulary:
+            raise ValueError(f"cross_entropy_forward: gradient is {gradient.shape} but {because}")
     losses, loss = empty((rows,), logits), empty((), logits, "float64")
-    arguments = (logits, targets, divisor, losses, np.int32(vocabulary), ignore_index, np.float32(label_smoothing))
+    widths = (np.int32(vocabulary), np.int32(gradient.shape[-1]))
+    arguments = (logits, gradient, targets, divisor, losses, *widths, ignore_index, np.float32(label_smoothing))
     threads = 32 * max(1, min(32, vocabulary // 128))
-    CUDA.launch("cross_entropy", (rows,), (threads,), arguments)
+    CUDA.launch(f"cross_entropy<{number_of(gradient)}>", (rows,), (threads,), arguments)
     CUDA.launch("mean_loss", (1,), (256,), (losses, divisor, loss, np.int64(rows)))
-    return loss, logits
+    return loss, gradient[..., :vocabulary]
 
 
 def cross_entropy_backward(dloss, saved):
-    """dloss (0-d)  ->  dlogits (..., V), in the buffer that held the logits"""
+    """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
     dlogits = saved
     # A number is compared with 1; for an array that would mean waiting for the device.
     if not isinstance(dloss, Number) or dloss != 1:

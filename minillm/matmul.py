@@ -44,9 +44,15 @@ def matmul(a, b, out=None, dtype=None, add=False):
         return (_on_host if array_module(a) is np else _on_gpu)(a, b, out, dtype, add)
 
 
-def operand(x, like):
-    """x as products with `like` take it: rounded to bfloat16 where `like` is, else x itself. For what is multiplied twice."""
-    return _bfloat16_rows(x) if is_bfloat16(like) and not is_bfloat16(x) else x
+def operand_rows(rows: int, width: int, like):
+    """A new matrix (rows, width or more) for what products with `like` will take; None unless `like` is bfloat16.
+
+    On a GPU its rows begin at multiples of 16 bytes, whatever the width: use its first `width` columns.
+    """
+    if not is_bfloat16(like):
+        return None
+    width = -(-width // ALIGNED) * ALIGNED if device_of(like) == "cuda" else width
+    return array_module(like).empty_like(like, shape=(rows, width), order="C")
 
 
 def check_gpu(array, precision: str) -> None:
@@ -84,18 +90,6 @@ def _rounded(x):
     return (x if is_bfloat16(x) else x.astype(bfloat16())).astype(np.float32)
 
 
-def _bfloat16_rows(x):
-    """x in bfloat16. On a GPU the rows of a matrix begin at multiples of 16 bytes, whatever its width."""
-    if device_of(x) != "cuda" or x.ndim != 2:
-        return x.astype(bfloat16())
-    if x.strides[0] < x.strides[1]:  # stored by columns: the weight of a head, transposed
-        return _bfloat16_rows(x.T).T
-    width = -(-x.shape[1] // ALIGNED) * ALIGNED
-    rows = array_module(x).empty((x.shape[0], width), bfloat16())[:, : x.shape[1]]
-    rows[...] = x
-    return rows
-
-
 # --------------------------------------------------------------------------------------------------------- cuBLAS
 
 
@@ -105,7 +99,7 @@ def _on_gpu(a, b, out, dtype, add):
     if a.ndim != 2 or b.ndim != 2 or {a.dtype.name, b.dtype.name} - CUDA_TYPES.keys():
         return _stacked_on_gpu(a, b, out, dtype, add)
     dtype = out.dtype if out is not None else np.dtype(dtype or a.dtype)
-    a, b = operand(a, b), operand(b, a)
+    a, b = _operand(a, b), _operand(b, a)
     if out is None:
         out = array_module(a).empty((a.shape[0], b.shape[1]), dtype)
     if not a.shape[1]:
@@ -113,6 +107,17 @@ def _on_gpu(a, b, out, dtype, add):
     elif out.size:
         gemm(a, b, out, add)
     return out
+
+
+def _operand(x, like):
+    """x in bfloat16 where `like` is."""
+    if not is_bfloat16(like) or is_bfloat16(x):
+        return x
+    if x.strides[0] < x.strides[1]:  # stored by columns: the weight of a head, transposed
+        return _operand(x.T, like).T
+    rounded = operand_rows(*x.shape, like)[:, : x.shape[1]]
+    rounded[...] = x
+    return rounded
 
 
 def _stacked_on_gpu(a, b, out, dtype, add):

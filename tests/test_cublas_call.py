@@ -10,7 +10,7 @@ import pytest
 
 from minillm import matmul as matmul_module
 from minillm.backend import stream
-from minillm.matmul import matmul, operand
+from minillm.matmul import matmul, operand_rows
 from minillm.precision import bfloat16, products_in, rounded_to_tf32
 
 HANDLE = 77
@@ -52,7 +52,7 @@ def gemm_ex(calls):
     ):
         assert handle == HANDLE and a_type == b_type
         calls.append(
-            SimpleNamespace(operands=a_type, result=c_type, compute=compute, algorithm=algorithm, add=number(beta))
+            SimpleNamespace(operands=a_type, result=c_type, compute=compute, steps=(lda, ldb), add=number(beta))
         )
         left = matrix(a, a_type, *((k, m) if op_a else (m, k)), lda)
         right = matrix(b, b_type, *((n, k) if op_b else (k, n)), ldb)
@@ -72,6 +72,7 @@ def calls(monkeypatch):
     found = []
     cupy, device, libraries = ModuleType("cupy"), ModuleType("cupy.cuda.device"), ModuleType("cupy_backends.cuda.libs")
     cupy.empty = lambda *arguments: on_gpu(np.empty(*arguments))
+    cupy.empty_like = lambda *arguments, **named: on_gpu(np.empty_like(*arguments, **named))
     device.get_cublas_handle = lambda: HANDLE
     libraries.cublas = SimpleNamespace(gemmEx=gemm_ex(found))
     fakes = {"cupy": cupy, "cupy.cuda": ModuleType("cupy.cuda"), "cupy.cuda.device": device}
@@ -145,11 +146,11 @@ def test_rounded_rows_begin_at_multiples_of_16_bytes(by_columns, calls):
     """A vocabulary of 50,257 words is no multiple of anything."""
     x = numbers("x", 4, 57)
     x = np.asfortranarray(x) if by_columns else x
-    rounded = operand(on_gpu(x), on_gpu(np.zeros((4, 2), bfloat16())))
-    np.testing.assert_array_equal(rounded, x.astype(bfloat16()))
-    assert max(rounded.strides) % (2 * matmul_module.ALIGNED) == 0
-    product = matmul(rounded.T, on_gpu(np.eye(4, dtype=np.float32)), dtype=np.float32)
-    np.testing.assert_array_equal(product, x.astype(bfloat16()).astype(np.float32).T)
+    one = on_gpu(np.eye(4, dtype=np.float32).astype(bfloat16()))
+    np.testing.assert_array_equal(matmul(one, on_gpu(x), dtype=np.float32), x.astype(bfloat16()).astype(np.float32))
+    assert calls[0].steps[0] % matmul_module.ALIGNED == 0
+    rows = operand_rows(4, 57, like=one)
+    assert rows.shape == (4, 64) and rows.strides == (128, 2)
 
 
 def test_nothing_to_sum_up(calls):

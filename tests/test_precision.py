@@ -11,7 +11,7 @@ from minillm import precision
 from minillm.backend import stream, to_device, to_host
 from minillm.errors import UserError
 from minillm.layers import gelu, layer_norm, linear, linear_cross_entropy, rms_norm, rotary, swiglu
-from minillm.matmul import check_gpu, layout, matmul, operand
+from minillm.matmul import check_gpu, layout, matmul, operand_rows
 from minillm.precision import activation_dtype, bfloat16, products_in, rounded_to_tf32, weight_dtype
 
 CLOSE = 0.999  # cosine between a gradient and that of float64
@@ -266,10 +266,11 @@ def test_rounding_to_tf32_keeps_ten_bits():
     np.testing.assert_array_equal(rounded_to_tf32(np.float32([np.inf, 0.0, -1.0])), [np.inf, 0.0, -1.0])
 
 
-def test_an_operand_is_rounded_once_for_two_products():
+def test_what_products_will_take():
     x, y = arrays((3, 5), (3, 5), dtype="float32")
-    assert operand(x, y) is x
-    assert operand(x, y.astype(bfloat16())).dtype == bfloat16()
+    assert operand_rows(3, 5, like=x) is None
+    rows = operand_rows(3, 5, like=y.astype(bfloat16()))
+    assert rows.dtype == bfloat16() and rows.shape == (3, 5)
 
 
 def by_columns(memory, operation, rows, columns, step):

@@ -29,11 +29,14 @@ from minillm.layers.softmax import row_max, row_sum
 IGNORE_INDEX = -100
 
 
-def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None):
-    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient.**
+def cross_entropy_forward(
+    logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None, gradient=None
+):
+    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if no array is given for it.
 
     logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of rows that are not
     ignored  ->  loss (0-d, float64), saved
+    gradient: an array (N, V or more) for the gradient of logits (N, V), which is rounded to its dtype.
 
     Raises ValueError if every target is ignored: the mean of nothing has no value.
     """
@@ -62,11 +65,14 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     p[rows, t] -= (1 - label_smoothing) * scale
     if label_smoothing:
         p -= (label_smoothing / vocabulary * scale)[:, None]
+    if gradient is not None:
+        gradient[:, :vocabulary] = p
+        return loss, gradient[:, :vocabulary]
     return loss, p.reshape(logits.shape)
 
 
 def cross_entropy_backward(dloss, saved):
-    """dloss (0-d)  ->  dlogits (..., V), in the buffer that held the logits"""
+    """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
     dlogits = saved
     if dloss != 1:
         dlogits *= dloss

@@ -14,13 +14,13 @@ from minillm.backend import to_device, to_host
 from minillm.errors import UserError
 from minillm.kernel_samples import SAMPLES, OptimizerReference
 from minillm.kernels import launch
-from minillm.kernels.launch import CudaFile
+from minillm.kernels.launch import FLOATS, CudaFile
 from minillm.kernels.simulator import SimulatorError, configured
 from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward
 from minillm.layers.rotary import rotary_tables
 from minillm.optim import clip_scale
-from minillm.precision import bfloat16
+from minillm.precision import activation_dtype, bfloat16
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # largest relative error of float32, norm-wise
 TRAVELLING = {"x", "delta", "dy", "dsum"}  # bfloat16 between layers: weights, tables and logits are always float32
@@ -351,6 +351,31 @@ def test_dropout_mask_is_that_of_the_cpu_bit_for_bit(device):
     np.testing.assert_array_equal(y["y"] == 0, expected["y"] == 0)
 
 
+@pytest.mark.parametrize("number", FLOATS)
+def test_cross_entropy_writes_its_gradient_where_it_is_told(number, device):
+    """Into the first columns of an array that may be wider, rounded to its dtype; the logits stay as they are."""
+    a = inputs(logits_inputs, (9, 1000, (8,)), device)
+    exact, before = inputs(logits_inputs, (9, 1000, (8,)), dtype=np.float64), to_host(a.logits).copy()
+    gradient = to_device(np.full((9, 1008), 7, np.float32).astype(activation_dtype(number)), device)
+    op, layer = (importlib.import_module(f"minillm.{where}.cross_entropy") for where in ("kernels", "layers"))
+    loss, dlogits = op.cross_entropy_forward(a.logits, a.targets, label_smoothing=0.1, gradient=gradient)
+    exact_gradient = np.empty((9, 1000))
+    exact_loss, _ = layer.cross_entropy_forward(
+        np.where(exact.logits == -np.inf, -1e4, exact.logits),
+        exact.targets,
+        label_smoothing=0.1,
+        gradient=exact_gradient,
+    )
+    np.testing.assert_array_equal(to_host(a.logits), before)
+    assert dlogits.shape == (9, 1000) and dlogits.dtype.name == number
+    assert (to_host(gradient)[:, 1000:] == 7).all()
+    rounded = exact_gradient.astype(activation_dtype(number)).astype(np.float64)
+    allowed = 1.01 * relative_error(rounded, exact_gradient) + BACKWARD
+    assert relative_error(to_host(dlogits), exact_gradient) <= allowed
+    with pytest.raises(ValueError, match="gradient is"):
+        op.cross_entropy_forward(a.logits, a.targets, gradient=gradient[:, :999].copy())
+
+
 def test_cross_entropy_is_nan_where_the_host_would_raise(device):
     op = importlib.import_module("minillm.kernels.cross_entropy")
     logits = to_device(np.zeros((2, 5), np.float32), device)
@@ -399,7 +424,7 @@ FAULTS = {
     "cross_entropy: gradient not divided by the count": (
         cross_entropy, "scale = (float)(1 / *count)", "scale = 1", "numbers"),
     "cross_entropy: ignored rows keep their logits": (
-        cross_entropy, "j += blockDim.x) z[j] = 0;", "j += blockDim.x) {}", "numbers"),
+        cross_entropy, "j += blockDim.x) dz[j] = (Number)0.0f;", "j += blockDim.x) {}", "numbers"),
     "embedding: runs that cross windows added without order": (
         embedding, "if (began_before || goes_on)", "if (false)", "check"),
     "embedding: a run's last part is lost": (embedding, "sum += partials[2 * next * width + c];", "", "numbers"),
