@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 
 import numpy as np
@@ -86,15 +87,19 @@ def measure(width: int, devices: list[str], arguments) -> dict[str, dict[str, fl
     times = {name: {device: [] for device in devices} for name in pieces["cpu"]}
     for turn in range(arguments.repeats + 1):
         for device in devices:
-            for name, work in pieces[device].items():
-                seconds = seconds_of(work, device)
+            for name, (work, surroundings) in pieces[device].items():
+                with surroundings:
+                    seconds = seconds_of(work, device)
                 if turn:  # the first one compiles and fills pools
                     times[name][device].append(seconds)
     return {name: {device: 1e3 * median(taken) for device, taken in each.items()} for name, each in times.items()}
 
 
-def pieces_of(width: int, device: str, arguments) -> dict[str, Callable]:
-    """Name -> a function that does the layer's forward and backward once, on the device."""
+def pieces_of(width: int, device: str, arguments) -> dict[str, tuple[Callable, AbstractContextManager]]:
+    """Name -> a function that does the layer's forward and backward once, on the device, and what it is to be called in.
+
+    A single layer has all cores for its products; the whole step shares the batch among workers, as training does.
+    """
     batch, time_ = arguments.batch_size, arguments.context_length
     config = minillm.GPT2Config(
         vocab_size=arguments.vocab_size,
@@ -121,7 +126,8 @@ def pieces_of(width: int, device: str, arguments) -> dict[str, Callable]:
         return run
 
     other = MinillmTrainer(config, batch, device, dtype)  # whose gradients stay
-    other.parallel.loss_and_gradients(ids, targets)
+    with other:
+        other.parallel.loss_and_gradients(ids, targets)
 
     def update():
         _, scale = clip(other.optimizer.parameters, 1.0)
@@ -137,15 +143,16 @@ def pieces_of(width: int, device: str, arguments) -> dict[str, Callable]:
         head.backward()
         head.zero_grad()
 
-    return {
+    layers = {
         "embedding": embedding,
         "layer norm": there_and_back(block.ln_1),
         "attention": there_and_back(block.attn),
         "MLP": there_and_back(block.mlp),
         "head and loss": loss,
         "clip and AdamW": update,
-        "whole step": lambda: trainer.step(ids, targets),
     }
+    pieces = {name: (work, nullcontext()) for name, work in layers.items()}
+    return {**pieces, "whole step": (lambda: trainer.step(ids, targets), trainer)}
 
 
 def seconds_of(work: Callable, device: str) -> float:
