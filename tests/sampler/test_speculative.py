@@ -159,7 +159,7 @@ def exact(sampler, length):
     return chances
 
 
-def chi_squared(generate, setting, draft, length=3, draws=1000):
+def chi_squared(generate, setting, draft, length=3, draws=800):
     """Pearson's statistic of the texts drawn, and how many degrees of freedom it has; infinite for what cannot be."""
     counts = dict.fromkeys(itertools.product(range(4), repeat=length), 0)
     for seed in range(draws):
@@ -188,9 +188,11 @@ def test_texts_are_as_frequent_as_the_target_makes_them(setting, draft):
     assert freedom > 5 and statistic < limit(freedom)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", ["accepts always", "replaces from p", "replaces by the number that judged", "ends with the first place"]
+)
 def test_wrong_frequencies_are_noticed(fault):
-    statistic, freedom = chi_squared(faulty(fault).speculative_generate, {}, DRAFT, draws=800)
+    statistic, freedom = chi_squared(faulty(fault).speculative_generate, {}, DRAFT)
     assert statistic > limit(freedom)
 
 
@@ -204,7 +206,7 @@ def test_wrong_frequencies_are_noticed(fault):
 )
 def test_wrong_numbers_and_histories_are_noticed(right, wrong):
     module = planted(speculative, right, wrong)
-    statistic, freedom = chi_squared(module.speculative_generate, SETTINGS[3], DRAFT, draws=800)
+    statistic, freedom = chi_squared(module.speculative_generate, SETTINGS[3], DRAFT)
     assert statistic > limit(freedom)
 
 
