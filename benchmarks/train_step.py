@@ -27,6 +27,7 @@ import minillm
 from benchmarks import common
 from benchmarks.cpu_products import measure_peak, measure_products
 from minillm.backend import to_device
+from minillm.errors import UserError
 from minillm.models.presets import find_preset
 from minillm.optim import clip
 from minillm.peaks import peaks_of
@@ -46,7 +47,6 @@ def main() -> None:
         shape["context_length"] = arguments.context_length
     config = minillm.GPT2Config(**shape, vocab_size=vocab_size)
     batch_size = arguments.batch_size or preset.training["batch_size"]
-    to_device(np.zeros(1), arguments.device)  # raises where there is no such device, before anything is made
     windows = np.random.default_rng(0).integers(0, vocab_size, (batch_size, config.context_length + 1))
     ids, targets = windows[:, :-1], windows[:, 1:]
 
@@ -75,6 +75,10 @@ def parse_arguments():
         parser.error(f"--preset {arguments.preset} is no GPT-2: the model in PyTorch is one")
     if arguments.device == "cpu" and arguments.dtype != "float32":
         parser.error(f"--dtype {arguments.dtype} is for --device cuda: a CPU only imitates it")
+    try:
+        to_device(np.zeros(1), arguments.device)
+    except UserError as error:
+        parser.error(str(error))
     return arguments
 
 

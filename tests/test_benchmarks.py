@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from benchmarks import cpu_vs_gpu, train_step
+from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 
 SMALL = "--batch-size 1 --context-length 16 --vocab-size 64".split()
@@ -69,9 +70,18 @@ def test_train_step_beside_pytorch(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [(["--preset", "llama-small"], "is no GPT-2"), (["--dtype", "bfloat16"], "is for --device cuda")],
+    [
+        (["--preset", "llama-small"], "is no GPT-2"),
+        (["--dtype", "bfloat16"], "is for --device cuda"),
+        (["--device", "cuda"], "there is no such device"),
+    ],
 )
 def test_train_step_refuses(monkeypatch, capsys, arguments, message):
+    def nowhere(array, device):
+        if device != "cpu":
+            raise UserError("there is no such device")
+
+    monkeypatch.setattr(train_step, "to_device", nowhere)
     with pytest.raises(SystemExit):
         run(monkeypatch, capsys, train_step, *arguments)
     assert message in capsys.readouterr().err
