@@ -111,7 +111,9 @@ def command(
         Optional[Path], _option(SEARCH, "A smaller model of the same vocabulary that guesses ahead.")
     ] = None,
     lookup: Annotated[bool, _option(SEARCH, "Guess ahead by looking up what followed before.", "--lookup")] = False,
-    lookahead: Annotated[int, _option(SEARCH, "Tokens that are guessed at a time.", show_default=True, min=1)] = 4,
+    lookahead: Annotated[
+        Optional[int], _option(SEARCH, "Tokens that are guessed at a time: 4 by a draft, 10 by look-up.", min=1)
+    ] = None,
     trace: Annotated[bool, _option(OUTPUT, "Tell how each token was chosen.", "--trace")] = False,
     logprobs: Annotated[bool, _option(OUTPUT, "Show what the model gave each token.", "--logprobs")] = False,
     json_lines: Annotated[bool, _option(OUTPUT, "A line of JSON for each text.", "--json")] = False,
