@@ -14,6 +14,9 @@ here, in the same visit, for dloss = 1:
 so that backward only multiplies by dloss. dW is added to a buffer, the parameter's gradient itself, in strips of the
 vocabulary, because a second array of its size would be the next largest tensor. benchmarks/linear_cross_entropy.py
 measures the memory.
+
+In bfloat16 x is rounded, and so is W for the products; logits, softmax and loss are float32, dlogits are rounded when they
+are written, and dW is added up in float32.
 """
 
 from __future__ import annotations
