@@ -38,7 +38,7 @@ def embedding_forward(ids, weight, dtype=None):
         raise ValueError(f"embedding_forward: weight is {weight.shape} but has to be (V, C)")
     ids = check_integers("embedding_forward", "ids", ids, like=weight)
     vocabulary, width = weight.shape
-    y = empty((*ids.shape, width), weight, dtype or weight.dtype)
+    y = empty((*ids.shape, width), weight, weight.dtype if dtype is None else dtype)
     arguments = (ids, weight, y, np.int32(width), np.int64(vocabulary))
     CUDA.launch(f"embedding_forward<{number_of(y)}>", (ids.size,), (row_threads(width),), arguments)
     return y, (ids, weight.shape)

@@ -68,7 +68,7 @@ def check_gpu(array, precision: str) -> None:
 
 def _on_host(a, b, out, dtype, add):
     if is_bfloat16(a) or is_bfloat16(b):
-        dtype = out.dtype if out is not None else np.dtype(dtype or a.dtype)
+        dtype = out.dtype if out is not None else np.dtype(a.dtype if dtype is None else dtype)
         product = (_rounded(a) @ _rounded(b)).astype(dtype, copy=False)
     elif tf32_wanted() and a.dtype == b.dtype == np.float32:
         product = rounded_to_tf32(a) @ rounded_to_tf32(b)
@@ -98,7 +98,7 @@ def _on_gpu(a, b, out, dtype, add):
         return _on_gpu(a[None], b, None if out is None else out[None], dtype, add)[0]
     if a.ndim != 2 or b.ndim != 2 or {a.dtype.name, b.dtype.name} - CUDA_TYPES.keys():
         return _stacked_on_gpu(a, b, out, dtype, add)
-    dtype = out.dtype if out is not None else np.dtype(dtype or a.dtype)
+    dtype = out.dtype if out is not None else np.dtype(a.dtype if dtype is None else dtype)
     a, b = _operand(a, b), _operand(b, a)
     if out is None:
         out = array_module(a).empty((a.shape[0], b.shape[1]), dtype)
@@ -122,7 +122,7 @@ def _operand(x, like):
 
 def _stacked_on_gpu(a, b, out, dtype, add):
     """Stacks of matrices, and float64: CuPy's own product. (Stacks in bfloat16 are attention's, which has a kernel.)"""
-    xp, a, b, dtype = array_module(a), wide(a), wide(b), np.dtype(dtype or a.dtype)
+    xp, a, b, dtype = array_module(a), wide(a), wide(b), np.dtype(a.dtype if dtype is None else dtype)
     if out is None:
         return xp.matmul(a, b).astype(dtype, copy=False)
     if add:

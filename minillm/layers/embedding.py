@@ -22,7 +22,7 @@ from minillm.precision import wide
 
 def embedding_forward(ids, weight, dtype=None):
     """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, by default the weight's, saved"""
-    return weight[ids].astype(dtype or weight.dtype, copy=False), (ids, weight.shape)
+    return weight[ids].astype(weight.dtype if dtype is None else dtype, copy=False), (ids, weight.shape)
 
 
 def embedding_backward(dy, saved, dweight=None):
