@@ -82,7 +82,7 @@ def test_losses_of_a_llama_agree(tmp_path, device):
 @pytest.mark.parametrize("dtype, tolerance", [("tf32", 1e-3), ("bfloat16", 1e-2)])
 def test_losses_in_low_precision_follow_those_of_float32(dtype, tolerance, tmp_path, device):
     """With heads that the tensor cores take: 2 of width 32."""
-    changes = dict(shape={**SHAPE, "d_model": 64}, max_steps=20, eval_interval=20)
+    changes = dict(shape={**SHAPE, "d_model": 64}, max_steps=8, eval_interval=8)
     here = losses_of(start(tmp_path, "float32", "cpu", **changes))
     there = losses_of(start(tmp_path, dtype, device, dtype=dtype, **changes))
     np.testing.assert_allclose(there, here, rtol=0, atol=tolerance)
