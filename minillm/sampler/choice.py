@@ -20,7 +20,7 @@ def multinomial(probabilities, uniform):
     >>> multinomial(np.array([[0.5, 0.0, 0.25, 0.25]]), np.array([0.5]))
     array([2])
     """
-    return np.array([_drawn(row, number) for row, number in zip(probabilities, uniform)])
+    return np.array([_drawn(row, number) for row, number in zip(probabilities, uniform)], np.intp)
 
 
 BLOCK = 256

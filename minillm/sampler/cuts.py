@@ -51,7 +51,7 @@ def largest(logits, k: int) -> np.ndarray:
     >>> largest(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
     array([[1, 2]])
     """
-    return np.array([_largest(row, k) for row in logits])
+    return np.array([_largest(row, k) for row in logits], np.intp).reshape(len(logits), k)
 
 
 def _largest(row, k: int) -> np.ndarray:
@@ -179,7 +179,8 @@ def top_n_sigma_cut(logits, n: float | None):
     if not n:
         return logits
     deviation = [row[row > -np.inf].std(dtype=np.float64) for row in logits]
-    return _kept_from(logits, logits.max(axis=-1) - n * np.array(deviation))
+    with np.errstate(over="ignore"):
+        return _kept_from(logits, logits.max(axis=-1) - n * np.array(deviation))
 
 
 def xtc_cut(logits, threshold: float, excluding):

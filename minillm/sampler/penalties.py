@@ -154,7 +154,7 @@ def _repetitions(ids, breakers) -> dict[int, int]:
 
 def _power(multiplier: float, base: float, exponent: int) -> float:
     """multiplier * base^exponent, at most LARGEST_PENALTY."""
-    if base > 1 and exponent * math.log(base) + math.log(multiplier) > math.log(LARGEST_PENALTY):
+    if exponent * math.log(base) + math.log(multiplier) > math.log(LARGEST_PENALTY):
         return LARGEST_PENALTY
     return multiplier * base**exponent
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 
 from minillm.errors import UserError
@@ -32,6 +32,7 @@ class SamplerSettings:
 
     order: whose order and definitions of these are followed, one of ORDERS (stages.py).
 
+    Numbers of any type become Python's own, and lists and mappings are copied: what was checked cannot change any more.
     Raises UserError, a ValueError, that names the setting and what it may be.
     """
 
@@ -103,9 +104,12 @@ class SamplerSettings:
         okay = isinstance(self.forced_tokens, Mapping)
         okay = okay and all(_is_whole(at, 0) and _is_whole(token, 0) for at, token in self.forced_tokens.items())
         self._check("forced_tokens", okay, "positions from 0 on, each with the id of a token")
+        self._check("order", isinstance(self.order, str), "a name, one of ORDERS (stages.py)")
         self._check("ties", self.ties is None or self.ties in TIES, f"one of {', '.join(TIES)}")
         if self.min_tokens and not self.end_tokens:
             raise UserError("min_tokens needs end_tokens: the ids that end a text and are not to be chosen before")
+        for setting in fields(self):
+            object.__setattr__(self, setting.name, _plain(getattr(self, setting.name)))
 
     def named_tokens(self) -> list[tuple[str, int]]:
         """Every id that a setting names, with the setting."""
@@ -126,7 +130,10 @@ BIAS = "ids of tokens, each with a number that is added to its logit (-inf is a 
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _is_bias(value) -> bool:
@@ -135,3 +142,18 @@ def _is_bias(value) -> bool:
 
 def _is_whole(value, least: int | None = None) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def _plain(value):
+    """A setting in Python's own types.
+
+    >>> _plain({3: 1}), _plain([1, 2])
+    ({3: 1}, (1, 2))
+    """
+    if isinstance(value, Mapping):
+        return {int(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple, range, Set)):
+        return tuple(int(entry) for entry in value)
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value

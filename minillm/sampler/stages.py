@@ -8,8 +8,8 @@ four orders are that of this project and those of three libraries, whose setting
                 and eta where nothing reaches the threshold keep all ties
     vllm        vLLM, `vllm/v1/sample/sampler.py`: min-p before top-k and top-p; top-k keeps all ties
     llama.cpp   llama.cpp, the default chain of `common/sampling.cpp`: cuts first, the temperature last; penalties look at
-                the last 64 tokens, the prompt's too, but DRY at all of them; typical keeps more than p instead of at least
-                p; mirostat takes the place of everything but bias and temperature
+                the last 64 tokens unless penalty_window says otherwise, the prompt's too, but DRY at all of them; typical
+                keeps more than p instead of at least p; mirostat takes the place of everything but bias and temperature
 
 What they do by the accident of a sorting order (which of several equal tokens top-p leaves out, say) is done here as
 everywhere: the lowest ids stay. A setting that a library does not have is refused. Where the temperature is 0 the largest
@@ -107,7 +107,9 @@ def stages_of(settings: SamplerSettings) -> list[Stage]:
 
 def _all_stages(s: SamplerSettings) -> list[Stage | None]:
     """Every stage, None for those that are off."""
-    window = s.penalty_window or (LLAMA_CPP_WINDOW if s.order == "llama.cpp" else None)
+    window = s.penalty_window or None
+    if s.order == "llama.cpp" and s.penalty_window is None:
+        window = LLAMA_CPP_WINDOW
     ties = s.ties or ("all" if s.order in ("hf", "vllm") else "lowest")
     more = s.order == "llama.cpp"
 

@@ -414,3 +414,10 @@ def test_ties_as_the_libraries_keep_them():
 def test_what_an_order_does_not_have(settings, message):
     with pytest.raises(UserError, match=message):
         Sampler(**settings)
+
+
+def test_llama_cpp_looks_at_all_tokens_where_the_window_is_turned_off():
+    logits, history = np.zeros((1, 5)), History([[1] + [2] * 100], [0])
+    for window, changed in ((None, {2}), (0, {1, 2}), (101, {1, 2}), (100, {2})):
+        p = Sampler(order="llama.cpp", presence_penalty=1.0, penalty_window=window).probabilities(logits, history)[0]
+        assert {token for token in range(5) if p[token] < 0.2} == changed

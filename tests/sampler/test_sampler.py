@@ -310,7 +310,7 @@ def test_logits_of_another_shape(logits):
         Sampler().sample(logits)
 
 
-NUMBERS = [-0.1, math.nan, math.inf, "x", None, True]
+NUMBERS = [-0.1, math.nan, math.inf, 10**400, "x", None, True]
 WRONG = {
     "temperature": (NUMBERS, "a finite number of at least 0"),
     "top_k": ([-1, 2.5, "x", True], "a whole number of at least 0"),
@@ -340,6 +340,7 @@ WRONG = {
     "mirostat_tau": ([-1, math.inf, "x"], "a finite number of at least 0"),
     "mirostat_eta": ([0, *NUMBERS], "a finite number above 0"),
     "ties": (["first", 1], "one of lowest, all"),
+    "order": ([["hf"], None], "a name"),
 }
 
 
@@ -354,9 +355,48 @@ def test_settings_that_make_no_sense(name):
 
 
 def test_every_setting_is_checked():
-    assert set(WRONG) | {"order"} == set(vars(Sampler().settings))
+    assert set(WRONG) == set(vars(Sampler().settings))
     with pytest.raises(UserError, match="min_tokens needs end_tokens"):
         Sampler(min_tokens=3)
+
+
+def test_numbers_of_any_type_are_as_good_as_pythons():
+    """Small types of NumPy overflow in the arithmetic that follows, and warn or raise, if they stay what they are."""
+    logits, texts = logits_of("types", vocabulary=1000), History([list(range(200))] * 4, [0] * 4)
+    settings = dict(temperature=0.5, top_k=40, top_p=0.75, min_p=0.125, penalty_window=100, presence_penalty=0.5)
+    settings |= dict(no_repeat_ngram=3, dry_multiplier=0.5, banned_tokens=(3, 4), logit_bias={7: 2.0})
+    small = {name: np.int8(value) if isinstance(value, int) else value for name, value in settings.items()}
+    small = {name: np.float16(value) if isinstance(value, float) else value for name, value in small.items()}
+    small |= dict(banned_tokens=np.arange(3, 5, dtype=np.int8).tolist(), logit_bias={np.uint8(7): np.float16(2)})
+    assert vars(Sampler(**small).settings) == vars(Sampler(**settings).settings)
+    for name in small:
+        given = {"dry_multiplier": 0.5} | {name: small[name]}
+        expected = Sampler(**{"dry_multiplier": 0.5} | {name: settings[name]}).probabilities(logits, texts)
+        np.testing.assert_array_equal(Sampler(**given).probabilities(logits, texts), expected, name)
+
+
+def test_what_was_checked_cannot_change():
+    bias, banned = {1: 5.0}, [2]
+    sampler = Sampler(logit_bias=bias, banned_tokens=banned)
+    before = sampler.probabilities(np.zeros((1, 4)))
+    bias[0] = math.nan
+    banned.append(3)
+    np.testing.assert_array_equal(sampler.probabilities(np.zeros((1, 4))), before)
+
+
+def test_settings_as_large_as_floats_are():
+    """They do not overflow: a warning would be an error here."""
+    logits = 100 * logits_of("large")
+    np.testing.assert_array_equal(
+        Sampler(top_n_sigma=sys.float_info.max).probabilities(logits), Sampler().probabilities(logits)
+    )
+    p = Sampler(dry_multiplier=1e300, dry_base=1).probabilities(np.zeros((1, 5)), History([[1, 2, 3, 1, 2]], [0]))
+    np.testing.assert_allclose(p, [[0.25, 0.25, 0.25, 0, 0.25]])
+
+
+@pytest.mark.parametrize("settings", [dict(), dict(temperature=0), dict(top_k=5), dict(top_p=0.5, min_p=0.1)], ids=str)
+def test_no_rows_are_no_tokens(settings):
+    assert Sampler(**settings).sample(np.zeros((0, 100))).shape == (0,)
 
 
 FAULTS = [
