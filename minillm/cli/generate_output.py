@@ -63,12 +63,16 @@ def print_json_lines(writings: Iterator[list[Writing]], prompt: str, shown: Show
 
 def _tell(writing: Writing, start: int, tokenizer, shown: Shown) -> int:
     """Tell of the tokens from `start` on what is known of them; returns where to go on."""
+
+    def text_of(token: int) -> str:
+        return tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
+
     known = min((len(kept) for kept, wanted in zip((writing.traces, writing.logprobs), shown) if wanted), default=0)
     for at in range(start, known):
         if shown.trace:
-            print("\n".join(["", *writing.traces[at].lines(lambda token: tokenizer.decode([token]))]), file=sys.stderr)
+            print("\n".join(["", *writing.traces[at].lines(text_of)]), file=sys.stderr)
         if shown.logprobs:
-            print(f"{writing.logprobs[at]:9.4f}  {tokenizer.decode([writing.ids[at]])!r}", file=sys.stderr)
+            print(f"{writing.logprobs[at]:9.4f}  {text_of(writing.ids[at])!r}", file=sys.stderr)
     return known
 
 

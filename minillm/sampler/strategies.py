@@ -107,7 +107,7 @@ class Strategy:
             lookahead = self.lookahead or (10 if isinstance(self.draft, PromptLookup) else 4)
             settings = dict(draft=self.draft, lookahead=lookahead, sampler=self.sampler)
             tokens = speculative_generate(model, ids, max_tokens, **settings)
-        for writings in told_apart(tokens, tokenizer, over, max_tokens, **ends):
+        for writings in told_apart(tokens, tokenizer, [prompt], over, max_tokens, **ends):
             if writings[0].reason:
                 writings[0].speculation = getattr(tokens, "statistics", None)
                 if logprobs:
@@ -130,7 +130,8 @@ class Strategy:
         for hypothesis in found:
             over = np.zeros(1, bool)
             tokens = (np.array([token]) for token in hypothesis.ids)
-            *_, (writing,) = told_apart(tokens, tokenizer, over, len(hypothesis.ids), end=end, stop=stop)
+            length = len(hypothesis.ids)
+            *_, (writing,) = told_apart(tokens, tokenizer, [prompt], over, length, end=end, stop=stop)
             writing.score = float(hypothesis.score)
             if logprobs:
                 writing.logprobs = score_text(model, prompt, writing.ids)[0].tolist()

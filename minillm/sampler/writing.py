@@ -68,14 +68,14 @@ def write(
     watched = Watched(sampler or Sampler(), trace, logprobs)
     over = np.zeros(len(prompts), bool)
     tokens = generate(model, ids, max_tokens, watched, end=end, padding=padding if padding.any() else None, over=over)
-    return told_apart(
-        tokens, tokenizer, over, max_tokens, end=end, stop=stop, max_time=max_time, clock=clock, watched=watched
-    )
+    ends = dict(end=end, stop=stop, max_time=max_time, clock=clock)
+    return told_apart(tokens, tokenizer, prompts, over, max_tokens, watched=watched, **ends)
 
 
 def told_apart(
     tokens: Iterator[np.ndarray],
     tokenizer,
+    prompts: list[Sequence[int]],
     over: np.ndarray,
     max_tokens: int,
     *,
@@ -85,9 +85,9 @@ def told_apart(
     clock: Callable[[], float] = time.monotonic,
     watched: Watched | None = None,
 ) -> Iterator[list[Writing]]:
-    """The texts that an iterator of tokens (B,) writes; `over` (B,) bool becomes true for those that are over."""
+    """The texts that an iterator of tokens (B,) writes after B prompts; `over` (B,) bool becomes true where one is over."""
     started = clock()
-    writings, streams = [Writing() for _ in over], [TextStream(tokenizer, stop) for _ in over]
+    writings, streams = [Writing() for _ in prompts], [TextStream(tokenizer, stop, prompt) for prompt in prompts]
     for token in tokens:
         for row in np.flatnonzero(~over):
             _push(writings[row], streams[row], int(token[row]), end)
@@ -98,10 +98,11 @@ def told_apart(
         if over.all() or (max_time is not None and clock() - started >= max_time):
             break
     for writing, stream in zip(writings, streams):
-        if writing.reason is None:
-            writing.reason = "length" if len(writing.ids) >= max_tokens else "time"
         if writing.reason != "stop":
             writing.text += stream.finish()
+        if writing.reason is None:
+            cut_off = "length" if len(writing.ids) >= max_tokens else "time"
+            writing.reason = "stop" if stream.stopped else cut_off
     yield writings
 
 
@@ -116,24 +117,33 @@ def _push(writing: Writing, stream: TextStream, token: int, end: Collection[int]
 
 
 class TextStream:
-    """Ids of one text, one by one, to the text that may be shown."""
+    """Ids of one text, one by one, to the text that may be shown. prompt: the ids before them, which are not shown.
 
-    def __init__(self, tokenizer, stop: Sequence[str] = ()):
+    The prompt matters to tokenizers that take away the space at the beginning of a text: a word that follows keeps its own.
+    An id that the tokenizer does not know has no text: many models have a few more logits than tokens.
+    """
+
+    def __init__(self, tokenizer, stop: Sequence[str] = (), prompt: Sequence[int] = ()):
         if not all(stop):
             raise UserError("a stop string is empty: every text would end at once; leave it out")
-        self._decoder, self._stop = tokenizer.stream(), tuple(stop)
+        self._decoder, self._known, self._stop = tokenizer.stream(), tokenizer.vocab_size, tuple(stop)
+        for token in prompt:
+            self._decode(int(token))
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """The text that is complete with this id and can be no part of a stop string; sets `stopped` at a stop string."""
-        return self._release(self._decoder.push(token))
+        return self._release(self._decode(token))
 
     def finish(self) -> str:
         """What is left when no more ids come, up to a stop string in it."""
         text = self._release(self._decoder.finish())
         text, self._held = text + ("" if self.stopped else self._held), ""
         return text
+
+    def _decode(self, token: int) -> str:
+        return self._decoder.push(token) if token < self._known else ""
 
     def _release(self, text: str) -> str:
         self._held += text

@@ -8,7 +8,7 @@ from minillm.errors import UserError
 from minillm.gradcheck_catalogue import randomised
 from minillm.sampler.scoring import score_text
 from minillm.sampler.writing import TextStream, write
-from minillm.tokenizers import BytePairTokenizer
+from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, ScoreTokenizer
 
 TOKENIZER = BytePairTokenizer.train("ab", vocab_size=256)  # every byte a token
 CONFIG = minillm.GPT2Config(vocab_size=256, context_length=16, n_layer=1, n_head=2, d_model=8)
@@ -87,6 +87,51 @@ def test_no_half_character_is_shown(model):
     for texts in states:
         assert text.startswith(texts[0]) and "\N{REPLACEMENT CHARACTER}" not in texts[0]
     assert writing.text == text
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+SCORED = ["<unk>", "<s>", "</s>", *BYTES, " ", "a", "b", "ab", " a", " ab"]
+TEXT = "ab ab a b"
+TOKENIZERS = {
+    "bytes": BytePairTokenizer.train("ab ab", vocab_size=258),
+    "characters": CharacterTokenizer("ab 東🙂"),
+    "scores": ScoreTokenizer(SCORED, [float(len(token)) for token in SCORED]),
+    "scores, no space before the text": ScoreTokenizer(SCORED, [0.0] * len(SCORED), prefix_space=False),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_prompt_and_stream_are_the_whole_text(kind):
+    """Wherever the text is parted: a SentencePiece text loses a space at its beginning, but not the word that follows."""
+    tokenizer = TOKENIZERS[kind]
+    for text in (TEXT, TEXT.replace("b", "東🙂")):
+        ids = list(tokenizer.encode(text))
+        for first in range(1, len(ids)):
+            stream = TextStream(tokenizer, (), ids[:first])
+            shown = "".join(stream.push(token) for token in ids[first:]) + stream.finish()
+            before = tokenizer.decode(ids[:first]).rstrip("\N{REPLACEMENT CHARACTER}")  # of half a character
+            assert before + shown == text
+
+
+def test_a_stop_string_that_begins_with_a_space():
+    tokenizer = TOKENIZERS["scores"]
+    prompt, new = tokenizer.encode("ab"), tokenizer.encode("ab", with_bos=False)
+    stream = TextStream(tokenizer, [" ab"], prompt)
+    assert "".join(stream.push(token) for token in new) == "" and stream.stopped
+
+
+def test_an_id_without_a_token_has_no_text():
+    stream = TextStream(TOKENIZER)
+    assert [stream.push(token) for token in (97, 256, 300, 98)] == ["a", "", "", "b"]
+    with pytest.raises(UserError, match="outside the vocabulary"):
+        TOKENIZER.decode([300])
+
+
+def test_the_end_of_the_ids_can_complete_a_stop_string():
+    """Half a character becomes U+FFFD when no more bytes come."""
+    half = TOKENIZER.encode("東")[:2]
+    stream = TextStream(TOKENIZER, ["\N{REPLACEMENT CHARACTER}"])
+    assert [stream.push(token) for token in half] == ["", ""] and stream.finish() == "" and stream.stopped
 
 
 def test_a_stop_string_of_several_bytes(model):
