@@ -12,6 +12,7 @@ import numpy as np
 from minillm.backend import to_device
 from minillm.data import load_text, open_tokens, split_text, write_tokens
 from minillm.errors import UserError
+from minillm.matmul import check_gpu
 from minillm.models.adapter_files import save_adapter
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.folder import (
@@ -83,7 +84,7 @@ def start_run(
     """
     folder = Path(folder)
     _check_free(folder, overwrite)
-    to_device(np.zeros(1), device)  # raises UserError where there is no such device
+    check_gpu(to_device(np.zeros(1), device), settings.dtype)  # raises UserError where there is no such device
     text = load_text(list(settings.data))
     model = None
     if settings.init:
