@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 
@@ -13,9 +14,9 @@ from minillm.sampler.beam import beam_search
 from minillm.sampler.contrastive import contrastive_search
 from minillm.sampler.sampler import Sampler
 from minillm.sampler.scoring import score_text
-from minillm.sampler.settings import SamplerSettings
 from minillm.sampler.speculative import PromptLookup, speculative_generate
-from minillm.sampler.writing import Writing, told_apart, write
+from minillm.sampler.stages import stages_of
+from minillm.sampler.writing import Writing, check_stop_strings, told_apart, write
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Strategy:
     ten tokens takes hardly longer than one over five.
 
     A search looks at the model's own probabilities. Raises UserError for more than one of them, and for settings of the sampler
-    that would not be looked at.
+    that would not be looked at. A strategy remembers nothing: the same prompt is continued in the same way every time.
     """
 
     sampler: Sampler = field(default_factory=Sampler)
@@ -41,6 +42,8 @@ class Strategy:
     lookahead: int | None = None
 
     def __post_init__(self):
+        if not isinstance(self.beams, Integral) or self.beams < 1:
+            raise UserError(f"beams is {self.beams}: it must be a whole number of at least 1 (1 is no search)")
         chosen = [
             name
             for name, on in (
@@ -58,9 +61,8 @@ class Strategy:
             self._refuse_settings_that_are_not_looked_at(chosen[0])
 
     def _refuse_settings_that_are_not_looked_at(self, search: str) -> None:
-        given, default = vars(self.sampler.settings), vars(SamplerSettings())
-        allowed = {"temperature", "seed", "order", "ties", *(["top_k"] if self.contrastive_alpha is not None else [])}
-        extra = [name for name, value in given.items() if value != default[name] and name not in allowed]
+        allowed = ("temperature", "top_k") if self.contrastive_alpha is not None else ("temperature",)
+        extra = [stage.name for stage in stages_of(self.sampler.settings) if stage.name not in allowed]
         if extra:
             raise UserError(f"{search} looks at the model's own probabilities: leave out {', '.join(extra)}")
 
@@ -83,36 +85,46 @@ class Strategy:
         samples: that many texts at once; a search has only one, or its n_best. Raises UserError where a strategy cannot do
         what is asked for.
         """
+        check_stop_strings(stop)
         ends = dict(end=end, stop=stop, max_time=max_time)
         if self.beams == 1 and self.contrastive_alpha is None and self.draft is None:
-            prompts = [prompt] * samples
-            return write(model, tokenizer, prompts, max_tokens, self.sampler, trace=trace, logprobs=logprobs, **ends)
+            prompts, sampler = [prompt] * samples, self.sampler.with_settings()
+            return write(model, tokenizer, prompts, max_tokens, sampler, trace=trace, logprobs=logprobs, **ends)
         if samples > 1:
             raise UserError("several samples are drawn by a sampler: leave out beams, contrastive search and draft")
         if trace:
             raise UserError("a trace tells what a sampler did: leave out beams, contrastive search and draft")
+        room = model.config.context_length - len(prompt) + 1
+        if logprobs and max_tokens > room:
+            raise UserError(
+                f"the log-probabilities of a search are taken from the whole text at once: at most {max(room, 0)} tokens can "
+                "be written after this prompt, or leave out logprobs"
+            )
         if self.beams > 1:
             if max_time is not None:
                 raise UserError("a beam search has no text before it is over: leave out max_time, or the beams")
             return self._searched(model, tokenizer, prompt, max_tokens, end, stop, logprobs)
-        return self._one_by_one(model, tokenizer, prompt, max_tokens, logprobs, ends)
+        tokens, over = self._tokens(model, np.array([prompt]), max_tokens), np.zeros(1, bool)
+        writings = told_apart(tokens, tokenizer, [prompt], over, max_tokens, **ends)
+        return self._completed(writings, tokens, model, prompt, logprobs)
 
-    def _one_by_one(self, model, tokenizer, prompt, max_tokens, logprobs, ends) -> Iterator[list[Writing]]:
+    def _tokens(self, model, ids, max_tokens: int) -> Iterator[np.ndarray]:
         """Contrastive search and speculative decoding, whose tokens come one after the other."""
-        ids, over = np.array([prompt]), np.zeros(1, bool)
         if self.contrastive_alpha is not None:
             settings = dict(top_k=self.sampler.settings.top_k or 4, penalty_alpha=self.contrastive_alpha)
-            tokens = contrastive_search(model, ids, max_tokens, **settings)
-        else:
-            lookahead = self.lookahead or (10 if isinstance(self.draft, PromptLookup) else 4)
-            settings = dict(draft=self.draft, lookahead=lookahead, sampler=self.sampler)
-            tokens = speculative_generate(model, ids, max_tokens, **settings)
-        for writings in told_apart(tokens, tokenizer, [prompt], over, max_tokens, **ends):
-            if writings[0].reason:
-                writings[0].speculation = getattr(tokens, "statistics", None)
-                if logprobs:
-                    writings[0].logprobs = score_text(model, prompt, writings[0].ids)[0].tolist()
-            yield writings
+            return contrastive_search(model, ids, max_tokens, **settings)
+        lookahead = self.lookahead or (10 if isinstance(self.draft, PromptLookup) else 4)
+        settings = dict(draft=self.draft, lookahead=lookahead, sampler=self.sampler)
+        return speculative_generate(model, ids, max_tokens, **settings)
+
+    def _completed(self, writings, tokens, model, prompt, logprobs: bool) -> Iterator[list[Writing]]:
+        """With what is known when the text is over: how well the draft guessed, what the model gave each token."""
+        for (writing,) in writings:
+            if writing.reason:
+                writing.speculation = getattr(tokens, "statistics", None)
+                if logprobs and not writing.logprobs:
+                    writing.logprobs = score_text(model, prompt, writing.ids)[0].tolist()
+            yield [writing]
 
     def _searched(self, model, tokenizer, prompt, max_tokens, end, stop, logprobs) -> Iterator[list[Writing]]:
         ids, _ = left_padded([list(prompt)])

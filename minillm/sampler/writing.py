@@ -124,8 +124,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer, stop: Sequence[str] = (), prompt: Sequence[int] = ()):
-        if not all(stop):
-            raise UserError("a stop string is empty: every text would end at once; leave it out")
+        check_stop_strings(stop)
         self._decoder, self._known, self._stop = tokenizer.stream(), tokenizer.vocab_size, tuple(stop)
         for token in prompt:
             self._decode(int(token))
@@ -155,6 +154,14 @@ class TextStream:
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return shown
+
+
+def check_stop_strings(stop: Sequence[str]) -> None:
+    """Raises UserError for a single text instead of several, and for an empty one."""
+    if isinstance(stop, str):
+        raise UserError(f"stop is {stop!r}, which would be taken letter by letter: write [{stop!r}]")
+    if not all(stop):
+        raise UserError("a stop string is empty: every text would end at once; leave it out")
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -63,6 +63,8 @@ def test_without_a_penalty_or_a_temperature_it_is_greedy(model, settings):
         ),
         (dict(contrastive_alpha=0.5, sampler=Sampler(top_k=5, banned_tokens=(3,))), "leave out banned_tokens"),
         (dict(n_best=2), "n_best are texts of a beam search"),
+        (dict(beams=0), "beams is 0: it must be a whole number of at least 1"),
+        (dict(beams=2.5), "beams is 2.5"),
     ],
 )
 def test_strategies_that_exclude_each_other(settings, message):
@@ -81,6 +83,35 @@ def test_strategies_that_exclude_each_other(settings, message):
 def test_what_a_search_cannot_do(model, asked, message):
     with pytest.raises(UserError, match=message):
         last(Strategy(beams=2), model, **asked)
+
+
+@pytest.mark.parametrize("settings", [dict(top_k=0), dict(top_p=1.0, min_p=0), dict(banned_tokens=[], logit_bias={})])
+def test_a_search_does_not_mind_what_is_off(settings):
+    Strategy(Sampler(0.8, **settings), beams=2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [dict(sampler=Sampler(seed=4, mirostat_tau=2.0)), dict(draft=PromptLookup()), dict(contrastive_alpha=0.5)],
+)
+def test_a_strategy_remembers_nothing(model, settings):
+    strategy = Strategy(**settings)
+    assert last(strategy, model)[0].ids == last(strategy, model)[0].ids
+
+
+@pytest.mark.parametrize("settings", [dict(beams=2), dict(draft=PromptLookup()), dict(contrastive_alpha=0.5)])
+def test_what_cannot_be_done_is_refused_before_anything_is_written(model, settings):
+    """By the call, not by the first step: a text of a hundred tokens is not thrown away in the end."""
+    room = CONFIG.context_length - len(PROMPT) + 1
+    with pytest.raises(UserError, match=f"at most {room} tokens can be written"):
+        Strategy(**settings).write(model, TOKENIZER, PROMPT, room + 1, logprobs=True)
+    assert len(last(Strategy(**settings), model, room, logprobs=True)[0].logprobs) == room
+    assert len(last(Strategy(**settings), model, room + 1)[0].ids) == room + 1
+    for stop, message in (([""], "stop string is empty"), ("END", "letter by letter")):
+        with pytest.raises(UserError, match=message):
+            Strategy(**settings).write(model, TOKENIZER, PROMPT, 5, stop=stop)
+    with pytest.raises(UserError, match="mirostat_tau is set"):
+        Strategy(Sampler(mirostat_tau=2.0), draft=PromptLookup()).write(model, TOKENIZER, PROMPT, 5)
 
 
 def test_comparison(model, tmp_path):
