@@ -1,89 +1,22 @@
-"""What is asked of cuBLAS on a GPU, without one: CuPy's arrays are NumPy's with CuPy's face, and cublasGemmEx is written here,
-after its documentation, on the addresses that it is given."""
-
-import sys
-from contextlib import nullcontext
-from types import ModuleType, SimpleNamespace
+"""What is asked of cuBLAS on a GPU, without one: see cupy_face.py."""
 
 import numpy as np
 import pytest
+from cupy_face import Array, install
 
 from minillm import matmul as matmul_module
 from minillm.backend import stream
 from minillm.matmul import matmul, operand_rows
-from minillm.precision import bfloat16, products_in, rounded_to_tf32
-
-HANDLE = 77
-
-
-class Array(np.ndarray):
-    """Host memory with what minillm/matmul.py reads of a CuPy array."""
-
-    __module__ = "cupy"
-    device = nullcontext()
-    data = property(lambda self: SimpleNamespace(ptr=self.ctypes.data))
-
-    def __array_wrap__(self, array, context=None, return_scalar=False):
-        return array.view(Array)
-
-
-def on_gpu(array):
-    return np.asarray(array).view(Array)
-
-
-def gemm_ex(calls):
-    """cublasGemmEx: C = alpha op(A) op(B) + beta C, matrices by columns; see "cuBLAS", section 2.8.12."""
-    dtypes = {0: np.dtype(np.float32), 14: bfloat16()}
-
-    def matrix(address, code, rows, columns, step):
-        assert step >= rows, "the leading dimension is shorter than a column"
-        dtype = dtypes[code]
-        count = (columns - 1) * step + rows
-        flat = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address))
-        return np.lib.stride_tricks.as_strided(
-            flat.view(dtype), (rows, columns), (dtype.itemsize, step * dtype.itemsize)
-        )
-
-    def number(address):
-        return np.ctypeslib.ctypes.c_float.from_address(address).value
-
-    def call(
-        handle, op_a, op_b, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute, algorithm
-    ):
-        assert handle == HANDLE and a_type == b_type
-        calls.append(
-            SimpleNamespace(operands=a_type, result=c_type, compute=compute, steps=(lda, ldb), add=number(beta))
-        )
-        left = matrix(a, a_type, *((k, m) if op_a else (m, k)), lda)
-        right = matrix(b, b_type, *((n, k) if op_b else (k, n)), ldb)
-        left, right = (x.T if op else x for x, op in ((left, op_a), (right, op_b)))
-        left, right = left.astype(np.float32), right.astype(np.float32)
-        if compute == 77:
-            left, right = rounded_to_tf32(left), rounded_to_tf32(right)
-        result, into = number(alpha) * (left @ right), matrix(c, c_type, m, n, ldc)
-        into[...] = (result + into.astype(np.float32) if number(beta) else result).astype(into.dtype)
-
-    return call
+from minillm.precision import bfloat16, products_in
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of cublasGemmEx that were made; "cupy" is a module with the functions that are needed."""
-    found = []
-    cupy, device, libraries = ModuleType("cupy"), ModuleType("cupy.cuda.device"), ModuleType("cupy_backends.cuda.libs")
-    cupy.empty = lambda *arguments: on_gpu(np.empty(*arguments))
-    cupy.empty_like = lambda *arguments, **named: on_gpu(np.empty_like(*arguments, **named))
-    device.get_cublas_handle = lambda: HANDLE
-    libraries.cublas = SimpleNamespace(gemmEx=gemm_ex(found))
-    fakes = {"cupy": cupy, "cupy.cuda": ModuleType("cupy.cuda"), "cupy.cuda.device": device}
-    fakes |= {
-        "cupy_backends": ModuleType("b"),
-        "cupy_backends.cuda": ModuleType("c"),
-        "cupy_backends.cuda.libs": libraries,
-    }
-    for name, module in fakes.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return found
+    return install(monkeypatch)
+
+
+def on_gpu(array):
+    return np.asarray(array).view(Array)
 
 
 def numbers(name, *shape):
@@ -105,9 +38,10 @@ def test_a_product_is_asked_for_as_it_is_meant(shape, a_stored, b_stored, calls)
     n, k, m = shape
     a, b = STORED[a_stored](numbers("a", n, k)), STORED[b_stored](numbers("b", k, m))
     exact = a.astype(np.float64) @ b
-    np.testing.assert_allclose(matmul(on_gpu(a), on_gpu(b)), exact, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(matmul(on_gpu(a), on_gpu(b)).get(), exact, rtol=1e-5, atol=1e-5)
     wide = on_gpu(np.ones((n, m + 5), np.float32))
     matmul(on_gpu(a), on_gpu(b), out=wide[:, :m], add=True)  # into a part of a larger matrix
+    wide = wide.get()
     np.testing.assert_allclose(wide[:, :m], exact + 1, rtol=1e-5, atol=1e-5)
     assert (wide[:, m:] == 1).all()
     assert [(call.operands, call.result, call.compute, call.add) for call in calls] == [(0, 0, 68, 0), (0, 0, 68, 1)]
@@ -123,20 +57,20 @@ def test_bfloat16_goes_in_and_float32_comes_out(transposed, calls):
     db = matmul(on_gpu(np.ones(6, np.float32)), on_gpu(dy))
     assert [array.dtype.name for array in (y, dw, dx, db)] == ["bfloat16", "float32", "bfloat16", "float32"]
     assert [(call.operands, call.result, call.compute) for call in calls] == [(14, t, 68) for t in (14, 0, 14, 0)]
-    wide = [array.astype(np.float32) for array in (x, dy, w.astype(bfloat16()))]
-    x, dy, w = wide
+    x, dy, w = (array.astype(np.float32) for array in (x, dy, w.astype(bfloat16())))
+    y, dw, dx, db = (array.get().astype(np.float32) for array in (y, dw, dx, db))
     np.testing.assert_allclose(dw, x.T @ dy, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(db, dy.sum(axis=0), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(y.astype(np.float32), x @ w, rtol=2**-8, atol=1e-3)
-    np.testing.assert_allclose(dx.astype(np.float32), dy @ w.T, rtol=2**-8, atol=1e-3)
+    np.testing.assert_allclose(y, x @ w, rtol=2**-8, atol=1e-3)
+    np.testing.assert_allclose(dx, dy @ w.T, rtol=2**-8, atol=1e-3)
 
 
 def test_tf32_is_a_type_of_the_call_alone(calls):
     a, b = on_gpu(numbers("a", 20, 300)), on_gpu(numbers("b", 300, 7))
-    plain = matmul(a, b)
+    plain = matmul(a, b).get()
     with products_in("tf32"):
-        low = matmul(a, b)
-    np.testing.assert_array_equal(matmul(a, b), plain)
+        low = matmul(a, b).get()
+    np.testing.assert_array_equal(matmul(a, b).get(), plain)
     assert [call.compute for call in calls] == [68, 77, 68]
     assert 1e-4 < np.linalg.norm(low - plain) / np.linalg.norm(plain) < 1e-3
 
@@ -147,7 +81,9 @@ def test_rounded_rows_begin_at_multiples_of_16_bytes(by_columns, calls):
     x = numbers("x", 4, 57)
     x = np.asfortranarray(x) if by_columns else x
     one = on_gpu(np.eye(4, dtype=np.float32).astype(bfloat16()))
-    np.testing.assert_array_equal(matmul(one, on_gpu(x), dtype=np.float32), x.astype(bfloat16()).astype(np.float32))
+    np.testing.assert_array_equal(
+        matmul(one, on_gpu(x), dtype=np.float32).get(), x.astype(bfloat16()).astype(np.float32)
+    )
     assert calls[0].steps[0] % matmul_module.ALIGNED == 0
     rows = operand_rows(4, 57, like=one)
     assert rows.shape == (4, 64) and rows.strides == (128, 2)

@@ -1,0 +1,85 @@
+"""Device "cuda" from end to end, on a machine without a GPU: CuPy's face on NumPy's arrays, kernels in the simulator."""
+
+import numpy as np
+import pytest
+from cupy_face import Array, install
+from kernel_testing import needs_compiler
+
+from minillm.backend import device_of
+from minillm.training import Reporter, TrainingSettings, start_run, train
+from minillm.training.coming_batches import ComingBatches
+from minillm.training.data_parallel import DataParallel
+from minillm.training.step import train_step
+from minillm.waits import Later, no_waits
+
+SHAPES = {
+    "gpt2": dict(n_layer=2, n_head=2, d_model=64, context_length=16, dropout=0.1),
+    "llama": dict(model_type="llama", n_layer=2, n_head=2, n_kv_head=1, d_model=64, context_length=16),
+}
+
+
+@pytest.fixture
+def cublas_calls(monkeypatch):
+    needs_compiler()
+    return install(monkeypatch)
+
+
+class Losses(Reporter):
+    def __init__(self):
+        self.losses = []
+
+    def stepped(self, step, loss, lr, gradient_norm, tokens_per_second):
+        self.losses.append(loss)
+
+
+def start(tmp_path, kind, device, **changes):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 30)
+    settings = dict(batch_size=2, max_steps=3, warmup_steps=2, eval_interval=3, eval_windows=2, sample_tokens=0)
+    settings |= changes
+    return start_run(
+        TrainingSettings(data=(str(text),), **settings), dict(SHAPES[kind]), tmp_path / device, device=device
+    )
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("tf32", 1e-3), ("bfloat16", 1e-2)])
+def test_a_run_is_that_of_the_cpu(kind, dtype, tolerance, tmp_path, cublas_calls):
+    losses = {}
+    for device in ("cpu", "cuda"):
+        run, recorder = start(tmp_path, kind, device, dtype=dtype), Losses()
+        assert run.model.device == device and train(run, recorder) == "finished"
+        losses[device] = recorder.losses
+    np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=0, atol=tolerance)
+    operands, compute = {call.operands for call in cublas_calls}, {call.compute for call in cublas_calls}
+    assert operands == {14 if dtype == "bfloat16" else 0}  # CUDA_R_16BF, CUDA_R_32F
+    assert compute == {77 if dtype == "tf32" else 68}  # CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_COMPUTE_32F
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("changes", [{}, {"dtype": "bfloat16", "gradient_accumulation": 2, "optimizer": "adam"}])
+def test_a_step_waits_for_nothing(kind, changes, tmp_path, cublas_calls):
+    run = start(tmp_path, kind, "cuda", **changes)
+    run.model.train()
+    with DataParallel(run.model, 1) as parallel, ComingBatches(run, ahead=True) as batches:
+        for step in range(2):
+            run.progress.step = step
+            with no_waits():
+                loss, norm = train_step(run, parallel, batches, 1e-3)
+    assert device_of(loss) == device_of(norm) == "cuda"
+
+
+def test_numbers_travel_while_nobody_waits(cublas_calls):
+    x = np.array([1.5, -2.5]).view(Array)
+    with no_waits():
+        later = Later(x[0], x.sum())
+        x *= 100
+        assert later.numbers() == [1.5, -1.0]
+
+
+def test_the_face_is_as_strict_as_cupy(cublas_calls):
+    x, y = np.ones(3).view(Array), np.ones(3)
+    for wrong in (lambda: x + y, lambda: np.concatenate([x, x]), lambda: x.__setitem__(0, y[:1])):
+        with pytest.raises(TypeError):
+            wrong()
+    assert type(x.sum()) is type(x[0]) is type(x + 1) is Array
