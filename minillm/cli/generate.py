@@ -139,6 +139,7 @@ def command(
         numbered,
         print_json_lines,
         print_texts,
+        refuse_beside,
         show_comparison,
         stream_text,
     )
@@ -160,6 +161,9 @@ def command(
     settings |= dict(logit_bias=numbered("--logit-bias", logit_bias, float))
     settings |= dict(forced_tokens=numbered("--force-token", force_token, int))
     Sampler(temperature, top_k, seed, **settings)  # raises before the model is opened
+    if compare:
+        alone = {"--json": json_lines, "--trace": trace, "--logprobs": logprobs, "--num-samples": num_samples > 1}
+        refuse_beside("--compare", {**alone, "--max-time": max_time is not None, "--beams": beams > 1})
 
     tokenizer = tokenizer_of(model, revision)
     float_dtype(dtype)  # text is written in the precision of the weights
@@ -167,17 +171,18 @@ def command(
     end = () if ignore_end else end_tokens(model, tokenizer, revision)
     if dry_multiplier:
         settings |= dict(dry_breakers=breaker_tokens(tokenizer, dry_breaker or ["\n", ":", '"', "*"]))
-    if min_tokens:
-        settings |= dict(min_tokens=min_tokens, end_tokens=end)
     if chat:
         from minillm.pretrained.chat import chat_of
 
-        ids, answer_end = chat_of(model).encode(tokenizer, [{"role": "user", "content": prompt}])
+        ids, answer_end = chat_of(model, revision).encode(tokenizer, [{"role": "user", "content": prompt}])
         end = (*end, answer_end) if answer_end is not None else end
     else:
         ids = tokenizer.encode(prompt)
+    start = "" if chat else prompt
+    if min_tokens:
+        settings |= dict(min_tokens=min_tokens, end_tokens=end)
     if compare:
-        show_comparison(language_model, tokenizer, prompt, ids, max_tokens, seed, end, stop or (), chart)
+        show_comparison(language_model, tokenizer, start, ids, max_tokens, seed, end, stop or (), chart)
         return
     proposer = PromptLookup() if lookup else from_pretrained(draft, dtype).to(device) if draft else None
     strategy = Strategy(
@@ -193,14 +198,13 @@ def command(
     shown = Shown(trace, logprobs)
     asked = dict(samples=num_samples, end=end, stop=stop or (), max_time=max_time, **shown._asdict())
     writings = strategy.write(language_model, tokenizer, ids, max_tokens, **asked)
-    start = "" if chat else prompt
     if json_lines:
-        print_json_lines(writings, prompt, shown)
+        texts = print_json_lines(writings, prompt, shown)
     elif num_samples > 1 or n_best > 1:
-        print_texts(writings, tokenizer, start, shown)
+        texts = print_texts(writings, tokenizer, start, shown)
     else:
-        stream_text(writings, tokenizer, start, shown)
+        texts = stream_text(writings, tokenizer, start, shown)
     context = language_model.config.context_length
-    if len(ids) + max_tokens > context:
+    if len(ids) + max(len(text.ids) for text in texts) - 1 > context:  # nobody reads the last token
         note = f"(the model sees up to {context} tokens at a time; when full, the oldest quarter slid out of view)"
         typer.echo(note, err=True)

@@ -27,8 +27,8 @@ class Shown(NamedTuple):
     logprobs: bool
 
 
-def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> None:
-    """One text, as it is drawn."""
+def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> list[Writing]:
+    """One text, as it is drawn; returned, too, as the only one of a list."""
     sys.stdout.write(prompt)
     sys.stdout.flush()
     characters = tokens = 0
@@ -42,23 +42,26 @@ def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown
     if found := writing.speculation:
         note = f"{found.accepted_share:.0%} of {found.proposed} guesses accepted, {found.tokens_per_pass:.2f} tokens a pass"
         print(f"({note})", file=sys.stderr)
+    return [writing]
 
 
-def print_texts(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> None:
-    """Several texts, when they are over, each under a line of its own."""
+def print_texts(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> list[Writing]:
+    """Several texts, when they are over, each under a line of its own; returned, too."""
     *_, latest = writings
     for number, writing in enumerate(latest, start=1):
         score = "" if writing.score is None else f", score {writing.score:.4f}"
         print(f"--- {number} of {len(latest)}{score}", flush=True)
         print(prompt + writing.text, flush=True)
         _tell(writing, 0, tokenizer, shown)
+    return latest
 
 
-def print_json_lines(writings: Iterator[list[Writing]], prompt: str, shown: Shown) -> None:
-    """A line of JSON for each text."""
+def print_json_lines(writings: Iterator[list[Writing]], prompt: str, shown: Shown) -> list[Writing]:
+    """A line of JSON for each text; the texts are returned, too."""
     *_, latest = writings
     for writing in latest:
-        print(json.dumps(as_json(writing, prompt, shown), ensure_ascii=False))
+        print(json.dumps(as_json(writing, prompt, shown), ensure_ascii=False), flush=True)
+    return latest
 
 
 def _tell(writing: Writing, start: int, tokenizer, shown: Shown) -> int:
@@ -113,6 +116,12 @@ def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: i
         print(f"chart: {chart}", file=sys.stderr)
     except MissingExtra as error:
         print(error, file=sys.stderr)
+
+
+def refuse_beside(option: str, others: dict[str, bool]) -> None:
+    """Raises UserError naming the options that were given beside one that does not look at them."""
+    if given := [name for name, is_given in others.items() if is_given]:
+        raise UserError(f"{option} shows every strategy in a table of its own: leave out {', '.join(given)}")
 
 
 def numbered(option: str, pairs: Sequence[str] | None, kind: Callable) -> dict[int, float | int]:

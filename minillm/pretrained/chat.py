@@ -11,6 +11,8 @@ from pathlib import Path
 
 from minillm.errors import MissingExtra, UserError
 from minillm.files import read_json
+from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
+from minillm.pretrained import model_folder
 from minillm.pretrained.gguf import is_gguf, open_gguf
 from minillm.tokenizers import BytePairTokenizer
 from minillm.tokenizers.tokenizer import CONFIG_FILE
@@ -53,13 +55,20 @@ class Chat:
         return tokenizer.encode(self.prompt(messages)), getattr(tokenizer, "eos", None)
 
 
-def chat_of(source: str | Path) -> Chat:
-    """The template of a GGUF file or a Hugging Face folder. Raises UserError for a model without one."""
-    source = Path(source)
-    template, bos, eos = _from_gguf(source) if source.is_file() and is_gguf(source) else _from_folder(source)
-    if not isinstance(template, str):
-        raise UserError(f"{source} has no chat template: it was not made for conversations; leave out --chat")
-    return Chat(template, bos or "", eos or "")
+def chat_of(source: str | Path, revision: str | None = None) -> Chat:
+    """The template of a GGUF file, or of a folder or hub model as `from_pretrained` opens it; an adapter without one has its
+    model's. Raises UserError for a model without one."""
+    template = bos = eos = folder = None
+    if not Path(source).is_file():
+        folder = model_folder(source, revision)
+        template, bos, eos = _from_folder(folder)
+    elif is_gguf(Path(source)):
+        template, bos, eos = _from_gguf(Path(source))
+    if isinstance(template, str):
+        return Chat(template, bos or "", eos or "")
+    if folder and (folder / ADAPTER_CONFIG).is_file():
+        return chat_of(adapter_base(folder))
+    raise UserError(f"{source} has no chat template: it was not made for conversations; leave out --chat")
 
 
 def _from_gguf(path: Path):

@@ -54,6 +54,11 @@ def test_what_is_shown(generate, tmp_path):
     )
     assert len(first["logprobs"]) == len(first["ids"]) == len(first["trace"]) == 10
 
+    note = "the oldest quarter slid out of view"
+    assert note in generate("--max-tokens", 14).stderr  # 17 tokens are read, the context has 16
+    assert note not in generate("--max-tokens", 13).stderr
+    assert note not in generate("--max-tokens", 100, "--seed", 3, "--stop", text[6]).stderr  # it ends before that
+
     several = generate("--max-tokens", 5, "--beams", 3, "--n-best", 2).stdout
     assert several.startswith("--- 1 of 2, score -") and "--- 2 of 2, score -" in several
 
@@ -77,6 +82,8 @@ def test_what_is_refused(generate):
         "--compare --max-tokens 100": "at most 13 can be written",
         "--min-tokens 5": "min_tokens needs end_tokens",
         "--repetition-penalty 0": "repetition_penalty is 0.0",
+        "--compare --json --num-samples 2": "leave out --json, --num-samples",
+        "--lookup --logprobs --max-tokens 100": "at most 13 tokens can be written",
     }.items():
         done = generate(*wrong.split(), expect=2)
         assert message in done.stderr and done.stderr.count("\n") == 1 and done.stdout in ("", "the "), wrong

@@ -6,7 +6,9 @@ import pytest
 from model_files import LLAMA, add_byte_pairs, write_gguf, write_llama2c
 
 import minillm
+from minillm.errors import UserError
 from minillm.pretrained import tokenizer_of
+from minillm.pretrained.chat import Chat, chat_of
 from minillm.pretrained.ending import end_tokens
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer
 
@@ -33,6 +35,26 @@ def test_of_a_folder(folder):
 def test_of_a_folder_whose_tokenizer_has_an_end(folder):
     byte_pairs = BytePairTokenizer.train("the cat", vocab_size=260, special_tokens=["<|x|>", "<|endoftext|>"])
     assert end_tokens(folder, byte_pairs) == (byte_pairs.special_tokens["<|endoftext|>"],)
+
+
+def test_of_an_adapter(folder, tmp_path):
+    """Its own files say nothing: it ends where its model does, and asks as its model is asked."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    change(folder / "generation_config.json", eos_token_id=7)
+    assert end_tokens(adapter, CharacterTokenizer("abc")) == (7,)
+    with pytest.raises(UserError, match="model has no chat template"):
+        chat_of(adapter)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x", "eos_token": "<e>"}))
+    assert chat_of(adapter) == Chat("x", "", "<e>")
+
+
+@pytest.mark.parametrize("wrong", ["</s>", [1, "2"], True, 1.5])
+def test_what_is_no_id_is_refused(folder, wrong):
+    change(folder / "generation_config.json", eos_token_id=wrong)
+    with pytest.raises(UserError, match="generation_config.json: eos_token_id is"):
+        end_tokens(folder, CharacterTokenizer("abc"))
 
 
 def test_of_files(tmp_path):
