@@ -112,7 +112,7 @@ class Module(ModuleType):
             return function
 
         def called(*arguments, out=None, **named):
-            named |= {} if out is None else {"out": _inside(out)}
+            named |= {} if out is None else {"out": out}
             result = function(*map(_inside, arguments), **{key: _inside(value) for key, value in named.items()})
             return _outside(result) if out is None else out
 

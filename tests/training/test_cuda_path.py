@@ -5,8 +5,9 @@ import pytest
 from cupy_face import Array, install
 from kernel_testing import needs_compiler
 
-from minillm.backend import device_of
-from minillm.training import Reporter, TrainingSettings, start_run, train
+from minillm.backend import device_of, stream
+from minillm.sampler import Sampler, generate
+from minillm.training import Reporter, TrainingSettings, evaluate_model, start_run, train
 from minillm.training.coming_batches import ComingBatches
 from minillm.training.data_parallel import DataParallel
 from minillm.training.step import train_step
@@ -67,6 +68,19 @@ def test_a_step_waits_for_nothing(kind, changes, tmp_path, cublas_calls):
             with no_waits():
                 loss, norm = train_step(run, parallel, batches, 1e-3)
     assert device_of(loss) == device_of(norm) == "cuda"
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_the_same_loss_and_the_same_text(kind, tmp_path, cublas_calls):
+    model, found = start(tmp_path, kind, "cpu").model.eval(), []
+    tokens = stream("tokens").integers(model.config.vocab_size, 150)
+    for device in ("cpu", "cuda"):
+        model.to(device)
+        sampler = Sampler(temperature=0.8, top_k=5, seed=3)
+        text = [int(token[0]) for token in generate(model, np.array([[1, 2]]), 24, sampler)]  # slides once
+        found.append((evaluate_model(model, tokens, 3).loss, text))
+    assert found[1][0] == pytest.approx(found[0][0], abs=1e-5)
+    assert found[1][1] == found[0][1]
 
 
 def test_numbers_travel_while_nobody_waits(cublas_calls):
