@@ -95,3 +95,17 @@ def test_nothing_to_sum_up(calls):
     assert (matmul(a, b, out=c, add=True) == 1).all() and (matmul(a, b, out=c) == 0).all()
     assert matmul(on_gpu(np.ones((0, 2), np.float32)), on_gpu(np.ones((2, 3), np.float32))).shape == (0, 3)
     assert not calls
+
+
+def test_cupy_takes_bfloat16_in_all_that_it_is_asked_for():
+    """Sums along a residual stream, biases, gradients of positions, copies; and the numbers of its types."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+    from cupy._core import _routines_math, _ufuncs
+    from cupy._core._dtype import to_cuda_dtype
+
+    letter = bfloat16().char
+    assert f"{letter * 2}->{letter}" in cupy.add.types and f"{letter * 2}->{letter}" in cupy.multiply.types
+    assert f"{letter}->{letter}" in _ufuncs.elementwise_copy.types
+    assert (bfloat16(),) in [operation.out_types for operation in _routines_math._sum_keep_dtype._ops.ops]
+    for name, number in matmul_module.CUDA_TYPES.items():
+        assert to_cuda_dtype(bfloat16() if name == "bfloat16" else np.dtype(name), True) == number
