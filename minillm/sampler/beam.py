@@ -32,7 +32,8 @@ from minillm.backend import to_host
 from minillm.errors import UserError
 from minillm.models.decoding import Decoder
 from minillm.sampler.cuts import largest
-from minillm.sampler.sampler import InvalidLogits
+from minillm.sampler.probability import log_softmax
+from minillm.sampler.sampler import refuse_invalid
 
 
 class Hypothesis(NamedTuple):
@@ -71,7 +72,9 @@ def beam_search(
     searches = [_Search(beams, length_penalty, early_stopping, max_new_tokens, ends) for _ in ids]
     growing, logits = searches, decoder.read(ids, padding)
     while True:
-        log_p, parents, first = _log_softmax(logits), [], 0
+        logits = to_host(logits)
+        refuse_invalid(logits)
+        log_p, parents, first = log_softmax(logits), [], 0
         for search in growing:
             count = len(search.texts)
             parents += [first + parent for parent in search.step(log_p[first : first + count])]
@@ -132,16 +135,6 @@ def _best_first(totals, count: int) -> np.ndarray:
     places = largest(totals[None], min(count, len(totals)))[0]
     places = places[np.argsort(-totals[places], kind="stable")]
     return places[totals[places] > -np.inf]
-
-
-def _log_softmax(logits) -> np.ndarray:
-    """logits (N, V)  ->  log-probabilities (N, V) in float64, in host memory. Raises InvalidLogits for NaN and inf."""
-    logits = to_host(logits).astype(np.float64)
-    highest = logits.max(axis=-1, keepdims=True)
-    if not np.isfinite(highest).all():
-        raise InvalidLogits("the model's logits are not finite: its weights are broken")
-    logits -= highest
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def _check(ids, max_new_tokens, beams, length_penalty, early_stopping, n_best) -> None:

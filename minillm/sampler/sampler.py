@@ -101,7 +101,7 @@ class Sampler:
             else:
                 logits = stage.apply(logits, context)
             if not stage.is_cut:
-                _refuse_invalid(logits, stage.name)
+                refuse_invalid(logits, stage.name)
             if look:
                 look(stage.name, logits, ids)
         if is_greedy:
@@ -158,11 +158,11 @@ def _checked(logits) -> np.ndarray:
         logits = np.asarray(to_host(logits), dtype=np.float32)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits have shape {logits.shape}, expected (B, V)")
-    _refuse_invalid(logits, "model")
+    refuse_invalid(logits)
     return logits
 
 
-def _refuse_invalid(logits, stage: str) -> None:
+def refuse_invalid(logits, stage: str = "model") -> None:
     """Raises InvalidLogits for NaN, +inf, or a row of only -inf. The maximum of a row tells all three."""
     largest_of_rows = logits.max(axis=-1)
     if np.isfinite(largest_of_rows).all():
