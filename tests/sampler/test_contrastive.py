@@ -150,3 +150,11 @@ def test_a_model_of_zeros_takes_the_lowest_id():
 def test_wrong_arguments(settings, message):
     with pytest.raises(UserError, match=message):
         contrastive_search(small(minillm.GPT2), **{"ids": np.array([[1]]), "max_new_tokens": 3, **settings})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_equal_scores_the_likelier_token_is_written(kind):
+    """Nothing is visible in a context of one but the token that is tried, so that all are equally unlike what was before."""
+    model = small(kind, context_length=1)
+    greedy = [int(token[0]) for token in minillm.generate(model, [[3]], 9, Sampler(0))]
+    assert texts(model, [[3]], 9, top_k=V, penalty_alpha=1.0) == [greedy] and any(greedy)
