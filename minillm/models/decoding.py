@@ -101,10 +101,11 @@ class Decoder:
             return self._read_anew(ids, padding)
         if padding is not None:
             raise ValueError("padding belongs to the prompt: give it with the first call of read")
+        if ids.shape[1] > self.room:
+            self._refuse_if_stopping(f"there are {self._ids.shape[1] + ids.shape[1]} tokens, more than")
         self._ids = array_module(ids).concatenate([self._ids, ids], axis=1)
         if ids.shape[1] <= self.room:
             return self._append(ids)
-        self._refuse_if_stopping(f"there are {self._ids.shape[1]} tokens, more than")
         kept = min(context, context - max(1, context // 4) + ids.shape[1])
         forgotten = self._ids.shape[1] - kept
         padding = None if self._padding is None else np.maximum(self._padding - forgotten, 0)

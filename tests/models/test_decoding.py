@@ -100,6 +100,22 @@ def test_stopping():
         Decoder(model, window="stop").read(ids_of(1, CONTEXT + 1))
 
 
+def test_what_was_refused_was_never_read():
+    """A decoder that stops goes on as if nobody had asked: tokens are taken back, written, and rows are selected."""
+    model, ids = make(*MODELS[0]), np.repeat(ids_of(1, CONTEXT), 2, axis=0)  # two beams of one prompt
+    decoder = Decoder(model, window="stop")
+    decoder.read(ids)
+    with pytest.raises(ContextFull):
+        decoder.read(ids[:, :1])
+    decoder.take_back(4)
+    new = np.array([[1], [2]])
+    decoder.read(new)
+    decoder.select([1, 1])
+    text = np.concatenate([ids[:, : CONTEXT - 4], new], axis=1)[[1, 1]]
+    expected = model.forward(np.concatenate([text, [[3], [3]]], axis=1))[:, -1]
+    assert_close(decoder.read(np.array([[3], [3]])), expected, 1e-5)
+
+
 @pytest.mark.parametrize("padding", [None, [0, 14]])
 def test_a_long_prompt_loses_its_beginning(padding):
     model, ids = make(*MODELS[2]), ids_of(2, 20)
