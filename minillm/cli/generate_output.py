@@ -68,7 +68,7 @@ def _tell(writing: Writing, start: int, tokenizer, shown: Shown) -> int:
     """Tell of the tokens from `start` on what is known of them; returns where to go on."""
 
     def text_of(token: int) -> str:
-        return tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
+        return tokenizer.piece(token) if token < tokenizer.vocab_size else ""
 
     known = min((len(kept) for kept, wanted in zip((writing.traces, writing.logprobs), shown) if wanted), default=0)
     for at in range(start, known):

@@ -163,5 +163,5 @@ def breaker_tokens(tokenizer, strings: Sequence[str]) -> tuple[int, ...]:
     """The ids whose text contains one of the strings: breakers for `dry_penalty`."""
     if not strings:
         return ()
-    texts = ((index, tokenizer.decode([index])) for index in range(tokenizer.vocab_size))
+    texts = ((index, tokenizer.piece(index)) for index in range(tokenizer.vocab_size))
     return tuple(index for index, text in texts if any(string in text for string in strings))

@@ -103,6 +103,11 @@ class ScoreTokenizer(Tokenizer):
             return bytes([self._byte_of[index]])
         return b"" if index in (self.bos, self.eos) else self.tokens[index].encode("utf-8")
 
+    def piece(self, index: int) -> str:
+        return self.bytes_of(index).decode(
+            "utf-8", "replace"
+        )  # with the space that `decode` takes from a text's first word
+
     def stream(self) -> StreamingDecoder:
         return _Stream(self)
 

@@ -24,6 +24,10 @@ class Tokenizer:
         """Write tokenizer.json, as the Hugging Face `tokenizers` library reads it."""
         raise NotImplementedError
 
+    def piece(self, index: int) -> str:
+        """The text of an id in the middle of a text. Raises UserError for an id outside the vocabulary."""
+        return self.decode([index])
+
     def stream(self) -> StreamingDecoder:
         """A decoder for ids that arrive one by one."""
         return StreamingDecoder(self)

@@ -9,6 +9,8 @@ from planting import planted
 
 from minillm.backend import stream
 from minillm.sampler import History, Sampler, penalties
+from minillm.sampler.penalties import breaker_tokens
+from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, ScoreTokenizer
 
 BREAKERS = (0, 3)
 
@@ -184,3 +186,14 @@ def test_faults_are_noticed(right, wrong, name):
     with pytest.raises((AssertionError, ValueError)):
         for kind in ("plain", "masked", "zeros"):
             compare(name, logits_of(kind), list(TEXTS.values()), module)
+
+
+def test_breakers_are_the_tokens_whose_text_has_one():
+    tokens = ["<unk>", "<s>", "</s>", "<0x0A>", " ", "a", " a", "b:", ":"]
+    scored = ScoreTokenizer(tokens, [0.0] * len(tokens))
+    assert breaker_tokens(scored, ["\n", ":"]) == (3, 7, 8)
+    assert breaker_tokens(scored, [" "]) == (4, 6)  # the spaces of words in the middle of a text
+    assert breaker_tokens(CharacterTokenizer("ab\n"), ["\n"]) == (CharacterTokenizer("ab\n").encode("\n")[0],)
+    byte_pairs = BytePairTokenizer.train("::" * 9, vocab_size=257)
+    assert all(":" in byte_pairs.decode([token]) for token in breaker_tokens(byte_pairs, [":"]))
+    assert len(breaker_tokens(byte_pairs, [":"])) == 2 and breaker_tokens(byte_pairs, []) == ()
