@@ -77,6 +77,22 @@ def test_penalties_see_prompt_and_text():
     assert sorted(written) == list(range(11))
 
 
+def test_padding_is_no_part_of_the_history():
+    """Not seen, and not counted as prompt: in a batch of unequal prompts penalties and positions are each row's own."""
+    model = randomised(minillm.GPT2(CONFIG, seed=0))
+    prompts = [[1, 2, 3], [4]]
+    ids, padding = left_padded(prompts)
+    once = minillm.Sampler(temperature=0, no_repeat_ngram=1, forced_tokens={2: 7})
+    written = np.array(list(minillm.generate(model, ids, 8, once, padding=padding)))
+    assert written[2].tolist() == [7, 7]
+    assert sorted(prompts[0] + written[:, 0].tolist()) == list(range(11))
+    written = np.array(list(minillm.generate(model, ids, 10, once.with_settings(forced_tokens={}), padding=padding)))
+    assert sorted(prompts[1] + written[:, 1].tolist()) == list(range(11))  # 0, which fills the row, among them
+    rare = minillm.Sampler(temperature=0, presence_penalty=1e9)
+    written = np.array(list(minillm.generate(model, ids, 11, rare, padding=padding)))
+    assert all(sorted(row) == list(range(11)) for row in written.T.tolist())
+
+
 def test_wanted_tokens():
     model = randomised(minillm.GPT2(CONFIG, seed=0))
     sampler = minillm.Sampler(seed=1, forced_tokens={0: 7, 3: 2}, banned_tokens=(5, 7), min_tokens=6, end_tokens=(4,))
