@@ -65,3 +65,10 @@ def test_of_files(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", minillm.Llama(LLAMA, seed=1), change=add_byte_pairs)
     tokenizer = tokenizer_of(path)
     assert end_tokens(path, tokenizer) == (tokenizer.special_tokens["<|end|>"],)
+
+    def add_end_of_turn(writer):
+        add_byte_pairs(writer)
+        writer.add_eot_token_id(7)
+
+    path = write_gguf(tmp_path / "turn.gguf", minillm.Llama(LLAMA, seed=1), change=add_end_of_turn)
+    assert end_tokens(path, tokenizer) == (7, tokenizer.special_tokens["<|end|>"])

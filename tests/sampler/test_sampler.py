@@ -155,6 +155,13 @@ def test_frequencies_are_the_probabilities(settings):
     assert not unlikely(counted(Sampler(**settings), ROW), p)
 
 
+def test_xtc_tosses_a_coin_for_each_row():
+    logits = np.log(np.tile([0.5, 0.3, 0.2], (64, 1)))
+    p = Sampler(xtc_probability=0.5, xtc_threshold=0.25).probabilities(logits)
+    acted = int((p[:, 0] == 0).sum())
+    assert 16 < acted < 48  # of 64; what is less likely than 1 in 10,000 lies outside
+
+
 def test_xtc_acts_as_often_as_its_probability_says():
     """Half of the draws come from all tokens, the other half from what XTC leaves."""
     p = np.exp(ROW)
