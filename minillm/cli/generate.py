@@ -46,7 +46,9 @@ def command(
     stop: Annotated[
         Optional[list[str]], typer.Option(help="End before this text; may be given several times.", show_default=False)
     ] = None,
-    ignore_end: Annotated[bool, typer.Option("--ignore-end", help="Write on after the model's end of text.")] = False,
+    ignore_end: Annotated[
+        bool, typer.Option("--ignore-end", help="Write on after the end of text, or of an answer.")
+    ] = False,
     max_time: Annotated[
         Optional[float], typer.Option(help="Seconds after which no more is written.", show_default=False, min=0)
     ] = None,
@@ -175,7 +177,7 @@ def command(
         from minillm.pretrained.chat import chat_of
 
         ids, answer_end = chat_of(model, revision).encode(tokenizer, [{"role": "user", "content": prompt}])
-        end = (*end, answer_end) if answer_end is not None else end
+        end = end if answer_end is None or ignore_end else (*end, answer_end)
     else:
         ids = tokenizer.encode(prompt)
     start = "" if chat else prompt

@@ -34,6 +34,7 @@ def test_an_answer_is_as_long_as_is_asked_for(generate, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE, "eos_token": "<|end|>"}))
     ask = ("model", "--prompt", "the fox", "--max-tokens", 9, "--chat", "--json", "--logit-bias", f"{end}:100")
     assert json.loads(generate(*ask).stdout)["ids"] == [end]
+    assert json.loads(generate(*ask, "--ignore-end").stdout)["ids"] == [end] * 9
     answer = json.loads(generate(*ask, "--min-tokens", 3).stdout)
     assert len(answer["ids"]) == 4 and answer["ids"].index(end) == 3 and answer["reason"] == "end"
 
