@@ -127,11 +127,13 @@ def test_an_id_without_a_token_has_no_text():
         TOKENIZER.decode([300])
 
 
-def test_the_end_of_the_ids_can_complete_a_stop_string():
+def test_the_end_of_the_ids_can_complete_a_stop_string(model):
     """Half a character becomes U+FFFD when no more bytes come."""
     half = TOKENIZER.encode("東")[:2]
     stream = TextStream(TOKENIZER, ["\N{REPLACEMENT CHARACTER}"])
     assert [stream.push(token) for token in half] == ["", ""] and stream.finish() == "" and stream.stopped
+    _, (writing,) = written(model, ["a東"], max_tokens=3, stop=["\N{REPLACEMENT CHARACTER}"])
+    assert writing.text == "a" and writing.reason == "stop"
 
 
 def test_a_stop_string_of_several_bytes(model):
@@ -164,7 +166,8 @@ def test_log_probabilities_are_the_models(model):
 
 def test_scores_are_those_of_single_steps(model):
     ids = [3, 4, 5, 6]
-    log_p, unsure = score_text(model, ids[:1], ids[1:])
+    log_p, unsure = score_text(model.train(), ids[:1], ids[1:])
+    assert model.training  # as before
     model.eval()
     for at in range(1, 4):
         logits = model.forward(np.array([ids[:at]]))[0, -1].astype(np.float64)
