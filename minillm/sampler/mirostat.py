@@ -39,4 +39,8 @@ def mirostat_update(mu, p, tau: float, eta: float):
     >>> mirostat_update(np.array([6.0]), np.array([0.25]), tau=3.0, eta=0.1)
     array([6.1])
     """
-    return mu - eta * (-np.log2(p) - tau)
+    with np.errstate(over="ignore"):
+        return np.clip(mu - eta * (-np.log2(p) - tau), -LARGEST_MU, LARGEST_MU)
+
+
+LARGEST_MU = 1e6  # bits: no float is as improbable, and an eta beyond all measure leaves mu a number

@@ -105,3 +105,13 @@ def test_the_surprise_comes_to_tau():
             p = sampler.probabilities(logits)[0]
             surprises.append(-math.log2(p[sampler.sample(logits)[0]]))
         assert np.mean(surprises[100:]) == pytest.approx(TAU, abs=0.1)
+
+
+@pytest.mark.parametrize("settings", [dict(mirostat_eta=1.7e308), dict(mirostat_tau=1.7e308)], ids=str)
+def test_settings_as_large_as_floats_are_leave_mu_a_number(settings):
+    sampler, logits = Sampler(**{"mirostat_tau": 3.0, **settings}), np.arange(20.0)[None]
+    for _ in range(6):
+        p = sampler.probabilities(logits)
+        assert np.isfinite(p).all() and p.sum() == pytest.approx(1)
+        sampler.sample(logits)
+    assert np.isfinite(sampler._mu).all()
