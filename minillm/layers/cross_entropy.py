@@ -65,10 +65,12 @@ def cross_entropy_forward(
     p[rows, t] -= (1 - label_smoothing) * scale
     if label_smoothing:
         p -= (label_smoothing / vocabulary * scale)[:, None]
-    if gradient is not None:
-        gradient[:, :vocabulary] = p
-        return loss, gradient[:, :vocabulary]
-    return loss, p.reshape(logits.shape)
+    return loss, p.reshape(logits.shape) if gradient is None else _rounded_into(gradient[:, :vocabulary], p)
+
+
+def _rounded_into(gradient, p):
+    gradient[...] = p
+    return gradient
 
 
 def cross_entropy_backward(dloss, saved):

@@ -177,7 +177,7 @@ class TestComplaints:
             (["--prompt", "été"], "has never seen the character 'é' (U+00E9, at position 0"),
             (["--temperature", "-1"], "temperature is -1.0"),
             (["--top-k", "-1"], "top_k is -1"),
-            (["--prompt", ""], "at least one token is needed"),
+            (["--prompt", ""], "needs at least one token to continue from"),
         ],
     )
     def test_generate(self, minillm, trained, arguments, message):

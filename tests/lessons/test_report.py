@@ -209,7 +209,7 @@ def check_command(words: list[str]) -> None:
     if words[:2] == ["python", "-c"]:
         for line in ast.parse(words[2]).body:
             if isinstance(line, ast.ImportFrom):
-                assert all(find_spec(line.module + "." + name.name) for name in line.names), words
+                exec(compile(ast.Module([line], []), "imports", "exec"), {})  # raises for what is not there
         return
     assert words[0] == "minillm", words
     command, context, rest = typer.main.get_command(app), None, words[1:]
