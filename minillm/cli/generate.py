@@ -145,6 +145,7 @@ def command(
         show_comparison,
         stream_text,
     )
+    from minillm.errors import UserError
     from minillm.pretrained import from_pretrained, tokenizer_of
     from minillm.pretrained.ending import end_tokens
     from minillm.sampler import Sampler
@@ -181,6 +182,10 @@ def command(
     else:
         ids = tokenizer.encode(prompt)
     start = "" if chat else prompt
+    if min_tokens and not end:
+        raise UserError(
+            f"--min-tokens {min_tokens}: {model} knows no end of text that could come too early; leave it out"
+        )
     if min_tokens:
         settings |= dict(min_tokens=min_tokens, end_tokens=end)
     if compare:

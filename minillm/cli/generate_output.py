@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +30,10 @@ class Shown(NamedTuple):
 
 def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> list[Writing]:
     """One text, as it is drawn; returned, too, as the only one of a list."""
-    sys.stdout.write(prompt)
-    sys.stdout.flush()
     characters = tokens = 0
-    for (writing,) in writings:
+    first = next(writings)  # whatever is wrong is told before anything is written
+    sys.stdout.write(prompt)
+    for (writing,) in chain([first], writings):
         sys.stdout.write(writing.text[characters:])
         sys.stdout.flush()
         characters = len(writing.text)
@@ -95,6 +96,8 @@ def as_json(writing: Writing, prompt: str, shown: Shown) -> dict:
 
 def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: int, end, stop, chart: Path) -> None:
     """Every strategy's text, the table of figures, and the chart."""
+    if not chart.parent.is_dir():
+        raise UserError(f"--chart {chart}: there is no folder {chart.parent}")
     results = compare(model, tokenizer, ids, max_tokens, seed, end=end, stop=stop)
     console = Console(highlight=False)
     texts = Table(box=box.SIMPLE, show_header=False, pad_edge=False)

@@ -148,7 +148,8 @@ def _readable(token: str) -> str:
 
 def _loss_line(inspection: Inspection) -> str:
     loss, tokens = inspection.record.loss, inspection.record.tokens
-    return f"loss {loss:.4f}  perplexity {_perplexity(loss):.4f}  over {tokens} predicted tokens, dropout off"
+    counted = "1 predicted token" if tokens == 1 else f"{tokens} predicted tokens"
+    return f"loss {loss:.4f}  perplexity {_perplexity(loss):.4f}  over {counted}, dropout off"
 
 
 def _cells(tensor: Tensor) -> tuple[str, ...]:

@@ -29,9 +29,7 @@ from minillm.layers.softmax import row_max, row_sum
 IGNORE_INDEX = -100
 
 
-def cross_entropy_forward(
-    logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None, gradient=None
-):
+def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None, gradient=None):
     """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if no array is given for it.
 
     logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of rows that are not

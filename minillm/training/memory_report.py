@@ -16,6 +16,11 @@ from minillm.training.memory_advice import in_words, memory_of
 
 VOCABULARIES = {"gpt2": 50257, "smollm2-135m": 49152, "tinyllama": 32000, "llama-3.2-1b": 128256, "default": 1024}
 CHARACTERS = 65  # tiny shakespeare's
+LEGEND = (
+    "weights and AdamW's two moments are float32 (float64 for float64) whatever the products are computed in;",
+    "activations: what layers keep for backward; workspace: arrays that come and go; gradients: those that exist",
+    "when the sum of all is largest, the peak, since some of them come later.",
+)
 NAMES = {"gpt2": "GPT-2", "llama": "Llama"}
 
 
@@ -81,7 +86,7 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
         if part == "activations":
             largest = sorted(result.kept.items(), key=lambda item: -item[1])
             lines += [_row(f"  {name}", size) for name, size in largest if size]
-    lines += [_row("total", result.total), f"The peak is reached in: {result.moment}."]
+    lines += [_row("total", result.total), *LEGEND, f"The peak is reached in: {result.moment}."]
     free = _free(workload.device)
     if free is not None:
         where = "this GPU" if workload.device == "cuda" else "this machine"

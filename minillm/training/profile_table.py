@@ -63,6 +63,12 @@ def _number(amount: float | None, unit: float, form: str) -> str:
     return f"{amount / unit:{form}}" if amount else f"{'-':>{width}}"
 
 
+LEGEND = (
+    "MB: read and written; GFLOP: billions of operations, a multiply-add is two; share of peak: against peaks.py;",
+    "N: weights in products, L: layers, H: heads, D: width of a head, T: tokens of context.",
+)
+
+
 def _conclusion(profile: StepProfile) -> list[str]:
     rate, speed = profile.model_operations / profile.seconds, profile.tokens / profile.seconds
     lines = [
@@ -75,4 +81,4 @@ def _conclusion(profile: StepProfile) -> list[str]:
         lines[-1] += f", {profile.utilisation:.1%} of the peak of {profile.device_name} in {profile.dtype}"
     if profile.workers > 1:
         lines.append(f"times are means of {profile.workers} workers; one that waits for another is in between")
-    return lines
+    return [*lines, *LEGEND]
