@@ -217,7 +217,9 @@ LESSON = Lesson(
         'python -c "from minillm.data import load_text; '
         "open('small.txt', 'w', encoding='utf-8').write(load_text(['python-docs'])[:20000])\"",
         "minillm train --data small.txt --max-steps 400 --eval-interval 40 --out runs/small    # tells when it overfits",
-        "minillm train --data small.txt --max-steps 400 --eval-interval 40 --early-stop 3 --dropout 0.3 --out runs/remedies",
+        "minillm train --data small.txt --max-steps 400 --eval-interval 40 --early-stop 3 --dropout 0.3 --out runs/remedies"
+        "    # where it ends is far below where the first one ended, its best is hardly better",
+        "minillm train --max-steps 400 --eval-interval 40 --out runs/more    # 25 times the text",
     ),
     read=("minillm/lessons/overfitting.py", "minillm/layers/dropout.py", "minillm/training/overfitting.py"),
 )

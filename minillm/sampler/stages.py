@@ -189,6 +189,9 @@ def _all_stages(s: SamplerSettings) -> list[Stage | None]:
 def scale(logits, temperature: float):
     """(l - max) / T of each row: differences first, so that a tiny temperature gives -inf and never inf - inf.
 
+    Below 1 the probabilities are sharpened, above 1 flattened: p_i ~ exp(l_i / T), the Boltzmann distribution. Source: Ackley,
+    Hinton, Sejnowski, "A Learning Algorithm for Boltzmann Machines" (1985), equation 5.
+
     >>> scale(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 0.5)
     array([[-4.,  0., -2., -2.]], dtype=float32)
     >>> scale(np.array([[1e4, -1e4]], np.float32), 1e-300)

@@ -49,7 +49,7 @@ def write(
     model,
     tokenizer,
     prompts: list[Sequence[int]],
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     sampler: Sampler | None = None,
     *,
     end: Collection[int] = (),
@@ -61,13 +61,14 @@ def write(
 ) -> Iterator[list[Writing]]:
     """Continue each of the prompts (lists of ids); yields all writings after every token, and a last time when all are over.
 
-    max_time: seconds, counted from the first call, after which no more tokens are drawn. Raises UserError for an empty stop
-    string or an empty prompt.
+    max_tokens: how many tokens a text may have, one number for all or one for each prompt. max_time: seconds, counted from
+    the first call, after which no more tokens are drawn. Raises UserError for an empty stop string or an empty prompt.
     """
     ids, padding = left_padded([list(prompt) for prompt in prompts])
     watched = Watched(sampler or Sampler(), trace, logprobs)
     over = np.zeros(len(prompts), bool)
-    tokens = generate(model, ids, max_tokens, watched, end=end, padding=padding if padding.any() else None, over=over)
+    longest = int(np.max(max_tokens))
+    tokens = generate(model, ids, longest, watched, end=end, padding=padding if padding.any() else None, over=over)
     ends = dict(end=end, stop=stop, max_time=max_time, clock=clock)
     return told_apart(tokens, tokenizer, prompts, over, max_tokens, watched=watched, **ends)
 
@@ -77,7 +78,7 @@ def told_apart(
     tokenizer,
     prompts: list[Sequence[int]],
     over: np.ndarray,
-    max_tokens: int,
+    max_tokens: int | Sequence[int],
     *,
     end: Collection[int] = (),
     stop: Sequence[str] = (),
@@ -86,22 +87,22 @@ def told_apart(
     watched: Watched | None = None,
 ) -> Iterator[list[Writing]]:
     """The texts that an iterator of tokens (B,) writes after B prompts; `over` (B,) bool becomes true where one is over."""
-    started = clock()
+    started, limits = clock(), np.broadcast_to(max_tokens, len(prompts))
     writings, streams = [Writing() for _ in prompts], [TextStream(tokenizer, stop, prompt) for prompt in prompts]
     for token in tokens:
         for row in np.flatnonzero(~over):
             _push(writings[row], streams[row], int(token[row]), end)
             if watched:
                 watched.tell(row, writings[row])
-            over[row] = writings[row].reason is not None
+            over[row] = writings[row].reason is not None or len(writings[row].ids) >= limits[row]
         yield writings
         if over.all() or (max_time is not None and clock() - started >= max_time):
             break
-    for writing, stream in zip(writings, streams):
+    for writing, stream, limit in zip(writings, streams, limits):
         if writing.reason != "stop":
             writing.text += stream.finish()
         if writing.reason is None:
-            cut_off = "length" if len(writing.ids) >= max_tokens else "time"
+            cut_off = "length" if len(writing.ids) >= limit else "time"
             writing.reason = "stop" if stream.stopped else cut_off
     yield writings
 

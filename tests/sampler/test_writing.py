@@ -149,6 +149,12 @@ def test_rows_end_each_in_its_own_way(model):
     assert writings[0].ids[-1] == end[0] and len(writings[0].ids) == 3
 
 
+def test_every_row_has_a_length_of_its_own(model):
+    _, writings = written(model, ["abcdef", "abcdef", "abcSTOP"], max_tokens=[5, 2, 9], stop=["STOP"])
+    assert [w.text for w in writings] == ["abcde", "ab", "abc"]
+    assert [w.reason for w in writings] == ["length", "length", "stop"]
+
+
 def test_time_is_up(model):
     seconds = iter(range(100))
     _, (writing,) = written(model, ["abcdef"], max_time=3, clock=lambda: next(seconds))
