@@ -10,7 +10,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Language models with every gradient written by hand: train them, let them write, check their gradients.",
-    epilog="Start with: minillm train. Then: minillm generate runs/default-1 --prompt 'The '",
+    epilog="Start with: minillm train. Then: minillm generate runs/default-1",
 )
 
 

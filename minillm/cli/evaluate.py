@@ -44,6 +44,8 @@ def command(
     The text is read in windows of the model's context length, one after the other, so that every token but the first is
     predicted once.
     """
+    import sys
+
     from minillm.training.text_evaluation import evaluate_text, run_text
 
     sources = [*(data or []), *(files or [])]
@@ -52,6 +54,8 @@ def command(
     language_model, tokenizer = from_pretrained(model, dtype).to(device), tokenizer_of(model)
     part = split.value if split else ("all" if sources else "validation")
     text = run_text(sources, model, part)
+    name = ", ".join(sources) or "the run's own text"
+    print(name + ("" if part == "all" else f", its {part} part"), file=sys.stderr)
     result, bits = evaluate_text(language_model, tokenizer, text, batch_size)
     print(
         f"tokens {result.tokens:,}  loss {result.loss:.4f}  perplexity {result.perplexity:.4f}  bits per byte {bits:.4f}"

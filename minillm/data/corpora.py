@@ -20,10 +20,16 @@ TIMEOUT_SECONDS = 30
 def load_text(sources: list[str]) -> str:
     """The text of a corpus by name ("python-docs", "shakespeare"), or of UTF-8 files joined in the order given.
 
-    Raises UserError for a name that is neither, and for a file that is missing, empty, unreadable or no valid UTF-8.
+    Raises UserError for a name that is neither, for a corpus beside other texts, and for a file that is missing, empty,
+    unreadable or no valid UTF-8.
     """
     if len(sources) == 1 and sources[0] in CORPORA and not Path(sources[0]).is_file():
         return CORPORA[sources[0]]()
+    named = [source for source in sources if source in CORPORA and not Path(source).is_file()]
+    if named:
+        raise UserError(
+            f"{named[0]} is a corpus, which cannot be joined with other texts: name it alone, or files only"
+        )
     return "".join(read_text_file(Path(source)) for source in sources)
 
 

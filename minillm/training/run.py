@@ -248,4 +248,7 @@ def check_same_settings(run: Run, given: dict) -> None:
         if name not in stored or stored[name] != value
     ]
     if differing:
-        raise UserError(f"a resumed run keeps its settings, but these differ: {', '.join(differing)}; leave them out")
+        raise UserError(
+            f"a resumed run keeps its settings, but these differ: {', '.join(differing)}; "
+            f"leave them out, or continue from its model in a new run: --init {run.folder}"
+        )

@@ -36,6 +36,8 @@ def test_split():
 
 
 def test_a_name_that_is_neither_a_file_nor_a_corpus():
+    with pytest.raises(UserError, match="python-docs is a corpus, which cannot be joined"):
+        load_text(["python-docs", "more.txt"])
     with pytest.raises(UserError, match="shakspeare is neither a file nor one of the corpora python-docs, shakespeare"):
         load_text(["shakspeare"])
 
