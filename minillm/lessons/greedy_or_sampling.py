@@ -54,8 +54,11 @@ def measure(sentence: str) -> Measured:
     beginnings, people = windows[:, :PROMPT], windows[:, PROMPT:]
 
     scores = {PEOPLE: score(people, write(model, beginnings, lambda step, logits: people[:, step])[1])}
+    most_repeated = {}
     for way, settings in WAYS.items():
-        scores[way] = score(*write(model, beginnings, drawing(settings)))
+        texts, log_probabilities = write(model, beginnings, drawing(settings))
+        scores[way] = score(texts, log_probabilities)
+        most_repeated[way] = max(texts, key=repetition_rate)
     prompt = np.array([tokenizer.encode(sentence)])
     own = {way: write(model, prompt, drawing(WAYS[way]))[0][0] for way in ("greedy", "temperature 1")}
     return Measured(
@@ -76,7 +79,7 @@ def measure(sentence: str) -> Measured:
             ),
         ],
         findings=_findings(scores),
-        draw=lambda figure: _draw(figure, scores, own),
+        draw=lambda figure: _draw(figure, scores, most_repeated),
         figures={f"repetition, {way}": s.repetition for way, s in scores.items()}
         | {f"distinct-2, {way}": s.distinct[1] for way, s in scores.items()}
         | {f"log-probability, {way}": s.log_probability for way, s in scores.items()},
@@ -145,12 +148,13 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _draw(figure, scores, own) -> None:
+def _draw(figure, scores, most_repeated) -> None:
     axes = figure.subplot_mosaic([["greedy", "all", "all"], ["temperature 1", "all", "all"]])
-    for way, text in own.items():
+    for way in ("greedy", "temperature 1"):
+        text = most_repeated[way]
         same = text[:, None] == text[None, :]
         axes[way].imshow(same[:-1, :-1] & same[1:, 1:], cmap="Greys", interpolation="nearest")
-        axes[way].set(title=way, xticks=(), yticks=(), ylabel="place in the text")
+        axes[way].set(title=f"{way}, worst of {TEXTS}", xticks=(), yticks=(), ylabel="place in the text")
     axes["temperature 1"].set(xlabel="dark: the same two tokens\nstand at both places")
     everything, at = axes["all"], {way: (s.log_probability, s.distinct[1]) for way, s in scores.items()}
     path = [way for way in WAYS if way == "greedy" or way.startswith("temperature")]
