@@ -105,13 +105,37 @@ def stages_of(settings: SamplerSettings) -> list[Stage]:
     return [on[name] for name in order if name in on]
 
 
-def _all_stages(s: SamplerSettings) -> list[Stage | None]:
+def _all_stages(settings: SamplerSettings) -> list[Stage | None]:
     """Every stage, None for those that are off."""
+    return [*_constraints(settings), *_penalties(settings), _temperature(settings), *_cuts(settings)]
+
+
+def _stage(name: str, wanted, apply, **kind) -> Stage | None:
+    return Stage(name, apply, **kind) if wanted else None
+
+
+def _constraints(s: SamplerSettings) -> list[Stage | None]:
+    def counts(context: Context) -> list[int]:
+        return [context.history.written_count(row) for row in range(len(context.history.ids))]
+
+    def forced(x, c):
+        return constraints.force(x, [s.forced_tokens.get(count) for count in counts(c)])
+
+    def long_enough(x, c):
+        return constraints.forbid_end(x, s.end_tokens, [count < s.min_tokens for count in counts(c)])
+
+    return [
+        _stage("logit_bias", s.logit_bias, lambda x, c: constraints.logit_bias(x, s.logit_bias)),
+        _stage("banned_tokens", s.banned_tokens, lambda x, c: constraints.ban(x, s.banned_tokens)),
+        _stage("min_tokens", s.min_tokens, long_enough, looks_back=True),
+        _stage("forced_tokens", s.forced_tokens, forced, looks_back=True),
+    ]
+
+
+def _penalties(s: SamplerSettings) -> list[Stage | None]:
     window = s.penalty_window or None
     if s.order == "llama.cpp" and s.penalty_window is None:
         window = LLAMA_CPP_WINDOW
-    ties = s.ties or ("all" if s.order in ("hf", "vllm") else "lowest")
-    more = s.order == "llama.cpp"
 
     def seen(context: Context, window=window) -> list:
         return [_last(ids, window) for ids in context.history.ids]
@@ -121,63 +145,52 @@ def _all_stages(s: SamplerSettings) -> list[Stage | None]:
             return seen(context)
         return [_last(context.history.written(row), window) for row in range(len(context.history.ids))]
 
-    def forced(context: Context) -> list:
-        counts = (context.history.written_count(row) for row in range(len(context.history.ids)))
-        return [s.forced_tokens.get(count) for count in counts]
+    def repetition(x, c):
+        return penalties.repetition_penalty(x, seen(c), s.repetition_penalty)
 
-    def too_short(context: Context) -> list:
-        counts = (context.history.written_count(row) for row in range(len(context.history.ids)))
-        return [count < s.min_tokens for count in counts]
+    def presence(x, c):
+        return penalties.presence_penalty(x, written(c), s.presence_penalty)
+
+    def frequency(x, c):
+        return penalties.frequency_penalty(x, written(c), s.frequency_penalty)
+
+    def no_repeat(x, c):
+        return penalties.no_repeat_ngram(x, seen(c), s.no_repeat_ngram)
 
     def dry(x, c):
-        return penalties.dry_penalty(
-            x, seen(c, s.penalty_window or None), s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers
-        )
-
-    def back(name, wanted, apply):
-        return Stage(name, apply, looks_back=True) if wanted else None
-
-    def cut(name, apply, wanted=None):
-        wanted = bool(getattr(s, name)) if wanted is None else wanted
-        return Stage(name, apply, is_cut=True) if wanted else None
+        text = seen(c, s.penalty_window or None)
+        return penalties.dry_penalty(x, text, s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers)
 
     return [
-        Stage("logit_bias", lambda x, c: constraints.logit_bias(x, s.logit_bias)) if s.logit_bias else None,
-        Stage("banned_tokens", lambda x, c: constraints.ban(x, s.banned_tokens)) if s.banned_tokens else None,
-        back("min_tokens", s.min_tokens, lambda x, c: constraints.forbid_end(x, s.end_tokens, too_short(c))),
-        back("forced_tokens", s.forced_tokens, lambda x, c: constraints.force(x, forced(c))),
-        back(
-            "repetition_penalty",
-            s.repetition_penalty != 1,
-            lambda x, c: penalties.repetition_penalty(x, seen(c), s.repetition_penalty),
-        ),
-        back(
-            "presence_penalty",
-            s.presence_penalty,
-            lambda x, c: penalties.presence_penalty(x, written(c), s.presence_penalty),
-        ),
-        back(
-            "frequency_penalty",
-            s.frequency_penalty,
-            lambda x, c: penalties.frequency_penalty(x, written(c), s.frequency_penalty),
-        ),
-        back(
-            "no_repeat_ngram",
-            s.no_repeat_ngram,
-            lambda x, c: penalties.no_repeat_ngram(x, seen(c), s.no_repeat_ngram),
-        ),
-        back("dry_multiplier", s.dry_multiplier, dry),
-        Stage("temperature", lambda x, c: scale(x, s.temperature)) if s.temperature not in (0, 1) else None,
-        Stage("top_k", lambda x, c: cuts.top_k_cut(x, s.top_k, ties), True, s.top_k if ties == "lowest" else None)
-        if s.top_k
-        else None,
-        cut("top_p", lambda x, c: cuts.top_p_cut(x, s.top_p), s.top_p is not None and s.top_p < 1),
+        _stage("repetition_penalty", s.repetition_penalty != 1, repetition, looks_back=True),
+        _stage("presence_penalty", s.presence_penalty, presence, looks_back=True),
+        _stage("frequency_penalty", s.frequency_penalty, frequency, looks_back=True),
+        _stage("no_repeat_ngram", s.no_repeat_ngram, no_repeat, looks_back=True),
+        _stage("dry_multiplier", s.dry_multiplier, dry, looks_back=True),
+    ]
+
+
+def _temperature(s: SamplerSettings) -> Stage | None:
+    return _stage("temperature", s.temperature not in (0, 1), lambda x, c: scale(x, s.temperature))
+
+
+def _cuts(s: SamplerSettings) -> list[Stage | None]:
+    ties = s.ties or ("all" if s.order in ("hf", "vllm") else "lowest")
+    more = s.order == "llama.cpp"  # its typical tokens have more than p, not p or more
+    exactly = s.top_k if ties == "lowest" else None
+
+    def cut(name, apply, wanted=None, keeps=None):
+        wanted = getattr(s, name) if wanted is None else wanted
+        return _stage(name, wanted, apply, is_cut=True, keeps=keeps)
+
+    def below_1(p):
+        return p is not None and p < 1
+
+    return [
+        cut("top_k", lambda x, c: cuts.top_k_cut(x, s.top_k, ties), keeps=exactly),
+        cut("top_p", lambda x, c: cuts.top_p_cut(x, s.top_p), below_1(s.top_p)),
         cut("min_p", lambda x, c: cuts.min_p_cut(x, s.min_p)),
-        cut(
-            "typical_p",
-            lambda x, c: cuts.typical_cut(x, s.typical_p, ties, more),
-            s.typical_p is not None and s.typical_p < 1,
-        ),
+        cut("typical_p", lambda x, c: cuts.typical_cut(x, s.typical_p, ties, more), below_1(s.typical_p)),
         cut("epsilon_cutoff", lambda x, c: cuts.epsilon_cut(x, s.epsilon_cutoff, ties)),
         cut("eta_cutoff", lambda x, c: cuts.eta_cut(x, s.eta_cutoff, ties)),
         cut("top_n_sigma", lambda x, c: cuts.top_n_sigma_cut(x, s.top_n_sigma)),
