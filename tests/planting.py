@@ -37,4 +37,8 @@ def assert_close(actual, expected, tolerance=1e-12) -> None:
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     scale = np.linalg.norm(expected.ravel()) or 1.0
-    assert np.linalg.norm((actual - expected).ravel()) <= tolerance * scale
+    with np.errstate(
+        invalid="ignore", over="ignore"
+    ):  # memory that nobody wrote may hold anything: then it is not close
+        difference = np.linalg.norm((actual - expected).ravel())
+    assert difference <= tolerance * scale
