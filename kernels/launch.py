@@ -199,7 +199,9 @@ def number_of(array) -> str:
 
 def empty(shape, like, dtype="float32"):
     """A new array on the device of `like`."""
-    return array_module(like).empty_like(like, shape=shape, dtype=dtype, order="C")
+    if device_of(like) == "cuda":  # the shape () would be none at all for cupy.empty_like: it takes that of `like`
+        return array_module(like).empty(shape, dtype)
+    return np.empty_like(like, shape=shape, dtype=dtype, order="C")
 
 
 def place_of(array) -> str:

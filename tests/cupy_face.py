@@ -1,14 +1,18 @@
 """CuPy's face on NumPy's arrays: the whole path of device "cuda" runs on a machine that has no GPU.
 
-Arrays refuse to meet NumPy's and to be converted to them, as CuPy's do. Kernels run in the simulator. cublasGemmEx is written
-here, after its documentation, on the addresses that it is given. What this cannot show: what a GPU computes, and CuPy's own
-limits (which dtypes its operations take).
+Arrays refuse to meet NumPy's and to be converted to them, as CuPy's do; what CuPy does otherwise than NumPy is done as CuPy
+does it (shape=() of empty_like, indices beyond the end, results that are always arrays). Kernels run in the simulator.
+cublasGemmEx is written here, after its documentation, on the addresses that it is given. What this cannot show: what a GPU
+computes, and CuPy's own limits (which dtypes its operations take).
 """
 
 from __future__ import annotations
 
 import ctypes
+import inspect
+import operator
 import sys
+from collections import namedtuple
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -19,6 +23,10 @@ from minillm.kernels.simulator import PointerTable
 from minillm.kernels.simulator import RawModule as SimulatedModule
 from minillm.precision import bfloat16, rounded_to_tf32
 
+try:
+    import cupy as REAL  # for the signatures of its functions; it needs no GPU for these
+except ImportError:
+    REAL = None
 HANDLE = 77
 
 
@@ -36,43 +44,90 @@ class Device:
         pass
 
 
-class Array(np.ndarray):
-    """A cupy.ndarray in host memory."""
+class Array:
+    """A cupy.ndarray in host memory. It is no numpy.ndarray, and has what a cupy.ndarray has and nothing else."""
 
     __module__ = "cupy"
+    __hash__ = None
     device = Device()
     at_address = {}  # address -> the array that was last asked for it
 
+    def __init__(self, host):
+        self.host = np.asarray(host)
+
+    shape, dtype, ndim, size, nbytes, itemsize, strides = (
+        property(lambda self, name=name: getattr(self.host, name))
+        for name in ("shape", "dtype", "ndim", "size", "nbytes", "itemsize", "strides")
+    )
+    T = property(lambda self: Array(self.host.T))
+    flags = property(lambda self: Flags(self.host.flags.c_contiguous, self.host.flags.f_contiguous))
+
     @property
     def data(self):
-        self.at_address[self.ctypes.data] = self.view(SimulatedArray)
-        return SimpleNamespace(ptr=self.ctypes.data)
+        address = self.host.ctypes.data
+        self.at_address[address] = self
+        return SimpleNamespace(ptr=address)
 
-    def get(self, out=None, blocking=True):
+    def get(self, stream=None, order="C", out=None, blocking=True):
         if out is None:
-            return np.array(self.view(np.ndarray))
-        assert (out.shape, out.dtype) == (self.shape, self.dtype)
-        out[...] = self.view(np.ndarray)
+            return np.array(self.host, order=order)
+        if (out.shape, out.dtype) != (self.shape, self.dtype):
+            raise ValueError(f"Shape mismatch. Expected shape: {self.shape}, actual shape: {out.shape}")
+        out[...] = self.host
         return out
 
+    def view(self, dtype=None):
+        if isinstance(dtype, type) and issubclass(dtype, (np.ndarray, Array)):
+            raise TypeError(f"Cannot interpret {dtype} as a data type")
+        return Array(self.host.view(np.dtype(dtype)) if dtype is not None else self.host.view())
+
+    def __getattr__(self, name):
+        if name not in METHODS:
+            raise AttributeError(f"'ndarray' object has no attribute '{name}'")
+        method = getattr(self.host, name)
+
+        def call(*arguments, **named):
+            if unknown := named.keys() - KEYWORDS:
+                raise TypeError(f"{name}() got an unexpected keyword argument {min(unknown)!r}")
+            result = method(*map(_inside, arguments), **{key: _inside(value) for key, value in named.items()})
+            return self if result is self.host else _outside(result)
+
+        return call
+
+    def __array__(self, *arguments, **named):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one")
+
     def __array_ufunc__(self, function, method, *inputs, out=None, **settings):
+        if method != "__call__":
+            return NotImplemented
         named = {} if out is None else {"out": tuple(map(_inside, out))}
-        result = getattr(function, method)(*map(_inside, inputs), **settings, **named)
+        result = function(*map(_inside, inputs), **settings, **named)
         return _outside(result) if out is None else out[0]
 
-    def __array_function__(self, function, *arguments):
-        raise TypeError(f"numpy.{function.__name__} is called with an array of CuPy")
+    def __array_function__(self, function, types, arguments, named):
+        return getattr(sys.modules["cupy"], function.__name__)(*arguments, **named)
 
     def __getitem__(self, key):
-        return _outside(self.view(np.ndarray)[_inside(key)])
+        return _outside(self.host[_wrapped(key, self.shape)])
 
     def __setitem__(self, key, value):
-        self.view(np.ndarray)[_inside(key)] = _inside(value)
+        self.host[_wrapped(key, self.shape)] = _inside(value)
+
+    def __len__(self):
+        return len(self.host)
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
 
 
-def _answering(name):
-    """A method that gives an array, as all of CuPy's reductions do."""
-    return lambda self, *arguments, **named: _outside(getattr(self.view(np.ndarray), name)(*arguments, **named))
+Flags = namedtuple("Flags", ["c_contiguous", "f_contiguous"])
+# Of the public methods of cupy.ndarray those that NumPy's arrays have, too; and what the reductions among them take.
+METHODS = frozenset(
+    "all any argmax argmin argpartition argsort astype choose clip compress conj copy cumprod cumsum diagonal dot fill "
+    "flatten max mean min nonzero partition prod put ravel repeat reshape round searchsorted sort squeeze std sum swapaxes "
+    "take tobytes trace transpose var".split()
+)
+KEYWORDS = frozenset("axis dtype out keepdims ddof order copy casting offset kind decimals repeats".split())
 
 
 def _asking(name):
@@ -80,29 +135,63 @@ def _asking(name):
     return lambda self, *arguments: getattr(self.get(), name)(*arguments)
 
 
-for _name in ("all", "any", "max", "mean", "sum"):
-    setattr(Array, _name, _answering(_name))
-for _name in ("__bool__", "__float__", "__int__", "item", "tolist"):
+def _operator(name):
+    """A method of Python's operators: the result is an array, never a number of NumPy's."""
+    function = getattr(operator, REFLECTED.get(name, name))
+
+    def method(self, *others):
+        values = [self.host, *map(_inside, others)]
+        result = function(*(reversed(values) if name in REFLECTED else values))
+        return self if result is self.host else _outside(result)
+
+    return method
+
+
+BINARY = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split()
+REFLECTED = {f"__r{name}__": f"__{name}__" for name in BINARY}
+for _name in ("__bool__", "__complex__", "__float__", "__index__", "__int__", "item", "tolist"):
     setattr(Array, _name, _asking(_name))
+for _name in ("lt", "le", "eq", "ne", "gt", "ge", "neg", "pos", "abs", "invert", *BINARY, *(f"i{n}" for n in BINARY)):
+    setattr(Array, f"__{_name}__", _operator(f"__{_name}__"))
+for _name in REFLECTED:
+    setattr(Array, _name, _operator(_name))
 
 
 def _inside(x):
     """NumPy's array behind an Array. Raises TypeError for one that lives in host memory."""
     if isinstance(x, (list, tuple)):
         return type(x)(map(_inside, x))
-    if isinstance(x, np.ndarray) and not isinstance(x, Array):
-        raise TypeError(f"an array of NumPy {x.shape} meets CuPy")
-    return x.view(np.ndarray) if isinstance(x, Array) else x
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"Unsupported type {type(x)}")
+    return x.host if isinstance(x, Array) else x
 
 
 def _outside(x):
     if isinstance(x, tuple):
         return tuple(map(_outside, x))
-    return np.asarray(x).view(Array) if isinstance(x, (np.ndarray, np.generic)) else x
+    return Array(x) if isinstance(x, (np.ndarray, np.generic)) else x
+
+
+def _wrapped(key, shape):
+    """An index for NumPy: numbers in arrays count round the end, as CuPy has them; others stay as they are."""
+    if isinstance(key, tuple):
+        if any(isinstance(part, Array) and part.dtype.kind in "iu" for part in key):
+            parts = [part for part in key if part is not None]
+            if Ellipsis in [part for part in parts if not isinstance(part, Array)] or len(parts) > len(shape):
+                return _inside(key)
+            sizes = iter(shape)
+            return tuple(part if part is None else _wrapped(part, (next(sizes),)) for part in key)
+        return _inside(key)
+    if isinstance(key, Array) and key.dtype.kind in "iu" and shape[0]:
+        return key.host % shape[0]
+    return _inside(key)
 
 
 class Module(ModuleType):
-    """The module cupy: NumPy's functions, for Arrays."""
+    """The module cupy: NumPy's functions, for Arrays, with what CuPy does otherwise.
+
+    Where the real CuPy is installed, calls that its functions do not take are refused.
+    """
 
     ndarray = Array
 
@@ -110,21 +199,44 @@ class Module(ModuleType):
         function = getattr(np, name)
         if not callable(function) or isinstance(function, type):
             return function
+        if REAL is not None and not hasattr(REAL, name):
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
 
         def called(*arguments, out=None, **named):
             named |= {} if out is None else {"out": out}
+            if REAL is not None and inspect.isfunction(taken := getattr(REAL, name)):
+                inspect.signature(taken).bind(*arguments, **named)
             result = function(*map(_inside, arguments), **{key: _inside(value) for key, value in named.items()})
             return _outside(result) if out is None else out
 
         return called
 
     @staticmethod
-    def asarray(x, *settings):
-        return x if isinstance(x, Array) else np.array(x, *settings).view(Array)
+    def asarray(x, *settings, **named):
+        if isinstance(x, Array) and not (settings or named):
+            return x
+        return Array(np.array(getattr(x, "host", x), *settings, **named))
 
     @staticmethod
     def asnumpy(x):
-        return x.get()
+        return x.get() if isinstance(x, Array) else np.asarray(x)
+
+
+def _like(name, *more):
+    """empty_like and its kind. For CuPy the shape () is none at all: the result has the shape of the array."""
+    function = getattr(np, name)
+
+    def called(a, *arguments, shape=None, **named):
+        if len(arguments) > len(more) and not isinstance(arguments[len(more)], (str, type, np.dtype, type(None))):
+            raise TypeError(f"{name}: {arguments[len(more)]!r} is no dtype")
+        return Array(function(a.host, *arguments, shape=shape or None, subok=False, **named))
+
+    return staticmethod(called)
+
+
+for _name in ("empty_like", "zeros_like", "ones_like"):
+    setattr(Module, _name, _like(_name))
+Module.full_like = _like("full_like", "fill_value")
 
 
 class RawModule:
@@ -148,8 +260,8 @@ class RawModule:
         if not isinstance(x, Array):
             raise TypeError(f"a {type(x).__name__} is given to a kernel")
         if x.dtype == np.uint64:  # addresses of other arrays
-            return PointerTable.of([Array.at_address[int(address)] for address in x.view(np.ndarray)])
-        return x.view(SimulatedArray)
+            return PointerTable.of([Array.at_address[int(address)].host.view(SimulatedArray) for address in x.host])
+        return x.host.view(SimulatedArray)
 
 
 def gemm_ex(calls):

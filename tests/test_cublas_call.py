@@ -16,7 +16,7 @@ def calls(monkeypatch):
 
 
 def on_gpu(array):
-    return np.asarray(array).view(Array)
+    return Array(array)
 
 
 def numbers(name, *shape):

@@ -1,11 +1,14 @@
 """Device "cuda" from end to end, on a machine without a GPU: CuPy's face on NumPy's arrays, kernels in the simulator."""
 
+import cupy_face
 import numpy as np
 import pytest
 from cupy_face import Array, install
 from kernel_testing import needs_compiler
 
 from minillm.backend import device_of, stream
+from minillm.kernels import launch
+from minillm.models.language_model import LanguageModel
 from minillm.sampler import Sampler, generate
 from minillm.training import Reporter, TrainingSettings, evaluate_model, start_run, train
 from minillm.training.coming_batches import ComingBatches
@@ -84,7 +87,7 @@ def test_the_same_loss_and_the_same_text(kind, tmp_path, cublas_calls):
 
 
 def test_numbers_travel_while_nobody_waits(cublas_calls):
-    x = np.array([1.5, -2.5]).view(Array)
+    x = Array(np.array([1.5, -2.5]))
     with no_waits():
         later = Later(x[0], x.sum())
         x *= 100
@@ -92,8 +95,53 @@ def test_numbers_travel_while_nobody_waits(cublas_calls):
 
 
 def test_the_face_is_as_strict_as_cupy(cublas_calls):
-    x, y = np.ones(3).view(Array), np.ones(3)
-    for wrong in (lambda: x + y, lambda: np.concatenate([x, x]), lambda: x.__setitem__(0, y[:1])):
+    x, y = Array(np.ones(3)), np.ones(3)
+    for wrong in (
+        lambda: x + y,
+        lambda: y + x,
+        lambda: np.asarray(x),
+        lambda: x.__setitem__(0, y[:1]),
+        lambda: x.sum(where=True),
+        lambda: x.view(np.ndarray),
+    ):
         with pytest.raises(TypeError):
             wrong()
-    assert type(x.sum()) is type(x[0]) is type(x + 1) is Array
+    with pytest.raises(AttributeError):
+        x.ctypes  # noqa: B018
+    assert (
+        type(x.sum()) is type(x[0]) is type(x + 1) is type(np.float32(2) * x) is type(np.concatenate([x, x])) is Array
+    )
+    assert not isinstance(x, np.ndarray) and x[Array(np.array([4]))].tolist() == x[1:2].tolist()
+
+
+def test_for_cupy_the_shape_of_a_number_is_none_at_all(cublas_calls):
+    """cupy.empty_like(x, shape=()) has the shape of x: whoever wants a number asks for it in another way."""
+    import cupy
+
+    x = Array(np.ones((2, 3), np.float32))
+    assert cupy.empty_like(x, shape=()).shape == cupy.full_like(x, 1, shape=()).shape == (2, 3)
+    assert cupy.empty_like(x, shape=(0,)).shape == (0,) and cupy.empty((), "float64").shape == ()
+    for shape in ((), (0,), (4, 5)):
+        made = launch.empty(shape, x, "float64")
+        assert (type(made), made.shape, made.dtype) == (Array, shape, np.float64)
+
+
+def test_the_face_has_what_cupy_has():
+    if cupy_face.REAL is None:
+        pytest.skip("CuPy is not installed")
+    missing = [name for name in cupy_face.METHODS if not hasattr(cupy_face.REAL.ndarray, name)]
+    assert not missing
+
+
+def test_evaluation_on_a_device_is_one_worker(tmp_path, cublas_calls, monkeypatch):
+    """Batches that are cut for each core of the host would be launched once for each."""
+    monkeypatch.setattr("minillm.training.data_parallel.cores", lambda: 4)
+    monkeypatch.setattr("minillm.training.data_parallel.TOKENS_PER_WORKER", 1)
+    model, made = start(tmp_path, "gpt2", "cpu").model.eval(), []
+    copy_of = LanguageModel.replica
+    monkeypatch.setattr(LanguageModel, "replica", lambda self: made.append(self) or copy_of(self))
+    tokens = stream("tokens").integers(model.config.vocab_size, 80)
+    on_cpu = evaluate_model(model, tokens, 4).loss
+    assert len(made) == 3
+    assert evaluate_model(model.to("cuda"), tokens, 4).loss == pytest.approx(on_cpu, abs=1e-5)
+    assert len(made) == 3
