@@ -18,7 +18,15 @@ from minillm.kernels.launch import CudaFile
 
 ARCHITECTURES = (75, 80, 90, 100)
 # The most shared memory that one block may ask for: CUDA C++ programming guide, "Technical specifications".
-MAX_SHARED = {75: 64 * 1024, 80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+MAX_SHARED = {
+    75: 64 * 1024,
+    80: 163 * 1024,
+    86: 99 * 1024,
+    89: 99 * 1024,
+    90: 227 * 1024,
+    100: 227 * 1024,
+    120: 99 * 1024,
+}
 
 
 class Usage(NamedTuple):

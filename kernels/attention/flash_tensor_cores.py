@@ -5,13 +5,14 @@ float32 arrays are multiplied as TF32, bfloat16 arrays as they are. It takes a G
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
 from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
 from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, empty
 
-WIDTHS = TENSOR_CORE_WIDTHS
+WIDTHS, DTYPES = TENSOR_CORE_WIDTHS, ("bfloat16", "float32")
 PADDING = 16  # bytes that each row in shared memory is longer
 
 
@@ -41,29 +42,39 @@ class Tiling(NamedTuple):
         return (self.owned_matrices * self.owned + 4 * self.streamed) * (width * self.number_bytes + PADDING)
 
 
-# The widest heads with TF32 take 101,376 bytes, all that a block may have on sm_86 and sm_89.
-FORWARD = {"bfloat16": Tiling("Bf16", 2, 1, 8, 64), "float32": Tiling("Tf32", 4, 1, 4, 32)}
-BACKWARD = {"bfloat16": Tiling("Bf16", 2, 2, 4, 32), "float32": Tiling("Tf32", 4, 2, 4, 16)}
+def forward_tiling(dtype: str, width: int) -> Tiling:
+    """A block may have 101,376 bytes of shared memory on sm_86, sm_89 and sm_120.
+
+    The widest heads with TF32 take all of them; in bfloat16 they stream 32 rows at a time, because 64 would not fit.
+    """
+    if dtype == "float32":
+        return Tiling("Tf32", 4, 1, 4, 32)
+    return Tiling("Bf16", 2, 1, 8, 64 if width <= 96 else 32)
+
+
+def backward_tiling(dtype: str, width: int) -> Tiling:
+    """The same for both kernels of backward; it does not depend on the width."""
+    return Tiling("Tf32", 4, 2, 4, 16) if dtype == "float32" else Tiling("Bf16", 2, 2, 4, 32)
+
 
 REGISTERS = 255
 INSTANCES = {f"gradient_average<{number}>": Ceiling(registers=48) for number in ("float", "__nv_bfloat16")}
-for _width in WIDTHS:
-    for _kernel, _tilings in (
-        ("flash_forward", FORWARD),
-        ("flash_backward_queries", BACKWARD),
-        ("flash_backward_keys", BACKWARD),
-    ):
-        for _tiling in _tilings.values():
-            _ceiling = Ceiling(REGISTERS, dynamic_shared=_tiling.shared(_width))
-            INSTANCES[_kernel + _tiling.template(_width)] = _ceiling
+for _kernel, _tiling_for in (
+    ("flash_forward", forward_tiling),
+    ("flash_backward_queries", backward_tiling),
+    ("flash_backward_keys", backward_tiling),
+):
+    for _dtype, _width in product(DTYPES, WIDTHS):
+        _tiling = _tiling_for(_dtype, _width)
+        INSTANCES[_kernel + _tiling.template(_width)] = Ceiling(REGISTERS, dynamic_shared=_tiling.shared(_width))
 CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, minimum_arch=TENSOR_CORE_ARCHITECTURE)
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, first_row, dtypes=tuple(FORWARD), widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, key, first_row, dtypes=DTYPES, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
-    _launch("flash_forward", FORWARD, problem, problem.heads, (q, k, v, y, log_sum_exp))
+    _launch("flash_forward", forward_tiling, problem, problem.heads, (q, k, v, y, log_sum_exp))
     return y, (problem, q, k, v, y, log_sum_exp)
 
 
@@ -74,13 +85,13 @@ def attention_backward(dy, saved):
     average = gradient_average(CUDA, dy, y)
     dq, dk, dv = (empty(x.shape, x, x.dtype) for x in (q, k, v))
     given = (q, k, v, dy, log_sum_exp, average)
-    _launch("flash_backward_queries", BACKWARD, problem, problem.heads, (*given, dq))
-    _launch("flash_backward_keys", BACKWARD, problem, problem.kv_heads, (*given, dk, dv))
+    _launch("flash_backward_queries", backward_tiling, problem, problem.heads, (*given, dq))
+    _launch("flash_backward_keys", backward_tiling, problem, problem.kv_heads, (*given, dk, dv))
     return dq, dk, dv
 
 
-def _launch(kernel, tilings, problem, heads, arrays):
-    tiling = tilings[arrays[0].dtype.name]
+def _launch(kernel, tiling_for, problem, heads, arrays):
+    tiling = tiling_for(arrays[0].dtype.name, problem.width)
     grid = (problem.batch * heads, blocks_for(problem.time, tiling.owned))
     arguments = (*arrays, *problem.scalars)
     CUDA.launch(

@@ -39,6 +39,14 @@ def test_compiles_without_spills_and_below_its_ceilings(name, arch):
             assert usage.shared + ceiling.dynamic_shared <= nvrtc.MAX_SHARED[arch], f"{instance}: {usage}"
 
 
+@pytest.mark.parametrize("arch", nvrtc.MAX_SHARED)
+def test_every_declared_instance_fits_into_the_shared_memory_of_a_block(arch):
+    for file in (file for files in FILES.values() for file in files if file.minimum_arch <= arch):
+        for instance, ceiling in file.instances.items():
+            if ceiling.smallest_arch <= arch:
+                assert ceiling.shared + ceiling.dynamic_shared <= nvrtc.MAX_SHARED[arch], instance
+
+
 def test_every_cuda_file_is_declared_by_a_launcher():
     folder = Path(minillm.kernels.__path__[0])
     on_disk = {path.relative_to(folder).as_posix() for path in folder.rglob("*.cu")}
