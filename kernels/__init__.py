@@ -74,8 +74,13 @@ def twin(operation: str, array):
         return None
     if not _choices[operation] or array.dtype.name not in OPERATIONS[operation]:
         return None
-    rung = _choices[operation]
-    return import_module(f"{__name__}.{operation}" if rung is True else f"{__name__}.{operation}.{rung}")
+    return import_module(f"{__name__}.{operation}")
+
+
+def chosen_rung() -> str | None:
+    """The rung of attention that `use_kernels` named; None where the best one is to be taken."""
+    rung = _choices["attention"]
+    return rung if isinstance(rung, str) else None
 
 
 use_kernels(True)

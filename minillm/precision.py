@@ -91,7 +91,7 @@ def wide(x):
 
 def narrow(y, like):
     """y in the dtype of `like`: itself, or rounded to bfloat16. What a layer hands on."""
-    return y.astype(like.dtype) if is_bfloat16(like) else y
+    return y.astype(like.dtype, copy=False) if is_bfloat16(like) else y
 
 
 def rounded_to_tf32(x):

@@ -5,8 +5,8 @@
     flash                online softmax, no T x T matrix
     flash_tensor_cores   matrix instructions, with bfloat16 or TF32 operands
 
-`attention_forward` and `attention_backward` here are those of the best rung for the array at hand (`best_rung`); each
-rung can be called by its own name, or chosen for the whole engine with `use_kernels(attention="tiled")`.
+`attention_forward` and `attention_backward` here are those of the best rung for the array at hand (`best_rung`), or of the
+one that was chosen for the whole engine with `use_kernels(attention="tiled")`; each rung can be called by its own name, too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import cache
 from importlib import import_module
 
 from minillm.backend import device_of
+from minillm.kernels import chosen_rung
 from minillm.precision import is_bfloat16, narrow, tf32_wanted, wide
 
 TENSOR_CORE_WIDTHS = (32, 64, 96, 128)  # of flash_tensor_cores.py
@@ -47,19 +48,19 @@ def best_rung(q) -> str:
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    like, best = q, rung(best_rung(q))
-    if best is not rung("flash_tensor_cores"):
+    like, used = q, rung(chosen_rung() or best_rung(q))
+    if used is not rung("flash_tensor_cores"):  # the others take float32 alone
         q, k, v = wide(q), wide(k), wide(v)
-    y, saved = best.attention_forward(q, k, v, causal, dropout, key, first_row)
-    return narrow(y, like), (best, saved)
+    y, saved = used.attention_forward(q, k, v, causal, dropout, key, first_row)
+    return narrow(y, like), (used, saved)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
-    best, saved = saved
-    if best is rung("flash_tensor_cores"):
-        return best.attention_backward(dy, saved)
-    return tuple(narrow(gradient, dy) for gradient in best.attention_backward(wide(dy), saved))
+    used, saved = saved
+    if used is rung("flash_tensor_cores"):
+        return used.attention_backward(dy, saved)
+    return tuple(narrow(gradient, dy) for gradient in used.attention_backward(wide(dy), saved))
 
 
 def _architecture(array) -> int:

@@ -5,6 +5,7 @@ twice that of the plain computation with the same rounding of operands and resul
 """
 
 import importlib
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from kernel_testing import assert_faults_are_documented, relative_error, with_he
 from minillm.backend import to_device, to_host
 from minillm.kernels import RUNGS, twin, use_kernels
 from minillm.kernels.attention import best_rung, rung
+from minillm.kernels.nvrtc import MAX_SHARED
 from minillm.kernels.simulator import SimulatorError, configured
 from minillm.layers import attention as layer
 
@@ -185,6 +187,17 @@ def test_the_best_rung_is_the_one_that_takes_the_array():
     assert best_rung(zeros(64, "bfloat16")) == "flash_tensor_cores"
 
 
+def test_tensor_cores_fit_into_every_gpu_that_has_them():
+    """A block of sm_86, sm_89 and sm_120 may have 99 KiB of shared memory, less than a block of sm_80."""
+    smallest = min(limit for arch, limit in MAX_SHARED.items() if arch >= 80)
+    assert smallest == MAX_SHARED[86] == MAX_SHARED[89] == 101_376
+    tensor_cores = rung("flash_tensor_cores")
+    for tiling_for, width, dtype in product(
+        (tensor_cores.forward_tiling, tensor_cores.backward_tiling), tensor_cores.WIDTHS, tensor_cores.DTYPES
+    ):
+        assert tiling_for(dtype, width).shared(width) <= smallest, (tiling_for.__name__, width, dtype)
+
+
 def test_heads_too_wide_for_a_small_gpu_go_to_tiles(monkeypatch):
     monkeypatch.setattr("minillm.kernels.attention._shared_memory_limit", lambda q: 64 * 1024)  # sm_75
     assert best_rung(zeros(64)) == "flash"
@@ -195,7 +208,12 @@ def test_a_rung_is_chosen_by_name():
     try:
         for name in RUNGS:
             use_kernels(attention=name)
-            assert twin("attention", zeros(64)).__name__ == f"minillm.kernels.attention.{name}"
+            for dtype in ("float32", "bfloat16"):  # a rung that takes float32 alone gets bfloat16 in float32
+                q = zeros(64, dtype)
+                y, saved = twin("attention", q).attention_forward(q, q, q)
+                assert saved[0].__name__ == f"minillm.kernels.attention.{name}"
+                gradients = twin("attention", q).attention_backward(y, saved)
+                assert {x.dtype.name for x in (y, *gradients)} == {dtype}
         use_kernels(attention=False)
         assert twin("attention", zeros(64)) is None
     finally:
