@@ -92,7 +92,7 @@ class MinillmTrainer:
         self.device = device
         self.model = minillm.GPT2(config, seed=0, dtype=dtype).to(device)
         self.optimizer = minillm.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-        workers = default_workers(batch_size, config.context_length) if device == "cpu" else 1
+        workers = default_workers(batch_size, config.context_length, device)
         self.parallel = DataParallel(self.model, workers)
 
     def __enter__(self):

@@ -33,7 +33,7 @@ LAYERS = {"embedding", "layer norm", "attention", "MLP", "head and loss", "clip 
 def test_cpu_vs_gpu_without_a_gpu(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(cpu_vs_gpu, "usable", lambda device: print("no GPU: none here") or [])
     monkeypatch.setattr(cpu_vs_gpu.common, "RESULTS", tmp_path)
-    monkeypatch.setattr(train_step, "default_workers", lambda batch_size, context_length: 2)
+    monkeypatch.setattr(train_step, "default_workers", lambda batch_size, context_length, device: 2)
     size = ["--batch-size", 2, "--context-length", 16, "--vocab-size", 64]
     shown = run(monkeypatch, capsys, cpu_vs_gpu, "--widths", 64, *size, "--repeats", 1, "--write")
     assert shown.count("no GPU") == 1 and "pays" not in shown

@@ -107,7 +107,8 @@ def _describe(run: Run, console: Console) -> None:
 def _conclude(run: Run, reason: str, console: Console) -> None:
     """The end of training: the folder's model on the whole validation text, where it is, and how to let it write."""
     progress = run.progress
-    validation = evaluate_model(run.load_model(), run.validation_tokens, run.settings.batch_size)
+    model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
+    validation = evaluate_model(model, run.validation_tokens, run.settings.batch_size)
     if reason == "early stop":
         console.print(
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"

@@ -31,8 +31,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_workers(batch_size: int, context_length: int) -> int:
-    """How many parts a batch is best cut into: one for each core, as far as there is enough to do for each."""
+def default_workers(batch_size: int, context_length: int, device: str = "cpu") -> int:
+    """How many parts a batch is best cut into: one for each core, as far as there is enough to do for each.
+
+    A GPU, or the simulator of one, has its own threads: there the batch stays whole.
+    """
+    if device != "cpu":
+        return 1
     return max(1, min(cores(), batch_size, batch_size * context_length // TOKENS_PER_WORKER))
 
 

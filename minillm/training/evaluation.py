@@ -40,7 +40,7 @@ def evaluate(loss, tokens, batch_size: int, context_length: int, limit: int | No
 
 
 def evaluate_model(model, tokens, batch_size: int, limit: int | None = None) -> Evaluation:
-    """`evaluate` for a model, on all cores, with windows of its context length."""
+    """`evaluate` for a model, with windows of its context length: on all cores, or on a device by one worker."""
     context_length = model.config.context_length
-    with DataParallel(model, default_workers(batch_size, context_length)) as parallel:
+    with DataParallel(model, default_workers(batch_size, context_length, model.device)) as parallel:
         return evaluate(parallel.loss, tokens, batch_size, context_length, limit)

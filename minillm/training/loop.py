@@ -57,7 +57,7 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
     settings, progress = run.settings, run.progress
     run.metrics.cut(progress.metrics_size)
     model = run.model.train()
-    workers = default_workers(settings.batch_size, model.config.context_length) if model.device == "cpu" else 1
+    workers = default_workers(settings.batch_size, model.config.context_length, model.device)
     schedule = settings.make_schedule()
     with (
         DataParallel(model, workers) as parallel,

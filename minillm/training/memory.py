@@ -66,7 +66,7 @@ class Workload:
         """Windows of each worker, as DataParallel cuts the batch."""
         workers = self.workers
         if workers is None:
-            workers = default_workers(self.batch_size, self.time) if self.device == "cpu" else 1
+            workers = default_workers(self.batch_size, self.time, self.device)
         bounds = [self.batch_size * i // workers for i in range(workers + 1)]
         return [last - first for first, last in zip(bounds, bounds[1:]) if last > first]
 

@@ -60,6 +60,7 @@ def test_the_mode_and_the_threads_are_given_back():
 def test_default_workers(monkeypatch):
     monkeypatch.setattr(data_parallel, "cores", lambda: 4)
     assert [default_workers(*sizes) for sizes in [(12, 64), (1, 1024), (64, 256), (4, 8)]] == [3, 1, 4, 1]
+    assert default_workers(64, 256, "cuda") == default_workers(64, 256, "cudasim") == 1
 
 
 def test_an_error_in_a_part_is_raised():
