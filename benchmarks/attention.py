@@ -9,8 +9,9 @@
 
 Sizes on a GPU: 16,384 tokens of 2,048 channels, cut into B sequences of T tokens and H heads of width D, as in the papers on
 flash attention. A CPU gets one sequence of two heads; TFLOP/s compare all the same. All ways of a size take turns in every
-round. Counted are 4 B H T^2 D operations forward, halved because half of the scores are masked, and 2.5 times that backward.
-The error is that of head 0 against NumPy in float64, relative and norm-wise, of forward and of the worst gradient.
+round; times on a GPU are the device's (gpu_timing.py). Counted are 4 B H T^2 D operations forward, halved because half of the
+scores are masked, and 2.5 times that backward. The error is that of head 0 against NumPy in float64, relative and
+norm-wise, of forward and of the worst gradient.
 
 With --write: benchmarks/results/attention.json, attention_ladder.png and attention_roofline.png.
 """
@@ -20,11 +21,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
-from statistics import quantiles
 
 import numpy as np
 
 from benchmarks.common import RESULTS, write_results
+from benchmarks.gpu_timing import device_seconds
 from minillm.backend import to_device, to_host
 from minillm.errors import MissingExtra
 from minillm.kernels import RUNGS
@@ -34,6 +35,7 @@ from minillm.peaks import peaks_of
 TIMES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 WIDTHS = (64, 128)
 TOKENS, CHANNELS = 16384, 2048  # on a GPU
+LONGEST_ON_CPU = 4096  # beyond, a single call of NumPy takes many seconds
 DIRECTIONS = ("forward", "backward")
 
 
@@ -43,8 +45,14 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="D")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--simulate", action="store_true", help="also count each rung's bytes in the simulator")
+    parser.add_argument("--only-simulate", action="store_true", help="count, and measure nothing: some seconds")
     parser.add_argument("--write", action="store_true", help="write the results and draw them")
     arguments = parser.parse_args()
+    if arguments.only_simulate:
+        if arguments.write:
+            parser.error("--write belongs to measurements: leave out --only-simulate")
+        simulated_counts()
+        return
     ways, device, missing = available_ways()
     for reason in missing:
         print(f"not measured: {reason}")
@@ -180,10 +188,15 @@ def measure(ways, device, width, length, repeats) -> list[dict]:
     head = rng.normal(size=(4, 1, 1, length, width)).astype(np.float32)  # q, k, v, dy of head 0
     given = {dtype: head.astype(number_type(dtype)) for dtype in {way.dtype for way in ways}}
     expected = {dtype: in_float64(arrays) for dtype, arrays in given.items()}
-    ready = []
+    ready, drawn = [], {}
     for way in ways:
         shape = shape_for(way, width, length)
-        arrays = rng.standard_normal(size=(4, *shape), dtype=np.float32).astype(given[way.dtype].dtype)
+        if way.device == "cpu" and length > LONGEST_ON_CPU:
+            print(f"{width:>4} {length:>6} {way.name:<24} left out: on a CPU up to T = {LONGEST_ON_CPU:,}")
+            continue
+        if shape not in drawn:
+            drawn[shape] = rng.standard_normal(size=(4, *shape), dtype=np.float32)
+        arrays = drawn[shape].astype(given[way.dtype].dtype)
         arrays[:, :1, :1] = given[way.dtype]
         try:
             way.place(arrays)
@@ -232,18 +245,27 @@ def relative(actual, expected) -> float:
 
 
 def timed(way, direction) -> float:
-    """Seconds of one call. A backward pass follows a forward pass that is not counted: some free what forward saved."""
+    """Seconds of one call, by the device's clock on a GPU.
+
+    A backward pass needs a forward pass of its own, because some write over what forward saved. It is not counted.
+    """
+    if way.device == "cuda":
+        forward = device_seconds(lambda number: way.forward())
+        return forward if direction == "forward" else device_seconds(lambda number: there_and_back(way)) - forward
     if direction == "backward":
         way.forward()
-    way.wait()
     started = time.perf_counter()
     way.forward() if direction == "forward" else way.backward()
-    way.wait()
     return time.perf_counter() - started
 
 
+def there_and_back(way) -> None:
+    way.forward()
+    way.backward()
+
+
 def describe(way, device, direction, shape, seconds, error) -> dict:
-    p20, _, _, p80 = quantiles(seconds, n=5)
+    p20, p80 = np.quantile(seconds, [0.2, 0.8])
     median = float(np.median(seconds))
     batch, heads, length, width = shape
     operations = 4 * batch * heads * length**2 * width / 2 * (1 if direction == "forward" else 2.5)
@@ -258,8 +280,8 @@ def describe(way, device, direction, shape, seconds, error) -> dict:
         "direction": direction,
         "shape": dict(zip("BHTD", shape)),
         "median_ms": 1e3 * median,
-        "p20_ms": 1e3 * p20,
-        "p80_ms": 1e3 * p80,
+        "p20_ms": 1e3 * float(p20),
+        "p80_ms": 1e3 * float(p80),
         "tflops": operations / median / 1e12,
         "share_of_peak": operations / median / 1e12 / peak if peak else None,
         "gigabytes_per_second": moved / median / 1e9,

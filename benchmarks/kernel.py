@@ -7,7 +7,8 @@ Each of benchmarks/layer_norm.py, gelu.py, ... describes one operation as an `Op
     kernel    minillm/kernels on CuPy arrays
     torch     PyTorch, where it is installed: on the GPU if it has one, else on the CPU
 
-All ways take turns in every round, so that a machine that slows down slows all of them. The error is that against NumPy
+All ways take turns in every round, so that a machine that slows down slows all of them. On a GPU the time is the device's
+(gpu_timing.py), with inputs that are not in its cache any more. The error is that against NumPy
 in float64, relative and norm-wise, the worst of all results.
 """
 
@@ -19,12 +20,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from statistics import quantiles
 from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks.common import write_results
+from benchmarks.gpu_timing import device_seconds, sets_of_inputs
 from minillm.backend import to_device, to_host
 from minillm.kernels import use_kernels
 from minillm.peaks import peaks_of
@@ -148,70 +149,73 @@ def run_once(operation: Operation, way: Way) -> dict[str, list[np.ndarray]]:
 
 
 class Way:
-    """One way to compute an operation, with its own copy of the inputs."""
+    """One way to compute an operation, with its own copy of the inputs; on a GPU with several, to be taken in turn."""
 
     def __init__(self, name: str, operation: Operation, given: dict, dtype):
         self.name, self.operation = name, operation
-        copies = {key: _each(array, lambda a: _cast(a, dtype)) for key, array in given.items()}
+        self.on_gpu = name in ("cupy", "kernel", "torch cuda")
         if name.startswith("torch"):
             self._torch = importlib.import_module("torch")
-            copies = {key: _each(array, self._tensor) for key, array in copies.items()}
-            for key in operation.differentiated:
-                copies[key].requires_grad_()
         else:
-            device = "cpu" if name == "numpy" else "cuda"
-            copies = {key: _each(array, lambda a: to_device(a, device)) for key, array in copies.items()}
             package = "minillm.kernels" if name == "kernel" else "minillm.layers"
             home = f"{package}.{operation.name}" if name == "kernel" or not operation.layer else operation.layer
             self._op = importlib.import_module(home)
-        self.arrays = SimpleNamespace(**copies)
+        arrays = [x for value in given.values() for x in (value if isinstance(value, list) else [value])]
+        count = sets_of_inputs(sum(array.nbytes for array in arrays)) if self.on_gpu else 1
+        self._sets = [self._copied(given, dtype) for _ in range(count)]
+        self._kept = [None] * count  # what forward left for backward, of each set
+
+    def _copied(self, given: dict, dtype) -> SimpleNamespace:
+        copies = {key: _each(array, lambda a: _cast(a, dtype)) for key, array in given.items()}
+        if not self.name.startswith("torch"):
+            device = "cpu" if self.name == "numpy" else "cuda"
+            return SimpleNamespace(**{key: _each(x, lambda a: to_device(a, device)) for key, x in copies.items()})
+        copies = {key: _each(array, self._tensor) for key, array in copies.items()}
+        for key in self.operation.differentiated:
+            copies[key].requires_grad_()
+        return SimpleNamespace(**copies)
 
     def forward(self) -> list[np.ndarray]:
+        """The results, from the first set of inputs."""
         use_kernels(self.name == "kernel")
-        if self.name.startswith("torch"):
-            self._y = self.operation.torch_forward(self._torch, self.arrays)
-            return [_host(y) for y in (self._y if isinstance(self._y, tuple) else (self._y,))]
-        results, self._saved = self.operation.forward(self._op, self.arrays)
-        return [_host(array) for array in results]
+        return [_host(result) for result in self._forward(0)]
 
     def backward(self) -> list[np.ndarray]:
-        if self.name.startswith("torch"):
-            return [_host(gradient) for gradient in self._torch_gradients()]
-        return [_host(array) for array in self.operation.backward(self._op, self.arrays, self._saved)]
+        return [_host(gradient) for gradient in self._backward(0)]
 
     def time(self, direction: str) -> float:
-        """Seconds of one call, the device waited for before and after."""
+        """Seconds of one call: by the host's clock on the CPU, by the device's on a GPU."""
         use_kernels(self.name == "kernel")
-        call = self._call(direction)
-        self._wait()
+        call = self._forward if direction == "forward" else self._backward
+        if self.on_gpu:
+            if direction == "backward":
+                for number in range(len(self._sets)):
+                    if self._kept[number] is None:
+                        self._forward(number)
+            return device_seconds(lambda number: call(number % len(self._sets)))
         started = time.perf_counter()
-        call()
-        self._wait()
+        call(0)
         return time.perf_counter() - started
 
-    def _call(self, direction: str):
+    def _forward(self, number: int):
+        arrays = self._sets[number]
         if self.name.startswith("torch"):
-            if direction == "backward":
-                return self._torch_gradients
-            return lambda: self.operation.torch_forward(self._torch, self.arrays)
-        if direction == "backward":
-            return lambda: self.operation.backward(self._op, self.arrays, self._saved)
-        return lambda: self.operation.forward(self._op, self.arrays)
+            y = self._kept[number] = self.operation.torch_forward(self._torch, arrays)
+            return y if isinstance(y, tuple) else (y,)
+        results, self._kept[number] = self.operation.forward(self._op, arrays)
+        return results
 
-    def _torch_gradients(self):
-        inputs = [getattr(self.arrays, key) for key in self.operation.differentiated]
-        outputs = self._y if isinstance(self._y, tuple) else (self._y,)
-        seeds = [getattr(self.arrays, key) for key in ("dsum", "dy")[-len(outputs) :]] if outputs[0].ndim else [None]
+    def _backward(self, number: int):
+        arrays, kept = self._sets[number], self._kept[number]
+        if not self.name.startswith("torch"):
+            return self.operation.backward(self._op, arrays, kept)
+        inputs = [getattr(arrays, key) for key in self.operation.differentiated]
+        outputs = kept if isinstance(kept, tuple) else (kept,)
+        seeds = [getattr(arrays, key) for key in ("dsum", "dy")[-len(outputs) :]] if outputs[0].ndim else [None]
         return self._torch.autograd.grad(outputs, inputs, seeds, retain_graph=True)
 
     def _tensor(self, array: np.ndarray):
         return self._torch.from_numpy(array).to("cuda" if self.name == "torch cuda" else "cpu")
-
-    def _wait(self) -> None:
-        if self.name in ("cupy", "kernel"):
-            importlib.import_module("cupy").cuda.Device().synchronize()
-        elif self.name == "torch cuda":
-            self._torch.cuda.synchronize()
 
 
 def _each(value, function):
@@ -235,8 +239,8 @@ def _worst_error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:
-    p20, _, _, p80 = quantiles(seconds, n=5)
-    return {"median_ms": 1e3 * float(np.median(seconds)), "p20_ms": 1e3 * p20, "p80_ms": 1e3 * p80}
+    p20, p80 = np.quantile(seconds, [0.2, 0.8])
+    return {"median_ms": 1e3 * float(np.median(seconds)), "p20_ms": 1e3 * float(p20), "p80_ms": 1e3 * float(p80)}
 
 
 def _line(row: dict) -> str:

@@ -17,6 +17,7 @@ that its matrix products alone take, and the fraction of this machine's own rate
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import time
 from statistics import median
@@ -128,11 +129,14 @@ def peak_of_minillm(config, ids, targets, arguments) -> int:
 
 
 def torch_contestants(config, arguments) -> dict:
-    """PyTorch eager and compiled; empty where PyTorch is not installed."""
+    """PyTorch eager and compiled; empty where PyTorch is not installed, or knows no GPU where one is asked for."""
     try:
         from benchmarks.torch_gpt2 import TorchTrainer
     except ImportError:
         print('PyTorch is not installed: pip install "minillm[bench]" brings the comparison')
+        return {}
+    if arguments.device == "cuda" and not torch_sees_a_gpu():
+        print("PyTorch is left out: this build of it knows no GPU (torch.cuda.is_available() is false)")
         return {}
     contestants = {"torch": TorchTrainer(config, device=arguments.device, dtype=arguments.dtype)}
     if arguments.without_compile:
@@ -142,6 +146,10 @@ def torch_contestants(config, arguments) -> dict:
         return contestants
     compiled = TorchTrainer(config, device=arguments.device, dtype=arguments.dtype, compiled=True)
     return {**contestants, "torch.compile": compiled}
+
+
+def torch_sees_a_gpu() -> bool:
+    return importlib.import_module("torch").cuda.is_available()
 
 
 def alternate(contestants: dict, ids, targets, blocks: int, steps: int) -> dict[str, list[float]]:

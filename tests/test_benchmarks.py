@@ -1,10 +1,11 @@
 """The benchmarks of whole steps run, on what is there: tiny sizes, and no time is judged."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import cpu_vs_gpu, train_step
+from benchmarks import attention, cpu_vs_gpu, gpu_timing, train_step
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 
@@ -85,3 +86,62 @@ def test_train_step_refuses(monkeypatch, capsys, arguments, message):
     with pytest.raises(SystemExit):
         run(monkeypatch, capsys, train_step, *arguments)
     assert message in capsys.readouterr().err
+
+
+class Machine:
+    """A host and a GPU by a clock of their own, with the face of CuPy that gpu_timing.py uses.
+
+    The host needs 5 ms to ask for a call, the device 1 ms for its work. The device begins when it is asked, or later when
+    it is busy.
+    """
+
+    def __init__(self):
+        self.host = self.device = 0.0
+        self.cuda = SimpleNamespace(
+            Event=lambda: self,
+            Device=lambda: SimpleNamespace(synchronize=self.synchronize),
+            get_current_stream=lambda: SimpleNamespace(launch_host_func=lambda function, seconds: self.busy(seconds)),
+            get_elapsed_time=lambda start, end: 1e3 * (self.marks[-1] - self.marks[-2]),
+        )
+        self.marks = []
+
+    def busy(self, seconds):
+        self.device = max(self.device, self.host) + seconds
+
+    def work(self, number):
+        self.host += 0.005
+        self.busy(0.001)
+
+    def record(self):
+        self.marks.append(max(self.device, self.host))
+
+    def synchronize(self):
+        self.host = max(self.host, self.device)
+
+    def perf_counter(self):
+        return self.host
+
+    def sleep(self, seconds):
+        raise AssertionError("the host sleeps")
+
+
+def test_the_time_of_a_gpu_is_without_the_launches(monkeypatch):
+    machine = Machine()
+    monkeypatch.setitem(sys.modules, "cupy", machine)
+    monkeypatch.setattr(gpu_timing, "time", machine)
+    assert gpu_timing.device_seconds(machine.work) == pytest.approx(0.001)
+    monkeypatch.setattr(gpu_timing, "SLACK", 0.0)  # without holding up the stream it is the host that is measured
+    assert gpu_timing.device_seconds(machine.work) == pytest.approx(0.005, rel=0.2)
+
+
+def test_counting_needs_no_measuring(monkeypatch, capsys):
+    monkeypatch.setattr(attention, "measure", lambda *arguments: pytest.fail("something is measured"))
+    monkeypatch.setattr(attention, "simulated_counts", lambda: print("counted"))
+    assert run(monkeypatch, capsys, attention, "--only-simulate") == "counted\n"
+
+
+def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    monkeypatch.setattr(train_step, "torch_sees_a_gpu", lambda: False)
+    assert train_step.torch_contestants(None, SimpleNamespace(device="cuda")) == {}
+    assert "PyTorch is left out" in capsys.readouterr().out
