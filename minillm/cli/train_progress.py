@@ -54,7 +54,7 @@ def train_and_show(
         reason = train(run, reporter, stop_after, profile)
     if profile and not reporter.has_profiled:
         console.print(
-            f"--profile: no step was taken apart, because the {WARM_UP_STEPS + 2} that it takes were not reached"
+            f"--profile: no step was taken apart: that takes {WARM_UP_STEPS + 2} steps, and some more on a GPU"
         )
     if reason == "stopped":
         console.print(f"stopped and saved at step {run.progress.step}; continue with:")

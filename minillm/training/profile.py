@@ -10,10 +10,11 @@ A step is taken while watchers note when each piece of work begins and ends:
 A piece inside another one counts for itself and not for the outer one, so that the parts add up to the step. On the CPU several
 workers may share a batch; each part is then the mean over the workers.
 
-On a GPU the host only hands work over, and its clock says nothing. There the step is taken twice. Once as always: the time of
-the whole. Once with the stream held up until the host has handed over everything: work then follows work with no gap, and CUDA
-events before and after each piece give its time on the device. The difference between the whole and the sum of the pieces is
-the launch gap.
+On a GPU the host only hands work over, and its clock says nothing. There a step is taken several times. Once as always: the
+time of the whole. Once to see how long the host takes from piece to piece. Then a few more times, each for a window of some
+pieces: the stream is held up just before the window until the host has handed it over, so that work follows work with no gap,
+and CUDA events at its boundaries give the time on the device. A window is short because CUDA lets about 1,000 launches pend and
+then makes the host wait. The difference between the whole and the sum of the pieces is the launch gap.
 
 Bytes are those of the arrays that a piece takes and gives, read or written once: the least that it has to move. Operations of a
 product (N, K) @ (K, M) are 2 N K M; those of attention kernels 4 B H T^2 D forward, 8 backward (operations.py); others are not
@@ -24,17 +25,28 @@ device can do at most (peaks.py); "n/a" where that is not known.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from minillm.peaks import Peaks, peaks_of
 from minillm.training.operations import operations_of_a_token
-from minillm.training.profile_recording import Recorder, Span, clock_of, wrapped_layers, wrapped_step
+from minillm.training.profile_recording import (
+    HostClock,
+    Recorder,
+    Span,
+    Window,
+    clock_of,
+    wrapped_layers,
+    wrapped_step,
+)
 from minillm.watching import watching
 
 WARM_UP_STEPS = 3  # before the step that is profiled: caches, pools and compiled kernels are then as they stay
 KINDS = ("kernel", "matrix product", "elementwise", "between")
-SLACK = 1.5  # how much longer than the host needs the stream is held up
+WINDOW = 300  # boundaries of pieces, on a GPU: with the launches between them about half of what may pend
+TRIES = 3  # of a profile by windows
+SLACK = 2.0  # how much longer than the host needed in the rehearsal the stream is held up
 
 
 @dataclass
@@ -91,54 +103,80 @@ class StepProfile:
 
 
 class Profiler:
-    """Calls a step's function, as `profiler(step, ...)`, and takes one of the calls apart.
+    """Calls a step's function, as `profiler(step, ...)`, and takes it apart.
 
-    After WARM_UP_STEPS calls one is timed as a whole, and the next one is taken apart and told to `done`. From then on steps
-    are called and nothing else.
+    After WARM_UP_STEPS calls one is timed as a whole. The next one, or on a GPU one for each window, is taken apart; then
+    `done` is told. From then on steps are called and nothing else.
     """
 
     def __init__(self, models: list, optimizer, tokens: int, time: int, done: Callable[[StepProfile], None]):
         """models: the model and its replicas; tokens: those of a step; time: those of a window."""
         self.models, self.optimizer, self.tokens, self.time, self.done = models, optimizer, tokens, time, done
         self.clock = clock_of(models[0].device)
-        self._calls = 0
-        self._whole = self._handed_over = 0.0
+        self._plan = self._planned()
+        self._next = next(self._plan)
 
     def __call__(self, step: Callable, *arguments):
-        self._calls += 1
-        if self._calls == WARM_UP_STEPS + 1:
-            return self._time(step, arguments)
-        if self._calls == WARM_UP_STEPS + 2:
-            return self._take_apart(step, arguments)
-        return step(*arguments)
+        value = self._next(partial(step, *arguments))
+        self._next = next(self._plan, _plainly)
+        return value
 
-    def _time(self, step, arguments):
+    def _planned(self) -> Iterator[Callable]:
+        """For each call a function that takes the step and returns its value."""
+        yield from [_plainly] * WARM_UP_STEPS
+        yield self._time
+        if self.clock.is_held_up:
+            yield from self._by_windows()
+        else:
+            yield partial(self._take_apart, Recorder(self.clock, self._weight_bytes))
+            self.done(self._profile(add_up(self._pieces, self._seconds, len(self.models)), "Python"))
+
+    def _by_windows(self) -> Iterator[Callable]:
+        """A rehearsal and the windows; once more from the start where a step was made of other pieces than the one before."""
+        for _ in range(TRIES):
+            rehearsal = Recorder(HostClock("host"), self._weight_bytes)
+            yield partial(self._take_apart, rehearsal)
+            (timeline,) = rehearsal.timelines
+            handed_over, seconds = [mark for mark, _ in timeline], [0.0] * len(rehearsal.spans)
+            for start in range(0, len(timeline) - 1, WINDOW):
+                stop = min(start + WINDOW, len(timeline) - 1)
+                window = Window(start, stop, SLACK * (handed_over[stop] - handed_over[start]))
+                yield partial(self._take_apart, Recorder(self.clock, window=window))
+                if [span.name for span in self._pieces] != [span.name for span in rehearsal.spans]:
+                    break
+                seconds = [total + more for total, more in zip(seconds, self._seconds)]
+            else:
+                self.done(self._profile(add_up(rehearsal.spans, seconds, 1), "launch gap"))
+                return
+
+    @property
+    def _weight_bytes(self) -> int:
+        return sum(parameter.value.nbytes for parameter in self.optimizer.parameters.values())
+
+    def _time(self, step):
         self.clock.wait()
         started = time.perf_counter()
-        value = step(*arguments)
-        self._handed_over = time.perf_counter() - started
+        value = step()
         self.clock.wait()
         self._whole = time.perf_counter() - started
         return value
 
-    def _take_apart(self, step, arguments):
-        clock = self.clock
-        recorder = Recorder(clock, sum(p.value.nbytes for p in self.optimizer.parameters.values()))
+    def _take_apart(self, recorder: Recorder, step):
+        """Takes the step; what it is made of is then in _pieces, and what each took in _seconds."""
         with watching(recorder.work), wrapped_layers(self.models, recorder), wrapped_step(self.optimizer, recorder):
-            clock.hold_up(SLACK * self._handed_over)
-            started = clock.now()
-            value = step(*arguments)
-            ended = clock.now()
-        clock.wait()
-        parts = add_up(recorder.spans, clock, len(self.models))
-        busy = sum(part.seconds for part in parts)
-        whole = max(self._whole, busy) if clock.is_held_up else clock.seconds(started, ended)
-        parts.append(Part("between", "launch gap" if clock.is_held_up else "Python", 1, whole - busy, None, None))
-        self.done(self._profile(parts, whole))
+            started = time.perf_counter()
+            value = step()
+        self.clock.wait()
+        if not self.clock.is_held_up:
+            self._whole = time.perf_counter() - started
+        self._pieces, self._seconds = recorder.spans, recorder.seconds()
         return value
 
-    def _profile(self, parts: list[Part], whole: float) -> StepProfile:
-        model = self.models[0]
+    def _profile(self, parts: list[Part], rest: str) -> StepProfile:
+        """rest: the name of what is left of the whole."""
+        model, busy = self.models[0], sum(part.seconds for part in parts)
+        whole = max(self._whole, busy)
+        parts.append(Part("between", rest, 1, whole - busy, None, None))
         return StepProfile(
             parts=parts,
             seconds=whole,
@@ -150,17 +188,17 @@ class Profiler:
         )
 
 
-def add_up(spans: list[Span], clock, workers: int) -> list[Part]:
-    """One part for each kind and name, in the order in which they first came; what lies inside counts once."""
-    inside: dict[int, float] = {}
-    for span in spans:
-        if span.outer is not None:
-            inside[id(span.outer)] = inside.get(id(span.outer), 0.0) + clock.seconds(span.start, span.end)
+def _plainly(step: Callable):
+    return step()
+
+
+def add_up(spans: list[Span], seconds: list[float], workers: int) -> list[Part]:
+    """One part for each kind and name. seconds: of each span, without the spans inside it."""
     parts: dict[tuple[str, str], Part] = {}
-    for span in spans:
+    for span, taken in zip(spans, seconds, strict=True):
         part = parts.setdefault((span.kind, span.name), Part(span.kind, span.name))
         part.calls += 1
-        part.seconds += (clock.seconds(span.start, span.end) - inside.get(id(span), 0.0)) / workers
+        part.seconds += taken / workers
         part.bytes = _sum(part.bytes, span.bytes)
         part.operations = _sum(part.operations, span.operations)
     return sorted(parts.values(), key=lambda part: (KINDS.index(part.kind), -part.seconds))

@@ -30,40 +30,74 @@ OWN_ARRAYS = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class Span:
-    """A piece of work: when it began and ended, by the clock's marks, and the piece that it is part of."""
+    """A piece of work, and what it moves and computes."""
 
     kind: str
     name: str
-    outer: Span | None
     bytes: int | None
     operations: int | None
-    start: object = None
-    end: object = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """The boundaries from number `start` to number `stop` of a step; the stream is held up for `seconds` before the first."""
+
+    start: int
+    stop: int
+    seconds: float
 
 
 class Recorder:
-    """Notes pieces of work, in the order in which they begin, for each thread by itself. weight_bytes: those of all weights."""
+    """Notes pieces of work, in the order in which they begin, for each thread by itself. weight_bytes: those of all weights.
 
-    def __init__(self, clock, weight_bytes: int = 0):
-        self.clock, self.weight_bytes = clock, weight_bytes
+    Each beginning and end of a piece is a boundary. A thread's timeline has the clock's mark at each, and the innermost
+    piece from there on: what lies between two boundaries counts for that piece alone. window: mark these boundaries and no
+    others.
+    """
+
+    def __init__(self, clock, weight_bytes: int = 0, window: Window | None = None):
+        self.clock, self.weight_bytes, self.window = clock, weight_bytes, window
         self.spans: list[Span] = []
+        self.timelines: list[list[tuple[object, Span | None]]] = []
         self._of_thread = threading.local()
 
     @contextmanager
     def span(self, kind: str, name: str, size: int | None = None, operations: int | None = None) -> Iterator[Span]:
         """Notes what happens inside as one piece. size: its bytes."""
-        outer = getattr(self._of_thread, "span", None)
-        span = Span(kind, name, outer, size, operations)
+        outer = self.innermost()
+        span = Span(kind, name, size, operations)
         self.spans.append(span)
-        self._of_thread.span = span
-        span.start = self.clock.now()
+        self._boundary(span)
         try:
             yield span
         finally:
-            span.end = self.clock.now()
-            self._of_thread.span = outer
+            self._boundary(outer)
+
+    def innermost(self) -> Span | None:
+        """The piece that this thread is at."""
+        return getattr(self._of_thread, "span", None)
+
+    def seconds(self) -> list[float]:
+        """What each piece took, in the order of `spans`, without the pieces inside it: as far as boundaries were marked."""
+        taken = dict.fromkeys(self.spans, 0.0)
+        for timeline in self.timelines:
+            for (mark, span), (next_mark, _) in zip(timeline, timeline[1:]):
+                if span is not None and mark is not None and next_mark is not None:
+                    taken[span] += self.clock.seconds(mark, next_mark)
+        return list(taken.values())
+
+    def _boundary(self, span: Span | None) -> None:
+        if not hasattr(self._of_thread, "timeline"):
+            self._of_thread.timeline = []
+            self.timelines.append(self._of_thread.timeline)
+        timeline, window = self._of_thread.timeline, self.window
+        if window is not None and len(timeline) == window.start:
+            self.clock.hold_up(window.seconds)
+        is_marked = window is None or window.start <= len(timeline) <= window.stop
+        timeline.append((self.clock.now() if is_marked else None, span))
+        self._of_thread.span = span
 
     def work(self, kind: str, name: str, arrays):
         """A watcher of kernels and matrix products (watching.py)."""
@@ -72,7 +106,7 @@ class Recorder:
             return self.span(kind, name, size, kernel_operations(name, arrays))
         if arrays[0].ndim == 1:  # the sum of rows that a bias's gradient is: no product of matrices
             return nullcontext()
-        layer = getattr(self._of_thread, "span", None)
+        layer = self.innermost()
         return self.span(kind, layer.name if layer else name, product_bytes(*arrays), product_operations(*arrays[:2]))
 
 
