@@ -3,7 +3,7 @@
     numpy            minillm/layers/attention.py on the CPU, float32
     cupy             the same code on CuPy arrays, without our kernels
     naive ... flash  the rungs, float32
-    tensor cores     rung 4 with float32 arrays (TF32) and with bfloat16 arrays
+    tensor cores     rung 5 with float32 arrays (TF32) and with bfloat16 arrays
     torch            scaled_dot_product_attention, where PyTorch is installed: on the GPU in float32 and bfloat16, else on the
                      CPU in float32
 

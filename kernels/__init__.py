@@ -26,7 +26,7 @@ OPERATIONS = {
     "rotary": ("float32", "bfloat16"),
     "swiglu": ("float32", "bfloat16"),
 }
-RUNGS = ("naive", "tiled", "flash", "flash_tensor_cores")  # of attention, kernels/attention
+RUNGS = ("naive", "tiled", "online", "flash", "flash_tensor_cores")  # of attention, kernels/attention
 _choices: dict[str, bool | str] = {}  # True, False, or for attention the name of a rung
 
 
@@ -37,7 +37,7 @@ def use_kernels(choice=True, /, **operations) -> None:
     use_kernels(False)                     none: plain CuPy, or NumPy on "cudasim"
     use_kernels(False, layer_norm=True)    only this one
     use_kernels({"layer_norm": False})     the same choices as a dict
-    use_kernels(attention="tiled")         all, and of attention this rung: "naive", "tiled", "flash" or
+    use_kernels(attention="tiled")         all, and of attention this rung: "naive", "tiled", "online", "flash" or
                                            "flash_tensor_cores" (which rounds float32 to TF32)
     """
     if isinstance(choice, dict):

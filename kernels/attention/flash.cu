@@ -1,26 +1,26 @@
-// Attention, rung 3 (flash): the T x T matrix is never in memory.
+// Attention, rung 4 (flash): online softmax with the numbers in registers.
 //
 //     forward     S = Q K^T / sqrt(D), -inf where j > i        P = exp(S - L)        Y = P V
 //                 L_i = log sum_j exp S_ij is all that is kept for backward, besides Y
 //     backward    A_i = sum_d dY_id Y_id, which is sum_j dP_ij P_ij        dP = dY V^T        dS = P (dP - A)
 //                 dV = P^T dY        dQ = dS K / sqrt(D)        dK = dS^T Q / sqrt(D)
 //
-// Source: Dao et al., "FlashAttention" (2022) and "FlashAttention-2" (2023); Milakov and Gimelshein, "Online normalizer
-// calculation for softmax" (2018).
+// Source: Dao et al., "FlashAttention" (2022) and Dao, "FlashAttention-2" (2023).
 //
-// The idea of this rung: a row of the softmax can be summed while its scores pass by. With m the largest score so far, l the
-// sum of exp(S - m) and o that of exp(S - m) V, a tile of keys with a larger score m' is put in by
+// The idea of this rung: register tiling. In rung 3 a thread makes one score after the other, and every multiplication reads
+// both of its operands from shared memory. Here a thread makes 8 rows by several columns of a tile of scores at once, as a
+// product of matrices does: a number that it has read is used for all of them. The running maximum and sum of rung 3 then
+// change once for a tile of N keys and not for each key:
 //
-//     l = l exp(m - m') + sum_j exp(S_j - m')        o = o exp(m - m') + sum_j exp(S_j - m') V_j        and at the end Y = o / l
+//     m' = max(m, max_j S_j)        l = l exp(m - m') + sum_j exp(S_j - m')        o = o exp(m - m') + sum_j exp(S_j - m') V_j
 //
-// so a tile of S is made, used and forgotten. Backward makes it again: exp(S - L) is P without another sum. One kernel goes
-// over the keys for dQ and one over the queries for dK and dV, each result belongs to one block, and nothing is added
-// atomically: the order of every sum is fixed, and so are its bits.
+// As there, one kernel goes over the keys for dQ and one over the queries for dK and dV, each result belongs to one block,
+// and nothing is added atomically: the order of every sum is fixed, and so are its bits.
 //
 // What it costs, for a head: 4 T^2 D operations forward and 14 T^2 D backward (S and dP are made twice; half where causal).
 // Memory: forward reads Q and writes Y once, and K and V once for every 64 queries: 16 T D + T^2 D / 8 bytes, mostly from
 // the cache. Backward keeps 4 T bytes a head (L) in place of 4 T^2.
-// What it gained over rung 2: not measured on a GPU yet.
+// What it gained over rung 3: not measured on a GPU yet.
 //
 // Work: a block of 128 threads owns 64 rows (queries; keys for dK and dV) and lets the rows of the other side stream by in
 // tiles of N. A warp owns 16 of the rows. Lane 2x + h makes the rows 4h, ..., 4h + 3 and 4h + 8, ..., 4h + 11 of its warp: of a

@@ -1,4 +1,4 @@
-"""Launcher of flash.cu, rung 3: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of flash.cu, rung 4: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def shared_bytes(width: int) -> int:
     return max(_forward_shared(width, forward), _backward_shared(width, backward))
 
 
+WIDTHS = tuple(STREAMED)
 REGISTERS = 255  # two blocks of 128 threads share the 65,536 registers of a multiprocessor
 INSTANCES = {"gradient_average<float>": Ceiling(registers=48)}
 for _width, (_forward, _backward) in STREAMED.items():
@@ -45,7 +46,7 @@ CUDA = CudaFile(__file__, "flash.cu", INSTANCES)
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, first_row, widths=STREAMED)
+    problem = check_forward(q, k, v, causal, dropout, key, first_row, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q), empty(q.shape[:3], q)
     streamed, _ = STREAMED[problem.width]
     shared = _forward_shared(problem.width, streamed)

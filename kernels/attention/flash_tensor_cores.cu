@@ -1,10 +1,10 @@
-// Attention, rung 4 (flash on tensor cores): the products are matrix instructions.
+// Attention, rung 5 (flash on tensor cores): the products are matrix instructions.
 //
 //     forward     S = Q K^T / sqrt(D), -inf where j > i        P = exp(S - L)        Y = P V
 //     backward    A_i = sum_d dY_id Y_id        dP = dY V^T        dS = P (dP - A)
 //                 dV = P^T dY        dQ = dS K / sqrt(D)        dK = dS^T Q / sqrt(D)
 //
-// Source: Dao, "FlashAttention-2" (2023); the order of the loops is that of rung 3, flash.cu explains it.
+// Source: Dao, "FlashAttention-2" (2023); the order of the loops is that of rung 4, and online.cu derives it.
 //
 // The idea of this rung: a warp multiplies a 16 x 16 by a 16 x 8 matrix in one instruction (mma.cuh), many times faster than
 // with the float units, if it takes operands of fewer bits. Two kinds are here: bfloat16 arrays as they are, and float32
@@ -13,10 +13,10 @@
 //   - the result of S = Q K^T lies in registers just as the first operand of P V has to, so P never leaves them;
 //   - tiles are double buffered: while one is used the next is on its way (async_copy.cuh).
 //
-// What it costs, for a head: the operations of rung 3, of which only softmax and masks are left to the float units. Memory:
+// What it costs, for a head: the operations of rung 4, of which only softmax and masks are left to the float units. Memory:
 // forward reads K and V once for every 16 WARPS queries. P and dS are rounded to the operand's type before they are
 // multiplied, which the error shows: about 4e-3 in bfloat16, 5e-4 in TF32.
-// What it gained over rung 3: not measured on a GPU yet.
+// What it gained over rung 4: not measured on a GPU yet.
 //
 // Work: a warp owns 16 rows (queries; keys for dK and dV), a block of 4 or 8 warps 16 for each; the rows of the other side
 // stream by in tiles of N. With g = lane / 4 and t = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of

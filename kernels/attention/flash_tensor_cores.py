@@ -1,4 +1,4 @@
-"""Launcher of flash_tensor_cores.cu, rung 4: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim".
+"""Launcher of flash_tensor_cores.cu, rung 5: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim".
 
 float32 arrays are multiplied as TF32, bfloat16 arrays as they are. It takes a GPU of sm_80 or later.
 """

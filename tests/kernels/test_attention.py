@@ -6,6 +6,7 @@ twice that of the plain computation with the same rounding of operands and resul
 
 import importlib
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from kernel_testing import assert_faults_are_documented, relative_error, with_headers
 
 from minillm.backend import to_device, to_host
-from minillm.kernels import RUNGS, twin, use_kernels
+from minillm.kernels import RUNGS, attention, twin, use_kernels
 from minillm.kernels.attention import best_rung, rung
 from minillm.kernels.nvrtc import MAX_SHARED
 from minillm.kernels.simulator import SimulatorError, configured
@@ -44,7 +45,10 @@ LARGE = [
 
 def cases(*, large):
     for name in RUNGS:
-        for shape, settings in SMALL + (LARGE if large else []) + (ANY_WIDTH if "flash" not in name else []):
+        widths = getattr(rung(name), "WIDTHS", None)  # None: any
+        for shape, settings in SMALL + (LARGE if large else []) + ANY_WIDTH:
+            if widths is not None and shape[-1] not in widths:
+                continue
             for dtype in ("float32", "bfloat16") if name == "flash_tensor_cores" else ("float32",):
                 title = "-".join([name, dtype, *map(str, shape), *settings])
                 yield pytest.param(name, dtype, shape, settings, id=title)
@@ -220,6 +224,14 @@ def test_a_rung_is_chosen_by_name():
         use_kernels(True)
 
 
+def test_the_ladder_s_table_counts_the_lines():
+    folder = Path(rung("naive").CUDA.path).parent
+    for name in RUNGS:
+        lines = len((folder / f"{name}.cu").read_text(encoding="utf-8").splitlines())
+        row = next(line for line in attention.__doc__.splitlines() if line.split()[:1] == [name])
+        assert int(row.split()[-2]) == lines, name
+
+
 def test_the_package_remembers_which_rung_went_forward(simulator):
     op = importlib.import_module("minillm.kernels.attention")
     shape = (1, 1, 1, 9, 20)
@@ -245,6 +257,16 @@ FAULTS = {
         "tiled", "__syncthreads();\n        multiply(sum, w_tile", "if (threadIdx.y < 4) __syncthreads();\n"
         "        multiply(sum, w_tile", "check"),
     "tiled: a head of the group is left out": ("tiled", "member < group", "member < max(1, group - 1)", "numbers"),
+    "online: sum not scaled to the new maximum": ("online", "l = alpha * l + p", "l = l + p", "numbers"),
+    "online: result not scaled to the new maximum": ("online", "add_row<D>(o, alpha, p", "add_row<D>(o, 1, p", "numbers"),
+    "online: rows beyond the end are read": (
+        "online", "first + r < time ? matrix", "first + r <= time ? matrix", "check"),
+    "online: the mask hides the diagonal": ("online", "causal ? min(i + 1, time)", "causal ? min(i, time)", "numbers"),
+    "online: no barrier after the tiles are read": (
+        "online", "m = m_new;\n        }\n        __syncthreads();", "m = m_new;\n        }", "check"),
+    "online: gradient of the scores without its average": ("online", "ds = p * (dp - A)", "ds = p * dp", "numbers"),
+    "online: dropout is left out of the values' gradient": ("online", "1, p * factor, dy_i", "1, p, dy_i", "numbers"),
+    "online: a head of the group is left out": ("online", "member < group", "member < max(1, group - 1)", "numbers"),
     "flash: sum not scaled to the new maximum": ("flash", "sum[m] * shrink + row_sum", "sum[m] + row_sum", "numbers"),
     "flash: result not scaled to the new maximum": ("flash", "o[m][c] *= shrink", "o[m][c] *= 1", "numbers"),
     "flash: keys beyond the end are counted": ("flash", "j >= time || (causal", "(causal", "numbers"),
