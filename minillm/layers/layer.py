@@ -6,7 +6,10 @@ pair: it owns the parameters and remembers what backward needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from minillm.backend import array_module, device_of, to_device
 
@@ -68,30 +71,31 @@ class Layer:
     # ------------------------------------------------------------------------------------------- what it is made of
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """The direct sub-layers with their names; the entries of a list are named by their index."""
-        for name, attribute in vars(self).items():
-            if isinstance(attribute, Layer):
-                yield name, attribute
-            elif isinstance(attribute, list):
-                for index, item in enumerate(attribute):
-                    if isinstance(item, Layer):
-                        yield f"{name}.{index}", item
+        """The direct sub-layers with their names; those in lists, tuples and dicts are named by index or key: `h.0`."""
+        for name, value in entries(self):
+            if isinstance(value, Layer):
+                yield name, value
 
     def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """This layer and all below it, with their paths, from the top down."""
-        yield path, self
-        for name, child in self.children():
-            yield from child.layers(f"{path}.{name}" if path else name)
+        """This layer and all below it, with their paths, from the top down. A layer that is used twice is listed once."""
+        yield from _layers_below(self, path, set())
 
     def parameters(self) -> dict[str, Parameter]:
-        """Path -> Parameter, for this layer and all below it. A parameter that is used twice is listed once."""
+        """Path -> Parameter, for this layer and all below it. A parameter that is used twice is listed once.
+
+        Those in lists, tuples and dicts are found as well, and named by index or key: `table.name`. Raises ValueError for two
+        parameters of one name, and TypeError for parameters in a set, which has no order.
+        """
         found: dict[str, Parameter] = {}
         seen: set[int] = set()
         for path, layer in self.layers():
-            for name, attribute in vars(layer).items():
-                if isinstance(attribute, Parameter) and id(attribute) not in seen:
-                    seen.add(id(attribute))
-                    found[f"{path}.{name}" if path else name] = attribute
+            for name, value in entries(layer):
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    name = f"{path}.{name}" if path else name
+                    if name in found:
+                        raise ValueError(f"two different parameters are named {name}: give one of them another key")
+                    found[name] = value
         return found
 
     # ---------------------------------------------------------------------------------------------- modes and devices
@@ -145,3 +149,57 @@ class Layer:
             raise RuntimeError(f"{where}: backward has nothing to work from: {why}")
         (saved,), self._saved = self._saved, None
         return saved
+
+
+# --------------------------------------------------------------------------------------------------- looking into a layer
+
+
+def entries(layer: Layer) -> Iterator[tuple[str, object]]:
+    """The attributes of a layer with their names, lists, tuples and dicts opened: `weights.0`, `table.name`."""
+    for name, value in vars(layer).items():
+        if name != "_saved":
+            yield from _opened(name, value, ())
+
+
+def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:
+    """(name, value), or the entries of a container; outer: the containers it lies in, by id."""
+    if isinstance(value, (set, frozenset)) and any(isinstance(item, (Layer, Parameter)) for item in value):
+        raise TypeError(f"{name} is a set, which has no order: put layers and parameters into a list, a tuple or a dict")
+    if not isinstance(value, (list, tuple, deque, Mapping)):
+        yield name, value
+    elif id(value) not in outer:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _opened(f"{name}.{key}", item, (*outer, id(value)))
+
+
+def _layers_below(layer: Layer, path: str, seen: set[int]) -> Iterator[tuple[str, Layer]]:
+    seen.add(id(layer))
+    yield path, layer
+    for name, child in layer.children():
+        if id(child) not in seen:
+            yield from _layers_below(child, f"{path}.{name}" if path else name, seen)
+
+
+def memory_conflict(arrays: dict[str, np.ndarray]) -> str:
+    """What is wrong with arrays, by name, that are to be changed one after the other: two of them share memory, or the elements of
+    one do. "" if nothing is; arrays on a GPU are not looked at."""
+    on_host = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.size}
+    for name, array in on_host.items():
+        if any(stride == 0 and length > 1 for stride, length in zip(array.strides, array.shape)):
+            return f"the elements of {name} share memory, as after broadcast_to: give it a copy"
+    ends = sorted((*_byte_bounds(array), name) for name, array in on_host.items())
+    for index, (_, end, name) in enumerate(ends):
+        for start, _, other in ends[index + 1 :]:
+            if start >= end:
+                break
+            if np.shares_memory(on_host[name], on_host[other]):
+                return f"{name} and {other} share memory: make one Parameter of them, and use it in both places"
+    return ""
+
+
+def _byte_bounds(array: np.ndarray) -> tuple[int, int]:
+    """The address of the first byte of an array, and that behind its last one."""
+    start = array.__array_interface__["data"][0]
+    reaches = [stride * (length - 1) for stride, length in zip(array.strides, array.shape)]
+    return start + sum(min(0, r) for r in reaches), start + sum(max(0, r) for r in reaches) + array.itemsize
