@@ -205,7 +205,7 @@ class _Measurement:
         return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]))
 
     def _is_exact(self, values, analytic, by_step) -> np.ndarray:
-        """Where the formula of five points is known well enough: truncation and rounding are below half the tolerance.
+        """Where the formula of five points is known well enough: truncation and rounding are below a fifth of the tolerance.
 
         With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on the scale s, so
         that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of five points, (h/s)^4 / 30 of
@@ -215,7 +215,7 @@ class _Measurement:
         by_two = (values[:, 0] - values[:, 1]) / (2 * self._step)
         truncation = 1.2 * np.square(by_step - by_two)
         rounding = 1.5 * EPSILON * self._magnitude / self._step
-        exact = (truncation <= 0.5 * self._tolerance * scale**2) & (rounding <= 0.5 * self._tolerance * scale)
+        exact = (truncation <= 0.2 * self._tolerance * scale**2) & (rounding <= 0.2 * self._tolerance * scale)
         unchanged = (analytic == 0) & (values == self._at).all(axis=1)
         return exact | unchanged
 
