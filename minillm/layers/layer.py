@@ -2,6 +2,33 @@
 
 The mathematics of an operation is a pair of pure functions (`linear_forward`, `linear_backward`). A `Layer` wraps the
 pair: it owns the parameters and remembers what backward needs.
+
+A layer of your own derives from `minillm.Layer`, has its Parameters and sub-layers as attributes (in lists, tuples and dicts,
+too), and two methods, here for y = x * w:
+
+    class Scale(minillm.Layer):
+        def __init__(self, width):
+            self.w = minillm.Parameter(np.ones(width))
+
+        def forward(self, x):                                  # (..., C)
+            self.save_for_backward(x)
+            return x * self.w.value
+
+        def backward(self, dy):                                # (..., C)
+            x = self.take_saved()
+            self.w.add_grad((dy * x).reshape(-1, x.shape[-1]).sum(axis=0))
+            return dy * self.w.value                           # one gradient for each float input, of its shape and dtype
+
+What both may rely on, and have to keep to:
+
+- `forward` does not write into x: a residual block reads it again. It may keep x itself for backward: nobody writes to it until then.
+- `backward` does not write into dy, which a residual block hands to two layers. It may return dy itself.
+- `add_grad` owns the array that it is given: not dy or dx, but one of its own (`dy.copy()`).
+- Gradients are added: a layer that is used twice, or for two parts of a batch, gets the sum.
+- The same inputs give the same outputs. What is random comes from a key (`minillm.backend.stream`).
+
+`minillm.gradcheck(layer, x)` tries all of it. A check passes where a function writes into its own copies of x or dy, and its report has
+a note: alone that is right, in a model it may not be.
 """
 
 from __future__ import annotations
@@ -18,11 +45,20 @@ class Parameter:
     """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None until backward adds one).
 
     A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do not compute them.
+
+    value: an array of floats, in any memory layout; a number becomes a 0-d array. Raises TypeError for anything else.
     """
 
     frozen = False
 
     def __init__(self, value):
+        if isinstance(value, (list, tuple)) or (not isinstance(value, np.generic) and np.isscalar(value)):
+            value = np.array(value, float)
+        elif isinstance(value, np.generic):
+            value = np.array(value)
+        if getattr(getattr(value, "dtype", None), "kind", "") not in ("f", "V"):  # V: bfloat16
+            found = getattr(value, "dtype", type(value).__name__)
+            raise TypeError(f"a Parameter holds an array of floats, not {found}: only those can be changed a little")
         self.value = value
         self.grad = None
         self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
@@ -43,13 +79,18 @@ class Parameter:
         return buffer
 
     def add_grad(self, grad) -> None:
-        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on."""
+        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on: later
+        ones are added into its memory, so it must not be dy, or anything else that is still needed."""
+        if not hasattr(grad, "shape"):
+            grad = np.array(grad, self.value.dtype)
         if grad.shape != self.value.shape:
             raise ValueError(f"gradient of shape {grad.shape} for a parameter of shape {self.value.shape}")
         if self.frozen:
             return
         if self.grad is None:
             self.grad = grad
+        elif isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
+            self.grad = self.grad + grad  # a broadcast array, say
         else:
             self.grad += grad
 
