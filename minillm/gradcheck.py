@@ -1,9 +1,9 @@
 """Finite differences against hand-written gradients.
 
-A gradient says how the loss changes when one number changes a little. That can simply be tried, for every number: the formula of
-five points (differences.py) costs four evaluations, and with h = 1e-3 its error is about 1e-13 where the numbers are of
-order 1. A difference of the simplest kind, with errors near 1e-6 at best, could not tell a correct gradient from one that is
-wrong in its seventh digit.
+A gradient says how the loss changes when one number changes a little. That can simply be tried, for every number: the
+formula of five points (differences.py) costs four evaluations, and with h = 1e-3 its error is about 1e-13 where the
+numbers are of order 1. A difference of the simplest kind, with errors near 1e-6 at best, could not tell a correct
+gradient from one that is wrong in its seventh digit.
 
 A layer's output is no single number, so it is summed with fixed random weights: f(x) = sum(weights * forward(x)). Then the
 gradient that arrives from above is those weights, and a mistake in any output shows.
@@ -12,8 +12,9 @@ The error of an element is |a - n| / max(|a|, |n|, 1e-3 max |n'|), where a is th
 difference, and n' runs over the tensor. The last term only matters for elements more than 1,000 times smaller than the
 tensor's largest: there, n has lost three digits to rounding, and an error is measured on the scale of the tensor.
 
-No single step suits all numbers: 1e-3 is too large beside a weight of 0.02. So an element that does not agree, and one for which the
-formula itself may be off, is measured again with steps of every size (verdicts.py). What comes out is one of three:
+No single step suits all numbers: 1e-3 is too large beside a weight of 0.02. So an element that does not agree, and
+one for which the formula itself may be off, is measured again with steps of every size (verdicts.py). What comes out
+is one of three:
 
     passed                 they agree as far as it has to be known
     wrong                  they differ by more than the measurement may be off
@@ -44,8 +45,8 @@ STEP = 1e-3
 class Row:
     """One tensor: its worst element `where`, with the hand-written (`analytic`) and the measured (`numeric`) gradient there.
 
-    verdict: "passed", "wrong" or "cannot be told here", with the reason. numeric is known to `uncertainty`, if it was measured again
-    (NaN if not); `by_step` is what the first formula gave.
+    verdict: "passed", "wrong" or "cannot be told here", with the reason. numeric is known to `uncertainty`, if it was
+    measured again (NaN if not); `by_step` is what the first formula gave.
     """
 
     tensor: str
@@ -78,7 +79,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """"passed", "wrong" or "cannot be told here": the worst of all rows."""
+        """The verdict, "passed", "wrong" or "cannot be told here": the worst of all rows."""
         return self.worst.verdict
 
     def __str__(self) -> str:
@@ -93,7 +94,8 @@ class Report:
 
 
 class CannotTell(GradientError):
-    """Some gradient cannot be compared at these inputs, and none is wrong. The message has the reason. `report` has all rows."""
+    """Some gradient cannot be compared at these inputs, and none is wrong. The message has the reason. `report` has
+    all rows."""
 
 
 def gradcheck(
@@ -109,18 +111,18 @@ def gradcheck(
 
     subject: a Layer (its parameters and its float inputs are checked); a model, with inputs ids and targets (every
     parameter, through `loss`); or a pair (forward, backward) with forward(*inputs) -> y, saved and backward(dy, saved) -> the
-    gradients of the float inputs in their order. Inputs of integers are held. Inputs may lie in memory in any way, and each call
-    gets copies of its own. key: passed to forward, for dropout. A forward may return a tuple of outputs: backward then gets
-    their gradients as a tuple, or stacked in one array where the outputs have one shape.
+    gradients of the float inputs in their order. Inputs of integers are held. Inputs may lie in memory in any way,
+    and each call gets copies of its own. key: passed to forward, for dropout. A forward may return a tuple of
+    outputs: backward then gets their gradients as a tuple, or stacked in one array where the outputs have one shape.
 
     progress: called with (numbers done, numbers in all, tensor) for each number that is tried; by default a check that takes
     longer than some seconds says how far it is on the terminal, with False it says nothing.
 
-    Returns a Report, which has passed. Raises GradientError, naming the worst element, if one differs from what was measured by more
-    than `tolerance` or is not a number; CannotTell, which is a GradientError, if none is wrong and one could not be compared:
-    at a kink, say, as that of a ReLU at exactly 0 (try another x); ContractError, one as well, if forward or backward does not return
-    what a layer returns (gradcheck_subjects.py); TypeError if anything is not float64: in float32 rounding would hide
-    what is looked for; UserError for what cannot be checked.
+    Returns a Report, which has passed. Raises GradientError, naming the worst element, if one differs from what was
+    measured by more than `tolerance` or is not a number; CannotTell, which is a GradientError, if none is wrong and
+    one could not be compared: at a kink, say, as that of a ReLU at exactly 0 (try another x); ContractError, one as
+    well, if forward or backward does not return what a layer returns (gradcheck_subjects.py); TypeError if anything
+    is not float64: in float32 rounding would hide what is looked for; UserError for what cannot be checked.
     """
     checked = subject_of(subject, inputs, key, name)
     with checked.in_training(), np.errstate(all="ignore"):
@@ -167,7 +169,8 @@ class _Measurement:
     def check_that_nothing_drifted(self) -> None:
         if not abs(self.loss() - self._at) <= SAME * self._magnitude:
             raise ContractError(
-                f"{self._subject.name}: forward gives different results for the same input: it keeps something from call to call"
+                f"{self._subject.name}: forward gives different results for the same input: it keeps something "
+                "from call to call"
             )
 
     def row(self, tensor: str, array: np.ndarray, gradient: np.ndarray) -> Row:
@@ -207,9 +210,9 @@ class _Measurement:
     def _is_exact(self, values, analytic, by_step) -> np.ndarray:
         """Where the formula of five points is known well enough: truncation and rounding are below a fifth of the tolerance.
 
-        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on the scale s, so
-        that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of five points, (h/s)^4 / 30 of
-        |f'|, is 1.2 d^2 / |f'|.
+        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on
+        the scale s, so that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of
+        five points, (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
         """
         scale = np.maximum(np.maximum(abs(analytic), abs(by_step)), FLOOR * largest_of(analytic, by_step))
         by_two = (values[:, 0] - values[:, 1]) / (2 * self._step)

@@ -43,8 +43,8 @@ def subject_of(subject, inputs: tuple, key, name: str) -> Subject:
     if isinstance(subject, type) and issubclass(subject, Layer):
         raise TypeError(f"{subject.__name__} is a class: give a layer, {subject.__name__}(...)")
     raise TypeError(
-        f"{subject!r:.80} is no layer: a layer derives from minillm.Layer and has forward(x) and backward(dy); or give a pair of "
-        "functions (forward, backward) with forward(x) -> y, saved and backward(dy, saved) -> dx"
+        f"{subject!r:.80} is no layer: a layer derives from minillm.Layer and has forward(x) and backward(dy); or "
+        "give a pair of functions (forward, backward) with forward(x) -> y, saved and backward(dy, saved) -> dx"
     )
 
 
@@ -112,7 +112,9 @@ class Subject:
     def _check_tensors(self) -> None:
         for tensor, array in self.tensors.items():
             if array.dtype.kind == "c":
-                raise TypeError(f"{self.name}: {tensor} is {array.dtype}: give the real and the imaginary part by themselves")
+                raise TypeError(
+                    f"{self.name}: {tensor} is {array.dtype}: give the real and the imaginary part by themselves"
+                )
             if array.dtype != np.float64:
                 raise TypeError(
                     f"{self.name}: {tensor} is {array.dtype}, gradients are checked in float64: make it with that dtype"
@@ -131,7 +133,9 @@ class Subject:
         for index, output in enumerate(outputs):
             what = f"output {index}" if self._is_several else "the output"
             if output.dtype != np.float64:
-                raise ContractError(f"{self.name}: {what} is {output.dtype}; of float64 numbers forward has to make float64")
+                raise ContractError(
+                    f"{self.name}: {what} is {output.dtype}; of float64 numbers forward has to make float64"
+                )
         return outputs
 
     def _input_gradients(self, returned) -> dict[int, np.ndarray]:
@@ -193,8 +197,8 @@ class Subject:
         again = self.forward()
         if any(not _same(*pair) for pair in zip(outputs, again, strict=True)):
             raise ContractError(
-                f"{self.name}: forward gives different results for the same input, so that no gradient can be measured: it draws "
-                "random numbers (draw them from a key: minillm.backend.stream), or keeps something from call to call"
+                f"{self.name}: forward gives different results for the same input, so that no gradient can be measured: it "
+                "draws random numbers (draw them from a key: minillm.backend.stream), or keeps something from call to call"
             )
         for name, gradient in self._gradients_of(weights).items():
             first = gradients[name]
@@ -213,7 +217,9 @@ class Subject:
 
     def _check_parameters(self, before: dict[str, np.ndarray]) -> None:
         for name, parameter in self.parameters.items():
-            if parameter.value is not self.tensors[name] or not np.array_equal(before[name], parameter.value, equal_nan=True):
+            if parameter.value is not self.tensors[name] or not np.array_equal(
+                before[name], parameter.value, equal_nan=True
+            ):
                 raise ContractError(f"{self.name}: forward or backward changes the parameter {name} itself")
 
     def _note_writing(self, which: str, given: list, original: list, names: list[str]) -> None:
@@ -364,7 +370,9 @@ def _check_writable(name: str, tensor: str, value) -> None:
     if not isinstance(value, np.ndarray) or type(value) is not np.ndarray:
         raise TypeError(f"{name}: {tensor} is no array in the host's memory: gradients are checked on the device cpu")
     if not value.flags.writeable:
-        raise UserError(f"{name}: {tensor} is read-only: its numbers have to be changed to see what follows; give it a copy")
+        raise UserError(
+            f"{name}: {tensor} is read-only: its numbers have to be changed to see what follows; give it a copy"
+        )
 
 
 def _kind(x) -> str:

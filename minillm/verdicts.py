@@ -19,8 +19,10 @@ from minillm.differences import EPSILON, ROUNDING, Function, Slope, extrapolated
 PASSED, WRONG, UNTOLD = "passed", "wrong", "cannot be told here"
 TOLERANCE = 1e-6
 FLOOR = 1e-3
-LARGER = 32  # steps, beside the size of the numbers: they lose less to rounding where the loss is nearly a straight line
-NOTHING = 16 * EPSILON  # of the loss: a number that changes it by less, when changed by its own size, does not act on it
+# Steps beside the size of the numbers: they lose less to rounding, where the loss is nearly a straight line.
+LARGER = 32
+# Of the loss: a number that changes it by less, when changed by its own size, does not act on it.
+NOTHING = 16 * EPSILON
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def judge(
     if case.agrees or case.agrees_as_far_as_told or _acts_on_nothing(case, size, magnitude):
         return case.verdict(PASSED)
     return case.verdict(
-        UNTOLD, f"rounding hides it: forward tells this derivative to {case.uncertainty:.1e}, {case.limit:.1e} is needed"
+        UNTOLD,
+        f"rounding hides it: forward tells this derivative to {case.uncertainty:.1e}, {case.limit:.1e} is needed",
     )
 
 

@@ -1,4 +1,4 @@
-"""Freshly made models, whose weights are far smaller than the step of the first formula: right gradients pass, wrong ones do not."""
+"""Freshly made models, whose weights are far smaller than the first step: right gradients pass, wrong ones do not."""
 
 import numpy as np
 import pytest

@@ -5,9 +5,9 @@ a number t is added, to a parameter in its place and to an activation where it c
 
     dL/dt at t = 0
 
-is measured in float64 as minillm.gradcheck measures what it doubts (verdicts.py): with steps of the tensor's own size, which are
-halved and extrapolated to a step of 0. That also says how far off the result may be. The hand-written gradient has no say in
-it.
+is measured in float64 as minillm.gradcheck measures what it doubts (verdicts.py): with steps of the tensor's own
+size, which are halved and extrapolated to a step of 0. That also says how far off the result may be. The hand-written
+gradient has no say in it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Check:
 
     @property
     def verdict(self) -> str:
-        """"passed", "wrong" or "cannot be told here": the worst of all elements."""
+        """The verdict, "passed", "wrong" or "cannot be told here": the worst of all elements."""
         return self.worst.verdict
 
     @property

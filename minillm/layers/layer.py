@@ -21,14 +21,15 @@ too), and two methods, here for y = x * w:
 
 What both may rely on, and have to keep to:
 
-- `forward` does not write into x: a residual block reads it again. It may keep x itself for backward: nobody writes to it until then.
+- `forward` does not write into x: a residual block reads it again. It may keep x itself for backward: nobody writes
+  to it until then.
 - `backward` does not write into dy, which a residual block hands to two layers. It may return dy itself.
 - `add_grad` owns the array that it is given: not dy or dx, but one of its own (`dy.copy()`).
 - Gradients are added: a layer that is used twice, or for two parts of a batch, gets the sum.
 - The same inputs give the same outputs. What is random comes from a key (`minillm.backend.stream`).
 
-`minillm.gradcheck(layer, x)` tries all of it. A check passes where a function writes into its own copies of x or dy, and its report has
-a note: alone that is right, in a model it may not be.
+`minillm.gradcheck(layer, x)` tries all of it. A check passes where a function writes into its own copies of x or dy,
+and its report has a note: alone that is right, in a model it may not be.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Parameter:
     frozen = False
 
     def __init__(self, value):
-        if isinstance(value, (list, tuple)) or (not isinstance(value, np.generic) and np.isscalar(value)):
+        if isinstance(value, (int, float, list, tuple)) and not isinstance(value, np.generic):
             value = np.array(value, float)
         elif isinstance(value, np.generic):
             value = np.array(value)
@@ -205,7 +206,9 @@ def entries(layer: Layer) -> Iterator[tuple[str, object]]:
 def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:
     """(name, value), or the entries of a container; outer: the containers it lies in, by id."""
     if isinstance(value, (set, frozenset)) and any(isinstance(item, (Layer, Parameter)) for item in value):
-        raise TypeError(f"{name} is a set, which has no order: put layers and parameters into a list, a tuple or a dict")
+        raise TypeError(
+            f"{name} is a set, which has no order: put layers and parameters into a list, a tuple or a dict"
+        )
     if not isinstance(value, (list, tuple, deque, Mapping)):
         yield name, value
     elif id(value) not in outer:
@@ -223,8 +226,8 @@ def _layers_below(layer: Layer, path: str, seen: set[int]) -> Iterator[tuple[str
 
 
 def memory_conflict(arrays: dict[str, np.ndarray]) -> str:
-    """What is wrong with arrays, by name, that are to be changed one after the other: two of them share memory, or the elements of
-    one do. "" if nothing is; arrays on a GPU are not looked at."""
+    """What is wrong with arrays, by name, that are to be changed one after the other: two of them share memory, or the
+    elements of one do. "" if nothing is; arrays on a GPU are not looked at."""
     on_host = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.size}
     for name, array in on_host.items():
         if any(stride == 0 and length > 1 for stride, length in zip(array.strides, array.shape)):

@@ -49,8 +49,8 @@ class AdamW:
     def step(self, gradient_scale=1.0) -> None:
         """Update every parameter from its gradient times `gradient_scale`, a number or 0-d (which clips: see clipping.py).
 
-        Raises RuntimeError, before anything is changed, if a parameter has no gradient, and UserError if one is of another dtype or
-        shape than its parameter, or the parameter is read-only.
+        Raises RuntimeError, before anything is changed, if a parameter has no gradient, and UserError if one is of
+        another dtype or shape than its parameter, or the parameter is read-only.
         """
         check_gradients(self.parameters)
         self.step_count += 1
@@ -164,9 +164,13 @@ def check_parameters(parameters, optimizer: str) -> None:
     names: dict[int, str] = {}
     for name, parameter in parameters.items():
         if not isinstance(parameter, Parameter):
-            raise UserError(f"{name} is a {type(parameter).__name__}, not a minillm.Parameter: {optimizer} cannot train it")
+            raise UserError(
+                f"{name} is a {type(parameter).__name__}, not a minillm.Parameter: {optimizer} cannot train it"
+            )
         if id(parameter) in names:
-            raise UserError(f"{names[id(parameter)]} and {name} are one Parameter, which would be changed twice: leave one out")
+            raise UserError(
+                f"{names[id(parameter)]} and {name} are one Parameter, which would be changed twice: leave one out"
+            )
         names[id(parameter)] = name
         _check_writable(name, parameter.value)
     if conflict := memory_conflict({name: parameter.value for name, parameter in parameters.items()}):

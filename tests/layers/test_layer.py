@@ -23,8 +23,11 @@ def parameter(*shape):
 def test_parameters_and_layers_in_containers_have_path_names():
     inner = made(b=parameter(2), more=[(parameter(3), {"x": parameter(4)})])
     layer = made(
-        w=parameter(1), ws=[parameter(5), 7, None], table=OrderedDict(name=parameter(6), sub=inner), h=({"in": inner, 0: made(c=parameter())},)
-    )  # fmt: skip
+        w=parameter(1),
+        ws=[parameter(5), 7, None],
+        table=OrderedDict(name=parameter(6), sub=inner),
+        h=({"in": inner, 0: made(c=parameter())},),
+    )
     names = ["w", "ws.0", "table.name", "table.sub.b", "table.sub.more.0.0", "table.sub.more.0.1.x", "h.0.0.c"]
     assert list(layer.parameters()) == names
     assert [name for name, _ in layer.children()] == ["table.sub", "h.0.in", "h.0.0"]

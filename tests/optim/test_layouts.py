@@ -12,10 +12,10 @@ from minillm.gradcheck_catalogue import array
 from minillm.optim import Adam, AdamW, adamw, clip, global_norm
 
 LAYOUTS = {
-    "transposed": lambda x: np.ascontiguousarray(x.T).T,
-    "Fortran": np.asfortranarray,
-    "every other row": lambda x: np.repeat(x, 2, axis=0)[::2],
-    "backwards": lambda x: x[::-1].copy()[::-1],
+    "transposed": lambda x: np.array(x.T, order="C").T,
+    "Fortran": lambda x: np.array(x, order="F"),
+    "every other row": lambda x: np.repeat(x, 2, axis=0)[::2] if x.ndim else x.copy(),
+    "backwards": lambda x: x[::-1].copy()[::-1] if x.ndim else x.copy(),
     "a view of a larger array": lambda x: np.pad(x, 1)[tuple(slice(1, -1) for _ in x.shape)],
 }
 SHAPES = [(6, 4), (2, 3, 4), (5,), ()]
@@ -36,8 +36,6 @@ def trained(optimizer, value, gradients, device="cpu"):
 @pytest.mark.parametrize("optimizer", [AdamW, Adam])
 def test_the_layout_does_not_matter(monkeypatch, layout, shape, optimizer):
     monkeypatch.setattr(adamw, "BLOCK", 5)
-    if not shape and layout in ("every other row", "backwards"):
-        pytest.skip("a single number has no rows")
     place = LAYOUTS[layout]
     value, gradients = array("layout", *shape), [array(f"g {t}", *shape) for t in range(3)]
     expected = trained(optimizer, value.copy(), gradients)
@@ -51,10 +49,13 @@ def test_the_layout_does_not_matter(monkeypatch, layout, shape, optimizer):
             assert_close(one, other)
 
 
-@needs_compiler
 @pytest.mark.parametrize("layout", ["transposed", "every other row"])
 def test_the_layout_does_not_matter_to_the_kernel(layout):
-    value, gradients = array("layout", 6, 4).astype("float32"), [array(f"g {t}", 6, 4).astype("float32") for t in range(2)]
+    needs_compiler()
+    value, gradients = (
+        array("layout", 6, 4).astype("float32"),
+        [array(f"g {t}", 6, 4).astype("float32") for t in range(2)],
+    )
     place = LAYOUTS[layout]
     expected = trained(AdamW, value.copy(), gradients, "cudasim")
     found = trained(AdamW, place(value), [place(g) for g in gradients], "cudasim")
@@ -106,7 +107,11 @@ def test_what_an_optimizer_cannot_be_made_from(given, message):
 @pytest.mark.parametrize(
     "gradients, kind, message",
     [
-        ({}, RuntimeError, r"no gradient for ws.0, ws.1, table.name: call backward\(\) before step\(\) \(no parameter has one\)"),
+        (
+            {},
+            RuntimeError,
+            r"no gradient for ws.0, ws.1, table.name: call backward\(\) before step\(\) \(no parameter has one\)",
+        ),
         ({"ws.0": np.ones(2)}, RuntimeError, r"no gradient for ws.1, table.name: .* leave out parameters"),
         (
             {"ws.0": np.ones(2), "ws.1": np.ones(2, "float32"), "table.name": np.ones(2)},
