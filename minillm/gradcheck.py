@@ -297,7 +297,7 @@ def _telling(progress, name: str) -> Callable[[int, int, str], None]:
     """The function that is told how far the check is."""
     if callable(progress):
         return progress
-    if progress is False or (progress is None and not sys.stderr.isatty()):
+    if progress is False or (progress is None and not (sys.stderr and sys.stderr.isatty())):
         return lambda done, total, tensor: None
     return _TerminalLine(name)
 
