@@ -39,6 +39,8 @@ from minillm.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, judge, lar
 __all__ = ["CannotTell", "ContractError", "GradientError", "Report", "Row", "finite_differences", "gradcheck"]
 
 STEP = 1e-3
+EXACT = 0.2  # of the tolerance: what the formula of five points may be off by to be believed
+FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs the thorough measurement
 
 
 @dataclass(frozen=True)
@@ -185,14 +187,18 @@ class _Measurement:
             self._tell(self._done, self._total, tensor)
         by_step = by_five_points(values, self._step)
         numeric, error = by_step.copy(), relative_errors(analytic, by_step)
+        reach = self._reach(values, analytic, by_step)
+        is_exact = reach <= EXACT * self._tolerance * _scale(analytic, by_step)
+        is_exact |= (analytic == 0) & (values == self._at).all(axis=1)
+        contradicted = np.abs(analytic - by_step) > FAR_OFF * reach
         kinked = self._looks_kinked(values, analytic, by_step)
-        doubtful = ~((error <= self._tolerance) & self._is_exact(values, analytic, by_step)) | kinked
+        doubtful = ~((error <= self._tolerance) & is_exact) | kinked
         size, largest = float(np.sqrt(np.mean(np.square(array)))), largest_of(analytic, by_step)
         where, judged = int(np.argmax(np.where(doubtful, -1.0, error))), None
         for index in np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]:
             found = judge(
                 functions[index], float(analytic[index]), largest, size, abs(float(array.flat[index])), self._magnitude,
-                self._tolerance, bool(kinked[index]),
+                self._tolerance, bool(kinked[index] or contradicted[index]),
             )  # fmt: skip
             numeric[index], error[index] = found.numeric, found.error
             if judged is None or _rank(found) > _rank(judged):
@@ -207,28 +213,29 @@ class _Measurement:
         verdict = (judged.verdict, judged.reason, judged.uncertainty) if judged else (PASSED, "", np.nan)
         return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]))
 
-    def _is_exact(self, values, analytic, by_step) -> np.ndarray:
-        """Where the formula of five points is known well enough: truncation and rounding are below a fifth of the tolerance.
+    def _reach(self, values, analytic, by_step) -> np.ndarray:
+        """How far off the formula of five points may be: by truncation and by rounding.
 
-        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on
-        the scale s, so that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of
-        five points, (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
+        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on the
+        scale s, so that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of five points,
+        (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
         """
-        scale = np.maximum(np.maximum(abs(analytic), abs(by_step)), FLOOR * largest_of(analytic, by_step))
         by_two = (values[:, 0] - values[:, 1]) / (2 * self._step)
-        truncation = 1.2 * np.square(by_step - by_two)
-        rounding = 1.5 * EPSILON * self._magnitude / self._step
-        exact = (truncation <= 0.2 * self._tolerance * scale**2) & (rounding <= 0.2 * self._tolerance * scale)
-        unchanged = (analytic == 0) & (values == self._at).all(axis=1)
-        return exact | unchanged
+        apart, scale = np.abs(by_step - by_two), np.maximum(_scale(analytic, by_step), np.finfo(float).tiny)
+        return 1.2 * apart * (apart / scale) + 1.5 * EPSILON * self._magnitude / self._step
 
     def _looks_kinked(self, values, analytic, by_step) -> np.ndarray:
         """Where f(h) + f(-h) - 2 f(0) doubles with h, as beside a kink, and does not grow fourfold."""
         near = np.abs(values[:, 0] + values[:, 1] - 2 * self._at)
         far = np.abs(values[:, 2] + values[:, 3] - 2 * self._at)
-        scale = np.maximum(np.maximum(abs(analytic), abs(by_step)), FLOOR * largest_of(analytic, by_step))
-        seen = near > np.maximum(16 * EPSILON * self._magnitude, self._tolerance * self._step * scale)
+        least = self._tolerance * self._step * _scale(analytic, by_step)
+        seen = near > np.maximum(16 * EPSILON * self._magnitude, least)
         return seen & (far < 3 * near)
+
+
+def _scale(analytic, numeric) -> np.ndarray:
+    """What the errors of a tensor's elements are relative to."""
+    return np.maximum(np.maximum(abs(analytic), abs(numeric)), FLOOR * largest_of(analytic, numeric))
 
 
 def _of_element(loss: Callable[[], float], array: np.ndarray, index: int) -> Callable[[float], float]:

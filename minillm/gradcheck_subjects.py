@@ -36,8 +36,12 @@ class ContractError(GradientError):
 def subject_of(subject, inputs: tuple, key, name: str) -> Subject:
     """The Subject for what `gradcheck` was given. Raises TypeError for what cannot be checked."""
     if isinstance(subject, (tuple, list)) and len(subject) == 2 and all(map(callable, subject)):
-        return Pair(*subject, inputs, key, name or getattr(subject[0], "__name__", "pair").removesuffix("_forward"))
+        own_name = getattr(subject[0], "__name__", "<lambda>").removesuffix("_forward")
+        return Pair(*subject, inputs, key, name or own_name.replace("<lambda>", "the pair"))
     if isinstance(subject, Layer):
+        for method in ("forward", "backward"):
+            if not callable(getattr(subject, method, None)):
+                raise TypeError(f"{type(subject).__name__} has no {method}: a layer has forward(x) and backward(dy)")
         kind = Model if callable(getattr(subject, "loss", None)) else OneLayer
         return kind(subject, inputs, key, name or type(subject).__name__)
     if isinstance(subject, type) and issubclass(subject, Layer):
@@ -58,7 +62,7 @@ class Subject:
         self.inputs = [_copied(x) for x in inputs]
         self.key = {} if key is None else {"key": key}
         self.notes: list[str] = []
-        self._floats = [i for i, x in enumerate(self.inputs) if isinstance(x, np.ndarray) and x.dtype.kind in "fc"]
+        self._floats = [i for i, x in enumerate(self.inputs) if isinstance(x, np.ndarray) and x.dtype.kind in "fcO"]
         self.tensors = {f"input {i}": self.inputs[i] for i in self._floats}
 
     # ------------------------------------------------------------------------------------------------------- its calls

@@ -65,7 +65,7 @@ def judge(
     """Whether `analytic` is f'(0).
 
     largest: of the tensor's gradient; size: of the tensor's numbers, own: of this one; magnitude: of the terms that f adds up;
-    is_doubtful: f looks as if it had a kink at 0, where the measurement from both sides is not enough.
+    is_doubtful: what is known of f speaks against `analytic` or for a kink: only the thorough measurement counts.
     """
     if not np.isfinite(analytic):
         return Judgement(WRONG, np.nan, np.inf, np.inf, f"backward gives {analytic:g}")

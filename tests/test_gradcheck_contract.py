@@ -338,6 +338,8 @@ def test_modes_and_gradients_are_as_before():
     "subject, inputs, kind, message",
     [
         (object(), (X,), TypeError, "a layer derives from minillm.Layer"),
+        (minillm.Layer(), (X,), TypeError, r"Layer has no forward: a layer has forward\(x\) and backward\(dy\)"),
+        ((double, doubled), (X.astype(object),), TypeError, "input 0 is object, gradients are checked in float64"),
         (Scale, (X,), TypeError, "Scale is a class: give a layer"),
         (double, (X,), TypeError, "give a pair of functions"),
         ((double, doubled), (X + 0j,), TypeError, "input 0 is complex128"),
@@ -386,6 +388,13 @@ def test_a_kink_is_no_wrong_gradient_and_no_pass():
     near[1, 2] = 1e-5
     assert verdict(RELU, near) == PASSED
     assert verdict((RELU[0], lambda dy, x: dy * (x > 1e-4)), near) == WRONG
+
+
+def test_steps_are_flat_whatever_the_larger_steps_say():
+    """A straight-through estimator: round(x + t) is a straight line for whole numbers t."""
+    assert verdict((lambda x: (np.round(x), None), lambda dy, s: dy), X) == WRONG
+    assert verdict((lambda x: (np.round(x), None), lambda dy, s: 0 * dy), X) == PASSED
+    assert verdict((lambda x: (x % 1.0, None), lambda dy, s: dy), X) == PASSED
 
 
 def test_what_bends_at_zero_and_has_a_slope_passes():
