@@ -10,6 +10,9 @@ from minillm.version import __version__
 _HOMES = {
     "AdamW": "minillm.optim",
     "Adam": "minillm.optim",
+    "Layer": "minillm.layers.layer",
+    "Linear": "minillm.layers.linear",
+    "Parameter": "minillm.layers.layer",
     "GPT2": "minillm.models",
     "GPT2Config": "minillm.models",
     "Llama": "minillm.models",

@@ -42,7 +42,7 @@ def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | Gradient
     for name in names or CATALOGUE:
         for label, subject, inputs, key in CATALOGUE[name]():
             try:
-                yield name, gradcheck(subject, *inputs, key=key, name=label)
+                yield name, gradcheck(subject, *inputs, key=key, name=label, progress=False)
             except GradientError as error:
                 yield name, error
 

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from minillm.gradcheck import GradientError, gradcheck
+from minillm.gradcheck import CannotTell, GradientError, gradcheck
 
 
 def planted(module, right: str, wrong: str):
@@ -26,8 +26,9 @@ def assert_caught(module, right: str, wrong: str, subject, *inputs, **settings) 
     subject: a function of a module, which makes the layer or pair of functions to be checked from it.
     """
     gradcheck(subject(module), *inputs, **settings)
-    with pytest.raises(GradientError):
+    with pytest.raises(GradientError) as caught:
         gradcheck(subject(planted(module, right, wrong)), *inputs, **settings)
+    assert not isinstance(caught.value, CannotTell), caught.value
 
 
 def assert_close(actual, expected, tolerance=1e-12) -> None:

@@ -14,11 +14,12 @@ from planting import planted
 import minillm
 from minillm.errors import UserError
 from minillm.gradcheck_catalogue import randomised
-from minillm.inspection import Inspection, check_tensor, inspect_tensor, inspect_text, record
+from minillm.inspection import Check, Inspection, check_tensor, inspect_tensor, inspect_text, record
+from minillm.inspection.checking import Element
 from minillm.inspection.moments import Moments
 from minillm.inspection.observation import Observer, observed
 from minillm.inspection.source_lines import ROOT, forward_passages, gradient_passages
-from minillm.inspection.table import format_table, json_lines
+from minillm.inspection.table import _format_check, format_table, json_lines
 from minillm.layers import (
     attention,
     embedding,
@@ -31,6 +32,7 @@ from minillm.layers import (
     swiglu,
 )
 from minillm.models.fine_tuning import LoRA, add_lora
+from minillm.verdicts import UNTOLD
 
 T, C, H, V = 7, 8, 2, 11
 GPT2 = minillm.GPT2Config(vocab_size=V, context_length=9, n_layer=2, n_head=H, d_model=C)
@@ -458,6 +460,12 @@ class TestText:
         add_lora(model, LoRA(2))
         with pytest.raises(UserError, match="h.0.ln_1.weight is frozen"):
             inspect_tensor(model, Letters(), "abc", "h.0.ln_1.weight")
+
+    def test_a_verdict_that_cannot_be_told_is_no_pass(self):
+        element = Element((0, 2), 1.0, 0.5, 1e-9, 0.5, UNTOLD, "a kink: the slope is 0 on the left and 1 on the right")
+        check = Check("h.0.mlp", [Element((0, 0), 1.0, 1.0, 1e-9, 0.9), element])
+        assert check.worst is element and not check.passed
+        assert "cannot be told here, at (0, 2): a kink: the slope is 0" in _format_check(check)
 
     def test_dropout_is_off(self):
         plain, dropping = made(GPT2), made(replace(GPT2, dropout=0.5))

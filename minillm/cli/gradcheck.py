@@ -15,7 +15,7 @@ def command(
     """Check hand-written gradients against finite differences, in float64.
 
     Prints a row for every tensor: its shape, the largest relative error and the element where it occurs. Exit code 1 if any
-    is above 1e-6.
+    is above 1e-6, or if it cannot be told whether a gradient is right.
     """
     from minillm.cli.gradcheck_table import check_and_print
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from minillm.gradcheck import TOLERANCE, GradientError
+from minillm.gradcheck import GradientError
 from minillm.gradcheck_catalogue import run
+from minillm.verdicts import PASSED, TOLERANCE, UNTOLD
 
 
 def check_and_print(names: list[str] | None) -> int:
@@ -21,9 +22,11 @@ def check_and_print(names: list[str] | None) -> int:
             if isinstance(result, GradientError):
                 failures.append(str(result))
                 result = result.report
+            if result is None:  # nothing could be measured
+                continue
             for row in result.rows:
                 checked += 1
-                colour = "" if row.error <= TOLERANCE else "[red]"
+                colour = {PASSED: "", UNTOLD: "[yellow]"}.get(row.verdict, "[red]")
                 cells = (result.name, row.tensor, str(row.shape), f"{row.error:.1e}", str(row.where))
                 table.add_row(*(colour + cell for cell in cells))
     Console(width=None if Console().is_terminal else 160).print(table)

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable
 
 from minillm.errors import UserError
-from minillm.gradcheck import TOLERANCE
 from minillm.inspection.checking import Check
 from minillm.inspection.moments import Moments
 from minillm.inspection.recording import Tensor
 from minillm.inspection.text import Closer, Inspection
+from minillm.verdicts import TOLERANCE, UNTOLD
 
 FEW_BLOCKS = 2  # are shown whole
 BLOCK = re.compile(r"[a-z]+\.(\d+)(?=\.|$| )")  # h.3 in h.3.attn, in h.3, and in the folded "h.3 +"
@@ -73,6 +73,8 @@ def _format_check(check: Check) -> str:
     worst = check.worst
     if check.passed:
         lines.append(f"passed: the largest relative error is {worst.error:.1e}, the tolerance {TOLERANCE:g}")
+    elif check.verdict == UNTOLD:
+        lines.append(f"cannot be told here, at {worst.index}: {worst.reason}. This is no pass: try another text")
     else:
         lines.append(
             f"FAILED {check.tensor}: its gradient is wrong at {worst.index}: backward gives {worst.analytic:.10g}, finite "

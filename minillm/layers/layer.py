@@ -2,11 +2,42 @@
 
 The mathematics of an operation is a pair of pure functions (`linear_forward`, `linear_backward`). A `Layer` wraps the
 pair: it owns the parameters and remembers what backward needs.
+
+A layer of your own derives from `minillm.Layer`, has its Parameters and sub-layers as attributes (in lists, tuples and dicts,
+too), and two methods, here for y = x * w:
+
+    class Scale(minillm.Layer):
+        def __init__(self, width):
+            self.w = minillm.Parameter(np.ones(width))
+
+        def forward(self, x):                                  # (..., C)
+            self.save_for_backward(x)
+            return x * self.w.value
+
+        def backward(self, dy):                                # (..., C)
+            x = self.take_saved()
+            self.w.add_grad((dy * x).reshape(-1, x.shape[-1]).sum(axis=0))
+            return dy * self.w.value                           # one gradient for each float input, of its shape and dtype
+
+What both may rely on, and have to keep to:
+
+- `forward` does not write into x: a residual block reads it again. It may keep x itself for backward: nobody writes
+  to it until then.
+- `backward` does not write into dy, which a residual block hands to two layers. It may return dy itself.
+- `add_grad` owns the array that it is given: not dy or dx, but one of its own (`dy.copy()`).
+- Gradients are added: a layer that is used twice, or for two parts of a batch, gets the sum.
+- The same inputs give the same outputs. What is random comes from a key (`minillm.backend.stream`).
+
+`minillm.gradcheck(layer, x)` tries all of it. A check passes where a function writes into its own copies of x or dy,
+and its report has a note: alone that is right, in a model it may not be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from minillm.backend import array_module, device_of, to_device
 
@@ -15,11 +46,20 @@ class Parameter:
     """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None until backward adds one).
 
     A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do not compute them.
+
+    value: an array of floats, in any memory layout; a number becomes a 0-d array. Raises TypeError for anything else.
     """
 
     frozen = False
 
     def __init__(self, value):
+        if isinstance(value, (int, float, list, tuple)) and not isinstance(value, np.generic):
+            value = np.array(value, float)
+        elif isinstance(value, np.generic):
+            value = np.array(value)
+        if getattr(getattr(value, "dtype", None), "kind", "") not in ("f", "V"):  # V: bfloat16
+            found = getattr(value, "dtype", type(value).__name__)
+            raise TypeError(f"a Parameter holds an array of floats, not {found}: only those can be changed a little")
         self.value = value
         self.grad = None
         self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
@@ -40,13 +80,18 @@ class Parameter:
         return buffer
 
     def add_grad(self, grad) -> None:
-        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on."""
+        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on: later
+        ones are added into its memory, so it must not be dy, or anything else that is still needed."""
+        if not hasattr(grad, "shape"):
+            grad = np.array(grad, self.value.dtype)
         if grad.shape != self.value.shape:
             raise ValueError(f"gradient of shape {grad.shape} for a parameter of shape {self.value.shape}")
         if self.frozen:
             return
         if self.grad is None:
             self.grad = grad
+        elif isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
+            self.grad = self.grad + grad  # a broadcast array, say
         else:
             self.grad += grad
 
@@ -68,30 +113,31 @@ class Layer:
     # ------------------------------------------------------------------------------------------- what it is made of
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """The direct sub-layers with their names; the entries of a list are named by their index."""
-        for name, attribute in vars(self).items():
-            if isinstance(attribute, Layer):
-                yield name, attribute
-            elif isinstance(attribute, list):
-                for index, item in enumerate(attribute):
-                    if isinstance(item, Layer):
-                        yield f"{name}.{index}", item
+        """The direct sub-layers with their names; those in lists, tuples and dicts are named by index or key: `h.0`."""
+        for name, value in entries(self):
+            if isinstance(value, Layer):
+                yield name, value
 
     def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """This layer and all below it, with their paths, from the top down."""
-        yield path, self
-        for name, child in self.children():
-            yield from child.layers(f"{path}.{name}" if path else name)
+        """This layer and all below it, with their paths, from the top down. A layer that is used twice is listed once."""
+        yield from _layers_below(self, path, set())
 
     def parameters(self) -> dict[str, Parameter]:
-        """Path -> Parameter, for this layer and all below it. A parameter that is used twice is listed once."""
+        """Path -> Parameter, for this layer and all below it. A parameter that is used twice is listed once.
+
+        Those in lists, tuples and dicts are found as well, and named by index or key: `table.name`. Raises ValueError for two
+        parameters of one name, and TypeError for parameters in a set, which has no order.
+        """
         found: dict[str, Parameter] = {}
         seen: set[int] = set()
         for path, layer in self.layers():
-            for name, attribute in vars(layer).items():
-                if isinstance(attribute, Parameter) and id(attribute) not in seen:
-                    seen.add(id(attribute))
-                    found[f"{path}.{name}" if path else name] = attribute
+            for name, value in entries(layer):
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    name = f"{path}.{name}" if path else name
+                    if name in found:
+                        raise ValueError(f"two different parameters are named {name}: give one of them another key")
+                    found[name] = value
         return found
 
     # ---------------------------------------------------------------------------------------------- modes and devices
@@ -145,3 +191,59 @@ class Layer:
             raise RuntimeError(f"{where}: backward has nothing to work from: {why}")
         (saved,), self._saved = self._saved, None
         return saved
+
+
+# --------------------------------------------------------------------------------------------------- looking into a layer
+
+
+def entries(layer: Layer) -> Iterator[tuple[str, object]]:
+    """The attributes of a layer with their names, lists, tuples and dicts opened: `weights.0`, `table.name`."""
+    for name, value in vars(layer).items():
+        if name != "_saved":
+            yield from _opened(name, value, ())
+
+
+def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:
+    """(name, value), or the entries of a container; outer: the containers it lies in, by id."""
+    if isinstance(value, (set, frozenset)) and any(isinstance(item, (Layer, Parameter)) for item in value):
+        raise TypeError(
+            f"{name} is a set, which has no order: put layers and parameters into a list, a tuple or a dict"
+        )
+    if not isinstance(value, (list, tuple, deque, Mapping)):
+        yield name, value
+    elif id(value) not in outer:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _opened(f"{name}.{key}", item, (*outer, id(value)))
+
+
+def _layers_below(layer: Layer, path: str, seen: set[int]) -> Iterator[tuple[str, Layer]]:
+    seen.add(id(layer))
+    yield path, layer
+    for name, child in layer.children():
+        if id(child) not in seen:
+            yield from _layers_below(child, f"{path}.{name}" if path else name, seen)
+
+
+def memory_conflict(arrays: dict[str, np.ndarray]) -> str:
+    """What is wrong with arrays, by name, that are to be changed one after the other: two of them share memory, or the
+    elements of one do. "" if nothing is; arrays on a GPU are not looked at."""
+    on_host = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.size}
+    for name, array in on_host.items():
+        if any(stride == 0 and length > 1 for stride, length in zip(array.strides, array.shape)):
+            return f"the elements of {name} share memory, as after broadcast_to: give it a copy"
+    ends = sorted((*_byte_bounds(array), name) for name, array in on_host.items())
+    for index, (_, end, name) in enumerate(ends):
+        for start, _, other in ends[index + 1 :]:
+            if start >= end:
+                break
+            if np.shares_memory(on_host[name], on_host[other]):
+                return f"{name} and {other} share memory: make one Parameter of them, and use it in both places"
+    return ""
+
+
+def _byte_bounds(array: np.ndarray) -> tuple[int, int]:
+    """The address of the first byte of an array, and that behind its last one."""
+    start = array.__array_interface__["data"][0]
+    reaches = [stride * (length - 1) for stride, length in zip(array.strides, array.shape)]
+    return start + sum(min(0, r) for r in reaches), start + sum(max(0, r) for r in reaches) + array.itemsize

@@ -58,6 +58,10 @@ class LanguageModel(Layer):
         dropout > 0. Targets of -100 are not counted. count: what the sum of losses is divided by, if not by the number of
         targets that count. Raises UserError for ids outside the vocabulary.
         """
+        if np.shape(ids) != np.shape(targets):
+            raise UserError(
+                f"ids have shape {np.shape(ids)}, targets {np.shape(targets)}: each id needs the target that follows it"
+            )
         if count is None and device_of(targets) == "cpu":  # here, where nobody has to wait for it
             count = int((np.asarray(targets) != self.loss_head.ignore_index).sum())
         targets = self._ids_on_device(targets, "targets", ignored=self.loss_head.ignore_index)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from minillm.backend import array_module, device_of
+from minillm.backend import array_module, contiguous, device_of
 from minillm.kernels import twin
 from minillm.layers.layer import Parameter
 
@@ -27,7 +27,7 @@ def clip(parameters: dict[str, Parameter], max_norm: float | None, accumulated: 
     gradients = [parameter.grad for parameter in parameters.values()]
     kernel = twin("global_norm", gradients[0]) if gradients else None
     if kernel is not None:
-        return kernel.clipped_norm(gradients, max_norm or 0.0, accumulated)
+        return kernel.clipped_norm([contiguous(gradient) for gradient in gradients], max_norm or 0.0, accumulated)
     norm = global_norm(parameters) / accumulated
     if device_of(norm) == "cpu":
         return norm, clip_scale(norm, max_norm) / accumulated
@@ -41,7 +41,7 @@ def global_norm(parameters: dict[str, Parameter]):
     gradients = [parameter.grad for parameter in parameters.values()]
     kernel = twin("global_norm", gradients[0]) if gradients else None
     if kernel is not None:
-        return kernel.global_norm(gradients)
+        return kernel.global_norm([contiguous(gradient) for gradient in gradients])
     total = sum(_sum_of_squares(gradient) for gradient in gradients)
     return math.sqrt(total) if device_of(total) == "cpu" else array_module(total).sqrt(total)
 
@@ -52,7 +52,7 @@ def clip_scale(norm: float, max_norm: float | None) -> float:
 
 
 def _sum_of_squares(gradient):
-    flat = gradient.reshape(-1)
+    flat = gradient.reshape(-1)  # only read: it may be a copy
     if device_of(flat) != "cpu":
         return (flat * flat).sum(dtype="float64")
     return sum(float(np.dot(flat[i : i + BLOCK], flat[i : i + BLOCK])) for i in range(0, flat.size, BLOCK))

@@ -35,6 +35,8 @@ def generate(
 
     Raises UserError for an empty prompt or ids outside the vocabulary.
     """
+    if isinstance(ids, str):
+        raise UserError(f"the prompt is the text {ids!r:.40}: give ids, np.array([tokenizer.encode(text)])")
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise UserError(f"the prompt has shape {ids.shape}: at least one token is needed, as (B, T), to continue from")

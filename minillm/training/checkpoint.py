@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from minillm.backend import device_of, to_device, to_host
+from minillm.backend import contiguous, device_of, to_device, to_host
 from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
 
@@ -47,7 +47,7 @@ class NotFinite(UserError):
 def save_checkpoint(folder: Path, model, optimizer, progress: Progress, description: dict) -> None:
     """Write both files. `description` (settings and model shape) goes into state.json beside the progress."""
     training = folder / TRAINING_FOLDER
-    tensors = {name: np.ascontiguousarray(to_host(array)) for name, array in _arrays(model, optimizer).items()}
+    tensors = {name: contiguous(to_host(array)) for name, array in _arrays(model, optimizer).items()}
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise NotFinite(f"step {progress.step}: {name} is no longer finite; the checkpoint before it was kept")

@@ -156,6 +156,17 @@ def test_wrong_ids(ids, message):
 
 
 @pytest.mark.parametrize(
+    "targets", [np.zeros((2, 3), int), np.zeros((1, 4), int), np.zeros((4, 2), int), np.zeros(8, int)]
+)
+def test_ids_and_targets_of_different_shapes(targets):
+    with pytest.raises(
+        UserError, match="ids have shape (2, 4), targets ".replace("(", r"\(").replace(")", r"\)")
+    ) as caught:
+        minillm.GPT2(minillm.GPT2Config(**SMALL)).loss(np.zeros((2, 4), int), targets)
+    assert str(targets.shape) in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "fields, message",
     [
         (dict(d_model=10, n_head=3), r"d_model \(10\) is not divisible by n_head \(3\).*use d_model 9 or 12"),

@@ -27,6 +27,13 @@ def test_the_same_seed_writes_the_same():
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_a_text_is_no_prompt():
+    with pytest.raises(
+        UserError, match=r"the prompt is the text 'hello': give ids, np.array\(\[tokenizer.encode\(text\)\]\)"
+    ):
+        next(minillm.generate(minillm.GPT2(CONFIG, seed=0), "hello", 3))
+
+
 def test_rows_end_by_themselves():
     """A row yields its end token, then OVER; the others go on as if it were not there; after the last one it is over."""
     model = randomised(minillm.GPT2(CONFIG, seed=0))
