@@ -1,0 +1,189 @@
+"""Whether a model is what its configuration describes, and if not, where it is another one.
+
+A model is made of objects that anybody may change: a layer is added to a block, replaced or derived from, a method is
+overridden or exchanged, a constant gets another value, a weight is shared. `forward` then computes something else. What
+goes by the configuration alone, such as a file in the layout of Hugging Face, or a pass with a key/value cache, does not
+know that. So it asks here first, and is used only for a model that has, at every place,
+
+    the same layer, with the same code: class, methods, and the operations (`NAME_forward`) that its file calls,
+    the same constants,
+    a tensor of the same shape, shared with the same others
+
+as a new model of its class and configuration. LoRA changes none of this: it is known wherever a linear layer is.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache, partial
+from types import FunctionType
+
+from minillm.errors import UserError
+from minillm.layers.layer import Layer, Parameter
+from minillm.layers.linear import Linear
+from minillm.layers.lora import LoRALinear
+
+SETTINGS = {  # attributes that change no result in evaluation mode, and those that a configuration or dtype stand for
+    *("name", "training", "recompute", "activations", "first_row", "p", "label_smoothing", "ignore_index"),
+    *("config", "precision", "lora"),
+}
+CONSTRUCTION = {"initial_std", "_token_embedding", "_normal", "_constant"}  # and _make...: what they made is compared
+HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__annotations__"}
+HARMLESS |= {"__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+METHODS = {"forward", "backward", "product"}
+LORA = {"lora_A", "lora_B", "scale"}
+LAYER, TENSOR, VALUE, OWN = "layer", "tensor", "value", "own"  # the kinds of entries of a description
+
+
+def difference(model) -> str | None:
+    """The first place where a model is not what its class and configuration describe, in words; None if there is none."""
+    base = _own_class(type(model))
+    if getattr(base, "body_name", None) is None or _code(type(model.config)) != type(model.config).__name__:
+        return f"the model is a {type(model).__name__} with a {type(model.config).__name__}"
+    expected, found = _expected(base, model.config), description(model)
+    for place, (kind, what) in found.items():
+        if place not in expected and kind != VALUE:
+            return f"it has {_named(kind, place, what)}"
+        if place in expected and expected[place] != (kind, what):
+            here = f"its {kind} {place}" if place else "it"
+            return f"{here} is {what}, not {expected[place][1]}"
+    missing = [place for place in expected if place not in found]
+    return f"it has no {expected[missing[0]][0]} {missing[0]}" if missing else None
+
+
+def refuse_changed(model, what: str) -> None:
+    """Raises UserError, naming the place, for a model that is not what its configuration describes.
+
+    what: what cannot be done with it, such as "be saved as a model folder".
+    """
+    if (why := difference(model)) is not None:
+        raise UserError(
+            f"the model cannot {what}: it is not what its {type(model.config).__name__} describes, because {why}. Its weights "
+            "can be kept with minillm.save_parameters(model, file), and put back with minillm.load_parameters(model, file) "
+            "into a model that the same code has built"
+        )
+
+
+def behaves_as(layer, kind: type) -> bool:
+    """Whether a layer is of the class `kind`, whose code is that of its file, and has no methods of its own."""
+    return _code(type(layer)) == kind.__name__ and METHODS.isdisjoint(vars(layer))
+
+
+def description(model: Layer, trusted: bool = False) -> dict[str, tuple[str, str]]:
+    """Place -> (kind, text): every layer with its code, its constants, and its tensors, each by its path.
+
+    A layer or tensor that stands at several places is described at the first of them. trusted: the code of layers is taken
+    to be that of their files, and is not looked at.
+    """
+    entries: dict[str, tuple[str, str]] = {}
+    first: dict[int, str] = {}  # layer or tensor -> where it was met first
+    codes: dict[type, str] = {}
+    for path, layer in model.layers():
+        kind = type(layer)
+        if id(layer) in first:
+            entries[path] = LAYER, f"the layer {first[id(layer)]}"
+            continue
+        first[id(layer)] = path
+        if kind not in codes:
+            codes[kind] = _own_class(kind).__name__ if trusted else _code(kind)
+        is_lora = codes[kind] == LoRALinear.__name__
+        entries[path] = LAYER, Linear.__name__ if is_lora else codes[kind]
+        for name, value in vars(layer).items():
+            if name not in SETTINGS and not (is_lora and name in LORA):
+                place = f"{path}.{name}" if path else name
+                if entry := _attribute(kind, name, value, place, first):
+                    entries[place] = entry
+    for name, parameter in model.parameters().items():  # those in lists and dicts
+        if id(parameter) not in first and name.rpartition(".")[2] not in LORA:
+            entries[name] = TENSOR, f"of shape {tuple(parameter.value.shape)}"
+    return entries
+
+
+def _attribute(kind: type, name: str, value, place: str, first: dict[int, str]) -> tuple[str, str] | None:
+    if isinstance(value, Parameter):
+        known = first.setdefault(id(value), place)
+        return TENSOR, f"of shape {tuple(value.value.shape)}" if known == place else f"the tensor {known}"
+    if isinstance(value, Layer):
+        return None  # it has an entry of its own
+    if hasattr(kind, name) and not name.startswith("_"):
+        return OWN, "a method of its own"
+    if name.startswith("_"):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return VALUE, repr(value)
+    if hasattr(value, "__dict__") and not callable(value):  # positions
+        inside = {key: each for key, each in vars(value).items() if not key.startswith("_")}
+        return VALUE, f"{_code(type(value))} {inside}"
+    return None
+
+
+@lru_cache(maxsize=16)
+def _expected(base: type, config) -> dict[str, tuple[str, str]]:
+    """The description of a new model. It is made without memory for weights."""
+    return description(base(config, seed=None), trusted=True)
+
+
+def _named(kind: str, place: str, what: str) -> str:
+    return f"{what} at {place}" if kind == OWN else f"a {kind} {place} ({what.removeprefix('of ')})"
+
+
+# --------------------------------------------------------------------------------------------------- the code of a class
+
+
+def _code(kind: type) -> str:
+    """A text for what instances of a class compute: the class of this package that it behaves as, or its own name."""
+    base = _own_class(kind)
+    if base is object or _overrides(kind, base):
+        return f"your class {kind.__name__}"
+    exchanged = _exchanged(base)
+    return f"{base.__name__} with another {exchanged}" if exchanged else base.__name__
+
+
+def _own_class(kind: type) -> type:
+    """The first class among a class and its bases that this package defines, or object."""
+    return next(cls for cls in kind.__mro__ if cls is object or _is_own(cls))
+
+
+def _is_own(cls: type) -> bool:
+    return _is_ours(cls.__module__) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "minillm"
+
+
+def _overrides(kind: type, base: type) -> bool:
+    """Whether a class derived from `base` may compute something else: it has more than methods under new names."""
+    for cls in kind.__mro__[: kind.__mro__.index(base)]:
+        for name, value in vars(cls).items():
+            if name in HARMLESS or name in CONSTRUCTION or name.startswith("_make"):
+                continue
+            is_method = isinstance(value, (FunctionType, staticmethod, classmethod, property))
+            if not is_method or hasattr(base, name) or name in ("forward", "backward"):
+                return True
+    return False
+
+
+def _exchanged(base: type) -> str | None:
+    """The name of a method of a class, or of an operation in its file, that is not the one of the file."""
+    for cls in base.__mro__:
+        if not _is_own(cls):
+            continue
+        space = vars(sys.modules[cls.__module__])
+        for name, value in vars(cls).items():
+            if not name.startswith("__") and _is_foreign(value, space, f"{cls.__qualname__}.{name}"):
+                return name
+        for name, value in space.items():
+            if name.endswith(("_forward", "_backward")) or name == "implementation":
+                home = sys.modules.get(getattr(value, "__module__", None) or "")
+                if home is None or not _is_ours(home.__name__) or _is_foreign(value, vars(home), name):
+                    return name
+    return None
+
+
+def _is_foreign(value, space: dict, name: str) -> bool:
+    """Whether something callable is not the function of that name that stands in a module."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    if isinstance(value, FunctionType):
+        return value.__globals__ is not space or value.__qualname__ != name
+    return callable(value) and not isinstance(value, type) or isinstance(value, partial)
