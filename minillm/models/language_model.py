@@ -195,6 +195,10 @@ class LanguageModel(Layer):
         """Whether `forward` is the head over the body, so that `logits_of(hidden(ids))` is what it returns."""
         return self._is_own("forward")
 
+    def writes_by_forward(self) -> bool:
+        """Whether `next_token_logits` is what `forward` returns for the last token, and was not given another meaning."""
+        return self._is_own("next_token_logits")
+
     def hidden(self, ids):
         """ids (B, T) int  ->  x (B, T, C), what the head sees."""
         with products_in(self.precision):
@@ -302,4 +306,4 @@ def _after_loss(backward):
     return backward_after_loss
 
 
-_METHODS = {name: vars(LanguageModel)[name] for name in ("forward", "backward", "_logits", "_hidden")}
+_METHODS = {name: vars(LanguageModel)[name] for name in ("forward", "backward", "next_token_logits", "_logits", "_hidden")}

@@ -32,7 +32,7 @@ HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualn
 HARMLESS |= {"__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 METHODS = {"forward", "backward", "product"}
 LORA = {"lora_A", "lora_B", "scale"}
-LAYER, TENSOR, VALUE, OWN = "layer", "tensor", "value", "own"  # the kinds of entries of a description
+LAYER, TENSOR, VALUE, OWN = "layer", "tensor", "constant", "own"  # the kinds of entries of a description
 
 
 def difference(model) -> str | None:

@@ -31,7 +31,7 @@ class WholePass:
     def logits(self, ids, padding, count: int):
         """ids (B, T), of which the first `padding` (B,) are none  ->  logits (B, count, V) after each of the last columns"""
         with evaluating(self.model):
-            if count > 1 and hasattr(self.model, "forward"):
+            if count > 1 and isinstance(self.model, LanguageModel) and self.model.writes_by_forward():
                 return _by_length(lambda rows: self.model.forward(rows)[:, -count:], ids, padding, count)
             ends = range(ids.shape[1] - count + 1, ids.shape[1] + 1)
             columns = [_by_length(self.model.next_token_logits, ids[:, :end], padding, None) for end in ends]
