@@ -40,7 +40,7 @@ class LanguageModel(Layer):
 
     body_name: str
     lora: LoRA | None = None  # set by add_lora
-    _dlogits = None  # the gradient of what forward returned, between `loss` and `backward`, where they are two operations
+    _dlogits = None  # the gradient of forward's logits, between `loss` and `backward`, where they are two operations
 
     def __init_subclass__(cls, **settings):
         super().__init_subclass__(**settings)
@@ -263,9 +263,9 @@ class LanguageModel(Layer):
         plain = _METHODS["_logits"](self, _METHODS["_hidden"](self, ids, key))
         if plain.shape != logits.shape or not (plain == logits).all():
             raise UserError(
-                f"forward of {type(self).__name__} is overridden and gives other logits, but backward is not: the gradients would "
-                "be those of another function. Define backward(self, dlogits), too: it turns the gradient of your logits into "
-                "that of the plain ones, and calls the original backward with it"
+                f"forward of {type(self).__name__} is overridden and gives other logits, but backward is not: the "
+                "gradients would be those of another function. Define backward(self, dlogits), too: it turns the gradient "
+                "of your logits into that of the plain ones, and calls the original backward with it"
             )
 
     # -------------------------------------------------------------------------------------------------- construction
@@ -306,4 +306,6 @@ def _after_loss(backward):
     return backward_after_loss
 
 
-_METHODS = {name: vars(LanguageModel)[name] for name in ("forward", "backward", "next_token_logits", "_logits", "_hidden")}
+_METHODS = {
+    name: vars(LanguageModel)[name] for name in ("forward", "backward", "next_token_logits", "_logits", "_hidden")
+}

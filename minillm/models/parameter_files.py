@@ -24,16 +24,16 @@ from minillm.errors import UserError
 from minillm.files import replacing
 from minillm.layers.layer import Layer
 from minillm.models.structure import description
+from minillm.models.weight_files import PARAMETERS_FORMAT
 from minillm.tensor_file import read_header
 
-FORMAT = "minillm parameters"
 STRUCTURE = "structure"
 
 
 def save_parameters(model: Layer, path: str | Path) -> None:
     """Write every parameter of a model or layer, and what it is made of, to a safetensors file, atomically."""
     tensors = {name: np.ascontiguousarray(to_host(p.value)) for name, p in model.parameters().items()}
-    metadata = {"format": FORMAT, STRUCTURE: json.dumps(description(model))}
+    metadata = {"format": PARAMETERS_FORMAT, STRUCTURE: json.dumps(description(model))}
     with replacing(Path(path)) as temporary:
         save_file(tensors, temporary, metadata)
 
@@ -48,10 +48,14 @@ def load_parameters(model: Layer, path: str | Path) -> None:
     _check_structure(_stored_structure(path), description(model), path)
     if differing := sorted(set(tensors) ^ set(parameters)):
         where = "the file" if differing[0] in tensors else "the model"
-        raise UserError(f"{path}: only {where} has a tensor {differing[0]}: build the model as it was when it was saved")
+        raise UserError(
+            f"{path}: only {where} has a tensor {differing[0]}: build the model as it was when it was saved"
+        )
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.value.shape:
-            raise UserError(f"{path}: {name} has shape {tensors[name].shape}, that of the model {parameter.value.shape}")
+            raise UserError(
+                f"{path}: {name} has shape {tensors[name].shape}, that of the model {parameter.value.shape}"
+            )
     values = {name: tensors[name].read(parameter.value.dtype) for name, parameter in parameters.items()}
     for name, parameter in parameters.items():
         parameter.value = to_device(values[name], device_of(parameter.value))
@@ -60,7 +64,7 @@ def load_parameters(model: Layer, path: str | Path) -> None:
 def _stored_structure(path: Path) -> dict[str, list[str]]:
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT or STRUCTURE not in metadata:
+    if metadata.get("format") != PARAMETERS_FORMAT or STRUCTURE not in metadata:
         raise UserError(f"{path} was not written by minillm.save_parameters; minillm.from_pretrained opens model files")
     try:
         return json.loads(metadata[STRUCTURE])

@@ -127,7 +127,8 @@ class _Copier:
         if isinstance(value, (Parameter, FunctionType, MethodType, functools.partial)):
             return self.copy(value)
         if isinstance(value, (list, tuple, dict)) and any(
-            isinstance(item, (Layer, Parameter, MethodType)) for item in (value.values() if isinstance(value, dict) else value)
+            isinstance(item, (Layer, Parameter, MethodType))
+            for item in (value.values() if isinstance(value, dict) else value)
         ):
             return self.copy(value)
         return value
@@ -144,8 +145,8 @@ class _Copier:
                     owner = getattr(value, "__self__", value)
                     if isinstance(owner, Layer) and owner.parameters():
                         raise UserError(
-                            f"{cls.__qualname__}.{name} uses a {type(owner).__name__} that is no attribute of its layer, so that "
-                            "several workers would share it: make it an attribute"
+                            f"{cls.__qualname__}.{name} uses a {type(owner).__name__} that is no attribute of its layer, so "
+                            "that several workers would share it: make it an attribute"
                         )
 
 

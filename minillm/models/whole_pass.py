@@ -42,8 +42,8 @@ class WholePass:
         model = self.model
         if not (isinstance(model, LanguageModel) and model.has_own_head()):
             raise UserError(
-                f"the vectors below the head are asked for, as contrastive search does, and {type(model).__name__} computes its "
-                "logits in a forward of its own: write in another way"
+                f"the vectors below the head are asked for, as contrastive search does, and {type(model).__name__} computes "
+                "its logits in a forward of its own: write in another way"
             )
         with evaluating(model):
             return _by_length(model.hidden, ids, padding, ids.shape[1])

@@ -52,9 +52,7 @@ class DataParallel:
             _check_loss(model)
         self.models = [model, *(model.replica() for _ in range(workers - 1))]
         self._parameters = [each.parameters() for each in self.models]
-        self._dropouts = [
-            [layer for _, layer in each.layers() if hasattr(layer, "first_row")] for each in self.models
-        ]
+        self._dropouts = [[layer for _, layer in each.layers() if hasattr(layer, "first_row")] for each in self.models]
         self._open = ExitStack()
 
     def __enter__(self) -> DataParallel:
@@ -122,8 +120,8 @@ def _check_loss(model) -> None:
         signature(model.loss).bind("ids", "targets", "key", "count")
     except TypeError:
         raise UserError(
-            f"loss of {type(model).__name__} takes no (ids, targets, key, count): several workers divide each part of a batch by "
-            "the count of the whole; add the argument, or use one worker"
+            f"loss of {type(model).__name__} takes no (ids, targets, key, count): several workers divide each part of a batch "
+            "by the count of the whole; add the argument, or use one worker"
         ) from None
 
 

@@ -61,7 +61,7 @@ class Run:
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model is not what the run's configuration describes: a resumed run would have another."""
-        refuse_changed(self.model, "be trained as a run, which is resumed from its configuration")
+        refuse_changed(self.model, "be trained as a run, which is resumed from its configuration", training=True)
 
     def save_model(self) -> None:
         """Make the present weights the folder's model."""

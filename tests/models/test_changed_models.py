@@ -137,7 +137,9 @@ def test_it_is_said_once(caplog):
         for _ in range(2):
             list(minillm.generate(model, ids_of(1, 3), 2))
     (record,) = caplog.records
-    assert "without a cache: its layer transformer.h.1 is your class ConvBlock, not ResidualBlock" in record.getMessage()
+    assert (
+        "without a cache: its layer transformer.h.1 is your class ConvBlock, not ResidualBlock" in record.getMessage()
+    )
 
 
 def test_anything_that_gives_logits_writes():
@@ -197,6 +199,23 @@ def test_code_that_is_exchanged(monkeypatch, owner, name, exchange):
         model.save_pretrained("never")
 
 
+def test_what_training_alone_calls_changes_no_text(monkeypatch):
+    """A loss or backward of one's own: the model is written with, and saved, as before; a run could not be resumed."""
+
+    class Weighted(minillm.GPT2):
+        def loss(self, ids, targets, key=None, count=None):
+            return 2 * super().loss(ids, targets, key, count)
+
+        def backward(self, dlogits=None):
+            super().backward(dlogits)
+
+    model = gpt2(Weighted)
+    assert difference(model) is None and "Weighted" in difference(model, training=True)
+    monkeypatch.setattr(minillm.GPT2, "loss", doubled(minillm.GPT2.loss), raising=False)
+    monkeypatch.setattr(MLP, "backward", doubled(MLP.backward))
+    assert difference(gpt2(), training=True) is None
+
+
 def test_names_that_change_nothing():
     class Described(minillm.GPT2):
         """It has a method more."""
@@ -245,7 +264,7 @@ def test_gradients_are_those_of_what_forward_computes(change):
     key = ("changed", 0)
     model.train().loss(ids, targets, key)
     model.backward()
-    for name, parameter in model.parameters().items():
+    for parameter in model.parameters().values():
         place = tuple(np.argwhere(abs(parameter.grad) == abs(parameter.grad).max())[0])
         before, losses = parameter.value[place], []
         for step in (1e-5, -1e-5):
@@ -295,7 +314,9 @@ def test_functions_at_module_level_are_copied(monkeypatch):
     model.transformer.h[0].forward = space["forward"]
     copy = model.replica()
     globals_of_copy = copy.transformer.h[0].forward.__globals__
-    assert globals_of_copy["block"] is copy.transformer.h[0] and globals_of_copy["plain"].__self__ is copy.transformer.h[0]
+    assert (
+        globals_of_copy["block"] is copy.transformer.h[0] and globals_of_copy["plain"].__self__ is copy.transformer.h[0]
+    )
     assert model.transformer.h[0].forward.__globals__ is space and space["block"] is model.transformer.h[0]
 
 
@@ -386,14 +407,20 @@ def test_parameters_of_another_model_are_refused(tmp_path):
     minillm.save_parameters(gpt2(), path)
     wider = gpt2(d_ff=12)
     before = wider.parameters()["transformer.h.0.mlp.c_fc.weight"].value
-    with pytest.raises(UserError, match=r"transformer.h.0.mlp.c_fc.weight the file's model has tensor of shape \(8, 32\)"):
+    with pytest.raises(
+        UserError, match=r"transformer.h.0.mlp.c_fc.weight the file's model has tensor of shape \(8, 32\)"
+    ):
         minillm.load_parameters(wider, path)
     assert wider.parameters()["transformer.h.0.mlp.c_fc.weight"].value is before
     gpt2().save_pretrained(tmp_path)
+    path.replace(tmp_path / "theirs.safetensors")
     with pytest.raises(UserError, match="was not written by minillm.save_parameters"):
         minillm.load_parameters(gpt2(), tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="missing"):
         minillm.load_parameters(gpt2(), tmp_path / "none.safetensors")
+    (tmp_path / "theirs.safetensors").replace(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="model.safetensors was written by minillm.save_parameters"):
+        minillm.from_pretrained(tmp_path)
 
 
 def test_lora_of_a_changed_model_is_merged():
