@@ -19,7 +19,7 @@ from types import CellType, FunctionType, MethodType
 
 from minillm.errors import UserError
 from minillm.layers.layer import Layer, Parameter
-from minillm.models.structure import _is_ours
+from minillm.models.structure import is_ours
 
 
 def replicated(model: Layer) -> Layer:
@@ -95,7 +95,7 @@ class _Copier:
             arguments = [self._used(argument) for argument in value.args]
             settings = {name: self._used(argument) for name, argument in value.keywords.items()}
             return functools.partial(self.copy(value.func), *arguments, **settings)
-        if _is_ours(value.__module__ or ""):
+        if is_ours(value.__module__ or ""):
             return value
         self._copies[id(value)] = value  # it may refer to itself
         cells = [_contents(cell) for cell in value.__closure__ or ()]
@@ -112,6 +112,7 @@ class _Copier:
         copy = FunctionType(value.__code__, space, value.__name__, defaults or None, closure or None)
         copy.__kwdefaults__ = keywords or None
         copy.__qualname__ = value.__qualname__
+        vars(copy).update(vars(value))
         self._copies[id(value)] = copy
         return copy
 
@@ -137,7 +138,7 @@ class _Copier:
         """A method belongs to a class, which all models share: it must not use one layer of one model."""
         for cls in type(layer).__mro__:
             for name, method in vars(cls).items():
-                if not isinstance(method, FunctionType) or _is_ours(method.__module__ or ""):
+                if not isinstance(method, FunctionType) or is_ours(method.__module__ or ""):
                     continue
                 held = [method.__globals__.get(used) for used in _global_names(method.__code__)]
                 held += [_contents(cell) for cell in method.__closure__ or ()]

@@ -19,6 +19,8 @@ import sys
 from functools import lru_cache, partial
 from types import FunctionType
 
+import numpy as np
+
 from minillm.errors import UserError
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
@@ -73,7 +75,9 @@ def refuse_changed(model, what: str, training: bool = False) -> None:
 
 def behaves_as(layer, kind: type) -> bool:
     """Whether a layer is of the class `kind`, whose code is that of its file, and has no methods of its own."""
-    return _code(type(layer), training=True) == kind.__name__ and METHODS.isdisjoint(vars(layer))
+    if _code(type(layer), training=True) != kind.__name__:
+        return False
+    return all(_observed(vars(layer)[name]) is not vars(layer)[name] for name in METHODS & vars(layer).keys())
 
 
 def description(model: Layer, trusted: bool = False, training: bool = False) -> dict[str, tuple[str, str]]:
@@ -118,8 +122,8 @@ def _attribute(kind: type, name: str, value, place: str, first: dict[int, str]) 
         return OWN, "a method of its own"
     if name.startswith("_"):
         return None
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return VALUE, repr(value)
+    if value is None or isinstance(value, (bool, int, float, str, np.generic)):
+        return VALUE, repr(value.item() if isinstance(value, np.generic) else value)
     if hasattr(value, "__dict__") and not callable(value):  # positions
         inside = {key: each for key, each in vars(value).items() if not key.startswith("_")}
         return VALUE, f"{_code(type(value))} {inside}"
@@ -161,10 +165,11 @@ def _own_class(kind: type) -> type:
 
 
 def _is_own(cls: type) -> bool:
-    return _is_ours(cls.__module__) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
+    return is_ours(cls.__module__) and getattr(sys.modules.get(cls.__module__), cls.__name__, None) is cls
 
 
-def _is_ours(module: str) -> bool:
+def is_ours(module: str) -> bool:
+    """Whether a module is part of this package."""
     return module.partition(".")[0] == "minillm"
 
 
@@ -201,7 +206,7 @@ def _exchanged(base: type) -> str | None:
         operations = {name: value for name, value in space.items() if name.endswith(OPERATIONS)}
         for name, value in operations.items():
             home = sys.modules.get(getattr(value, "__module__", None) or "")
-            if home is None or not _is_ours(home.__name__) or _is_foreign(value, vars(home), name):
+            if home is None or not is_ours(home.__name__) or _is_foreign(value, vars(home), name):
                 return name
         known += [(vars(cls), methods, len(vars(cls))), (space, operations, None)]
     _known[base] = known
@@ -216,6 +221,14 @@ _known: dict[
 def _is_foreign(value, space: dict, name: str) -> bool:
     """Whether something callable is not the function of that name that stands in a module."""
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    value = _observed(value)
     if isinstance(value, FunctionType):
         return value.__globals__ is not space or value.__qualname__ != name
     return callable(value) and not isinstance(value, type) or isinstance(value, partial)
+
+
+def _observed(function):
+    """The function that a wrapper of this package calls, as inspection/observation.py puts around what it watches."""
+    while hasattr(function, "__wrapped__") and is_ours(getattr(function, "__globals__", {}).get("__name__", "")):
+        function = function.__wrapped__
+    return function

@@ -11,6 +11,7 @@ from planting import assert_close
 import minillm
 from minillm.backend import stream
 from minillm.errors import UserError
+from minillm.inspection.recording import record
 from minillm.layers import mlp, residual
 from minillm.layers.attention import CausalSelfAttention
 from minillm.layers.mlp import MLP
@@ -375,6 +376,17 @@ def test_layers_that_were_added_have_masks_of_their_own():
     model.loss(ids_of(1, 4), ids_of(1, 4), key=(0,))
     names = [layer.name for _, layer in model.layers() if hasattr(layer, "first_row")]
     assert len(set(names)) == len(names) and "h.1.mlp_resid_dropout.parts.0" in names
+
+
+@changes
+def test_what_is_inspected_is_the_changed_model(change):
+    model, ids = change(), ids_of(1, 6)
+    for _, layer in model.layers():
+        if hasattr(layer, "p"):
+            layer.p = 0.0
+    recorded = record(model, ids, ids)
+    assert_close(recorded.loss, model.eval().loss(ids, ids))
+    assert all(tensor.gradient is not None for tensor in recorded.parameters)
 
 
 # --------------------------------------------------------------------------------------------------------------- saving
