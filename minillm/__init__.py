@@ -23,6 +23,8 @@ _HOMES = {
     "BytePairTokenizer": "minillm.tokenizers",
     "CharacterTokenizer": "minillm.tokenizers",
     "Sampler": "minillm.sampler",
+    "save_parameters": "minillm.models.parameter_files",
+    "load_parameters": "minillm.models.parameter_files",
     "use_kernels": "minillm.kernels",
 }
 

@@ -25,6 +25,7 @@ from minillm.inspection.moments import Moments
 from minillm.inspection.observation import Call, Frame, Observer, observed
 from minillm.inspection.operation_counts import count_operations
 from minillm.layers.layer import Layer, Parameter
+from minillm.models.structure import is_ours
 
 INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> what it reads that gets a row
 NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
@@ -219,6 +220,12 @@ class _Recorder(Observer):
             for address in _buffers(call.saved) if call.outer is None else ():
                 if (buffer := kept.pop(address, None)) is not None:
                     call.tensors[0].kept_bytes += buffer.nbytes
+        for _, layer in self._model.layers():
+            if not is_ours(type(layer).__module__):  # a layer of somebody's own need not be made of operations
+                for address in kept.keys() & _buffers(layer._saved).keys():
+                    of_layer = [t for t in self.tensors if f".{t.name}.".startswith(f".{layer.name}".rstrip(".") + ".")]
+                    if of_layer:
+                        of_layer[-1].kept_bytes += kept.pop(address).nbytes
         if kept:
             raise RuntimeError(f"{len(kept)} arrays are kept for backward by no operation that was observed")
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minillm.backend import to_host
 from minillm.errors import UserError
 from minillm.inspection.checking import Check, check_tensor
 from minillm.inspection.recording import Record, Tensor, record
 from minillm.inspection.source_lines import Passage, forward_passages, gradient_passages
 from minillm.layers.dropout import Dropout
-from minillm.models.fine_tuning import add_lora
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def inspect_tensor(model, tokenizer, text: str, name: str) -> Closer:
     parameter that is frozen.
     """
     ids, name = _encoded(model, tokenizer, text), name.removeprefix(f"{model.body_name}.")
-    model = _in_float64(model)
+    model = model.replica("float64")
     _turn_dropout_off(model)
     recorded = record(model, *_shifted(ids), keep=name)
     tensor = _named(recorded, name)
@@ -79,17 +77,6 @@ def _turn_dropout_off(model) -> None:
     for _, layer in model.layers():
         if isinstance(layer, Dropout):
             layer.p = 0.0
-
-
-def _in_float64(model):
-    """The same model on the CPU, in float64."""
-    copy = type(model)(model.config, seed=None, dtype="float64")
-    if model.lora is not None:
-        add_lora(copy, model.lora)
-    copies = copy.parameters()
-    for name, parameter in model.parameters().items():
-        copies[name].value, copies[name].frozen = np.array(to_host(parameter.value), np.float64), parameter.frozen
-    return copy
 
 
 def _named(recorded: Record, name: str) -> Tensor:

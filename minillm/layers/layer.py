@@ -120,7 +120,15 @@ class Layer:
 
     def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer and all below it, with their paths, from the top down. A layer that is used twice is listed once."""
-        yield from _layers_below(self, path, set())
+        seen: set[int] = set()
+        for place, layer in self.places(path):
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield place, layer
+
+    def places(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """As `layers`, but a layer that is used twice is listed at each of its places."""
+        yield from _places_below(self, path, set())
 
     def parameters(self) -> dict[str, Parameter]:
         """Path -> Parameter, for this layer and all below it. A parameter that is used twice is listed once.
@@ -217,12 +225,12 @@ def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:
             yield from _opened(f"{name}.{key}", item, (*outer, id(value)))
 
 
-def _layers_below(layer: Layer, path: str, seen: set[int]) -> Iterator[tuple[str, Layer]]:
-    seen.add(id(layer))
+def _places_below(layer: Layer, path: str, above: set[int]) -> Iterator[tuple[str, Layer]]:
+    """above: the layers on the way down, none of which is entered a second time: a circle ends there."""
     yield path, layer
     for name, child in layer.children():
-        if id(child) not in seen:
-            yield from _layers_below(child, f"{path}.{name}" if path else name, seen)
+        if id(child) not in above | {id(layer)}:
+            yield from _places_below(child, f"{path}.{name}" if path else name, above | {id(layer)})
 
 
 def memory_conflict(arrays: dict[str, np.ndarray]) -> str:

@@ -28,8 +28,19 @@ def recomputed_backward(block, dy, saved):
     return block.backward(dy)
 
 
+def share_layers(blocks) -> bool:
+    """Whether a layer is called more than once on the way through the blocks."""
+    layers = [id(layer) for block in blocks for _, layer in block.layers()]
+    return len(set(layers)) < len(layers)
+
+
 def run_blocks(blocks, x, key, recompute: bool):
-    """x through the blocks one after the other  ->  x, and what each of them saved (None where it keeps it itself)"""
+    """x through the blocks one after the other  ->  x, and what each of them saved (None where it keeps it itself)
+
+    A layer keeps what backward needs for one call alone. Blocks that share layers, or are the same block, are computed
+    again in any case.
+    """
+    recompute = recompute or share_layers(blocks)
     saved = []
     for block in blocks:
         if recompute:

@@ -31,11 +31,12 @@ class RotaryPositions:
     def tables(self, time: int, like):
         """cos and sin (T, D/2) for the first `time` positions, of the dtype and on the device of `like`."""
         key = (np.dtype(like.dtype).name, device_of(like))
-        if key not in self._tables or len(self._tables[key][0]) < time:
+        tables = self._tables.get(key)
+        if tables is None or len(tables[0]) < time:
             grown = 1 << (time - 1).bit_length()
             tables = rotary_tables(grown, self.width, self.base, key[0], self.scaling)
-            self._tables[key] = tuple(to_device(table, key[1]) for table in tables)
-        cos, sin = self._tables[key]
+            tables = self._tables[key] = tuple(to_device(table, key[1]) for table in tables)
+        cos, sin = tables
         return cos[:time], sin[:time]
 
 

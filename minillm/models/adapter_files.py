@@ -18,6 +18,7 @@ from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
 from minillm.layers.lora import LoRALinear
 from minillm.models.fine_tuning import LoRA, add_lora, merged
+from minillm.models.structure import refuse_changed
 from minillm.models.weight_files import file_inside
 from minillm.tensor_file import read_header
 
@@ -26,7 +27,11 @@ PREFIX, LARGEST_RANK = "base_model.model.", 1 << 16
 
 
 def save_adapter(model, folder: Path, base: str) -> None:
-    """Write the LoRA matrices of a model; `base` is the folder or name of the model without them."""
+    """Write the LoRA matrices of a model; `base` is the folder or name of the model without them.
+
+    Raises UserError for a model that is not what its configuration describes, LoRA aside.
+    """
+    refuse_changed(model, "be saved as an adapter")
     tensors = {
         f"{PREFIX}{name}.weight": np.ascontiguousarray(to_host(parameter.value))
         for name, parameter in model.parameters().items()

@@ -3,10 +3,14 @@
 What is computed is what the layers compute, in their order; but nothing is remembered for backward, dropout does nothing,
 and a step for one token uses few array operations, each of which costs a microsecond of Python. A token cannot be written
 faster than the weights can be read from memory, and `python -m benchmarks.generate` says how close this comes.
+
+That holds for the models and layers of this package as they are (structure.py). A model in which anything was changed writes
+by its own forward pass over all visible tokens (whole_pass.py), more slowly, and says so once.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -20,8 +24,12 @@ from minillm.models.cache import KeyValueCache, cached_attention
 from minillm.models.gpt2 import GPT2
 from minillm.models.language_model import LanguageModel
 from minillm.models.stacked import StackedProduct
+from minillm.models.structure import difference
+from minillm.models.whole_pass import WholePass
 
 WINDOWS = ("slide", "stop")
+_log = logging.getLogger("minillm")
+_noted: set[str] = set()
 
 
 class ContextFull(UserError):
@@ -49,21 +57,31 @@ class Decoder:
     because the positions of all others change.) A prompt that is too long loses its beginning, or raises ContextFull.
 
     The weights are those that the model has when the decoder is made: make a new one after a step of training.
+
+    why_whole: None where a key/value cache is used; otherwise what of the model no cache is known for. Everything above then
+    holds, too, at the cost of a pass over all visible tokens for each call. Only `hidden` needs a model with a head: it raises
+    UserError for one whose `forward` is overridden.
     """
 
     def __init__(self, model, window: str = "slide"):
         if window not in WINDOWS:
             raise UserError(f'window is "{window}": use one of {", ".join(WINDOWS)}')
         self.model, self.window = model, window
-        self._pass = (GPT2Pass if isinstance(model, GPT2) else LlamaPass)(model)
-        self._head = StackedProduct([model.lm_head])
+        self.why_whole = _why_whole(model)
+        self._whole = None
+        if self.why_whole is not None:
+            self._whole = WholePass(model)
+            _note(f"this model writes by its own pass over all visible tokens, without a cache: {self.why_whole}")
+        else:
+            self._pass = (GPT2Pass if isinstance(model, GPT2) else LlamaPass)(model)
+            self._head = StackedProduct([model.lm_head])
         self._cache = None
-        self._ids = None  # (B, T): what is in the cache, to read it again after a slide
+        self._ids = self._padding = None  # (B, T): what is visible, to read it again after a slide; (B,)
 
     @property
     def visible(self) -> int:
         """How many columns of tokens the model sees."""
-        return self._cache.length if self._cache else 0
+        return 0 if self._ids is None else self._ids.shape[1]
 
     @property
     def room(self) -> int:
@@ -76,13 +94,24 @@ class Decoder:
         padding (B,): with the first call, how many ids at the start of each row are none (see `left_padded`). Raises
         UserError for ids outside the vocabulary.
         """
+        if self._whole:
+            return self.read_last(ids, 1, padding)[:, 0]
         x = self.hidden(ids, padding)
         head = self._head if x.shape[1] == 1 else self.model.lm_head.product
         return head(x[:, -1])  # (B, C) @ (C, V)
 
+    def read_last(self, ids, count: int, padding=None):
+        """As `read`, with logits (B, count, V) of what follows each of the last `count` of the columns that are read."""
+        if self._whole:
+            self._take_in(ids, padding)
+            return self._whole.logits(self._ids, self._padding, count)
+        x = self.hidden(ids, padding)[:, -count:]
+        logits = self._head(x.reshape(-1, x.shape[-1]))  # (B count, C) @ (C, V)
+        return logits.reshape(*x.shape[:2], -1)
+
     def logits(self, x):
         """x (N, C), vectors that `hidden` returned  ->  logits (N, V) of the tokens that follow them."""
-        return self._head(x)  # (N, C) @ (C, V)
+        return self._whole.head(x) if self._whole else self._head(x)  # (N, C) @ (C, V)
 
     def hidden(self, ids, padding=None):
         """Reads as `read` does; returns what the head sees of each column that was computed, x (B, n, C).
@@ -90,33 +119,49 @@ class Decoder:
         These are the t columns of ids, or all visible ones where the prompt was cut or the oldest slid away: n is then
         equal to `visible`.
         """
-        ids = self.model._ids_on_device(ids, "ids")
+        new = self._take_in(ids, padding)
+        if self._whole:
+            return self._whole.hidden(self._ids, self._padding)[:, -new:]
+        if new == self._ids.shape[1]:
+            self._cache = self._new_cache()
+        self._cache.reserve(new)
+        x = self._pass.hidden(self._ids[:, -new:], self._cache)
+        self._cache.advance(new)
+        return x
+
+    def _take_in(self, ids, padding) -> int:
+        """Make `ids` visible; returns how many of the visible columns are to be computed, the last ones or all of them."""
+        ids = _ids_for(self.model, ids)
         context = self.model.config.context_length
-        if self._cache is None:
+        if self._ids is None:
             padding = _checked_padding(padding, ids)
             if ids.shape[1] > context:
                 self._refuse_if_stopping(f"the prompt has {ids.shape[1]} tokens, more than")
                 padding = None if padding is None else np.maximum(padding - (ids.shape[1] - context), 0)
                 ids = ids[:, -context:]
-            return self._read_anew(ids, padding)
+            self._ids, self._padding = ids, padding
+            return ids.shape[1]
         if padding is not None:
             raise ValueError("padding belongs to the prompt: give it with the first call of read")
-        if ids.shape[1] > self.room:
+        fits = ids.shape[1] <= self.room
+        if not fits:
             self._refuse_if_stopping(f"there are {self._ids.shape[1] + ids.shape[1]} tokens, more than")
         self._ids = array_module(ids).concatenate([self._ids, ids], axis=1)
-        if ids.shape[1] <= self.room:
-            return self._append(ids)
+        if fits:
+            return ids.shape[1]
         kept = min(context, context - max(1, context // 4) + ids.shape[1])
-        forgotten = self._ids.shape[1] - kept
-        padding = None if self._padding is None else np.maximum(self._padding - forgotten, 0)
-        return self._read_anew(self._ids[:, -kept:], padding)
+        if self._padding is not None:
+            self._padding = np.maximum(self._padding - (self._ids.shape[1] - kept), 0)
+        self._ids = self._ids[:, -kept:]
+        return kept
 
     def take_back(self, count: int) -> None:
         """The last `count` columns count as never read. At least one must stay, and what slid away does not return."""
         if not 0 <= count < max(self.visible, 1):
             raise ValueError(f"{count} columns cannot be taken back: {self.visible} are visible, and one must stay")
         if count:
-            self._cache.advance(-count)
+            if self._cache:
+                self._cache.advance(-count)
             self._ids = self._ids[:, :-count]
 
     def select(self, rows) -> None:
@@ -130,22 +175,14 @@ class Decoder:
             changed = (self._ids != before).any(axis=0)
             start = int(changed.argmax()) if changed.any() else self.visible
         self._padding = padding
-        self._cache.select(rows, start)
+        if self._cache:
+            self._cache.select(rows, start)
 
-    def _read_anew(self, ids, padding):
+    def _new_cache(self) -> KeyValueCache:
         like, config = self.model.lm_head.weight.value, self.model.config
         kv_heads = getattr(config, "n_kv_head", config.n_head)
         width = getattr(config, "head_width", config.d_model // config.n_head)
-        self._cache = KeyValueCache(config.n_layer, len(ids), kv_heads, width, like, padding)
-        self._ids, self._padding = ids, padding
-        return self._append(ids)
-
-    def _append(self, ids):
-        count = ids.shape[1]
-        self._cache.reserve(count)
-        x = self._pass.hidden(ids, self._cache)
-        self._cache.advance(count)
-        return x
+        return KeyValueCache(config.n_layer, len(self._ids), kv_heads, width, like, self._padding)
 
     def _refuse_if_stopping(self, what: str) -> None:
         if self.window == "stop":
@@ -155,15 +192,20 @@ class Decoder:
 def reader(model, window: str = "slide"):
     """A function from new ids (B, t) to the logits (B, V) of what follows all ids so far: a Decoder's `read`.
 
-    For anything else that has `next_token_logits` and a configuration, all visible ids are computed at each call.
+    For anything else that has `next_token_logits` and a configuration, all visible ids are computed at each call: the last
+    ones, as many as the context holds.
     """
     if isinstance(model, LanguageModel):
         return Decoder(model, window).read
-    seen = []
+    context, whole, seen = model.config.context_length, WholePass(model), []
 
-    def read(ids):
-        seen.append(ids)
-        return model.next_token_logits(np.concatenate(seen, axis=1)[:, -model.config.context_length :])
+    def read(ids, padding=None):
+        seen.append((np.asarray(ids), padding))
+        ids = np.concatenate([each for each, _ in seen], axis=1)
+        padding = _checked_padding(seen[0][1], ids)
+        if padding is not None:
+            padding = np.maximum(padding - max(0, ids.shape[1] - context), 0)
+        return whole.logits(ids[:, -context:], padding, 1)[:, 0]
 
     return read
 
@@ -183,6 +225,28 @@ def left_padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     for row, prompt, first in zip(ids, prompts, padding):
         row[first:] = prompt
     return ids, padding
+
+
+def _why_whole(model) -> str | None:
+    """What of a model is not as its configuration describes it, so that no cache is known for it."""
+    if not isinstance(model, LanguageModel):
+        return f"{type(model).__name__} is no model of minillm's own"
+    if (why := difference(model)) is not None:
+        return why
+    like = model.lm_head.weight.value.dtype
+    names = [name for name, parameter in model.parameters().items() if parameter.value.dtype != like]
+    return f"{names[0]} has another dtype than the head" if names else None
+
+
+def _note(message: str) -> None:
+    """One line, the first time."""
+    if message not in _noted:
+        _noted.add(message)
+        _log.warning(message)
+
+
+def _ids_for(model, ids):
+    return model._ids_on_device(ids, "ids") if isinstance(model, LanguageModel) else np.asarray(ids)
 
 
 def _checked_padding(padding, ids):

@@ -13,6 +13,7 @@ from minillm.errors import UserError
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
+from minillm.models.structure import refuse_changed
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,30 @@ def _replace(parent: Layer, name: str, layer: Linear, path: str, lora: LoRA, see
 
 
 def merged(model):
-    """A plain model, without LoRA, that computes what `model` computes. It shares the weights that LoRA did not touch."""
-    plain = type(model)(model.config, seed=None, dtype=model.precision)
-    layers, parameters = dict(model.layers()), model.parameters()
-    for name, parameter in plain.parameters().items():
-        layer = layers[name.rpartition(".")[0]]
-        is_adapted = isinstance(layer, LoRALinear) and name.endswith(".weight")
-        parameter.value = layer.merged_weight() if is_adapted else parameters[name].value
-    return plain.train(model.training)
+    """A model without LoRA that computes what `model` computes. It shares the weights that LoRA did not touch."""
+    plain = model.replica()
+    for _, parent in list(plain.layers()):
+        for name, attribute in list(vars(parent).items()):
+            vars(parent)[name] = _without_lora(attribute)
+    for parameter in plain.parameters().values():
+        parameter.frozen = False
+    plain.lora = None
+    return plain
+
+
+def _without_lora(attribute):
+    """What a layer holds, with a plain linear layer in the place of each that has a LoRA."""
+    if isinstance(attribute, (list, tuple)):
+        return type(attribute)(map(_without_lora, attribute)) if type(attribute) in (list, tuple) else attribute
+    if type(attribute) is dict:
+        return {key: _without_lora(item) for key, item in attribute.items()}
+    if not isinstance(attribute, LoRALinear):
+        return attribute
+    plain = Linear(attribute.merged_weight(), None, attribute.transposed)
+    if hasattr(attribute, "bias"):
+        plain.bias = attribute.bias
+    plain.name, plain.training = attribute.name, attribute.training
+    return plain
 
 
 def freeze(model, patterns) -> None:
@@ -84,7 +101,8 @@ def freeze(model, patterns) -> None:
 def with_settings(model, **changes):
     """The model with another context_length or dropout in its configuration; None leaves a setting as it is.
 
-    A GPT-2's table of positions is cut to the context. Raises UserError for a context longer than the model was made for.
+    A GPT-2's table of positions is cut to the context. Raises UserError for a context longer than the model was made for,
+    and for a model that is not what its configuration describes.
     """
     from dataclasses import replace
 
@@ -93,6 +111,7 @@ def with_settings(model, **changes):
         raise UserError(
             f"--context-length {changes['context_length']}: the model was made for {model.config.context_length} tokens"
         )
+    refuse_changed(model, "be given another configuration")
     other = type(model)(replace(model.config, **changes), seed=None, dtype=model.precision)
     values = {name: parameter.value for name, parameter in model.parameters().items()}
     for name, parameter in other.parameters().items():

@@ -15,9 +15,11 @@ from safetensors.numpy import save_file
 
 from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
+from minillm.layers.lora import LoRALinear
 from minillm.models import gpt2_files, llama_files
 from minillm.models.fine_tuning import merged
 from minillm.models.language_model import LanguageModel
+from minillm.models.structure import refuse_changed
 from minillm.models.weight_files import open_weights
 from minillm.tensor_file import StoredTensor
 
@@ -58,7 +60,11 @@ def config_from_dict(fields: dict):
 
 
 def save_model(model: LanguageModel, folder: str | Path) -> None:
-    """Write config.json, generation_config.json and model.safetensors into `folder`, each of them atomically."""
+    """Write config.json, generation_config.json and model.safetensors into `folder`, each of them atomically.
+
+    Raises UserError, before anything is written, for a model that is not what its configuration describes.
+    """
+    refuse_changed(model, "be saved as a model folder")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder)
@@ -73,8 +79,9 @@ def save_config(config, folder: Path) -> None:
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
-    """Write the weights as one safetensors file."""
-    plain = model if model.lora is None else merged(model)
+    """Write the weights as one safetensors file. Raises UserError as `save_model` does."""
+    refuse_changed(model, "be saved as a model folder")
+    plain = merged(model) if any(isinstance(layer, LoRALinear) for _, layer in model.layers()) else model
     tensors = ARCHITECTURES[architecture_of(model.config)].stored_tensors(plain)
     with replacing(path) as temporary:
         save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, {"format": "pt"})

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+
 import numpy as np
 
-from minillm.backend import contiguous, device_of, stream, to_device
+from minillm.backend import contiguous, device_of, stream, to_device, to_host
 from minillm.errors import UserError
+from minillm.kernels import implementation
+from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.matmul import check_gpu
-from minillm.models.fine_tuning import LoRA, add_lora
+from minillm.models.fine_tuning import LoRA
+from minillm.models.replication import replicated
+from minillm.models.structure import behaves_as
 from minillm.precision import activation_dtype, products_in, weight_dtype
 
 
@@ -24,10 +31,21 @@ class LanguageModel(Layer):
     A subclass sets `body_name`, the attribute of its body, and makes the body in `_make_body`. seed: the same seed gives
     the same weights; with seed=None the weights hold no memory and no numbers: give each Parameter its value afterwards.
     dtype: "float32", "float64", "tf32" or "bfloat16"; precision.py says what is kept in which precision.
+
+    What `forward` computes is the model, also where a layer of it was changed, the head was exchanged, or a class of your own
+    overrides `forward`: the loss and what is written come from it. The loss and the head are one operation only where
+    they are these here. A class that overrides `forward` overrides `backward(self, dlogits)`, too; after `loss(...)` it is
+    called with the gradient of the logits that `forward` returned.
     """
 
     body_name: str
     lora: LoRA | None = None  # set by add_lora
+    _dlogits = None  # the gradient of forward's logits, between `loss` and `backward`, where they are two operations
+
+    def __init_subclass__(cls, **settings):
+        super().__init_subclass__(**settings)
+        if "backward" in vars(cls):
+            cls.backward = _after_loss(vars(cls)["backward"])
 
     def __init__(self, config, seed: int | None = 0, dtype="float32"):
         self.config = config
@@ -37,12 +55,24 @@ class LanguageModel(Layer):
         self.lm_head = self._make_head()
         self.loss_head = LinearCrossEntropy(self.lm_head.weight)
         self.body.activations = activation_dtype(self.precision)
-        for path, layer in self.layers():
-            layer.name = path.removeprefix(f"{self.body_name}.")
+        self._name_layers()
 
     @property
     def body(self) -> Layer:
         return getattr(self, self.body_name)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """As `Layer.parameters`. The loss head has none of its own: it follows the output head's weight."""
+        found = super().parameters()
+        if behaves_as(getattr(self, "loss_head", None), LinearCrossEntropy):
+            found.pop("loss_head.weight", None)
+        return found
+
+    def train(self, training: bool = True) -> LanguageModel:
+        """As `Layer.train`. Layers that were added get their names."""
+        self._name_layers()
+        self._dlogits = None
+        return super().train(training)
 
     # ---------------------------------------------------------------------------------------------- from ids to loss
 
@@ -62,14 +92,20 @@ class LanguageModel(Layer):
             raise UserError(
                 f"ids have shape {np.shape(ids)}, targets {np.shape(targets)}: each id needs the target that follows it"
             )
+        ignored = getattr(self.loss_head, "ignore_index", IGNORE_INDEX)
         if count is None and device_of(targets) == "cpu":  # here, where nobody has to wait for it
-            count = int((np.asarray(targets) != self.loss_head.ignore_index).sum())
-        targets = self._ids_on_device(targets, "targets", ignored=self.loss_head.ignore_index)
+            count = int((np.asarray(targets) != ignored).sum())
+        targets = self._ids_on_device(targets, "targets", ignored=ignored)
+        self._dlogits = None
         with products_in(self.precision):
+            if not self._is_fused():
+                return self._loss_of_logits(ids, targets, key, count)
             return self.loss_head.forward(self._hidden(ids, key), targets, count)
 
     def next_token_logits(self, ids):
         """ids (B, T) int  ->  logits (B, V) of the token that follows the last one."""
+        if not self._is_own("forward"):
+            return self.forward(ids)[:, -1]
         with products_in(self.precision):
             return self._logits(contiguous(self._hidden(ids, None)[:, -1]))
 
@@ -78,47 +114,61 @@ class LanguageModel(Layer):
 
         After `loss(...)` without an argument; after `forward(...)` with the gradient of the logits (B, T, V).
         """
+        if dlogits is None:
+            dlogits, self._dlogits = self._dlogits, None
         # forward: loss = cross_entropy(logits), logits = body(ids) @ W_head.T
         with products_in(self.precision):
             if dlogits is None:
                 dx = self.loss_head.backward()
             else:
-                dx = self.lm_head.backward(dlogits.astype(self.body.activations, copy=False))
+                dx = self.lm_head.backward(dlogits.astype(activation_dtype(self.precision), copy=False))
             self.body.backward(dx)
 
     def to(self, device: str) -> LanguageModel:
         """As `Layer.to`. Raises UserError where the GPU does not know the model's precision."""
         super().to(device)
-        check_gpu(self.lm_head.weight.value, self.precision)
+        check_gpu(next(iter(self.parameters().values())).value, self.precision)
         return self
 
-    def replica(self) -> LanguageModel:
-        """A model that shares this one's weights and has gradients of its own."""
-        copy = type(self)(self.config, seed=None, dtype=self.precision)
-        if self.lora is not None:
-            add_lora(copy, self.lora)
-        copies = copy.parameters()
-        for name, parameter in self.parameters().items():
-            copies[name].value, copies[name].frozen = parameter.value, parameter.frozen
-        copy.loss_head.label_smoothing = self.loss_head.label_smoothing
-        copy.body.recompute = self.body.recompute
-        return copy.train(self.training)
+    def replica(self, dtype=None) -> LanguageModel:
+        """A model of the same layers that shares this one's weights and has gradients of its own.
+
+        dtype: another precision; the copy then has weights of its own, in host memory. Raises UserError where a method uses
+        layers that are not the model's (replication.py).
+        """
+        self._name_layers()
+        copy = replicated(self)
+        copy._dlogits = None
+        if dtype is not None:
+            copy._dtype, copy.precision = weight_dtype(dtype), dtype
+            copy.body.activations = activation_dtype(dtype)
+            for parameter in copy.parameters().values():
+                parameter.value = np.array(to_host(parameter.value), copy._dtype)
+        return copy
 
     def trained_parameters(self) -> dict[str, Parameter]:
         """Those of `parameters()` that learn: what the optimizer is made from."""
         return {name: parameter for name, parameter in self.parameters().items() if not parameter.frozen}
 
     def save_pretrained(self, folder) -> None:
-        """Write config.json, generation_config.json and model.safetensors as Hugging Face names them; LoRA is merged."""
+        """Write config.json, generation_config.json and model.safetensors as Hugging Face names them; LoRA is merged.
+
+        Raises UserError, before anything is written, for a model that is not what its configuration describes: see
+        `minillm.save_parameters`.
+        """
         from minillm.models.folder import save_model  # which imports this module
 
         save_model(self, folder)
 
     def _logits(self, x):
         """x (..., C)  ->  logits (..., V), in the dtype of the weights"""
+        if not behaves_as(self.lm_head, Linear):
+            return self.lm_head.forward(x).astype(self._dtype, copy=False)
         return self.lm_head.forward(x, dtype=self._dtype)  # (..., C) @ (C, V)
 
     def _hidden(self, ids, key):
+        if self.training:
+            self._name_layers()
         ids = self._ids_on_device(ids, "ids")
         if ids.shape[1] > self.config.context_length:
             raise UserError(
@@ -141,7 +191,86 @@ class LanguageModel(Layer):
                     f"{what}[{row}, {position}] is {ids[row, position]}, outside the vocabulary of "
                     f"{self.config.vocab_size} tokens: was the text encoded with another tokenizer?"
                 )
-        return contiguous(to_device(ids, device_of(self.lm_head.weight.value)))
+        weight = getattr(self.lm_head, "weight", None)
+        device = device_of(weight.value) if isinstance(weight, Parameter) else self.device
+        return contiguous(to_device(ids, device))
+
+    def has_own_head(self) -> bool:
+        """Whether `forward` is the head over the body, so that `logits_of(hidden(ids))` is what it returns."""
+        return self._is_own("forward")
+
+    def writes_by_forward(self) -> bool:
+        """Whether `next_token_logits` is what `forward` returns for the last token, and was not given another meaning."""
+        return self._is_own("next_token_logits")
+
+    def hidden(self, ids):
+        """ids (B, T) int  ->  x (B, T, C), what the head sees."""
+        with products_in(self.precision):
+            return self._hidden(ids, None)
+
+    def logits_of(self, x):
+        """x (..., C)  ->  logits (..., V), in the dtype of the weights."""
+        with products_in(self.precision):
+            return self._logits(x)
+
+    def _name_layers(self) -> None:
+        """Every layer's name is its path, also of those that were added or moved: random keys and messages go by it."""
+        for path, layer in self.layers():
+            layer.name = path.removeprefix(f"{self.body_name}.")
+
+    # ------------------------------------------------------------------- the loss where forward or the head is another one
+
+    def _is_own(self, *names: str) -> bool:
+        """Whether these methods are those of this file."""
+        return all(name not in vars(self) and getattr(type(self), name) is _METHODS[name] for name in names)
+
+    def _is_fused(self) -> bool:
+        """Whether the loss head computes the loss of what `forward` returns, or is meant to compute another one."""
+        if not behaves_as(self.loss_head, LinearCrossEntropy):
+            return True
+        if not (self._is_own("forward", "_logits", "_hidden") and behaves_as(self.lm_head, Linear)):
+            return False
+        if not self.lm_head.transposed or hasattr(self.lm_head, "bias"):
+            return False
+        self.loss_head.weight = self.lm_head.weight  # the head may have been exchanged
+        return True
+
+    def _loss_of_logits(self, ids, targets, key, count):
+        """The loss of what `forward` returns; in training mode its gradient waits for `backward`."""
+        logits = self._forward_with(ids, key)
+        if self.training and not self._is_own("forward", "_logits", "_hidden"):
+            self._check_backward(logits, ids, key)
+        forward, backward = implementation(logits, cross_entropy_forward, cross_entropy_backward)
+        smoothing = self.loss_head.label_smoothing if self.training else 0.0
+        logits = contiguous(logits).copy()  # it is overwritten with its gradient, and is not ours
+        loss, saved = forward(logits, targets, self.loss_head.ignore_index, smoothing, count)
+        self._dlogits = backward(1.0, saved) if self.training else None
+        return loss
+
+    def _forward_with(self, ids, key):
+        """What `forward` returns. One that takes no key gets none."""
+        try:
+            inspect.signature(self.forward).bind(ids, key)
+        except TypeError:
+            return self.forward(ids)
+        return self.forward(ids, key)
+
+    def _check_backward(self, logits, ids, key) -> None:
+        """Raises UserError where `backward` is not that of an overridden `forward`, as far as can be seen."""
+        if not self._is_own("backward"):
+            if not hasattr(self.backward, "takes_loss"):
+                raise UserError(
+                    "backward was exchanged on the model or its class, and does not know of loss: derive a class that defines "
+                    "forward and backward(self, dlogits), or call forward and backward(dlogits) yourself"
+                )
+            return
+        plain = _METHODS["_logits"](self, _METHODS["_hidden"](self, ids, key))
+        if plain.shape != logits.shape or not (plain == logits).all():
+            raise UserError(
+                f"forward of {type(self).__name__} is overridden and gives other logits, but backward is not: the "
+                "gradients would be those of another function. Define backward(self, dlogits), too: it turns the gradient "
+                "of your logits into that of the plain ones, and calls the original backward with it"
+            )
 
     # -------------------------------------------------------------------------------------------------- construction
 
@@ -166,3 +295,21 @@ class LanguageModel(Layer):
 def _unset(shape, dtype):
     """An array of that shape that holds no memory and cannot be written: every element is the same one."""
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _after_loss(backward):
+    """`backward` of a class of somebody's own: after `loss`, it is called with the gradient of what `forward` returned."""
+
+    @functools.wraps(backward)
+    def backward_after_loss(self, dlogits=None):
+        if dlogits is None:
+            dlogits, self._dlogits = self._dlogits, None
+        return backward(self) if dlogits is None else backward(self, dlogits)
+
+    backward_after_loss.takes_loss = True
+    return backward_after_loss
+
+
+_METHODS = {
+    name: vars(LanguageModel)[name] for name in ("forward", "backward", "next_token_logits", "_logits", "_hidden")
+}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import safetensors
+
 from minillm.errors import UserError
 from minillm.files import read_json
 from minillm.tensor_file import StoredTensor, read_header
 
+PARAMETERS_FORMAT = "minillm parameters"  # in the metadata of parameter_files.py
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (
     "pytorch_model.bin",
@@ -27,7 +30,9 @@ def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
     """
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.exists() or single.is_symlink():
-        return read_header(file_inside(single, folder)), single
+        found = read_header(file_inside(single, folder))
+        refuse_parameters(single)
+        return found, single
     if index.exists() or index.is_symlink():
         return _open_shards(file_inside(index, folder), folder), index
     if pickle := next((path for pattern in PICKLES for path in folder.glob(pattern)), None):
@@ -37,6 +42,16 @@ def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
             "model.save_pretrained(folder, safe_serialization=True)"
         )
     raise UserError(f"{single} is missing: the model folder is incomplete")
+
+
+def refuse_parameters(path: Path) -> None:
+    """Raises UserError for a file of `minillm.save_parameters`: its model is not the one that a config.json describes."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        if (file.metadata() or {}).get("format") == PARAMETERS_FORMAT:
+            raise UserError(
+                f"{path} was written by minillm.save_parameters: build its model in Python, and call "
+                "minillm.load_parameters(model, file)"
+            )
 
 
 def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:

@@ -158,9 +158,9 @@ class Speculation:
         statistics, seed = self.statistics, self._probabilities.sampler.settings.seed
         uniform = stream(seed, "speculative", statistics.passes, 0).uniform(2 * count + 1)
         proposals, q = self._proposer.propose(text, count, uniform[:count], self._decoder.model.config.vocab_size)
-        x = self._decoder.hidden(np.array([text[-unread:] + proposals]))[0, -len(proposals) - 1 :]  # (k + 1, C)
+        logits = self._decoder.read_last(np.array([text[-unread:] + proposals]), len(proposals) + 1)[0]  # (k + 1, V)
         texts = [text + proposals[:i] for i in range(len(proposals) + 1)]
-        p = self._probabilities(self._decoder.logits(x), texts)  # (k + 1, V)
+        p = self._probabilities(logits, texts)  # (k + 1, V)
         written = judge(p, q, proposals, uniform[count:])
         self._decoder.take_back(len(proposals) - (len(written) - 1))
         statistics.passes += 1

@@ -16,9 +16,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from inspect import signature
 
 from minillm import blas
-from minillm.layers.dropout import Dropout
+from minillm.errors import UserError
+from minillm.layers.cross_entropy import IGNORE_INDEX
 
 TOKENS_PER_WORKER = 256  # with fewer, Python's own work between the array operations outweighs them
 
@@ -45,14 +47,17 @@ class DataParallel:
     """A model and its copies. Use it as a context manager: inside, the BLAS shares the cores among the copies.
 
     workers: how many parts a batch is cut into at most. With 1, or if the BLAS cannot be told how many cores to use, the
-    model itself does all the work.
+    model itself does all the work. The copies are of whatever the model is made of when this is made. Raises UserError for
+    several workers where a model of your own cannot be copied, or has a `loss` without `count`.
     """
 
     def __init__(self, model, workers: int):
         self.model = model
+        if workers > 1:
+            _check_loss(model)
         self.models = [model, *(model.replica() for _ in range(workers - 1))]
         self._parameters = [each.parameters() for each in self.models]
-        self._dropouts = [[layer for _, layer in each.layers() if isinstance(layer, Dropout)] for each in self.models]
+        self._dropouts = [[layer for _, layer in each.layers() if hasattr(layer, "first_row")] for each in self.models]
         self._open = ExitStack()
 
     def __enter__(self) -> DataParallel:
@@ -100,7 +105,7 @@ class DataParallel:
 
     def _run(self, task, ids, targets, key):
         """The sum of what `task` returns for each part; every part's loss is divided by the count of the whole batch."""
-        count = int((targets != self.model.loss_head.ignore_index).sum())
+        count = int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
         bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
         slices = [slice(first, last) for first, last in zip(bounds, bounds[1:])]
         parts = [part for part in zip(self.models, self._dropouts, slices) if part[2].start < part[2].stop]
@@ -113,6 +118,16 @@ class DataParallel:
         first_task, *arguments = calls[0]
         first = first_task(*arguments)
         return first + sum(future.result() for future in waiting) if waiting else first
+
+
+def _check_loss(model) -> None:
+    try:
+        signature(model.loss).bind("ids", "targets", "key", "count")
+    except TypeError:
+        raise UserError(
+            f"loss of {type(model).__name__} takes no (ids, targets, key, count): several workers divide each part of a batch "
+            "by the count of the whole; add the argument, or use one worker"
+        ) from None
 
 
 @contextmanager

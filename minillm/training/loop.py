@@ -51,8 +51,9 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
 
     stop_after: a step to end at before that. Ctrl-C (SIGINT) and SIGTERM end after the step at hand, too. In each case the
     run is saved and can be resumed. profile: take one step apart after a few, and tell the reporter (profile.py).
-    Raises Diverged, leaving the last good checkpoint; on a device a step later.
+    Raises Diverged, leaving the last good checkpoint; on a device a step later. Raises UserError for a model that was changed.
     """
+    run.refuse_changed_model()
     reporter = reporter or Reporter()
     settings, progress = run.settings, run.progress
     run.metrics.cut(progress.metrics_size)

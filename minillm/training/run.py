@@ -24,6 +24,7 @@ from minillm.models.folder import (
     save_weights,
 )
 from minillm.models.language_model import LanguageModel
+from minillm.models.structure import refuse_changed
 from minillm.precision import weight_dtype
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
@@ -52,10 +53,15 @@ class Run:
     metrics: MetricsLog
 
     def save(self) -> None:
-        """Write a checkpoint of where the run stands."""
+        """Write a checkpoint of where the run stands. Raises UserError for a model that could not be resumed."""
+        self.refuse_changed_model()
         self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
         save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
+
+    def refuse_changed_model(self) -> None:
+        """Raises UserError if the model is not what the run's configuration describes: a resumed run would have another."""
+        refuse_changed(self.model, "be trained as a run, which is resumed from its configuration", training=True)
 
     def save_model(self) -> None:
         """Make the present weights the folder's model."""

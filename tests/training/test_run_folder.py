@@ -205,3 +205,23 @@ def test_copies_of_a_run_are_runs(new_run, tmp_path):
     train(run, stop_after=4)
     shutil.copytree(run.folder, tmp_path / "copy")
     assert train(resume_run(tmp_path / "copy")) == "finished"
+
+
+def test_a_changed_model_is_no_run(new_run):
+    """Resumed, it would be another model: it is refused by name, before a step, and the folder stays as it was."""
+    run = new_run()
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+    class Halved(type(run.model)):
+        def loss(self, ids, targets, key=None, count=None):
+            return super().loss(ids, targets, key, count) / 2
+
+    run.model.__class__ = Halved
+    with pytest.raises(UserError, match="cannot be trained as a run.*it is your class Halved, not GPT2"):
+        train(run)
+    run.model.__class__ = Halved.__base__
+    run.model.transformer.h[0].mlp.approximate = "none"
+    for write in (lambda: train(run), run.save, run.save_model):
+        with pytest.raises(UserError, match="constant transformer.h.0.mlp.approximate is 'none', not 'tanh'"):
+            write()
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == before
