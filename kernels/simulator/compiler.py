@@ -15,13 +15,18 @@ from pathlib import Path
 
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing
+from minillm.kernels.simulator.linking import LINK_FLAGS
 
 HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
-COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1")
-KERNEL_FLAGS = ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
+COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
+# A frame that does not fit on a thread's stack touches the guard below it; a division by zero is told with its line.
+KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero")
+KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
+OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
+OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -86,7 +91,8 @@ def kernel_library(
     )
     folder = Path(path).resolve().parent if path else None
     includes = [Path(option[2:]) for option in command if option.startswith("-I")] + ([folder] if folder else [])
-    key = _digest(runtime_library().name, _toolchain(), text, str(path), *command, *entries, *_included(text, includes))
+    parts = (*command, *LINK_FLAGS, *entries, *_included(text, includes))
+    key = _digest(runtime_library().name, _toolchain(), text, str(path), *parts)
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
@@ -111,7 +117,7 @@ def kernel_library(
             folder=build,
         )
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
-        _run("-shared", "-o", library, object_file, stub, runtime_library())
+        _run("-shared", *LINK_FLAGS, "-o", library, object_file, stub, runtime_library())
         os.replace(library, target)
     return target
 
