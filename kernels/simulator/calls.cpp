@@ -26,7 +26,7 @@ void touch(const void* address, size_t size, int kind, const void* pc) {
 // The texts that a format takes are read by the C library, where nobody looks.
 void look_at_texts(const char* format, va_list arguments, const void* pc) {
     if (!runner || !runner->checker) return;
-    runner->checker->told(format, ~0ull, pc);
+    runner->checker->text(format, ~0ull, pc);
     for (const char* at = format; (at = std::strchr(at, '%')); ++at) {
         int precision = -1;
         bool precise = false, wide = false;
@@ -46,7 +46,7 @@ void look_at_texts(const char* format, va_list arguments, const void* pc) {
             else
                 (void)va_arg(arguments, double);
         } else if (*at == 's') {
-            runner->checker->told(va_arg(arguments, const char*), precision < 0 ? ~0ull : uint64_t(precision), pc);
+            runner->checker->text(va_arg(arguments, const char*), precision < 0 ? ~0ull : uint64_t(precision), pc);
         } else if (*at != '%') {
             (void)va_arg(arguments, long long);
         }

@@ -16,6 +16,9 @@ uint64_t first_unit(int element) { return std::min(element & -element, 8); }
 
 bool is_sync(int kind) { return kind >= kAtomic; }
 
+constexpr const char *kTwoWrite = "data race: two threads write", *kReadsWritten = "data race: it reads what another thread writes";
+constexpr unsigned kDoubtfulAccesses = 64;  // a loop that waits comes back within so many
+
 }  // namespace
 
 Checker::Checker(BlockRunner& runner)
@@ -29,15 +32,20 @@ void Checker::start_block() { order.start_block(); }
 void Checker::access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc) {
     Thread& thread = runner.current();
     if (runner.in_collective || !size) return;  // the runtime itself, on behalf of a warp
+    let_see();
+    watch_doubt(thread, address, kind, pc);
     watch_waiting(thread, address, size, kind, pc);
     if (in_own_memory(address, size, kind)) return;
     auto index = static_cast<unsigned>(&thread - runner.threads.data());
     Access access = order.now(index, reinterpret_cast<uint64_t>(pc));
     access.sync = kind == kAtomic ? kAtomically : is_sync(kind) ? kVolatile : kPlain;
+    access_size = std::min<uint64_t>(size, 8);
     if (!access_shared(address, size, kind, aligned, access)) access_global(address, size, kind, aligned, access);
+    if (kind == kVolatileWrite && runner.readable(address, size))
+        std::memcpy(&values_before[address], reinterpret_cast<const void*>(address), access_size);
 }
 
-void Checker::told(const char* text, uint64_t size, const void* pc) {
+void Checker::text(const char* text, uint64_t size, const void* pc) {
     for (uint64_t i = 0; i < size; ++i) {
         access(reinterpret_cast<uint64_t>(text + i), 1, kRead, true, pc);
         if (!text[i]) return;
@@ -109,9 +117,11 @@ void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, co
     }
     bool write = !is_read(kind);
     if (cell.writer.phase && !order.ordered(cell.writer, access)) {
-        bool both = cell.writer.sync && access.sync;  // atomic and volatile accesses do not race among themselves
-        if (!both || (kind == kVolatileWrite && lost_update(cell, address, shared, access)))
-            note(write ? "data race: two threads write" : "data race: it reads what another thread writes", access, &cell.writer);
+        if (!cell.writer.sync || !access.sync)  // atomic and volatile accesses do not race among themselves
+            note(write ? kTwoWrite : kReadsWritten, access, &cell.writer);
+        else if (kind == kVolatileRead && cell.writer.sync == kVolatile &&
+                 !order.told(cell.writer, access.thread, address, shared))
+            hide(cell.writer, address, access);
     }
     if (!write) return remember_reader(cell, access);
     for (const Access* reader : {&cell.reader, &cell.other_reader})
@@ -121,13 +131,39 @@ void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, co
     cell.reader = cell.other_reader = {};
 }
 
-// A volatile write after a volatile read by the same thread, x = x + 1: what another thread writes in between is lost,
-// unless that thread handed the place over.
-bool Checker::lost_update(const Cell& cell, uint64_t address, bool shared, const Access& access) const {
-    for (const Access* reader : {&cell.reader, &cell.other_reader})
-        if (reader->phase == access.phase && reader->thread == access.thread && reader->sync == kVolatile)
-            return !order.told(cell.writer, access.thread, address, shared);
-    return false;
+void Checker::hide(const Access& writer, uint64_t address, const Access& access) {
+    Thread& thread = runner.current();
+    auto before = values_before.find(address);
+    if (thread.doubt.pc || hidden.size || signals.count(address) || before == values_before.end()) return;
+    uint64_t size = access_size;
+    std::memcpy(&hidden.value, reinterpret_cast<const void*>(address), size);
+    if (!std::memcmp(&hidden.value, &before->second, size)) return;  // nothing changed
+    std::memcpy(reinterpret_cast<void*>(address), &before->second, size);
+    hidden.address = address;
+    hidden.size = size;
+    thread.doubt = {reinterpret_cast<const void*>(access.pc), address, 0, access, writer};
+}
+
+void Checker::let_see() {
+    if (!hidden.size) return;
+    std::memcpy(reinterpret_cast<void*>(hidden.address), &hidden.value, hidden.size);
+    hidden.size = 0;
+}
+
+void Checker::watch_doubt(Thread& thread, uint64_t address, int kind, const void* pc) {
+    Doubt& doubt = thread.doubt;
+    const Round& round = thread.round;
+    if (kind == kVolatileRead && round.pc == pc && round.address == address && !round.wrote) signals.insert(address);
+    if (doubt.pc == pc && doubt.address == address)
+        doubt.pc = nullptr;
+    else if (doubt.pc && (++doubt.accesses > kDoubtfulAccesses || (!is_read(kind) && !in_own_memory(address, 1, kind))))
+        settle(thread);
+}
+
+void Checker::settle(Thread& thread) {
+    let_see();
+    if (thread.doubt.pc) note(kReadsWritten, thread.doubt.read, &thread.doubt.write);
+    thread.doubt.pc = nullptr;
 }
 
 void Checker::remember_reader(Cell& cell, const Access& access) const {
@@ -143,14 +179,16 @@ void Checker::watch_waiting(Thread& thread, uint64_t address, uint64_t size, int
     Round& round = thread.round;
     bool sync = kind == kAtomic || kind == kVolatileRead;
     ++round.accesses;
+    round.wrote |= !is_read(kind) && round.address == address;
     if (sync && round.pc == pc && round.address == address) {
         bool same = round.hash == round.last_hash && round.accesses == round.last_accesses;
         round.last_hash = round.hash;
         round.last_accesses = round.accesses;
         round.hash = round.accesses = 0;
+        round.wrote = kind == kAtomic;
         if (same) runner.wait_at(reinterpret_cast<uint64_t>(pc));
     } else if (sync && (!round.pc || round.accesses > 1000)) {
-        round = {pc, address, 0, 0, 0, 0};
+        round = {pc, address, 0, 0, 0, 0, false};
     }
     if (!round.pc) return;
     uint64_t value = 0;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "order.h"
@@ -19,7 +21,10 @@ class Checker {
     void start_block();
     // Does not return if the memory is not the thread's to touch, or the address is misaligned.
     void access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc);
-    void told(const char* text, uint64_t size, const void* pc);  // reads a text up to its end, `size` bytes at most
+    void text(const char* text, uint64_t size, const void* pc);  // reads a text up to its end, `size` bytes at most
+    void let_see();              // the thread at hand gives up its turn, or comes to its next access
+    bool hides() const { return hidden.size; }
+    void settle(Thread& thread);  // what it read it has used
 
     Order order;
 
@@ -28,7 +33,8 @@ class Checker {
     bool access_shared(uint64_t address, uint64_t size, int kind, bool aligned, const Access& access);
     void access_global(uint64_t address, uint64_t size, int kind, bool aligned, const Access& access);
     void check_cell(Cell& cell, uint64_t address, bool shared, int kind, const Access& access);
-    bool lost_update(const Cell& cell, uint64_t address, bool shared, const Access& access) const;
+    void hide(const Access& writer, uint64_t address, const Access& access);
+    void watch_doubt(Thread& thread, uint64_t address, int kind, const void* pc);
     void remember_reader(Cell& cell, const Access& access) const;
     void watch_waiting(Thread& thread, uint64_t address, uint64_t size, int kind, const void* pc);
     void note(const char* what, const Access& access, const Access* other);
@@ -37,7 +43,15 @@ class Checker {
     BlockRunner& runner;
     std::vector<Shadow> global;  // [region]
     Shadow shared;
-    uint64_t shared_start = 0;
+    uint64_t shared_start = 0, access_size = 0;  // access_size: of the access at hand, 8 bytes at most
+
+    // Volatile memory by which threads signal without a fence. Whether a thread waits for such a value or uses it as it is can
+    // be seen by hiding it once, from the load behind a hook up to the next one: who waits comes back to the same place.
+    std::unordered_map<uint64_t, uint64_t> values_before;  // [address]: what the last volatile write replaced
+    std::unordered_set<uint64_t> signals;                  // addresses that a thread waited at
+    struct {
+        uint64_t address = 0, value = 0, size = 0;  // size 0: none
+    } hidden;
 };
 
 }  // namespace minillm_sim

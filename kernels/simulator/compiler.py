@@ -15,13 +15,15 @@ from pathlib import Path
 
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing
-from minillm.kernels.simulator.linking import LINK_FLAGS
+from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
 
 HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
-# A frame that does not fit on a thread's stack touches the guard below it; a division by zero is told with its line.
-KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero")
+# A frame that does not fit on a thread's stack touches the guard below it; a division by zero is told with its line; who
+# called a function that faults stands on the stack; variables can be laid out with gaps between them.
+KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero", "-fno-optimize-sibling-calls")
+KERNEL_FLAGS += ("-fdata-sections",)
 KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
@@ -117,7 +119,9 @@ def kernel_library(
             folder=build,
         )
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
-        _run("-shared", *LINK_FLAGS, "-o", library, object_file, stub, runtime_library())
+        layout = build / "layout.ld"
+        layout.write_text(variables_apart(object_file), encoding="utf-8")
+        _run("-shared", *LINK_FLAGS, f"-Wl,-T,{layout}", "-o", library, object_file, stub, runtime_library())
         os.replace(library, target)
     return target
 

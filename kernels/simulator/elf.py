@@ -48,6 +48,16 @@ def shared_block_size(path: Path) -> int:
     return 0
 
 
+def section_names(path: Path) -> list[str]:
+    """The names of the sections of a 64-bit little-endian object file."""
+    data = path.read_bytes()
+    section_offset = struct.unpack_from("<Q", data, 0x28)[0]
+    entry_size, count, of_names = struct.unpack_from("<HHH", data, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", data, section_offset + i * entry_size) for i in range(count)]
+    names = sections[of_names][4]
+    return [data[names + name : data.index(b"\0", names + name)].decode() for name, *_ in sections]
+
+
 class Variable(NamedTuple):
     name: str
     address: int  # from where the library is loaded

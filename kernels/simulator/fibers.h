@@ -22,7 +22,7 @@ void use_portable_switch(bool portable);  // for the calling OS thread
 void switch_fiber(Fiber& from, Fiber& to);
 
 // Stacks between guards that fault when touched, kept for the next launch.
-constexpr size_t kStackBytes = 64 * 1024, kStackGuardBytes = 64 * 1024;
+constexpr size_t kStackBytes = 64 * 1024, kStackGuardBytes = 1024 * 1024;
 char* take_stack();
 void give_stack_back(char* stack);
 bool is_stack(uint64_t address);  // of any fiber, or the guard of one

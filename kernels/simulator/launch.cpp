@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -11,7 +12,7 @@
 namespace minillm_sim {
 
 void Team::note(const Thread& thread, Site site, const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread,
-                int other_block) {
+                int other_block, const uint64_t* callers) {
     if (pc) pc -= launch.library;
     if (other_pc) other_pc -= launch.library;
     std::lock_guard<std::mutex> lock(mutex);
@@ -33,6 +34,8 @@ void Team::note(const Thread& thread, Site site, const char* text, uint64_t pc, 
     finding.other_thread = other_thread;
     finding.other_block = other_block;
     finding.times = 1;
+    for (size_t i = 0; callers && i < std::size(finding.callers); ++i)
+        finding.callers[i] = callers[i] ? callers[i] - launch.library : 0;
     const Index3 &block = thread.block, &index = thread.thread;
     finding.block[0] = block.x, finding.block[1] = block.y, finding.block[2] = block.z;
     finding.thread[0] = index.x, finding.thread[1] = index.y, finding.thread[2] = index.z;

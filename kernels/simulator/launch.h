@@ -28,6 +28,7 @@ struct Finding {
     unsigned other_thread;           // number within its block
     int other_block;                 // in the order in which blocks ran; -1: there is no other
     unsigned long long times;
+    uint64_t callers[4];             // where pc is of a function of the simulator's own: calls that may have led there
 };
 
 // A launch as Python describes it; the same struct stands in launch_types.py.
@@ -71,7 +72,7 @@ struct Team {
     explicit Team(Launch& launch) : launch(launch), map(launch), rounds(new std::atomic<unsigned>[launch.threads]()) {}
     // Records a finding; the same one is counted, not repeated. pc: 0 where the place in the source is known.
     void note(const Thread& thread, Site site, const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread,
-              int other_block);
+              int other_block, const uint64_t* callers = nullptr);
     void report(const Thread& thread, Site site, const char* text);  // and stops the launch
     bool in_library(uint64_t pc) const { return pc - launch.text < launch.text_size; }
 };

@@ -21,6 +21,7 @@ class Finding(ctypes.Structure):
         ("other_thread", ctypes.c_uint),
         ("other_block", ctypes.c_int),
         ("times", ctypes.c_ulonglong),
+        ("callers", ctypes.c_uint64 * 4),
     ]
 
 

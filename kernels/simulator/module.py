@@ -15,7 +15,8 @@ from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_libr
 from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
 from minillm.kernels.simulator.launch_types import Finding, Launch, Poll, ProfileRecord, Region
-from minillm.kernels.simulator.lines import source_lines
+from minillm.kernels.simulator.lines import in_kernel, source_lines
+from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
 
@@ -24,7 +25,6 @@ MAX_PROFILED = 4096  # instructions of a kernel that access memory
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
 ANCHOR = "minillm_shared_anchor"
-VARIABLE_GAP = 2048  # bytes beyond a variable that still count as a slip over its end
 
 
 class Pointee(NamedTuple):
@@ -111,7 +111,7 @@ class Library:
 
     def _variable(self, variable) -> Region:
         name = f"the variable {variable.name}".encode()
-        return Region(self.base + variable.address, variable.size, VARIABLE_GAP, name, 1, Region.VARIABLE, True)
+        return Region(self.base + variable.address, variable.size, VARIABLE_GAP // 2, name, 1, Region.VARIABLE, True)
 
     def parameters(self, index: int) -> list[Parameter]:
         describe = getattr(self.functions, f"minillm_parameters_{index}")
@@ -291,10 +291,15 @@ class Kernel:
         return [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
 
     def _raise(self, library, findings) -> None:
-        places = source_lines(library.path, [pc - 1 for f in findings for pc in (f.pc, f.other_pc) if pc])
+        addresses = [pc - 1 for f in findings for pc in (f.pc, f.other_pc, *f.callers) if pc]
+        places = source_lines(library.path, addresses)
         texts = []
         for f in findings:
-            place = places[f.pc - 1] if f.pc else f"{f.file.decode()}:{f.line}" if f.file else self.module.named_code()[0]
+            if f.pc:
+                candidates = [places[pc - 1] for pc in (f.pc, *f.callers) if pc]
+                place = next((place for place in candidates if in_kernel(place)), candidates[0])
+            else:
+                place = f"{f.file.decode()}:{f.line}" if f.file else self.module.named_code()[0]
             text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {f.text.decode()}"
             if f.other_pc:
                 text += f" ({places[f.other_pc - 1]}, thread number {f.other_thread} of block number {f.other_block})"

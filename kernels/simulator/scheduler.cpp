@@ -86,6 +86,7 @@ void BlockRunner::start_threads(unsigned long long block) {
         thread.state = State::kReady;
         thread.site_pc = 0;
         thread.round = {};
+        thread.doubt = {};
         thread.registers.valid = false;
         thread.patience = {};
         thread.fiber.prepare(&BlockRunner::enter_thread);
@@ -109,6 +110,7 @@ void BlockRunner::enter_thread() {
     launch.entry(launch.arguments);
     Thread& thread = runner->current();
     thread.state = State::kDone;
+    if (runner->checker) runner->checker->settle(thread);
     // others may have been waiting for a warp in which this lane no longer takes part
     unsigned first = static_cast<unsigned>(&thread - runner->threads.data()) / 32 * 32;
     for (unsigned i = first; i < first + 32 && i < runner->thread_count; ++i)
@@ -118,6 +120,7 @@ void BlockRunner::enter_thread() {
 
 void BlockRunner::suspend() {
     Thread& thread = current();
+    if (checker) checker->let_see();
     switch_fiber(thread.fiber, scheduler);
 }
 
@@ -291,6 +294,7 @@ int BlockRunner::barrier(Site site, int predicate, int how) {
     thread.site = site;
     thread.predicate = predicate;
     thread.state = State::kAtBarrier;
+    if (checker) checker->settle(thread);
     reduction = how;
     suspend();
     return thread.reduced;

@@ -25,6 +25,15 @@ enum class State { kReady, kAtBarrier, kAtCollective, kAtActive, kSpinning, kPre
 struct Round {
     const void* pc;
     uint64_t address, accesses, hash, last_accesses, last_hash;
+    bool wrote;  // to that address, since then
+};
+
+// Check mode: a volatile read of what another thread wrote without a fence. pc 0: there is none.
+struct Doubt {
+    const void* pc;
+    uint64_t address;
+    unsigned accesses;  // since then
+    Access read, write;
 };
 
 // What is known of a thread that was interrupted again and again.
@@ -45,6 +54,7 @@ struct Thread : Running {
     int predicate, reduced;  // of a barrier
     uint64_t site_pc;      // of the loop in which it waits; 0: `site` says it
     Round round;
+    Doubt doubt;
     Registers registers;   // if it was interrupted
     Patience patience;
 };
@@ -109,7 +119,7 @@ class BlockRunner {
     void report_waiting();
     void watch_patience(Thread& thread);
     uint64_t memory_hash();
-    uint64_t call_in_kernel(uint64_t pc, uint64_t stack_pointer);
+    void note_at(const char* text, uint64_t pc, uint64_t stack_pointer);
     void ask_python();
     unsigned alive_lanes(unsigned warp) const;
     const std::vector<unsigned>& permutation(std::vector<unsigned>& order, unsigned count);

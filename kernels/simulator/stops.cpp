@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 
 #include "faults.h"
 #include "instruction.h"
@@ -92,17 +93,19 @@ void BlockRunner::describe(char* text, size_t length, uint64_t address, int kind
 
 // ------------------------------------------------------------------------------------------------------- signals
 
-// The instruction of the kernel's own that is at fault: the one at `pc`, or the call that led out of the kernel.
-uint64_t BlockRunner::call_in_kernel(uint64_t pc, uint64_t stack_pointer) {
-    if (team.in_library(pc)) return pc + 1;
+// At the instruction `pc`; if it is none of the kernel's library, at the call that led out of there. The calls are looked for
+// among the words on the stack.
+void BlockRunner::note_at(const char* text, uint64_t pc, uint64_t stack_pointer) {
+    uint64_t places[5] = {};
+    size_t found = 0;
+    if (team.in_library(pc)) places[found++] = pc + 1;
     auto stack = reinterpret_cast<uint64_t>(current().fiber.stack);
-    if (stack_pointer - stack >= kStackBytes) return 0;
-    for (uint64_t at = stack_pointer & ~7ull; at < stack + kStackBytes; at += 8) {
+    for (uint64_t at = stack_pointer & ~7ull; at - stack < kStackBytes && found < std::size(places); at += 8) {
         uint64_t word;
         std::memcpy(&word, reinterpret_cast<const void*>(at), 8);
-        if (team.in_library(word)) return word;
+        if (team.in_library(word)) places[found++] = word;
     }
-    return 0;
+    team.note(current(), {nullptr, 0}, text, places[0], 0, 0, -1, places + 1);
 }
 
 void BlockRunner::leave_after_fault(int signal, const siginfo_t& info, const ucontext_t& context) {
@@ -122,7 +125,7 @@ void BlockRunner::leave_after_fault(int signal, const siginfo_t& info, const uco
         else
             describe(text, sizeof text, address, fault_writes(context) ? kWrite : kRead);
     }
-    note(text, call_in_kernel(pc, stack_pointer(context)), 0, 0, -1);
+    note_at(text, pc, stack_pointer(context));
     team.stopped = true;
     switch_fiber(given_up, scheduler);
 }
@@ -140,7 +143,8 @@ void BlockRunner::tick(ucontext_t& context) {
     bool long_turn = turn == turn_at_tick;
     turn_at_tick = turn;
     if (!long_turn && !team.stopped) return;
-    if (in_collective || !team.in_library(program_counter(context)) || !(kResumable || team.stopped)) {
+    if (in_collective || !team.in_library(program_counter(context)) || !(kResumable || team.stopped) ||
+        (checker && checker->hides())) {
         yield_soon = true;
         return;
     }

@@ -67,7 +67,7 @@ void BlockRunner::report_waiting() {
     for (Thread& thread : threads) {
         running = &thread;
         if (thread.state == State::kPreempted)
-            note(text, call_in_kernel(thread.registers.program_counter(), thread.registers.stack_pointer()), 0, 0, -1);
+            note_at(text, thread.registers.program_counter(), thread.registers.stack_pointer());
         else if (thread.state == State::kSpinning && thread.site_pc)
             note(text, thread.site_pc, 0, 0, -1);
         else if (thread.state == State::kSpinning)
