@@ -90,6 +90,7 @@ int __wrap_raise(int) { end("raise() was called", MINILLM_PC); }
     minillm_sim_trap(text, file, static_cast<int>(line));
 }
 [[noreturn]] void __wrap___stack_chk_fail() { end("it wrote beyond an array among its local variables", MINILLM_PC); }
+void* __wrap___cxa_allocate_exception(size_t) { end("an exception was thrown", MINILLM_PC); }
 [[noreturn]] void __wrap___cxa_throw(void*, void*, void (*)(void*)) { end("an exception was thrown", MINILLM_PC); }
 [[noreturn]] void __wrap___cxa_rethrow() { end("an exception was thrown", MINILLM_PC); }
 [[noreturn]] void __wrap___cxa_pure_virtual() { end("a pure virtual function was called", MINILLM_PC); }

@@ -67,8 +67,10 @@ def runtime_library() -> Path:
     target = cache_folder() / f"libminillm-simulator-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
-            built = Path(folder) / target.name
-            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *sources)
+            built, unit = Path(folder) / target.name, Path(folder) / "runtime.cpp"
+            # in one piece: most of the time goes into the C++ library's headers
+            unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
+            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, unit)
             os.replace(built, target)
     return target
 

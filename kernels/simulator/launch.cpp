@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "faults.h"
+#include "python_signals.h"
 #include "scheduler.h"
 
 namespace minillm_sim {
@@ -68,7 +69,7 @@ static void run_team(Team& team) {
     std::unique_lock<std::mutex> lock(team.mutex);
     while (!team.finished.wait_for(lock, std::chrono::milliseconds(100), [&] { return team.active == 0; })) {
         lock.unlock();
-        if (team.launch.poll && team.launch.poll()) team.stopped = true;
+        if (handler_raised(team.launch.raised)) team.stopped = true;
         lock.lock();
     }
     lock.unlock();

@@ -52,7 +52,7 @@ struct Launch {
     ProfileRecord* profile;
     int max_profiled, profiled;
     uint64_t library, text, text_size;  // where the kernel's library is, and its instructions
-    int (*poll)();                      // asked now and then, on the calling OS thread; not 0: stop
+    void* raised[3];                    // what a handler of signals raised meanwhile; Python raises it again
 };
 
 // Shared by the OS threads of a launch.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 
-Poll = ctypes.CFUNCTYPE(ctypes.c_int)
-
 
 class Finding(ctypes.Structure):
     """Something wrong, as launch.h describes it."""
@@ -86,5 +84,5 @@ class Launch(ctypes.Structure):
         ("library", ctypes.c_uint64),
         ("text", ctypes.c_uint64),
         ("text_size", ctypes.c_uint64),
-        ("poll", Poll),
+        ("raised", ctypes.c_void_p * 3),
     ]

@@ -9,7 +9,7 @@ from minillm.kernels.simulator.elf import section_names
 VARIABLE_GAP = 4096  # bytes between two variables of a module: a pointer that strays from one does not find the other
 
 ENDING = ("abort", "exit", "_exit", "_Exit", "quick_exit", "raise", "__assert_fail", "__stack_chk_fail")
-EXCEPTIONS = ("__cxa_throw", "__cxa_rethrow", "__cxa_pure_virtual", "_ZSt9terminatev")
+EXCEPTIONS = ("__cxa_allocate_exception", "__cxa_throw", "__cxa_rethrow", "__cxa_pure_virtual", "_ZSt9terminatev")
 MEMORY = ("memcpy", "memmove", "memset", "memcmp", "printf", "vprintf", "malloc", "calloc", "free")
 OPERATORS = ("_Znwm", "_Znam", "_ZdlPv", "_ZdaPv", "_ZdlPvm", "_ZdaPvm")  # new, new[], delete, delete[]
 SHARED_MEMORY = ("__tls_get_addr",)

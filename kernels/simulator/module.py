@@ -14,7 +14,7 @@ from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
-from minillm.kernels.simulator.launch_types import Finding, Launch, Poll, ProfileRecord, Region
+from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region
 from minillm.kernels.simulator.lines import in_kernel, source_lines
 from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
@@ -309,16 +309,6 @@ class Kernel:
 
 def _run(library: Library, launch: Launch) -> None:
     """Run a launch; Python's handlers of signals run meanwhile, and what they raise ends it."""
-    raised = []
-
-    def poll() -> int:
-        try:
-            ctypes.pythonapi.PyErr_CheckSignals()
-        except BaseException as error:  # raised again below: a callback cannot
-            raised.append(error)
-        return bool(raised)
-
-    launch.poll = Poll(poll)
     library.runtime.minillm_sim_launch(ctypes.byref(launch))
-    if raised:
-        raise raised[0]
+    if launch.raised[0]:
+        ctypes.pythonapi.PyErr_Restore(*map(ctypes.c_void_p, launch.raised))  # raises it

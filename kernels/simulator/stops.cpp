@@ -7,6 +7,7 @@
 
 #include "faults.h"
 #include "instruction.h"
+#include "python_signals.h"
 #include "scheduler.h"
 
 namespace minillm_sim {
@@ -162,7 +163,7 @@ void BlockRunner::enter_restorer() {
 
 void BlockRunner::ask_python() {
     due = false;
-    if (number == 0 && launch().poll && launch().poll()) team.stopped = true;
+    if (number == 0 && handler_raised(launch().raised)) team.stopped = true;
 }
 
 bool fault_in_kernel(int signal, const siginfo_t& info, const ucontext_t& context) {

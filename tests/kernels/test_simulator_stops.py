@@ -46,7 +46,10 @@ extern "C" __global__ void long_sum(float* y, int n) {
 }
 extern "C" __global__ void count_on(unsigned long long* y) {
     unsigned long long x = y[0] + 1;
-    while (x != 0) x = x * 6364136223846793005ull + (x & 1 ? 2 : 1);
+    while (x != 0) {
+        x = x * 4 + 1;
+        asm volatile("" : "+r"(x));
+    }
     y[0] = x;
 }
 extern "C" __global__ void count_in_memory(volatile int* y) { while (y[0] >= 0) y[0] = (y[0] + 1) & 0xffffff; }
