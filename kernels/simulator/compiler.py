@@ -121,9 +121,10 @@ def kernel_library(
             folder=build,
         )
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
-        layout = build / "layout.ld"
-        layout.write_text(variables_apart(object_file), encoding="utf-8")
-        _run("-shared", *LINK_FLAGS, f"-Wl,-T,{layout}", "-o", library, object_file, stub, runtime_library())
+        layout = variables_apart(object_file)
+        (build / "layout.ld").write_text(layout, encoding="utf-8")
+        script = [f"-Wl,-T,{build / 'layout.ld'}"] if layout else []  # an empty one would replace the linker's own
+        _run("-shared", *LINK_FLAGS, *script, "-o", library, object_file, stub, runtime_library())
         os.replace(library, target)
     return target
 

@@ -14,11 +14,14 @@ MEMORY = ("memcpy", "memmove", "memset", "memcmp", "printf", "vprintf", "malloc"
 OPERATORS = ("_Znwm", "_Znam", "_ZdlPv", "_ZdaPv", "_ZdlPvm", "_ZdaPvm")  # new, new[], delete, delete[]
 SHARED_MEMORY = ("__tls_get_addr",)
 WRAPPED = (*ENDING, *EXCEPTIONS, *MEMORY, *OPERATORS, *SHARED_MEMORY)
-LINK_FLAGS = ("-Wl,-z,now", *(f"-Wl,--wrap={name}" for name in WRAPPED))
+LINK_FLAGS = ("-Wl,-z,now", "-Wl,-z,relro", *(f"-Wl,--wrap={name}" for name in WRAPPED))
 
 
 def variables_apart(object_file: Path) -> str:
-    """A linker's script that lays the variables of an object file out with gaps between them (-fdata-sections)."""
+    """A linker's script that lays the variables of an object file out with gaps between them (-fdata-sections).
+
+    Empty if there are none.
+    """
     names = section_names(object_file)
     layout = []
     for kind in (".data", ".bss"):
