@@ -1,179 +1,210 @@
 #include "check.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <cstring>
 
+#include "heap.h"
 #include "scheduler.h"
 
 namespace minillm_sim {
 
-Checker::Checker(BlockRunner& runner) : runner(runner) {
-    const Launch& launch = runner.launch();
-    for (int i = 0; i < launch.region_count; ++i)
-        global_cells.emplace_back(launch.regions[i].size / launch.regions[i].element + 1);
-    shared_cells.resize(launch.shared_size);
-    clocks.resize(runner.threads.size() * 32);
-    shared_start = reinterpret_cast<uint64_t>(launch.shared_anchor()) - launch.shared_offset;
+namespace {
+
+// The largest power of two up to 8 that divides an element: accesses smaller than that are rare.
+uint64_t first_unit(int element) { return std::min(element & -element, 8); }
+
+bool is_sync(int kind) { return kind >= kAtomic; }
+
+constexpr const char *kTwoWrite = "data race: two threads write", *kReadsWritten = "data race: it reads what another thread writes";
+constexpr unsigned kDoubtfulAccesses = 64;  // a loop that waits comes back within so many
+
+}  // namespace
+
+Checker::Checker(BlockRunner& runner)
+    : order(static_cast<unsigned>(runner.threads.size())), runner(runner), shared(runner.launch().shared_size, 4) {
+    for (const Region& region : runner.map().regions()) global.emplace_back(region.size, first_unit(region.element));
+    shared_start = runner.shared_start();
 }
 
-void Checker::start_block() {
-    first_phase = ++phase;
-    fence_phase = 0;
-    acquired.clear();
-    block_starts.push_back(phase);
-    clocks.assign(clocks.size(), 0);
-    for (size_t thread = 0; thread < clocks.size() / 32; ++thread) clocks[thread * 32 + thread % 32] = 1;
-}
+void Checker::start_block() { order.start_block(); }
 
-// Lanes of the mask learn of each other what each of them knows, and begin a new time of their own.
-void Checker::sync_warp(unsigned warp, unsigned mask) {
-    uint32_t joined[32] = {};
-    for (unsigned lane = 0; lane < 32; ++lane)
-        if (mask >> lane & 1)
-            for (unsigned i = 0; i < 32; ++i) {
-                uint32_t time = clocks[(warp * 32 + lane) * 32 + i];
-                if (time > joined[i]) joined[i] = time;
-            }
-    for (unsigned lane = 0; lane < 32; ++lane)
-        if (mask >> lane & 1) {
-            uint32_t* clock = &clocks[(warp * 32 + lane) * 32];
-            for (unsigned i = 0; i < 32; ++i) clock[i] = joined[i];
-            ++clock[lane];
-        }
-}
-
-void Checker::access(uint64_t address, uint64_t size, int kind, const void* pc) {
+void Checker::access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc) {
     Thread& thread = runner.current();
-    auto index = static_cast<uint16_t>(&thread - runner.threads.data());
-    Access access{phase, index, uint16_t(kind == kAtomic), clocks[index * 32u + index % 32u],
-                  reinterpret_cast<uint64_t>(pc)};
+    if (runner.in_collective || !size) return;  // the runtime itself, on behalf of a warp
+    let_see();
+    watch_doubt(thread, address, kind, pc);
+    watch_waiting(thread, address, size, kind, pc);
+    if (in_own_memory(address, size, kind)) return;
+    auto index = static_cast<unsigned>(&thread - runner.threads.data());
+    Access access = order.now(index, reinterpret_cast<uint64_t>(pc));
+    access.sync = kind == kAtomic ? kAtomically : is_sync(kind) ? kVolatile : kPlain;
+    access_size = std::min<uint64_t>(size, 8);
+    if (!access_shared(address, size, kind, aligned, access)) access_global(address, size, kind, aligned, access);
+    if (kind == kVolatileWrite && runner.readable(address, size))
+        std::memcpy(&values_before[address], reinterpret_cast<const void*>(address), access_size);
+}
+
+void Checker::text(const char* text, uint64_t size, const void* pc) {
+    for (uint64_t i = 0; i < size; ++i) {
+        access(reinterpret_cast<uint64_t>(text + i), 1, kRead, true, pc);
+        if (!text[i]) return;
+    }
+}
+
+// The thread's stack, its indices and the word that points to them.
+bool Checker::in_own_memory(uint64_t address, uint64_t size, int kind) const {
+    const Thread& thread = runner.current();
+    auto stack = reinterpret_cast<uint64_t>(thread.fiber.stack);
+    if (address - stack < kStackBytes && address + size <= stack + kStackBytes) return true;
+    if (!is_read(kind)) return false;
+    auto indices = reinterpret_cast<uint64_t>(static_cast<const Running*>(&thread));
+    auto pointer = reinterpret_cast<uint64_t>(&running);
+    return (address - indices < sizeof(Running) && address + size <= indices + sizeof(Running)) ||
+           (address == pointer && size == sizeof running);
+}
+
+bool Checker::access_shared(uint64_t address, uint64_t size, int kind, bool aligned, const Access& access) {
     const Launch& launch = runner.launch();
-    if (address >= shared_start && address < shared_start + launch.shared_size) {
-        uint64_t offset = address - shared_start;
-        for (int i = 0; i < launch.flag_count; ++i)
-            if (offset - launch.flags[i] < 8) return;
-        if (address % (size <= 16 && !(size & (size - 1)) ? size : 1)) report("misaligned shared access", access, nullptr);
-        if (!runner.in_shared(offset, size)) {
-            report(kind == kRead ? "out-of-bounds read of shared memory" : "out-of-bounds write of shared memory", access,
-                   nullptr);
-            return;
-        }
-        for (uint64_t i = offset; i < offset + size; ++i) check_cell(shared_cells[i], true, access, kind, address);
-        return;
-    }
-    for (int r = 0; r < launch.region_count; ++r) {
-        const Region& region = launch.regions[r];
-        if (address + region.guard < region.address || address >= region.address + region.size + region.guard) continue;
-        if (address % (size <= 16 && !(size & (size - 1)) ? size : 1)) report("misaligned global access", access, nullptr);
-        if (address < region.address || address + size > region.address + region.size) {
-            char text[200];
-            long long distance = static_cast<long long>(address - region.address);
-            char entry[20] = "";
-            if (region.entry >= 0) std::snprintf(entry, sizeof entry, "[%d]", region.entry);
-            std::snprintf(text, sizeof text, "out-of-bounds %s of argument %d%s, element %lld (it has %lld)",
-                          kind == kRead ? "read" : "write", region.argument, entry, distance / region.element,
-                          static_cast<long long>(region.size / region.element));
-            report(text, access, nullptr);
-            return;
-        }
-        if (kind != kRead && !region.writable) report("write to an array that the kernel takes as const", access, nullptr);
-        if (kind == kAtomic) synchronise(address);
-        uint64_t first = (address - region.address) / region.element;
-        uint64_t last = (address + size - 1 - region.address) / region.element;
-        for (uint64_t i = first; i <= last; ++i) check_cell(global_cells[r][i], false, access, kind, address);
-        return;
-    }
-    // Anything else is the thread's own: local arrays, constants.
-}
-
-void Checker::check_cell(Cell& cell, bool shared, const Access& access, int kind, uint64_t) {
-    if (shared && cell.writer.phase < first_phase) {
-        if (kind != kWrite) report("uninitialised read of shared memory", access, nullptr);
-        cell.writer = {};
-        if (cell.reader.phase < first_phase) cell.reader = cell.other_reader = {};
-    }
-    if (cell.writer.phase && !(cell.writer.atomic && kind == kAtomic) && !ordered(cell.writer, access))
-        report(kind == kRead ? "data race: it reads what another thread writes" : "data race: two threads write", access,
-               &cell.writer);
-    if (kind != kRead) {
-        for (const Access* reader : {&cell.reader, &cell.other_reader})
-            if (reader->phase && !ordered(*reader, access)) report("data race: it writes what another thread reads", access, reader);
-        cell.writer = access;
-        cell.reader = cell.other_reader = {};
-    } else {
-        remember_reader(cell, access);
-    }
-}
-
-bool Checker::ordered(const Access& before, const Access& now) const {
-    if (before.phase < first_phase) {  // another block
-        for (const Release& release : acquired)
-            if (release.first <= before.phase && before.phase <= release.last) return true;
+    uint64_t offset = address - shared_start;
+    if (offset >= launch.shared_size && offset + runner.shared_gap() >= launch.shared_size + 2 * runner.shared_gap())
         return false;
+    for (int i = 0; i < launch.flag_count; ++i)
+        if (offset - launch.flags[i] < 8) return true;
+    char text[200];
+    if (!runner.in_shared(offset, size)) {
+        runner.describe_shared(text, sizeof text, offset, kind);
+        stop(text, access);
     }
-    if (before.phase < now.phase || before.thread == now.thread) return true;
-    return before.thread / 32 == now.thread / 32 && clocks[now.thread * 32u + before.thread % 32u] >= before.time;
+    if (aligned && address % size) stop("misaligned shared access", access);
+    if (kind == kAtomic || kind == kVolatileRead) order.read_sync(access.thread, address, true);
+    shared.each(offset, size, [&](Cell& cell) { check_cell(cell, address, true, kind, access); });
+    if (kind == kAtomic || kind == kVolatileWrite) order.write_sync(access.thread, address, true);
+    return true;
 }
 
-// A fence and then an atomic operation make what the block did before known to every block that comes to the same address
-// with an atomic operation later: how the last block to finish finds the work of the others.
-void Checker::synchronise(uint64_t address) {
-    std::vector<Release>& told = releases[address];
-    acquired.insert(acquired.end(), told.begin(), told.end());
-    if (fence_phase) told.push_back({first_phase, fence_phase});
+void Checker::access_global(uint64_t address, uint64_t size, int kind, bool aligned, const Access& access) {
+    if (heap_holds(address, size)) return;
+    const MemoryMap& map = runner.map();
+    int found = map.holding(address);
+    if (found < 0 || address + size > map.regions()[found].address + map.regions()[found].size) {
+        uint64_t first = found < 0 ? address : map.regions()[found].address + map.regions()[found].size;
+        char text[300];
+        runner.describe(text, sizeof text, first, kind);
+        note(text, access, nullptr);
+        if (!map.in_slack(address, size)) runner.leave();
+        return;  // of no array, and nothing is kept there: what follows may be of use, too
+    }
+    const Region& region = map.regions()[found];
+    if (aligned && address % size) stop("misaligned global access", access);
+    if (!is_read(kind) && !region.writable) {
+        if (region.kind == kArgument)
+            note("write to an array that the kernel takes as const", access, nullptr);
+        else
+            stop("write to a constant", access);
+    }
+    if (region.kind == kConstants) return;
+    if (kind == kAtomic || kind == kVolatileRead) order.read_sync(access.thread, address, false);
+    global[found].each(address - region.address, size, [&](Cell& cell) { check_cell(cell, address, false, kind, access); });
+    if (kind == kAtomic || kind == kVolatileWrite) order.write_sync(access.thread, address, false);
+}
+
+void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, const Access& access) {
+    if (shared && !order.of_this_block(cell.writer)) {
+        if (kind != kWrite && kind != kVolatileWrite) note("uninitialised read of shared memory", access, nullptr);
+        cell.writer = {};
+        if (!order.of_this_block(cell.reader)) cell.reader = cell.other_reader = {};
+    }
+    bool write = !is_read(kind);
+    if (cell.writer.phase && !order.ordered(cell.writer, access)) {
+        if (!cell.writer.sync || !access.sync)  // atomic and volatile accesses do not race among themselves
+            note(write ? kTwoWrite : kReadsWritten, access, &cell.writer);
+        else if (kind == kVolatileRead && cell.writer.sync == kVolatile &&
+                 !order.told(cell.writer, access.thread, address, shared))
+            hide(cell.writer, address, access);
+    }
+    if (!write) return remember_reader(cell, access);
+    for (const Access* reader : {&cell.reader, &cell.other_reader})
+        if (reader->phase && !(reader->sync && access.sync) && !order.ordered(*reader, access))
+            note("data race: it writes what another thread reads", access, reader);
+    cell.writer = access;
+    cell.reader = cell.other_reader = {};
+}
+
+void Checker::hide(const Access& writer, uint64_t address, const Access& access) {
+    Thread& thread = runner.current();
+    auto before = values_before.find(address);
+    if (thread.doubt.pc || hidden.size || signals.count(address) || before == values_before.end()) return;
+    uint64_t size = access_size;
+    std::memcpy(&hidden.value, reinterpret_cast<const void*>(address), size);
+    if (!std::memcmp(&hidden.value, &before->second, size)) return;  // nothing changed
+    std::memcpy(reinterpret_cast<void*>(address), &before->second, size);
+    hidden.address = address;
+    hidden.size = size;
+    thread.doubt = {reinterpret_cast<const void*>(access.pc), address, 0, access, writer};
+}
+
+void Checker::let_see() {
+    if (!hidden.size) return;
+    std::memcpy(reinterpret_cast<void*>(hidden.address), &hidden.value, hidden.size);
+    hidden.size = 0;
+}
+
+void Checker::watch_doubt(Thread& thread, uint64_t address, int kind, const void* pc) {
+    Doubt& doubt = thread.doubt;
+    const Round& round = thread.round;
+    if (kind == kVolatileRead && round.pc == pc && round.address == address && !round.wrote) signals.insert(address);
+    if (doubt.pc == pc && doubt.address == address)
+        doubt.pc = nullptr;
+    else if (doubt.pc && (++doubt.accesses > kDoubtfulAccesses || (!is_read(kind) && !in_own_memory(address, 1, kind))))
+        settle(thread);
+}
+
+void Checker::settle(Thread& thread) {
+    let_see();
+    if (thread.doubt.pc) note(kReadsWritten, thread.doubt.read, &thread.doubt.write);
+    thread.doubt.pc = nullptr;
 }
 
 void Checker::remember_reader(Cell& cell, const Access& access) const {
-    if (!cell.reader.phase || ordered(cell.reader, access))
+    if (!cell.reader.phase || order.ordered(cell.reader, access))
         cell.reader = access;
-    else if (!cell.other_reader.phase || ordered(cell.other_reader, access) ||
-             (cell.reader.phase >= first_phase && cell.other_reader.thread / 32 == cell.reader.thread / 32))
+    else if (!cell.other_reader.phase || order.ordered(cell.other_reader, access) ||
+             (order.of_this_block(cell.reader) && cell.other_reader.thread / 32 == cell.reader.thread / 32))
         cell.other_reader = access;
 }
 
-uint32_t Checker::block_of(uint32_t phase_of_access) const {
-    uint32_t block = 0;
-    while (block + 1 < block_starts.size() && block_starts[block + 1] <= phase_of_access) ++block;
-    return block;
+// A thread that comes back to the same atomic or volatile access, and read the same all the way round, waits.
+void Checker::watch_waiting(Thread& thread, uint64_t address, uint64_t size, int kind, const void* pc) {
+    Round& round = thread.round;
+    bool sync = kind == kAtomic || kind == kVolatileRead;
+    ++round.accesses;
+    round.wrote |= !is_read(kind) && round.address == address;
+    if (sync && round.pc == pc && round.address == address) {
+        bool same = round.hash == round.last_hash && round.accesses == round.last_accesses;
+        round.last_hash = round.hash;
+        round.last_accesses = round.accesses;
+        round.hash = round.accesses = 0;
+        round.wrote = kind == kAtomic;
+        if (same) runner.wait_at(reinterpret_cast<uint64_t>(pc));
+    } else if (sync && (!round.pc || round.accesses > 1000)) {
+        round = {pc, address, 0, 0, 0, 0, false};
+    }
+    if (!round.pc) return;
+    uint64_t value = 0;
+    if (kind != kWrite && kind != kVolatileWrite && runner.readable(address, size))
+        std::memcpy(&value, reinterpret_cast<const void*>(address), std::min<uint64_t>(size, 8));
+    for (uint64_t part : {reinterpret_cast<uint64_t>(pc), address, value})
+        round.hash = (round.hash ^ part) * 0x9e3779b97f4a7c15ull + (round.hash >> 29);
 }
 
-void Checker::report(const char* what, const Access& access, const Access* other) {
-    runner.note(what, access.pc, other ? other->pc : 0, other ? other->thread : 0, other ? int(block_of(other->phase)) : -1);
+void Checker::note(const char* what, const Access& access, const Access* other) {
+    runner.note(what, access.pc, other ? other->pc : 0, other ? other->thread : 0, other ? int(order.block_of(*other)) : -1);
+}
+
+void Checker::stop(const char* what, const Access& access) {
+    note(what, access, nullptr);
+    runner.leave();
 }
 
 }  // namespace minillm_sim
-
-// ----------------------------------------------- what g++ calls for -fsanitize=thread and -fsanitize=bounds
-
-#define MINILLM_PC __builtin_return_address(0)
-#define MINILLM_HOOKS(SIZE)                                                                                       \
-    void __tsan_read##SIZE(void* p) { minillm_sim_access(p, SIZE, minillm_sim::kRead, MINILLM_PC); }              \
-    void __tsan_write##SIZE(void* p) { minillm_sim_access(p, SIZE, minillm_sim::kWrite, MINILLM_PC); }            \
-    void __tsan_unaligned_read##SIZE(void* p) { minillm_sim_access(p, SIZE, minillm_sim::kRead, MINILLM_PC); }    \
-    void __tsan_unaligned_write##SIZE(void* p) { minillm_sim_access(p, SIZE, minillm_sim::kWrite, MINILLM_PC); }  \
-    void __tsan_volatile_read##SIZE(void* p) { minillm_sim_access(p, SIZE, minillm_sim::kRead, MINILLM_PC); }     \
-    void __tsan_volatile_write##SIZE(void* p) { minillm_sim_access(p, SIZE, minillm_sim::kWrite, MINILLM_PC); }
-
-extern "C" {
-MINILLM_HOOKS(1)
-MINILLM_HOOKS(2)
-MINILLM_HOOKS(4)
-MINILLM_HOOKS(8)
-MINILLM_HOOKS(16)
-void __tsan_read_range(void* p, unsigned long size) { minillm_sim_access(p, size, minillm_sim::kRead, MINILLM_PC); }
-void __tsan_write_range(void* p, unsigned long size) { minillm_sim_access(p, size, minillm_sim::kWrite, MINILLM_PC); }
-void __tsan_init() {}
-void __tsan_func_entry(void*) {}
-void __tsan_func_exit() {}
-}
-
-extern "C" void __ubsan_handle_out_of_bounds(void* data, void* index) {
-    struct Location {  // how the compiler passes the place
-        const char* file;
-        unsigned line, column;
-    };
-    auto* place = static_cast<Location*>(data);
-    char text[100];
-    std::snprintf(text, sizeof text, "index %lld is beyond the bound of the array",
-                  static_cast<long long>(reinterpret_cast<intptr_t>(index)));
-    minillm_sim_trap(text, place->file, static_cast<int>(place->line));
-}

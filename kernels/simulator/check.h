@@ -2,68 +2,56 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
+#include "order.h"
 #include "runtime.h"
+#include "shadow.h"
 
 namespace minillm_sim {
 
 class BlockRunner;
 struct Thread;
 
-// An array of the launch, as Python describes it; the same struct stands in module.py.
-struct Region {
-    uint64_t address, size, guard;  // guard: bytes on either side that may be touched without harm
-    int element, writable, argument, entry;  // entry: of a table of pointers, -1 if the argument is no table
-};
-
-// Who accessed a byte last. phase: a number that grows with every block and every barrier, so that accesses of
-// different phases of one block are ordered. time: the thread's count of warp synchronisations.
-struct Access {
-    uint32_t phase = 0;
-    uint16_t thread = 0, atomic = 0;
-    uint32_t time = 0;
-    uint64_t pc = 0;
-};
-
-// Two readers are remembered: the second one is from another block or warp than the first, if there was one.
-struct Cell {
-    Access writer, reader, other_reader;
-};
-
 class Checker {
   public:
     explicit Checker(BlockRunner& runner);
     void start_block();
-    void barrier() { ++phase; }
-    void sync_warp(unsigned warp, unsigned mask);
-    void fence() { fence_phase = phase; }
-    void access(uint64_t address, uint64_t size, int kind, const void* pc);
+    // Does not return if the memory is not the thread's to touch, or the address is misaligned.
+    void access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc);
+    void text(const char* text, uint64_t size, const void* pc);  // reads a text up to its end, `size` bytes at most
+    void let_see();              // the thread at hand gives up its turn, or comes to its next access
+    bool hides() const { return hidden.size; }
+    void settle(Thread& thread);  // what it read it has used
+
+    Order order;
 
   private:
-    void check_cell(Cell& cell, bool shared, const Access& access, int kind, uint64_t address);
-    bool ordered(const Access& before, const Access& now) const;
-    void synchronise(uint64_t address);
+    bool in_own_memory(uint64_t address, uint64_t size, int kind) const;
+    bool access_shared(uint64_t address, uint64_t size, int kind, bool aligned, const Access& access);
+    void access_global(uint64_t address, uint64_t size, int kind, bool aligned, const Access& access);
+    void check_cell(Cell& cell, uint64_t address, bool shared, int kind, const Access& access);
+    void hide(const Access& writer, uint64_t address, const Access& access);
+    void watch_doubt(Thread& thread, uint64_t address, int kind, const void* pc);
     void remember_reader(Cell& cell, const Access& access) const;
-    void report(const char* what, const Access& access, const Access* other);
-    uint32_t block_of(uint32_t phase_of_access) const;
+    void watch_waiting(Thread& thread, uint64_t address, uint64_t size, int kind, const void* pc);
+    void note(const char* what, const Access& access, const Access* other);
+    [[noreturn]] void stop(const char* what, const Access& access);
 
     BlockRunner& runner;
-    // What a block did from `first` up to its fence in `last`, and then told by an atomic operation.
-    struct Release {
-        uint32_t first, last;
-    };
+    std::vector<Shadow> global;  // [region]
+    Shadow shared;
+    uint64_t shared_start = 0, access_size = 0;  // access_size: of the access at hand, 8 bytes at most
 
-    uint32_t phase = 0, first_phase = 0, fence_phase = 0;
-    std::map<uint64_t, std::vector<Release>> releases;  // [address of the atomic]
-    std::vector<Release> acquired;                      // what this block has been told
-    std::vector<uint32_t> block_starts;           // the first phase of each block that ran
-    std::vector<std::vector<Cell>> global_cells;  // per region, one for each element
-    std::vector<Cell> shared_cells;               // one for each byte
-    std::vector<uint32_t> clocks;                 // [thread][lane]: the time of `lane` that is before `thread`'s now
-    uint64_t shared_start = 0, stacks_low = ~0ull, stacks_high = 0;
-    friend class BlockRunner;
+    // Volatile memory by which threads signal without a fence. Whether a thread waits for such a value or uses it as it is can
+    // be seen by hiding it once, from the load behind a hook up to the next one: who waits comes back to the same place.
+    std::unordered_map<uint64_t, uint64_t> values_before;  // [address]: what the last volatile write replaced
+    std::unordered_set<uint64_t> signals;                  // addresses that a thread waited at
+    struct {
+        uint64_t address = 0, value = 0, size = 0;  // size 0: none
+    } hidden;
 };
 
 }  // namespace minillm_sim

@@ -15,13 +15,20 @@ from pathlib import Path
 
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing
+from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
 
 HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
-COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1")
-KERNEL_FLAGS = ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
+COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
+# A frame that does not fit on a thread's stack touches the guard below it; a division by zero is told with its line; who
+# called a function that faults stands on the stack; variables can be laid out with gaps between them.
+KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero", "-fno-optimize-sibling-calls")
+KERNEL_FLAGS += ("-fdata-sections",)
+KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
+OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
+OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -60,8 +67,10 @@ def runtime_library() -> Path:
     target = cache_folder() / f"libminillm-simulator-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
-            built = Path(folder) / target.name
-            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *sources)
+            built, unit = Path(folder) / target.name, Path(folder) / "runtime.cpp"
+            # in one piece: most of the time goes into the C++ library's headers
+            unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
+            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, unit)
             os.replace(built, target)
     return target
 
@@ -86,7 +95,8 @@ def kernel_library(
     )
     folder = Path(path).resolve().parent if path else None
     includes = [Path(option[2:]) for option in command if option.startswith("-I")] + ([folder] if folder else [])
-    key = _digest(runtime_library().name, _toolchain(), text, str(path), *command, *entries, *_included(text, includes))
+    parts = (*command, *LINK_FLAGS, *entries, *_included(text, includes))
+    key = _digest(runtime_library().name, _toolchain(), text, str(path), *parts)
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
@@ -111,7 +121,10 @@ def kernel_library(
             folder=build,
         )
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
-        _run("-shared", "-o", library, object_file, stub, runtime_library())
+        layout = variables_apart(object_file)
+        (build / "layout.ld").write_text(layout, encoding="utf-8")
+        script = [f"-Wl,-T,{build / 'layout.ld'}"] if layout else []  # an empty one would replace the linker's own
+        _run("-shared", *LINK_FLAGS, *script, "-o", library, object_file, stub, runtime_library())
         os.replace(library, target)
     return target
 

@@ -53,14 +53,18 @@ inline int __syncthreads_or(int predicate, MINILLM_SITE) {
     return minillm_sim_barrier(file, line, predicate, minillm_sim::kBarrierOr);
 }
 inline void __threadfence() { minillm_sim_fence(); }
-inline void __threadfence_block() {}  // orders nothing between blocks
+inline void __threadfence_block() { minillm_sim_fence_block(); }  // orders nothing between blocks
 inline void __threadfence_system() { minillm_sim_fence(); }
 [[noreturn]] inline void __trap(MINILLM_SITE) { minillm_sim_trap("__trap() was called", file, line); }
 
 extern "C" int printf(const char*, ...);
 #undef assert
+#ifdef NDEBUG
+#define assert(condition) (void(0))
+#else
 #define assert(condition) \
     ((condition) ? void() : minillm_sim_trap("assertion failed: " #condition, __FILE__, __LINE__))
+#endif
 
 #include "cuda_vectors.h"
 #include "cuda_math.h"

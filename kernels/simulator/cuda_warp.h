@@ -14,16 +14,20 @@ void shuffle(void** operands, unsigned mask) {
     for (int lane = 0; lane < 32; ++lane) {
         if (!(mask >> lane & 1)) continue;
         auto* mine = static_cast<Shuffle<T>*>(operands[lane]);
-        auto* theirs = static_cast<Shuffle<T>*>(operands[mine->source]);
+        auto* theirs = static_cast<Shuffle<T>*>(mine->source >= 0 && mine->source < 32 ? operands[mine->source] : nullptr);
         if (theirs)
             mine->result = theirs->value;
-        else  // a lane that takes no part: what the GPU returns is undefined
+        else {  // a lane that takes no part: what the GPU returns is undefined
+            minillm_sim_absent_source(lane, mine->source);
             __builtin_memset(static_cast<void*>(&mine->result), 0xff, sizeof(T));
+        }
     }
 }
 
 template <class T>
-T exchange(unsigned mask, T value, int source, const char* file, int line) {
+T exchange(unsigned mask, T value, int source, int width, const char* file, int line) {
+    if (width < 1 || width > 32 || width & (width - 1))
+        minillm_sim_trap("the width of a shuffle has to be 1, 2, 4, 8, 16 or 32", file, line);
     Shuffle<T> operand;
     operand.value = value;
     operand.source = source;
@@ -66,21 +70,21 @@ inline int __all_sync(unsigned mask, int predicate, MINILLM_SITE) {
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, MINILLM_SITE) {
     int lane = minillm_sim::running->lane;
-    return minillm_sim::exchange(mask, value, (lane & ~(width - 1)) + (source & (width - 1)), file, line);
+    return minillm_sim::exchange(mask, value, (lane & ~(width - 1)) + (source & (width - 1)), width, file, line);
 }
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, MINILLM_SITE) {
     unsigned lane = minillm_sim::running->lane, within = lane & (width - 1);
-    return minillm_sim::exchange(mask, value, within + delta < unsigned(width) ? lane + delta : lane, file, line);
+    return minillm_sim::exchange(mask, value, within + delta < unsigned(width) ? lane + delta : lane, width, file, line);
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, MINILLM_SITE) {
     unsigned lane = minillm_sim::running->lane, within = lane & (width - 1);
-    return minillm_sim::exchange(mask, value, within >= delta ? lane - delta : lane, file, line);
+    return minillm_sim::exchange(mask, value, within >= delta ? lane - delta : lane, width, file, line);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, MINILLM_SITE) {
     int lane = minillm_sim::running->lane, source = lane ^ lane_mask;
     // a source in a later segment than one's own is the lane itself (PTX ISA, shfl.bfly)
-    return minillm_sim::exchange(mask, value, source <= (lane | (width - 1)) ? source : lane, file, line);
+    return minillm_sim::exchange(mask, value, source <= (lane | (width - 1)) ? source : lane, width, file, line);
 }

@@ -1,12 +1,14 @@
-"""The symbols of an ELF file that live in thread-local storage: the kernels' shared arrays."""
+"""What an ELF file holds: shared arrays (thread-local storage), variables, constants, instructions."""
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
-SHT_SYMTAB, STT_TLS, PT_TLS = 2, 6, 7  # <elf.h>
+SHT_SYMTAB, STT_OBJECT, STT_TLS = 2, 1, 6  # <elf.h>
+PT_LOAD, PT_TLS, PT_GNU_RELRO, PF_X, PF_W = 1, 7, 0x6474E552, 1, 2
 
 
 class SharedSymbol(NamedTuple):
@@ -44,3 +46,90 @@ def shared_block_size(path: Path) -> int:
         if kind == PT_TLS:
             return size
     return 0
+
+
+def section_names(path: Path) -> list[str]:
+    """The names of the sections of a 64-bit little-endian object file."""
+    data = path.read_bytes()
+    section_offset = struct.unpack_from("<Q", data, 0x28)[0]
+    entry_size, count, of_names = struct.unpack_from("<HHH", data, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQ", data, section_offset + i * entry_size) for i in range(count)]
+    names = sections[of_names][4]
+    return [data[names + name : data.index(b"\0", names + name)].decode() for name, *_ in sections]
+
+
+class Variable(NamedTuple):
+    name: str
+    address: int  # from where the library is loaded
+    size: int
+
+
+class Image:
+    """A 64-bit little-endian library as it is loaded; addresses count from its start."""
+
+    def __init__(self, path: Path):
+        self.data = path.read_bytes()
+        self.symbols = list(self._symbols())
+        self.segments = list(self._segments())
+
+    def symbol(self, name: str) -> int:
+        return next(address for each, _, address, _, _ in self.symbols if each == name)
+
+    def variables(self) -> list[Variable]:
+        """The objects in memory that can be written."""
+        constant = self.constants()
+        return [
+            Variable(_plain(name), address, size)
+            for name, kind, address, size, section in self.symbols
+            if kind == STT_OBJECT and size and section and not any(a <= address < a + s for a, s in constant)
+        ]
+
+    def constants(self) -> list[tuple[int, int]]:
+        """Address and size of what can only be read: string literals, tables of virtual functions."""
+        return [
+            (address, size)
+            for kind, flags, address, size in self.segments
+            if (kind == PT_LOAD and not flags & (PF_W | PF_X)) or kind == PT_GNU_RELRO
+        ]
+
+    def instructions(self) -> tuple[int, int]:
+        """Address and size of the code."""
+        return next((address, size) for kind, flags, address, size in self.segments if kind == PT_LOAD and flags & PF_X)
+
+    def _symbols(self):
+        section_offset = struct.unpack_from("<Q", self.data, 0x28)[0]
+        entry_size, count = struct.unpack_from("<HH", self.data, 0x3A)
+        sections = [struct.unpack_from("<IIQQQQIIQQ", self.data, section_offset + i * entry_size) for i in range(count)]
+        for _, kind, _, _, offset, size, link, *_ in sections:
+            if kind == SHT_SYMTAB:
+                names = sections[link][4]
+                for position in range(offset, offset + size, 24):
+                    name, info, _, section, value, length = struct.unpack_from("<IBBHQQ", self.data, position)
+                    start = names + name
+                    text = self.data[start : self.data.index(b"\0", start)].decode()
+                    yield text, info & 15, value, length, section
+
+    def _segments(self):
+        offset = struct.unpack_from("<Q", self.data, 0x20)[0]
+        entry_size, count = struct.unpack_from("<HH", self.data, 0x36)
+        for i in range(count):
+            kind, flags, _, address, _, _, size, _ = struct.unpack_from("<IIQQQQQQ", self.data, offset + i * entry_size)
+            yield kind, flags, address, size
+
+
+def _plain(name: str) -> str:
+    """A variable's name from its symbol.
+
+    >>> _plain("_ZL7counter"), _plain("counter"), _plain("_ZN2my5tableE"), _plain("_ZZ6kernelPfE5calls")
+    ('counter', 'counter', 'my::table', 'calls')
+    """
+    if not name.startswith("_Z"):
+        return name
+    rest, parts = name[2:], []
+    while found := re.search(r"\d+", rest):
+        length = int(found[0])
+        parts.append(rest[found.end() : found.end() + length])
+        rest = rest[found.end() + length :]
+    if name.startswith("_ZN"):
+        return "::".join(parts)
+    return parts[-1] if parts else name

@@ -1,11 +1,11 @@
 #include "faults.h"
 
-#include <signal.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
+#include <iterator>
 #include <mutex>
 
+#include "preempt.h"
 #include "scheduler.h"
 
 namespace minillm_sim {
@@ -13,28 +13,21 @@ namespace minillm_sim {
 namespace {
 
 constexpr size_t kSignalStackBytes = 64 * 1024;
-constexpr int kSignals[] = {SIGSEGV, SIGBUS};
+constexpr int kSignals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, kTickSignal};
 
 std::mutex guards_mutex;
 int guards = 0;
-struct sigaction before[2];
+struct sigaction before[std::size(kSignals)];
 
-uint64_t program_counter(const void* context) {
-    auto& machine = static_cast<const ucontext_t*>(context)->uc_mcontext;
-#if defined(__x86_64__)
-    return static_cast<uint64_t>(machine.gregs[REG_RIP]);
-#elif defined(__aarch64__)
-    return machine.pc;
-#else
-    return 0;
-#endif
-}
-
-// Runs on a stack of its own, because the fiber's may be what has overflowed. It does not return: the fiber is given up.
+// Runs on a stack of its own, because the fiber's may be what has overflowed. After a fault it does not return: the fiber is
+// given up.
 void handle(int signal, siginfo_t* info, void* context) {
-    if (running && fault_in_kernel(reinterpret_cast<uint64_t>(info->si_addr), program_counter(context))) return;
+    auto& machine = *static_cast<ucontext_t*>(context);
+    if (signal == kTickSignal) return tick(machine);
+    if (running && fault_in_kernel(signal, *info, machine)) return;
     // not a kernel's: let the handler from before have it when the instruction is tried again
-    sigaction(signal, &before[signal == SIGBUS], nullptr);
+    for (size_t i = 0; i < std::size(kSignals); ++i)
+        if (kSignals[i] == signal) sigaction(signal, &before[i], nullptr);
 }
 
 }  // namespace
@@ -49,18 +42,31 @@ FaultGuard::FaultGuard() {
     if (guards++) return;
     struct sigaction action {};
     action.sa_sigaction = handle;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // not deferred: the handler never returns
-    for (int i = 0; i < 2; ++i) sigaction(kSignals[i], &action, &before[i]);
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART;  // not deferred: the handler may never return
+    for (size_t i = 0; i < std::size(kSignals); ++i) sigaction(kSignals[i], &action, &before[i]);
 }
 
 FaultGuard::~FaultGuard() {
     {
         std::lock_guard<std::mutex> lock(guards_mutex);
         if (!--guards)
-            for (int i = 0; i < 2; ++i) sigaction(kSignals[i], &before[i], nullptr);
+            for (size_t i = 0; i < std::size(kSignals); ++i) sigaction(kSignals[i], &before[i], nullptr);
     }
     sigaltstack(&previous_stack, nullptr);
     munmap(stack, kSignalStackBytes);
+}
+
+const char* fault_text(int signal, const siginfo_t& info) {
+    switch (signal) {
+        case SIGFPE:
+            return info.si_code == FPE_INTDIV ? "integer division by zero, or of the smallest integer by -1" : "arithmetic fault";
+        case SIGILL:
+            return "an illegal instruction: a trap, or a place that the compiler takes for unreachable";
+        case SIGTRAP:
+            return "a breakpoint";
+        default:
+            return "abort() was called";
+    }
 }
 
 }  // namespace minillm_sim

@@ -8,6 +8,8 @@
 #include <new>
 #include <vector>
 
+#include "arena.h"
+
 namespace minillm_sim {
 
 static thread_local bool portable_switch = true;
@@ -79,18 +81,32 @@ void Fiber::prepare(void (*entry)()) {
     stack_pointer = slots;
 }
 
-static std::mutex stacks_mutex;
-static std::vector<char*> free_stacks;
+namespace {
+
+// Stacks lie side by side, each between two guards, and every group of them between two wide gaps.
+constexpr size_t kSlot = kStackBytes + kStackGuardBytes, kGroup = 128, kGroupBytes = kGroup * kSlot + kStackGuardBytes;
+
+std::mutex stacks_mutex;
+std::vector<char*> free_stacks;
+std::vector<uint64_t> groups;  // where each begins
+
+void add_stacks() {
+    size_t gap;
+    char* pages = reserve(kGroupBytes, &gap);
+    if (!pages) throw std::bad_alloc();
+    groups.push_back(reinterpret_cast<uint64_t>(pages));
+    for (size_t i = kGroup; i-- > 0;) {
+        char* stack = pages + kStackGuardBytes + i * kSlot;
+        if (mprotect(stack, kStackBytes, PROT_READ | PROT_WRITE)) throw std::bad_alloc();
+        free_stacks.push_back(stack);
+    }
+}
+
+}  // namespace
 
 char* take_stack() {
-    constexpr size_t guard = 4096;
     std::lock_guard<std::mutex> lock(stacks_mutex);
-    if (free_stacks.empty()) {
-        void* pages = mmap(nullptr, guard + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (pages == MAP_FAILED) throw std::bad_alloc();
-        mprotect(pages, guard, PROT_NONE);
-        return static_cast<char*>(pages) + guard;
-    }
+    if (free_stacks.empty()) add_stacks();
     char* stack = free_stacks.back();
     free_stacks.pop_back();
     return stack;
@@ -99,6 +115,13 @@ char* take_stack() {
 void give_stack_back(char* stack) {
     std::lock_guard<std::mutex> lock(stacks_mutex);
     free_stacks.push_back(stack);
+}
+
+// Asked in a signal's handler, by a thread that holds no lock of ours.
+bool is_stack(uint64_t address) {
+    for (uint64_t group : groups)
+        if (address - group < kGroupBytes) return true;
+    return false;
 }
 
 }  // namespace minillm_sim

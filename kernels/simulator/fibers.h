@@ -4,6 +4,7 @@
 #include <ucontext.h>
 
 #include <cstddef>
+#include <cstdint>
 
 namespace minillm_sim {
 
@@ -20,9 +21,10 @@ struct Fiber {
 void use_portable_switch(bool portable);  // for the calling OS thread
 void switch_fiber(Fiber& from, Fiber& to);
 
-// Stacks with a page below each that faults when touched, kept for the next launch.
-constexpr size_t kStackBytes = 64 * 1024;
+// Stacks between guards that fault when touched, kept for the next launch.
+constexpr size_t kStackBytes = 64 * 1024, kStackGuardBytes = 1024 * 1024;
 char* take_stack();
 void give_stack_back(char* stack);
+bool is_stack(uint64_t address);  // of any fiber, or the guard of one
 
 }  // namespace minillm_sim

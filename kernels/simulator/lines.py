@@ -22,6 +22,12 @@ def source_lines(library: Path, addresses: list[int]) -> dict[int, str]:
     for block in re.split(r"^(?=0x)", output, flags=re.MULTILINE)[1:]:
         address, *places = block.split("\n")
         frames = [os.path.normpath(place.partition(" (")[0]) for place in places if place]
-        own = [frame for frame in frames if Path(frame.rpartition(":")[0]).parent != HERE]
+        own = [frame for frame in frames if in_kernel(frame)]
         found[int(address, 16)] = (own or frames)[0]
     return found
+
+
+def in_kernel(place: str) -> bool:
+    """Whether a file and line is known, and not in the simulator's own headers."""
+    file = place.rpartition(":")[0]
+    return file not in ("", "??", "unit.cpp") and Path(file).parent != HERE

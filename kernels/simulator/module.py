@@ -12,9 +12,11 @@ import numpy as np
 
 from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
-from minillm.kernels.simulator.elf import shared_block_size, shared_symbols
+from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
-from minillm.kernels.simulator.lines import source_lines
+from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region
+from minillm.kernels.simulator.lines import in_kernel, source_lines
+from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
 
@@ -22,82 +24,7 @@ MAX_FINDINGS = 64
 MAX_PROFILED = 4096  # instructions of a kernel that access memory
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
-
-
-class Finding(ctypes.Structure):
-    """Something wrong, as scheduler.h describes it."""
-
-    _fields_ = [
-        ("text", ctypes.c_char * 400),
-        ("file", ctypes.c_char_p),
-        ("line", ctypes.c_int),
-        ("block", ctypes.c_uint * 3),
-        ("thread", ctypes.c_uint * 3),
-        ("pc", ctypes.c_uint64),
-        ("other_pc", ctypes.c_uint64),
-        ("other_thread", ctypes.c_uint),
-        ("other_block", ctypes.c_int),
-        ("times", ctypes.c_ulonglong),
-    ]
-
-
-class Region(ctypes.Structure):
-    """An array of a launch, as check.h describes it."""
-
-    _fields_ = [
-        ("address", ctypes.c_uint64),
-        ("size", ctypes.c_uint64),
-        ("guard", ctypes.c_uint64),
-        ("element", ctypes.c_int),
-        ("writable", ctypes.c_int),
-        ("argument", ctypes.c_int),
-        ("entry", ctypes.c_int),
-    ]
-
-
-class ProfileRecord(ctypes.Structure):
-    """The accesses of one instruction, as profile.h describes it."""
-
-    _fields_ = [
-        ("pc", ctypes.c_uint64),
-        ("shared", ctypes.c_int),
-        ("kind", ctypes.c_int),
-        ("instructions", ctypes.c_ulonglong),
-        ("bytes", ctypes.c_ulonglong),
-        ("actual", ctypes.c_ulonglong),
-        ("ideal", ctypes.c_ulonglong),
-    ]
-
-
-class Launch(ctypes.Structure):
-    """A launch, as scheduler.h describes it."""
-
-    _fields_ = [
-        ("entry", ctypes.c_void_p),
-        ("arguments", ctypes.POINTER(ctypes.c_void_p)),
-        ("shared_anchor", ctypes.c_void_p),
-        ("shared_offset", ctypes.c_uint64),
-        ("shared_size", ctypes.c_uint64),
-        ("dynamic_reserve", ctypes.c_uint64),
-        ("dynamic_bytes", ctypes.c_uint64),
-        ("seed", ctypes.c_uint64),
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("mode", ctypes.c_int),
-        ("order", ctypes.c_int),
-        ("threads", ctypes.c_int),
-        ("portable_fibers", ctypes.c_int),
-        ("regions", ctypes.POINTER(Region)),
-        ("region_count", ctypes.c_int),
-        ("max_findings", ctypes.c_int),
-        ("found", ctypes.c_int),
-        ("findings", ctypes.POINTER(Finding)),
-        ("flags", ctypes.POINTER(ctypes.c_uint64)),
-        ("flag_count", ctypes.c_int),
-        ("profile", ctypes.POINTER(ProfileRecord)),
-        ("max_profiled", ctypes.c_int),
-        ("profiled", ctypes.c_int),
-    ]
+ANCHOR = "minillm_shared_anchor"
 
 
 class Pointee(NamedTuple):
@@ -171,6 +98,20 @@ class Library:
         self.flags = [s.offset for s in self.symbols if s.name.startswith("_ZGV")]  # "initialised" flags of g++
         self.shared_size = shared_block_size(path)
         self.shared_offset = next(s.offset for s in self.symbols if s.name == "minillm_dynamic_shared")
+        image = Image(path)
+        self.base = self.address(ANCHOR) - image.symbol(ANCHOR)
+        self.text, self.text_size = image.instructions()
+        self.regions = [
+            *(self._variable(each) for each in image.variables()),
+            *(
+                Region(self.base + start, size, 0, b"constants", 1, Region.CONSTANTS, False)
+                for start, size in image.constants()
+            ),
+        ]
+
+    def _variable(self, variable) -> Region:
+        name = f"the variable {variable.name}".encode()
+        return Region(self.base + variable.address, variable.size, VARIABLE_GAP // 2, name, 1, Region.VARIABLE, True)
 
     def parameters(self, index: int) -> list[Parameter]:
         describe = getattr(self.functions, f"minillm_parameters_{index}")
@@ -215,19 +156,34 @@ class Kernel:
         self._check_arguments(parameters, args)
         tables = [value for value in args if isinstance(value, memory.PointerTable)]
         arrays = [value for value in args if isinstance(value, np.ndarray)]
-        buffers = iter(memory.guarded(arrays + [array for table in tables for array in table.arrays]))
-        bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
-        pointees = self._point_to_copies(parameters, bound, buffers)
-        values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
-        regions = self._regions(parameters, bound, pointees)
+        arrays += [array for table in tables for array in table.arrays]
+        copies = memory.guarded(arrays, library.runtime, memory.SLACK if mode == "check" else 0)
+        try:
+            buffers = iter(copies)
+            bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
+            pointees = self._point_to_copies(parameters, bound, buffers)
+            values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
+            launch = self._launch(library, index, mode, chosen, grid, block, shared_mem, values)
+            regions = [*self._regions(parameters, bound, pointees), *self._by_value(values), *library.regions]
+            launch.regions, launch.region_count = (Region * len(regions))(*regions), len(regions)
+            _run(library, launch)
+            if launch.found:
+                self._raise(library, [launch.findings[i] for i in range(launch.found)])
+            self._finish(parameters, bound, pointees)
+        finally:
+            for buffer in dict.fromkeys(copies):
+                buffer.release()
+        if mode == "profile":
+            records = [launch.profile[i] for i in range(launch.profiled)]
+            (chosen.profile or self.module.profile).add(self.name, library.path, records, self.module.named_code())
+
+    def _launch(self, library, index, mode, chosen, grid, block, shared_mem, values) -> Launch:
         threads = 1 if mode != "run" else chosen.threads or os.cpu_count() or 1
-        launch = Launch(
+        return Launch(
             mode=settings.MODES.index(mode),
-            regions=regions,
-            region_count=len(regions),
             entry=library.address(f"minillm_call_{index}"),
             arguments=(ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values)),
-            shared_anchor=library.address("minillm_shared_anchor"),
+            shared_anchor=library.address(ANCHOR),
             shared_offset=library.shared_offset,
             shared_size=library.shared_size,
             dynamic_reserve=DYNAMIC_SHARED_BYTES,
@@ -244,14 +200,10 @@ class Kernel:
             flag_count=len(library.flags),
             profile=(ProfileRecord * MAX_PROFILED)() if mode == "profile" else None,
             max_profiled=MAX_PROFILED,
+            library=library.base,
+            text=library.base + library.text,
+            text_size=library.text_size,
         )
-        library.runtime.minillm_sim_launch(ctypes.byref(launch))
-        if launch.found:
-            self._raise(library, [launch.findings[i] for i in range(launch.found)])
-        self._finish(parameters, bound, pointees)
-        if mode == "profile":
-            records = [launch.profile[i] for i in range(launch.profiled)]
-            (chosen.profile or self.module.profile).add(self.name, library.path, records, self.module.named_code())
 
     def label(self, position: int) -> str:
         """How messages call an argument."""
@@ -289,7 +241,7 @@ class Kernel:
             if isinstance(table, memory.PointerTable):
                 copies = [(array, next(buffers)) for array in table.arrays]
                 addresses = np.array([memory.address_of(*copy) for copy in copies], np.uint64)
-                table_buffer.inside[:] = addresses.view(np.uint8)
+                table_buffer.write(table_buffer.start, addresses)
                 writable = parameter.writable
                 pointees += [Pointee(*copy, writable, position, entry) for entry, copy in enumerate(copies)]
         return pointees
@@ -312,8 +264,7 @@ class Kernel:
             if each.writable:
                 memory.copy_back(each.array, each.buffer)
 
-    @staticmethod
-    def _regions(parameters, bound, pointees):
+    def _regions(self, parameters, bound, pointees) -> list[Region]:
         """Each buffer once, with the size of its elements; writable if it is through any of the arguments."""
         found = {}
         given = [
@@ -321,22 +272,43 @@ class Kernel:
             for position, (parameter, (value, buffer)) in enumerate(zip(parameters, bound))
             if buffer is not None
         ]
-        for array, buffer, writable, position, entry in given + pointees:
-            before = found.get(id(buffer))
-            element = min(array.itemsize, before.element if before else array.itemsize)
-            writable = writable or bool(before and before.writable)
-            found[id(buffer)] = Region(
-                buffer.address, buffer.size, memory.GUARD_BYTES, element, writable, position, entry
+        for each in given + pointees:
+            before = found.get(id(each.buffer))
+            element = max(1, min(each.array.itemsize, before.element if before else each.array.itemsize))
+            writable = each.writable or bool(before and before.writable)
+            name = f"argument {each.position}{f'[{each.entry}]' if each.entry >= 0 else ''}"
+            if each.position < len(self._names):
+                name += f" ({self._names[each.position]})"
+            b = each.buffer
+            found[id(b)] = Region(
+                b.address, b.size, b.gap, name.encode(), element, Region.ARGUMENT, writable, slack=b.slack
             )
-        return (Region * len(found))(*found.values())
+        return list(found.values())
+
+    @staticmethod
+    def _by_value(values) -> list[Region]:
+        """What is passed by value: the kernel copies it from there."""
+        return [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
 
     def _raise(self, library, findings) -> None:
-        places = source_lines(library.path, [pc - 1 for f in findings for pc in (f.pc, f.other_pc) if pc])
+        addresses = [pc - 1 for f in findings for pc in (f.pc, f.other_pc, *f.callers) if pc]
+        places = source_lines(library.path, addresses)
         texts = []
         for f in findings:
-            place = places[f.pc - 1] if f.pc else f"{f.file.decode()}:{f.line}"
+            if f.pc:
+                candidates = [places[pc - 1] for pc in (f.pc, *f.callers) if pc]
+                place = next((place for place in candidates if in_kernel(place)), candidates[0])
+            else:
+                place = f"{f.file.decode()}:{f.line}" if f.file else self.module.named_code()[0]
             text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {f.text.decode()}"
             if f.other_pc:
                 text += f" ({places[f.other_pc - 1]}, thread number {f.other_thread} of block number {f.other_block})"
             texts.append(text + (f" [{f.times} times]" if f.times > 1 else ""))
         raise SimulatorError("\n".join(texts), texts)
+
+
+def _run(library: Library, launch: Launch) -> None:
+    """Run a launch; Python's handlers of signals run meanwhile, and what they raise ends it."""
+    library.runtime.minillm_sim_launch(ctypes.byref(launch))
+    if launch.raised[0]:
+        ctypes.pythonapi.PyErr_Restore(*map(ctypes.c_void_p, launch.raised))  # raises it

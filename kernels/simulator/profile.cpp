@@ -1,7 +1,5 @@
 #include "profile.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 
 #include "scheduler.h"
@@ -58,14 +56,12 @@ uint64_t wavefronts(const uint64_t* address, uint32_t lanes, uint64_t size) {
 
 void Profiler::access(uint64_t address, uint64_t size, int kind, const void* pc) {
     const Launch& launch = runner.launch();
-    uint64_t shared_start = reinterpret_cast<uint64_t>(launch.shared_anchor()) - launch.shared_offset;
-    bool shared = address - shared_start < launch.shared_size, global = false;
+    uint64_t shared_start = runner.shared_start();
+    bool shared = address - shared_start < launch.shared_size;
     for (int i = 0; i < launch.flag_count && shared; ++i)
         if (address - shared_start - launch.flags[i] < 8) return;
-    for (int r = 0; r < launch.region_count && !shared && !global; ++r) {
-        const Region& region = launch.regions[r];
-        global = address + region.guard >= region.address && address < region.address + region.size + region.guard;
-    }
+    int region = shared ? -1 : runner.map().near(address);
+    bool global = region >= 0 && runner.map().regions()[region].kind == kArgument;
     if (!shared && !global) return;  // the thread's own: local arrays, constants
     unsigned index = static_cast<unsigned>(&runner.current() - runner.threads.data()), lane = index % 32;
     if (warps.size() <= index / 32) warps.resize(index / 32 + 1);
@@ -97,9 +93,7 @@ void Profiler::count(uint64_t key, const Place& place, const Instruction& instru
     std::vector<uint64_t> addresses;
     for (unsigned lane = 0; lane < 32; ++lane)
         if (instruction.lanes >> lane & 1) addresses.push_back(instruction.address[lane]);
-    const Launch& launch = runner.launch();
-    uint64_t shared_start = reinterpret_cast<uint64_t>(launch.shared_anchor()) - launch.shared_offset;
-    int shared = addresses[0] - shared_start < launch.shared_size;
+    int shared = addresses[0] - runner.shared_start() < runner.launch().shared_size;
     ProfileRecord& record = records[{key, shared}];
     record.pc = key >> 2;
     record.shared = shared;
@@ -116,8 +110,7 @@ void Profiler::hand_over() {
     Launch& launch = runner.launch();
     for (auto& [key, record] : records) {
         if (launch.profiled == launch.max_profiled) return;
-        Dl_info info;
-        if (dladdr(reinterpret_cast<void*>(record.pc), &info)) record.pc -= reinterpret_cast<uint64_t>(info.dli_fbase);
+        record.pc -= launch.library;
         launch.profile[launch.profiled++] = record;
     }
 }

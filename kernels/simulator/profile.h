@@ -12,7 +12,7 @@ namespace minillm_sim {
 
 class BlockRunner;
 
-// The accesses of one instruction to one kind of memory; the same struct stands in module.py.
+// The accesses of one instruction to one kind of memory; the same struct stands in launch_types.py.
 struct ProfileRecord {
     uint64_t pc;
     int shared, kind;                 // shared or global memory; AccessKind

@@ -31,7 +31,7 @@ struct Running {
 extern __thread Running* running __attribute__((tls_model("initial-exec")));
 
 enum Reduction { kBarrierOnly, kBarrierCount, kBarrierAnd, kBarrierOr };
-enum AccessKind { kRead, kWrite, kAtomic };
+enum AccessKind { kRead, kWrite, kAtomic, kVolatileRead, kVolatileWrite };
 
 }  // namespace minillm_sim
 
@@ -43,6 +43,9 @@ unsigned minillm_sim_active(const char* file, int line);
 void minillm_sim_spin(const char* file, int line);
 void minillm_sim_full_warp(minillm_sim::Collective operation, void* operand, const char* file, int line);
 void minillm_sim_fence();
+void minillm_sim_fence_block();
+// Check mode: `lane` of the caller's warp reads from a lane that takes no part in the operation.
+void minillm_sim_absent_source(int lane, int source);
 [[noreturn]] void minillm_sim_trap(const char* what, const char* file, int line);
 // Told to check and profile mode: an access that the compiler's instrumentation does not see as one.
 void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc);

@@ -1,46 +1,32 @@
 #include "scheduler.h"
 
-#include <dlfcn.h>
-
 #include <cstdio>
 #include <cstring>
-#include <thread>
 #include <utility>
 
-#include "faults.h"
+#include "shared_memory.h"
 
 namespace minillm_sim {
 
 __thread Running* running = nullptr;
-static thread_local BlockRunner* runner = nullptr;
+__thread BlockRunner* runner = nullptr;
 
-constexpr int kSpinLimit = 100000;  // fruitless turns of every thread of a block before it counts as a livelock
+constexpr long kFirstTick = 50;  // milliseconds of processor time, between one and two of which a thread may take at a time
 
-void Team::report(const Thread& thread, Site site, const char* text) {
-    std::lock_guard<std::mutex> lock(mutex);
-    stopped = true;
-    if (launch.found == launch.max_findings) return;
-    Finding& finding = launch.findings[launch.found++];
-    finding.other_block = -1;
-    finding.times = 1;
-    std::snprintf(finding.text, sizeof finding.text, "%s", text);
-    finding.file = site.file;
-    finding.line = site.line;
-    const Index3 &block = thread.block, &index = thread.thread;
-    finding.block[0] = block.x, finding.block[1] = block.y, finding.block[2] = block.z;
-    finding.thread[0] = index.x, finding.thread[1] = index.y, finding.thread[2] = index.z;
-}
-
-BlockRunner::BlockRunner(Team& team) : team(team) {
+BlockRunner::BlockRunner(Team& team, int number) : team(team), number(number) {
     const unsigned* size = launch().block;
     thread_count = size[0] * size[1] * size[2];
     warp_count = (thread_count + 31) / 32;
     threads.resize(thread_count);
     for (Thread& thread : threads) thread.fiber.stack = take_stack();
+    restorer.stack = take_stack();
+    shared = take_pages(launch().shared_size + 2 * kSharedAlignment);
     use_portable_switch(launch().portable_fibers);
     runner = this;
+    use_shared_memory(shared, launch().shared_size);
     if (launch().mode == int(Mode::kProfile)) profiler = std::make_unique<Profiler>(*this);
     if (launch().mode == int(Mode::kCheck)) checker = std::make_unique<Checker>(*this);
+    ticks.every(kFirstTick);
 }
 
 BlockRunner::~BlockRunner() {
@@ -48,7 +34,10 @@ BlockRunner::~BlockRunner() {
         give_stack_back(thread.fiber.stack);
         delete thread.fiber.context;
     }
-    delete scheduler.context;
+    give_stack_back(restorer.stack);
+    for (Fiber* fiber : {&scheduler, &restorer, &given_up}) delete fiber->context;
+    use_shared_memory({}, 0);
+    give_pages(shared);
     runner = nullptr;
     running = nullptr;
 }
@@ -59,7 +48,7 @@ void BlockRunner::run(unsigned long long block) {
     start_threads(block);
     fill_shared();
     if (checker) checker->start_block();
-    for (int fruitless = 0;;) {
+    for (fruitless = 0;;) {
         bool progress = false;
         for (unsigned warp : permutation(warp_order, warp_count)) {
             progress |= run_warp(warp);
@@ -71,6 +60,7 @@ void BlockRunner::run(unsigned long long block) {
             done += thread.state == State::kDone;
         }
         if (done == thread_count) {
+            ended_waiting(true);
             if (profiler) profiler->finish_all();
             return;
         }
@@ -79,14 +69,7 @@ void BlockRunner::run(unsigned long long block) {
             progress = true;
         }
         if (team.stopped) return;
-        fruitless = progress ? 0 : fruitless + 1;
-        if (fruitless > kSpinLimit) {
-            for (Thread& thread : threads)
-                if (thread.state == State::kSpinning) {
-                    team.report(thread, thread.site, "deadlock: it waits in a loop for a value that no thread writes");
-                    return;
-                }
-        }
+        if (!ended_waiting(progress)) return report_waiting();
     }
 }
 
@@ -101,8 +84,14 @@ void BlockRunner::start_threads(unsigned long long block) {
         thread.grid_size = {grid[0], grid[1], grid[2]};
         thread.lane = i % 32;
         thread.state = State::kReady;
+        thread.site_pc = 0;
+        thread.round = {};
+        thread.doubt = {};
+        thread.registers.valid = false;
+        thread.patience = {};
         thread.fiber.prepare(&BlockRunner::enter_thread);
     }
+    turn_at_tick = turn;
     random = launch().seed * 0x9e3779b97f4a7c15ull + block + 1;
 }
 
@@ -121,6 +110,7 @@ void BlockRunner::enter_thread() {
     launch.entry(launch.arguments);
     Thread& thread = runner->current();
     thread.state = State::kDone;
+    if (runner->checker) runner->checker->settle(thread);
     // others may have been waiting for a warp in which this lane no longer takes part
     unsigned first = static_cast<unsigned>(&thread - runner->threads.data()) / 32 * 32;
     for (unsigned i = first; i < first + 32 && i < runner->thread_count; ++i)
@@ -130,14 +120,24 @@ void BlockRunner::enter_thread() {
 
 void BlockRunner::suspend() {
     Thread& thread = current();
+    if (checker) checker->let_see();
     switch_fiber(thread.fiber, scheduler);
 }
 
 void BlockRunner::resume(Thread& thread) {
     running = &thread;
-    in_thread = true;
-    switch_fiber(scheduler, thread.fiber);
+    ++turn;
+    if (thread.registers.valid) {
+        restorer.prepare(&BlockRunner::enter_restorer);
+        restoring = &thread;
+        in_thread = true;
+        switch_fiber(scheduler, restorer);
+    } else {
+        in_thread = true;
+        switch_fiber(scheduler, thread.fiber);
+    }
     in_thread = false;
+    if (due) ask_python();
 }
 
 // ------------------------------------------------------------------------------------------------------- turns
@@ -147,7 +147,7 @@ bool BlockRunner::run_warp(unsigned warp) {
     unsigned first = warp * 32, count = thread_count - first < 32 ? thread_count - first : 32;
     bool progress = false;
     for (unsigned i = first; i < first + count; ++i)
-        if (threads[i].state == State::kSpinning) threads[i].state = State::kReady;
+        if (threads[i].state == State::kSpinning || threads[i].state == State::kPreempted) threads[i].state = State::kReady;
     for (bool again = true; again;) {
         again = false;
         for (unsigned lane : permutation(lane_order, count)) {
@@ -155,14 +155,18 @@ bool BlockRunner::run_warp(unsigned warp) {
             if (thread.state != State::kReady) continue;
             resume(thread);
             if (team.stopped) return true;
-            if (thread.state != State::kSpinning) again = progress = true;
+            if (thread.state == State::kPreempted)
+                watch_patience(thread);
+            else if (thread.state != State::kSpinning)
+                again = true;
+            progress |= thread.state == State::kPreempted ? !thread.patience.waits : thread.state != State::kSpinning;
         }
         for (unsigned i = first; i < first + count; ++i) again |= threads[i].state == State::kReady;
         if (!again) again = release_active(warp);
     }
     bool spinning = false, stuck = false;
     for (unsigned i = first; i < first + count; ++i) {
-        spinning |= threads[i].state == State::kSpinning;
+        spinning |= threads[i].state == State::kSpinning || threads[i].state == State::kPreempted;
         stuck |= threads[i].state == State::kAtCollective;
     }
     if (stuck && !spinning) report_stuck_warp(warp);
@@ -172,10 +176,10 @@ bool BlockRunner::run_warp(unsigned warp) {
 const std::vector<unsigned>& BlockRunner::permutation(std::vector<unsigned>& order, unsigned count) {
     if (order.size() != count) {
         order.resize(count);
-        bool descending = launch().order == int(Order::kDescending);
+        bool descending = launch().order == int(TurnOrder::kDescending);
         for (unsigned i = 0; i < count; ++i) order[i] = descending ? count - 1 - i : i;
     }
-    if (launch().order == int(Order::kShuffled))
+    if (launch().order == int(TurnOrder::kShuffled))
         for (unsigned i = count; i > 1; --i) {
             random = random * 6364136223846793005ull + 1442695040888963407ull;  // Knuth, MMIX
             std::swap(order[i - 1], order[(random >> 33) % i]);
@@ -203,10 +207,12 @@ void BlockRunner::complete_collective(Thread& thread) {
         operands[lane] = other.operand;
     }
     if (profiler) profiler->finish_warp(warp);
-    if (thread.operation)
+    if (thread.operation) {
+        in_collective = true;
         thread.operation(operands, mask);
-    else if (checker)  // __syncwarp; a shuffle or a vote does not order memory
-        checker->sync_warp(warp, mask);
+        in_collective = false;
+    } else if (checker)  // __syncwarp; a shuffle or a vote does not order memory
+        checker->order.sync_warp(warp, mask);
     for (unsigned lane = 0; lane < 32; ++lane)
         if (mask >> lane & 1) threads[warp * 32 + lane].state = State::kReady;
 }
@@ -254,7 +260,7 @@ void BlockRunner::release_barrier() {
         team.report(*first, first->site, text);
         return;
     }
-    if (checker) checker->barrier();
+    if (checker) checker->order.barrier();
     if (profiler) profiler->finish_all();
     for (Thread& thread : threads)
         if (thread.state == State::kAtBarrier) {
@@ -288,6 +294,7 @@ int BlockRunner::barrier(Site site, int predicate, int how) {
     thread.site = site;
     thread.predicate = predicate;
     thread.state = State::kAtBarrier;
+    if (checker) checker->settle(thread);
     reduction = how;
     suspend();
     return thread.reduced;
@@ -302,7 +309,7 @@ void BlockRunner::collective(unsigned mask, Collective operation, void* operand,
     thread.operand = operand;
     thread.state = State::kAtCollective;
     complete_collective(thread);
-    if (thread.state != State::kReady || launch().order == int(Order::kShuffled)) suspend();
+    if (thread.state != State::kReady || launch().order == int(TurnOrder::kShuffled)) suspend();
 }
 
 // Tensor-core operations need all 32 lanes: none may be missing, and none may have left.
@@ -323,110 +330,30 @@ unsigned BlockRunner::active(Site site) {
 void BlockRunner::spin(Site site) {
     Thread& thread = current();
     thread.site = site;
+    thread.site_pc = 0;
     thread.state = State::kSpinning;
     suspend();
 }
 
-void BlockRunner::fail(Site site, const char* text) {
-    team.report(current(), site, text);
-    suspend();  // for ever: the launch has been stopped
-    __builtin_unreachable();
-}
-
-void BlockRunner::leave_after_fault(uint64_t address, uint64_t pc) {
-    char text[200];
-    auto stack = reinterpret_cast<uint64_t>(current().fiber.stack);
-    if (address < stack && address + (1 << 20) >= stack)
-        std::snprintf(text, sizeof text, "its local variables take more than %zu KiB of stack", kStackBytes / 1024);
-    else
-        std::snprintf(text, sizeof text, "access to address 0x%llx, which belongs to no array",
-                      static_cast<unsigned long long>(address));
-    note(text, pc + 1, 0, 0, -1);
-    team.stopped = true;
+void BlockRunner::wait_at(uint64_t pc) {
+    Thread& thread = current();
+    thread.site_pc = pc;
+    thread.state = State::kSpinning;
     suspend();
 }
 
-// Whether an access stays within the static arrays or within the dynamic memory that the launch asked for.
-bool BlockRunner::in_shared(uint64_t offset, uint64_t size) {
-    const Launch& l = launch();
-    uint64_t dynamic = l.shared_offset, after = dynamic + l.dynamic_reserve;
-    if (offset + size <= dynamic) return true;
-    if (offset >= dynamic && offset < after) return offset + size <= dynamic + l.dynamic_bytes;
-    return offset >= after && offset + size <= l.shared_size;
+// An access that check or profile mode looks at; where a thread that was busy for long gives way.
+void BlockRunner::access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc) {
+    if (checker) checker->access(address, size, kind, aligned, pc);
+    if (profiler) profiler->access(address, size, kind == kVolatileRead ? kRead : kind == kVolatileWrite ? kWrite : kind, pc);
+    if (yield_soon) give_way();
 }
 
-// A fault after which the kernel can go on; the same one is counted, not repeated.
-void BlockRunner::note(const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread, int other_block) {
-    Dl_info info;
-    uint64_t base = dladdr(reinterpret_cast<void*>(pc), &info) ? reinterpret_cast<uint64_t>(info.dli_fbase) : 0;
-    Launch& l = launch();
-    for (int i = 0; i < l.found; ++i) {
-        Finding& finding = l.findings[i];
-        if (finding.pc == pc - base && finding.other_pc == (other_pc ? other_pc - base : 0) && finding.text[0] == text[0]) {
-            ++finding.times;
-            return;
-        }
-    }
-    if (l.found == l.max_findings) return;
-    team.report(current(), {nullptr, 0}, text);
-    team.stopped = false;
-    Finding& finding = l.findings[l.found - 1];
-    finding.pc = pc - base;
-    finding.other_pc = other_pc ? other_pc - base : 0;
-    finding.other_thread = other_thread;
-    finding.other_block = other_block;
-}
-
-// -------------------------------------------------------------------------------------------------- a launch
-
-bool fault_in_kernel(uint64_t address, uint64_t pc) {
-    if (!runner || !runner->in_thread) return false;
-    runner->leave_after_fault(address, pc);
-    return true;
-}
-
-static void work(Team& team) {
-    FaultGuard guard;
-    BlockRunner block_runner(team);
-    const Launch& launch = team.launch;
-    unsigned long long count = 1ull * launch.grid[0] * launch.grid[1] * launch.grid[2];
-    for (unsigned long long i; (i = team.next_block++) < count && !team.stopped;)
-        block_runner.run(launch.order == int(Order::kDescending) ? count - 1 - i : i);
-    if (block_runner.profiler) block_runner.profiler->hand_over();
-}
-
-extern "C" void minillm_sim_launch(Launch* launch) {
-    Team team(*launch);
-    std::vector<std::thread> helpers;
-    for (int i = 1; i < launch->threads; ++i) helpers.emplace_back(work, std::ref(team));
-    work(team);
-    for (std::thread& helper : helpers) helper.join();
+void BlockRunner::give_way() {
+    if (!yield_soon || in_collective) return;
+    yield_soon = false;
+    current().state = State::kPreempted;
+    suspend();
 }
 
 }  // namespace minillm_sim
-
-using minillm_sim::runner;
-
-extern "C" {
-
-int minillm_sim_barrier(const char* file, int line, int predicate, int reduction) {
-    return runner->barrier({file, line}, predicate, reduction);
-}
-void minillm_sim_collective(unsigned mask, minillm_sim::Collective operation, void* operand, const char* file, int line) {
-    runner->collective(mask, operation, operand, {file, line});
-}
-void minillm_sim_full_warp(minillm_sim::Collective operation, void* operand, const char* file, int line) {
-    runner->full_warp(operation, operand, {file, line});
-}
-unsigned minillm_sim_active(const char* file, int line) { return runner->active({file, line}); }
-void minillm_sim_spin(const char* file, int line) { runner->spin({file, line}); }
-void minillm_sim_fence() {
-    if (runner && runner->checker) runner->checker->fence();
-}
-void minillm_sim_trap(const char* what, const char* file, int line) { runner->fail({file, line}, what); }
-void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc) {
-    if (!runner) return;
-    if (runner->checker) runner->checker->access(reinterpret_cast<uint64_t>(address), size, kind, pc);
-    if (runner->profiler) runner->profiler->access(reinterpret_cast<uint64_t>(address), size, kind, pc);
-}
-}

@@ -1,55 +1,46 @@
 // One block in flight: its threads as fibers, and the rules by which they take turns.
 #pragma once
 
-#include <atomic>
+#include <signal.h>
+#include <ucontext.h>
+
 #include <cstdint>
 #include <memory>
-#include <mutex>
+#include <utility>
 #include <vector>
 
+#include "arena.h"
 #include "check.h"
 #include "fibers.h"
+#include "launch.h"
+#include "preempt.h"
 #include "profile.h"
 #include "runtime.h"
 
 namespace minillm_sim {
 
-enum class State { kReady, kAtBarrier, kAtCollective, kAtActive, kSpinning, kDone };
-enum class Order { kAscending, kDescending, kShuffled };
-enum class Mode { kRun, kCheck, kProfile };
+enum class State { kReady, kAtBarrier, kAtCollective, kAtActive, kSpinning, kPreempted, kDone };
 
-// What went wrong, for Python to put into words. A copy of this struct stands in module.py.
-struct Finding {
-    char text[400];
-    const char* file;
-    int line;
-    unsigned block[3], thread[3];
-    uint64_t pc, other_pc;           // check mode: of the access, and of the one it conflicts with
-    unsigned other_thread;           // number within its block
-    int other_block;                 // in the order in which blocks ran; -1: there is no other
-    unsigned long long times;
+// Check mode: what a thread did since it came by an atomic or volatile access, and what it did the time before.
+struct Round {
+    const void* pc;
+    uint64_t address, accesses, hash, last_accesses, last_hash;
+    bool wrote;  // to that address, since then
 };
 
-// A launch as Python describes it; the same struct stands in module.py.
-struct Launch {
-    void (*entry)(void**);
-    void** arguments;
-    void* (*shared_anchor)();      // the address of the dynamic shared memory in the calling OS thread
-    uint64_t shared_offset;        // from the start of the thread-local block to that address
-    uint64_t shared_size;          // of the whole thread-local block
-    uint64_t dynamic_reserve;      // bytes that it keeps for dynamic shared memory
-    uint64_t dynamic_bytes;        // and how many of them this launch asked for
-    uint64_t seed;
-    unsigned grid[3], block[3];
-    int mode, order, threads, portable_fibers;
-    const Region* regions;
-    int region_count;
-    int max_findings, found;
-    Finding* findings;
-    const uint64_t* flags;  // offsets of the compiler's own 8-byte flags among the shared arrays
-    int flag_count;
-    ProfileRecord* profile;
-    int max_profiled, profiled;
+// Check mode: a volatile read of what another thread wrote without a fence. pc 0: there is none.
+struct Doubt {
+    const void* pc;
+    uint64_t address;
+    unsigned accesses;  // since then
+    Access read, write;
+};
+
+// What is known of a thread that was interrupted again and again.
+struct Patience {
+    std::vector<uint64_t> states;                            // hashes of its registers and stack
+    std::vector<std::pair<uint64_t, uint64_t>> with_memory;  // and of all memory, for states that it was in twice
+    bool waits;                                              // it was in one state twice with the same memory
 };
 
 struct Thread : Running {
@@ -61,22 +52,19 @@ struct Thread : Running {
     void* operand;
     unsigned active;       // what __activemask returned
     int predicate, reduced;  // of a barrier
+    uint64_t site_pc;      // of the loop in which it waits; 0: `site` says it
+    Round round;
+    Doubt doubt;
+    Registers registers;   // if it was interrupted
+    Patience patience;
 };
 
-// Shared by the OS threads of a launch.
-struct Team {
-    Launch& launch;
-    std::atomic<unsigned long long> next_block{0};
-    std::atomic<bool> stopped{false};
-    std::mutex mutex;
-
-    explicit Team(Launch& launch) : launch(launch) {}
-    void report(const Thread& thread, Site site, const char* text);  // records a finding and stops the launch
-};
+class BlockRunner;
+extern __thread BlockRunner* runner __attribute__((tls_model("initial-exec")));  // of the calling OS thread
 
 class BlockRunner {
   public:
-    explicit BlockRunner(Team& team);
+    BlockRunner(Team& team, int number);
     ~BlockRunner();
     void run(unsigned long long block);
 
@@ -86,19 +74,38 @@ class BlockRunner {
     void full_warp(Collective operation, void* operand, Site site);
     unsigned active(Site site);
     void spin(Site site);
+    void wait_at(uint64_t pc);
+    void access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc);
+    void give_way();  // if the thread at hand has been busy for long
+    void absent_source(int lane, int source);
     [[noreturn]] void fail(Site site, const char* text);
-    void leave_after_fault(uint64_t address, uint64_t pc);
+    [[noreturn]] void fail_at(uint64_t pc, const char* text);
+    [[noreturn]] void leave();  // for ever: the launch is over
+    void note(const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread, int other_block);
+
+    // Called from within a signal's handler.
+    void leave_after_fault(int signal, const siginfo_t& info, const ucontext_t& context);
+    void tick(ucontext_t& context);
+
     Thread& current() { return *static_cast<Thread*>(running); }
     Launch& launch() { return team.launch; }
+    const MemoryMap& map() const { return team.map; }
+    uint64_t shared_start();
+    uint64_t shared_gap() const { return shared.gap; }
     bool in_shared(uint64_t offset, uint64_t size);
-    void note(const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread, int other_block);
+    bool readable(uint64_t address, uint64_t size);
+    void describe(char* text, size_t length, uint64_t address, int kind);
+    void describe_shared(char* text, size_t length, uint64_t offset, int kind);
+
     std::unique_ptr<Checker> checker;    // check mode only
     std::unique_ptr<Profiler> profiler;  // profile mode only
     std::vector<Thread> threads;
-    bool in_thread = false;  // and not in the scheduler
+    bool in_thread = false;      // and not in the scheduler
+    bool in_collective = false;  // the operation of a warp is carried out
 
   private:
     static void enter_thread();
+    static void enter_restorer();
     void suspend();
     void resume(Thread& thread);
     void start_threads(unsigned long long block);
@@ -108,15 +115,32 @@ class BlockRunner {
     bool release_active(unsigned warp);
     void release_barrier();
     void report_stuck_warp(unsigned warp);
+    bool ended_waiting(bool progress);
+    void report_waiting();
+    void watch_patience(Thread& thread);
+    uint64_t memory_hash();
+    void note_at(const char* text, uint64_t pc, uint64_t stack_pointer);
+    void ask_python();
     unsigned alive_lanes(unsigned warp) const;
     const std::vector<unsigned>& permutation(std::vector<unsigned>& order, unsigned count);
 
     Team& team;
+    int number;  // of this OS thread in the team
     unsigned thread_count, warp_count;
     std::vector<unsigned> warp_order, lane_order;
-    Fiber scheduler;
+    Fiber scheduler, restorer, given_up;
+    Pages shared;
+    Ticks ticks;
     uint64_t random = 0;
     int reduction = 0;
+    volatile bool due = false;             // the timer has run out: Python is to be asked
+    volatile bool yield_soon = false;      // and the thread at hand is to give way at the next occasion
+    volatile uint64_t turn = 0, turn_at_tick = 0;
+    Thread* volatile restoring = nullptr;  // the thread whose registers the next signal puts back
+    uint64_t fruitless = 0;                // rounds in which no thread came on
+    bool is_stuck = false;
+    unsigned freed_then = 0;
+    std::vector<unsigned> rounds_then;     // of the others, when all were stuck; empty: they are not
 };
 
 }  // namespace minillm_sim

@@ -158,7 +158,7 @@ def test_a_write_beyond_an_array_behind_a_table():
         run("many", *pointers, np.int32(8), grid=(2,))
     with (
         configured(mode="check"),
-        pytest.raises(SimulatorError, match=r"write of argument 0\[1\], element 5 \(it has 5\)"),
+        pytest.raises(SimulatorError, match=r"write of argument 0\[1\] \(to\), element 5 \(it has 5\)"),
     ):
         run("many", *pointers, np.int32(8), grid=(2,))
 
