@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import UserError
+from minillm.file_kinds import misnamed
 
 LARGEST_HEADER = 100_000_000  # bytes, as in the reference implementation
 ITEM_BYTES = {
@@ -151,4 +152,6 @@ def _check_layout(spans, data_size: int, path: Path) -> None:
 
 
 def _broken(path: Path, why: str) -> UserError:
+    if kind := misnamed(path):
+        return UserError(f"{path} is {kind}")
     return UserError(f"{path} is not a complete safetensors file: {why}; fetch or copy it again")

@@ -58,6 +58,14 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def adapter_revision(folder: Path) -> str | None:
+    """Which branch, tag or commit of a base on the hub the adapter in `folder` belongs to; None: the newest."""
+    revision = read_json(folder / ADAPTER_CONFIG).get("revision")
+    if revision is not None and not isinstance(revision, str):
+        raise UserError(f"{folder / ADAPTER_CONFIG}: revision is {revision!r:.99}, expected a text")
+    return revision or None
+
+
 def apply_adapter(model, folder: Path):
     """`model` with the adapter in `folder` merged into its weights: a plain model, in evaluation mode."""
     path = folder / ADAPTER_CONFIG

@@ -16,12 +16,13 @@ from safetensors.numpy import save_file
 from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
 from minillm.models import gpt2_files, llama_files
+from minillm.models.carried import GENERATION_FILE, NOTHING, Carried
 from minillm.models.fine_tuning import merged
 from minillm.models.language_model import LanguageModel
 from minillm.models.weight_files import open_weights
 from minillm.tensor_file import StoredTensor
 
-CONFIG_FILE, WEIGHTS_FILE, GENERATION_FILE = "config.json", "model.safetensors", "generation_config.json"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 ARCHITECTURES = {"gpt2": gpt2_files, "llama": llama_files}  # model_type in config.json -> what knows its files
 
 
@@ -61,15 +62,16 @@ def save_model(model: LanguageModel, folder: str | Path) -> None:
     """Write config.json, generation_config.json and model.safetensors into `folder`, each of them atomically."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(model.config, folder)
+    save_config(model.config, folder, model.carried)
     save_weights(model, folder / WEIGHTS_FILE)
 
 
-def save_config(config, folder: Path) -> None:
-    """Write config.json and generation_config.json."""
+def save_config(config, folder: Path, carried: Carried = NOTHING) -> None:
+    """Write config.json, generation_config.json, and the chat templates of the model that this one was made of."""
     contents = ARCHITECTURES[architecture_of(config)].config_to_hugging_face(config)
-    write_atomically(folder / CONFIG_FILE, _json(contents))
-    write_atomically(folder / GENERATION_FILE, _json({"do_sample": True, "max_length": config.context_length}))
+    write_atomically(folder / CONFIG_FILE, _json({**contents, **carried.ids}))
+    write_atomically(folder / GENERATION_FILE, _json(carried.generation_config(config.context_length)))
+    carried.write_templates(folder)
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:

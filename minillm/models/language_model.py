@@ -10,6 +10,7 @@ from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.matmul import check_gpu
+from minillm.models.carried import NOTHING, Carried
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.precision import activation_dtype, products_in, weight_dtype
 
@@ -28,6 +29,7 @@ class LanguageModel(Layer):
 
     body_name: str
     lora: LoRA | None = None  # set by add_lora
+    carried: Carried = NOTHING  # what the files of the model said beside its weights; set by from_pretrained
 
     def __init__(self, config, seed: int | None = 0, dtype="float32"):
         self.config = config
