@@ -58,6 +58,16 @@ class StoredTensor:
             raise UserError(f"{self.path}: tensor {self.name} is not finite: {tensor[where]} at {where}")
         return tensor
 
+    def equals(self, other: StoredTensor) -> bool:
+        """Whether both hold the same numbers."""
+        if self.shape != other.shape:
+            return False
+        if self.dtype != other.dtype:
+            return np.array_equal(self.read(np.float64), other.read(np.float64))
+        count = math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        mine, theirs = (np.frombuffer(t._buffer, np.uint8, count, t._offset) for t in (self, other))
+        return np.array_equal(mine, theirs)
+
 
 def read_header(path: str | Path) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file, by name. Raises UserError if anything in its header cannot be true."""

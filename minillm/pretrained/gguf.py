@@ -1,8 +1,9 @@
 """GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer, in one file.
 
 They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
-file. A file that was split is joined. What keys and tensors mean stands in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp turns interleaved pairs, so the rows of a Llama's query and
-key weights have been moved for it; here they are moved back, and the model is that of the Hugging Face folder it was made from.
+file. A file that was split is joined. What keys and tensors mean stands in gguf_keys.py. Weights are expanded once, to float32
+or float64. llama.cpp turns interleaved pairs, so the rows of a Llama's query and key weights have been moved for it; here they
+are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
