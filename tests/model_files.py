@@ -5,6 +5,7 @@ import struct
 import numpy as np
 
 import minillm
+from minillm.layers.rotary import rotary_tables
 from minillm.pretrained.gguf import _GPT2_TENSORS, _LLAMA_TENSORS, _stored_name
 from minillm.tokenizers.byte_pair_files import spell
 
@@ -109,6 +110,7 @@ def write_llama2c(folder, heads=4, kv_heads=2, shared=True):
     if not shared:
         shapes["wcls"] = (vocab, dim)
     arrays = {name: (rng.normal(size=shape) * 0.3).astype("<f4") for name, shape in shapes.items()}
+    arrays["cos"], arrays["sin"] = rotary_tables(context, dim // heads)
     header = struct.pack("<7i", dim, hidden, layers, heads, kv_heads, vocab if shared else -vocab, context)
     path = folder / "model.bin"
     path.write_bytes(header + b"".join(array.tobytes() for array in arrays.values()))
