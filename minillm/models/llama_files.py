@@ -89,10 +89,8 @@ def _rope(contents: dict) -> dict:
     rope = contents.get(name) or {}
     if not isinstance(rope, dict):
         raise UserError(f"{name} is {rope!r:.99}: expected an object")
-    if rope and all(isinstance(value, dict) for value in rope.values()):  # an object for each type of layer
-        if set(rope) != {_FULL}:
-            raise UserError(f"{name} differs by type of layer ({', '.join(sorted(rope))[:99]}), which minillm does not compute")
-        rope = rope[_FULL]
+    if kinds := sorted(name for name, value in rope.items() if isinstance(value, dict)):
+        raise UserError(f"{name} differs by type of layer ({', '.join(kinds)[:99]}), which minillm does not compute")
     return rope
 
 
