@@ -42,7 +42,7 @@ _HF_FIELDS = {  # ours -> Hugging Face's
     "rms_norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
 }
-_ROPE_FIELDS = {"rope_scaling", "rope_parameters", "original_max_position_embeddings"}
+_JUDGED_TOGETHER = {"rope_scaling", "rope_parameters", "original_max_position_embeddings", "use_sliding_window"}
 _NEUTRAL = {"hidden_act": ("silu", "swish")}  # keys that change nothing at these values
 _FULL = "full_attention"
 _HF_DEFAULTS = {"rms_norm_eps": 1e-6}  # where Hugging Face's default, which a config.json may leave out, is not ours
@@ -65,7 +65,7 @@ def config_to_hugging_face(config: LlamaConfig) -> dict:
 
 def config_from_hugging_face(contents: dict) -> LlamaConfig:
     """The configuration in the contents of a config.json. Raises UserError for what is no Llama of this kind."""
-    check_keys(contents, {*_HF_FIELDS.values(), *_ROPE_FIELDS}, _neutral(contents))
+    check_keys(contents, {*_HF_FIELDS.values(), *_JUDGED_TOGETHER}, _neutral(contents))
     given = {ours: contents[theirs] for ours, theirs in _HF_FIELDS.items() if contents.get(theirs) is not None}
     rope = _rope(contents)
     if "rope_theta" in rope:
