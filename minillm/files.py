@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from minillm.errors import UserError
+from minillm.file_kinds import misnamed
 
 try:
     import fcntl
@@ -70,6 +71,8 @@ def read_json(path: str | Path) -> dict:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of thousands of digits, or too deep
+        if kind := misnamed(path):
+            raise UserError(f"{path} is {kind}") from None
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(contents, dict):
         raise UserError(f"{path} holds a {type(contents).__name__}, expected a JSON object")

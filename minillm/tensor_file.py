@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import UserError
+from minillm.file_kinds import misnamed
 
 LARGEST_HEADER = 100_000_000  # bytes, as in the reference implementation
 ITEM_BYTES = {
@@ -56,6 +57,16 @@ class StoredTensor:
         if where is not None:
             raise UserError(f"{self.path}: tensor {self.name} is not finite: {tensor[where]} at {where}")
         return tensor
+
+    def equals(self, other: StoredTensor) -> bool:
+        """Whether both hold the same numbers."""
+        if self.shape != other.shape:
+            return False
+        if self.dtype != other.dtype:
+            return np.array_equal(self.read(np.float64), other.read(np.float64))
+        count = math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        mine, theirs = (np.frombuffer(t._buffer, np.uint8, count, t._offset) for t in (self, other))
+        return np.array_equal(mine, theirs)
 
 
 def read_header(path: str | Path) -> dict[str, StoredTensor]:
@@ -151,4 +162,6 @@ def _check_layout(spans, data_size: int, path: Path) -> None:
 
 
 def _broken(path: Path, why: str) -> UserError:
+    if kind := misnamed(path):
+        return UserError(f"{path} is {kind}")
     return UserError(f"{path} is not a complete safetensors file: {why}; fetch or copy it again")

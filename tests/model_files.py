@@ -5,6 +5,7 @@ import struct
 import numpy as np
 
 import minillm
+from minillm.layers.rotary import rotary_tables
 from minillm.pretrained.gguf import _GPT2_TENSORS, _LLAMA_TENSORS, _stored_name
 from minillm.tokenizers.byte_pair_files import spell
 
@@ -15,12 +16,11 @@ TOKENIZER = minillm.BytePairTokenizer.train("the quick brown fox jumps over the 
 
 
 def halves_to_interleaved(weight, heads):
-    """What llama.cpp does to the rows of query and key weights."""
-    out, width = weight.shape
-    return weight.reshape(heads, 2, out // heads // 2, width).swapaxes(1, 2).reshape(out, width)
+    """What llama.cpp does to the rows of query and key weights, and to their biases."""
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write_gguf(path, model, kind=None, change=None):
+def write_gguf(path, model, kind=None, change=None, leave_out=()):
     """Write a model as llama.cpp's converter does; `kind` quantises matrices, `change(writer)` adds to it."""
     import gguf
 
@@ -41,11 +41,13 @@ def write_gguf(path, model, kind=None, change=None):
         change(writer)
     for name, parameter in model.parameters().items():
         value = np.asarray(parameter.value, np.float32)
-        if llama and name.endswith(("q_proj.weight", "k_proj.weight")):
+        if llama and name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
             value = halves_to_interleaved(value, config.n_head if "q_proj" in name else config.n_kv_head)
         if not llama and value.ndim == 2 and ".h." in name:
             value = np.ascontiguousarray(value.T)
         stored = _stored_name(name, _LLAMA_TENSORS if llama else _GPT2_TENSORS)
+        if stored in leave_out:
+            continue
         if kind is not None and value.ndim == 2:
             writer.add_tensor(stored, gguf.quants.quantize(value, kind), raw_dtype=kind)
         else:
@@ -109,6 +111,7 @@ def write_llama2c(folder, heads=4, kv_heads=2, shared=True):
     if not shared:
         shapes["wcls"] = (vocab, dim)
     arrays = {name: (rng.normal(size=shape) * 0.3).astype("<f4") for name, shape in shapes.items()}
+    arrays["cos"], arrays["sin"] = rotary_tables(context, dim // heads)
     header = struct.pack("<7i", dim, hidden, layers, heads, kv_heads, vocab if shared else -vocab, context)
     path = folder / "model.bin"
     path.write_bytes(header + b"".join(array.tobytes() for array in arrays.values()))

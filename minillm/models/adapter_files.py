@@ -7,7 +7,7 @@ adapter_model.safetensors    the matrices: a thousandth of the model
 from __future__ import annotations
 
 import json
-import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,18 @@ from safetensors.numpy import save_file
 from minillm.backend import to_host
 from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
+from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
-from minillm.models.fine_tuning import LoRA, add_lora, merged
+from minillm.models.adapter_config import AdapterScales
+from minillm.models.folder import ARCHITECTURES, architecture_of
 from minillm.models.structure import refuse_changed
 from minillm.models.weight_files import file_inside
-from minillm.tensor_file import read_header
+from minillm.tensor_file import StoredTensor, read_header
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX, LARGEST_RANK = "base_model.model.", 1 << 16
+PREFIX = "base_model.model."
+# peft's names, with or without its prefix, and with the name of the adapter where it was saved by hand
+MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight")
 
 
 def save_adapter(model, folder: Path, base: str) -> None:
@@ -63,30 +67,60 @@ def adapter_base(folder: Path) -> str:
     return base
 
 
+def adapter_revision(folder: Path) -> str | None:
+    """Which branch, tag or commit of a base on the hub the adapter in `folder` belongs to; None: the newest."""
+    revision = read_json(folder / ADAPTER_CONFIG).get("revision")
+    if revision is not None and not isinstance(revision, str):
+        raise UserError(f"{folder / ADAPTER_CONFIG}: revision is {revision!r:.99}, expected a text")
+    return revision or None
+
+
 def apply_adapter(model, folder: Path):
-    """`model` with the adapter in `folder` merged into its weights: a plain model, in evaluation mode."""
+    """`model` with the adapter in `folder` merged into its weights, in evaluation mode.
+
+    Raises UserError for an adapter that is not of this model, and for whatever of it is not computed here, by its name.
+    """
     path = folder / ADAPTER_CONFIG
-    contents = read_json(path)
-    rank, alpha = contents.get("r"), contents.get("lora_alpha")
-    if contents.get("peft_type") != "LORA" or not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
-        raise UserError(f"{path}: not a LoRA (peft_type {contents.get('peft_type')!r:.99}, r {rank!r:.99})")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise UserError(f"{path}: lora_alpha is {alpha!r:.99}, expected a number")
-    unknown = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if contents.get(name)]
-    if unknown:
-        raise UserError(f"{path}: minillm does not compute {unknown[0]}")
-    add_lora(model, LoRA(rank, float(alpha)))
-    parameters = {n: p for n, p in model.parameters().items() if n.endswith((".lora_A", ".lora_B"))}
+    scales = AdapterScales(read_json(path), path)
     weights = folder / ADAPTER_WEIGHTS
-    stored = read_header(file_inside(weights, folder))
-    names = {f"{PREFIX}{name}.weight": name for name in parameters}
-    if unknown := sorted(set(stored) - set(names)):
-        raise UserError(f"{weights}: tensor {unknown[0]} does not belong to a LoRA of this model")
-    for their_name, name in names.items():
-        if their_name not in stored:  # a layer that was not adapted: its product with B = 0 adds nothing
-            continue
-        tensor, parameter = stored[their_name], parameters[name]
-        if tensor.shape != parameter.value.shape:
-            raise UserError(f"{weights}: tensor {their_name} has shape {tensor.shape}, not {parameter.value.shape}")
-        parameter.value = tensor.read(parameter.value.dtype)
-    return merged(model).eval()
+    if not weights.is_file() and (folder / "adapter_model.bin").is_file():
+        raise UserError(
+            f"{folder} holds its adapter as a pickle (adapter_model.bin), which can run any program when it is opened: get it "
+            f"as {ADAPTER_WEIGHTS}, or convert it where you trust it with peft: model.save_pretrained(folder)"
+        )
+    pairs = _pairs(read_header(file_inside(weights, folder)), weights, ARCHITECTURES[architecture_of(model.config)])
+    layers = dict(model.layers())
+    for module, (stored_module, a, b) in pairs.items():
+        layer = layers.get(module)
+        if type(layer) is not Linear or layer is model.lm_head and model.config.tie_embeddings:
+            raise UserError(f"{weights}: tensor {a.name} does not belong to a LoRA of this model")
+        rank, scale = scales.of(stored_module)
+        inputs, outputs = layer.weight.value.shape[::-1] if layer.transposed else layer.weight.value.shape
+        for tensor, shape in ((a, (rank, inputs)), (b, (outputs, rank))):
+            if tensor.shape != shape:
+                raise UserError(f"{weights}: tensor {tensor.name} has shape {tensor.shape}, not {shape}")
+        dtype = layer.weight.value.dtype
+        adapted = LoRALinear(layer, a.read(dtype), b.read(dtype), scale * rank)
+        layer.weight.value, layer.weight.frozen = adapted.merged_weight(), False
+        if hasattr(layer, "bias"):
+            layer.bias.frozen = False
+    scales.check_targets(list(layers), set(pairs))
+    return model.eval()
+
+
+def _pairs(stored: dict[str, StoredTensor], weights: Path, files) -> dict[str, tuple[str, StoredTensor, StoredTensor]]:
+    """Path of a layer -> (its path as the file has it, A, B). Raises UserError for tensors that are no such pair."""
+    found = {}
+    for name, tensor in stored.items():
+        match = MATRIX.fullmatch(name)
+        if match is None:
+            raise UserError(f"{weights}: tensor {name} does not belong to a LoRA of this model")
+        module = files.full_name(f"{match[1]}.weight").removesuffix(".weight")
+        matrices = found.setdefault(module, {})
+        if match[2] in matrices:
+            raise UserError(f"{weights} holds lora_{match[2]} of {module} twice: it holds more than one adapter")
+        matrices[match[2]] = match[1], tensor
+    for module, matrices in found.items():
+        if missing := {"A", "B"} - set(matrices):
+            raise UserError(f"{weights}: lora_{missing.pop()} of {module} is missing: the file is incomplete")
+    return {module: (m["A"][0], m["A"][1], m["B"][1]) for module, m in found.items()}

@@ -7,7 +7,8 @@ how a tensor is stored. What minillm saves, `transformers` opens, and the other 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,21 @@ from minillm.errors import UserError
 from minillm.files import read_json, replacing, write_atomically
 from minillm.layers.lora import LoRALinear
 from minillm.models import gpt2_files, llama_files
+from minillm.models.carried import GENERATION_FILE, NOTHING, Carried
+from minillm.models.config_keys import QUANTISED_WAY_OUT, check_heads_of
 from minillm.models.fine_tuning import merged
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
 from minillm.models.weight_files import open_weights
 from minillm.tensor_file import StoredTensor
 
-CONFIG_FILE, WEIGHTS_FILE, GENERATION_FILE = "config.json", "model.safetensors", "generation_config.json"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+HEAD = "lm_head.weight"
+QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json")
+QUANTISED_TENSOR = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|input_scale|weight_zero_point|weight_packed|SCB|absmax|"
+    r"quant_map|biases)$|\.(absmax|quant_map|nested_absmax|quant_state\..*)$"
+)
 ARCHITECTURES = {"gpt2": gpt2_files, "llama": llama_files}  # model_type in config.json -> what knows its files
 
 
@@ -67,15 +76,16 @@ def save_model(model: LanguageModel, folder: str | Path) -> None:
     refuse_changed(model, "be saved as a model folder")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(model.config, folder)
+    save_config(model.config, folder, model.carried)
     save_weights(model, folder / WEIGHTS_FILE)
 
 
-def save_config(config, folder: Path) -> None:
-    """Write config.json and generation_config.json."""
+def save_config(config, folder: Path, carried: Carried = NOTHING) -> None:
+    """Write config.json, generation_config.json, and the chat templates of the model that this one was made of."""
     contents = ARCHITECTURES[architecture_of(config)].config_to_hugging_face(config)
-    write_atomically(folder / CONFIG_FILE, _json(contents))
-    write_atomically(folder / GENERATION_FILE, _json({"do_sample": True, "max_length": config.context_length}))
+    write_atomically(folder / CONFIG_FILE, _json({**contents, **carried.ids}))
+    write_atomically(folder / GENERATION_FILE, _json(carried.generation_config(config.context_length)))
+    carried.write_templates(folder)
 
 
 def save_weights(model: LanguageModel, path: Path) -> None:
@@ -104,8 +114,10 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     folder = Path(folder)
     config = read_config(folder)
     files, path = ARCHITECTURES[architecture_of(config)], folder / CONFIG_FILE
+    _check_not_quantised(folder)
     weights, source = open_weights(folder)
-    stored = {files.full_name(name): tensor for name, tensor in weights.items() if not files.is_constant(name)}
+    stored = _by_full_name(weights, files, config, source)
+    config = _with_own_head(config, stored, files.EMBEDDING)
     if config.n_layer > len(stored):  # before so many layers are made
         raise UserError(f"{source} holds {len(stored)} tensors, too few for the {config.n_layer} layers of {path}")
     model = files.MODEL(config, seed=None, dtype=dtype)
@@ -129,8 +141,14 @@ def read_config(folder: Path):
     contents = read_json(path)
     model_type = contents.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
-        raise UserError(f"{path}: model_type is {model_type!r:.99}, minillm opens {', '.join(ARCHITECTURES)}")
+        kind = " (a mixture of experts)" if any("expert" in name or "moe" in name for name in contents) else ""
+        raise UserError(f"{path}: model_type is {model_type!r:.99}{kind}, minillm opens {', '.join(ARCHITECTURES)}")
     files = ARCHITECTURES[model_type]
+    try:
+        check_heads_of(contents)
+        contents = _with_usual_names(contents, files.ALIASES)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     missing = [name for name in files.REQUIRED_FIELDS if contents.get(name) is None]
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing; is this the config.json of a complete model folder?")
@@ -140,10 +158,62 @@ def read_config(folder: Path):
         raise UserError(f"{path}: {error}") from None
 
 
+def _with_usual_names(contents: dict, aliases: dict[str, str]) -> dict:
+    named = {name: value for name, value in contents.items() if name not in aliases}
+    for alias, name in aliases.items():
+        value = contents.get(alias)
+        if value is not None and named.get(name) not in (None, value):
+            raise UserError(f"{name} is {named[name]!r:.99}, and {alias}, another name for it, is {value!r:.99}")
+        named |= {name: value} if value is not None else {}
+    return named
+
+
+def _by_full_name(weights: dict[str, StoredTensor], files, config, source: Path) -> dict[str, StoredTensor]:
+    """The weights under the names of the model's parameters; constants that stand among them are checked and left out."""
+    stored = {}
+    for name, tensor in weights.items():
+        if files.is_constant(name):
+            files.check_constant(tensor, config)
+            continue
+        full = files.full_name(name)
+        if full in stored:
+            raise UserError(f"{source} holds tensor {full} twice, as {stored[full].name} and as {name}")
+        if QUANTISED_TENSOR.search(name):
+            raise UserError(f"{source} holds a quantised model (tensor {name}): {QUANTISED_WAY_OUT}")
+        stored[full] = tensor
+    return stored
+
+
+def _with_own_head(config, stored: dict[str, StoredTensor], embedding: str):
+    """The configuration that the file bears out: a head beside "tied" that is not the embedding is a head of its own.
+
+    So does transformers since version 5. If only the head is there, it is the embedding, too.
+    """
+    if not config.tie_embeddings or HEAD not in stored:
+        return config
+    if embedding not in stored:
+        stored[embedding] = stored.pop(HEAD)
+    elif not stored[embedding].equals(stored[HEAD]):
+        return replace(config, tie_embeddings=False)
+    return config
+
+
+def _check_not_quantised(folder: Path) -> None:
+    for name in QUANTISED_FILES:
+        if (folder / name).is_file():
+            raise UserError(f"{folder} is a quantised folder ({name}): {QUANTISED_WAY_OUT}")
+
+
 def _check_names(stored: set[str], wanted: set[str], optional: set[str], source: Path) -> None:
-    if missing := sorted(wanted - stored):
+    missing = sorted(wanted - stored)
+    if missing == [HEAD]:
+        raise UserError(
+            f"{source}: tensor {HEAD} is missing: it is a model without a head for tokens, and config.json does not say that "
+            "the embedding is its head (tie_word_embeddings)"
+        )
+    if missing:
         raise UserError(f"{source}: tensor {missing[0]} is missing{_and_more(missing)}, which config.json calls for")
-    tied_copy = {"lm_head.weight"} - wanted  # some writers store the tied head a second time
+    tied_copy = {HEAD} - wanted  # some writers store the tied head a second time
     if extra := sorted(stored - wanted - optional - tied_copy):
         raise UserError(f"{source}: tensor {extra[0]}{_and_more(extra)} does not belong to the model of config.json")
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from minillm.backend import to_host
 from minillm.errors import UserError
+from minillm.models.config_keys import check_keys
 from minillm.models.gpt2 import GPT2, GPT2Config
+from minillm.tensor_file import StoredTensor
 
 MODEL, CONFIG = GPT2, GPT2Config
 CAUSAL_MASK_BUFFERS = re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)")  # constants in OpenAI's own files
+EMBEDDING = "transformer.wte.weight"
 REQUIRED_FIELDS = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
 
 _HF_FIELDS = {  # ours -> Hugging Face's
@@ -29,6 +32,18 @@ _HF_FIELDS = {  # ours -> Hugging Face's
     "activation": "activation_function",
     "layer_norm_eps": "layer_norm_epsilon",
 }
+_USED = {*_HF_FIELDS.values(), "bias", "attn_pdrop", "embd_pdrop", "resid_pdrop", "scale_attn_weights"}
+_USED |= {"scale_attn_by_inverse_layer_idx", "add_cross_attention"}
+# reorder_and_upcast_attn: the same sums in float32; n_ctx: what n_positions was called at first
+_NEUTRAL = {"reorder_and_upcast_attn": (True, False), "n_special": (0,)}
+_OF_NO_EFFECT = {"n_ctx", "predict_special_tokens"}
+ALIASES = {  # other names of fields, by which transformers takes them, too
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+_SAME_ACTIVATIONS = {"gelu_fast": "gelu_new", "gelu_python": "gelu", "gelu_accurate": "gelu_new"}
 
 
 def config_to_hugging_face(config: GPT2Config) -> dict:
@@ -54,7 +69,11 @@ def config_from_hugging_face(contents: dict) -> GPT2Config:
         raise UserError("its attention is scaled in another way than GPT-2's, which minillm does not compute")
     if contents.get("add_cross_attention", False):
         raise UserError("add_cross_attention is true: minillm has no cross-attention")
+    check_keys(contents, _USED | _OF_NO_EFFECT, _NEUTRAL)
     fields = {ours: contents[theirs] for ours, theirs in _HF_FIELDS.items() if theirs in contents}
+    activation = fields.get("activation")
+    if isinstance(activation, str):
+        fields["activation"] = _SAME_ACTIVATIONS.get(activation, activation)
     return GPT2Config(**fields, dropout=contents.get("resid_pdrop", 0.0), bias=contents.get("bias", True))
 
 
@@ -72,6 +91,13 @@ def full_name(name: str) -> str:
 def is_constant(name: str) -> bool:
     """Whether a tensor is no weight, but something that minillm computes."""
     return CAUSAL_MASK_BUFFERS.fullmatch(name) is not None
+
+
+def check_constant(tensor: StoredTensor, config: GPT2Config) -> None:
+    """Raises UserError for a causal mask of another shape than the model's; its values are not looked at, they are many."""
+    square = len(tensor.shape) == 4 and tensor.shape[2] == tensor.shape[3] >= config.context_length
+    if tensor.name.endswith(".bias") and not square:
+        raise UserError(f"{tensor.path}: {tensor.name} of shape {tensor.shape} is no causal mask of this model")
 
 
 def zero_tensors(config: GPT2Config) -> dict[str, tuple[int, ...]]:

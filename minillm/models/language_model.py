@@ -15,6 +15,7 @@ from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.matmul import check_gpu
+from minillm.models.carried import NOTHING, Carried
 from minillm.models.fine_tuning import LoRA
 from minillm.models.replication import replicated
 from minillm.models.structure import behaves_as
@@ -40,6 +41,7 @@ class LanguageModel(Layer):
 
     body_name: str
     lora: LoRA | None = None  # set by add_lora
+    carried: Carried = NOTHING  # what the files of the model said beside its weights; set by from_pretrained
     _dlogits = None  # the gradient of forward's logits, between `loss` and `backward`, where they are two operations
 
     def __init_subclass__(cls, **settings):

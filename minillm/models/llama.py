@@ -23,8 +23,8 @@ from minillm.layers.linear import Linear
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.rms_norm import RMSNorm
-from minillm.layers.rotary import Llama3Scaling
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
+from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fields
 from minillm.layers.swiglu import SwiGLU
 from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
 from minillm.models.language_model import LanguageModel
@@ -38,8 +38,8 @@ class LlamaConfig:
 
     vocab_size V; context_length: the longest T; n_layer blocks; n_head query heads H; n_kv_head key/value heads, n_head if
     None; d_model C; d_ff: width of the MLP, 8/3 d_model rounded up to a multiple of 32 if None; head_width D,
-    d_model / n_head if None; rope_theta: the base of the angles; rope_scaling: a Llama3Scaling, a dict of its fields, or
-    None; rope_interleaved: pairs are (2i, 2i + 1), as in Meta's files, and not (i, i + D/2); dropout: probability of
+    d_model / n_head if None; rope_theta: the base of the angles; rope_scaling: one of rotary_scaling.py's, a dict of its
+    fields, or None; rope_interleaved: pairs are (2i, 2i + 1), as in Meta's files, and not (i, i + D/2); dropout: probability of
     dropping an attention probability; attention_bias, mlp_bias: biases on those linear layers; tie_embeddings: the output
     head is the token embedding.
     """
@@ -58,7 +58,7 @@ class LlamaConfig:
     mlp_bias: bool = False
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: Scaling | None = None
     rope_interleaved: bool = False
 
     def __post_init__(self):
@@ -75,7 +75,7 @@ class LlamaConfig:
                 object.__setattr__(self, name, value)
         check_positive_integers(self, tuple(defaults))
         if isinstance(self.rope_scaling, dict):
-            object.__setattr__(self, "rope_scaling", Llama3Scaling(**self.rope_scaling))
+            object.__setattr__(self, "rope_scaling", scaling_from_fields(self.rope_scaling))
         check_numbers(self, ("rms_norm_eps", "rope_theta"))
         check_flags(self, ("tie_embeddings", "attention_bias", "mlp_bias", "rope_interleaved"))
         check_dropout(self)
@@ -83,6 +83,10 @@ class LlamaConfig:
             raise UserError(
                 f"n_head ({self.n_head}) is not divisible by n_kv_head ({self.n_kv_head}): "
                 "every key/value head serves the same number of query heads"
+            )
+        if isinstance(self.rope_scaling, TableScaling) and len(self.rope_scaling.factors) != self.head_width // 2:
+            raise UserError(
+                f"rope_scaling has {len(self.rope_scaling.factors)} factors, a head has {self.head_width // 2} pairs"
             )
         if self.head_width % 2:
             raise UserError(

@@ -28,7 +28,7 @@ from minillm.layers.lora import LoRALinear
 
 SETTINGS = {  # attributes that change no result in evaluation mode, and those that a configuration or dtype stand for
     *("name", "training", "recompute", "activations", "first_row", "p", "label_smoothing", "ignore_index"),
-    *("config", "precision", "lora"),
+    *("config", "precision", "lora", "carried"),
 }
 CONSTRUCTION = {"initial_std", "_token_embedding", "_normal", "_constant"}  # and _make...: what they made is compared
 HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__annotations__"}

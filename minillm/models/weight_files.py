@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import safetensors
 
 from minillm.errors import UserError
+from minillm.file_kinds import OTHER_FORM
 from minillm.files import read_json
 from minillm.tensor_file import StoredTensor, read_header
 
@@ -21,6 +23,17 @@ PICKLES = (
     "*.ckpt",
     "*.bin",
 )
+SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+OTHER_WEIGHTS = {
+    "*.gguf": "a GGUF file, which is to be named itself in place of the folder",
+    "*.onnx": "ONNX",
+    "onnx/*.onnx": "ONNX",
+    "*.h5": "TensorFlow's HDF5",
+    "*.msgpack": "Flax's msgpack",
+    "*.npz": "NumPy's npz",
+    "openvino_model.*": "OpenVINO's",
+    "*.ot": "rust_model.ot of rust-bert",
+}
 
 
 def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
@@ -35,12 +48,23 @@ def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
         return found, single
     if index.exists() or index.is_symlink():
         return _open_shards(file_inside(index, folder), folder), index
+    if parts := sorted(path.name for path in folder.iterdir() if SHARD.fullmatch(path.name)):
+        return _join_shards(folder, parts), folder / parts[0]
     if pickle := next((path for pattern in PICKLES for path in folder.glob(pattern)), None):
         raise UserError(
             f"{folder} holds its weights as a pickle ({pickle.name}), which can run any program when it is opened: get the "
             f"model in safetensors format ({WEIGHTS_FILE}), or convert it where you trust it with transformers: "
             "model.save_pretrained(folder, safe_serialization=True)"
         )
+    others = sorted(path.name for path in folder.glob("*.safetensors") if path.name != "adapter_model.safetensors")
+    if others:
+        raise UserError(
+            f"{single} is missing; {folder} holds {', '.join(others[:3])}: if it is the whole model in Hugging Face's form, "
+            f"rename it to {WEIGHTS_FILE}"
+        )
+    for pattern, kind in OTHER_WEIGHTS.items():
+        if found := sorted(folder.glob(pattern)):
+            raise UserError(f"{folder} holds its weights as {kind} ({found[0].name}): {OTHER_FORM}")
     raise UserError(f"{single} is missing: the model folder is incomplete")
 
 
@@ -52,6 +76,25 @@ def refuse_parameters(path: Path) -> None:
                 f"{path} was written by minillm.save_parameters: build its model in Python, and call "
                 "minillm.load_parameters(model, file)"
             )
+
+
+def _join_shards(folder: Path, names: list[str]) -> dict[str, StoredTensor]:
+    """The tensors of shards whose index is missing: their names say how many there should be."""
+    numbers = {tuple(SHARD.fullmatch(name).groups()) for name in names}
+    counts = {count for _, count in numbers}
+    if len(counts) > 1:
+        raise UserError(f"{folder} holds shards of two models ({names[0]}, {names[-1]}), and {INDEX_FILE} is not there")
+    count = counts.pop()
+    for number in range(1, int(count) + 1):
+        if (wanted := f"model-{number:0{len(count)}}-of-{count}.safetensors") not in names:
+            raise UserError(f"{folder / wanted} is missing: it is one of {int(count)} shards")
+    found = {}
+    for name in names:
+        tensors = read_header(file_inside(folder / name, folder))
+        if twice := sorted(set(tensors) & set(found)):
+            raise UserError(f"{folder / name} holds tensor {twice[0]!r}, which an earlier shard holds, too")
+        found |= tensors
+    return found
 
 
 def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files import read_json
-from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
+from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, adapter_revision
 from minillm.models.folder import CONFIG_FILE, GENERATION_FILE
-from minillm.pretrained import model_folder
-from minillm.pretrained.gguf import is_gguf, open_gguf
+from minillm.pretrained.carried import carried_from
+from minillm.pretrained.gguf import is_gguf
+from minillm.pretrained.sources import model_folder
 from minillm.tokenizers import ScoreTokenizer
 from minillm.tokenizers.byte_pair_files import END_OF_TEXT
 
@@ -25,9 +26,8 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
     if path.is_file():
         if not is_gguf(path):
             return (tokenizer.bos, tokenizer.eos)
-        settings = open_gguf(path).settings
-        named = [settings.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")]
-        return tuple(sorted({int(index) for index in named if index is not None}))
+        ids = carried_from(path).ids.get("eos_token_id", ())
+        return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
     folder = model_folder(source, revision)
     for name in (GENERATION_FILE, CONFIG_FILE):
         ids = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
@@ -38,7 +38,7 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
             raise UserError(f"{folder / name}: eos_token_id is {ids}, expected whole numbers")
         return ids
     if (folder / ADAPTER_CONFIG).is_file():
-        return end_tokens(adapter_base(folder), tokenizer)
+        return end_tokens(adapter_base(folder), tokenizer, adapter_revision(folder))
     if isinstance(tokenizer, ScoreTokenizer):
         return (tokenizer.eos,)
     end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)

@@ -1,8 +1,13 @@
-"""Models of llama2.c: seven numbers, then weights in float32, and the tokenizer in a file beside it.
+"""Models of llama2.c: a header, then weights in float32, and the tokenizer in a file beside it.
 
-Source: Karpathy, llama2.c, run.c (format v0). The header is int32 dim, hidden, layers, heads, kv_heads, vocab, seq; a negative
-vocab means that the output head is not the token embedding. Weights of all layers of one kind stand together. The last two
-arrays of what every model has are the rotary tables, which minillm computes. Rotary pairs are interleaved.
+Source: Karpathy, llama2.c, run.c and export.py. The header is int32 dim, hidden, layers, heads, kv_heads, vocab, seq.
+
+    version 0    nothing before the header; a negative vocab means that the output head is not the token embedding; the last two
+                 arrays of what every model has are the rotary tables, from which the base of the angles is found
+    version 1    "ak42", the version, the header, a byte that says whether the head is the embedding, zeros up to byte 256
+    version 2    weights in int8: not read here
+
+Weights of all layers of one kind stand together, in an order of the version's. Rotary pairs are interleaved.
 """
 
 from __future__ import annotations
@@ -10,32 +15,73 @@ from __future__ import annotations
 import math
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from minillm.errors import UserError
+from minillm.layers.rotary import rotary_tables
 from minillm.models import Llama, LlamaConfig
 from minillm.tensor_file import first_not_finite
 from minillm.tokenizers.score import ScoreTokenizer
 
 HEADER = struct.Struct("<7i")
+MAGIC, VERSION, HEADER_BYTES = b"24ka", struct.Struct("<i"), 256  # of versions above 0
 LARGEST = 1 << 24  # of any number in the header
+USUAL_BASE, TABLE_ERROR = 10000.0, 1e-4  # of the angles; of a cosine in the table: many are float32 computations
+
+
+class _Layout(NamedTuple):
+    """What the header says; vocab is negative where the head is not the embedding."""
+
+    dim: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    context: int
+    version: int
+
+    @property
+    def start(self) -> int:
+        """The byte at which the weights begin."""
+        return HEADER_BYTES if self.version else HEADER.size
+
+    def is_possible(self) -> bool:
+        sizes = (*self[:5], abs(self.vocab), self.context)
+        return all(0 < n < LARGEST for n in sizes) and self.dim % self.heads == 0 and self.heads % self.kv_heads == 0
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.start + 4 * sum(map(math.prod, self.shapes().values()))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What stands in the file, in order."""
+        dim, hidden, layers, heads, kv_heads, vocab, context, version = self
+        kv_dim = dim // heads * kv_heads
+        embedding, norm = {"embed_tokens": (abs(vocab), dim)}, {"norm": (dim,)}
+        norms = {name: {f"{name}_layernorm": (layers, dim)} for name in ("input", "post_attention")}
+        attention = {"q_proj": (layers, dim, dim), "k_proj": (layers, kv_dim, dim), "v_proj": (layers, kv_dim, dim)}
+        attention |= {"o_proj": (layers, dim, dim)}
+        mlp = {"gate_proj": (layers, hidden, dim), "down_proj": (layers, dim, hidden), "up_proj": (layers, hidden, dim)}
+        head = {} if vocab > 0 else {"lm_head": (-vocab, dim)}
+        if version:
+            return {**norms["input"], **norms["post_attention"], **norm, **embedding, **attention, **mlp, **head}
+        tables = dict.fromkeys(("cos", "sin"), (context, dim // heads // 2))
+        return {**embedding, **norms["input"], **attention, **norms["post_attention"], **mlp, **norm, **tables, **head}
 
 
 def is_llama2c(path: Path) -> bool:
-    """Whether the first numbers of a file can be the header of a model of its size."""
+    """Whether a file begins as those of version 1 and later, or its first numbers can be the header of a model of its size."""
     try:
         with open(path, "rb") as file:
-            start = file.read(HEADER.size)
+            if file.read(len(MAGIC)) == MAGIC:
+                return True
     except OSError:
         return False
-    if len(start) < HEADER.size:
-        return False
-    numbers = HEADER.unpack(start)
-    sizes = (*numbers[:5], abs(numbers[5]), numbers[6])
-    if not all(0 < number < LARGEST for number in sizes) or numbers[0] % numbers[3] or numbers[3] % numbers[4]:
-        return False
-    return path.stat().st_size == HEADER.size + 4 * sum(map(math.prod, _shapes(numbers).values()))
+    layout = _layout(path)
+    return layout is not None and layout.is_possible() and path.stat().st_size == layout.size()
 
 
 def load_llama2c(path: str | Path, dtype="float32") -> Llama:
@@ -43,25 +89,25 @@ def load_llama2c(path: str | Path, dtype="float32") -> Llama:
     path = Path(path)
     if not is_llama2c(path):
         raise UserError(f"{path} is no llama2.c model: its size does not fit its header")
-    numbers = _header(path)
-    dim, hidden, layers, heads, kv_heads, vocab, context = numbers
+    layout = _checked_layout(path)
+    stored = np.memmap(path, "<f4", "c", layout.start)  # a private map: what is written to it never reaches the file
+    arrays, at = {}, 0
+    for name, shape in layout.shapes().items():
+        arrays[name] = stored[at : at + math.prod(shape)].reshape(shape)
+        at += math.prod(shape)
     config = LlamaConfig(
-        vocab_size=abs(vocab),
-        context_length=context,
-        n_layer=layers,
-        n_head=heads,
-        n_kv_head=kv_heads,
-        d_model=dim,
-        d_ff=hidden,
-        tie_embeddings=vocab > 0,
+        vocab_size=abs(layout.vocab),
+        context_length=layout.context,
+        n_layer=layout.layers,
+        n_head=layout.heads,
+        n_kv_head=layout.kv_heads,
+        d_model=layout.dim,
+        d_ff=layout.hidden,
+        tie_embeddings=layout.vocab > 0,
+        rope_theta=_base_of_tables(arrays["cos"], arrays["sin"], path) if "cos" in arrays else USUAL_BASE,
         rope_interleaved=True,
     )
     model = Llama(config, seed=None, dtype=dtype)
-    stored = np.memmap(path, "<f4", "c", HEADER.size)  # a private map: what is written to it never reaches the file
-    arrays, at = {}, 0
-    for name, shape in _shapes(numbers).items():
-        arrays[name] = stored[at : at + math.prod(shape)].reshape(shape)
-        at += math.prod(shape)
     for name, parameter in model.parameters().items():
         value = np.asarray(_find(name, arrays)).astype(parameter.value.dtype, copy=False)
         where = first_not_finite(value)
@@ -71,41 +117,72 @@ def load_llama2c(path: str | Path, dtype="float32") -> Llama:
     return model.eval()
 
 
+def _checked_layout(path: Path) -> _Layout:
+    """The header of a file of any version. Raises UserError for a version, or a size, that cannot be read."""
+    layout = _layout(path)
+    if layout is None:
+        raise UserError(f"{path} is a llama2.c model that ends in its header")
+    if layout.version > 1 or layout.version < 0:
+        kind = "weights in int8" if layout.version == 2 else "not known here"
+        raise UserError(
+            f"{path} is a llama2.c model of version {layout.version} ({kind}): minillm opens versions 0 and 1; export it again "
+            "with export.py --version 1"
+        )
+    if not layout.is_possible() or path.stat().st_size != layout.size():
+        raise UserError(
+            f"{path} is a llama2.c model of version {layout.version} that is damaged: it has {path.stat().st_size} bytes, "
+            "which its header does not make"
+        )
+    return layout
+
+
+def _layout(path: Path) -> _Layout | None:
+    """What the first bytes of a file say; None if there are too few."""
+    with open(path, "rb") as file:
+        start = file.read(HEADER_BYTES)
+    if not start.startswith(MAGIC):
+        return _Layout(*HEADER.unpack_from(start), 0) if len(start) >= HEADER.size else None
+    if len(start) < HEADER_BYTES:
+        return None
+    (version,), numbers = VERSION.unpack_from(start, 4), list(HEADER.unpack_from(start, 8))
+    if not start[8 + HEADER.size]:  # the head is not the embedding
+        numbers[5] = -numbers[5]
+    return _Layout(*numbers, version)
+
+
+def _base_of_tables(cos, sin, path: Path) -> float:
+    """The base of the angles in the tables (seq, D/2); the usual one where they are zeros.
+
+    Raises UserError for tables that no base makes.
+    """
+    time, pairs = cos.shape
+    if not cos.any() and not sin.any():
+        return USUAL_BASE
+    base = USUAL_BASE
+    for _ in range(2):
+        expected = rotary_tables(time, 2 * pairs, base)
+        if all(
+            np.allclose(table, right, rtol=0, atol=TABLE_ERROR * max(1, time / 1000))
+            for table, right in zip((cos, sin), expected)
+        ):
+            return base
+        angle = math.atan2(sin[1, -1], cos[1, -1]) if time > 1 and pairs > 1 else 0.0  # base^(-(D - 2) / D)
+        if not 0 < angle < 1:
+            break
+        base = float(round(angle ** (-pairs / (pairs - 1))))
+    raise UserError(
+        f"{path}: its rotary tables are those of no base of the angles: the file is damaged, or of another kind"
+    )
+
+
 def load_llama2c_tokenizer(path: str | Path) -> ScoreTokenizer:
     """The tokenizer beside a model: tokNNN.bin with NNN tokens, or tokenizer.bin. Raises UserError if there is none."""
     path = Path(path)
-    vocab = abs(_header(path)[5])
+    vocab = abs(_checked_layout(path).vocab)
     for candidate in (path.with_name(f"tok{vocab}.bin"), path.with_name("tokenizer.bin")):
         if candidate.is_file():
             return ScoreTokenizer.from_llama2c(candidate, vocab)
     raise UserError(f"{path}: its tokenizer, tok{vocab}.bin or tokenizer.bin, is not beside it")
-
-
-def _header(path: Path) -> tuple[int, ...]:
-    with open(path, "rb") as file:
-        return HEADER.unpack(file.read(HEADER.size))
-
-
-def _shapes(numbers) -> dict[str, tuple[int, ...]]:
-    """What stands in the file, in order."""
-    dim, hidden, layers, heads, kv_heads, vocab, context = numbers
-    kv_dim = dim // heads * kv_heads
-    shapes = {
-        "embed_tokens": (abs(vocab), dim),
-        "input_layernorm": (layers, dim),
-        "q_proj": (layers, dim, dim),
-        "k_proj": (layers, kv_dim, dim),
-        "v_proj": (layers, kv_dim, dim),
-        "o_proj": (layers, dim, dim),
-        "post_attention_layernorm": (layers, dim),
-        "gate_proj": (layers, hidden, dim),
-        "down_proj": (layers, dim, hidden),
-        "up_proj": (layers, hidden, dim),
-        "norm": (dim,),
-        "cos": (context, dim // heads // 2),
-        "sin": (context, dim // heads // 2),
-    }
-    return shapes if vocab > 0 else {**shapes, "lm_head": (-vocab, dim)}
 
 
 def _find(name: str, arrays) -> np.ndarray:

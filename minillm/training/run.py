@@ -14,6 +14,7 @@ from minillm.data import load_text, open_tokens, split_text, write_tokens
 from minillm.errors import UserError
 from minillm.matmul import check_gpu
 from minillm.models.adapter_files import save_adapter
+from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.folder import (
     WEIGHTS_FILE,
@@ -27,6 +28,7 @@ from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
 from minillm.precision import weight_dtype
 from minillm.pretrained import from_pretrained, tokenizer_of
+from minillm.pretrained.carried import carried_from
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
 from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
 from minillm.training.memory import workload_of
@@ -123,7 +125,9 @@ def _write_new_run(folder: Path, settings: TrainingSettings, config, model, toke
         for name, ids in zip((TRAIN_TOKENS, VALIDATION_TOKENS), splits):
             write_tokens(partial / TRAINING_FOLDER / name, ids)
         tokenizer.save_pretrained(partial)
-        save_config(config, partial)
+        carried = carried_from(settings.init) if settings.init else NOTHING
+        carried.write_tokenizer_config(partial)
+        save_config(config, partial, carried)
         _save_as_model(model, settings, partial)
         (partial / METRICS_FILE).touch()
         description = {"settings": asdict(settings), "model": config_to_dict(config)}

@@ -118,7 +118,9 @@ def test_misaligned_vectors(mode):
         assert "misaligned" in fault("unaligned", ints(128), np.zeros(32, np.int64), thread=0)
 
 
-@pytest.mark.parametrize("name, thread", [("for_ever", 5), ("nobody_sets", 0), ("nobody_adds", 0), ("never_unlocked", 1)])
+@pytest.mark.parametrize(
+    "name, thread", [("for_ever", 5), ("nobody_sets", 0), ("nobody_adds", 0), ("never_unlocked", 1)]
+)
 def test_loops_that_wait_for_ever(mode, name, thread):
     block = 2 if name == "never_unlocked" else 32
     assert "it waits in a loop for a value that no thread writes" in fault(name, ints(), thread=thread, block=block)

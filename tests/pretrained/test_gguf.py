@@ -91,7 +91,10 @@ def test_transformers_opens_what_was_saved(tmp_path):
     [
         (lambda w: w.add_string("llama.rope.scaling.type", "yarn"), "rotary scaling"),
         (lambda w: w.add_uint32("llama.rope.dimension_count", 8), "only part of each head"),
-        (lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32)), "rope_freqs"),
+        (
+            lambda w: w.add_tensor("rope_freqs.weight", np.ones(7, np.float32)),
+            "rope_freqs.weight should hold 8 factors",
+        ),
     ],
 )
 def test_what_is_not_computed_here_is_said(change, message, tmp_path):

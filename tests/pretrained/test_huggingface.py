@@ -4,37 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from folder_files import saved, shard
 
 import minillm
 from minillm.backend import stream
 from minillm.errors import MissingExtra, UserError
-from minillm.gradcheck_catalogue import randomised
 from minillm.pretrained import huggingface
 
-SHAPE = dict(vocab_size=11, context_length=8, n_layer=2, n_head=4, d_model=16)
 IDS = np.arange(8)[None]
-
-
-def saved(folder, kind="llama"):
-    kinds = {"gpt2": (minillm.GPT2, minillm.GPT2Config), "llama": (minillm.Llama, minillm.LlamaConfig)}
-    model_class, config_class = kinds[kind]
-    model = randomised(model_class(config_class(**SHAPE), seed=0), 0.3).eval()
-    model.save_pretrained(folder)
-    return model
-
-
-def shard(folder, dtype=None):
-    """The weights of a folder in two files and an index."""
-    tensors = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").unlink()
-    names, weight_map = sorted(tensors), {}
-    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
-        file = f"model-{number:05}-of-00002.safetensors"
-        save_file({name: tensors[name].astype(dtype or np.float32) for name in part}, folder / file)
-        weight_map |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    return weight_map
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

@@ -9,6 +9,7 @@ from model_files import WORDS, write_llama2c
 
 import minillm
 from minillm.errors import UserError
+from minillm.layers.rotary import rotary_tables
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers import ScoreTokenizer, load_tokenizer
 
@@ -161,3 +162,64 @@ def test_stories260k_writes_what_llama2c_writes(real_data):
     greedy = minillm.generate(model, np.array([[1]]), max_new_tokens=200, sampler=minillm.Sampler(temperature=0))
     text = "".join(stream.push(int(token[0])) for token in greedy) + stream.finish()
     assert (text + "\n").encode() == (real_data / "stories260K" / "expected.txt").read_bytes()
+
+
+def of_version_1(tmp_path, shared=True, version=1, extra=b""):
+    """The model of `write_llama2c` with the header and the order of version 1."""
+    path, arrays = write_llama2c(tmp_path, shared=shared)
+    numbers = list(struct.unpack_from("<7i", path.read_bytes()))
+    numbers[5] = abs(numbers[5])
+    header = b"24ka" + struct.pack("<i7iB", version, *numbers, shared)
+    order = ["rms_att", "rms_ffn", "rms_final", "embedding", "wq", "wk", "wv", "wo", "w1", "w2", "w3"]
+    order += [] if shared else ["wcls"]
+    newer = tmp_path / "newer.bin"
+    newer.write_bytes(header.ljust(256, b"\0") + b"".join(arrays[name].tobytes() for name in order) + extra)
+    return path, newer
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_version_1_is_the_same_model(tmp_path, shared):
+    old, newer = of_version_1(tmp_path, shared)
+    models = from_pretrained(old), from_pretrained(newer)
+    ids = np.arange(20)[None]
+    assert models[0].config == models[1].config
+    np.testing.assert_array_equal(models[0].forward(ids), models[1].forward(ids))
+    assert tokenizer_of(newer).encode("ab") == tokenizer_of(old).encode("ab")
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(version=2), "of version 2 .weights in int8.: minillm opens versions 0 and 1"),
+        (dict(version=7), "of version 7 .not known here."),
+        (dict(extra=b"12345678"), "of version 1 that is damaged"),
+    ],
+)
+def test_versions_that_are_not_opened(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        from_pretrained(of_version_1(tmp_path, **settings)[1])
+
+
+def test_a_header_that_ends(tmp_path):
+    _, newer = of_version_1(tmp_path)
+    newer.write_bytes(newer.read_bytes()[:100])
+    with pytest.raises(UserError, match="ends in its header"):
+        from_pretrained(newer)
+
+
+def with_tables(tmp_path, tables):
+    """A file of `write_llama2c` with other rotary tables, the last arrays of the file."""
+    path, arrays = write_llama2c(tmp_path)
+    data = b"".join(np.asarray(table, "<f4").tobytes() for table in tables)
+    path.write_bytes(path.read_bytes()[: -len(data)] + data)
+    return path, arrays["cos"].shape
+
+
+def test_the_base_of_the_angles_is_found_in_the_tables(tmp_path):
+    path, (time, pairs) = with_tables(tmp_path, rotary_tables(32, 4, 500_000.0))
+    assert (time, 2 * pairs) == (32, 4) and from_pretrained(path).config.rope_theta == 500_000.0
+    path, _ = with_tables(tmp_path, np.zeros((2, 32, 2)))
+    assert from_pretrained(path).config.rope_theta == 10000.0
+    path, _ = with_tables(tmp_path, np.random.default_rng(0).normal(size=(2, 32, 2)))
+    with pytest.raises(UserError, match="rotary tables are those of no base"):
+        from_pretrained(path)

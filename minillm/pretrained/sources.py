@@ -1,0 +1,102 @@
+"""What the user named: a folder, a file, a model on the hub; and what it is where that is no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minillm.errors import UserError
+from minillm.file_kinds import OTHER_FORM, misnamed, pickled
+from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
+from minillm.models.folder import CONFIG_FILE
+from minillm.models.weight_files import PICKLES
+from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name
+
+# a file that tells what else a folder is -> what that is
+OTHER_FOLDERS = {
+    "model_index.json": "a pipeline of diffusers (pictures), not a language model",
+    "modules.json": "a model of sentence-transformers (embeddings), not a language model",
+    "params.json": "a model in Meta's own form (params.json): get it in Hugging Face's form, with config.json",
+    "tf_model.h5": "a model in TensorFlow's form",
+    "flax_model.msgpack": "a model in Flax's form",
+    "*.onnx": "a model in ONNX's form",
+    "openvino_model.xml": "a model in OpenVINO's form",
+    "*.mlmodel": "a model in Core ML's form",
+    "adapter_model.*": "an adapter without its adapter_config.json",
+    "*.safetensors": "weights without their config.json",
+    "training/state.json": "a run whose config.json is missing",
+    "tokenizer.json": "a tokenizer only, without a model",
+    "tokenizer.model": "a tokenizer only, without a model",
+    "vocab.json": "a tokenizer only, without a model",
+}
+
+
+def model_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder that `source` names; a name that is no folder is fetched from the Hugging Face hub.
+
+    Raises UserError for what is no folder of a model, saying what it is, and for adapters whose base is themselves.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        raise UserError(describe_file(folder))
+    if not folder.is_dir():
+        name = str(source)
+        if not looks_like_hub_name(name):
+            raise UserError(
+                f"{folder} is not a folder: name a run folder (minillm train makes one), a Hugging Face folder, or a model "
+                "on the Hugging Face hub as owner/model"
+            )
+        folder = fetch_from_hub(name, revision)
+    if not any((folder / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG)):
+        raise UserError(_describe_folder(folder))
+    _check_bases(folder)
+    return folder
+
+
+def _check_bases(folder: Path) -> None:
+    """Raises UserError if going from adapter to base on the disk comes back to a folder."""
+    seen = []
+    while folder.is_dir() and (folder / ADAPTER_CONFIG).is_file():
+        if folder.resolve() in seen:
+            way = " -> ".join(str(path) for path in [*seen, folder.resolve()])
+            raise UserError(
+                f"{folder / ADAPTER_CONFIG}: this adapter is its own base ({way}): the model that it was trained on is gone; "
+                "set base_model_name_or_path to a copy of it"
+            )
+        seen.append(folder.resolve())
+        folder = Path(adapter_base(folder))
+
+
+def describe_file(path: Path) -> str:
+    """What to say of a file that no model can be opened from."""
+    if kind := misnamed(path):
+        return f"{path} is no model file that minillm knows: it is {kind}"
+    if path.suffix == ".safetensors":
+        return f"{path} holds weights only: name its folder, {path.parent}, in which config.json says what they mean"
+    if pickled(path):
+        return (
+            f"{path} is a pickle, which can run any program when it is opened: get the model in safetensors format, "
+            "or convert it where you trust it with transformers: model.save_pretrained(folder, safe_serialization=True)"
+        )
+    if path.suffix == ".onnx":
+        return f"{path} is a model in ONNX's form: {OTHER_FORM}"
+    if path.suffix == ".json":
+        return f"{path} is one file of a model: name its folder, {path.parent}"
+    return f"{path} is no model file that minillm knows: {OTHER_FORM}"
+
+
+def _describe_folder(folder: Path) -> str:
+    """What to say of a folder without config.json and adapter_config.json."""
+    start = f"{folder} holds no model: {CONFIG_FILE} is missing"
+    if files := sorted(path.name for path in folder.glob("*.gguf")):
+        return f"{start}; it holds {len(files)} GGUF file(s): name one, {folder / files[0]}"
+    for name, kind in OTHER_FOLDERS.items():
+        if any(folder.glob(name)):
+            return f"{start}; it is {kind}"
+    if any(path for pattern in PICKLES for path in folder.glob(pattern)):
+        return f"{start}; it holds a pickle ({next(p.name for q in PICKLES for p in folder.glob(q))}) only"
+    snapshots = [path.parent for path in folder.glob("snapshots/*/config.json")]
+    deeper = snapshots or [path.parent for path in folder.glob(f"*/{CONFIG_FILE}")]
+    deeper += [path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG}")]
+    if deeper:
+        return f"{start}; the model is one folder deeper: name {sorted(deeper)[-1]}"
+    return f"{start}; it is empty" if not any(folder.iterdir()) else start
