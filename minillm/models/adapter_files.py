@@ -11,11 +11,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from minillm.backend import to_host
 from minillm.errors import UserError
-from minillm.files import read_json, replacing, write_atomically
+from minillm.files import read_json, replacing, save_tensors, write_atomically
 from minillm.layers.lora import LoRALinear
 from minillm.models.fine_tuning import LoRA, add_lora, merged
 from minillm.models.weight_files import file_inside
@@ -33,7 +32,7 @@ def save_adapter(model, folder: Path, base: str) -> None:
         if name.endswith((".lora_A", ".lora_B"))
     }
     with replacing(folder / ADAPTER_WEIGHTS) as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
+        save_tensors(tensors, temporary, {"format": "pt"})
     targets = {path.rpartition(".")[2] for path, layer in model.layers() if isinstance(layer, LoRALinear)}
     contents = {
         "peft_type": "LORA",

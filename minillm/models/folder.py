@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from minillm.errors import UserError
-from minillm.files import read_json, replacing, write_atomically
+from minillm.files import read_json, replacing, save_tensors, write_atomically
 from minillm.models import gpt2_files, llama_files
 from minillm.models.fine_tuning import merged
 from minillm.models.language_model import LanguageModel
@@ -77,7 +76,7 @@ def save_weights(model: LanguageModel, path: Path) -> None:
     plain = model if model.lora is None else merged(model)
     tensors = ARCHITECTURES[architecture_of(model.config)].stored_tensors(plain)
     with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, {"format": "pt"})
+        save_tensors({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, {"format": "pt"})
 
 
 def _json(contents: dict) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -14,7 +16,7 @@ from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_to
 from minillm.tokenizers import load_tokenizer
 from minillm.tokenizers.tokenizer import TOKENIZER_FILE
 
-__all__ = ["from_pretrained", "model_folder", "tokenizer_of"]
+__all__ = ["from_pretrained", "model_chain", "model_folder", "tokenizer_of"]
 
 
 def from_pretrained(source: str | Path, dtype="float32", revision: str | None = None):
@@ -23,25 +25,43 @@ def from_pretrained(source: str | Path, dtype="float32", revision: str | None = 
     revision: of a name on the hub, a branch, tag or commit. Raises UserError if the source is missing or incomplete, or its
     files do not fit together.
     """
-    if Path(source).is_file():
-        return _file_kind(Path(source))[0](source, dtype)
-    folder = model_folder(source, revision)
-    if not (folder / ADAPTER_CONFIG).is_file():
-        return load_model(folder, dtype)
-    model = apply_adapter(from_pretrained(adapter_base(folder), dtype), folder)
-    if (folder / CONFIG_FILE).is_file():  # a run may use less than the whole context
-        model = with_settings(model, context_length=read_config(folder).context_length)
+    *adapters, base = model_chain(source, revision)
+    model = _file_kind(base)[0](base, dtype) if base.is_file() else load_model(base, dtype)
+    for folder in reversed(adapters):
+        model = apply_adapter(model, folder)
+        if (folder / CONFIG_FILE).is_file():  # a run may use less than the whole context
+            model = with_settings(model, context_length=read_config(folder).context_length)
     return model
+
+
+def model_chain(source: str | Path, revision: str | None = None) -> Iterator[Path]:
+    """The file or folder that `source` names; if it is an adapter's, then that of the adapter's model, and so on.
+
+    The last one is no adapter. A name on the hub is fetched when it is its turn. Raises UserError for adapters that are each
+    other's model, or their own.
+    """
+    seen: list[Path] = []
+    while True:
+        path = Path(source) if Path(source).is_file() else model_folder(source, revision)
+        if any(os.path.samefile(path, other) for other in seen):
+            circle = " -> ".join(map(str, [*seen, path]))
+            raise UserError(
+                f"{path} is an adapter of itself ({circle}): {path / ADAPTER_CONFIG} must name in base_model_name_or_path the "
+                "model that it was trained on"
+            )
+        yield path
+        if path.is_file() or not (path / ADAPTER_CONFIG).is_file():
+            return
+        seen.append(path)
+        source, revision = adapter_base(path), None
 
 
 def tokenizer_of(source: str | Path, revision: str | None = None):
     """The tokenizer that belongs to the model that `from_pretrained` opens."""
-    if Path(source).is_file():
-        return _file_kind(Path(source))[1](source)
-    folder = model_folder(source, revision)
-    if (folder / ADAPTER_CONFIG).is_file() and not (folder / TOKENIZER_FILE).is_file():
-        return tokenizer_of(adapter_base(folder))
-    return load_tokenizer(folder)
+    for path in model_chain(source, revision):
+        if path.is_dir() and (path / TOKENIZER_FILE).is_file():  # an adapter's own comes first
+            break
+    return _file_kind(path)[1](path) if path.is_file() else load_tokenizer(path)
 
 
 def _file_kind(path: Path):
