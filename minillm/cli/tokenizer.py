@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.streams import read_input
 from minillm.errors import UserError
+from minillm.files import refuse_utf_16
 
 app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
 
@@ -69,7 +72,7 @@ def encode(
     from minillm.tokenizers import BytePairTokenizer, load_tokenizer
 
     opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
-    text = sys.stdin.read() if text is None else text
+    text = read_input() if text is None else text
     if isinstance(opened, BytePairTokenizer):
         ids = opened.encode(text, "all" if allow_special else (), () if plain else "all")
     else:
@@ -88,7 +91,7 @@ def decode(
     from minillm.tokenizers import BytePairTokenizer, load_tokenizer
 
     opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
-    words = sys.stdin.read().split() if not ids else [word for part in ids for word in part.split()]
+    words = read_input().split() if not ids else [word for part in ids for word in part.split()]
     if wrong := [word for word in words if not word.isdecimal()]:
         raise UserError(f'"{wrong[0]}" is no id: ids are whole numbers, separated by spaces')
     sys.stdout.write(opened.decode([int(word) for word in words]))
@@ -107,7 +110,8 @@ def _texts(sources: list[str]) -> Iterator[str]:
 
 def _parts_of_file(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+            refuse_utf_16(binary.peek(4096), str(path))
             while part := file.read(READ_CHARACTERS):
                 yield part + file.readline(READ_CHARACTERS)  # a line may be as long as the file
     except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,12 @@ PREFIX, LARGEST_RANK = "base_model.model.", 1 << 16
 
 
 def save_adapter(model, folder: Path, base: str) -> None:
-    """Write the LoRA matrices of a model; `base` is the folder or name of the model without them."""
+    """Write the LoRA matrices of a model; `base` is the folder or name of the model without them.
+
+    Raises UserError if `folder` is that model's: it would be taken for its own adapter.
+    """
+    if Path(base).exists() and os.path.samefile(base, folder):
+        raise UserError(f"{folder} is the model that the adapter belongs to: write the adapter to another folder")
     tensors = {
         f"{PREFIX}{name}.weight": np.ascontiguousarray(to_host(parameter.value))
         for name, parameter in model.parameters().items()

@@ -32,12 +32,6 @@ def check_not_needed(folder: Path, settings: TrainingSettings, inside_is_fine: b
             raise UserError(f"{folder} is inside of {path}, {what}: name another folder with --out")
 
 
-def check_base_elsewhere(folder: Path, base: str) -> None:
-    """Raises UserError if an adapter would be written into the folder of its own model."""
-    if Path(base).exists() and folder.exists() and os.path.samefile(base, folder):
-        raise UserError(f"{folder} is the model that the adapter belongs to: write the adapter to another folder")
-
-
 def _contains(outer: Path, inner: Path) -> bool:
     """Whether `inner` is `outer`, or stands in it at any depth. Neither has to exist."""
     inner = Path(os.path.abspath(inner))
