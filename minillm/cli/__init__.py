@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -57,5 +58,6 @@ def fail(message: str) -> None:
     from minillm.cli.streams import finish_output
 
     finish_output()
-    print(f"minillm: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # standard error may be gone, too
+        print(f"minillm: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
