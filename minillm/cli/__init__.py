@@ -43,9 +43,9 @@ def _run() -> int:
         fail(str(error))
     except usage_error as error:
         message = error.format_message()
-        if type(error).__name__ != "NoArgsIsHelpError":  # which is how some versions show help where there are no arguments
+        if type(error).__name__ != "NoArgsIsHelpError":
             fail(message)
-        print(message, end="")  # empty where it was printed already
+        print(message, end="")  # the help, where there were no arguments; empty if it was printed already
         code = 0
     except typer.Abort:
         raise KeyboardInterrupt from None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from minillm.cli.options import option
 from minillm.errors import UserError
 from minillm.models.presets import PRESETS, Preset
 from minillm.training import Run
@@ -97,8 +98,3 @@ def _on_the_end(run: Run, given: dict) -> Iterator[str]:
         yield f"--stop-after {stop_after} changes nothing: the run ends at step {last}"
     elif stop_after is not None and 0 < stop_after <= step:
         yield f"--stop-after {stop_after}: the run stands at step {step} already"
-
-
-def option(name: str) -> str:
-    """A setting as it is written at the command line."""
-    return "--" + name.replace("_", "-")

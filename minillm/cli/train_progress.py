@@ -29,6 +29,7 @@ from minillm.training import (
 )
 from minillm.training.memory import workload_of
 from minillm.training.memory_advice import explained
+from minillm.training.overfitting import remedies
 from minillm.training.profile import WARM_UP_STEPS, StepProfile
 from minillm.training.profile_table import profile_table
 
@@ -136,15 +137,22 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
         f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}",
         soft_wrap=True,
     )
+    if progress.overfitting_since is not None:
+        advice = remedies(run.settings, run.model.config.dropout)
+        console.print(f"[yellow]overfitting since step {progress.overfitting_since}; {advice}[/]", soft_wrap=True)
     console.print(f"wrote {run.folder}; let it write:")
-    console.print(Text(f"  minillm generate {shlex.quote(str(run.folder))}{_prompt_to_try(run, console)}"), soft_wrap=True)
+    console.print(
+        Text(f"  minillm generate {shlex.quote(str(run.folder))}{_prompt_to_try(run, console)}"), soft_wrap=True
+    )
 
 
 def _prompt_to_try(run: Run, console: Console) -> str:
     """--prompt with a text that the model can read; nothing where there is none that can be shown."""
     ids = [int(token) for token in run.validation_tokens[:TOKENS_LOOKED_AT]]
     prompt = first_prompt(run.tokenizer, run.tokenizer.decode(ids))
-    if prompt is None or prompt.startswith("-") or prompt.encode(console.encoding, "replace").decode(console.encoding) != prompt:
+    if prompt is None or prompt.startswith("-"):
+        return ""
+    if prompt.encode(console.encoding, "replace").decode(console.encoding) != prompt:  # it would be shown with "?"
         return ""
     return f' --prompt "{prompt}"' if prompt.isalnum() else f" --prompt {shlex.quote(prompt)}"
 
@@ -191,7 +199,9 @@ class ProgressReporter(Reporter):
         )
 
     def sampled(self, step: int, text: str) -> None:
-        self._console.print(f"[dim]a text that continues {escape(repr(self._start))}:\n{escape(text)}[/]", soft_wrap=True)
+        self._console.print(
+            f"[dim]a text that continues {escape(repr(self._start))}:\n{escape(text)}[/]", soft_wrap=True
+        )
 
     def profiled(self, profile: StepProfile) -> None:
         self.has_profiled = True
@@ -199,3 +209,5 @@ class ProgressReporter(Reporter):
 
     def noted(self, message: str) -> None:
         self._console.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)
+
+    advised = noted

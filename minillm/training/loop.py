@@ -47,6 +47,9 @@ class Reporter:
     def noted(self, message: str) -> None:
         """Something the user should know, in one line."""
 
+    def advised(self, message: str) -> None:
+        """What helps against what was noted last, in one line."""
+
 
 def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None, profile: bool = False) -> str:
     """Train from where the run stands to its last step; returns why it ended: "finished", "stopped" or "early stop".
@@ -220,10 +223,10 @@ def _warn_of_overfitting(run: Run, reporter: Reporter) -> None:
     progress = run.progress
     since = overfitting_since(progress.history)
     if since is not None and progress.overfitting_since is None:
-        advice = remedies(run.settings, run.model.config.dropout)
-        message = f"overfitting since step {since}; the best model is step {progress.best_step}; {advice}"
+        message = f"overfitting since step {since}; the best model is step {progress.best_step}"
         run.metrics.write("warning", step=progress.step, message=message)
         reporter.noted(message)
+        reporter.advised(remedies(run.settings, run.model.config.dropout))
     progress.overfitting_since = since
 
 
