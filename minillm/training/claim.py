@@ -175,4 +175,4 @@ def _owner(descriptor: int) -> int | None:
 
 def _in_use(folder: str | Path, owner: int | None) -> str:
     who = "another process" if owner is None else f"process {owner}"
-    return f"{folder} is in use: {who} is training in it; wait until it ends, or name another folder with --out"
+    return f"{folder} is in use: {who} is training in it; wait until it ends, or use another folder"
