@@ -30,6 +30,7 @@ def save_adapter(model, folder: Path, base: str) -> None:
 
     Raises UserError if `folder` is that model's: it would be taken for its own adapter.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if Path(base).exists() and os.path.samefile(base, folder):
         raise UserError(f"{folder} is the model that the adapter belongs to: write the adapter to another folder")
     tensors = {

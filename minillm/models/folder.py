@@ -15,6 +15,7 @@ import numpy as np
 from minillm.errors import UserError
 from minillm.files import read_json, replacing, save_tensors, write_atomically
 from minillm.models import gpt2_files, llama_files
+from minillm.models.adapter_files import ADAPTER_CONFIG
 from minillm.models.fine_tuning import merged
 from minillm.models.language_model import LanguageModel
 from minillm.models.weight_files import open_weights
@@ -57,8 +58,13 @@ def config_from_dict(fields: dict):
 
 
 def save_model(model: LanguageModel, folder: str | Path) -> None:
-    """Write config.json, generation_config.json and model.safetensors into `folder`, each of them atomically."""
+    """Write config.json, generation_config.json and model.safetensors into `folder`, each of them atomically.
+
+    Raises UserError for the folder of an adapter: whoever opens it would get the adapter, and not this model.
+    """
     folder = Path(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{folder} holds an adapter ({ADAPTER_CONFIG}): save the model to another folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder)
     save_weights(model, folder / WEIGHTS_FILE)

@@ -52,7 +52,10 @@ def claim_new_folder(folder: Path, numbered: bool) -> Iterator[tuple[Path, Path]
 def _claim_partial(folder: Path) -> tuple[Path, Claim]:
     partial = folder.with_name(f".{folder.name}.partial")
     while True:
-        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # which names the partial folder
+            raise OSError(error.errno, error.strerror, str(folder)) from None
         try:
             return partial, Claim(partial, folder)
         except FileNotFoundError:  # its owner has just put it in place, or given it up
