@@ -52,7 +52,8 @@ def train(
     special = special or []
     _check_out(out, files)
     check_vocabulary_size(vocab_size, special)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("merges", total=vocab_size - 256 - len(special))
         tokenizer = BytePairTokenizer.train(
             _texts(files), vocab_size, special, pattern, lambda done: progress.update(task, completed=done)
@@ -111,7 +112,9 @@ def _check_out(out: Path, files: list[str]) -> None:
     for source in map(Path, files):
         for name in (TOKENIZER_FILE, TOKENIZER_CONFIG):
             if source.is_file() and (out / name).is_file() and os.path.samefile(source, out / name):
-                raise UserError(f"{source} would be written over by what is learned from it: name another folder with --out")
+                raise UserError(
+                    f"{source} would be written over by what is learned from it: name another folder with --out"
+                )
 
 
 def _texts(sources: list[str]) -> Iterator[str]:
