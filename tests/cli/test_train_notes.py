@@ -10,9 +10,11 @@ from minillm.training import TrainingSettings, start_run
 def new_run(tmp_path):
     """A function that starts a small run with changed settings."""
 
-    def start(name="run", shape=dict(n_layer=1, n_head=2, d_model=16, context_length=8), **settings):
+    def start(name="run", shape=None, **settings):
         (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 30)
         usual = dict(data=(str(tmp_path / "text.txt"),), max_steps=12, eval_interval=4, warmup_steps=2)
+        if shape is None:
+            shape = dict(n_layer=1, n_head=2, d_model=16, context_length=8)
         return start_run(TrainingSettings(**{**usual, **settings}), shape, tmp_path / name)
 
     return start
