@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+
 
 def main() -> None:
     """The console script `minillm`. What the user can mend is told in one line, with exit code 2."""
@@ -26,7 +28,7 @@ def main() -> None:
         fail(explain_shortly(error))
     except KeyboardInterrupt:
         print("\nminillm: stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _run() -> int:
@@ -39,6 +41,8 @@ def _run() -> int:
     usage_error = typer.BadParameter.__base__  # click's UsageError, of the click that this typer brings or depends on
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # how some versions tell of Ctrl-C
+            raise typer.Abort
     except UserError as error:
         fail(str(error))
     except usage_error as error:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -114,6 +115,15 @@ def test_what_may_not_be_read_or_written(here, tmp_path):
     ):
         one_line(shell(tmp_path, f"{AS_ANYBODY} $M {arguments}"), message)
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+@posix
+def test_ctrl_c_is_told(here):
+    command = [sys.executable, "-m", "minillm", "generate", "run", "--max-tokens", "10000000"]
+    process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(20)  # it writes
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == b"\nminillm: stopped\n" and process.returncode == 130
 
 
 def test_the_command_alone_is_its_help(minillm):
