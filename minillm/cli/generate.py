@@ -190,7 +190,10 @@ def command(
     if chat:
         from minillm.pretrained.chat import chat_of
 
-        ids, answer_end = chat_of(model, revision).encode(tokenizer, [{"role": "user", "content": prompt}])
+        template = chat_of(model, revision)
+        if prompt is None:
+            raise UserError("--chat: the prompt is the question, give it with --prompt")
+        ids, answer_end = template.encode(tokenizer, [{"role": "user", "content": prompt}])
         end = end if answer_end is None or ignore_end else (*end, answer_end)
         start = ""
     elif prompt is None:

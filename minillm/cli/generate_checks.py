@@ -57,8 +57,6 @@ def check_options(given: Mapping) -> list[str]:
         return list(_without_effect(given, on))
     if {"draft", "lookup"} <= on:
         raise UserError("--draft and --lookup both guess ahead: choose one")
-    if "chat" in on and "prompt" not in given:
-        raise UserError("--chat: the prompt is the question, give it with --prompt")
     if {"min_tokens", "ignore_end"} <= on:
         raise UserError("--min-tokens keeps an end of text away, --ignore-end writes on after it: leave one out")
     if search := next((name for name in ("beams", "contrastive_alpha") if name in on), None):

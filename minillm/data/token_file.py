@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -17,10 +18,9 @@ def write_tokens(path: str | Path, ids) -> None:
     if ids.ndim != 1 or ids.min(initial=0) < 0 or largest >= 2**32:
         raise ValueError(f"{path}: ids must be one row of whole numbers from 0 to 2**32 - 1")
     dtype = np.uint16 if largest < 2**16 else np.uint32
-    ids = np.ascontiguousarray(ids, dtype)
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(ids))
-        file.write(ids.data)  # NumPy's own writing loses what the system says of a full disk
+        # not the file itself: NumPy writes to files in a way that loses what the system says of a full disk
+        np.save(SimpleNamespace(write=file.write), ids.astype(dtype, copy=False), allow_pickle=False)
 
 
 def open_tokens(path: str | Path, vocab_size: int) -> np.ndarray:

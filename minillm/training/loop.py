@@ -130,12 +130,14 @@ class _Follower:
         """What comes now is timed without what came before, such as an evaluation. Nothing may be outstanding."""
         self._begun: deque[float] = deque()  # when the timed steps began: those that were told, and the one under way
         self._told = 0  # how many of them were
+        self._done_by: float | None = None  # when the one that is read next was done, if that is known before
 
     def begin(self) -> None:
         """Before each step."""
+        now = time.perf_counter()
         if self._outstanding is not None and self._outstanding[1].arrived():
-            self.catch_up()
-        self._begun.append(time.perf_counter())
+            self._done_by = now  # though it is read later
+        self._begun.append(now)
 
     def follow(self, step: int, loss, norm) -> None:
         """After each step, which counts from 0."""
@@ -169,7 +171,8 @@ class _Follower:
         while self._told > self._steps_timed:
             self._begun.popleft()
             self._told -= 1
-        return self._tokens * self._told / (time.perf_counter() - self._begun[0])
+        done_by, self._done_by = self._done_by or time.perf_counter(), None
+        return self._tokens * self._told / (done_by - self._begun[0])
 
 
 # --------------------------------------------------------------------------------------------------- looking up

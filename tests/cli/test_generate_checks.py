@@ -37,7 +37,6 @@ def test_what_is_off_is_refused_nowhere(name):
         (dict(beams=2, temperature=0.0), "leave out --temperature"),
         (dict(dry_multiplier=1.0, dry_breaker=["\n", ""]), "--dry-breaker is empty"),
         (dict(draft="a", lookup=True), "choose one"),
-        (dict(chat=True), "give it with --prompt"),
         (dict(min_tokens=3, ignore_end=True), "leave one out"),
         (dict(compare=True, json_lines=True, num_samples=2), "leave out --json, --num-samples"),
         (dict(compare=True, beams=2, lookup=True), "leave out --beams, --lookup"),
