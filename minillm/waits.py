@@ -43,6 +43,10 @@ class Later:
         self._arrived.record()
         return numbers
 
+    def arrived(self) -> bool:
+        """Whether `numbers` has nothing to wait for; does not wait itself."""
+        return self._arrived is None or self._arrived.done
+
     def numbers(self) -> list[float]:
         """The numbers; waits until they are there."""
         if self._arrived is not None:

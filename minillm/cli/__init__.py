@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def main() -> None:
     """The console script `minillm`. What the user can mend is told in one line, with exit code 2."""
+    from minillm.cli.streams import finish_output, open_streams
+
+    open_streams()
+    try:
+        sys.exit(_run())
+    except BrokenPipeError:  # the reader of our output has gone, as in `minillm generate ... | head`
+        finish_output()
+        sys.exit(1)
+    except OSError as error:  # the world's: no space, no permission, no such device
+        from minillm.files import describe_os_error
+
+        fail(describe_os_error(error))
+    except MemoryError as error:  # outside of training, which says more (memory_advice.py)
+        from minillm.training.memory_advice import explain_shortly
+
+        fail(explain_shortly(error))
+    except KeyboardInterrupt:
+        print("\nminillm: stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _run() -> int:
+    """Runs the command and writes out what is left to write; returns the exit code."""
     import typer
 
     from minillm.cli.app import app
@@ -14,24 +40,28 @@ def main() -> None:
 
     usage_error = typer.BadParameter.__base__  # click's UsageError, of the click that this typer brings or depends on
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # how some versions tell of Ctrl-C
+            raise typer.Abort
     except UserError as error:
         fail(str(error))
-    except MemoryError as error:  # outside of training, which says more (memory_advice.py)
-        from minillm.training.memory_advice import explain_shortly
-
-        fail(explain_shortly(error))
     except usage_error as error:
-        fail(error.format_message())
-    except (typer.Abort, KeyboardInterrupt):
-        print("\nminillm: stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as in `minillm generate ... | head`
-        sys.stderr.close()
-        sys.exit(1)
+        message = error.format_message()
+        if type(error).__name__ != "NoArgsIsHelpError":
+            fail(message)
+        print(message, end="")  # the help, where there were no arguments; empty if it was printed already
+        code = 0
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    sys.stdout.flush()
+    return code
 
 
 def fail(message: str) -> None:
     """Tell what went wrong in one line, and exit with code 2."""
-    print(f"minillm: {' '.join(message.split())}", file=sys.stderr)
+    from minillm.cli.streams import finish_output
+
+    finish_output()
+    with suppress(OSError):  # standard error may be gone, too
+        print(f"minillm: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

@@ -8,6 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.generate_checks import DEFAULT_TOKENS, check_options
+from minillm.cli.options import is_given
+
 
 class Order(str, Enum):
     """Whose order and definitions the sampler follows."""
@@ -37,12 +40,16 @@ SEARCH, OUTPUT = "Search, and several tokens at a time", "What is shown"
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         Path,
         typer.Argument(help="A run folder, a Hugging Face folder or hub model (owner/model), a GGUF or llama2.c file."),
     ],
-    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
-    max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = 500,
+    prompt: Annotated[
+        Optional[str],
+        typer.Option(help="The text to continue; if left out, what the model's texts begin with.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = DEFAULT_TOKENS,
     stop: Annotated[
         Optional[list[str]], typer.Option(help="End before this text; may be given several times.", show_default=False)
     ] = None,
@@ -141,7 +148,6 @@ def command(
         numbered,
         print_json_lines,
         print_texts,
-        refuse_beside,
         show_comparison,
         stream_text,
     )
@@ -152,7 +158,12 @@ def command(
     from minillm.sampler.penalties import breaker_tokens
     from minillm.sampler.speculative import PromptLookup
     from minillm.sampler.strategies import Strategy
+    from minillm.tokenizers.start import start_of_text
 
+    given = {name: value for name, value in context.params.items() if is_given(context, name)}
+    remarks = check_options(given)
+    if beams > 1 or contrastive_alpha is not None:
+        temperature = 1.0  # the model's own probabilities
     settings = dict(top_p=top_p, min_p=min_p, typical_p=typical_p, epsilon_cutoff=epsilon_cutoff)
     settings |= dict(eta_cutoff=eta_cutoff, top_n_sigma=top_n_sigma, order=order.value)
     settings |= dict(xtc_probability=xtc_probability, xtc_threshold=xtc_threshold)
@@ -164,24 +175,31 @@ def command(
     settings |= dict(logit_bias=numbered("--logit-bias", logit_bias, float))
     settings |= dict(forced_tokens=numbered("--force-token", force_token, int))
     Sampler(temperature, top_k, seed, **settings)  # raises before the model is opened
-    if compare:
-        alone = {"--json": json_lines, "--trace": trace, "--logprobs": logprobs, "--num-samples": num_samples > 1}
-        refuse_beside("--compare", {**alone, "--max-time": max_time is not None, "--beams": beams > 1})
-
+    if revision and Path(model).exists():
+        remarks.append(f"--revision changes nothing: {model} is on this machine")
     tokenizer = tokenizer_of(model, revision)
     float_dtype(dtype)  # text is written in the precision of the weights
     language_model = from_pretrained(model, dtype, revision).to(device)
     end = () if ignore_end else end_tokens(model, tokenizer, revision)
     if dry_multiplier:
         settings |= dict(dry_breakers=breaker_tokens(tokenizer, dry_breaker or ["\n", ":", '"', "*"]))
+        missing = [text for text in dry_breaker or () if not breaker_tokens(tokenizer, [text])]
+        remarks += [f"--dry-breaker {text!r} stands in no token: no repetition ends there" for text in missing]
+    for remark in remarks:
+        typer.echo(f"({remark})", err=True)
     if chat:
         from minillm.pretrained.chat import chat_of
 
-        ids, answer_end = chat_of(model, revision).encode(tokenizer, [{"role": "user", "content": prompt}])
+        template = chat_of(model, revision)
+        if prompt is None:
+            raise UserError("--chat: the prompt is the question, give it with --prompt")
+        ids, answer_end = template.encode(tokenizer, [{"role": "user", "content": prompt}])
         end = end if answer_end is None or ignore_end else (*end, answer_end)
+        start = ""
+    elif prompt is None:
+        ids, start = start_of_text(tokenizer)
     else:
-        ids = tokenizer.encode(prompt)
-    start = "" if chat else prompt
+        ids, start = tokenizer.encode(prompt), prompt
     if min_tokens and not end:
         raise UserError(
             f"--min-tokens {min_tokens}: {model} knows no end of text that could come too early; leave it out"
@@ -206,12 +224,12 @@ def command(
     asked = dict(samples=num_samples, end=end, stop=stop or (), max_time=max_time, **shown._asdict())
     writings = strategy.write(language_model, tokenizer, ids, max_tokens, **asked)
     if json_lines:
-        texts = print_json_lines(writings, prompt, shown)
+        texts = print_json_lines(writings, start if prompt is None else prompt, shown)
     elif num_samples > 1 or n_best > 1:
         texts = print_texts(writings, tokenizer, start, shown)
     else:
         texts = stream_text(writings, tokenizer, start, shown)
-    context = language_model.config.context_length
-    if len(ids) + max(len(text.ids) for text in texts) - 1 > context:  # nobody reads the last token
-        note = f"(the model sees up to {context} tokens at a time; when full, the oldest quarter slid out of view)"
+    longest = language_model.config.context_length
+    if len(ids) + max(len(text.ids) for text in texts) - 1 > longest:  # nobody reads the last token
+        note = f"(the model sees up to {longest} tokens at a time; when full, the oldest quarter slid out of view)"
         typer.echo(note, err=True)

@@ -121,12 +121,6 @@ def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: i
         print(error, file=sys.stderr)
 
 
-def refuse_beside(option: str, others: dict[str, bool]) -> None:
-    """Raises UserError naming the options that were given beside one that does not look at them."""
-    if given := [name for name, is_given in others.items() if is_given]:
-        raise UserError(f"{option} shows every strategy in a table of its own: leave out {', '.join(given)}")
-
-
 def numbered(option: str, pairs: Sequence[str] | None, kind: Callable) -> dict[int, float | int]:
     """Options such as 50256:-5 as a dict. Raises UserError for anything else."""
     result = {}

@@ -6,12 +6,16 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.options import is_given, option
+from minillm.errors import UserError
+
 
 def _option(help: str, *names: str, **limits):
     return typer.Option(*names, help=help, show_default=False, **limits)
 
 
 def command(
+    context: typer.Context,
     model: Annotated[
         Optional[str], _option("A preset, or a model that exists: say what memory training it takes, part by part.")
     ] = None,
@@ -34,10 +38,9 @@ def command(
 
     With --model: what training takes in memory, before it is started; right to a tenth.
     """
-    if model is None and (batch_size, context_length, dropout, vocab_size, checkpoint_activations) != (None,) * 4 + (
-        False,
-    ):
-        raise typer.BadParameter("sizes are those of a model: name it with --model")
+    given = [name for name in context.params if name != "model" and is_given(context, name)]
+    if model is None and given:
+        raise UserError(f"{option(given[0])}: sizes are those of a model: name it with --model")
     if model is not None:
         from minillm.training.memory_report import memory_report
 

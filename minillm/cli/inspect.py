@@ -48,6 +48,10 @@ def command(
 
     if tensor is not None and (layer or every or json):
         raise UserError("--tensor shows one tensor: leave out --layer, --all and --json, which are about the table")
+    if json and (layer or every):
+        raise UserError("--json has a line for each tensor: leave out --layer and --all, which are about the table")
+    if layer and every:
+        raise UserError("--all shows every block: leave out --layer")
     language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
     if tensor is not None:
         with Console(stderr=True).status("finite differences ..."):

@@ -7,8 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.options import is_given, option
+from minillm.errors import UserError
+
 
 def command(
+    context: typer.Context,
     name: Annotated[
         Optional[str], typer.Argument(help="A lesson's name or number, or all; without one they are listed.")
     ] = None,
@@ -28,6 +32,8 @@ def command(
 
     console = Console(highlight=False)
     if name is None:
+        if given := [each for each in ("text", "out", "show") if is_given(context, each)]:
+            raise UserError(f"{option(given[0])} is for a lesson that is given: name one")
         list_lessons(console)
         return
     if not give_lessons(name, out, text, show, console):

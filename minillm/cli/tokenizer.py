@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +12,17 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.streams import read_input
 from minillm.errors import UserError
+from minillm.files import refuse_utf_16
 
 app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
 
 _Where = Annotated[
     Path, typer.Argument(help="A folder or file with a tokenizer: tokenizer.json, vocab.bpe, *.tiktoken.")
 ]
+CONFIG_FILE, ADAPTER_CONFIG = "config.json", "adapter_config.json"  # what makes a folder a model's
+TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"  # what is written
 READ_CHARACTERS = 1 << 24  # of a file at a time
 
 
@@ -43,8 +50,10 @@ def train(
     from minillm.tokenizers.byte_pair import check_vocabulary_size
 
     special = special or []
+    _check_out(out, files)
     check_vocabulary_size(vocab_size, special)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("merges", total=vocab_size - 256 - len(special))
         tokenizer = BytePairTokenizer.train(
             _texts(files), vocab_size, special, pattern, lambda done: progress.update(task, completed=done)
@@ -68,8 +77,10 @@ def encode(
     """Print the ids of a text, separated by spaces."""
     from minillm.tokenizers import BytePairTokenizer, load_tokenizer
 
+    if allow_special and plain:
+        raise UserError("--allow-special and --plain are two ways to read special tokens: choose one")
     opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
-    text = sys.stdin.read() if text is None else text
+    text = read_input() if text is None else text
     if isinstance(opened, BytePairTokenizer):
         ids = opened.encode(text, "all" if allow_special else (), () if plain else "all")
     else:
@@ -88,10 +99,22 @@ def decode(
     from minillm.tokenizers import BytePairTokenizer, load_tokenizer
 
     opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
-    words = sys.stdin.read().split() if not ids else [word for part in ids for word in part.split()]
+    words = read_input().split() if not ids else [word for part in ids for word in part.split()]
     if wrong := [word for word in words if not word.isdecimal()]:
         raise UserError(f'"{wrong[0]}" is no id: ids are whole numbers, separated by spaces')
     sys.stdout.write(opened.decode([int(word) for word in words]))
+
+
+def _check_out(out: Path, files: list[str]) -> None:
+    """Raises UserError if a new tokenizer would take the place of a model's own, or of a text that it is to learn from."""
+    if found := [name for name in (CONFIG_FILE, ADAPTER_CONFIG) if (out / name).is_file()]:
+        raise UserError(f"{out} is a model ({found[0]}), whose tokenizer would be lost: name another folder with --out")
+    for source in map(Path, files):
+        for name in (TOKENIZER_FILE, TOKENIZER_CONFIG):
+            if source.is_file() and (out / name).is_file() and os.path.samefile(source, out / name):
+                raise UserError(
+                    f"{source} would be written over by what is learned from it: name another folder with --out"
+                )
 
 
 def _texts(sources: list[str]) -> Iterator[str]:
@@ -107,9 +130,14 @@ def _texts(sources: list[str]) -> Iterator[str]:
 
 def _parts_of_file(path: Path) -> Iterator[str]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+            refuse_utf_16(binary.peek(4096), str(path))
+            if not binary.peek(1).removeprefix(codecs.BOM_UTF8):
+                raise UserError(f"{path} is empty: there is nothing to learn from")
             while part := file.read(READ_CHARACTERS):
                 yield part + file.readline(READ_CHARACTERS)  # a line may be as long as the file
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -8,9 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
 from minillm.errors import UserError
+from minillm.files import describe_os_error
 from minillm.models.presets import find_preset
+from minillm.tokenizers.start import first_prompt
 from minillm.training import (
     SETTING_NAMES,
     Evaluation,
@@ -19,17 +23,19 @@ from minillm.training import (
     TrainingSettings,
     check_same_settings,
     evaluate_model,
-    next_free_folder,
     resume_run,
     start_run,
     train,
 )
 from minillm.training.memory import workload_of
 from minillm.training.memory_advice import explained
+from minillm.training.overfitting import remedies
 from minillm.training.profile import WARM_UP_STEPS, StepProfile
 from minillm.training.profile_table import profile_table
 
 DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
+RUNS = "runs"  # the folder of runs without --out
+TOKENS_LOOKED_AT = 10_000  # of the validation text, for a prompt to try
 
 
 def train_and_show(
@@ -48,10 +54,21 @@ def train_and_show(
     console = Console(stderr=True, highlight=False)
     run = _open_run(given, preset_name, out, overwrite, resume, device)
     _describe(run, console)
+    options = dict(preset=preset_name, out=out, overwrite=overwrite, stop_after=stop_after, resume=resume)
+    for note in notes(run, {**given, **{name: value for name, value in options.items() if value not in (None, False)}}):
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     reporter = ProgressReporter(run, console)
     learning = sum(parameter.value.size for parameter in run.model.trained_parameters().values())
-    with reporter.bar, explained(workload_of(run.settings, run.model.config, device, learning)):
-        reason = train(run, reporter, stop_after, profile)
+    try:
+        with reporter.bar, explained(workload_of(run.settings, run.model.config, device, learning)):
+            reason = train(run, reporter, stop_after, profile)
+    except BrokenPipeError:  # nobody reads standard error any more
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{describe_os_error(error)}; the run is kept as it was saved last: then continue with "
+            f"minillm train --resume {shlex.quote(str(run.folder))}"
+        ) from None
     if profile and not reporter.has_profiled:
         console.print(
             f"--profile: no step was taken apart: that takes {WARM_UP_STEPS + 2} steps, and some more on a GPU"
@@ -74,14 +91,17 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
     if preset_name is None:
         preset_name = FINE_TUNE_PRESET if given.get("init") else DEFAULT_PRESET
     preset = find_preset(preset_name)
+    if given.get("init") is not None:
+        refuse_beside_init(given)
+        preset = without_shape(preset)
     training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
     model = {} if given.get("init") else {"model_type": preset.architecture, **preset.model}
     model |= {name: value for name, value in given.items() if name not in SETTING_NAMES}
     if "lr" in given and "min_lr" not in given:
         training["min_lr"] = given["lr"] / 10
     settings = TrainingSettings(**training)
-    folder = out or next_free_folder(preset_name)
-    return start_run(settings, model, folder, overwrite, device)
+    folder = out or Path(RUNS) / preset_name
+    return start_run(settings, model, folder, overwrite, device, numbered=out is None)
 
 
 def _describe(run: Run, console: Console) -> None:
@@ -118,8 +138,24 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
         f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}",
         soft_wrap=True,
     )
+    if progress.overfitting_since is not None:
+        advice = remedies(run.settings, run.model.config.dropout)
+        console.print(f"[yellow]overfitting since step {progress.overfitting_since}; {advice}[/]", soft_wrap=True)
     console.print(f"wrote {run.folder}; let it write:")
-    console.print(f'  minillm generate {shlex.quote(str(run.folder))} --prompt "The "', soft_wrap=True)
+    console.print(
+        Text(f"  minillm generate {shlex.quote(str(run.folder))}{_prompt_to_try(run, console)}"), soft_wrap=True
+    )
+
+
+def _prompt_to_try(run: Run, console: Console) -> str:
+    """--prompt with a text that the model can read; nothing where there is none that can be shown."""
+    ids = [int(token) for token in run.validation_tokens[:TOKENS_LOOKED_AT]]
+    prompt = first_prompt(run.tokenizer, run.tokenizer.decode(ids))
+    if prompt is None or prompt.startswith("-"):
+        return ""
+    if prompt.encode(console.encoding, "replace").decode(console.encoding) != prompt:  # it would be shown with "?"
+        return ""
+    return f' --prompt "{prompt}"' if prompt.isalnum() else f" --prompt {shlex.quote(prompt)}"
 
 
 class ProgressReporter(Reporter):
@@ -129,6 +165,7 @@ class ProgressReporter(Reporter):
 
     def __init__(self, run: Run, console: Console):
         self._console = console
+        self._start = run.tokenizer.decode([int(run.validation_tokens[0])])  # with which samples begin (loop.py)
         figures = (
             "{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}  grad {task.fields[norm]}"
         )
@@ -163,7 +200,9 @@ class ProgressReporter(Reporter):
         )
 
     def sampled(self, step: int, text: str) -> None:
-        self._console.print(f"[dim]{escape(text)}[/]", soft_wrap=True)
+        self._console.print(
+            f"[dim]a text that continues {escape(repr(self._start))}:\n{escape(text)}[/]", soft_wrap=True
+        )
 
     def profiled(self, profile: StepProfile) -> None:
         self.has_profiled = True
@@ -171,3 +210,5 @@ class ProgressReporter(Reporter):
 
     def noted(self, message: str) -> None:
         self._console.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)
+
+    advised = noted

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import write_atomically
+from minillm.files import decode_text, write_atomically
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -40,7 +40,10 @@ def split_text(text: str, train_fraction: float = 0.9) -> tuple[str, str]:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a UTF-8 file, line ends as they are. Raises UserError naming the file, and the byte that is wrong."""
+    """The text of a UTF-8 file, line ends as they are, without a mark (BOM) at its start.
+
+    Raises UserError naming the file, and the byte that is wrong.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -49,14 +52,10 @@ def read_text_file(path: Path) -> str:
         if path.is_dir():  # Windows says "permission denied"
             raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if not data:
+    text = decode_text(data, str(path))
+    if not text:
         raise UserError(f"{path} is empty: there is nothing to learn from")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; save it as UTF-8 first"
-        ) from None
+    return text
 
 
 # ------------------------------------------------------------------------------------------------------------- corpora

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -18,7 +19,8 @@ def write_tokens(path: str | Path, ids) -> None:
         raise ValueError(f"{path}: ids must be one row of whole numbers from 0 to 2**32 - 1")
     dtype = np.uint16 if largest < 2**16 else np.uint32
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, ids.astype(dtype, copy=False), allow_pickle=False)
+        # not the file itself: NumPy writes to files in a way that loses what the system says of a full disk
+        np.save(SimpleNamespace(write=file.write), ids.astype(dtype, copy=False), allow_pickle=False)
 
 
 def open_tokens(path: str | Path, vocab_size: int) -> np.ndarray:

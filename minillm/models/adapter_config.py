@@ -15,6 +15,7 @@ import regex
 
 from minillm.errors import UserError
 
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LARGEST_RANK = 1 << 16
 PATTERN_SECONDS = 1.0  # a pattern of a file that is not trusted may take for ever
 USED = {

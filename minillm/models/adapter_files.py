@@ -7,24 +7,23 @@ adapter_model.safetensors    the matrices: a thousandth of the model
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from minillm.backend import to_host
 from minillm.errors import UserError
-from minillm.files import read_json, replacing, write_atomically
+from minillm.files import read_json, replacing, save_tensors, write_atomically
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
-from minillm.models.adapter_config import AdapterScales
+from minillm.models.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterScales
 from minillm.models.folder import ARCHITECTURES, architecture_of
 from minillm.models.structure import refuse_changed
 from minillm.models.weight_files import file_inside
 from minillm.tensor_file import StoredTensor, read_header
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # peft's names, with or without its prefix, and with the name of the adapter where it was saved by hand
 MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight")
@@ -33,16 +32,20 @@ MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weig
 def save_adapter(model, folder: Path, base: str) -> None:
     """Write the LoRA matrices of a model; `base` is the folder or name of the model without them.
 
-    Raises UserError for a model that is not what its configuration describes, LoRA aside.
+    Raises UserError for a model that is not what its configuration describes, LoRA aside, and if `folder` is that model's: it
+    would be taken for its own adapter.
     """
     refuse_changed(model, "be saved as an adapter")
+    folder.mkdir(parents=True, exist_ok=True)
+    if Path(base).exists() and os.path.samefile(base, folder):
+        raise UserError(f"{folder} is the model that the adapter belongs to: write the adapter to another folder")
     tensors = {
         f"{PREFIX}{name}.weight": np.ascontiguousarray(to_host(parameter.value))
         for name, parameter in model.parameters().items()
         if name.endswith((".lora_A", ".lora_B"))
     }
     with replacing(folder / ADAPTER_WEIGHTS) as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
+        save_tensors(tensors, temporary, {"format": "pt"})
     targets = {path.rpartition(".")[2] for path, layer in model.layers() if isinstance(layer, LoRALinear)}
     contents = {
         "peft_type": "LORA",

@@ -12,12 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from minillm.errors import UserError
-from minillm.files import read_json, replacing, write_atomically
+from minillm.files import read_json, replacing, save_tensors, write_atomically
 from minillm.layers.lora import LoRALinear
 from minillm.models import gpt2_files, llama_files
+from minillm.models.adapter_config import ADAPTER_CONFIG
 from minillm.models.carried import GENERATION_FILE, NOTHING, Carried
 from minillm.models.config_keys import QUANTISED_WAY_OUT, check_heads_of
 from minillm.models.fine_tuning import merged
@@ -71,10 +71,13 @@ def config_from_dict(fields: dict):
 def save_model(model: LanguageModel, folder: str | Path) -> None:
     """Write config.json, generation_config.json and model.safetensors into `folder`, each of them atomically.
 
-    Raises UserError, before anything is written, for a model that is not what its configuration describes.
+    Raises UserError, before anything is written, for a model that is not what its configuration describes, and for the folder
+    of an adapter: whoever opens it would get the adapter, and not this model.
     """
     refuse_changed(model, "be saved as a model folder")
     folder = Path(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{folder} holds an adapter ({ADAPTER_CONFIG}): save the model to another folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_config(model.config, folder, model.carried)
     save_weights(model, folder / WEIGHTS_FILE)
@@ -94,7 +97,7 @@ def save_weights(model: LanguageModel, path: Path) -> None:
     plain = merged(model) if any(isinstance(layer, LoRALinear) for _, layer in model.layers()) else model
     tensors = ARCHITECTURES[architecture_of(model.config)].stored_tensors(plain)
     with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, {"format": "pt"})
+        save_tensors({name: np.ascontiguousarray(t) for name, t in tensors.items()}, temporary, {"format": "pt"})
 
 
 def _json(contents: dict) -> bytes:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files import read_json
-from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, adapter_revision
 from minillm.models.carried import (
     DEFAULT_TEMPLATE,
     FILE_NAME,
@@ -18,7 +17,7 @@ from minillm.models.carried import (
 )
 from minillm.models.folder import CONFIG_FILE
 from minillm.pretrained.gguf import GGUF, is_gguf, open_gguf
-from minillm.pretrained.sources import model_folder
+from minillm.pretrained.sources import model_chain
 
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
 SPECIAL_TOKENS_FILE, LLAMA2C_ENDS = "special_tokens_map.json", (1, 2)
@@ -41,14 +40,14 @@ def carried_from(source: str | Path, revision: str | None = None) -> Carried:
 
     Raises UserError for files that cannot be read.
     """
-    path = Path(source)
-    if path.is_file():
-        return _from_gguf(open_gguf(path)) if is_gguf(path) else Carried(ids={"eos_token_id": list(LLAMA2C_ENDS)})
-    folder = model_folder(source, revision)
-    own = _from_folder(folder)
-    if (folder / ADAPTER_CONFIG).is_file():
-        return own.over(carried_from(adapter_base(folder), adapter_revision(folder)))
-    return own
+    said = Carried()
+    for path in model_chain(source, revision):
+        said = said.over(_from_file(path) if path.is_file() else _from_folder(path))
+    return said
+
+
+def _from_file(path: Path) -> Carried:
+    return _from_gguf(open_gguf(path)) if is_gguf(path) else Carried(ids={"eos_token_id": list(LLAMA2C_ENDS)})
 
 
 def _from_folder(folder: Path) -> Carried:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.errors import MissingExtra, UserError
-from minillm.files import read_json
-from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
-from minillm.pretrained import model_folder
+from minillm.files import read_json, read_text
+from minillm.pretrained import model_chain
 from minillm.pretrained.gguf import is_gguf, open_gguf
 from minillm.tokenizers import BytePairTokenizer
 from minillm.tokenizers.tokenizer import CONFIG_FILE
@@ -58,16 +57,14 @@ class Chat:
 def chat_of(source: str | Path, revision: str | None = None) -> Chat:
     """The template of a GGUF file, or of a folder or hub model as `from_pretrained` opens it; an adapter without one has its
     model's. Raises UserError for a model without one."""
-    template = bos = eos = folder = None
-    if not Path(source).is_file():
-        folder = model_folder(source, revision)
-        template, bos, eos = _from_folder(folder)
-    elif is_gguf(Path(source)):
-        template, bos, eos = _from_gguf(Path(source))
-    if isinstance(template, str):
-        return Chat(template, bos or "", eos or "")
-    if folder and (folder / ADAPTER_CONFIG).is_file():
-        return chat_of(adapter_base(folder))
+    for path in model_chain(source, revision):
+        template = bos = eos = None
+        if path.is_dir():
+            template, bos, eos = _from_folder(path)
+        elif is_gguf(path):
+            template, bos, eos = _from_gguf(path)
+        if isinstance(template, str):
+            return Chat(template, bos or "", eos or "")
     raise UserError(f"{source} has no chat template: it was not made for conversations; leave out --chat")
 
 
@@ -88,5 +85,5 @@ def _from_folder(folder: Path):
     texts = [text.get("content") if isinstance(text, dict) else text for text in texts]
     template, alone = contents.get("chat_template"), folder / "chat_template.jinja"
     if alone.is_file():
-        template = alone.read_text(encoding="utf-8")
+        template = read_text(alone)
     return template, *texts

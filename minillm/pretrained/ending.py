@@ -6,11 +6,10 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files import read_json
-from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, adapter_revision
 from minillm.models.folder import CONFIG_FILE, GENERATION_FILE
 from minillm.pretrained.carried import carried_from
 from minillm.pretrained.gguf import is_gguf
-from minillm.pretrained.sources import model_folder
+from minillm.pretrained.sources import model_chain
 from minillm.tokenizers import ScoreTokenizer
 from minillm.tokenizers.byte_pair_files import END_OF_TEXT
 
@@ -22,13 +21,24 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
     tokenizer's own; of a GGUF file its end of text and of turn; of a llama2.c file both of its control tokens, since one
     story is followed by the beginning of the next. Raises UserError for a file that names something else than ids.
     """
-    path = Path(source)
-    if path.is_file():
-        if not is_gguf(path):
-            return (tokenizer.bos, tokenizer.eos)
-        ids = carried_from(path).ids.get("eos_token_id", ())
-        return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
-    folder = model_folder(source, revision)
+    for path in model_chain(source, revision):
+        ids = _of_file(path, tokenizer) if path.is_file() else _of_folder(path)
+        if ids is not None:
+            return ids
+    if isinstance(tokenizer, ScoreTokenizer):
+        return (tokenizer.eos,)
+    end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)
+    return () if end is None else (end,)
+
+
+def _of_file(path: Path, tokenizer) -> tuple[int, ...]:
+    if not is_gguf(path):
+        return (tokenizer.bos, tokenizer.eos)
+    ids = carried_from(path).ids.get("eos_token_id", ())
+    return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
+
+
+def _of_folder(folder: Path) -> tuple[int, ...] | None:
     for name in (GENERATION_FILE, CONFIG_FILE):
         ids = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
         if ids is None:
@@ -37,9 +47,4 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
         if not all(type(index) is int for index in ids):
             raise UserError(f"{folder / name}: eos_token_id is {ids}, expected whole numbers")
         return ids
-    if (folder / ADAPTER_CONFIG).is_file():
-        return end_tokens(adapter_base(folder), tokenizer, adapter_revision(folder))
-    if isinstance(tokenizer, ScoreTokenizer):
-        return (tokenizer.eos,)
-    end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)
-    return () if end is None else (end,)
+    return None

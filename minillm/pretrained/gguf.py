@@ -156,7 +156,7 @@ class GGUF:
 def _read(path: Path, gguf):
     """(keys and values, tensors by name) of one file"""
     try:
-        reader = gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path, "c")  # a private map: training writes over its numbers, never into the file
         settings = {key: field.contents() for key, field in reader.fields.items()}
     except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
         raise UserError(f"{path} is damaged, or of a newer kind than the package gguf knows: {error}") from None

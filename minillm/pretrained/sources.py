@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.file_kinds import OTHER_FORM, misnamed, pickled
-from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
+from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, adapter_revision
 from minillm.models.folder import CONFIG_FILE
 from minillm.models.weight_files import PICKLES
 from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name
@@ -33,7 +35,7 @@ OTHER_FOLDERS = {
 def model_folder(source: str | Path, revision: str | None = None) -> Path:
     """The folder that `source` names; a name that is no folder is fetched from the Hugging Face hub.
 
-    Raises UserError for what is no folder of a model, saying what it is, and for adapters whose base is themselves.
+    Raises UserError for what is no folder of a model, saying what it is.
     """
     folder = Path(source)
     if folder.is_file():
@@ -48,22 +50,29 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
         folder = fetch_from_hub(name, revision)
     if not any((folder / name).is_file() for name in (CONFIG_FILE, ADAPTER_CONFIG)):
         raise UserError(_describe_folder(folder))
-    _check_bases(folder)
     return folder
 
 
-def _check_bases(folder: Path) -> None:
-    """Raises UserError if going from adapter to base on the disk comes back to a folder."""
-    seen = []
-    while folder.is_dir() and (folder / ADAPTER_CONFIG).is_file():
-        if folder.resolve() in seen:
-            way = " -> ".join(str(path) for path in [*seen, folder.resolve()])
+def model_chain(source: str | Path, revision: str | None = None) -> Iterator[Path]:
+    """The file or folder that `source` names; if it is an adapter's, then that of the adapter's model, and so on.
+
+    The last one is no adapter. A name on the hub is fetched when it is its turn. Raises UserError for adapters that are each
+    other's model, or their own.
+    """
+    seen: list[Path] = []
+    while True:
+        path = Path(source) if Path(source).is_file() else model_folder(source, revision)
+        if any(os.path.samefile(path, other) for other in seen):
+            circle = " -> ".join(map(str, [*seen, path]))
             raise UserError(
-                f"{folder / ADAPTER_CONFIG}: this adapter is its own base ({way}): the model that it was trained on is gone; "
-                "set base_model_name_or_path to a copy of it"
+                f"{path} is an adapter of itself ({circle}): {path / ADAPTER_CONFIG} must name in base_model_name_or_path the "
+                "model that it was trained on"
             )
-        seen.append(folder.resolve())
-        folder = Path(adapter_base(folder))
+        yield path
+        if path.is_file() or not (path / ADAPTER_CONFIG).is_file():
+            return
+        seen.append(path)
+        source, revision = adapter_base(path), adapter_revision(path)
 
 
 def describe_file(path: Path) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from minillm.errors import UserError
+
 LARGEST_PENALTY = 1e30  # a penalty that grows without bound stays a finite number
 
 
@@ -160,8 +162,12 @@ def _power(multiplier: float, base: float, exponent: int) -> float:
 
 
 def breaker_tokens(tokenizer, strings: Sequence[str]) -> tuple[int, ...]:
-    """The ids whose text contains one of the strings: breakers for `dry_penalty`."""
+    """The ids whose text contains one of the strings: breakers for `dry_penalty`. Raises UserError for an empty string."""
     if not strings:
         return ()
+    if not all(strings):
+        raise UserError(
+            "a breaker of DRY is empty: it stands in every token, so that DRY would do nothing; leave it out"
+        )
     texts = ((index, tokenizer.piece(index)) for index in range(tokenizer.vocab_size))
     return tuple(index for index, text in texts if any(string in text for string in strings))

@@ -282,6 +282,7 @@ class BytePairTokenizer(Tokenizer):
         """Write tokenizer.json and tokenizer_config.json, as Hugging Face's `tokenizers` and `transformers` read them."""
         from minillm.tokenizers.byte_pair_files import save_huggingface  # which imports this module
 
+        Path(folder).mkdir(parents=True, exist_ok=True)
         save_huggingface(self, Path(folder))
 
     @classmethod

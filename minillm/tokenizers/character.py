@@ -84,6 +84,7 @@ class CharacterTokenizer(Tokenizer):
             "model": {"type": "WordLevel", "vocab": self._ids, "unk_token": ""},
         }
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / TOKENIZER_FILE, json.dumps(contents, indent=1).encode("utf-8"))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_atomically(folder / CONFIG_FILE, json.dumps(config, indent=1).encode("utf-8"))

@@ -181,6 +181,7 @@ class ScoreTokenizer(Tokenizer):
             "eos_token": self.tokens[self.eos],
             "clean_up_tokenization_spaces": False,
         }
+        Path(folder).mkdir(parents=True, exist_ok=True)
         for name, value in ((TOKENIZER_FILE, contents), (CONFIG_FILE, config)):
             text = json.dumps(value, indent=1, ensure_ascii=False)
             write_atomically(Path(folder) / name, text.encode("utf-8"))

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
 
 from minillm.backend import contiguous, device_of, to_device, to_host
 from minillm.errors import UserError
-from minillm.files import read_json, replacing, write_atomically
+from minillm.files import read_json, replacing, save_tensors, write_atomically
 
 TRAINING_FOLDER = "training"
 STATE_FILE, OPTIMIZER_FILE, PREVIOUS_FILE = "state.json", "optimizer.safetensors", "optimizer.previous.safetensors"
@@ -52,7 +51,7 @@ def save_checkpoint(folder: Path, model, optimizer, progress: Progress, descript
         if not np.isfinite(tensor).all():
             raise NotFinite(f"step {progress.step}: {name} is no longer finite; the checkpoint before it was kept")
     with replacing(training / OPTIMIZER_FILE) as temporary:
-        save_file(tensors, temporary, {STEP_KEY: str(progress.step)})
+        save_tensors(tensors, temporary, {STEP_KEY: str(progress.step)})
         if (training / OPTIMIZER_FILE).exists():
             os.replace(training / OPTIMIZER_FILE, training / PREVIOUS_FILE)
     state = {"format": FORMAT_VERSION, **asdict(progress), **description}
@@ -60,11 +59,17 @@ def save_checkpoint(folder: Path, model, optimizer, progress: Progress, descript
     (training / PREVIOUS_FILE).unlink(missing_ok=True)
 
 
-def read_state(folder: Path) -> tuple[Progress, dict]:
-    """The progress in a run's state.json, and the description that was saved with it."""
+def check_is_run(folder: Path) -> None:
+    """Raises UserError for a folder that holds no run."""
     path = folder / TRAINING_FOLDER / STATE_FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no run that could be resumed: {path} is missing")
+
+
+def read_state(folder: Path) -> tuple[Progress, dict]:
+    """The progress in a run's state.json, and the description that was saved with it."""
+    check_is_run(folder)
+    path = folder / TRAINING_FOLDER / STATE_FILE
     state = read_json(path)
     if state.get("format") != FORMAT_VERSION:
         raise UserError(f"{path} has format {state.get('format')!r}; this version of minillm reads {FORMAT_VERSION}")

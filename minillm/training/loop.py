@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,12 +19,13 @@ from minillm.training.coming_batches import ComingBatches
 from minillm.training.data_parallel import DataParallel, default_workers
 from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.metrics import plot_losses
-from minillm.training.overfitting import overfitting_since
+from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.profile import Profiler, StepProfile
 from minillm.training.run import Run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 from minillm.waits import Later
 
+SPEED_STEPS = 10  # over which speed is measured on a device
 LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
 
 
@@ -45,16 +47,30 @@ class Reporter:
     def noted(self, message: str) -> None:
         """Something the user should know, in one line."""
 
+    def advised(self, message: str) -> None:
+        """What helps against what was noted last, in one line."""
+
 
 def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None, profile: bool = False) -> str:
     """Train from where the run stands to its last step; returns why it ended: "finished", "stopped" or "early stop".
 
     stop_after: a step to end at before that. Ctrl-C (SIGINT) and SIGTERM end after the step at hand, too. In each case the
     run is saved and can be resumed. profile: take one step apart after a few, and tell the reporter (profile.py).
-    Raises Diverged, leaving the last good checkpoint; on a device a step later. Raises UserError for a model that was changed.
+    Raises Diverged, leaving the last good checkpoint, on a device a step later; FolderInUse if another process trains in the
+    run's folder; UserError for a model that was changed. When it returns the folder is free for other processes.
     """
     run.refuse_changed_model()
     reporter = reporter or Reporter()
+    run.hold()
+    try:
+        reason = _train(run, reporter, stop_after, profile)
+        _finish(run, reporter)
+        return reason
+    finally:
+        run.release()
+
+
+def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool) -> str:
     settings, progress = run.settings, run.progress
     run.metrics.cut(progress.metrics_size)
     model = run.model.train()
@@ -77,12 +93,12 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
             reason = _reason_to_end(run, stop_after, interrupted)
             if reason:
                 break
+            follower.begin()
             loss, norm = take_step(run, parallel, batches, schedule(step))
             progress.step = step + 1
             follower.follow(step, loss, norm)
         follower.catch_up()
         run.save()
-    _finish(run, reporter)
     return reason
 
 
@@ -96,6 +112,10 @@ class _Follower:
     """Reads what the steps gave, checks it, and tells it.
 
     On a device a step's numbers are read when the next step is under way: they have arrived by then, and nobody waits.
+
+    Speed: on the CPU a step's own. On a device nobody can see from here when a step began, only when it was asked for, and the
+    steps overlap: it is that of the last SPEED_STEPS together, from when the first of them was asked for, or of fewer after
+    an evaluation. So it is never higher than it was, and lower by at most one step in SPEED_STEPS.
     """
 
     def __init__(self, run: Run, parallel: DataParallel, batches: ComingBatches, schedule, reporter: Reporter):
@@ -104,11 +124,21 @@ class _Follower:
         self._outstanding = None  # a step, and its numbers on their way
         settings, config = run.settings, run.model.config
         self._tokens = settings.batch_size * settings.gradient_accumulation * config.context_length
+        self._steps_timed = 1 if run.model.device == "cpu" else SPEED_STEPS
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Tokens a second are counted from here, or from the last step that was told."""
-        self._started = time.perf_counter()
+        """What comes now is timed without what came before, such as an evaluation. Nothing may be outstanding."""
+        self._begun: deque[float] = deque()  # when the timed steps began: those that were told, and the one under way
+        self._told = 0  # how many of them were
+        self._done_by: float | None = None  # when the one that is read next was done, if that is known before
+
+    def begin(self) -> None:
+        """Before each step."""
+        now = time.perf_counter()
+        if self._outstanding is not None and self._outstanding[1].arrived():
+            self._done_by = now  # though it is read later
+        self._begun.append(now)
 
     def follow(self, step: int, loss, norm) -> None:
         """After each step, which counts from 0."""
@@ -124,18 +154,26 @@ class _Follower:
             return
         (step, later), self._outstanding = self._outstanding, None
         loss, norm = later.numbers()
+        self._told += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             repeat_gradients(self._run, self._parallel, self._batches, step)
             check_finite(self._run, step, loss, norm)
         self._tell(step + 1, loss, norm, self._schedule(step))
 
     def _tell(self, steps_done: int, loss: float, norm: float, lr: float) -> None:
-        speed = self._tokens / (time.perf_counter() - self._started)
-        self.start_clock()
+        speed = self._speed()
         if steps_done % LOG_INTERVAL == 0 or steps_done == self._run.settings.max_steps:
             values = dict(loss=loss, lr=lr, gradient_norm=norm, tokens_per_second=round(speed))
             self._run.metrics.write("step", step=steps_done, **values)
         self._reporter.stepped(steps_done, loss, lr, norm, speed)
+
+    def _speed(self) -> float:
+        """Tokens a second, now that one more step is done."""
+        while self._told > self._steps_timed:
+            self._begun.popleft()
+            self._told -= 1
+        done_by, self._done_by = self._done_by or time.perf_counter(), None
+        return self._tokens * self._told / (done_by - self._begun[0])
 
 
 # --------------------------------------------------------------------------------------------------- looking up
@@ -192,6 +230,7 @@ def _warn_of_overfitting(run: Run, reporter: Reporter) -> None:
         message = f"overfitting since step {since}; the best model is step {progress.best_step}"
         run.metrics.write("warning", step=progress.step, message=message)
         reporter.noted(message)
+        reporter.advised(remedies(run.settings, run.model.config.dropout))
     progress.overfitting_since = since
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 from minillm.errors import MissingExtra
-from minillm.files import replacing
+from minillm.files import naming, write_atomically
 
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
 
@@ -23,13 +24,18 @@ class MetricsLog:
         return self._path.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Forget what was written after a checkpoint: a resumed run writes it again."""
-        with open(self._path, "ab") as file:
-            file.truncate(size)
+        """Forget what was written after a checkpoint: a resumed run writes it again.
+
+        A machine that lost its power may have kept the checkpoint and lost lines before it: then what is left of them.
+        """
+        with naming(self._path), open(self._path, "a+b") as file:
+            file.seek(0)
+            kept = file.read(size)
+            file.truncate(kept.rfind(b"\n") + 1)
 
     def write(self, event: str, **values) -> None:
         """Append one line: {"event": event, ...}."""
-        with open(self._path, "ab") as file:
+        with naming(self._path), open(self._path, "ab") as file:
             file.write((json.dumps({"event": event, **values}) + "\n").encode("utf-8"))
 
 
@@ -49,7 +55,6 @@ def plot_losses(folder: str | Path) -> Path:
     events = read_metrics(folder)
     steps = [event for event in events if event["event"] == "step"]
     evaluations = [event for event in events if event["event"] == "eval"]
-    best = min(evaluations, key=lambda event: event["val_loss"])
 
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -58,15 +63,18 @@ def plot_losses(folder: str | Path) -> Path:
     eval_steps = [e["step"] for e in evaluations]
     axes.plot(eval_steps, [e["train_loss"] for e in evaluations], marker="o", markersize=3, label="training text")
     axes.plot(eval_steps, [e["val_loss"] for e in evaluations], marker="o", markersize=3, label="validation text")
-    axes.plot(best["step"], best["val_loss"], "k*", label=f"best: {best['val_loss']:.4f} at step {best['step']}")
+    if evaluations:
+        best = min(evaluations, key=lambda event: event["val_loss"])
+        axes.plot(best["step"], best["val_loss"], "k*", label=f"best: {best['val_loss']:.4f} at step {best['step']}")
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=Path(folder).resolve().name)
     perplexity = axes.secondary_yaxis("right", functions=(_exp, _log))
     perplexity.set_ylabel("perplexity")
     perplexity.set_yticks([2, 3, 5, 10, 20, 50, 100], labels=["2", "3", "5", "10", "20", "50", "100"])
     axes.legend()
     axes.grid(alpha=0.3)
-    with replacing(Path(folder) / PLOT_FILE) as temporary:
-        figure.savefig(temporary, format="png")
+    picture = io.BytesIO()  # what draws it tells a full disk in many ways
+    figure.savefig(picture, format="png")
+    write_atomically(Path(folder) / PLOT_FILE, picture.getvalue())
     return Path(folder) / PLOT_FILE
 
 

@@ -21,3 +21,13 @@ def overfitting_since(history: list[tuple[int, float, float]]) -> int | None:
     if len(after) < PATIENCE or not after[-1][1] < history[best][1]:
         return None
     return after[0][0]
+
+
+def remedies(settings, dropout: float) -> str:
+    """What helps against it, of what the run does not do already."""
+    stop = "" if settings.early_stop else "--early-stop 3, "
+    smaller = (
+        "a smaller --lora-rank" if settings.lora_rank else "a smaller model" if not settings.init else "a smaller --lr"
+    )
+    more = "--dropout 0.2" if dropout < 0.2 else "a higher --dropout"
+    return f"what helps against overfitting: {stop}{more}, {smaller} or more text (minillm lesson overfitting)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from minillm.backend import to_device
 from minillm.data import load_text, open_tokens, split_text, write_tokens
 from minillm.errors import UserError
+from minillm.files import remove_leftovers
 from minillm.matmul import check_gpu
 from minillm.models.adapter_files import save_adapter
 from minillm.models.carried import NOTHING
@@ -30,10 +30,20 @@ from minillm.precision import weight_dtype
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.carried import carried_from
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
-from minillm.training.checkpoint import TRAINING_FOLDER, Progress, load_checkpoint, read_state, save_checkpoint
+from minillm.training.checkpoint import (
+    TRAINING_FOLDER,
+    Progress,
+    check_is_run,
+    load_checkpoint,
+    read_state,
+    save_checkpoint,
+)
+from minillm.training.claim import Claim
 from minillm.training.memory import workload_of
 from minillm.training.memory_advice import explained
 from minillm.training.metrics import METRICS_FILE, MetricsLog
+from minillm.training.needed import check_not_needed
+from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
 
 DEFAULT_BYTE_PAIRS = 1024  # tokens, if no number is given
@@ -53,6 +63,22 @@ class Run:
     validation_tokens: np.ndarray
     progress: Progress
     metrics: MetricsLog
+    claim: Claim | None = None
+
+    def hold(self) -> None:
+        """Claim the folder for this process, if it is not. Raises UserError if another process has trained in it since."""
+        if self.claim is None:
+            self.claim = Claim(self.folder)
+            reached = read_state(self.folder)[0].step
+            if reached > self.progress.step:
+                self.release()
+                raise UserError(f"{self.folder} has come to step {reached} meanwhile: open it again with resume_run")
+
+    def release(self) -> None:
+        """Give the folder up for other processes."""
+        if self.claim is not None:
+            self.claim.release()
+            self.claim = None
 
     def save(self) -> None:
         """Write a checkpoint of where the run stands. Raises UserError for a model that could not be resumed."""
@@ -83,15 +109,20 @@ def start_run(
     folder: str | Path,
     overwrite: bool = False,
     device: str = "cpu",
+    numbered: bool = False,
 ) -> Run:
     """Make a run folder with a first checkpoint, and open it.
 
     model_fields: fields of the model's configuration, and model_type ("gpt2" if not given); the vocabulary's size comes from
-    the text. The folder appears whole or not at all.
-    Raises UserError, before anything is written, for settings, texts or folders that cannot be used.
+    the text. The folder appears whole or not at all. numbered: it is FOLDER-1, or the first number that is free.
+    Raises UserError, before anything is written, for settings, texts or folders that cannot be used: also for a folder in
+    which another process trains, and for one that the run itself needs (needed.py).
     """
     folder = Path(folder)
-    _check_free(folder, overwrite)
+    if not numbered:
+        recover(folder)
+        check_free(folder, overwrite)
+    check_not_needed(folder, settings, numbered)
     check_gpu(to_device(np.zeros(1), device), settings.dtype)  # raises UserError where there is no such device
     text = load_text(list(settings.data))
     model = None
@@ -108,33 +139,33 @@ def start_run(
                 f"the {name} text has {len(ids)} tokens, one window needs {least}: "
                 f"use a longer text or a smaller --context-length (now {config.context_length})"
             )
-    with explained(workload_of(settings, config, device)):
-        _write_new_run(folder, settings, config, model, tokenizer, splits)
-    return resume_run(folder, device)
+    with claim_new_folder(folder, numbered) as (folder, partial):
+        if folder.exists():
+            check_free(folder, overwrite)  # another process may have been faster
+        with explained(workload_of(settings, config, device)):
+            _write_new_run(partial, folder, settings, config, model, tokenizer, splits)
+        return resume_run(folder, device)
 
 
-def _write_new_run(folder: Path, settings: TrainingSettings, config, model, tokenizer, splits) -> None:
-    """Put the folder of a run at step 0 in place. model: None for a new one."""
+def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, model, tokenizer, splits) -> None:
+    """Write a run at step 0 into `partial`, and put it in place. model: None for a new one."""
     if model is None:
         model = make_model(config, seed=settings.seed, dtype=settings.dtype)
     _choose_what_learns(model, settings)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / TRAINING_FOLDER).mkdir(parents=True)
-        for name, ids in zip((TRAIN_TOKENS, VALIDATION_TOKENS), splits):
-            write_tokens(partial / TRAINING_FOLDER / name, ids)
-        tokenizer.save_pretrained(partial)
-        carried = carried_from(settings.init) if settings.init else NOTHING
-        carried.write_tokenizer_config(partial)
-        save_config(config, partial, carried)
-        _save_as_model(model, settings, partial)
-        (partial / METRICS_FILE).touch()
-        description = {"settings": asdict(settings), "model": config_to_dict(config)}
-        save_checkpoint(partial, model, settings.make_optimizer(model.trained_parameters()), Progress(), description)
-        _put_in_place(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    for left in partial.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    (partial / TRAINING_FOLDER).mkdir()
+    for name, ids in zip((TRAIN_TOKENS, VALIDATION_TOKENS), splits):
+        write_tokens(partial / TRAINING_FOLDER / name, ids)
+    tokenizer.save_pretrained(partial)
+    carried = carried_from(settings.init) if settings.init else NOTHING
+    carried.write_tokenizer_config(partial)
+    save_config(config, partial, carried)
+    _save_as_model(model, settings, partial)
+    (partial / METRICS_FILE).touch()
+    description = {"settings": asdict(settings), "model": config_to_dict(config)}
+    save_checkpoint(partial, model, settings.make_optimizer(model.trained_parameters()), Progress(), description)
+    put_in_place(partial, folder)
 
 
 def _make_tokenizer(settings: TrainingSettings, text: str) -> Tokenizer:
@@ -175,45 +206,29 @@ def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Pat
         save_weights(model, folder / WEIGHTS_FILE)
 
 
-def next_free_folder(name: str, parent: str | Path = "runs") -> Path:
-    """runs/NAME-1, or the first number that is free."""
-    number = 1
-    while (Path(parent) / f"{name}-{number}").exists():
-        number += 1
-    return Path(parent) / f"{name}-{number}"
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"{folder} is not a folder: name another one with --out")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not (folder / METRICS_FILE).is_file():
-        raise UserError(f"{folder} is not empty and holds no run: name another folder with --out")
-    if not overwrite:
-        raise UserError(
-            f"{folder} already holds a run: continue it with --resume {folder}, replace it with --overwrite, "
-            "or name another folder with --out"
-        )
-
-
-def _put_in_place(partial: Path, folder: Path) -> None:
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, folder)
-
-
 # ------------------------------------------------------------------------------------------------------ an existing run
 
 
 def resume_run(folder: str | Path, device: str = "cpu") -> Run:
-    """Open a run folder at its last checkpoint. Raises UserError if it is incomplete."""
+    """Open a run folder at its last checkpoint.
+
+    It belongs to this process until it was trained, or the run is dropped. Raises UserError if it is incomplete, FolderInUse
+    if another process trains in it.
+    """
     folder = Path(folder)
+    recover(folder)
+    check_is_run(folder)
+    claim = Claim(folder)
+    try:
+        return _open_run(folder, device, claim)
+    except BaseException:
+        claim.release()
+        raise
+
+
+def _open_run(folder: Path, device: str, claim: Claim) -> Run:
+    for written_to in (folder, folder / TRAINING_FOLDER):
+        remove_leftovers(written_to)
     progress, description = read_state(folder)
     try:
         settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
@@ -231,6 +246,7 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
         validation_tokens=open_tokens(folder / TRAINING_FOLDER / VALIDATION_TOKENS, config.vocab_size),
         progress=progress,
         metrics=MetricsLog(folder),
+        claim=claim,
     )
 
 

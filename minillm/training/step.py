@@ -71,5 +71,13 @@ def describe_divergence(run: Run, step: int, loss: float, norm: float) -> str:
     what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
     return (
         f"training diverged at step {step}: {what}, first tensor affected: {first}; "
-        f"the last good checkpoint is kept in {run.folder}; try a smaller --lr or a smaller --gradient-clip"
+        f"the last good checkpoint is kept in {run.folder}; {_advice(run.settings)}"
     )
+
+
+def _advice(settings) -> str:
+    """What would keep such a run finite, of what it does not do already. These settings are those of a new run."""
+    clip = f"a --gradient-clip below {settings.gradient_clip:g}" if settings.gradient_clip else "--gradient-clip 1"
+    warm_up = "" if settings.warmup_steps else ", --warmup-steps 100"
+    wider = " or --dtype float32" if settings.dtype == "bfloat16" else ""
+    return f"try again with a smaller --lr (it is {settings.lr:g}){warm_up} or {clip}{wider}"

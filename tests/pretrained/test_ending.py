@@ -44,7 +44,7 @@ def test_of_an_adapter(folder, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
     change(folder / "generation_config.json", eos_token_id=7)
     assert end_tokens(adapter, CharacterTokenizer("abc")) == (7,)
-    with pytest.raises(UserError, match="model has no chat template"):
+    with pytest.raises(UserError, match="has no chat template"):
         chat_of(adapter)
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "x", "eos_token": "<e>"}))
     assert chat_of(adapter) == Chat("x", "", "<e>")
