@@ -102,12 +102,14 @@ class AddedTokens:
         if allowed not in self._finders:
             active = [token for token in self.tokens if not token.special or token.content in allowed]
             texts = {token.content: token for token in active if not token.normalized}
-            normalized = {self._normalized_text(token): token for token in active if token.normalized}
+            normalized = {self.text_of(token): token for token in active if token.normalized}
             self._finders[allowed] = (_Finder(texts) if texts else None, _Finder(normalized) if normalized else None)
         return self._finders[allowed]
 
-    def _normalized_text(self, token: AddedToken) -> str:
-        return self._normalizer(token.content, True)[0] if self._normalizer else token.content
+    def text_of(self, token: AddedToken) -> str:
+        """The text that is looked for, and that the token is decoded to."""
+        normalizes = token.normalized and self._normalizer is not None
+        return self._normalizer(token.content, True)[0] if normalizes else token.content
 
 
 class _Finder:

@@ -32,7 +32,7 @@ from minillm.tokenizers.byte_pair_batch import PairTable, merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.byte_spelling import byte_characters, spell
 from minillm.tokenizers.merging import merge_in_order
-from minillm.tokenizers.patterns import PATTERNS, compile_pattern, pieces
+from minillm.tokenizers.patterns import PATTERNS, compile_expression, pieces
 from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings, special_tokens_of
 from minillm.tokenizers.pre_tokenizers import PreTokenizer
 from minillm.tokenizers.tokenizer import StreamingDecoder
@@ -124,7 +124,7 @@ class BytePairTokenizer(PipelineTokenizer):
             self._parts = self._parts._replace(contents=changed)
 
     def _cut_with(self, pattern: str) -> None:
-        compiled = compile_pattern(pattern)
+        compiled = compile_expression(pattern)
         self._pattern = pattern
         # a named pattern leaves nothing between its matches
         named = pattern in PATTERNS

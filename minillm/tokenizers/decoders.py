@@ -133,11 +133,30 @@ def _byte_fallback(where: str) -> Step:
 
 
 def text_of_bytes(run: bytes) -> str:
-    """The text of bytes; if they are no UTF-8, U+FFFD for each."""
-    try:
-        return run.decode("utf-8")
-    except UnicodeDecodeError:
-        return "\ufffd" * len(run)
+    """The text of bytes, with U+FFFD for each that is part of no character.
+
+    `tokenizers` gives up whole characters, too, where anything in a run of bytes is broken, as at the end of a text that is cut off.
+
+    >>> text_of_bytes("é東".encode()[:-1])
+    'é��'
+    """
+    return whole_characters(run, final=True)[0]
+
+
+def whole_characters(data: bytes, final: bool) -> tuple[str, bytes]:
+    """(the text of bytes, what is left at their end because it may become a character); nothing is left where they are final."""
+    out = []
+    while data:
+        try:
+            return "".join(out) + data.decode("utf-8"), b""
+        except UnicodeDecodeError as error:
+            out.append(data[: error.start].decode("utf-8"))
+            data = data[error.start :]
+            if error.reason == "unexpected end of data" and not final:
+                break
+            out.append("\ufffd")
+            data = data[1:]
+    return "".join(out), data
 
 
 def _fuse(where: str) -> Step:

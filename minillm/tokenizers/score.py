@@ -18,7 +18,7 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.tokenizers.added_tokens import AddedToken, AddedTokens
 from minillm.tokenizers.character_pairs import SPACE, CharacterPairs, by_score, every_merge
-from minillm.tokenizers.decoders import BYTE_TOKEN, Decoder, read_decoder
+from minillm.tokenizers.decoders import BYTE_TOKEN, Decoder, read_decoder, whole_characters
 from minillm.tokenizers.normalizers import read_normalizer
 from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings
 from minillm.tokenizers.post_processors import Around, template_of
@@ -111,7 +111,7 @@ class ScoreTokenizer(PipelineTokenizer):
     def _set_up(self, spelled, model, pre_tokenizer, decoder, surroundings, bos, eos, unknown) -> None:
         self._spelled, self._model, self._pre_tokenizer, self._decoder = spelled, model, pre_tokenizer, decoder
         self._surround(surroundings)
-        self._content = {token.id: token.content for token in self.added_tokens}
+        self._content = {token.id: surroundings.added.text_of(token) for token in self.added_tokens}
         self.tokens = [self._content.get(i, token.replace(SPACE, " ")) for i, token in enumerate(spelled)]
         self.vocab_size = len(spelled)
         self.bos, self.eos, self.unknown = bos, eos, unknown
@@ -166,6 +166,10 @@ class ScoreTokenizer(PipelineTokenizer):
         """The bytes of an id, `first` in a text or not. Raises UserError for an id outside of the vocabulary."""
         text = self._text(index)
         return self._decoder.bytes_of(text, first) if text else b""
+
+    def is_silent(self, index: int) -> bool:
+        """Whether an id has no text, as BOS and EOS."""
+        return not self._text(index)
 
     def piece(self, index: int) -> str:
         return self.bytes_of(index).decode("utf-8", "replace")  # with the space that `decode` takes from a first word
@@ -266,28 +270,9 @@ class _Stream(StreamingDecoder):
         self._first, self._waiting = True, b""
 
     def push(self, token: int) -> str:
-        data = self._tokenizer.bytes_of(token, self._first)
-        if not data:
-            return ""
-        self._first = False
-        return self._without_front(self._complete(data))
-
-    def _complete(self, data: bytes) -> str:
-        """The text of the bytes that are whole characters; U+FFFD for each that can be part of none."""
-        self._waiting += data
-        out = []
-        while self._waiting:
-            try:
-                out.append(self._waiting.decode("utf-8"))
-                self._waiting = b""
-            except UnicodeDecodeError as error:
-                out.append(self._waiting[: error.start].decode("utf-8"))
-                self._waiting = self._waiting[error.start :]
-                if error.reason == "unexpected end of data":
-                    break
-                out.append("\ufffd")
-                self._waiting = self._waiting[1:]
-        return "".join(out)
+        data, self._first = self._tokenizer.bytes_of(token, self._first), self._first and self._tokenizer.is_silent(token)
+        text, self._waiting = whole_characters(self._waiting + data, final=False)
+        return self._without_front(text)
 
     def _without_front(self, text: str) -> str:
         for front in self._front:
@@ -299,8 +284,8 @@ class _Stream(StreamingDecoder):
         return text
 
     def finish(self) -> str:
-        rest, self._waiting = "\ufffd" * len(self._waiting), b""
-        return self._without_front(rest)
+        text, self._waiting = whole_characters(self._waiting, final=True)
+        return self._without_front(text)
 
 
 class _Whole(StreamingDecoder):

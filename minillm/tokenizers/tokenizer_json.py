@@ -206,7 +206,7 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer
         except KeyError:  # no text has it: it is there to be an added token, or for nothing
             continue
     for token in parts.added.tokens:
-        tokens[token.id] = token.content.encode("utf-8")
+        tokens[token.id] = parts.added.text_of(token).encode("utf-8")
     merges = [(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in read_merges(options["merges"], vocabulary, where)]
     cut = _known_pattern(pre_tokenizer) or pre_tokenizer.without_spelling()
     return BytePairTokenizer.from_pipeline(tokens, merges, ids, cut, bool(options["ignore_merges"]), parts)
