@@ -1,4 +1,4 @@
-"""Small tokenizer.json files in the styles of well-known repositories, learned here from a small text, and texts to try them with."""
+"""Small tokenizer.json files in the styles of well-known repositories, learned from a small text, and texts to try them with."""
 
 import json
 import random
@@ -12,9 +12,7 @@ TEXT = (
 ) * 3
 SPACE = "▁"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = LLAMA3.replace("{1,3}", "")
 TEKKEN = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
@@ -66,7 +64,9 @@ def byte_level(pre_tokenizer, tokens, size=420, first_id=None, **changes):
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     contents = learned(size, pre_tokenizer, alphabet)
     start = len(contents["model"]["vocab"])
-    contents["added_tokens"] = [added(start + n, text, *more[:1], **(more[1] if more[1:] else {})) for n, (text, *more) in enumerate(tokens)]
+    contents["added_tokens"] = [
+        added(start + n, text, *more[:1], **(more[1] if more[1:] else {})) for n, (text, *more) in enumerate(tokens)
+    ]
     return contents | {"decoder": BYTE_LEVEL} | changes
 
 
@@ -75,7 +75,13 @@ def gpt2_old():
     model = contents["model"]
     model["vocab"]["<|endoftext|>"] = len(model["vocab"])  # it stands in the vocabulary, too
     merges = [" ".join(merge) for merge in model["merges"]]
-    old = {"dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False}
+    old = {
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": "",
+        "end_of_word_suffix": "",
+        "fuse_unk": False,
+    }
     contents["model"] = {**old, "vocab": model["vocab"], "merges": merges}
     for name in ("pre_tokenizer", "decoder", "post_processor"):
         contents[name] = {name: value for name, value in BYTE_LEVEL.items() if name != "use_regex"}
@@ -83,7 +89,12 @@ def gpt2_old():
 
 
 def llama3():
-    names = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", *(f"<|reserved_special_token_{n}|>" for n in range(253))]
+    names = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        *(f"<|reserved_special_token_{n}|>" for n in range(253)),
+    ]
     pre_tokenizer = sequence(split(LLAMA3), BYTES_ONLY)
     contents = byte_level(pre_tokenizer, [(name, True) for name in names])
     start = contents["added_tokens"][0]["id"]
@@ -133,12 +144,20 @@ def llama(scheme, tokens=(), unknown_bytes=False, **changes):
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     by_metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
     contents = learned(
-        600, by_metaspace, CHARACTERS, ["<unk>", "<s>", "</s>", *bytes_], unk_token="<unk>", fuse_unk=True, byte_fallback=True
+        600,
+        by_metaspace,
+        CHARACTERS,
+        ["<unk>", "<s>", "</s>", *bytes_],
+        unk_token="<unk>",
+        fuse_unk=True,
+        byte_fallback=True,
     )
     # the learner takes every character of the text; those that are rare go, so that bytes are needed
     rare = [character for character in contents["model"]["vocab"] if len(character) == 1 and ord(character) > 0x3000]
     contents["model"]["merges"] = [m for m in contents["model"]["merges"] if not set("".join(m)) & set(rare)]
-    kept = {token for m in contents["model"]["merges"] for token in (m[0], m[1], m[0] + m[1])} | set(CHARACTERS) - set(rare)
+    kept = {token for m in contents["model"]["merges"] for token in (m[0], m[1], m[0] + m[1])} | set(CHARACTERS) - set(
+        rare
+    )
     names = [*["<unk>", "<s>", "</s>"], *bytes_, *sorted(kept)]
     if unknown_bytes:
         names = [name for name in names if name not in ("<0xE6>", "<0xF0>")]
@@ -152,7 +171,11 @@ def llama(scheme, tokens=(), unknown_bytes=False, **changes):
     prepend = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": SPACE}, spaces]}
     metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
     old = scheme == "normalizer"
-    back = [{"type": "Replace", "pattern": {"String": SPACE}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    back = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
     strip = [] if scheme == "never" else [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     return contents | {
         "normalizer": prepend if old else None,
@@ -164,11 +187,19 @@ def llama(scheme, tokens=(), unknown_bytes=False, **changes):
 
 
 def gemma():
-    runs = [(" " * n, False) for n in range(2, 9)] + [("\n" * n, False) for n in range(2, 5)] + [("<start_of_turn>", True)]
-    contents = llama("never", [(SPACE * len(text) if text.isspace() and text[0] == " " else text, *more) for text, *more in runs])
+    runs = (
+        [(" " * n, False) for n in range(2, 9)] + [("\n" * n, False) for n in range(2, 5)] + [("<start_of_turn>", True)]
+    )
+    contents = llama(
+        "never", [(SPACE * len(text) if text.isspace() and text[0] == " " else text, *more) for text, *more in runs]
+    )
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     at_spaces = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
-    return contents | {"normalizer": replace, "pre_tokenizer": at_spaces, "post_processor": template([("<s>", 1)], [("</s>", 2)])}
+    return contents | {
+        "normalizer": replace,
+        "pre_tokenizer": at_spaces,
+        "post_processor": template([("<s>", 1)], [("</s>", 2)]),
+    }
 
 
 def words():
@@ -195,7 +226,10 @@ def deepseek():
     tokens = [("<｜begin▁of▁sentence｜>", True), ("<think>", False, {"normalized": True}), ("</think>", False, {})]
     contents = byte_level(sequence(*steps), tokens)
     start = contents["added_tokens"][0]["id"]
-    return contents | {"normalizer": {"type": "Sequence", "normalizers": []}, "post_processor": template([(tokens[0][0], start)])}
+    return contents | {
+        "normalizer": {"type": "Sequence", "normalizers": []},
+        "post_processor": template([(tokens[0][0], start)]),
+    }
 
 
 INST = [("[INST]", True), ("[/INST]", True), ("[TOOL]", False, {"normalized": True})]
@@ -206,7 +240,13 @@ PHI3 = [
     ("</x>", False, {"rstrip": True}),
     ("<|word|>", False, {"single_word": True, "lstrip": True}),
 ]
-ROBERTA = {"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": True, "add_prefix_space": True}
+ROBERTA = {
+    "type": "RobertaProcessing",
+    "sep": ["</s>", 2],
+    "cls": ["<s>", 1],
+    "trim_offsets": True,
+    "add_prefix_space": True,
+}
 KINDS = {
     "gpt2 old": gpt2_old,
     "gpt2 new": lambda: byte_level(BYTE_LEVEL, [("<|endoftext|>", True)], post_processor=BYTE_LEVEL),
@@ -225,7 +265,8 @@ KINDS = {
         normalizer={"type": "NFC"},
     ),
     "smollm": lambda: byte_level(
-        sequence({"type": "Digits", "individual_digits": True}, BYTE_LEVEL), [("<|im_start|>", True), ("<|im_end|>", True)]
+        sequence({"type": "Digits", "individual_digits": True}, BYTE_LEVEL),
+        [("<|im_start|>", True), ("<|im_end|>", True)],
     ),
     "phi 2": phi2,
     "phi 3": lambda: llama("normalizer", PHI3, post_processor=None),
@@ -252,18 +293,45 @@ def whole(contents):
     return contents
 
 
-FRAGMENTS = list("abcdehlostT 's,.;-_()<>|[]/12239") + (
-    "the The HELLO Hello world don't we're 12345 3.14 東京 नमस्ते é e\u0301 \u0301 ﬁ ß ſ İ ŉ Σ 👩‍👧 😀 🏽 \u200d \ufe0f ▁ ▁▁ Ġ Ċ â "
-    "\u00ad \ufeff \ud7ff \ue000 \uffff \U0010ffff ² Ⅷ ٣ <0x41> <0xE6> <0xZZ> <| |> <|im_start <|endof [INST <s </"
-).split()
-BLANKS = ["\n", "\r\n", "\t", "  ", "   ", "\n\n", "\u00a0", "\u3000", "\u2028", "\x85", "\x1c", "\x0b", "\x00", "\r", " ", " ", " "]
+FRAGMENTS = (
+    list("abcdehlostT 's,.;-_()<>|[]/12239")
+    + (
+        "the The HELLO Hello world don't we're 12345 3.14 東京 नमस्ते é e\u0301 \u0301 ﬁ ß ſ İ ŉ Σ 👩‍👧 😀 🏽 \u200d \ufe0f ▁ ▁▁ Ġ Ċ â "
+        "\u00ad \ufeff \ud7ff \ue000 \uffff \U0010ffff ² Ⅷ ٣ <0x41> <0xE6> <0xZZ> <| |> <|im_start <|endof [INST <s </"
+    ).split()
+)
+BLANKS = [
+    "\n",
+    "\r\n",
+    "\t",
+    "  ",
+    "   ",
+    "\n\n",
+    "\u00a0",
+    "\u3000",
+    "\u2028",
+    "\x85",
+    "\x1c",
+    "\x0b",
+    "\x00",
+    "\r",
+    " ",
+    " ",
+    " ",
+]
 
 
 def texts(contents, count, seed=0):
     """Random texts with the added tokens of a tokenizer in them, parts of these, and characters of every odd kind."""
     rng = random.Random(seed)
     tokens = [token["content"] for token in contents["added_tokens"]][:40]
-    pools = [FRAGMENTS, FRAGMENTS, BLANKS, tokens or FRAGMENTS, [text[:-1] for text in tokens] + [text[1:] for text in tokens] or BLANKS]
+    pools = [
+        FRAGMENTS,
+        FRAGMENTS,
+        BLANKS,
+        tokens or FRAGMENTS,
+        [text[:-1] for text in tokens] + [text[1:] for text in tokens] or BLANKS,
+    ]
     yield from ("", " ", "  ", "a", " a", SPACE, *tokens)
     for _ in range(count):
         parts = [rng.choice(rng.choice(pools)) for _ in range(rng.randrange(1, 14))]

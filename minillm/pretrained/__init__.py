@@ -8,7 +8,8 @@ from minillm.errors import UserError
 from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, apply_adapter
 from minillm.models.fine_tuning import with_settings
 from minillm.models.folder import CONFIG_FILE, load_model, read_config
-from minillm.pretrained.gguf import is_gguf, load_gguf, load_gguf_tokenizer
+from minillm.pretrained.gguf import is_gguf, load_gguf
+from minillm.pretrained.gguf_tokenizer import load_gguf_tokenizer
 from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name
 from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_tokenizer
 from minillm.tokenizers import load_tokenizer

@@ -40,6 +40,6 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
     if (folder / ADAPTER_CONFIG).is_file():
         return end_tokens(adapter_base(folder), tokenizer)
     if isinstance(tokenizer, ScoreTokenizer):
-        return (tokenizer.eos,)
+        return () if tokenizer.eos is None else (tokenizer.eos,)
     end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)
     return () if end is None else (end,)

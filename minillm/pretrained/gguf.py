@@ -1,4 +1,4 @@
-"""GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer, in one file.
+"""GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer (gguf_tokenizer.py), in one file.
 
 They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
 file. Weights are expanded once, to float32 or float64. llama.cpp turns interleaved pairs, so the rows of a Llama's query and
@@ -19,23 +19,12 @@ from minillm.errors import MissingExtra, UserError
 from minillm.layers.rotary import interleaved_to_halves
 from minillm.models import GPT2, GPT2Config, Llama, LlamaConfig
 from minillm.tensor_file import first_not_finite
-from minillm.tokenizers import BytePairTokenizer, Tokenizer
-from minillm.tokenizers.score import SPACE, ScoreTokenizer
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # by GGUF's number of the type
 STRING, ARRAY = 8, 9
 LONGEST_STRING, LARGEST_DIMENSION = 1 << 26, 1 << 40
-CONTROL, USER_DEFINED = 3, 4  # token types that are special tokens
-PATTERNS = {
-    "gpt-2": "gpt2",
-    "gpt2": "gpt2",
-    "default": "gpt2",
-    "smollm": "smollm",
-    "llama-bpe": "cl100k",
-    "llama3": "cl100k",
-}
 
 _LLAMA_TENSORS = {
     "model.embed_tokens": "token_embd",
@@ -212,32 +201,6 @@ def _vocab_size(file: GGUF) -> int:
     if "token_embd.weight" not in file:
         raise UserError(f"{file.path} has no tensor token_embd.weight: the file is incomplete")
     return int(file._tensors["token_embd.weight"].shape[1])
-
-
-def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a GGUF file: byte-level BPE (model "gpt2") or by scores (model "llama"). Raises UserError."""
-    file = open_gguf(path)
-    kind, tokens = file.setting("tokenizer.ggml.model", str), file.setting("tokenizer.ggml.tokens", list)
-    types = file.setting("tokenizer.ggml.token_type", list, [1] * len(tokens))
-    if len(types) != len(tokens) or not all(isinstance(token, str) for token in tokens):
-        raise UserError(f"{file.path}: the tokenizer's tokens and their types do not fit together")
-    if kind == "llama":
-        scores = file.setting("tokenizer.ggml.scores", list)
-        return ScoreTokenizer(
-            [token.replace(SPACE, " ") for token in tokens],
-            scores,
-            file.setting("tokenizer.ggml.bos_token_id", int, 1),
-            file.setting("tokenizer.ggml.eos_token_id", int, 2),
-            file.setting("tokenizer.ggml.unknown_token_id", int, 0),
-            file.setting("tokenizer.ggml.add_space_prefix", bool, True),
-        )
-    if kind != "gpt2":
-        raise UserError(f'{file.path}: its tokenizer is of the kind "{kind}": minillm knows gpt2 and llama')
-    name = file.settings.get("tokenizer.ggml.pre", "gpt-2")
-    if name not in PATTERNS:
-        raise UserError(f'{file.path}: its tokenizer cuts text as "{name}": minillm knows {", ".join(PATTERNS)}')
-    special = {token: i for i, (token, t) in enumerate(zip(tokens, types)) if t in (CONTROL, USER_DEFINED)}
-    return BytePairTokenizer.from_parts(tokens, file.setting("tokenizer.ggml.merges", list), PATTERNS[name], special)
 
 
 # ------------------------------------------------------------------------------------------------- is it what it says

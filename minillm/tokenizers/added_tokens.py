@@ -60,7 +60,11 @@ def read_added_tokens(data, where: str) -> list[AddedToken]:
         tokens.append(token)
     for name in ("content", "id"):
         seen = [getattr(token, name) for token in tokens]
-        if twice := next((value for value in seen if seen.count(value) > 1), None) if len(set(seen)) < len(seen) else None:
+        if (
+            twice := next((value for value in seen if seen.count(value) > 1), None)
+            if len(set(seen)) < len(seen)
+            else None
+        ):
             raise UserError(f"{where}: two added tokens have the {name} {twice!r}")
     return tokens
 
@@ -123,9 +127,7 @@ class _Finder:
         parts, end = [], 0
         for match in self._pattern.finditer(text) if self._pattern else ():
             token, (start, stop) = self._tokens[match[0]], match.span()
-            if token.single_word and (
-                ENDS_WITH_WORD.match(text, 0, start) or STARTS_WITH_WORD.match(text, stop)
-            ):
+            if token.single_word and (ENDS_WITH_WORD.match(text, 0, start) or STARTS_WITH_WORD.match(text, stop)):
                 continue
             if token.lstrip:
                 start = max(SPACE_AT_END.match(text, 0, start).start(), end)

@@ -46,12 +46,12 @@ SHORT = 64  # bytes up to which a piece is merged by looking at all pairs; beyon
 
 
 class BytePairTokenizer(PipelineTokenizer):
-    """tokens: bytes of each id (a special token's are its text, those of an id that is not used are none). merges: pairs of ids
-    in the order of their rank, and what each becomes. pattern: a name of patterns.py or a regular expression; None for a
-    tokenizer whose file cuts by several steps. special_tokens: text -> id.
+    """tokens: bytes of each id (a special token's are its text, an unused id has none). merges: pairs of
+    ids in the order of their rank, and what each becomes. pattern: a name of patterns.py or a regular
+    expression; None for a tokenizer whose file cuts by several steps. special_tokens: text -> id.
 
     whole_pieces: a piece that is a token as it is becomes that token, even if no merges lead to it (tiktoken, Llama 3).
-    ranked_by_token: of several pairs the one is merged that becomes the smallest id, in place of the first of the list (tiktoken).
+    ranked_by_token: the pair is merged first that becomes the smallest id, not the first of the list (tiktoken).
     """
 
     def __init__(
@@ -162,7 +162,9 @@ class BytePairTokenizer(PipelineTokenizer):
         special = {token: len(tokens) + index for index, token in enumerate(special_tokens)}
         spelled = {spell(token) for token in tokens} & set(special_tokens)
         if spelled:
-            raise UserError(f"the special token {min(spelled)!r} is a token that was learned from the text: name it otherwise")
+            raise UserError(
+                f"the special token {min(spelled)!r} is a token that was learned from the text: name it otherwise"
+            )
         return cls(tokens + [token.encode("utf-8") for token in special_tokens], merges, pattern, special)
 
     # --------------------------------------------------------------------------------------------------- text to ids
@@ -326,7 +328,10 @@ class BytePairTokenizer(PipelineTokenizer):
 
 
 def check_vocabulary_size(vocab_size: int, special_tokens: Collection[str]) -> int:
-    """The size of a vocabulary without merges. Raises UserError if `vocab_size` is less, or for special tokens that cannot be."""
+    """The size of a vocabulary without merges.
+
+    Raises UserError if `vocab_size` is less, or for special tokens that are empty, named twice or a byte's.
+    """
     for token in special_tokens:
         if not token or list(special_tokens).count(token) > 1:
             raise UserError(f"the special token {token!r} is {'named twice' if token else 'empty'}: leave it out")

@@ -1,9 +1,9 @@
 """Byte-pair vocabularies in the files of others.
 
-    tokenizer.json                 Hugging Face's `tokenizers`: everything in one file, see tokenizer_json.py
-    vocab.json and merges.txt      Hugging Face's older pair of files, and the same as
-    encoder.json and vocab.bpe     OpenAI's of GPT-2, see pair_files.py
-    *.tiktoken                     OpenAI's rank files, see rank_files.py
+tokenizer.json                 Hugging Face's `tokenizers`: everything in one file, see tokenizer_json.py
+vocab.json and merges.txt      Hugging Face's older pair of files, and the same as
+encoder.json and vocab.bpe     OpenAI's of GPT-2, see pair_files.py
+*.tiktoken                     OpenAI's rank files, see rank_files.py
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterable
 
 from minillm.errors import UserError
-from minillm.tokenizers.decoders import BYTE_TOKEN
 from minillm.tokenizers.merging import merge_in_order
 
 SPACE = "▁"
@@ -22,9 +21,10 @@ CROSSES_WORDS = re.compile(f"[^{SPACE}]{SPACE}")
 
 
 class CharacterPairs:
-    """ids: token -> id. merge_of: pair of ids -> (rank, id of both together), or None. made: the tokens that merging makes. unknown: the id for a character that has
-    neither a token nor bytes, None to refuse it. fuse_unknown: whether neighbours of this kind become one id. whole_pieces:
-    whether a piece that is a token stays whole."""
+    """ids: token -> id. merge_of: pair of ids -> (rank, id of both together), or None. made: the tokens that
+    merging makes. unknown: the id for a character that has neither a token nor bytes, None to refuse it.
+    fuse_unknown: whether neighbours of this kind become one id. whole_pieces: whether a piece that is a
+    token stays whole."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ def by_list(pairs: list[tuple[str, str]], ids: dict[str, int]):
     return {(ids[a], ids[b]): (rank, ids[a + b]) for rank, (a, b) in enumerate(pairs)}.get
 
 
-def by_score(tokens: list[str], scores: list[float], ids: dict[str, int], left_out: set[int]):
-    """merge_of for tokens with scores. left_out: ids that are never made and never joined; nor are bytes."""
-    left_out = left_out | {index for index, token in enumerate(tokens) if BYTE_TOKEN.fullmatch(token)}
+def by_score(tokens: list[str], scores: list[float], mergeable: dict[str, int]):
+    """merge_of for tokens with scores. mergeable: token -> id of those that are joined and made."""
+    joined = set(mergeable.values())
 
     def merge_of(pair: tuple[int, int]) -> tuple[float, int] | None:
         left, right = pair
-        index = ids.get(tokens[left] + tokens[right])
-        if index is None or index in left_out or left in left_out or right in left_out:
+        index = mergeable.get(tokens[left] + tokens[right])
+        if index is None or left not in joined or right not in joined:
             return None
         return -scores[index], index
 

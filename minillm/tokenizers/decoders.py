@@ -135,7 +135,8 @@ def _byte_fallback(where: str) -> Step:
 def text_of_bytes(run: bytes) -> str:
     """The text of bytes, with U+FFFD for each that is part of no character.
 
-    `tokenizers` gives up whole characters, too, where anything in a run of bytes is broken, as at the end of a text that is cut off.
+    `tokenizers` gives up whole characters, too, where anything in a run of bytes is broken: a text that is
+    cut off would lose its last ones.
 
     >>> text_of_bytes("é東".encode()[:-1])
     'é��'
@@ -144,7 +145,10 @@ def text_of_bytes(run: bytes) -> str:
 
 
 def whole_characters(data: bytes, final: bool) -> tuple[str, bytes]:
-    """(the text of bytes, what is left at their end because it may become a character); nothing is left where they are final."""
+    """(the text of bytes, what is left at their end because it may become a character).
+
+    Nothing is left where the bytes are final.
+    """
     out = []
     while data:
         try:
@@ -179,7 +183,12 @@ def _strip(where: str, content: str, start: int, stop: int) -> Step:
 
 
 def _metaspace(
-    where: str, replacement: str, prepend_scheme: str, split: bool | None, add_prefix_space: bool | None, str_rep: str | None
+    where: str,
+    replacement: str,
+    prepend_scheme: str,
+    split: bool | None,
+    add_prefix_space: bool | None,
+    str_rep: str | None,
 ) -> Step:
     if prepend_scheme not in ("first", "always", "never") or add_prefix_space is False and prepend_scheme != "never":
         raise UserError(f"{where}: prepend_scheme {prepend_scheme!r} is not first, always or never, or is contradicted")

@@ -1,7 +1,8 @@
 """Regular expressions of tokenizer.json, which are Oniguruma's, in the language of the package `regex`.
 
-The library `tokenizers` runs them with Oniguruma in its syntax for Ruby. Most of what occurs is spelled and meant alike in both.
-What is spelled alike and means something else is spelled anew here, and what has no equal is refused by its name:
+The library `tokenizers` runs them with Oniguruma in its syntax for Ruby. Most of what occurs is spelled
+and meant alike in both. What is spelled alike and means something else is spelled anew here, and what has
+no equal is refused by its name:
 
     ^ $           of every line                               a{1,2}+    (a{1,2})+, not possessive
     \\w            letters, marks, all numbers, connectors      a{2}?      (a{2})?, not lazy
@@ -28,7 +29,9 @@ INSIDE = {"w": WORD, "h": "0-9a-fA-F", "b": r"\x08"}
 SAME = set("sSdDrntfv")
 CONTROL = {"a": r"\x07", "e": r"\x1b"}
 GROUPS = ("(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?-i:")
-FOLDED_TOGETHER = regex.compile(r"ss|ff|fi|fl|st", regex.IGNORECASE)  # "ß" is "ss" to Oniguruma where case does not count
+FOLDED_TOGETHER = regex.compile(
+    r"ss|ff|fi|fl|st", regex.IGNORECASE
+)  # "ß" is "ss" to Oniguruma where case does not count
 INTERVAL = regex.compile(r"\{(\d*)(,?)(\d*)\}")
 PROPERTY = regex.compile(r"\{\^?[\w ]+\}")
 HEX = regex.compile(r"x(?:\{([0-9a-fA-F]+)\}|([0-9a-fA-F]{1,2}))|u([0-9a-fA-F]{4})")

@@ -67,7 +67,10 @@ class PipelineTokenizer(Tokenizer):
         disallowed_special: Collection[str] | str,
         add_special_tokens: bool,
     ) -> list[int]:
-        ids = self._encode_ordinary(text, True) if self._plain else self._encode_parts(text, allowed_special, disallowed_special)
+        if self._plain:
+            ids = self._encode_ordinary(text, True)
+        else:
+            ids = self._encode_parts(text, allowed_special, disallowed_special)
         before, after = self._parts.around if add_special_tokens else ((), ())
         return [*before, *ids, *after] if before or after else ids
 
@@ -154,4 +157,6 @@ def _check_unicode(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        raise UserError(f"the text has a lone surrogate, U+{code:04X}, at {error.start}: it is not Unicode text") from None
+        raise UserError(
+            f"the text has a lone surrogate, U+{code:04X}, at {error.start}: it is not Unicode text"
+        ) from None

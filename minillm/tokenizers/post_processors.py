@@ -42,9 +42,7 @@ def template_of(before: list[tuple[str, int]], after: list[tuple[str, int]] = ()
         "type": "TemplateProcessing",
         "single": first,
         "pair": first + second,
-        "special_tokens": {
-            text: {"id": text, "ids": [index], "tokens": [text]} for text, index in (*before, *after)
-        },
+        "special_tokens": {text: {"id": text, "ids": [index], "tokens": [text]} for text, index in (*before, *after)},
     }
 
 
@@ -79,14 +77,20 @@ def _pieces(template: list, where: str) -> list[tuple[str, str]]:
     pieces = []
     for part in template:
         kind, value = next(iter(part.items())) if isinstance(part, dict) and len(part) == 1 else (None, None)
-        if kind not in ("Sequence", "SpecialToken") or not isinstance(value, dict) or not isinstance(value.get("id"), str):
+        if (
+            kind not in ("Sequence", "SpecialToken")
+            or not isinstance(value, dict)
+            or not isinstance(value.get("id"), str)
+        ):
             raise UserError(f"{where}: {part!r:.60} is no part of a template")
         checked(value, where, {"id": (str, REQUIRED), "type_id": (int, 0)})
         pieces.append((kind, value["id"]))
     return pieces
 
 
-def _pair_of_tokens(where: str, sep: list, cls: list, trim_offsets: bool = True, add_prefix_space: bool = True) -> Around:
+def _pair_of_tokens(
+    where: str, sep: list, cls: list, trim_offsets: bool = True, add_prefix_space: bool = True
+) -> Around:
     for token in (sep, cls):
         if len(token) != 2 or not isinstance(token[0], str) or type(token[1]) is not int:
             raise UserError(f"{where}: {token!r:.60} is not a token and its id")

@@ -33,8 +33,9 @@ WITHOUT_FIRST = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
 class ScoreTokenizer(PipelineTokenizer):
-    """tokens: the text of each id, with plain spaces; scores: of each id; bos, eos: ids, None if there is none. unknown: the id of
-    a character that has neither a token nor bytes. prefix_space: whether a space is put before a text."""
+    """tokens: the text of each id, with plain spaces; scores: of each id; bos, eos: ids, None if there is
+    none. unknown: the id of a character that has neither a token nor bytes. prefix_space: whether a space is
+    put before a text."""
 
     def __init__(
         self,
@@ -64,18 +65,24 @@ class ScoreTokenizer(PipelineTokenizer):
         prefix_space: bool,
         around: Around,
         config: dict | None = None,
+        unused: set[int] = frozenset(),
     ) -> ScoreTokenizer:
-        """From a vocabulary with scores in which "▁" stands for the space. added: all tokens that are looked for in a text."""
+        """From a vocabulary with scores in which "▁" stands for the space.
+
+        added: all tokens that are looked for in a text. unused: ids that no text has.
+        """
         tokenizer = cls.__new__(cls)
-        tokenizer._from_scores(tokens, scores, added, bos, eos, unknown, prefix_space, around, config)
+        tokenizer._from_scores(tokens, scores, added, bos, eos, unknown, prefix_space, around, config, unused)
         return tokenizer
 
-    def _from_scores(self, spelled, scores, added, bos, eos, unknown, prefix_space, around, config=None) -> None:
+    def _from_scores(
+        self, spelled, scores, added, bos, eos, unknown, prefix_space, around, config=None, unused=frozenset()
+    ) -> None:
         self.scores = list(scores)
-        control = {token.id for token in added if token.special} | {i for i in (bos, eos, unknown) if i is not None}
+        control = {token.id for token in added} | {i for i in (bos, eos, unknown) if i is not None} | unused
         ids = {token: index for index, token in reversed(list(enumerate(spelled))) if index not in control}
-        made = [token for token in ids if not BYTE_TOKEN.fullmatch(token)]
-        model = CharacterPairs(ids, by_score(spelled, scores, ids, control), made, unknown, True, True)
+        self._mergeable = {token: index for token, index in ids.items() if not BYTE_TOKEN.fullmatch(token)}
+        model = CharacterPairs(ids, by_score(spelled, scores, self._mergeable), self._mergeable, unknown, True, True)
         steps = ([BEFORE_THE_TEXT] if prefix_space else []) + [SPACES_SHOWN]
         self._normalizer_data = {"type": "Sequence", "normalizers": steps}
         back = [SPACES_BACK, {"type": "ByteFallback"}, {"type": "Fuse"}] + ([WITHOUT_FIRST] if prefix_space else [])
@@ -216,12 +223,6 @@ class ScoreTokenizer(PipelineTokenizer):
 
     def _made_contents(self) -> dict:
         """A tokenizer.json, with every merge in the order of the scores."""
-        control = {token.id for token in self.added_tokens if token.special}
-        mergeable = {
-            token: index
-            for index, token in reversed(list(enumerate(self._spelled)))
-            if index not in control and not BYTE_TOKEN.fullmatch(token)
-        }
         vocabulary = {self._content.get(index, token): index for index, token in enumerate(self._spelled)}
         sides = [[(self.tokens[index], index) for index in side] for side in self._parts.around]
         return {
@@ -243,7 +244,7 @@ class ScoreTokenizer(PipelineTokenizer):
                 "byte_fallback": True,
                 "ignore_merges": False,
                 "vocab": vocabulary,
-                "merges": every_merge(mergeable, self.scores),
+                "merges": every_merge(self._mergeable, self.scores),
             },
         }
 
@@ -266,11 +267,16 @@ class _Stream(StreamingDecoder):
 
     def __init__(self, tokenizer: ScoreTokenizer, decoder: Decoder):
         super().__init__(tokenizer)
-        self._front = [list(front) for front in decoder.front]  # (character, how many of it are taken away at the start)
+        self._front = [
+            list(front) for front in decoder.front
+        ]  # (character, how many of it are taken away at the start)
         self._first, self._waiting = True, b""
 
     def push(self, token: int) -> str:
-        data, self._first = self._tokenizer.bytes_of(token, self._first), self._first and self._tokenizer.is_silent(token)
+        data, self._first = (
+            self._tokenizer.bytes_of(token, self._first),
+            self._first and self._tokenizer.is_silent(token),
+        )
         text, self._waiting = whole_characters(self._waiting + data, final=False)
         return self._without_front(text)
 

@@ -1,14 +1,17 @@
 """tokenizer.model, the file of SentencePiece: a Protocol Buffers message, of which what is needed is read here.
 
-    ModelProto      1 pieces (SentencePiece, repeated)   2 trainer_spec   3 normalizer_spec   5 denormalizer_spec
-    SentencePiece   1 piece (string)   2 score (float)   3 type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
+    ModelProto      1 pieces (SentencePiece, repeated)   2 trainer_spec   3 normalizer_spec
+    SentencePiece   1 piece (string)   2 score (float)   3 type: 1 normal, 2 unknown, 3 control,
+                    4 user-defined, 5 unused, 6 byte
     TrainerSpec     3 model_type: 1 unigram, 2 BPE       40 unk_id   41 bos_id   42 eos_id
     NormalizerSpec  2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces   5 escape_whitespaces
 
-A message is a row of fields, each a number (field << 3 | wire type) and a value: 0 a variable-length number, 1 eight bytes, 2 a
-length and as many bytes, 5 four bytes. Source: sentencepiece_model.proto. Only models of the type BPE whose normalizer changes
-nothing are opened: those of Llama 2 and the first Mistral. BOS is put before a text unless add_bos_token in tokenizer_config.json
-says otherwise, as LlamaTokenizer does.
+A message is a row of fields, each a number (field << 3 | wire type) and a value: 0 a variable-length
+number, 1 eight bytes, 2 a length and as many bytes, 5 four bytes. Source: sentencepiece_model.proto.
+
+Only models of the type BPE whose normalizer changes nothing are opened: those of Llama 2 and the first
+Mistral. BOS is put before a text unless add_bos_token in tokenizer_config.json says otherwise, as
+LlamaTokenizer does.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from minillm.tokenizers.tokenizer_config import added_later, read_config
 SENTENCEPIECE_FILE = "tokenizer.model"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "Word", 4: "Char"}
-ADVICE = "convert it to a tokenizer.json with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+ADVICE = (
+    "convert it to a tokenizer.json with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+)
 
 
 def load_sentencepiece(path: Path) -> ScoreTokenizer:
@@ -46,9 +51,18 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
     if not tokens:
         raise UserError(f"{path} is no SentencePiece model, or damaged: it has no tokens")
     if kind != 2:
-        raise UserError(f"{path}: a SentencePiece model of the type {MODEL_TYPES.get(kind, kind)}, minillm reads BPE: {ADVICE}")
-    if any(normalizer.get(2, [])) or _number(normalizer, 4, 1) or not _number(normalizer, 5, 1) or _number(trainer, 24, 0):
-        raise UserError(f"{path}: its normalizer changes texts (charsmap, extra white space), which is not done here: {ADVICE}")
+        raise UserError(
+            f"{path}: a SentencePiece model of the type {MODEL_TYPES.get(kind, kind)}, minillm reads BPE: {ADVICE}"
+        )
+    if (
+        any(normalizer.get(2, []))
+        or _number(normalizer, 4, 1)
+        or not _number(normalizer, 5, 1)
+        or _number(trainer, 24, 0)
+    ):
+        raise UserError(
+            f"{path}: its normalizer changes texts (charsmap, extra white space), which is not done here: {ADVICE}"
+        )
     unknown, bos, eos = (index if 0 <= index < len(tokens) else None for index in ids)
     config = read_config(path.parent)
     added = [

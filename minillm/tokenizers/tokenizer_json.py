@@ -2,10 +2,12 @@
 
     added_tokens -> normalizer -> pre_tokenizer -> model -> post_processor       decoder the other way
 
-A model of the type BPE whose pre-tokenizer ends by spelling bytes is a BytePairTokenizer, any other one a ScoreTokenizer; a
-WordLevel model of single characters is a CharacterTokenizer. Ids and texts are those of `tokenizers` for the same file, with three
-differences: a byte or character that cannot be expressed is an error in place of nothing, special tokens in a text are treated as
-Tokenizer.encode says, and added tokens whose ids `tokenizers` would not take from the file are refused.
+A model of the type BPE whose pre-tokenizer ends by spelling bytes is a BytePairTokenizer, any other one a
+ScoreTokenizer; a WordLevel model of single characters is a CharacterTokenizer. Ids and texts are those of
+`tokenizers` for the same file, with these differences: a byte or character that cannot be expressed is an
+error in place of nothing; special tokens in a text are treated as Tokenizer.encode says; added tokens
+whose ids `tokenizers` would not take from the file are refused, as are truncation and padding, which would
+change texts unasked; bytes that are no character hide no character beside them.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from minillm.tokenizers.score import ScoreTokenizer
 from minillm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
 from minillm.tokenizers.tokenizer_config import added_later, around_of, contradicts, read_config
 
-PARTS = ("version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+PARTS = ("version", "truncation", "padding", "added_tokens", *COMPONENTS)
 MODELS = ("WordLevel", "BPE")
 LARGEST_ID = 1 << 24
 _MAYBE_TEXT, _MAYBE_FLAG = (str, type(None)), (bool, type(None))
@@ -93,7 +96,9 @@ def check_opens(tokenizer: PipelineTokenizer, contents: dict, config: dict) -> N
     try:
         opened = tokenizer_of_contents(contents, config, "tokenizer.json")
     except UserError as error:
-        raise UserError(f"this tokenizer cannot be written as a tokenizer.json that can be opened again: {error}") from None
+        raise UserError(
+            f"this tokenizer cannot be written as a tokenizer.json that can be opened again: {error}"
+        ) from None
     sample = " ".join(token for token in map(tokenizer.piece, range(min(tokenizer.vocab_size, 1000))))
     same = (
         type(opened) is type(tokenizer)
@@ -126,7 +131,9 @@ def _checked_model(model: dict, where: str) -> dict:
     """The options of a BPE model. Raises UserError for what is not known, or not right."""
     options = checked(model, f"{where}: model (BPE)", BPE_OPTIONS)
     if options["dropout"]:
-        raise UserError(f"{where}: the model's dropout {options['dropout']} would merge at random: set it to null in the file")
+        raise UserError(
+            f"{where}: the model's dropout {options['dropout']} would merge at random: set it to null in the file"
+        )
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if options[name]:
             raise UserError(f"{where}: the model's {name} {options[name]!r} is not known here")
@@ -180,7 +187,9 @@ def _check_added_ids(added: list[AddedToken], vocabulary: dict[str, int], where:
     taken = {index: text for text, index in vocabulary.items()}
     for token in added:
         if taken.get(token.id, token.content) != token.content:
-            raise UserError(f"{where}: the tokens {taken[token.id]!r} and {token.content!r} have the same id, {token.id}")
+            raise UserError(
+                f"{where}: the tokens {taken[token.id]!r} and {token.content!r} have the same id, {token.id}"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------- the classes
@@ -207,7 +216,9 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer
             continue
     for token in parts.added.tokens:
         tokens[token.id] = parts.added.text_of(token).encode("utf-8")
-    merges = [(vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in read_merges(options["merges"], vocabulary, where)]
+    merges = [
+        (vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in read_merges(options["merges"], vocabulary, where)
+    ]
     cut = _known_pattern(pre_tokenizer) or pre_tokenizer.without_spelling()
     return BytePairTokenizer.from_pipeline(tokens, merges, ids, cut, bool(options["ignore_merges"]), parts)
 

@@ -28,7 +28,9 @@ def compare(ours, theirs, samples):
         ids = ours.encode(text, allowed_special="all")
         assert ids == right, repr(text)
         shown = [index for index in ids if index not in silent]
-        assert ours.decode(ids) == theirs.decode(shown, skip_special_tokens=False), repr(text)
+        shown = theirs.decode(shown, skip_special_tokens=False)
+        if "\ufffd" not in shown:  # of bytes that are no character, they show less
+            assert ours.decode(ids) == shown, repr(text)
         stream = ours.stream()
         assert "".join(map(stream.push, ids)) + stream.finish() == ours.decode(ids), repr(text)
         assert ours.encode(text, "all", add_special_tokens=False) == theirs.encode(text, add_special_tokens=False).ids
