@@ -12,7 +12,7 @@ the normalised text. Source: the library `tokenizers`, AddedVocabulary.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 
 import regex
@@ -79,9 +79,9 @@ class AddedTokens:
         self._finders: dict[frozenset[str], tuple[_Finder | None, _Finder | None]] = {}
         self._special_text = _any_of(self.special)
 
-    def first_special(self, text: str, besides: set[str]) -> re.Match | None:
+    def first_special(self, text: str, besides: Collection[str]) -> re.Match | None:
         """Where the first special token stands that is not one of `besides`."""
-        looked_for = self._special_text if not besides else _any_of(set(self.special) - besides)
+        looked_for = self._special_text if not besides else _any_of(self.special.keys() - besides)
         return looked_for.search(text) if looked_for else None
 
     def split(self, text: str, allowed: Iterable[str]) -> list[tuple[str | int, bool]]:

@@ -46,7 +46,8 @@ class PipelineTokenizer(Tokenizer):
         self._parts = parts
         self._config = dict(parts.config or {})
         self.special_tokens = dict(parts.added.special)
-        self._plain = not parts.added.tokens and parts.normalizer is None
+        # the whole text is one part, unless special tokens are allowed
+        self._whole = all(token.special for token in parts.added.tokens) and parts.normalizer is None
 
     @property
     def added_tokens(self) -> list[AddedToken]:
@@ -67,20 +68,23 @@ class PipelineTokenizer(Tokenizer):
         disallowed_special: Collection[str] | str,
         add_special_tokens: bool,
     ) -> list[int]:
-        if self._plain:
-            ids = self._encode_ordinary(text, True)
+        if self.special_tokens:
+            if allowed_special == "all":
+                allowed = self.special_tokens.keys()
+            else:
+                allowed = self.special_tokens.keys() & allowed_special if allowed_special else ()
+            if disallowed_special:
+                self._refuse_special(text, allowed, disallowed_special)
         else:
-            ids = self._encode_parts(text, allowed_special, disallowed_special)
+            allowed = ()
+        _check_unicode(text)
+        ids = self._encode_ordinary(text, True) if self._whole and not allowed else self._encode_parts(text, allowed)
         before, after = self._parts.around if add_special_tokens else ((), ())
         return [*before, *ids, *after] if before or after else ids
 
-    def _encode_parts(self, text, allowed_special, disallowed_special) -> list[int]:
-        added = self._parts.added
-        allowed = set(added.special) if allowed_special == "all" else set(allowed_special) & set(added.special)
-        if added.special:
-            self._refuse_special(text, allowed, disallowed_special)
-        _check_unicode(text)
-        parts = added.split(text, allowed)
+    def _encode_parts(self, text: str, allowed: Collection[str]) -> list[int]:
+        """The ids of added tokens, and of the texts between them. allowed: the special ones that are looked for."""
+        parts = self._parts.added.split(text, allowed)
         if len(parts) == 1 and isinstance(parts[0][0], str):
             return self._encode_ordinary(*parts[0])
         ids: list[int] = []

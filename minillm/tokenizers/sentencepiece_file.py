@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -70,7 +71,9 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
         for index, (token, kind) in enumerate(zip(tokens, types))
         if kind in (UNKNOWN, CONTROL) or kind == USER_DEFINED and token.strip(SPACE)
     ]
-    later = [token for token in added_later(config, path.parent, str(path)) if token.id >= len(tokens)]
+    # they are looked for in the text as it is, so that each part between them has its space in front
+    more = added_later(config, path.parent, str(path))
+    later = [replace(token, normalized=False) for token in more if token.id >= len(tokens)]
     if [token.id for token in later] != list(range(len(tokens), len(tokens) + len(later))):
         raise UserError(f"{path}: the ids of the tokens that were added do not follow its {len(tokens)} tokens")
     around = Around(

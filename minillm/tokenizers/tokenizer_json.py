@@ -19,7 +19,7 @@ from minillm.errors import UserError
 from minillm.files import read_json
 from minillm.tokenizers.added_tokens import AddedToken, AddedTokens, read_added_tokens
 from minillm.tokenizers.byte_pair import BytePairTokenizer
-from minillm.tokenizers.byte_spelling import byte_characters, bytes_of, unspell
+from minillm.tokenizers.byte_spelling import byte_characters, unspell
 from minillm.tokenizers.character import CharacterTokenizer
 from minillm.tokenizers.character_pairs import CharacterPairs, by_list
 from minillm.tokenizers.components import REQUIRED, checked
@@ -209,11 +209,11 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer
     tokens = [b""] * size
     ids = {}
     for token, index in vocabulary.items():
-        tokens[index] = bytes_of(token)
         try:
-            ids[unspell(token)] = index
+            tokens[index] = unspell(token)
+            ids[tokens[index]] = index
         except KeyError:  # no text has it: it is there to be an added token, or for nothing
-            continue
+            tokens[index] = token.encode("utf-8")
     for token in parts.added.tokens:
         tokens[token.id] = parts.added.text_of(token).encode("utf-8")
     merges = [
