@@ -15,7 +15,7 @@ from minillm.errors import UserError
 from minillm.files import read_json
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.pipeline import token_text
-from minillm.tokenizers.post_processors import Around, template_of
+from minillm.tokenizers.post_processors import template_of
 from minillm.tokenizers.tokenizer import CONFIG_FILE
 
 MAP_FILE, ADDED_FILE = "special_tokens_map.json", "added_tokens.json"
@@ -92,10 +92,3 @@ def around_of(config: dict, ids: dict[str, int], where: str) -> dict | None:
             raise UserError(f"{where}: add_{name} is set, and {text!r} is not in the vocabulary")
         sides.append([(text, ids[text])] if value and text is not None else [])
     return template_of(*sides)
-
-
-def contradicts(template: dict, around: Around) -> bool:
-    """Whether a template of `around_of` puts other tokens around a text than `around`."""
-    before = [part["SpecialToken"]["id"] for part in template["single"] if "SpecialToken" in part]
-    ids = [index for text in before for index in template["special_tokens"][text]["ids"]]
-    return ids != [*around.before, *around.after]

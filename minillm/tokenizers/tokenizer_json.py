@@ -32,7 +32,7 @@ from minillm.tokenizers.post_processors import read_post_processor
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
 from minillm.tokenizers.score import ScoreTokenizer
 from minillm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
-from minillm.tokenizers.tokenizer_config import added_later, around_of, contradicts, read_config
+from minillm.tokenizers.tokenizer_config import added_later, read_config
 
 COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
 PARTS = ("version", "truncation", "padding", "added_tokens", *COMPONENTS)
@@ -54,7 +54,10 @@ BPE_OPTIONS = {
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a file, and of what tokenizer_config.json beside it says. Raises UserError."""
+    """The tokenizer of a file, with the names of special tokens, and tokens added later, of tokenizer_config.json beside it.
+
+    Whether BOS and EOS are put around a text is said by tokenizer.json alone, as in `transformers`. Raises UserError.
+    """
     return tokenizer_of_contents(read_json(path), read_config(path.parent), str(path))
 
 
@@ -75,10 +78,6 @@ def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer
     normalizer = read_normalizer(contents.get("normalizer"), f"{where}: normalizer")
     around = read_post_processor(contents.get("post_processor"), f"{where}: post_processor")
     ids = options["vocab"] | {token.content: token.id for token in added}
-    asked = around_of(config, ids, f"{Path(where).with_name(CONFIG_FILE)}")
-    if asked is not None and contradicts(asked, around):
-        contents = contents | {"post_processor": asked}
-        around = read_post_processor(asked, where)
     size = max(ids.values(), default=-1) + 1
     for index in (*around.before, *around.after):
         if index >= size:
