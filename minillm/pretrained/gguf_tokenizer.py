@@ -20,10 +20,9 @@ from minillm.errors import UserError
 from minillm.pretrained.gguf import GGUF, open_gguf
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.byte_pair_files import pre_tokenizer_of
-from minillm.tokenizers.character_pairs import SPACE
 from minillm.tokenizers.post_processors import Around
 from minillm.tokenizers.score import ScoreTokenizer
-from minillm.tokenizers.sentencepiece_file import with_spaces_first
+from minillm.tokenizers.sentencepiece_file import added_by_type
 from minillm.tokenizers.tokenizer import Tokenizer
 from minillm.tokenizers.tokenizer_config import around_of
 from minillm.tokenizers.tokenizer_json import tokenizer_of_contents
@@ -150,17 +149,13 @@ def _character_level(file: GGUF, tokens: list[str], types: list[int]) -> ScoreTo
     bos, eos, unknown = (_token_id(file, name, size, at) for name, at in (("bos", 1), ("eos", 2), ("unknown", 0)))
     if len(scores) != size:
         raise UserError(f"{file.path}: {size} tokens have {len(scores)} scores")
-    added = []
-    for index, (token, kind) in enumerate(zip(tokens, types)):
-        if kind in (UNKNOWN, CONTROL) or index in (bos, eos, unknown):
-            added.append(AddedToken(index, token))
-        elif kind == USER_DEFINED and token.strip(SPACE):
-            added.append(AddedToken(index, token.replace(SPACE, " "), special=False))
+    space = _flag(file, "add_space_prefix", True)
+    added = added_by_type(tokens, types, space)
+    # where the file gives no types, as the oldest do
+    added += [AddedToken(i, tokens[i]) for i in {bos, eos, unknown} - {token.id for token in added} if i is not None]
     around = Around(
         (bos,) if bos is not None and _flag(file, "add_bos_token", True) else (),
         (eos,) if eos is not None and _flag(file, "add_eos_token", False) else (),
     )
     unused = {index for index, kind in enumerate(types) if kind == UNUSED}
-    scores = with_spaces_first(tokens, types, scores)
-    space = _flag(file, "add_space_prefix", True)
     return ScoreTokenizer.from_scores(tokens, scores, added, bos, eos, unknown, space, around, unused=unused)

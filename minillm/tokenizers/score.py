@@ -119,7 +119,9 @@ class ScoreTokenizer(PipelineTokenizer):
         self._spelled, self._model, self._pre_tokenizer, self._decoder = spelled, model, pre_tokenizer, decoder
         self._surround(surroundings)
         self._content = {token.id: surroundings.added.text_of(token) for token in self.added_tokens}
-        self.tokens = [self._content.get(i, token.replace(SPACE, " ")) for i, token in enumerate(spelled)]
+        as_it_is = {token.id: token.content for token in self.added_tokens if not token.normalized}
+        shown = (as_it_is.get(i) or self._content.get(i, token).replace(SPACE, " ") for i, token in enumerate(spelled))
+        self.tokens = list(shown)
         self.vocab_size = len(spelled)
         self.bos, self.eos, self.unknown = bos, eos, unknown
         self._silent = {bos, eos, *surroundings.around.before, *surroundings.around.after}
@@ -223,7 +225,8 @@ class ScoreTokenizer(PipelineTokenizer):
 
     def _made_contents(self) -> dict:
         """A tokenizer.json, with every merge in the order of the scores."""
-        vocabulary = {self._content.get(index, token): index for index, token in enumerate(self._spelled)}
+        contents = {token.id: token.content for token in self.added_tokens}
+        vocabulary = {contents.get(index, token): index for index, token in enumerate(self._spelled)}
         sides = [[(self.tokens[index], index) for index in side] for side in self._parts.around]
         return {
             "version": "1.0",

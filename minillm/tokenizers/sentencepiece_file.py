@@ -66,11 +66,8 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
         )
     unknown, bos, eos = (index if 0 <= index < len(tokens) else None for index in ids)
     config = read_config(path.parent)
-    added = [
-        AddedToken(index, token.replace(SPACE, " "), special=kind != USER_DEFINED)
-        for index, (token, kind) in enumerate(zip(tokens, types))
-        if kind in (UNKNOWN, CONTROL) or kind == USER_DEFINED and token.strip(SPACE)
-    ]
+    space = bool(_number(normalizer, 3, 1)) and config.get("add_prefix_space") is not False
+    added = added_by_type(tokens, types, space)
     # they are looked for in the text as it is, so that each part between them has its space in front
     more = added_later(config, path.parent, str(path))
     later = [replace(token, normalized=False) for token in more if token.id >= len(tokens)]
@@ -80,18 +77,29 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
         (bos,) if bos is not None and config.get("add_bos_token", True) else (),
         (eos,) if eos is not None and config.get("add_eos_token", False) else (),
     )
-    scores = with_spaces_first(tokens, types, scores)
     texts = tokens + [token.content for token in later]
     scores += [0.0] * len(later)
-    prefix = bool(_number(normalizer, 3, 1)) and config.get("add_prefix_space") is not False
-    return ScoreTokenizer.from_scores(texts, scores, added + later, bos, eos, unknown, prefix, around, config)
+    return ScoreTokenizer.from_scores(texts, scores, added + later, bos, eos, unknown, space, around, config)
 
 
-def with_spaces_first(tokens: list[str], types: list[int], scores: list[float]) -> list[float]:
-    """Scores by which user-defined runs of spaces are joined before anything else, as they are never taken apart."""
-    best = max(scores, default=0.0) + 1.0
-    runs = (kind == USER_DEFINED and not token.strip(SPACE) for token, kind in zip(tokens, types))
-    return [best if run else score for run, score in zip(runs, scores)]
+def added_by_type(tokens: list[str], types: list[int], space: bool) -> list[AddedToken]:
+    """Control, unknown and user-defined tokens as tokens that are looked for in a text. space: whether one is put before it.
+
+    Runs of spaces are looked for where that space is already there. An added token of this kind is itself normalised, and so
+    has one space less in its content.
+
+    >>> [token.content for token in added_by_type(["<s>", "▁▁▁", "a"], [CONTROL, USER_DEFINED, NORMAL], space=True)]
+    ['<s>', '  ']
+    """
+    added = []
+    for index, (token, kind) in enumerate(zip(tokens, types)):
+        if kind in (UNKNOWN, CONTROL):
+            added.append(AddedToken(index, token))
+        elif kind == USER_DEFINED and token.strip(SPACE + " "):
+            added.append(AddedToken(index, token.replace(SPACE, " "), special=False))
+        elif kind == USER_DEFINED and len(token) > space:
+            added.append(AddedToken(index, " " * (len(token) - space), normalized=True, special=False))
+    return added
 
 
 def _number(message: dict[int, list], field: int, default: int) -> int:
