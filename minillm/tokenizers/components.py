@@ -60,15 +60,13 @@ def parts_of(data, where: str, read: Callable[[Any, str], Any]) -> list:
     return [read(part, f"{where} {number}") for number, part in enumerate(data, start=1)]
 
 
-def read_pattern(data, where: str) -> regex.Pattern | None:
-    """{"String": "..."} or {"Regex": "..."}; None for an empty string, which matches nowhere. Raises UserError."""
+def read_pattern(data, where: str) -> regex.Pattern:
+    """{"String": "..."} or {"Regex": "..."}; an empty one matches between all characters. Raises UserError."""
     if not isinstance(data, dict) or len(data) != 1:
         raise UserError(f"{where}: the pattern {data!r:.60} is neither a String nor a Regex")
     [(kind, text)] = data.items()
     if kind not in ("String", "Regex") or not isinstance(text, str):
         raise UserError(f"{where}: the pattern {data!r:.60} is neither a String nor a Regex")
-    if not text:
-        return None
     if kind == "String":
         return regex.compile(regex.escape(text))
     try:

@@ -103,9 +103,7 @@ def _replace(where: str, pattern: dict, content: str) -> Step:
             end = stop
         return "".join(out) + text[end:]
 
-    if compiled is None:
-        return _each(lambda text: text)
-    if "String" in pattern:
+    if pattern.get("String"):
         return _each(lambda text: text.replace(pattern["String"], content))
     return _each(replace)
 

@@ -5,7 +5,7 @@ and meant alike in both. What is spelled alike and means something else is spell
 no equal is refused by its name:
 
     ^ $           of every line                               a{1,2}+    (a{1,2})+, not possessive
-    \\w            letters, marks, all numbers, connectors      a{2}?      (a{2})?, not lazy
+    \\w            letters, marks, digits, connectors      a{2}?      (a{2})?, not lazy
     \\h            a hexadecimal digit                          \\z         the end; \\Z also before a last line end
 """
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import regex
 
-WORD = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
+WORD = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}"
+ALONE = WORD + "²³¹¼½¾"  # Oniguruma takes these for part of a word, but not inside of "[...]"
 OUTSIDE = {
-    "w": f"[{WORD}]",
-    "W": f"[^{WORD}]",
+    "w": f"[{ALONE}]",
+    "W": f"[^{ALONE}]",
     "h": "[0-9a-fA-F]",
     "H": "[^0-9a-fA-F]",
-    "b": f"(?:(?<=[{WORD}])(?![{WORD}])|(?<![{WORD}])(?=[{WORD}]))",
-    "B": f"(?:(?<=[{WORD}])(?=[{WORD}])|(?<![{WORD}])(?![{WORD}]))",
+    "b": f"(?:(?<=[{ALONE}])(?![{ALONE}])|(?<![{ALONE}])(?=[{ALONE}]))",
+    "B": f"(?:(?<=[{ALONE}])(?=[{ALONE}])|(?<![{ALONE}])(?![{ALONE}]))",
     "A": r"\A",
     "z": r"\Z",
     "Z": r"(?=\n?\Z)",

@@ -49,8 +49,6 @@ def _prepend(where: str, prepend: str) -> Normalizer:
 
 def _replace(where: str, pattern: dict, content: str) -> Normalizer:
     compiled = read_pattern(pattern, where)
-    if compiled is None:
-        return lambda text, starts: (text, starts)
 
     def normalize(text, starts):
         out, end = [], 0

@@ -89,13 +89,13 @@ def pieces(pattern: regex.Pattern, text: str) -> list[str]:
 
 
 def matches(pattern: regex.Pattern, text: str) -> list[tuple[int, int]]:
-    """Where a pattern matches, from left to right. There is no empty match where another one ends.
+    """Where a pattern matches, from left to right. There is no empty match where another one ends, nor in an empty text.
 
     >>> matches(compile_pattern("a*"), "baac")
     [(0, 0), (1, 3), (4, 4)]
     """
     found, end = [], -1
-    for match in pattern.finditer(text):
+    for match in pattern.finditer(text) if text else ():
         if match.end() > match.start() or match.start() != end:
             found.append(match.span())
             end = match.end()

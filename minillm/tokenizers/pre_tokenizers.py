@@ -135,8 +135,6 @@ def is_punctuation(character: str) -> bool:
 def _split(where: str, pattern: dict, behavior: str, invert: bool):
     compiled = read_pattern(pattern, where)
     _check_behavior(behavior, where)
-    if compiled is None:
-        return lambda text, starts: cut_at([], text, starts, behavior, invert)
     return _at_pattern(compiled, behavior, invert)
 
 
