@@ -1,4 +1,4 @@
-"""Small tokenizer.json files in the styles of well-known repositories, learned from a small text, and texts to try them with."""
+"""Small tokenizer.json files in the styles of well-known repositories, learned here, and texts to try them with."""
 
 import json
 import random
@@ -7,7 +7,8 @@ import pytest
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog; the dogs don't care. We're DON'T 12 2026 3.14159 1,000,000!\n\n\t"
-    "def f(x):\r\n    return  x   # twice\n\n\nGrüße aus Köln, 東京は日本の首都です。 नमस्ते 👩‍👩‍👧 e\u0301 ﬁn\u00a0nbsp\u3000wide\x85next "
+    "def f(x):\r\n    return  x   # twice\n\n\nGrüße aus Köln, 東京は日本の首都です。 नमस्ते 👩‍👩‍👧 "
+    "e\u0301 ﬁn\u00a0nbsp\u3000wide\x85next "
     "once upon a time there was a little girl and she said hello world to everyone in the whole wide world again\n"
 ) * 3
 SPACE = "▁"
@@ -296,7 +297,8 @@ def whole(contents):
 FRAGMENTS = (
     list("abcdehlostT 's,.;-_()<>|[]/12239")
     + (
-        "the The HELLO Hello world don't we're 12345 3.14 東京 नमस्ते é e\u0301 \u0301 ﬁ ß ſ İ ŉ Σ 👩‍👧 😀 🏽 \u200d \ufe0f ▁ ▁▁ Ġ Ċ â "
+        "the The HELLO Hello world don't we're 12345 3.14 東京 नमस्ते é e\u0301 \u0301 ﬁ ß ſ İ ŉ Σ "
+        "👩‍👧 😀 🏽 \u200d \ufe0f ▁ ▁▁ Ġ Ċ â "
         "\u00ad \ufeff \ud7ff \ue000 \uffff \U0010ffff ² Ⅷ ٣ <0x41> <0xE6> <0xZZ> <| |> <|im_start <|endof [INST <s </"
     ).split()
 )

@@ -96,9 +96,7 @@ def character_level_file(folder, tokens=(), **keys):
     texts_ += [text for text, _ in tokens]
     ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
     ours = write(folder, texts_, types + [kind for _, kind in tokens], scores, **ids, **keys)
-    contents["added_tokens"] += [
-        added(len(vocabulary) + n, text, kind == 3) for n, (text, kind) in enumerate(tokens)
-    ]
+    contents["added_tokens"] += [added(len(vocabulary) + n, text, kind == 3) for n, (text, kind) in enumerate(tokens)]
     if not keys.get("add_space_prefix", True):
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
         contents |= {"normalizer": replace, "pre_tokenizer": None}
@@ -124,7 +122,9 @@ def test_character_level(tokens, keys, tmp_path):
     ours.save_pretrained(tmp_path / "saved")
     saved = minillm.tokenizers.load_tokenizer(tmp_path / "saved")
     for text in texts(contents, 30, seed=3):
-        assert saved.encode(text) == ours.encode(text) and saved.decode(ours.encode(text)) == ours.decode(ours.encode(text))
+        assert saved.encode(text) == ours.encode(text) and saved.decode(ours.encode(text)) == ours.decode(
+            ours.encode(text)
+        )
 
 
 @pytest.mark.parametrize("space", "▁ ")
@@ -145,7 +145,10 @@ def test_unused_tokens_are_never_made(tmp_path):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        ({"remove_extra_whitespaces": True}, "tokenizer.ggml.remove_extra_whitespaces .True., which minillm does not know"),
+        (
+            {"remove_extra_whitespaces": True},
+            "tokenizer.ggml.remove_extra_whitespaces .True., which minillm does not know",
+        ),
         ({"lower_case": True}, "tokenizer.ggml.lower_case"),
         ({"bos_token_id": 999}, "bos_token_id is 999, and there are 6 tokens"),
         ({"add_bos_token": 1}, "add_bos_token is 1, expected bool"),

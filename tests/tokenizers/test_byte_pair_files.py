@@ -170,3 +170,26 @@ def test_an_empty_folder(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         BytePairTokenizer.from_pretrained(tmp_path / "nothing.json")
+
+
+def test_what_could_not_be_opened_again_is_not_written(tmp_path):
+    tokens = [bytes([value]) for value in range(256)] + [b"ab", b"ab"]
+    with pytest.raises(UserError, match="cannot be written as a tokenizer.json"):
+        BytePairTokenizer(tokens, [], special_tokens={"ab": 257}).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_special_token_among_the_others(tmp_path):
+    tokens = [b"<|x|>", *(bytes([value]) for value in range(256))]
+    tokenizer = BytePairTokenizer(tokens, [], special_tokens={"<|x|>": 0})
+    tokenizer.save_pretrained(tmp_path)
+    same(tokenizer, load_tokenizer(tmp_path))
+    assert load_tokenizer(tmp_path).encode("a<|x|>", "all") == [98, 0]
+
+
+def test_another_pattern_is_written(tmp_path):
+    BytePairTokenizer.train(TEXT, 300).save_pretrained(tmp_path)
+    opened = load_tokenizer(tmp_path)
+    opened.pattern = "cl100k"
+    opened.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pattern == "cl100k"

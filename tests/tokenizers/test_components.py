@@ -34,7 +34,10 @@ NORMALIZERS = [
     {"type": "Replace", "pattern": {"String": ""}, "content": "-"},
     {"type": "Strip", "strip_left": True, "strip_right": True},
     {"type": "Strip", "strip_left": False, "strip_right": True},
-    {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Prepend", "prepend": "a"}]},
+    {
+        "type": "Sequence",
+        "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}, {"type": "Prepend", "prepend": "a"}],
+    },
     {"type": "Sequence", "normalizers": []},
 ]
 
@@ -88,7 +91,10 @@ DECODERS = [
     {"type": "Fuse"},
     {"type": "Strip", "content": "a", "start": 2, "stop": 0},
     {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 2, "stop": 0}]},
-    {"type": "Sequence", "decoders": [{"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "ab"}, "content": ""}]},
+    {
+        "type": "Sequence",
+        "decoders": [{"type": "Fuse"}, {"type": "Replace", "pattern": {"String": "ab"}, "content": ""}],
+    },
     *({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": each} for each in ("first", "always", "never")),
 ]
 TOKENS = ["▁a", "▁", "▁▁b", "<0xC3>", "<0xA9>", "aab", "Ġa", "a", " ", "  b", "<0x41>", "é", "<0xe6>"]
@@ -104,17 +110,44 @@ def test_decoders(data):
 
 
 EXPRESSIONS = [
-    r"\s", r"\w+", r"\W", r"\d+", r"\h+", r"\H", "(?i:'s|k)", "a{1,2}+", "a{2}?", "a{,2}", "a{,}", "^a", "a$", "^|$", ".", r"\x{61}|\x62",
-    r"\u0061", r"\p{^L}+", r"[\p{L}\p{M}]+", r"[^\w]", r"[\h]+", r"(a)|( b)", "(?<=a)b", "(?>a|ab)c", "a++b|a*+", r"\bt", r"\Bh", r"\A.", r"a\z", r"a\Z",
-    "[]a]", "[a-c-]+", r"\e|\a|\t", "a{x", r"(?:\p{N}{1,3})+", r"(?:a|bc){1,2}+", r"[!-/]\s*", "(?i)HELLO|the", r"\p{Han}+|\p{Lu}",
-]  # fmt: skip
+    *(
+        r"\s",
+        r"\w+",
+        r"\W",
+        r"\d+",
+        r"\h+",
+        r"\H",
+        r"[^\w]",
+        r"[\h]+",
+        r"\bt",
+        r"\Bh",
+        r"\e|\a|\t",
+        r"\x{61}|\x62",
+        r"\u0061",
+    ),
+    *("a{1,2}+", "a{2}?", "a{,2}", "a{,}", "a{x", "a++b|a*+", r"(?:\p{N}{1,3})+", r"(?:a|bc){1,2}+", "(?>a|ab)c"),
+    *("^a", "a$", "^|$", ".", r"\A.", r"a\z", r"a\Z", "(?<=a)b", r"(a)|( b)", "[]a]", "[a-c-]+", r"[!-/]\s*"),
+    *("(?i:'s|k)", "(?i)HELLO|the", r"\p{^L}+", r"[\p{L}\p{M}]+", r"\p{Han}+|\p{Lu}"),
+]
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
 def test_expressions_match_as_onigurumas_do(expression):
     data = split(expression)
     theirs, ours = theirs_with(pre_tokenizer=data).pre_tokenizer, read_pre_tokenizer(data, "pre_tokenizer")
-    more = ["a\na\n", "aaaaa", "abab\n", "baac", "a_\u200db\u0301-\u203f²Ⓐ", "\x1b\x07\t", "'S'ſ K\u212a", "a{,}a{xa", "]]a", "漢字Aé", "a"]
+    more = [
+        "a\na\n",
+        "aaaaa",
+        "abab\n",
+        "baac",
+        "a_\u200db\u0301-\u203f²Ⓐ",
+        "\x1b\x07\t",
+        "'S'ſ K\u212a",
+        "a{,}a{xa",
+        "]]a",
+        "漢字Aé",
+        "a",
+    ]
     for text in SAMPLES + more:
         assert ours.pieces(text) == [piece for piece, _ in theirs.pre_tokenize_str(text)], repr(text)
 
@@ -150,8 +183,16 @@ def placed(part, data):
 
 
 UNKNOWN = [
-    ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}, "normalizer: the type 'Precompiled' is not known"),
-    ("normalizer", {"type": "Sequence", "normalizers": [REPLACE, {"type": "Nmt"}]}, r"normalizer \(Sequence\) 2: the type 'Nmt'"),
+    (
+        "normalizer",
+        {"type": "Precompiled", "precompiled_charsmap": ""},
+        "normalizer: the type 'Precompiled' is not known",
+    ),
+    (
+        "normalizer",
+        {"type": "Sequence", "normalizers": [REPLACE, {"type": "Nmt"}]},
+        r"normalizer \(Sequence\) 2: the type 'Nmt'",
+    ),
     ("normalizer", {"type": "NFC", "form": 1}, r"normalizer \(NFC\): the option 'form' \(1\) is not known"),
     ("normalizer", {"type": "Prepend"}, r"normalizer \(Prepend\): the option 'prepend' is missing"),
     ("normalizer", {"type": "Strip", "strip_left": 1, "strip_right": True}, "strip_left is 1, which it cannot be"),
@@ -159,7 +200,11 @@ UNKNOWN = [
     ("normalizer", {"type": "Replace", "pattern": {"Glob": "x"}, "content": ""}, "neither a String nor a Regex"),
     ("pre_tokenizer", split("a", "Merged"), "the behavior 'Merged' is not one of"),
     ("pre_tokenizer", split("("), "nor a regular expression"),
-    ("pre_tokenizer", sequence(BYTE_LEVEL, {"type": "FixedLength", "length": 3}), r"pre_tokenizer \(Sequence\) 2: the type 'FixedLength'"),
+    (
+        "pre_tokenizer",
+        sequence(BYTE_LEVEL, {"type": "FixedLength", "length": 3}),
+        r"pre_tokenizer \(Sequence\) 2: the type 'FixedLength'",
+    ),
     ("pre_tokenizer", {"type": "Metaspace", "replacement": "_", "prepend_scheme": "First"}, "prepend_scheme 'First'"),
     ("pre_tokenizer", {"type": "Metaspace", "replacement": "_", "add_prefix_space": False}, "add_prefix_space False"),
     ("pre_tokenizer", {"type": "Metaspace", "replacement": "__"}, "'__' is not one character"),

@@ -102,7 +102,9 @@ def test_the_configuration_beside_tokenizer_json(config, tmp_path):
     """It names tokens and adds some; whether BOS stands before a text is said by tokenizer.json alone."""
     transformers = pytest.importorskip("transformers", reason="comparison with the package transformers")
     contents = byte_level(BYTE_LEVEL, [(BOS, True)], post_processor=BYTE_LEVEL)
-    ours = write(tmp_path, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **config}}, contents)
+    ours = write(
+        tmp_path, {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", **config}}, contents
+    )
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert ours.bos_token == config.get("bos_token")
     for text in SAMPLES:

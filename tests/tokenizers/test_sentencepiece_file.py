@@ -24,7 +24,9 @@ def learn(folder, **options):
     return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
 
 
-@pytest.mark.parametrize("options", [{}, {"add_dummy_prefix": False}, {"user_defined_symbols": ["<think>", "▁▁", "▁▁▁▁"]}])
+@pytest.mark.parametrize(
+    "options", [{}, {"add_dummy_prefix": False}, {"user_defined_symbols": ["<think>", "▁▁", "▁▁▁▁"]}]
+)
 def test_ids_and_texts_are_those_of_sentencepiece(options, tmp_path):
     theirs = learn(tmp_path, **options)
     ours = load_tokenizer(tmp_path)
@@ -60,7 +62,10 @@ def test_control_tokens_and_tokens_that_were_added(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"model_type": "unigram", "vocab_size": 350}, "a SentencePiece model of the type Unigram, minillm reads BPE: convert it"),
+        (
+            {"model_type": "unigram", "vocab_size": 350},
+            "a SentencePiece model of the type Unigram, minillm reads BPE: convert it",
+        ),
         ({"normalization_rule_name": "nmt_nfkc"}, "its normalizer changes texts"),
         ({"remove_extra_whitespaces": True}, "its normalizer changes texts"),
     ],
