@@ -51,7 +51,6 @@ class BytePairTokenizer(PipelineTokenizer):
     expression; None for a tokenizer whose file cuts by several steps. special_tokens: text -> id.
 
     whole_pieces: a piece that is a token as it is becomes that token, even if no merges lead to it (tiktoken, Llama 3).
-    ranked_by_token: the pair is merged first that becomes the smallest id, not the first of the list (tiktoken).
     """
 
     def __init__(
@@ -61,13 +60,12 @@ class BytePairTokenizer(PipelineTokenizer):
         pattern: str = "gpt2",
         special_tokens: dict[str, int] | None = None,
         whole_pieces: bool = False,
-        ranked_by_token: bool = False,
     ):
         added = special_tokens_of(special_tokens or {})
         special_ids = set(added.special.values())
         ids = {token: index for index, token in enumerate(tokens) if index not in special_ids}
         ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in added.special else {}
-        self._set_up(tokens, merges, ids, whole_pieces, ranked_by_token, Surroundings(added, config=ends))
+        self._set_up(tokens, merges, ids, whole_pieces, Surroundings(added, config=ends))
         self.pattern = pattern
 
     @classmethod
@@ -82,7 +80,7 @@ class BytePairTokenizer(PipelineTokenizer):
     ) -> BytePairTokenizer:
         """From what tokenizer.json says. ids: of the tokens that the model itself makes. cut: a pattern, or steps."""
         tokenizer = cls.__new__(cls)
-        tokenizer._set_up(tokens, merges, ids, whole_pieces, False, surroundings)
+        tokenizer._set_up(tokens, merges, ids, whole_pieces, surroundings)
         if isinstance(cut, str):
             tokenizer._cut_with(cut)
         else:
@@ -90,7 +88,7 @@ class BytePairTokenizer(PipelineTokenizer):
             tokenizer._cut_by(cut.pieces, named=False)
         return tokenizer
 
-    def _set_up(self, tokens, merges, ids, whole_pieces, ranked_by_token, surroundings) -> None:
+    def _set_up(self, tokens, merges, ids, whole_pieces, surroundings) -> None:
         self.tokens = list(tokens)
         self.vocab_size = len(self.tokens)
         self.merges = list(merges)
@@ -99,10 +97,7 @@ class BytePairTokenizer(PipelineTokenizer):
         # some vocabularies lack bytes that their text never had; -1 stands for these
         self._byte_ids = [ids.get(bytes([value]), -1) for value in range(256)]
         # pair -> rank and token in one number, rank first: the smallest is merged first
-        self._merge_of = {
-            (a, b): (token if ranked_by_token else rank) << TOKEN_BITS | token
-            for rank, (a, b, token) in enumerate(self.merges)
-        }
+        self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in enumerate(self.merges)}
         self._surround(surroundings)
 
     @cached_property

@@ -66,7 +66,7 @@ def load_tiktoken(
         special_tokens = encoding.special if len(ranks) == encoding.tokens else {}
     tokens = _tokens(path, ranks, special_tokens)
     merges = merges_of_ranks(ranks)
-    return BytePairTokenizer(tokens, merges, pattern or encoding.pattern, special_tokens, True, ranked_by_token=True)
+    return BytePairTokenizer(tokens, merges, pattern or encoding.pattern, special_tokens, whole_pieces=True)
 
 
 def is_rank_file(path: Path) -> bool:

@@ -274,6 +274,17 @@ def test_a_character_that_cannot_be_expressed():
         ours.encode("ab")
 
 
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("fallback", [False, True])
+def test_unknown_characters_one_by_one_or_together(fuse, fallback):
+    """Bytes are there for "é" alone; an unknown token that waits is put down behind them, as in the library."""
+    vocab = {text: index for index, text in enumerate(["?", "a", "<0xC3>", "<0xA9>"])}
+    model = {"type": "BPE", "vocab": vocab, "merges": [], "unk_token": "?", "fuse_unk": fuse, "byte_fallback": fallback}
+    ours, theirs = tokenizer_of_contents({"model": model}, {}, "x"), theirs_with(model=model)
+    for text in ("xyz", "axxa", "xéx", "éxxéa", "xéyéza", "aé", "東x"):
+        assert ours.encode(text) == theirs.encode(text).ids, text
+
+
 @pytest.mark.parametrize("gap", [{"zz": 425}, {"zz": 425, "yy": 430}])
 def test_a_vocabulary_with_gaps(gap):
     contents = byte_level(BYTE_LEVEL, [])
