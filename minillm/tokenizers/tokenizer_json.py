@@ -165,7 +165,7 @@ def _with_later_tokens(contents: dict, config: dict, vocabulary: dict[str, int],
     present = contents.get("added_tokens") or []
     if not isinstance(present, list):
         raise UserError(f"{where}: added_tokens is {present!r:.60}, expected a list")
-    texts = {token.get("content") for token in present if isinstance(token, dict)}
+    texts = [token.get("content") for token in present if isinstance(token, dict)]
     later = added_later(config, None, str(Path(where).with_name(CONFIG_FILE)))
     missing = [token.as_data() for token in later if token.content not in texts]
     return contents | {"added_tokens": present + missing} if missing else contents

@@ -133,6 +133,7 @@ BROKEN = [
     (lambda c: c.update(version="2.0"), "version '2.0'"),
     (lambda c: c.update(prefix=1), "the part 'prefix' is not known"),
     (lambda c: c["added_tokens"][0].update(colour="red"), "added_tokens 1: the option 'colour'"),
+    (lambda c: c["added_tokens"][0].update(content=["x"]), "content is .'x'., which it cannot be"),
     (lambda c: c["added_tokens"][0].pop("lstrip"), "added_tokens 1: the option 'lstrip' is missing"),
     (lambda c: c["added_tokens"].append(c["added_tokens"][0]), "two added tokens have the content"),
     (lambda c: c["added_tokens"][0].update(id=405), "has the id 405, and the library `tokenizers` would give it 316"),
