@@ -19,7 +19,10 @@ from minillm.files import refuse_utf_16
 app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
 
 _Where = Annotated[
-    Path, typer.Argument(help="A folder or file with a tokenizer: tokenizer.json, vocab.bpe, *.tiktoken.")
+    Path,
+    typer.Argument(
+        help="A folder or file with a tokenizer: tokenizer.json, vocab.bpe, *.tiktoken, tokenizer.model, *.gguf."
+    ),
 ]
 CONFIG_FILE, ADAPTER_CONFIG = "config.json", "adapter_config.json"  # what makes a folder a model's
 TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"  # what is written
@@ -32,7 +35,10 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder to write tokenizer.json to.")],
     vocab_size: Annotated[int, typer.Option(help="Tokens in all, the 256 bytes and special tokens included.")] = 1024,
     pattern: Annotated[
-        str, typer.Option(help="How text is cut into pieces: gpt2, cl100k, smollm, or a regular expression.")
+        str,
+        typer.Option(
+            help="How text is cut into pieces: gpt2, cl100k, smollm, qwen2, o200k, tekken, or a regular expression."
+        ),
     ] = "gpt2",
     special: Annotated[
         Optional[list[str]],
@@ -75,17 +81,11 @@ def encode(
     plain: Annotated[bool, typer.Option("--plain", help="Special tokens in the text are text like any other.")] = False,
 ) -> None:
     """Print the ids of a text, separated by spaces."""
-    from minillm.tokenizers import BytePairTokenizer, load_tokenizer
-
     if allow_special and plain:
         raise UserError("--allow-special and --plain are two ways to read special tokens: choose one")
-    opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
+    opened = _open(tokenizer)
     text = read_input() if text is None else text
-    if isinstance(opened, BytePairTokenizer):
-        ids = opened.encode(text, "all" if allow_special else (), () if plain else "all")
-    else:
-        ids = opened.encode(text)
-    print(*ids)
+    print(*opened.encode(text, "all" if allow_special else (), () if plain else "all"))
 
 
 @app.command()
@@ -96,9 +96,7 @@ def decode(
     ] = None,
 ) -> None:
     """Print the text of ids."""
-    from minillm.tokenizers import BytePairTokenizer, load_tokenizer
-
-    opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
+    opened = _open(tokenizer)
     words = read_input().split() if not ids else [word for part in ids for word in part.split()]
     if wrong := [word for word in words if not word.isdecimal()]:
         raise UserError(f'"{wrong[0]}" is no id: ids are whole numbers, separated by spaces')
@@ -115,6 +113,17 @@ def _check_out(out: Path, files: list[str]) -> None:
                 raise UserError(
                     f"{source} would be written over by what is learned from it: name another folder with --out"
                 )
+
+
+def _open(path: Path):
+    """The tokenizer of a folder or a file, be it a model's."""
+    from minillm.pretrained import tokenizer_of
+    from minillm.pretrained.gguf import is_gguf
+    from minillm.pretrained.llama2c import is_llama2c
+    from minillm.tokenizers import load_tokenizer
+
+    inside_of_a_model = path.is_file() and (is_gguf(path) or is_llama2c(path))
+    return tokenizer_of(path) if inside_of_a_model else load_tokenizer(path)
 
 
 def _texts(sources: list[str]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from minillm.models.adapter_files import apply_adapter
 from minillm.models.fine_tuning import with_settings
 from minillm.models.folder import CONFIG_FILE, load_model, read_config
 from minillm.pretrained.carried import carried_from
-from minillm.pretrained.gguf import is_gguf, load_gguf, load_gguf_tokenizer
+from minillm.pretrained.gguf import is_gguf, load_gguf
+from minillm.pretrained.gguf_tokenizer import load_gguf_tokenizer
 from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_tokenizer
 from minillm.pretrained.sources import describe_file, model_chain, model_folder
 from minillm.tokenizers import load_tokenizer

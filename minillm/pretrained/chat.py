@@ -13,7 +13,6 @@ from minillm.errors import MissingExtra, UserError
 from minillm.files import read_json, read_text
 from minillm.pretrained import model_chain
 from minillm.pretrained.gguf import is_gguf, open_gguf
-from minillm.tokenizers import BytePairTokenizer
 from minillm.tokenizers.tokenizer import CONFIG_FILE
 
 
@@ -48,10 +47,8 @@ class Chat:
 
     def encode(self, tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], int | None]:
         """The ids of the prompt, and the id that ends the answer (None if the tokenizer has none)."""
-        if isinstance(tokenizer, BytePairTokenizer):
-            ids = tokenizer.encode(self.prompt(messages), allowed_special="all")
-            return ids, tokenizer.special_tokens.get(self.eos)
-        return tokenizer.encode(self.prompt(messages)), getattr(tokenizer, "eos", None)
+        ids = tokenizer.encode(self.prompt(messages), allowed_special="all", add_special_tokens=False)
+        return ids, tokenizer.special_tokens.get(self.eos, getattr(tokenizer, "eos", None))
 
 
 def chat_of(source: str | Path, revision: str | None = None) -> Chat:

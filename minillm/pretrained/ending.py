@@ -26,7 +26,7 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
         if ids is not None:
             return ids
     if isinstance(tokenizer, ScoreTokenizer):
-        return (tokenizer.eos,)
+        return () if tokenizer.eos is None else (tokenizer.eos,)
     end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)
     return () if end is None else (end,)
 

@@ -1,4 +1,4 @@
-"""GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer, in one file.
+"""GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer (gguf_tokenizer.py), in one file.
 
 They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
 file. A file that was split is joined. What keys and tensors mean stands in gguf_keys.py. Weights are expanded once, to float32
@@ -20,20 +20,9 @@ from minillm.models import GPT2, Llama
 from minillm.pretrained.gguf_check import MAGIC, check_gguf
 from minillm.pretrained.gguf_keys import ROPE_FREQS, check_keys, check_tensors, gpt2_config, llama_config
 from minillm.tensor_file import first_not_finite
-from minillm.tokenizers import BytePairTokenizer, Tokenizer
-from minillm.tokenizers.score import SPACE, ScoreTokenizer
 
-CONTROL, USER_DEFINED = 3, 4  # token types that are special tokens
 QUERY_OR_KEY = re.compile(r"(q|k)_proj\.(weight|bias)$")
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf-split names the parts
-PATTERNS = {
-    "gpt-2": "gpt2",
-    "gpt2": "gpt2",
-    "default": "gpt2",
-    "smollm": "smollm",
-    "llama-bpe": "cl100k",
-    "llama3": "cl100k",
-}
 
 _LLAMA_TENSORS = {
     "model.embed_tokens": "token_embd",
@@ -225,29 +214,3 @@ def _stored_name(name: str, names: dict[str, str]) -> str:
         return f"{names[stem]}.{suffix}"
     number = next(index for index, part in enumerate(parts) if part.isdigit())
     return f"blk.{parts[number]}.{names['.'.join(parts[number + 1 :])]}.{suffix}"
-
-
-def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a GGUF file: byte-level BPE (model "gpt2") or by scores (model "llama"). Raises UserError."""
-    file = open_gguf(path)
-    kind, tokens = file.setting("tokenizer.ggml.model", str), file.setting("tokenizer.ggml.tokens", list)
-    types = file.setting("tokenizer.ggml.token_type", list, [1] * len(tokens))
-    if len(types) != len(tokens) or not all(isinstance(token, str) for token in tokens):
-        raise UserError(f"{file.path}: the tokenizer's tokens and their types do not fit together")
-    if kind == "llama":
-        scores = file.setting("tokenizer.ggml.scores", list)
-        return ScoreTokenizer(
-            [token.replace(SPACE, " ") for token in tokens],
-            scores,
-            file.setting("tokenizer.ggml.bos_token_id", int, 1),
-            file.setting("tokenizer.ggml.eos_token_id", int, 2),
-            file.setting("tokenizer.ggml.unknown_token_id", int, 0),
-            file.setting("tokenizer.ggml.add_space_prefix", bool, True),
-        )
-    if kind != "gpt2":
-        raise UserError(f'{file.path}: its tokenizer is of the kind "{kind}": minillm knows gpt2 and llama')
-    name = file.settings.get("tokenizer.ggml.pre", "gpt-2")
-    if name not in PATTERNS:
-        raise UserError(f'{file.path}: its tokenizer cuts text as "{name}": minillm knows {", ".join(PATTERNS)}')
-    special = {token: i for i, (token, t) in enumerate(zip(tokens, types)) if t in (CONTROL, USER_DEFINED)}
-    return BytePairTokenizer.from_parts(tokens, file.setting("tokenizer.ggml.merges", list), PATTERNS[name], special)

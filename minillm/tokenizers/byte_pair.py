@@ -30,10 +30,14 @@ import regex
 from minillm.errors import UserError
 from minillm.tokenizers.byte_pair_batch import PairTable, merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
+from minillm.tokenizers.byte_spelling import byte_characters, spell
 from minillm.tokenizers.merging import merge_in_order
-from minillm.tokenizers.patterns import PATTERNS, compile_pattern, pieces
-from minillm.tokenizers.tokenizer import StreamingDecoder, Tokenizer
+from minillm.tokenizers.patterns import PATTERNS, compile_expression, pieces
+from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings, special_tokens_of
+from minillm.tokenizers.pre_tokenizers import PreTokenizer
+from minillm.tokenizers.tokenizer import StreamingDecoder
 
+END_OF_TEXT = "<|endoftext|>"
 CACHED_PIECES = 1 << 18  # pieces whose ids are remembered, and as many stretches between spaces
 FEW = 1000  # stretches: with fewer in the cache, those of a longer text are learned at once
 TOKEN_BITS = 24
@@ -41,9 +45,10 @@ TOKEN_MASK, NO_MERGE = (1 << TOKEN_BITS) - 1, 1 << 60
 SHORT = 64  # bytes up to which a piece is merged by looking at all pairs; beyond, by merging.py
 
 
-class BytePairTokenizer(Tokenizer):
-    """tokens: bytes of each id (a special token's are its text). merges: pairs of ids in the order of their rank, and what each
-    becomes. pattern: a name of patterns.py or a regular expression. special_tokens: text -> id.
+class BytePairTokenizer(PipelineTokenizer):
+    """tokens: bytes of each id (a special token's are its text, an unused id has none). merges: pairs of
+    ids in the order of their rank, and what each becomes. pattern: a name of patterns.py or a regular
+    expression; None for a tokenizer whose file cuts by several steps. special_tokens: text -> id.
 
     whole_pieces: a piece that is a token as it is becomes that token, even if no merges lead to it (tiktoken, Llama 3).
     """
@@ -56,39 +61,76 @@ class BytePairTokenizer(Tokenizer):
         special_tokens: dict[str, int] | None = None,
         whole_pieces: bool = False,
     ):
+        added = special_tokens_of(special_tokens or {})
+        special_ids = set(added.special.values())
+        ids = {token: index for index, token in enumerate(tokens) if index not in special_ids}
+        ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in added.special else {}
+        self._set_up(tokens, merges, ids, whole_pieces, Surroundings(added, config=ends))
+        self.pattern = pattern
+
+    @classmethod
+    def from_pipeline(
+        cls,
+        tokens: list[bytes],
+        merges: Iterable[tuple[int, int, int]],
+        ids: dict[bytes, int],
+        cut: str | PreTokenizer,
+        whole_pieces: bool,
+        surroundings: Surroundings,
+    ) -> BytePairTokenizer:
+        """From what tokenizer.json says. ids: of the tokens that the model itself makes. cut: a pattern, or steps."""
+        tokenizer = cls.__new__(cls)
+        tokenizer._set_up(tokens, merges, ids, whole_pieces, surroundings)
+        if isinstance(cut, str):
+            tokenizer._cut_with(cut)
+        else:
+            tokenizer._pattern = None
+            tokenizer._cut_by(cut.pieces, named=False)
+        return tokenizer
+
+    def _set_up(self, tokens, merges, ids, whole_pieces, surroundings) -> None:
         self.tokens = list(tokens)
         self.vocab_size = len(self.tokens)
         self.merges = list(merges)
-        self.special_tokens = dict(special_tokens or {})
         self.whole_pieces = whole_pieces
-        special_ids = set(self.special_tokens.values())
-        self._id_of = {token: index for index, token in enumerate(self.tokens) if index not in special_ids}
+        self._id_of = ids
         # some vocabularies lack bytes that their text never had; -1 stands for these
-        self._byte_ids = [self._id_of.get(bytes([value]), -1) for value in range(256)]
-        # pair -> rank and token in one number, rank first: the smallest is the merge that was learned first
-        ranked = reversed(list(enumerate(self.merges)))
-        self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in ranked}
-        self.pattern = pattern
+        self._byte_ids = [ids.get(bytes([value]), -1) for value in range(256)]
+        # pair -> rank and token in one number, rank first: the smallest is merged first
+        self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in enumerate(self.merges)}
+        self._surround(surroundings)
 
     @cached_property
     def _pair_table(self) -> PairTable:
         return PairTable(self._merge_of, self._byte_ids, TOKEN_BITS)
 
     @property
-    def pattern(self) -> str:
+    def pattern(self) -> str | None:
         """How text is cut: a name of patterns.py or a regular expression. Setting it rebuilds all that depends on it."""
         return self._pattern
 
     @pattern.setter
     def pattern(self, pattern: str) -> None:
+        self._cut_with(pattern)
+        if self._parts.contents is not None:
+            from minillm.tokenizers.byte_pair_files import pre_tokenizer_of  # which imports this module
+
+            changed = self._parts.contents | {"pre_tokenizer": pre_tokenizer_of(pattern)}
+            self._parts = self._parts._replace(contents=changed)
+
+    def _cut_with(self, pattern: str) -> None:
+        compiled = compile_expression(pattern)
         self._pattern = pattern
-        self._compiled = compile_pattern(pattern)
         # a named pattern leaves nothing between its matches
-        self._cut = self._compiled.findall if pattern in PATTERNS else partial(pieces, self._compiled)
+        named = pattern in PATTERNS
+        self._cut_by((lambda text, starts=True: compiled.findall(text)) if named else partial(_pieces, compiled), named)
+
+    def _cut_by(self, cut: Callable[[str, bool], list[str]], named: bool) -> None:
+        self._cut = cut
         self._pieces = _Cache(self._encode_piece)
         # Named patterns never match across a space between two characters that are none: text is cut there first, by
         # str.split, and what comes after a space is remembered as a whole. It takes a third of the time of the pattern.
-        self._stretches = _Cache(self._encode_stretch) if pattern in PATTERNS else None
+        self._stretches = _Cache(self._encode_stretch) if named else None
 
     @classmethod
     def train(
@@ -105,6 +147,7 @@ class BytePairTokenizer(Tokenizer):
         has no more pairs. Raises UserError if vocab_size is too small.
         """
         smallest = check_vocabulary_size(vocab_size, special_tokens)
+        special_tokens = list(special_tokens)
         counts = count_pieces([text] if isinstance(text, str) else text, pattern)
         learned = learn_merges(counts, vocab_size - smallest, progress)
         tokens = [bytes([value]) for value in range(256)]
@@ -112,50 +155,29 @@ class BytePairTokenizer(Tokenizer):
             tokens.append(tokens[a] + tokens[b])
         merges = [(a, b, 256 + rank) for rank, (a, b) in enumerate(learned)]
         special = {token: len(tokens) + index for index, token in enumerate(special_tokens)}
+        spelled = {spell(token) for token in tokens} & set(special_tokens)
+        if spelled:
+            raise UserError(
+                f"the special token {min(spelled)!r} is a token that was learned from the text: name it otherwise"
+            )
         return cls(tokens + [token.encode("utf-8") for token in special_tokens], merges, pattern, special)
 
     # --------------------------------------------------------------------------------------------------- text to ids
 
     def encode(
-        self, text: str, allowed_special: Collection[str] | str = (), disallowed_special: Collection[str] | str = "all"
+        self,
+        text: str,
+        allowed_special: Collection[str] | str = (),
+        disallowed_special: Collection[str] | str = "all",
+        add_special_tokens: bool = True,
     ) -> list[int]:
-        """The ids of a text.
+        """The ids of a text: see Tokenizer.encode."""
+        return self._encode(text, allowed_special, disallowed_special, add_special_tokens)
 
-        Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all") become their ids; text that
-        contains one of disallowed_special ("all": every other) is an error, because it may come from somebody who should
-        not be able to write control tokens; with disallowed_special=() it is text like any other. Raises UserError.
-        """
-        if self.special_tokens:
-            allowed = set(self.special_tokens) if allowed_special == "all" else set(allowed_special)
-            self._refuse_special(text, allowed, disallowed_special)
-            if allowed:
-                return self._encode_with_special(text, allowed & set(self.special_tokens))
-        return self._encode_ordinary(text)
-
-    def _refuse_special(self, text, allowed, disallowed) -> None:
-        disallowed = set(self.special_tokens) - allowed if disallowed == "all" else set(disallowed)
-        for token in disallowed:
-            if token in text:
-                raise UserError(
-                    f"the text contains the special token {token!r}, at {text.index(token)}: allow it with "
-                    f"allowed_special={{{token!r}}}, or encode it as plain text with disallowed_special=()"
-                )
-
-    def _encode_with_special(self, text, allowed) -> list[int]:
-        if not allowed:
-            return self._encode_ordinary(text)
-        longest_first = sorted(allowed, key=len, reverse=True)
-        parts = regex.split(f"({'|'.join(map(regex.escape, longest_first))})", text)
-        ids = self._encode_ordinary(parts[0])
-        for special, ordinary in zip(parts[1::2], parts[2::2]):
-            ids.append(self.special_tokens[special])
-            ids += self._encode_ordinary(ordinary)
-        return ids
-
-    def _encode_ordinary(self, text: str) -> list[int]:
+    def _encode_ordinary(self, text: str, starts: bool = True) -> list[int]:
         try:
             if self._stretches is None:
-                return self._encode_pieces(text)
+                return self._encode_pieces(text, starts)
             stretches = text.split(" ")
             if len(self._stretches) < FEW and len(stretches) > FEW:
                 distinct = set(stretches)
@@ -211,8 +233,8 @@ class BytePairTokenizer(Tokenizer):
             return None
         return tuple(self._encode_pieces(" " + stretch))
 
-    def _encode_pieces(self, text: str) -> list[int]:
-        found = self._cut(text)
+    def _encode_pieces(self, text: str, starts: bool = True) -> list[int]:
+        found = self._cut(text, starts)
         if len(found) > FEW:
             self._learn_pieces(found)
         return list(chain.from_iterable(map(self._pieces.__getitem__, found)))
@@ -278,12 +300,10 @@ class BytePairTokenizer(Tokenizer):
     def stream(self) -> StreamingDecoder:
         return _StreamingBytes(self)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as Hugging Face's `tokenizers` and `transformers` read them."""
-        from minillm.tokenizers.byte_pair_files import save_huggingface  # which imports this module
+    def _made_contents(self) -> dict:
+        from minillm.tokenizers.byte_pair_files import huggingface_contents  # which imports this module
 
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_huggingface(self, Path(folder))
+        return huggingface_contents(self)
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> BytePairTokenizer:
@@ -296,18 +316,30 @@ class BytePairTokenizer(Tokenizer):
     def from_parts(
         cls, tokens: list[str], merges: list[str], pattern: str = "gpt2", special_tokens: dict[str, int] | None = None
     ) -> BytePairTokenizer:
-        """From tokens and merges ("a b") in GPT-2's spelling of bytes, as vocab.json, merges.txt and GGUF files have them."""
+        """From tokens and merges ("a b") in GPT-2's spelling of bytes, as vocab.json and merges.txt have them."""
         from minillm.tokenizers.byte_pair_files import from_spelled_parts
 
         return from_spelled_parts(tokens, merges, pattern, special_tokens or {})
 
 
 def check_vocabulary_size(vocab_size: int, special_tokens: Collection[str]) -> int:
-    """The size of a vocabulary without merges. Raises UserError if `vocab_size` is less."""
+    """The size of a vocabulary without merges.
+
+    Raises UserError if `vocab_size` is less, or for special tokens that are empty, named twice or a byte's.
+    """
+    for token in special_tokens:
+        if not token or list(special_tokens).count(token) > 1:
+            raise UserError(f"the special token {token!r} is {'named twice' if token else 'empty'}: leave it out")
+        if len(token) == 1 and token in byte_characters():
+            raise UserError(f"the special token {token!r} is the token of a byte: name it otherwise, as <|endoftext|>")
     smallest = 256 + len(special_tokens)
     if vocab_size < smallest:
         raise UserError(f"a vocabulary of {vocab_size} is too small: 256 bytes and special tokens make {smallest}")
     return smallest
+
+
+def _pieces(compiled: regex.Pattern, text: str, starts: bool = True) -> list[str]:
+    return pieces(compiled, text)
 
 
 def _starts_with_space(text: str) -> bool:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from minillm.files import read_json, write_atomically
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 
 CODE_POINTS = 0x110000
+EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
 
 
 class CharacterTokenizer(Tokenizer):
@@ -41,7 +43,14 @@ class CharacterTokenizer(Tokenizer):
         """The vocabulary of a text: its distinct characters in the order of their code points."""
         return cls("".join(sorted(set(text))))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        allowed_special: Collection[str] | str = (),
+        disallowed_special: Collection[str] | str = "all",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """The ids of a text. There are no special tokens. Raises UserError for a character that is not in the vocabulary."""
         try:
             code_points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         except UnicodeEncodeError as error:
@@ -73,12 +82,7 @@ class CharacterTokenizer(Tokenizer):
             "padding": None,
             "added_tokens": [],
             "normalizer": None,
-            "pre_tokenizer": {
-                "type": "Split",
-                "pattern": {"Regex": "[\\s\\S]"},
-                "behavior": "Isolated",
-                "invert": False,
-            },
+            "pre_tokenizer": EVERY_CHARACTER,
             "post_processor": None,
             "decoder": {"type": "Fuse"},
             "model": {"type": "WordLevel", "vocab": self._ids, "unk_token": ""},
@@ -93,13 +97,24 @@ class CharacterTokenizer(Tokenizer):
     def from_pretrained(cls, folder: str | Path) -> CharacterTokenizer:
         """The tokenizer of a folder. Raises UserError if its tokenizer.json is missing, broken or of another kind."""
         path = Path(folder) / TOKENIZER_FILE
-        model = read_json(path).get("model")
+        return cls.from_contents(read_json(path), str(path))
+
+    @classmethod
+    def from_contents(cls, contents: dict, where: str) -> CharacterTokenizer:
+        """From the contents of a tokenizer.json. Raises UserError for what is not a tokenizer of characters."""
+        model = contents.get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocabulary, dict) or model.get("type") != "WordLevel":
-            raise UserError(f"{path} is not the tokenizer of a character model (a WordLevel model with a vocabulary)")
+            raise UserError(f"{where} is not the tokenizer of a character model (a WordLevel model with a vocabulary)")
         if sorted(vocabulary.values(), key=repr) != sorted(range(len(vocabulary)), key=repr):
-            raise UserError(f"{path}: the ids of the vocabulary are not 0 to {len(vocabulary) - 1}, each once")
+            raise UserError(f"{where}: the ids of the vocabulary are not 0 to {len(vocabulary) - 1}, each once")
         characters = sorted(vocabulary, key=vocabulary.get)
         if wrong := [word for word in characters if len(word) != 1]:
-            raise UserError(f"{path}: {wrong[0]!r} is not a single character")
+            raise UserError(f"{where}: {wrong[0]!r} is not a single character")
+        if unknown := [name for name in model if name not in ("type", "vocab", "unk_token")]:
+            raise UserError(f"{where}: model (WordLevel): the option {unknown[0]!r} is not known here")
+        usual = {"pre_tokenizer": EVERY_CHARACTER, "decoder": {"type": "Fuse"}}
+        for name in ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"):
+            if contents.get(name) and contents[name] != usual.get(name):
+                raise UserError(f"{where}: its {name} ({contents[name]!r:.80}) is not known for a model of characters")
         return cls("".join(characters))

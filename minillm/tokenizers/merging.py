@@ -1,4 +1,4 @@
-"""Merging neighbours in the order of a rank, in n log n steps however long the text.
+"""Merging neighbours in the order of a rank, in n log n steps however long the text, and how files list what is merged.
 
 Tokens are a linked list, and the pairs that can be merged wait in a heap; a pair one of whose tokens has been merged meanwhile
 is found out of date when it is taken from the heap.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+
+from minillm.errors import UserError
 
 
 def merge_in_order(ids: list[int], merge_of: Callable[[tuple[int, int]], tuple[float, int] | None]) -> list[int]:
@@ -38,3 +40,25 @@ def merge_in_order(ids: list[int], merge_of: Callable[[tuple[int, int]], tuple[f
         if previous >= 0 and (merge := merge_of((ids[previous], token))):
             heapq.heappush(heap, (merge[0], previous, ids[previous], token, merge[1]))
     return [token for token in ids if token >= 0]
+
+
+def read_merges(merges, vocabulary: dict[str, int], where: str) -> list[tuple[str, str]]:
+    """Merges as files list them, each as "a b" or [a, b]. Raises UserError for one whose tokens are not in the vocabulary.
+
+    >>> read_merges(["a b", ["ab", "c d"]], {"a": 0, "b": 1, "ab": 2, "c d": 3, "abc d": 4}, "the file")
+    [('a', 'b'), ('ab', 'c d')]
+    """
+    if not isinstance(merges, list):
+        raise UserError(f"{where}: merges has to be a list")
+    pairs = []
+    for rank, merge in enumerate(merges):
+        if isinstance(merge, str) and merge.startswith("#version"):
+            continue
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(parts, (list, tuple)) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
+            raise UserError(f"{where}: merge {rank} is {merge!r}, not two tokens")
+        left, right = parts
+        if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
+            raise UserError(f"{where}: merge {rank} ({left} {right}) has a token that is not in the vocabulary")
+        pairs.append((left, right))
+    return pairs

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from pathlib import Path
+
+from minillm.files import write_atomically
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
 class Tokenizer:
-    """Text to ids and back. `vocab_size` is the number of ids."""
+    """Text to ids and back. `vocab_size` is the number of ids.
+
+    special_tokens: text -> id of the tokens that control the model, as an end of text. bos_token, eos_token: the texts of those
+    that begin and end a text, None where the files name none.
+    """
 
     vocab_size: int
+    special_tokens: dict[str, int] = {}
+    bos_token: str | None = None
+    eos_token: str | None = None
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text. Raises UserError for text that the vocabulary cannot express."""
+    def encode(
+        self,
+        text: str,
+        allowed_special: Collection[str] | str = (),
+        disallowed_special: Collection[str] | str = "all",
+        add_special_tokens: bool = True,
+    ) -> list[int]:
+        """The ids of a text. Raises UserError for text that the vocabulary cannot express.
+
+        Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all") become their ids; text that
+        contains one of disallowed_special ("all": every other) is an error, because it may come from somebody who should
+        not be able to write control tokens; with disallowed_special=() it is text like any other.
+
+        add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS or EOS, are put there.
+        """
         raise NotImplementedError
 
     def decode(self, ids) -> str:
@@ -46,3 +70,8 @@ class StreamingDecoder:
     def finish(self) -> str:
         """What is left when no more ids come."""
         return ""
+
+
+def write_json(path: Path, contents: dict) -> None:
+    """Write a file of a tokenizer, which is there whole or not at all."""
+    write_atomically(path, json.dumps(contents, indent=1, ensure_ascii=False).encode("utf-8"))

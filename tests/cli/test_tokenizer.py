@@ -1,5 +1,14 @@
 """minillm tokenizer, and a model that is trained on byte pairs."""
 
+import pytest
+from model_files import GPT2 as SMALL_GPT2
+from model_files import TOKENIZER, add_byte_pairs, write_gguf, write_llama2c
+
+from minillm import GPT2
+from minillm.tokenizers import load_tokenizer
+from minillm.tokenizers.byte_pair_files import save_pair_of_files, save_tiktoken
+
+END = TOKENIZER.special_tokens["<|end|>"]
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60
 SMALL = (
     "--n-layer 1 --n-head 2 --d-model 16 --context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
@@ -40,3 +49,33 @@ def test_a_model_learns_byte_pairs(minillm):
         in minillm("train", "--data", "text.txt", "--tokenizer", "char", "--vocab-size", 300, expect=2).stderr
     )
     assert 'unknown tokenizer "words"' in minillm("train", "--tokenizer", "words", expect=2).stderr
+
+
+def test_special_tokens_that_cannot_be_are_refused_before_anything_is_written(minillm, tmp_path):
+    train = ["tokenizer", "train", "text.txt", "--out", "tk", "--vocab-size", 300]
+    for names, told in (
+        (["a"], "'a' is the token of a byte"),
+        ([""], "'' is empty"),
+        (["<s>", "<s>"], "'<s>' is named twice"),
+        (["Ġfox"], "'Ġfox' is a token that was learned"),
+    ):
+        options = [word for name in names for word in ("--special", name)]
+        assert told in minillm(*train, *options, expect=2).stderr
+        assert not (tmp_path / "tk").exists()
+
+
+def test_files_of_every_kind_are_opened(minillm, tmp_path):
+    minillm("tokenizer", "train", "text.txt", "--out", "tk", "--vocab-size", 280)
+    tokenizer = load_tokenizer(tmp_path / "tk")
+    right = " ".join(map(str, tokenizer.encode("the fox")))
+    save_tiktoken(tokenizer, tmp_path / "gpt2.tiktoken")
+    save_tiktoken(tokenizer, tmp_path / "tokenizer.model")
+    save_pair_of_files(tokenizer, tmp_path)
+    for name in ("tk/tokenizer.json", "gpt2.tiktoken", "tokenizer.model", "vocab.json", "merges.txt"):
+        assert minillm("tokenizer", "encode", name, "the fox").stdout.strip() == right
+    file, _ = write_llama2c(tmp_path)
+    assert minillm("tokenizer", "encode", file, "ab").stdout.split()[0] == "1"
+    assert minillm("tokenizer", "decode", file, "1 264").stdout
+    pytest.importorskip("gguf")
+    write_gguf(tmp_path / "m.gguf", GPT2(SMALL_GPT2, seed=1), change=add_byte_pairs)
+    assert minillm("tokenizer", "encode", "m.gguf", "the<|end|>", "--allow-special").stdout.split()[-1] == str(END)

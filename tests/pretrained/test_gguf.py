@@ -105,9 +105,9 @@ def test_what_is_not_computed_here_is_said(change, message, tmp_path):
 def test_a_tokenizer_that_cuts_in_an_unknown_way(tmp_path):
     def add(writer):
         add_byte_pairs(writer)
-        writer.kv_data[0]["tokenizer.ggml.pre"].value = "tekken"
+        writer.kv_data[0]["tokenizer.ggml.pre"].value = "bloom"
 
-    with pytest.raises(UserError, match='cuts text as "tekken"'):
+    with pytest.raises(UserError, match='cuts text as "bloom"'):
         tokenizer_of(write_gguf(tmp_path / "m.gguf", minillm.Llama(LLAMA, seed=1), change=add))
 
 

@@ -110,19 +110,34 @@ def test_gpt2s_own_files(real_data, tmp_path):
 
 BROKEN = [
     (lambda c: c["model"].update(type="Unigram"), "Unigram"),
-    (lambda c: c["model"].pop("merges"), "no byte-pair tokenizer"),
-    (lambda c: c["model"].update(unk_token="?"), "not byte-level BPE"),
-    (lambda c: c.update(normalizer={"type": "NFC"}), "normalises text"),
-    (lambda c: c["model"]["vocab"].update(x=3), "not 0 to"),
+    (lambda c: c["model"].pop("merges"), "the option 'merges' is missing"),
+    (lambda c: c["model"].update(unk_token="?!"), r"unk_token '\?!' is not in its vocabulary"),
+    (lambda c: c["model"].update(dropout=0.1), "dropout 0.1"),
+    (lambda c: c["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix '</w>' is not known"),
+    (lambda c: c["model"].update(fuse_everything=True), r"model \(BPE\): the option 'fuse_everything' \(True\)"),
+    (lambda c: c.update(normalizer={"type": "Nmt"}), "normalizer: the type 'Nmt' is not known"),
+    (lambda c: c["model"]["vocab"].update(x=3), "have the same id, 3"),
     (lambda c: c["model"]["vocab"].update(x="3"), "no whole number"),
     (lambda c: c["model"]["merges"].append("nowhere atall"), "not in the vocabulary"),
     (lambda c: c["model"]["merges"].append("three of them"), "not two tokens"),
     (lambda c: c["model"]["merges"].append(7), "not two tokens"),
-    (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), r"pre_tokenizer \(Whitespace\)"),
-    (lambda c: c.update(pre_tokenizer=None), r"pre_tokenizer \(none\)"),
-    (lambda c: c.update(added_tokens=[{"id": 1}]), "no content or no id"),
-    (lambda c: c["model"].update(vocab=[]), "vocab has to be an object"),
-    (lambda c: c["model"]["vocab"].update({"\u4e2d": 399, SPECIAL: 400}), "."),
+    (lambda c: c.update(pre_tokenizer={"type": "UnicodeScripts"}), "pre_tokenizer: the type 'UnicodeScripts' is not"),
+    (lambda c: c.update(pre_tokenizer=["ByteLevel"]), "pre_tokenizer is .'ByteLevel'., expected an object"),
+    (lambda c: c.update(added_tokens=[{"id": 1}]), "the option 'content' is missing|is missing"),
+    (lambda c: c["model"].update(vocab=[]), r"vocab is \[\], which it cannot be"),
+    (lambda c: c["model"]["vocab"].update({"\u4e2d": 399, SPECIAL: 400}), "has the id 316, .* would give it 400"),
+    (lambda c: c["model"]["vocab"].update({"\u4e2d": -1}), "the ids of the vocabulary"),
+    (lambda c: c["model"]["vocab"].update({"\ud800": 399}), r"lone surrogate, U\+D800"),
+    (lambda c: c.update(truncation={"max_length": 5}), "its truncation .* would cut texts off"),
+    (lambda c: c.update(padding={"strategy": {"Fixed": 9}}), "its padding .* would lengthen texts"),
+    (lambda c: c.update(version="2.0"), "version '2.0'"),
+    (lambda c: c.update(prefix=1), "the part 'prefix' is not known"),
+    (lambda c: c["added_tokens"][0].update(colour="red"), "added_tokens 1: the option 'colour'"),
+    (lambda c: c["added_tokens"][0].update(content=["x"]), "content is .'x'., which it cannot be"),
+    (lambda c: c["added_tokens"][0].pop("lstrip"), "added_tokens 1: the option 'lstrip' is missing"),
+    (lambda c: c["added_tokens"].append(c["added_tokens"][0]), "two added tokens have the content"),
+    (lambda c: c["added_tokens"][0].update(id=405), "has the id 405, and the library `tokenizers` would give it 316"),
+    (lambda c: c["pre_tokenizer"].update(use_regx=False), r"pre_tokenizer \(ByteLevel\): the option 'use_regx'"),
 ]
 
 
@@ -156,3 +171,26 @@ def test_an_empty_folder(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         BytePairTokenizer.from_pretrained(tmp_path / "nothing.json")
+
+
+def test_what_could_not_be_opened_again_is_not_written(tmp_path):
+    tokens = [bytes([value]) for value in range(256)] + [b"ab", b"ab"]
+    with pytest.raises(UserError, match="cannot be written as a tokenizer.json"):
+        BytePairTokenizer(tokens, [], special_tokens={"ab": 257}).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_special_token_among_the_others(tmp_path):
+    tokens = [b"<|x|>", *(bytes([value]) for value in range(256))]
+    tokenizer = BytePairTokenizer(tokens, [], special_tokens={"<|x|>": 0})
+    tokenizer.save_pretrained(tmp_path)
+    same(tokenizer, load_tokenizer(tmp_path))
+    assert load_tokenizer(tmp_path).encode("a<|x|>", "all") == [98, 0]
+
+
+def test_another_pattern_is_written(tmp_path):
+    BytePairTokenizer.train(TEXT, 300).save_pretrained(tmp_path)
+    opened = load_tokenizer(tmp_path)
+    opened.pattern = "cl100k"
+    opened.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pattern == "cl100k"

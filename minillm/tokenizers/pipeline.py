@@ -1,0 +1,166 @@
+"""A tokenizer as a pipeline: what stands around the model that turns pieces of text into ids.
+
+    text -> added tokens are found -> normalizer -> (pre-tokenizer -> model) -> ids of the post-processor around them
+    "<s>Hi"  ->  1 | "Hi"          ->  1 | "▁Hi" ->  1 | 432                 ->  [1, 1, 432]
+
+Every part is as tokenizer.json says; see tokenizer_json.py. The parts in brackets are those of the classes that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from minillm.errors import UserError
+from minillm.tokenizers.added_tokens import AddedToken, AddedTokens
+from minillm.tokenizers.normalizers import Normalizer
+from minillm.tokenizers.post_processors import Around
+from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer, write_json
+
+
+class Surroundings(NamedTuple):
+    """All of a tokenizer but its pre-tokenizer, model and decoder.
+
+    contents: the tokenizer.json that it was read from, None if it was made otherwise. config: its tokenizer_config.json.
+    """
+
+    added: AddedTokens = AddedTokens()
+    normalizer: Normalizer | None = None
+    around: Around = Around()
+    contents: dict | None = None
+    config: dict | None = None
+
+
+class PipelineTokenizer(Tokenizer):
+    """What byte-level and character-level tokenizers share.
+
+    special_tokens: text -> id of the tokens that control the model. added_tokens: all that are looked for in a text.
+    bos_token, eos_token: the texts that the files name so, None if they name none.
+    """
+
+    special_tokens: dict[str, int]
+
+    def _surround(self, parts: Surroundings) -> None:
+        """To be called once, before anything is encoded."""
+        self._parts = parts
+        self._config = dict(parts.config or {})
+        self.special_tokens = dict(parts.added.special)
+        # the whole text is one part, unless special tokens are allowed
+        self._whole = all(token.special for token in parts.added.tokens) and parts.normalizer is None
+
+    @property
+    def added_tokens(self) -> list[AddedToken]:
+        return list(self._parts.added.tokens)
+
+    @property
+    def bos_token(self) -> str | None:
+        return token_text(self._config.get("bos_token"))
+
+    @property
+    def eos_token(self) -> str | None:
+        return token_text(self._config.get("eos_token"))
+
+    def _encode(
+        self,
+        text: str,
+        allowed_special: Collection[str] | str,
+        disallowed_special: Collection[str] | str,
+        add_special_tokens: bool,
+    ) -> list[int]:
+        if self.special_tokens:
+            if allowed_special == "all":
+                allowed = self.special_tokens.keys()
+            else:
+                allowed = self.special_tokens.keys() & allowed_special if allowed_special else ()
+            if disallowed_special:
+                self._refuse_special(text, allowed, disallowed_special)
+        else:
+            allowed = ()
+        _check_unicode(text)
+        ids = self._encode_ordinary(text, True) if self._whole and not allowed else self._encode_parts(text, allowed)
+        before, after = self._parts.around if add_special_tokens else ((), ())
+        return [*before, *ids, *after] if before or after else ids
+
+    def _encode_parts(self, text: str, allowed: Collection[str]) -> list[int]:
+        """The ids of added tokens, and of the texts between them. allowed: the special ones that are looked for."""
+        parts = self._parts.added.split(text, allowed)
+        if len(parts) == 1 and isinstance(parts[0][0], str):
+            return self._encode_ordinary(*parts[0])
+        ids: list[int] = []
+        for part, starts in parts:
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._encode_ordinary(part, starts)
+        return ids
+
+    def _encode_ordinary(self, text: str, starts: bool) -> list[int]:
+        """The ids of a text without added tokens, normalised. starts: whether it starts the input (normalizers.py)."""
+        raise NotImplementedError
+
+    def _refuse_special(self, text, allowed, disallowed) -> None:
+        if disallowed == "all":
+            found = self._parts.added.first_special(text, allowed)
+            token, at = (found[0], found.start()) if found else (None, 0)
+        else:
+            token = next((token for token in disallowed if token and token in text), None)
+            at = text.index(token) if token else 0
+        if token is not None:
+            raise UserError(
+                f"the text contains the special token {token!r}, at {at}: allow it with "
+                f"allowed_special={{{token!r}}}, or encode it as plain text with disallowed_special=()"
+            )
+
+    # -------------------------------------------------------------------------------------------------------- files
+
+    def contents(self) -> dict:
+        """The tokenizer as the contents of a tokenizer.json."""
+        return self._parts.contents if self._parts.contents is not None else self._made_contents()
+
+    def config(self) -> dict:
+        """The contents of its tokenizer_config.json."""
+        return {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | self._config
+
+    def _made_contents(self) -> dict:
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, as Hugging Face's `tokenizers` and `transformers` read them.
+
+        What was read from such files is written back. What was made otherwise is opened before it is written. Raises
+        UserError where it cannot be opened, or would not be the same tokenizer.
+        """
+        from minillm.tokenizers.tokenizer_json import check_opens  # which imports the classes of tokenizers
+
+        contents, config = self.contents(), self.config()
+        if self._parts.contents is None:
+            check_opens(self, contents, config)
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / TOKENIZER_FILE, contents)
+        write_json(folder / CONFIG_FILE, config)
+
+
+def token_text(token) -> str | None:
+    """The text of a special token in tokenizer_config.json, which is a string or an object."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def special_tokens_of(tokens: dict[str, int]) -> AddedTokens:
+    """Control tokens, by text and id, that are looked for as they are."""
+    return AddedTokens(AddedToken(index, text) for text, index in sorted(tokens.items(), key=lambda item: item[1]))
+
+
+def _check_unicode(text: str) -> None:
+    """Raises UserError for a lone surrogate."""
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise UserError(
+            f"the text has a lone surrogate, U+{code:04X}, at {error.start}: it is not Unicode text"
+        ) from None
