@@ -70,6 +70,10 @@ class BytePairTokenizer(Tokenizer):
         self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in ranked}
         self.pattern = pattern
 
+    @property
+    def eos_token(self) -> str | None:
+        return "<|endoftext|>" if "<|endoftext|>" in self.special_tokens else None
+
     @cached_property
     def _pair_table(self) -> PairTable:
         return PairTable(self._merge_of, self._byte_ids, TOKEN_BITS)
@@ -117,7 +121,11 @@ class BytePairTokenizer(Tokenizer):
     # --------------------------------------------------------------------------------------------------- text to ids
 
     def encode(
-        self, text: str, allowed_special: Collection[str] | str = (), disallowed_special: Collection[str] | str = "all"
+        self,
+        text: str,
+        allowed_special: Collection[str] | str = (),
+        disallowed_special: Collection[str] | str = "all",
+        add_special_tokens: bool = True,
     ) -> list[int]:
         """The ids of a text.
 

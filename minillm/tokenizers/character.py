@@ -41,7 +41,9 @@ class CharacterTokenizer(Tokenizer):
         """The vocabulary of a text: its distinct characters in the order of their code points."""
         return cls("".join(sorted(set(text))))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(
+        self, text: str, allowed_special=(), disallowed_special="all", add_special_tokens: bool = True
+    ) -> list[int]:
         try:
             code_points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         except UnicodeEncodeError as error:

@@ -55,12 +55,32 @@ class ScoreTokenizer(Tokenizer):
         self._ids = {token: index for index, token in reversed(list(enumerate(self.tokens))) if index not in control}
         self._byte_ids = {byte: index for index, byte in self._byte_of.items()}
 
-    def encode(self, text: str, with_bos: bool = True) -> list[int]:
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        return {self.tokens[index]: index for index in (self.unknown, self.bos, self.eos)}
+
+    @property
+    def bos_token(self) -> str:
+        return self.tokens[self.bos]
+
+    @property
+    def eos_token(self) -> str:
+        return self.tokens[self.eos]
+
+    def encode(
+        self, text: str, allowed_special=(), disallowed_special="all", add_special_tokens: bool = True
+    ) -> list[int]:
         """The ids of a text, BOS first."""
-        ids = [self.bos] if with_bos else []
-        if not text:
-            return ids
-        return ids + merge_in_order(self._characters((" " if self.prefix_space else "") + text), self._merge)
+        ids = [self.bos] if add_special_tokens else []
+        special = self.special_tokens if allowed_special == "all" else dict.fromkeys(allowed_special)
+        parts = re.split(f"({'|'.join(map(re.escape, special))})", text) if special else [text]
+        for part in filter(None, parts):
+            if part in special:
+                ids.append(self.special_tokens[part])
+            else:
+                part = (" " if self.prefix_space else "") + part
+                ids += merge_in_order(self._characters(part), self._merge)
+        return ids
 
     def _characters(self, text: str) -> list[int]:
         ids = []

@@ -8,12 +8,24 @@ TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 
 
 class Tokenizer:
-    """Text to ids and back. `vocab_size` is the number of ids."""
+    """Text to ids and back. `vocab_size` is the number of ids.
+
+    special_tokens: text of a control token -> id. bos_token, eos_token: the texts of two of them, None if the files name none.
+    """
 
     vocab_size: int
+    special_tokens: dict[str, int] = {}
+    bos_token: str | None = None
+    eos_token: str | None = None
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of a text. Raises UserError for text that the vocabulary cannot express."""
+    def encode(
+        self, text: str, allowed_special=(), disallowed_special="all", add_special_tokens: bool = True
+    ) -> list[int]:
+        """The ids of a text. Raises UserError for text that the vocabulary cannot express.
+
+        Control tokens in the text follow tiktoken's rules (BytePairTokenizer.encode). add_special_tokens: whether what the
+        tokenizer puts around every text, such as BOS, is added.
+        """
         raise NotImplementedError
 
     def decode(self, ids) -> str:
