@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.special import OF_A_PROMPT, Special
+
 
 class Order(str, Enum):
     """Whose order and definitions the sampler follows."""
@@ -42,6 +44,7 @@ def command(
         typer.Argument(help="A run folder, a Hugging Face folder or hub model (owner/model), a GGUF or llama2.c file."),
     ],
     prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
+    special: Annotated[Optional[Special], OF_A_PROMPT] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = 500,
     stop: Annotated[
         Optional[list[str]], typer.Option(help="End before this text; may be given several times.", show_default=False)
@@ -126,6 +129,10 @@ def command(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a question: use the model's own template, print the answer.")
     ] = False,
+    chat_template: Annotated[
+        Optional[str],
+        typer.Option(help="With --chat: which template, of a model that has several, by name.", show_default=False),
+    ] = None,
     revision: Annotated[
         Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
     ] = None,
@@ -145,6 +152,7 @@ def command(
         show_comparison,
         stream_text,
     )
+    from minillm.data.special import doubles_bos, encode_prompt
     from minillm.errors import UserError
     from minillm.pretrained import from_pretrained, tokenizer_of
     from minillm.pretrained.ending import end_tokens
@@ -164,6 +172,11 @@ def command(
     settings |= dict(logit_bias=numbered("--logit-bias", logit_bias, float))
     settings |= dict(forced_tokens=numbered("--force-token", force_token, int))
     Sampler(temperature, top_k, seed, **settings)  # raises before the model is opened
+    reading = special.value if special else ""
+    if chat_template and not chat:
+        raise UserError("--chat-template is the template of a conversation: use it with --chat")
+    if chat and reading == "text":
+        raise UserError("--special text: a conversation is read with its special tokens; refuse them, or leave it out")
     if compare:
         alone = {"--json": json_lines, "--trace": trace, "--logprobs": logprobs, "--num-samples": num_samples > 1}
         refuse_beside("--compare", {**alone, "--max-time": max_time is not None, "--beams": beams > 1})
@@ -175,12 +188,16 @@ def command(
     if dry_multiplier:
         settings |= dict(dry_breakers=breaker_tokens(tokenizer, dry_breaker or ["\n", ":", '"', "*"]))
     if chat:
-        from minillm.pretrained.chat import chat_of
+        from minillm.pretrained.chat import ask
 
-        ids, answer_end = chat_of(model, revision).encode(tokenizer, [{"role": "user", "content": prompt}])
-        end = end if answer_end is None or ignore_end else (*end, answer_end)
+        ids, answer_ends = ask(model, tokenizer, prompt, revision, chat_template, reading)
+        end = end if ignore_end else tuple(sorted({*end, *answer_ends}))
     else:
-        ids = tokenizer.encode(prompt)
+        ids = encode_prompt(tokenizer, prompt, reading or "text")
+        if doubles_bos(tokenizer, prompt, reading):
+            typer.echo(
+                f"(the prompt begins with {tokenizer.bos_token}, which is not put before it once more)", err=True
+            )
     start = "" if chat else prompt
     if min_tokens and not end:
         raise UserError(

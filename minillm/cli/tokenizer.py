@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.special import OF_A_TEXT, Special
 from minillm.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
@@ -60,21 +61,18 @@ def encode(
     text: Annotated[
         Optional[str], typer.Argument(help="The text; standard input if left out.", show_default=False)
     ] = None,
-    allow_special: Annotated[
-        bool, typer.Option("--allow-special", help="Special tokens in the text become their ids.")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Special tokens in the text are text like any other.")] = False,
+    allow_special: Annotated[bool, typer.Option("--allow-special", help="The same as --special allow.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="The same as --special text.")] = False,
+    special: Annotated[Special, OF_A_TEXT] = Special.refuse,
 ) -> None:
     """Print the ids of a text, separated by spaces."""
+    from minillm.data import encode_data
     from minillm.tokenizers import BytePairTokenizer, load_tokenizer
 
     opened = load_tokenizer(tokenizer) if tokenizer.is_dir() else BytePairTokenizer.from_pretrained(tokenizer)
     text = sys.stdin.read() if text is None else text
-    if isinstance(opened, BytePairTokenizer):
-        ids = opened.encode(text, "all" if allow_special else (), () if plain else "all")
-    else:
-        ids = opened.encode(text)
-    print(*ids)
+    reading = "allow" if allow_special else "text" if plain else special.value
+    print(*encode_data(opened, text, reading))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from minillm.cli.special import end_of_text_note
 from minillm.errors import UserError
 from minillm.models.presets import find_preset
 from minillm.training import (
@@ -100,6 +101,8 @@ def _describe(run: Run, console: Console) -> None:
         f"{len(run.validation_tokens):,} to validate on",
         soft_wrap=True,
     )
+    if line := end_of_text_note(run.tokenizer, run.train_tokens, run.validation_tokens):
+        console.print(line, soft_wrap=True, markup=False)
     if run.progress.step:
         console.print(f"resuming {run.folder} at step {run.progress.step} of {settings.max_steps}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from minillm.data.special import refuse_tokens, special_tokens
 from minillm.errors import UserError
 from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
 from minillm.pretrained import model_folder
@@ -38,8 +39,10 @@ class Chat:
 
     def encode(self, tokenizer, messages: list[dict]) -> tuple[list[int], int | None]:
         """The ids of the prompt, and the id of the model's EOS (None if the tokenizer has none)."""
-        ids = tokenizer.encode(self.prompt(messages), allowed_special="all", add_special_tokens=False)
-        return ids, tokenizer.special_tokens.get(self.eos)
+        text, special = self.prompt(messages), special_tokens(tokenizer)
+        if not special:
+            return tokenizer.encode(text), None
+        return tokenizer.encode(text, allowed_special="all", add_special_tokens=False), special.get(self.eos)
 
     def end_of_turn(self, tokenizer) -> int | None:
         """The id of the control token that the template writes after an answer; None if it writes none, or takes no answer."""
@@ -50,8 +53,29 @@ class Chat:
             return None
         _, answer, rest = text.rpartition(ANSWERED)
         rest = rest.lstrip()
-        found = [token for token in tokenizer.special_tokens if token and rest.startswith(token)] if answer else []
-        return tokenizer.special_tokens[max(found, key=len)] if found else None
+        special = special_tokens(tokenizer)
+        found = [token for token in special if token and rest.startswith(token)] if answer else []
+        return special[max(found, key=len)] if found else None
+
+
+def ask(
+    source: str | Path,
+    tokenizer,
+    question: str,
+    revision: str | None = None,
+    name: str | None = None,
+    special: str = "",
+) -> tuple[list[int], set[int]]:
+    """The ids of a conversation that begins with a question, and those that end the answer to it.
+
+    special: "refuse" to raise UserError where the question contains a special token; as the template is read with special
+    tokens, those in a question are tokens otherwise.
+    """
+    if special == "refuse":
+        refuse_tokens(tokenizer, question)
+    chat = chat_of(source, revision, name)
+    ids, end = chat.encode(tokenizer, [{"role": "user", "content": question}])
+    return ids, {end, chat.end_of_turn(tokenizer)} - {None}
 
 
 def chat_of(source: str | Path, revision: str | None = None, name: str | None = None) -> Chat:

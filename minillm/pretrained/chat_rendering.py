@@ -53,7 +53,7 @@ def render(template: str, messages: list[dict], names: dict[str, str], add_gener
 
 def _prepared(messages) -> list[dict]:
     """Messages as transformers hands them on: a field that is None is left out, and reasoning has all of its names."""
-    if not isinstance(messages, (list, tuple)) or not messages:
+    if not isinstance(messages, (list, tuple)):
         raise UserError('a conversation is a list of messages, such as [{"role": "user", "content": "Hello"}]')
     prepared = []
     for number, message in enumerate(messages, start=1):
@@ -136,9 +136,7 @@ def _environment():
             return dict.fromkeys(*args)
 
     def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(
-            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-        )
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
     def raise_exception(message):
         raise TemplateError(message)

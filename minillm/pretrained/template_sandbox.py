@@ -74,7 +74,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.short(result)
         return result
 
-    def call(__self, __context, __obj, *args, **kwargs):  # as jinja2 names them, so that a template's names do not clash
+    def call(
+        __self, __context, __obj, *args, **kwargs
+    ):  # as jinja2 names them, so that a template's names do not clash
         __self._count(1)
         if __obj is __self.step:
             return None
