@@ -32,21 +32,10 @@ GGUF_NAMES = {  # as llama.cpp spells them
     "cls_token": "cls",
     "mask_token": "mask",
 }
-_LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-_GPT2 = dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>")
-# what a class of transformers' names where tokenizer_config.json is silent
-CLASS_NAMES = {
-    "LlamaTokenizer": _LLAMA,
-    "CodeLlamaTokenizer": _LLAMA,
-    "GPT2Tokenizer": _GPT2,
-    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
-    "GemmaTokenizer": {
-        "unk_token": "<unk>",
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
+_END = "<|endoftext|>"
+CLASS_NAMES = {  # what a class of transformers' names where tokenizer_config.json is silent
+    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), _END),
+    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from functools import lru_cache
 
 from minillm.errors import MissingExtra, UserError
 
@@ -44,9 +45,9 @@ def render(template: str, messages: list[dict], names: dict[str, str], add_gener
         raise MissingExtra("a conversation", "the package jinja2", "gguf") from None
     messages = _prepared(messages)
     variables = {**names, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
-    environment = _environment()
     try:
-        return environment.run(template, {**variables, "messages": messages})
+        environment, compiled = _compiled(template)
+        return environment.run(compiled, {**variables, "messages": messages})
     except (TemplateError, *_FAILURES) as error:
         raise UserError(f"the model's chat template cannot be used: {_reason(error)}") from None
 
@@ -88,6 +89,12 @@ def _line_in_template(error: BaseException) -> int | None:
             line = trace.tb_lineno
         trace = trace.tb_next
     return line
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str):
+    environment = _environment()
+    return environment, environment.watched(template)
 
 
 def _environment():

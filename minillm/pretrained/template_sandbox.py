@@ -26,7 +26,7 @@ WIDE = re.compile(r"%[-+ #.0-9]*(?:\d{7}|\*)|\{[^{}]*(?:\d{7}|\{)")  # a width o
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment for one run of one template."""
+    """The environment of one template, which is run again and again; the steps are those of the run that goes on."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -37,12 +37,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for name in SIZED_FILTERS:
             self.filters[name] = self._sized(FILTERS[name], name)
 
-    def run(self, template: str, variables: dict) -> str:
-        """The text that the template makes. Raises whatever the template, jinja2 or Python raises."""
+    def watched(self, template: str):
+        """The template, compiled. Raises jinja2's errors, and Python's for what it cannot compile."""
         tree = self.parse(template)
         _watch(tree)
+        return self.from_string(tree)
+
+    def run(self, compiled, variables: dict) -> str:
+        """The text that a template makes. Raises whatever the template, jinja2 or Python raises."""
+        self.steps = 0
         parts, length = [], 0
-        for part in self.from_string(tree).generate(variables):
+        for part in compiled.generate(variables):
             parts.append(part)
             length += len(part)
             _check_length(length)
