@@ -45,9 +45,9 @@ def render(template: str, messages: list[dict], names: dict[str, str], add_gener
         raise MissingExtra("a conversation", "the package jinja2", "gguf") from None
     messages = _prepared(messages)
     variables = {**names, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    environment = _environment(template)
     try:
-        environment, compiled = _compiled(template)
-        return environment.run(compiled, {**variables, "messages": messages})
+        return environment.run(template, {**variables, "messages": messages})
     except (TemplateError, *_FAILURES) as error:
         raise UserError(f"the model's chat template cannot be used: {_reason(error)}") from None
 
@@ -92,13 +92,8 @@ def _line_in_template(error: BaseException) -> int | None:
 
 
 @lru_cache(maxsize=8)
-def _compiled(template: str):
-    environment = _environment()
-    return environment, environment.watched(template)
-
-
-def _environment():
-    """The sandbox with everything that transformers adds to jinja2."""
+def _environment(template: str):
+    """The sandbox of a template, with everything that transformers adds to jinja2."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError, TemplateError
     from jinja2.ext import Extension, loopcontrols

@@ -8,20 +8,19 @@ counts, so that a template that works on one machine works on all. This module n
 from __future__ import annotations
 
 import re
+from functools import wraps
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
-from jinja2.filters import FILTERS
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MOST_STEPS = 500_000
 LONGEST = 10_000_000  # characters of a text, members of a list
-MEMBERS_A_STEP = 1000  # a text or a list that is made counts, too, by its length
+CHARACTERS_A_STEP, MEMBERS_A_STEP = 10_000, 100  # texts and lists that are worked on count, too, by their length
 MOST_BITS = 1 << 20  # of a whole number
 WIDTHS = ("batch", "center", "indent", "round", "slice", "truncate", "wordwrap")  # filters that are given a number
 WIDTHS += ("expandtabs", "generate_lorem_ipsum", "ljust", "rjust", "zfill")  # and functions
 FORMATS = ("format", "format_map")
-SIZED_FILTERS = ("batch", "center", "format", "indent", "join", "replace", "round", "slice", "truncate", "wordwrap")
 WIDE = re.compile(r"%[-+ #.0-9]*(?:\d{7}|\*)|\{[^{}]*(?:\d{7}|\{)")  # a width of a million, or one that is an argument
 
 
@@ -32,22 +31,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, **settings):
         super().__init__(**settings)
-        self.steps = 0
+        self.steps, self._program = 0, None
         self.step = self.step  # one object, which can be told by `is`
-        for name in SIZED_FILTERS:
-            self.filters[name] = self._sized(FILTERS[name], name)
+        self.filters = {name: self._sized(function, name) for name, function in self.filters.items()}
 
-    def watched(self, template: str):
-        """The template, compiled. Raises jinja2's errors, and Python's for what it cannot compile."""
-        tree = self.parse(template)
-        _watch(tree)
-        return self.from_string(tree)
-
-    def run(self, compiled, variables: dict) -> str:
-        """The text that a template makes. Raises whatever the template, jinja2 or Python raises."""
+    def run(self, template: str, variables: dict) -> str:
+        """The text that the template makes. Raises whatever the template, jinja2 or Python raises."""
+        if self._program is None:
+            tree = self.parse(template)
+            _watch(tree)
+            self._program = self.from_string(tree)
         self.steps = 0
         parts, length = [], 0
-        for part in compiled.generate(variables):
+        for part in self._program.generate(variables):
             parts.append(part)
             length += len(part)
             _check_length(length)
@@ -66,7 +62,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Count what was made by its length, and refuse what has grown too long."""
         if isinstance(value, (str, list, tuple, range)):
             _check_length(len(value))
-            self._count(len(value) // MEMBERS_A_STEP)
+            self._count(len(value) // (CHARACTERS_A_STEP if isinstance(value, str) else MEMBERS_A_STEP))
 
     def call_binop(self, context, operator, left, right):
         if operator == "*":
@@ -103,15 +99,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """A filter that is asked for no more than there may be."""
         first = 1 if hasattr(function, "jinja_pass_arg") else 0  # what jinja2 hands it stands before the value
 
+        @wraps(function)
         def filter(*args, **kwargs):
             if name == "join":
                 args = list(map(_listed, args))
             _check_call(name, [*args[first:], *kwargs.values()])
+            for value in args[first : first + 1]:
+                self.short(value)
             result = function(*args, **kwargs)
             self.short(result)
             return result
 
-        filter.__dict__.update(function.__dict__)
         return filter
 
 
