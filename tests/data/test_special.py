@@ -2,6 +2,7 @@
 
 import pytest
 
+from minillm.data import split_text
 from minillm.data.special import doubles_bos, encode_data, encode_prompt, end_of_text
 from minillm.errors import UserError
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer
@@ -80,3 +81,12 @@ def test_a_tokenizer_of_the_users_own():
             return list(map(ord, text))
 
     assert encode_data(Ordinals(), "ab") == encode_prompt(Ordinals(), "ab", "allow") == [97, 98]
+
+
+@pytest.mark.parametrize("token", ["<|endoftext|>", "<|end_of_text|>"])
+def test_a_text_is_not_cut_inside_of_an_end_of_text(token):
+    for length in range(40):
+        text = "ab" * 60 + token + "c" * length
+        train, validation = split_text(text)
+        cut = int(len(text) * 0.9)
+        assert train + validation == text and len(train) == (120 if 120 < cut < 120 + len(token) else cut)
