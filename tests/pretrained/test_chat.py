@@ -165,6 +165,17 @@ def test_control_tokens_are_read_and_nothing_is_added():
     assert chat.end_of_turn(tokenizer) == end
 
 
+def test_what_a_tokenizer_puts_around_a_text_is_left_out():
+    class BosFirst(BytePairTokenizer):
+        def encode(self, text, allowed_special=(), disallowed_special="all", add_special_tokens=True):
+            ids = super().encode(text, allowed_special, disallowed_special)
+            return [256, *ids] if add_special_tokens else ids
+
+    tokenizer = BosFirst([bytes([b]) for b in range(256)] + [b"<s>"], [], special_tokens={"<s>": 256})
+    ids, _ = Chat("{{ bos_token }}{{ messages[0].content }}", "<s>").encode(tokenizer, [{"content": "a"}])
+    assert ids == [256, ord("a")]
+
+
 @pytest.mark.parametrize(
     "template, end",
     [
