@@ -122,7 +122,8 @@ DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(64) %}LINE{% endfo
         DOUBLING.replace("LINE", "{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
         DOUBLING.replace("LINE", "{% set ns.x = [ns.x, ns.x] | join %}"),
         DOUBLING.replace("LINE", "{% set ns.x = ns.x.replace('a', 'aa') %}").replace("64", "9999"),
-        "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+        "{% set r = range(99999) %}{% for i in r %}{% for j in r %}{% endfor %}{% endfor %}",
+        "{% for i in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
         "{{ 'x' * 10 ** 10 }}",
         "{{ 10 ** (10 ** 10) }}",
         "{{ [0] * 10 ** 10 }}",
@@ -141,7 +142,7 @@ DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(64) %}LINE{% endfo
 )
 def test_a_template_without_an_end_is_stopped(template, monkeypatch):
     monkeypatch.setattr(template_sandbox, "MOST_STEPS", 20_000)  # which takes less time to reach
-    with pytest.raises(UserError, match="chat template cannot be used"):
+    with pytest.raises(UserError, match="cannot be used: (it |OverflowError: Range too big)"):
         rendered(template)
 
 
