@@ -155,3 +155,55 @@ def test_names_of_special_tokens(model, tmp_path, config, old_map):
     messages = [{"role": "user", "content": "x"}]
     right = peer(tmp_path).apply_chat_template(messages, tokenize=False)
     assert chat_of(tmp_path).prompt(messages) == right
+
+
+WORDS = "the user asks and the assistant answers in a few words. hello there! [INST] and [/INST] are no tokens "
+
+
+def sentence_pieces():
+    """As of the first Llamas: a space before the text by a normalizer, bytes for what is unknown, BOS first."""
+    from tokenizers import Tokenizer, models, normalizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    control = ["<unk>", "<s>", "</s>"]
+    single = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=control + single, show_progress=False)
+    tokenizer.train_from_iterator(WORDS.split(), trainer)
+    contents = json.loads(tokenizer.to_str())
+    contents["added_tokens"] = [token for token in contents["added_tokens"] if token["content"] in control]
+    return contents | {"post_processor": bos_first("<s>", 1)}
+
+
+def byte_pairs():
+    """As of Llama 3: BOS first, by a post-processor."""
+    control = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot_id|>"]
+    tokenizer = BytePairTokenizer.train(WORDS * 3, 320, control)
+    return tokenizer, bos_first("<s>", tokenizer.special_tokens["<s>"])
+
+
+def bos_first(text, index):
+    sequence = [{"SpecialToken": {"id": text, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    known = {text: {"id": text, "ids": [index], "tokens": [text]}}
+    return {"type": "TemplateProcessing", "single": sequence, "pair": sequence, "special_tokens": known}
+
+
+@pytest.mark.parametrize("kind", ["sentence pieces", "byte pairs"])
+def test_nothing_is_added_to_a_conversation(tmp_path, kind):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    if kind == "sentence pieces":
+        contents = sentence_pieces()
+    else:
+        tokenizer, post_processor = byte_pairs()
+        tokenizer.save_pretrained(tmp_path)
+        contents = json.loads((tmp_path / "tokenizer.json").read_text()) | {"post_processor": post_processor}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "a"}))
+    theirs, ours, chat = peer(tmp_path), load_tokenizer(tmp_path), chat_of(tmp_path)
+    for name in ("llama 2", "llama 3", "chatml", "mistral v1", "zephyr", "vicuna"):
+        theirs.chat_template = TEMPLATES[name]
+        for about in ("a question", "three turns", "scripts", "lines", "control tokens"):
+            messages = CONVERSATIONS[about]
+            ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            assert replace(chat, template=TEMPLATES[name]).encode(ours, messages)[0] == ids, (name, about)
