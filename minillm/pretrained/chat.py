@@ -75,6 +75,8 @@ def ask(
         refuse_tokens(tokenizer, question)
     chat = chat_of(source, revision, name)
     ids, end = chat.encode(tokenizer, [{"role": "user", "content": question}])
+    if not ids:
+        raise UserError(f"{source}: its chat template makes no text of the question")
     return ids, {end, chat.end_of_turn(tokenizer)} - {None}
 
 

@@ -146,8 +146,8 @@ def _environment(template: str):
     def strftime_now(form):
         return datetime.datetime.now().strftime(form)
 
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    environment.filters["tojson"] = to_json
+    extensions = [Generation, loopcontrols]
+    environment = Sandbox({"tojson": to_json}, trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.globals.update(
         raise_exception=raise_exception, strftime_now=strftime_now, dict=Dict(), namespace=SafeNamespace
     )

@@ -17,23 +17,37 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 MOST_STEPS = 500_000
 LONGEST = 10_000_000  # characters of a text, members of a list
 CHARACTERS_A_STEP, MEMBERS_A_STEP = 10_000, 100  # texts and lists that are worked on count, too, by their length
+MOST_MEMBERS = 1_000_000  # of a list that is written out, those of the lists in it included
 MOST_BITS = 1 << 20  # of a whole number
 WIDTHS = ("batch", "center", "indent", "round", "slice", "truncate", "wordwrap")  # filters that are given a number
 WIDTHS += ("expandtabs", "generate_lorem_ipsum", "ljust", "rjust", "zfill")  # and functions
 FORMATS = ("format", "format_map")
+WRITTEN = (
+    "escape",
+    "e",
+    "forceescape",
+    "format",
+    "join",
+    "pprint",
+    "string",
+    "tojson",
+)  # filters that write a list out
 WIDE = re.compile(r"%[-+ #.0-9]*(?:\d{7}|\*)|\{[^{}]*(?:\d{7}|\{)")  # a width of a million, or one that is an argument
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one template, which is run again and again; the steps are those of the run that goes on."""
+    """The environment of one template, which is run again and again; the steps are those of the run that goes on.
+
+    filters: name -> function, beside those of jinja2.
+    """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
-    def __init__(self, **settings):
-        super().__init__(**settings)
+    def __init__(self, filters: dict, **settings):
+        super().__init__(finalize=_written, **settings)
         self.steps, self._program = 0, None
+        self.filters = {name: self._sized(function, name) for name, function in {**self.filters, **filters}.items()}
         self.step = self.step  # one object, which can be told by `is`
-        self.filters = {name: self._sized(function, name) for name, function in self.filters.items()}
 
     def run(self, template: str, variables: dict) -> str:
         """The text that the template makes. Raises whatever the template, jinja2 or Python raises."""
@@ -54,7 +68,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def joined(self, *values) -> str:
         """The operator ~"""
-        texts = list(map(str, values))
+        texts = [str(_written(value)) for value in values]
         _check_length(sum(map(len, texts)))
         return "".join(texts)
 
@@ -70,7 +84,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             _check_bits(left.bit_length() * right)
         elif operator == "%" and isinstance(left, str):
-            _check_call("format", [left])
+            _check_call("format", [left, right])
         result = super().call_binop(context, operator, left, right)
         self.short(result)
         return result
@@ -105,7 +119,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 args = list(map(_listed, args))
             _check_call(name, [*args[first:], *kwargs.values()])
             for value in args[first : first + 1]:
-                self.short(value)
+                self.short(_written(value) if name in WRITTEN else value)
             result = function(*args, **kwargs)
             self.short(result)
             return result
@@ -186,5 +200,20 @@ def _check_call(name: str, values: list) -> None:
             if isinstance(members, (list, tuple)):
                 total = sum(len(member) for member in members if isinstance(member, str))
                 _check_length(total + len(members) * max(map(len, texts), default=0))
-    elif name in FORMATS and isinstance(values[0], str) and WIDE.search(values[0]):
-        raise SecurityError("it formats a text with a width of a million or more, or one that is computed")
+    elif name in FORMATS and isinstance(values[0], str):
+        if WIDE.search(values[0]):
+            raise SecurityError("it formats a text with a width of a million or more, or one that is computed")
+        _written(values)
+
+
+def _written(value):
+    """A value that is to be written out: lists in lists in lists may be short, and their text without an end."""
+    stack, members = [value], 0
+    while stack:
+        inner = stack.pop()
+        if isinstance(inner, (dict, list, tuple)):
+            members += len(inner)
+            if members > MOST_MEMBERS:
+                raise SecurityError(f"it writes out a list of more than {MOST_MEMBERS:,} members")
+            stack.extend(inner.values() if isinstance(inner, dict) else inner)
+    return value

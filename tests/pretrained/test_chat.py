@@ -108,6 +108,7 @@ def test_whatever_fails_in_a_template_is_one_line(template, reason):
 
 
 DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(64) %}LINE{% endfor %}"
+WRITTEN_OUT = ["{{ ns.x }}", "{{ ns.x | tojson }}", "{{ '' ~ ns.x }}", "{{ '%s' % ns.x }}", "{{ '{}'.format(ns.x) }}"]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,7 @@ DOUBLING = "{% set ns = namespace(x='ab') %}{% for i in range(64) %}LINE{% endfo
     [
         "{% for i in range(1000000000) %}{% endfor %}",
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        *(DOUBLING.replace("LINE", "{% set ns.x = [ns.x, ns.x] %}") + end for end in WRITTEN_OUT),
         "{% for i in range(99999) %}{% for j in range(99999) | list %}{% break %}{% endfor %}{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(90) }}",
         DOUBLING.replace("LINE", "{% set ns.x = ns.x + ns.x %}"),
@@ -290,6 +292,12 @@ def test_templates_are_fetched_from_the_hub():
     assert fetched("chat_template.jinja") and fetched("additional_chat_templates/tool_use.jinja")
     assert fetched("tokenizer.model") and fetched("model-00001-of-00002.safetensors")
     assert not fetched("pytorch_model.bin") and not fetched("modeling_x.py")
+
+
+def test_a_template_that_writes_nothing_is_told(folder):
+    change(folder, chat_template="{% for m in messages %}{% endfor %}")
+    with pytest.raises(UserError, match="model: its chat template makes no text of the question"):
+        ask(folder, TOKENIZER, "Hi")
 
 
 def test_a_question_that_contains_special_tokens_may_be_refused(folder):
