@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.special import OF_DATA, Special
+
 
 class Split(str, Enum):
     """Which part of a text."""
@@ -35,6 +37,9 @@ def command(
             show_default=False,
         ),
     ] = None,
+    special: Annotated[
+        Optional[Special], typer.Option(help=f"{OF_DATA} A run reads as it was trained.", show_default=False)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Windows at a time; no influence on the result.", min=1)] = 12,
     dtype: Annotated[str, typer.Option(help="float32, float64, or on a GPU tf32 or bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
@@ -46,7 +51,8 @@ def command(
     """
     import sys
 
-    from minillm.training.text_evaluation import evaluate_text, run_text
+    from minillm.cli.special import end_of_text_note
+    from minillm.training.text_evaluation import evaluate_text, run_special, run_text
 
     sources = [*(data or []), *(files or [])]
     from minillm.pretrained import from_pretrained, tokenizer_of
@@ -56,7 +62,13 @@ def command(
     text = run_text(sources, model, part)
     name = ", ".join(sources) or "the run's own text"
     print(name + ("" if part == "all" else f", its {part} part"), file=sys.stderr)
-    result, bits = evaluate_text(language_model, tokenizer, text, batch_size)
+    reading = special.value if special else run_special(model)
+
+    def note(ids) -> None:
+        if line := end_of_text_note(tokenizer, ids):
+            print(line, file=sys.stderr)
+
+    result, bits = evaluate_text(language_model, tokenizer, text, batch_size, reading, note)
     print(
         f"tokens {result.tokens:,}  loss {result.loss:.4f}  perplexity {result.perplexity:.4f}  bits per byte {bits:.4f}"
     )

@@ -10,6 +10,7 @@ import typer
 
 from minillm.cli.generate_checks import DEFAULT_TOKENS, check_options
 from minillm.cli.options import is_given
+from minillm.cli.special import OF_A_PROMPT, Special
 
 
 class Order(str, Enum):
@@ -49,6 +50,7 @@ def command(
         Optional[str],
         typer.Option(help="The text to continue; if left out, what the model's texts begin with.", show_default=False),
     ] = None,
+    special: Annotated[Optional[Special], OF_A_PROMPT] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to write.", min=1)] = DEFAULT_TOKENS,
     stop: Annotated[
         Optional[list[str]], typer.Option(help="End before this text; may be given several times.", show_default=False)
@@ -133,6 +135,10 @@ def command(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a question: use the model's own template, print the answer.")
     ] = False,
+    chat_template: Annotated[
+        Optional[str],
+        typer.Option(help="With --chat: which template, of a model that has several, by name.", show_default=False),
+    ] = None,
     revision: Annotated[
         Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
     ] = None,
@@ -151,6 +157,7 @@ def command(
         show_comparison,
         stream_text,
     )
+    from minillm.data.special import doubles_bos, encode_prompt
     from minillm.errors import UserError
     from minillm.pretrained import from_pretrained, tokenizer_of
     from minillm.pretrained.ending import end_tokens
@@ -177,6 +184,11 @@ def command(
     Sampler(temperature, top_k, seed, **settings)  # raises before the model is opened
     if revision and Path(model).exists():
         remarks.append(f"--revision changes nothing: {model} is on this machine")
+    reading = special.value if special else ""
+    if chat_template and not chat:
+        raise UserError("--chat-template is the template of a conversation: use it with --chat")
+    if chat and reading == "text":
+        raise UserError("--special text: a conversation is read with its special tokens; refuse them, or leave it out")
     tokenizer = tokenizer_of(model, revision)
     float_dtype(dtype)  # text is written in the precision of the weights
     language_model = from_pretrained(model, dtype, revision).to(device)
@@ -188,18 +200,22 @@ def command(
     for remark in remarks:
         typer.echo(f"({remark})", err=True)
     if chat:
-        from minillm.pretrained.chat import chat_of
+        from minillm.pretrained.chat import ask, chat_of
 
-        template = chat_of(model, revision)
         if prompt is None:
+            chat_of(model, revision, chat_template)  # a model without a template is told first
             raise UserError("--chat: the prompt is the question, give it with --prompt")
-        ids, answer_end = template.encode(tokenizer, [{"role": "user", "content": prompt}])
-        end = end if answer_end is None or ignore_end else (*end, answer_end)
+        ids, answer_ends = ask(model, tokenizer, prompt, revision, chat_template, reading)
+        end = end if ignore_end else tuple(sorted({*end, *answer_ends}))
         start = ""
     elif prompt is None:
         ids, start = start_of_text(tokenizer)
     else:
-        ids, start = tokenizer.encode(prompt), prompt
+        ids, start = encode_prompt(tokenizer, prompt, reading or "text"), prompt
+        if doubles_bos(tokenizer, prompt, reading):
+            typer.echo(
+                f"(the prompt begins with {tokenizer.bos_token}, which is not put before it once more)", err=True
+            )
     if min_tokens and not end:
         raise UserError(
             f"--min-tokens {min_tokens}: {model} knows no end of text that could come too early; leave it out"

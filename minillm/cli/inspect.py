@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.special import OF_A_PROMPT, Special
 from minillm.errors import UserError
 
 
@@ -16,6 +17,7 @@ def command(
         typer.Argument(help="A run folder, a Hugging Face folder or hub model (owner/model), a GGUF or llama2.c file."),
     ],
     text: Annotated[str, typer.Option(help="The text that goes through the model.")],
+    special: Annotated[Optional[Special], OF_A_PROMPT] = None,
     tensor: Annotated[
         Optional[str],
         typer.Option(help="A tensor of the table: its code, its gradient's, and a check of it.", show_default=False),
@@ -53,10 +55,11 @@ def command(
     if layer and every:
         raise UserError("--all shows every block: leave out --layer")
     language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
+    reading = special.value if special else "text"
     if tensor is not None:
         with Console(stderr=True).status("finite differences ..."):
-            closer = inspect_tensor(language_model, tokenizer, text, tensor)
+            closer = inspect_tensor(language_model, tokenizer, text, tensor, reading)
         print(format_closer(closer))
         raise typer.Exit(0 if closer.check.passed else 1)
-    inspection = inspect_text(language_model, tokenizer, text)
+    inspection = inspect_text(language_model, tokenizer, text, reading)
     print(json_lines(inspection) if json else format_table(inspection, layer or [], every))

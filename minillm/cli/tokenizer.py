@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.special import OF_A_TEXT, Special
 from minillm.cli.streams import read_input
 from minillm.errors import UserError
 from minillm.files import refuse_utf_16
@@ -75,17 +76,19 @@ def encode(
     text: Annotated[
         Optional[str], typer.Argument(help="The text; standard input if left out.", show_default=False)
     ] = None,
-    allow_special: Annotated[
-        bool, typer.Option("--allow-special", help="Special tokens in the text become their ids.")
-    ] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Special tokens in the text are text like any other.")] = False,
+    allow_special: Annotated[bool, typer.Option("--allow-special", help="The same as --special allow.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="The same as --special text.")] = False,
+    special: Annotated[Special, OF_A_TEXT] = Special.refuse,
 ) -> None:
     """Print the ids of a text, separated by spaces."""
+    from minillm.data import encode_data
+
     if allow_special and plain:
         raise UserError("--allow-special and --plain are two ways to read special tokens: choose one")
     opened = _open(tokenizer)
     text = read_input() if text is None else text
-    print(*opened.encode(text, "all" if allow_special else (), () if plain else "all"))
+    reading = "allow" if allow_special else "text" if plain else special.value
+    print(*encode_data(opened, text, reading))
 
 
 @app.command()

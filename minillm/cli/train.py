@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.special import OF_DATA
+
 _RUN, _MODEL, _STEPS, _EVAL = "The run", "The model", "How it learns", "Evaluation"
 
 
@@ -23,6 +25,7 @@ def command(
             _RUN, "What to learn from: python-docs (built in), shakespeare (downloaded once), or UTF-8 text files."
         ),
     ] = None,
+    special: Annotated[Optional[str], _option(_RUN, OF_DATA)] = None,
     preset: Annotated[
         str, _option(_RUN, "A set of settings by name; see below. The other options change it.")
     ] = "default",

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from minillm.cli.special import end_of_text_note
 from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
 from minillm.errors import UserError
 from minillm.files import describe_os_error
@@ -120,6 +121,8 @@ def _describe(run: Run, console: Console) -> None:
         f"{len(run.validation_tokens):,} to validate on",
         soft_wrap=True,
     )
+    if line := end_of_text_note(run.tokenizer, run.train_tokens, run.validation_tokens):
+        console.print(line, soft_wrap=True, markup=False)
     if run.progress.step:
         console.print(f"resuming {run.folder} at step {run.progress.step} of {settings.max_steps}")
 

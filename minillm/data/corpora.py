@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
 from minillm.files import decode_text, write_atomically
 
@@ -34,8 +35,11 @@ def load_text(sources: list[str]) -> str:
 
 
 def split_text(text: str, train_fraction: float = 0.9) -> tuple[str, str]:
-    """The first part, for training, and the rest, for validation."""
+    """The first part, for training, and the rest, for validation. An end of text where the cut would be stands in the rest."""
     cut = int(len(text) * train_fraction)
+    for token in END_OF_TEXT:
+        at = text.rfind(token, max(cut - len(token) + 1, 0), cut + len(token) - 1)
+        cut = at if 0 <= at < cut else cut
     return text[:cut], text[cut:]
 
 

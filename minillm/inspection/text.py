@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.data import encode_prompt
 from minillm.errors import UserError
 from minillm.inspection.checking import Check, check_tensor
 from minillm.inspection.recording import Record, Tensor, record
@@ -33,21 +34,24 @@ class Closer:
     check: Check
 
 
-def inspect_text(model, tokenizer, text: str) -> Inspection:
-    """One forward and one backward pass over a text, as in training, but with dropout off."""
-    ids = _encoded(model, tokenizer, text)
+def inspect_text(model, tokenizer, text: str, special: str = "text") -> Inspection:
+    """One forward and one backward pass over a text, as in training, but with dropout off.
+
+    special: how special tokens in the text are read (data/special.py).
+    """
+    ids = _encoded(model, tokenizer, text, special)
     _turn_dropout_off(model)
     tokens = [tokenizer.decode([token]) for token in ids]
     return Inspection(model, tokens, record(model, *_shifted(ids)))
 
 
-def inspect_tensor(model, tokenizer, text: str, name: str) -> Closer:
+def inspect_tensor(model, tokenizer, text: str, name: str, special: str = "text") -> Closer:
     """One tensor of that pass, in float64 on the CPU: the only place where finite differences say anything.
 
     name: as in the record; a parameter's name in a model folder will do too. Raises UserError for any other name, and for a
     parameter that is frozen.
     """
-    ids, name = _encoded(model, tokenizer, text), name.removeprefix(f"{model.body_name}.")
+    ids, name = _encoded(model, tokenizer, text, special), name.removeprefix(f"{model.body_name}.")
     model = model.replica("float64")
     _turn_dropout_off(model)
     recorded = record(model, *_shifted(ids), keep=name)
@@ -58,8 +62,8 @@ def inspect_tensor(model, tokenizer, text: str, name: str) -> Closer:
     return Closer(tensor, forward_passages(tensor), gradient_passages(tensor), check)
 
 
-def _encoded(model, tokenizer, text: str) -> list[int]:
-    ids, longest = tokenizer.encode(text), model.config.context_length + 1
+def _encoded(model, tokenizer, text: str, special: str) -> list[int]:
+    ids, longest = encode_prompt(tokenizer, text, special), model.config.context_length + 1
     if len(ids) < 2:
         raise UserError(f"the text has {len(ids)} token, at least 2 are needed: the second is predicted from the first")
     if len(ids) > longest:

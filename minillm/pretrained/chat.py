@@ -1,86 +1,108 @@
 """Conversations with models that were trained for them: the model's own template turns messages into the text it knows.
 
-The template is a program in the language of jinja2, written by whoever made the model. It runs in jinja2's sandbox, in which it
-can reach nothing but the messages.
+    [{"role": "user", "content": "Hi"}]   ->   "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"   ->   ids
+
+The template writes everything that the model is to see, BOS included. So its text is encoded with nothing added, and control
+tokens in it become their ids, those that a user has typed, too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from minillm.errors import MissingExtra, UserError
-from minillm.files import read_json, read_text
+from minillm.data.special import refuse_tokens, special_tokens
+from minillm.errors import UserError
 from minillm.pretrained import model_chain
-from minillm.pretrained.gguf import is_gguf, open_gguf
-from minillm.tokenizers.tokenizer import CONFIG_FILE
+from minillm.pretrained.chat_files import DEFAULT, folder_names, folder_templates, gguf_names, gguf_templates
+from minillm.pretrained.chat_rendering import render
+from minillm.pretrained.gguf import is_gguf
+
+ASKED, ANSWERED = "Question", "Answer 7351"  # a short conversation, to see what a template writes after an answer
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A model's template, and the texts of its tokens BOS and EOS."""
+    """A model's template, the texts of its tokens BOS and EOS ("" if it has none), and its other special tokens by name."""
 
     template: str
-    bos: str
-    eos: str
+    bos: str = ""
+    eos: str = ""
+    others: dict[str, str] = field(default_factory=dict)
 
-    def prompt(self, messages: list[dict[str, str]]) -> str:
+    def prompt(self, messages: list[dict], add_generation_prompt: bool = True) -> str:
         """The text to continue from, for messages such as {"role": "user", "content": "Hello"}. Raises UserError where the
-        template refuses them."""
+        template refuses them, or fails."""
+        named = {name: text for name, text in (("bos_token", self.bos), ("eos_token", self.eos)) if text}
+        return render(self.template, messages, {**self.others, **named}, add_generation_prompt)
+
+    def encode(self, tokenizer, messages: list[dict]) -> tuple[list[int], int | None]:
+        """The ids of the prompt, and the id of the model's EOS (None if the tokenizer has none)."""
+        text, special = self.prompt(messages), special_tokens(tokenizer)
+        if not special:
+            return tokenizer.encode(text), None
+        return tokenizer.encode(text, allowed_special="all", add_special_tokens=False), special.get(self.eos)
+
+    def end_of_turn(self, tokenizer) -> int | None:
+        """The id of the control token that the template writes after an answer; None if it writes none, or takes no answer."""
+        messages = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
         try:
-            from jinja2 import TemplateError
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
-        except ImportError:
-            raise MissingExtra("a conversation", "the package jinja2", "gguf") from None
-
-        def refuse(message):
-            raise TemplateError(message)
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = refuse
-        try:
-            return environment.from_string(self.template).render(
-                messages=messages, add_generation_prompt=True, bos_token=self.bos, eos_token=self.eos
-            )
-        except TemplateError as error:
-            raise UserError(f"the model's chat template cannot be used: {error}") from None
-
-    def encode(self, tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], int | None]:
-        """The ids of the prompt, and the id that ends the answer (None if the tokenizer has none)."""
-        ids = tokenizer.encode(self.prompt(messages), allowed_special="all", add_special_tokens=False)
-        return ids, tokenizer.special_tokens.get(self.eos, getattr(tokenizer, "eos", None))
+            text = self.prompt(messages, add_generation_prompt=False)
+        except UserError:  # what is asked will be refused, too, or needs other messages than these
+            return None
+        _, answer, rest = text.rpartition(ANSWERED)
+        rest = rest.lstrip()
+        special = special_tokens(tokenizer)
+        found = [token for token in special if token and rest.startswith(token)] if answer else []
+        return special[max(found, key=len)] if found else None
 
 
-def chat_of(source: str | Path, revision: str | None = None) -> Chat:
+def ask(
+    source: str | Path,
+    tokenizer,
+    question: str,
+    revision: str | None = None,
+    name: str | None = None,
+    special: str = "",
+) -> tuple[list[int], set[int]]:
+    """The ids of a conversation that begins with a question, and those that end the answer to it.
+
+    special: "refuse" to raise UserError where the question contains a special token; as the template is read with special
+    tokens, those in a question are tokens otherwise.
+    """
+    if special == "refuse":
+        refuse_tokens(tokenizer, question)
+    chat = chat_of(source, revision, name)
+    ids, end = chat.encode(tokenizer, [{"role": "user", "content": question}])
+    if not ids:
+        raise UserError(f"{source}: its chat template makes no text of the question")
+    return ids, {end, chat.end_of_turn(tokenizer)} - {None}
+
+
+def chat_of(source: str | Path, revision: str | None = None, name: str | None = None) -> Chat:
     """The template of a GGUF file, or of a folder or hub model as `from_pretrained` opens it; an adapter without one has its
-    model's. Raises UserError for a model without one."""
+    model's.
+
+    name: which one, of a model with several; if left out, the one named "default". Raises UserError for a model without
+    one, and for a name that none of them has.
+    """
+    templates, names = {}, {}
     for path in model_chain(source, revision):
-        template = bos = eos = None
         if path.is_dir():
-            template, bos, eos = _from_folder(path)
+            templates, names = folder_templates(path), folder_names(path)
         elif is_gguf(path):
-            template, bos, eos = _from_gguf(path)
-        if isinstance(template, str):
-            return Chat(template, bos or "", eos or "")
-    raise UserError(f"{source} has no chat template: it was not made for conversations; leave out --chat")
+            templates, names = gguf_templates(path), gguf_names(path)
+        if templates:
+            break
+    template = _chosen(templates, name, source)
+    bos, eos = (names.pop(token) if names.get(token) else "" for token in ("bos_token", "eos_token"))
+    return Chat(template, bos, eos, names)
 
 
-def _from_gguf(path: Path):
-    file = open_gguf(path)
-    if "tokenizer.chat_template" not in file.settings:
-        return None, None, None
-    tokens = file.setting("tokenizer.ggml.tokens", list)
-    ids = [file.settings.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
-    texts = [tokens[i] if isinstance(i, int) and 0 <= i < len(tokens) else "" for i in ids]
-    return file.settings.get("tokenizer.chat_template"), *texts
-
-
-def _from_folder(folder: Path):
-    path = folder / CONFIG_FILE
-    contents = read_json(path) if path.is_file() else {}
-    texts = [contents.get(f"{name}_token") for name in ("bos", "eos")]
-    texts = [text.get("content") if isinstance(text, dict) else text for text in texts]
-    template, alone = contents.get("chat_template"), folder / "chat_template.jinja"
-    if alone.is_file():
-        template = read_text(alone)
-    return template, *texts
+def _chosen(templates: dict[str, str], name: str | None, source) -> str:
+    if not templates:
+        raise UserError(f"{source} has no chat template: it was not made for conversations; leave out --chat")
+    if (name or DEFAULT) in templates:
+        return templates[name or DEFAULT]
+    missing = f'no chat template named "{name}"' if name else "several chat templates and no default"
+    raise UserError(f"{source} has {missing}: choose one with --chat-template: {', '.join(sorted(templates))}")

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from minillm.data.special import end_of_text
 from minillm.errors import UserError
 from minillm.files import read_json
 from minillm.models.folder import CONFIG_FILE, GENERATION_FILE
 from minillm.pretrained.carried import carried_from
 from minillm.pretrained.gguf import is_gguf
 from minillm.pretrained.sources import model_chain
-from minillm.tokenizers import ScoreTokenizer
-from minillm.tokenizers.byte_pair_files import END_OF_TEXT
 
 
 def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
     """The ids that end a text of the model that `source` names; none for a model that knows no end.
 
     Of a folder those of generation_config.json, else of config.json, else of the model that it is an adapter of, else the
-    tokenizer's own; of a GGUF file its end of text and of turn; of a llama2.c file both of its control tokens, since one
-    story is followed by the beginning of the next. Raises UserError for a file that names something else than ids.
+    tokenizer's own; of a GGUF file its end of text, of turn and of message; of a llama2.c file both of its control tokens,
+    since one story is followed by the beginning of the next. Raises UserError for a file that names something else than ids.
     """
     for path in model_chain(source, revision):
         ids = _of_file(path, tokenizer) if path.is_file() else _of_folder(path)
         if ids is not None:
             return ids
-    if isinstance(tokenizer, ScoreTokenizer):
-        return () if tokenizer.eos is None else (tokenizer.eos,)
-    end = getattr(tokenizer, "special_tokens", {}).get(END_OF_TEXT)
-    return () if end is None else (end,)
+    return tuple(sorted(end_of_text(tokenizer).values()))
 
 
 def _of_file(path: Path, tokenizer) -> tuple[int, ...]:

@@ -8,7 +8,16 @@ from pathlib import Path
 from minillm.errors import MissingExtra, UserError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ["*.json", "*.safetensors", "merges.txt", "vocab.bpe"]  # no pickles, no programs
+WANTED = [  # no pickles, no programs
+    "*.json",
+    "*.safetensors",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "merges.txt",
+    "vocab.bpe",
+    "tokenizer.model",
+    "*.tiktoken",
+]
 
 
 def looks_like_hub_name(name: str) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from minillm.backend import to_device
-from minillm.data import load_text, open_tokens, split_text, write_tokens
+from minillm.data import encode_data, load_text, open_tokens, split_text, write_tokens
+from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
 from minillm.files import remove_leftovers
 from minillm.matmul import check_gpu
@@ -132,7 +133,7 @@ def start_run(
     else:
         tokenizer = _make_tokenizer(settings, text)
         config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
-    splits = [tokenizer.encode(part) for part in split_text(text)]
+    splits = [encode_data(tokenizer, part, settings.special) for part in split_text(text)]
     for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
         if len(ids) < least:
             raise UserError(
@@ -169,10 +170,16 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
 
 
 def _make_tokenizer(settings: TrainingSettings, text: str) -> Tokenizer:
-    """A new tokenizer, of the characters of the whole text or of the byte pairs of its training part."""
+    """A new tokenizer, of the characters of the whole text or of the byte pairs of its training part.
+
+    Where documents are separated by <|endoftext|> that is a token of its own, and nothing is learned from its letters.
+    """
     if settings.tokenizer == "char":
         return CharacterTokenizer.train(text)
-    return BytePairTokenizer.train(split_text(text)[0], vocab_size=settings.vocab_size or DEFAULT_BYTE_PAIRS)
+    separators = [token for token in END_OF_TEXT if token in text and settings.special != "text"][:1]
+    training = split_text(text)[0]
+    documents = training.split(separators[0]) if separators else training
+    return BytePairTokenizer.train(documents, settings.vocab_size or DEFAULT_BYTE_PAIRS, separators)
 
 
 def _open_initial_model(settings: TrainingSettings, model_fields: dict):

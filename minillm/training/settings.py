@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from minillm.data.special import check_choice
 from minillm.errors import UserError
 from minillm.optim import OPTIMIZERS, make_schedule
 from minillm.optim.adamw import check_settings
@@ -22,6 +23,7 @@ class TrainingSettings:
     (0: all). early_stop: evaluations without a better validation loss after which training ends, 0 for never.
     sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
     (minillm/precision.py); what is stored is float32 for all but float64.
+    special: how special tokens in the text are read, one of data/special.py's CHOICES, "" for the end of text alone.
     tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
     for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
     lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the
@@ -52,6 +54,7 @@ class TrainingSettings:
     early_stop: int = 0
     sample_tokens: int = 120
     dtype: str = "float32"
+    special: str = ""
     tokenizer: str = "char"
     vocab_size: int = 0
     init: str = ""
@@ -66,6 +69,7 @@ class TrainingSettings:
         self._check_whole(
             0, "seed", "warmup_steps", "eval_windows", "early_stop", "sample_tokens", "lora_rank", "vocab_size"
         )
+        check_choice(self.special)
         if self.tokenizer not in TOKENIZERS:
             raise UserError(f'unknown tokenizer "{self.tokenizer}": use one of {", ".join(TOKENIZERS)}')
         if self.vocab_size and self.tokenizer != "bpe":

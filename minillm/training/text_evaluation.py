@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minillm.data import load_text, split_text
+from minillm.data import encode_data, load_text, split_text
 from minillm.errors import UserError
 from minillm.training.checkpoint import read_state
 from minillm.training.evaluation import Evaluation, evaluate_model
@@ -26,11 +26,27 @@ def run_text(sources: list[str], model_folder: Path, split: str) -> str:
     return {"all": text, "train": train, "validation": validation}[split]
 
 
-def evaluate_text(model, tokenizer, text: str, batch_size: int) -> tuple[Evaluation, float]:
-    """(loss on every token but the first, bits per byte of the text that was predicted)."""
-    ids = np.array(tokenizer.encode(text))
+def run_special(model_folder: Path) -> str:
+    """How the run in `model_folder` reads special tokens in a text; "", what is usual for data, for any other model."""
+    try:
+        _, description = read_state(Path(model_folder))
+    except UserError:
+        return ""
+    return description["settings"].get("special", "")
+
+
+def evaluate_text(
+    model, tokenizer, text: str, batch_size: int, special: str = "", noted=lambda ids: None
+) -> tuple[Evaluation, float]:
+    """(loss on every token but the first, bits per byte of the text that was predicted).
+
+    special: how special tokens in the text are read (data/special.py). noted: is called with the ids before the work begins.
+    """
+    ids = np.array(encode_data(tokenizer, text, special))
+    noted(ids)
     if len(ids) < 2:
         raise UserError(f"the text has {len(ids)} token, at least 2 are needed: the second is predicted from the first")
     result = evaluate_model(model, ids, batch_size)
-    predicted_bytes = len(text.encode("utf-8")) - len(tokenizer.decode([int(ids[0])]).encode("utf-8"))
+    first = tokenizer.decode([int(ids[0])])  # which is in the text, or is the BOS that was put before it
+    predicted_bytes = len(text.encode("utf-8")) - (len(first.encode("utf-8")) if text.startswith(first) else 0)
     return result, result.bits_per_byte(predicted_bytes)

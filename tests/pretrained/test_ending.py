@@ -37,6 +37,14 @@ def test_of_a_folder_whose_tokenizer_has_an_end(folder):
     assert end_tokens(folder, byte_pairs) == (byte_pairs.special_tokens["<|endoftext|>"],)
 
 
+def test_of_a_folder_whose_tokenizer_names_its_end(folder):
+    class Named(BytePairTokenizer):
+        eos_token = "<|x|>"
+
+    byte_pairs = Named([bytes([b]) for b in range(256)] + [b"<|x|>"], [], special_tokens={"<|x|>": 256})
+    assert end_tokens(folder, byte_pairs) == (256,)
+
+
 def test_of_an_adapter(folder, tmp_path):
     """Its own files say nothing: it ends where its model does, and asks as its model is asked."""
     adapter = tmp_path / "adapter"
@@ -69,6 +77,15 @@ def test_of_files(tmp_path):
     def add_end_of_turn(writer):
         add_byte_pairs(writer)
         writer.add_eot_token_id(7)
+        writer.add_eom_token_id(8)
 
     path = write_gguf(tmp_path / "turn.gguf", minillm.Llama(LLAMA, seed=1), change=add_end_of_turn)
-    assert end_tokens(path, tokenizer) == (7, tokenizer.special_tokens["<|end|>"])
+    assert end_tokens(path, tokenizer) == (7, 8, tokenizer.special_tokens["<|end|>"])
+
+    def add_what_is_no_id(writer):
+        add_byte_pairs(writer)
+        writer.add_string("tokenizer.ggml.eot_token_id", "<|end|>")
+
+    path = write_gguf(tmp_path / "wrong.gguf", minillm.Llama(LLAMA, seed=1), change=add_what_is_no_id)
+    with pytest.raises(UserError, match="tokenizer.ggml.eot_token_id is '<|end|>', expected int"):
+        end_tokens(path, tokenizer)

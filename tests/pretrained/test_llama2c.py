@@ -46,7 +46,7 @@ def test_scores_decide_what_is_merged(tmp_path):
     assert tokenizer.encode("abc") == [1, ids[" ab"], ids["c"]]
     assert tokenizer.encode("cab a") == [1, ids[" "], ids["c"], ids["ab"], ids[" a"]]
     assert tokenizer.encode("é") == [1, ids[" "], 3 + 0xC3, 3 + 0xA9]
-    assert tokenizer.encode("") == [1] and tokenizer.encode("", with_bos=False) == []
+    assert tokenizer.encode("") == [1] and tokenizer.encode("", add_special_tokens=False) == []
     for text in ("ab", "abc abc", "é 東 a\n", " a"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
     with pytest.raises(UserError, match="lone surrogate"):

@@ -115,7 +115,7 @@ def test_prompt_and_stream_are_the_whole_text(kind):
 
 def test_a_stop_string_that_begins_with_a_space():
     tokenizer = TOKENIZERS["scores"]
-    prompt, new = tokenizer.encode("ab"), tokenizer.encode("ab", with_bos=False)
+    prompt, new = tokenizer.encode("ab"), tokenizer.encode("ab", add_special_tokens=False)
     stream = TextStream(tokenizer, [" ab"], prompt)
     assert "".join(stream.push(token) for token in new) == "" and stream.stopped
 

@@ -1,0 +1,39 @@
+"""The option --special, which several commands have."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import typer
+
+
+class Special(str, Enum):
+    """How special tokens that stand in a text are read."""
+
+    allow = "allow"
+    text = "text"
+    refuse = "refuse"
+
+
+_READ = "read them as tokens (allow), as letters (text), or refuse them"
+OF_A_PROMPT = typer.Option(
+    help=f"Special tokens in the text, such as <|endoftext|>: {_READ}. If left out, they are letters; in a question "
+    "of --chat, tokens.",
+    show_default=False,
+)
+OF_A_TEXT = typer.Option(help=f"Special tokens in the text: {_READ}.")
+OF_DATA = (
+    f"Special tokens in the text: {_READ}. If left out, the model's end of text, such as <|endoftext|> between documents, "
+    "is a token, and others are refused."
+)
+
+
+def end_of_text_note(tokenizer, *ids) -> str | None:
+    """How often the end of text stands among ids; None where it does not."""
+    import numpy as np
+
+    from minillm.data import end_of_text
+
+    ends = end_of_text(tokenizer)
+    count = sum(int(np.isin(part, list(ends.values())).sum()) for part in ids)
+    return f"{count:,} of them {'is' if count == 1 else 'are'} the end of text, {' or '.join(ends)}" if count else None
