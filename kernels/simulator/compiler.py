@@ -24,7 +24,7 @@ DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (s
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
 KERNEL_FLAGS = ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
-KERNEL_FLAGS += ("-Wno-narrowing",)
+KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a macro is at its use
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
 OBSERVED_FLAGS += ("-fno-builtin-memcpy", "-fno-builtin-memmove", "-fno-builtin-memset")  # cuda_memory.h

@@ -175,20 +175,21 @@ inline float rnorm4df(float a, float b, float c, float d) { return static_cast<f
 inline double rhypot(double x, double y) { return 1.0 / hypot(x, y); }
 inline float rhypotf(float x, float y) { return static_cast<float>(rhypot(x, y)); }
 
-inline float __expf(float x) { return expf(x); }
-inline float __exp10f(float x) { return exp10f(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __log2f(float x) { return log2f(x); }
-inline float __log10f(float x) { return log10f(x); }
-inline float __sinf(float x) { return sinf(x); }
-inline float __cosf(float x) { return cosf(x); }
-inline float __tanf(float x) { return tanf(x); }
-inline float __tanhf(float x) { return tanhf(x); }
-inline void __sincosf(float x, float* sine, float* cosine) { sincosf(x, sine, cosine); }
-inline float __powf(float x, float y) { return powf(x, y); }
-inline float __fdividef(float x, float y) { return x / y; }
-inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
-inline float __frsqrt_rn(float x) { return rsqrtf(x); }
+// <math.h> of GNU declares some of these names, too.
+extern "C" inline float __expf(float x) noexcept { return expf(x); }
+extern "C" inline float __exp10f(float x) noexcept { return exp10f(x); }
+extern "C" inline float __logf(float x) noexcept { return logf(x); }
+extern "C" inline float __log2f(float x) noexcept { return log2f(x); }
+extern "C" inline float __log10f(float x) noexcept { return log10f(x); }
+extern "C" inline float __sinf(float x) noexcept { return sinf(x); }
+extern "C" inline float __cosf(float x) noexcept { return cosf(x); }
+extern "C" inline float __tanf(float x) noexcept { return tanf(x); }
+extern "C" inline float __tanhf(float x) noexcept { return tanhf(x); }
+extern "C" inline void __sincosf(float x, float* sine, float* cosine) noexcept { sincosf(x, sine, cosine); }
+extern "C" inline float __powf(float x, float y) noexcept { return powf(x, y); }
+extern "C" inline float __fdividef(float x, float y) noexcept { return x / y; }
+extern "C" inline float __saturatef(float x) noexcept { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }
+extern "C" inline float __frsqrt_rn(float x) noexcept { return rsqrtf(x); }
 
 #define MINILLM_MIN_MAX(TYPE)                               \
     inline TYPE min(TYPE a, TYPE b) { return b < a ? b : a; } \
