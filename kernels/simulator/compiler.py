@@ -49,7 +49,9 @@ sm_30_intrinsics.h sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.
 library_types.h helper_cuda.h helper_functions.h helper_string.h helper_timer.h helper_image.h book.h
 cooperative_groups/reduce.h cooperative_groups/scan.h
 """.split()
-HOST_LIBRARIES = re.compile(r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h")
+HOST_LIBRARIES = re.compile(
+    r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
+)
 # Ours that stand before the user's macros if the source asks for them.
 FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
@@ -143,7 +145,8 @@ def kernel_library(
 
 def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes]) -> str:
     """What g++ compiles: the simulator's headers, the source at its own lines, and an entry for each kernel."""
-    wanted = {name for part in (text, *(each.decode("utf-8", "replace") for each in included)) for name in INCLUDE.findall(part)}
+    texts = [text, *(each.decode("utf-8", "replace") for each in included)]
+    wanted = {name for part in texts for name in INCLUDE.findall(part)}
     headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]

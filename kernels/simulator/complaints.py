@@ -14,16 +14,16 @@ ABSENT = (
     (r"thrust", "thrust in device code", "a loop, or __shfl_down_sync and atomicAdd"),
     (r"cute|cutlass", "CUTLASS", "plain loops over shared memory"),
     (r"curand\w*|CURAND\w*", "curand", "a generator of your own, such as kernels/philox.cuh"),
-    (r"tex[123]D\w*|tex2DLod|tex1Dfetch|texture\w*|cudaTextureObject_t|textureReference", "texture memory", "a pointer, or __ldg"),
+    (r"tex[123]D\w*|texture\w*|cudaTextureObject_t", "texture memory", "a pointer, or __ldg"),
     (r"surf\w*|cudaSurfaceObject_t", "surface memory", "a pointer"),
     (r"CUtensorMap|__grid_constant_tensor|cp_async_bulk\w*", "TMA", "plain loads into shared memory"),
-    (r"__cluster_dims__|__block_size__|cluster\w*|cg_cluster|this_cluster|__cluster\w*", "clusters of blocks", "one block and its shared memory"),
+    (r"__block_size__|cluster\w*|this_cluster|__cluster\w*", "clusters of blocks", "one block and its shared memory"),
     (r"barrier|pipeline|memcpy_async|wait_prior|wait|__pipeline\w*|cuda", "libcu++ (cuda::) and asynchronous copies",
      "plain loads and __syncthreads, or kernels/async_copy.cuh"),
     (r"__shfl|__shfl_(?:up|down|xor)", "{0}, which CUDA has removed", "{0}_sync with a mask"),
     (r"__any|__all|__ballot", "{0}, which CUDA has removed", "{0}_sync with a mask"),
-    (r"this_multi_grid|multi_grid_group|labeled_partition|binary_partition|invoke_one\w*|memcpy_async", "{0}", "the mask of __ballot_sync"),
-    (r"cudaMalloc\w*|cudaFree\w*|cudaMemcpy\w*|cudaMemset\w*", "{0} in a kernel", "memory that the host passes as an argument (--arg)"),
+    (r"this_multi_grid|multi_grid_group|(?:labeled|binary)_partition|invoke_one\w*", "{0}", "the mask of __ballot_sync"),
+    (r"cuda(?:Malloc|Free|Memcpy|Memset)\w*", "{0} in a kernel", "memory that the host passes as an argument (--arg)"),
     (r"cudaDeviceSynchronize|cudaStream\w*|cudaEvent\w*|cudaLaunch\w*|cudaGetParameterBuffer\w*", "{0} in a kernel",
      "__syncthreads within a block, and a kernel of its own for what comes after"),
     (r"cuda[A-Z]\w*|cu[A-Z][a-z]\w*|cublas\w*|cusparse\w*|cufft\w*|cudnn\w*", "{0}, which belongs to the host,",
@@ -47,7 +47,7 @@ HEADERS = {
 }  # fmt: skip
 ERROR = re.compile(r"^(?P<file>.*?):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
 ENTRY = re.compile(r"<kernel (\d+)>")
-PTX = re.compile(r"no such instruction|impossible constraint in .asm|invalid .asm|bad register|inconsistent operand constraints")
+PTX = re.compile(r"no such instruction|impossible constraint in .asm|invalid .asm|bad register|inconsistent operand")
 
 
 def explain(log: str, file: str, source: str, entries: tuple[str, ...], kernels: list[KernelText], internal: str) -> str:
@@ -139,7 +139,8 @@ def _absent(text: str, line: str) -> str | None:
         return said[1] or said[2] or "a static_assert of the source does not hold"
     if "<<<" in line:
         return "launches from inside a kernel are not in the simulator; use a loop, or one kernel after the other"
-    named = [word for quoted in re.findall(r"'([^']*)'", text.split("; did you mean")[0]) for word in re.findall(r"\w+", quoted)]
+    quoted = " ".join(re.findall(r"'([^']*)'", text.split("; did you mean")[0]))
+    named = re.findall(r"\w+", quoted)
     missing = re.search(
         r"was not declared|has not been declared|does not name a type|not a namespace|is not a member|no matching function"
         r"|is not a class|no template named|expected|variable or field|incomplete type|not a template|has no member",
@@ -181,7 +182,7 @@ def _in_plain_words(text: str) -> str:
         return f"there is no {call['name']} that takes ({_plain_types(call['types'])})"
     if hint and "minillm" in hint[1]:
         text = text[: hint.start()]
-    return f"{_plain_types(re.sub(r' [[]with .*', '', text))} (g++ does not accept the kernel)"
+    return f"{_plain_types(re.sub(r' \[with .*', '', text))} (g++ does not accept the kernel)"
 
 
 def _plain_types(text: str) -> str:

@@ -29,7 +29,7 @@ class CompilerMissing(UserError):
 
     def __init__(self):
         if os.environ.get("CXX"):
-            super().__init__(f"CXX names the compiler {os.environ['CXX']!r}, which is not there: unset it, or name g++ by its path")
+            super().__init__(f"CXX names the compiler {os.environ['CXX']!r}, which is not there: unset it, or name g++'s path")
             return
         super().__init__(
             'device "cudasim" compiles CUDA kernels with g++, which is not installed: '

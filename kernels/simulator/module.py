@@ -254,6 +254,11 @@ class Kernel:
             records = [launch.profile[i] for i in range(launch.profiled)]
             (chosen.profile or self.module.profile).add(self.name, library.path, records, self.module.named_code())
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters; empty where the source does not show them."""
+        return self._names
+
     def label(self, position: int) -> str:
         """How messages call an argument."""
         name = f" ({self._names[position]})" if position < len(self._names) else ""

@@ -20,7 +20,7 @@ NAME_OF_FUNCTION = re.compile(r"(~?\w+|operator\s*[^\s(]+)\s*$")
 
 
 class KernelText(NamedTuple):
-    """A kernel as its source has it. name: with its namespaces. template: its template parameters, None if it is no template."""
+    """A kernel as its source has it. name: with its namespaces. template: its template parameters, None if it has none."""
 
     name: str
     template: str | None
@@ -164,8 +164,8 @@ def split_list(text: str) -> list[str]:
 def without_host_code(source: str) -> tuple[str, list[str]]:
     """The source with blanks in place of what only the host can compile, and the names of what was left out.
 
-    Left out are `main`, host functions and declarations that launch kernels or call the CUDA runtime, and, in such a file, the host's
-    other functions that no device code names. Nothing is if the file has no such part. Line numbers stay.
+    Left out are `main`, host functions and declarations that launch kernels or call the CUDA runtime, and, in such a file,
+    the host's other functions that no device code names. Nothing is if the file has no such part. Line numbers stay.
     """
     plain, given = masked(source), functions(source)
     macros = _macros(source)
@@ -188,11 +188,12 @@ def without_host_code(source: str) -> tuple[str, list[str]]:
     used |= {word for text in macros.values() for word in re.findall(r"\w+", text)}
     kept: set[Function] = set()
     candidates = [f for f in host if f.name != "main" and not is_host(plain[f.start : f.end])]
-    while new := [f for f in candidates if f not in kept and (f.name in used or f.name.startswith(("~", "operator")) or f.scope)]:
+    unnamed = [f for f in candidates if f.scope or f.name.startswith("operator")]  # reached without their name
+    while new := [f for f in candidates if f not in kept and (f.name in used or f in unnamed)]:
         kept.update(new)
         used |= {word for f in new for word in re.findall(r"\w+", plain[f.body : f.end])}
     leave_out = [f for f in host if f not in kept]
-    spans = [(f.start, f.end) for f in leave_out] + _host_declarations(_blanked(plain, [(f.start, f.end) for f in given]), is_host)
+    spans = [(f.start, f.end) for f in leave_out] + _host_declarations(rest, is_host)
     return _blanked(source, spans), list(dict.fromkeys(f.name for f in leave_out))
 
 
@@ -242,7 +243,7 @@ def _without_template(head: str) -> str:
 
 
 def _scope_name(head: str) -> str:
-    found = re.search(r"\b(?:namespace|struct|class|union)\s+(?:alignas\s*\([^)]*\)\s*|__align__\s*\([^)]*\)\s*)?([\w:]+)", head)
+    found = re.search(r"\b(?:namespace|struct|class|union)\s+(?:(?:alignas|__align__)\s*\([^)]*\)\s*)?([\w:]+)", head)
     return found[1] if found else ""
 
 
