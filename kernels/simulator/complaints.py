@@ -182,7 +182,8 @@ def _in_plain_words(text: str) -> str:
         return f"there is no {call['name']} that takes ({_plain_types(call['types'])})"
     if hint and "minillm" in hint[1]:
         text = text[: hint.start()]
-    return f"{_plain_types(re.sub(r' \[with .*', '', text))} (g++ does not accept the kernel)"
+    text = re.sub(r" \[with .*", "", text)
+    return f"{_plain_types(text)} (g++ does not accept the kernel)"
 
 
 def _plain_types(text: str) -> str:
