@@ -17,7 +17,7 @@ from minillm.errors import UserError
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing
-from minillm.kernels.simulator.source import kernels, masked, without_host_code
+from minillm.kernels.simulator.source import kernels, masked, with_pointers_to_shared, without_host_code
 
 HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
@@ -154,7 +154,7 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     calls = [
         f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n' for index, name in enumerate(entries)
     ]
-    device_code = without_host_code(text)[0]
+    device_code = with_pointers_to_shared(without_host_code(text)[0])
     return "".join([*first, f'#line 1 "{escaped}"\n', device_code, "\n", *calls])
 
 

@@ -20,8 +20,8 @@ ABSENT = (
     (r"__block_size__|cluster\w*|this_cluster|__cluster\w*", "clusters of blocks", "one block and its shared memory"),
     (r"barrier|pipeline|memcpy_async|wait_prior|wait|__pipeline\w*|cuda", "libcu++ (cuda::) and asynchronous copies",
      "plain loads and __syncthreads, or kernels/async_copy.cuh"),
-    (r"__shfl|__shfl_(?:up|down|xor)", "{0}, which CUDA has removed", "{0}_sync with a mask"),
-    (r"__any|__all|__ballot", "{0}, which CUDA has removed", "{0}_sync with a mask"),
+    (r"__shfl|__shfl_(?:up|down|xor)", "{0}, which CUDA has removed,", "{0}_sync with a mask"),
+    (r"__any|__all|__ballot", "{0}, which CUDA has removed,", "{0}_sync with a mask"),
     (r"this_multi_grid|multi_grid_group|(?:labeled|binary)_partition|invoke_one\w*", "{0}", "the mask of __ballot_sync"),
     (r"cuda(?:Malloc|Free|Memcpy|Memset)\w*", "{0} in a kernel", "memory that the host passes as an argument (--arg)"),
     (r"cudaDeviceSynchronize|cudaStream\w*|cudaEvent\w*|cudaLaunch\w*|cudaGetParameterBuffer\w*", "{0} in a kernel",
@@ -46,6 +46,10 @@ HEADERS = {
     r"M_(?:PI|E|SQRT)\w*": "math.h",
 }  # fmt: skip
 ERROR = re.compile(r"^(?P<file>.*?):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+INLINE_PTX = (
+    "Inline PTX cannot be simulated: put it behind #ifndef MINILLM_SIMULATOR, with C++ beside it "
+    "(%laneid is threadIdx.x % 32, %clock64 is clock64())"
+)
 ENTRY = re.compile(r"<kernel (\d+)>")
 PTX = re.compile(r"no such instruction|impossible constraint in .asm|invalid .asm|bad register|inconsistent operand")
 
@@ -137,6 +141,8 @@ def _absent(text: str, line: str) -> str | None:
     said = re.search(r"static assertion failed:? ?(.*)|declared with attribute error: (.*)", text)
     if said:
         return said[1] or said[2] or "a static_assert of the source does not hold"
+    if re.search(r"\b(?:asm|__asm__)\b", line):
+        return INLINE_PTX
     if "<<<" in line:
         return "launches from inside a kernel are not in the simulator; use a loop, or one kernel after the other"
     quoted = " ".join(re.findall(r"'([^']*)'", text.split("; did you mean")[0]))
@@ -151,7 +157,7 @@ def _absent(text: str, line: str) -> str | None:
     for name in named + re.findall(r"\b(?:cuda[A-Z]\w*|__\w+|tex\w+|surf\w+|wmma|nvcuda|cub|thrust|curand\w*)\b", line):
         for pattern, what, instead in ABSENT:
             if re.fullmatch(pattern, name) and not (pattern.startswith("barrier") and "cuda" not in line):
-                return f"{what.format(name)} is not in the simulator; use {instead.format(name)}"
+                return _not_there(name, what, instead)
         if "no matching" in text:
             continue
         for pattern, header in HEADERS.items():
@@ -162,11 +168,17 @@ def _absent(text: str, line: str) -> str | None:
     return None
 
 
+def _not_there(name: str, what: str, instead: str) -> str:
+    """what: the kind of thing that the name belongs to, or a text with the name in it."""
+    subject = what.format(name) if "{0}" in what else name if name == what else f"{name} ({what})"
+    return f"{subject} is not in the simulator; use {instead.format(name)}"
+
+
 def _header(name: str) -> str:
     stem = re.split(r"[/.]", name)[0]
     for pattern, what, instead in ABSENT:
         if re.fullmatch(pattern, {"mma": "wmma", "curand_kernel": "curand"}.get(stem, stem)):
-            return f"<{name}>: {what.format(name)} is not in the simulator; use {instead.format(name)}"
+            return _not_there(f"<{name}>", what, instead)
     return f'there is no header "{name}": neither beside the file nor among the compiler\'s nor the simulator\'s'
 
 
@@ -179,10 +191,11 @@ def _in_plain_words(text: str) -> str:
         return f"{undeclared[1]} is not declared, neither in this file nor in the simulator{meant}"
     call = re.match(r"no matching function for call to '(?P<name>[^(]*)\((?P<types>.*)\)'", text)
     if call:
-        return f"there is no {call['name']} that takes ({_plain_types(call['types'])})"
+        other = "; for other types use atomicCAS in a loop, as on a GPU" if call["name"].startswith("atomic") else ""
+        return f"there is no {call['name']} that takes ({_plain_types(call['types'])}){other}"
     if hint and "minillm" in hint[1]:
         text = text[: hint.start()]
-    text = re.sub(r" \[with .*", "", text)
+    text = re.sub(r" \[with .*| \[-f?\w[\w-]*\]$", "", text)
     return f"{_plain_types(text)} (g++ does not accept the kernel)"
 
 
@@ -194,10 +207,7 @@ def _plain_types(text: str) -> str:
 def _ptx(log: str, file: str, source: str) -> str:
     found = re.search(r"\b(?:asm|__asm__|__asm)\b", masked(source))
     place = f"{file}:{line_of(source, found.start())}" if found else file
-    return (
-        f"{place}: Inline PTX cannot be simulated: put it behind #ifndef MINILLM_SIMULATOR, with C++ beside it "
-        "(%laneid is threadIdx.x % 32, %clock64 is clock64())"
-    )
+    return f"{place}: {INLINE_PTX}"
 
 
 def _of_the_linker(log: str, file: str) -> str:

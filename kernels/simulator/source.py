@@ -16,6 +16,10 @@ HOST = re.compile(
     r"|thrust::|findCudaDevice|sdk\w+Timer)\b"
 )
 SCOPE_WORDS = re.compile(r"\b(?:namespace|struct|class|union|enum)\b")
+EXTERN_SHARED = re.compile(
+    r"\b(?:extern\s+__shared__|__shared__\s+extern)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?"
+    r"(?P<type>[\w:<>,\s]+?)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?(?P<name>\w+)\s*\[\s*\]\s*;"
+)
 NAME_OF_FUNCTION = re.compile(r"(~?\w+|operator\s*[^\s(]+)\s*$")
 
 
@@ -195,6 +199,26 @@ def without_host_code(source: str) -> tuple[str, list[str]]:
     leave_out = [f for f in host if f not in kept]
     spans = [(f.start, f.end) for f in leave_out] + _host_declarations(rest, is_host)
     return _blanked(source, spans), list(dict.fromkeys(f.name for f in leave_out))
+
+
+def with_pointers_to_shared(source: str) -> str:
+    """The source with a pointer in place of each `extern __shared__` array inside of a function whose name stands for arrays of
+    different types, or of a template's type: g++ takes them for one array. Line numbers stay.
+    """
+    plain = masked(source)
+    found = list(EXTERN_SHARED.finditer(plain))
+    types: dict[str, set[str]] = {}
+    for each in found:
+        types.setdefault(each["name"], set()).add(" ".join(each["type"].split()))
+    parameters = set(re.findall(r"\b(?:typename|class)\s+(\w+)", plain))
+    inside = [(f.body, f.end) for f in functions(source)]
+    for each in reversed(found):
+        several = len(types[each["name"]]) > 1 or parameters & set(re.findall(r"\w+", each["type"]))
+        if several and any(start < each.start() < end for start, end in inside):
+            pointer = f"{each['type']}* {each['name']} = reinterpret_cast<{each['type']}*>(minillm_dynamic_shared);"
+            lines = "\n" * each[0].count("\n")
+            source = source[: each.start()] + " ".join(pointer.split()) + lines + source[each.end() :]
+    return source
 
 
 def line_of(source: str, position: int) -> int:
