@@ -43,7 +43,7 @@ FUNCTIONS = r"""
 extern "C" __global__ void mathematics(double* y) {
     int n = 0;
     y[n++] = hypotf(3.0f, 4.0f), y[n++] = sinpi(0.5), y[n++] = exp10f(2.0f), y[n++] = ldexpf(1.0f, 3), y[n++] = lround(2.5);
-    y[n++] = lgammaf(5.0f), y[n++] = normcdfinv(0.975), y[n++] = erfinv(0.5), y[n++] = erfcinv(1e-10), y[n++] = erfcx(30.0);
+    y[n++] = lgamma(5.0), y[n++] = normcdfinv(0.975), y[n++] = erfinv(0.5), y[n++] = erfcinv(1e-10), y[n++] = erfcx(30.0);
     y[n++] = cyl_bessel_i0(1.0), y[n++] = rcbrt(8.0), y[n++] = sqrt(4), y[n++] = fdividef(1.0f, 4.0f), y[n++] = rnorm3d(1, 2, 2);
     y[n++] = max(1, 2u), y[n++] = min(1.5f, 2.5), y[n++] = abs(-3ll), y[n++] = fmax(1.0f, 2.0f), y[n++] = CUDART_PI;
     y[n++] = cospi(1.5), y[n++] = fma(2.0f, 3.0f, 1.0f), y[n++] = pow(2.0f, 3), y[n++] = __powf(2.0f, 3.0f), y[n++] = isnan(NAN);
