@@ -55,6 +55,7 @@ HOST_LIBRARIES = re.compile(
 # Ours that stand before the user's macros if the source asks for them.
 FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
+NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
 OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")
 
 
@@ -150,6 +151,8 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]
+    if any(NAMES_STD.search(masked(each)) for each in texts if "std" in each):
+        first += ["#include <cmath>\n", "#include <utility>\n"]  # as nvcc does
     escaped = file.replace("\\", "\\\\").replace('"', '\\"')
     calls = [
         f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n' for index, name in enumerate(entries)

@@ -70,7 +70,7 @@ def explain(log: str, file: str, source: str, entries: tuple[str, ...], kernels:
     if entry:
         return _kernel_not_found(entries[int(entry[1])], file, kernels)
     line = _line_text(place, file, source)
-    return f"{place}: {_absent(text, line) or _in_plain_words(text)}"
+    return f"{place}: {_absent(text, line, source) or _in_plain_words(text)}"
 
 
 def kernel_name_error(name: str, file: str, kernels: list[KernelText]) -> str | None:
@@ -133,7 +133,7 @@ def _line_text(place: str, file: str, source: str) -> str:
     return lines[int(number) - 1] if path == file and number.isdigit() and 0 < int(number) <= len(lines) else ""
 
 
-def _absent(text: str, line: str) -> str | None:
+def _absent(text: str, line: str, source: str) -> str | None:
     """What is not in the simulator, if that is the error."""
     header = re.match(r"(.+): No such file or directory", text)
     if header:
@@ -161,7 +161,7 @@ def _absent(text: str, line: str) -> str | None:
         if "no matching" in text:
             continue
         for pattern, header in HEADERS.items():
-            if re.fullmatch(pattern, name):
+            if re.fullmatch(pattern, name) and header not in source:
                 return f"{name} is in <{header}>, which has to be included"
         if name.startswith("__") and name in named:
             return f"{name} is not in the simulator (docs/simulator.md lists what is)"

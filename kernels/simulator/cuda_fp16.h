@@ -60,6 +60,20 @@ using __nv_half2 = __half2;
 
 inline __half __float2half(float x) { return __half(x); }
 inline __half __float2half_rn(float x) { return __half(x); }
+namespace minillm_sim {
+inline __half neighbour(float x, Rounding rounding) {  // on the side of x that the mode asks for
+    __half near(x);
+    float found = near;
+    bool up = rounding == kUp || (rounding == kZero && x < 0), down = rounding == kDown || (rounding == kZero && x > 0);
+    if (!(found > x && down) && !(found < x && up)) return near;
+    int step = (found > x) == (near.__x < 0x8000) ? -1 : 1;  // bits grow away from zero
+    if (near.__x == 0 || near.__x == 0x8000) return __half(__half_raw{static_cast<unsigned short>(found < x ? 1 : 0x8001)});
+    return __half(__half_raw{static_cast<unsigned short>(near.__x + step)});
+}
+}  // namespace minillm_sim
+inline __half __float2half_rz(float x) { return minillm_sim::neighbour(x, minillm_sim::kZero); }
+inline __half __float2half_ru(float x) { return minillm_sim::neighbour(x, minillm_sim::kUp); }
+inline __half __float2half_rd(float x) { return minillm_sim::neighbour(x, minillm_sim::kDown); }
 inline __half __double2half(double x) { return __half(x); }
 inline float __half2float(__half x) { return x; }
 inline __half2 __float2half2_rn(float x) { return __half2(x, x); }

@@ -27,6 +27,22 @@ using uintptr_t = __UINTPTR_TYPE__;
 using ptrdiff_t = __PTRDIFF_TYPE__;
 #endif
 
+using clock_t = long;
+#ifndef NULL
+#define NULL __null
+#endif
+// <limits.h>, which nvcc includes by itself
+#define CHAR_BIT 8
+#define INT_MAX __INT_MAX__
+#define INT_MIN (-INT_MAX - 1)
+#define UINT_MAX (INT_MAX * 2U + 1U)
+#define LONG_MAX __LONG_MAX__
+#define LONG_MIN (-LONG_MAX - 1L)
+#define ULONG_MAX (LONG_MAX * 2UL + 1UL)
+#define LLONG_MAX __LONG_LONG_MAX__
+#define LLONG_MIN (-LLONG_MAX - 1LL)
+#define ULLONG_MAX (LLONG_MAX * 2ULL + 1ULL)
+
 #define MINILLM_SIMULATOR 1
 #define __CUDACC__ 1
 #define __CUDACC_RTC__ 1

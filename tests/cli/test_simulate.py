@@ -134,7 +134,8 @@ def test_bare_numbers_small_arrays_and_saved_ones(tmp_path):
     path = tmp_path / "several.cu"
     path.write_text(SEVERAL)
     arguments = [part for text in ("float32[4]=2", "float32[4]=1", "4") for part in ("--arg", text)]
-    code, output = simulate(path, "--kernel", "add", "--grid", "1,1", "--block", "8,1", *arguments, "--save", tmp_path / "out.npz")
+    launch = ("--kernel", "add", "--grid", "1,1", "--block", "8,1", *arguments)
+    code, output = simulate(path, *launch, "--save", tmp_path / "out.npz")
     assert code == 0 and "argument 1 float32[4]: from 3 to 3, mean 3: 3 3 3 3" in output
     assert "host code is left out: main" in output
     with np.load(tmp_path / "out.npz") as saved:
