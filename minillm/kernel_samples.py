@@ -208,10 +208,11 @@ SUMMARIES = {
     "rms_norm": "rows to mean square 1, scaled",
     "rotary": "queries and keys turned by their position",
     "swiglu": "the gated activation of Llama",
-    "naive": "attention, rung 1: the formulas as they stand",
-    "tiled": "attention, rung 2: tiles in shared memory",
-    "flash": "attention, rung 3: no (T, T) matrix in memory",
-    "flash_tensor_cores": "attention, rung 4: flash on tensor cores",
+    "naive": "attention: the formulas as they stand",
+    "tiled": "attention: tiles in shared memory",
+    "online": "attention: the softmax of a row as its scores come",
+    "flash": "attention: no (T, T) matrix in memory",
+    "flash_tensor_cores": "attention: flash on tensor cores",
 }
 
 _ROWS = ("rows", "width"), (64, 256), _rows
