@@ -195,6 +195,26 @@ def _layer(name):
     return lambda: import_module(f"minillm.layers.{name}")
 
 
+# What each kernel computes, for the list that `minillm simulate` prints.
+SUMMARIES = {
+    "adamw": "a step of AdamW, all tensors at once",
+    "cross_entropy": "the loss of logits, and its gradient",
+    "dropout": "zeros at random places, the same ones in backward",
+    "embedding": "rows of a table, and the sum of their gradients",
+    "gelu": "the activation of GPT-2, with the bias before it",
+    "global_norm": "the norm of all gradients together",
+    "layer_norm": "rows to mean 0 and variance 1, scaled and shifted",
+    "residual_layer_norm": "a sum of two arrays, and its layer norm",
+    "rms_norm": "rows to mean square 1, scaled",
+    "rotary": "queries and keys turned by their position",
+    "swiglu": "the gated activation of Llama",
+    "naive": "attention: the formulas as they stand",
+    "tiled": "attention: tiles in shared memory",
+    "online": "attention: the softmax of a row as its scores come",
+    "flash": "attention: no (T, T) matrix in memory",
+    "flash_tensor_cores": "attention: flash on tensor cores",
+}
+
 _ROWS = ("rows", "width"), (64, 256), _rows
 _TENSORS = ("rows", "columns"), (64, 100), _tensors
 _HEADS = ("batch", "heads", "kv_heads", "time", "width"), (1, 2, 1, 128, 64), _attention_inputs

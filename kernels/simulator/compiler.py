@@ -13,18 +13,23 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from minillm.errors import UserError
+from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing
 from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
+from minillm.kernels.simulator.source import kernels, masked, with_pointers_to_shared, without_host_code
 
 HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
+# DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
 # A frame that does not fit on a thread's stack touches the guard below it; a division by zero is told with its line; who
 # called a function that faults stands on the stack; variables can be laid out with gaps between them.
 KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero", "-fno-optimize-sibling-calls")
 KERNEL_FLAGS += ("-fdata-sections",)
 KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
+KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a macro is at its use
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
@@ -39,6 +44,25 @@ GPU_ONLY_OPTIONS = (
     "-Xptxas",
 )
 GPU_ONLY_OPTIONS += ("--gpu-architecture", "--maxrregcount", "-maxrregcount", "-default-device", "--ptxas-options")
+
+
+# Headers of CUDA's whose content is always there, or belongs to the host: they are empty here.
+EMPTY_HEADERS = """
+cuda.h cuda_runtime.h cuda_runtime_api.h cuda_device_runtime_api.h cuda_profiler_api.h device_launch_parameters.h
+device_functions.h device_atomic_functions.h math_functions.h builtin_types.h vector_types.h vector_functions.h
+driver_types.h host_defines.h common_functions.h channel_descriptor.h sm_20_atomic_functions.h sm_20_intrinsics.h
+sm_30_intrinsics.h sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h nvrtc.h cudaProfiler.h
+library_types.h helper_cuda.h helper_functions.h helper_string.h helper_timer.h helper_image.h book.h
+cooperative_groups/reduce.h cooperative_groups/scan.h
+""".split()
+HOST_LIBRARIES = re.compile(
+    r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
+)
+# Ours that stand before the user's macros if the source asks for them.
+FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h")
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
+NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
+OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")
 
 
 @functools.cache
@@ -56,7 +80,13 @@ def cache_folder() -> Path:
     """Where compiled kernels are kept: $MINILLM_CACHE, else the user's cache folder. It may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("MINILLM_CACHE") or Path(base) / "minillm") / "simulator"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"compiled kernels cannot be kept in {folder} ({reason}): name a folder in MINILLM_CACHE") from None
     return folder
 
 
@@ -85,48 +115,85 @@ def kernel_library(
     text: str, path: Path | None, options: tuple[str, ...], entries: tuple[str, ...], observed: bool = False
 ) -> Path:
     """The library with the kernels `entries` of a source; `path` is where the text comes from, None for a string."""
+    folder = Path(path).resolve().parent if path else None
     command = (
         *COMMON,
         *KERNEL_FLAGS,
         *_fused_multiply_add(),
         *(OBSERVED_FLAGS if observed else ()),
+        *([f"-iquote{folder}"] if folder else []),
         f"-I{HERE}",
         *_translated(options),
+        *([f"-I{folder}"] if folder else []),
     )
-    folder = Path(path).resolve().parent if path else None
-    includes = [Path(option[2:]) for option in command if option.startswith("-I")] + ([folder] if folder else [])
-    parts = (*command, *LINK_FLAGS, *entries, *_included(text, includes))
-    key = _digest(runtime_library().name, _toolchain(), text, str(path), *parts)
+    searched = [folder] if folder else []
+    searched += [Path(option[2:]) for option in command if option.startswith("-I") and option != f"-I{HERE}"]
+    included = _included(text, [*searched, HERE])
+    file = str(path) if path else "kernel.cu"
+    unit_text = _unit(text, file, entries, included)
+    key = _digest(runtime_library().name, _toolchain(), unit_text, *command, *LINK_FLAGS, *included)
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
-    source = f'#line 1 "{path}"\n{text}' if path else f'#line 1 "kernel.cu"\n{text}'
-    calls = "".join(f"MINILLM_ENTRY({index}, {name})\n" for index, name in enumerate(entries))
+
+    def complaint(log: str) -> str:
+        return explain(log, _named(file, text), text, entries, kernels(text), str(HERE))
+
     with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary:
         build = Path(temporary)
         unit, object_file, stub, library = (build / name for name in ("unit.cpp", "unit.o", "shared.s", target.name))
-        unit.write_text(
-            f'#include "cuda_simulator.h"\n{source}\n#line 1 "{HERE}/entry.h"\n#include <cuda_bf16.h>\n'
-            f'#include "entry.h"\n{calls}',
-            encoding="utf-8",
-        )
-        _run(
-            *command,
-            *([f"-I{folder}"] if folder else []),
-            f"-fdebug-prefix-map={build}=.",
-            "-c",
-            unit,
-            "-o",
-            object_file,
-            folder=build,
-        )
+        unit.write_text(unit_text, encoding="utf-8")
+        _write_empty_headers(build, [text, *(part.decode("utf-8", "replace") for part in included)])
+        options = (f"-I{build}", *command, f"-fdebug-prefix-map={build}=.")
+        _run(*options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
         layout = variables_apart(object_file)
         (build / "layout.ld").write_text(layout, encoding="utf-8")
         script = [f"-Wl,-T,{build / 'layout.ld'}"] if layout else []  # an empty one would replace the linker's own
-        _run("-shared", *LINK_FLAGS, *script, "-o", library, object_file, stub, runtime_library())
+        options = ("-shared", *LINK_FLAGS, "-Wl,-z,defs", *script)
+        _run(*options, "-o", library, object_file, stub, runtime_library(), complaint=complaint)
         os.replace(library, target)
     return target
+
+
+def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes]) -> str:
+    """What g++ compiles: the simulator's headers, the source at its own lines, and an entry for each kernel."""
+    texts = [text, *(each.decode("utf-8", "replace") for each in included)]
+    wanted = {name for part in texts for name in INCLUDE.findall(part)}
+    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
+    first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
+    first += [f"#include <{name}>\n" for name in headers]
+    if any(NAMES_STD.search(masked(each)) for each in texts if "std" in each):
+        first += ["#include <cmath>\n", "#include <utility>\n"]  # as nvcc does
+    escaped = file.replace("\\", "\\\\").replace('"', '\\"')
+    calls = [
+        f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n' for index, name in enumerate(entries)
+    ]
+    device_code = with_pointers_to_shared(without_host_code(text)[0])
+    return "".join([*first, f'#line 1 "{escaped}"\n', device_code, "\n", *calls])
+
+
+def _address(name: str) -> str:
+    """The expression for a kernel's address: of "saxpy<float>", "scale(float*, int)" among overloads, or as it is."""
+    name = name.strip()
+    if name.startswith(("(", "&")):
+        return name
+    overload = re.fullmatch(r"([\w:]+(?:<.*>)?)\s*\((.*)\)", name)
+    return f"static_cast<void (*)({overload[2]})>(&{overload[1]})" if overload else f"&{name}"
+
+
+def _named(file: str, text: str) -> str:
+    """How g++ names the source: as its first line says, if that is a #line."""
+    named = re.match(r'#line 1 "([^"\n]*)"\n', text)
+    return named[1] if named else file
+
+
+def _write_empty_headers(folder: Path, texts: list[str]) -> None:
+    wanted = {name for text in texts for name in INCLUDE.findall(text)}
+    for name in wanted:
+        if name in EMPTY_HEADERS or HOST_LIBRARIES.fullmatch(name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text("", encoding="utf-8")
 
 
 def _dynamic_shared_stub(object_file: Path) -> str:
@@ -152,9 +219,9 @@ def _translated(options) -> list[str]:
 
 
 def _included(text: str, folders: list[Path], seen=None) -> list[bytes]:
-    """The contents of the headers that a text includes with quotes, for the cache key."""
+    """The contents of the headers of the user's and ours that a text includes, for the cache key."""
     seen = {} if seen is None else seen
-    for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', text, flags=re.MULTILINE):
+    for name in INCLUDE.findall(text):
         for folder in folders:
             file = folder / name
             if file.is_file():
@@ -183,15 +250,18 @@ def _fused_multiply_add() -> tuple[str, ...]:
     return ("-mfma",) if platform.machine() == "x86_64" and re.search(r"^flags.*\bfma\b", info, re.MULTILINE) else ()
 
 
-def _run(*arguments, folder: Path | None = None) -> None:
+def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
+    """Run the compiler; `complaint` makes a line of what it said."""
     if compiler() is None:
         raise CompilerMissing
-    result = subprocess.run([compiler(), *map(str, arguments)], capture_output=True, text=True, cwd=folder)
+    command = [compiler(), *map(str, arguments)]
+    english = {**os.environ, "LC_ALL": "C"}
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
     if result.returncode:
-        hint = ""
-        if re.search(r"no such instruction|impossible constraint in .asm|invalid .asm|bad register", result.stderr):
-            hint = "\nInline PTX cannot be simulated: put it behind #ifndef MINILLM_SIMULATOR, with C++ beside it."
-        raise CompileError(f"g++ does not accept the kernel:\n{result.stderr}{hint}")
+        log = result.stderr
+        if "No space left on device" in log:
+            raise UserError(f"no space is left for compiled kernels ({cache_folder()}): name a folder in MINILLM_CACHE")
+        raise CompileError(complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log)
 
 
 def _digest(*parts) -> str:

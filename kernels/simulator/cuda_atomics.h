@@ -12,6 +12,22 @@ struct Word<unsigned> { using type = unsigned; };
 template <>
 struct Word<float> { using type = unsigned; };
 template <>
+struct Word<unsigned short> { using type = unsigned short; };
+template <>
+struct Word<__half> { using type = unsigned short; };
+template <>
+struct Word<__nv_bfloat16> { using type = unsigned short; };
+template <>
+struct Word<__half2> { using type = unsigned; };
+template <>
+struct Word<__nv_bfloat162> { using type = unsigned; };
+template <>
+struct Word<long> { using type = unsigned long; };
+template <>
+struct Word<unsigned long> { using type = unsigned long; };
+template <>
+struct Word<long long> { using type = unsigned long long; };
+template <>
 struct Word<unsigned long long> { using type = unsigned long long; };
 template <>
 struct Word<double> { using type = unsigned long long; };
@@ -34,41 +50,64 @@ __attribute__((noinline, no_sanitize("thread", "bounds"))) T modify(T* address, 
 
 }  // namespace minillm_sim
 
-#define MINILLM_ATOMIC(NAME, TYPE, EXPRESSION)                                                       \
+// An operation of CUDA's, with the scopes of its value: block, device, system. Overloads as in CUDA, so that what is given is
+// converted; unsigned long is there besides, because uint64_t is that on Linux.
+#define MINILLM_ATOMIC(NAME, TYPE, EXPRESSION)   \
+    MINILLM_SCOPED(NAME, TYPE, EXPRESSION)       \
+    MINILLM_SCOPED(NAME##_block, TYPE, EXPRESSION) \
+    MINILLM_SCOPED(NAME##_system, TYPE, EXPRESSION)
+#define MINILLM_SCOPED(NAME, TYPE, EXPRESSION)                                                       \
     __forceinline__ TYPE NAME(TYPE* address, TYPE value) {                                           \
         return minillm_sim::modify(address, [=](TYPE old) -> TYPE { return EXPRESSION; });           \
     }
-#define MINILLM_ATOMIC_INTEGERS(NAME, EXPRESSION)   \
-    MINILLM_ATOMIC(NAME, int, EXPRESSION)           \
-    MINILLM_ATOMIC(NAME, unsigned, EXPRESSION)      \
+#define MINILLM_ATOMIC_INTEGERS(NAME, EXPRESSION)     \
+    MINILLM_ATOMIC(NAME, int, EXPRESSION)             \
+    MINILLM_ATOMIC(NAME, unsigned, EXPRESSION)        \
+    MINILLM_ATOMIC(NAME, unsigned long, EXPRESSION)   \
     MINILLM_ATOMIC(NAME, unsigned long long, EXPRESSION)
+#define MINILLM_ATOMIC_ORDERED(NAME, EXPRESSION)  \
+    MINILLM_ATOMIC_INTEGERS(NAME, EXPRESSION)     \
+    MINILLM_ATOMIC(NAME, long, EXPRESSION)        \
+    MINILLM_ATOMIC(NAME, long long, EXPRESSION)
 
 MINILLM_ATOMIC_INTEGERS(atomicAdd, old + value)
 MINILLM_ATOMIC(atomicAdd, float, old + value)
 MINILLM_ATOMIC(atomicAdd, double, old + value)
 MINILLM_ATOMIC(atomicSub, int, old - value)
 MINILLM_ATOMIC(atomicSub, unsigned, old - value)
-MINILLM_ATOMIC_INTEGERS(atomicMax, old < value ? value : old)
-MINILLM_ATOMIC_INTEGERS(atomicMin, value < old ? value : old)
-MINILLM_ATOMIC_INTEGERS(atomicAnd, old & value)
-MINILLM_ATOMIC_INTEGERS(atomicOr, old | value)
-MINILLM_ATOMIC_INTEGERS(atomicXor, old ^ value)
-MINILLM_ATOMIC_INTEGERS(minillm_exchange, (void(old), value))
-MINILLM_ATOMIC(minillm_exchange, float, (void(old), value))
+MINILLM_ATOMIC_ORDERED(atomicMax, old < value ? value : old)
+MINILLM_ATOMIC_ORDERED(atomicMin, value < old ? value : old)
+MINILLM_ATOMIC_ORDERED(atomicAnd, old & value)
+MINILLM_ATOMIC_ORDERED(atomicOr, old | value)
+MINILLM_ATOMIC_ORDERED(atomicXor, old ^ value)
 MINILLM_ATOMIC(atomicInc, unsigned, old >= value ? 0u : old + 1)
 MINILLM_ATOMIC(atomicDec, unsigned, old == 0 || old > value ? value : old - 1)
 
 // Exchanges may be the turns of a spin lock: the other threads run before the next one.
-template <class T>
-__forceinline__ T atomicExch(T* address, T value, MINILLM_SITE) {
-    T old = minillm_exchange(address, value);
-    if (minillm_bits<typename minillm_sim::Word<T>::type>(old) == minillm_bits<typename minillm_sim::Word<T>::type>(value))
-        minillm_sim_spin(file, line);
-    return old;
-}
-template <class T>
-__forceinline__ T atomicCAS(T* address, T compare, T value, MINILLM_SITE) {
-    T old = minillm_sim::modify(address, [=](T old) -> T { return old == compare ? value : old; });
-    if (old != compare) minillm_sim_spin(file, line);
-    return old;
-}
+#define MINILLM_EXCHANGE(NAME, TYPE)                                                                 \
+    __forceinline__ TYPE NAME(TYPE* address, TYPE value, MINILLM_SITE) {                             \
+        using W = minillm_sim::Word<TYPE>::type;                                                     \
+        TYPE old = minillm_sim::modify(address, [=](TYPE) -> TYPE { return value; });                \
+        if (minillm_bits<W>(old) == minillm_bits<W>(value)) minillm_sim_spin(file, line);            \
+        return old;                                                                                  \
+    }
+#define MINILLM_COMPARE_AND_SWAP(NAME, TYPE)                                                         \
+    __forceinline__ TYPE NAME(TYPE* address, TYPE compare, TYPE value, MINILLM_SITE) {               \
+        TYPE old = minillm_sim::modify(address, [=](TYPE old) -> TYPE { return old == compare ? value : old; }); \
+        if (old != compare) minillm_sim_spin(file, line);                                            \
+        return old;                                                                                  \
+    }
+#define MINILLM_SWAPS(SUFFIX)                                    \
+    MINILLM_EXCHANGE(atomicExch##SUFFIX, int)                    \
+    MINILLM_EXCHANGE(atomicExch##SUFFIX, unsigned)               \
+    MINILLM_EXCHANGE(atomicExch##SUFFIX, float)                  \
+    MINILLM_EXCHANGE(atomicExch##SUFFIX, unsigned long)          \
+    MINILLM_EXCHANGE(atomicExch##SUFFIX, unsigned long long)     \
+    MINILLM_COMPARE_AND_SWAP(atomicCAS##SUFFIX, int)             \
+    MINILLM_COMPARE_AND_SWAP(atomicCAS##SUFFIX, unsigned)        \
+    MINILLM_COMPARE_AND_SWAP(atomicCAS##SUFFIX, unsigned short)  \
+    MINILLM_COMPARE_AND_SWAP(atomicCAS##SUFFIX, unsigned long)   \
+    MINILLM_COMPARE_AND_SWAP(atomicCAS##SUFFIX, unsigned long long)
+MINILLM_SWAPS()
+MINILLM_SWAPS(_block)
+MINILLM_SWAPS(_system)

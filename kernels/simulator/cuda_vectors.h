@@ -23,19 +23,21 @@ __attribute__((noinline, no_sanitize("thread", "bounds"))) void minillm_copy(T* 
 #endif
 
 #define MINILLM_VECTORS(SCALAR, NAME)                                                                         \
+    struct NAME##1 {                                                                                          \
+        SCALAR x;                                                                                             \
+    };                                                                                                        \
     struct alignas(2 * sizeof(SCALAR)) NAME##2 {                                                              \
         SCALAR x, y;                                                                                          \
         MINILLM_VECTOR_COPIES(NAME##2)                                                                        \
-        MINILLM_OBSERVED_ONLY(NAME##2(SCALAR a, SCALAR b) : x(a), y(b) {}) \
-    };                                                                                                        \
-    struct NAME##3 {                                                                                          \
-        SCALAR x, y, z;                                                                                       \
+        MINILLM_OBSERVED_ONLY(constexpr NAME##2(SCALAR a, SCALAR b = {}) : x(a), y(b) {})                     \
     };                                                                                                        \
     struct alignas(4 * sizeof(SCALAR) < 16 ? 4 * sizeof(SCALAR) : 16) NAME##4 {                               \
         SCALAR x, y, z, w;                                                                                    \
         MINILLM_VECTOR_COPIES(NAME##4)                                                                        \
-        MINILLM_OBSERVED_ONLY(NAME##4(SCALAR a, SCALAR b, SCALAR c, SCALAR d) : x(a), y(b), z(c), w(d) {}) \
+        MINILLM_OBSERVED_ONLY(constexpr NAME##4(SCALAR a, SCALAR b = {}, SCALAR c = {}, SCALAR d = {})        \
+                              : x(a), y(b), z(c), w(d) {})                                                    \
     };                                                                                                        \
+    inline NAME##1 make_##NAME##1(SCALAR x) { return {x}; }                                                   \
     inline NAME##2 make_##NAME##2(SCALAR x, SCALAR y) {                                                       \
         NAME##2 v;                                                                                            \
         v.x = x, v.y = y;                                                                                     \
@@ -47,29 +49,35 @@ __attribute__((noinline, no_sanitize("thread", "bounds"))) void minillm_copy(T* 
         v.x = x, v.y = y, v.z = z, v.w = w;                                                                   \
         return v;                                                                                             \
     }
+#define MINILLM_VECTOR_3(SCALAR, NAME) \
+    struct NAME##3 {                   \
+        SCALAR x, y, z;                \
+    };                                 \
+    MINILLM_VECTORS(SCALAR, NAME)
 
-MINILLM_VECTORS(float, float)
-MINILLM_VECTORS(double, double)
-MINILLM_VECTORS(int, int)
+MINILLM_VECTOR_3(float, float)
+MINILLM_VECTOR_3(double, double)
+MINILLM_VECTOR_3(int, int)
+using uint3 = minillm_sim::Index3;
 MINILLM_VECTORS(unsigned, uint)
-MINILLM_VECTORS(short, short)
-MINILLM_VECTORS(unsigned short, ushort)
-MINILLM_VECTORS(signed char, char)
-MINILLM_VECTORS(unsigned char, uchar)
-MINILLM_VECTORS(long long, longlong)
-MINILLM_VECTORS(unsigned long long, ulonglong)
-using dim3 = minillm_sim::Index3;
+MINILLM_VECTOR_3(short, short)
+MINILLM_VECTOR_3(unsigned short, ushort)
+MINILLM_VECTOR_3(signed char, char)
+MINILLM_VECTOR_3(unsigned char, uchar)
+MINILLM_VECTOR_3(long, long)
+MINILLM_VECTOR_3(unsigned long, ulong)
+MINILLM_VECTOR_3(long long, longlong)
+MINILLM_VECTOR_3(unsigned long long, ulonglong)
 
+#undef MINILLM_VECTOR_3
 #undef MINILLM_VECTORS
 
-// A load through the read-only cache is a load.
-template <class T>
-__forceinline__ T __ldg(const T* address) { return *address; }
-template <class T>
-__forceinline__ T __ldcs(const T* address) { return *address; }
-template <class T>
-__forceinline__ T __ldcg(const T* address) { return *address; }
-template <class T>
-__forceinline__ void __stcs(T* address, T value) { *address = value; }
-template <class T>
-__forceinline__ void __stcg(T* address, T value) { *address = value; }
+struct dim3 {
+    unsigned x, y, z;
+    constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+    constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
+    constexpr operator uint3() const { return {x, y, z}; }
+};
+__attribute__((always_inline)) inline const dim3& minillm_as_dim3(const uint3& size) {
+    return reinterpret_cast<const dim3&>(size);  // the same three numbers
+}

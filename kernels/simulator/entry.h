@@ -1,5 +1,6 @@
 // How Python calls a kernel: a function that unpacks an array of pointers to the arguments, and a description of the
-// parameters, both derived from the kernel's C++ type. Included after the kernel's source.
+// parameters, both derived from the kernel's C++ type. It stands before the kernel's source, whose macros do not reach it;
+// MINILLM_ENTRY is expanded behind that, and uses reserved names only.
 #pragma once
 
 namespace minillm_sim {
@@ -35,12 +36,25 @@ MINILLM_KIND(float, 'f')
 MINILLM_KIND(double, 'f')
 MINILLM_KIND(__nv_bfloat16, 'h')
 MINILLM_VECTOR_KIND(__nv_bfloat162, 'h', 2)
-MINILLM_VECTOR_KIND(float2, 'f', 2)
-MINILLM_VECTOR_KIND(float4, 'f', 4)
-MINILLM_VECTOR_KIND(int2, 'i', 2)
-MINILLM_VECTOR_KIND(int4, 'i', 4)
-MINILLM_VECTOR_KIND(uint2, 'u', 2)
-MINILLM_VECTOR_KIND(uint4, 'u', 4)
+MINILLM_KIND(__half, 'f')
+MINILLM_VECTOR_KIND(__half2, 'f', 2)
+#define MINILLM_VECTOR_KINDS(NAME, LETTER)     \
+    MINILLM_VECTOR_KIND(NAME##1, LETTER, 1)    \
+    MINILLM_VECTOR_KIND(NAME##2, LETTER, 2)    \
+    MINILLM_VECTOR_KIND(NAME##3, LETTER, 3)    \
+    MINILLM_VECTOR_KIND(NAME##4, LETTER, 4)
+MINILLM_VECTOR_KINDS(float, 'f')
+MINILLM_VECTOR_KINDS(double, 'f')
+MINILLM_VECTOR_KINDS(char, 'i')
+MINILLM_VECTOR_KINDS(short, 'i')
+MINILLM_VECTOR_KINDS(int, 'i')
+MINILLM_VECTOR_KINDS(long, 'i')
+MINILLM_VECTOR_KINDS(longlong, 'i')
+MINILLM_VECTOR_KINDS(uchar, 'u')
+MINILLM_VECTOR_KINDS(ushort, 'u')
+MINILLM_VECTOR_KINDS(uint, 'u')
+MINILLM_VECTOR_KINDS(ulong, 'u')
+MINILLM_VECTOR_KINDS(ulonglong, 'u')
 
 template <class T> struct Size { static constexpr int value = sizeof(T); };
 template <> struct Size<void> { static constexpr int value = 0; };
@@ -68,28 +82,32 @@ template <class T> struct Plain<const T> { using type = T; };
 
 template <class F> struct Entry;
 template <class... P> struct Entry<void (*)(P...)> {
-    static constexpr int count = sizeof...(P);
-    static constexpr Parameter parameters[sizeof...(P) + 1] = {Describe<P>::value..., Parameter{}};
+    static constexpr int __count = sizeof...(P);
+    static constexpr Parameter __parameters[sizeof...(P) + 1] = {Describe<P>::value..., Parameter{}};
     template <int... I>
-    static __attribute__((always_inline)) void call(void (*kernel)(P...), void** arguments, Indices<I...>) {
+    static __attribute__((always_inline)) void __call(void (*kernel)(P...), void** arguments, Indices<I...>) {
         kernel(*static_cast<typename Plain<P>::type*>(arguments[I])...);
     }
 };
 
 }  // namespace minillm_sim
 
-// Names for kernel number INDEX of the module; the rest is its name expression.
-#define MINILLM_ENTRY(INDEX, ...)                                                                                     \
-    extern "C" __attribute__((visibility("default"), no_sanitize("thread", "bounds"))) void minillm_call_##INDEX(     \
-        void** arguments) {                                                                                           \
-        using E = minillm_sim::Entry<decltype(&__VA_ARGS__)>;                                                         \
-        E::call(&__VA_ARGS__, arguments, minillm_sim::MakeIndices<E::count>::type{});                                 \
-    }                                                                                                                 \
-    extern "C" __attribute__((visibility("default"))) const minillm_sim::Parameter* minillm_parameters_##INDEX(       \
-        int* count) {                                                                                                 \
-        using E = minillm_sim::Entry<decltype(&__VA_ARGS__)>;                                                         \
-        *count = E::count;                                                                                            \
-        return E::parameters;                                                                                         \
+template <class F> using minillm_entry = minillm_sim::Entry<F>;
+template <int N> using minillm_indices = typename minillm_sim::MakeIndices<N>::type;
+using minillm_parameter = minillm_sim::Parameter;
+
+// Names for kernel number INDEX of the module; the rest is a constant expression for its address.
+#define MINILLM_ENTRY(INDEX, ...)                                                                                         \
+    extern "C" __attribute__((__visibility__("default"), __no_sanitize__("thread", "bounds"))) void minillm_call_##INDEX( \
+        void** __minillm_a) {                                                                                             \
+        using __minillm_e = minillm_entry<decltype(__VA_ARGS__)>;                                                    \
+        __minillm_e::__call(__VA_ARGS__, __minillm_a, minillm_indices<__minillm_e::__count>{});          \
+    }                                                                                                                     \
+    extern "C" __attribute__((__visibility__("default"))) const minillm_parameter* minillm_parameters_##INDEX(       \
+        int* __minillm_n) {                                                                                               \
+        using __minillm_e = minillm_entry<decltype(__VA_ARGS__)>;                                                    \
+        *__minillm_n = __minillm_e::__count;                                                                              \
+        return __minillm_e::__parameters;                                                                                 \
     }
 
 extern thread_local char minillm_dynamic_shared[];

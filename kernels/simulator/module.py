@@ -19,6 +19,7 @@ from minillm.kernels.simulator.lines import in_kernel, source_lines
 from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
+from minillm.kernels.simulator.source import read_source
 
 MAX_FINDINGS = 64
 MAX_PROFILED = 4096  # instructions of a kernel that access memory
@@ -54,7 +55,7 @@ class RawModule:
         if mode not in settings.MODES:
             raise ValueError(f"mode is {mode!r}, not one of {', '.join(settings.MODES)}")
         self.path = Path(path).resolve() if path is not None else None
-        self.code = self.path.read_text(encoding="utf-8") if self.path else code
+        self.code = read_source(self.path) if self.path else code
         self.options = tuple(options)
         self.mode = mode
         self.profile = Profile() if mode == "profile" else None
@@ -204,6 +205,11 @@ class Kernel:
             text=library.base + library.text,
             text_size=library.text_size,
         )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters; empty where the source does not show them."""
+        return self._names
 
     def label(self, position: int) -> str:
         """How messages call an argument."""

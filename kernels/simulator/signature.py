@@ -7,6 +7,8 @@ import re
 
 import numpy as np
 
+from minillm.kernels.simulator.source import kernels, split_list
+
 NUMPY_KINDS = {"i": "i", "u": "u", "f": "f", "b": "b", "h": "u"}
 
 
@@ -40,12 +42,16 @@ def check_argument(label: str, parameter: Parameter, value) -> None:
     if parameter.pointers:
         _check_pointer(label, parameter, value)
     elif not isinstance(value, np.generic):
-        raise TypeError(f"{label} is {_describe(value)}, the kernel takes a scalar {parameter.dtype}")
+        raise TypeError(f"{label} is {_describe(value)}, the kernel takes a scalar {_kind(parameter)}")
     elif parameter.dtype is None or parameter.parts > 1:
         if value.nbytes != parameter.size:
             raise TypeError(f"{label} has {value.nbytes} bytes, the kernel's type has {parameter.size}")
     elif value.dtype != parameter.dtype:
         raise TypeError(f"{label} is {value.dtype}, the kernel takes {parameter.dtype}")
+
+
+def _kind(parameter: Parameter) -> str:
+    return str(parameter.dtype) if parameter.dtype is not None else f"of {parameter.size} bytes"
 
 
 def _check_pointer(label: str, parameter: Parameter, value) -> None:
@@ -67,36 +73,17 @@ def _check_pointer(label: str, parameter: Parameter, value) -> None:
 
 def parameter_names(source: str, kernel: str) -> list[str]:
     """The names of a kernel's parameters as its source has them; empty where they cannot be read."""
-    plain = without_comments(source)
-    name = re.escape(re.split(r"[<\s]", kernel.strip())[0].split("::")[-1])
-    found = re.search(rf"__global__[^;{{}}]*?\b{name}\s*\(([^{{;]*)\)\s*\{{", plain)
+    name = re.split(r"[<(\s]", kernel.strip().lstrip("&"))[0].split("::")[-1]
+    found = [each for each in kernels(source) if each.name.split("::")[-1] == name]
     if not found:
         return []
-    parts, depth, start = [], 0, 0
-    text = found.group(1) + ","
-    for i, letter in enumerate(text):
-        depth += (letter in "(<[") - (letter in ")>]")
-        if letter == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [words[-1] for part in parts if (words := re.findall(r"[A-Za-z_]\w*", part.partition("=")[0]))]
+    parts = [part.partition("=")[0] for part in split_list(found[0].parameters)]
+    return [words[-1] for part in parts if (words := re.findall(r"[A-Za-z_]\w*", part)) and part != "void"]
 
 
 def extern_c_kernels(source: str) -> list[str]:
     """The kernels of a source that are found by their plain name."""
-    plain = without_comments(source)
-    found = re.findall(r'extern\s+"C"\s+__global__[^;{}]*?\b(\w+)\s*\([^{;]*\)\s*\{', plain)
-    for block in re.finditer(r'extern\s+"C"\s*\{', plain):
-        depth, end = 1, block.end()
-        while depth and end < len(plain):
-            depth += (plain[end] == "{") - (plain[end] == "}")
-            end += 1
-        found += re.findall(r"__global__[^;{}]*?\b(\w+)\s*\([^{;]*\)\s*\{", plain[block.end() : end])
-    return found
-
-
-def without_comments(source: str) -> str:
-    return re.sub(r"//[^\n]*|/\*.*?\*/", " ", source, flags=re.DOTALL)
+    return [each.name.split("::")[-1] for each in kernels(source) if each.extern_c and each.template is None]
 
 
 def _describe(value) -> str:

@@ -29,23 +29,30 @@ def command(
     profile: Annotated[
         bool, typer.Option("--profile", help="Print the source with the memory traffic of each line.")
     ] = False,
-    size: Annotated[Optional[list[int]], typer.Option(help="A size of the problem; once for each.", min=0)] = None,
+    size: Annotated[
+        Optional[list[str]],
+        typer.Option(help="Sizes of the problem: rows=7,width=33, or each by itself in order.", show_default=False),
+    ] = None,
     order: Annotated[Order, typer.Option(help="In which order threads take turns.")] = Order.ascending,
     seed: Annotated[int, typer.Option(help="Of random arguments and of the order shuffled.")] = 0,
     name: Annotated[
         str, typer.Option("--kernel", help='Of a .cu file: the kernel, such as "saxpy<float>".', show_default=False)
     ] = "",
-    grid: Annotated[Optional[list[int]], typer.Option(help="Of a .cu file: blocks; up to three times.", min=1)] = None,
+    grid: Annotated[
+        Optional[list[str]], typer.Option(help="Of a .cu file: blocks, such as 4 or 4,4.", show_default="1")
+    ] = None,
     block: Annotated[
-        Optional[list[int]], typer.Option(help="Of a .cu file: threads; up to three times.", min=1)
+        Optional[list[str]], typer.Option(help="Of a .cu file: threads, such as 256 or 16,16.", show_default="32")
     ] = None,
     arg: Annotated[
         Optional[list[str]],
-        typer.Option(
-            help="Of a .cu file: float32:2, int32:9, float32[1000], int32[8,4]=0; in order.", show_default=False
-        ),
+        typer.Option(help="Of a .cu file: 2 or float32:2, float32[1000], int32[8,4]=0; in order.", show_default=False),
     ] = None,
     shared: Annotated[int, typer.Option(help="Of a .cu file: bytes of dynamic shared memory.", min=0)] = 0,
+    save: Annotated[
+        Optional[Path],
+        typer.Option(help="Of a .cu file: put the arrays, by parameter name, into this .npz file.", show_default=False),
+    ] = None,
 ) -> None:
     """Run a CUDA kernel with no GPU, and see what it does.
 
@@ -53,21 +60,38 @@ def command(
     results differ or check mode finds a fault. It needs Linux and g++. It shows that a kernel is right and free of races on
     the inputs tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
-    from minillm.kernel_samples import SAMPLES
-    from minillm.simulation import simulate_file, simulate_sample
+    from minillm.kernel_samples import SAMPLES, SUMMARIES
+    from minillm.simulation import FileRun, parse_dimensions, parse_sizes, simulate_file, simulate_sample
 
     if kernel is None:
         for each, sample in SAMPLES.items():
-            print(f"{each:<20} {', '.join(f'{key} {n}' for key, n in zip(sample.size_names, sample.size))}")
+            print(f"{each:<20} {SUMMARIES[each]}")
+            print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(sample.size_names, sample.size))}")
+        print(
+            "next: minillm simulate flash --check, minillm simulate gelu --size rows=7,width=33, or a .cu file of yours"
+        )
         return
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
     mode = "check" if check else "profile" if profile else "run"
-    if kernel.endswith((".cu", ".cuh")):
-        dimensions = tuple(grid or (1,)), tuple(block or (32,))
-        report, well = simulate_file(Path(kernel), name, *dimensions, arg or [], shared, mode, order.value, seed)
+    if kernel.endswith((".cu", ".cuh", ".cpp", ".cc", ".c", ".txt")) or Path(kernel).is_file():
+        if size:
+            raise UserError("--size is for kernels of minillm: a .cu file takes --grid, --block and --arg")
+        run = FileRun(
+            parse_dimensions("--grid", grid, 1), parse_dimensions("--block", block, 32), arg or [], shared, save
+        )
+        report, well = simulate_file(Path(kernel), name, run, mode, order.value, seed)
     else:
-        report, well = simulate_sample(kernel, tuple(size or ()), mode, order.value, seed)
+        for option, given in (
+            ("--kernel", name),
+            ("--grid", grid),
+            ("--block", block),
+            ("--arg", arg),
+            ("--save", save),
+        ):
+            if given:
+                raise UserError(f"{option} is for a .cu file: a kernel of minillm takes --size")
+        report, well = simulate_sample(kernel, parse_sizes(kernel, size or []), mode, order.value, seed)
     print(report)
     sys.stdout.flush()
     raise typer.Exit(0 if well else 1)

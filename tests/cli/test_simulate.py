@@ -111,3 +111,66 @@ def test_a_file_without_a_kernel_named_or_with_wrong_arguments(tmp_path):
 def test_an_argument_that_is_none(text):
     with pytest.raises(UserError, match="write float32:2"):
         parse_argument(text, None)
+
+
+SEVERAL = """
+__global__ void add(const float* a, float* b, int n) { if (threadIdx.x < n) b[threadIdx.x] += a[threadIdx.x]; }
+__global__ void stencil(float* y) { extern __shared__ float s[]; s[0] = 1; y[threadIdx.x] = s[0]; }
+int main() { add<<<1, 8>>>(nullptr, nullptr, 0); }
+"""
+
+
+def test_kernels_of_a_file_are_listed_and_misspelt_ones_found(tmp_path):
+    path = tmp_path / "several.cu"
+    path.write_text(SEVERAL)
+    code, output = simulate(path)
+    assert code == 2 and '--kernel "add" (it has add(const float* a, float* b, int n); stencil(float* y))' in output
+    assert simulate(path, "--kernel", "stencli") == (2, f'{path} has no kernel stencli: did you mean "stencil"?')
+
+
+def test_bare_numbers_small_arrays_and_saved_ones(tmp_path):
+    import numpy as np
+
+    path = tmp_path / "several.cu"
+    path.write_text(SEVERAL)
+    arguments = [part for text in ("float32[4]=2", "float32[4]=1", "4") for part in ("--arg", text)]
+    launch = ("--kernel", "add", "--grid", "1,1", "--block", "8,1", *arguments)
+    code, output = simulate(path, *launch, "--save", tmp_path / "out.npz")
+    assert code == 0 and "argument 1 float32[4]: from 3 to 3, mean 3: 3 3 3 3" in output
+    assert "host code is left out: main" in output
+    with np.load(tmp_path / "out.npz") as saved:
+        assert sorted(saved) == ["a", "b", "n"] and saved["b"].tolist() == [3, 3, 3, 3]
+    code, output = simulate(path, "--kernel", "add", *arguments, "--save", tmp_path / "missing" / "out.npz")
+    assert code == 2 and "--save" in output
+    code, output = simulate(path, "--kernel", "add", "--arg", "float32[4]")
+    assert code == 2 and 'such as --arg "float32[1000]" --arg "float32[1000]" --arg int32:1' in output
+
+
+def test_much_shared_memory_and_an_empty_array(tmp_path):
+    path = tmp_path / "several.cu"
+    path.write_text(SEVERAL)
+    code, output = simulate(path, "--kernel", "stencil", "--block", 1, "--shared", 60000, "--arg", "float32[1]=0")
+    assert code == 0 and "cudaFuncSetAttribute" in output and "mean 1: 1" in output
+    arguments = [part for text in ("float32[0]", "float32[0]", "0") for part in ("--arg", text)]
+    code, output = simulate(path, "--kernel", "add", *arguments)
+    assert code == 0 and "argument 1 float32[0]: empty" in output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["gelu", "--size", "row=7"], "--size row=7: gelu has the sizes rows, width"),
+        (["gelu", "--size", "x"], "write rows=64,width=256"),
+        (["gleu"], 'did you mean "gelu"'),
+        (["gelu", "--grid", "4"], "--grid is for a .cu file"),
+        (["saxpy.cu", "--grid", "4,0"], "--grid 4,0: write one to three whole numbers"),
+        (["saxpy.cu", "--size", "3"], "--size is for kernels of minillm"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(arguments, message):
+    code, output = simulate(*arguments)
+    assert code == 2 and message in output
+
+
+def test_sizes_have_names():
+    assert "rows 3, width 256" in simulate("gelu", "--size", "rows=3")[1]

@@ -1,0 +1,29 @@
+// Loads and stores with a cache hint, and blocks of bytes.
+#pragma once
+
+// A load through the read-only cache, or with any other hint, is a load.
+#define MINILLM_LOAD(NAME) \
+    template <class T>     \
+    __forceinline__ T NAME(const T* address) { return *address; }
+#define MINILLM_STORE(NAME) \
+    template <class T>      \
+    __forceinline__ void NAME(T* address, minillm_sim::Same<T> value) { *address = value; }
+MINILLM_LOAD(__ldg)
+MINILLM_LOAD(__ldcs)
+MINILLM_LOAD(__ldcg)
+MINILLM_LOAD(__ldca)
+MINILLM_LOAD(__ldlu)
+MINILLM_LOAD(__ldcv)
+MINILLM_STORE(__stcs)
+MINILLM_STORE(__stcg)
+MINILLM_STORE(__stwb)
+MINILLM_STORE(__stwt)
+#undef MINILLM_LOAD
+#undef MINILLM_STORE
+
+inline size_t __cvta_generic_to_shared(const void* address) { return reinterpret_cast<size_t>(address); }
+
+// What they touch is watched: the linker puts the simulator's own functions in their places (linking.py).
+extern "C" void* memcpy(void*, const void*, size_t) noexcept;
+extern "C" void* memmove(void*, const void*, size_t) noexcept;
+extern "C" void* memset(void*, int, size_t) noexcept;
