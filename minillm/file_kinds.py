@@ -51,7 +51,9 @@ def misnamed(path: str | Path) -> str | None:
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
         return "a web page (HTML), not the file itself: the download ended on a page (a login?); fetch it again"
     if text.startswith((b"entry not found", b"access to model", b"invalid username", b"repository not found")):
-        return f"an answer of a server ({start[:40].decode('utf-8', 'replace').strip()!r}), not the file: fetch it again"
+        return (
+            f"an answer of a server ({start[:40].decode('utf-8', 'replace').strip()!r}), not the file: fetch it again"
+        )
     if start[257:262] == b"ustar":
         return "a tar archive: unpack it (tar -xf)"
     if not start.strip(b"\0"):

@@ -102,6 +102,8 @@ def _decimal(value) -> float:
 
 
 def _check_factors(factors, name: str) -> None:
-    wrong = [f for f in factors if isinstance(f, bool) or not isinstance(f, (int, float)) or not 0 < f <= sys.float_info.max]
+    wrong = [
+        f for f in factors if isinstance(f, bool) or not isinstance(f, (int, float)) or not 0 < f <= sys.float_info.max
+    ]
     if wrong:
         raise UserError(f"rope_scaling: {name} is {wrong[0]!r:.99}, expected a finite number above 0")

@@ -50,8 +50,8 @@ class AdapterScales:
         kind = kind.lower() if isinstance(kind, str) else kind
         if kind not in KEEP_THE_BASE or isinstance(kind, (int, float)) and not isinstance(kind, bool):
             raise UserError(
-                f"{path}: init_lora_weights is {kind!r:.99}, which changes the weights of the base, and minillm does not compute "
-                "that; convert the adapter with peft: path_initial_model_for_weight_conversion of save_pretrained"
+                f"{path}: init_lora_weights is {kind!r:.99}, which changes the weights of the base, and minillm does not "
+                "compute that; convert the adapter with peft: path_initial_model_for_weight_conversion of save_pretrained"
             )
         if contents.get("task_type") not in TASKS:
             raise UserError(f"{path}: task_type is {contents['task_type']!r:.99}, minillm computes CAUSAL_LM")
@@ -77,7 +77,9 @@ class AdapterScales:
         for target in targets:
             meant = [path for path in layers if path == target or path.endswith(f".{target}")]
             if meant and not adapted & set(meant) and not self.contents.get("exclude_modules"):
-                raise UserError(f"{self.path}: target_modules names {target!r:.99}, which has no matrices: the adapter is incomplete")
+                raise UserError(
+                    f"{self.path}: target_modules names {target!r:.99}, which has no matrices: the adapter is incomplete"
+                )
 
     def _of_pattern(self, name: str, module: str, default):
         """The value of the first pattern that matches the end of the path, as peft looks for it."""
@@ -86,7 +88,9 @@ class AdapterScales:
                 if regex.fullmatch(rf"(.*\.)?({pattern})", module, timeout=PATTERN_SECONDS):
                     return value
             except (regex.error, TimeoutError) as error:
-                raise UserError(f"{self.path}: {name} has the pattern {pattern!r:.99}, which cannot be used ({error})") from None
+                raise UserError(
+                    f"{self.path}: {name} has the pattern {pattern!r:.99}, which cannot be used ({error})"
+                ) from None
         return default
 
 

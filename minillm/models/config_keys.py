@@ -13,7 +13,7 @@ from minillm.errors import UserError
 
 WITHOUT_EFFECT = {  # on what is computed from ids
     "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal", "_commit_hash",
-    "_experts_implementation", "_flash_attn_2_enabled", "_from_model_config", "_name_or_path", 
+    "_experts_implementation", "_flash_attn_2_enabled", "_from_model_config", "_name_or_path",
     "architectures", "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
     "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping",
     "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
@@ -23,7 +23,7 @@ WITHOUT_EFFECT = {  # on what is computed from ids
     "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
     "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id", "pretraining_tp",
     "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate",
-    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", 
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
     "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
     "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
 }  # fmt: skip
@@ -70,7 +70,9 @@ def check_heads_of(contents: dict) -> None:
     names = names if isinstance(names, list) else []
     for name in names:
         if isinstance(name, str) and not name.endswith(("ForCausalLM", "LMHeadModel", "Model")):
-            raise UserError(f"architectures names {name!r:.99}: minillm opens models whose head scores tokens (ForCausalLM)")
+            raise UserError(
+                f"architectures names {name!r:.99}: minillm opens models whose head scores tokens (ForCausalLM)"
+            )
     programs = contents.get("auto_map")
     if isinstance(programs, dict) and (own := [n for n in programs if n in ("AutoModel", "AutoModelForCausalLM")]):
         raise UserError(f"auto_map names a program of the folder's own for {own[0]}, which minillm does not run")

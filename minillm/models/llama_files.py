@@ -131,7 +131,9 @@ def _longrope(given: dict) -> TableScaling:
     if given["short_factor"] != given["long_factor"]:
         raise UserError("rope_scaling is longrope with other factors for long texts, which minillm does not compute")
     if given.get("attention_factor") not in (1, 1.0):
-        raise UserError("rope_scaling is longrope with an attention_factor that is not 1, which minillm does not compute")
+        raise UserError(
+            "rope_scaling is longrope with an attention_factor that is not 1, which minillm does not compute"
+        )
     return TableScaling(given["short_factor"])
 
 

@@ -96,7 +96,9 @@ class GGUF:
     def vocab_size(self) -> int:
         """The rows of the token embedding."""
         if "token_embd.weight" not in self:
-            raise UserError(f"{self.path} has no tensor token_embd.weight: the file is incomplete, or a vocabulary alone")
+            raise UserError(
+                f"{self.path} has no tensor token_embd.weight: the file is incomplete, or a vocabulary alone"
+            )
         shape = self._tensors["token_embd.weight"].shape
         if len(shape) != 2:
             raise UserError(f"{self.path}: token_embd.weight has {len(shape)} dimensions, expected 2")
@@ -119,13 +121,17 @@ class GGUF:
             check_gguf(path)
             settings, tensors = _read(path, gguf)
             if settings.get("split.no") != number - 1 or settings.get("split.count") != count:
-                raise UserError(f"{path} is not part {number} of {count}: it says part {settings.get('split.no')!r:.20}")
+                raise UserError(
+                    f"{path} is not part {number} of {count}: it says part {settings.get('split.no')!r:.20}"
+                )
             if twice := sorted(set(tensors) & set(self._tensors)):
                 raise UserError(f"{path}: tensor {twice[0]} stands in an earlier part, too")
             self.settings = {**settings, **self.settings}
             self._tensors |= tensors
         if expected is not None and expected != len(self._tensors):
-            raise UserError(f"{self.path}: its {count} parts should hold {expected} tensors, they hold {len(self._tensors)}")
+            raise UserError(
+                f"{self.path}: its {count} parts should hold {expected} tensors, they hold {len(self._tensors)}"
+            )
 
     def tensor(self, name: str, dtype) -> np.ndarray:
         """A tensor, expanded; its shape is (out, in), as Hugging Face has it."""

@@ -28,7 +28,12 @@ USED = {
     },
 }  # fmt: skip
 # these say something of how the model was made, or of a kind of scaling that is refused by its type
-WITHOUT_EFFECT = {"vocab_size", "rope.scaling.original_context_length", "rope.scaling.finetuned", "decoder_start_token_id"}
+WITHOUT_EFFECT = {
+    "vocab_size",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "decoder_start_token_id",
+}
 # these change nothing at one of the values
 NEUTRAL = {
     "attention.causal": (True,), "tensor_data_layout": ("Meta AI original pth",), "attention.scale": (0.0,),
@@ -63,7 +68,9 @@ def check_keys(file, architecture: str) -> None:
         if key == name or name in used or _is_neutral(file, architecture, name, value):
             continue
         if "expert" in name:
-            raise UserError(f"{file.path}: it is a mixture of experts ({key} is {value!r:.60}), which is not computed here")
+            raise UserError(
+                f"{file.path}: it is a mixture of experts ({key} is {value!r:.60}), which is not computed here"
+            )
         raise UserError(f"{file.path}: {key} is {value!r:.60}, which is not computed here")
 
 

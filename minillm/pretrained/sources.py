@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.file_kinds import OTHER_FORM, misnamed, pickled
-from minillm.models.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, adapter_base
+from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base
 from minillm.models.folder import CONFIG_FILE
 from minillm.models.weight_files import PICKLES
 from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name

@@ -67,7 +67,9 @@ def train(source, folder, tmp_path, **settings):
     put(tmp_path / "text.txt", TEXT)
     data = (str(tmp_path / "text.txt"),)
     shape = dict(context_length=16)
-    return start_run(TrainingSettings(data=data, init=str(source), max_steps=1, batch_size=1, **settings), shape, folder)
+    return start_run(
+        TrainingSettings(data=data, init=str(source), max_steps=1, batch_size=1, **settings), shape, folder
+    )
 
 
 def test_saving_what_was_opened(chat_model, tmp_path):
@@ -136,7 +138,10 @@ def test_of_a_llama2c_file(tmp_path):
 
 def test_names_in_special_tokens_map(chat_model):
     (chat_model / "tokenizer_config.json").unlink()
-    special = {"eos_token": {"content": "<|end|>", "lstrip": False}, "additional_special_tokens": ["<a>", {"content": "<b>"}]}
+    special = {
+        "eos_token": {"content": "<|end|>", "lstrip": False},
+        "additional_special_tokens": ["<a>", {"content": "<b>"}],
+    }
     put(chat_model / "special_tokens_map.json", special)
     found = carried_from(chat_model).tokenizer
     assert found == {"eos_token": "<|end|>", "additional_special_tokens": ["<a>", "<b>"]}

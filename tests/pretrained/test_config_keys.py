@@ -79,7 +79,10 @@ REFUSED = [
     (dict(rope_scaling=dict(type="linear", factor=2.0, beta_fast=32)), "rope_scaling has beta_fast 32"),
     (dict(rope_scaling=dict(**LONG, original_max_position_embeddings=8) | dict(long_factor=[3.0, 4.0])), "long texts"),
     (dict(rope_scaling=dict(**LONG) | dict(attention_factor=1.2)), "attention_factor that is not 1"),
-    (dict(rope_scaling=dict(**LONG) | dict(short_factor=[1.0], long_factor=[1.0])), "has 1 factors, a head has 2 pairs"),
+    (
+        dict(rope_scaling=dict(**LONG) | dict(short_factor=[1.0], long_factor=[1.0])),
+        "has 1 factors, a head has 2 pairs",
+    ),
     (dict(rope_scaling=None, rope_parameters=dict(full_attention=dict(rope_theta=5.0))), "differs by type of layer"),
     (dict(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5"),
     (dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5)), "partial_rotary_factor 0.5"),
@@ -113,7 +116,9 @@ def test_keys_that_change_the_computation_are_refused(tmp_path, fields, message)
         dict(sliding_window=4096, layer_types=["full_attention"] * 2, use_sliding_window=True),
         dict(sliding_window=4, use_sliding_window=False),
         dict(made_by="somebody", version=3, is_llama_config=True, rope_interleaved=False, tags=["a"]),
-        dict(partial_rotary_factor=1.0, residual_multiplier=1.0, final_logit_softcapping=None, quantization_config=None),
+        dict(
+            partial_rotary_factor=1.0, residual_multiplier=1.0, final_logit_softcapping=None, quantization_config=None
+        ),
         dict(architectures=None),
     ],
 )
@@ -160,7 +165,11 @@ class TestGPT2:
 
     def test_activations_by_other_names(self, tmp_path):
         saved(tmp_path, "gpt2")
-        for name, ours in (("gelu_fast", "gelu_new"), ("gelu_python", "gelu"), ("gelu_pytorch_tanh", "gelu_pytorch_tanh")):
+        for name, ours in (
+            ("gelu_fast", "gelu_new"),
+            ("gelu_python", "gelu"),
+            ("gelu_pytorch_tanh", "gelu_pytorch_tanh"),
+        ):
             config_of(tmp_path, activation_function=name)
             assert minillm.from_pretrained(tmp_path).config.activation == ours
 

@@ -237,7 +237,9 @@ class TestSplitFiles:
     def test_a_part_is_missing(self, parts):
         files, _ = parts
         files[1].unlink()
-        with pytest.raises(UserError, match="one of 3 parts of a split GGUF file, and .*00002-of-00003.gguf is missing"):
+        with pytest.raises(
+            UserError, match="one of 3 parts of a split GGUF file, and .*00002-of-00003.gguf is missing"
+        ):
             from_pretrained(files[0])
 
     def test_a_part_of_another_name(self, parts):
