@@ -163,5 +163,5 @@ def _check_layout(spans, data_size: int, path: Path) -> None:
 
 def _broken(path: Path, why: str) -> UserError:
     if kind := misnamed(path):
-        return UserError(f"{path} is {kind}")
+        return UserError(f"{path} is not a complete safetensors file: it is {kind}")
     return UserError(f"{path} is not a complete safetensors file: {why}; fetch or copy it again")

@@ -86,7 +86,9 @@ def cache_folder() -> Path:
             pass
     except OSError as error:
         reason = error.strerror
-        raise UserError(f"compiled kernels cannot be kept in {folder} ({reason}): name a folder in MINILLM_CACHE") from None
+        raise UserError(
+            f"compiled kernels cannot be kept in {folder} ({reason}): name a folder in MINILLM_CACHE"
+        ) from None
     return folder
 
 
@@ -261,7 +263,9 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
         log = result.stderr
         if "No space left on device" in log:
             raise UserError(f"no space is left for compiled kernels ({cache_folder()}): name a folder in MINILLM_CACHE")
-        raise CompileError(complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log)
+        raise CompileError(
+            complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log
+        )
 
 
 def _digest(*parts) -> str:

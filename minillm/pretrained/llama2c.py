@@ -159,12 +159,10 @@ def _base_of_tables(cos, sin, path: Path) -> float:
     if not cos.any() and not sin.any():
         return USUAL_BASE
     base = USUAL_BASE
+    error = TABLE_ERROR * max(1, time / 1000)
     for _ in range(2):
         expected = rotary_tables(time, 2 * pairs, base)
-        if all(
-            np.allclose(table, right, rtol=0, atol=TABLE_ERROR * max(1, time / 1000))
-            for table, right in zip((cos, sin), expected)
-        ):
+        if all(np.allclose(table, right, rtol=0, atol=error) for table, right in zip((cos, sin), expected)):
             return base
         angle = math.atan2(sin[1, -1], cos[1, -1]) if time > 1 and pairs > 1 else 0.0  # base^(-(D - 2) / D)
         if not 0 < angle < 1:

@@ -29,7 +29,7 @@ def test_in_a_folder(tmp_path, kind, place):
     if "of" in place:
         shard(tmp_path)
     (tmp_path / place).write_bytes(contents)
-    with pytest.raises(UserError, match=f"{place} is {message}"):
+    with pytest.raises(UserError, match=f"{place} is (not a complete safetensors file: it is )?{message}"):
         minillm.from_pretrained(tmp_path)
 
 
