@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from functools import lru_cache
 
 import numpy as np
 
@@ -71,6 +72,7 @@ def _check_pointer(label: str, parameter: Parameter, value) -> None:
         raise ValueError(f"{label} is read-only, and the kernel's pointer is not const")
 
 
+@lru_cache(maxsize=256)  # asked for at every launch
 def parameter_names(source: str, kernel: str) -> list[str]:
     """The names of a kernel's parameters as its source has them; empty where they cannot be read."""
     name = re.split(r"[<(\s]", kernel.strip().lstrip("&"))[0].split("::")[-1]

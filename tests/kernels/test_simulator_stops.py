@@ -56,6 +56,14 @@ extern "C" __global__ void count_in_memory(volatile int* y) { while (y[0] >= 0) 
 """
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C is an exception, also where the tests were started in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(params=["run", "check"])
 def mode(request):
     needs_compiler()
