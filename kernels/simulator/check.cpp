@@ -34,6 +34,7 @@ void Checker::access(uint64_t address, uint64_t size, int kind, bool aligned, co
     if (runner.in_collective || !size) return;  // the runtime itself, on behalf of a warp
     let_see();
     watch_doubt(thread, address, kind, pc);
+    watch_guess(thread, address, kind);
     watch_waiting(thread, address, size, kind, pc);
     if (in_own_memory(address, size, kind)) return;
     auto index = static_cast<unsigned>(&thread - runner.threads.data());
@@ -117,7 +118,9 @@ void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, co
     }
     bool write = !is_read(kind);
     if (cell.writer.phase && !order.ordered(cell.writer, access)) {
-        if (!cell.writer.sync || !access.sync)  // atomic and volatile accesses do not race among themselves
+        if (!write && !access.sync && cell.writer.sync == kAtomically)
+            guess(runner.current(), address, access, cell.writer);
+        else if (!cell.writer.sync || !access.sync)  // atomic and volatile accesses do not race among themselves
             note(write ? kTwoWrite : kReadsWritten, access, &cell.writer);
         else if (kind == kVolatileRead && cell.writer.sync == kVolatile &&
                  !order.told(cell.writer, access.thread, address, shared))
@@ -125,8 +128,13 @@ void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, co
     }
     if (!write) return remember_reader(cell, access);
     for (const Access* reader : {&cell.reader, &cell.other_reader})
-        if (reader->phase && !(reader->sync && access.sync) && !order.ordered(*reader, access))
-            note("data race: it writes what another thread reads", access, reader);
+        if (reader->phase && !(reader->sync && access.sync) && !order.ordered(*reader, access)) {
+            Thread& other = runner.threads[reader->thread];
+            if (access.sync == kAtomically && order.of_this_block(*reader) && other.state != State::kDone)
+                guess(other, address, *reader, access);
+            else
+                note("data race: it writes what another thread reads", access, reader);
+        }
     cell.writer = access;
     cell.reader = cell.other_reader = {};
 }
@@ -160,8 +168,27 @@ void Checker::watch_doubt(Thread& thread, uint64_t address, int kind, const void
         settle(thread);
 }
 
+void Checker::guess(Thread& thread, uint64_t address, const Access& access, const Access& other) {
+    if (!thread.guess.access.phase) thread.guess = {address, 0, access, other};
+}
+
+void Checker::watch_guess(Thread& thread, uint64_t address, int kind) {
+    Guess& guess = thread.guess;
+    if (!guess.access.phase) return;
+    if (kind == kAtomic && address == guess.address)
+        guess = {};
+    else if (++guess.accesses > kDoubtfulAccesses || (!is_read(kind) && !in_own_memory(address, 1, kind)))
+        settle_guess(thread);
+}
+
+void Checker::settle_guess(Thread& thread) {
+    if (thread.guess.access.phase) note(kReadsWritten, thread.guess.access, &thread.guess.other);
+    thread.guess = {};
+}
+
 void Checker::settle(Thread& thread) {
     let_see();
+    settle_guess(thread);
     if (thread.doubt.pc) note(kReadsWritten, thread.doubt.read, &thread.doubt.write);
     thread.doubt.pc = nullptr;
 }

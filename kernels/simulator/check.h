@@ -35,6 +35,9 @@ class Checker {
     void check_cell(Cell& cell, uint64_t address, bool shared, int kind, const Access& access);
     void hide(const Access& writer, uint64_t address, const Access& access);
     void watch_doubt(Thread& thread, uint64_t address, int kind, const void* pc);
+    void guess(Thread& thread, uint64_t address, const Access& access, const Access& other);
+    void watch_guess(Thread& thread, uint64_t address, int kind);
+    void settle_guess(Thread& thread);
     void remember_reader(Cell& cell, const Access& access) const;
     void watch_waiting(Thread& thread, uint64_t address, uint64_t size, int kind, const void* pc);
     void note(const char* what, const Access& access, const Access* other);

@@ -87,6 +87,7 @@ void BlockRunner::start_threads(unsigned long long block) {
         thread.site_pc = 0;
         thread.round = {};
         thread.doubt = {};
+        thread.guess = {};
         thread.registers.valid = false;
         thread.patience = {};
         thread.fiber.prepare(&BlockRunner::enter_thread);

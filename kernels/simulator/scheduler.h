@@ -36,6 +36,14 @@ struct Doubt {
     Access read, write;
 };
 
+// A plain read of what other threads change by atomics alone. It is the first guess of a loop around atomicCAS, if an atomic of
+// the thread's own at that address comes next; else it is a race. access.phase 0: none.
+struct Guess {
+    uint64_t address;
+    unsigned accesses;  // since then
+    Access access, other;
+};
+
 // What is known of a thread that was interrupted again and again.
 struct Patience {
     std::vector<uint64_t> states;                            // hashes of its registers and stack
@@ -55,6 +63,7 @@ struct Thread : Running {
     uint64_t site_pc;      // of the loop in which it waits; 0: `site` says it
     Round round;
     Doubt doubt;
+    Guess guess;
     Registers registers;   // if it was interrupted
     Patience patience;
 };

@@ -43,6 +43,22 @@ extern "C" __global__ void overlapping(char* bytes, int* y) {
     if (threadIdx.x == 32) bytes[2] = 2;
 }
 
+extern "C" __global__ void add_by_compare_and_swap(double* sum) {
+    unsigned long long* bits = reinterpret_cast<unsigned long long*>(sum);
+    unsigned long long old = *bits, assumed;
+    do {
+        assumed = old;
+        OTHER_WRITE;
+        old = atomicCAS(bits, assumed, __double_as_longlong(1.5 + __longlong_as_double(assumed)));
+    } while (assumed != old);
+}
+
+extern "C" __global__ void look_at_a_sum(int* sum, int* y) {
+    atomicAdd(sum, 1);
+    BETWEEN;
+    if (threadIdx.x % 32 == 0) y[threadIdx.x / 32] = *sum;
+}
+
 extern "C" __global__ void last_block(volatile float* parts, float* out) {
     __shared__ bool last;
     if (threadIdx.x == 0) {
@@ -110,7 +126,14 @@ extern "C" __global__ void locked(int* lock, int* total) {
         }
 }
 """
-DEFAULTS = {"FIELD": "v", "FENCE": "__threadfence()", "TICKET": "atomicAdd(&arrived, 1)", "WRITER": "32"}
+DEFAULTS = {
+    "OTHER_WRITE": "",
+    "BETWEEN": "__syncthreads()",
+    "FIELD": "v",
+    "FENCE": "__threadfence()",
+    "TICKET": "atomicAdd(&arrived, 1)",
+    "WRITER": "32",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +216,20 @@ def test_a_lock_of_every_thread():
     run("locked", ints(), total, block=96, grid=2)
     assert total[0] == 192
     race("locked", ints(), ints(), FENCE="", line="total[0] += 1")
+
+
+@pytest.mark.parametrize("block, grid", [(64, 1), (48, 3)])
+def test_the_first_guess_of_a_compare_and_swap(block, grid):
+    """The CUDA guide's addition: what a plain read finds is only believed if atomicCAS finds the same."""
+    total = np.zeros(1, np.float64)
+    run("add_by_compare_and_swap", total, block=block, grid=grid)
+    assert total[0] == 1.5 * block * grid
+    unsure = "sum[1] = assumed"
+    race("add_by_compare_and_swap", np.zeros(2), OTHER_WRITE=unsure, line="unsigned long long old = *bits")
+
+
+def test_a_sum_is_not_read_before_all_have_added():
+    total, seen = ints(), ints()
+    run("look_at_a_sum", total, seen)
+    assert total[0] == seen[0] == seen[1] == 64
+    race("look_at_a_sum", ints(), ints(), BETWEEN="", line="atomicAdd(sum, 1)")
