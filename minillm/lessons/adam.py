@@ -166,7 +166,7 @@ def replay(kind, decay: float, start, gradients) -> tuple[np.ndarray, np.ndarray
     for step, gradient in enumerate(gradients):
         if step == SETTLED:
             settled = parameter.value.copy()
-        parameter.grad = gradient[None]
+        parameter.grad = gradient[None].astype(start.dtype)
         optimizer.step()
     moved = (parameter.value - settled)[0] / (len(gradients) - SETTLED)
     return moved, optimizer.second_moments["weights"][0] / (1 - BETAS[1] ** len(gradients))

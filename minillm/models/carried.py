@@ -69,6 +69,8 @@ class Carried:
             return
         path = folder / TOKENIZER_CONFIG
         written = read_json(path) if path.is_file() else {}
+        if self.templates:
+            written.pop("chat_template", None)  # they stand in files of their own
         carried = {name: value for name, value in self.tokenizer.items() if name not in OF_THE_FILES}
         text = json.dumps({**written, **carried}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(path, text.encode("utf-8"))

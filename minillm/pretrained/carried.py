@@ -104,8 +104,8 @@ def _json(path: Path) -> dict:
 
 def _from_gguf(file: GGUF) -> Carried:
     def index_of(name: str) -> int | None:
-        index = file.settings.get(f"tokenizer.ggml.{name}_token_id")
-        return None if index is None else int(index)
+        key = f"tokenizer.ggml.{name}_token_id"
+        return file.setting(key, int) if key in file.settings else None
 
     tokens = file.settings.get("tokenizer.ggml.tokens", [])
     ends = sorted({index for name in GGUF_ENDS if (index := index_of(name)) is not None})

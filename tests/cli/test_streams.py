@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -120,10 +121,17 @@ def test_what_may_not_be_read_or_written(here, tmp_path):
 @posix
 def test_ctrl_c_is_told(here):
     command = [sys.executable, "-m", "minillm", "generate", "run", "--max-tokens", "10000000"]
-    process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.read(20)  # it writes
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == b"\nminillm: stopped\n" and process.returncode == 130
+    heeded = partial(
+        signal.signal, signal.SIGINT, signal.default_int_handler
+    )  # also where the tests run in the background
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heeded)
+    with subprocess.Popen(command, cwd=here, **pipes) as process:
+        try:
+            assert process.stdout.read(20)  # it writes
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1] == b"\nminillm: stopped\n" and process.returncode == 130
+        finally:
+            process.kill()
 
 
 def test_the_command_alone_is_its_help(minillm):

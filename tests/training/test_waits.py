@@ -96,10 +96,10 @@ def test_without_kernels_neither(tmp_path, device):
     ],
 )
 def test_whoever_waits_is_found(module, name, waiting, tmp_path, device, monkeypatch):
-    inner = getattr(module, name)
+    inner, run = getattr(module, name), start(tmp_path, device)
     monkeypatch.setattr(module, name, lambda *args, **named: waiting(inner(*args, **named), args))
     with pytest.raises(Waited, match="copies from the device to the host"):
-        steps_without_waits(start(tmp_path, device))
+        steps_without_waits(run)
 
 
 def test_all_parameters_are_updated_in_one_launch(tmp_path, device, monkeypatch):
