@@ -18,6 +18,14 @@ from minillm.tokenizers.patterns import compile_expression
 REQUIRED = object()
 # Of how `tokenizers` reports where a token stands in the text; ids do not depend on it.
 OFFSETS_ONLY = (bool, True)
+# Of Metaspace, which cuts text and puts it together again. str_rep and add_prefix_space are the older spellings.
+METASPACE_OPTIONS = {
+    "replacement": (str, REQUIRED),
+    "prepend_scheme": (str, "always"),
+    "split": ((bool, type(None)), True),
+    "add_prefix_space": ((bool, type(None)), None),
+    "str_rep": ((str, type(None)), None),
+}
 
 
 class Kind(NamedTuple):

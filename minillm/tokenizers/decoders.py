@@ -18,7 +18,15 @@ from typing import NamedTuple
 
 from minillm.errors import UserError
 from minillm.tokenizers.byte_spelling import bytes_of
-from minillm.tokenizers.components import OFFSETS_ONLY, REQUIRED, Kind, parts_of, read_component, read_pattern
+from minillm.tokenizers.components import (
+    METASPACE_OPTIONS,
+    OFFSETS_ONLY,
+    REQUIRED,
+    Kind,
+    parts_of,
+    read_component,
+    read_pattern,
+)
 from minillm.tokenizers.patterns import matches
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -205,7 +213,6 @@ def _byte_level(where: str, **offsets: bool) -> Step:
     return Step(join_bytes, lambda token, first: bytes_of(token), fuses=True)
 
 
-_MAYBE = (bool, type(None))
 KINDS = {
     "ByteLevel": Kind(
         _byte_level, {"add_prefix_space": OFFSETS_ONLY, "trim_offsets": OFFSETS_ONLY, "use_regex": OFFSETS_ONLY}
@@ -214,14 +221,5 @@ KINDS = {
     "ByteFallback": Kind(_byte_fallback),
     "Fuse": Kind(_fuse),
     "Strip": Kind(_strip, {"content": (str, REQUIRED), "start": (int, REQUIRED), "stop": (int, REQUIRED)}),
-    "Metaspace": Kind(
-        _metaspace,
-        {
-            "replacement": (str, REQUIRED),
-            "prepend_scheme": (str, "always"),
-            "split": (_MAYBE, True),
-            "add_prefix_space": (_MAYBE, None),
-            "str_rep": ((str, type(None)), None),
-        },
-    ),
+    "Metaspace": Kind(_metaspace, METASPACE_OPTIONS),
 }

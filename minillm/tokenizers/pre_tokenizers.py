@@ -21,7 +21,15 @@ import regex
 
 from minillm.errors import UserError
 from minillm.tokenizers.byte_spelling import spell
-from minillm.tokenizers.components import OFFSETS_ONLY, REQUIRED, Kind, parts_of, read_component, read_pattern
+from minillm.tokenizers.components import (
+    METASPACE_OPTIONS,
+    OFFSETS_ONLY,
+    REQUIRED,
+    Kind,
+    parts_of,
+    read_component,
+    read_pattern,
+)
 from minillm.tokenizers.patterns import GPT2, compile_expression, matches
 
 Piece = tuple[str, bool]
@@ -201,7 +209,6 @@ def _byte_level(where: str, add_prefix_space: bool, trim_offsets: bool, use_rege
     return cut
 
 
-_MAYBE = (bool, type(None))
 KINDS = {
     "ByteLevel": Kind(
         _byte_level,
@@ -209,16 +216,7 @@ KINDS = {
     ),
     "Split": Kind(_split, {"pattern": (dict, REQUIRED), "behavior": (str, REQUIRED), "invert": (bool, REQUIRED)}),
     "Digits": Kind(_digits, {"individual_digits": (bool, REQUIRED)}),
-    "Metaspace": Kind(
-        _metaspace,
-        {
-            "replacement": (str, REQUIRED),
-            "prepend_scheme": (str, "always"),
-            "split": (_MAYBE, True),
-            "add_prefix_space": (_MAYBE, None),
-            "str_rep": ((str, type(None)), None),
-        },
-    ),
+    "Metaspace": Kind(_metaspace, METASPACE_OPTIONS),
     "Whitespace": Kind(lambda where: _at_pattern(WORDS, "Removed", invert=True)),
     "WhitespaceSplit": Kind(lambda where: _at_pattern(WHITE_SPACE, "Removed")),
     "Punctuation": Kind(_punctuation, {"behavior": (str, "Isolated")}),

@@ -10,6 +10,7 @@ import minillm
 from minillm.errors import UserError
 from minillm.models.adapter_files import save_adapter
 from minillm.models.fine_tuning import LoRA, add_lora
+from minillm.pretrained import tokenizer_of
 from minillm.pretrained.carried import carried_from
 from minillm.pretrained.chat import chat_of
 from minillm.pretrained.ending import end_tokens
@@ -87,6 +88,10 @@ def test_training_from_it(chat_model, tmp_path, settings):
     assert {name: tokenizer[name] for name in NAMES} == NAMES and tokenizer["padding_side"] == "left"
     assert tokenizer["model_max_length"] == 99 and tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert "chat_template" not in tokenizer  # it has a file of its own
+    assert (
+        tokenizer["add_bos_token"] is True
+    )  # said by the source; beside a tokenizer.json it changes nothing, there and here
+    assert tokenizer_of(tmp_path / "run").encode("the fox") == tokenizer_of(chat_model).encode("the fox")
     again = train(tmp_path / "run", tmp_path / "second", tmp_path)
     assert again.folder.is_dir()
     check(tmp_path / "second", context=16)
