@@ -26,11 +26,11 @@ import numpy as np
 
 from benchmarks.common import RESULTS, write_results
 from benchmarks.gpu_timing import device_seconds
-from minillm.backend import to_device, to_host
+from minillm.backend.arrays import to_device, to_host
 from minillm.errors import MissingExtra
 from minillm.kernels import RUNGS
 from minillm.layers import attention as layer
-from minillm.peaks import peaks_of
+from minillm.profiling.peaks import peaks_of
 
 TIMES = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 WIDTHS = (64, 128)
@@ -368,7 +368,7 @@ def draw(rows, device) -> None:
     print("wrote benchmarks/results/attention_ladder.png")
     peaks = peaks_of(device) if device else None
     if peaks is None:
-        print(f"no roofline: the peaks of {device or 'this CPU'} are not known (minillm/peaks.py)")
+        print(f"no roofline: the peaks of {device or 'this CPU'} are not known (minillm/profiling/peaks.py)")
         return
 
     figure = Figure(figsize=(7, 5), layout="constrained")

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
-from minillm.info import describe
+from minillm.backend.environment import describe
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -23,7 +23,8 @@ import numpy as np
 import minillm
 from benchmarks import common
 from benchmarks.train_step import MinillmTrainer
-from minillm.backend import stream, to_device
+from minillm.backend.arrays import to_device
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
 from minillm.optim import clip
 

@@ -1,6 +1,6 @@
 """python -m benchmarks.generate: how fast a model reads a prompt (prefill) and writes (decode), beside transformers.
 
-GPT-2 124M and the shape of SmolLM2-135M in float32, with random weights, one text at a time. Writing a token reads every
+GPT-2 124M and the shape of SmolLM2-135M in float32, with random weights, one text at a time. Completion a token reads every
 weight once, so no program can write faster than
 
     bound = memory bandwidth / bytes of the weights
@@ -25,7 +25,7 @@ import numpy as np
 
 import minillm
 from benchmarks import common
-from minillm.models.decoding import Decoder
+from minillm.generation.decoder import Decoder
 from minillm.models.presets import find_preset
 from minillm.training.data_parallel import cores
 
@@ -33,7 +33,7 @@ VOCABULARY = {"gpt2": 50257, "smollm2-135m": 49152}
 FIRST_TOKEN = {
     "minillm": """
 import sys, numpy as np, minillm
-from minillm.models.decoding import Decoder
+from minillm.generation.decoder import Decoder
 print(Decoder(minillm.from_pretrained(sys.argv[1])).read(np.arange(16)[None]).argmax())
 """,
     "transformers": """

@@ -20,7 +20,7 @@ def inputs(rng, n_layer, d_model):
 
 
 def forward(op, a):
-    if hasattr(op, "clip_scale"):  # minillm.optim.clipping takes parameters
+    if hasattr(op, "clip_scale"):  # minillm.optim.global_norm takes parameters
         parameters = {str(i): _Gradient(gradient) for i, gradient in enumerate(a.gradients)}
         return [op.global_norm(parameters)], None
     return [op.global_norm(a.gradients)], None
@@ -43,7 +43,7 @@ OPERATION = Operation(
     forward=forward,
     forward_bytes=lambda n_layer, d_model: 4 * elements(n_layer, d_model),
     torch_forward=torch_forward,
-    layer="minillm.optim.clipping",
+    layer="minillm.optim.global_norm",
 )
 
 if __name__ == "__main__":

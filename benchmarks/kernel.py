@@ -26,9 +26,9 @@ import numpy as np
 
 from benchmarks.common import write_results
 from benchmarks.gpu_timing import device_seconds, sets_of_inputs
-from minillm.backend import to_device, to_host
+from minillm.backend.arrays import to_device, to_host
 from minillm.kernels import use_kernels
-from minillm.peaks import peaks_of
+from minillm.profiling.peaks import peaks_of
 
 
 @dataclass(frozen=True)

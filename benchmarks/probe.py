@@ -14,10 +14,10 @@ import cupy
 import numpy as np
 
 from benchmarks.gpu_timing import device_seconds
-from minillm import matmul as mm
+from minillm.backend import matmul as mm
+from minillm.backend.precision import bfloat16, matmul_precision
 from minillm.kernels import adamw, cross_entropy, embedding, gelu, global_norm, layer_norm, residual_layer_norm
 from minillm.kernels.attention import flash, flash_tensor_cores
-from minillm.precision import bfloat16, products_in
 
 BF, F32 = bfloat16(), np.dtype("float32")
 N, C, F, H, T, V, L = 16384, 768, 3072, 12, 1024, 50257, 12
@@ -178,7 +178,7 @@ def loss_and_update():
 
 def other_precisions():
     x = rand(N, C)
-    with products_in("tf32"):
+    with matmul_precision("tf32"):
         product("c_fc forward, TF32", x.astype(F32), rand(C, F, dtype=F32), cupy.empty((N, F), F32), 0)
     product("c_fc forward, float32", x.astype(F32), rand(C, F, dtype=F32), cupy.empty((N, F), F32), 0, inner=3)
 

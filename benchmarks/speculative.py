@@ -32,10 +32,10 @@ import minillm
 from benchmarks import common
 from benchmarks.generate import VOCABULARY, random_model
 from minillm.data.corpora import load_text
-from minillm.models.decoding import Decoder
+from minillm.generation.decoder import Decoder
+from minillm.generation.speculative import PromptLookup, Statistics, speculative_generate
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.chat import chat_of
-from minillm.sampler.speculative import PromptLookup, Statistics, speculative_generate
 from minillm.training import TrainingSettings, start_run, train
 
 PROMPT_TOKENS = 32
@@ -95,7 +95,7 @@ def pass_milliseconds(name: str, rounds: int, sizes=(1, 2, 3, 5, 8)) -> dict[int
             started = time.perf_counter()
             decoder.logits(decoder.hidden(ids)[0])
             column.append(time.perf_counter() - started)
-            decoder.take_back(size)
+            decoder.truncate(size)
     milliseconds = {size: 1e3 * median(column[1:]) for size, column in times.items()}
     ratios = ", ".join(
         f"{size}: {value:.1f} ms ({value / milliseconds[1]:.2f})" for size, value in milliseconds.items()

@@ -9,7 +9,7 @@ machine, and the first steps of each block are not counted (caches and sleeping 
 since steps are only handed over to it, and waited for at its end.
 
 Printed: milliseconds and tokens a second (median over blocks), ratios block by block, the model's operations a second by the
-formula of minillm/training/operations.py, and their share of the peak of the device (n/a where it is not known); the peak of
+formula of minillm/profiling/operations.py, and their share of the peak of the device (n/a where it is not known); the peak of
 the memory of arrays, by each allocator's account, measured in steps of their own. On the CPU also: the share of minillm's step
 that its matrix products alone take, and the fraction of this machine's own rate of matrix products that the step reaches.
 """
@@ -27,14 +27,14 @@ import numpy as np
 import minillm
 from benchmarks import common
 from benchmarks.cpu_products import measure_peak, measure_products
-from minillm.backend import to_device
+from minillm.backend.arrays import to_device
 from minillm.errors import UserError
 from minillm.models.presets import find_preset
 from minillm.optim import clip
-from minillm.peaks import peaks_of
+from minillm.profiling.memory_measure import measured_peak
+from minillm.profiling.operations import flops_per_token
+from minillm.profiling.peaks import peaks_of
 from minillm.training.data_parallel import DataParallel, default_workers
-from minillm.training.memory_measure import measured_peak
-from minillm.training.operations import operations_of_a_token
 
 NOT_COUNTED = 2  # steps at the beginning of a block
 
@@ -180,7 +180,7 @@ def seconds_of(contestant, ids, targets, steps: int) -> float:
 
 def report(rounds, memory, config, batch_size, arguments) -> None:
     tokens = batch_size * config.context_length
-    operations = tokens * operations_of_a_token(config, config.context_length)
+    operations = tokens * flops_per_token(config, config.context_length)
     peak = peak_operations(arguments)
     results = {name: figures(times, tokens, operations, peak, memory[name]) for name, times in rounds.items()}
     print(

@@ -1,6 +1,6 @@
 """CUDA kernels, and the choice between them and plain array operations.
 
-A layer asks `twin("layer_norm", x)` and gets the launcher of the CUDA kernel, with the functions of the layer's own
+A layer asks `kernel_for("layer_norm", x)` and gets the launcher of the CUDA kernel, with the functions of the layer's own
 file, if there is one that takes x; otherwise None. Launchers are imported when they are first asked for.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from minillm.backend import device_of
+from minillm.backend.arrays import device_of
 from minillm.errors import UserError
 
 # Operation -> the dtypes that its kernel takes.
@@ -52,19 +52,19 @@ def use_kernels(choice=True, /, **operations) -> None:
     _choices.update({operation: operations.get(operation, bool(choice)) for operation in OPERATIONS})
 
 
-def implementation(array, forward, backward):
+def dispatch(array, forward, backward):
     """The pair of functions that works on `array`: the CUDA kernel's, or the given ones of the layer's own file.
 
     A layer passes its `NAME_forward` and `NAME_backward` and keeps the second for its own backward, so that what forward
     saved is read by the function that belongs to it.
     """
-    kernel = twin(forward.__name__.removesuffix("_forward"), array)
+    kernel = kernel_for(forward.__name__.removesuffix("_forward"), array)
     if kernel is None:
         return forward, backward
     return getattr(kernel, forward.__name__), getattr(kernel, backward.__name__)
 
 
-def twin(operation: str, array):
+def kernel_for(operation: str, array):
     """The launcher of the operation's kernel, or None where plain array operations are to be used.
 
     It is a module with the functions of the layer's file, for an `array` (the first one of the operation) that lives on

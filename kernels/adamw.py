@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.backend import array_module
-from minillm.kernels.launch import Ceiling, CudaFile, check_array, empty, place_of
+from minillm.backend.arrays import array_module
+from minillm.kernels.launch import CudaFile, ResourceLimit, check_array, device_id, empty
 from minillm.kernels.tensor_list import addresses, layout, on_device
 
-CUDA = CudaFile(__file__, "adamw.cu", {"adamw": Ceiling(registers=48)})
+CUDA = CudaFile(__file__, "adamw.cu", {"adamw": ResourceLimit(registers=48)})
 
 
 def adamw_update(
@@ -43,7 +43,7 @@ def adamw_update(
     scale[...] = gradient_scale if np.isscalar(gradient_scale) else array_module(scale).asarray(gradient_scale)
     table = addresses(*lists.values())
     tensors, blocks = layout(values)
-    decays = on_device(place_of(values[0]), tuple(map(float, weight_decays)), "float32")
+    decays = on_device(device_id(values[0]), tuple(map(float, weight_decays)), "float32")
     beta1, beta2 = betas
     numbers = (lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, 1 - beta1**step, 1 - beta2**step)
     arguments = (*table, tensors, decays, scale, np.int32(len(values)), *map(np.float32, numbers), np.int32(decoupled))

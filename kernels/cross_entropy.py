@@ -7,16 +7,16 @@ from numbers import Number
 
 import numpy as np
 
-from minillm.backend import array_module
-from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, check_array, check_integers, empty, number_of
+from minillm.backend.arrays import array_module
+from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, c_type, check_array, check_integers, empty
 
 CUDA = CudaFile(
     __file__,
     "cross_entropy.cu",
     {
-        **{f"cross_entropy<{number}>": Ceiling(registers=32, shared=384) for number in NUMBERS.values()},
-        "count_targets": Ceiling(registers=32, shared=256),
-        "mean_loss": Ceiling(registers=32, shared=256),
+        **{f"cross_entropy<{number}>": ResourceLimit(registers=32, shared=384) for number in NUMBERS.values()},
+        "count_targets": ResourceLimit(registers=32, shared=256),
+        "mean_loss": ResourceLimit(registers=32, shared=256),
     },
 )
 
@@ -53,7 +53,7 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, label_smoothing=0.
     widths = (np.int32(vocabulary), np.int32(gradient.shape[-1]))
     arguments = (logits, gradient, targets, divisor, losses, *widths, ignore_index, np.float32(label_smoothing))
     threads = 32 * max(1, min(32, vocabulary // 128))
-    CUDA.launch(f"cross_entropy<{number_of(gradient)}>", (rows,), (threads,), arguments)
+    CUDA.launch(f"cross_entropy<{c_type(gradient)}>", (rows,), (threads,), arguments)
     CUDA.launch("mean_loss", (1,), (256,), (losses, divisor, loss, np.int64(rows)))
     return loss, gradient[..., :vocabulary]
 

@@ -6,22 +6,24 @@ import math
 
 import numpy as np
 
-from minillm.backend import stream
-from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
+from minillm.backend.random_streams import stream
+from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
 
 THREADS = 256
-CUDA = CudaFile(__file__, "dropout.cu", {f"dropout<{number}>": Ceiling(registers=40) for number in NUMBERS.values()})
+CUDA = CudaFile(
+    __file__, "dropout.cu", {f"dropout<{number}>": ResourceLimit(registers=40) for number in NUMBERS.values()}
+)
 
 
-def dropout_forward(x, p, key, first_row=0):
+def dropout_forward(x, p, key, batch_offset=0):
     """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit for bit.
 
-    x[0] is row `first_row` of the batch.
+    x[0] is row `batch_offset` of the batch.
     """
     check_array("dropout_forward", "x", x, dtype=FLOATS)
     if not 0 <= p < 1:
         raise ValueError(f"dropout_forward: p is {p}: it must be at least 0 and below 1")
-    saved = (stream(*key).philox_key, p, x.shape, first_row * math.prod(x.shape[1:]))
+    saved = (stream(*key).philox_key, p, x.shape, batch_offset * math.prod(x.shape[1:]))
     return _dropped(x, saved), saved
 
 
@@ -37,5 +39,5 @@ def _dropped(x, saved):
     y = empty(x.shape, x, x.dtype)
     random = (philox_key[0], philox_key[1], np.uint64(round(p * 2**32)), np.float32(1 / (1 - p)))
     grid = (blocks_for(first % 8 + x.size, 8 * THREADS) if x.size else 0,)
-    CUDA.launch(f"dropout<{number_of(x)}>", grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
+    CUDA.launch(f"dropout<{c_type(x)}>", grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
     return y

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.backend import array_module
+from minillm.backend.arrays import array_module
 from minillm.kernels.launch import (
     FLOATS,
     NUMBERS,
-    Ceiling,
     CudaFile,
+    ResourceLimit,
     blocks_for,
+    c_type,
     check_array,
     check_integers,
     empty,
-    number_of,
     row_threads,
 )
 
 WINDOW = 32  # sorted tokens that one block adds up, as in embedding.cu
 COLUMNS = 256
 
-_instances = {"embedding_backward_joints": Ceiling(registers=32)}
+_instances = {"embedding_backward_joints": ResourceLimit(registers=32)}
 for _number in NUMBERS.values():
-    _instances[f"embedding_forward<{_number}>"] = Ceiling(registers=32)
-    _instances[f"embedding_backward_windows<{_number}>"] = Ceiling(registers=48)
+    _instances[f"embedding_forward<{_number}>"] = ResourceLimit(registers=32)
+    _instances[f"embedding_backward_windows<{_number}>"] = ResourceLimit(registers=48)
 CUDA = CudaFile(__file__, "embedding.cu", _instances)
 
 
@@ -40,7 +40,7 @@ def embedding_forward(ids, weight, dtype=None):
     vocabulary, width = weight.shape
     y = empty((*ids.shape, width), weight, weight.dtype if dtype is None else dtype)
     arguments = (ids, weight, y, np.int32(width), np.int64(vocabulary))
-    CUDA.launch(f"embedding_forward<{number_of(y)}>", (ids.size,), (row_threads(width),), arguments)
+    CUDA.launch(f"embedding_forward<{c_type(y)}>", (ids.size,), (row_threads(width),), arguments)
     return y, (ids, weight.shape)
 
 
@@ -62,7 +62,7 @@ def embedding_backward(dy, saved, dweight=None):
     partials = empty((windows, 2, width), dy)
     sizes = (np.int64(ids.size), np.int32(width), np.int64(vocabulary))
     grid = (windows, blocks_for(width, COLUMNS))
-    windows_kernel = f"embedding_backward_windows<{number_of(dy)}>"
+    windows_kernel = f"embedding_backward_windows<{c_type(dy)}>"
     CUDA.launch(windows_kernel, grid, (COLUMNS,), (dy, ids, order, dweight, partials, *sizes))
     CUDA.launch("embedding_backward_joints", (windows,), (row_threads(width),), (ids, partials, dweight, *sizes))
     return dweight

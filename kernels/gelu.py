@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
+from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
 from minillm.kernels.layer_norm import column_sum
 
 THREADS = 256
@@ -15,10 +15,10 @@ NO_BIAS = np.uint64(0)  # a null pointer, which is not followed
 ROW_GROUPS = 128  # threads that share a column
 FORMS = {"tanh": "true", "none": "false"}  # approximate -> the template argument tanh_form
 
-_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
 for _arguments in product(NUMBERS.values(), FORMS.values(), ("true", "false")):
-    _instances[f"gelu_forward<{', '.join(_arguments)}>"] = Ceiling(registers=32)
-    _instances[f"gelu_backward<{', '.join(_arguments)}>"] = Ceiling(registers=48)
+    _instances[f"gelu_forward<{', '.join(_arguments)}>"] = ResourceLimit(registers=32)
+    _instances[f"gelu_backward<{', '.join(_arguments)}>"] = ResourceLimit(registers=48)
 CUDA = CudaFile(__file__, "gelu.cu", _instances)
 
 
@@ -54,4 +54,4 @@ def _work(x, bias, approximate) -> tuple[int, int, tuple[int, int], str]:
     width = x.shape[-1] if x.ndim else 1
     rows = math.prod(x.shape[:-1])
     grid = (blocks_for(rows, 1, ROW_GROUPS), blocks_for(width, THREADS))
-    return rows, width, grid, f"<{number_of(x)}, {FORMS[approximate]}, {'false' if bias is None else 'true'}>"
+    return rows, width, grid, f"<{c_type(x)}, {FORMS[approximate]}, {'false' if bias is None else 'true'}>"

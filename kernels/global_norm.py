@@ -1,16 +1,19 @@
-"""Launcher of global_norm.cu: the norm that minillm/optim/clipping.py clips by, on "cuda" and "cudasim"."""
+"""Launcher of global_norm.cu: the norm that minillm/optim/global_norm.py clips by, on "cuda" and "cudasim"."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import Ceiling, CudaFile, check_array, empty
+from minillm.kernels.launch import CudaFile, ResourceLimit, check_array, empty
 from minillm.kernels.tensor_list import addresses, layout
 
 CUDA = CudaFile(
     __file__,
     "global_norm.cu",
-    {"sums_of_squares": Ceiling(registers=32, shared=256), "root_of_sum": Ceiling(registers=32, shared=256)},
+    {
+        "sums_of_squares": ResourceLimit(registers=32, shared=256),
+        "root_of_sum": ResourceLimit(registers=32, shared=256),
+    },
 )
 
 

@@ -2,7 +2,7 @@
 
 A launcher declares its file and the kernels in it, with what each may use of the hardware:
 
-    CUDA = CudaFile(__file__, "gelu.cu", {"gelu_forward<true>": Ceiling(registers=32), ...})
+    CUDA = CudaFile(__file__, "gelu.cu", {"gelu_forward<true>": ResourceLimit(registers=32), ...})
 
 and runs one with
 
@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend import array_module, device_of
+from minillm.backend.arrays import array_module, device_of
+from minillm.backend.hooks import instrumented
 from minillm.errors import UserError
-from minillm.watching import watched
 
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK_THREADS = 1024
@@ -36,7 +36,7 @@ NUMBERS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
 FLOATS = tuple(NUMBERS)
 
 
-class Ceiling(NamedTuple):
+class ResourceLimit(NamedTuple):
     """What a kernel may use at most: registers a thread, bytes of static and of dynamic shared memory a block.
 
     smallest_arch: from where on a block can have that much shared memory; it compiles for older ones too.
@@ -51,11 +51,13 @@ class Ceiling(NamedTuple):
 class CudaFile:
     """A .cu file beside its launcher, compiled when a kernel of it is first launched, once for each device.
 
-    instances: name expression -> Ceiling, every kernel and template instance that is launched ("f", "f<64, true>").
+    instances: name expression -> ResourceLimit, every kernel and template instance that is launched ("f", "f<64, true>").
     options: further compiler options. minimum_arch: 80 for a file that needs sm_80 (bf16).
     """
 
-    def __init__(self, launcher: str, name: str, instances: dict[str, Ceiling], options=(), minimum_arch: int = 75):
+    def __init__(
+        self, launcher: str, name: str, instances: dict[str, ResourceLimit], options=(), minimum_arch: int = 75
+    ):
         self.path = Path(launcher).with_name(name)
         self.instances = instances
         self.options = (f"-I{self.path.parent}", f"-I{Path(__file__).parent}", *options)
@@ -93,7 +95,7 @@ class CudaFile:
 
     def module(self, array):
         """The compiled file for the device on which `array` lives: a cupy.RawModule or the simulator's."""
-        place = place_of(array)
+        place = device_id(array)
         if place not in self._modules:
             if device_of(array) == "cuda":
                 check_architecture(self.path.name, int(array.device.compute_capability), self.minimum_arch)
@@ -113,7 +115,7 @@ class CudaFile:
         self._check_launch(kernel, grid, block, arguments, shared_bytes)
         array = next(argument for argument in arguments if not isinstance(argument, np.generic))
         function = self.module(array).get_function(kernel)
-        with array.device if device_of(array) == "cuda" else nullcontext(), watched("kernel", kernel, *arguments):
+        with array.device if device_of(array) == "cuda" else nullcontext(), instrumented("kernel", kernel, *arguments):
             if shared_bytes > 48 * 1024:  # more has to be asked for
                 function.max_dynamic_shared_size_bytes = shared_bytes
             function(grid, block, arguments, shared_mem=shared_bytes)
@@ -135,7 +137,7 @@ class CudaFile:
                     f"{kernel}: argument {position} is a Python {type(argument).__name__}: use NumPy's type"
                 )
             if not isinstance(argument, np.generic):
-                places.add(place_of(argument))
+                places.add(device_id(argument))
         if len(places) != 1:
             raise ValueError(f"{kernel}: arguments live on {' and '.join(map(str, sorted(places)))}")
 
@@ -166,8 +168,8 @@ def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="
         )
     if device_of(array) == "cpu":
         raise ValueError(f'{kernel}: {name} lives on "cpu": kernels take arrays on "cuda" or "cudasim"')
-    if like is not None and place_of(array) != place_of(like):
-        raise ValueError(f"{kernel}: {name} lives on {place_of(array)} but the other arrays on {place_of(like)}")
+    if like is not None and device_id(array) != device_id(like):
+        raise ValueError(f"{kernel}: {name} lives on {device_id(array)} but the other arrays on {device_id(like)}")
 
 
 def check_integers(kernel: str, name: str, array, *, like, shape=None, because: str = ""):
@@ -192,7 +194,7 @@ def row_threads(width: int) -> int:
     return 32 * max(1, min(16, -(-width // 128)))
 
 
-def number_of(array) -> str:
+def c_type(array) -> str:
     """The template argument Number of a kernel that reads or writes `array`."""
     return NUMBERS[array.dtype.name]
 
@@ -204,7 +206,7 @@ def empty(shape, like, dtype="float32"):
     return np.empty_like(like, shape=shape, dtype=dtype, order="C")
 
 
-def place_of(array) -> str:
+def device_id(array) -> str:
     """The device with its number, such as "cuda:0"."""
     device = device_of(array)
     return f"cuda:{array.device.id}" if device == "cuda" else device

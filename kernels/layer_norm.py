@@ -9,12 +9,12 @@ import numpy as np
 from minillm.kernels.launch import (
     FLOATS,
     NUMBERS,
-    Ceiling,
     CudaFile,
+    ResourceLimit,
     blocks_for,
+    c_type,
     check_array,
     empty,
-    number_of,
     row_threads,
 )
 
@@ -22,11 +22,11 @@ from minillm.kernels.launch import (
 MAX_WIDTH = 6016
 MAX_PARTIALS = 512  # blocks of backward, each of which leaves one row of partial sums
 
-_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
 for _number in NUMBERS.values():
     for _biased in ("true", "false"):
-        _instances[f"layer_norm_forward<{_number}, {_biased}>"] = Ceiling(registers=32, shared=128)
-    _instances[f"layer_norm_backward<{_number}>"] = Ceiling(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
+        _instances[f"layer_norm_forward<{_number}, {_biased}>"] = ResourceLimit(registers=32, shared=128)
+    _instances[f"layer_norm_backward<{_number}>"] = ResourceLimit(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
 CUDA = CudaFile(__file__, "layer_norm.cu", _instances)
 
 
@@ -34,7 +34,7 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
     rows, width = check_norm("layer_norm_forward", x, weight, bias)
     y, mean, rstd = empty(x.shape, x, x.dtype), empty((rows,), x), empty((rows,), x)
-    kernel = f"layer_norm_forward<{number_of(x)}, {'false' if bias is None else 'true'}>"
+    kernel = f"layer_norm_forward<{c_type(x)}, {'false' if bias is None else 'true'}>"
     arguments = (x, weight, weight if bias is None else bias, y, mean, rstd, np.int32(width), np.float32(eps))
     CUDA.launch(kernel, (rows,), (row_threads(width),), arguments)
     return y, (x, mean, rstd, weight, bias is not None)
@@ -49,7 +49,7 @@ def layer_norm_backward(dy, saved):
     dx, partials = empty(x.shape, x, x.dtype), empty((2, blocks, width), x)
     arguments = (dy, x, mean, rstd, weight, dx, partials[0], partials[1], np.int64(rows), np.int32(width))
     CUDA.launch(
-        f"layer_norm_backward<{number_of(x)}>", (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width
+        f"layer_norm_backward<{c_type(x)}>", (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width
     )
     return dx, column_sum(CUDA, partials[0]), column_sum(CUDA, partials[1]) if has_bias else None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of, row_threads
+from minillm.kernels.launch import NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty, row_threads
 from minillm.kernels.layer_norm import MAX_PARTIALS, MAX_WIDTH, check_norm, column_sum
 
-_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
 for _number in NUMBERS.values():
     for _biased in ("true", "false"):
-        _instances[f"residual_layer_norm_forward<{_number}, {_biased}>"] = Ceiling(registers=32, shared=128)
-    _instances[f"residual_layer_norm_backward<{_number}>"] = Ceiling(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
+        _instances[f"residual_layer_norm_forward<{_number}, {_biased}>"] = ResourceLimit(registers=32, shared=128)
+    _instances[f"residual_layer_norm_backward<{_number}>"] = ResourceLimit(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
 CUDA = CudaFile(__file__, "residual_layer_norm.cu", _instances)
 
 
@@ -22,7 +22,7 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
     check_array("residual_layer_norm_forward", "delta", delta, like=x, shape=x.shape, dtype=x.dtype, because=because)
     total, y = empty(x.shape, x, x.dtype), empty(x.shape, x, x.dtype)
     mean, rstd = empty((rows,), x), empty((rows,), x)
-    kernel = f"residual_layer_norm_forward<{number_of(x)}, {'false' if bias is None else 'true'}>"
+    kernel = f"residual_layer_norm_forward<{c_type(x)}, {'false' if bias is None else 'true'}>"
     outputs = (total, y, mean, rstd, np.int32(width), np.float32(eps))
     arguments = (x, delta, weight, weight if bias is None else bias, *outputs)
     CUDA.launch(kernel, (rows,), (row_threads(width),), arguments)
@@ -40,6 +40,6 @@ def residual_layer_norm_backward(dsum, dy, saved):
     dx, partials = empty(total.shape, total, total.dtype), empty((2, blocks, width), total)
     outputs = (dx, partials[0], partials[1], np.int64(rows), np.int32(width))
     arguments = (dsum, dy, total, mean, rstd, weight, *outputs)
-    kernel = f"residual_layer_norm_backward<{number_of(total)}>"
+    kernel = f"residual_layer_norm_backward<{c_type(total)}>"
     CUDA.launch(kernel, (blocks,), (row_threads(width),), arguments, shared_bytes=8 * width)
     return dx, column_sum(CUDA, partials[0]), column_sum(CUDA, partials[1]) if has_bias else None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of, row_threads
+from minillm.kernels.launch import NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty, row_threads
 from minillm.kernels.layer_norm import MAX_PARTIALS, check_norm, column_sum
 
 MAX_WIDTH = 12160  # dweight of a row lies in the 48 KB of shared memory that every GPU grants a block
 
-_instances = {"column_sum": Ceiling(registers=32, shared=1024)}
+_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
 for _number in NUMBERS.values():
-    _instances[f"rms_norm_forward<{_number}>"] = Ceiling(registers=32, shared=128)
-    _instances[f"rms_norm_backward<{_number}>"] = Ceiling(40, shared=128, dynamic_shared=4 * MAX_WIDTH)
+    _instances[f"rms_norm_forward<{_number}>"] = ResourceLimit(registers=32, shared=128)
+    _instances[f"rms_norm_backward<{_number}>"] = ResourceLimit(40, shared=128, dynamic_shared=4 * MAX_WIDTH)
 CUDA = CudaFile(__file__, "rms_norm.cu", _instances)
 
 
@@ -21,7 +21,7 @@ def rms_norm_forward(x, weight, eps=1e-5):
     rows, width = check_norm("rms_norm_forward", x, weight, max_width=MAX_WIDTH)
     y, rstd = empty(x.shape, x, x.dtype), empty((rows,), x)
     arguments = (x, weight, y, rstd, np.int32(width), np.float32(eps))
-    CUDA.launch(f"rms_norm_forward<{number_of(x)}>", (rows,), (row_threads(width),), arguments)
+    CUDA.launch(f"rms_norm_forward<{c_type(x)}>", (rows,), (row_threads(width),), arguments)
     return y, (x, rstd, weight)
 
 
@@ -33,6 +33,6 @@ def rms_norm_backward(dy, saved):
     blocks = blocks_for(rows, 1, MAX_PARTIALS)
     dx, partials = empty(x.shape, x, x.dtype), empty((blocks, width), x)
     arguments = (dy, x, rstd, weight, dx, partials, np.int64(rows), np.int32(width))
-    kernel = f"rms_norm_backward<{number_of(x)}>"
+    kernel = f"rms_norm_backward<{c_type(x)}>"
     CUDA.launch(kernel, (blocks,), (row_threads(width),), arguments, shared_bytes=4 * width)
     return dx, column_sum(CUDA, partials)

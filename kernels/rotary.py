@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
+from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
 
 THREADS = 128
 MAX_HEAD_BLOCKS = 4096  # beyond it a thread takes several heads of the batch
-INSTANCES = {f"rotary<{number}, {flag}>": Ceiling(40) for number in NUMBERS.values() for flag in ("false", "true")}
+INSTANCES = {
+    f"rotary<{number}, {flag}>": ResourceLimit(40) for number in NUMBERS.values() for flag in ("false", "true")
+}
 CUDA = CudaFile(__file__, "rotary.cu", INSTANCES)
 
 
@@ -39,6 +41,6 @@ def _turned(x, saved, sign):
     y, heads = empty(x.shape, x, x.dtype), batch * n_head
     grid = (blocks_for(time * width // 2, THREADS), blocks_for(heads, 1, MAX_HEAD_BLOCKS))
     sizes = (np.int64(heads), np.int32(time), np.int32(width // 2))
-    kernel = f"rotary<{number_of(x)}, {'true' if interleaved else 'false'}>"
+    kernel = f"rotary<{c_type(x)}, {'true' if interleaved else 'false'}>"
     CUDA.launch(kernel, grid, (THREADS,), (x, cos, sin, y, np.float32(sign), *sizes))
     return y

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import FLOATS, NUMBERS, Ceiling, CudaFile, blocks_for, check_array, empty, number_of
+from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
 
 THREADS = 256
 MAX_BLOCKS = 8192  # beyond it a thread takes several elements
 
 _instances = {}
 for _number in NUMBERS.values():
-    _instances[f"swiglu_forward<{_number}>"] = Ceiling(registers=40)
-    _instances[f"swiglu_backward<{_number}>"] = Ceiling(registers=64)
+    _instances[f"swiglu_forward<{_number}>"] = ResourceLimit(registers=40)
+    _instances[f"swiglu_backward<{_number}>"] = ResourceLimit(registers=64)
 CUDA = CudaFile(__file__, "swiglu.cu", _instances)
 
 
@@ -39,4 +39,4 @@ def swiglu_backward(dh, saved):
 def _launch(kernel, arrays):
     count = arrays[0].size
     grid = (blocks_for(count, THREADS, MAX_BLOCKS),)
-    CUDA.launch(f"{kernel}<{number_of(arrays[0])}>", grid, (THREADS,), (*arrays, np.int64(count)))
+    CUDA.launch(f"{kernel}<{c_type(arrays[0])}>", grid, (THREADS,), (*arrays, np.int64(count)))

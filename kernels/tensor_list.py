@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from minillm.backend import SimulatedArray, array_module
-from minillm.kernels.launch import blocks_for, place_of
+from minillm.backend.arrays import SimulatedArray, array_module
+from minillm.kernels.launch import blocks_for, device_id
 
 PIECE = 4096  # elements that one block works on, as in tensor_list.cuh
 
@@ -30,7 +30,7 @@ def layout(arrays):
     sizes = [array.size for array in arrays]
     blocks = [blocks_for(size, PIECE) for size in sizes]
     first_blocks = np.cumsum([0, *blocks]).tolist()
-    return on_device(place_of(arrays[0]), (tuple(sizes), tuple(first_blocks[:-1])), "int64"), first_blocks[-1]
+    return on_device(device_id(arrays[0]), (tuple(sizes), tuple(first_blocks[:-1])), "int64"), first_blocks[-1]
 
 
 @lru_cache(maxsize=32)

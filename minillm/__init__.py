@@ -18,8 +18,8 @@ _HOMES = {
     "Llama": "minillm.models",
     "LlamaConfig": "minillm.models",
     "from_pretrained": "minillm.pretrained",
-    "generate": "minillm.sampler",
-    "gradcheck": "minillm.gradcheck",
+    "generate": "minillm.generation",
+    "gradcheck": "minillm.checks.gradcheck",
     "BytePairTokenizer": "minillm.tokenizers",
     "CharacterTokenizer": "minillm.tokenizers",
     "Sampler": "minillm.sampler",
@@ -35,7 +35,7 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'minillm' has no attribute {name!r}")
     module = import_module(_HOMES[name])
-    globals()[name] = value = module if module.__name__ == f"minillm.{name}" else getattr(module, name)
+    globals()[name] = value = getattr(module, name)
     return value
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 import minillm
-from minillm.backend import stream
-from minillm.gradcheck_catalogue import randomised
+from minillm.backend.random_streams import stream
+from minillm.checks.cases import randomised
 from minillm.layers.attention import CausalSelfAttention
 from minillm.layers.dropout import Dropout
 from minillm.layers.embedding import Embedding

@@ -17,11 +17,11 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from minillm import backend
-from minillm.backend import SimulatedArray
+from minillm.backend import arrays as backend
+from minillm.backend.arrays import SimulatedArray
+from minillm.backend.precision import bfloat16, rounded_to_tf32
 from minillm.kernels.simulator import PointerTable
 from minillm.kernels.simulator import RawModule as SimulatedModule
-from minillm.precision import bfloat16, rounded_to_tf32
 
 try:
     import cupy as REAL  # for the signatures of its functions; it needs no GPU for these

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import minillm
-from minillm.gradcheck_catalogue import randomised
+from minillm.checks.cases import randomised
 
 SHAPE = dict(vocab_size=11, context_length=8, n_layer=2, n_head=4, d_model=16)
 

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from minillm.gradcheck import CannotTell, GradientError, gradcheck
+from minillm.checks.gradcheck import CannotTell, GradientError, gradcheck
 
 
 def planted(module, right: str, wrong: str):

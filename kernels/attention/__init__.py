@@ -19,9 +19,9 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from minillm.backend import device_of
+from minillm.backend.arrays import device_of
+from minillm.backend.precision import downcast, is_bfloat16, tf32_enabled, upcast
 from minillm.kernels import chosen_rung
-from minillm.precision import is_bfloat16, narrow, tf32_wanted, wide
 
 TENSOR_CORE_WIDTHS = (32, 64, 96, 128)  # of flash_tensor_cores.py
 TENSOR_CORE_ARCHITECTURE = 80
@@ -41,7 +41,7 @@ def best_rung(q) -> str:
     """
     width = q.shape[3]
     if (
-        (is_bfloat16(q) or tf32_wanted())
+        (is_bfloat16(q) or tf32_enabled())
         and width in TENSOR_CORE_WIDTHS
         and _architecture(q) >= TENSOR_CORE_ARCHITECTURE
     ):
@@ -51,13 +51,13 @@ def best_rung(q) -> str:
     return "flash" if fits else "tiled"
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
     like, used = q, rung(chosen_rung() or best_rung(q))
     if used is not rung("flash_tensor_cores"):  # the others take float32 alone
-        q, k, v = wide(q), wide(k), wide(v)
-    y, saved = used.attention_forward(q, k, v, causal, dropout, key, first_row)
-    return narrow(y, like), (used, saved)
+        q, k, v = upcast(q), upcast(k), upcast(v)
+    y, saved = used.attention_forward(q, k, v, causal, dropout, key, batch_offset)
+    return downcast(y, like), (used, saved)
 
 
 def attention_backward(dy, saved):
@@ -65,7 +65,7 @@ def attention_backward(dy, saved):
     used, saved = saved
     if used is rung("flash_tensor_cores"):
         return used.attention_backward(dy, saved)
-    return tuple(narrow(gradient, dy) for gradient in used.attention_backward(wide(dy), saved))
+    return tuple(downcast(gradient, dy) for gradient in used.attention_backward(upcast(dy), saved))
 
 
 def _architecture(array) -> int:

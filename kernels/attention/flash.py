@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, empty
+from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 OWNED, THREADS = 64, 128  # rows and threads of a block
 STREAMED = {
@@ -32,21 +32,23 @@ def shared_bytes(width: int) -> int:
 
 WIDTHS = tuple(STREAMED)
 REGISTERS = 255  # two blocks of 128 threads share the 65,536 registers of a multiprocessor
-INSTANCES = {"gradient_average<float>": Ceiling(registers=48)}
+INSTANCES = {"gradient_average<float>": ResourceLimit(registers=48)}
 for _width, (_forward, _backward) in STREAMED.items():
     _shared = _backward_shared(_width, _backward)
     _arch = 75 if _shared <= 64 * 1024 else 80
     INSTANCES |= {
-        f"flash_forward<{_width}, {_forward}>": Ceiling(REGISTERS, dynamic_shared=_forward_shared(_width, _forward)),
-        f"flash_backward_queries<{_width}, {_backward}>": Ceiling(REGISTERS, 0, _shared, _arch),
-        f"flash_backward_keys<{_width}, {_backward}>": Ceiling(REGISTERS, 0, _shared, _arch),
+        f"flash_forward<{_width}, {_forward}>": ResourceLimit(
+            REGISTERS, dynamic_shared=_forward_shared(_width, _forward)
+        ),
+        f"flash_backward_queries<{_width}, {_backward}>": ResourceLimit(REGISTERS, 0, _shared, _arch),
+        f"flash_backward_keys<{_width}, {_backward}>": ResourceLimit(REGISTERS, 0, _shared, _arch),
     }
 CUDA = CudaFile(__file__, "flash.cu", INSTANCES)
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, first_row, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, key, batch_offset, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q), empty(q.shape[:3], q)
     streamed, _ = STREAMED[problem.width]
     shared = _forward_shared(problem.width, streamed)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
 from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, empty
+from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 WIDTHS, DTYPES = TENSOR_CORE_WIDTHS, ("bfloat16", "float32")
 PADDING = 16  # bytes that each row in shared memory is longer
@@ -58,7 +58,7 @@ def backward_tiling(dtype: str, width: int) -> Tiling:
 
 
 REGISTERS = 255
-INSTANCES = {f"gradient_average<{number}>": Ceiling(registers=48) for number in ("float", "__nv_bfloat16")}
+INSTANCES = {f"gradient_average<{number}>": ResourceLimit(registers=48) for number in ("float", "__nv_bfloat16")}
 for _kernel, _tiling_for in (
     ("flash_forward", forward_tiling),
     ("flash_backward_queries", backward_tiling),
@@ -66,13 +66,13 @@ for _kernel, _tiling_for in (
 ):
     for _dtype, _width in product(DTYPES, WIDTHS):
         _tiling = _tiling_for(_dtype, _width)
-        INSTANCES[_kernel + _tiling.template(_width)] = Ceiling(REGISTERS, dynamic_shared=_tiling.shared(_width))
+        INSTANCES[_kernel + _tiling.template(_width)] = ResourceLimit(REGISTERS, dynamic_shared=_tiling.shared(_width))
 CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, minimum_arch=TENSOR_CORE_ARCHITECTURE)
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, first_row, dtypes=DTYPES, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
     _launch("flash_forward", forward_tiling, problem, problem.heads, (q, k, v, y, log_sum_exp))
     return y, (problem, q, k, v, y, log_sum_exp)

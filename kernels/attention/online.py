@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for, empty
+from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 WIDTHS = (32, 64, 96)  # of heads: dk and dv of one 128 wide would take all registers of a thread
 ROWS, TILE = 64, 16  # rows of a block, one a thread; rows of a tile that streams by
@@ -15,16 +15,16 @@ def _shared(owned_matrices: int, width: int) -> int:
 
 
 KERNELS = {"online_forward": 1, "online_backward_queries": 2, "online_backward_keys": 2}  # -> matrices owned
-INSTANCES = {"gradient_average<float>": Ceiling(registers=48)}
+INSTANCES = {"gradient_average<float>": ResourceLimit(registers=48)}
 for _kernel, _owned in KERNELS.items():
     for _width in WIDTHS:
-        INSTANCES[f"{_kernel}<{_width}>"] = Ceiling(registers=255, dynamic_shared=_shared(_owned, _width))
+        INSTANCES[f"{_kernel}<{_width}>"] = ResourceLimit(registers=255, dynamic_shared=_shared(_owned, _width))
 CUDA = CudaFile(__file__, "online.cu", INSTANCES, options=(f"-DROWS={ROWS}", f"-DTILE={TILE}"))
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, first_row, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, key, batch_offset, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q), empty(q.shape[:3], q)
     _launch("online_forward", problem, problem.heads, (q, k, v, y, log_sum_exp))
     return y, (problem, q, k, v, y, log_sum_exp)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.kernels.attention import matrix
-from minillm.kernels.launch import Ceiling, CudaFile, blocks_for
+from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for
 
 TILE = 32  # of results, rows and columns
 TILES = 2 * 4 * TILE * (TILE + 1)  # bytes of shared memory
@@ -13,18 +13,18 @@ CUDA = CudaFile(
     __file__,
     "tiled.cu",
     {
-        "row_products": Ceiling(registers=72, shared=TILES),
-        "weighted_sum": Ceiling(registers=64, shared=TILES),
-        "transposed_sum": Ceiling(registers=64, shared=TILES),
-        "softmax_forward": Ceiling(registers=48),
-        "softmax_backward": Ceiling(registers=80),
+        "row_products": ResourceLimit(registers=72, shared=TILES),
+        "weighted_sum": ResourceLimit(registers=64, shared=TILES),
+        "transposed_sum": ResourceLimit(registers=64, shared=TILES),
+        "softmax_forward": ResourceLimit(registers=48),
+        "softmax_backward": ResourceLimit(registers=80),
     },
 )
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, key, first_row)
+    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, key, batch_offset)
 
 
 def attention_backward(dy, saved):

@@ -6,7 +6,7 @@ import ctypes
 
 import numpy as np
 
-from minillm.backend import SimulatedArray
+from minillm.backend.arrays import SimulatedArray
 
 GUARD_VALUE = b"\xa5"
 SLACK = 64 * 1024  # check mode: bytes on either side that may be touched, so that one fault does not hide the next

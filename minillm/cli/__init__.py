@@ -19,11 +19,11 @@ def main() -> None:
         finish_output()
         sys.exit(1)
     except OSError as error:  # the world's: no space, no permission, no such device
-        from minillm.files import describe_os_error
+        from minillm.files.atomic import describe_os_error
 
         fail(describe_os_error(error))
     except MemoryError as error:  # outside of training, which says more (memory_advice.py)
-        from minillm.training.memory_advice import explain_shortly
+        from minillm.profiling.memory_advice import explain_shortly
 
         fail(explain_shortly(error))
     except KeyboardInterrupt:

@@ -148,7 +148,7 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
-    from minillm.backend import float_dtype
+    from minillm.backend.arrays import float_dtype
     from minillm.cli.generate_output import (
         Shown,
         numbered,
@@ -159,12 +159,12 @@ def command(
     )
     from minillm.data.special import doubles_bos, encode_prompt
     from minillm.errors import UserError
+    from minillm.generation.speculative import PromptLookup
+    from minillm.generation.strategy import Strategy
     from minillm.pretrained import from_pretrained, tokenizer_of
-    from minillm.pretrained.ending import end_tokens
+    from minillm.pretrained.end_tokens import end_tokens
     from minillm.sampler import Sampler
     from minillm.sampler.penalties import breaker_tokens
-    from minillm.sampler.speculative import PromptLookup
-    from minillm.sampler.strategies import Strategy
     from minillm.tokenizers.start import start_of_text
 
     given = {name: value for name, value in context.params.items() if is_given(context, name)}

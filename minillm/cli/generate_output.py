@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from minillm.errors import MissingExtra, UserError
-from minillm.sampler.comparison import compare, draw, table
-from minillm.sampler.writing import Writing
+from minillm.generation.comparison import compare, draw, table
+from minillm.generation.text import Completion
 
 TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats"
 
@@ -28,7 +28,7 @@ class Shown(NamedTuple):
     logprobs: bool
 
 
-def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> list[Writing]:
+def stream_text(writings: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """One text, as it is drawn; returned, too, as the only one of a list."""
     characters = tokens = 0
     first = next(writings)  # whatever is wrong is told before anything is written
@@ -46,7 +46,7 @@ def stream_text(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown
     return [writing]
 
 
-def print_texts(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown: Shown) -> list[Writing]:
+def print_texts(writings: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """Several texts, when they are over, each under a line of its own; returned, too."""
     *_, latest = writings
     for number, writing in enumerate(latest, start=1):
@@ -57,7 +57,7 @@ def print_texts(writings: Iterator[list[Writing]], tokenizer, prompt: str, shown
     return latest
 
 
-def print_json_lines(writings: Iterator[list[Writing]], prompt: str, shown: Shown) -> list[Writing]:
+def print_json_lines(writings: Iterator[list[Completion]], prompt: str, shown: Shown) -> list[Completion]:
     """A line of JSON for each text; the texts are returned, too."""
     *_, latest = writings
     for writing in latest:
@@ -65,7 +65,7 @@ def print_json_lines(writings: Iterator[list[Writing]], prompt: str, shown: Show
     return latest
 
 
-def _tell(writing: Writing, start: int, tokenizer, shown: Shown) -> int:
+def _tell(writing: Completion, start: int, tokenizer, shown: Shown) -> int:
     """Tell of the tokens from `start` on what is known of them; returns where to go on."""
 
     def text_of(token: int) -> str:
@@ -80,7 +80,7 @@ def _tell(writing: Writing, start: int, tokenizer, shown: Shown) -> int:
     return known
 
 
-def as_json(writing: Writing, prompt: str, shown: Shown) -> dict:
+def as_json(writing: Completion, prompt: str, shown: Shown) -> dict:
     """A text as it stands on a line of JSON."""
     line = {"prompt": prompt, "text": writing.text, "ids": writing.ids, "reason": writing.reason}
     if writing.score is not None:

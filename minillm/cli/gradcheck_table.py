@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from minillm.gradcheck import GradientError
-from minillm.gradcheck_catalogue import run
-from minillm.verdicts import PASSED, TOLERANCE, UNTOLD
+from minillm.checks.cases import run
+from minillm.checks.gradcheck import GradientError
+from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD
 
 
 def check_and_print(names: list[str] | None) -> int:

@@ -42,13 +42,13 @@ def command(
     if model is None and given:
         raise UserError(f"{option(given[0])}: sizes are those of a model: name it with --model")
     if model is not None:
-        from minillm.training.memory_report import memory_report
+        from minillm.profiling.memory_report import memory_report
 
         print(
             memory_report(model, batch_size, context_length, dtype, device, checkpoint_activations, dropout, vocab_size)
         )
         return
-    from minillm.info import describe
+    from minillm.backend.environment import describe
 
     for name, value in describe().items():
         print(f"{name:<14} {value}")

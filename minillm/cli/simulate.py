@@ -60,8 +60,8 @@ def command(
     results differ or check mode finds a fault. It needs Linux and g++. It shows that a kernel is right and free of races on
     the inputs tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
-    from minillm.kernel_samples import SAMPLES, SUMMARIES
-    from minillm.simulation import FileRun, parse_dimensions, parse_sizes, simulate_file, simulate_sample
+    from minillm.checks.kernel_samples import SAMPLES, SUMMARIES
+    from minillm.checks.simulate import FileRun, parse_dimensions, parse_sizes, simulate_file, simulate_sample
 
     if kernel is None:
         for each, sample in SAMPLES.items():

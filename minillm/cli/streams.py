@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from minillm.files import decode_text, naming
+from minillm.files.atomic import decode_text, naming
 
 
 def open_streams() -> None:

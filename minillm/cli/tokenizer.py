@@ -15,7 +15,7 @@ import typer
 from minillm.cli.special import OF_A_TEXT, Special
 from minillm.cli.streams import read_input
 from minillm.errors import UserError
-from minillm.files import refuse_utf_16
+from minillm.files.atomic import refuse_utf_16
 
 app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
 

@@ -88,7 +88,7 @@ def command(
         Optional[bool],
         _option(_MODEL, "Llama: rotary pairs side by side.", "--rope-interleaved/--no-rope-interleaved"),
     ] = None,
-    head_width: Annotated[Optional[int], _option(_MODEL, "Llama: width of a head, if not d-model / n-head.")] = None,
+    head_dim: Annotated[Optional[int], _option(_MODEL, "Llama: width of a head, if not d-model / n-head.")] = None,
     attention_bias: Annotated[
         Optional[bool], _option(_MODEL, "Llama: biases in attention.", "--attention-bias/--no-attention-bias")
     ] = None,

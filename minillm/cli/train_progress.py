@@ -13,8 +13,12 @@ from rich.text import Text
 from minillm.cli.special import end_of_text_note
 from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
 from minillm.errors import UserError
-from minillm.files import describe_os_error
+from minillm.files.atomic import describe_os_error
 from minillm.models.presets import find_preset
+from minillm.profiling.memory import workload_of
+from minillm.profiling.memory_advice import explained
+from minillm.profiling.profile import WARM_UP_STEPS, StepProfile
+from minillm.profiling.profile_table import profile_table
 from minillm.tokenizers.start import first_prompt
 from minillm.training import (
     SETTING_NAMES,
@@ -28,11 +32,7 @@ from minillm.training import (
     start_run,
     train,
 )
-from minillm.training.memory import workload_of
-from minillm.training.memory_advice import explained
 from minillm.training.overfitting import remedies
-from minillm.training.profile import WARM_UP_STEPS, StepProfile
-from minillm.training.profile_table import profile_table
 
 DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
 RUNS = "runs"  # the folder of runs without --out
@@ -59,7 +59,7 @@ def train_and_show(
     for note in notes(run, {**given, **{name: value for name, value in options.items() if value not in (None, False)}}):
         console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
     reporter = ProgressReporter(run, console)
-    learning = sum(parameter.value.size for parameter in run.model.trained_parameters().values())
+    learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     try:
         with reporter.bar, explained(workload_of(run.settings, run.model.config, device, learning)):
             reason = train(run, reporter, stop_after, profile)
@@ -113,7 +113,7 @@ def _describe(run: Run, console: Console) -> None:
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}",
         soft_wrap=True,
     )
-    learning = sum(parameter.value.size for parameter in run.model.trained_parameters().values())
+    learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     if learning < count:
         console.print(f"{learning:,} of them learn", soft_wrap=True)
     console.print(

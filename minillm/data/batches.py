@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from minillm.backend import Stream
+from minillm.backend.random_streams import Stream
 from minillm.errors import UserError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
-from minillm.files import decode_text, write_atomically
+from minillm.files.atomic import decode_text, write_atomically
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from minillm.errors import UserError
-from minillm.files import replacing
+from minillm.files.atomic import replacing
 
 
 def write_tokens(path: str | Path, ids) -> None:

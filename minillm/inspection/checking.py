@@ -5,7 +5,7 @@ a number t is added, to a parameter in its place and to an activation where it c
 
     dL/dt at t = 0
 
-is measured in float64 as minillm.gradcheck measures what it doubts (verdicts.py): with steps of the tensor's own
+is measured in float64 as minillm.checks.gradcheck measures what it doubts (verdicts.py): with steps of the tensor's own
 size, which are halved and extrapolated to a step of 0. That also says how far off the result may be. The hand-written
 gradient has no say in it.
 """
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minillm.backend import stream
-from minillm.differences import guarded
+from minillm.backend.random_streams import stream
+from minillm.checks.differences import guarded
+from minillm.checks.verdicts import PASSED, UNTOLD, WRONG, judge
 from minillm.inspection.observation import Call, Observer, observed
 from minillm.inspection.recording import Place, Tensor, model_parameters
-from minillm.verdicts import PASSED, UNTOLD, WRONG, judge
 
 WITH_GRADIENT, ANYWHERE = 4, 3  # elements that are drawn
 
@@ -30,7 +30,7 @@ WITH_GRADIENT, ANYWHERE = 4, 3  # elements that are drawn
 @dataclass(frozen=True)
 class Element:
     """One element: its index, the hand-written gradient, the finite difference and how far off it may be, the relative error
-    as minillm.gradcheck defines it, and the verdict, with a reason where it is not "passed"."""
+    as minillm.checks.gradcheck defines it, and the verdict, with a reason where it is not "passed"."""
 
     index: tuple[int, ...]
     analytic: float

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from minillm.backend import array_module
+from minillm.backend.arrays import array_module
 
 STRETCH = 1 << 18  # numbers that are read at a time: in float64 they fit a cache
 
 
 @dataclass(frozen=True)
-class Moments:
+class TensorStats:
     """count numbers with this mean; squares: sum of (x - mean)^2; largest: max |x|."""
 
     count: int = 0
@@ -20,11 +20,11 @@ class Moments:
     largest: float = 0.0
 
     @classmethod
-    def of(cls, array) -> Moments:
+    def of(cls, array) -> TensorStats:
         """Those of an array, summed in float64.
 
         >>> import numpy as np
-        >>> Moments.of(np.array([1.0, -3.0])).spread
+        >>> TensorStats.of(np.array([1.0, -3.0])).spread
         2.0
         """
         flat = array_module(array).asarray(array).reshape(-1)
@@ -36,12 +36,12 @@ class Moments:
             moments += cls(stretch.size, mean, float(stretch @ stretch), largest)
         return moments
 
-    def __add__(self, other: Moments) -> Moments:
+    def __add__(self, other: TensorStats) -> TensorStats:
         """Those of both parts together. Chan, Golub, LeVeque, "Updating Formulae ... for Computing Sample Variances" (1979).
 
         >>> import numpy as np
         >>> a, b = np.arange(5.0), np.arange(3.0) ** 2
-        >>> whole, parts = Moments.of(np.concatenate([a, b])), Moments.of(a) + Moments.of(b)
+        >>> whole, parts = TensorStats.of(np.concatenate([a, b])), TensorStats.of(a) + TensorStats.of(b)
         >>> bool(np.isclose(whole.spread, parts.spread)) and whole.largest == parts.largest
         True
         """
@@ -51,7 +51,7 @@ class Moments:
         apart = other.mean - self.mean
         mean = self.mean + apart * other.count / count
         squares = self.squares + other.squares + apart**2 * self.count * other.count / count
-        return Moments(count, mean, squares, _larger(self.largest, other.largest))
+        return TensorStats(count, mean, squares, _larger(self.largest, other.largest))
 
     @property
     def spread(self) -> float:

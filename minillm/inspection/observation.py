@@ -157,19 +157,19 @@ class _Watch:
                 operation = name.removesuffix("_forward")
                 yield name, self._forward(operation, forward)
                 yield other, self._backward(operation, backward)
-        if "implementation" in vars(module):
-            yield "implementation", self._implementation(module.implementation)
+        if "dispatch" in vars(module):
+            yield "dispatch", self._implementation(module.dispatch)
 
     def _implementation(self, original):
         @functools.wraps(original)
-        def implementation(array, forward, backward):
+        def dispatch(array, forward, backward):
             chosen = original(array, forward, backward)
             if chosen[0] is forward:  # wrapped already
                 return chosen
             operation = forward.__name__.removesuffix("_forward")
             return self._forward(operation, chosen[0]), self._backward(operation, chosen[1])
 
-        return implementation
+        return dispatch
 
     def _forward(self, operation: str, function):
         signature = inspect.signature(function)

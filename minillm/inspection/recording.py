@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from minillm.backend import array_module, to_host
-from minillm.inspection.moments import Moments
+from minillm.backend.arrays import array_module, to_host
+from minillm.inspection.moments import TensorStats
 from minillm.inspection.observation import Call, Frame, Observer, observed
-from minillm.inspection.operation_counts import count_operations
 from minillm.layers.layer import Layer, Parameter
 from minillm.models.structure import is_ours
+from minillm.profiling.operation_counts import count_operations
 
 INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> what it reads that gets a row
 NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
@@ -49,10 +49,10 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    values: Moments
+    values: TensorStats
     place: Place | None = None
-    gradient: Moments | None = None
-    kept_bytes: int = 0
+    gradient: TensorStats | None = None
+    saved_bytes: int = 0
     operations: tuple[int, int] = (0, 0)  # forward, backward
     frozen: bool = False
     call: Call | None = None  # that computed it, or read it
@@ -151,7 +151,7 @@ class _Recorder(Observer):
     def _input_tensor(self, call: Call, name: str, label: str, array) -> Tensor:
         """A new row; the rows of a nested call, which sees a tensor in parts, go into one."""
         label = NAMES.get(label, label)
-        values = Moments.of(array)
+        values = TensorStats.of(array)
         for tensor in self.tensors if call.outer is not None else ():
             if tensor.name == label:
                 tensor.shape = (tensor.shape[0] + len(array), *tensor.shape[1:])
@@ -175,7 +175,7 @@ class _Recorder(Observer):
             if len(call.outputs) > 1:
                 name += f".{position}"
             place = Place(call.layer, call.operation, call.index, "output", position)
-            tensor = Tensor(name, tuple(np.shape(output)), Moments.of(output), place, call=call, frames=call.frames)
+            tensor = Tensor(name, tuple(np.shape(output)), TensorStats.of(output), place, call=call, frames=call.frames)
             call.tensors.append(self._add(tensor, output))
         weight = self._values.get(id(call.arguments.arguments.get("weight")))
         learns = weight is None or not self._parameters[weight].frozen
@@ -192,10 +192,10 @@ class _Recorder(Observer):
         tensor = self._known(output)
         if tensor is None:
             place = Place(layer.name, None, None, "output", 0)
-            self._add(Tensor(layer.name, output.shape, Moments.of(output), place, frames=frames), output)
+            self._add(Tensor(layer.name, output.shape, TensorStats.of(output), place, frames=frames), output)
         elif tensor.call is not None and tensor.call.layer == layer.name:
             tensor.name = NAMES.get(layer.name, layer.name)
-            tensor.values = Moments.of(output)  # LoRA adds to what the linear layer returned
+            tensor.values = TensorStats.of(output)  # LoRA adds to what the linear layer returned
         return output
 
     def _add(self, tensor: Tensor, array) -> Tensor:
@@ -215,17 +215,17 @@ class _Recorder(Observer):
             kept.pop(id(_base(parameter.value)), None)
         for tensor, array in self._seen.values():
             if (buffer := kept.pop(id(_base(array)), None)) is not None:
-                tensor.kept_bytes += buffer.nbytes
+                tensor.saved_bytes += buffer.nbytes
         for call in self._calls:
             for address in _buffers(call.saved) if call.outer is None else ():
                 if (buffer := kept.pop(address, None)) is not None:
-                    call.tensors[0].kept_bytes += buffer.nbytes
+                    call.tensors[0].saved_bytes += buffer.nbytes
         for _, layer in self._model.layers():
             if not is_ours(type(layer).__module__):  # a layer of somebody's own need not be made of operations
                 for address in kept.keys() & _buffers(layer._saved).keys():
                     of_layer = [t for t in self.tensors if f".{t.name}.".startswith(f".{layer.name}".rstrip(".") + ".")]
                     if of_layer:
-                        of_layer[-1].kept_bytes += kept.pop(address).nbytes
+                        of_layer[-1].saved_bytes += kept.pop(address).nbytes
         if kept:
             raise RuntimeError(f"{len(kept)} arrays are kept for backward by no operation that was observed")
 
@@ -268,7 +268,7 @@ class _Recorder(Observer):
         return Origin(frames, nearby=nearby)
 
     def _take_gradient(self, tensor: Tensor, gradient, origin: Origin) -> None:
-        moments = Moments.of(gradient)
+        moments = TensorStats.of(gradient)
         tensor.gradient = moments if tensor.gradient is None else tensor.gradient + moments
         tensor.origin = origin
         if tensor.name == self._keep:
@@ -289,8 +289,8 @@ class _Recorder(Observer):
         """A row for every parameter."""
         rows = []
         for name, parameter in self._parameters.items():
-            gradient = None if parameter.grad is None else Moments.of(parameter.grad)
-            values = Moments.of(parameter.value)
+            gradient = None if parameter.grad is None else TensorStats.of(parameter.grad)
+            values = TensorStats.of(parameter.value)
             row = Tensor(name, parameter.value.shape, values, gradient=gradient, frozen=parameter.frozen)
             row.uses = self._uses[name]
             rows.append(row)

@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Iterable
 
+from minillm.checks.verdicts import TOLERANCE, UNTOLD
 from minillm.errors import UserError
 from minillm.inspection.checking import Check
-from minillm.inspection.moments import Moments
+from minillm.inspection.moments import TensorStats
 from minillm.inspection.recording import Tensor
 from minillm.inspection.text import Closer, Inspection
-from minillm.verdicts import TOLERANCE, UNTOLD
 
 FEW_BLOCKS = 2  # are shown whole
 BLOCK = re.compile(r"[a-z]+\.(\d+)(?=\.|$| )")  # h.3 in h.3.attn, in h.3, and in the folded "h.3 +"
@@ -46,7 +46,7 @@ def json_lines(inspection: Inspection) -> str:
     """A line for every tensor, and one with the totals."""
     record = inspection.record
     kept, forward, backward = _sums(record.tensors)
-    end = {"loss": record.loss, "perplexity": _perplexity(record.loss), "tokens": record.tokens, "kept_bytes": kept}
+    end = {"loss": record.loss, "perplexity": _perplexity(record.loss), "tokens": record.tokens, "saved_bytes": kept}
     end |= {"forward_operations": forward, "backward_operations": backward}
     rows = [_fields(tensor, "activation") for tensor in record.activations]
     rows += [_fields(tensor, "parameter") for tensor in record.parameters]
@@ -105,7 +105,7 @@ def _folded(tensors: list[Tensor], whole: set[int]) -> list[Tensor]:
         elif rows and _block_of(rows[-1].name) == block:
             rows[-1] = _together(rows[-1], tensor)
         else:
-            rows.append(_together(Tensor("", (0,), Moments(), gradient=Moments(), frozen=True), tensor))
+            rows.append(_together(Tensor("", (0,), TensorStats(), gradient=TensorStats(), frozen=True), tensor))
     return rows
 
 
@@ -118,13 +118,13 @@ def _together(folded: Tensor, tensor: Tensor) -> Tensor:
     """Of activations, the numbers of the later one, which is nearer to the block's output, with what both keep and compute;
     of parameters, the numbers of both."""
     is_parameter = tensor.place is None
-    gradient = tensor.gradient or Moments()
+    gradient = tensor.gradient or TensorStats()
     return Tensor(
         f"{BLOCK.match(tensor.name)[0]} +",
         (folded.values.count + tensor.values.count,) if is_parameter else tensor.shape,
         folded.values + tensor.values if is_parameter else tensor.values,
         gradient=folded.gradient + gradient if is_parameter else gradient,
-        kept_bytes=folded.kept_bytes + tensor.kept_bytes,
+        saved_bytes=folded.saved_bytes + tensor.saved_bytes,
         operations=tuple(a + b for a, b in zip(folded.operations, tensor.operations)),
         frozen=folded.frozen and tensor.frozen,
         place=tensor.place,
@@ -158,11 +158,11 @@ def _cells(tensor: Tensor) -> tuple[str, ...]:
     values = tensor.values
     gradient = "frozen" if tensor.frozen else "" if tensor.gradient is None else _number(tensor.gradient.norm)
     numbers = (_number(values.mean), _number(values.spread), _number(values.largest), gradient)
-    return tensor.name, _shape(tensor.shape), *numbers, *map(_count, (tensor.kept_bytes, *tensor.operations))
+    return tensor.name, _shape(tensor.shape), *numbers, *map(_count, (tensor.saved_bytes, *tensor.operations))
 
 
 def _sums(tensors: list[Tensor]) -> tuple[int, int, int]:
-    columns = zip(*((tensor.kept_bytes, *tensor.operations) for tensor in tensors))
+    columns = zip(*((tensor.saved_bytes, *tensor.operations) for tensor in tensors))
     return tuple(sum(column) for column in columns)
 
 
@@ -176,7 +176,7 @@ def _fields(tensor: Tensor, kind: str) -> dict:
         "spread": tensor.values.spread,
         "largest": tensor.values.largest,
         "gradient_norm": None if tensor.gradient is None else tensor.gradient.norm,
-        "kept_bytes": tensor.kept_bytes,
+        "saved_bytes": tensor.saved_bytes,
         "forward_operations": forward,
         "backward_operations": backward,
     }

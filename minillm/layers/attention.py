@@ -28,31 +28,31 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from minillm.backend import array_module, contiguous
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module, contiguous
+from minillm.backend.matmul import matmul
+from minillm.backend.precision import downcast, upcast
+from minillm.kernels import dispatch
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.softmax import row_max, row_sum
-from minillm.matmul import matmul
-from minillm.precision import narrow, wide
 
 QUERY_BLOCK = 128
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
     dropout > 0 drops attention probabilities with the mask of `key` (dropout.py), element (b, h, i, j) in C order, where
-    b counts from `first_row`.
+    b counts from `batch_offset`.
     """
     xp, like = array_module(q), q
-    q, k, v = wide(q), wide(k), wide(v)
+    q, k, v = upcast(q), upcast(k), upcast(v)
     batch, heads, time, width = q.shape
     kv_heads, scale = k.shape[1], q.dtype.type(1 / math.sqrt(width))
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     k_t = _transposed(k)
-    factor = dropout_factor((batch, heads, time, time), dropout, key, q, first_row) if dropout else None
+    factor = dropout_factor((batch, heads, time, time), dropout, key, q, batch_offset) if dropout else None
     y = xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3)  # a token's heads lie side by side
     blocks = []
     for rows, keys in _blocks(time, causal):
@@ -66,13 +66,13 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, first_row=0):
             p = (p, p * factor[:, :, rows, keys])
         blocks.append(p)
         matmul(_seen(p), v[:, :, keys], out=y[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
-    return narrow(y, like), (q, k, v, y, blocks, causal, factor, kv_heads)
+    return downcast(y, like), (q, k, v, y, blocks, causal, factor, kv_heads)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
     q, k, v, y, blocks, causal, factor, kv_heads = saved
-    xp, like, dy = array_module(dy), dy, wide(dy)
+    xp, like, dy = array_module(dy), dy, upcast(dy)
     batch, heads, time, width = q.shape
     scale = q.dtype.type(1 / math.sqrt(width))
     dq, dk, dv = (xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3) for _ in "qkv")
@@ -96,7 +96,7 @@ def attention_backward(dy, saved):
         matmul(ds, k[:, :, keys], out=dq[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
         _put(dk, keys, ds.transpose(0, 1, 3, 2), q[:, :, rows], rows.stop == time)  # (B, H, T, t) @ (B, H, t, D)
     dk, dv = _sum_heads(dk, kv_heads), _sum_heads(dv, kv_heads)
-    return narrow(dq, like), narrow(dk, like), narrow(dv, like)
+    return downcast(dq, like), downcast(dk, like), downcast(dv, like)
 
 
 def _transposed(x):
@@ -117,9 +117,9 @@ def _blocks(time, causal):
 
 
 @lru_cache(maxsize=64)
-def _causal_mask(first_row, stop, dtype, xp):
-    """(stop - first_row, stop): 0 where key j is not after query i, -inf where it is."""
-    i, j = xp.arange(first_row, stop)[:, None], xp.arange(stop)[None, :]
+def _causal_mask(batch_offset, stop, dtype, xp):
+    """(stop - batch_offset, stop): 0 where key j is not after query i, -inf where it is."""
+    i, j = xp.arange(batch_offset, stop)[:, None], xp.arange(stop)[None, :]
     return xp.where(j <= i, 0, -xp.inf).astype(dtype)
 
 
@@ -158,12 +158,14 @@ class CausalSelfAttention(Layer):
         batch, time, channels = x.shape
         qkv = self.c_attn.forward(x).reshape(batch, time, 3, self.n_head, channels // self.n_head)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # (B, T, 3, H, D) -> 3 times (B, H, T, D)
-        forward, backward = implementation(q, attention_forward, attention_backward)
+        forward, backward = dispatch(q, attention_forward, attention_backward)
         if forward is not attention_forward:
             q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
         drop = self.attn_dropout
         dropping = (
-            dict(dropout=drop.p, key=drop.layer_key(key), first_row=drop.first_row) if self.training and drop.p else {}
+            dict(dropout=drop.p, key=drop.layer_key(key), batch_offset=drop.batch_offset)
+            if self.training and drop.p
+            else {}
         )
         y, saved = forward(q, k, v, causal=True, **dropping)
         self.save_for_backward((backward, saved))

@@ -21,8 +21,8 @@ Perplexity is exp(loss): a model that is unsure between k equally likely tokens 
 
 from __future__ import annotations
 
-from minillm.backend import array_module, device_of
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module, device_of
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
 from minillm.layers.softmax import row_max, row_sum
 
@@ -87,7 +87,7 @@ class CrossEntropy(Layer):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits, targets):
-        forward, backward = implementation(logits, cross_entropy_forward, cross_entropy_backward)
+        forward, backward = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         loss, saved = forward(logits, targets, self.ignore_index, self.label_smoothing)
         self.save_for_backward((backward, saved))
         return loss

@@ -15,28 +15,29 @@ from __future__ import annotations
 
 import math
 
-from minillm.backend import device_of, stream, to_device
-from minillm.kernels import implementation
+from minillm.backend.arrays import device_of, to_device
+from minillm.backend.precision import downcast, upcast
+from minillm.backend.random_streams import stream
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
-from minillm.precision import narrow, wide
 
 
-def dropout_forward(x, p, key, first_row=0):
-    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved.  x[0] is row `first_row` of the batch."""
-    factor = dropout_factor(x.shape, p, key, wide(x), first_row)
-    return narrow(wide(x) * factor, x), factor
+def dropout_forward(x, p, key, batch_offset=0):
+    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved.  x[0] is row `batch_offset` of the batch."""
+    factor = dropout_factor(x.shape, p, key, upcast(x), batch_offset)
+    return downcast(upcast(x) * factor, x), factor
 
 
 def dropout_backward(dy, saved):
     """dy (...)  ->  dx (...)"""
     factor = saved
     # forward: y = x * factor
-    return narrow(wide(dy) * factor, dy)
+    return downcast(upcast(dy) * factor, dy)
 
 
-def dropout_factor(shape, p, key, like, first_row=0):
+def dropout_factor(shape, p, key, like, batch_offset=0):
     """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype and device of `like`."""
-    words = stream(*key).words32(math.prod(shape), start=first_row * math.prod(shape[1:]))
+    words = stream(*key).words32(math.prod(shape), start=batch_offset * math.prod(shape[1:]))
     kept = (words >= round(p * 2**32)).reshape(shape)
     return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
 
@@ -44,7 +45,7 @@ def dropout_factor(shape, p, key, like, first_row=0):
 class Dropout(Layer):
     """Drops in training mode with probability p; does nothing in evaluation mode or for p = 0."""
 
-    first_row = 0  # where the rows that this layer sees begin in the batch (data_parallel.py)
+    batch_offset = 0  # where the rows that this layer sees begin in the batch (data_parallel.py)
 
     def __init__(self, p: float):
         self.p = p
@@ -53,8 +54,8 @@ class Dropout(Layer):
         if not self.training or self.p == 0:
             self.save_for_backward(None)
             return x
-        forward, backward = implementation(x, dropout_forward, dropout_backward)
-        y, saved = forward(x, self.p, self.layer_key(key), self.first_row)
+        forward, backward = dispatch(x, dropout_forward, dropout_backward)
+        y, saved = forward(x, self.p, self.layer_key(key), self.batch_offset)
         self.save_for_backward((backward, saved))
         return y
 

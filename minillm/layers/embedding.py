@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.backend import array_module
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module
+from minillm.backend.precision import upcast
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
-from minillm.precision import wide
 
 
 def embedding_forward(ids, weight, dtype=None):
@@ -33,7 +33,7 @@ def embedding_backward(dy, saved, dweight=None):
     """
     ids, weight_shape = saved
     xp = array_module(dy)
-    dy_rows = wide(dy).reshape(-1, dy.shape[-1])  # (N, C)
+    dy_rows = upcast(dy).reshape(-1, dy.shape[-1])  # (N, C)
     if dweight is None:
         dweight = xp.zeros(weight_shape, dtype=dy_rows.dtype)
     # forward: y = weight[ids]
@@ -58,7 +58,7 @@ class Embedding(Layer):
         self.weight = Parameter(weight)
 
     def forward(self, ids, dtype=None):
-        forward, backward = implementation(self.weight.value, embedding_forward, embedding_backward)
+        forward, backward = dispatch(self.weight.value, embedding_forward, embedding_backward)
         y, saved = forward(ids, self.weight.value, dtype)
         self.save_for_backward((backward, saved))
         return y

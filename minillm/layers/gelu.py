@@ -22,10 +22,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from minillm.backend import array_module
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module
+from minillm.backend.precision import downcast, upcast
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
-from minillm.precision import narrow, wide
 
 C = math.sqrt(2 / math.pi)
 A = 0.044715
@@ -34,7 +34,7 @@ APPROXIMATIONS = ("tanh", "none")
 
 def gelu_forward(x, bias=None, approximate="tanh"):
     """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved"""
-    xp, like, x = array_module(x), x, wide(x)
+    xp, like, x = array_module(x), x, upcast(x)
     if bias is not None:
         x = x + bias
     if approximate == "tanh":
@@ -51,13 +51,13 @@ def gelu_forward(x, bias=None, approximate="tanh"):
         gate += 0.5  # Phi(x)
     else:
         raise ValueError(f"approximate is {approximate!r}: use one of {', '.join(map(repr, APPROXIMATIONS))}")
-    return narrow(x * gate, like), (x, gate, bias is not None, approximate)
+    return downcast(x * gate, like), (x, gate, bias is not None, approximate)
 
 
 def gelu_backward(dy, saved):
     """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
     x, gate, has_bias, approximate = saved
-    xp, like, dy = array_module(dy), dy, wide(dy)
+    xp, like, dy = array_module(dy), dy, upcast(dy)
     slope = x * x
     if approximate == "tanh":
         # forward: gate = s(u(x)), so gate' = 2 s (1 - s) u'
@@ -77,7 +77,7 @@ def gelu_backward(dy, saved):
     # forward: x = z + bias, the same bias for every row
     dx_rows = dx.reshape(-1, dx.shape[-1])
     dbias = xp.ones(len(dx_rows), dtype=dx.dtype) @ dx_rows if has_bias else None  # (N,) @ (N, F)
-    return narrow(dx, like), dbias
+    return downcast(dx, like), dbias
 
 
 # -------------------------------------------------------------------------------------------------- the error function
@@ -131,7 +131,7 @@ class GELU(Layer):
         self.approximate = approximate
 
     def forward(self, x):
-        forward, backward = implementation(x, gelu_forward, gelu_backward)
+        forward, backward = dispatch(x, gelu_forward, gelu_backward)
         y, saved = forward(x, approximate=self.approximate)
         self.save_for_backward((backward, saved))
         return y

@@ -39,7 +39,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from minillm.backend import array_module, device_of, to_device
+from minillm.backend.arrays import array_module, device_of, to_device
 
 
 class Parameter:

@@ -17,17 +17,17 @@ In words: the gradient loses its mean and its component along n, the two directi
 
 from __future__ import annotations
 
-from minillm.backend import array_module
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module
+from minillm.backend.precision import downcast, upcast
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
-from minillm.precision import narrow, wide
 
 
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
     xp = array_module(x)
     width = x.shape[-1]
-    rows = wide(x).reshape(-1, width)  # (N, C)
+    rows = upcast(x).reshape(-1, width)  # (N, C)
     average = xp.full(width, 1 / width, dtype=rows.dtype)
     # Sums along a row as products with a vector: the BLAS takes a quarter of the time of mean(axis=-1).
     normed = rows - (rows @ average)[:, None]  # x - mean: (N, C)
@@ -37,7 +37,7 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     y = normed * weight
     if bias is not None:
         y += bias
-    return narrow(y, x).reshape(x.shape), (normed, rstd, weight, bias is not None)
+    return downcast(y, x).reshape(x.shape), (normed, rstd, weight, bias is not None)
 
 
 def layer_norm_backward(dy, saved):
@@ -45,7 +45,7 @@ def layer_norm_backward(dy, saved):
     normed, rstd, weight, has_bias = saved
     xp = array_module(dy)
     count, width = normed.shape
-    dy_rows = wide(dy).reshape(count, width)
+    dy_rows = upcast(dy).reshape(count, width)
     ones = xp.ones(count, dtype=dy_rows.dtype)
     average = xp.full(width, 1 / width, dtype=dy_rows.dtype)
     # forward: y = normed * weight + bias, the same weight and bias for every row
@@ -59,7 +59,7 @@ def layer_norm_backward(dy, saved):
     dx -= (dnormed @ average)[:, None]
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
-    return narrow(dx, dy).reshape(dy.shape), dweight, dbias
+    return downcast(dx, dy).reshape(dy.shape), dweight, dbias
 
 
 class LayerNorm(Layer):
@@ -73,7 +73,7 @@ class LayerNorm(Layer):
 
     def forward(self, x):
         bias = self.bias.value if hasattr(self, "bias") else None
-        forward, backward = implementation(x, layer_norm_forward, layer_norm_backward)
+        forward, backward = dispatch(x, layer_norm_forward, layer_norm_backward)
         y, saved = forward(x, self.weight.value, bias, self.eps)
         self.save_for_backward((backward, saved))
         return y

@@ -15,11 +15,11 @@ Llama's files and in every token embedding that serves as output head.
 
 from __future__ import annotations
 
-from minillm.backend import array_module
-from minillm.few_rows import few_rows_gain, few_rows_product
+from minillm.backend.arrays import array_module
+from minillm.backend.matmul import matmul
+from minillm.backend.precision import downcast
+from minillm.backend.skinny_matmul import few_rows_gain, skinny_matmul
 from minillm.layers.layer import Layer, Parameter
-from minillm.matmul import matmul
-from minillm.precision import narrow
 
 
 def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
@@ -32,7 +32,7 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     rows = x.reshape(-1, x.shape[-1])  # (N, I): one large product in place of many small ones
     y = matmul(rows, w, dtype=dtype)  # (N, I) @ (I, O)
     if bias is not None:
-        y += narrow(bias, y)
+        y += downcast(bias, y)
     return y.reshape(*x.shape[:-1], w.shape[1]), (x, weight, bias is not None, transposed)
 
 
@@ -76,7 +76,7 @@ class Linear(Layer):
         """x @ weight, and + bias if it is asked for and there is one, x (N, I) -> (N, O); nothing is kept for backward."""
         weight = self.weight.value
         if few_rows_gain(x, weight):
-            y = few_rows_product(x, weight, self.transposed)
+            y = skinny_matmul(x, weight, self.transposed)
         else:
             y = x @ (weight.T if self.transposed else weight)
         if with_bias and hasattr(self, "bias"):

@@ -21,11 +21,11 @@ are written, and dW is added up in float32.
 
 from __future__ import annotations
 
-from minillm.backend import array_module, device_of
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module, device_of
+from minillm.backend.matmul import empty_operand, matmul
+from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
-from minillm.matmul import matmul, operand_rows
 
 # Logits that exist at a time: 44 MiB in float32, and 512 MiB on a GPU, which wants thousands of rows to a product.
 CHUNK_LOGITS = {"cpu": 11 << 20, "cudasim": 11 << 20, "cuda": 1 << 27}
@@ -64,12 +64,12 @@ def linear_cross_entropy_forward(
         dx = xp.empty_like(rows)
         if needs_dweight and dweight is None:
             dweight = xp.zeros_like(weight)
-        rounded = operand_rows(min(chunk_rows, len(rows)), len(weight), like=x)  # None where nothing is to be rounded
+        rounded = empty_operand(min(chunk_rows, len(rows)), len(weight), like=x)  # None where nothing is to be rounded
     loss = 0.0
     for start in range(0, len(rows), chunk_rows):
         chunk = slice(start, start + chunk_rows)
         logits = matmul(rows[chunk], weight.T, dtype=weight.dtype)  # (n, C) @ (C, V), in float32 for softmax and loss
-        forward, _ = implementation(logits, cross_entropy_forward, cross_entropy_backward)
+        forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         gradient = rounded[: len(logits)] if needs_gradient and rounded is not None else None
         chunk_loss, dlogits = forward(logits, t[chunk], ignore_index, label_smoothing, count, gradient)
         loss = loss + chunk_loss

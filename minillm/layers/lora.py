@@ -20,9 +20,9 @@ Merged, it costs nothing: W + s (B A)^T is a weight like any other (W stored as 
 
 from __future__ import annotations
 
+from minillm.backend.matmul import matmul
 from minillm.layers.layer import Parameter
 from minillm.layers.linear import Linear
-from minillm.matmul import matmul
 
 
 def lora_forward(x, a, b, scale):

@@ -8,7 +8,7 @@ GELU, which visits every element anyway.
 
 from __future__ import annotations
 
-from minillm.kernels import implementation
+from minillm.kernels import dispatch
 from minillm.layers.gelu import gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -25,7 +25,7 @@ class MLP(Layer):
     def forward(self, x):
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.forward(x, with_bias=False)  # (..., C) @ (C, F)
-        forward, backward = implementation(h, gelu_forward, gelu_backward)
+        forward, backward = dispatch(h, gelu_forward, gelu_backward)
         h, saved_gelu = forward(h, bias, self.approximate)
         self.save_for_backward((backward, saved_gelu))
         return self.c_proj.forward(h)  # (..., F) @ (F, C)

@@ -11,8 +11,8 @@ Backward. s takes part twice, so its two gradients add up, and a sum hands its g
 
 from __future__ import annotations
 
+from minillm.backend.precision import downcast, upcast
 from minillm.layers.layer_norm import layer_norm_backward, layer_norm_forward
-from minillm.precision import narrow, wide
 
 
 def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
@@ -25,7 +25,7 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
 def residual_layer_norm_backward(dsum, dy, saved):
     """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias (C,) or None"""
     # forward: y = layer_norm(sum)
-    dx, dweight, dbias = layer_norm_backward(wide(dy), saved)
+    dx, dweight, dbias = layer_norm_backward(upcast(dy), saved)
     # forward: sum = x + delta, and sum is a result too
-    dx += wide(dsum)
-    return narrow(dx, dy), dweight, dbias
+    dx += upcast(dsum)
+    return downcast(dx, dy), dweight, dbias

@@ -16,21 +16,21 @@ In words: the gradient loses its component along n, the one direction in which n
 
 from __future__ import annotations
 
-from minillm.backend import array_module
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module
+from minillm.backend.precision import downcast, upcast
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
-from minillm.precision import narrow, wide
 
 
 def rms_norm_forward(x, weight, eps=1e-5):
     """x (..., C), weight (C,)  ->  y (..., C), saved"""
     xp = array_module(x)
     width = x.shape[-1]
-    rows = wide(x).reshape(-1, width)  # (N, C)
+    rows = upcast(x).reshape(-1, width)  # (N, C)
     average = xp.full(width, 1 / width, dtype=rows.dtype)
     rstd = 1 / xp.sqrt(xp.square(rows) @ average + rows.dtype.type(eps))  # (N,)
     normed = rows * rstd[:, None]
-    return narrow(normed * weight, x).reshape(x.shape), (normed, rstd, weight)
+    return downcast(normed * weight, x).reshape(x.shape), (normed, rstd, weight)
 
 
 def rms_norm_backward(dy, saved):
@@ -38,7 +38,7 @@ def rms_norm_backward(dy, saved):
     normed, rstd, weight = saved
     xp = array_module(dy)
     count, width = normed.shape
-    dy_rows = wide(dy).reshape(count, width)
+    dy_rows = upcast(dy).reshape(count, width)
     # forward: y = normed * weight, the same weight for every row
     product = dy_rows * normed
     dweight = xp.ones(count, dtype=dy_rows.dtype) @ product  # (N,) @ (N, C)
@@ -47,7 +47,7 @@ def rms_norm_backward(dy, saved):
     dx = dy_rows * weight
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
-    return narrow(dx, dy).reshape(dy.shape), dweight
+    return downcast(dx, dy).reshape(dy.shape), dweight
 
 
 class RMSNorm(Layer):
@@ -58,7 +58,7 @@ class RMSNorm(Layer):
         self.eps = eps
 
     def forward(self, x):
-        forward, backward = implementation(x, rms_norm_forward, rms_norm_backward)
+        forward, backward = dispatch(x, rms_norm_forward, rms_norm_backward)
         y, saved = forward(x, self.weight.value, self.eps)
         self.save_for_backward((backward, saved))
         return y

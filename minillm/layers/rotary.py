@@ -34,9 +34,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minillm.backend import array_module
+from minillm.backend.arrays import array_module
+from minillm.backend.precision import downcast, upcast
 from minillm.errors import UserError
-from minillm.precision import narrow, wide
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ def halves_to_interleaved(weight, n_head: int):
 
 def rotary_forward(x, cos, sin, interleaved=False):
     """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
-    return narrow(_turned(wide(x), cos, sin, interleaved), x), (cos, sin, interleaved)
+    return downcast(_turned(upcast(x), cos, sin, interleaved), x), (cos, sin, interleaved)
 
 
 def rotary_backward(dy, saved):
     """dy (B, H, T, D)  ->  dx (B, H, T, D); the tables have no gradient."""
     cos, sin, interleaved = saved
     # forward: y = x turned by (cos, sin)
-    return narrow(_turned(wide(dy), cos, -sin, interleaved), dy)
+    return downcast(_turned(upcast(dy), cos, -sin, interleaved), dy)
 
 
 def _turned(x, cos, sin, interleaved):

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.backend import contiguous, device_of, to_device
-from minillm.kernels import implementation
+from minillm.backend.arrays import contiguous, device_of, to_device
+from minillm.kernels import dispatch
 from minillm.layers.attention import attention_backward, attention_forward
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
@@ -64,14 +64,16 @@ class RotarySelfAttention(Layer):
         q = _heads(self.q_proj.forward(x), self.n_head)  # (B, T, H D) -> (B, H, T, D)
         k = _heads(self.k_proj.forward(x), self.n_kv_head)
         v = _heads(self.v_proj.forward(x), self.n_kv_head)
-        turn, turn_back = implementation(q, rotary_forward, rotary_backward)
-        attend, attend_backward = implementation(q, attention_forward, attention_backward)
+        turn, turn_back = dispatch(q, rotary_forward, rotary_backward)
+        attend, attend_backward = dispatch(q, attention_forward, attention_backward)
         cos, sin = self.positions.tables(time, self.q_proj.weight.value)  # of the weights' dtype, as angles need it
         q, saved_q = turn(q, cos, sin, self.positions.interleaved)
         k, saved_k = turn(k, cos, sin, self.positions.interleaved)
         drop = self.attn_dropout
         dropping = (
-            dict(dropout=drop.p, key=drop.layer_key(key), first_row=drop.first_row) if self.training and drop.p else {}
+            dict(dropout=drop.p, key=drop.layer_key(key), batch_offset=drop.batch_offset)
+            if self.training and drop.p
+            else {}
         )
         y, saved = attend(q, k, v, causal=True, **dropping)
         self.save_for_backward((turn_back, saved_q, saved_k, attend_backward, saved))

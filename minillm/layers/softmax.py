@@ -11,7 +11,7 @@ In words: raising a score helps as far as its probability's gradient exceeds the
 
 from __future__ import annotations
 
-from minillm.backend import array_module
+from minillm.backend.arrays import array_module
 from minillm.layers.layer import Layer
 
 

@@ -17,29 +17,29 @@ The token reached h by two ways, so its two gradients add up: dx = dg W_gate + d
 
 from __future__ import annotations
 
-from minillm.backend import array_module
-from minillm.kernels import implementation
+from minillm.backend.arrays import array_module
+from minillm.backend.precision import downcast, upcast
+from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
-from minillm.precision import narrow, wide
 
 
 def swiglu_forward(gate, up):
     """gate and up (..., F)  ->  h (..., F), saved"""
-    xp, like, gate, up = array_module(gate), gate, wide(gate), wide(up)
+    xp, like, gate, up = array_module(gate), gate, upcast(gate), upcast(up)
     s = xp.multiply(gate, gate.dtype.type(0.5))
     xp.tanh(s, out=s)
     s += 1
     s *= gate.dtype.type(0.5)  # 1 / (1 + exp(-g)) = (1 + tanh(g/2)) / 2, which cannot overflow
     h = gate * s
     h *= up
-    return narrow(h, like), (gate, up, s)
+    return downcast(h, like), (gate, up, s)
 
 
 def swiglu_backward(dh, saved):
     """dh (..., F)  ->  dgate and dup (..., F)"""
     gate, up, s = saved
-    like, dh = dh, wide(dh)
+    like, dh = dh, upcast(dh)
     # forward: h = gate * s * up
     dup = gate * s
     dup *= dh
@@ -50,7 +50,7 @@ def swiglu_backward(dh, saved):
     dgate *= s
     dgate *= up
     dgate *= dh
-    return narrow(dgate, like), narrow(dup, like)
+    return downcast(dgate, like), downcast(dup, like)
 
 
 class SwiGLU(Layer):
@@ -63,7 +63,7 @@ class SwiGLU(Layer):
 
     def forward(self, x):
         gate, up = self.gate_proj.forward(x), self.up_proj.forward(x)  # (..., C) @ (C, F), twice
-        forward, backward = implementation(gate, swiglu_forward, swiglu_backward)
+        forward, backward = dispatch(gate, swiglu_forward, swiglu_backward)
         h, saved = forward(gate, up)
         self.save_for_backward((backward, saved))
         return self.down_proj.forward(h)  # (..., F) @ (F, C)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.data import random_windows
 from minillm.layers.layer import Parameter
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minillm.checks.gradcheck import finite_differences
 from minillm.data.corpora import load_text, split_text
 from minillm.errors import UserError
-from minillm.gradcheck import finite_differences
 from minillm.layers.softmax import softmax_backward, softmax_forward
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import CORPUS, small_model

@@ -14,7 +14,7 @@ divided by h. So the error of the central difference is about
     E(h) = h^2/6 |f'''| + e |f| / h        dE/dh = 0 at h* = (3 e |f| / |f'''|)^(1/3)
 
 a V where both axes are logarithmic: slope 2 to the right of h*, slope -1 to its left. A wrong gradient has no V: its error is
-what it is wrong by, whatever h. `minillm.gradcheck` uses the five-point form.
+what it is wrong by, whatever h. `minillm.checks.gradcheck` uses the five-point form.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ LESSON = Lesson(
     ),
     read=(
         "minillm/lessons/gradient_path.py",
-        "minillm/gradcheck.py",
+        "minillm/checks/gradcheck.py",
         "minillm/layers/layer_norm.py",
         "tests/planting.py",
     ),

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.layers.cross_entropy import cross_entropy_forward
 from minillm.lessons.grammar import SENTENCE, Grammar, Text
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table

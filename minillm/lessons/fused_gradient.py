@@ -29,7 +29,7 @@ from functools import partial
 
 import numpy as np
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.layers.cross_entropy import cross_entropy_forward
 from minillm.layers.softmax import softmax_backward, softmax_forward
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table

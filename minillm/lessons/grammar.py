@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 
 SENTENCE = "SENTENCE"
 RULES = {

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.data.corpora import load_text, split_text
+from minillm.generation.decoder import reader
+from minillm.generation.diversity import distinct, repetition_rate
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import CORPUS, small_model
-from minillm.models.decoding import reader
 from minillm.sampler import Sampler
-from minillm.sampler.diversity import distinct, repetition_rate
 
 TEXTS, PROMPT, WRITTEN = (
     16,
@@ -186,6 +186,6 @@ LESSON = Lesson(
         'minillm generate MODEL --prompt "The" --temperature 1 --seed 1     # then other seeds',
         'minillm generate MODEL --prompt "The" --compare --max-tokens 60     # every strategy, side by side',
     ),
-    read=("minillm/sampler/diversity.py", "minillm/sampler/choice.py", "minillm/sampler/generation.py"),
+    read=("minillm/generation/diversity.py", "minillm/sampler/draw.py", "minillm/generation/generate.py"),
     sentence="The value of the",
 )

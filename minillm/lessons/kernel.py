@@ -36,7 +36,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend import stream, to_device, to_host
+from minillm.backend.arrays import to_device, to_host
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
 from minillm.kernels.simulator import CompilerMissing, compiler_available, configured
 from minillm.kernels.simulator.profile import SECTOR_BYTES

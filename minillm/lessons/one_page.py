@@ -24,7 +24,7 @@ from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.models.gpt2 import GPT2, GPT2Config
 from minillm.optim import AdamW
 from minillm.sampler import Sampler
-from minillm.sampler.choice import multinomial
+from minillm.sampler.draw import multinomial
 
 BATCH, T, C, LAYERS, HEADS = 16, 32, 64, 2, 4
 STEPS, LR, WRITTEN, TEMPERATURE = 300, 5e-3, 160, 0.7

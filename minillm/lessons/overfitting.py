@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.data import random_windows
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.letters import ALPHABET, reference_letters

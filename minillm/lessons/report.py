@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from minillm import blas
+from minillm.backend import threads as blas
 from minillm.errors import MissingExtra, UserError
-from minillm.files import replacing
+from minillm.files.atomic import replacing
 from minillm.lessons import NAMES, find_lesson
 from minillm.lessons.lesson import Lesson, Measured, Table
 from minillm.lessons.small_model import small_model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minillm.data.corpora import cache_folder, load_text
-from minillm.files import locked
+from minillm.files.atomic import locked
 from minillm.models.language_model import LanguageModel
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers.tokenizer import Tokenizer

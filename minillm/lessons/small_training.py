@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from minillm import blas
+from minillm.backend import threads as blas
 from minillm.optim import clip_scale, global_norm
 
 GRADIENT_CLIP = 1.0

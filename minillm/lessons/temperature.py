@@ -126,6 +126,6 @@ LESSON = Lesson(
         'minillm lesson temperature --text "If the"',
         'minillm generate MODEL --prompt "The" --temperature 0.3     # then 1.0, then 2.0',
     ),
-    read=("minillm/sampler/sampler.py", "minillm/sampler/choice.py"),
+    read=("minillm/sampler/sampler.py", "minillm/sampler/draw.py"),
     sentence="The value of the",
 )

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from minillm.files import read_json, write_atomically
+from minillm.files.atomic import read_json, write_atomically
 
 DEFAULT_TEMPLATE, TEMPLATE_FILE, TEMPLATE_FOLDER = "default", "chat_template.jinja", "additional_chat_templates"
-GENERATION_FILE, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 FILE_NAME = re.compile(r"[\w][\w.-]*")
 # of the files of the tokenizer that was read; what they mean, the tokenizer itself writes into its new files
 OF_THE_FILES = {

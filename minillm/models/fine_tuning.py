@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from minillm.backend import device_of, stream, to_device
+from minillm.backend.arrays import device_of, to_device
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -33,7 +34,7 @@ class LoRA:
 def add_lora(model, lora: LoRA, seed: int = 0) -> None:
     """Give every linear layer of the model but its output head a LoRA, and freeze everything else.
 
-    Make the optimizer afterwards, from `model.trained_parameters()`.
+    Make the optimizer afterwards, from `model.trainable_parameters()`.
     """
     for parameter in model.parameters().values():
         parameter.frozen = True
@@ -94,7 +95,7 @@ def freeze(model, patterns) -> None:
             raise UserError(f'--freeze "{pattern}" matches no parameter of the model; they are named {some}, ...')
         for name in matching:
             parameters[name].frozen = True
-    if not model.trained_parameters():
+    if not model.trainable_parameters():
         raise UserError("every parameter is frozen: leave out a --freeze")
 
 

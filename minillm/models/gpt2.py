@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from minillm.backend import array_module, device_of, to_device
+from minillm.backend.arrays import array_module, device_of, to_device
 from minillm.errors import UserError
 from minillm.layers.attention import CausalSelfAttention
 from minillm.layers.dropout import Dropout

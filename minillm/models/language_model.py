@@ -7,19 +7,20 @@ import inspect
 
 import numpy as np
 
-from minillm.backend import contiguous, device_of, stream, to_device, to_host
+from minillm.backend.arrays import contiguous, device_of, to_device, to_host
+from minillm.backend.matmul import check_gpu
+from minillm.backend.precision import activation_dtype, matmul_precision, weight_dtype
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
-from minillm.kernels import implementation
+from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
-from minillm.matmul import check_gpu
 from minillm.models.carried import NOTHING, Carried
 from minillm.models.fine_tuning import LoRA
 from minillm.models.replication import replicated
 from minillm.models.structure import behaves_as
-from minillm.precision import activation_dtype, products_in, weight_dtype
 
 
 class LanguageModel(Layer):
@@ -80,7 +81,7 @@ class LanguageModel(Layer):
 
     def forward(self, ids, key=None):
         """ids (B, T) int  ->  logits (B, T, V). `key`: see `loss`."""
-        with products_in(self.precision):
+        with matmul_precision(self.precision):
             return self._logits(self._hidden(ids, key))
 
     def loss(self, ids, targets, key=None, count=None):
@@ -99,7 +100,7 @@ class LanguageModel(Layer):
             count = int((np.asarray(targets) != ignored).sum())
         targets = self._ids_on_device(targets, "targets", ignored=ignored)
         self._dlogits = None
-        with products_in(self.precision):
+        with matmul_precision(self.precision):
             if not self._is_fused():
                 return self._loss_of_logits(ids, targets, key, count)
             return self.loss_head.forward(self._hidden(ids, key), targets, count)
@@ -108,7 +109,7 @@ class LanguageModel(Layer):
         """ids (B, T) int  ->  logits (B, V) of the token that follows the last one."""
         if not self._is_own("forward"):
             return self.forward(ids)[:, -1]
-        with products_in(self.precision):
+        with matmul_precision(self.precision):
             return self._logits(contiguous(self._hidden(ids, None)[:, -1]))
 
     def backward(self, dlogits=None) -> None:
@@ -119,7 +120,7 @@ class LanguageModel(Layer):
         if dlogits is None:
             dlogits, self._dlogits = self._dlogits, None
         # forward: loss = cross_entropy(logits), logits = body(ids) @ W_head.T
-        with products_in(self.precision):
+        with matmul_precision(self.precision):
             if dlogits is None:
                 dx = self.loss_head.backward()
             else:
@@ -148,7 +149,7 @@ class LanguageModel(Layer):
                 parameter.value = np.array(to_host(parameter.value), copy._dtype)
         return copy
 
-    def trained_parameters(self) -> dict[str, Parameter]:
+    def trainable_parameters(self) -> dict[str, Parameter]:
         """Those of `parameters()` that learn: what the optimizer is made from."""
         return {name: parameter for name, parameter in self.parameters().items() if not parameter.frozen}
 
@@ -158,7 +159,7 @@ class LanguageModel(Layer):
         Raises UserError, before anything is written, for a model that is not what its configuration describes: see
         `minillm.save_parameters`.
         """
-        from minillm.models.folder import save_model  # which imports this module
+        from minillm.models.architectures import save_model  # which imports this module
 
         save_model(self, folder)
 
@@ -207,12 +208,12 @@ class LanguageModel(Layer):
 
     def hidden(self, ids):
         """ids (B, T) int  ->  x (B, T, C), what the head sees."""
-        with products_in(self.precision):
+        with matmul_precision(self.precision):
             return self._hidden(ids, None)
 
     def logits_of(self, x):
         """x (..., C)  ->  logits (..., V), in the dtype of the weights."""
-        with products_in(self.precision):
+        with matmul_precision(self.precision):
             return self._logits(x)
 
     def _name_layers(self) -> None:
@@ -242,7 +243,7 @@ class LanguageModel(Layer):
         logits = self._forward_with(ids, key)
         if self.training and not self._is_own("forward", "_logits", "_hidden"):
             self._check_backward(logits, ids, key)
-        forward, backward = implementation(logits, cross_entropy_forward, cross_entropy_backward)
+        forward, backward = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         smoothing = self.loss_head.label_smoothing if self.training else 0.0
         logits = contiguous(logits).copy()  # it is overwritten with its gradient, and is not ours
         loss, saved = forward(logits, targets, self.loss_head.ignore_index, smoothing, count)

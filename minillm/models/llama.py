@@ -37,7 +37,7 @@ class LlamaConfig:
     """The shape of a Llama. Raises UserError for a shape that cannot be built.
 
     vocab_size V; context_length: the longest T; n_layer blocks; n_head query heads H; n_kv_head key/value heads, n_head if
-    None; d_model C; d_ff: width of the MLP, 8/3 d_model rounded up to a multiple of 32 if None; head_width D,
+    None; d_model C; d_ff: width of the MLP, 8/3 d_model rounded up to a multiple of 32 if None; head_dim D,
     d_model / n_head if None; rope_theta: the base of the angles; rope_scaling: one of rotary_scaling.py's, a dict of its
     fields, or None; rope_interleaved: pairs are (2i, 2i + 1), as in Meta's files, and not (i, i + D/2); dropout: probability of
     dropping an attention probability; attention_bias, mlp_bias: biases on those linear layers; tie_embeddings: the output
@@ -51,7 +51,7 @@ class LlamaConfig:
     n_kv_head: int | None = None
     d_model: int = 768
     d_ff: int | None = None
-    head_width: int | None = None
+    head_dim: int | None = None
     dropout: float = 0.0
     tie_embeddings: bool = False
     attention_bias: bool = False
@@ -63,11 +63,11 @@ class LlamaConfig:
 
     def __post_init__(self):
         check_positive_integers(self, ("vocab_size", "context_length", "n_layer", "n_head", "d_model"))
-        if self.head_width is None:
+        if self.head_dim is None:
             check_heads(self)
         defaults = {
             "n_kv_head": self.n_head,
-            "head_width": self.d_model // self.n_head,
+            "head_dim": self.d_model // self.n_head,
             "d_ff": math.ceil(self.d_model * 8 / 3 / 32) * 32,
         }
         for name, value in defaults.items():
@@ -84,14 +84,12 @@ class LlamaConfig:
                 f"n_head ({self.n_head}) is not divisible by n_kv_head ({self.n_kv_head}): "
                 "every key/value head serves the same number of query heads"
             )
-        if isinstance(self.rope_scaling, TableScaling) and len(self.rope_scaling.factors) != self.head_width // 2:
+        if isinstance(self.rope_scaling, TableScaling) and len(self.rope_scaling.factors) != self.head_dim // 2:
             raise UserError(
-                f"rope_scaling has {len(self.rope_scaling.factors)} factors, a head has {self.head_width // 2} pairs"
+                f"rope_scaling has {len(self.rope_scaling.factors)} factors, a head has {self.head_dim // 2} pairs"
             )
-        if self.head_width % 2:
-            raise UserError(
-                f"a head is {self.head_width} wide: rotary embedding turns pairs, so the width must be even"
-            )
+        if self.head_dim % 2:
+            raise UserError(f"a head is {self.head_dim} wide: rotary embedding turns pairs, so the width must be even")
 
 
 class Llama(LanguageModel):
@@ -106,7 +104,7 @@ class Llama(LanguageModel):
 
     def _make_body(self) -> LlamaBody:
         config = self.config
-        positions = RotaryPositions(config.head_width, config.rope_theta, config.rope_scaling, config.rope_interleaved)
+        positions = RotaryPositions(config.head_dim, config.rope_theta, config.rope_scaling, config.rope_interleaved)
         return LlamaBody(
             embed_tokens=Embedding(self._normal("embed_tokens", (config.vocab_size, config.d_model), INITIAL_STD)),
             blocks=[self._make_block(f"layers.{index}", positions) for index in range(config.n_layer)],
@@ -115,7 +113,7 @@ class Llama(LanguageModel):
 
     def _make_block(self, path: str, positions: RotaryPositions) -> LlamaBlock:
         config = self.config
-        width, heads, kv_heads = (n * config.head_width for n in (1, config.n_head, config.n_kv_head))
+        width, heads, kv_heads = (n * config.head_dim for n in (1, config.n_head, config.n_kv_head))
         residual_std = INITIAL_STD / math.sqrt(2 * config.n_layer)  # 2 n_layer branches add up to the last x
 
         def linear(name, inputs, outputs, bias, std=INITIAL_STD) -> Linear:

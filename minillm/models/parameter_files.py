@@ -19,13 +19,13 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
-from minillm.backend import device_of, to_device, to_host
+from minillm.backend.arrays import device_of, to_device, to_host
 from minillm.errors import UserError
-from minillm.files import replacing
+from minillm.files.atomic import replacing
+from minillm.files.safetensors_file import read_header
+from minillm.files.shards import PARAMETERS_FORMAT
 from minillm.layers.layer import Layer
 from minillm.models.structure import description
-from minillm.models.weight_files import PARAMETERS_FORMAT
-from minillm.tensor_file import read_header
 
 STRUCTURE = "structure"
 

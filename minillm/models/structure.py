@@ -27,16 +27,16 @@ from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
 
 SETTINGS = {  # attributes that change no result in evaluation mode, and those that a configuration or dtype stand for
-    *("name", "training", "recompute", "activations", "first_row", "p", "label_smoothing", "ignore_index"),
+    *("name", "training", "recompute", "activations", "batch_offset", "p", "label_smoothing", "ignore_index"),
     *("config", "precision", "lora", "carried"),
 }
 CONSTRUCTION = {"initial_std", "_token_embedding", "_normal", "_constant"}  # and _make...: what they made is compared
 HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__annotations__"}
 HARMLESS |= {"__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 METHODS = {"forward", "backward", "product"}
-TRAINING = {"backward", "loss", "train", "eval", "zero_grad", "to", "replica", "trained_parameters"}
+TRAINING = {"backward", "loss", "train", "eval", "zero_grad", "to", "replica", "trainable_parameters"}
 TRAINING |= {"forget_saved", "save_for_backward", "take_saved", "save_pretrained"}
-OPERATIONS = ("_forward", "implementation")  # how names of functions end that layers call in forward
+OPERATIONS = ("_forward", "dispatch")  # how names of functions end that layers call in forward
 LORA = {"lora_A", "lora_B", "scale"}
 LAYER, TENSOR, VALUE, OWN = "layer", "tensor", "constant", "own"  # the kinds of entries of a description
 

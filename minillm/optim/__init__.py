@@ -2,7 +2,7 @@
 
 from minillm.optim.adam import Adam
 from minillm.optim.adamw import AdamW
-from minillm.optim.clipping import clip, clip_scale, global_norm
+from minillm.optim.global_norm import clip, clip_scale, global_norm
 from minillm.optim.schedules import SCHEDULES, make_schedule
 
 OPTIMIZERS = {"adamw": AdamW, "adam": Adam}

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minillm.backend import array_module, contiguous
+from minillm.backend.arrays import array_module, contiguous
 from minillm.errors import UserError
-from minillm.kernels import twin
+from minillm.kernels import kernel_for
 from minillm.layers.layer import Parameter, memory_conflict
 
 BLOCK = 1 << 16  # elements updated at a time: value, gradient, moments and scratch then fit a core's L2 cache
@@ -54,7 +54,7 @@ class AdamW:
         """
         check_gradients(self.parameters)
         self.step_count += 1
-        kernel = twin("adamw", next(iter(self.parameters.values())).value) if self.parameters else None
+        kernel = kernel_for("adamw", next(iter(self.parameters.values())).value) if self.parameters else None
         if kernel is not None:
             self._step_at_once(kernel, gradient_scale)
             return
@@ -183,7 +183,7 @@ def check_gradients(parameters: dict[str, Parameter]) -> None:
     if frozen := [name for name in missing if parameters[name].frozen]:
         raise RuntimeError(
             f"no gradient for {_listed(frozen)}, which {'are' if frozen[1:] else 'is'} frozen: make the optimizer from those "
-            "parameters that learn (model.trained_parameters())"
+            "parameters that learn (model.trainable_parameters())"
         )
     if missing and len(missing) == len(parameters):
         raise RuntimeError(f"no gradient for {_listed(missing)}: call backward() before step() (no parameter has one)")

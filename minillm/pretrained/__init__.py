@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.models.adapter_files import apply_adapter
+from minillm.files.model_folder import CONFIG_FILE
 from minillm.models.fine_tuning import with_settings
-from minillm.models.folder import CONFIG_FILE, load_model, read_config
+from minillm.pretrained.adapter import apply_adapter
 from minillm.pretrained.carried import carried_from
 from minillm.pretrained.gguf import is_gguf, load_gguf
 from minillm.pretrained.gguf_tokenizer import load_gguf_tokenizer
+from minillm.pretrained.hugging_face import load_model, read_config
 from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_tokenizer
 from minillm.pretrained.sources import describe_file, model_chain, model_folder
 from minillm.tokenizers import load_tokenizer

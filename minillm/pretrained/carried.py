@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import read_json
+from minillm.files.atomic import read_json
+from minillm.files.model_folder import CONFIG_FILE, GENERATION_FILE
 from minillm.models.carried import (
     DEFAULT_TEMPLATE,
     FILE_NAME,
-    GENERATION_FILE,
     TEMPLATE_FILE,
     TEMPLATE_FOLDER,
     TOKENIZER_CONFIG,
     Carried,
 )
-from minillm.models.folder import CONFIG_FILE
 from minillm.pretrained.gguf import GGUF, is_gguf, open_gguf
 from minillm.pretrained.sources import model_chain
 

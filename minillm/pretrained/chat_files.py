@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import read_json
+from minillm.files.atomic import read_json
 from minillm.pretrained.gguf import open_gguf
 from minillm.tokenizers.tokenizer import CONFIG_FILE
 

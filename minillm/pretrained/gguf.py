@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import MissingExtra, UserError
+from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.rotary import interleaved_to_halves
 from minillm.models import GPT2, Llama
 from minillm.pretrained.gguf_check import MAGIC, check_gguf
 from minillm.pretrained.gguf_keys import ROPE_FREQS, check_keys, check_tensors, gpt2_config, llama_config
-from minillm.tensor_file import first_not_finite
 
 QUERY_OR_KEY = re.compile(r"(q|k)_proj\.(weight|bias)$")
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf-split names the parts

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.file_kinds import misnamed
+from minillm.files.kinds import misnamed
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -106,8 +106,8 @@ def check_tensors(file, wanted: set[str], architecture: str) -> None:
 
 def llama_config(file) -> LlamaConfig:
     """The shape of the Llama in a file."""
-    heads, head_width = file.setting("llama.attention.head_count", int), _head_width(file, "llama")
-    if file.setting("llama.rope.dimension_count", int, head_width) != head_width:
+    heads, head_dim = file.setting("llama.attention.head_count", int), _head_width(file, "llama")
+    if file.setting("llama.rope.dimension_count", int, head_dim) != head_dim:
         raise UserError(f"{file.path}: it turns only part of each head, which is not computed here")
     theta = file.setting("llama.rope.freq_base", float, 10000.0)
     return LlamaConfig(
@@ -118,10 +118,10 @@ def llama_config(file) -> LlamaConfig:
         n_kv_head=file.setting("llama.attention.head_count_kv", int, heads),
         d_model=file.setting("llama.embedding_length", int),
         d_ff=file.setting("llama.feed_forward_length", int),
-        head_width=head_width,
+        head_dim=head_dim,
         rms_norm_eps=file.setting("llama.attention.layer_norm_rms_epsilon", float, 1e-5),
         rope_theta=theta,
-        rope_scaling=_rope_scaling(file, head_width, theta),
+        rope_scaling=_rope_scaling(file, head_dim, theta),
         tie_embeddings="output.weight" not in file,
         attention_bias=_has_bias(file, "attn_(q|k|v|output)"),
         mlp_bias=_has_bias(file, "ffn_(gate|up|down)"),
@@ -154,7 +154,7 @@ def _has_bias(file, part: str) -> bool:
     return any(re.fullmatch(rf"blk\.\d+\.{part}\.bias", name) for name in file.names())
 
 
-def _rope_scaling(file, head_width: int, theta: float) -> Scaling | None:
+def _rope_scaling(file, head_dim: int, theta: float) -> Scaling | None:
     """The factor of all pairs (a file without a type means linear), and the table of factors, which divide together."""
     kind = file.settings.get("llama.rope.scaling.type", "linear")
     if kind not in ("none", "", "linear"):
@@ -169,9 +169,9 @@ def _rope_scaling(file, head_width: int, theta: float) -> Scaling | None:
     if ROPE_FREQS not in file:
         return None if factor == 1 else LinearScaling(factor)
     table = np.asarray(file.tensor(ROPE_FREQS, np.float64)).ravel()
-    if len(table) != head_width // 2 or not (table > 0).all():
+    if len(table) != head_dim // 2 or not (table > 0).all():
         raise UserError(
-            f"{file.path}: {ROPE_FREQS} should hold {head_width // 2} factors above 0, one for each pair of a head; it holds "
+            f"{file.path}: {ROPE_FREQS} should hold {head_dim // 2} factors above 0, one for each pair of a head; it holds "
             f"{len(table)}"
         )
-    return scaling_of_table(table * factor, theta ** (-2 * np.arange(head_width // 2) / head_width))
+    return scaling_of_table(table * factor, theta ** (-2 * np.arange(head_dim // 2) / head_dim))

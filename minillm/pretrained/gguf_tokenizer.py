@@ -21,7 +21,7 @@ from minillm.pretrained.gguf import GGUF, open_gguf
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.byte_pair_files import pre_tokenizer_of
 from minillm.tokenizers.post_processors import Around
-from minillm.tokenizers.score import ScoreTokenizer
+from minillm.tokenizers.sentencepiece import ScoreTokenizer
 from minillm.tokenizers.sentencepiece_file import added_by_type
 from minillm.tokenizers.tokenizer import Tokenizer
 from minillm.tokenizers.tokenizer_config import around_of
@@ -47,10 +47,10 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 
 
 class Cut(NamedTuple):
-    """pattern: a name of patterns.py. whole_pieces, bos: what llama.cpp does unless the file says otherwise."""
+    """pattern: a name of patterns.py. ignore_merges, bos: what llama.cpp does unless the file says otherwise."""
 
     pattern: str
-    whole_pieces: bool = False
+    ignore_merges: bool = False
     bos: bool = False
     normalizer: dict | None = None
 
@@ -58,12 +58,12 @@ class Cut(NamedTuple):
 CUTS = {
     **dict.fromkeys(("gpt-2", "gpt2", "default", "phi-2", "mpt", "olmo"), Cut("gpt2")),
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell"), Cut("smollm")),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Cut("cl100k", whole_pieces=True, bos=True)),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Cut("cl100k", ignore_merges=True, bos=True)),
     **dict.fromkeys(("dbrx", "smaug-bpe"), Cut("cl100k")),
     # the tokenizer.json of these models has this normalizer, of which GGUF files do not speak
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), Cut("qwen2", normalizer={"type": "NFC"})),
     **dict.fromkeys(("gpt-4o", "llama4"), Cut("o200k")),
-    "tekken": Cut("tekken", whole_pieces=True, bos=True),
+    "tekken": Cut("tekken", ignore_merges=True, bos=True),
 }
 
 
@@ -136,7 +136,7 @@ def _byte_level(file: GGUF, tokens: list[str], types: list[int]) -> Tokenizer:
         "decoder": BYTE_LEVEL,
         "model": {
             "type": "BPE",
-            "ignore_merges": cut.whole_pieces,
+            "ignore_merges": cut.ignore_merges,
             "vocab": vocabulary,
             "merges": file.setting(PREFIX + "merges", list),
         },

@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.errors import UserError
+from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.rotary import rotary_tables
 from minillm.models import Llama, LlamaConfig
-from minillm.tensor_file import first_not_finite
-from minillm.tokenizers.score import ScoreTokenizer
+from minillm.tokenizers.sentencepiece import ScoreTokenizer
 
 HEADER = struct.Struct("<7i")
 MAGIC, VERSION, HEADER_BYTES = b"24ka", struct.Struct("<i"), 256  # of versions above 0

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.file_kinds import OTHER_FORM, misnamed, pickled
-from minillm.models.adapter_files import ADAPTER_CONFIG, adapter_base, adapter_revision
-from minillm.models.folder import CONFIG_FILE
-from minillm.models.weight_files import PICKLES
-from minillm.pretrained.huggingface import fetch_from_hub, looks_like_hub_name
+from minillm.files.kinds import OTHER_FORM, misnamed, pickled
+from minillm.files.model_folder import ADAPTER_CONFIG, CONFIG_FILE
+from minillm.files.shards import PICKLES
+from minillm.pretrained.adapter import adapter_base, adapter_revision
+from minillm.pretrained.hub import fetch_from_hub, looks_like_hub_name
 
 # a file that tells what else a folder is -> what that is
 OTHER_FOLDERS = {

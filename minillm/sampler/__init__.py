@@ -1,7 +1,6 @@
-"""Decoding: strategies as pure functions on logits, and the loop that generates."""
+"""From logits to a token: pure functions, and the sampler that puts them together."""
 
-from minillm.sampler.generation import generate
 from minillm.sampler.history import History
 from minillm.sampler.sampler import InvalidLogits, Sampler
 
-__all__ = ["History", "InvalidLogits", "Sampler", "generate"]
+__all__ = ["History", "InvalidLogits", "Sampler"]

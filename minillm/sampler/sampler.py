@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from minillm.backend import stream, to_host
+from minillm.backend.arrays import to_host
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
-from minillm.sampler.choice import greedy, multinomial, share_of
 from minillm.sampler.cuts import largest
+from minillm.sampler.draw import cdf_interval, greedy, multinomial
 from minillm.sampler.history import History
 from minillm.sampler.mirostat import mirostat_update
 from minillm.sampler.settings import SamplerSettings
@@ -80,7 +81,7 @@ class Sampler:
         context = self._context(logits, history)
         p, ids = self._distribution(logits, context, tracer.look)
         tokens, drawn, uniforms = self._choose(p, ids, context)
-        return tracer.finish(tokens, uniforms, [share_of(row, index) for row, index in zip(p, drawn)])
+        return tracer.finish(tokens, uniforms, [cdf_interval(row, index) for row, index in zip(p, drawn)])
 
     # --------------------------------------------------------------------------------------------------- step by step
 
@@ -131,7 +132,7 @@ class Sampler:
             name, token = self._largest_named
             raise UserError(f"{name} names token {token}, but the vocabulary has only {vocabulary} tokens")
         if history is None:
-            needing = [stage.name for stage in self._stages if stage.looks_back]
+            needing = [stage.name for stage in self._stages if stage.needs_history]
             if needing:
                 raise ValueError(
                     f"{needing[0]} looks at the tokens so far: pass them as history (minillm.sampler.History)"

@@ -43,14 +43,14 @@ class Stage(NamedTuple):
     """One thing that a sampler does.
 
     is_cut: it only takes tokens away, and looks at nothing but what is left. keeps: it leaves exactly so many, the largest
-    ones. looks_back: it needs the tokens so far.
+    ones. needs_history: it needs the tokens so far.
     """
 
     name: str
     apply: Callable[[np.ndarray, Context], np.ndarray]
     is_cut: bool = False
     keeps: int | None = None
-    looks_back: bool = False
+    needs_history: bool = False
 
 
 LLAMA_CPP_WINDOW = 64  # tokens that llama.cpp's penalties look at by default
@@ -127,8 +127,8 @@ def _constraints(s: SamplerSettings) -> list[Stage | None]:
     return [
         _stage("logit_bias", s.logit_bias, lambda x, c: constraints.logit_bias(x, s.logit_bias)),
         _stage("banned_tokens", s.banned_tokens, lambda x, c: constraints.ban(x, s.banned_tokens)),
-        _stage("min_tokens", s.min_tokens, long_enough, looks_back=True),
-        _stage("forced_tokens", s.forced_tokens, forced, looks_back=True),
+        _stage("min_tokens", s.min_tokens, long_enough, needs_history=True),
+        _stage("forced_tokens", s.forced_tokens, forced, needs_history=True),
     ]
 
 
@@ -162,11 +162,11 @@ def _penalties(s: SamplerSettings) -> list[Stage | None]:
         return penalties.dry_penalty(x, text, s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_breakers)
 
     return [
-        _stage("repetition_penalty", s.repetition_penalty != 1, repetition, looks_back=True),
-        _stage("presence_penalty", s.presence_penalty, presence, looks_back=True),
-        _stage("frequency_penalty", s.frequency_penalty, frequency, looks_back=True),
-        _stage("no_repeat_ngram", s.no_repeat_ngram, no_repeat, looks_back=True),
-        _stage("dry_multiplier", s.dry_multiplier, dry, looks_back=True),
+        _stage("repetition_penalty", s.repetition_penalty != 1, repetition, needs_history=True),
+        _stage("presence_penalty", s.presence_penalty, presence, needs_history=True),
+        _stage("frequency_penalty", s.frequency_penalty, frequency, needs_history=True),
+        _stage("no_repeat_ngram", s.no_repeat_ngram, no_repeat, needs_history=True),
+        _stage("dry_multiplier", s.dry_multiplier, dry, needs_history=True),
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from minillm.tokenizers.byte_pair import BytePairTokenizer
 from minillm.tokenizers.character import CharacterTokenizer
 from minillm.tokenizers.opening import open_tokenizer
-from minillm.tokenizers.score import ScoreTokenizer
+from minillm.tokenizers.sentencepiece import ScoreTokenizer
 from minillm.tokenizers.tokenizer import StreamingDecoder, Tokenizer
 
 __all__ = [

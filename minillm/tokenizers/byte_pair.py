@@ -30,7 +30,7 @@ import regex
 from minillm.errors import UserError
 from minillm.tokenizers.byte_pair_batch import PairTable, merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
-from minillm.tokenizers.byte_spelling import byte_characters, spell
+from minillm.tokenizers.byte_spelling import bytes_to_unicode, spell
 from minillm.tokenizers.merging import merge_in_order
 from minillm.tokenizers.patterns import PATTERNS, compile_expression, pieces
 from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings, special_tokens_of
@@ -50,7 +50,7 @@ class BytePairTokenizer(PipelineTokenizer):
     ids in the order of their rank, and what each becomes. pattern: a name of patterns.py or a regular
     expression; None for a tokenizer whose file cuts by several steps. special_tokens: text -> id.
 
-    whole_pieces: a piece that is a token as it is becomes that token, even if no merges lead to it (tiktoken, Llama 3).
+    ignore_merges: a piece that is a token as it is becomes that token, even if no merges lead to it (tiktoken, Llama 3).
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class BytePairTokenizer(PipelineTokenizer):
         merges: Iterable[tuple[int, int, int]],
         pattern: str = "gpt2",
         special_tokens: dict[str, int] | None = None,
-        whole_pieces: bool = False,
+        ignore_merges: bool = False,
     ):
         added = special_tokens_of(special_tokens or {})
         special_ids = set(added.special.values())
         ids = {token: index for index, token in enumerate(tokens) if index not in special_ids}
         ends = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in added.special else {}
-        self._set_up(tokens, merges, ids, whole_pieces, Surroundings(added, config=ends))
+        self._set_up(tokens, merges, ids, ignore_merges, Surroundings(added, config=ends))
         self.pattern = pattern
 
     @classmethod
@@ -75,12 +75,12 @@ class BytePairTokenizer(PipelineTokenizer):
         merges: Iterable[tuple[int, int, int]],
         ids: dict[bytes, int],
         cut: str | PreTokenizer,
-        whole_pieces: bool,
+        ignore_merges: bool,
         surroundings: Surroundings,
     ) -> BytePairTokenizer:
         """From what tokenizer.json says. ids: of the tokens that the model itself makes. cut: a pattern, or steps."""
         tokenizer = cls.__new__(cls)
-        tokenizer._set_up(tokens, merges, ids, whole_pieces, surroundings)
+        tokenizer._set_up(tokens, merges, ids, ignore_merges, surroundings)
         if isinstance(cut, str):
             tokenizer._cut_with(cut)
         else:
@@ -88,11 +88,11 @@ class BytePairTokenizer(PipelineTokenizer):
             tokenizer._cut_by(cut.pieces, named=False)
         return tokenizer
 
-    def _set_up(self, tokens, merges, ids, whole_pieces, surroundings) -> None:
+    def _set_up(self, tokens, merges, ids, ignore_merges, surroundings) -> None:
         self.tokens = list(tokens)
         self.vocab_size = len(self.tokens)
         self.merges = list(merges)
-        self.whole_pieces = whole_pieces
+        self.ignore_merges = ignore_merges
         self._id_of = ids
         # some vocabularies lack bytes that their text never had; -1 stands for these
         self._byte_ids = [ids.get(bytes([value]), -1) for value in range(256)]
@@ -242,7 +242,7 @@ class BytePairTokenizer(PipelineTokenizer):
     def _learn_pieces(self, found: list[str]) -> None:
         """Fill the cache with those pieces that are new, if they are many, all at once."""
         new = set(found).difference(self._pieces)
-        if len(new) < FEW or self.whole_pieces or -1 in self._byte_ids:
+        if len(new) < FEW or self.ignore_merges or -1 in self._byte_ids:
             return
         room = CACHED_PIECES - len(self._pieces)
         encoded = {piece: piece.encode("utf-8") for piece in islice(new, max(room, 0))}
@@ -252,7 +252,7 @@ class BytePairTokenizer(PipelineTokenizer):
 
     def _encode_piece(self, piece: str) -> tuple[int, ...]:
         encoded = piece.encode("utf-8")
-        if self.whole_pieces and encoded in self._id_of:
+        if self.ignore_merges and encoded in self._id_of:
             return (self._id_of[encoded],)
         ids = list(map(self._byte_ids.__getitem__, encoded))
         if -1 in ids:
@@ -330,7 +330,7 @@ def check_vocabulary_size(vocab_size: int, special_tokens: Collection[str]) -> i
     for token in special_tokens:
         if not token or list(special_tokens).count(token) > 1:
             raise UserError(f"the special token {token!r} is {'named twice' if token else 'empty'}: leave it out")
-        if len(token) == 1 and token in byte_characters():
+        if len(token) == 1 and token in bytes_to_unicode():
             raise UserError(f"the special token {token!r} is the token of a byte: name it otherwise, as <|endoftext|>")
     smallest = 256 + len(special_tokens)
     if vocab_size < smallest:

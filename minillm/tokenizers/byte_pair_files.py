@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import write_atomically
+from minillm.files.atomic import write_atomically
 from minillm.tokenizers.byte_pair import END_OF_TEXT, BytePairTokenizer
 from minillm.tokenizers.byte_spelling import bytes_of, spell, unspell
 from minillm.tokenizers.merging import read_merges
@@ -45,7 +45,7 @@ def load_byte_pair(path: Path) -> BytePairTokenizer:
     return tokenizer
 
 
-def from_spelled_parts(tokens, merges, pattern, special_tokens, where="the vocabulary", whole_pieces=False):
+def from_spelled_parts(tokens, merges, pattern, special_tokens, where="the vocabulary", ignore_merges=False):
     """tokens: id -> spelling; merges: "a b" or [a, b], in order; special_tokens: text -> id. Raises UserError."""
     special_ids = set(special_tokens.values())
     if special_ids and not 0 <= min(special_ids) <= max(special_ids) < len(tokens):
@@ -53,7 +53,7 @@ def from_spelled_parts(tokens, merges, pattern, special_tokens, where="the vocab
     ids = {token: index for index, token in enumerate(tokens)}
     plain = [token.encode("utf-8") if index in special_ids else bytes_of(token) for index, token in enumerate(tokens)]
     triples = [(ids[a], ids[b], ids[a + b]) for a, b in read_merges(merges, ids, where)]
-    return BytePairTokenizer(plain, triples, pattern, special_tokens, whole_pieces)
+    return BytePairTokenizer(plain, triples, pattern, special_tokens, ignore_merges)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -84,7 +84,7 @@ def huggingface_contents(tokenizer: BytePairTokenizer) -> dict:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": tokenizer.whole_pieces,
+            "ignore_merges": tokenizer.ignore_merges,
             "vocab": vocabulary,
             "merges": _spelled_merges(tokenizer),
         },

@@ -9,10 +9,10 @@ from functools import cache
 
 
 @cache
-def byte_characters() -> tuple[str, ...]:
+def bytes_to_unicode() -> tuple[str, ...]:
     """The character of each byte.
 
-    >>> "".join(byte_characters()[byte] for byte in b" a\\n\\xe9")
+    >>> "".join(bytes_to_unicode()[byte] for byte in b" a\\n\\xe9")
     'ĠaĊé'
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
@@ -22,12 +22,12 @@ def byte_characters() -> tuple[str, ...]:
 
 def spell(token: bytes) -> str:
     """Bytes as characters."""
-    return "".join(map(byte_characters().__getitem__, token))
+    return "".join(map(bytes_to_unicode().__getitem__, token))
 
 
 @cache
 def _bytes_of_characters() -> dict[str, int]:
-    return {character: byte for byte, character in enumerate(byte_characters())}
+    return {character: byte for byte, character in enumerate(bytes_to_unicode())}
 
 
 def unspell(token: str) -> bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import UserError
-from minillm.files import read_json, write_atomically
+from minillm.files.atomic import read_json, write_atomically
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 
 CODE_POINTS = 0x110000

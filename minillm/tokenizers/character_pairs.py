@@ -23,7 +23,7 @@ CROSSES_WORDS = re.compile(f"[^{SPACE}]{SPACE}")
 class CharacterPairs:
     """ids: token -> id. merge_of: pair of ids -> (rank, id of both together), or None. made: the tokens that
     merging makes. unknown: the id for a character that has neither a token nor bytes, None to refuse it.
-    fuse_unknown: whether neighbours of this kind become one id. whole_pieces: whether a piece that is a
+    fuse_unknown: whether neighbours of this kind become one id. ignore_merges: whether a piece that is a
     token stays whole."""
 
     def __init__(
@@ -34,18 +34,18 @@ class CharacterPairs:
         unknown: int | None = None,
         fuse_unknown: bool = False,
         byte_fallback: bool = False,
-        whole_pieces: bool = False,
+        ignore_merges: bool = False,
     ):
         self.ids, self.merge_of, self.unknown, self.fuse_unknown = ids, merge_of, unknown, fuse_unknown
-        self.whole_pieces = whole_pieces
+        self.ignore_merges = ignore_merges
         self.byte_ids = [ids.get(f"<0x{byte:02X}>", -1) for byte in range(256)] if byte_fallback else [-1] * 256
         # where no token reaches from one word into the next, each word can be merged by itself, and remembered
-        self._by_words = SPACE in ids and not whole_pieces and not any(map(CROSSES_WORDS.search, made))
+        self._by_words = SPACE in ids and not ignore_merges and not any(map(CROSSES_WORDS.search, made))
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, piece: str) -> list[int]:
         """The ids of a piece. Raises UserError for a character that cannot be expressed."""
-        if self.whole_pieces and piece in self.ids:
+        if self.ignore_merges and piece in self.ids:
             return [self.ids[piece]]
         if not self._by_words:
             return self._merged(piece)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import read_json
+from minillm.files.atomic import read_json
 from minillm.tokenizers.byte_pair import END_OF_TEXT
 from minillm.tokenizers.patterns import QWEN2
 from minillm.tokenizers.tokenizer_config import added_later, around_of, named_tokens, read_config

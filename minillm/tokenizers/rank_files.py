@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minillm.errors import UserError
-from minillm.files import write_atomically
+from minillm.files.atomic import write_atomically
 from minillm.tokenizers.byte_pair import BytePairTokenizer
 
 LLAMA3_MODEL = "tokenizer.model"
@@ -66,7 +66,7 @@ def load_tiktoken(
         special_tokens = encoding.special if len(ranks) == encoding.tokens else {}
     tokens = _tokens(path, ranks, special_tokens)
     merges = merges_of_ranks(ranks)
-    return BytePairTokenizer(tokens, merges, pattern or encoding.pattern, special_tokens, whole_pieces=True)
+    return BytePairTokenizer(tokens, merges, pattern or encoding.pattern, special_tokens, ignore_merges=True)
 
 
 def is_rank_file(path: Path) -> bool:

@@ -25,7 +25,7 @@ from minillm.errors import UserError
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.character_pairs import SPACE
 from minillm.tokenizers.post_processors import Around
-from minillm.tokenizers.score import ScoreTokenizer
+from minillm.tokenizers.sentencepiece import ScoreTokenizer
 from minillm.tokenizers.tokenizer_config import added_later, read_config
 
 SENTENCEPIECE_FILE = "tokenizer.model"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import read_json
+from minillm.files.atomic import read_json
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.pipeline import token_text
 from minillm.tokenizers.post_processors import template_of

@@ -16,10 +16,10 @@ import json
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files import read_json
+from minillm.files.atomic import read_json
 from minillm.tokenizers.added_tokens import AddedToken, AddedTokens, read_added_tokens
 from minillm.tokenizers.byte_pair import BytePairTokenizer
-from minillm.tokenizers.byte_spelling import byte_characters, unspell
+from minillm.tokenizers.byte_spelling import bytes_to_unicode, unspell
 from minillm.tokenizers.character import CharacterTokenizer
 from minillm.tokenizers.character_pairs import CharacterPairs, by_list
 from minillm.tokenizers.components import REQUIRED, checked
@@ -30,7 +30,7 @@ from minillm.tokenizers.patterns import pattern_name
 from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings
 from minillm.tokenizers.post_processors import read_post_processor
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
-from minillm.tokenizers.score import ScoreTokenizer
+from minillm.tokenizers.sentencepiece import ScoreTokenizer
 from minillm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
 from minillm.tokenizers.tokenizer_config import added_later, read_config
 
@@ -199,7 +199,7 @@ def _is_byte_level(pre_tokenizer: PreTokenizer, decoder, options: dict) -> bool:
     spelled = [step.spelled for step in pre_tokenizer.steps]
     if not spelled or spelled != [False] * (len(spelled) - 1) + [True] or not is_byte_level(decoder):
         return False
-    whole = all(character in options["vocab"] for character in byte_characters())
+    whole = all(character in options["vocab"] for character in bytes_to_unicode())
     return whole or not options["unk_token"] and not options["byte_fallback"]
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
-from minillm.backend import contiguous, device_of, to_device, to_host
+from minillm.backend.arrays import contiguous, device_of, to_device, to_host
 from minillm.errors import UserError
-from minillm.files import read_json, replacing, save_tensors, write_atomically
+from minillm.files.atomic import read_json, replacing, save_tensors, write_atomically
 
 TRAINING_FOLDER = "training"
 STATE_FILE, OPTIMIZER_FILE, PREVIOUS_FILE = "state.json", "optimizer.safetensors", "optimizer.previous.safetensors"

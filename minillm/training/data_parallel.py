@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from inspect import signature
 
-from minillm import blas
+from minillm.backend import threads as blas
 from minillm.errors import UserError
 from minillm.layers.cross_entropy import IGNORE_INDEX
 
@@ -57,7 +57,9 @@ class DataParallel:
             _check_loss(model)
         self.models = [model, *(model.replica() for _ in range(workers - 1))]
         self._parameters = [each.parameters() for each in self.models]
-        self._dropouts = [[layer for _, layer in each.layers() if hasattr(layer, "first_row")] for each in self.models]
+        self._dropouts = [
+            [layer for _, layer in each.layers() if hasattr(layer, "batch_offset")] for each in self.models
+        ]
         self._open = ExitStack()
 
     def __enter__(self) -> DataParallel:
@@ -111,7 +113,7 @@ class DataParallel:
         parts = [part for part in zip(self.models, self._dropouts, slices) if part[2].start < part[2].stop]
         for _, dropouts, rows in parts:
             for dropout in dropouts:
-                dropout.first_row = rows.start  # masks are those of the whole batch, however it is cut
+                dropout.batch_offset = rows.start  # masks are those of the whole batch, however it is cut
         calls = [(task, model, ids[rows], targets[rows], key, count) for model, _, rows in parts]
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]

@@ -13,17 +13,18 @@ from functools import partial
 
 import numpy as np
 
+from minillm.backend.async_read import AsyncRead
 from minillm.errors import MissingExtra
-from minillm.sampler import Sampler, generate
-from minillm.training.coming_batches import ComingBatches
+from minillm.generation import generate
+from minillm.profiling.profile import Profiler, StepProfile
+from minillm.sampler import Sampler
 from minillm.training.data_parallel import DataParallel, default_workers
 from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.metrics import plot_losses
 from minillm.training.overfitting import overfitting_since, remedies
-from minillm.training.profile import Profiler, StepProfile
+from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.run import Run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
-from minillm.waits import Later
 
 SPEED_STEPS = 10  # over which speed is measured on a device
 LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
@@ -78,17 +79,17 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool) 
     schedule = settings.make_schedule()
     with (
         DataParallel(model, workers) as parallel,
-        ComingBatches(run, ahead=model.device != "cpu") as batches,
+        BatchPrefetcher(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
-        follower = _Follower(run, parallel, batches, schedule, reporter)
+        follower = MetricsReader(run, parallel, batches, schedule, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
             step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
                 follower.catch_up()
-                _look_up(run, parallel, reporter)
+                _evaluate_and_save(run, parallel, reporter)
                 follower.start_clock()
             reason = _reason_to_end(run, stop_after, interrupted)
             if reason:
@@ -108,7 +109,7 @@ def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
     return Profiler(parallel.models, run.optimizer, tokens, time_, reporter.profiled)
 
 
-class _Follower:
+class MetricsReader:
     """Reads what the steps gave, checks it, and tells it.
 
     On a device a step's numbers are read when the next step is under way: they have arrived by then, and nobody waits.
@@ -118,7 +119,7 @@ class _Follower:
     an evaluation. So it is never higher than it was, and lower by at most one step in SPEED_STEPS.
     """
 
-    def __init__(self, run: Run, parallel: DataParallel, batches: ComingBatches, schedule, reporter: Reporter):
+    def __init__(self, run: Run, parallel: DataParallel, batches: BatchPrefetcher, schedule, reporter: Reporter):
         self._run, self._parallel, self._batches = run, parallel, batches
         self._schedule, self._reporter = schedule, reporter
         self._outstanding = None  # a step, and its numbers on their way
@@ -142,7 +143,7 @@ class _Follower:
 
     def follow(self, step: int, loss, norm) -> None:
         """After each step, which counts from 0."""
-        later = Later(loss, norm)
+        later = AsyncRead(loss, norm)
         self.catch_up()
         self._outstanding = step, later
         if self._run.model.device == "cpu":
@@ -179,7 +180,7 @@ class _Follower:
 # --------------------------------------------------------------------------------------------------- looking up
 
 
-def _look_up(run: Run, parallel: DataParallel, reporter: Reporter) -> None:
+def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> None:
     """Evaluate, keep the model if it is the best so far, write a sample, save. Once for a step, also if resumed there."""
     settings, progress = run.settings, run.progress
     if progress.history and progress.history[-1][0] == progress.step:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from minillm.errors import MissingExtra
-from minillm.files import naming, write_atomically
+from minillm.files.atomic import naming, write_atomically
 
 METRICS_FILE, PLOT_FILE = "metrics.jsonl", "loss.png"
 

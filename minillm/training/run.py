@@ -8,28 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from minillm.backend import to_device
+from minillm.backend.arrays import to_device
+from minillm.backend.matmul import check_gpu
+from minillm.backend.precision import weight_dtype
 from minillm.data import encode_data, load_text, open_tokens, split_text, write_tokens
 from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
-from minillm.files import remove_leftovers
-from minillm.matmul import check_gpu
-from minillm.models.adapter_files import save_adapter
+from minillm.files.atomic import remove_leftovers
+from minillm.files.model_folder import WEIGHTS_FILE
+from minillm.models.architectures import config_from_dict, config_to_dict, make_model, save_config, save_weights
 from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
-from minillm.models.folder import (
-    WEIGHTS_FILE,
-    config_from_dict,
-    config_to_dict,
-    make_model,
-    save_config,
-    save_weights,
-)
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
-from minillm.precision import weight_dtype
 from minillm.pretrained import from_pretrained, tokenizer_of
+from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
+from minillm.profiling.memory import workload_of
+from minillm.profiling.memory_advice import explained
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
 from minillm.training.checkpoint import (
     TRAINING_FOLDER,
@@ -40,8 +36,6 @@ from minillm.training.checkpoint import (
     save_checkpoint,
 )
 from minillm.training.claim import Claim
-from minillm.training.memory import workload_of
-from minillm.training.memory_advice import explained
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
@@ -165,7 +159,7 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
     _save_as_model(model, settings, partial)
     (partial / METRICS_FILE).touch()
     description = {"settings": asdict(settings), "model": config_to_dict(config)}
-    save_checkpoint(partial, model, settings.make_optimizer(model.trained_parameters()), Progress(), description)
+    save_checkpoint(partial, model, settings.make_optimizer(model.trainable_parameters()), Progress(), description)
     put_in_place(partial, folder)
 
 
@@ -266,7 +260,7 @@ def _restore(folder: Path, settings: TrainingSettings, config, progress: Progres
     model.loss_head.label_smoothing = settings.label_smoothing
     model.body.recompute = settings.checkpoint_activations
     model.to(device)
-    optimizer = settings.make_optimizer(model.trained_parameters())
+    optimizer = settings.make_optimizer(model.trainable_parameters())
     load_checkpoint(folder, model, optimizer, progress.step)
     return model, optimizer
 

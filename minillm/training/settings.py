@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from minillm.backend.precision import activation_dtype
 from minillm.data.special import check_choice
 from minillm.errors import UserError
 from minillm.optim import OPTIMIZERS, make_schedule
 from minillm.optim.adamw import check_settings
-from minillm.precision import activation_dtype
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TrainingSettings:
     gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at
     (0: all). early_stop: evaluations without a better validation loss after which training ends, 0 for never.
     sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
-    (minillm/precision.py); what is stored is float32 for all but float64.
+    (minillm/backend/precision.py); what is stored is float32 for all but float64.
     special: how special tokens in the text are read, one of data/special.py's CHOICES, "" for the end of text alone.
     tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
     for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.

@@ -1,20 +1,20 @@
 """One step of training, and what is said when it goes wrong.
 
-On a device nothing in here waits for it: loss, norm and the scale that clips stay there as 0-d arrays (minillm/waits.py).
-That a gradient was not finite is then known only when the loop reads the norm, with the next step under way. No harm is done
-until then: the scale is NaN, at which the optimizer's kernel leaves weights and moments as they are (kernels/adamw.cu), and
-the loop reads all that is outstanding before it saves anything.
+On a device the host waits for nothing here: loss, norm and the scale that clips stay there as 0-d arrays
+(minillm/backend/async_read.py). The loop reads the norm of a step while the next one is under way, and learns only then that
+a gradient was not finite. No harm is done until then: the scale is NaN, at which the optimizer's kernel leaves weights and
+moments as they are (kernels/adamw.cu), and the loop reads all that is outstanding before it saves anything.
 """
 
 from __future__ import annotations
 
 import math
 
-from minillm.backend import array_module
+from minillm.backend.arrays import array_module
 from minillm.errors import UserError
 from minillm.optim import clip
-from minillm.training.coming_batches import ComingBatches
 from minillm.training.data_parallel import DataParallel
+from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.run import Run
 
 
@@ -22,7 +22,7 @@ class Diverged(UserError):
     """Loss or gradient became NaN or infinite."""
 
 
-def train_step(run: Run, parallel: DataParallel, batches: ComingBatches, lr: float):
+def train_step(run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: float):
     """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before clipping).
 
     On the CPU they are numbers, and Diverged is raised before a weight is touched; on a device they are 0-d arrays there.
@@ -38,7 +38,7 @@ def train_step(run: Run, parallel: DataParallel, batches: ComingBatches, lr: flo
     return loss, norm
 
 
-def _loss_and_gradients(run: Run, parallel: DataParallel, batches: ComingBatches, step: int):
+def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetcher, step: int):
     """The mean loss of a step's batches; the sum of their gradients is left in the parameters."""
     settings, loss = run.settings, 0.0
     for micro_step in range(settings.gradient_accumulation):
@@ -54,7 +54,7 @@ def check_finite(run: Run, step: int, loss: float, norm: float) -> None:
         raise Diverged(describe_divergence(run, step, loss, norm))
 
 
-def repeat_gradients(run: Run, parallel: DataParallel, batches: ComingBatches, step: int) -> None:
+def repeat_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetcher, step: int) -> None:
     """The gradients of a step that is over, from the present weights: a step that diverged on a device changed none, and its
     batches and dropout masks depend on its number alone."""
     run.optimizer.zero_grad()

@@ -40,7 +40,7 @@ def test_options(minillm, run_folder):
     whole = minillm("inspect", run_folder, "--text", TEXT, "--all", "--dtype", "float64").stdout
     assert "parameters, float64 on cpu" in whole and " + " not in whole
     rows = [json.loads(line) for line in minillm("inspect", run_folder, "--text", TEXT, "--json").stdout.splitlines()]
-    assert rows[0]["tensor"] == "wte" and rows[0]["shape"] == [1, 3, 64] and rows[0]["kept_bytes"] == 24
+    assert rows[0]["tensor"] == "wte" and rows[0]["shape"] == [1, 3, 64] and rows[0]["saved_bytes"] == 24
     assert rows[-1]["loss"] == pytest.approx(math.log(rows[-1]["perplexity"]))
 
 

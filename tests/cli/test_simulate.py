@@ -4,10 +4,10 @@ import pytest
 from kernel_testing import needs_compiler
 from typer.testing import CliRunner
 
+from minillm.checks.kernel_samples import SAMPLES
+from minillm.checks.simulate import parse_argument
 from minillm.cli.app import app
 from minillm.errors import UserError
-from minillm.kernel_samples import SAMPLES
-from minillm.simulation import parse_argument
 
 SAXPY = """
 template <typename T>

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.data import random_windows, sequential_windows
 from minillm.errors import UserError
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from kernel_testing import assert_faults_are_documented, relative_error, with_headers
 
-from minillm.backend import to_device, to_host
-from minillm.kernels import RUNGS, attention, twin, use_kernels
+from minillm.backend.arrays import to_device, to_host
+from minillm.kernels import RUNGS, attention, kernel_for, use_kernels
 from minillm.kernels.attention import best_rung, rung
 from minillm.kernels.nvrtc import MAX_SHARED
 from minillm.kernels.simulator import SimulatorError, configured
@@ -23,7 +23,7 @@ from minillm.layers import attention as layer
 FORWARD, BACKWARD = 1e-5, 1e-4
 NAMES = ("y", "dq", "dk", "dv")
 FULL = {"causal": False}
-DROPPING = {"dropout": 0.3, "key": (7, "attn", 3), "first_row": 2}
+DROPPING = {"dropout": 0.3, "key": (7, "attn", 3), "batch_offset": 2}
 
 # (B, H, H_kv, T, D), settings
 SMALL = [
@@ -110,7 +110,7 @@ def plain(shape, dtype, settings):
     scale = 1 / np.sqrt(width)
     factor = 1.0
     if settings.get("dropout"):
-        args = (batch, heads, time, time), settings["dropout"], settings["key"], q, settings["first_row"]
+        args = (batch, heads, time, time), settings["dropout"], settings["key"], q, settings["batch_offset"]
         factor = layer.dropout_factor(*args)
 
     def product(x, y):
@@ -214,12 +214,12 @@ def test_a_rung_is_chosen_by_name():
             use_kernels(attention=name)
             for dtype in ("float32", "bfloat16"):  # a rung that takes float32 alone gets bfloat16 in float32
                 q = zeros(64, dtype)
-                y, saved = twin("attention", q).attention_forward(q, q, q)
+                y, saved = kernel_for("attention", q).attention_forward(q, q, q)
                 assert saved[0].__name__ == f"minillm.kernels.attention.{name}"
-                gradients = twin("attention", q).attention_backward(y, saved)
+                gradients = kernel_for("attention", q).attention_backward(y, saved)
                 assert {x.dtype.name for x in (y, *gradients)} == {dtype}
         use_kernels(attention=False)
-        assert twin("attention", zeros(64)) is None
+        assert kernel_for("attention", zeros(64)) is None
     finally:
         use_kernels(True)
 

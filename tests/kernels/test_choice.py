@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from minillm.backend import to_device
+from minillm.backend.arrays import to_device
+from minillm.backend.precision import bfloat16
 from minillm.errors import UserError
-from minillm.kernels import OPERATIONS, twin, use_kernels
-from minillm.precision import bfloat16
+from minillm.kernels import OPERATIONS, kernel_for, use_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -24,30 +24,30 @@ def array(dtype="float32", device="cudasim"):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_simulated_array_gets_the_launcher(operation):
-    assert twin(operation, array()).__name__ == f"minillm.kernels.{operation}"
+    assert kernel_for(operation, array()).__name__ == f"minillm.kernels.{operation}"
 
 
 def test_no_launcher_for_host_memory_or_another_dtype():
-    assert twin("gelu", array(device="cpu")) is None
-    assert twin("gelu", array("float64")) is None
+    assert kernel_for("gelu", array(device="cpu")) is None
+    assert kernel_for("gelu", array("float64")) is None
 
 
 def test_bfloat16_gets_a_launcher_where_vectors_travel():
     for operation, dtypes in OPERATIONS.items():
-        found = twin(operation, to_device(np.zeros(3, np.float32).astype(bfloat16()), "cudasim"))
+        found = kernel_for(operation, to_device(np.zeros(3, np.float32).astype(bfloat16()), "cudasim"))
         assert (found is not None) == ("bfloat16" in dtypes), operation
-    assert twin("layer_norm", to_device(np.zeros(3, bfloat16()), "cpu")) is None
+    assert kernel_for("layer_norm", to_device(np.zeros(3, bfloat16()), "cpu")) is None
 
 
 def test_kernels_are_turned_off_and_on():
     use_kernels(False)
-    assert twin("gelu", array()) is None
+    assert kernel_for("gelu", array()) is None
     use_kernels(False, gelu=True)
-    assert twin("gelu", array()) is not None and twin("dropout", array()) is None
+    assert kernel_for("gelu", array()) is not None and kernel_for("dropout", array()) is None
     use_kernels({"gelu": False})
-    assert twin("gelu", array()) is None and twin("dropout", array()) is not None
+    assert kernel_for("gelu", array()) is None and kernel_for("dropout", array()) is not None
     use_kernels()
-    assert twin("gelu", array()) is not None
+    assert kernel_for("gelu", array()) is not None
 
 
 def test_a_choice_that_does_not_exist_changes_nothing():
@@ -56,7 +56,7 @@ def test_a_choice_that_does_not_exist_changes_nothing():
         use_kernels(gelus=True)
     with pytest.raises(UserError, match="gelu='flash': use True or False$"):
         use_kernels(gelu="flash")
-    assert twin("gelu", array()) is None
+    assert kernel_for("gelu", array()) is None
 
 
 def test_importing_the_package_imports_no_launcher():

@@ -8,7 +8,7 @@ import pytest
 import minillm.kernels
 from minillm.errors import MissingExtra
 from minillm.kernels import nvrtc
-from minillm.kernels.launch import Ceiling, CudaFile
+from minillm.kernels.launch import CudaFile, ResourceLimit
 
 FILES = nvrtc.cuda_files()
 
@@ -59,7 +59,7 @@ def _file(tmp_path, text, instances, **settings):
 
 
 def test_an_error_names_the_file_and_the_line(tmp_path):
-    file = _file(tmp_path, "\n__global__ void f(float* x) { x[0] = y; }\n", {"f": Ceiling(32)})
+    file = _file(tmp_path, "\n__global__ void f(float* x) { x[0] = y; }\n", {"f": ResourceLimit(32)})
     with pytest.raises(nvrtc.CompileError, match=r'planted\.cu\(2\).*"y" is undefined'):
         nvrtc.compile_for(90, file)
 
@@ -73,7 +73,7 @@ def test_a_spill_is_seen(tmp_path):
         for (int i = 0; i < 64; ++i) x[i * 1024 + threadIdx.x] = kept[63 - i] * kept[(i * 7) % 64];
     }
     """
-    usage = nvrtc.compile_for(90, _file(tmp_path, text, {"f": Ceiling(32)}))["f"]
+    usage = nvrtc.compile_for(90, _file(tmp_path, text, {"f": ResourceLimit(32)}))["f"]
     assert usage.spill_stores > 0 and usage.spill_loads > 0
 
 
@@ -86,5 +86,5 @@ def test_shared_memory_and_template_instances_are_counted(tmp_path):
         x[threadIdx.x] = s[N - 1 - threadIdx.x];
     }
     """
-    usage = nvrtc.compile_for(75, _file(tmp_path, text, {"f<32>": Ceiling(32), "f<64>": Ceiling(32)}))
+    usage = nvrtc.compile_for(75, _file(tmp_path, text, {"f<32>": ResourceLimit(32), "f<64>": ResourceLimit(32)}))
     assert (usage["f<32>"].shared, usage["f<64>"].shared) == (128, 256)

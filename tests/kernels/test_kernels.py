@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from kernel_testing import assert_faults_are_documented, relative_error, with_headers
 
-from minillm.backend import to_device, to_host
+from minillm.backend.arrays import to_device, to_host
+from minillm.backend.precision import activation_dtype, bfloat16
+from minillm.checks.kernel_samples import SAMPLES, OptimizerReference
 from minillm.errors import UserError
-from minillm.kernel_samples import SAMPLES, OptimizerReference
 from minillm.kernels import launch
 from minillm.kernels.launch import FLOATS, CudaFile
 from minillm.kernels.simulator import SimulatorError, configured
@@ -20,7 +21,6 @@ from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward
 from minillm.layers.rotary import rotary_tables
 from minillm.optim import clip_scale
-from minillm.precision import activation_dtype, bfloat16
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # largest relative error of float32, norm-wise
 TRAVELLING = {"x", "delta", "dy", "dsum"}  # bfloat16 between layers: weights, tables and logits are always float32
@@ -98,8 +98,8 @@ def embedding(op, a):
     }
 
 
-def dropout(op, a, p=0.3, first_row=0):
-    y, saved = op.dropout_forward(a.x, p, (7, "dropout", 3), first_row)
+def dropout(op, a, p=0.3, batch_offset=0):
+    y, saved = op.dropout_forward(a.x, p, (7, "dropout", 3), batch_offset)
     return {"y": y}, {"dx": op.dropout_backward(a.dy, saved)}
 
 
@@ -162,7 +162,7 @@ def cases():
         yield embedding, {}, ids_inputs, (tokens, vocabulary, width)
     for shape in ((1, 1), (0, 3), (5, 7), (3, 5, 161), (64, 64)):
         yield dropout, {}, norm_inputs, shape
-        yield dropout, {"first_row": 3}, norm_inputs, shape
+        yield dropout, {"batch_offset": 3}, norm_inputs, shape
     for shape in ((1, 1, 1, 2), (2, 3, 5, 6), (1, 2, 65, 64), (3, 1, 33, 96)):
         yield rotary, {}, rotary_inputs, shape
         yield rotary, {"interleaved": True}, rotary_inputs, shape

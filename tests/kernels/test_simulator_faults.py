@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kernel_testing import needs_compiler
 
-from minillm.backend import to_device
+from minillm.backend.arrays import to_device
 from minillm.kernels.simulator import PointerTable, RawModule, SimulatorError, configured
 
 CODE = """

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from minillm.errors import UserError
-from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, compiler, compiler_available, configured
+from minillm.kernels.simulator import (
+    CompileError,
+    RawModule,
+    SimulatorError,
+    compiler,
+    compiler_available,
+    configured,
+)
 from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.source import kernels, masked, without_host_code
 

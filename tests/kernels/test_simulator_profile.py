@@ -126,7 +126,7 @@ def test_the_source_is_printed_with_its_figures(module):
 
 
 def test_our_flash_attention_has_no_bank_conflict_and_reads_whole_sectors(simulator):
-    from minillm.backend import to_device
+    from minillm.backend.arrays import to_device
     from minillm.kernels.attention import flash
 
     q = to_device(np.random.default_rng(0).normal(size=(1, 1, 64, 64)).astype(np.float32), "cudasim")

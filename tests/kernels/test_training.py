@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import minillm
-from minillm.backend import device_of, stream
+from minillm.backend.arrays import device_of
+from minillm.backend.random_streams import stream
 from minillm.kernels import OPERATIONS, launch, use_kernels
 from minillm.optim import clip_scale, global_norm
 

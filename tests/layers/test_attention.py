@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck import gradcheck
-from minillm.gradcheck_catalogue import KEY, array
+from minillm.checks.cases import KEY, array
+from minillm.checks.gradcheck import gradcheck
 from minillm.layers import attention
 from minillm.layers.attention import CausalSelfAttention, attention_backward, attention_forward
 from minillm.layers.dropout import dropout_factor
@@ -96,7 +96,7 @@ def test_dropout_uses_the_mask_of_the_key():
     factor = dropout_factor((2, 2, 4, 4), 0.5, KEY, q)
     expected = slow_attention(q, k, v, True, factor)
     assert_close(attention_forward(q, k, v, dropout=0.5, key=KEY)[0], expected)
-    second = attention_forward(q[1:], k[1:], v[1:], dropout=0.5, key=KEY, first_row=1)[0]
+    second = attention_forward(q[1:], k[1:], v[1:], dropout=0.5, key=KEY, batch_offset=1)[0]
     assert_close(second, expected[1:])
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from minillm.gradcheck import TOLERANCE, Report
-from minillm.gradcheck_catalogue import CATALOGUE, run
+from minillm.checks.cases import CATALOGUE, run
+from minillm.checks.gradcheck import TOLERANCE, Report
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck_catalogue import array
+from minillm.checks.cases import array
 from minillm.layers import cross_entropy
 from minillm.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_caught
 
-from minillm.gradcheck_catalogue import KEY, array
+from minillm.checks.cases import KEY, array
 from minillm.layers import dropout
 from minillm.layers.dropout import Dropout, dropout_backward, dropout_factor, dropout_forward
 
@@ -10,7 +10,12 @@ from minillm.layers.dropout import Dropout, dropout_backward, dropout_factor, dr
 @pytest.mark.parametrize("wrong", ["return dy", "return dy * (factor != 0)"])  # no mask; no scale
 def test_faults_are_caught(wrong):
     assert_caught(
-        dropout, "return narrow(wide(dy) * factor, dy)", wrong, lambda m: m.Dropout(0.4), array("x", 3, 4, 5), key=KEY
+        dropout,
+        "return downcast(upcast(dy) * factor, dy)",
+        wrong,
+        lambda m: m.Dropout(0.4),
+        array("x", 3, 4, 5),
+        key=KEY,
     )
 
 

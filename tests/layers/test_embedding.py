@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.backend import stream
-from minillm.gradcheck_catalogue import array
+from minillm.backend.random_streams import stream
+from minillm.checks.cases import array
 from minillm.layers import embedding
 from minillm.layers.embedding import embedding_backward, embedding_forward
 

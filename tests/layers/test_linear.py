@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck_catalogue import array
+from minillm.checks.cases import array
 from minillm.layers import linear
 from minillm.layers.linear import Linear, linear_forward
 

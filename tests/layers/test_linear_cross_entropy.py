@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck_catalogue import array
+from minillm.checks.cases import array
 from minillm.layers import linear_cross_entropy
 from minillm.layers.cross_entropy import cross_entropy_forward
 from minillm.layers.layer import Parameter

@@ -1,8 +1,8 @@
 import pytest
 from planting import assert_caught, planted
 
-from minillm.gradcheck import GradientError, gradcheck
-from minillm.gradcheck_catalogue import CATALOGUE, array
+from minillm.checks.cases import CATALOGUE, array
+from minillm.checks.gradcheck import GradientError, gradcheck
 from minillm.layers import mlp, residual
 from minillm.layers.linear import Linear
 

@@ -1,7 +1,7 @@
 import numpy as np
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck_catalogue import array
+from minillm.checks.cases import array
 from minillm.layers import residual_layer_norm
 from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_forward
@@ -21,7 +21,7 @@ def test_fault_is_caught():
 
         return forward, backward
 
-    assert_caught(residual_layer_norm, "dx += wide(dsum)", "pass", pair, *INPUTS)
+    assert_caught(residual_layer_norm, "dx += upcast(dsum)", "pass", pair, *INPUTS)
 
 
 def test_forward_is_a_sum_and_its_norm():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
+from minillm.checks.cases import array
 from minillm.errors import UserError
-from minillm.gradcheck_catalogue import array
 from minillm.layers import rotary
 from minillm.layers.rotary import (
     Llama3Scaling,
@@ -25,8 +25,8 @@ def test_faults_are_caught(interleaved):
 
     assert_caught(
         rotary,
-        "_turned(wide(dy), cos, -sin, interleaved)",
-        "_turned(wide(dy), cos, sin, interleaved)",
+        "_turned(upcast(dy), cos, -sin, interleaved)",
+        "_turned(upcast(dy), cos, sin, interleaved)",
         pair,
         array("x", 1, 2, 5, 6),
     )

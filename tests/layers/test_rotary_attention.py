@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck_catalogue import KEY, array
+from minillm.checks.cases import KEY, array
 from minillm.layers import rotary_attention
 from minillm.layers.linear import Linear
 from minillm.layers.rotary import rotary_tables

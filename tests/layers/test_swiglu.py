@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
-from minillm.gradcheck_catalogue import array
+from minillm.checks.cases import array
 from minillm.layers import swiglu
 from minillm.layers.linear import Linear
 from minillm.layers.swiglu import swiglu_forward
@@ -17,7 +17,7 @@ from minillm.layers.swiglu import swiglu_forward
         ("    dgate *= s\n", ""),
         ("    dgate *= up\n", ""),
         ("    dgate *= dh\n", ""),
-        ("return narrow(dgate, like), narrow(dup, like)", "return narrow(dup, like), narrow(dgate, like)"),
+        ("return downcast(dgate, like), downcast(dup, like)", "return downcast(dup, like), downcast(dgate, like)"),
     ],
 )
 def test_faults_are_caught(right, wrong):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minillm import blas
+from minillm.backend import threads as blas
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,7 +3,7 @@ import pytest
 from planting import planted
 
 import minillm
-from minillm import blas
+from minillm.backend import threads as blas
 from minillm.lessons import backpropagation, gradient_path
 from minillm.lessons.backpropagation import errors_of_differences, shared_weights, weights_of
 from minillm.lessons.gradient_path import FAULTS, follow, keep

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_close, planted
 
-from minillm import blas
+from minillm.backend import threads as blas
 from minillm.lessons import fused_gradient
 from minillm.lessons.fused_gradient import FORMATS, WAYS, breaks_at, errors_at, memory_of, row_with
 

@@ -3,7 +3,7 @@ import platform
 import numpy as np
 import pytest
 
-from minillm.backend import to_device
+from minillm.backend.arrays import to_device
 from minillm.errors import UserError
 from minillm.kernels.attention import flash, tiled
 from minillm.kernels.simulator import CompilerMissing, compiler_available

@@ -8,9 +8,9 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm import blas
+from minillm.backend import threads as blas
 from minillm.lessons import gpt_page, one_page
-from minillm.sampler.choice import multinomial
+from minillm.sampler.draw import multinomial
 
 LAYERS, HEADS, V, T, C = 2, 4, 23, 16, 32
 

@@ -12,9 +12,9 @@ import pytest
 import typer
 from rich.console import Console
 
+from minillm.checks.cases import CATALOGUE
 from minillm.cli.app import app
 from minillm.errors import UserError
-from minillm.gradcheck_catalogue import CATALOGUE
 from minillm.lessons import NAMES, find_lesson, report
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 
@@ -30,7 +30,7 @@ def made_up(holds=True, sentence=None, error=None):
         return Measured([PAIRS], [Finding(statement, holds)], lambda figure: figure.subplots().plot([1, 2, 4]))
 
     commands = ("minillm info     # what there is",)
-    return Lesson("A title", "A claim.", "An idea.", measure, commands, ("minillm/info.py",), sentence)
+    return Lesson("A title", "A claim.", "An idea.", measure, commands, ("minillm/backend/environment.py",), sentence)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_lesson_is_told(console, tmp_path):
         f"Picture: {path}",
         "Try this",
         "  minillm info     # what there is",
-        "  read minillm/info.py",
+        "  read minillm/backend/environment.py",
     ]
 
 

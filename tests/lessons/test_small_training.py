@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from minillm import GPT2, AdamW, GPT2Config
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.lessons.small_training import training
 
 CONFIG = GPT2Config(vocab_size=11, context_length=8, n_layer=1, n_head=2, d_model=8, dropout=0.1, bias=False)

@@ -9,21 +9,21 @@ from changed_models import CHANGES, CONTEXT, VOCABULARY, CausalConv, ConvBlock, 
 from planting import assert_close
 
 import minillm
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
+from minillm.generation import decoder as decoding
+from minillm.generation.beam_search import beam_search
+from minillm.generation.contrastive_search import contrastive_search
+from minillm.generation.decoder import Decoder, left_padded, reader
+from minillm.generation.score import score_text
+from minillm.generation.speculative import PromptLookup, speculative_generate
 from minillm.inspection.recording import record
 from minillm.layers import mlp, residual
 from minillm.layers.attention import CausalSelfAttention
 from minillm.layers.mlp import MLP
-from minillm.models import decoding
-from minillm.models.decoding import Decoder, left_padded, reader
 from minillm.models.fine_tuning import LoRA, add_lora, merged, with_settings
 from minillm.models.structure import difference
-from minillm.sampler.beam import beam_search
-from minillm.sampler.contrastive import contrastive_search
 from minillm.sampler.probability import log_softmax
-from minillm.sampler.scoring import score_text
-from minillm.sampler.speculative import PromptLookup, speculative_generate
 from minillm.training.data_parallel import DataParallel
 
 GREEDY = minillm.Sampler(temperature=0)
@@ -105,7 +105,7 @@ def test_what_is_read_is_counted_as_with_a_cache(change):
         assert (decoder.visible, decoder.room) == (cached.visible, cached.room)
         seen = ids[:, at - decoder.visible : at]
         assert_close(logits, model.forward(seen)[:, -count:])
-    decoder.take_back(2)
+    decoder.truncate(2)
     decoder.select([1, 0, 1])
     seen = np.concatenate([ids[:, at - decoder.visible - 2 : at - 2], [[7], [7]]], axis=1)[[1, 0, 1]]
     assert_close(decoder.read(np.array([[7], [7], [7]])), model.forward(seen)[:, -1])
@@ -374,7 +374,7 @@ def test_a_loss_that_cannot_be_cut_is_refused():
 def test_layers_that_were_added_have_masks_of_their_own():
     model = changed_models.added_dropout().train()
     model.loss(ids_of(1, 4), ids_of(1, 4), key=(0,))
-    names = [layer.name for _, layer in model.layers() if hasattr(layer, "first_row")]
+    names = [layer.name for _, layer in model.layers() if hasattr(layer, "batch_offset")]
     assert len(set(names)) == len(names) and "h.1.mlp_resid_dropout.parts.0" in names
 
 

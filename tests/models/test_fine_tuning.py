@@ -6,13 +6,13 @@ from planting import assert_close
 from safetensors.numpy import load_file, save_file
 
 import minillm
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
+from minillm.checks.cases import KEY, array, randomised
+from minillm.checks.gradcheck import gradcheck
 from minillm.errors import UserError
-from minillm.gradcheck import gradcheck
-from minillm.gradcheck_catalogue import KEY, array, randomised
-from minillm.models.adapter_files import save_adapter
-from minillm.models.decoding import Decoder
+from minillm.generation.decoder import Decoder
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, merged, with_settings
+from minillm.pretrained.adapter import save_adapter
 from minillm.training.data_parallel import DataParallel
 
 IDS, TARGETS = (stream("test", name).integers(7, (2, 5)) for name in ("ids", "targets"))
@@ -29,7 +29,7 @@ def adapted(kind, rank=2, **fields):
     """A model with a LoRA whose B is no longer zero."""
     model = make(kind, **fields)
     add_lora(model, LoRA(rank))
-    for name, parameter in model.trained_parameters().items():
+    for name, parameter in model.trainable_parameters().items():
         parameter.value[...] = 0.3 * array(name, *parameter.value.shape)
     return model
 
@@ -62,7 +62,7 @@ def test_lora_starts_as_the_model_was_and_merges_as_it_became(kind):
 def test_only_lora_learns(kind):
     model = adapted(kind, dtype="float32").train()
     before = {name: parameter.value.copy() for name, parameter in model.parameters().items()}
-    optimizer = minillm.AdamW(model.trained_parameters(), lr=0.05, weight_decay=0.0)
+    optimizer = minillm.AdamW(model.trainable_parameters(), lr=0.05, weight_decay=0.0)
     losses = []
     with DataParallel(model, 2) as parallel:
         for _ in range(60):

@@ -5,9 +5,9 @@ import pytest
 from planting import assert_close
 
 import minillm
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
+from minillm.checks.cases import randomised
 from minillm.errors import UserError
-from minillm.gradcheck_catalogue import randomised
 from minillm.models.presets import PRESETS
 
 SMALL = dict(vocab_size=11, context_length=8, n_layer=2, n_head=2, d_model=8)

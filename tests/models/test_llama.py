@@ -6,10 +6,10 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
+from minillm.checks.cases import randomised
+from minillm.checks.gradcheck import GradientError, gradcheck
 from minillm.errors import UserError
-from minillm.gradcheck import GradientError, gradcheck
-from minillm.gradcheck_catalogue import randomised
 from minillm.models import llama
 from minillm.models.presets import PRESETS
 
@@ -96,7 +96,7 @@ def test_pairs_side_by_side_are_the_same_function_with_other_rows(tmp_path):
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, dict(tie_embeddings=True, attention_bias=True, mlp_bias=True), dict(rope_scaling=SCALING, head_width=6)],
+    [{}, dict(tie_embeddings=True, attention_bias=True, mlp_bias=True), dict(rope_scaling=SCALING, head_dim=6)],
 )
 def test_what_is_saved_opens_again(tmp_path, fields):
     model = randomised(minillm.Llama(minillm.LlamaConfig(**SMALL, **fields), seed=0)).eval()
@@ -120,7 +120,7 @@ def test_replica_shares_weights_and_not_gradients():
     "fields, message",
     [
         (dict(n_kv_head=3), r"n_head \(4\) is not divisible by n_kv_head \(3\)"),
-        (dict(head_width=3), "3 wide.*must be even"),
+        (dict(head_dim=3), "3 wide.*must be even"),
         (dict(d_model=18), r"d_model \(18\) is not divisible"),
         (dict(rope_theta=0.0), "rope_theta is 0.0"),
         (dict(rms_norm_eps=math.inf), "rms_norm_eps is inf"),
@@ -156,7 +156,7 @@ def test_configurations_that_cannot_be_opened(tmp_path, change, message):
 PEER_SHAPES = [
     dict(tie_embeddings=True),
     dict(attention_bias=True, mlp_bias=True, n_kv_head=1),
-    dict(rope_scaling=SCALING, rope_theta=500_000.0, head_width=6),
+    dict(rope_scaling=SCALING, rope_theta=500_000.0, head_dim=6),
     dict(rope_interleaved=True, n_kv_head=4, context_length=64),
 ]
 

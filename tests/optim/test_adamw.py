@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from planting import assert_close, planted
 
+from minillm.checks.cases import array
 from minillm.errors import UserError
-from minillm.gradcheck_catalogue import array
 from minillm.layers.layer import Parameter
 from minillm.optim import Adam, AdamW, adamw
 

@@ -6,9 +6,9 @@ from kernel_testing import needs_compiler
 from planting import assert_close
 
 import minillm
-from minillm.backend import to_device, to_host
+from minillm.backend.arrays import to_device, to_host
+from minillm.checks.cases import array
 from minillm.errors import UserError
-from minillm.gradcheck_catalogue import array
 from minillm.optim import Adam, AdamW, adamw, clip, global_norm
 
 LAYOUTS = {

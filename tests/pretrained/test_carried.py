@@ -8,12 +8,12 @@ from model_files import LLAMA, TEMPLATE, TOKENIZER, add_byte_pairs, write_gguf, 
 
 import minillm
 from minillm.errors import UserError
-from minillm.models.adapter_files import save_adapter
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.pretrained import tokenizer_of
+from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
 from minillm.pretrained.chat import chat_of
-from minillm.pretrained.ending import end_tokens
+from minillm.pretrained.end_tokens import end_tokens
 from minillm.training.run import resume_run, start_run
 from minillm.training.settings import TrainingSettings
 

@@ -7,11 +7,11 @@ import pytest
 
 import minillm
 from minillm.errors import UserError
-from minillm.models.adapter_files import save_adapter
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.pretrained import from_pretrained, model_chain, tokenizer_of
+from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.chat import chat_of
-from minillm.pretrained.ending import end_tokens
+from minillm.pretrained.end_tokens import end_tokens
 
 CONFIG = minillm.GPT2Config(vocab_size=5, context_length=8, n_layer=1, n_head=1, d_model=8)
 

@@ -8,7 +8,8 @@ from model_files import LLAMA, TOKENIZER, write_gguf
 
 import minillm
 from minillm.errors import UserError
-from minillm.pretrained import huggingface, template_sandbox
+from minillm.pretrained import hub as huggingface
+from minillm.pretrained import template_sandbox
 from minillm.pretrained.chat import Chat, ask, chat_of
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer
 

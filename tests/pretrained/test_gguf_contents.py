@@ -7,16 +7,16 @@ import pytest
 from model_files import GPT2, LLAMA, write_gguf
 
 import minillm
+from minillm.checks.cases import randomised
 from minillm.errors import UserError
-from minillm.gradcheck_catalogue import randomised
 from minillm.layers.rotary import Llama3Scaling
 from minillm.layers.rotary_scaling import LinearScaling, TableScaling, scaling_of_table
 from minillm.pretrained import from_pretrained
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf")
 IDS = np.arange(30)[None]
-PAIRS = LLAMA.head_width // 2
-THETA = 10000.0 ** (-2 * np.arange(PAIRS) / LLAMA.head_width)
+PAIRS = LLAMA.head_dim // 2
+THETA = 10000.0 ** (-2 * np.arange(PAIRS) / LLAMA.head_dim)
 
 
 def make(config=LLAMA, **changes):
@@ -146,11 +146,11 @@ def test_keys_that_change_the_computation_are_refused(tmp_path, method, key, val
 def test_keys_that_change_nothing(tmp_path):
     def change(writer):
         writer.add_uint32("llama.vocab_size", LLAMA.vocab_size)
-        writer.add_uint32("llama.attention.key_length", LLAMA.head_width)
-        writer.add_uint32("llama.attention.value_length", LLAMA.head_width)
+        writer.add_uint32("llama.attention.key_length", LLAMA.head_dim)
+        writer.add_uint32("llama.attention.value_length", LLAMA.head_dim)
         writer.add_uint32("llama.attention.sliding_window", LLAMA.context_length)
         writer.add_uint32("llama.expert_count", 0)
-        writer.add_float32("llama.attention.scale", LLAMA.head_width**-0.5)
+        writer.add_float32("llama.attention.scale", LLAMA.head_dim**-0.5)
         writer.add_float32("llama.logit_scale", 1.0)
         writer.add_bool("llama.rope.scaling.finetuned", False)
         writer.add_string("llama.tensor_data_layout", "Meta AI original pth")

@@ -5,7 +5,7 @@ import pytest
 import scalar_sampler as scalar
 from planting import planted
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
 from minillm.sampler import History, InvalidLogits, Sampler, constraints
 

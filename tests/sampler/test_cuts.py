@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planting import planted
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.sampler import Sampler, cuts
 from minillm.sampler.mirostat import mirostat_cut
 

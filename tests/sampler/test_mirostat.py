@@ -7,7 +7,7 @@ import pytest
 import scalar_sampler as scalar
 from planting import planted
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.sampler import Sampler, mirostat
 
 TAU, ETA, STEPS = 3.0, 0.4, 12

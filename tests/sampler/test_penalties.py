@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planting import planted
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.sampler import History, Sampler, penalties
 from minillm.sampler.penalties import breaker_tokens
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, ScoreTokenizer

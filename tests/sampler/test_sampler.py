@@ -12,11 +12,13 @@ import scalar_sampler as scalar
 from planting import planted
 
 from benchmarks import sampler as benchmark
-from minillm.backend import stream, to_device
+from minillm.backend.arrays import to_device
+from minillm.backend.random_streams import stream
 from minillm.errors import UserError
-from minillm.sampler import History, InvalidLogits, Sampler, choice
+from minillm.sampler import History, InvalidLogits, Sampler
+from minillm.sampler import draw as choice
 from minillm.sampler import sampler as sampler_module
-from minillm.sampler.choice import multinomial
+from minillm.sampler.draw import multinomial
 from minillm.sampler.stages import ORDERS
 
 CASES = [

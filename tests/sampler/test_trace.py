@@ -7,7 +7,7 @@ import pytest
 import scalar_sampler as scalar
 from planting import planted
 
-from minillm.backend import stream
+from minillm.backend.random_streams import stream
 from minillm.sampler import History, Sampler, trace
 from minillm.sampler import sampler as sampler_module
 
@@ -129,8 +129,8 @@ FAULTS = [
     (trace, "        self._before = p", "        self._before = p if self._before is None else self._before"),
     (
         sampler_module,
-        "share_of(row, index) for row, index in zip(p, drawn)",
-        "share_of(row, index) for row, index in zip(p, tokens)",
+        "cdf_interval(row, index) for row, index in zip(p, drawn)",
+        "cdf_interval(row, index) for row, index in zip(p, tokens)",
     ),
     (sampler_module, "look(stage.name, logits, ids)\n", "look(stage.name, logits, None)\n"),
     (sampler_module, 'tracer.look("model", logits, None)', "tracer.look('model', logits * 2, None)"),

@@ -6,15 +6,17 @@ import pytest
 from cupy_face import Array, install
 from kernel_testing import needs_compiler
 
-from minillm.backend import device_of, stream
+from minillm.backend.arrays import device_of
+from minillm.backend.async_read import AsyncRead, no_waits
+from minillm.backend.random_streams import stream
+from minillm.generation import generate
 from minillm.kernels import launch
 from minillm.models.language_model import LanguageModel
-from minillm.sampler import Sampler, generate
+from minillm.sampler import Sampler
 from minillm.training import Reporter, TrainingSettings, evaluate_model, start_run, train
-from minillm.training.coming_batches import ComingBatches
 from minillm.training.data_parallel import DataParallel
+from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.step import train_step
-from minillm.waits import Later, no_waits
 
 SHAPES = {
     "gpt2": dict(n_layer=2, n_head=2, d_model=64, context_length=16, dropout=0.1),
@@ -65,7 +67,7 @@ def test_a_run_is_that_of_the_cpu(kind, dtype, tolerance, tmp_path, cublas_calls
 def test_a_step_waits_for_nothing(kind, changes, tmp_path, cublas_calls):
     run = start(tmp_path, kind, "cuda", **changes)
     run.model.train()
-    with DataParallel(run.model, 1) as parallel, ComingBatches(run, ahead=True) as batches:
+    with DataParallel(run.model, 1) as parallel, BatchPrefetcher(run, ahead=True) as batches:
         for step in range(2):
             run.progress.step = step
             with no_waits():
@@ -89,7 +91,7 @@ def test_the_same_loss_and_the_same_text(kind, tmp_path, cublas_calls):
 def test_numbers_travel_while_nobody_waits(cublas_calls):
     x = Array(np.array([1.5, -2.5]))
     with no_waits():
-        later = Later(x[0], x.sum())
+        later = AsyncRead(x[0], x.sum())
         x *= 100
         assert later.numbers() == [1.5, -1.0]
 

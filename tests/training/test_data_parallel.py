@@ -3,9 +3,9 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm import blas
-from minillm.backend import stream
-from minillm.gradcheck_catalogue import randomised
+from minillm.backend import threads as blas
+from minillm.backend.random_streams import stream
+from minillm.checks.cases import randomised
 from minillm.training import data_parallel
 from minillm.training.data_parallel import DataParallel, default_workers
 
@@ -35,7 +35,7 @@ def test_the_cut_changes_nothing(workers):
 @pytest.mark.parametrize(
     "right, wrong",
     [
-        ("dropout.first_row = rows.start", "pass"),
+        ("dropout.batch_offset = rows.start", "pass"),
         ("parameters[name].add_grad(copy.grad)", "pass"),
         ("targets[rows], key, count)", "targets[rows], key, None)"),
     ],

@@ -7,12 +7,13 @@ import pytest
 from kernel_testing import needs_compiler
 
 import minillm
-from minillm.backend import device_of, to_host
+from minillm.backend.arrays import device_of, to_host
+from minillm.generation import generate
 from minillm.layers.dropout import Dropout
-from minillm.sampler import Sampler, generate
+from minillm.sampler import Sampler
 from minillm.training import Reporter, TrainingSettings, evaluate_model, resume_run, start_run, train
-from minillm.training.coming_batches import ComingBatches
 from minillm.training.metrics import METRICS_FILE
+from minillm.training.prefetch import BatchPrefetcher
 
 SHAPE = dict(n_layer=2, n_head=2, d_model=32, context_length=16, dropout=0.1)
 LLAMA = dict(model_type="llama", n_layer=2, n_head=2, n_kv_head=1, d_model=64, context_length=16)
@@ -127,8 +128,8 @@ def test_batches_and_dropout_masks_are_the_same_bits(tmp_path, device, monkeypat
 
 
 def _mask(device, dtype):
-    from minillm.backend import to_device
-    from minillm.precision import activation_dtype
+    from minillm.backend.arrays import to_device
+    from minillm.backend.precision import activation_dtype
 
     layer = Dropout(0.4)
     layer.name = "h.0.mlp_resid_dropout"
@@ -186,6 +187,6 @@ def test_the_same_evaluation_and_the_same_text(shape, tmp_path, device):
 
 def test_batches_depend_on_nothing_but_their_key(tmp_path):
     runs = [start(tmp_path, name, "cpu", max_steps=steps) for name, steps in (("a", 4), ("b", 12))]
-    with ComingBatches(runs[0], ahead=False) as one, ComingBatches(runs[1], ahead=True) as other:
+    with BatchPrefetcher(runs[0], ahead=False) as one, BatchPrefetcher(runs[1], ahead=True) as other:
         for step in (3, 0, 11):
             np.testing.assert_array_equal(one.get(step, 0)[0], other.get(step, 0)[0])

@@ -13,7 +13,7 @@ import pytest
 
 from minillm.data import open_tokens, write_tokens
 from minillm.errors import UserError
-from minillm.files import describe_os_error, naming, replacing, save_tensors
+from minillm.files.atomic import describe_os_error, naming, replacing, save_tensors
 from minillm.training import resume_run, train
 from minillm.training.metrics import MetricsLog, plot_losses, read_metrics
 

@@ -4,7 +4,7 @@ import pytest
 
 import minillm
 from minillm.errors import UserError
-from minillm.models.adapter_files import save_adapter
+from minillm.pretrained.adapter import save_adapter
 from minillm.training import TrainingSettings, resume_run, start_run
 
 

@@ -71,7 +71,7 @@ def test_speeds_of_a_device_that_works_while_the_host_goes_on(trained, monkeypat
     needs_compiler()
     clock, device_is_free = Clock(), [0.0]
 
-    class Later:
+    class AsyncRead:
         """The numbers of a step that takes SECONDS from when it is asked for and the step before is done."""
 
         def __init__(self, *arrays):
@@ -86,7 +86,7 @@ def test_speeds_of_a_device_that_works_while_the_host_goes_on(trained, monkeypat
             clock.now = max(clock.now, self._there)
             return self._numbers
 
-    monkeypatch.setattr(loop_module, "Later", Later)
+    monkeypatch.setattr(loop_module, "AsyncRead", AsyncRead)
     _, told = trained("cudasim", clock, launch)
     true = TOKENS / max(SECONDS, launch)
     assert max(told) <= true * 1.0001

@@ -1,0 +1,330 @@
+"""Finite differences against hand-written gradients.
+
+A gradient says how the loss changes when one number changes a little. That can simply be tried, for every number: the
+formula of five points (differences.py) costs four evaluations, and with h = 1e-3 its error is about 1e-13 where the
+numbers are of order 1. A difference of the simplest kind, with errors near 1e-6 at best, could not tell a correct
+gradient from one that is wrong in its seventh digit.
+
+A layer's output is no single number, so it is summed with fixed random weights: f(x) = sum(weights * forward(x)). Then the
+gradient that arrives from above is those weights, and a mistake in any output shows.
+
+The error of an element is |a - n| / max(|a|, |n|, 1e-3 max |n'|), where a is the hand-written gradient, n the finite
+difference, and n' runs over the tensor. The last term only matters for elements more than 1,000 times smaller than the
+tensor's largest: there, n has lost three digits to rounding, and an error is measured on the scale of the tensor.
+
+No single step suits all numbers: 1e-3 is too large beside a weight of 0.02. So an element that does not agree, and
+one for which the formula itself may be off, is measured again with steps of every size (verdicts.py). What comes out
+is one of three:
+
+    passed                 they agree as far as it has to be known
+    wrong                  they differ by more than the measurement may be off
+    cannot be told here    a kink, a jump, rounding: there is no derivative, or none that could be measured. This is no pass.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.backend.random_streams import stream
+from minillm.checks.differences import EPSILON, by_five_points, five_points, guarded
+from minillm.checks.subjects import SAME, ContractError, GradientError, Subject, subject_of
+from minillm.checks.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, judge, largest_of, relative_errors
+
+__all__ = ["CannotTell", "ContractError", "GradientError", "Report", "Row", "finite_differences", "gradcheck"]
+
+STEP = 1e-3
+EXACT = 0.2  # of the tolerance: what the formula of five points may be off by to be believed
+FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs the thorough measurement
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor: its worst element `where`, with the hand-written (`analytic`) and the measured (`numeric`) gradient there.
+
+    verdict: "passed", "wrong" or "cannot be told here", with the reason. numeric is known to `uncertainty`, if it was
+    measured again (NaN if not); `by_step` is what the first formula gave.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    error: float
+    where: tuple[int, ...]
+    analytic: float
+    numeric: float
+    verdict: str = PASSED
+    reason: str = ""
+    uncertainty: float = np.nan
+    by_step: float = np.nan
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a check: a row for every tensor, the step h that was used first, and notes on what a check of gradients
+    alone would not see (a plain array among the attributes, a backward that writes over dy)."""
+
+    name: str
+    rows: tuple[Row, ...]
+    step: float
+    notes: tuple[str, ...] = ()
+    parameters: int = 0  # how many of the rows
+
+    @property
+    def worst(self) -> Row:
+        """The row that decides: a wrong one before one that cannot be told, and of these the one with the largest error."""
+        return max(self.rows, key=lambda row: ((PASSED, UNTOLD, WRONG).index(row.verdict), row.error))
+
+    @property
+    def verdict(self) -> str:
+        """The verdict, "passed", "wrong" or "cannot be told here": the worst of all rows."""
+        return self.worst.verdict
+
+    def __str__(self) -> str:
+        inputs, worst = len(self.rows) - self.parameters, self.worst
+        counts = f"{_counted(inputs, 'input')}, {_counted(self.parameters, 'parameter')}"
+        end = f"largest relative error {worst.error:.1e} in {worst.tensor}" if worst.verdict == PASSED else worst.tensor
+        lines = [f"{self.name}, step {self.step:g}: {counts}: {self.verdict}, {end}"]
+        for row in self.rows:
+            line = f"{row.tensor:<40} {str(row.shape):<14} {row.error:.1e} at {row.where}"
+            lines.append(line if row.verdict == PASSED else f"{line} {row.verdict}{row.reason and ': ' + row.reason}")
+        return "\n".join((*lines, *(f"note: {note}" for note in self.notes)))
+
+
+class CannotTell(GradientError):
+    """Some gradient cannot be compared at these inputs, and none is wrong. The message has the reason. `report` has
+    all rows."""
+
+
+def gradcheck(
+    subject,
+    *inputs,
+    key=None,
+    tolerance: float = TOLERANCE,
+    step: float = STEP,
+    name: str = "",
+    progress: Callable[[int, int, str], None] | bool | None = None,
+) -> Report:
+    """Check every gradient of a layer, a model, or a pair of functions in float64.
+
+    subject: a Layer (its parameters and its float inputs are checked); a model, with inputs ids and targets (every
+    parameter, through `loss`); or a pair (forward, backward) with forward(*inputs) -> y, saved and backward(dy, saved) -> the
+    gradients of the float inputs in their order. Inputs of integers are held. Inputs may lie in memory in any way,
+    and each call gets copies of its own. key: passed to forward, for dropout. A forward may return a tuple of
+    outputs: backward then gets their gradients as a tuple, or stacked in one array where the outputs have one shape.
+
+    progress: called with (numbers done, numbers in all, tensor) for each number that is tried; by default a check that takes
+    longer than some seconds says how far it is on the terminal, with False it says nothing.
+
+    Returns a Report, which has passed. Raises GradientError, naming the worst element, if one differs from what was
+    measured by more than `tolerance` or is not a number; CannotTell, which is a GradientError, if none is wrong and
+    one could not be compared: at a kink, say, as that of a ReLU at exactly 0 (try another x); ContractError, one as
+    well, if forward or backward does not return what a layer returns (checks/subjects.py); TypeError if anything
+    is not float64: in float32 rounding would hide what is looked for; UserError for what cannot be checked.
+    """
+    checked = subject_of(subject, inputs, key, name)
+    with checked.in_training(), np.errstate(all="ignore"):
+        weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
+        measurement = _Measurement(checked, weights, tolerance, step, _telling(progress, checked.name))
+        rows = tuple(measurement.row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
+        measurement.check_that_nothing_drifted()
+    report = Report(checked.name, rows, step, tuple(checked.notes), len(checked.parameters))
+    if report.verdict == WRONG:
+        raise GradientError(_why_wrong(report, tolerance), report)
+    if report.verdict == UNTOLD:
+        raise CannotTell(_why_untold(report), report)
+    return report
+
+
+def finite_differences(loss: Callable[[], float], array: np.ndarray, step: float = STEP) -> np.ndarray:
+    """The gradient of `loss` with respect to `array`, which it reads and which is changed element by element and restored.
+
+    The array may lie in memory in any way, but has to be writable.
+    """
+    values = [five_points(_of_element(loss, array, index), step) for index in range(array.size)]
+    return by_five_points(np.array(values).reshape(-1, 4), step).reshape(array.shape)
+
+
+# ------------------------------------------------------------------------------------------------------- the measurement
+
+
+class _Measurement:
+    """Tries all numbers of all tensors."""
+
+    def __init__(self, subject: Subject, weights: list[np.ndarray], tolerance: float, step: float, tell):
+        self._subject, self._weights, self._tolerance, self._step, self._tell = subject, weights, tolerance, step, tell
+        outputs = subject.forward()
+        self._at = self._sum(outputs)
+        self._magnitude = float(sum(np.abs(w * y).sum() for w, y in zip(weights, outputs)))
+        self._done, self._total = 0, sum(array.size for array in subject.tensors.values())
+
+    def loss(self) -> float:
+        return self._sum(self._subject.forward())
+
+    def _sum(self, outputs) -> float:
+        return float(sum((w * y).sum() for w, y in zip(self._weights, outputs)))
+
+    def check_that_nothing_drifted(self) -> None:
+        if not abs(self.loss() - self._at) <= SAME * self._magnitude:
+            raise ContractError(
+                f"{self._subject.name}: forward gives different results for the same input: it keeps something "
+                "from call to call"
+            )
+
+    def row(self, tensor: str, array: np.ndarray, gradient: np.ndarray) -> Row:
+        """The verdict on a tensor, with its worst element."""
+        if not array.size:
+            return Row(tensor, array.shape, 0.0, (), np.nan, np.nan)
+        analytic, values = gradient.reshape(-1), np.empty((array.size, 4))
+        functions = [guarded(_of_element(self.loss, array, index)) for index in range(array.size)]
+        for index, function in enumerate(functions):
+            values[index] = five_points(function, self._step)
+            self._done += 1
+            self._tell(self._done, self._total, tensor)
+        by_step = by_five_points(values, self._step)
+        numeric, error = by_step.copy(), relative_errors(analytic, by_step)
+        reach = self._reach(values, analytic, by_step)
+        is_exact = reach <= EXACT * self._tolerance * _scale(analytic, by_step)
+        is_exact |= (analytic == 0) & (values == self._at).all(axis=1)
+        contradicted = np.abs(analytic - by_step) > FAR_OFF * reach
+        kinked = self._looks_kinked(values, analytic, by_step)
+        doubtful = ~((error <= self._tolerance) & is_exact) | kinked
+        size, largest = float(np.sqrt(np.mean(np.square(array)))), largest_of(analytic, by_step)
+        where, judged = int(np.argmax(np.where(doubtful, -1.0, error))), None
+        for index in np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]:
+            found = judge(
+                functions[index], float(analytic[index]), largest, size, abs(float(array.flat[index])), self._magnitude,
+                self._tolerance, bool(kinked[index] or contradicted[index]),
+            )  # fmt: skip
+            numeric[index], error[index] = found.numeric, found.error
+            if judged is None or _rank(found) > _rank(judged):
+                where, judged = int(index), found
+            if found.verdict == WRONG:
+                break  # one is enough: the others are not measured as exactly
+            self._tell(self._done, self._total, tensor)
+        if judged is None or judged.verdict == PASSED:
+            where, judged = int(error.argmax()), None
+        place = tuple(int(i) for i in np.unravel_index(where, array.shape))
+        numbers = float(error[where]), place, float(analytic[where]), float(numeric[where])
+        verdict = (judged.verdict, judged.reason, judged.uncertainty) if judged else (PASSED, "", np.nan)
+        return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]))
+
+    def _reach(self, values, analytic, by_step) -> np.ndarray:
+        """How far off the formula of five points may be: by truncation and by rounding.
+
+        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on the
+        scale s, so that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of five points,
+        (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
+        """
+        by_two = (values[:, 0] - values[:, 1]) / (2 * self._step)
+        apart, scale = np.abs(by_step - by_two), np.maximum(_scale(analytic, by_step), np.finfo(float).tiny)
+        return 1.2 * apart * (apart / scale) + 1.5 * EPSILON * self._magnitude / self._step
+
+    def _looks_kinked(self, values, analytic, by_step) -> np.ndarray:
+        """Where f(h) + f(-h) - 2 f(0) doubles with h, as beside a kink, and does not grow fourfold."""
+        near = np.abs(values[:, 0] + values[:, 1] - 2 * self._at)
+        far = np.abs(values[:, 2] + values[:, 3] - 2 * self._at)
+        least = self._tolerance * self._step * _scale(analytic, by_step)
+        seen = near > np.maximum(16 * EPSILON * self._magnitude, least)
+        return seen & (far < 3 * near)
+
+
+def _scale(analytic, numeric) -> np.ndarray:
+    """What the errors of a tensor's elements are relative to."""
+    return np.maximum(np.maximum(abs(analytic), abs(numeric)), FLOOR * largest_of(analytic, numeric))
+
+
+def _of_element(loss: Callable[[], float], array: np.ndarray, index: int) -> Callable[[float], float]:
+    """The loss as a function of what is added to one element of an array, which is restored."""
+    flat = array.flat  # which writes through, however the array lies in memory
+
+    def f(t: float) -> float:
+        value = flat[index]
+        flat[index] = value + t
+        try:
+            return loss()
+        finally:
+            flat[index] = value
+
+    return f
+
+
+def _rank(judgement) -> tuple[int, float]:
+    return (PASSED, UNTOLD, WRONG).index(judgement.verdict), judgement.error
+
+
+def _weights(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """The gradients that arrive from above: random, and 1 for a loss. Raises CannotTell where an output is no number."""
+    for index, output in enumerate(outputs):
+        if not np.isfinite(output).all():
+            where = tuple(int(i) for i in np.argwhere(~np.isfinite(output))[0])
+            what = f"output {index}" if len(outputs) > 1 else "the output"
+            raise CannotTell(
+                f"{name}: cannot be told here: forward gives {output[where]} in {what} at {where}, and no difference of "
+                "that can be taken: try another x"
+            )
+    if len(outputs) == 1 and outputs[0].ndim == 0:
+        return [np.ones(())]
+    numbers = stream("gradcheck", name)
+    return [np.asarray(numbers.normal(output.shape)) for output in outputs]
+
+
+# ------------------------------------------------------------------------------------------------------- what a user reads
+
+
+def _why_wrong(report: Report, tolerance: float) -> str:
+    row = report.worst
+    start = f"{report.name}: the gradient of {row.tensor} {row.shape} is wrong at {row.where}: backward gives"
+    by_step = f"finite differences with step {report.step:g} give {row.by_step:.10g}"
+    if not np.isfinite(row.analytic):
+        return f"{start} {row.analytic:g}, {by_step}"
+    return (
+        f"{start} {row.analytic:.10g}, {by_step}, and {row.numeric:.10g} (known to {row.uncertainty:.0e}) with steps that "
+        f"become 0: relative error {row.error:.2e} (tolerance {tolerance:g})"
+    )
+
+
+def _why_untold(report: Report) -> str:
+    row = report.worst
+    return (
+        f"{report.name}: whether the gradient of {row.tensor} {row.shape} is right cannot be told here, at {row.where}: "
+        f"{row.reason}. Backward gives {row.analytic:.10g}. This is no pass: try another x, or other parameters"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _telling(progress, name: str) -> Callable[[int, int, str], None]:
+    """The function that is told how far the check is."""
+    if callable(progress):
+        return progress
+    if progress is False or (progress is None and not (sys.stderr and sys.stderr.isatty())):
+        return lambda done, total, tensor: None
+    return _TerminalLine(name)
+
+
+class _TerminalLine:
+    """A line on standard error that is written again and again, once the check has taken QUIET seconds."""
+
+    QUIET, EVERY = 3.0, 0.2
+
+    def __init__(self, name: str):
+        self._name, self._began = name, time.monotonic()
+        self._next, self._width = self._began + self.QUIET, 0
+
+    def __call__(self, done: int, total: int, tensor: str) -> None:
+        now = time.monotonic()
+        if now < self._next and not (done == total and self._width):
+            return
+        self._next = now + self.EVERY
+        line = f"gradcheck of {self._name}: {done:,} of {total:,} numbers, {now - self._began:.0f} s, {tensor}"[:79]
+        if done == total:
+            line = ""
+        sys.stderr.write("\r" + line.ljust(self._width) + ("\r" if done == total else ""))
+        sys.stderr.flush()
+        self._width = len(line)

@@ -1,0 +1,264 @@
+"""What `minillm simulate` does: run a kernel of ours, or one of the reader's own, in the simulator.
+
+A kernel of one's own is given its arguments as text:
+
+    float32:2        a scalar                      float32[1000]     an array of standard normal numbers
+    int32:1000       a scalar                      int32[8,4]=7      an array filled with a number
+    1000             a scalar of the parameter's own type
+
+float, double, int, half, bfloat16, ... are types, too, by C's names. bfloat16 is given as its bits (uint16).
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minillm.backend.arrays import SimulatedArray
+from minillm.checks.kernel_samples import SAMPLES, run_sample
+from minillm.errors import UserError
+from minillm.files.atomic import write_atomically
+from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, configured
+from minillm.kernels.simulator.complaints import kernel_name_error
+from minillm.kernels.simulator.signature import Parameter
+from minillm.kernels.simulator.source import kernels, without_host_code
+
+ARGUMENT = re.compile(r"(?P<dtype>[a-z]+[a-z_]*\d*)(?:\[(?P<shape>\d+(?:,\d+)*)\])?(?:[:=](?P<value>[^\[\]]+))?$")
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|inf|nan)$")
+C_TYPES = {
+    "float": "float32",
+    "double": "float64",
+    "half": "float16",
+    "int": "int32",
+    "unsigned": "uint32",
+    "char": "int8",
+}
+C_TYPES |= {"short": "int16", "long": "int64", "uint": "uint32"}
+PRINTED_WHOLE = 8  # arrays of at most so many numbers
+SHARED_BY_DEFAULT = 48 * 1024  # bytes that a GPU gives to a block without being asked
+
+
+@dataclass(frozen=True)
+class FileRun:
+    """A launch of a kernel from a file. shared: bytes of dynamic shared memory. save: where its arrays are put."""
+
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    arguments: list[str]
+    shared: int = 0
+    save: Path | None = None
+
+
+def simulate_sample(name: str, size: tuple[int, ...], mode: str, order: str, seed: int) -> tuple[str, bool]:
+    """Run a kernel of ours: a report, and whether all is well. Raises UserError for an unknown name or a wrong size."""
+    sample = _sample(name)
+    if size and len(size) != len(sample.size_names):
+        raise UserError(
+            f"{name} takes {len(sample.size_names)} sizes ({', '.join(sample.size_names)}), not {len(size)}"
+        )
+    if any(number < 1 for number in size):
+        raise UserError(f"a size of {min(size)}: sizes are whole numbers from 1 on")
+    size = size or sample.size
+
+    def run() -> tuple[str, bool]:
+        outcome = run_sample(sample, size)
+        shape = ", ".join(f"{key} {number}" for key, number in zip(sample.size_names, size))
+        rows = [f"{name}: {shape}"]
+        for key, error in outcome.errors.items():
+            rows.append(f"  {key:<12} relative error {error:.1e}{'' if error <= outcome.tolerance else '  too large'}")
+        return "\n".join(rows), outcome.agrees
+
+    return _report(run, mode, order, seed)
+
+
+def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: str, seed: int) -> tuple[str, bool]:
+    """Run a kernel of a .cu file: a report, and whether all is well. Raises UserError for what cannot be run."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    source = RawModule(path=path).code
+    chosen = _kernel_of(path, kernel, source)
+    try:
+        module = RawModule(path=path, name_expressions=(chosen,))
+        function = module.get_function(chosen)
+        function.max_dynamic_shared_size_bytes = max(SHARED_BY_DEFAULT, launch.shared)
+        parameters = module.library(mode).parameters(module.entries.index(chosen))
+    except CompileError as error:
+        raise UserError(str(error)) from None
+    rng = np.random.default_rng(seed)
+    kinds = parameters if len(parameters) == len(launch.arguments) else [None] * len(launch.arguments)
+    values = [parse_argument(text, rng, kind) for text, kind in zip(launch.arguments, kinds)]
+
+    def run() -> tuple[str, bool]:
+        try:
+            function(launch.grid, launch.block, tuple(values), shared_mem=launch.shared)
+        except (TypeError, ValueError) as error:
+            usage = f"; such as {_usage(parameters)}" if len(values) != len(parameters) else ""
+            raise UserError(f"{error}{usage}") from None
+        rows = [f"{function.name}: grid {launch.grid}, block {launch.block}"]
+        rows += _notes(source, launch.shared)
+        for position, (value, parameter) in enumerate(zip(values, parameters)):
+            if isinstance(value, np.ndarray):
+                rows.append(f"  argument {position} {value.dtype}{list(value.shape)}: {_summary(value, parameter)}")
+        if launch.save:
+            _save(launch.save, function.names, values)
+            rows.append(f"  wrote {launch.save}")
+        return "\n".join(rows), True
+
+    return _report(run, mode, order, seed)
+
+
+def parse_argument(text: str, rng, parameter: Parameter | None = None) -> np.ndarray | np.generic:
+    """An argument of a kernel from its text; a bare number takes the type of its parameter.
+
+    >>> parse_argument("float32:2", None)
+    np.float32(2.0)
+    >>> parse_argument("int32[2,2]=7", None).tolist()
+    [[7, 7], [7, 7]]
+    """
+    if NUMBER.match(text) and parameter is not None and not parameter.pointers and parameter.dtype is not None:
+        text = f"{'bfloat16' if parameter.kind == b'h' else parameter.dtype}:{text}"
+    found = ARGUMENT.match(text)
+    try:
+        name = found["dtype"] if found else ""
+        dtype = np.dtype(np.float32 if name == "bfloat16" else C_TYPES.get(name, name)) if name else None
+        if dtype is None or dtype.kind not in "iufb" or not (found["shape"] or found["value"]):
+            raise TypeError
+        if not found["shape"]:
+            scalar = dtype.type(found["value"])
+            return _bfloat16_bits(np.array([scalar]))[0] if name == "bfloat16" else scalar
+        shape = tuple(map(int, found["shape"].split(",")))
+        if found["value"]:
+            array = np.full(shape, dtype.type(found["value"]))
+        elif dtype.kind == "f":
+            array = rng.normal(size=shape).astype(dtype)
+        else:
+            array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f'argument "{text}": write float32:2, int32:1000, float32[1000] or float32[8,4]=0') from None
+    return (_bfloat16_bits(array) if name == "bfloat16" else array).view(SimulatedArray)
+
+
+def parse_dimensions(option: str, texts: list[str] | None, default: int) -> tuple[int, ...]:
+    """The numbers of --grid or --block, given as 4 or 4,4, or one after the other.
+
+    >>> parse_dimensions("--grid", ["4,2"], 1)
+    (4, 2)
+    """
+    parts = [part for text in texts or [str(default)] for part in re.split(r"[,x]", text.strip("() "))]
+    if not 1 <= len(parts) <= 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"{option} {' '.join(texts)}: write one to three whole numbers from 1 on, such as 4 or 4,4")
+    return tuple(map(int, parts))
+
+
+def parse_sizes(name: str, texts: list[str]) -> tuple[int, ...]:
+    """The sizes of a sample, by name (rows=7,width=33, the others as they are) or by their order. Raises UserError."""
+    sample = _sample(name)
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    values = [part.rpartition("=")[2] for part in parts]
+    if not all(re.fullmatch(r"-?\d+", value) for value in values):
+        example = ",".join(f"{key}={number}" for key, number in zip(sample.size_names, sample.size))
+        raise UserError(f"--size {' '.join(texts)}: write {example}")
+    if not any("=" in part for part in parts):
+        return tuple(map(int, values))
+    sizes = dict(zip(sample.size_names, sample.size))
+    for part in parts:
+        key, _, value = part.rpartition("=")
+        if key not in sizes:
+            raise UserError(f"--size {part}: {name} has the sizes {', '.join(sizes)}")
+        sizes[key] = int(value)
+    return tuple(sizes.values())
+
+
+def _sample(name: str):
+    if name not in SAMPLES:
+        near = difflib.get_close_matches(name, SAMPLES, n=1)
+        meant = f'did you mean "{near[0]}"? ' if near else ""
+        raise UserError(f'no kernel "{name}": {meant}there are {", ".join(sorted(SAMPLES))}, or name a .cu file')
+    return SAMPLES[name]
+
+
+def _kernel_of(path: Path, name: str, source: str) -> str:
+    """The name expression of the kernel to run: the one asked for, or the file's only one."""
+    found = kernels(source)
+    if name:
+        wrong = kernel_name_error(name, str(path), found)
+        if wrong:
+            raise UserError(wrong)
+        return name
+    if len(found) == 1 and found[0].template is None:
+        return found[0].name if not found[0].extern_c else found[0].name.split("::")[-1]
+    if not found and "__global__" not in source:
+        raise UserError(f"{path} has no kernel: none of its functions is declared __global__")
+    example = next((each.example for each in found), "saxpy<float>")
+    there = f" (it has {'; '.join(map(str, found))})" if len(found) > 1 else ""
+    raise UserError(f'{path}: name the kernel to run, such as --kernel "{example}"{there}')
+
+
+def _notes(source: str, shared: int) -> list[str]:
+    left_out = without_host_code(source)[1]
+    rows = [f"  host code is left out: {', '.join(left_out)}"] if left_out else []
+    if shared > SHARED_BY_DEFAULT:
+        rows.append(f"  {shared} bytes of dynamic shared memory: a GPU gives more than {SHARED_BY_DEFAULT} only after")
+        rows.append("  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)")
+    return rows
+
+
+def _usage(parameters: list[Parameter]) -> str:
+    """The options for arguments of the right types."""
+    texts = []
+    for parameter in parameters:
+        dtype = "bfloat16" if parameter.kind == b"h" else str(parameter.dtype or "float32")
+        texts.append(f'--arg "{dtype}[1000]"' if parameter.pointers else f"--arg {dtype}:1")
+    return " ".join(texts) or "no --arg"
+
+
+def _save(path: Path, names: list[str], values) -> None:
+    arrays = {
+        names[position] if position < len(names) else f"argument{position}": np.asarray(value)
+        for position, value in enumerate(values)
+    }
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    try:
+        write_atomically(path, file.getvalue())
+    except OSError as error:
+        raise UserError(f"--save {path} cannot be written: {error.strerror}") from None
+
+
+def _bfloat16_bits(array: np.ndarray) -> np.ndarray:
+    """The upper halves of float32 numbers, rounded to nearest even."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+
+def _report(run, mode, order, seed) -> tuple[str, bool]:
+    started = time.perf_counter()
+    try:
+        with configured(mode=mode, order=order, seed=seed) as profile:
+            text, well = run()
+    except SimulatorError as error:
+        return "\n".join(["faults found:", *(error.findings or [str(error)])]), False
+    parts = [f"{text}\n  {time.perf_counter() - started:.2f} s, compiling included"]
+    if mode == "check":
+        parts.append("  check mode: nothing to report")
+    if mode == "profile":
+        parts.append(profile.annotated())
+    return "\n".join(parts), well
+
+
+def _summary(array, parameter: Parameter) -> str:
+    plain = np.asarray(array)
+    if parameter.kind == b"h" and plain.dtype == np.uint16:
+        plain = (plain.astype(np.uint32) << 16).view(np.float32)
+    if not plain.size:
+        return "empty"
+    plain = plain.astype(np.float64)
+    text = f"from {plain.min():.6g} to {plain.max():.6g}, mean {plain.mean():.6g}"
+    text += f", {np.isnan(plain).sum()} NaN" if np.isnan(plain).any() else ""
+    return text + (f": {' '.join(f'{number:.6g}' for number in plain.ravel())}" if plain.size <= PRINTED_WHOLE else "")

@@ -1,0 +1,153 @@
+"""Beam search: the likeliest texts, as far as they can be found by keeping the best few at every step.
+
+Greedy choice takes the likeliest token, but the likeliest text may begin with another one. There are V^n texts of n tokens,
+so that not all can be tried; a beam search keeps the `beams` likeliest beginnings. At each step every one of them is
+continued with every token, and of all these the likeliest go on:
+
+    log p(x_1 ... x_t) = log p(x_1 ... x_{t-1}) + log p(x_t | x_1 ... x_{t-1})
+
+A text that writes an end token is finished and is kept aside. Longer texts have smaller probabilities whatever they say, so
+finished ones are compared by
+
+    score = log p(x_1 ... x_n) / n^length_penalty
+
+with the end token counted in n: 0 compares probabilities, 1 the mean log-probability per token, more favours long texts.
+With one beam it is greedy choice; with as many as there are beginnings, and early_stopping="never", it finds the best text.
+
+The definitions, and so ids and scores, are those of transformers' `generate(num_beams=...)`. Source: Graves, "Sequence
+Transduction with Recurrent Neural Networks" (2012); Wu et al., "Google's Neural Machine Translation System" (2016), section
+7, whose length penalty has another form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.backend.arrays import to_host
+from minillm.errors import UserError
+from minillm.generation.decoder import Decoder
+from minillm.sampler.cuts import largest
+from minillm.sampler.probability import log_softmax
+from minillm.sampler.sampler import refuse_invalid
+
+
+class Hypothesis(NamedTuple):
+    """A text that the search found: its new ids, the end token included, and its score."""
+
+    ids: list[int]
+    score: float
+
+
+def beam_search(
+    model,
+    ids,
+    max_new_tokens: int,
+    *,
+    beams: int = 4,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    n_best: int = 1,
+    end: int | Iterable[int] | None = None,
+    padding=None,
+) -> list[list[Hypothesis]]:
+    """The best continuations of ids (B, T): for each row `n_best` of them, best first (fewer if no more exist).
+
+    end: the id or ids that finish a text; at `max_new_tokens` it is finished in any case. padding (B,): see `left_padded`.
+    early_stopping: when a row is done, once `beams` of its texts are finished. True: at once. False: when the best one
+    that still grows has, at its present length, no better score than the worst finished one. "never": when it could not
+    get a better one at any length, which misses nothing.
+
+    When the context is full, its oldest quarter slides out of view of all beams. Equal scores: the beam that was better
+    before, then the lowest id. Raises UserError for settings that make no sense.
+    """
+    ids = np.asarray(ids)
+    ends = frozenset([end] if isinstance(end, Integral) else end or ())
+    _check(ids, max_new_tokens, beams, length_penalty, early_stopping, n_best)
+    decoder = Decoder(model)
+    searches = [_Search(beams, length_penalty, early_stopping, max_new_tokens, ends) for _ in ids]
+    growing, logits = searches, decoder.read(ids, padding)
+    while True:
+        logits = to_host(logits)
+        refuse_invalid(logits)
+        log_p, parents, first = log_softmax(logits), [], 0
+        for search in growing:
+            count = len(search.texts)
+            parents += [first + parent for parent in search.step(log_p[first : first + count])]
+            first += count
+        growing = [search for search in growing if search.texts]
+        if not growing:
+            return [search.finished[:n_best] for search in searches]
+        decoder.select(parents)
+        logits = decoder.read(np.array([[text[-1]] for search in growing for text in search.texts]))
+
+
+class _Search:
+    """The search in one row of the batch: texts that still grow, the likeliest first, and the best that are finished."""
+
+    def __init__(self, beams, length_penalty, early_stopping, max_new_tokens, ends):
+        self.beams, self.length_penalty, self.early_stopping = beams, length_penalty, early_stopping
+        self.longest, self.ends = max_new_tokens, ends
+        self.texts, self.log_p = [[]], np.zeros(1)
+        self.finished: list[Hypothesis] = []
+
+    def step(self, log_p) -> list[int]:
+        """log_p (beams, V): of each text's next token. Returns which text each of the new ones continues; none when done.
+
+        Among the likeliest 2 `beams` (more if there are several end tokens) there are always `beams` that do not end. Those
+        that end are finished only if they are among the likeliest `beams`: the others wait in case that these end.
+        """
+        length, vocabulary = len(self.texts[0]) + 1, log_p.shape[1]
+        totals = (self.log_p[:, None] + log_p).reshape(-1)
+        texts, kept, parents, finished = [], [], [], []
+        for rank, place in enumerate(_best_first(totals, self.beams * max(2, 1 + len(self.ends)))):
+            parent, token = divmod(int(place), vocabulary)
+            text = self.texts[parent] + [token]
+            if length == self.longest or token in self.ends:
+                if rank < self.beams:
+                    finished.append(Hypothesis(text, float(totals[place]) / length**self.length_penalty))
+            elif len(texts) < self.beams:
+                texts.append(text)
+                kept.append(totals[place])
+                parents.append(parent)
+        best_first = sorted(self.finished + finished, key=lambda hypothesis: -hypothesis.score)
+        self.finished, self.texts, self.log_p = best_first[: self.beams], texts, np.array(kept)
+        if self._is_done(length):
+            self.texts, parents = [], []
+        return parents
+
+    def _is_done(self, length: int) -> bool:
+        if not self.texts or len(self.finished) < self.beams:
+            return not self.texts
+        if self.early_stopping is True:
+            return True
+        # log p can only fall, and dividing by n^penalty makes most of it at the longest n, or at the shortest for penalties < 0
+        at = self.longest if self.early_stopping == "never" and self.length_penalty > 0 else length
+        return self.log_p[0] / at**self.length_penalty <= self.finished[-1].score
+
+
+def _best_first(totals, count: int) -> np.ndarray:
+    """The places of the `count` largest of totals (N,), largest first, ties to the lowest place; -inf is none of them."""
+    places = largest(totals[None], min(count, len(totals)))[0]
+    places = places[np.argsort(-totals[places], kind="stable")]
+    return places[totals[places] > -np.inf]
+
+
+def _check(ids, max_new_tokens, beams, length_penalty, early_stopping, n_best) -> None:
+    if ids.ndim != 2 or ids.shape[1] == 0:
+        raise UserError(f"the prompt has shape {ids.shape}: at least one token is needed, as (B, T), to continue from")
+    for name, value in (("max_new_tokens", max_new_tokens), ("beams", beams), ("n_best", n_best)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name} is {value}: it must be a whole number of at least 1")
+    if n_best > beams:
+        raise UserError(f"n_best is {n_best}, more than the {beams} beams: use at least as many beams as results")
+    if not isinstance(length_penalty, Real) or not math.isfinite(length_penalty):
+        raise UserError(
+            f"length_penalty is {length_penalty}: it must be a finite number (0 compares plain probabilities)"
+        )
+    if not isinstance(early_stopping, bool) and early_stopping != "never":
+        raise UserError(f'early_stopping is {early_stopping}: use True, False or "never"')

@@ -1,0 +1,118 @@
+"""Contrastive search: a likely token whose vector is not yet in the text.
+
+Greedy texts repeat themselves, and in a text that repeats itself the model's vectors of different places become alike. So
+of the k likeliest tokens V_k the one is written that is likely and makes a vector unlike all before it:
+
+    x_t = argmax over v in V_k of  (1 - a) p(v | x_1 ... x_{t-1})  -  a max over j < t of  cos(h_v, h_j)
+
+h_j is the vector of the model's last layer, after the final normalisation, at place j, and h_v the one at place t if v is
+written there; a is the penalty. a = 0 or k = 1 is greedy. Nothing is drawn: the same text is continued in the same way.
+
+To know h_v all k tokens have to be read, as k rows of a batch that differ in their last column alone. The logits of the
+row that is chosen serve for the next step, so that a step is one pass over k rows.
+
+Source: Su, Lan, Wang, Yogatama, Kong, Collier, "A Contrastive Framework for Neural Text Generation" (2022), equation 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from numbers import Integral, Real
+
+import numpy as np
+
+from minillm.backend.arrays import array_module, to_host
+from minillm.errors import UserError
+from minillm.generation.decoder import Decoder
+from minillm.generation.generate import FINISHED
+from minillm.sampler.cuts import largest
+from minillm.sampler.sampler import Sampler
+
+
+def contrastive_search(
+    model,
+    ids,
+    max_new_tokens: int,
+    *,
+    top_k: int = 4,
+    penalty_alpha: float = 0.6,
+    end: Collection[int] = (),
+    padding=None,
+    over=None,
+) -> Iterator[np.ndarray]:
+    """Continue ids (B, T) token by token; yields the next ids (B,), `max_new_tokens` times, fewer if all rows are over.
+
+    top_k: how many of the likeliest tokens are tried. penalty_alpha: the weight of being unlike, from 0 to 1. end, padding
+    and over, (B,) each, as for `generate`. When the context is full, its oldest quarter slides out of view, and a vector is
+    compared with those of the places that are visible. Equal scores: the likelier token, then the lowest id. Raises UserError
+    for settings that make no sense.
+    """
+    ids = np.asarray(ids)
+    _check(ids, top_k, penalty_alpha)
+    over = np.zeros(len(ids), bool) if over is None else over
+    texts = _written(model, ids, max_new_tokens, min(top_k, model.config.vocab_size), penalty_alpha, padding)
+    return _until_over(texts, list(end), over)
+
+
+def _until_over(texts, end, over):
+    for token in texts:
+        token = np.where(over, FINISHED, token)
+        yield token
+        over |= np.isin(token, end)
+        if over.all():
+            return
+
+
+def _written(model, ids, max_new_tokens, k, alpha, padding):
+    batch, total = ids.shape
+    decoder, probabilities = Decoder(model), Sampler().probabilities
+    x = decoder.hidden(ids, padding)  # (B, n, C)
+    before, last = _unit(x), x[:, -1]  # (B, n, C), (B, C)
+    rows = np.arange(batch)
+    decoder.select(np.repeat(rows, k))  # from here on B k rows, those of one text side by side
+    for _ in range(max_new_tokens):
+        p = probabilities(decoder.logits(last))  # (B, V)
+        tried = largest(p, k)  # (B, k), in the order of their ids
+        x = decoder.hidden(tried.reshape(-1, 1))  # (B k, n, C)
+        total += 1
+        if x.shape[1] == decoder.visible:  # the oldest slid away, and the others were read again
+            before = _unit(x[::k, :-1])
+        x = x[:, -1].reshape(batch, k, -1)
+        alike = _most_alike(_unit(x), before, padding, total - decoder.visible)  # (B, k)
+        p_tried = np.take_along_axis(p, tried, axis=1)
+        score = (1 - alpha) * p_tried - alpha * alike
+        chosen = np.lexsort((-p_tried, -score))[:, 0]  # the largest score; of equal ones, the likeliest
+        yield tried[rows, chosen]
+        decoder.select(np.repeat(rows * k + chosen, k))
+        xp = array_module(x)
+        last = x[xp.asarray(rows), xp.asarray(chosen)]
+        before = xp.concatenate([before, _unit(last)[:, None]], axis=1)
+
+
+def _unit(x):
+    """Vectors (..., C) of length 1; a vector of zeros stays one."""
+    xp = array_module(x)
+    length = xp.sqrt(xp.square(x).sum(axis=-1, keepdims=True))
+    return x / xp.maximum(length, xp.finfo(x.dtype).tiny)
+
+
+def _most_alike(x, before, padding, forgotten: int) -> np.ndarray:
+    """max over j of cos(x_v, h_j): unit vectors x (B, k, C) and before (B, n, C)  ->  (B, k), in host memory.
+
+    padding (B,): columns at the start of each row that hold no token, of which `forgotten` slid away. Where there is no
+    token at all to be like (a context of one), every candidate is as unlike as can be.
+    """
+    cosine = to_host(x @ before.swapaxes(1, 2))  # (B, k, C) @ (B, C, n)
+    if padding is not None:
+        hidden = np.arange(cosine.shape[2]) < np.asarray(padding)[:, None] - forgotten  # (B, n)
+        cosine = np.where(hidden[:, None], -1, cosine)
+    return cosine.max(axis=-1, initial=-1)
+
+
+def _check(ids, top_k, penalty_alpha) -> None:
+    if ids.ndim != 2 or ids.shape[1] == 0:
+        raise UserError(f"the prompt has shape {ids.shape}: at least one token is needed, as (B, T), to continue from")
+    if not isinstance(top_k, Integral) or isinstance(top_k, bool) or top_k < 1:
+        raise UserError(f"top_k is {top_k}: it must be a whole number of at least 1 (1 is greedy)")
+    if not isinstance(penalty_alpha, Real) or not 0 <= penalty_alpha <= 1:
+        raise UserError(f"penalty_alpha is {penalty_alpha}: it must be a number from 0 (greedy) to 1")

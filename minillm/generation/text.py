@@ -1,0 +1,200 @@
+"""From a prompt to texts: tokens are drawn, told apart into characters, and ended where they should be.
+
+A text is over at an end token, at a stop string, at its largest length, or when the time is up. A stop string may begin in
+one token and end in another, or inside of one, so what could still become one is held back until it is clear:
+
+    stop "END"      tokens " the", " E", "ND", "!"      shown " the", " ", -, -     the text is " the "
+
+Bytes that are no whole character yet are held back by the tokenizer's own stream (minillm/tokenizers).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from minillm.backend.arrays import to_host
+from minillm.errors import UserError
+from minillm.generation.decoder import left_padded
+from minillm.generation.generate import generate
+from minillm.generation.speculative import Statistics
+from minillm.sampler.probability import log_softmax
+from minillm.sampler.sampler import Sampler
+from minillm.sampler.trace import TokenTrace
+
+
+@dataclass
+class Completion:
+    """A text as it is written.
+
+    ids: its tokens, with the one that ended it. text: what may be shown, complete once `reason` is set: "end" (an end token),
+    "stop" (a stop string, which is not part of the text), "length", or "time". logprobs: of each token, in nats, under the
+    model's own probabilities. traces: what the sampler did, if that was asked for. score: that of a beam search.
+    speculation: how well a draft guessed.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[float] = field(default_factory=list)
+    traces: list[TokenTrace] = field(default_factory=list)
+    reason: str | None = None
+    score: float | None = None
+    speculation: Statistics | None = None
+
+
+def write(
+    model,
+    tokenizer,
+    prompts: list[Sequence[int]],
+    max_tokens: int | Sequence[int],
+    sampler: Sampler | None = None,
+    *,
+    end: Collection[int] = (),
+    stop: Sequence[str] = (),
+    max_time: float | None = None,
+    trace: bool = False,
+    logprobs: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[list[Completion]]:
+    """Continue each of the prompts (lists of ids); yields all writings after every token, and a last time when all are over.
+
+    max_tokens: how many tokens a text may have, one number for all or one for each prompt. max_time: seconds, counted from
+    the first call, after which no more tokens are drawn. Raises UserError for an empty stop string or an empty prompt.
+    """
+    ids, padding = left_padded([list(prompt) for prompt in prompts])
+    watched = Watched(sampler or Sampler(), trace, logprobs)
+    over = np.zeros(len(prompts), bool)
+    longest = int(np.max(max_tokens))
+    tokens = generate(model, ids, longest, watched, end=end, padding=padding if padding.any() else None, over=over)
+    ends = dict(end=end, stop=stop, max_time=max_time, clock=clock)
+    return decode_texts(tokens, tokenizer, prompts, over, max_tokens, watched=watched, **ends)
+
+
+def decode_texts(
+    tokens: Iterator[np.ndarray],
+    tokenizer,
+    prompts: list[Sequence[int]],
+    over: np.ndarray,
+    max_tokens: int | Sequence[int],
+    *,
+    end: Collection[int] = (),
+    stop: Sequence[str] = (),
+    max_time: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    watched: Watched | None = None,
+) -> Iterator[list[Completion]]:
+    """The texts that an iterator of tokens (B,) writes after B prompts; `over` (B,) bool becomes true where one is over."""
+    started, limits = clock(), np.broadcast_to(max_tokens, len(prompts))
+    writings, streams = [Completion() for _ in prompts], [TextStream(tokenizer, stop, prompt) for prompt in prompts]
+    for token in tokens:
+        for row in np.flatnonzero(~over):
+            _push(writings[row], streams[row], int(token[row]), end)
+            if watched:
+                watched.tell(row, writings[row])
+            over[row] = writings[row].reason is not None or len(writings[row].ids) >= limits[row]
+        yield writings
+        if over.all() or (max_time is not None and clock() - started >= max_time):
+            break
+    for writing, stream, limit in zip(writings, streams, limits):
+        if writing.reason != "stop":
+            writing.text += stream.finish()
+        if writing.reason is None:
+            cut_off = "length" if len(writing.ids) >= limit else "time"
+            writing.reason = "stop" if stream.stopped else cut_off
+    yield writings
+
+
+def _push(writing: Completion, stream: TextStream, token: int, end: Collection[int]) -> None:
+    writing.ids.append(token)
+    if token in end:
+        writing.reason = "end"
+        return
+    writing.text += stream.push(token)
+    if stream.stopped:
+        writing.reason = "stop"
+
+
+class TextStream:
+    """Ids of one text, one by one, to the text that may be shown. prompt: the ids before them, which are not shown.
+
+    The prompt matters to tokenizers that take away the space at the beginning of a text: a word that follows keeps its own.
+    An id that the tokenizer does not know has no text: many models have a few more logits than tokens.
+    """
+
+    def __init__(self, tokenizer, stop: Sequence[str] = (), prompt: Sequence[int] = ()):
+        check_stop_strings(stop)
+        self._decoder, self._known, self._stop = tokenizer.stream(), tokenizer.vocab_size, tuple(stop)
+        for token in prompt:
+            self._decode(int(token))
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that is complete with this id and can be no part of a stop string; sets `stopped` at a stop string."""
+        return self._release(self._decode(token))
+
+    def finish(self) -> str:
+        """What is left when no more ids come, up to a stop string in it."""
+        text = self._release(self._decoder.finish())
+        text, self._held = text + ("" if self.stopped else self._held), ""
+        return text
+
+    def _decode(self, token: int) -> str:
+        return self._decoder.push(token) if token < self._known else ""
+
+    def _release(self, text: str) -> str:
+        self._held += text
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            shown, self._held = self._held[: min(found)], ""
+            return shown
+        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return shown
+
+
+def check_stop_strings(stop: Sequence[str]) -> None:
+    """Raises UserError for a single text instead of several, and for an empty one."""
+    if isinstance(stop, str):
+        raise UserError(f"stop is {stop!r}, which would be taken letter by letter: write [{stop!r}]")
+    if not all(stop):
+        raise UserError("a stop string is empty: every text would end at once; leave it out")
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many of the last characters of a text could be the beginning of a stop string.
+
+    >>> _overlap("the EN", "END")
+    2
+    """
+    return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Watched:
+    """A sampler that tells of the last token what was asked for: its trace, its log-probability."""
+
+    def __init__(self, sampler: Sampler, trace: bool, logprobs: bool):
+        self._sampler, self._trace, self._logprobs = sampler, trace, logprobs
+        self._traces: list[TokenTrace] = []
+        self._last: np.ndarray | None = None
+
+    def sample(self, logits, history) -> np.ndarray:
+        if self._trace:
+            self._traces = self._sampler.trace(logits, history)
+            tokens = np.array([trace.token for trace in self._traces])
+        else:
+            tokens = self._sampler.sample(logits, history)
+        if self._logprobs:
+            self._last = np.take_along_axis(log_softmax(np.float32(to_host(logits))), tokens[:, None], axis=1)[:, 0]
+        return tokens
+
+    def tell(self, row: int, writing: Completion) -> None:
+        """Add what is known of the row's last token to its writing."""
+        if self._trace:
+            writing.traces.append(self._traces[row])
+        if self._last is not None:
+            writing.logprobs.append(float(self._last[row]))

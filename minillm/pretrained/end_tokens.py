@@ -1,0 +1,46 @@
+"""Which tokens end a text, as the model's own files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minillm.data.special import end_of_text
+from minillm.errors import UserError
+from minillm.files.atomic import read_json
+from minillm.files.model_folder import CONFIG_FILE, GENERATION_FILE
+from minillm.pretrained.carried import carried_from
+from minillm.pretrained.gguf import is_gguf
+from minillm.pretrained.sources import model_chain
+
+
+def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
+    """The ids that end a text of the model that `source` names; none for a model that knows no end.
+
+    Of a folder those of generation_config.json, else of config.json, else of the model that it is an adapter of, else the
+    tokenizer's own; of a GGUF file its end of text, of turn and of message; of a llama2.c file both of its control tokens,
+    since one story is followed by the beginning of the next. Raises UserError for a file that names something else than ids.
+    """
+    for path in model_chain(source, revision):
+        ids = _of_file(path, tokenizer) if path.is_file() else _of_folder(path)
+        if ids is not None:
+            return ids
+    return tuple(sorted(end_of_text(tokenizer).values()))
+
+
+def _of_file(path: Path, tokenizer) -> tuple[int, ...]:
+    if not is_gguf(path):
+        return (tokenizer.bos, tokenizer.eos)
+    ids = carried_from(path).ids.get("eos_token_id", ())
+    return tuple(ids) if isinstance(ids, list) else (ids,) if isinstance(ids, int) else ()
+
+
+def _of_folder(folder: Path) -> tuple[int, ...] | None:
+    for name in (GENERATION_FILE, CONFIG_FILE):
+        ids = read_json(folder / name).get("eos_token_id") if (folder / name).is_file() else None
+        if ids is None:
+            continue
+        ids = tuple(ids) if isinstance(ids, list) else (ids,)
+        if not all(type(index) is int for index in ids):
+            raise UserError(f"{folder / name}: eos_token_id is {ids}, expected whole numbers")
+        return ids
+    return None

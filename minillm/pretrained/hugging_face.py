@@ -1,0 +1,154 @@
+"""A model as a Hugging Face folder: config.json, generation_config.json, and weights in safetensors files.
+
+What is the same for every architecture stands here; gpt2_files.py and llama_files.py know the names in config.json and
+how a tensor is stored. What minillm saves, `transformers` opens, and the other way round.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from minillm.errors import UserError
+from minillm.files.atomic import read_json
+from minillm.files.model_folder import CONFIG_FILE
+from minillm.files.safetensors_file import StoredTensor
+from minillm.files.shards import open_weights
+from minillm.models.architectures import ARCHITECTURES, architecture_of
+from minillm.models.config_keys import QUANTISED_WAY_OUT, check_heads_of
+from minillm.models.language_model import LanguageModel
+
+HEAD = "lm_head.weight"
+QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json")
+QUANTISED_TENSOR = re.compile(
+    r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|input_scale|weight_zero_point|weight_packed|SCB|absmax|"
+    r"quant_map|biases)$|\.(absmax|quant_map|nested_absmax|quant_state\..*)$"
+)
+
+
+def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
+    """The model of a folder with config.json and safetensors files, in evaluation mode.
+
+    Weights of the type asked for stay in their file, mapped into memory, until they are used; the files must not be
+    changed in place meanwhile (to replace one by another of the same name is fine: minillm does nothing else).
+    Raises UserError naming the file, and the tensor, that is missing, too many, of the wrong shape or not finite.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    files, path = ARCHITECTURES[architecture_of(config)], folder / CONFIG_FILE
+    _check_not_quantised(folder)
+    weights, source = open_weights(folder)
+    stored = _by_full_name(weights, files, config, source)
+    config = _with_own_head(config, stored, files.EMBEDDING)
+    if config.n_layer > len(stored):  # before so many layers are made
+        raise UserError(f"{source} holds {len(stored)} tensors, too few for the {config.n_layer} layers of {path}")
+    model = files.MODEL(config, seed=None, dtype=dtype)
+    parameters, zeros = model.parameters(), files.zero_tensors(config)
+    _check_names(set(stored), set(parameters), set(zeros), source)
+    shapes = {name: parameter.value.shape for name, parameter in parameters.items()} | zeros
+    for name, shape in shapes.items():
+        if name in stored:
+            _check_shape(stored[name], shape)
+    for name, parameter in parameters.items():
+        parameter.value = stored[name].read(parameter.value.dtype)
+    for name in zeros:
+        if name in stored and stored[name].read(np.float32).any():
+            raise UserError(f'{stored[name].path}: {name} is not zero, but config.json says "bias": false')
+    return model.eval()
+
+
+def read_config(folder: Path):
+    """The configuration in a folder's config.json. Raises UserError for one that minillm cannot build."""
+    path = folder / CONFIG_FILE
+    contents = read_json(path)
+    model_type = contents.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        kind = " (a mixture of experts)" if any("expert" in name or "moe" in name for name in contents) else ""
+        raise UserError(f"{path}: model_type is {model_type!r:.99}{kind}, minillm opens {', '.join(ARCHITECTURES)}")
+    files = ARCHITECTURES[model_type]
+    try:
+        check_heads_of(contents)
+        contents = _with_usual_names(contents, files.ALIASES)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    missing = [name for name in files.REQUIRED_FIELDS if contents.get(name) is None]
+    if missing:
+        raise UserError(f"{path}: {missing[0]} is missing; is this the config.json of a complete model folder?")
+    try:
+        return files.config_from_hugging_face(contents)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _with_usual_names(contents: dict, aliases: dict[str, str]) -> dict:
+    named = {name: value for name, value in contents.items() if name not in aliases}
+    for alias, name in aliases.items():
+        value = contents.get(alias)
+        if value is not None and named.get(name) not in (None, value):
+            raise UserError(f"{name} is {named[name]!r:.99}, and {alias}, another name for it, is {value!r:.99}")
+        named |= {name: value} if value is not None else {}
+    return named
+
+
+def _by_full_name(weights: dict[str, StoredTensor], files, config, source: Path) -> dict[str, StoredTensor]:
+    """The weights under the names of the model's parameters; constants that stand among them are checked and left out."""
+    stored = {}
+    for name, tensor in weights.items():
+        if files.is_constant(name):
+            files.check_constant(tensor, config)
+            continue
+        full = files.full_name(name)
+        if full in stored:
+            raise UserError(f"{source} holds tensor {full} twice, as {stored[full].name} and as {name}")
+        if QUANTISED_TENSOR.search(name):
+            raise UserError(f"{source} holds a quantised model (tensor {name}): {QUANTISED_WAY_OUT}")
+        stored[full] = tensor
+    return stored
+
+
+def _with_own_head(config, stored: dict[str, StoredTensor], embedding: str):
+    """The configuration that the file bears out: a head beside "tied" that is not the embedding is a head of its own.
+
+    So does transformers since version 5. If only the head is there, it is the embedding, too.
+    """
+    if not config.tie_embeddings or HEAD not in stored:
+        return config
+    if embedding not in stored:
+        stored[embedding] = stored.pop(HEAD)
+    elif not stored[embedding].equals(stored[HEAD]):
+        return replace(config, tie_embeddings=False)
+    return config
+
+
+def _check_not_quantised(folder: Path) -> None:
+    for name in QUANTISED_FILES:
+        if (folder / name).is_file():
+            raise UserError(f"{folder} is a quantised folder ({name}): {QUANTISED_WAY_OUT}")
+
+
+def _check_names(stored: set[str], wanted: set[str], optional: set[str], source: Path) -> None:
+    missing = sorted(wanted - stored)
+    if missing == [HEAD]:
+        raise UserError(
+            f"{source}: tensor {HEAD} is missing: it is a model without a head for tokens, and config.json does not say that "
+            "the embedding is its head (tie_word_embeddings)"
+        )
+    if missing:
+        raise UserError(f"{source}: tensor {missing[0]} is missing{_and_more(missing)}, which config.json calls for")
+    tied_copy = {HEAD} - wanted  # some writers store the tied head a second time
+    if extra := sorted(stored - wanted - optional - tied_copy):
+        raise UserError(f"{source}: tensor {extra[0]}{_and_more(extra)} does not belong to the model of config.json")
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_shape(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != tuple(shape):
+        raise UserError(
+            f"{tensor.path}: tensor {tensor.name} has shape {tensor.shape}, config.json calls for {tuple(shape)}"
+        )

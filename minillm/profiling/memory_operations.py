@@ -1,0 +1,348 @@
+"""What each layer of a training step holds, in bytes, from shapes alone.
+
+An `Operation` is a layer, or a part of one, at its place in the step. With n = B*T rows and e bytes a number, one array of the
+residual stream is S = n C e, one of the MLP F = n d_ff e, one of the queries of all heads Q = n H D e, one of the keys
+K = n H_kv D e. Counted are
+
+    kept        what forward leaves for backward
+    forward     what exists beyond that while forward runs: results on their way, and scratch
+    backward    the same while backward runs, without the gradients of weights
+    gradient    the gradients of its weights, which backward makes
+
+A block of a GPT-2 keeps, on the two engines (P: the attention probabilities, where they exist):
+
+                    NumPy                          kernels
+    ln_1, ln_2      normed              2 S        the input            2 S
+    c_attn          its input             S        its input              S
+    attention       q, k, v, y, P   4 S + P        q, k, v, y           4 S
+    c_proj          (y itself)            0        y, heads in a row      S
+    c_fc            its input             S        its input              S
+    gelu            x, gate             2 F        z                      F
+    mlp.c_proj      gelu's result         F        gelu's result          F
+
+With F = 4 S that is 20 S + P, and 17 S. NumPy keeps the causal half of P: a block of t queries that ends at row r has t r
+numbers a head. Dropout keeps a factor for each element on NumPy; the kernels draw it again.
+
+In backward a block's parts go one after the other. A part needs its arguments and results, and what its callers hold until
+they return: the gradient of the loss head, the one that entered the block, and in the attention half a third (`outer`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from minillm.layers.attention import QUERY_BLOCK
+from minillm.layers.linear_cross_entropy import CHUNK_LOGITS, STRIP_ROWS
+
+BYTES = {"float32": (4, 4), "tf32": (4, 4), "bfloat16": (2, 4), "float64": (8, 8)}  # of an activation, of a weight
+INTEGER = 8  # bytes of a token
+FLASH_WIDTHS = (32, 64, 96, 128)  # of a head; for others the kernel with the T x T matrix is taken
+NORM_BLOCKS, GELU_BLOCKS, EMBEDDING_WINDOW = 512, 128, 32  # partial sums of the kernels' backward
+
+
+class Operation(NamedTuple):
+    """A layer at its place in the step; all but the name are bytes, as the module says."""
+
+    name: str
+    kept: int = 0
+    forward: int = 0
+    backward: int = 0
+    gradient: int = 0
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of one pass: config of the model, B windows of T tokens, and how it is computed.
+
+    dtype: as in precision.py. device: "cpu", "cuda" or "cudasim". recompute: blocks keep their input alone.
+    """
+
+    config: object
+    batch: int
+    time: int
+    dtype: str = "float32"
+    device: str = "cpu"
+    recompute: bool = False
+
+    @property
+    def number(self) -> int:
+        """e: bytes of what travels between layers."""
+        return BYTES[self.dtype][0]
+
+    @property
+    def weight(self) -> int:
+        """Bytes of a weight, of its gradient, and of a number inside a layer that NumPy computes."""
+        return BYTES[self.dtype][1]
+
+    @property
+    def kernels(self) -> bool:
+        """Whether CUDA kernels compute it, and not NumPy alone."""
+        return self.device != "cpu"
+
+    @property
+    def rows(self) -> int:
+        """n = B T."""
+        return self.batch * self.time
+
+    @property
+    def stream(self) -> int:
+        """S: one array of the residual stream (B, T, C)."""
+        return self.rows * self.config.d_model * self.number
+
+    @property
+    def inner(self) -> int:
+        """F: one array inside the MLP (B, T, d_ff)."""
+        return self.rows * self.config.d_ff * self.number
+
+    @property
+    def head_dim(self) -> int:
+        """D."""
+        return getattr(self.config, "head_dim", self.config.d_model // self.config.n_head)
+
+    @property
+    def kv_heads(self) -> int:
+        return getattr(self.config, "n_kv_head", self.config.n_head)
+
+    @property
+    def queries(self) -> int:
+        """Q: the queries of all heads (B, H, T, D)."""
+        return self.rows * self.config.n_head * self.head_dim * self.number
+
+    @property
+    def keys(self) -> int:
+        """K: the keys, or the values, of all key/value heads (B, H_kv, T, D)."""
+        return self.rows * self.kv_heads * self.head_dim * self.number
+
+    def inside(self, size: int) -> int:
+        """An array of `size` bytes as it is inside a layer: NumPy computes bfloat16 in float32, kernels keep it as it is."""
+        return size if self.kernels else size * self.weight // self.number
+
+    def widened(self, size: int) -> int:
+        """The wider copy of an array of `size` bytes that such a layer makes; 0 where there is none to make."""
+        return 0 if self.inside(size) == size else self.inside(size)
+
+    def product(self, inputs: int, outputs: int) -> int:
+        """Scratch of x (n, I) @ w (I, O), or of one of its two gradients: operands rounded to the precision of products.
+
+        cuBLAS wants the weight in bfloat16; the host widens rounded operands again, and rounds the result.
+        """
+        x, w, y = self.rows * inputs, inputs * outputs, self.rows * outputs
+        if self.device == "cuda":
+            return 2 * w if self.dtype == "bfloat16" else 0
+        return {"bfloat16": 4 * (x + w + y), "tf32": 4 * (x + w)}.get(self.dtype, 0)
+
+    @property
+    def held_input(self) -> int:
+        """The block's input while its forward runs, unless something of the block keeps it anyway."""
+        return 0 if self.kernels or self.recompute else self.stream
+
+    def matrix(self, inputs: int, outputs: int, bias: bool = False) -> int:
+        """Bytes of a weight (I, O) and its bias."""
+        return (inputs * outputs + bias * outputs) * self.weight
+
+
+# ----------------------------------------------------------------------------------------------------- parts of a block
+
+
+def norm(name: str, s: Shapes, held: int, outer: int, bias: bool) -> Operation:
+    """Layer norm and RMS norm. held: arrays of callers in forward, outer: in backward.
+
+    forward: the result, S. backward: dy, dx, and on NumPy dy * normed, or a row of partial sums for each of 512 blocks.
+    """
+    width, stream, widened = s.config.d_model, s.stream, s.widened(s.stream)
+    scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.inside(stream)
+    # The kernel keeps the norm's input, which a recomputed block has kept already.
+    kept = 0 if s.kernels and s.recompute and name.endswith("1") else s.inside(stream)
+    statistics = s.rows * 4 * (1 + s.kernels)
+    backward = outer + stream + s.inside(stream) + scratch + widened
+    return Operation(name, kept + statistics, held + stream + 2 * widened, backward, (1 + bias) * width * s.weight)
+
+
+def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operation]:
+    """Dropout of a branch (B, T, C): NumPy keeps a factor for each element; to draw it takes the words and a mask."""
+    if not s.config.dropout:
+        return []
+    if s.kernels:
+        return [Operation(name, 0, held + 2 * s.stream, outer + s.stream)]
+    stream, widened = s.stream, 2 * s.widened(s.stream)
+    drawing = stream + widened // 2 + stream // s.number * (4 + 1 + s.weight)
+    return [Operation(name, s.inside(stream), held + max(2 * stream + widened, drawing), outer + stream + widened)]
+
+
+def attention(s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int) -> Operation:
+    """softmax(q k^T) v of all heads, by rows of 128 queries (NumPy), by tiles (flash), or with T x T matrices.
+
+    in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are kept; gradients: bytes of
+    dk, and of dv, as they come out.
+    """
+    q, matrix = s.queries, s.batch * s.config.n_head * s.time**2  # numbers in (B, H, T, T)
+    drops = bool(s.config.dropout)
+    if s.kernels and s.head_dim in FLASH_WIDTHS:
+        log_sum_exp = s.batch * s.config.n_head * s.time * 4
+        kept = 2 * q + 2 * keys + log_sum_exp
+        return Operation("attention", kept, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
+    if s.kernels:  # it takes float32: bfloat16 is widened before, and narrowed after
+        kept = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
+        results = (2 * q + 2 * gradients) * s.weight // s.number
+        return Operation("attention", kept, held + in_forward, outer + results + matrix * s.weight)
+    return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix)
+
+
+def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int) -> Operation:
+    q, raw = s.inside(s.queries), 3 * s.queries if s.widened(s.queries) else 0  # q, k and v before they were widened
+    probabilities = s.batch * s.config.n_head * causal_numbers(s.time) * s.weight
+    kept = 2 * q + 2 * keys + probabilities
+    forward = held + raw + q  # k transposed
+    if s.config.dropout:
+        kept += matrix * s.weight + probabilities
+        # The mask is drawn before y and the probabilities exist.
+        drawing = 3 * q + matrix * (4 + 1 + 2 * s.weight)
+        forward += max(0, drawing - kept)
+    block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * s.time * s.weight
+    added = q if s.time > QUERY_BLOCK else 0
+    return Operation("attention", kept, forward, outer + s.queries + s.widened(s.queries) + 4 * q + block + added)
+
+
+def causal_numbers(time: int) -> int:
+    """Numbers in the rows of a (T, T) matrix that `attention_forward` computes: each block of rows up to its end.
+
+    >>> causal_numbers(128), causal_numbers(256)
+    (16384, 49152)
+    """
+    ends = range(QUERY_BLOCK, time + QUERY_BLOCK, QUERY_BLOCK)
+    return sum((min(end, time) - (end - QUERY_BLOCK)) * min(end, time) for end in ends)
+
+
+# -------------------------------------------------------------------------------------------------------- whole blocks
+
+
+def gpt2_block(s: Shapes) -> list[Operation]:
+    """x = x + dropout(attn(ln_1(x)));  x = x + dropout(mlp(ln_2(x)))"""
+    c, stream, bias = s.config.d_model, s.stream, s.config.bias
+    outer = 3 * stream  # the head's dx, dy, and dx of the attention half
+    qkv = 3 * stream if s.kernels else 0  # the kernels get copies, and the product stays until the layer returns
+    core = attention(s, s.held_input, outer, qkv, stream, stream)
+    copied = (
+        stream if s.kernels or s.widened(stream) else 0
+    )  # of y, with a token's heads side by side; of dy, for the kernel
+    operations = [
+        norm("ln_1", s, s.held_input, outer, bias),
+        # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are held until it returns
+        _product("c_attn", s, (c, 3 * c), bias, stream, s.held_input + 3 * stream, outer + 8 * stream + core.kept),
+        core._replace(backward=core.backward + (stream if s.kernels else 0)),
+        _product("attn.c_proj", s, (c, c), bias, copied, s.held_input + qkv + stream, outer + 2 * stream),
+        *branch_dropout("attn.dropout", s, s.held_input, outer),
+    ]
+    # What the attention half gave, and its sum with x, stay until the block returns.
+    held = s.held_input + (stream if s.kernels else 2 * stream)
+    return operations + [norm("ln_2", s, held, 2 * stream, bias), *gpt2_mlp(s, held, 2 * stream)]
+
+
+def gpt2_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
+    """h = gelu(x W + b);  y = h W + b"""
+    c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.bias
+    dropped = stream if s.config.dropout else 0
+    outer += dropped
+    if s.kernels:
+        gelu = Operation("gelu", inner, held + inner, outer + 2 * inner + min(s.rows, GELU_BLOCKS) * f * 4 * bias)
+    else:
+        exact = s.config.activation == "gelu"  # the error function's series: seven arrays beside x
+        within, widened = s.inside(inner), s.widened(inner)
+        forward = held + (inner if bias or widened else 0) + (5 * within if exact else inner) + widened
+        gelu = Operation("gelu", 2 * within, forward, outer + inner + widened + (1 if exact else 2) * within)
+    return [
+        # backward: dh, dz, dx; the layer holds what GELU kept until it returns
+        _product("c_fc", s, (c, f), bias, stream, held + inner, outer + 2 * inner + gelu.kept + stream),
+        gelu,
+        _product("mlp.c_proj", s, (f, c), bias, inner, held + 2 * stream, outer + inner),
+        *branch_dropout("mlp.dropout", s, held, outer - dropped),
+    ]
+
+
+def _product(name: str, s: Shapes, shape: tuple[int, int], bias: bool, kept: int, forward: int, backward: int):
+    """A linear layer of a weight (I, O): scratch of its product in both directions, and its gradient."""
+    scratch = s.product(*shape)
+    return Operation(name, kept, forward + scratch, backward + scratch, s.matrix(*shape, bias))
+
+
+def llama_block(s: Shapes) -> list[Operation]:
+    """x = x + self_attn(input_layernorm(x));  x = x + mlp(post_attention_layernorm(x))"""
+    config, stream, q, k = s.config, s.stream, s.queries, s.keys
+    c, width, kv_width = config.d_model, config.n_head * s.head_dim, s.kv_heads * s.head_dim
+    outer, bias = 3 * stream, config.attention_bias
+    repeated = not s.kernels and s.kv_heads != config.n_head  # NumPy gives each query head its own k and v
+    core = attention(s, s.held_input, outer, 2 * k * repeated, k if s.kernels else q, k if s.kernels else q)
+    # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or products and their sum
+    turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
+    projections = outer + core.kept + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
+    held = s.held_input + (0 if s.kernels else stream)  # x + attention
+    side_by_side = q if s.kernels or s.widened(q) else 0
+    query = _product("q, k, v", s, (c, width), bias, stream, s.held_input + 2 * q + 2 * k, projections)
+    return [
+        norm("norm_1", s, s.held_input, outer, False),
+        query._replace(gradient=query.gradient + 2 * s.matrix(c, kv_width, bias)),
+        core,
+        _product("o_proj", s, (width, c), bias, side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
+        norm("norm_2", s, held, 2 * stream, False),
+        *llama_mlp(s, held, 2 * stream),
+    ]
+
+
+def llama_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
+    """h = silu(x W_gate) * (x W_up);  y = h W_down. NumPy keeps gate, up and the sigmoid of gate, the kernel the first two."""
+    c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.mlp_bias
+    within, widened = s.inside(inner), s.widened(inner)
+    kept, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
+    # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU kept is held until the layer returns
+    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + kept + 2 * stream)
+    return [
+        gates._replace(gradient=2 * gates.gradient),
+        Operation("swiglu", kept, held + raw + inner + widened, outer + inner + widened + 2 * within),
+        _product("down", s, (f, c), bias, inner, held + raw + 2 * stream, outer + inner),
+    ]
+
+
+BLOCKS = {"gpt2": gpt2_block, "llama": llama_block}
+
+
+# --------------------------------------------------------------------------------------------- below and above the blocks
+
+
+def embedding(s: Shapes) -> list[Operation]:
+    """Tokens to vectors. Backward sorts dy by token (S); each of u different tokens has its sum, its old and its new row."""
+    ids = s.rows * INTEGER
+    different = min(s.rows, s.config.vocab_size) * s.config.d_model * s.weight
+    if s.kernels:
+        partials = -(-s.rows // EMBEDDING_WINDOW) * 2 * s.config.d_model * 4
+        sorting = 4 * ids + partials
+    else:
+        sorting = s.widened(s.stream) + s.inside(s.stream) + 2 * different + 3 * ids
+    operations = [Operation("embedding", 2 * ids, 2 * s.stream, 2 * s.stream + sorting)]
+    if hasattr(s.config, "bias"):  # GPT-2 drops values of the embeddings, Llama does not
+        operations += branch_dropout("embd.dropout", s, s.stream, 2 * s.stream)
+    return operations
+
+
+def head(s: Shapes) -> list[Operation]:
+    """The last norm, and the loss: a chunk of logits, and a strip of dW, at a time. dx is all that is kept."""
+    config = s.config
+    bias = getattr(config, "bias", False)
+    chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
+    strip = 0 if s.device == "cuda" else min(config.vocab_size, STRIP_ROWS) * config.d_model * s.weight  # cuBLAS adds
+    per_row = 5 * chunk * 8  # targets, maxima, sums
+    logits = chunk * config.vocab_size
+    workspace = logits * s.weight + max(strip, _rounded_head(s, logits))
+    return [
+        norm("last norm", s, s.held_input, -s.stream, bias),  # its dy is the head's dx, which is counted as kept
+        Operation("head and loss", s.stream, s.stream + workspace + per_row, 0),
+    ]
+
+
+def _rounded_head(s: Shapes, logits: int) -> int:
+    """What the head's products take in another precision: the gradient of the logits and the weight, rounded; on the host in
+    float32 again."""
+    weight = s.config.vocab_size * s.config.d_model
+    if s.device == "cuda":
+        return 2 * (logits + weight) if s.dtype == "bfloat16" else 0
+    return {"bfloat16": 6 * logits + 4 * weight, "tf32": 4 * (logits + weight)}.get(s.dtype, 0)

@@ -1,0 +1,107 @@
+"""The table of `minillm info --model`: what training a model takes, per part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from minillm.backend.arrays import to_device
+from minillm.errors import UserError
+from minillm.models.architectures import architecture_of, config_from_dict
+from minillm.models.presets import PRESETS
+from minillm.pretrained import from_pretrained
+from minillm.profiling.memory import PARTS, Estimate, Workload, count_parameters, estimate
+from minillm.profiling.memory_advice import format_bytes, memory_of
+
+VOCABULARIES = {"gpt2": 50257, "smollm2-135m": 49152, "tinyllama": 32000, "llama-3.2-1b": 128256, "default": 1024}
+CHARACTERS = 65  # tiny shakespeare's
+LEGEND = (
+    "weights and AdamW's two moments are float32 (float64 for float64) whatever the products are computed in;",
+    "activations: what layers keep for backward; workspace: arrays that come and go; gradients: those that exist",
+    "when the sum of all is largest, the peak, since some of them come later.",
+)
+NAMES = {"gpt2": "GPT-2", "llama": "Llama"}
+
+
+def memory_report(
+    source: str,
+    batch_size: int | None = None,
+    context_length: int | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    checkpoint_activations: bool = False,
+    dropout: float | None = None,
+    vocab_size: int | None = None,
+) -> str:
+    """The table for a preset or a model that exists. What is None is the preset's, or for a model 8 windows of its context.
+
+    Raises UserError for what is neither, or a context that the model does not have.
+    """
+    config, batch = shape_of(source, context_length, dropout, vocab_size)
+    workload = Workload(
+        config,
+        batch if batch_size is None else batch_size,
+        dtype=dtype,
+        device=device,
+        checkpoint_activations=checkpoint_activations,
+    )
+    return table(source, workload, estimate(workload))
+
+
+def shape_of(source: str, context_length: int | None, dropout: float | None, vocab_size: int | None):
+    """(configuration, windows in a batch) of a preset or a model."""
+    changes = {"context_length": context_length, "dropout": dropout, "vocab_size": vocab_size}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if source in PRESETS and PRESETS[source].model:
+        preset = PRESETS[source]
+        family = "gpt2" if source.startswith("gpt2") else source
+        fields = {"vocab_size": VOCABULARIES.get(family, CHARACTERS), **preset.model, **changes}
+        return config_from_dict({"model_type": preset.architecture, **fields}), preset.training["batch_size"]
+    if vocab_size is not None:
+        raise UserError("--vocab-size: a model that exists has its own vocabulary; leave it out")
+    config = _opened(source).config
+    if context_length is not None and context_length > config.context_length:
+        raise UserError(f"--context {context_length}: the model was made for {config.context_length} tokens")
+    return replace(config, **changes), PRESETS["fine-tune"].training["batch_size"]
+
+
+def _opened(source: str):
+    try:
+        return from_pretrained(source)
+    except UserError as error:
+        presets = ", ".join(name for name, preset in PRESETS.items() if preset.model)
+        raise UserError(f"--model {source} is no preset ({presets}), and as a model: {error}") from None
+
+
+def table(source: str, workload: Workload, result: Estimate) -> str:
+    """The estimate as text: the parts, what each kind of layer keeps, and where the peak is."""
+    config, checkpointing = workload.config, ", activations checkpointed" if workload.checkpoint_activations else ""
+    lines = [
+        f"{source}: {NAMES[architecture_of(config)]}, {count_parameters(config):,} parameters; a step of "
+        f"{workload.batch_size} x {workload.time} tokens, {workload.dtype}, on {workload.device}{checkpointing}"
+    ]
+    for part in PARTS:
+        lines.append(_row(part, getattr(result, part)))
+        if part == "activations":
+            largest = sorted(result.kept.items(), key=lambda item: -item[1])
+            lines += [_row(f"  {name}", size) for name, size in largest if size]
+    lines += [_row("total", result.total), *LEGEND, f"The peak is reached in: {result.moment}."]
+    free = _free(workload.device)
+    if free is not None:
+        where = "this GPU" if workload.device == "cuda" else "this machine"
+        lines.append(f"Free on {where} now: {format_bytes(free)}.")
+    return "\n".join(lines)
+
+
+def _free(device: str) -> int | None:
+    """Bytes that are free on a device; None where this machine does not have it."""
+    try:
+        to_device(np.zeros(1), device)
+    except UserError:
+        return None
+    return memory_of(device).free
+
+
+def _row(name: str, size: int) -> str:
+    return f"{name:<24} {size / 1e6:12,.1f} MB"

@@ -1,0 +1,45 @@
+"""Batches, each drawn by a thread while the device works at the one before.
+
+A batch depends on its key alone, (seed, step, micro-step), so it is the same whoever draws it, and when.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from minillm.backend.random_streams import stream
+from minillm.data import random_windows
+
+
+class BatchPrefetcher:
+    """The training batches of a run. Use it as a context manager.
+
+    ahead: draw the next one in a thread. On the CPU there is no device to wait for: all cores are at work already.
+    """
+
+    def __init__(self, run, ahead: bool):
+        settings = run.settings
+        self._tokens, self._seed = run.train_tokens, settings.seed
+        self._size = (settings.batch_size, run.model.config.context_length)
+        self._micro_steps = settings.gradient_accumulation
+        self._thread = ThreadPoolExecutor(1, "minillm-batches") if ahead else None
+        self._coming = None  # (step, micro_step), future
+
+    def __enter__(self) -> BatchPrefetcher:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def get(self, step: int, micro_step: int):
+        """ids and targets, both (B, T), of a micro-step; the one after it is drawn meanwhile."""
+        key, (awaited, future) = (step, micro_step), self._coming or (None, None)
+        batch = future.result() if awaited == key else self._draw(*key)
+        if self._thread is not None:
+            following = divmod(step * self._micro_steps + micro_step + 1, self._micro_steps)
+            self._coming = following, self._thread.submit(self._draw, *following)
+        return batch
+
+    def _draw(self, step: int, micro_step: int):
+        return random_windows(self._tokens, *self._size, stream(self._seed, "batch", step, micro_step))

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+from planting import assert_close, planted
+
+import minillm
+from minillm.backend import skinny_matmul as few_rows
+from minillm.backend import threads as blas
+from minillm.backend.random_streams import stream
+from minillm.backend.skinny_matmul import BLOCK, MOST_ROWS, few_rows_gain, skinny_matmul
+from minillm.checks.cases import randomised
+from minillm.generation.decoder import Decoder
+from minillm.layers import linear
+from minillm.layers.linear import Linear
+
+
+def matrices(rows, outputs, inputs):
+    draw = stream("few rows", rows, outputs, inputs)
+    return draw.normal((rows, inputs)).astype(np.float32), draw.normal((outputs, inputs)).astype(np.float32)
+
+
+def assert_multiplies(rows, outputs, inputs, module=few_rows):
+    x, weight = matrices(rows, outputs, inputs)
+    for y in (
+        module.skinny_matmul(x, weight, True),
+        module.skinny_matmul(x, np.ascontiguousarray(weight.T), False),
+    ):
+        assert_right(y, x, weight)
+
+
+def assert_right(y, x, weight):
+    assert y.flags.c_contiguous and y.dtype == np.float32
+    rounding = np.finfo(np.float32).eps * max(x.shape[1], 64) ** 0.5  # of a sum of so many terms
+    assert_close(y, x.astype(np.float64) @ weight.T.astype(np.float64), rounding)
+
+
+SHAPES = [(2, 1000, 300), (5, 4097, 64), (MOST_ROWS, 437, 600), (3, 1, 7), (3, 5, 2 * BLOCK), (2, 2 * BLOCK, 5)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_is_the_product(shape, threads):
+    with blas.threads(threads):
+        assert_multiplies(*shape)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("rows = max(1, BLOCK_OF_INPUTS // weight.shape[1])", "rows = BLOCK_OF_INPUTS // weight.shape[1]"),
+        ("for first in range(0, len(weight), rows)", "for first in range(0, len(weight) - rows, rows)"),
+        ("y[:, start:stop] += product", "y[:, start:stop] = product"),
+        ("multiply(x, weight, y, *part), parts", "multiply(x, weight, y, 0, share), parts"),
+        ("np.matmul(weight[first:last]", "np.matmul(weight[start : start + last - first]"),
+    ],
+)
+def test_faults_are_caught(right, wrong):
+    with blas.threads(2), pytest.raises((AssertionError, ValueError)):
+        for shape in SHAPES:
+            assert_multiplies(*shape, planted(few_rows, right, wrong))
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, weight = matrices(4, 3001, 200)
+    for transposed in (True, False):
+        results = []
+        for threads in (1, 2, 3):
+            with blas.threads(threads):
+                results.append(skinny_matmul(x, weight if transposed else weight.T.copy(), transposed))
+        assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
+
+
+def test_where_it_is_used(monkeypatch):
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    x, weight = matrices(4, 1024, 256)
+    assert few_rows_gain(x, weight)
+    assert not few_rows_gain(x[:1], weight) and not few_rows_gain(np.repeat(x, 4, axis=0), weight)
+    assert not few_rows_gain(x, weight[:1000])  # small enough for the cache as it is
+    assert not few_rows_gain(x, weight.astype(np.float64))
+    assert not few_rows_gain(x, weight.view(minillm.backend.SimulatedArray))
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: False)
+    assert not few_rows_gain(x, weight)
+
+
+@pytest.mark.parametrize("transposed", [True, False])
+def test_a_linear_layer_uses_it(monkeypatch, transposed):
+    calls = []
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    monkeypatch.setattr(linear, "skinny_matmul", lambda *all: calls.append(all) or skinny_matmul(*all))
+    x, weight = matrices(4, 512, 512)
+    layer = Linear(weight, np.ones(512, np.float32), transposed=transposed)
+    assert_close(layer.product(x, with_bias=True), x @ (weight.T if transposed else weight) + 1, 1e-6)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("kind", [minillm.GPT2, minillm.Llama])
+def test_a_model_reads_several_tokens_with_it(monkeypatch, kind):
+    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    monkeypatch.setattr(few_rows, "BLOCK", 256)
+    monkeypatch.setattr(few_rows, "BLOCK_OF_INPUTS", 256)
+    config = minillm.GPT2Config if kind is minillm.GPT2 else minillm.LlamaConfig
+    fields = dict(vocab_size=50, context_length=12, n_layer=2, n_head=2, d_model=32)
+    model = randomised(kind(config(**fields), seed=0), 0.3).eval()
+    ids = stream("few rows").integers(50, (1, 9))
+    decoder = Decoder(model)
+    x = np.concatenate([decoder.hidden(ids[:, :4]), decoder.hidden(ids[:, 4:])], axis=1)
+    assert_close(decoder.logits(x[0]), model.forward(ids)[0], 1e-5)
