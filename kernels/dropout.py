@@ -15,15 +15,15 @@ CUDA = CudaFile(
 )
 
 
-def dropout_forward(x, p, key, batch_offset=0):
-    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit for bit.
+def dropout_forward(x, p, rng_key, batch_offset=0):
+    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit for bit.
 
     x[0] is row `batch_offset` of the batch.
     """
     check_array("dropout_forward", "x", x, dtype=FLOATS)
     if not 0 <= p < 1:
         raise ValueError(f"dropout_forward: p is {p}: it must be at least 0 and below 1")
-    saved = (stream(*key).philox_key, p, x.shape, batch_offset * math.prod(x.shape[1:]))
+    saved = (stream(*rng_key).philox_key, p, x.shape, batch_offset * math.prod(x.shape[1:]))
     return _dropped(x, saved), saved
 
 

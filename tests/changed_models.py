@@ -65,8 +65,8 @@ class ConvBlock(ResidualBlock):
         vars(self).update(vars(block))
         self.conv = conv
 
-    def forward(self, x, key=None):
-        return super().forward(self.conv.forward(x), key)
+    def forward(self, x, rng_key=None):
+        return super().forward(self.conv.forward(x), rng_key)
 
     def backward(self, dy):
         return self.conv.backward(super().backward(dy))
@@ -88,8 +88,8 @@ class Capped(minillm.GPT2):
 
     cap = 0.5
 
-    def forward(self, ids, key=None):
-        y = self.cap * np.tanh(super().forward(ids, key) / self.cap)
+    def forward(self, ids, rng_key=None):
+        y = self.cap * np.tanh(super().forward(ids, rng_key) / self.cap)
         self.save_for_backward(y)
         return y
 
@@ -124,8 +124,8 @@ class ScaledEmbedding(Embedding):
 class OwnAttention(CausalSelfAttention):
     """Its result is doubled."""
 
-    def forward(self, x, key=None):
-        return 2 * super().forward(x, key)
+    def forward(self, x, rng_key=None):
+        return 2 * super().forward(x, rng_key)
 
     def backward(self, dy):
         return super().backward(2 * dy)
@@ -193,7 +193,7 @@ def exchanged_method():
     model = gpt2()
     block = model.transformer.h[0]
     forward, backward = block.forward, block.backward
-    block.forward = lambda x, key=None: 2 * forward(x, key)
+    block.forward = lambda x, rng_key=None: 2 * forward(x, rng_key)
     block.backward = lambda dy: backward(2 * dy)
     return model
 
@@ -217,8 +217,8 @@ def hook_on_the_model():
     model, seen = gpt2(), []
     forward = model.forward
 
-    def hooked(ids, key=None):
-        logits = forward(ids, key)
+    def hooked(ids, rng_key=None):
+        logits = forward(ids, rng_key)
         seen.append(logits.shape)
         return logits
 
@@ -292,7 +292,7 @@ def added_dropout():
     for block in model.transformer.h:
         block.mlp_resid_dropout = Chain([Dropout(0.5)])
         block.mlp_resid_dropout.forward = types.MethodType(
-            lambda self, x, key=None: self.parts[0].forward(x, key), block.mlp_resid_dropout
+            lambda self, x, rng_key=None: self.parts[0].forward(x, rng_key), block.mlp_resid_dropout
         )
     return model
 

@@ -51,12 +51,12 @@ def best_rung(q) -> str:
     return "flash" if fits else "tiled"
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
     like, used = q, rung(chosen_rung() or best_rung(q))
     if used is not rung("flash_tensor_cores"):  # the others take float32 alone
         q, k, v = upcast(q), upcast(k), upcast(v)
-    y, saved = used.attention_forward(q, k, v, causal, dropout, key, batch_offset)
+    y, saved = used.attention_forward(q, k, v, causal, dropout, rng_key, batch_offset)
     return downcast(y, like), (used, saved)
 
 

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
         return (*sizes, np.float32(self.scale), np.int32(self.causal), *self.dropout)
 
 
-def check_forward(q, k, v, causal, dropout, key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
+def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
     """Raises TypeError or ValueError, naming the argument, unless the kernels can take these arrays.
 
     q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. widths: the D that there are
@@ -62,7 +62,9 @@ def check_forward(q, k, v, causal, dropout, key, batch_offset, *, dtypes=("float
         )
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_alignment(kernel, name, array)
-    return Problem(*q.shape[:2], kv_heads, time, width, bool(causal), _dropout(kernel, q, dropout, key, batch_offset))
+    return Problem(
+        *q.shape[:2], kv_heads, time, width, bool(causal), _dropout(kernel, q, dropout, rng_key, batch_offset)
+    )
 
 
 def check_backward(dy, q) -> None:
@@ -87,13 +89,13 @@ def _check_alignment(kernel: str, name: str, array) -> None:
         raise ValueError(f"{kernel}: {name} does not begin at a multiple of {ALIGNMENT} bytes: pass {name}.copy()")
 
 
-def _dropout(kernel: str, q, dropout, key, batch_offset) -> tuple:
+def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> tuple:
     """key0, key1, threshold, first, scale: dropout.cuh says what they are. A threshold of 0 is no dropout."""
     if not 0 <= dropout < 1:
         raise ValueError(f"{kernel}: dropout is {dropout}: it must be at least 0 and below 1")
-    if dropout and key is None:
-        raise ValueError(f"{kernel}: dropout={dropout} needs a key")
-    philox_key = stream(*key).philox_key if dropout else np.zeros(2, np.uint64)
+    if dropout and rng_key is None:
+        raise ValueError(f"{kernel}: dropout={dropout} needs an rng_key")
+    philox_key = stream(*rng_key).philox_key if dropout else np.zeros(2, np.uint64)
     _, heads, time, _ = q.shape
     first = np.int64(batch_offset * heads * time * time)
     return (*philox_key, np.uint64(round(dropout * 2**32)), first, np.float32(1 / (1 - dropout)))

@@ -46,9 +46,9 @@ for _width, (_forward, _backward) in STREAMED.items():
 CUDA = CudaFile(__file__, "flash.cu", INSTANCES)
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, batch_offset, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q), empty(q.shape[:3], q)
     streamed, _ = STREAMED[problem.width]
     shared = _forward_shared(problem.width, streamed)

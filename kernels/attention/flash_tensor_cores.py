@@ -70,9 +70,9 @@ for _kernel, _tiling_for in (
 CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, minimum_arch=TENSOR_CORE_ARCHITECTURE)
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
     _launch("flash_forward", forward_tiling, problem, problem.heads, (q, k, v, y, log_sum_exp))
     return y, (problem, q, k, v, y, log_sum_exp)

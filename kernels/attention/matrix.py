@@ -14,9 +14,9 @@ from minillm.kernels.launch import blocks_for, empty
 ROWS_PER_BLOCK = 4  # of softmax.cuh: one warp a row
 
 
-def forward(cuda, launch_product, q, k, v, causal, dropout, key, batch_offset):
+def forward(cuda, launch_product, q, k, v, causal, dropout, rng_key, batch_offset):
     """q (B, H, T, D), k and v (B, H_kv, T, D)  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, batch_offset)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset)
     shape = (problem.batch, problem.heads, problem.time, problem.time)
     p, y = empty(shape, q), empty(q.shape, q)
     dropped = empty(shape, q) if problem.dropout[2] else p  # without dropout the two are one array

@@ -21,9 +21,9 @@ CUDA = CudaFile(
 )
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, key, batch_offset)
+    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, rng_key, batch_offset)
 
 
 def attention_backward(dy, saved):

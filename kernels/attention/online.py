@@ -22,9 +22,9 @@ for _kernel, _owned in KERNELS.items():
 CUDA = CudaFile(__file__, "online.cu", INSTANCES, options=(f"-DROWS={ROWS}", f"-DTILE={TILE}"))
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, key, batch_offset, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
     y, log_sum_exp = empty(q.shape, q), empty(q.shape[:3], q)
     _launch("online_forward", problem, problem.heads, (q, k, v, y, log_sum_exp))
     return y, (problem, q, k, v, y, log_sum_exp)

@@ -42,7 +42,7 @@ def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | Gradient
     for name in names or CATALOGUE:
         for label, subject, inputs, key in CATALOGUE[name]():
             try:
-                yield name, gradcheck(subject, *inputs, key=key, name=label, progress=False)
+                yield name, gradcheck(subject, *inputs, rng_key=key, name=label, progress=False)
             except GradientError as error:
                 yield name, error
 
@@ -135,7 +135,7 @@ def attention():
     q, k, v = (array(name, 2, 4, 5, 3) for name in "qkv")
     yield "attention, causal", pair(causal=True), (q, k, v), None
     yield "attention, full", pair(causal=False), (q, k, v), None
-    yield "attention, dropout", pair(causal=True, dropout=0.3, key=KEY), (q, k, v), None
+    yield "attention, dropout", pair(causal=True, dropout=0.3, rng_key=KEY), (q, k, v), None
     grouped = (q, k[:, :2].copy(), v[:, :2].copy())
     yield "attention, 4 query heads on 2 key/value heads", pair(causal=True), grouped, None
     layer = CausalSelfAttention(

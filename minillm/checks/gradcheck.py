@@ -102,7 +102,7 @@ class CannotTell(GradientError):
 def gradcheck(
     subject,
     *inputs,
-    key=None,
+    rng_key=None,
     tolerance: float = TOLERANCE,
     step: float = STEP,
     name: str = "",
@@ -113,7 +113,7 @@ def gradcheck(
     subject: a Layer (its parameters and its float inputs are checked); a model, with inputs ids and targets (every
     parameter, through `loss`); or a pair (forward, backward) with forward(*inputs) -> y, saved and backward(dy, saved) -> the
     gradients of the float inputs in their order. Inputs of integers are held. Inputs may lie in memory in any way,
-    and each call gets copies of its own. key: passed to forward, for dropout. A forward may return a tuple of
+    and each call gets copies of its own. rng_key: passed to forward, for dropout. A forward may return a tuple of
     outputs: backward then gets their gradients as a tuple, or stacked in one array where the outputs have one shape.
 
     progress: called with (numbers done, numbers in all, tensor) for each number that is tried; by default a check that takes
@@ -125,7 +125,7 @@ def gradcheck(
     well, if forward or backward does not return what a layer returns (checks/subjects.py); TypeError if anything
     is not float64: in float32 rounding would hide what is looked for; UserError for what cannot be checked.
     """
-    checked = subject_of(subject, inputs, key, name)
+    checked = subject_of(subject, inputs, rng_key, name)
     with checked.in_training(), np.errstate(all="ignore"):
         weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
         measurement = _Measurement(checked, weights, tolerance, step, _telling(progress, checked.name))

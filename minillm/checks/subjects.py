@@ -33,17 +33,17 @@ class ContractError(GradientError):
     """Forward or backward does not do, beside the gradients, what a layer has to do: wrong shapes, too few gradients, ..."""
 
 
-def subject_of(subject, inputs: tuple, key, name: str) -> Subject:
+def subject_of(subject, inputs: tuple, rng_key, name: str) -> Subject:
     """The Subject for what `gradcheck` was given. Raises TypeError for what cannot be checked."""
     if isinstance(subject, (tuple, list)) and len(subject) == 2 and all(map(callable, subject)):
         own_name = getattr(subject[0], "__name__", "<lambda>").removesuffix("_forward")
-        return Pair(*subject, inputs, key, name or own_name.replace("<lambda>", "the pair"))
+        return Pair(*subject, inputs, rng_key, name or own_name.replace("<lambda>", "the pair"))
     if isinstance(subject, Layer):
         for method in ("forward", "backward"):
             if not callable(getattr(subject, method, None)):
                 raise TypeError(f"{type(subject).__name__} has no {method}: a layer has forward(x) and backward(dy)")
         kind = Model if callable(getattr(subject, "loss", None)) else OneLayer
-        return kind(subject, inputs, key, name or type(subject).__name__)
+        return kind(subject, inputs, rng_key, name or type(subject).__name__)
     if isinstance(subject, type) and issubclass(subject, Layer):
         raise TypeError(f"{subject.__name__} is a class: give a layer, {subject.__name__}(...)")
     raise TypeError(
@@ -57,10 +57,10 @@ class Subject:
 
     parameters: dict[str, Parameter] = {}
 
-    def __init__(self, inputs: tuple, key, name: str):
+    def __init__(self, inputs: tuple, rng_key, name: str):
         self.name = name
         self.inputs = [_copied(x) for x in inputs]
-        self.key = {} if key is None else {"key": key}
+        self.rng_key = {} if rng_key is None else {"rng_key": rng_key}
         self.notes: list[str] = []
         self._floats = [i for i, x in enumerate(self.inputs) if isinstance(x, np.ndarray) and x.dtype.kind in "fcO"]
         self.tensors = {f"input {i}": self.inputs[i] for i in self._floats}
@@ -259,14 +259,14 @@ class Subject:
 class Pair(Subject):
     """A pair of pure functions."""
 
-    def __init__(self, forward, backward, inputs, key, name):
-        super().__init__(inputs, key, name)
+    def __init__(self, forward, backward, inputs, rng_key, name):
+        super().__init__(inputs, rng_key, name)
         self._functions = forward, backward
-        if self.key and not _takes_key(forward):
-            raise TypeError(f"{name}: forward takes no key: leave key= out")
+        if self.rng_key and not _takes_key(forward):
+            raise TypeError(f"{name}: forward takes no rng_key: leave rng_key= out")
 
     def _forward(self, inputs):
-        returned = self._functions[0](*inputs, **self.key)
+        returned = self._functions[0](*inputs, **self.rng_key)
         if not isinstance(returned, tuple) or len(returned) != 2:
             kind = f"{len(returned)} things" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
             raise ContractError(f"{self.name}: forward returned {kind}: of a pair of functions it returns y, saved")
@@ -280,11 +280,11 @@ class Pair(Subject):
 class OneLayer(Subject):
     """A layer: its inputs and its parameters."""
 
-    def __init__(self, layer: Layer, inputs, key, name):
-        super().__init__(inputs, key, name)
+    def __init__(self, layer: Layer, inputs, rng_key, name):
+        super().__init__(inputs, rng_key, name)
         self._layer = layer
-        if self.key and not _takes_key(layer.forward):
-            raise TypeError(f"{name}: forward takes no key: leave key= out")
+        if self.rng_key and not _takes_key(layer.forward):
+            raise TypeError(f"{name}: forward takes no rng_key: leave rng_key= out")
         self.parameters = {name: parameter for name, parameter in layer.parameters().items() if not parameter.frozen}
         for tensor, parameter in self.parameters.items():
             if tensor in self.tensors:
@@ -296,7 +296,7 @@ class OneLayer(Subject):
         self.notes += _arrays_that_are_no_parameters(layer)
 
     def _forward(self, inputs):
-        return self._layer.forward(*inputs, **self.key)
+        return self._layer.forward(*inputs, **self.rng_key)
 
     def _backward(self, dy):
         return self._layer.backward(dy)
@@ -320,16 +320,16 @@ class OneLayer(Subject):
 class Model(OneLayer):
     """A model's loss: all parameters. Its inputs are ids and targets, and are held."""
 
-    def __init__(self, model, inputs, key, name):
+    def __init__(self, model, inputs, rng_key, name):
         super().__init__(model, inputs, None, name)
         if _takes_key(model.loss):
-            self.key = {"key": key}
+            self.rng_key = {"rng_key": rng_key}
         for index in self._floats:  # what a loss is computed from is held
             self.tensors.pop(f"input {index}")
         self._floats = []
 
     def _forward(self, inputs):
-        return self._layer.loss(*inputs, **self.key)
+        return self._layer.loss(*inputs, **self.rng_key)
 
     def _backward(self, dy):
         return self._layer.backward()
@@ -367,7 +367,7 @@ def _takes_key(function) -> bool:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a function that does not tell
         return True
-    return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return any(p.name == "rng_key" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _check_writable(name: str, tensor: str, value) -> None:

@@ -40,10 +40,10 @@ from minillm.layers.softmax import row_max, row_sum
 QUERY_BLOCK = 128
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    dropout > 0 drops attention probabilities with the mask of `key` (dropout.py), element (b, h, i, j) in C order, where
+    dropout > 0 drops attention probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in C order, where
     b counts from `batch_offset`.
     """
     xp, like = array_module(q), q
@@ -52,7 +52,7 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, key=None, batch_offset=
     kv_heads, scale = k.shape[1], q.dtype.type(1 / math.sqrt(width))
     k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
     k_t = _transposed(k)
-    factor = dropout_factor((batch, heads, time, time), dropout, key, q, batch_offset) if dropout else None
+    factor = dropout_factor((batch, heads, time, time), dropout, rng_key, q, batch_offset) if dropout else None
     y = xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3)  # a token's heads lie side by side
     blocks = []
     for rows, keys in _blocks(time, causal):
@@ -78,7 +78,7 @@ def attention_backward(dy, saved):
     dq, dk, dv = (xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3) for _ in "qkv")
     average = xp.einsum("bhtd,bhtd->bht", dy, y)[..., None]  # sum_j dP_ij P_ij = sum_d dy_id y_id
     v_t = _transposed(v)
-    # From the last block to the first: the last one sees every key, so it fills dk and dv, and the others add to them.
+    # From the last block to the first: the last one sees every rng_key, so it fills dk and dv, and the others add to them.
     for p, (rows, keys) in reversed(list(zip(blocks, _blocks(time, causal)))):
         dy_rows = dy[:, :, rows]
         # forward: y = p @ v
@@ -154,7 +154,7 @@ class CausalSelfAttention(Layer):
         self.n_head = n_head
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, key=None):
+    def forward(self, x, rng_key=None):
         batch, time, channels = x.shape
         qkv = self.c_attn.forward(x).reshape(batch, time, 3, self.n_head, channels // self.n_head)
         q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # (B, T, 3, H, D) -> 3 times (B, H, T, D)
@@ -163,7 +163,7 @@ class CausalSelfAttention(Layer):
             q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
         drop = self.attn_dropout
         dropping = (
-            dict(dropout=drop.p, key=drop.layer_key(key), batch_offset=drop.batch_offset)
+            dict(dropout=drop.p, rng_key=drop.layer_key(rng_key), batch_offset=drop.batch_offset)
             if self.training and drop.p
             else {}
         )

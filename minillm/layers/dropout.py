@@ -22,9 +22,9 @@ from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
 
 
-def dropout_forward(x, p, key, batch_offset=0):
-    """x (...), p in [0, 1), key (a tuple)  ->  y (...), saved.  x[0] is row `batch_offset` of the batch."""
-    factor = dropout_factor(x.shape, p, key, upcast(x), batch_offset)
+def dropout_forward(x, p, rng_key, batch_offset=0):
+    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved.  x[0] is row `batch_offset` of the batch."""
+    factor = dropout_factor(x.shape, p, rng_key, upcast(x), batch_offset)
     return downcast(upcast(x) * factor, x), factor
 
 
@@ -35,9 +35,9 @@ def dropout_backward(dy, saved):
     return downcast(upcast(dy) * factor, dy)
 
 
-def dropout_factor(shape, p, key, like, batch_offset=0):
+def dropout_factor(shape, p, rng_key, like, batch_offset=0):
     """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype and device of `like`."""
-    words = stream(*key).words32(math.prod(shape), start=batch_offset * math.prod(shape[1:]))
+    words = stream(*rng_key).words32(math.prod(shape), start=batch_offset * math.prod(shape[1:]))
     kept = (words >= round(p * 2**32)).reshape(shape)
     return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
 
@@ -50,12 +50,12 @@ class Dropout(Layer):
     def __init__(self, p: float):
         self.p = p
 
-    def forward(self, x, key=None):
+    def forward(self, x, rng_key=None):
         if not self.training or self.p == 0:
             self.save_for_backward(None)
             return x
         forward, backward = dispatch(x, dropout_forward, dropout_backward)
-        y, saved = forward(x, self.p, self.layer_key(key), self.batch_offset)
+        y, saved = forward(x, self.p, self.layer_key(rng_key), self.batch_offset)
         self.save_for_backward((backward, saved))
         return y
 
@@ -66,12 +66,12 @@ class Dropout(Layer):
         dropout_backward, saved = taken
         return dropout_backward(dy, saved)
 
-    def layer_key(self, key):
+    def layer_key(self, rng_key):
         """The key of this layer's own mask: the caller's key and the layer's name."""
-        if key is None:
+        if rng_key is None:
             where = f"Dropout({self.name})" if self.name else "Dropout"
             raise ValueError(
-                f"{where} with p={self.p} needs a key in training mode: pass key=(seed, step), "
+                f"{where} with p={self.p} needs an rng_key in training mode: pass rng_key=(seed, step), "
                 "a new one for each step, or call eval() first"
             )
-        return (*key, self.name)
+        return (*rng_key, self.name)

@@ -6,25 +6,25 @@ checkpointing. For n blocks that keep s bytes each for backward, and an input of
     kept      n s         ->   n c + s      one block at a time has its inside
     computed  forward     ->   2 forward    a step takes about a third more
 
-The second forward is the first one over again: dropout draws its masks from a key, so they are the same, and so are the
+The second forward is the first one over again: dropout draws its masks from a rng_key, so they are the same, and so are the
 gradients, to the last bit.
 """
 
 from __future__ import annotations
 
 
-def recomputed_forward(block, x, key):
+def recomputed_forward(block, x, rng_key):
     """y = block(x), of which only what is needed to do it again is kept.  x (..., C)  ->  y (..., C), saved"""
-    y = block.forward(x, key)
+    y = block.forward(x, rng_key)
     block.forget_saved()
-    return y, (x, key)
+    return y, (x, rng_key)
 
 
 def recomputed_backward(block, dy, saved):
     """dy (..., C)  ->  dx (..., C); parameters of the block get their gradients"""
-    x, key = saved
+    x, rng_key = saved
     # forward: y = block(x)
-    block.forward(x, key)
+    block.forward(x, rng_key)
     return block.backward(dy)
 
 
@@ -34,7 +34,7 @@ def share_layers(blocks) -> bool:
     return len(set(layers)) < len(layers)
 
 
-def run_blocks(blocks, x, key, recompute: bool):
+def run_blocks(blocks, x, rng_key, recompute: bool):
     """x through the blocks one after the other  ->  x, and what each of them saved (None where it keeps it itself)
 
     A layer keeps what backward needs for one call alone. Blocks that share layers, or are the same block, are computed
@@ -44,10 +44,10 @@ def run_blocks(blocks, x, key, recompute: bool):
     saved = []
     for block in blocks:
         if recompute:
-            x, kept = recomputed_forward(block, x, key)
+            x, kept = recomputed_forward(block, x, rng_key)
             saved.append(kept)
         else:
-            x = block.forward(x, key)
+            x = block.forward(x, rng_key)
             saved.append(None)
     return x, saved
 

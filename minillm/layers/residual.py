@@ -47,10 +47,10 @@ class ResidualBlock(Layer):
         self.mlp = mlp
         self.mlp_resid_dropout = Dropout(dropout)
 
-    def forward(self, x, key=None):
-        attended = self.attn_resid_dropout.forward(self.attn.forward(self.ln_1.forward(x), key), key)
+    def forward(self, x, rng_key=None):
+        attended = self.attn_resid_dropout.forward(self.attn.forward(self.ln_1.forward(x), rng_key), rng_key)
         x, saved_attn = residual_forward(x, attended)
-        thought = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), key)
+        thought = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), rng_key)
         x, saved_mlp = residual_forward(x, thought)
         self.save_for_backward((saved_attn, saved_mlp))
         return x

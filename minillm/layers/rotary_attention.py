@@ -59,7 +59,7 @@ class RotarySelfAttention(Layer):
         self.positions = positions
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, key=None):
+    def forward(self, x, rng_key=None):
         batch, time, _ = x.shape
         q = _heads(self.q_proj.forward(x), self.n_head)  # (B, T, H D) -> (B, H, T, D)
         k = _heads(self.k_proj.forward(x), self.n_kv_head)
@@ -71,7 +71,7 @@ class RotarySelfAttention(Layer):
         k, saved_k = turn(k, cos, sin, self.positions.interleaved)
         drop = self.attn_dropout
         dropping = (
-            dict(dropout=drop.p, key=drop.layer_key(key), batch_offset=drop.batch_offset)
+            dict(dropout=drop.p, rng_key=drop.layer_key(rng_key), batch_offset=drop.batch_offset)
             if self.training and drop.p
             else {}
         )

@@ -21,7 +21,7 @@ def training(model, optimizer, batch: Callable, schedule: Callable, steps: int, 
         for step in range(steps):
             yield step
             model.train()
-            model.loss(*batch(step), key=(seed, "dropout", step))
+            model.loss(*batch(step), rng_key=(seed, "dropout", step))
             model.backward()
             optimizer.lr = schedule(step)
             optimizer.step(clip_scale(global_norm(optimizer.parameters), GRADIENT_CLIP))

@@ -135,12 +135,12 @@ class Transformer(Layer):
         self.h = blocks
         self.ln_f = ln_f
 
-    def forward(self, ids, key):
+    def forward(self, ids, rng_key):
         positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
         # (B, T, C) + (T, C): the same positions in every row
         x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
-        x = self.embd_dropout.forward(x, key)
-        x, saved = run_blocks(self.h, x, key, self.recompute and self.training)
+        x = self.embd_dropout.forward(x, rng_key)
+        x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training)
         self.save_for_backward(saved)
         return self.ln_f.forward(x)
 

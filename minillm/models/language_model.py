@@ -79,15 +79,15 @@ class LanguageModel(Layer):
 
     # ---------------------------------------------------------------------------------------------- from ids to loss
 
-    def forward(self, ids, key=None):
-        """ids (B, T) int  ->  logits (B, T, V). `key`: see `loss`."""
+    def forward(self, ids, rng_key=None):
+        """ids (B, T) int  ->  logits (B, T, V). `rng_key`: see `loss`."""
         with matmul_precision(self.precision):
-            return self._logits(self._hidden(ids, key))
+            return self._logits(self._hidden(ids, rng_key))
 
-    def loss(self, ids, targets, key=None, count=None):
+    def loss(self, ids, targets, rng_key=None, count=None):
         """ids and targets (B, T) int  ->  mean cross-entropy in nats (0-d); `backward()` may follow.
 
-        key: a tuple such as (seed, step), from which dropout draws its masks; needed only in training mode with
+        rng_key: a tuple such as (seed, step), from which dropout draws its masks; needed only in training mode with
         dropout > 0. Targets of -100 are not counted. count: what the sum of losses is divided by, if not by the number of
         targets that count. Raises UserError for ids outside the vocabulary.
         """
@@ -102,8 +102,8 @@ class LanguageModel(Layer):
         self._dlogits = None
         with matmul_precision(self.precision):
             if not self._is_fused():
-                return self._loss_of_logits(ids, targets, key, count)
-            return self.loss_head.forward(self._hidden(ids, key), targets, count)
+                return self._loss_of_logits(ids, targets, rng_key, count)
+            return self.loss_head.forward(self._hidden(ids, rng_key), targets, count)
 
     def next_token_logits(self, ids):
         """ids (B, T) int  ->  logits (B, V) of the token that follows the last one."""
@@ -169,7 +169,7 @@ class LanguageModel(Layer):
             return self.lm_head.forward(x).astype(self._dtype, copy=False)
         return self.lm_head.forward(x, dtype=self._dtype)  # (..., C) @ (C, V)
 
-    def _hidden(self, ids, key):
+    def _hidden(self, ids, rng_key):
         if self.training:
             self._name_layers()
         ids = self._ids_on_device(ids, "ids")
@@ -177,7 +177,7 @@ class LanguageModel(Layer):
             raise UserError(
                 f"{ids.shape[1]} tokens are more than the model's context_length of {self.config.context_length}"
             )
-        return self.body.forward(ids, key)
+        return self.body.forward(ids, rng_key)
 
     def _ids_on_device(self, ids, what, ignored=None):
         """ids as an array beside the parameters; ids that come from the host are checked."""
@@ -238,11 +238,11 @@ class LanguageModel(Layer):
         self.loss_head.weight = self.lm_head.weight  # the head may have been exchanged
         return True
 
-    def _loss_of_logits(self, ids, targets, key, count):
+    def _loss_of_logits(self, ids, targets, rng_key, count):
         """The loss of what `forward` returns; in training mode its gradient waits for `backward`."""
-        logits = self._forward_with(ids, key)
+        logits = self._forward_with(ids, rng_key)
         if self.training and not self._is_own("forward", "_logits", "_hidden"):
-            self._check_backward(logits, ids, key)
+            self._check_backward(logits, ids, rng_key)
         forward, backward = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         smoothing = self.loss_head.label_smoothing if self.training else 0.0
         logits = contiguous(logits).copy()  # it is overwritten with its gradient, and is not ours
@@ -250,15 +250,15 @@ class LanguageModel(Layer):
         self._dlogits = backward(1.0, saved) if self.training else None
         return loss
 
-    def _forward_with(self, ids, key):
+    def _forward_with(self, ids, rng_key):
         """What `forward` returns. One that takes no key gets none."""
         try:
-            inspect.signature(self.forward).bind(ids, key)
+            inspect.signature(self.forward).bind(ids, rng_key)
         except TypeError:
             return self.forward(ids)
-        return self.forward(ids, key)
+        return self.forward(ids, rng_key)
 
-    def _check_backward(self, logits, ids, key) -> None:
+    def _check_backward(self, logits, ids, rng_key) -> None:
         """Raises UserError where `backward` is not that of an overridden `forward`, as far as can be seen."""
         if not self._is_own("backward"):
             if not hasattr(self.backward, "takes_loss"):
@@ -267,7 +267,7 @@ class LanguageModel(Layer):
                     "forward and backward(self, dlogits), or call forward and backward(dlogits) yourself"
                 )
             return
-        plain = _METHODS["_logits"](self, _METHODS["_hidden"](self, ids, key))
+        plain = _METHODS["_logits"](self, _METHODS["_hidden"](self, ids, rng_key))
         if plain.shape != logits.shape or not (plain == logits).all():
             raise UserError(
                 f"forward of {type(self).__name__} is overridden and gives other logits, but backward is not: the "

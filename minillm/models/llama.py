@@ -163,9 +163,9 @@ class LlamaBody(Layer):
         for name, child in super().children():
             yield name.replace("blocks.", "layers."), child
 
-    def forward(self, ids, key):
+    def forward(self, ids, rng_key):
         x = self.embed_tokens.forward(ids, self.activations)
-        x, saved = run_blocks(self.blocks, x, key, self.recompute and self.training)
+        x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training)
         self.save_for_backward(saved)
         return self.norm.forward(x)
 
@@ -194,8 +194,8 @@ class LlamaBlock(Layer):
         self.post_attention_layernorm = post_attention_layernorm
         self.mlp = mlp
 
-    def forward(self, x, key=None):
-        x, saved_attn = residual_forward(x, self.self_attn.forward(self.input_layernorm.forward(x), key))
+    def forward(self, x, rng_key=None):
+        x, saved_attn = residual_forward(x, self.self_attn.forward(self.input_layernorm.forward(x), rng_key))
         x, saved_mlp = residual_forward(x, self.mlp.forward(self.post_attention_layernorm.forward(x)))
         self.save_for_backward((saved_attn, saved_mlp))
         return x

@@ -7,7 +7,7 @@ change: other arrays, configurations, classes. Gradients, and what forward left 
 A function that was put into an instance, such as
 
     plain = block.forward
-    block.forward = lambda x, key=None: 2 * plain(x, key)
+    block.forward = lambda x, rng_key=None: 2 * plain(x, rng_key)
 
 holds on to a layer of the first model, here by `plain`. The copy's function is a copy that holds on to the copied layer.
 """

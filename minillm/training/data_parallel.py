@@ -84,7 +84,7 @@ class DataParallel:
             model.train(was_training)
         return loss
 
-    def loss_and_gradients(self, ids, targets, key=None):
+    def loss_and_gradients(self, ids, targets, rng_key=None):
         """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's parameters.
 
         A model on a device has only been told what to do when this returns: reading the loss means to wait for it.
@@ -95,7 +95,7 @@ class DataParallel:
             model.backward()
             return loss
 
-        loss = self._run(forward_and_backward, ids, targets, key)
+        loss = self._run(forward_and_backward, ids, targets, rng_key)
         parameters, *copies = self._parameters
         for replica in copies:
             for name, copy in replica.items():
@@ -105,7 +105,7 @@ class DataParallel:
                     copy.zero_grad()
         return loss
 
-    def _run(self, task, ids, targets, key):
+    def _run(self, task, ids, targets, rng_key):
         """The sum of what `task` returns for each part; every part's loss is divided by the count of the whole batch."""
         count = int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
         bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
@@ -114,7 +114,7 @@ class DataParallel:
         for _, dropouts, rows in parts:
             for dropout in dropouts:
                 dropout.batch_offset = rows.start  # masks are those of the whole batch, however it is cut
-        calls = [(task, model, ids[rows], targets[rows], key, count) for model, _, rows in parts]
+        calls = [(task, model, ids[rows], targets[rows], rng_key, count) for model, _, rows in parts]
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
         first_task, *arguments = calls[0]
@@ -127,8 +127,8 @@ def _check_loss(model) -> None:
         signature(model.loss).bind("ids", "targets", "key", "count")
     except TypeError:
         raise UserError(
-            f"loss of {type(model).__name__} takes no (ids, targets, key, count): several workers divide each part of a batch "
-            "by the count of the whole; add the argument, or use one worker"
+            f"loss of {type(model).__name__} takes no (ids, targets, rng_key, count): several workers divide each part of "
+            "a batch by the count of the whole; add the argument, or use one worker"
         ) from None
 
 

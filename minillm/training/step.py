@@ -43,7 +43,7 @@ def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetch
     settings, loss = run.settings, 0.0
     for micro_step in range(settings.gradient_accumulation):
         ids, targets = batches.get(step, micro_step)
-        loss = loss + parallel.loss_and_gradients(ids, targets, key=(settings.seed, "dropout", step, micro_step))
+        loss = loss + parallel.loss_and_gradients(ids, targets, rng_key=(settings.seed, "dropout", step, micro_step))
     # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
     return loss / settings.gradient_accumulation
 

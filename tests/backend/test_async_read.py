@@ -151,9 +151,9 @@ def bad_step(monkeypatch):
     def plant(run, bad=2):
         loss_and_gradients = DataParallel.loss_and_gradients
 
-        def faulty(parallel, ids, targets, key):
-            loss = loss_and_gradients(parallel, ids, targets, key)
-            if key[2] == bad:
+        def faulty(parallel, ids, targets, rng_key):
+            loss = loss_and_gradients(parallel, ids, targets, rng_key)
+            if rng_key[2] == bad:
                 run.model.parameters()["transformer.h.1.mlp.c_fc.weight"].grad[1, 2] = np.inf
             return loss
 

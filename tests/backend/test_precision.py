@@ -38,7 +38,7 @@ def device(request):
 def loss_and_gradients(kind, dtype, device="cpu"):
     model = MODELS[kind](CONFIGS[kind], seed=3, dtype=dtype).to(device).train()
     tokens = stream(1, "batch").integers(65, (2, 33))
-    loss = model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, 2))
+    loss = model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, 2))
     model.backward()
     return float(loss), {name: to_host(p.grad).astype(np.float64) for name, p in model.parameters().items()}
 
@@ -78,7 +78,7 @@ def test_what_is_kept_is_float32(kind, device):
     optimizer = minillm.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0)
     before = {name: to_host(p.value).copy() for name, p in model.parameters().items()}
     tokens = stream(1, "batch").integers(65, (2, 33))
-    model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, 2))
+    model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, 2))
     assert {layer._saved[0][1][0].dtype.name for layer in _norms(model)} <= {"bfloat16", "float32"}
     model.backward()
     for name, parameter in model.parameters().items():
@@ -108,7 +108,7 @@ def test_weights_kept_in_bfloat16_would_be_noticed():
 
     round_weights()
     before = {name: p.value.copy() for name, p in model.parameters().items()}
-    model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, 2))
+    model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, 2))
     model.backward()
     optimizer.step()
     round_weights()
@@ -356,7 +356,7 @@ def test_lora_learns_in_bfloat16():
     model = minillm.GPT2(CONFIGS["gpt2"], seed=3, dtype="bfloat16").train()
     minillm.models.fine_tuning.add_lora(model, minillm.models.fine_tuning.LoRA(4))
     tokens = stream(1, "batch").integers(65, (2, 33))
-    model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, 2))
+    model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, 2))
     model.backward()
     grads = [parameter.grad for parameter in model.trainable_parameters().values()]
     assert {grad.dtype.name for grad in grads} == {"float32"} and any(grad.any() for grad in grads)
@@ -365,7 +365,7 @@ def test_lora_learns_in_bfloat16():
 def test_logits_are_float32_and_take_their_gradient_back():
     model = minillm.GPT2(CONFIGS["gpt2"], seed=3, dtype="bfloat16").train()
     ids = stream("ids").integers(65, (2, 8))
-    logits = model.forward(ids, key=(1,))
+    logits = model.forward(ids, rng_key=(1,))
     assert logits.dtype == np.float32
     model.backward(np.ones_like(logits))
     assert all(p.grad.dtype == np.float32 for p in model.parameters().values())

@@ -229,11 +229,11 @@ def test_state_that_does_not_change_the_result():
 def test_dropout_asks_for_its_key():
     from minillm.layers.dropout import Dropout
 
-    with pytest.raises(ValueError, match="needs a key in training mode"):
+    with pytest.raises(ValueError, match="needs an rng_key in training mode"):
         minillm.gradcheck(Dropout(0.5), X)
-    assert verdict(Dropout(0.5), X, key=(0, "check")) == PASSED
+    assert verdict(Dropout(0.5), X, rng_key=(0, "check")) == PASSED
     with pytest.raises(TypeError, match="forward takes no key"):
-        minillm.gradcheck(Scale(), X, key=(0,))
+        minillm.gradcheck(Scale(), X, rng_key=(0,))
 
 
 class Listed(minillm.Layer):

@@ -23,7 +23,7 @@ from minillm.layers import attention as layer
 FORWARD, BACKWARD = 1e-5, 1e-4
 NAMES = ("y", "dq", "dk", "dv")
 FULL = {"causal": False}
-DROPPING = {"dropout": 0.3, "key": (7, "attn", 3), "batch_offset": 2}
+DROPPING = {"dropout": 0.3, "rng_key": (7, "attn", 3), "batch_offset": 2}
 
 # (B, H, H_kv, T, D), settings
 SMALL = [
@@ -110,7 +110,7 @@ def plain(shape, dtype, settings):
     scale = 1 / np.sqrt(width)
     factor = 1.0
     if settings.get("dropout"):
-        args = (batch, heads, time, time), settings["dropout"], settings["key"], q, settings["batch_offset"]
+        args = (batch, heads, time, time), settings["dropout"], settings["rng_key"], q, settings["batch_offset"]
         factor = layer.dropout_factor(*args)
 
     def product(x, y):
@@ -343,7 +343,7 @@ def test_wrong_arguments_are_named():
             op.attention_forward(q, q, zeros(32))
         with pytest.raises(ValueError, match="attention_forward: q is not C-contiguous"):
             op.attention_forward(zeros(128)[..., ::2], q, q)
-        with pytest.raises(ValueError, match="attention_forward: dropout=0.5 needs a key"):
+        with pytest.raises(ValueError, match="attention_forward: dropout=0.5 needs an rng_key"):
             op.attention_forward(q, q, q, dropout=0.5)
     with pytest.raises(
         ValueError, match=r'heads of width 20, the kernel takes 32, 64, 96, 128: rung "tiled" takes any'

@@ -21,7 +21,7 @@ def train(device, dropout, **settings):
     history = []
     for step in range(STEPS):
         tokens = stream(1, "batch", step).integers(65, (4, 41))
-        loss = model.loss(tokens[:, :-1], tokens[:, 1:], key=(1, "dropout", step))
+        loss = model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, "dropout", step))
         model.backward()
         norm = global_norm(model.parameters())
         optimizer.step(clip_scale(norm, 1.0))

@@ -61,7 +61,7 @@ def test_forgotten_group_sum_is_caught():
 
 def test_dropout_fault_is_caught():
     def pair(module):
-        return (lambda q, k, v: module.attention_forward(q, k, v, dropout=0.4, key=KEY)), module.attention_backward
+        return (lambda q, k, v: module.attention_forward(q, k, v, dropout=0.4, rng_key=KEY)), module.attention_backward
 
     inputs = [array(name, 2, 2, 5, 3) for name in "qkv"]
     assert_caught(attention, "ds *= factor[:, :, rows, keys]", "pass", pair, *inputs)
@@ -80,7 +80,7 @@ def test_forward_is_the_formula(causal, heads, kv_heads, time):
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_blocks_of_queries_change_nothing(monkeypatch, block, causal, dropout):
     q, k, v, dy = (array(name, 2, 2, 7, 3) for name in ("q", "k", "v", "dy"))
-    settings = dict(causal=causal, dropout=dropout, key=KEY)
+    settings = dict(causal=causal, dropout=dropout, rng_key=KEY)
     y, saved = attention_forward(q, k, v, **settings)
     expected = attention_backward(dy, saved)
     monkeypatch.setattr(attention, "QUERY_BLOCK", block)
@@ -95,8 +95,8 @@ def test_dropout_uses_the_mask_of_the_key():
     q, k, v = (array(name, 2, 2, 4, 3) for name in "qkv")
     factor = dropout_factor((2, 2, 4, 4), 0.5, KEY, q)
     expected = slow_attention(q, k, v, True, factor)
-    assert_close(attention_forward(q, k, v, dropout=0.5, key=KEY)[0], expected)
-    second = attention_forward(q[1:], k[1:], v[1:], dropout=0.5, key=KEY, batch_offset=1)[0]
+    assert_close(attention_forward(q, k, v, dropout=0.5, rng_key=KEY)[0], expected)
+    second = attention_forward(q[1:], k[1:], v[1:], dropout=0.5, rng_key=KEY, batch_offset=1)[0]
     assert_close(second, expected[1:])
 
 

@@ -15,7 +15,7 @@ def test_faults_are_caught(wrong):
         wrong,
         lambda m: m.Dropout(0.4),
         array("x", 3, 4, 5),
-        key=KEY,
+        rng_key=KEY,
     )
 
 
@@ -55,5 +55,5 @@ def test_evaluation_mode_and_zero_probability_do_nothing():
 
 
 def test_a_key_is_needed():
-    with pytest.raises(ValueError, match=r"needs a key in training mode: pass key=\(seed, step\)"):
+    with pytest.raises(ValueError, match=r"needs an rng_key in training mode: pass rng_key=\(seed, step\)"):
         Dropout(0.5).forward(array("x", 4))

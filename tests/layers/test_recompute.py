@@ -22,7 +22,7 @@ def gradients(config, recompute, device="cpu", batch=4):
     model = model_of(config).to(device).train()
     model.body.recompute = recompute
     ids = np.random.default_rng(0).integers(0, 50, (batch, 65))
-    loss = model.loss(ids[:, :-1], ids[:, 1:], key=(1, 2))
+    loss = model.loss(ids[:, :-1], ids[:, 1:], rng_key=(1, 2))
     model.backward()
     return float(loss), {name: parameter.grad for name, parameter in model.parameters().items()}
 
@@ -50,7 +50,7 @@ def test_nothing_is_kept_between_steps():
     model = model_of(GPT2).train()
     model.body.recompute = True
     ids = np.zeros((2, 8), np.int64)
-    model.loss(ids, ids, key=(1,))
+    model.loss(ids, ids, rng_key=(1,))
     assert all(layer._saved is None for block in model.transformer.h for _, layer in block.layers())
     model.backward()
     assert all(layer._saved is None for _, layer in model.layers())
@@ -66,7 +66,7 @@ def test_another_mask_in_the_second_pass_would_be_noticed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "before, after", [("block.forward(x, key)\n    return block", "return block"), ("block.forget_saved()", "pass")]
+    "before, after", [("block.forward(x, rng_key)\n    return block", "return block"), ("block.forget_saved()", "pass")]
 )
 def test_faults_are_caught(before, after):
     faulty = planted(recompute, before, after)

@@ -24,10 +24,10 @@ def test_faults_are_caught(wrong):
 )
 def test_faults_in_the_block_are_caught(right, wrong):
     (_, block, inputs, key) = [case for case in CATALOGUE["residual"]() if case[0] == "residual block"][0]
-    gradcheck(block, *inputs, key=key)
+    gradcheck(block, *inputs, rng_key=key)
     block.__class__ = planted(residual, right, wrong).ResidualBlock
     with pytest.raises(GradientError):
-        gradcheck(block, *inputs, key=key)
+        gradcheck(block, *inputs, rng_key=key)
 
 
 @pytest.mark.parametrize(

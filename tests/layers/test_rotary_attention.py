@@ -25,7 +25,7 @@ def layer(module=rotary_attention, width=6, n_kv_head=2, **settings):
 
 @pytest.mark.parametrize("right, wrong", FAULTS)
 def test_faults_are_caught(right, wrong):
-    assert_caught(rotary_attention, right, wrong, layer, array("x", 2, 5, 6), key=KEY)
+    assert_caught(rotary_attention, right, wrong, layer, array("x", 2, 5, 6), rng_key=KEY)
 
 
 def test_later_tokens_do_not_matter_and_the_order_does():
@@ -59,7 +59,7 @@ def test_tables_grow_and_have_their_dtype():
 def test_dropout_needs_a_key_and_uses_it():
     attention = layer(dropout=0.5)
     x = array("x", 1, 4, 6)
-    with pytest.raises(ValueError, match="needs a key"):
+    with pytest.raises(ValueError, match="needs an rng_key"):
         attention.forward(x)
     assert (attention.forward(x, KEY) != attention.forward(x, (1, "other"))).any()
     assert isinstance(attention, RotarySelfAttention)

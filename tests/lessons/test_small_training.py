@@ -22,7 +22,7 @@ def test_it_is_forward_backward_clip_and_step():
         model.eval()  # as a caller does who looks at the loss
     assert steps == [0, 1, 2, 3]
     for step in range(3):
-        expected.loss(*batch(step), key=(7, "dropout", step))
+        expected.loss(*batch(step), rng_key=(7, "dropout", step))
         expected.backward()
         gradients = [parameter.grad for parameter in expected.parameters().values()]
         norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))

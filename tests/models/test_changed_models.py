@@ -58,7 +58,7 @@ def test_writes_by_its_own_forward(change):
     prompts = [[1, 2, 3], [4], [5, 6]]
     expected = [greedy(model, prompt, 20) for prompt in prompts]
     model.train()
-    model.loss(ids_of(2, CONTEXT), ids_of(2, CONTEXT), key=(0,))
+    model.loss(ids_of(2, CONTEXT), ids_of(2, CONTEXT), rng_key=(0,))
     assert tokens(minillm.generate(model, np.array(prompts[:1]), 20, GREEDY)) == expected[:1]
     ids, padding = left_padded(prompts)
     together = tokens(minillm.generate(model, ids, 5, GREEDY, padding=padding))
@@ -204,8 +204,8 @@ def test_what_training_alone_calls_changes_no_text(monkeypatch):
     """A loss or backward of one's own: the model is written with, and saved, as before; a run could not be resumed."""
 
     class Weighted(minillm.GPT2):
-        def loss(self, ids, targets, key=None, count=None):
-            return 2 * super().loss(ids, targets, key, count)
+        def loss(self, ids, targets, rng_key=None, count=None):
+            return 2 * super().loss(ids, targets, rng_key, count)
 
         def backward(self, dlogits=None):
             super().backward(dlogits)
@@ -241,7 +241,7 @@ def gradients(model, workers, ids, targets):
     """The loss of the last of two batches, and the sum of their gradients."""
     with DataParallel(model.train(), workers) as parallel:
         for step in range(2):
-            loss = parallel.loss_and_gradients(ids, targets, key=("changed", step))
+            loss = parallel.loss_and_gradients(ids, targets, rng_key=("changed", step))
         measured = parallel.loss(ids, targets)
     assert_close(measured, model.eval().loss(ids, targets))
     return loss, {name: parameter.grad for name, parameter in model.parameters().items()}
@@ -281,7 +281,7 @@ def test_gradients_are_those_of_what_forward_computes(change):
 @changes
 def test_a_replica_shares_the_weights_and_nothing_that_changes(change):
     model = change().train()
-    model.loss(ids_of(1, 4), ids_of(1, 4), key=(0,))
+    model.loss(ids_of(1, 4), ids_of(1, 4), rng_key=(0,))
     copy = model.replica()
     mine, theirs = model.parameters(), copy.parameters()
     assert list(mine) == list(theirs)
@@ -367,13 +367,13 @@ def test_a_loss_that_cannot_be_cut_is_refused():
         def loss(self, ids, targets):
             return super().loss(ids, targets)
 
-    with pytest.raises(UserError, match="loss of Own takes no .ids, targets, key, count."):
+    with pytest.raises(UserError, match="loss of Own takes no .ids, targets, rng_key, count."):
         DataParallel(gpt2(Own), 2)
 
 
 def test_layers_that_were_added_have_masks_of_their_own():
     model = changed_models.added_dropout().train()
-    model.loss(ids_of(1, 4), ids_of(1, 4), key=(0,))
+    model.loss(ids_of(1, 4), ids_of(1, 4), rng_key=(0,))
     names = [layer.name for _, layer in model.layers() if hasattr(layer, "batch_offset")]
     assert len(set(names)) == len(names) and "h.1.mlp_resid_dropout.parts.0" in names
 

@@ -36,7 +36,7 @@ def adapted(kind, rank=2, **fields):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients(kind):
-    report = gradcheck(adapted(kind, dropout=0.2), IDS, TARGETS, key=KEY)
+    report = gradcheck(adapted(kind, dropout=0.2), IDS, TARGETS, rng_key=KEY)
     names = {row.tensor for row in report.rows}
     layers = {"gpt2": 4, "llama": 7}[kind]
     assert len(names) == 2 * 2 * layers and all("lora_" in name for name in names)

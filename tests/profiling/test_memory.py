@@ -58,7 +58,7 @@ def take_steps(workload: Workload, workers: int, peak=None) -> None:
             if step:
                 peak.reset()
             for micro_step in range(workload.gradient_accumulation):
-                parallel.loss_and_gradients(windows[:, :-1], windows[:, 1:], key=(0, step, micro_step))
+                parallel.loss_and_gradients(windows[:, :-1], windows[:, 1:], rng_key=(0, step, micro_step))
             optimizer.step(clip(optimizer.parameters, 1.0)[1])
             optimizer.zero_grad()
 

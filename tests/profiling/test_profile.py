@@ -35,7 +35,7 @@ def profiled(fields: dict, device: str = "cpu", workers: int = 1, dtype: str = "
         profiler = Profiler(parallel.models, optimizer, BATCH * TIME, TIME, found.append)
 
         def step(number):
-            parallel.loss_and_gradients(windows[:, :-1], windows[:, 1:], key=(0, number))
+            parallel.loss_and_gradients(windows[:, :-1], windows[:, 1:], rng_key=(0, number))
             optimizer.step()
             optimizer.zero_grad()
 

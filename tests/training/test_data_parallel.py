@@ -16,7 +16,7 @@ IDS, TARGETS = (stream("test", name).integers(11, (5, 8)) for name in ("ids", "t
 def losses_and_gradients(workers, module=data_parallel):
     model = randomised(minillm.GPT2(CONFIG, seed=0, dtype="float64"))
     with module.DataParallel(model, workers) as parallel:
-        losses = [parallel.loss_and_gradients(IDS, TARGETS, key=(1,)), parallel.loss(IDS, TARGETS)]
+        losses = [parallel.loss_and_gradients(IDS, TARGETS, rng_key=(1,)), parallel.loss(IDS, TARGETS)]
     return losses, {name: parameter.grad for name, parameter in model.parameters().items()}
 
 
@@ -67,4 +67,4 @@ def test_an_error_in_a_part_is_raised():
     ids = IDS.copy()
     ids[4, 0] = 99
     with DataParallel(minillm.GPT2(CONFIG), 2) as parallel, pytest.raises(minillm.errors.UserError, match="is 99"):
-        parallel.loss_and_gradients(ids, TARGETS, key=(1,))
+        parallel.loss_and_gradients(ids, TARGETS, rng_key=(1,))

@@ -133,7 +133,7 @@ def _mask(device, dtype):
 
     layer = Dropout(0.4)
     layer.name = "h.0.mlp_resid_dropout"
-    return to_host(layer.forward(to_device(np.ones((3, 7, 33), activation_dtype(dtype)), device), key=(1, 2))) != 0
+    return to_host(layer.forward(to_device(np.ones((3, 7, 33), activation_dtype(dtype)), device), rng_key=(1, 2))) != 0
 
 
 @pytest.mark.parametrize(
