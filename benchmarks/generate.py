@@ -25,9 +25,9 @@ import numpy as np
 
 import minillm
 from benchmarks import common
+from minillm.backend.threads import cores
 from minillm.generation.decoder import Decoder
 from minillm.models.presets import find_preset
-from minillm.training.data_parallel import cores
 
 VOCABULARY = {"gpt2": 50257, "smollm2-135m": 49152}
 FIRST_TOKEN = {

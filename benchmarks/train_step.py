@@ -28,13 +28,14 @@ import minillm
 from benchmarks import common
 from benchmarks.cpu_products import measure_peak, measure_products
 from minillm.backend.arrays import to_device
+from minillm.backend.threads import default_workers
 from minillm.errors import UserError
 from minillm.models.presets import find_preset
 from minillm.optim import clip
 from minillm.profiling.memory_measure import measured_peak
 from minillm.profiling.operations import flops_per_token
 from minillm.profiling.peaks import peaks_of
-from minillm.training.data_parallel import DataParallel, default_workers
+from minillm.training.data_parallel import DataParallel
 
 NOT_COUNTED = 2  # steps at the beginning of a block
 

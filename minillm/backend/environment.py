@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import thread_count
 from minillm.version import __version__
 
 OPTIONAL_PACKAGES = (
@@ -53,7 +53,7 @@ def devices() -> list[str]:
 
 def _blas() -> str:
     build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    threads = blas.thread_count()
+    threads = thread_count()
     return f"{build['name']} {build['version']}, {f'{threads} threads' if threads else 'threads not known'}"
 
 

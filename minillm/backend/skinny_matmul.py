@@ -25,14 +25,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import thread_count
 
 MOST_ROWS = 12
 BLOCK, BLOCK_OF_INPUTS = 1 << 16, 1 << 15  # numbers of the matrix in a block; times MOST_ROWS they are below a million
 ALIGNED = 64  # outputs: threads share them in multiples of so many
 
 
-def few_rows_gain(x, weight) -> bool:
+def skinny_gains(x, weight) -> bool:
     """Whether `skinny_matmul` is the faster way for x (M, I) and a weight."""
     return (
         1 < len(x) <= MOST_ROWS
@@ -77,7 +77,7 @@ def _add_blocks_of_inputs(x, weight, y, start: int, stop: int) -> None:
 
 def _share(multiply, x, weight, y, outputs: int, unit: int) -> None:
     """Call `multiply` for all outputs, in as many parts as NumPy's BLAS has threads, each a multiple of `unit`."""
-    threads = blas.thread_count() or 1
+    threads = thread_count() or 1
     share = -(-outputs // (unit * threads)) * unit
     starts = range(0, outputs, share)
     parts = [(start, min(start + share, outputs)) for start in starts]
@@ -89,9 +89,9 @@ def _share(multiply, x, weight, y, outputs: int, unit: int) -> None:
 
 @lru_cache(maxsize=1)
 def _has_small_products() -> bool:
-    return blas.thread_count() is not None and bool(np._core._multiarray_umath.__cpu_features__.get("AVX512_SKX"))
+    return thread_count() is not None and bool(np._core._multiarray_umath.__cpu_features__.get("AVX512_SKX"))
 
 
 @lru_cache(maxsize=4)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="few rows")
+    return ThreadPoolExecutor(threads, thread_name_prefix="skinny matmul")

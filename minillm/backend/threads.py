@@ -1,4 +1,4 @@
-"""The threads of NumPy's BLAS, which does the matrix products.
+"""Cores, and the threads of NumPy's BLAS, which does the matrix products.
 
 NumPy's wheels bring OpenBLAS. Its C functions are called by the names that its builds give them; with another BLAS (Apple's
 Accelerate, MKL) none is found, and the number of threads is then neither known nor changed.
@@ -7,6 +7,7 @@ Accelerate, MKL) none is found, and the number of threads is then neither known 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,23 @@ from functools import lru_cache
 
 import numpy as np
 
+TOKENS_PER_WORKER = 256  # with fewer, Python's own work between the array operations outweighs them
 _NAMES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(batch_size: int, context_length: int, device: str = "cpu") -> int:
+    """How many parts a batch is best cut into: one for each core, as far as there is enough to do for each.
+
+    A GPU, or the simulator of one, has its own threads: there the batch stays whole.
+    """
+    if device != "cpu":
+        return 1
+    return max(1, min(cores(), batch_size, batch_size * context_length // TOKENS_PER_WORKER))
 
 
 def thread_count() -> int | None:
@@ -24,7 +41,7 @@ def thread_count() -> int | None:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[bool]:
+def blas_threads(count: int) -> Iterator[bool]:
     """Inside, matrix products use `count` threads. Yields whether the BLAS can be told so."""
     before, function = thread_count(), _find("set_num_threads")
     if function is None or before is None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from minillm.backend.arrays import array_module
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast
-from minillm.backend.skinny_matmul import few_rows_gain, skinny_matmul
+from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -75,7 +75,7 @@ class Linear(Layer):
     def product(self, x, with_bias=False):
         """x @ weight, and + bias if it is asked for and there is one, x (N, I) -> (N, O); nothing is kept for backward."""
         weight = self.weight.value
-        if few_rows_gain(x, weight):
+        if skinny_gains(x, weight):
             y = skinny_matmul(x, weight, self.transposed)
         else:
             y = x @ (weight.T if self.transposed else weight)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads
 from minillm.errors import MissingExtra, UserError
 from minillm.files.atomic import replacing
 from minillm.lessons import NAMES, find_lesson
@@ -63,7 +63,7 @@ def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None,
     console.print(Text(f"\n{number}  {lesson.title}\n", style="bold"))
     console.print(Text(lesson.idea + "\n"))
     console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
-    with blas.threads(1):  # the products are small: a second thread makes them no faster, and waits on busy machines
+    with blas_threads(1):  # the products are small: a second thread makes them no faster, and waits on busy machines
         measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
     for table in measured.tables:
         print_table(console, table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads
 from minillm.optim import clip_scale, global_norm
 
 GRADIENT_CLIP = 1.0
@@ -17,7 +17,7 @@ def training(model, optimizer, batch: Callable, schedule: Callable, steps: int, 
     schedule: step -> learning rate. seed: of dropout. One thread: the products are too small to be worth sharing, and the
     numbers do not depend on how many cores there are.
     """
-    with blas.threads(1):
+    with blas_threads(1):
         for step in range(steps):
             yield step
             model.train()

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from minillm.backend.threads import default_workers
 from minillm.errors import UserError
 from minillm.models.architectures import architecture_of
 from minillm.optim.adamw import BLOCK
@@ -32,7 +33,6 @@ from minillm.profiling.memory_operations import (
     embedding,
     head,
 )
-from minillm.training.data_parallel import default_workers
 
 PARTS = ("weights", "moments", "gradients", "activations", "workspace")
 DEVICES = ("cpu", "cuda", "cudasim")

@@ -11,36 +11,17 @@ products are split over two cores, because the work between the products is shar
 
 from __future__ import annotations
 
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from inspect import signature
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads, cores
 from minillm.errors import UserError
 from minillm.layers.cross_entropy import IGNORE_INDEX
 
-TOKENS_PER_WORKER = 256  # with fewer, Python's own work between the array operations outweighs them
-
-
 SWITCH_SECONDS = 1e-5  # how soon a thread that waits for Python's lock asks for it; 7 % of a small step on two cores
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_workers(batch_size: int, context_length: int, device: str = "cpu") -> int:
-    """How many parts a batch is best cut into: one for each core, as far as there is enough to do for each.
-
-    A GPU, or the simulator of one, has its own threads: there the batch stays whole.
-    """
-    if device != "cpu":
-        return 1
-    return max(1, min(cores(), batch_size, batch_size * context_length // TOKENS_PER_WORKER))
 
 
 class DataParallel:
@@ -64,7 +45,7 @@ class DataParallel:
 
     def __enter__(self) -> DataParallel:
         if len(self.models) > 1:
-            if self._open.enter_context(blas.threads(max(1, cores() // len(self.models)))):
+            if self._open.enter_context(blas_threads(max(1, cores() // len(self.models)))):
                 self._open.enter_context(_switch_interval(SWITCH_SECONDS))
                 self._pool = self._open.enter_context(ThreadPoolExecutor(len(self.models) - 1, "minillm"))
             else:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from minillm.backend.threads import default_workers
 from minillm.data import sequential_windows
-from minillm.training.data_parallel import DataParallel, default_workers
+from minillm.training.data_parallel import DataParallel
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from functools import partial
 import numpy as np
 
 from minillm.backend.async_read import AsyncRead
+from minillm.backend.threads import default_workers
 from minillm.errors import MissingExtra
 from minillm.generation import generate
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
-from minillm.training.data_parallel import DataParallel, default_workers
+from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.metrics import plot_losses
 from minillm.training.overfitting import overfitting_since, remedies

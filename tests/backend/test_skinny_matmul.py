@@ -3,10 +3,11 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm.backend import skinny_matmul as few_rows
-from minillm.backend import threads as blas
+from minillm.backend import skinny_matmul as module
+from minillm.backend.arrays import SimulatedArray
 from minillm.backend.random_streams import stream
-from minillm.backend.skinny_matmul import BLOCK, MOST_ROWS, few_rows_gain, skinny_matmul
+from minillm.backend.skinny_matmul import BLOCK, MOST_ROWS, skinny_gains, skinny_matmul
+from minillm.backend.threads import blas_threads
 from minillm.checks.cases import randomised
 from minillm.generation.decoder import Decoder
 from minillm.layers import linear
@@ -18,7 +19,7 @@ def matrices(rows, outputs, inputs):
     return draw.normal((rows, inputs)).astype(np.float32), draw.normal((outputs, inputs)).astype(np.float32)
 
 
-def assert_multiplies(rows, outputs, inputs, module=few_rows):
+def assert_multiplies(rows, outputs, inputs, module=module):
     x, weight = matrices(rows, outputs, inputs)
     for y in (
         module.skinny_matmul(x, weight, True),
@@ -39,7 +40,7 @@ SHAPES = [(2, 1000, 300), (5, 4097, 64), (MOST_ROWS, 437, 600), (3, 1, 7), (3, 5
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_the_product(shape, threads):
-    with blas.threads(threads):
+    with blas_threads(threads):
         assert_multiplies(*shape)
 
 
@@ -54,9 +55,9 @@ def test_it_is_the_product(shape, threads):
     ],
 )
 def test_faults_are_caught(right, wrong):
-    with blas.threads(2), pytest.raises((AssertionError, ValueError)):
+    with blas_threads(2), pytest.raises((AssertionError, ValueError)):
         for shape in SHAPES:
-            assert_multiplies(*shape, planted(few_rows, right, wrong))
+            assert_multiplies(*shape, planted(module, right, wrong))
 
 
 def test_the_number_of_threads_changes_no_bit():
@@ -64,27 +65,27 @@ def test_the_number_of_threads_changes_no_bit():
     for transposed in (True, False):
         results = []
         for threads in (1, 2, 3):
-            with blas.threads(threads):
+            with blas_threads(threads):
                 results.append(skinny_matmul(x, weight if transposed else weight.T.copy(), transposed))
         assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
 
 
 def test_where_it_is_used(monkeypatch):
-    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    monkeypatch.setattr(module, "_has_small_products", lambda: True)
     x, weight = matrices(4, 1024, 256)
-    assert few_rows_gain(x, weight)
-    assert not few_rows_gain(x[:1], weight) and not few_rows_gain(np.repeat(x, 4, axis=0), weight)
-    assert not few_rows_gain(x, weight[:1000])  # small enough for the cache as it is
-    assert not few_rows_gain(x, weight.astype(np.float64))
-    assert not few_rows_gain(x, weight.view(minillm.backend.SimulatedArray))
-    monkeypatch.setattr(few_rows, "_has_small_products", lambda: False)
-    assert not few_rows_gain(x, weight)
+    assert skinny_gains(x, weight)
+    assert not skinny_gains(x[:1], weight) and not skinny_gains(np.repeat(x, 4, axis=0), weight)
+    assert not skinny_gains(x, weight[:1000])  # small enough for the cache as it is
+    assert not skinny_gains(x, weight.astype(np.float64))
+    assert not skinny_gains(x, weight.view(SimulatedArray))
+    monkeypatch.setattr(module, "_has_small_products", lambda: False)
+    assert not skinny_gains(x, weight)
 
 
 @pytest.mark.parametrize("transposed", [True, False])
 def test_a_linear_layer_uses_it(monkeypatch, transposed):
     calls = []
-    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
+    monkeypatch.setattr(module, "_has_small_products", lambda: True)
     monkeypatch.setattr(linear, "skinny_matmul", lambda *all: calls.append(all) or skinny_matmul(*all))
     x, weight = matrices(4, 512, 512)
     layer = Linear(weight, np.ones(512, np.float32), transposed=transposed)
@@ -94,9 +95,9 @@ def test_a_linear_layer_uses_it(monkeypatch, transposed):
 
 @pytest.mark.parametrize("kind", [minillm.GPT2, minillm.Llama])
 def test_a_model_reads_several_tokens_with_it(monkeypatch, kind):
-    monkeypatch.setattr(few_rows, "_has_small_products", lambda: True)
-    monkeypatch.setattr(few_rows, "BLOCK", 256)
-    monkeypatch.setattr(few_rows, "BLOCK_OF_INPUTS", 256)
+    monkeypatch.setattr(module, "_has_small_products", lambda: True)
+    monkeypatch.setattr(module, "BLOCK", 256)
+    monkeypatch.setattr(module, "BLOCK_OF_INPUTS", 256)
     config = minillm.GPT2Config if kind is minillm.GPT2 else minillm.LlamaConfig
     fields = dict(vocab_size=50, context_length=12, n_layer=2, n_head=2, d_model=32)
     model = randomised(kind(config(**fields), seed=0), 0.3).eval()

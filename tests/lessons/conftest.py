@@ -2,12 +2,12 @@
 
 import pytest
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    with blas.threads(1):
+    with blas_threads(1):
         yield
 
 

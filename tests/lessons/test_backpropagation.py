@@ -3,7 +3,7 @@ import pytest
 from planting import planted
 
 import minillm
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads
 from minillm.lessons import backpropagation, gradient_path
 from minillm.lessons.backpropagation import errors_of_differences, shared_weights, weights_of
 from minillm.lessons.gradient_path import FAULTS, follow, keep
@@ -95,7 +95,7 @@ def test_differences_leave_the_weight_as_it_was_and_their_error_is_that_of_the_g
 
 @pytest.fixture(scope="module")
 def measured():
-    with blas.threads(1):
+    with blas_threads(1):
         return backpropagation.LESSON.measure()
 
 
@@ -120,7 +120,7 @@ def test_the_lesson_notices_a_wrong_rule(monkeypatch):
     monkeypatch.setitem(gradient_path.RULES, "x", gradient_path.to_x_without_last_term)
     monkeypatch.setattr(backpropagation, "STEPS", np.geomspace(1, 1e-12, 25))
     monkeypatch.setattr(backpropagation, "WEIGHTS", 3)
-    with blas.threads(1):
+    with blas_threads(1):
         found = backpropagation.LESSON.measure().findings
     assert not found[0].holds
 

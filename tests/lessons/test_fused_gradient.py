@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from planting import assert_close, planted
 
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads
 from minillm.lessons import fused_gradient
 from minillm.lessons.fused_gradient import FORMATS, WAYS, breaks_at, errors_at, memory_of, row_with
 
@@ -61,7 +61,7 @@ def test_memory_counts_arrays_of_the_logits_size():
 
 
 def test_what_the_lesson_claims():
-    with blas.threads(1):
+    with blas_threads(1):
         measured = fused_gradient.LESSON.measure()
     assert measured.holds, measured.findings
     figures = measured.figures
@@ -76,6 +76,6 @@ def test_what_the_lesson_claims():
 
 def test_the_lesson_notices_a_fused_way_that_divides(monkeypatch):
     monkeypatch.setitem(WAYS, "fused", fused_gradient.unfused)
-    with blas.threads(1):
+    with blas_threads(1):
         holds = [finding.holds for finding in fused_gradient.measure().findings]
     assert not any(holds[index] for index in (0, 3, 4, 5))

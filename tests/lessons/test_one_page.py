@@ -8,7 +8,7 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm.backend import threads as blas
+from minillm.backend.threads import blas_threads
 from minillm.lessons import gpt_page, one_page
 from minillm.sampler.draw import multinomial
 
@@ -158,7 +158,7 @@ def test_it_learns_and_writes(capsys):
 
 
 def test_what_the_lesson_claims():
-    with blas.threads(1):
+    with blas_threads(1):
         measured = one_page.LESSON.measure()
     assert measured.holds, measured.findings
     figures = measured.figures

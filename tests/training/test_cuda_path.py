@@ -137,8 +137,8 @@ def test_the_face_has_what_cupy_has():
 
 def test_evaluation_on_a_device_is_one_worker(tmp_path, cublas_calls, monkeypatch):
     """Batches that are cut for each core of the host would be launched once for each."""
-    monkeypatch.setattr("minillm.training.data_parallel.cores", lambda: 4)
-    monkeypatch.setattr("minillm.training.data_parallel.TOKENS_PER_WORKER", 1)
+    monkeypatch.setattr("minillm.backend.threads.cores", lambda: 4)
+    monkeypatch.setattr("minillm.backend.threads.TOKENS_PER_WORKER", 1)
     model, made = start(tmp_path, "gpt2", "cpu").model.eval(), []
     copy_of = LanguageModel.replica
     monkeypatch.setattr(LanguageModel, "replica", lambda self: made.append(self) or copy_of(self))

@@ -3,11 +3,12 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
-from minillm.backend import threads as blas
+from minillm.backend import threads
 from minillm.backend.random_streams import stream
+from minillm.backend.threads import default_workers
 from minillm.checks.cases import randomised
 from minillm.training import data_parallel
-from minillm.training.data_parallel import DataParallel, default_workers
+from minillm.training.data_parallel import DataParallel
 
 CONFIG = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=2, n_head=2, d_model=8, dropout=0.3)
 IDS, TARGETS = (stream("test", name).integers(11, (5, 8)) for name in ("ids", "targets"))
@@ -23,7 +24,7 @@ def losses_and_gradients(workers, module=data_parallel):
 @pytest.mark.parametrize("workers", [2, 3, 5, 8])
 def test_the_cut_changes_nothing(workers):
     """Loss and gradients, with dropout: each part's masks are the parts of the whole batch's masks."""
-    if not blas.thread_count():
+    if not threads.thread_count():
         pytest.skip("this BLAS cannot be told how many threads to use, so batches are not cut")
     losses, gradients = losses_and_gradients(1)
     cut_losses, cut_gradients = losses_and_gradients(workers)
@@ -37,11 +38,11 @@ def test_the_cut_changes_nothing(workers):
     [
         ("dropout.batch_offset = rows.start", "pass"),
         ("parameters[name].add_grad(copy.grad)", "pass"),
-        ("targets[rows], key, count)", "targets[rows], key, None)"),
+        ("targets[rows], rng_key, count)", "targets[rows], rng_key, None)"),
     ],
 )
 def test_faults_are_caught(right, wrong):
-    if not blas.thread_count():
+    if not threads.thread_count():
         pytest.skip("this BLAS cannot be told how many threads to use, so batches are not cut")
     losses, gradients = losses_and_gradients(1)
     wrong_losses, wrong_gradients = losses_and_gradients(2, planted(data_parallel, right, wrong))
@@ -50,15 +51,15 @@ def test_faults_are_caught(right, wrong):
 
 
 def test_the_mode_and_the_threads_are_given_back():
-    before = blas.thread_count()
+    before = threads.thread_count()
     model = minillm.GPT2(CONFIG).eval()
     with DataParallel(model, 2) as parallel:
         parallel.loss(IDS, TARGETS)
-    assert blas.thread_count() == before and not model.training
+    assert threads.thread_count() == before and not model.training
 
 
 def test_default_workers(monkeypatch):
-    monkeypatch.setattr(data_parallel, "cores", lambda: 4)
+    monkeypatch.setattr(threads, "cores", lambda: 4)
     assert [default_workers(*sizes) for sizes in [(12, 64), (1, 1024), (64, 256), (4, 8)]] == [3, 1, 4, 1]
     assert default_workers(64, 256, "cuda") == default_workers(64, 256, "cudasim") == 1
 
