@@ -107,22 +107,22 @@ def pass_milliseconds(name: str, rounds: int, sizes=(1, 2, 3, 5, 8)) -> dict[int
 class Plain:
     """`generate`, a token a pass."""
 
-    def __init__(self, model, prompt, sampler, end=()):
-        self.model, self.prompt, self.sampler, self.end = model, prompt, sampler, end
+    def __init__(self, model, prompt, sampler, eos_ids=()):
+        self.model, self.prompt, self.sampler, self.eos_ids = model, prompt, sampler, eos_ids
 
     def __call__(self, tokens):
         """Writes so many tokens, fewer if the text ends."""
         sampler = minillm.Sampler(**self.sampler)
-        count = sum(1 for _ in minillm.generate(self.model, self.prompt, tokens, sampler, end=self.end))
+        count = sum(1 for _ in minillm.generate(self.model, self.prompt, tokens, sampler, eos_ids=self.eos_ids))
         return Statistics(passes=count, written=count)
 
 
 class Speculative(Plain):
     """`speculative_generate` with a draft."""
 
-    def __init__(self, model, prompt, sampler, draft, lookahead, end=()):
-        super().__init__(model, prompt, sampler, end)
-        self.settings = dict(draft=draft, lookahead=lookahead, end=end)
+    def __init__(self, model, prompt, sampler, draft, lookahead, eos_ids=()):
+        super().__init__(model, prompt, sampler, eos_ids)
+        self.settings = dict(draft=draft, lookahead=lookahead, eos_ids=eos_ids)
 
     def __call__(self, tokens):
         sampler = minillm.Sampler(**self.sampler)

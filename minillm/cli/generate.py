@@ -237,14 +237,14 @@ def command(
         lookahead=lookahead,
     )
     shown = Shown(trace, logprobs)
-    asked = dict(samples=num_samples, end=end, stop=stop or (), max_time=max_time, **shown._asdict())
-    writings = strategy.write(language_model, tokenizer, ids, max_tokens, **asked)
+    asked = dict(samples=num_samples, eos_ids=end, stop=stop or (), max_time=max_time, **shown._asdict())
+    completions = strategy.write(language_model, tokenizer, ids, max_tokens, **asked)
     if json_lines:
-        texts = print_json_lines(writings, start if prompt is None else prompt, shown)
+        texts = print_json_lines(completions, start if prompt is None else prompt, shown)
     elif num_samples > 1 or n_best > 1:
-        texts = print_texts(writings, tokenizer, start, shown)
+        texts = print_texts(completions, tokenizer, start, shown)
     else:
-        texts = stream_text(writings, tokenizer, start, shown)
+        texts = stream_text(completions, tokenizer, start, shown)
     longest = language_model.config.context_length
     if len(ids) + max(len(text.ids) for text in texts) - 1 > longest:  # nobody reads the last token
         note = f"(the model sees up to {longest} tokens at a time; when full, the oldest quarter slid out of view)"

@@ -28,68 +28,70 @@ class Shown(NamedTuple):
     logprobs: bool
 
 
-def stream_text(writings: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
+def stream_text(completions: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """One text, as it is drawn; returned, too, as the only one of a list."""
     characters = tokens = 0
-    first = next(writings)  # whatever is wrong is told before anything is written
+    first = next(completions)  # whatever is wrong is told before anything is written
     sys.stdout.write(prompt)
-    for (writing,) in chain([first], writings):
-        sys.stdout.write(writing.text[characters:])
+    for (completion,) in chain([first], completions):
+        sys.stdout.write(completion.text[characters:])
         sys.stdout.flush()
-        characters = len(writing.text)
-        tokens = _tell(writing, tokens, tokenizer, shown)
+        characters = len(completion.text)
+        tokens = _tell(completion, tokens, tokenizer, shown)
     sys.stdout.write("\n")
     sys.stdout.flush()
-    if found := writing.speculation:
+    if found := completion.speculation:
         note = f"{found.accepted_share:.0%} of {found.proposed} guesses accepted, {found.tokens_per_pass:.2f} tokens a pass"
         print(f"({note})", file=sys.stderr)
-    return [writing]
+    return [completion]
 
 
-def print_texts(writings: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
+def print_texts(completions: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """Several texts, when they are over, each under a line of its own; returned, too."""
-    *_, latest = writings
-    for number, writing in enumerate(latest, start=1):
-        score = "" if writing.score is None else f", score {writing.score:.4f}"
+    *_, latest = completions
+    for number, completion in enumerate(latest, start=1):
+        score = "" if completion.score is None else f", score {completion.score:.4f}"
         print(f"--- {number} of {len(latest)}{score}", flush=True)
-        print(prompt + writing.text, flush=True)
-        _tell(writing, 0, tokenizer, shown)
+        print(prompt + completion.text, flush=True)
+        _tell(completion, 0, tokenizer, shown)
     return latest
 
 
-def print_json_lines(writings: Iterator[list[Completion]], prompt: str, shown: Shown) -> list[Completion]:
+def print_json_lines(completions: Iterator[list[Completion]], prompt: str, shown: Shown) -> list[Completion]:
     """A line of JSON for each text; the texts are returned, too."""
-    *_, latest = writings
-    for writing in latest:
-        print(json.dumps(as_json(writing, prompt, shown), ensure_ascii=False), flush=True)
+    *_, latest = completions
+    for completion in latest:
+        print(json.dumps(as_json(completion, prompt, shown), ensure_ascii=False), flush=True)
     return latest
 
 
-def _tell(writing: Completion, start: int, tokenizer, shown: Shown) -> int:
+def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
     """Tell of the tokens from `start` on what is known of them; returns where to go on."""
 
     def text_of(token: int) -> str:
         return tokenizer.piece(token) if token < tokenizer.vocab_size else ""
 
-    known = min((len(kept) for kept, wanted in zip((writing.traces, writing.logprobs), shown) if wanted), default=0)
+    known = min(
+        (len(kept) for kept, wanted in zip((completion.traces, completion.logprobs), shown) if wanted), default=0
+    )
     for at in range(start, known):
         if shown.trace:
-            print("\n".join(["", *writing.traces[at].lines(text_of)]), file=sys.stderr)
+            print("\n".join(["", *completion.traces[at].lines(text_of)]), file=sys.stderr)
         if shown.logprobs:
-            print(f"{writing.logprobs[at]:9.4f}  {text_of(writing.ids[at])!r}", file=sys.stderr)
+            print(f"{completion.logprobs[at]:9.4f}  {text_of(completion.ids[at])!r}", file=sys.stderr)
     return known
 
 
-def as_json(writing: Completion, prompt: str, shown: Shown) -> dict:
+def as_json(completion: Completion, prompt: str, shown: Shown) -> dict:
     """A text as it stands on a line of JSON."""
-    line = {"prompt": prompt, "text": writing.text, "ids": writing.ids, "reason": writing.reason}
-    if writing.score is not None:
-        line["score"] = writing.score
+    line = {"prompt": prompt, "text": completion.text, "ids": completion.ids, "reason": completion.reason}
+    if completion.score is not None:
+        line["score"] = completion.score
     if shown.logprobs:
-        line["logprobs"] = writing.logprobs
+        line["logprobs"] = completion.logprobs
     if shown.trace:
         line["trace"] = [
-            {**token._asdict(), "stages": [stage._asdict() for stage in token.stages]} for token in writing.traces
+            {**token._asdict(), "stages": [stage._asdict() for stage in token.stages]} for token in completion.traces
         ]
     return line
 
@@ -98,7 +100,7 @@ def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: i
     """Every strategy's text, the table of figures, and the chart."""
     if not chart.parent.is_dir():
         raise UserError(f"--chart {chart}: there is no folder {chart.parent}")
-    results = compare(model, tokenizer, ids, max_tokens, seed, end=end, stop=stop)
+    results = compare(model, tokenizer, ids, max_tokens, seed, eos_ids=end, stop=stop)
     console = Console(highlight=False)
     texts = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     texts.add_column(no_wrap=True)

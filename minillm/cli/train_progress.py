@@ -16,7 +16,7 @@ from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
 from minillm.models.presets import find_preset
 from minillm.profiling.memory import workload_of
-from minillm.profiling.memory_advice import explained
+from minillm.profiling.memory_advice import explain_oom
 from minillm.profiling.profile import WARM_UP_STEPS, StepProfile
 from minillm.profiling.profile_table import profile_table
 from minillm.tokenizers.start import first_prompt
@@ -61,7 +61,7 @@ def train_and_show(
     reporter = ProgressReporter(run, console)
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     try:
-        with reporter.bar, explained(workload_of(run.settings, run.model.config, device, learning)):
+        with reporter.bar, explain_oom(workload_of(run.settings, run.model.config, device, learning)):
             reason = train(run, reporter, stop_after, profile)
     except BrokenPipeError:  # nobody reads standard error any more
         raise

@@ -31,7 +31,7 @@ import numpy as np
 from minillm.backend.arrays import to_host
 from minillm.errors import UserError
 from minillm.generation.decoder import Decoder
-from minillm.sampler.cuts import largest
+from minillm.sampler.cuts import top_k_ids
 from minillm.sampler.probability import log_softmax
 from minillm.sampler.sampler import refuse_invalid
 
@@ -52,12 +52,12 @@ def beam_search(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     n_best: int = 1,
-    end: int | Iterable[int] | None = None,
+    eos_ids: int | Iterable[int] | None = None,
     padding=None,
 ) -> list[list[Hypothesis]]:
     """The best continuations of ids (B, T): for each row `n_best` of them, best first (fewer if no more exist).
 
-    end: the id or ids that finish a text; at `max_new_tokens` it is finished in any case. padding (B,): see `left_padded`.
+    eos_ids: the id or ids that finish a text; at `max_new_tokens` it is finished in any case. padding (B,): see `left_padded`.
     early_stopping: when a row is done, once `beams` of its texts are finished. True: at once. False: when the best one
     that still grows has, at its present length, no better score than the worst finished one. "never": when it could not
     get a better one at any length, which misses nothing.
@@ -66,10 +66,10 @@ def beam_search(
     before, then the lowest id. Raises UserError for settings that make no sense.
     """
     ids = np.asarray(ids)
-    ends = frozenset([end] if isinstance(end, Integral) else end or ())
+    eos_ids = frozenset([eos_ids] if isinstance(eos_ids, Integral) else eos_ids or ())
     _check(ids, max_new_tokens, beams, length_penalty, early_stopping, n_best)
     decoder = Decoder(model)
-    searches = [_Search(beams, length_penalty, early_stopping, max_new_tokens, ends) for _ in ids]
+    searches = [_Search(beams, length_penalty, early_stopping, max_new_tokens, eos_ids) for _ in ids]
     growing, logits = searches, decoder.read(ids, padding)
     while True:
         logits = to_host(logits)
@@ -89,9 +89,9 @@ def beam_search(
 class _Search:
     """The search in one row of the batch: texts that still grow, the likeliest first, and the best that are finished."""
 
-    def __init__(self, beams, length_penalty, early_stopping, max_new_tokens, ends):
+    def __init__(self, beams, length_penalty, early_stopping, max_new_tokens, eos_ids):
         self.beams, self.length_penalty, self.early_stopping = beams, length_penalty, early_stopping
-        self.longest, self.ends = max_new_tokens, ends
+        self.longest, self.eos_ids = max_new_tokens, eos_ids
         self.texts, self.log_p = [[]], np.zeros(1)
         self.finished: list[Hypothesis] = []
 
@@ -104,10 +104,10 @@ class _Search:
         length, vocabulary = len(self.texts[0]) + 1, log_p.shape[1]
         totals = (self.log_p[:, None] + log_p).reshape(-1)
         texts, kept, parents, finished = [], [], [], []
-        for rank, place in enumerate(_best_first(totals, self.beams * max(2, 1 + len(self.ends)))):
+        for rank, place in enumerate(_best_first(totals, self.beams * max(2, 1 + len(self.eos_ids)))):
             parent, token = divmod(int(place), vocabulary)
             text = self.texts[parent] + [token]
-            if length == self.longest or token in self.ends:
+            if length == self.longest or token in self.eos_ids:
                 if rank < self.beams:
                     finished.append(Hypothesis(text, float(totals[place]) / length**self.length_penalty))
             elif len(texts) < self.beams:
@@ -132,7 +132,7 @@ class _Search:
 
 def _best_first(totals, count: int) -> np.ndarray:
     """The places of the `count` largest of totals (N,), largest first, ties to the lowest place; -inf is none of them."""
-    places = largest(totals[None], min(count, len(totals)))[0]
+    places = top_k_ids(totals[None], min(count, len(totals)))[0]
     places = places[np.argsort(-totals[places], kind="stable")]
     return places[totals[places] > -np.inf]
 

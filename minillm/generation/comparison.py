@@ -63,7 +63,7 @@ def strategies(seed: int) -> dict[str, Strategy]:
 
 
 def compare(
-    model, tokenizer, prompt: Sequence[int], max_tokens: int, seed: int = 0, *, end: Collection[int] = (), stop=()
+    model, tokenizer, prompt: Sequence[int], max_tokens: int, seed: int = 0, *, eos_ids: Collection[int] = (), stop=()
 ) -> list[Compared]:
     """Continue a prompt (ids) with every strategy. Raises UserError where prompt and text do not fit into the context."""
     room = model.config.context_length - len(prompt) + 1
@@ -74,11 +74,11 @@ def compare(
         )
     results = []
     for name, strategy in strategies(seed).items():
-        *_, (writing,) = strategy.write(model, tokenizer, prompt, max_tokens, end=end, stop=stop)
-        log_p, unsure = score_text(model, prompt, writing.ids)
-        variety = (distinct(writing.ids, 1), distinct(writing.ids, 2), distinct(writing.ids, 3))
-        figures = (*variety, repetition_rate(writing.ids), float(log_p.mean()), float(unsure.mean()))
-        results.append(Compared(name, writing.text, len(writing.ids), *figures))
+        *_, (completion,) = strategy.write(model, tokenizer, prompt, max_tokens, eos_ids=eos_ids, stop=stop)
+        log_p, unsure = score_text(model, prompt, completion.ids)
+        variety = (distinct(completion.ids, 1), distinct(completion.ids, 2), distinct(completion.ids, 3))
+        figures = (*variety, repetition_rate(completion.ids), float(log_p.mean()), float(unsure.mean()))
+        results.append(Compared(name, completion.text, len(completion.ids), *figures))
     return results
 
 

@@ -25,7 +25,7 @@ from minillm.backend.arrays import array_module, to_host
 from minillm.errors import UserError
 from minillm.generation.decoder import Decoder
 from minillm.generation.generate import FINISHED
-from minillm.sampler.cuts import largest
+from minillm.sampler.cuts import top_k_ids
 from minillm.sampler.sampler import Sampler
 
 
@@ -36,13 +36,13 @@ def contrastive_search(
     *,
     top_k: int = 4,
     penalty_alpha: float = 0.6,
-    end: Collection[int] = (),
+    eos_ids: Collection[int] = (),
     padding=None,
     over=None,
 ) -> Iterator[np.ndarray]:
     """Continue ids (B, T) token by token; yields the next ids (B,), `max_new_tokens` times, fewer if all rows are over.
 
-    top_k: how many of the likeliest tokens are tried. penalty_alpha: the weight of being unlike, from 0 to 1. end, padding
+    top_k: how many of the likeliest tokens are tried. penalty_alpha: the weight of being unlike, from 0 to 1. eos_ids, padding
     and over, (B,) each, as for `generate`. When the context is full, its oldest quarter slides out of view, and a vector is
     compared with those of the places that are visible. Equal scores: the likelier token, then the lowest id. Raises UserError
     for settings that make no sense.
@@ -51,14 +51,14 @@ def contrastive_search(
     _check(ids, top_k, penalty_alpha)
     over = np.zeros(len(ids), bool) if over is None else over
     texts = _written(model, ids, max_new_tokens, min(top_k, model.config.vocab_size), penalty_alpha, padding)
-    return _until_over(texts, list(end), over)
+    return _until_over(texts, list(eos_ids), over)
 
 
-def _until_over(texts, end, over):
+def _until_over(texts, eos_ids, over):
     for token in texts:
         token = np.where(over, FINISHED, token)
         yield token
-        over |= np.isin(token, end)
+        over |= np.isin(token, eos_ids)
         if over.all():
             return
 
@@ -72,7 +72,7 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
     decoder.select(np.repeat(rows, k))  # from here on B k rows, those of one text side by side
     for _ in range(max_new_tokens):
         p = probabilities(decoder.logits(last))  # (B, V)
-        tried = largest(p, k)  # (B, k), in the order of their ids
+        tried = top_k_ids(p, k)  # (B, k), in the order of their ids
         x = decoder.hidden(tried.reshape(-1, 1))  # (B k, n, C)
         total += 1
         if x.shape[1] == decoder.visible:  # the oldest slid away, and the others were read again

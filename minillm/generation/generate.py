@@ -20,7 +20,7 @@ def generate(
     max_new_tokens: int,
     sampler: Sampler | None = None,
     *,
-    end: Collection[int] = (),
+    eos_ids: Collection[int] = (),
     padding=None,
     over=None,
 ) -> Iterator[np.ndarray]:
@@ -29,7 +29,7 @@ def generate(
     The prompt is read in one pass and then a token at a time (minillm/generation/decoder.py). When the model's context is full,
     its oldest quarter slides out of view. The default sampler draws from the model's own probabilities.
 
-    end: ids that end a row; the row yields this one, and FINISHED from then on. over (B,) bool: rows that are over, in
+    eos_ids: ids that end a row; the row yields this one, and FINISHED from then on. over (B,) bool: rows that are over, in
     which the caller may set more between two tokens. padding (B,): how many ids at the start of each row are none, for
     prompts of unequal length (see `minillm.generation.decoder.left_padded`).
 
@@ -48,7 +48,7 @@ def generate(
         logits = read(ids) if count or padding is None else read(ids, padding)
         token = np.where(over, FINISHED, sampler.sample(logits, history))
         yield token
-        over |= np.isin(token, list(end))
+        over |= np.isin(token, list(eos_ids))
         if over.all():
             return
         token = np.where(token == FINISHED, 0, token)  # something to read; nobody looks at what comes of it

@@ -54,7 +54,7 @@ def speculative_generate(
     draft: LanguageModel | PromptLookup,
     lookahead: int = 4,
     sampler: Sampler | None = None,
-    end: Collection[int] = (),
+    eos_ids: Collection[int] = (),
     over=None,
 ) -> Speculation:
     """Continue ids (1, T) as `generate` does, but several tokens for each pass of the model; yields the next ids (1,).
@@ -62,7 +62,7 @@ def speculative_generate(
     draft: a model with the same vocabulary, or PromptLookup(). lookahead: how many tokens it may propose at a time.
     sampler: what its `probabilities` makes of logits is what is drawn from. The numbers of pass i come from the stream
     (its seed, "speculative", i, 0), so the same seed writes the same text; it is another text than `generate` writes with
-    this seed, from the same distribution. At temperature 0 it is the same text. end, over (1,): as for `generate`.
+    this seed, from the same distribution. At temperature 0 it is the same text. eos_ids, over (1,): as for `generate`.
 
     The context slides as in `generate`: near its end fewer tokens are proposed, so that it never slides earlier. Raises
     UserError for more than one row (rows would accept different numbers of tokens), an empty prompt, a draft with another
@@ -89,7 +89,7 @@ def speculative_generate(
     probabilities = Probabilities(sampler, ids.shape[1])
     proposer = draft if isinstance(draft, PromptLookup) else DraftModel(draft, probabilities)
     over = np.zeros(1, bool) if over is None else over
-    return Speculation(model, ids, max_new_tokens, proposer, lookahead, probabilities, end, over)
+    return Speculation(model, ids, max_new_tokens, proposer, lookahead, probabilities, eos_ids, over)
 
 
 class Probabilities:
@@ -125,11 +125,11 @@ class Statistics:
 class Speculation:
     """The text being written: iterate over it. `statistics` says how well the draft guesses; see `speculative_generate`."""
 
-    def __init__(self, model, ids, max_new_tokens, proposer, lookahead, probabilities: Probabilities, end, over):
+    def __init__(self, model, ids, max_new_tokens, proposer, lookahead, probabilities: Probabilities, eos_ids, over):
         self.statistics = Statistics()
         self._decoder, self._proposer, self._probabilities = Decoder(model), proposer, probabilities
         self._prompt, self._max_new_tokens, self._lookahead = ids, max_new_tokens, lookahead
-        self._end, self._over = end, over
+        self._eos_ids, self._over = eos_ids, over
         self._tokens = self._write()
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -149,7 +149,7 @@ class Speculation:
             for token in written:
                 self.statistics.written += 1
                 yield np.array([token])
-                self._over |= token in self._end
+                self._over |= token in self._eos_ids
                 if self._over.all():
                     return
 
@@ -161,7 +161,7 @@ class Speculation:
         logits = self._decoder.read_last(np.array([text[-unread:] + proposals]), len(proposals) + 1)[0]  # (k + 1, V)
         texts = [text + proposals[:i] for i in range(len(proposals) + 1)]
         p = self._probabilities(logits, texts)  # (k + 1, V)
-        written = judge(p, q, proposals, uniform[count:])
+        written = verify(p, q, proposals, uniform[count:])
         self._decoder.truncate(len(proposals) - (len(written) - 1))
         statistics.passes += 1
         statistics.proposed += len(proposals)
@@ -169,34 +169,34 @@ class Speculation:
         return written
 
 
-def judge(p, q, proposals: list[int], uniform) -> list[int]:
+def verify(p, q, proposals: list[int], uniform) -> list[int]:
     """The proposals that are accepted, and one token more: a replacement for the first that is not, or the one after all.
 
     p (k + 1, V): the target's probabilities; q (k, V): those that the proposals were drawn with; uniform: at least k + 1
     numbers in [0, 1), of which the first k judge and number k draws.
 
     >>> p = np.array([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
-    >>> judge(p, np.array([[1.0, 0.0, 0.0]]), [0], [0.4, 0.1])  # 0.4 < 0.5 / 1: accepted, and token 1 after it
+    >>> verify(p, np.array([[1.0, 0.0, 0.0]]), [0], [0.4, 0.1])  # 0.4 < 0.5 / 1: accepted, and token 1 after it
     [0, 1]
-    >>> judge(p, np.array([[1.0, 0.0, 0.0]]), [0], [0.6, 0.1])  # not accepted: the rest of p is all token 1's
+    >>> verify(p, np.array([[1.0, 0.0, 0.0]]), [0], [0.6, 0.1])  # not accepted: the rest of p is all token 1's
     [1]
     """
     p, q = _normalised(p), _normalised(q)
     for i, token in enumerate(proposals):
         if not uniform[i] * q[i, token] < p[i, token]:
-            rest = replacement(p[i], q[i])
+            rest = residual_distribution(p[i], q[i])
             break
     else:
         i, rest = len(proposals), p[-1]
     return proposals[:i] + multinomial(rest[None], np.asarray(uniform[len(proposals)])[None]).tolist()
 
 
-def replacement(p, q):
+def residual_distribution(p, q):
     """What a token that was not accepted is replaced from: max(p - q, 0) (V,), which need not have the sum 1.
 
     Where p and q differ by no more than rounding it could be 0 everywhere; it is p then.
 
-    >>> replacement(np.array([0.5, 0.25, 0.25]), np.array([0.75, 0.25, 0.0]))
+    >>> residual_distribution(np.array([0.5, 0.25, 0.25]), np.array([0.75, 0.25, 0.0]))
     array([0.  , 0.  , 0.25])
     """
     rest = np.maximum(p - q, 0)

@@ -74,19 +74,19 @@ class Strategy:
         max_tokens: int,
         *,
         samples: int = 1,
-        end: Collection[int] = (),
+        eos_ids: Collection[int] = (),
         stop: Sequence[str] = (),
         max_time: float | None = None,
         trace: bool = False,
         logprobs: bool = False,
     ) -> Iterator[list[Completion]]:
-        """Continue a prompt (ids): yields the writings after every token, and when all are over (writing.py).
+        """Continue a prompt (ids): yields the completions after every token, and when all are over (completion.py).
 
         samples: that many texts at once; a search has only one, or its n_best. Raises UserError where a strategy cannot do
         what is asked for.
         """
         check_stop_strings(stop)
-        ends = dict(end=end, stop=stop, max_time=max_time)
+        ends = dict(eos_ids=eos_ids, stop=stop, max_time=max_time)
         if self.beams == 1 and self.contrastive_alpha is None and self.draft is None:
             prompts, sampler = [prompt] * samples, self.sampler.with_settings()
             return write(model, tokenizer, prompts, max_tokens, sampler, trace=trace, logprobs=logprobs, **ends)
@@ -103,10 +103,10 @@ class Strategy:
         if self.beams > 1:
             if max_time is not None:
                 raise UserError("a beam search has no text before it is over: leave out max_time, or the beams")
-            return self._searched(model, tokenizer, prompt, max_tokens, end, stop, logprobs)
+            return self._searched(model, tokenizer, prompt, max_tokens, eos_ids, stop, logprobs)
         tokens, over = self._tokens(model, np.array([prompt]), max_tokens), np.zeros(1, bool)
-        writings = decode_texts(tokens, tokenizer, [prompt], over, max_tokens, **ends)
-        return self._completed(writings, tokens, model, prompt, logprobs)
+        completions = decode_texts(tokens, tokenizer, [prompt], over, max_tokens, **ends)
+        return self._completed(completions, tokens, model, prompt, logprobs)
 
     def _tokens(self, model, ids, max_tokens: int) -> Iterator[np.ndarray]:
         """Contrastive search and speculative decoding, whose tokens come one after the other."""
@@ -117,16 +117,16 @@ class Strategy:
         settings = dict(draft=self.draft, lookahead=lookahead, sampler=self.sampler)
         return speculative_generate(model, ids, max_tokens, **settings)
 
-    def _completed(self, writings, tokens, model, prompt, logprobs: bool) -> Iterator[list[Completion]]:
+    def _completed(self, completions, tokens, model, prompt, logprobs: bool) -> Iterator[list[Completion]]:
         """With what is known when the text is over: how well the draft guessed, what the model gave each token."""
-        for (writing,) in writings:
-            if writing.reason:
-                writing.speculation = getattr(tokens, "statistics", None)
-                if logprobs and not writing.logprobs:
-                    writing.logprobs = score_text(model, prompt, writing.ids)[0].tolist()
-            yield [writing]
+        for (completion,) in completions:
+            if completion.reason:
+                completion.speculation = getattr(tokens, "statistics", None)
+                if logprobs and not completion.logprobs:
+                    completion.logprobs = score_text(model, prompt, completion.ids)[0].tolist()
+            yield [completion]
 
-    def _searched(self, model, tokenizer, prompt, max_tokens, end, stop, logprobs) -> Iterator[list[Completion]]:
+    def _searched(self, model, tokenizer, prompt, max_tokens, eos_ids, stop, logprobs) -> Iterator[list[Completion]]:
         ids, _ = left_padded([list(prompt)])
         found = beam_search(
             model,
@@ -136,16 +136,16 @@ class Strategy:
             length_penalty=self.length_penalty,
             early_stopping=self.early_stopping,
             n_best=self.n_best,
-            end=end or None,
+            eos_ids=eos_ids or None,
         )[0]
-        writings = []
+        completions = []
         for hypothesis in found:
             over = np.zeros(1, bool)
             tokens = (np.array([token]) for token in hypothesis.ids)
             length = len(hypothesis.ids)
-            *_, (writing,) = decode_texts(tokens, tokenizer, [prompt], over, length, end=end, stop=stop)
-            writing.score = float(hypothesis.score)
+            *_, (completion,) = decode_texts(tokens, tokenizer, [prompt], over, length, eos_ids=eos_ids, stop=stop)
+            completion.score = float(hypothesis.score)
             if logprobs:
-                writing.logprobs = score_text(model, prompt, writing.ids)[0].tolist()
-            writings.append(writing)
-        yield writings
+                completion.logprobs = score_text(model, prompt, completion.ids)[0].tolist()
+            completions.append(completion)
+        yield completions

@@ -52,14 +52,14 @@ def write(
     max_tokens: int | Sequence[int],
     sampler: Sampler | None = None,
     *,
-    end: Collection[int] = (),
+    eos_ids: Collection[int] = (),
     stop: Sequence[str] = (),
     max_time: float | None = None,
     trace: bool = False,
     logprobs: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[list[Completion]]:
-    """Continue each of the prompts (lists of ids); yields all writings after every token, and a last time when all are over.
+    """Continue each of the prompts (lists of ids); yields all completions after every token, and a last time when all are over.
 
     max_tokens: how many tokens a text may have, one number for all or one for each prompt. max_time: seconds, counted from
     the first call, after which no more tokens are drawn. Raises UserError for an empty stop string or an empty prompt.
@@ -68,8 +68,10 @@ def write(
     watched = Watched(sampler or Sampler(), trace, logprobs)
     over = np.zeros(len(prompts), bool)
     longest = int(np.max(max_tokens))
-    tokens = generate(model, ids, longest, watched, end=end, padding=padding if padding.any() else None, over=over)
-    ends = dict(end=end, stop=stop, max_time=max_time, clock=clock)
+    tokens = generate(
+        model, ids, longest, watched, eos_ids=eos_ids, padding=padding if padding.any() else None, over=over
+    )
+    ends = dict(eos_ids=eos_ids, stop=stop, max_time=max_time, clock=clock)
     return decode_texts(tokens, tokenizer, prompts, over, max_tokens, watched=watched, **ends)
 
 
@@ -80,7 +82,7 @@ def decode_texts(
     over: np.ndarray,
     max_tokens: int | Sequence[int],
     *,
-    end: Collection[int] = (),
+    eos_ids: Collection[int] = (),
     stop: Sequence[str] = (),
     max_time: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -88,33 +90,33 @@ def decode_texts(
 ) -> Iterator[list[Completion]]:
     """The texts that an iterator of tokens (B,) writes after B prompts; `over` (B,) bool becomes true where one is over."""
     started, limits = clock(), np.broadcast_to(max_tokens, len(prompts))
-    writings, streams = [Completion() for _ in prompts], [TextStream(tokenizer, stop, prompt) for prompt in prompts]
+    completions, streams = [Completion() for _ in prompts], [TextStream(tokenizer, stop, prompt) for prompt in prompts]
     for token in tokens:
         for row in np.flatnonzero(~over):
-            _push(writings[row], streams[row], int(token[row]), end)
+            _push(completions[row], streams[row], int(token[row]), eos_ids)
             if watched:
-                watched.tell(row, writings[row])
-            over[row] = writings[row].reason is not None or len(writings[row].ids) >= limits[row]
-        yield writings
+                watched.tell(row, completions[row])
+            over[row] = completions[row].reason is not None or len(completions[row].ids) >= limits[row]
+        yield completions
         if over.all() or (max_time is not None and clock() - started >= max_time):
             break
-    for writing, stream, limit in zip(writings, streams, limits):
-        if writing.reason != "stop":
-            writing.text += stream.finish()
-        if writing.reason is None:
-            cut_off = "length" if len(writing.ids) >= limit else "time"
-            writing.reason = "stop" if stream.stopped else cut_off
-    yield writings
+    for completion, stream, limit in zip(completions, streams, limits):
+        if completion.reason != "stop":
+            completion.text += stream.finish()
+        if completion.reason is None:
+            cut_off = "length" if len(completion.ids) >= limit else "time"
+            completion.reason = "stop" if stream.stopped else cut_off
+    yield completions
 
 
-def _push(writing: Completion, stream: TextStream, token: int, end: Collection[int]) -> None:
-    writing.ids.append(token)
-    if token in end:
-        writing.reason = "end"
+def _push(completion: Completion, stream: TextStream, token: int, eos_ids: Collection[int]) -> None:
+    completion.ids.append(token)
+    if token in eos_ids:
+        completion.reason = "end"
         return
-    writing.text += stream.push(token)
+    completion.text += stream.push(token)
     if stream.stopped:
-        writing.reason = "stop"
+        completion.reason = "stop"
 
 
 class TextStream:
@@ -192,9 +194,9 @@ class Watched:
             self._last = np.take_along_axis(log_softmax(np.float32(to_host(logits))), tokens[:, None], axis=1)[:, 0]
         return tokens
 
-    def tell(self, row: int, writing: Completion) -> None:
-        """Add what is known of the row's last token to its writing."""
+    def tell(self, row: int, completion: Completion) -> None:
+        """Add what is known of the row's last token to its completion."""
         if self._trace:
-            writing.traces.append(self._traces[row])
+            completion.traces.append(self._traces[row])
         if self._last is not None:
-            writing.logprobs.append(float(self._last[row]))
+            completion.logprobs.append(float(self._last[row]))

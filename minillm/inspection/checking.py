@@ -69,7 +69,7 @@ def check_tensor(model, ids, targets, tensor: Tensor, gradient: np.ndarray) -> C
     """
     chosen = choose_elements(tensor.name, gradient)
     offsets = np.zeros(len(chosen))
-    size = float(np.hypot(tensor.values.mean, tensor.values.spread)) or 1.0
+    size = float(np.hypot(tensor.values.mean, tensor.values.std)) or 1.0
     analytic, largest = gradient.reshape(-1)[chosen], float(np.abs(gradient[np.isfinite(gradient)]).max(initial=0.0))
     elements = []
     with _shifted_loss(model.eval(), ids, targets, tensor, chosen, offsets) as loss, np.errstate(all="ignore"):

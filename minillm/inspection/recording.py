@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from minillm.backend.arrays import array_module, to_host
-from minillm.inspection.moments import TensorStats
 from minillm.inspection.observation import Call, Frame, Observer, observed
+from minillm.inspection.tensor_stats import TensorStats
 from minillm.layers.layer import Layer, Parameter
 from minillm.models.structure import is_ours
-from minillm.profiling.operation_counts import count_operations
+from minillm.profiling.flops import count_flops
 
 INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> what it reads that gets a row
 NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
@@ -53,7 +53,7 @@ class Tensor:
     place: Place | None = None
     gradient: TensorStats | None = None
     saved_bytes: int = 0
-    operations: tuple[int, int] = (0, 0)  # forward, backward
+    flops: tuple[int, int] = (0, 0)  # forward, backward
     frozen: bool = False
     call: Call | None = None  # that computed it, or read it
     frames: list[Frame] = field(default_factory=list)  # where it was made
@@ -179,7 +179,7 @@ class _Recorder(Observer):
             call.tensors.append(self._add(tensor, output))
         weight = self._values.get(id(call.arguments.arguments.get("weight")))
         learns = weight is None or not self._parameters[weight].frozen
-        self._computed_by(call).operations = count_operations(call.operation, call.arguments, learns)
+        self._computed_by(call).flops = count_flops(call.operation, call.arguments, learns)
 
     def _computed_by(self, call: Call) -> Tensor:
         """The tensor that an operation's matrix products make: its output, or the logits inside the fused loss."""
@@ -268,8 +268,8 @@ class _Recorder(Observer):
         return Origin(frames, nearby=nearby)
 
     def _take_gradient(self, tensor: Tensor, gradient, origin: Origin) -> None:
-        moments = TensorStats.of(gradient)
-        tensor.gradient = moments if tensor.gradient is None else tensor.gradient + moments
+        stats = TensorStats.of(gradient)
+        tensor.gradient = stats if tensor.gradient is None else tensor.gradient + stats
         tensor.origin = origin
         if tensor.name == self._keep:
             self._kept_parts.append(np.array(to_host(array_module(gradient).asarray(gradient))))

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from minillm.checks.verdicts import TOLERANCE, UNTOLD
 from minillm.errors import UserError
 from minillm.inspection.checking import Check
-from minillm.inspection.moments import TensorStats
 from minillm.inspection.recording import Tensor
+from minillm.inspection.tensor_stats import TensorStats
 from minillm.inspection.text import Closer, Inspection
 
 FEW_BLOCKS = 2  # are shown whole
@@ -125,7 +125,7 @@ def _together(folded: Tensor, tensor: Tensor) -> Tensor:
         folded.values + tensor.values if is_parameter else tensor.values,
         gradient=folded.gradient + gradient if is_parameter else gradient,
         saved_bytes=folded.saved_bytes + tensor.saved_bytes,
-        operations=tuple(a + b for a, b in zip(folded.operations, tensor.operations)),
+        flops=tuple(a + b for a, b in zip(folded.flops, tensor.flops)),
         frozen=folded.frozen and tensor.frozen,
         place=tensor.place,
     )
@@ -157,24 +157,24 @@ def _loss_line(inspection: Inspection) -> str:
 def _cells(tensor: Tensor) -> tuple[str, ...]:
     values = tensor.values
     gradient = "frozen" if tensor.frozen else "" if tensor.gradient is None else _number(tensor.gradient.norm)
-    numbers = (_number(values.mean), _number(values.spread), _number(values.largest), gradient)
-    return tensor.name, _shape(tensor.shape), *numbers, *map(_count, (tensor.saved_bytes, *tensor.operations))
+    numbers = (_number(values.mean), _number(values.std), _number(values.max_abs), gradient)
+    return tensor.name, _shape(tensor.shape), *numbers, *map(_count, (tensor.saved_bytes, *tensor.flops))
 
 
 def _sums(tensors: list[Tensor]) -> tuple[int, int, int]:
-    columns = zip(*((tensor.saved_bytes, *tensor.operations) for tensor in tensors))
+    columns = zip(*((tensor.saved_bytes, *tensor.flops) for tensor in tensors))
     return tuple(sum(column) for column in columns)
 
 
 def _fields(tensor: Tensor, kind: str) -> dict:
-    forward, backward = tensor.operations
+    forward, backward = tensor.flops
     return {
         "tensor": tensor.name,
         "kind": kind,
         "shape": tensor.shape,
         "mean": tensor.values.mean,
-        "spread": tensor.values.spread,
-        "largest": tensor.values.largest,
+        "spread": tensor.values.std,
+        "largest": tensor.values.max_abs,
         "gradient_norm": None if tensor.gradient is None else tensor.gradient.norm,
         "saved_bytes": tensor.saved_bytes,
         "forward_operations": forward,

@@ -33,14 +33,14 @@ def linear_backward(dy, x, weight):
 
 
 def layer_norm(x, weight, bias):
-    """Each token's numbers with mean 0 and variance 1, then scaled and shifted.  x (B, T, C)  ->  y (B, T, C), kept"""
+    """Each token's numbers with mean 0 and variance 1, then scaled and shifted.  x (B, T, C)  ->  y (B, T, C), cache"""
     rstd = 1 / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
     n = (x - x.mean(axis=-1, keepdims=True)) * rstd
     return n * weight + bias, (n, rstd, weight)
 
 
-def layer_norm_backward(dy, kept):
-    n, rstd, weight = kept
+def layer_norm_backward(dy, cache):
+    n, rstd, weight = cache
     # forward: y = n * weight + bias
     dweight, dbias, dn = (dy * n).sum(axis=(0, 1)), dy.sum(axis=(0, 1)), dy * weight
     # forward: n = (x - mean) * rstd, and x acts through all three: what would change mean or variance has no effect on n
@@ -57,7 +57,7 @@ def softmax(x):
 def attention(qkv, heads):
     """Every token asks (q), and takes from itself and those before it (v) in proportion to how well they fit (k).
 
-    It is the one part in which tokens see each other.  qkv (B, T, 3C)  ->  y (B, T, C), kept
+    It is the one part in which tokens see each other.  qkv (B, T, 3C)  ->  y (B, T, C), cache
     """
     B, T, C3 = qkv.shape
     q, k, v = qkv.reshape(B, T, 3, heads, -1).transpose(2, 0, 3, 1, 4)  # 3 of (B, H, T, D)
@@ -68,8 +68,8 @@ def attention(qkv, heads):
     return y.transpose(0, 2, 1, 3).reshape(B, T, C3 // 3), (q, k, v, p)
 
 
-def attention_backward(dy, kept):
-    q, k, v, p = kept
+def attention_backward(dy, cache):
+    q, k, v, p = cache
     B, H, T, D = q.shape
     dy = dy.reshape(B, T, H, D).transpose(0, 2, 1, 3)
     # forward: y = p @ v
@@ -87,8 +87,8 @@ def gelu(x):
     return x * gate, (x, gate)
 
 
-def gelu_backward(dy, kept):
-    x, gate = kept
+def gelu_backward(dy, cache):
+    x, gate = cache
     # forward: y = x * gate(x), gate = (1 + tanh u) / 2, so y' = gate + x gate' and gate' = 2 gate (1 - gate) u'
     return dy * (gate + x * 2 * gate * (1 - gate) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x))
 
@@ -130,12 +130,12 @@ def forward(w, ids, heads):
     blocks, i = [], 0
     while f"h.{i}.ln_1.weight" in w:
         n1, norm1 = layer_norm(x, *pair(w, f"h.{i}.ln_1"))
-        y, looked = attention(linear(n1, *pair(w, f"h.{i}.attn.c_attn")), heads)
+        y, attn_cache = attention(linear(n1, *pair(w, f"h.{i}.attn.c_attn")), heads)
         x = x + linear(y, *pair(w, f"h.{i}.attn.c_proj"))  # what the tokens told each other is added to x
         n2, norm2 = layer_norm(x, *pair(w, f"h.{i}.ln_2"))
-        a, switch = gelu(linear(n2, *pair(w, f"h.{i}.mlp.c_fc")))
+        a, gelu_cache = gelu(linear(n2, *pair(w, f"h.{i}.mlp.c_fc")))
         x = x + linear(a, *pair(w, f"h.{i}.mlp.c_proj"))  # and what each makes of it by itself
-        blocks.append((norm1, n1, looked, y, norm2, n2, switch, a))
+        blocks.append((norm1, n1, attn_cache, y, norm2, n2, gelu_cache, a))
         i += 1
     n, norm = layer_norm(x, *pair(w, "ln_f"))
     return n @ w["wte.weight"].T, (ids, blocks, n, norm)  # (B, T, C) @ (C, V)
@@ -146,24 +146,24 @@ def backward(w, dlogits, saved):
     ids, blocks, n, norm = saved
     g = {name: np.zeros_like(value) for name, value in w.items()}
 
-    def back(name, gradients):  # notes a part's gradients of weight and bias, and hands on that of x
+    def record(name, gradients):  # notes a part's gradients of weight and bias, and hands on that of x
         dx, g[f"{name}.weight"], g[f"{name}.bias"] = gradients
         return dx
 
     # forward: logits = n @ wte^T
     g["wte.weight"] += np.einsum("btv,btc->vc", dlogits, n, optimize=True)
-    dx = back("ln_f", layer_norm_backward(dlogits @ w["wte.weight"], norm))
+    dx = record("ln_f", layer_norm_backward(dlogits @ w["wte.weight"], norm))
     for i in reversed(range(len(blocks))):
-        norm1, n1, looked, y, norm2, n2, switch, a = blocks[i]
+        norm1, n1, attn_cache, y, norm2, n2, gelu_cache, a = blocks[i]
         # forward: x = x + mlp(norm2(x)): dx goes on unchanged, and what comes through the branch is added to it
-        da = back(f"h.{i}.mlp.c_proj", linear_backward(dx, a, w[f"h.{i}.mlp.c_proj.weight"]))
-        dn2 = back(f"h.{i}.mlp.c_fc", linear_backward(gelu_backward(da, switch), n2, w[f"h.{i}.mlp.c_fc.weight"]))
-        dx = dx + back(f"h.{i}.ln_2", layer_norm_backward(dn2, norm2))
+        da = record(f"h.{i}.mlp.c_proj", linear_backward(dx, a, w[f"h.{i}.mlp.c_proj.weight"]))
+        dn2 = record(f"h.{i}.mlp.c_fc", linear_backward(gelu_backward(da, gelu_cache), n2, w[f"h.{i}.mlp.c_fc.weight"]))
+        dx = dx + record(f"h.{i}.ln_2", layer_norm_backward(dn2, norm2))
         # forward: x = x + attention(norm1(x))
-        dattn = back(f"h.{i}.attn.c_proj", linear_backward(dx, y, w[f"h.{i}.attn.c_proj.weight"]))
-        dqkv = attention_backward(dattn, looked)
-        dn1 = back(f"h.{i}.attn.c_attn", linear_backward(dqkv, n1, w[f"h.{i}.attn.c_attn.weight"]))
-        dx = dx + back(f"h.{i}.ln_1", layer_norm_backward(dn1, norm1))
+        dattn = record(f"h.{i}.attn.c_proj", linear_backward(dx, y, w[f"h.{i}.attn.c_proj.weight"]))
+        dqkv = attention_backward(dattn, attn_cache)
+        dn1 = record(f"h.{i}.attn.c_attn", linear_backward(dqkv, n1, w[f"h.{i}.attn.c_attn.weight"]))
+        dx = dx + record(f"h.{i}.ln_1", layer_norm_backward(dn1, norm1))
     # forward: x = wte[ids] + wpe[0 .. T-1]: a token that occurs twice gets both gradients
     np.add.at(g["wte.weight"], ids, dx)
     g["wpe.weight"][: ids.shape[1]] += dx.sum(axis=0)
@@ -186,7 +186,7 @@ def adamw(w, g, m, v, step, lr, b1=0.9, b2=0.99, eps=1e-8, decay=0.1):
         w[name] = w[name] - lr * (mean / (np.sqrt(square) + eps) + pull)
 
 
-def pick(ids, B, T, rng):
+def get_batch(ids, B, T, rng):
     """Pieces from anywhere in the text ids (N,), and for each token the one that follows it: 2 of (B, T)."""
     windows = ids[rng.integers(0, len(ids) - T, (B, 1)) + np.arange(T + 1)]
     return windows[:, :-1], windows[:, 1:]
@@ -196,29 +196,29 @@ def train(w, ids, steps, heads, rng, B=16, lr=5e-3):
     """Change the weights w so that the text ids (N,) gets likelier; yields the loss before each step."""
     m, v = ({name: np.zeros_like(value) for name, value in w.items()} for _ in "mv")
     for step in range(1, steps + 1):
-        inputs, targets = pick(ids, B, len(w["wpe.weight"]), rng)
+        inputs, targets = get_batch(ids, B, len(w["wpe.weight"]), rng)
         logits, saved = forward(w, inputs, heads)
         loss, dlogits = cross_entropy(logits, targets)
-        adamw(w, backward(w, dlogits, saved), m, v, step, speed(lr, step, steps))
+        adamw(w, backward(w, dlogits, saved), m, v, step, lr_at(lr, step, steps))
         yield loss
 
 
-def speed(lr, step, steps):
+def lr_at(lr, step, steps):
     """The first steps are smaller, until m and v know the gradients; so are the last ones, to come to rest."""
     return lr * min(1, step / 20, 1.5 * (steps - step + 1) / steps)
 
 
-def draw(p, number):
+def sample(p, number):
     """The token in whose share of [0, 1) the number falls: the likelier a token, the larger its share.  p (V,)"""
     shares = np.cumsum(p)
     return np.searchsorted(shares, number * shares[-1], side="right")
 
 
-def write(w, ids, count, heads, rng, temperature=0.7):
+def generate(w, ids, count, heads, rng, temperature=0.7):
     """Continue ids (N,) by `count` tokens; a temperature below 1 prefers what is likely."""
     for _ in range(count):
         logits, _ = forward(w, ids[None, -len(w["wpe.weight"]) :], heads)
-        ids = np.append(ids, draw(softmax(logits[0, -1] / temperature), rng.random()))
+        ids = np.append(ids, sample(softmax(logits[0, -1] / temperature), rng.random()))
     return ids
 
 
@@ -231,7 +231,7 @@ def main(text, steps=300, T=32, C=64, layers=2, heads=4):
     for step, loss in enumerate(train(w, ids, steps, heads, rng)):
         if step % 50 == 0 or step == steps - 1:
             print(f"step {step:4}  loss {loss:.3f}: as unsure as between {np.exp(loss):.1f} equally likely characters")
-    print("".join(alphabet[write(w, ids[:1], 400, heads, rng)]))
+    print("".join(alphabet[generate(w, ids[:1], 400, heads, rng)]))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ def measure() -> Measured:
     alphabet, ids = np.unique(list(source), return_inverse=True)
     weights = gpt_page.new_weights(len(alphabet), T, C, LAYERS, np.random.default_rng(0))
     model = engine_with(weights)
-    texts = {0: gpt_page.write(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)}
+    texts = {0: gpt_page.generate(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)}
 
     losses, gradients = first_step(model, weights, ids)
     page_losses = np.array([*gpt_page.train(weights, ids, STEPS, HEADS, np.random.default_rng(1), BATCH, LR)])
     engine_losses = np.array([*train_engine(model, ids, np.random.default_rng(1))])
-    texts[STEPS] = gpt_page.write(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)
+    texts[STEPS] = gpt_page.generate(weights, ids[:1], WRITTEN, HEADS, np.random.default_rng(2), TEMPERATURE)
     engine_text = write_with_engine(model, ids[:1], np.random.default_rng(2))
     figures = {
         "lines": float(len(source.splitlines())),
@@ -127,7 +127,7 @@ def engine_with(weights) -> GPT2:
 
 def first_step(model, weights, ids):
     """(loss of the page, of the engine), and for each tensor (gradient of the page, of the engine), for one batch."""
-    inputs, targets = gpt_page.pick(ids, BATCH, T, np.random.default_rng(1))
+    inputs, targets = gpt_page.get_batch(ids, BATCH, T, np.random.default_rng(1))
     logits, saved = gpt_page.forward(weights, inputs, HEADS)
     loss, dlogits = gpt_page.cross_entropy(logits, targets)
     gradients = gpt_page.backward(weights, dlogits, saved)
@@ -142,16 +142,16 @@ def train_engine(model, ids, rng):
     """`gpt_page.train` with the engine: the same pieces of text, the same settings; yields the loss before each step."""
     optimizer = AdamW(model.parameters(), betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
     for step in range(1, STEPS + 1):
-        loss = model.loss(*gpt_page.pick(ids, BATCH, T, rng))
+        loss = model.loss(*gpt_page.get_batch(ids, BATCH, T, rng))
         model.backward()
-        optimizer.lr = gpt_page.speed(LR, step, STEPS)
+        optimizer.lr = gpt_page.lr_at(LR, step, STEPS)
         optimizer.step()
         optimizer.zero_grad()
         yield float(loss)
 
 
 def write_with_engine(model, ids, rng):
-    """`gpt_page.write` with the engine's model and sampler."""
+    """`gpt_page.generate` with the engine's model and sampler."""
     model.eval()
     sampler = Sampler(temperature=TEMPERATURE)
     for _ in range(WRITTEN):

@@ -17,7 +17,6 @@ TEMPERATURES = (0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 10.0)
 NEARLY_NONE, NEARLY_INFINITE = 1e-6, 1e6
 DRAWS = 1000
 SHOWN = 6  # likeliest tokens
-CHI_SQUARED_P = 0.001  # a fair sampler is taken for an unfair one so often
 
 
 def measure(sentence: str) -> Measured:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import fields
 
 from minillm.errors import UserError
 
@@ -44,7 +43,3 @@ def check_heads(config) -> None:
 def check_dropout(config) -> None:
     if isinstance(config.dropout, bool) or not isinstance(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
         raise UserError(f"dropout is {config.dropout!r}: it must be at least 0 and below 1 (0 turns it off)")
-
-
-def field_names(config_class) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(config_class))

@@ -7,8 +7,8 @@ the step is walked through as `train_step` does it: forward adds what each layer
 last layer to the first while gradients come, and each layer needs a workspace of its own while it runs. The largest sum on
 that way is what must be there; it is usually reached in the loss head or in the last block's backward.
 
-    forward     peak = max over layers of  kept so far + kept by it + its workspace
-    backward    peak = max over layers of  kept by it and all below + gradients so far and its own + its workspace
+    forward     peak = max over layers of  saved so far + saved by it + its workspace
+    backward    peak = max over layers of  saved by it and all below + gradients so far and its own + its workspace
 
 memory_operations.py has the layers, with their formulas. Counted are arrays: what CuPy's pool hands out on "cuda", and what
 NumPy allocates on "cpu" and "cudasim". Not counted are Python itself and the libraries (on a GPU, some hundreds of megabytes
@@ -88,7 +88,7 @@ def workload_of(settings, config, device: str, learning: int | None = None) -> W
 class Estimate:
     """Bytes at the moment of the largest total.
 
-    moment: the layer at which it is reached. kept: what of the activations each kind of layer keeps, by its name.
+    moment: the layer at which it is reached. saved: what of the activations each kind of layer keeps, by its name.
     """
 
     weights: int
@@ -97,7 +97,7 @@ class Estimate:
     activations: int
     workspace: int
     moment: str
-    kept: dict[str, int]
+    saved: dict[str, int]
 
     @property
     def total(self) -> int:
@@ -124,12 +124,12 @@ def estimate(workload: Workload) -> Estimate:
     at_end = _Peak(learning, {}, scratch, "optimizer")
     if len(peaks) * learning + scratch > sum(peak.total for peak in peaks):
         peaks = [at_end, *(replace(at_end, workspace=0) for _ in peaks[1:])]
-    kept = {"tokens and tables": 2 * workload.batch_size * workload.time * INTEGER + _tables(workload, weight)}
+    saved = {"tokens and tables": 2 * workload.batch_size * workload.time * INTEGER + _tables(workload, weight)}
     for peak in peaks:
-        for name, size in peak.kept.items():
-            kept[name] = kept.get(name, 0) + size
+        for name, size in peak.saved.items():
+            saved[name] = saved.get(name, 0) + size
     gradients, workspace = (sum(getattr(peak, name) for peak in peaks) for name in ("gradients", "workspace"))
-    return Estimate(weights, 2 * learning, gradients, sum(kept.values()), workspace, peaks[0].moment, kept)
+    return Estimate(weights, 2 * learning, gradients, sum(saved.values()), workspace, peaks[0].moment, saved)
 
 
 def count_parameters(config) -> int:
@@ -167,29 +167,29 @@ def _tables(workload: Workload, number: int) -> int:
 @dataclass(frozen=True)
 class _Peak:
     gradients: int = 0
-    kept: dict[str, int] = field(default_factory=dict)
+    saved: dict[str, int] = field(default_factory=dict)
     workspace: int = 0
     moment: str = ""
 
     @property
     def total(self) -> int:
-        return self.gradients + sum(self.kept.values()) + self.workspace
+        return self.gradients + sum(self.saved.values()) + self.workspace
 
 
 class _Walk:
-    """Where the step stands: bytes kept by each kind of layer, bytes of gradients; and the largest sum so far.
+    """Where the step stands: bytes saved by each kind of layer, bytes of gradients; and the largest sum so far.
 
     accumulating: every weight has a gradient already, to which the new one is added. share: of the weights, that learn.
     """
 
     def __init__(self, gradients: int, accumulating: bool, share: float):
         self.gradients, self.accumulating, self.share = int(gradients * share), accumulating, share
-        self.kept: dict[str, int] = {}
+        self.saved: dict[str, int] = {}
         self.peak = _Peak()
 
     def forward(self, operations: list[Operation], extra: int = 0) -> None:
         for operation in operations:
-            self.keep(operation.name, operation.kept)
+            self.keep(operation.name, operation.saved)
             self._look(operation.forward + extra, operation.name)
 
     def backward(self, operations: list[Operation], extra: int = 0) -> None:
@@ -198,15 +198,15 @@ class _Walk:
             self.gradients += 0 if self.accumulating else gradient
             added = gradient if self.accumulating else 0
             self._look(operation.backward + extra + added, operation.name)
-            self.keep(operation.name, -operation.kept)
+            self.keep(operation.name, -operation.saved)
 
     def keep(self, name: str, size: int) -> None:
-        self.kept[name] = self.kept.get(name, 0) + size
+        self.saved[name] = self.saved.get(name, 0) + size
 
     def _look(self, workspace: int, moment: str) -> None:
-        if self.gradients + sum(self.kept.values()) + workspace > self.peak.total:
-            kept = {name: size for name, size in self.kept.items() if size}
-            self.peak = _Peak(self.gradients, kept, workspace, moment)
+        if self.gradients + sum(self.saved.values()) + workspace > self.peak.total:
+            saved = {name: size for name, size in self.saved.items() if size}
+            self.peak = _Peak(self.gradients, saved, workspace, moment)
 
 
 def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
@@ -239,4 +239,4 @@ def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
 
 def _forget(walk: _Walk, operations: list[Operation]) -> None:
     for operation in operations:
-        walk.keep(operation.name, -operation.kept)
+        walk.keep(operation.name, -operation.saved)

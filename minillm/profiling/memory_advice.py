@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
 
 @contextmanager
-def explained(workload: Workload) -> Iterator[None]:
+def explain_oom(workload: Workload) -> Iterator[None]:
     """Inside, running out of memory raises OutOfMemory, which says what would make the workload fit."""
     try:
         yield
@@ -59,7 +59,7 @@ def explain(workload: Workload, error: Exception, memory: Memory) -> str:
     taken = estimate(workload)
     parts = ", ".join(f"{part} {format_bytes(getattr(taken, part))}" for part in PARTS)
     return (
-        f"out of memory on {workload.device}: {asked(error)}; {format_bytes(memory.free)} are free. This run takes about "
+        f"out of memory on {workload.device}: {request(error)}; {format_bytes(memory.free)} are free. This run takes about "
         f"{format_bytes(taken.total)} ({parts}) and can have {format_bytes(memory.available)}. "
         f"{advice(workload, memory.available)}"
     )
@@ -70,12 +70,12 @@ def explain_shortly(error: MemoryError) -> str:
     device = "cuda" if type(error).__module__.startswith("cupy") else "cpu"
     free = format_bytes(memory_of(device).free)
     return (
-        f"out of memory on {device}: {asked(error)}; {free} are free: a smaller --batch-size, a shorter text or a smaller "
+        f"out of memory on {device}: {request(error)}; {free} are free: a smaller --batch-size, a shorter text or a smaller "
         "model takes less"
     )
 
 
-def asked(error: Exception) -> str:
+def request(error: Exception) -> str:
     """What the failed request was, as NumPy or CuPy says it."""
     text = " ".join(str(error).split()).rstrip(".") or "a request for memory was refused"
     return text[0].lower() + text[1:]

@@ -4,7 +4,7 @@ An `Operation` is a layer, or a part of one, at its place in the step. With n = 
 residual stream is S = n C e, one of the MLP F = n d_ff e, one of the queries of all heads Q = n H D e, one of the keys
 K = n H_kv D e. Counted are
 
-    kept        what forward leaves for backward
+    saved       what forward leaves for backward
     forward     what exists beyond that while forward runs: results on their way, and scratch
     backward    the same while backward runs, without the gradients of weights
     gradient    the gradients of its weights, which backward makes
@@ -45,7 +45,7 @@ class Operation(NamedTuple):
     """A layer at its place in the step; all but the name are bytes, as the module says."""
 
     name: str
-    kept: int = 0
+    saved: int = 0
     forward: int = 0
     backward: int = 0
     gradient: int = 0
@@ -152,11 +152,11 @@ def norm(name: str, s: Shapes, held: int, outer: int, bias: bool) -> Operation:
     """
     width, stream, widened = s.config.d_model, s.stream, s.widened(s.stream)
     scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.inside(stream)
-    # The kernel keeps the norm's input, which a recomputed block has kept already.
-    kept = 0 if s.kernels and s.recompute and name.endswith("1") else s.inside(stream)
+    # The kernel keeps the norm's input, which a recomputed block has saved already.
+    saved = 0 if s.kernels and s.recompute and name.endswith("1") else s.inside(stream)
     statistics = s.rows * 4 * (1 + s.kernels)
     backward = outer + stream + s.inside(stream) + scratch + widened
-    return Operation(name, kept + statistics, held + stream + 2 * widened, backward, (1 + bias) * width * s.weight)
+    return Operation(name, saved + statistics, held + stream + 2 * widened, backward, (1 + bias) * width * s.weight)
 
 
 def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operation]:
@@ -173,35 +173,35 @@ def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operatio
 def attention(s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int) -> Operation:
     """softmax(q k^T) v of all heads, by rows of 128 queries (NumPy), by tiles (flash), or with T x T matrices.
 
-    in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are kept; gradients: bytes of
+    in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are saved; gradients: bytes of
     dk, and of dv, as they come out.
     """
     q, matrix = s.queries, s.batch * s.config.n_head * s.time**2  # numbers in (B, H, T, T)
     drops = bool(s.config.dropout)
     if s.kernels and s.head_dim in FLASH_WIDTHS:
         log_sum_exp = s.batch * s.config.n_head * s.time * 4
-        kept = 2 * q + 2 * keys + log_sum_exp
-        return Operation("attention", kept, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
+        saved = 2 * q + 2 * keys + log_sum_exp
+        return Operation("attention", saved, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
     if s.kernels:  # it takes float32: bfloat16 is widened before, and narrowed after
-        kept = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
+        saved = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
         results = (2 * q + 2 * gradients) * s.weight // s.number
-        return Operation("attention", kept, held + in_forward, outer + results + matrix * s.weight)
+        return Operation("attention", saved, held + in_forward, outer + results + matrix * s.weight)
     return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix)
 
 
 def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int) -> Operation:
     q, raw = s.inside(s.queries), 3 * s.queries if s.widened(s.queries) else 0  # q, k and v before they were widened
     probabilities = s.batch * s.config.n_head * causal_numbers(s.time) * s.weight
-    kept = 2 * q + 2 * keys + probabilities
+    saved = 2 * q + 2 * keys + probabilities
     forward = held + raw + q  # k transposed
     if s.config.dropout:
-        kept += matrix * s.weight + probabilities
+        saved += matrix * s.weight + probabilities
         # The mask is drawn before y and the probabilities exist.
         drawing = 3 * q + matrix * (4 + 1 + 2 * s.weight)
-        forward += max(0, drawing - kept)
+        forward += max(0, drawing - saved)
     block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * s.time * s.weight
     added = q if s.time > QUERY_BLOCK else 0
-    return Operation("attention", kept, forward, outer + s.queries + s.widened(s.queries) + 4 * q + block + added)
+    return Operation("attention", saved, forward, outer + s.queries + s.widened(s.queries) + 4 * q + block + added)
 
 
 def causal_numbers(time: int) -> int:
@@ -229,7 +229,7 @@ def gpt2_block(s: Shapes) -> list[Operation]:
     operations = [
         norm("ln_1", s, s.held_input, outer, bias),
         # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are held until it returns
-        _product("c_attn", s, (c, 3 * c), bias, stream, s.held_input + 3 * stream, outer + 8 * stream + core.kept),
+        _product("c_attn", s, (c, 3 * c), bias, stream, s.held_input + 3 * stream, outer + 8 * stream + core.saved),
         core._replace(backward=core.backward + (stream if s.kernels else 0)),
         _product("attn.c_proj", s, (c, c), bias, copied, s.held_input + qkv + stream, outer + 2 * stream),
         *branch_dropout("attn.dropout", s, s.held_input, outer),
@@ -252,18 +252,18 @@ def gpt2_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
         forward = held + (inner if bias or widened else 0) + (5 * within if exact else inner) + widened
         gelu = Operation("gelu", 2 * within, forward, outer + inner + widened + (1 if exact else 2) * within)
     return [
-        # backward: dh, dz, dx; the layer holds what GELU kept until it returns
-        _product("c_fc", s, (c, f), bias, stream, held + inner, outer + 2 * inner + gelu.kept + stream),
+        # backward: dh, dz, dx; the layer holds what GELU saved until it returns
+        _product("c_fc", s, (c, f), bias, stream, held + inner, outer + 2 * inner + gelu.saved + stream),
         gelu,
         _product("mlp.c_proj", s, (f, c), bias, inner, held + 2 * stream, outer + inner),
         *branch_dropout("mlp.dropout", s, held, outer - dropped),
     ]
 
 
-def _product(name: str, s: Shapes, shape: tuple[int, int], bias: bool, kept: int, forward: int, backward: int):
+def _product(name: str, s: Shapes, shape: tuple[int, int], bias: bool, saved: int, forward: int, backward: int):
     """A linear layer of a weight (I, O): scratch of its product in both directions, and its gradient."""
     scratch = s.product(*shape)
-    return Operation(name, kept, forward + scratch, backward + scratch, s.matrix(*shape, bias))
+    return Operation(name, saved, forward + scratch, backward + scratch, s.matrix(*shape, bias))
 
 
 def llama_block(s: Shapes) -> list[Operation]:
@@ -275,7 +275,7 @@ def llama_block(s: Shapes) -> list[Operation]:
     core = attention(s, s.held_input, outer, 2 * k * repeated, k if s.kernels else q, k if s.kernels else q)
     # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
-    projections = outer + core.kept + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
+    projections = outer + core.saved + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
     held = s.held_input + (0 if s.kernels else stream)  # x + attention
     side_by_side = q if s.kernels or s.widened(q) else 0
     query = _product("q, k, v", s, (c, width), bias, stream, s.held_input + 2 * q + 2 * k, projections)
@@ -293,12 +293,12 @@ def llama_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
     """h = silu(x W_gate) * (x W_up);  y = h W_down. NumPy keeps gate, up and the sigmoid of gate, the kernel the first two."""
     c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.mlp_bias
     within, widened = s.inside(inner), s.widened(inner)
-    kept, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
-    # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU kept is held until the layer returns
-    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + kept + 2 * stream)
+    saved, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
+    # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU saved is held until the layer returns
+    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + saved + 2 * stream)
     return [
         gates._replace(gradient=2 * gates.gradient),
-        Operation("swiglu", kept, held + raw + inner + widened, outer + inner + widened + 2 * within),
+        Operation("swiglu", saved, held + raw + inner + widened, outer + inner + widened + 2 * within),
         _product("down", s, (f, c), bias, inner, held + raw + 2 * stream, outer + inner),
     ]
 
@@ -325,7 +325,7 @@ def embedding(s: Shapes) -> list[Operation]:
 
 
 def head(s: Shapes) -> list[Operation]:
-    """The last norm, and the loss: a chunk of logits, and a strip of dW, at a time. dx is all that is kept."""
+    """The last norm, and the loss: a chunk of logits, and a strip of dW, at a time. dx is all that is saved."""
     config = s.config
     bias = getattr(config, "bias", False)
     chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
@@ -334,7 +334,7 @@ def head(s: Shapes) -> list[Operation]:
     logits = chunk * config.vocab_size
     workspace = logits * s.weight + max(strip, _rounded_head(s, logits))
     return [
-        norm("last norm", s, s.held_input, -s.stream, bias),  # its dy is the head's dx, which is counted as kept
+        norm("last norm", s, s.held_input, -s.stream, bias),  # its dy is the head's dx, which is counted as saved
         Operation("head and loss", s.stream, s.stream + workspace + per_row, 0),
     ]
 

@@ -84,7 +84,7 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
     for part in PARTS:
         lines.append(_row(part, getattr(result, part)))
         if part == "activations":
-            largest = sorted(result.kept.items(), key=lambda item: -item[1])
+            largest = sorted(result.saved.items(), key=lambda item: -item[1])
             lines += [_row(f"  {name}", size) for name, size in largest if size]
     lines += [_row("total", result.total), *LEGEND, f"The peak is reached in: {result.moment}."]
     free = _free(workload.device)

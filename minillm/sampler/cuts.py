@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from minillm.sampler.probability import softmax, weights
+from minillm.sampler.probability import shifted_exp, softmax
 
 TIES = ("lowest", "all")
 
@@ -32,7 +32,7 @@ def top_k_cut(logits, k: int | None, ties: str = "lowest"):
     """
     if not k or k >= logits.shape[1]:
         return logits
-    ids = largest(logits, k)
+    ids = top_k_ids(logits, k)
     values = np.take_along_axis(logits, ids, axis=1)
     if ties == "all":
         return np.where(logits >= values.min(axis=1, keepdims=True), logits, np.float32(-np.inf))
@@ -41,14 +41,14 @@ def top_k_cut(logits, k: int | None, ties: str = "lowest"):
     return cut
 
 
-def largest(logits, k: int) -> np.ndarray:
+def top_k_ids(logits, k: int) -> np.ndarray:
     """The ids of the k largest logits of each row, in rising order; ties go to the lowest id. logits (B, V)  ->  (B, k)
 
     The row is dealt out to blocks first. The k-th largest of their maxima is not above the k-th largest logit (k blocks have
     one that large), and few logits reach it: only these are looked at closely. This takes a fifth of the time, or less, of
     a partition of whole rows (benchmarks/sampler.py).
 
-    >>> largest(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
+    >>> top_k_ids(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
     array([[1, 2]])
     """
     return np.array([_largest(row, k) for row in logits], np.intp).reshape(len(logits), k)
@@ -86,7 +86,7 @@ def top_p_cut(logits, p: float | None):
         return logits
 
     def nucleus(row):
-        _, w = weights(row)
+        _, w = shifted_exp(row)
         total = w.sum()
         # At most 1/share tokens have a share of the probability: few where the model is sure of the next one.
         least = row.max() + np.log(total) + np.log(SHARES)
@@ -123,7 +123,7 @@ def typical_cut(logits, p: float | None, ties: str = "lowest", more: bool = Fals
         return logits
 
     def typical(row):
-        shifted, w = weights(row)
+        shifted, w = shifted_exp(row)
         total = w.sum()
         # -log p_i - H = (log total - shifted_i) - (log total - expected shifted)
         distance = np.abs(_expected(shifted, w) - shifted)
@@ -144,7 +144,7 @@ def epsilon_cut(logits, epsilon: float | None, ties: str = "lowest"):
     """
     if not epsilon:
         return logits
-    return _each_row(logits, lambda row: _likelier(row, weights(row)[1], epsilon, ties))
+    return _each_row(logits, lambda row: _likelier(row, shifted_exp(row)[1], epsilon, ties))
 
 
 def eta_cut(logits, epsilon: float | None, ties: str = "lowest"):
@@ -160,7 +160,7 @@ def eta_cut(logits, epsilon: float | None, ties: str = "lowest"):
         return logits
 
     def eta(row):
-        shifted, w = weights(row)
+        shifted, w = shifted_exp(row)
         h = np.log(w.sum()) - _expected(shifted, w)
         return _likelier(row, w, min(epsilon, np.sqrt(epsilon) * np.exp(-h)), ties)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.sampler.cuts import ROUNDING
-from minillm.sampler.probability import weights
+from minillm.sampler.probability import shifted_exp
 
 
 def mirostat_cut(logits, mu):
@@ -26,7 +26,7 @@ def mirostat_cut(logits, mu):
     """
     kept = np.empty(logits.shape, bool)
     for row, bits, keep in zip(logits, mu, kept):
-        _, w = weights(row)
+        _, w = shifted_exp(row)
         # -log2 p_i <= mu is p_i >= 2^-mu; a mu far below 0 keeps none of these.
         np.greater_equal(w, w.sum() * np.exp2(-np.float64(max(bits, 0))) * (1 - ROUNDING), out=keep)
         keep[row.argmax()] = True

@@ -11,12 +11,12 @@ def softmax(logits) -> np.ndarray:
     >>> softmax(np.array([[0.0, np.log(3.0), -np.inf]]))
     array([[0.25, 0.75, 0.  ]])
     """
-    _, p = weights(logits)
+    _, p = shifted_exp(logits)
     p /= p.sum(axis=-1, keepdims=True)
     return p
 
 
-def weights(logits) -> tuple[np.ndarray, np.ndarray]:
+def shifted_exp(logits) -> tuple[np.ndarray, np.ndarray]:
     """(l_i - max(l), exp(l_i - max(l))) in float64, of a row (V,) or of several (B, V)."""
     shifted = np.subtract(logits, logits.max(axis=-1, keepdims=True), dtype=np.float64)
     return shifted, np.exp(shifted)
@@ -24,7 +24,7 @@ def weights(logits) -> tuple[np.ndarray, np.ndarray]:
 
 def log_softmax(logits) -> np.ndarray:
     """log of `softmax`, in float64. (B, V)  ->  (B, V)"""
-    shifted, w = weights(logits)
+    shifted, w = shifted_exp(logits)
     return shifted - np.log(w.sum(axis=-1, keepdims=True))
 
 

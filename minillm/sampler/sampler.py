@@ -10,7 +10,7 @@ import numpy as np
 from minillm.backend.arrays import to_host
 from minillm.backend.random_streams import stream
 from minillm.errors import UserError
-from minillm.sampler.cuts import largest
+from minillm.sampler.cuts import top_k_ids
 from minillm.sampler.draw import cdf_interval, greedy, multinomial
 from minillm.sampler.history import History
 from minillm.sampler.mirostat import mirostat_update
@@ -97,7 +97,7 @@ class Sampler:
                 continue
             # After a cut that keeps few, the following ones look at these alone: what is cut cannot come back.
             if stage.keeps and ids is None and stage.keeps * FEW < logits.shape[1]:
-                ids = largest(logits, stage.keeps)
+                ids = top_k_ids(logits, stage.keeps)
                 logits = np.take_along_axis(logits, ids, axis=1)
             else:
                 logits = stage.apply(logits, context)

@@ -171,7 +171,7 @@ def _penalties(s: SamplerSettings) -> list[Stage | None]:
 
 
 def _temperature(s: SamplerSettings) -> Stage | None:
-    return _stage("temperature", s.temperature not in (0, 1), lambda x, c: scale(x, s.temperature))
+    return _stage("temperature", s.temperature not in (0, 1), lambda x, c: apply_temperature(x, s.temperature))
 
 
 def _cuts(s: SamplerSettings) -> list[Stage | None]:
@@ -199,15 +199,15 @@ def _cuts(s: SamplerSettings) -> list[Stage | None]:
     ]
 
 
-def scale(logits, temperature: float):
+def apply_temperature(logits, temperature: float):
     """(l - max) / T of each row: differences first, so that a tiny temperature gives -inf and never inf - inf.
 
     Below 1 the probabilities are sharpened, above 1 flattened: p_i ~ exp(l_i / T), the Boltzmann distribution. Source: Ackley,
     Hinton, Sejnowski, "A Learning Algorithm for Boltzmann Machines" (1985), equation 5.
 
-    >>> scale(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 0.5)
+    >>> apply_temperature(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 0.5)
     array([[-4.,  0., -2., -2.]], dtype=float32)
-    >>> scale(np.array([[1e4, -1e4]], np.float32), 1e-300)
+    >>> apply_temperature(np.array([[1e4, -1e4]], np.float32), 1e-300)
     array([[  0., -inf]], dtype=float32)
     """
     with np.errstate(over="ignore"):

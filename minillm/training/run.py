@@ -25,7 +25,7 @@ from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
 from minillm.profiling.memory import workload_of
-from minillm.profiling.memory_advice import explained
+from minillm.profiling.memory_advice import explain_oom
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
 from minillm.training.checkpoint import (
     TRAINING_FOLDER,
@@ -137,7 +137,7 @@ def start_run(
     with claim_new_folder(folder, numbered) as (folder, partial):
         if folder.exists():
             check_free(folder, overwrite)  # another process may have been faster
-        with explained(workload_of(settings, config, device)):
+        with explain_oom(workload_of(settings, config, device)):
             _write_new_run(partial, folder, settings, config, model, tokenizer, splits)
         return resume_run(folder, device)
 
@@ -235,7 +235,7 @@ def _open_run(folder: Path, device: str, claim: Claim) -> Run:
         settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
     except TypeError as error:
         raise UserError(f"{folder / TRAINING_FOLDER}: the stored settings are not of this version: {error}") from None
-    with explained(workload_of(settings, config, device)):
+    with explain_oom(workload_of(settings, config, device)):
         model, optimizer = _restore(folder, settings, config, progress, device)
     return Run(
         folder=folder,

@@ -98,7 +98,7 @@ def compare_with_the_twin(early, penalty, beams, ends, module=beam, kind=minillm
         n_best=beams,
         length_penalty=penalty,
         early_stopping=early,
-        end=ends,
+        eos_ids=ends,
     )
     for prompt, hypotheses in zip(PROMPTS, found):
         assert_same(hypotheses, by_the_twin(kind, scale, tuple(prompt), longest, beams, penalty, early, ends))
@@ -131,7 +131,7 @@ FAULTS = [
     ("decoder.select(parents)", "decoder.select(sorted(parents))"),
     ("first + parent for parent", "parent for parent"),
     ("kept.append(totals[place])", "kept.append(log_p[parent, token])"),
-    ("self.beams * max(2, 1 + len(self.ends))", "self.beams"),
+    ("self.beams * max(2, 1 + len(self.eos_ids))", "self.beams"),
     ("<= self.finished[-1].score", "<= self.finished[0].score"),
 ]
 
@@ -169,7 +169,7 @@ def test_with_enough_beams_the_best_of_all_texts_are_found(vocabulary, longest, 
         n_best=beams,
         length_penalty=penalty,
         early_stopping="never",
-        end=0,
+        eos_ids=0,
     )
     assert_same(found, expected[:beams])
 
@@ -197,7 +197,7 @@ def test_rows_of_unequal_length(kind):
     model, prompts = small(kind), [[1, 2, 3, 4, 5], [6], [3, 2]]
     ids, padding = left_padded(prompts)
     for longest, ends in ((7, (0, 1)), (CONTEXT, (0,)), (CONTEXT, ())):
-        found = beam_search(model, ids, longest, beams=2, n_best=2, early_stopping=True, end=ends, padding=padding)
+        found = beam_search(model, ids, longest, beams=2, n_best=2, early_stopping=True, eos_ids=ends, padding=padding)
         for prompt, skipped, hypotheses in zip(prompts, padding, found):
             assert_same(hypotheses, slow_beam_search(model, prompt, longest, 2, 1.0, True, ends, skipped))
 
@@ -212,13 +212,13 @@ def test_ties_go_to_the_better_beam_and_the_lowest_id():
 
 
 def test_fewer_results_where_no_more_exist():
-    [found] = beam_search(small(vocab_size=2), np.array([[1]]), 2, beams=8, n_best=8, end=0, early_stopping="never")
+    [found] = beam_search(small(vocab_size=2), np.array([[1]]), 2, beams=8, n_best=8, eos_ids=0, early_stopping="never")
     assert sorted(hypothesis.ids for hypothesis in found) == [[0], [1, 0], [1, 1]]
 
 
 def test_on_the_simulated_device():
-    expected = beam_search(small(), np.array(PROMPTS), 5, n_best=2, end=0)
-    found = beam_search(small().to("cudasim"), np.array(PROMPTS), 5, n_best=2, end=0)
+    expected = beam_search(small(), np.array(PROMPTS), 5, n_best=2, eos_ids=0)
+    found = beam_search(small().to("cudasim"), np.array(PROMPTS), 5, n_best=2, eos_ids=0)
     for hypotheses, others in zip(found, expected):
         assert_same(hypotheses, others)
 
@@ -254,7 +254,7 @@ def test_transformers_finds_the_same(tmp_path, kind):
             return_dict_in_generate=True,
             output_scores=True,
         )
-        settings = dict(beams=4, n_best=3, early_stopping=early, length_penalty=penalty, end=end)
+        settings = dict(beams=4, n_best=3, early_stopping=early, length_penalty=penalty, eos_ids=end)
         found = [found for row in beam_search(model, prompts, 12, **settings) for found in row]
         for hypothesis, ids in zip(found, output.sequences[:, prompts.shape[1] :].tolist()):
             length = len(hypothesis.ids)

@@ -113,7 +113,7 @@ def test_rows_that_are_over():
     end = int(free[4, 0])
     ended = [free[:, row].tolist().index(end) if end in free[:, row] else 19 for row in range(3)]
     over = np.array([False, False, True])
-    for step, token in enumerate(contrastive_search(model, ids, 20, end=[end], over=over)):
+    for step, token in enumerate(contrastive_search(model, ids, 20, eos_ids=[end], over=over)):
         for row in range(3):
             expected = free[step, row] if step <= ended[row] and row != 2 else FINISHED
             assert token[row] == expected

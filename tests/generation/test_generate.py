@@ -39,7 +39,7 @@ def test_rows_end_by_themselves():
     model = randomised(minillm.GPT2(CONFIG, seed=0))
     free = np.array(list(minillm.generate(model, [[1], [2], [3]], 6, minillm.Sampler(seed=3))))  # (n, B)
     end = (int(free[1, 0]), int(free[3, 1]))
-    written = np.array(list(minillm.generate(model, [[1], [2], [3]], 6, minillm.Sampler(seed=3), end=end)))
+    written = np.array(list(minillm.generate(model, [[1], [2], [3]], 6, minillm.Sampler(seed=3), eos_ids=end)))
     for row in range(3):
         ends = np.flatnonzero(np.isin(free[:, row], end))
         stop = ends[0] + 1 if len(ends) else len(free)
@@ -51,7 +51,7 @@ def test_rows_end_by_themselves():
 def test_generation_is_over_when_all_rows_are():
     model = randomised(minillm.GPT2(CONFIG, seed=0))
     first = next(minillm.generate(model, [[1], [1]], 1, minillm.Sampler(temperature=0)))
-    written = list(minillm.generate(model, [[1], [1]], 9, minillm.Sampler(temperature=0), end=set(first.tolist())))
+    written = list(minillm.generate(model, [[1], [1]], 9, minillm.Sampler(temperature=0), eos_ids=set(first.tolist())))
     assert len(written) == 1
 
 
@@ -103,7 +103,7 @@ def test_padding_is_no_part_of_the_history():
 def test_wanted_tokens():
     model = randomised(minillm.GPT2(CONFIG, seed=0))
     sampler = minillm.Sampler(seed=1, forced_tokens={0: 7, 3: 2}, banned_tokens=(5, 7), min_tokens=6, end_tokens=(4,))
-    written = [int(t[0]) for t in minillm.generate(model, [[1]], 50, sampler, end=(4,))]
+    written = [int(t[0]) for t in minillm.generate(model, [[1]], 50, sampler, eos_ids=(4,))]
     assert written[0] == 7 and written[3] == 2 and 5 not in written and 7 not in written[1:]
     assert 4 not in written[:6] and written[-1] == 4  # seed 1 ends before the 50th
 

@@ -24,8 +24,11 @@ FAULTS = {
     "accepts always": ("if not uniform[i] * q[i, token] < p[i, token]:", "if False:"),
     "accepts by p alone": ("if not uniform[i] * q[i, token] < p[i, token]:", "if not uniform[i] < p[i, token]:"),
     "accepts by the next place": ("* q[i, token] < p[i, token]:", "* q[i, token] < p[i + 1, token]:"),
-    "replaces from p": ("rest = replacement(p[i], q[i])", "rest = p[i]"),
-    "replaces from the next place": ("rest = replacement(p[i], q[i])", "rest = replacement(p[i + 1], q[i])"),
+    "replaces from p": ("rest = residual_distribution(p[i], q[i])", "rest = p[i]"),
+    "replaces from the next place": (
+        "rest = residual_distribution(p[i], q[i])",
+        "rest = residual_distribution(p[i + 1], q[i])",
+    ),
     "replaces by the number that judged": ("np.asarray(uniform[len(proposals)])", "np.asarray(uniform[i - 1])"),
     "ends with the first place": ("i, rest = len(proposals), p[-1]", "i, rest = len(proposals), p[0]"),
 }
@@ -65,7 +68,7 @@ def distribution_written(p, q, module, count):
     for proposals, chance in proposed(q, count).items():
         rows = [p[proposals[:i]] for i in range(count + 1)], [q[proposals[:i]] for i in range(count)]
         for uniform in itertools.product(GRID, repeat=count + 1):
-            written = tuple(module.judge(*map(np.array, rows), list(proposals), uniform))
+            written = tuple(module.verify(*map(np.array, rows), list(proposals), uniform))
             for rest in itertools.product(range(V), repeat=count + 1 - len(written)):
                 text = written + rest
                 more = math.prod(p[text[:i]][text[i]] for i in range(len(written), count + 1))
@@ -117,9 +120,9 @@ def test_any_two_distributions(size, sharpness):
         for token in np.flatnonzero(q):  # that this is what is accepted
             for number, expected in ((accepted[token] * (1 - 1e-9), [int(token)]), (accepted[token] * (1 + 1e-9), [])):
                 if number < 1:
-                    written = speculative.judge(np.array([p, p]), q[None], [int(token)], [number, 0.5])
+                    written = speculative.verify(np.array([p, p]), q[None], [int(token)], [number, 0.5])
                     assert written[:-1] == expected
-        rest = speculative.replacement(p, q)
+        rest = speculative.residual_distribution(p, q)
         both = q * accepted + (1 - (q * accepted).sum()) * rest / rest.sum()
         assert np.abs(both - p).max() < 1e-12
 
@@ -127,8 +130,8 @@ def test_any_two_distributions(size, sharpness):
 def test_rounding_alone_rejects_nothing_for_ever():
     p = np.full((2, 3), np.float32(1 / 3))
     q = p[:1] * np.float32(1.0001)  # not of the sum 1, as probabilities in float32 are not
-    assert speculative.judge(p, q, [1], [1 - 2**-53, 0.5]) == [1, 1]
-    assert speculative.replacement(p[0], p[0]).tolist() == p[0].tolist()
+    assert speculative.verify(p, q, [1], [1 - 2**-53, 0.5]) == [1, 1]
+    assert speculative.residual_distribution(p[0], p[0]).tolist() == p[0].tolist()
 
 
 # --------------------------------------------------------------------------------------------------- counted draws
@@ -200,7 +203,7 @@ def test_wrong_frequencies_are_noticed(fault):
 @pytest.mark.parametrize(
     "right, wrong",
     [  # drawn with the numbers that judge, proposals would be accepted by how they were drawn
-        ("judge(p, q, proposals, uniform[count:])", "judge(p, q, proposals, uniform[: count + 1])"),
+        ("verify(p, q, proposals, uniform[count:])", "verify(p, q, proposals, uniform[: count + 1])"),
         ("[text + proposals[:i] for i in range(len(proposals) + 1)]", "[text] * (len(proposals) + 1)"),
         ("[self.prompt_length] * len(texts)", "[0] * len(texts)"),
     ],
@@ -314,7 +317,7 @@ def test_a_text_ends_where_it_ends():
     model, draft, ids = small(minillm.GPT2, vocab_size=11), small(minillm.GPT2, vocab_size=11), np.array([[1, 2]])
     free = [int(token[0]) for token in speculative_generate(model, ids, 30, draft=draft, lookahead=5, sampler=GREEDY)]
     for end in set(free):
-        run = speculative_generate(model, ids, 30, draft=draft, lookahead=5, sampler=GREEDY, end=[end])
+        run = speculative_generate(model, ids, 30, draft=draft, lookahead=5, sampler=GREEDY, eos_ids=[end])
         assert [int(token[0]) for token in run] == free[: free.index(end) + 1]
         assert run.statistics.written == free.index(end) + 1
     over = np.zeros(1, bool)

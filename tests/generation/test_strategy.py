@@ -26,21 +26,21 @@ def model():
 
 
 def last(strategy, model, tokens=8, **settings):
-    *_, writings = strategy.write(model, TOKENIZER, PROMPT, tokens, **settings)
-    return writings
+    *_, completions = strategy.write(model, TOKENIZER, PROMPT, tokens, **settings)
+    return completions
 
 
 def test_samples_of_one_prompt_differ_and_repeat_with_the_seed(model):
-    writings = last(Strategy(Sampler(seed=4)), model, samples=3)
-    assert len({tuple(w.ids) for w in writings}) == 3
-    assert [w.ids for w in last(Strategy(Sampler(seed=4)), model, samples=3)] == [w.ids for w in writings]
+    completions = last(Strategy(Sampler(seed=4)), model, samples=3)
+    assert len({tuple(w.ids) for w in completions}) == 3
+    assert [w.ids for w in last(Strategy(Sampler(seed=4)), model, samples=3)] == [w.ids for w in completions]
 
 
 def test_a_beam_search_shows_its_best(model):
-    writings = last(Strategy(beams=3, n_best=2), model, logprobs=True)
+    completions = last(Strategy(beams=3, n_best=2), model, logprobs=True)
     found = beam_search(model, [PROMPT], 8, beams=3, n_best=2)[0]
-    assert [(w.ids, w.score) for w in writings] == [(h.ids, h.score) for h in found]
-    assert writings[0].score == pytest.approx(np.mean(writings[0].logprobs), abs=1e-5)  # length penalty 1
+    assert [(w.ids, w.score) for w in completions] == [(h.ids, h.score) for h in found]
+    assert completions[0].score == pytest.approx(np.mean(completions[0].logprobs), abs=1e-5)  # length penalty 1
 
 
 @pytest.mark.parametrize("settings", [dict(contrastive_alpha=0.0), dict(draft=PromptLookup())])

@@ -37,23 +37,23 @@ def model():
 
 def written(model, texts, max_tokens=40, **settings):
     states = []
-    for writings in write(model, TOKENIZER, [byte_ids("x")] * len(texts), max_tokens, Scripted(*texts), **settings):
-        states.append([writing.text for writing in writings])
-    return states, writings
+    for completions in write(model, TOKENIZER, [byte_ids("x")] * len(texts), max_tokens, Scripted(*texts), **settings):
+        states.append([completion.text for completion in completions])
+    return states, completions
 
 
 @pytest.mark.parametrize("stop, expected", [(["END"], "the "), (["e E", "zzz"], "th"), (["D", "N"], "the E")])
 def test_stop_strings_span_tokens_and_are_not_shown(model, stop, expected):
-    states, (writing,) = written(model, ["the END, and so on"], stop=stop)
-    assert writing.text == expected and writing.reason == "stop"
+    states, (completion,) = written(model, ["the END, and so on"], stop=stop)
+    assert completion.text == expected and completion.reason == "stop"
     shown = [texts[0] for texts in states]
     assert all(later.startswith(earlier) for earlier, later in zip(shown, shown[1:]))  # nothing is taken back
     assert all(expected.startswith(text) for text in shown)
 
 
 def test_what_only_looked_like_a_stop_string_is_shown_in_the_end(model):
-    states, (writing,) = written(model, ["aENDx"], max_tokens=3, stop=["ENDE"])
-    assert states[-2] == ["a"] and writing.text == "aEN" and writing.reason == "length"
+    states, (completion,) = written(model, ["aENDx"], max_tokens=3, stop=["ENDE"])
+    assert states[-2] == ["a"] and completion.text == "aEN" and completion.reason == "length"
 
 
 def slow_stream(text: str, stops: list[str]) -> str:
@@ -83,10 +83,10 @@ def test_streams_of_random_texts():
 
 def test_no_half_character_is_shown(model):
     text = "Grüße, 東京 🙂"
-    states, (writing,) = written(model, [text], max_tokens=len(text.encode()))
+    states, (completion,) = written(model, [text], max_tokens=len(text.encode()))
     for texts in states:
         assert text.startswith(texts[0]) and "\N{REPLACEMENT CHARACTER}" not in texts[0]
-    assert writing.text == text
+    assert completion.text == text
 
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -132,42 +132,42 @@ def test_the_end_of_the_ids_can_complete_a_stop_string(model):
     half = TOKENIZER.encode("東")[:2]
     stream = TextStream(TOKENIZER, ["\N{REPLACEMENT CHARACTER}"])
     assert [stream.push(token) for token in half] == ["", ""] and stream.finish() == "" and stream.stopped
-    _, (writing,) = written(model, ["a東"], max_tokens=3, stop=["\N{REPLACEMENT CHARACTER}"])
-    assert writing.text == "a" and writing.reason == "stop"
+    _, (completion,) = written(model, ["a東"], max_tokens=3, stop=["\N{REPLACEMENT CHARACTER}"])
+    assert completion.text == "a" and completion.reason == "stop"
 
 
 def test_a_stop_string_of_several_bytes(model):
-    _, (writing,) = written(model, ["ab東c東京d"], stop=["東京"])
-    assert writing.text == "ab東c" and writing.reason == "stop"
+    _, (completion,) = written(model, ["ab東c東京d"], stop=["東京"])
+    assert completion.text == "ab東c" and completion.reason == "stop"
 
 
 def test_rows_end_each_in_its_own_way(model):
     end = byte_ids("!")
-    _, writings = written(model, ["ab!cd", "abcde", "aSTOP"], max_tokens=7, end=end, stop=["STOP"])
-    assert [w.reason for w in writings] == ["end", "length", "stop"]
-    assert [w.text for w in writings] == ["ab", "abcdeab", "a"]
-    assert writings[0].ids[-1] == end[0] and len(writings[0].ids) == 3
+    _, completions = written(model, ["ab!cd", "abcde", "aSTOP"], max_tokens=7, eos_ids=end, stop=["STOP"])
+    assert [w.reason for w in completions] == ["end", "length", "stop"]
+    assert [w.text for w in completions] == ["ab", "abcdeab", "a"]
+    assert completions[0].ids[-1] == end[0] and len(completions[0].ids) == 3
 
 
 def test_every_row_has_a_length_of_its_own(model):
-    _, writings = written(model, ["abcdef", "abcdef", "abcSTOP"], max_tokens=[5, 2, 9], stop=["STOP"])
-    assert [w.text for w in writings] == ["abcde", "ab", "abc"]
-    assert [w.reason for w in writings] == ["length", "length", "stop"]
+    _, completions = written(model, ["abcdef", "abcdef", "abcSTOP"], max_tokens=[5, 2, 9], stop=["STOP"])
+    assert [w.text for w in completions] == ["abcde", "ab", "abc"]
+    assert [w.reason for w in completions] == ["length", "length", "stop"]
 
 
 def test_time_is_up(model):
     seconds = iter(range(100))
-    _, (writing,) = written(model, ["abcdef"], max_time=3, clock=lambda: next(seconds))
-    assert writing.text == "abc" and writing.reason == "time"
+    _, (completion,) = written(model, ["abcdef"], max_time=3, clock=lambda: next(seconds))
+    assert completion.text == "abc" and completion.reason == "time"
 
 
 def test_log_probabilities_are_the_models(model):
     sampler = minillm.Sampler(temperature=0.5, top_k=5, seed=2)
-    *_, (writing,) = write(model, TOKENIZER, [[1, 2]], 9, sampler, logprobs=True, trace=True)
-    expected, unsure = score_text(model, [1, 2], writing.ids)
-    np.testing.assert_allclose(writing.logprobs, expected, rtol=1e-4)
-    assert [trace.token for trace in writing.traces] == writing.ids
-    np.testing.assert_allclose([trace.stages[0].entropy for trace in writing.traces], unsure, rtol=1e-4)
+    *_, (completion,) = write(model, TOKENIZER, [[1, 2]], 9, sampler, logprobs=True, trace=True)
+    expected, unsure = score_text(model, [1, 2], completion.ids)
+    np.testing.assert_allclose(completion.logprobs, expected, rtol=1e-4)
+    assert [trace.token for trace in completion.traces] == completion.ids
+    np.testing.assert_allclose([trace.stages[0].entropy for trace in completion.traces], unsure, rtol=1e-4)
 
 
 def test_scores_are_those_of_single_steps(model):

@@ -17,10 +17,10 @@ from minillm.checks.verdicts import UNTOLD
 from minillm.errors import UserError
 from minillm.inspection import Check, Inspection, check_tensor, inspect_tensor, inspect_text, record
 from minillm.inspection.checking import Element
-from minillm.inspection.moments import TensorStats
 from minillm.inspection.observation import Observer, observed
 from minillm.inspection.source_lines import ROOT, forward_passages, gradient_passages
 from minillm.inspection.table import _format_check, format_table, json_lines
+from minillm.inspection.tensor_stats import TensorStats
 from minillm.layers import (
     attention,
     embedding,
@@ -76,7 +76,7 @@ class TestNumbers:
         for tensor in recorded.activations:
             array = expected[tensor.name]
             assert tensor.shape == array.shape, tensor.name
-            found = tensor.values.mean, tensor.values.spread, tensor.values.largest
+            found = tensor.values.mean, tensor.values.std, tensor.values.max_abs
             np.testing.assert_allclose(found, (array.mean(), array.std(), np.abs(array).max()), rtol=1e-9, atol=1e-12)
         assert recorded.loss == pytest.approx(float(expected["loss"]), rel=1e-12)
 
@@ -105,8 +105,8 @@ class TestNumbers:
         x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * p["layers.0.input_layernorm.weight"]
         name = "layers.0.self_attn.q_proj"
         added = 2.0 * x @ p[f"{name}.lora_A"].T @ p[f"{name}.lora_B"].T  # alpha / r is 2
-        assert rows[f"{name}.lora"].values.spread == pytest.approx(added.std(), rel=1e-9)
-        assert rows[name].values.spread == pytest.approx((x @ p[f"{name}.weight"].T + added).std(), rel=1e-9)
+        assert rows[f"{name}.lora"].values.std == pytest.approx(added.std(), rel=1e-9)
+        assert rows[name].values.std == pytest.approx((x @ p[f"{name}.weight"].T + added).std(), rel=1e-9)
 
     @CONFIGS
     def test_parameters(self, config):
@@ -118,14 +118,14 @@ class TestNumbers:
         assert [tensor.name for tensor in recorded.parameters] == names
         for tensor, parameter in zip(recorded.parameters, model.parameters().values()):
             assert tensor.gradient.norm == pytest.approx(np.linalg.norm(parameter.grad), rel=1e-9)
-            assert tensor.values.largest == np.abs(parameter.value).max()
+            assert tensor.values.max_abs == np.abs(parameter.value).max()
 
     def test_moments_of_parts(self):
         array = np.random.default_rng(0).normal(3, 2, (7, 5)).astype(np.float32)
         whole, parts = TensorStats.of(array), TensorStats.of(array[:2]) + TensorStats.of(array[2:])
-        assert whole.count == parts.count == 35 and whole.largest == parts.largest == np.abs(array).max()
-        for moments in (whole, parts):
-            found = moments.mean, moments.spread, moments.norm
+        assert whole.count == parts.count == 35 and whole.max_abs == parts.max_abs == np.abs(array).max()
+        for stats in (whole, parts):
+            found = stats.mean, stats.std, stats.norm
             np.testing.assert_allclose(found, (array.mean(), array.std(), np.linalg.norm(array)), rtol=1e-5)
 
     @CONFIGS
@@ -133,8 +133,8 @@ class TestNumbers:
         """bfloat16 keeps 8 bits: the tensors are the same to a few per cent, and what is kept takes less memory."""
         full, half = record(made(config, "float32"), IDS, TARGETS), record(made(config, "bfloat16"), IDS, TARGETS)
         for tensor, other in zip(full.activations, half.activations):
-            assert (tensor.name, tensor.operations) == (other.name, other.operations)
-            assert other.values.spread == pytest.approx(tensor.values.spread, rel=0.05)
+            assert (tensor.name, tensor.flops) == (other.name, other.flops)
+            assert other.values.std == pytest.approx(tensor.values.std, rel=0.05)
             assert other.gradient.norm == pytest.approx(tensor.gradient.norm, rel=0.1)
         kept = [sum(tensor.saved_bytes for tensor in recorded.tensors) for recorded in (full, half)]
         assert kept[1] < kept[0]
@@ -142,12 +142,12 @@ class TestNumbers:
     def test_what_is_not_a_number_shows(self):
         array = np.ones(1 << 19)
         array[7] = np.nan
-        assert np.isnan(TensorStats.of(array).largest) and np.isnan(TensorStats.of(array[::-1]).largest)
+        assert np.isnan(TensorStats.of(array).max_abs) and np.isnan(TensorStats.of(array[::-1]).max_abs)
         model = made(GPT2, "float32")
         model.parameters()["transformer.h.1.ln_1.bias"].value[3] = np.nan
         inspection = inspect_text(model, Letters(), "dbebfjcg")
         rows = rows_of(inspection.record)
-        assert np.isnan(rows["h.1.ln_1"].values.largest) and not np.isnan(rows["h.0"].values.largest)
+        assert np.isnan(rows["h.1.ln_1"].values.max_abs) and not np.isnan(rows["h.0"].values.max_abs)
         assert "perplexity nan" in format_table(inspection)
         assert json.loads(json_lines(inspection).splitlines()[-1])["loss"] is None
 
@@ -160,7 +160,7 @@ class TestNumbers:
         logits, expected = rows_of(parts)["logits"], rows_of(whole)["logits"]
         assert logits.shape == expected.shape == (T, V)
         assert logits.values.mean == pytest.approx(expected.values.mean, rel=1e-12)
-        assert logits.operations == expected.operations
+        assert logits.flops == expected.flops
         np.testing.assert_allclose(parts.gradients["logits"], whole.gradients["logits"], rtol=1e-12)
         assert check_tensor(model, IDS, TARGETS, logits, parts.gradients["logits"]).passed
 
@@ -280,7 +280,7 @@ class TestOperations:
     def test_gpt2(self):
         """24 T C^2 + 4 C T(T+1)/2 for a block, 2 T C V for the head; backward twice that."""
         recorded = record(made(GPT2), IDS, TARGETS)
-        forward, backward = (sum(tensor.operations[i] for tensor in recorded.tensors) for i in (0, 1))
+        forward, backward = (sum(tensor.flops[i] for tensor in recorded.tensors) for i in (0, 1))
         attention = 2 * 4 * C * T * (T + 1) // 2
         products = 2 * (24 * T * C**2) + 2 * T * C * V
         assert forward == products + attention and backward == 2 * forward
@@ -296,17 +296,17 @@ class TestOperations:
             + 2 * T * 3 * C * inner
             + 4 * heads * width * T * (T + 1) // 2
         )
-        assert sum(tensor.operations[0] for tensor in recorded.tensors) == 2 * block + 2 * T * C * V
-        assert all(tensor.operations[1] == 2 * tensor.operations[0] for tensor in recorded.tensors)
+        assert sum(tensor.flops[0] for tensor in recorded.tensors) == 2 * block + 2 * T * C * V
+        assert all(tensor.flops[1] == 2 * tensor.flops[0] for tensor in recorded.tensors)
 
     def test_frozen_weights_have_no_product_of_their_own(self):
         model = made(LLAMA)
         add_lora(model, LoRA(2))
         rows = rows_of(record(model, IDS, TARGETS))
         name = "layers.0.self_attn.q_proj"
-        assert rows[name].operations == (2 * T * C * 16, 2 * T * C * 16)
-        assert rows[f"{name}.lora"].operations == (2 * T * 2 * (C + 16), 4 * T * 2 * (C + 16))
-        assert rows["logits"].operations == (2 * T * C * V, 2 * T * C * V)
+        assert rows[name].flops == (2 * T * C * 16, 2 * T * C * 16)
+        assert rows[f"{name}.lora"].flops == (2 * T * 2 * (C + 16), 4 * T * 2 * (C + 16))
+        assert rows["logits"].flops == (2 * T * C * V, 2 * T * C * V)
         assert rows[f"{name}.weight"].frozen and rows[f"{name}.weight"].gradient is None
         assert rows[f"{name}.lora_B"].gradient.norm > 0
         # the table below does not learn, but the gradient arrives there
@@ -498,7 +498,7 @@ class TestText:
         rows = rows_of(inspection.record)
         folded = next(line for line in format_table(inspection).splitlines() if line.startswith("h.1 +"))
         kept = sum(tensor.saved_bytes for name, tensor in rows.items() if name.startswith("h.1"))
-        assert f" {kept:,} " in folded and f"{rows['h.1'].values.spread:.4g}" in folded
+        assert f" {kept:,} " in folded and f"{rows['h.1'].values.std:.4g}" in folded
         with pytest.raises(UserError, match="--layer 5: the model has the blocks 0 to 4"):
             format_table(inspection, [5])
 
@@ -514,8 +514,8 @@ class TestText:
         assert list(found) == [tensor.name for tensor in plain.tensors]
         for tensor in plain.tensors:
             other = found[tensor.name]
-            assert other.shape == tensor.shape and other.operations == tensor.operations
-            assert other.values.largest == pytest.approx(tensor.values.largest, rel=1e-4)
+            assert other.shape == tensor.shape and other.flops == tensor.flops
+            assert other.values.max_abs == pytest.approx(tensor.values.max_abs, rel=1e-4)
             assert other.gradient.norm == pytest.approx(tensor.gradient.norm, rel=1e-3, abs=1e-7)
 
 

@@ -62,7 +62,7 @@ FAULTS = {
     "keys without the scale": ("ds.swapaxes(2, 3) @ q / np.sqrt(D)", "ds.swapaxes(2, 3) @ q"),
     "GELU as if its gate were constant": ("dy * (gate + x * 2", "dy * (gate + 0 * x * 2"),
     "a mean taken for a sum": ("return loss, p / targets.size", "return loss, p"),
-    "the residual branch without the way past it": ('dx = dx + back(f"h.{i}.ln_1"', 'dx = back(f"h.{i}.ln_1"'),
+    "the residual branch without the way past it": ('dx = dx + record(f"h.{i}.ln_1"', 'dx = record(f"h.{i}.ln_1"'),
     "embeddings of repeated tokens written over": (
         'np.add.at(g["wte.weight"], ids, dx)',
         'g["wte.weight"][ids] += dx',
@@ -114,7 +114,7 @@ def test_the_page_writes_what_the_engine_writes():
     model, weights = engine_with_weights_of_the_page(gpt_page)
     model.eval()
     prompt, count, temperature = np.array([3, 1, 4]), T - 3, 0.7
-    written = gpt_page.write(weights, prompt, count, HEADS, np.random.default_rng(5), temperature)
+    written = gpt_page.generate(weights, prompt, count, HEADS, np.random.default_rng(5), temperature)
     assert len(written) == T and list(written[:3]) == [3, 1, 4]
     numbers, sampler, ids = np.random.default_rng(5), minillm.Sampler(temperature=temperature), prompt
     for _ in range(count):
@@ -130,14 +130,14 @@ def test_draws_are_the_engines():
     p = rng.dirichlet(np.full(V, 0.3))
     p[4] = 0
     for number in [0.0, np.nextafter(1, 0), *rng.random(200), *np.cumsum(p)[:-1]]:
-        assert gpt_page.draw(p, number) == multinomial(p[None], np.array([number]))[0] != 4
+        assert gpt_page.sample(p, number) == multinomial(p[None], np.array([number]))[0] != 4
 
 
 def test_a_text_longer_than_the_context_is_continued_from_its_end():
     _, weights = engine_with_weights_of_the_page(gpt_page)
     text = np.arange(2 * T) % V
-    whole = gpt_page.write(weights, text, 1, HEADS, np.random.default_rng(0))
-    end = gpt_page.write(weights, text[-T:], 1, HEADS, np.random.default_rng(0))
+    whole = gpt_page.generate(weights, text, 1, HEADS, np.random.default_rng(0))
+    end = gpt_page.generate(weights, text[-T:], 1, HEADS, np.random.default_rng(0))
     assert whole[-1] == end[-1]
 
 

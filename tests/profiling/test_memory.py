@@ -154,7 +154,7 @@ def test_weights_and_moments_are_exact(config):
 def test_the_parts_make_the_total():
     result = estimate(Workload(gpt2(), 8))
     assert result.total == sum(getattr(result, part) for part in PARTS)
-    assert result.activations == sum(result.kept.values())
+    assert result.activations == sum(result.saved.values())
 
 
 def test_gradients_of_a_step_are_gone_before_the_next_one():

@@ -14,8 +14,8 @@ from minillm.profiling.memory_advice import (
     OutOfMemory,
     advice,
     explain,
+    explain_oom,
     explain_shortly,
-    explained,
     is_out_of_memory,
     memory_of,
 )
@@ -88,10 +88,10 @@ def test_errors_of_numpy_cupy_and_others():
 
     assert is_out_of_memory(MemoryError()) and is_out_of_memory(CublasError("CUBLAS_STATUS_ALLOC_FAILED"))
     assert not is_out_of_memory(CublasError("CUBLAS_STATUS_EXECUTION_FAILED"))
-    with pytest.raises(RuntimeError, match="^something else$"), explained(replace(WORKLOAD, device="cpu")):
+    with pytest.raises(RuntimeError, match="^something else$"), explain_oom(replace(WORKLOAD, device="cpu")):
         raise RuntimeError("something else")
     with pytest.raises(OutOfMemory, match="out of memory on cpu: a request for memory was refused;"):
-        with explained(replace(WORKLOAD, device="cpu")):
+        with explain_oom(replace(WORKLOAD, device="cpu")):
             raise MemoryError
 
 

@@ -151,7 +151,7 @@ def test_the_largest_are_those_of_a_stable_sort(vocabulary, kind):
     logits = logits_of(kind, vocabulary)
     for k in {1, min(3, vocabulary), min(50, vocabulary), vocabulary}:
         expected = np.sort(np.argsort(-logits, axis=1, kind="stable")[:, :k], axis=1)
-        np.testing.assert_array_equal(cuts.largest(logits, k), expected)
+        np.testing.assert_array_equal(cuts.top_k_ids(logits, k), expected)
 
 
 LOGITS = st.lists(

@@ -1,4 +1,4 @@
-"""The numbers that describe a tensor: how many, their mean, their spread, the largest; put together from parts."""
+"""The numbers that describe a tensor: how many, their mean, their std, the max_abs; put together from parts."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from dataclasses import dataclass
 
 from minillm.backend.arrays import array_module
 
-STRETCH = 1 << 18  # numbers that are read at a time: in float64 they fit a cache
+CHUNK = 1 << 18  # numbers that are read at a time: in float64 they fit a cache
 
 
 @dataclass(frozen=True)
 class TensorStats:
-    """count numbers with this mean; squares: sum of (x - mean)^2; largest: max |x|."""
+    """count numbers with this mean; squares: sum of (x - mean)^2; max_abs: max |x|."""
 
     count: int = 0
     mean: float = 0.0
     squares: float = 0.0
-    largest: float = 0.0
+    max_abs: float = 0.0
 
     @classmethod
     def of(cls, array) -> TensorStats:
         """Those of an array, summed in float64.
 
         >>> import numpy as np
-        >>> TensorStats.of(np.array([1.0, -3.0])).spread
+        >>> TensorStats.of(np.array([1.0, -3.0])).std
         2.0
         """
         flat = array_module(array).asarray(array).reshape(-1)
-        moments = cls()
-        for start in range(0, flat.size, STRETCH):
-            stretch = flat[start : start + STRETCH].astype("float64")
-            mean, largest = float(stretch.mean()), float(abs(stretch).max())
-            stretch -= mean
-            moments += cls(stretch.size, mean, float(stretch @ stretch), largest)
-        return moments
+        stats = cls()
+        for start in range(0, flat.size, CHUNK):
+            chunk = flat[start : start + CHUNK].astype("float64")
+            mean, max_abs = float(chunk.mean()), float(abs(chunk).max())
+            chunk -= mean
+            stats += cls(chunk.size, mean, float(chunk @ chunk), max_abs)
+        return stats
 
     def __add__(self, other: TensorStats) -> TensorStats:
         """Those of both parts together. Chan, Golub, LeVeque, "Updating Formulae ... for Computing Sample Variances" (1979).
@@ -42,7 +42,7 @@ class TensorStats:
         >>> import numpy as np
         >>> a, b = np.arange(5.0), np.arange(3.0) ** 2
         >>> whole, parts = TensorStats.of(np.concatenate([a, b])), TensorStats.of(a) + TensorStats.of(b)
-        >>> bool(np.isclose(whole.spread, parts.spread)) and whole.largest == parts.largest
+        >>> bool(np.isclose(whole.std, parts.std)) and whole.max_abs == parts.max_abs
         True
         """
         count = self.count + other.count
@@ -51,10 +51,10 @@ class TensorStats:
         apart = other.mean - self.mean
         mean = self.mean + apart * other.count / count
         squares = self.squares + other.squares + apart**2 * self.count * other.count / count
-        return TensorStats(count, mean, squares, _larger(self.largest, other.largest))
+        return TensorStats(count, mean, squares, _larger(self.max_abs, other.max_abs))
 
     @property
-    def spread(self) -> float:
+    def std(self) -> float:
         """The standard deviation."""
         return math.sqrt(self.squares / self.count) if self.count else 0.0
 

@@ -18,7 +18,7 @@ import inspect
 import math
 
 
-def count_operations(operation: str, arguments: inspect.BoundArguments, learns: bool = True) -> tuple[int, int]:
+def count_flops(operation: str, arguments: inspect.BoundArguments, learns: bool = True) -> tuple[int, int]:
     """(forward, backward) for one call of `NAME_forward` with these arguments; (0, 0) for one without matrix products.
 
     learns: the weight is not frozen.
