@@ -6,7 +6,7 @@ The names below, and the models of the registry (models/architectures.py), are l
 
 from importlib import import_module
 
-from minillm.version import __version__
+from minillm.version import __version__ as __version__
 
 _HOMES = {
     "AdamW": "minillm.optim",
