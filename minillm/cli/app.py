@@ -3,6 +3,7 @@
 import typer
 
 from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, simulate, tokenizer, train
+from minillm.cli.options import Command
 
 app = typer.Typer(
     name="minillm",
@@ -30,5 +31,6 @@ def common(
 
 
 for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, simulate):
-    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+    name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
+    app.command(name=name, cls=cls)(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from minillm.cli.streams import waiting
 from minillm.errors import MissingExtra, UserError
 from minillm.generation.comparison import compare, draw, table
 from minillm.generation.text import Completion
 
-TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats"
+NAMES_WIDTH = 24  # columns for the names of strategies
+TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats; T: temperature"
 
 
 class Shown(NamedTuple):
@@ -28,80 +30,85 @@ class Shown(NamedTuple):
     logprobs: bool
 
 
-def stream_text(writings: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
+def stream_text(completions: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """One text, as it is drawn; returned, too, as the only one of a list."""
     characters = tokens = 0
-    first = next(writings)  # whatever is wrong is told before anything is written
+    first = next(completions)  # whatever is wrong is told before anything is written
     sys.stdout.write(prompt)
-    for (writing,) in chain([first], writings):
-        sys.stdout.write(writing.text[characters:])
+    for (completion,) in chain([first], completions):
+        sys.stdout.write(completion.text[characters:])
         sys.stdout.flush()
-        characters = len(writing.text)
-        tokens = _tell(writing, tokens, tokenizer, shown)
+        characters = len(completion.text)
+        tokens = _tell(completion, tokens, tokenizer, shown)
     sys.stdout.write("\n")
     sys.stdout.flush()
-    if found := writing.speculation:
+    if found := completion.speculation:
         note = f"{found.accepted_share:.0%} of {found.proposed} guesses accepted, {found.tokens_per_pass:.2f} tokens a pass"
-        print(f"({note})", file=sys.stderr)
-    return [writing]
+        print_note(note)
+    return [completion]
 
 
-def print_texts(writings: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
+def print_texts(completions: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """Several texts, when they are over, each under a line of its own; returned, too."""
-    *_, latest = writings
-    for number, writing in enumerate(latest, start=1):
-        score = "" if writing.score is None else f", score {writing.score:.4f}"
+    *_, latest = completions
+    for number, completion in enumerate(latest, start=1):
+        score = "" if completion.score is None else f", score {completion.score:.4f}"
         print(f"--- {number} of {len(latest)}{score}", flush=True)
-        print(prompt + writing.text, flush=True)
-        _tell(writing, 0, tokenizer, shown)
+        print(prompt + completion.text, flush=True)
+        _tell(completion, 0, tokenizer, shown)
     return latest
 
 
-def print_json_lines(writings: Iterator[list[Completion]], prompt: str, shown: Shown) -> list[Completion]:
+def print_json_lines(completions: Iterator[list[Completion]], prompt: str, shown: Shown) -> list[Completion]:
     """A line of JSON for each text; the texts are returned, too."""
-    *_, latest = writings
-    for writing in latest:
-        print(json.dumps(as_json(writing, prompt, shown), ensure_ascii=False), flush=True)
+    *_, latest = completions
+    for completion in latest:
+        print(json.dumps(as_json(completion, prompt, shown), ensure_ascii=False), flush=True)
     return latest
 
 
-def _tell(writing: Completion, start: int, tokenizer, shown: Shown) -> int:
+def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
     """Tell of the tokens from `start` on what is known of them; returns where to go on."""
 
     def text_of(token: int) -> str:
         return tokenizer.piece(token) if token < tokenizer.vocab_size else ""
 
-    known = min((len(kept) for kept, wanted in zip((writing.traces, writing.logprobs), shown) if wanted), default=0)
+    known = min(
+        (len(kept) for kept, wanted in zip((completion.traces, completion.logprobs), shown) if wanted), default=0
+    )
     for at in range(start, known):
         if shown.trace:
-            print("\n".join(["", *writing.traces[at].lines(text_of)]), file=sys.stderr)
+            print("\n".join(["", *completion.traces[at].lines(text_of)]), file=sys.stderr)
         if shown.logprobs:
-            print(f"{writing.logprobs[at]:9.4f}  {text_of(writing.ids[at])!r}", file=sys.stderr)
+            print(f"{completion.logprobs[at]:9.4f}  {text_of(completion.ids[at])!r}", file=sys.stderr)
     return known
 
 
-def as_json(writing: Completion, prompt: str, shown: Shown) -> dict:
+def as_json(completion: Completion, prompt: str, shown: Shown) -> dict:
     """A text as it stands on a line of JSON."""
-    line = {"prompt": prompt, "text": writing.text, "ids": writing.ids, "reason": writing.reason}
-    if writing.score is not None:
-        line["score"] = writing.score
+    line = {"prompt": prompt, "text": completion.text, "ids": completion.ids, "reason": completion.reason}
+    if completion.score is not None:
+        line["score"] = completion.score
     if shown.logprobs:
-        line["logprobs"] = writing.logprobs
+        line["logprobs"] = completion.logprobs
     if shown.trace:
         line["trace"] = [
-            {**token._asdict(), "stages": [stage._asdict() for stage in token.stages]} for token in writing.traces
+            {**token._asdict(), "stages": [stage._asdict() for stage in token.stages]} for token in completion.traces
         ]
     return line
 
 
-def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: int, end, stop, chart: Path) -> None:
-    """Every strategy's text, the table of figures, and the chart."""
+def show_comparison(
+    model, tokenizer, prompt: str, ids, max_tokens: int, chart: Path, *, seed: int, samples: int, end, stop
+) -> None:
+    """Every strategy's first text, the table of figures, means of all its texts, and the chart."""
     if not chart.parent.is_dir():
         raise UserError(f"--chart {chart}: there is no folder {chart.parent}")
-    results = compare(model, tokenizer, ids, max_tokens, seed, end=end, stop=stop)
+    with waiting("writing by every strategy"):
+        results = compare(model, tokenizer, ids, max_tokens, seed, samples, end=end, stop=stop)
     console = Console(highlight=False)
     texts = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    texts.add_column(no_wrap=True)
+    texts.add_column(overflow="fold", max_width=NAMES_WIDTH)
     texts.add_column(overflow="fold")
     for result in results:
         texts.add_row(Text(result.name, style="bold"), Text(prompt + result.text))
@@ -115,19 +122,12 @@ def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: i
         figures.add_row(*row)
     console.print(figures)
     try:
-        draw(results, chart)
+        draw(results, chart, samples)
         print(f"chart: {chart}", file=sys.stderr)
     except MissingExtra as error:
-        print(error, file=sys.stderr)
+        print_note(error)
 
 
-def numbered(option: str, pairs: Sequence[str] | None, kind: Callable) -> dict[int, float | int]:
-    """Options such as 50256:-5 as a dict. Raises UserError for anything else."""
-    result = {}
-    for pair in pairs or ():
-        left, _, right = pair.partition(":")
-        try:
-            result[int(left)] = kind(right)
-        except ValueError:
-            raise UserError(f"{option} {pair}: write two numbers with a colon between them, such as 50256:-5") from None
-    return result
+def print_note(text: object) -> None:
+    """A remark on standard error."""
+    print(f"({text})", file=sys.stderr)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from minillm.files.atomic import decode_text, naming
 
@@ -64,3 +68,36 @@ def read_input() -> str:
     """All of standard input, which must be UTF-8. Raises UserError if it is not, OSError if it is closed."""
     with naming("standard input"):
         return decode_text(sys.stdin.buffer.read(), "standard input")
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """While something slow runs: `text` and the seconds so far on standard error.
+
+    On a terminal a line that is rewritten and disappears at the end; elsewhere one plain line, after SILENCE seconds.
+    """
+    done = threading.Event()
+    thread = threading.Thread(target=_show_seconds, args=(text, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+SILENCE, TICK = 2.0, 0.5  # seconds before the first line, and between two of them
+
+
+def _show_seconds(text: str, done: threading.Event) -> None:
+    started, stream = time.monotonic(), sys.stderr
+    if done.wait(SILENCE):
+        return
+    if not stream.isatty():
+        print(f"{text} ...", file=stream, flush=True)
+        return
+    while True:
+        print(f"\r{text} ... {time.monotonic() - started:.0f} s", end="", file=stream, flush=True)
+        if done.wait(TICK):
+            break
+    print("\r\x1b[K", end="", file=stream, flush=True)
