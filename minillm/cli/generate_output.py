@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from minillm.cli.streams import waiting
+from minillm.cli.streams import terminal_width, waiting
 from minillm.errors import MissingExtra, UserError
 from minillm.generation.comparison import compare, draw, table
 from minillm.generation.text import Completion
 
+WIDE = 96  # columns from which on a trace has all its words
 NAMES_WIDTH = 24  # columns for the names of strategies
 TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats; T: temperature"
 
@@ -76,9 +77,10 @@ def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
     known = min(
         (len(kept) for kept, wanted in zip((completion.traces, completion.logprobs), shown) if wanted), default=0
     )
+    width = terminal_width()
     for at in range(start, known):
         if shown.trace:
-            print("\n".join(["", *completion.traces[at].lines(text_of)]), file=sys.stderr)
+            print("", *completion.traces[at].lines(text_of, short=width < WIDE), sep="\n", file=sys.stderr)
         if shown.logprobs:
             print(f"{completion.logprobs[at]:9.4f}  {text_of(completion.ids[at])!r}", file=sys.stderr)
     return known
