@@ -25,6 +25,11 @@ def architecture_of(config) -> str:
     return next(name for name, files in ARCHITECTURES.items() if isinstance(config, files.CONFIG))
 
 
+def config_classes() -> list[type]:
+    """The configuration class of every architecture."""
+    return [files.CONFIG for files in ARCHITECTURES.values()]
+
+
 def make_model(config, seed: int | None = 0, dtype="float32") -> LanguageModel:
     """The model that a configuration describes."""
     return ARCHITECTURES[architecture_of(config)].MODEL(config, seed, dtype)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import field
 
 from minillm.errors import UserError
 
 LARGEST = 1 << 28  # of a whole number in a configuration: the size of a matrix in bytes then fits 64 bits
+
+
+def option(default, help: str, panel: str = "The model", **more):
+    """A dataclass field that is an option of the command line, too, with its help text under the heading `panel`.
+
+    more: what else cli/options.py reads, such as the option's name.
+    """
+    return field(default=default, metadata={"help": help, "panel": panel, **more})
 
 
 def check_positive_integers(config, names: tuple[str, ...]) -> None:

@@ -26,7 +26,14 @@ from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import ResidualBlock
-from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
+from minillm.models.config import (
+    check_dropout,
+    check_flags,
+    check_heads,
+    check_numbers,
+    check_positive_integers,
+    option,
+)
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02
@@ -42,16 +49,16 @@ class GPT2Config:
     """
 
     vocab_size: int = 50257
-    context_length: int = 1024
-    n_layer: int = 12
-    n_head: int = 12
-    d_model: int = 768
-    d_ff: int | None = None
-    dropout: float = 0.0
-    bias: bool = True
-    tie_embeddings: bool = True
-    activation: str = "gelu_new"
-    layer_norm_eps: float = 1e-5
+    context_length: int = option(1024, "Tokens that the model can look back on.")
+    n_layer: int = option(12, "Transformer blocks.")
+    n_head: int = option(12, "Attention heads in each block.")
+    d_model: int = option(768, "Width of a token's vector; divisible by --n-head.")
+    d_ff: int | None = option(None, "Width inside the MLP; 4 (Llama: 8/3) times --d-model if not given.")
+    dropout: float = option(0.0, "Probability of dropping a value, from 0 to below 1.")
+    bias: bool = option(True, "GPT-2: biases in linear layers and norms.")
+    tie_embeddings: bool = option(True, "One matrix reads tokens and scores them.")
+    activation: str = option("gelu_new", "gelu_new (tanh form, as GPT-2) or gelu (exact).")
+    layer_norm_eps: float = option(1e-5, "GPT-2: added to the variance in layer norm.")
 
     def __post_init__(self):
         if self.d_ff is None:

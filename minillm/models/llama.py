@@ -26,7 +26,14 @@ from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fields
 from minillm.layers.swiglu import SwiGLU
-from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
+from minillm.models.config import (
+    check_dropout,
+    check_flags,
+    check_heads,
+    check_numbers,
+    check_positive_integers,
+    option,
+)
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02
@@ -45,21 +52,21 @@ class LlamaConfig:
     """
 
     vocab_size: int = 32000
-    context_length: int = 2048
-    n_layer: int = 12
-    n_head: int = 12
-    n_kv_head: int | None = None
-    d_model: int = 768
-    d_ff: int | None = None
-    head_dim: int | None = None
-    dropout: float = 0.0
-    tie_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    context_length: int = option(2048, "Tokens that the model can look back on.")
+    n_layer: int = option(12, "Transformer blocks.")
+    n_head: int = option(12, "Attention heads in each block.")
+    n_kv_head: int | None = option(None, "Llama: key/value heads, each shared by several attention heads.")
+    d_model: int = option(768, "Width of a token's vector; divisible by --n-head.")
+    d_ff: int | None = option(None, "Width inside the MLP; 4 (Llama: 8/3) times --d-model if not given.")
+    head_dim: int | None = option(None, "Llama: width of a head, if not d-model / n-head.")
+    dropout: float = option(0.0, "Probability of dropping a value, from 0 to below 1.")
+    tie_embeddings: bool = option(False, "One matrix reads tokens and scores them.")
+    attention_bias: bool = option(False, "Llama: biases in attention.")
+    mlp_bias: bool = option(False, "Llama: biases in the MLP.")
+    rms_norm_eps: float = option(1e-5, "Llama: added to the mean square in RMS norm.")
+    rope_theta: float = option(10000.0, "Llama: base of the rotary embedding's angles.")
     rope_scaling: Scaling | None = None
-    rope_interleaved: bool = False
+    rope_interleaved: bool = option(False, "Llama: rotary pairs side by side.")
 
     def __post_init__(self):
         check_positive_integers(self, ("vocab_size", "context_length", "n_layer", "n_head", "d_model"))

@@ -225,7 +225,7 @@ def test_a_run_with_a_profile_is_the_same_run(new_run):
         def __init__(self):
             self.profiles = []
 
-        def profiled(self, profile):
+        def on_profile(self, profile):
             self.profiles.append(profile)
 
     reporter, weights = Noting(), []
