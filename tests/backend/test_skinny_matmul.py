@@ -5,11 +5,13 @@ from planting import assert_close, planted
 import minillm
 from minillm.backend import skinny_matmul as few_rows
 from minillm.backend import threads as blas
+from minillm.backend.arrays import SimulatedArray
 from minillm.backend.random_streams import stream
 from minillm.backend.skinny_matmul import BLOCK, MOST_ROWS, few_rows_gain, skinny_matmul
 from minillm.checks.cases import randomised
 from minillm.generation.decoder import Decoder
 from minillm.layers import linear
+from minillm.layers.cache import Cache
 from minillm.layers.linear import Linear
 
 
@@ -76,7 +78,7 @@ def test_where_it_is_used(monkeypatch):
     assert not few_rows_gain(x[:1], weight) and not few_rows_gain(np.repeat(x, 4, axis=0), weight)
     assert not few_rows_gain(x, weight[:1000])  # small enough for the cache as it is
     assert not few_rows_gain(x, weight.astype(np.float64))
-    assert not few_rows_gain(x, weight.view(minillm.backend.SimulatedArray))
+    assert not few_rows_gain(x, weight.view(SimulatedArray))
     monkeypatch.setattr(few_rows, "_has_small_products", lambda: False)
     assert not few_rows_gain(x, weight)
 
@@ -88,7 +90,7 @@ def test_a_linear_layer_uses_it(monkeypatch, transposed):
     monkeypatch.setattr(linear, "skinny_matmul", lambda *all: calls.append(all) or skinny_matmul(*all))
     x, weight = matrices(4, 512, 512)
     layer = Linear(weight, np.ones(512, np.float32), transposed=transposed)
-    assert_close(layer.product(x, with_bias=True), x @ (weight.T if transposed else weight) + 1, 1e-6)
+    assert_close(layer.decode(x, Cache(x, len(x))), x @ (weight.T if transposed else weight) + 1, 1e-6)
     assert len(calls) == 1
 
 
