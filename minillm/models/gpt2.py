@@ -3,7 +3,8 @@
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 
     x = wte[ids] + wpe[0 .. T-1]                                (B, T, C)
-    x = block(x), n_layer times                                 residual.py
+    x = x + attention(norm(x))        n_layer times             attention.py, layer_norm.py
+    x = x + mlp(norm(x))                                        mlp.py, residual.py
     logits = ln_f(x) W_head^T                                   (B, T, C) @ (C, V)
     loss = mean over B, T of -log softmax(logits)[target]
 
@@ -25,7 +26,7 @@ from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
-from minillm.layers.residual import ResidualBlock
+from minillm.layers.residual import residual_backward, residual_forward
 from minillm.models.config import (
     check_dropout,
     check_flags,
@@ -157,3 +158,48 @@ class Transformer(Layer):
         # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch
         self.wpe.backward(dx.sum(axis=0, dtype=self.wpe.weight.value.dtype))
         self.wte.backward(dx)
+
+    def decode(self, ids, cache):
+        """The new ids (B, t) -> x (B, t, C)."""
+        x = self.wte.decode(ids, cache) + self.wpe.decode(cache.positions(), cache)
+        x = self.embd_dropout.decode(x, cache)
+        for block in self.h:
+            x = block.decode(x, cache)
+        return self.ln_f.decode(x, cache)
+
+
+class ResidualBlock(Layer):
+    """One transformer block, x (B, T, C) -> y (B, T, C):
+
+    x = x + dropout(attn(ln_1(x)))        mixes information across tokens
+    x = x + dropout(mlp(ln_2(x)))         applied to each token independently
+    """
+
+    def __init__(self, ln_1: LayerNorm, attn: CausalSelfAttention, ln_2: LayerNorm, mlp: MLP, dropout: float = 0.0):
+        self.ln_1 = ln_1
+        self.attn = attn
+        self.attn_resid_dropout = Dropout(dropout)
+        self.ln_2 = ln_2
+        self.mlp = mlp
+        self.mlp_resid_dropout = Dropout(dropout)
+
+    def forward(self, x, rng_key=None):
+        attn_out = self.attn_resid_dropout.forward(self.attn.forward(self.ln_1.forward(x), rng_key), rng_key)
+        x, saved_attn = residual_forward(x, attn_out)
+        mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), rng_key)
+        x, saved_mlp = residual_forward(x, mlp_out)
+        self.save_for_backward((saved_attn, saved_mlp))
+        return x
+
+    def backward(self, dy):
+        saved_attn, saved_mlp = self.take_saved()
+        # forward: x = x + dropout(mlp(ln_2(x)))
+        dx, dmlp_out = residual_backward(dy, saved_mlp)
+        dx = dx + self.ln_2.backward(self.mlp.backward(self.mlp_resid_dropout.backward(dmlp_out)))
+        # forward: x = x + dropout(attn(ln_1(x)))
+        dx, dattn_out = residual_backward(dx, saved_attn)
+        return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
+
+    def decode(self, x, cache):
+        x = x + self.attn_resid_dropout.decode(self.attn.decode(self.ln_1.decode(x, cache), cache), cache)
+        return x + self.mlp_resid_dropout.decode(self.mlp.decode(self.ln_2.decode(x, cache), cache), cache)

@@ -14,7 +14,7 @@ from minillm.backend.random_streams import stream
 from minillm.errors import UserError
 from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
-from minillm.layers.layer import Layer, Parameter
+from minillm.layers.layer import Layer, Parameter, decode_problem
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.models.carried import NOTHING, Carried
@@ -205,6 +205,13 @@ class LanguageModel(Layer):
     def writes_by_forward(self) -> bool:
         """Whether `next_token_logits` is what `forward` returns for the last token, and was not given another meaning."""
         return self._is_own("next_token_logits")
+
+    def decode_problem(self) -> str | None:
+        """Why `decode` of the body and of the head may not be what `forward` computes, naming the place; None where it is."""
+        for name in ("forward", "next_token_logits", "_logits", "_hidden"):
+            if not self._is_own(name):
+                return f"{name} of {type(self).__name__} was overridden or exchanged"
+        return decode_problem(self.body, self.body_name) or decode_problem(self.lm_head, "lm_head")
 
     def hidden(self, ids):
         """ids (B, T) int  ->  x (B, T, C), what the head sees."""

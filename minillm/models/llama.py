@@ -181,6 +181,13 @@ class LlamaBody(Layer):
         # forward: x = embed_tokens[ids]
         self.embed_tokens.backward(dx)
 
+    def decode(self, ids, cache):
+        """The new ids (B, t) -> x (B, t, C)."""
+        x = self.embed_tokens.decode(ids, cache)
+        for block in self.blocks:
+            x = block.decode(x, cache)
+        return self.norm.decode(x, cache)
+
 
 class LlamaBlock(Layer):
     """One transformer block, x (B, T, C) -> y (B, T, C):
@@ -210,8 +217,12 @@ class LlamaBlock(Layer):
     def backward(self, dy):
         saved_attn, saved_mlp = self.take_saved()
         # forward: x = x + mlp(post_attention_layernorm(x))
-        dx, dthought = residual_backward(dy, saved_mlp)
-        dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dthought))
+        dx, dmlp_out = residual_backward(dy, saved_mlp)
+        dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
         # forward: x = x + self_attn(input_layernorm(x))
-        dx, dattended = residual_backward(dx, saved_attn)
-        return dx + self.input_layernorm.backward(self.self_attn.backward(dattended))
+        dx, dattn_out = residual_backward(dx, saved_attn)
+        return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
+
+    def decode(self, x, cache):
+        x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
+        return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)
