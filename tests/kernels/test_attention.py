@@ -18,6 +18,7 @@ from minillm.kernels import RUNGS, attention, kernel_for, use_kernels
 from minillm.kernels.attention import best_rung, rung
 from minillm.kernels.nvrtc import MAX_SHARED
 from minillm.kernels.simulator import SimulatorError, configured
+from minillm.kernels.simulator.profile import SECTOR_BYTES
 from minillm.layers import attention as layer
 
 FORWARD, BACKWARD = 1e-5, 1e-4
@@ -224,12 +225,16 @@ def test_a_rung_is_chosen_by_name():
         use_kernels(True)
 
 
-def test_the_ladder_s_table_counts_the_lines():
-    folder = Path(rung("naive").CUDA.path).parent
-    for name in RUNGS:
-        lines = len((folder / f"{name}.cu").read_text(encoding="utf-8").splitlines())
-        row = next(line for line in attention.__doc__.splitlines() if line.split()[:1] == [name])
-        assert int(row.split()[-2]) == lines, name
+@pytest.mark.parametrize("name", RUNGS)
+def test_the_ladder_s_table_has_lines_and_bytes(name, simulator):
+    row = next(line for line in attention.__doc__.splitlines() if line.split()[:1] == [name])
+    lines, counted = (int(number.replace(",", "")) for number in row.split()[-2:])
+    source = Path(rung(name).CUDA.path).read_text(encoding="utf-8")
+    assert lines == len(source.splitlines())
+    q = to_device(np.random.default_rng(0).normal(size=(1, 1, 128, 64)).astype(np.float32), "cudasim")
+    with configured(mode="profile") as profile:
+        rung(name).attention_forward(q, q, q)
+    assert counted == SECTOR_BYTES * profile.total("global").actual
 
 
 def test_the_package_remembers_which_rung_went_forward(simulator):
