@@ -51,7 +51,7 @@ RUNGS = {"naive": "tab:red", "tiled": "tab:gray", "flash": "tab:blue"}  # -> its
 TIMES = (64, 128, 256, 512)
 WIDTH = 64
 TILE = 64  # queries that a block of the flash kernel works on
-PARTS = {"row_products": "S = q k^T", "softmax_forward": "P = softmax(S)", "weighted_sum": "y = P v"}
+PARTS = {"matmul_abt": "S = q k^T", "softmax_forward": "P = softmax(S)", "matmul_ab": "y = P v"}
 
 
 class Count(NamedTuple):
