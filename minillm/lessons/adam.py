@@ -1,9 +1,9 @@
 """Lesson: Adam and AdamW.
 
-Weight decay shrinks every weight a little in each step: w loses lr * decay * w. For plain gradient descent
-that is the same as adding the penalty decay/2 |w|^2 to the loss, whose gradient is decay * w. For Adam it is
-not (Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, proposition 2). With the decay in
-the gradient, Adam's step is
+Weight decay shrinks every weight a little in each step: w loses lr * decay * w. For plain gradient
+descent that is the same as adding the penalty decay/2 |w|^2 to the loss, whose gradient is
+decay * w. For Adam it is not (Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR
+2019, proposition 2). With the decay in the gradient, Adam's step is
 
     lr m / sqrt(v),    m = mean of (g + decay w),    v = mean of (g + decay w)^2
 
@@ -12,16 +12,18 @@ The part of it that comes from the decay is
     lr decay w / sqrt(v)        Adam with L2: divided by the size of the weight's own gradients
     lr decay w                  AdamW: the same for all weights
 
-What a weight loses in a step, divided by lr * w, is its *effective decay*: decay / sqrt(v) for Adam with L2,
-decay for AdamW. (The decay also changes v, by twice the product of decay w and the mean gradient, which makes
-the step smaller. With d = decay w,
+What a weight loses in a step, divided by lr * w, is its *effective decay*: decay / sqrt(v) for Adam
+with L2, decay for AdamW. (The decay also changes v, by twice the product of decay w and the mean
+gradient, which makes the step smaller. With d = decay w,
 
     (m + d) / sqrt(v + 2 m d) = m / sqrt(v) + d / sqrt(v) (1 - m^2 / v) + O(d^2)
 
-so that precisely it is decay / sqrt(v) (1 - m^2 / v). Gradients are mostly noise, and m^2 / v is small.)
+so that precisely it is decay / sqrt(v) (1 - m^2 / v). Gradients are mostly noise, and m^2 / v is
+small.)
 
-It is measured by a replay: the same gradients of a trained model go to the optimizer twice, with decay and
-without. The steps are so small that the weights hardly move, and the decay is the only difference.
+It is measured by a replay: the same gradients of a trained model go to the optimizer twice, with
+decay and without. The steps are so small that the weights hardly move, and the decay is the only
+difference.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ class EffectiveDecay(NamedTuple):
 
 
 def measure() -> Measured:
-    """The effect of a decay on weights with small and large gradients, on their norms and on the validation loss."""
+    """The effect of a decay on weights with small and large gradients, on their norms and on the
+    validation loss.
+    """
     learned, validated = reference_letters()
     learned = learned[:LETTERS]
     plain = learn(AdamW, 0.0, learned, validated)
@@ -149,7 +153,8 @@ def collect_gradients(model, learned) -> list[np.ndarray]:
 
 
 def effective_decay(kind, decay: float, model, gradients) -> EffectiveDecay:
-    """What the decay takes from the weights in a step, divided by lr * w: by replay, and by theory."""
+    """What the decay takes from the weights in a step, divided by lr * w: by replay, and by theory.
+    """
     start = weights(model)
     with_decay, v = replay(kind, decay, start, gradients)
     without, _ = replay(kind, 0.0, start, gradients)
@@ -162,7 +167,9 @@ def effective_decay(kind, decay: float, model, gradients) -> EffectiveDecay:
 
 
 def replay(kind, decay: float, start, gradients) -> tuple[np.ndarray, np.ndarray]:
-    """weights (N,), gradients  ->  the mean change of each weight in a step, and v^ after the last one, (N,)"""
+    """weights (N,), gradients  ->  the mean change of each weight in a step, and v^ after the last
+    one, (N,)
+    """
     parameter = Parameter(start[None].copy())  # two dimensions: vectors are not decayed
     optimizer = kind({"weights": parameter}, REPLAY_LR, BETAS, weight_decay=decay)
     for step, gradient in enumerate(gradients):
@@ -180,7 +187,8 @@ def root_mean_square(gradients) -> np.ndarray:
 
 
 def tensor_sizes(plain, models, gradients) -> dict[str, tuple[float, dict]]:
-    """Tensor -> (typical gradient of its weights, {optimizer: norm as a share of that without decay}).
+    """Tensor -> (typical gradient of its weights, {optimizer: norm as a share of that without
+    decay}).
 
     Ordered by gradient, the smallest first.
     """

@@ -1,6 +1,7 @@
 """Lesson: attention, forward and backward.
 
-Forward, a head moves information from the tokens that came before (minillm/layers/attention.py has the derivation):
+Forward, a head moves information from the tokens that came before (minillm/layers/attention.py has
+the derivation):
 
     S_ij = q_i . k_j / sqrt(D)    P = softmax over j of S    y_i = sum_j P_ij v_j
 
@@ -13,9 +14,9 @@ The other goes to the scores, and says where the head should have looked:
 
     dS_ij = P_ij (dP_ij - sum_k P_ik dP_ik),  dP_ij = dy_i . v_j
 
-Where dS_ij is negative, the loss would fall if token i looked more at token j. Each row of dS has the
-sum 0, because the attention given to one token is taken from others. And dS_ij is small where P_ij
-is small: a head learns little about the tokens that it does not look at.
+Where dS_ij is negative, the loss would fall if token i looked more at token j. Each row of dS has
+the sum 0, because the attention given to one token is taken from others. And dS_ij is small where
+P_ij is small: a head learns little about the tokens that it does not look at.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ FEWEST = 4  # tokens in a sentence
 
 
 class Heads(NamedTuple):
-    """The heads of a layer in one pass, forward and backward: B texts, H heads, T tokens, head width D."""
+    """The heads of a layer in one pass, forward and backward: B texts, H heads, T tokens, head
+    width D.
+    """
 
     p: np.ndarray  # (B, H, T, T): how much token i looks at token j
     dy: np.ndarray  # (B, H, T, D): the gradient of the heads' outputs
@@ -51,7 +54,9 @@ class Heads(NamedTuple):
 
     @property
     def sent_back(self) -> np.ndarray:
-        """P_ij |dy_i|, (B, H, T, T): the size of the gradient that token i sends to the value of token j."""
+        """P_ij |dy_i|, (B, H, T, T): the size of the gradient that token i sends to the value of
+        token j.
+        """
         return self.p * np.linalg.norm(self.dy, axis=-1)[..., None]
 
 
@@ -135,11 +140,12 @@ def causal_attention(s):
 def habits(heads: Heads, head: int) -> dict[str, float]:
     """What a head does on average over texts.
 
-    itself, before: attention to the token itself, and to the token before it. nearness: `before` as a
-    multiple of uniform attention, which is 1 / (i + 1) for each of the tokens 0 ... i. distance: how many
-    tokens back it looks. to q, k, v: shares of the gradient that leaves the head. agreement: the
-    correlation, over tokens, of log(attention received) and log(|dv|), both divided by the attention that
-    a uniform head would give, because early tokens are visible to more tokens.
+    itself, before: attention to the token itself, and to the token before it. nearness: `before` as
+    a multiple of uniform attention, which is 1 / (i + 1) for each of the tokens 0 ... i. distance:
+    how many tokens back it looks. to q, k, v: shares of the gradient that leaves the head.
+    agreement: the correlation, over tokens, of log(attention received) and log(|dv|), both divided
+    by the attention that a uniform head would give, because early tokens are visible to more
+    tokens.
     """
     p = heads.p[:, head]  # (B, T, T)
     i = np.arange(p.shape[-1])
@@ -171,7 +177,9 @@ def _exactness(model, own, layers: list[Heads]) -> dict[str, float]:
 
 
 def _error_of(ds, model, own, index: int, pairs) -> float:
-    """The largest relative error of gradients (N,) of scores, against finite differences of the loss."""
+    """The largest relative error of gradients (N,) of scores, against finite differences of the
+    loss.
+    """
     change = np.zeros(len(ds))
 
     def loss() -> float:
@@ -182,7 +190,9 @@ def _error_of(ds, model, own, index: int, pairs) -> float:
 
 
 def loss_with_other_scores(model, ids, targets, index: int, pairs, change) -> float:
-    """The model's loss with `change` (N,) added to the scores at `pairs` (b, h, i, j) of layer `index`."""
+    """The model's loss with `change` (N,) added to the scores at `pairs` (b, h, i, j) of layer
+    `index`.
+    """
     body = model.transformer
     x = body.wte.forward(ids) + body.wpe.forward(np.arange(ids.shape[1]))  # (B, T, C)
     for layer, block in enumerate(body.h):
@@ -262,7 +272,9 @@ def _habits_table(figures: dict[str, float], config) -> Table:
 
 
 def _pairs_table(sentence: str, layers: list[Heads], shown, words: list[str]) -> Table:
-    """For each head in the picture: the pair with the most attention, and those that should have more and less."""
+    """For each head in the picture: the pair with the most attention, and those that should have
+    more and less.
+    """
     rows = []
     for layer, head in shown:
         p, ds = layers[layer].p[0, head], layers[layer].ds[0, head]

@@ -1,20 +1,23 @@
 """Lesson: backpropagation, and how to know that a gradient is right.
 
-gradient_path.py follows one gradient by hand. Finite differences give the same number without a derivation:
-change the weight a little and measure the loss. With f the loss as a function of the weight, by Taylor:
+gradient_path.py follows one gradient by hand. Finite differences give the same number without a
+derivation: change the weight a little and measure the loss. With f the loss as a function of the
+weight, by Taylor:
 
     one-sided       (f(w + h) - f(w)) / h                                          = f' + h/2 f'' + ...
     central         (f(w + h) - f(w - h)) / (2h)                                   = f' + h^2/6 f''' + ...
     five-point      (8 (f(w + h) - f(w - h)) - (f(w + 2h) - f(w - 2h))) / (12h)    = f' - h^4/30 f''''' + ...
 
-(Abramowitz, Stegun, "Handbook of Mathematical Functions", 25.3.) The neglected terms, the truncation error, fall
-with h. But f itself has a relative rounding error e (2.2e-16 in float64, 1.2e-7 in float32), and this error,
-about e f, is divided by h. So the error of the central difference is about
+(Abramowitz, Stegun, "Handbook of Mathematical Functions", 25.3.) The neglected terms, the
+truncation error, fall with h. But f itself has a relative rounding error e (2.2e-16 in float64,
+1.2e-7 in float32), and this error, about e f, is divided by h. So the error of the central
+difference is about
 
     E(h) = h^2/6 |f'''| + e |f| / h        dE/dh = 0 at h* = (3 e |f| / |f'''|)^(1/3)
 
-With two logarithmic axes this is a V: slope 2 to the right of h*, slope -1 to its left. A wrong gradient has no
-V: the distance from the true gradient does not depend on h. `minillm.checks.gradcheck` uses the five-point form.
+With two logarithmic axes this is a V: slope 2 to the right of h*, slope -1 to its left. A wrong
+gradient has no V: the distance from the true gradient does not depend on h.
+`minillm.checks.gradcheck` uses the five-point form.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ class Case(NamedTuple):
 
 
 def measure() -> Measured:
-    """A gradient of the small model by hand, by the engine and by finite differences; then wrong gradients."""
+    """A gradient of the small model by hand, by the engine and by finite differences; then wrong
+    gradients.
+    """
     case = the_case()
     chosen = shared_weights(case.exact, case.name, *case.text)
     i, j = chosen[0]
@@ -116,7 +121,9 @@ def the_case() -> Case:
 
 
 def figures_of(average, faults) -> dict[str, float]:
-    """For each kind of difference its best error and its two slopes; for each mistake its smallest error."""
+    """For each kind of difference its best error and its two slopes; for each mistake its smallest
+    error.
+    """
     figures = {}
     for kind, error in average.items():
         best = STEPS[np.argmin(error)]
@@ -131,10 +138,11 @@ def figures_of(average, faults) -> dict[str, float]:
 
 
 def shared_weights(model, name, inputs, targets) -> list[tuple[int, int]]:
-    """The WEIGHTS weights (i, j) of a matrix to whose gradients at least two tokens contribute most.
+    """The WEIGHTS weights (i, j) of a matrix to whose gradients at least two tokens contribute
+    most.
 
-    The contribution of a token is the gradient of its own loss, divided by T as in the mean: in the last
-    block a token does not affect the losses of others.
+    The contribution of a token is the gradient of its own loss, divided by T as in the mean: in the
+    last block a token does not affect the losses of others.
     """
     shares = []
     for t in range(targets.shape[1]):
@@ -165,7 +173,9 @@ def weights_of(model) -> dict[str, np.ndarray]:
 
 
 def errors_of_differences(model, name, chosen, gradient, inputs, targets):
-    """Finite differences minus gradient, kind -> (weights, steps); and f''' for each weight, (weights,)."""
+    """Finite differences minus gradient, kind -> (weights, steps); and f''' for each weight,
+    (weights,).
+    """
     model.eval()  # loss only
     value = model.parameters()[name].value
     errors = {kind: np.empty((len(chosen), len(STEPS))) for kind in KINDS}

@@ -1,17 +1,19 @@
 """Lesson: cross-entropy and perplexity.
 
-If tokens come with the probabilities p and a model predicts q, then the mean of -log q over the tokens is
+If tokens come with the probabilities p and a model predicts q, then the mean of -log q over the
+tokens is
 
     H(p, q) = -sum_j p_j log q_j = H(p) + KL(p || q)
     H(p) = -sum_j p_j log p_j,      KL(p || q) = sum_j p_j log (p_j / q_j)
 
-(Shannon, 1948; Kullback, Leibler, 1951). By Jensen's inequality KL is never below 0, and it is 0 only for
-q = p. So cross-entropy is the entropy, which no model can avoid, plus the distance from the true
-distribution. Perplexity is exp(H(p, q)) (Jelinek, Mercer, Bahl, Baker, 1977); for k equal choices
-H = -sum 1/k log 1/k = log k, and the perplexity is k.
+(Shannon, 1948; Kullback, Leibler, 1951). By Jensen's inequality KL is never below 0, and it is 0
+only for q = p. So cross-entropy is the entropy, which no model can avoid, plus the distance from
+the true distribution. Perplexity is exp(H(p, q)) (Jelinek, Mercer, Bahl, Baker, 1977); for k equal
+choices H = -sum 1/k log 1/k = log k, and the perplexity is k.
 
-For real text p is not known, and so it is not known how much better a model could be. Here the text comes
-from a grammar with known probabilities (grammar.py), so that the lowest possible loss can be computed.
+For real text p is not known, and so it is not known how much better a model could be. Here the text
+comes from a grammar with known probabilities (grammar.py), so that the lowest possible loss can be
+computed.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ PREFIX = ". the man who likes the cat"  # a verb must follow: it closes the oute
 
 
 class Distances(NamedTuple):
-    """Means over some words, in nats: H(p), KL(p || q), and the model's loss, -log q of the words that came."""
+    """Means over some words, in nats: H(p), KL(p || q), and the model's loss, -log q of the words
+    that came.
+    """
 
     step: int
     entropy: float
@@ -62,7 +66,9 @@ class Distances(NamedTuple):
 
 
 def measure() -> Measured:
-    """Cross-entropy against its definition, for k equal choices, and in training against the lowest possible loss."""
+    """Cross-entropy against its definition, for k equal choices, and in training against the lowest
+    possible loss.
+    """
     beliefs = {name: believe(np.array(TRUE) / 8, np.array(counts) / 8) for name, counts in BELIEFS.items()}
     perplexities = {k: equal_choices(k) for k in CHOICES}
     grammar = Grammar(GRAMMAR_SEED)
@@ -128,7 +134,8 @@ def _findings(figures, lowest: str) -> list[Finding]:
 
 
 def believe(p, q) -> tuple[float, float, float]:
-    """p, q (V,)  ->  H(p) and KL(p || q) by definition, and the engine's mean loss on tokens distributed as p.
+    """p, q (V,)  ->  H(p) and KL(p || q) by definition, and the engine's mean loss on tokens
+    distributed as p.
 
     p must be whole eighths.
 
@@ -142,7 +149,9 @@ def believe(p, q) -> tuple[float, float, float]:
 
 
 def equal_choices(k: int) -> float:
-    """The engine's perplexity for a model with k equally likely tokens, and k others of probability 0."""
+    """The engine's perplexity for a model with k equally likely tokens, and k others of probability
+    0.
+    """
     logits = np.repeat([0.0, -np.inf], k)[None, :]  # (1, 2k)
     loss, _ = cross_entropy_forward(logits, np.zeros(1, int))
     return math.exp(loss)
@@ -157,7 +166,10 @@ def source_loss(grammar: Grammar, text: Text) -> float:
 
 
 def standard_error(grammar: Grammar, text: Text) -> float:
-    """Of `source_loss` as an estimate of the entropy rate. Sentences are independent, their words are not."""
+    """Of `source_loss` as an estimate of the entropy rate.
+
+    Sentences are independent, their words are not.
+    """
     deviations = -np.log(grammar.probabilities[text.symbols, text.words]) - grammar.entropy_rate()
     sentences = np.add.reduceat(deviations, sentence_starts(grammar, text))
     return float(sentences.std() * math.sqrt(len(sentences)) / len(text.words))
@@ -188,9 +200,11 @@ def bigram_entropy(words) -> float:
 
 
 def learn(grammar: Grammar, text: Text, validation: Text) -> tuple[GPT2, list[Distances]]:
-    """Train a small GPT-2 on windows of the text that begin with a sentence, and see how far it is from the grammar.
+    """Train a small GPT-2 on windows of the text that begin with a sentence, and see how far it is
+    from the grammar.
 
-    A window that began elsewhere would hide what is still to be closed, and its floor would be another one.
+    A window that began elsewhere would hide what is still to be closed, and its floor would be
+    another one.
     """
     model = GPT2(GPT2Config(len(grammar.words), CONTEXT, n_layer=2, n_head=4, d_model=64, bias=False), seed=SEED)
     optimizer = AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
@@ -215,7 +229,9 @@ def windows_of(grammar: Grammar, text: Text) -> np.ndarray:
 
 
 def distances(model, grammar: Grammar, text: Text, step: int) -> Distances:
-    """How far the model's distributions q are from those of the grammar, p, where both read the same words."""
+    """How far the model's distributions q are from those of the grammar, p, where both read the
+    same words.
+    """
     places = windows_of(grammar, text)[::10, None] + np.arange(CONTEXT)  # (B, T), targets
     log_q = log_softmax(model.forward(text.words[places - 1]))  # (B, T, V)
     p = grammar.probabilities[text.symbols[places]]  # (B, T, V)
@@ -266,7 +282,9 @@ def _table_of_the_source(grammar, text, simple, history, floor) -> Table:
 
 
 def _above_the_floor(at: Distances, floor: float) -> tuple[str, str, str]:
-    """Loss, perplexity and distance; the loss is the floor plus KL, which does not depend on the words drawn."""
+    """Loss, perplexity and distance; the loss is the floor plus KL, which does not depend on the
+    words drawn.
+    """
     loss = floor + at.divergence
     return f"{loss:.4f}", f"{math.exp(loss):.3f}", f"{at.divergence:.4f}"
 

@@ -1,7 +1,7 @@
 """Lesson: top-k, top-p, min-p.
 
-Each cut keeps some of the likeliest tokens and divides all of the probability among them (definitions:
-minillm/sampler/cuts.py):
+Each cut keeps some of the likeliest tokens and divides all of the probability among them
+(definitions: minillm/sampler/cuts.py):
 
     top-k    the k likeliest tokens, everywhere
     top-p    the likeliest tokens, down to and including the one with which their sum reaches p:
@@ -33,7 +33,9 @@ LINES = dict(zip(CUTS, (("tab:orange", 2), ("tab:green", 5), ("tab:red", 1.5))))
 
 
 def measure(sentence: str) -> Measured:
-    """What the cuts keep at every place of a text, and at the surest and the least sure place of the sentence."""
+    """What the cuts keep at every place of a text, and at the surest and the least sure place of
+    the sentence.
+    """
     model, tokenizer, _, _ = small_model()
     own_ids = tokenizer.encode(sentence)
     if len(own_ids) < 2:

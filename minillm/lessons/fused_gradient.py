@@ -1,26 +1,28 @@
 """Lesson: the fused gradient of softmax and cross-entropy.
 
-The loss of one token is -log p_t: a softmax turns the logits z into probabilities p, a logarithm follows,
-and the target's entry is taken. Each of these has a derivative, and the chain rule applies them one by one:
+The loss of one token is -log p_t: a softmax turns the logits z into probabilities p, a logarithm
+follows, and the target's entry is taken. Each of these has a derivative, and the chain rule applies
+them one by one:
 
     p_j = exp(z_j) / sum_k exp(z_k)      dz_j = p_j (dp_j - sum_k dp_k p_k)
     l_j = log p_j                        dp_j = dl_j / p_j
     loss = -l_t                          dl_j = -1 for j = t, else 0
 
-Substituted, from the last line to the first: dp_t = -1 / p_t and 0 elsewhere, so sum_k dp_k p_k = -1, and
+Substituted, from the last line to the first: dp_t = -1 / p_t and 0 elsewhere, so sum_k dp_k
+p_k = -1, and
 
     dz_j = p_j (0 + 1) = p_j             for j other than t
     dz_t = p_t (-1 / p_t + 1) = p_t - 1
 
-This is softmax minus one-hot. The gradient is first divided by the probability and then multiplied by it,
-and on paper the two cancel. In floating point they need not: with M the largest number of the format,
-1 / p_t overflows as soon as p_t < 1 / M, that is, where the loss exceeds log M: 11.09 in float16, 88.72 in
-float32, 709.78 in float64. The result is inf - inf. A softmax that does not subtract the largest logit
-overflows when the logits themselves reach these numbers.
+This is softmax minus one-hot. The gradient is first divided by the probability and then multiplied
+by it, and on paper the two cancel. In floating point they need not: with M the largest number of
+the format, 1 / p_t overflows as soon as p_t < 1 / M, that is, where the loss exceeds log M: 11.09
+in float16, 88.72 in float32, 709.78 in float64. The result is inf - inf. A softmax that does not
+subtract the largest logit overflows when the logits themselves reach these numbers.
 
-The fused form never divides by a small number. It needs one array, that of the logits, where the three
-derivatives save p and create l, dl, dp and dz. Source: Bishop, "Pattern Recognition and Machine Learning"
-(2006), 4.3.4; minillm/layers/cross_entropy.py.
+The fused form never divides by a small number. It needs one array, that of the logits, where the
+three derivatives save p and create l, dl, dp and dz. Source: Bishop, "Pattern Recognition and
+Machine Learning" (2006), 4.3.4; minillm/layers/cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -89,7 +91,9 @@ WAYS = {"textbook": textbook, "unfused": unfused, "fused": fused}
 
 
 def measure() -> Measured:
-    """A real prediction, then errors for improbable targets and for large logits, then memory and time."""
+    """A real prediction, then errors for improbable targets and for large logits, then memory and
+    time.
+    """
     with np.errstate(all="ignore"):  # overflow is what is measured
         example = real_prediction()
         by_loss = {loss: errors_at(loss, 0) for loss in LOSSES}
@@ -193,9 +197,11 @@ def real_prediction() -> dict:
 
 
 def row_with(loss: float, level: float) -> np.ndarray:
-    """Logits (1, VOCABULARY) in float64 whose log-sum-exp is `level`, with token 0 at that loss; the others are normal.
+    """Logits (1, VOCABULARY) in float64 whose log-sum-exp is `level`, with token 0 at that loss;
+    the others are normal.
 
-    With m the log-sum-exp of the others: loss = log(exp(m) + exp(z_0)) - z_0, so z_0 = m - log(exp(loss) - 1).
+    With m the log-sum-exp of the others: loss = log(exp(m) + exp(z_0)) - z_0, so
+    z_0 = m - log(exp(loss) - 1).
     """
     z = stream("fused gradient", "logits").normal((1, VOCABULARY))
     m = np.log(np.exp(z[0, 1:]).sum())
@@ -204,7 +210,9 @@ def row_with(loss: float, level: float) -> np.ndarray:
 
 
 def errors_at(loss: float, level: float, dtype: str = "float32") -> dict[str, float]:
-    """Each way's relative error, norm-wise, for a row in a dtype; the reference starts from the same rounded logits."""
+    """Each way's relative error, norm-wise, for a row in a dtype; the reference starts from the
+    same rounded logits.
+    """
     z, target = row_with(loss, level).astype(dtype), np.zeros(1, np.int64)
     _, expected = fused(z.astype(np.longdouble if dtype == "float64" else np.float64), target)
     errors = {}
@@ -215,14 +223,18 @@ def errors_at(loss: float, level: float, dtype: str = "float32") -> dict[str, fl
 
 
 def losses_at(loss: float) -> dict[str, float]:
-    """The loss that each way computes in float32 for a token of that loss, and the "exact" one for the same logits."""
+    """The loss that each way computes in float32 for a token of that loss, and the "exact" one for
+    the same logits.
+    """
     z, target = row_with(loss, 0).astype(np.float32), np.zeros(1, np.int64)
     said = {way: float(function(z.copy(), target)[0]) for way, function in WAYS.items()}
     return {**said, "exact": float(fused(z.astype(np.float64), target)[0])}
 
 
 def breaks_at(error, dtype: str) -> float:
-    """The number above which `error` is NaN or infinite, between 1 and 2 log(largest number): by bisection."""
+    """The number above which `error` is NaN or infinite, between 1 and 2 log(largest number): by
+    bisection.
+    """
     low, high = 1.0, 2 * float(np.log(float(np.finfo(dtype).max)))
     while high - low > 1e-3:
         middle = (low + high) / 2

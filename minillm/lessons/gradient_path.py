@@ -1,8 +1,9 @@
-"""One gradient, followed by hand from the loss to a single weight: W_ij of the last block's first MLP matrix.
+"""One gradient, followed by hand from the loss to a single weight: W_ij of the last block's first
+MLP matrix.
 
-The chain rule has two parts. Along a path, derivatives multiply. Where paths meet, they add: if a number
-affects the loss through several others, its gradient is the sum over them. With dX = dLoss/dX, for one
-token t, from the loss downwards:
+The chain rule has two parts. Along a path, derivatives multiply. Where paths meet, they add: if a
+number affects the loss through several others, its gradient is the sum over them. With dX =
+dLoss/dX, for one token t, from the loss downwards:
 
     loss = -1/T sum_t log softmax(z_t)[target_t]       dz_v = (p_v - [v = target]) / T             fused_gradient.py
     z_v = sum_c y_c E_vc                               dy_c = sum_v dz_v E_vc                      a sum over V logits
@@ -11,9 +12,10 @@ token t, from the loss downwards:
     a_j = u_j gate(u_j)                                du_j = da_j (gate + u_j gate')              a product
     u_j = sum_i m_i W_ij                               dW_ij = sum_t m_ti du_tj                    a sum over T tokens
 
-E is the token embedding, which is also the output head; g is the weight of the last norm, P the MLP's second
-matrix, m the MLP's input. minillm/layers has the derivations. After the last block no token sees another one,
-so each token has its own path. The paths meet in the weight, which all tokens use.
+E is the token embedding, which is also the output head; g is the weight of the last norm, P the
+MLP's second matrix, m the MLP's input. minillm/layers has the derivations. After the last block no
+token sees another one, so each token has its own path. The paths meet in the weight, which all
+tokens use.
 """
 
 from __future__ import annotations
@@ -100,7 +102,10 @@ RULES = {"logits": to_logits, "y": to_y, "x": to_x, "a": to_a, "u": to_u, "weigh
 
 
 def follow(kept: Kept, rules=RULES) -> dict[str, np.ndarray]:
-    """The gradients along the path, by name. Each rule takes the gradient before it; the first takes dloss = 1."""
+    """The gradients along the path, by name.
+
+    Each rule takes the gradient before it; the first takes dloss = 1.
+    """
     gradients, upstream = {}, 1.0
     for name, rule in rules.items():
         upstream = gradients[name] = rule(upstream, kept)
@@ -118,7 +123,9 @@ def to_x_without_last_term(dy, kept):
 
 
 def to_u_exact(da, kept):
-    """The slope of the exact GELU for a model that uses the tanh form: the curves differ by less than 5e-4."""
+    """The slope of the exact GELU for a model that uses the tanh form: the curves differ by less
+    than 5e-4.
+    """
     slope, _ = gelu_backward(np.ones_like(kept.u), gelu_forward(kept.u, approximate="none")[1])
     return da * slope
 

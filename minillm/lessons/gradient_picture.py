@@ -1,4 +1,6 @@
-"""The path of gradient_path.py as a graph: the loss on top, the weight at the bottom, on each edge its derivative."""
+"""The path of gradient_path.py as a graph: the loss on top, the weight at the bottom, on each edge
+its derivative.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ MIDDLE, PLACES = 0.5, np.linspace(0.1, 0.9, SHOWN + 1)  # x: of single nodes; of
 
 
 def draw_path(axis, kept, path, tokens, decode, strongest) -> None:
-    """kept and path: of `gradient_path.follow`. strongest: the token, channel and logit whose path is drawn bold.
+    """kept and path: of `gradient_path.follow`.
+
+    strongest: the token, channel and logit whose path is drawn bold.
 
     tokens: the text's, as text. decode: id -> text.
     """

@@ -1,16 +1,16 @@
 """A source of known entropy: a small grammar with random probabilities.
 
-A rule replaces a symbol by one word and further symbols, `NOUN -> old NOUN`. No two rules of a symbol begin
-with the same word (a simple grammar: Korenjak, Hopcroft, 1966). So the words so far determine the symbols
-that are still to come, and the next word depends only on the first of these. For a symbol A whose rules r
-have the probabilities p_r,
+A rule replaces a symbol by one word and further symbols, `NOUN -> old NOUN`. No two rules of a
+symbol begin with the same word (a simple grammar: Korenjak, Hopcroft, 1966). So the words so far
+determine the symbols that are still to come, and the next word depends only on the first of these.
+For a symbol A whose rules r have the probabilities p_r,
 
     h(A) = -sum_r p_r log p_r                         nats of the choice between its rules
     H(A) = h(A) + sum_r p_r sum_(B in r) H(B)         nats of the text that A becomes
     L(A) = 1    + sum_r p_r sum_(B in r) L(B)         words of the text that A becomes, on average
 
-(Grenander, 1967; Soule, "Entropies of probabilistic grammars", 1974). With M_AB the mean number of B in the
-rules of A, these are linear equations, H = (1 - M)^-1 h. A text of such sentences has
+(Grenander, 1967; Soule, "Entropies of probabilistic grammars", 1974). With M_AB the mean number of
+B in the rules of A, these are linear equations, H = (1 - M)^-1 h. A text of such sentences has
 H(SENTENCE) / L(SENTENCE) nats a word. In the long run no model has a lower loss (Shannon, 1948).
 """
 
@@ -46,8 +46,8 @@ class Text(NamedTuple):
 class Grammar:
     """The rules with probabilities drawn from `seed`.
 
-    words, symbols: their names, by id. probabilities (S, V): of the next word, by the symbol that it begins.
-    Raises ValueError if the mean length of a sentence would be infinite.
+    words, symbols: their names, by id. probabilities (S, V): of the next word, by the symbol that
+    it begins. Raises ValueError if the mean length of a sentence would be infinite.
     """
 
     def __init__(self, seed: int, rules: dict[str, str] = RULES):
@@ -98,5 +98,7 @@ class Grammar:
         return Text(np.array(words), np.array(symbols))
 
     def _whole(self, own: np.ndarray) -> np.ndarray:
-        """Solve x = own + M x, (S,): totals over the text that a symbol becomes, from its own contribution."""
+        """Solve x = own + M x, (S,): totals over the text that a symbol becomes, from its own
+        contribution.
+        """
         return np.linalg.solve(np.eye(len(own)) - self._mean_symbols, own)

@@ -1,10 +1,11 @@
 """Lesson: greedy against sampling.
 
-Greedy decoding takes the likeliest token every time. To the model its texts are likelier than anything
-people write, and they repeat themselves: Holtzman et al., "The Curious Case of Neural Text Degeneration"
-(2020), sections 3 and 4. Drawing from the model's own distribution p(. | the tokens so far) gives texts
-whose mean log-probability per token is minus the entropy of that distribution. People's texts have about
-the same log-probability, if the model has learned their distribution well.
+Greedy decoding takes the likeliest token every time. To the model its texts are likelier than
+anything people write, and they repeat themselves: Holtzman et al., "The Curious Case of Neural Text
+Degeneration" (2020), sections 3 and 4. Drawing from the model's own distribution p(. | the tokens
+so far) gives texts whose mean log-probability per token is minus the entropy of that distribution.
+People's texts have about the same log-probability, if the model has learned their distribution
+well.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Score(NamedTuple):
 
 
 def measure(sentence: str) -> Measured:
-    """Continue the same prompts in several ways and compare with what people wrote; continue the sentence in two ways."""
+    """Continue the same prompts in several ways and compare with what people wrote; continue the
+    sentence in two ways.
+    """
     model, tokenizer, _, _ = small_model()
     ids = np.array(tokenizer.encode(split_text(load_text([CORPUS]))[1]))
     places = np.linspace(0, len(ids) - PROMPT - WRITTEN, TEXTS).astype(int)
@@ -112,7 +115,8 @@ def _findings(scores: dict[str, Score]) -> list[Finding]:
 
 
 def write(model, prompt, choose) -> tuple[np.ndarray, np.ndarray]:
-    """Continue prompts (B, T) by WRITTEN tokens; returns ids and log-probabilities by the model, (B, WRITTEN) each.
+    """Continue prompts (B, T) by WRITTEN tokens; returns ids and log-probabilities by the model,
+    (B, WRITTEN) each.
 
     choose: a function of the step and the logits (B, V) that returns the next ids (B,).
     """
@@ -138,7 +142,9 @@ def score(texts, log_probabilities) -> Score:
 
 
 def median_text(texts) -> np.ndarray:
-    """Of texts (B, T), the one (T,) with the median repetition rate: half of the others repeat themselves more."""
+    """Of texts (B, T), the one (T,) with the median repetition rate: half of the others repeat
+    themselves more.
+    """
     return sorted(texts, key=repetition_rate)[len(texts) // 2]
 
 

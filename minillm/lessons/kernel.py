@@ -1,32 +1,35 @@
 """Lesson: what a GPU kernel does, on the example of attention.
 
-A GPU computes so fast that most kernels wait for memory: to a first approximation, the cost of a kernel is the
-number of bytes that it moves. Attention of one head, q, k, v (T, D), has small inputs and results, 16 T D bytes in
-float32, but between them is a matrix with a score for each pair of tokens:
+A GPU computes so fast that most kernels wait for memory: to a first approximation, the cost of a
+kernel is the number of bytes that it moves. Attention of one head, q, k, v (T, D), has small inputs
+and results, 16 T D bytes in float32, but between them is a matrix with a score for each pair of
+tokens:
 
     S = q k^T / sqrt(D)     (T, T)        P = softmax(S)     (T, T)        y = P v     (T, D)
 
-The naive kernels (kernels/attention/naive.cu) follow the formulas: one writes S, one turns it into P, one reads P.
-Each number of S and of y is a sum of products, and both factors are read from memory for every product. Only
-pairs with j <= i count, so that is 8 T^2 D bytes for the two matrix products. For S it is more: each thread of a
-warp reads another row of k, and a whole sector is loaded for a single number. The tiled kernels (tiled.cu) are a
-step on the way: each loaded number is used for 32 results, but the matrix is still written.
+The naive kernels (kernels/attention/naive.cu) follow the formulas: one writes S, one turns it into
+P, one reads P. Each number of S and of y is a sum of products, and both factors are read from
+memory for every product. Only pairs with j <= i count, so that is 8 T^2 D bytes for the two matrix
+products. For S it is more: each thread of a warp reads another row of k, and a whole sector is
+loaded for a single number. The tiled kernels (tiled.cu) are a step on the way: each loaded number
+is used for 32 results, but the matrix is still written.
 
-The flash kernel (flash.cu; Dao et al., "FlashAttention", 2022) loads 64 queries into shared memory, close to the
-processors, and then tiles of 64 keys and values one after the other. A tile of S is computed, used for running
-sums, and discarded. This works because a softmax can be summed up in parts: with m the largest score so far, l the
-sum of exp(S - m) and o the sum of exp(S - m) v, a tile with the largest score m' is added by
+The flash kernel (flash.cu; Dao et al., "FlashAttention", 2022) loads 64 queries into shared memory,
+close to the processors, and then tiles of 64 keys and values one after the other. A tile of S is
+computed, used for running sums, and discarded. This works because a softmax can be summed up in
+parts: with m the largest score so far, l the sum of exp(S - m) and o the sum of exp(S - m) v, a
+tile with the largest score m' is added by
 
     l = l exp(m - m') + sum_j exp(S_j - m')        o = o exp(m - m') + sum_j exp(S_j - m') v_j
 
-and at the end y = o / l. So q is read once and y is written once, 8 T D bytes, and k and v are read once for each 64
-queries that see them: with n = T / 64, n (n + 1) / 2 times 8 * 64 D bytes. That is still of order T^2, but T^2 D / 16
-bytes instead of 8 T^2 D. Nothing of order T^2 is written or saved for backward: L = m + log l of each row is enough
-to recompute a tile of P.
+and at the end y = o / l. So q is read once and y is written once, 8 T D bytes, and k and v are read
+once for each 64 queries that see them: with n = T / 64, n (n + 1) / 2 times 8 * 64 D bytes. That is
+still of order T^2, but T^2 D / 16 bytes instead of 8 T^2 D. Nothing of order T^2 is written or
+saved for backward: L = m + log l of each row is enough to recompute a tile of P.
 
-The simulator counts the sectors of 32 bytes that the threads of a warp access. It has no cache. A GPU serves many
-repeated reads from its caches, so there the naive kernels do better than in this count; but the matrix has to be
-written in any case.
+The simulator counts the sectors of 32 bytes that the threads of a warp access. It has no cache. A
+GPU serves many repeated reads from its caches, so there the naive kernels do better than in this
+count; but the matrix has to be written in any case.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ PARTS = {"matmul_abt": "S = q k^T", "softmax_forward": "P = softmax(S)", "matmul
 class Count(NamedTuple):
     """One forward pass of one head.
 
-    moved: bytes read and written. written: bytes written. held: bytes saved until backward, y included.
-    parts: bytes moved, by kernel. error: relative, against NumPy in float64.
+    moved: bytes read and written. written: bytes written. held: bytes saved until backward, y
+    included. parts: bytes moved, by kernel. error: relative, against NumPy in float64.
     """
 
     moved: int
@@ -69,7 +72,10 @@ class Count(NamedTuple):
 
 
 def measure() -> Measured:
-    """Count the bytes of each rung for growing T. Raises UserError where the simulator cannot run."""
+    """Count the bytes of each rung for growing T.
+
+    Raises UserError where the simulator cannot run.
+    """
     require_simulator()
     counts = {rung: {time: count(rung, time) for time in TIMES} for rung in RUNGS}
     longest, before = TIMES[-1], TIMES[-2]
@@ -224,7 +230,9 @@ def _draw(figure, counts) -> None:
 
 
 def _draw_matrix(axis, title, whole) -> None:
-    """The T x T scores in tiles: all of them in memory, the masked part pale; or one tile at a time."""
+    """The T x T scores in tiles: all of them in memory, the masked part pale; or one tile at a
+    time.
+    """
     tiles, row, column = 8, 5, 3
     for i, j in np.ndindex(tiles, tiles):
         color = RUNGS["naive"] if whole else "white"

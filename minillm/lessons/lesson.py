@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-    """A short table. Cells are text; the lesson formats its numbers, with the digits that mean something."""
+    """A short table. Cells are text; the lesson formats its numbers, with the digits that mean
+    something.
+    """
 
     title: str
     columns: tuple[str, ...]

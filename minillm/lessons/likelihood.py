@@ -1,7 +1,7 @@
 """Lesson: likelihood.
 
-A model of parameters w gives every token of a text a probability, given those before it. By the chain rule of probability
-the product is the probability of the text, and its logarithm a sum:
+A model of parameters w gives every token of a text a probability, given those before it. By the
+chain rule of probability the product is the probability of the text, and its logarithm a sum:
 
     log p(x_1 ... x_N) = sum_n log p(x_n | x_1 ... x_(n-1))
 
@@ -9,8 +9,9 @@ Training maximises it (Fisher, 1922: "maximum likelihood"). For one position wit
 
     d log p_t / dz_j = onehot(t)_j - p_j
 
-so that a step along this gradient raises the logit of the token that came and lowers all others, each in
-proportion to its probability. For the mean L of -log p over a text, with the gradient g, a step changes L by
+so that a step along this gradient raises the logit of the token that came and lowers all others,
+each in proportion to its probability. For the mean L of -log p over a text, with the gradient g, a
+step changes L by
 
     L(w - eta g) - L(w) = -eta |g|^2 + O(eta^2)
 
@@ -36,14 +37,18 @@ STEP = 1e-4  # eta of the single step: small, so that the first order dominates
 
 
 class Belief(NamedTuple):
-    """A model's probabilities of the tokens that came, and their ranks (1 is the likeliest), both (N,)."""
+    """A model's probabilities of the tokens that came, and their ranks (1 is the likeliest), both
+    (N,).
+    """
 
     probabilities: np.ndarray
     ranks: np.ndarray
 
 
 def measure(sentence: str) -> Measured:
-    """The probabilities of a sentence's tokens before and after training, and of a text not learned from."""
+    """The probabilities of a sentence's tokens before and after training, and of a text not learned
+    from.
+    """
     model, tokenizer, untrained, _ = small_model()
     ids = np.array(tokenizer.encode(START) + tokenizer.encode(sentence))
     check_length(ids, model.config.context_length)
@@ -127,7 +132,8 @@ def believe_text(model, tokens) -> np.ndarray:
 
 
 def one_step(inputs, targets) -> tuple[float, float]:
-    """How much one step of gradient descent changes the mean log-likelihood: predicted, and measured.
+    """How much one step of gradient descent changes the mean log-likelihood: predicted, and
+    measured.
 
     The model is the untrained one, in float64 because the two numbers are close.
     """

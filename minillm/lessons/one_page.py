@@ -1,13 +1,14 @@
 """Lesson: the whole thing on one page.
 
-The subject is gpt_page.py: a GPT with its gradients, AdamW and sampling, written to be read. This lesson compares
-it with the engine, which is written for speed and memory: with the same weights and tokens, both compute the
-loss and every gradient, take the same steps on the same text, and write with the same random numbers. All of it
-is in float64, where they differ by rounding alone: sums in another order, about 1e-16 of their size.
+The subject is gpt_page.py: a GPT with its gradients, AdamW and sampling, written to be read. This
+lesson compares it with the engine, which is written for speed and memory: with the same weights and
+tokens, both compute the loss and every gradient, take the same steps on the same text, and write
+with the same random numbers. All of it is in float64, where they differ by rounding alone: sums in
+another order, about 1e-16 of their size.
 
-One gradient is nothing but rounding: that of the keys' bias. q_i . (k_j + b) = q_i . k_j + q_i . b adds the same
-number to all scores of a row, which softmax ignores. Adam divides this noise by its own size, so these biases
-move differently in the page and in the engine. Nothing depends on them.
+One gradient is nothing but rounding: that of the keys' bias. q_i . (k_j + b) = q_i . k_j + q_i . b
+adds the same number to all scores of a row, which softmax ignores. Adam divides this noise by its
+own size, so these biases move differently in the page and in the engine. Nothing depends on them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ TOLERANCE = 1e-12
 
 
 def measure() -> Measured:
-    """Compare loss, gradients, steps and written text of the page and the engine; the data is the page itself."""
+    """Compare loss, gradients, steps and written text of the page and the engine; the data is the
+    page itself.
+    """
     source = inspect.getsource(gpt_page)
     alphabet, ids = np.unique(list(source), return_inverse=True)
     weights = gpt_page.new_weights(len(alphabet), T, C, LAYERS, np.random.default_rng(0))
@@ -127,7 +130,9 @@ def engine_with(weights) -> GPT2:
 
 
 def first_step(model, weights, ids):
-    """(loss of the page, of the engine), and for each tensor (gradient of the page, of the engine), for one batch."""
+    """(loss of the page, of the engine), and for each tensor (gradient of the page, of the engine),
+    for one batch.
+    """
     inputs, targets = gpt_page.get_batch(ids, BATCH, T, np.random.default_rng(1))
     logits, saved = gpt_page.forward(weights, inputs, HEADS)
     loss, dlogits = gpt_page.cross_entropy(logits, targets)
@@ -140,7 +145,9 @@ def first_step(model, weights, ids):
 
 
 def train_engine(model, ids, rng):
-    """`gpt_page.train` with the engine: same batches, same settings; yields the loss before each step."""
+    """`gpt_page.train` with the engine: same batches, same settings; yields the loss before each
+    step.
+    """
     optimizer = AdamW(model.parameters(), betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
     for step in range(1, STEPS + 1):
         loss = model.loss(*gpt_page.get_batch(ids, BATCH, T, rng))

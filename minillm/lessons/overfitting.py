@@ -1,8 +1,8 @@
 """Lesson: overfitting.
 
-Training lowers the loss on the training text. The aim is a low loss on new text, which the validation text
-represents. The two losses separate when a model has the capacity to memorise the training text; their
-difference is the generalisation gap. Four remedies, and their sources:
+Training lowers the loss on the training text. The aim is a low loss on new text, which the
+validation text represents. The two losses separate when a model has the capacity to memorise the
+training text; their difference is the generalisation gap. Four remedies, and their sources:
 
     early stopping   keep the model that was best on the validation text
                      (Morgan, Bourlard, 1989; Prechelt, 1998)

@@ -25,10 +25,11 @@ WHOLE_CELL = 16  # cells of at most this many characters are never folded
 
 
 def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
-    """Run the lesson with this name or number, or every lesson for "all"; returns whether all claims held.
+    """Run the lesson with this name or number, or every lesson for "all"; returns whether all
+    claims held.
 
-    folder: for the pictures. sentence: replaces the default one of the lessons that read a sentence.
-    show: also open each picture in a window.
+    folder: for the pictures. sentence: replaces the default one of the lessons that read a
+    sentence. show: also open each picture in a window.
 
     Raises UserError before anything is measured: for an unknown name, a sentence for a lesson that
     takes none, a folder that cannot be written, and `show` without a screen. With "all", a lesson
@@ -129,7 +130,10 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder and check that files can be written to it. Raises UserError if they cannot."""
+    """Make the folder and check that files can be written to it.
+
+    Raises UserError if they cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -169,7 +173,10 @@ def show_picture(measured: Measured, lesson: Lesson) -> None:
 
 
 def import_pyplot():
-    """matplotlib.pyplot with a backend that opens windows. Raises MissingExtra or UserError without one."""
+    """matplotlib.pyplot with a backend that opens windows.
+
+    Raises MissingExtra or UserError without one.
+    """
     try:
         import matplotlib
         from matplotlib import pyplot

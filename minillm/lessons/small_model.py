@@ -60,7 +60,10 @@ def small_model() -> SmallModel:
 
 
 def _train_into(folder: Path) -> Path:
-    """Train in a temporary folder beside `folder` and rename it. Other processes wait for the result."""
+    """Train in a temporary folder beside `folder` and rename it.
+
+    Other processes wait for the result.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
@@ -80,6 +83,8 @@ def _train_beside(folder: Path) -> Path:
 
 
 def _fingerprint() -> str:
-    """A hash of what the model depends on: settings, version, and the text, which differs between Pythons."""
+    """A hash of what the model depends on: settings, version, and the text, which differs between
+    Pythons.
+    """
     settings = f"{__version__} {TRAINING} {MODEL}"
     return hashlib.sha256((settings + load_text([CORPUS])).encode()).hexdigest()[:12]

@@ -1,4 +1,6 @@
-"""The training loop in its shortest form: the step of `minillm.training.loop`, without saving or resuming."""
+"""The training loop in its shortest form: the step of `minillm.training.loop`, without saving or
+resuming.
+"""
 
 from __future__ import annotations
 

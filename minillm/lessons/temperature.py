@@ -2,9 +2,9 @@
 
     p_i(T) = exp(l_i / T) / sum_j exp(l_j / T)
 
-This is the Boltzmann distribution of energies -l_i (Ackley, Hinton, Sejnowski, 1985). Its entropy grows
-with T: dH/dT = Var(l) / T^3 under p(T), which is at least 0. As T -> 0 all of the probability goes to the
-largest logit; as T -> infinity it is shared equally, and H = log V.
+This is the Boltzmann distribution of energies -l_i (Ackley, Hinton, Sejnowski, 1985). Its entropy
+grows with T: dH/dT = Var(l) / T^3 under p(T), which is at least 0. As T -> 0 all of the probability
+goes to the largest logit; as T -> infinity it is shared equally, and H = log V.
 """
 
 from __future__ import annotations
@@ -77,11 +77,12 @@ def measure(sentence: str) -> Measured:
 
 
 def chi_squared(counts, p, least: float = 5.0) -> tuple[float, float]:
-    """Pearson's statistic of counts (V,) against probabilities (V,), and its bound for a fair sampler.
+    """Pearson's statistic of counts (V,) against probabilities (V,), and its bound for a fair
+    sampler.
 
-    Tokens expected fewer than `least` times are counted together. The bound is that of Wilson and Hilferty
-    (1931): (X/k)^(1/3) is nearly normal with mean 1 - 2/(9k) and variance 2/(9k); 3.09 standard deviations
-    are exceeded in 1 of 1,000 cases.
+    Tokens expected fewer than `least` times are counted together. The bound is that of Wilson and
+    Hilferty (1931): (X/k)^(1/3) is nearly normal with mean 1 - 2/(9k) and variance 2/(9k); 3.09
+    standard deviations are exceeded in 1 of 1,000 cases.
     """
     expected = counts.sum() * np.asarray(p, np.float64)
     often = expected >= least
