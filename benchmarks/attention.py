@@ -56,9 +56,7 @@ def main() -> None:
     ways, device, missing = available_ways()
     for reason in missing:
         print(f"not measured: {reason}")
-    print(
-        f"{'D':>4} {'T':>6} {'way':<24} {'':<9}{'median ms':>10} {'p20 - p80':>19} {'TFLOP/s':>9} {'share':>6} {'error':>8}"
-    )
+    print(f"{'way':<18} {'':<9}{'median ms':>9} {'p20 - p80':>17} {'TFLOP/s':>8} {'share':>6} {'error':>8}")
     rows = []
     for width in arguments.widths:
         for length in arguments.times:
@@ -116,7 +114,8 @@ class Rung(CuPy):
 
     def __init__(self, rung, dtype="float32"):
         self.rung, self.dtype = rung, dtype
-        self.name = f"{rung}{' ' + ('tf32' if dtype == 'float32' else 'bf16') if rung == 'flash_tensor_cores' else ''}"
+        on_tensor_cores = f"tensor cores {'tf32' if dtype == 'float32' else 'bf16'}"
+        self.name = on_tensor_cores if rung == "flash_tensor_cores" else rung
 
     def operation(self):
         return importlib.import_module(f"minillm.kernels.attention.{self.rung}")
@@ -184,6 +183,7 @@ def available_ways() -> tuple[list, str | None, list[str]]:
 
 def measure(ways, device, width, length, repeats) -> list[dict]:
     """Times and errors of all ways for one size: rows of the table, which are printed too."""
+    print(f"D = {width}, T = {length}, {repeats} rounds of {', '.join(way.name for way in ways)}", flush=True)
     rng = np.random.default_rng(0)
     head = rng.normal(size=(4, 1, 1, length, width)).astype(np.float32)  # q, k, v, dy of head 0
     given = {dtype: head.astype(number_type(dtype)) for dtype in {way.dtype for way in ways}}
@@ -192,7 +192,7 @@ def measure(ways, device, width, length, repeats) -> list[dict]:
     for way in ways:
         shape = shape_for(way, width, length)
         if way.device == "cpu" and length > LONGEST_ON_CPU:
-            print(f"{width:>4} {length:>6} {way.name:<24} left out: on a CPU up to T = {LONGEST_ON_CPU:,}")
+            print(f"{way.name:<18} left out: on a CPU up to T = {LONGEST_ON_CPU:,}")
             continue
         if shape not in drawn:
             drawn[shape] = rng.standard_normal(size=(4, *shape), dtype=np.float32)
@@ -203,7 +203,7 @@ def measure(ways, device, width, length, repeats) -> list[dict]:
             y = way.host(way.forward()[:1, :1])
             gradients = [way.host(x[:1, :1]) for x in way.backward()]
         except way.out_of_memory:
-            print(f"{width:>4} {length:>6} {way.name:<24} out of memory")
+            print(f"{way.name:<18} out of memory")
             continue
         right_y, *right_gradients = expected[way.dtype]
         errors = relative(y, right_y), max(map(relative, gradients, right_gradients))
@@ -302,19 +302,20 @@ def line(row) -> str:
     spread = f"{row['p20_ms']:.3f} - {row['p80_ms']:.3f}"
     share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else "n/a"
     return (
-        f"{row['shape']['D']:>4} {row['shape']['T']:>6} {row['way']:<24} {row['direction']:<9}{row['median_ms']:>10.3f} "
-        f"{spread:>19} {row['tflops']:>9.3f} {share:>6} {row['error']:>8.1e}"
+        f"{row['way']:<18} {row['direction']:<9}{row['median_ms']:>9.3f} "
+        f"{spread:>17} {row['tflops']:>8.3f} {share:>6} {row['error']:>8.1e}"
     )
 
 
 def simulated_counts(width=64, length=128) -> list[dict]:
-    """What each rung asks of memory for one head, counted by the simulator: a table, printed too."""
+    """What each rung reads and writes for one head, counted by the simulator: a table, printed too."""
     from minillm.kernels.simulator import configured
 
     rng = np.random.default_rng(0)
     arrays = [to_device(rng.normal(size=(1, 1, length, width)).astype(np.float32), "cudasim") for _ in range(4)]
-    print(f"\ncounted in the simulator, one head, T = {length}, D = {width}; ideal: the same bytes side by side")
-    print(f"{'rung':<20} {'':<9}{'global bytes':>14} {'of ideal':>9} {'shared wavefronts':>18} {'of ideal':>9}")
+    print(f"counted in the simulator: one head, T = {length}, D = {width}, causal")
+    print("of ideal: relative to the same bytes in neighbouring addresses", flush=True)
+    print(f"{'rung':<18} {'':<9}{'global bytes':>13} {'of ideal':>9} {'wavefronts':>11} {'of ideal':>9}")
     counts = []
     for name in RUNGS:
         rung = importlib.import_module(f"minillm.kernels.attention.{name}")
@@ -335,8 +336,9 @@ def simulated_counts(width=64, length=128) -> list[dict]:
             counts.append(row)
             ratio = f"{row['shared_of_ideal']:.2f}" if shared.ideal else "n/a"
             print(
-                f"{name:<20} {direction:<9}{row['global_bytes']:>14,} {row['global_of_ideal']:>9.2f} "
-                f"{shared.actual:>18,} {ratio:>9}"
+                f"{name:<18} {direction:<9}{row['global_bytes']:>13,} {row['global_of_ideal']:>9.2f} "
+                f"{shared.actual:>11,} {ratio:>9}",
+                flush=True,
             )
     return counts
 

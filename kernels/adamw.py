@@ -6,9 +6,9 @@ import numpy as np
 
 from minillm.backend.arrays import array_module
 from minillm.kernels.launch import CudaFile, ResourceLimit, check_array, device_id, empty
-from minillm.kernels.tensor_list import addresses, layout, on_device
+from minillm.kernels.tensor_list import CONSTANTS, addresses, layout, on_device
 
-CUDA = CudaFile(__file__, "adamw.cu", {"adamw": ResourceLimit(registers=48)})
+CUDA = CudaFile(__file__, "adamw.cu", {"adamw": ResourceLimit(registers=48)}, constants=CONSTANTS)
 
 
 def adamw_update(

@@ -19,7 +19,6 @@
 
 #include <cuda_bf16.h>
 
-const int WINDOW = 32;
 #define NOT_A_NUMBER __int_as_float(0x7fffffff)
 
 template <typename Number>

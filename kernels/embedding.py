@@ -18,14 +18,14 @@ from minillm.kernels.launch import (
     row_threads,
 )
 
-WINDOW = 32  # sorted tokens that one block adds up, as in embedding.cu
+WINDOW = 32  # sorted tokens that one block adds up
 COLUMNS = 256
 
 _instances = {"embedding_backward_joints": ResourceLimit(registers=32)}
 for _number in NUMBERS.values():
     _instances[f"embedding_forward<{_number}>"] = ResourceLimit(registers=32)
     _instances[f"embedding_backward_windows<{_number}>"] = ResourceLimit(registers=48)
-CUDA = CudaFile(__file__, "embedding.cu", _instances)
+CUDA = CudaFile(__file__, "embedding.cu", _instances, constants={"WINDOW": WINDOW})
 
 
 def embedding_forward(ids, weight, dtype=None):

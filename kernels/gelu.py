@@ -7,19 +7,19 @@ from itertools import product
 
 import numpy as np
 
+from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS, COLUMN_SUM_INSTANCES, column_sum
 from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
-from minillm.kernels.layer_norm import column_sum
 
 THREADS = 256
 NO_BIAS = np.uint64(0)  # a null pointer, which is not followed
 ROW_GROUPS = 128  # threads that share a column
 FORMS = {"tanh": "true", "none": "false"}  # approximate -> the template argument tanh_form
 
-_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
+_instances = dict(COLUMN_SUM_INSTANCES)
 for _arguments in product(NUMBERS.values(), FORMS.values(), ("true", "false")):
     _instances[f"gelu_forward<{', '.join(_arguments)}>"] = ResourceLimit(registers=32)
     _instances[f"gelu_backward<{', '.join(_arguments)}>"] = ResourceLimit(registers=48)
-CUDA = CudaFile(__file__, "gelu.cu", _instances)
+CUDA = CudaFile(__file__, "gelu.cu", _instances, constants=COLUMN_SUM_CONSTANTS)
 
 
 def gelu_forward(x, bias=None, approximate="tanh"):

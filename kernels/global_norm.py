@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.kernels.launch import CudaFile, ResourceLimit, check_array, empty
-from minillm.kernels.tensor_list import addresses, layout
+from minillm.kernels.tensor_list import CONSTANTS, addresses, layout
 
 CUDA = CudaFile(
     __file__,
@@ -14,6 +14,7 @@ CUDA = CudaFile(
         "sums_of_squares": ResourceLimit(registers=32, shared=256),
         "root_of_sum": ResourceLimit(registers=32, shared=256),
     },
+    constants=CONSTANTS,
 )
 
 

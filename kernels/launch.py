@@ -1,17 +1,17 @@
-"""From a .cu file to a running kernel: one way for the GPU and for the simulator.
+"""From a .cu file to a running kernel: the same way for the GPU and for the simulator.
 
-A launcher declares its file and the kernels in it, with what each may use of the hardware:
+A launcher declares its file, the kernels in it with their limits, and the constants that both use:
 
     CUDA = CudaFile(__file__, "gelu.cu", {"gelu_forward<true>": ResourceLimit(registers=32), ...})
 
-and runs one with
+and launches a kernel with
 
     CUDA.launch("gelu_forward<true>", grid, block, (x, y, np.int64(x.size)))
 
-Arrays on a GPU go to cupy.RawModule, simulated ones to minillm.kernels.simulator.RawModule, which has the same face.
-CuPy looks at nothing that it passes on: a transposed view arrives as if it were contiguous, a Python float as a double
-where the kernel has a float. So every launcher checks its arrays with `check_array`, and `launch` takes scalars of
-NumPy only.
+Arrays on a GPU go to cupy.RawModule, simulated ones to minillm.kernels.simulator.RawModule, which has
+the same interface. CuPy does not check what it passes on: a transposed view arrives as if it were
+contiguous, a Python float as a double where the kernel has a float. So every launcher checks its arrays
+with `check_array`, and `launch` takes NumPy scalars only.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ from minillm.backend.arrays import array_module, device_of
 from minillm.backend.hooks import instrumented
 from minillm.errors import UserError
 
-MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
+# Source: CUDA C++ programming guide, "Technical specifications per compute capability".
+MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_BLOCK_THREADS = 1024
-# What kernels read and write; whatever it is, they compute in float. dtype -> the template argument Number.
+# dtype -> the template argument Number of kernels that read and write it. All compute in float.
 NUMBERS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
 FLOATS = tuple(NUMBERS)
 
 
 class ResourceLimit(NamedTuple):
-    """What a kernel may use at most: registers a thread, bytes of static and of dynamic shared memory a block.
+    """The most that a kernel may use; tests compile every kernel and compare.
 
-    smallest_arch: from where on a block can have that much shared memory; it compiles for older ones too.
+    registers: of a thread. shared: bytes of static shared memory of a block. dynamic_shared: bytes of
+    dynamic shared memory of a block. smallest_arch: the first architecture (75 is sm_75) whose blocks
+    can have that much shared memory; the kernel compiles for older ones too.
     """
 
     registers: int
@@ -51,34 +54,48 @@ class ResourceLimit(NamedTuple):
 class CudaFile:
     """A .cu file beside its launcher, compiled when a kernel of it is first launched, once for each device.
 
-    instances: name expression -> ResourceLimit, every kernel and template instance that is launched ("f", "f<64, true>").
-    options: further compiler options. minimum_arch: 80 for a file that needs sm_80 (bf16).
+    launcher: the launcher's `__file__`. name: of the .cu file in the same folder.
+    instances: name expression -> ResourceLimit, for every kernel and template instance that is launched,
+    such as "f" or "f<64, true>".
+    minimum_arch: the oldest architecture that the file compiles for, such as 80 for tensor cores.
+    constants: name -> number, the numbers that the file and its launcher share; the file gets them as
+    macros (-D).
     """
 
     def __init__(
-        self, launcher: str, name: str, instances: dict[str, ResourceLimit], options=(), minimum_arch: int = 75
+        self,
+        launcher: str,
+        name: str,
+        instances: dict[str, ResourceLimit],
+        minimum_arch: int = 75,
+        constants: dict[str, int] | None = None,
     ):
         self.path = Path(launcher).with_name(name)
         self.instances = instances
-        self.options = (f"-I{self.path.parent}", f"-I{Path(__file__).parent}", *options)
         self.minimum_arch = minimum_arch
+        self.constants = dict(constants or {})
+        defined = (f"-D{key}={number}" for key, number in self.constants.items())
+        self.options = (f"-I{self.path.parent}", f"-I{Path(__file__).parent}", *defined)
         self._modules = {}
 
     def with_text(self, text: str) -> CudaFile:
         """The same file with another text: for tests that plant faults."""
-        other = CudaFile(self.path, self.path.name, self.instances, self.options[2:], self.minimum_arch)
+        other = CudaFile(self.path, self.path.name, self.instances, self.minimum_arch, self.constants)
         other.text = text
         return other
 
     @cached_property
     def text(self) -> str:
-        """What stands in the file."""
+        """The source text."""
         return self.path.read_text(encoding="utf-8")
 
     @cached_property
     def code(self) -> str:
-        """The text for the compiler. Messages name the file; a change in an included file changes the code, because
-        CuPy looks into its cache of compiled kernels with the code alone."""
+        """The text for the compiler, in which messages name the file.
+
+        It ends with a digest of each included file: CuPy's cache of compiled kernels compares this text
+        only, and a change in a header has to change it.
+        """
         included = "".join(f"// {name} {digest}\n" for name, digest in sorted(self._included(self.text).items()))
         return f'#line 1 "{self.path.name}"\n{self.text}\n{included}'
 
@@ -94,7 +111,10 @@ class CudaFile:
         return found
 
     def module(self, array):
-        """The compiled file for the device on which `array` lives: a cupy.RawModule or the simulator's."""
+        """The compiled file for the device of `array`: a cupy.RawModule or the simulator's.
+
+        Raises UserError for a GPU older than minimum_arch.
+        """
         place = device_id(array)
         if place not in self._modules:
             if device_of(array) == "cuda":
@@ -108,20 +128,28 @@ class CudaFile:
         return self._modules[place]
 
     def launch(self, kernel: str, grid: tuple, block: tuple, arguments: tuple, shared_bytes: int = 0) -> None:
-        """Run a kernel on the device of its first array. grid and block have one to three numbers; an empty grid is
-        nothing to do. shared_bytes: dynamic shared memory a block."""
+        """Run a kernel on the device of its first array.
+
+        kernel: a key of `instances`. grid, block: one to three numbers; a grid with a 0 launches nothing.
+        arguments: arrays and NumPy scalars in the order of the kernel's parameters; a struct is a scalar
+        of a structured dtype. shared_bytes: dynamic shared memory of a block.
+        Raises KeyError, TypeError or ValueError for a mistake of the launcher.
+        """
         if 0 in grid:
             return
         self._check_launch(kernel, grid, block, arguments, shared_bytes)
         array = next(argument for argument in arguments if not isinstance(argument, np.generic))
         function = self.module(array).get_function(kernel)
-        with array.device if device_of(array) == "cuda" else nullcontext(), instrumented("kernel", kernel, *arguments):
-            if shared_bytes > 48 * 1024:  # more has to be asked for
+        on_gpu = device_of(array) == "cuda"
+        # CuPy takes a struct as an array of size 1.
+        passed = tuple(np.array(x) if on_gpu and isinstance(x, np.void) else x for x in arguments)
+        with array.device if on_gpu else nullcontext(), instrumented("kernel", kernel, *arguments):
+            if shared_bytes > 48 * 1024:  # CUDA gives more on request only
                 function.max_dynamic_shared_size_bytes = shared_bytes
-            function(grid, block, arguments, shared_mem=shared_bytes)
+            function(grid, block, passed, shared_mem=shared_bytes)
 
     def _check_launch(self, kernel, grid, block, arguments, shared_bytes) -> None:
-        """Raises for what is wrong in the launcher itself, whatever the caller passed."""
+        """Raises for mistakes of the launcher itself."""
         if kernel not in self.instances:
             raise KeyError(f"{self.path.name} declares no instance {kernel}: add it to the launcher's table")
         if any(blocks > limit for blocks, limit in zip(grid, MAX_GRID)):
@@ -143,16 +171,19 @@ class CudaFile:
 
 
 def check_architecture(name: str, arch: int, minimum: int) -> None:
-    """Raises UserError for a GPU that is too old for a file."""
+    """Raises UserError if a GPU is too old for a file. arch, minimum: such as 75 for sm_75."""
     if arch < minimum:
         raise UserError(f"{name} needs a GPU of sm_{minimum} or later, this one is sm_{arch}: choose another kernel")
 
 
 def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:
-    """Raises unless `array` is what the kernel takes: TypeError for no array or another dtype, else ValueError.
+    """Raises unless `array` is what the kernel takes.
 
-    dtype: one, or a tuple of names such as FLOATS. like: an array on whose device it has to live. shape: what it has to
-    be, where there is only one possibility, and `because` says why ("x has 512 channels").
+    kernel, name: of the function and its argument, for the message. like: an array on whose device it
+    has to be. shape: the only shape possible, None for any. dtype: one, or a tuple of names such as
+    FLOATS. because: the reason for the shape, for the message ("x has 512 channels").
+    Raises TypeError if it is no array or has another dtype; ValueError if its shape, its device or its
+    memory layout (not C-contiguous) is wrong.
     """
     if not hasattr(array, "dtype") or not hasattr(array, "flags"):
         raise TypeError(f"{kernel}: {name} is a {type(array).__name__}, not an array")
@@ -173,7 +204,7 @@ def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="
 
 
 def check_integers(kernel: str, name: str, array, *, like, shape=None, because: str = ""):
-    """Raises as `check_array` does unless `array` holds integers. Returns it as int64, which the kernels take."""
+    """Returns `array` as int64, which the kernels take. Raises as `check_array`, and for other than integers."""
     if getattr(array, "dtype", np.dtype(bool)).kind not in "iu":
         raise TypeError(
             f"{kernel}: {name} is {getattr(array, 'dtype', type(array).__name__)}, not an array of integers"
@@ -184,29 +215,29 @@ def check_integers(kernel: str, name: str, array, *, like, shape=None, because: 
 
 
 def blocks_for(count: int, block: int, limit: int | None = None) -> int:
-    """How many blocks of `block` threads cover `count` elements; at most `limit`, for kernels that walk in strides."""
+    """The number of blocks of `block` threads for `count` elements; at most `limit`, for grid-stride loops."""
     blocks = -(-count // block)
     return blocks if limit is None else min(blocks, limit)
 
 
 def row_threads(width: int) -> int:
-    """Threads of a block that works on one row: whole warps, about four elements a thread, at most 512."""
+    """Threads of a block for one row of `width` numbers: whole warps, about four numbers a thread, at most 512."""
     return 32 * max(1, min(16, -(-width // 128)))
 
 
 def c_type(array) -> str:
-    """The template argument Number of a kernel that reads or writes `array`."""
+    """The template argument Number for a float32 or bfloat16 array. KeyError for another dtype."""
     return NUMBERS[array.dtype.name]
 
 
 def empty(shape, like, dtype="float32"):
-    """A new array on the device of `like`."""
+    """A new array, not initialized, on the device of `like`."""
     if device_of(like) == "cuda":  # the shape () would be none at all for cupy.empty_like: it takes that of `like`
         return array_module(like).empty(shape, dtype)
     return np.empty_like(like, shape=shape, dtype=dtype, order="C")
 
 
 def device_id(array) -> str:
-    """The device with its number, such as "cuda:0"."""
+    """The device of an array, a GPU with its number: "cuda:0", "cudasim", "cpu"."""
     device = device_of(array)
     return f"cuda:{array.device.id}" if device == "cuda" else device

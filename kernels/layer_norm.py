@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS, COLUMN_SUM_INSTANCES, column_sum
 from minillm.kernels.launch import (
     FLOATS,
     NUMBERS,
@@ -22,12 +23,12 @@ from minillm.kernels.launch import (
 MAX_WIDTH = 6016
 MAX_PARTIALS = 512  # blocks of backward, each of which leaves one row of partial sums
 
-_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
+_instances = dict(COLUMN_SUM_INSTANCES)
 for _number in NUMBERS.values():
     for _biased in ("true", "false"):
         _instances[f"layer_norm_forward<{_number}, {_biased}>"] = ResourceLimit(registers=32, shared=128)
     _instances[f"layer_norm_backward<{_number}>"] = ResourceLimit(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
-CUDA = CudaFile(__file__, "layer_norm.cu", _instances)
+CUDA = CudaFile(__file__, "layer_norm.cu", _instances, constants=COLUMN_SUM_CONSTANTS)
 
 
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
@@ -70,12 +71,3 @@ def check_norm(kernel: str, x, weight, bias=None, max_width=MAX_WIDTH) -> tuple[
             f"minillm.kernels.use_kernels({operation}=False) does without it"
         )
     return math.prod(x.shape[:-1]), width
-
-
-def column_sum(cuda: CudaFile, partials):
-    """partials (count, C)  ->  their sum (C,), by the kernel of column_sum.cuh, which `cuda` includes."""
-    count, width = partials.shape
-    total = empty((width,), partials)
-    arguments = (partials, total, np.int32(count), np.int32(width))
-    cuda.launch("column_sum", (blocks_for(width, 32),), (32, 8), arguments)
-    return total

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS, COLUMN_SUM_INSTANCES, column_sum
 from minillm.kernels.launch import NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty, row_threads
-from minillm.kernels.layer_norm import MAX_PARTIALS, MAX_WIDTH, check_norm, column_sum
+from minillm.kernels.layer_norm import MAX_PARTIALS, MAX_WIDTH, check_norm
 
-_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
+_instances = dict(COLUMN_SUM_INSTANCES)
 for _number in NUMBERS.values():
     for _biased in ("true", "false"):
         _instances[f"residual_layer_norm_forward<{_number}, {_biased}>"] = ResourceLimit(registers=32, shared=128)
     _instances[f"residual_layer_norm_backward<{_number}>"] = ResourceLimit(40, shared=128, dynamic_shared=8 * MAX_WIDTH)
-CUDA = CudaFile(__file__, "residual_layer_norm.cu", _instances)
+CUDA = CudaFile(__file__, "residual_layer_norm.cu", _instances, constants=COLUMN_SUM_CONSTANTS)
 
 
 def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):

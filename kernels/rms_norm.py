@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS, COLUMN_SUM_INSTANCES, column_sum
 from minillm.kernels.launch import NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty, row_threads
-from minillm.kernels.layer_norm import MAX_PARTIALS, check_norm, column_sum
+from minillm.kernels.layer_norm import MAX_PARTIALS, check_norm
 
 MAX_WIDTH = 12160  # dweight of a row lies in the 48 KB of shared memory that every GPU grants a block
 
-_instances = {"column_sum": ResourceLimit(registers=32, shared=1024)}
+_instances = dict(COLUMN_SUM_INSTANCES)
 for _number in NUMBERS.values():
     _instances[f"rms_norm_forward<{_number}>"] = ResourceLimit(registers=32, shared=128)
     _instances[f"rms_norm_backward<{_number}>"] = ResourceLimit(40, shared=128, dynamic_shared=4 * MAX_WIDTH)
-CUDA = CudaFile(__file__, "rms_norm.cu", _instances)
+CUDA = CudaFile(__file__, "rms_norm.cu", _instances, constants=COLUMN_SUM_CONSTANTS)
 
 
 def rms_norm_forward(x, weight, eps=1e-5):

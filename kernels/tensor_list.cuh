@@ -1,11 +1,10 @@
-// Many tensors in one launch: their addresses stand in a table, and blocks are dealt out to them in pieces.
+// Many tensors in one launch: a table has their addresses, and each block gets a piece of PIECE elements
+// of one tensor.
 //
-// A launch costs a few microseconds, and a model has hundreds of tensors, most of them smaller than what the GPU does in
-// that time.
+// A launch costs a few microseconds, and a model has hundreds of tensors, most of them smaller than what
+// the GPU does in that time.
 
 #pragma once
-
-const int PIECE = 4096;  // elements that one block works on; tensor_list.py has the same number
 
 struct Piece {
     int tensor;

@@ -10,7 +10,8 @@ import numpy as np
 from minillm.backend.arrays import SimulatedArray, array_module
 from minillm.kernels.launch import blocks_for, device_id
 
-PIECE = 4096  # elements that one block works on, as in tensor_list.cuh
+PIECE = 4096  # elements that one block works on
+CONSTANTS = {"PIECE": PIECE}  # of tensor_list.cuh
 
 
 def addresses(*lists):

@@ -15,9 +15,9 @@ from minillm.layers.embedding import Embedding
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
-from minillm.layers.residual import ResidualBlock
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions
+from minillm.models.gpt2 import ResidualBlock
 
 CONTEXT, VOCABULARY, WIDTH = 8, 11, 8
 SHAPE = dict(vocab_size=VOCABULARY, context_length=CONTEXT, n_layer=2, n_head=2, d_model=WIDTH)
@@ -330,6 +330,21 @@ CHANGES = [
     shared_mlp,
     llama_with_a_layer,
     added_dropout,
+    tied_by_hand,
+    another_configuration,
+]
+
+# Those whose layers are all of this package, with forward as it is in its file: each decodes by itself, whatever is around it.
+WITH_CACHE = [
+    replaced_mlp,
+    replaced_norm,
+    untied_head,
+    other_constants,
+    other_positions,
+    other_number_of_heads,
+    removed_block,
+    block_twice,
+    shared_mlp,
     tied_by_hand,
     another_configuration,
 ]

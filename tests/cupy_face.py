@@ -255,6 +255,10 @@ class RawModule:
 
     @staticmethod
     def _argument(x):
+        if isinstance(x, np.ndarray) and x.size == 1:  # by value; how CuPy takes a struct
+            return x[()]
+        if isinstance(x, np.void):
+            raise TypeError(f"Unsupported type {type(x)}")
         if isinstance(x, np.generic):
             return x
         if not isinstance(x, Array):

@@ -1,4 +1,4 @@
-"""What the launchers of all attention kernels share: the checks of their arguments, and dropout as kernels take it."""
+"""Shared by the launchers of all attention kernels: the checks of their arguments, and the struct Dropout."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from minillm.kernels.launch import blocks_for, check_array, empty
 
 WARPS = 4  # of a block that works on a row a warp
 ALIGNMENT = 16  # bytes: kernels load four floats at once
+# The struct Dropout of dropout.cuh.
+DROPOUT = np.dtype([("key0", "u8"), ("key1", "u8"), ("threshold", "u8"), ("first", "i8"), ("scale", "f4")], align=True)
 
 
 class Problem(NamedTuple):
-    """The sizes of one attention, and what else its backward pass has to know."""
+    """The sizes of one attention, and what else its backward pass needs. scalars: the arguments that end every list."""
 
     batch: int
     heads: int
@@ -22,7 +24,7 @@ class Problem(NamedTuple):
     time: int
     width: int
     causal: bool
-    dropout: tuple  # the last five arguments of every kernel that drops
+    dropout: np.void  # of the dtype DROPOUT: the last argument of every kernel that drops
 
     @property
     def scale(self) -> float:
@@ -31,9 +33,9 @@ class Problem(NamedTuple):
 
     @property
     def scalars(self) -> tuple:
-        """The arguments that end the list of every kernel without the T x T matrix."""
+        """The last arguments of every kernel without the T x T matrix."""
         sizes = (np.int32(self.heads), np.int32(self.kv_heads), np.int32(self.time))
-        return (*sizes, np.float32(self.scale), np.int32(self.causal), *self.dropout)
+        return (*sizes, np.float32(self.scale), np.int32(self.causal), self.dropout)
 
 
 def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
@@ -74,13 +76,13 @@ def check_backward(dy, q) -> None:
     _check_alignment(kernel, "dy", dy)
 
 
-def gradient_average(cuda, dy, y):
-    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by average.cuh, which the CudaFile `cuda` includes"""
-    average = empty(y.shape[:3], y)
+def row_delta(cuda, dy, y):
+    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by delta.cuh, which the CudaFile `cuda` includes"""
+    delta = empty(y.shape[:3], y)
     number = "float" if y.dtype == "float32" else "__nv_bfloat16"
-    arguments = (dy, y, average, np.int64(average.size), np.int32(y.shape[3]))
-    cuda.launch(f"gradient_average<{number}>", (blocks_for(average.size, WARPS),), (32 * WARPS,), arguments)
-    return average
+    arguments = (dy, y, delta, np.int64(delta.size), np.int32(y.shape[3]))
+    cuda.launch(f"row_delta<{number}>", (blocks_for(delta.size, WARPS),), (32 * WARPS,), arguments)
+    return delta
 
 
 def _check_alignment(kernel: str, name: str, array) -> None:
@@ -89,13 +91,13 @@ def _check_alignment(kernel: str, name: str, array) -> None:
         raise ValueError(f"{kernel}: {name} does not begin at a multiple of {ALIGNMENT} bytes: pass {name}.copy()")
 
 
-def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> tuple:
-    """key0, key1, threshold, first, scale: dropout.cuh says what they are. A threshold of 0 is no dropout."""
+def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> np.void:
+    """The struct Dropout. A threshold of 0 is no dropout."""
     if not 0 <= dropout < 1:
         raise ValueError(f"{kernel}: dropout is {dropout}: it must be at least 0 and below 1")
     if dropout and rng_key is None:
         raise ValueError(f"{kernel}: dropout={dropout} needs an rng_key")
     philox_key = stream(*rng_key).philox_key if dropout else np.zeros(2, np.uint64)
     _, heads, time, _ = q.shape
-    first = np.int64(batch_offset * heads * time * time)
-    return (*philox_key, np.uint64(round(dropout * 2**32)), first, np.float32(1 / (1 - dropout)))
+    first = batch_offset * heads * time * time
+    return np.array((*philox_key, round(dropout * 2**32), first, 1 / (1 - dropout)), DROPOUT)[()]

@@ -1,129 +1,136 @@
-// Attention, rung 4 (flash): online softmax with the numbers in registers.
+// Attention, rung 4 (flash): online softmax with register tiling.
 //
 //     forward     S = Q K^T / sqrt(D), -inf where j > i        P = exp(S - L)        Y = P V
 //                 L_i = log sum_j exp S_ij is all that is kept for backward, besides Y
-//     backward    A_i = sum_d dY_id Y_id, which is sum_j dP_ij P_ij        dP = dY V^T        dS = P (dP - A)
-//                 dV = P^T dY        dQ = dS K / sqrt(D)        dK = dS^T Q / sqrt(D)
+//     backward    delta_i = sum_d dY_id Y_id = sum_j dP_ij P_ij        dP = dY V^T
+//                 dS = P (dP - delta)        dV = P^T dY
+//                 dQ = dS K / sqrt(D)        dK = dS^T Q / sqrt(D)
 //
 // Source: Dao et al., "FlashAttention" (2022) and Dao, "FlashAttention-2" (2023).
 //
-// The idea of this rung: register tiling. In rung 3 a thread makes one score after the other, and every multiplication reads
-// both of its operands from shared memory. Here a thread makes 8 rows by several columns of a tile of scores at once, as a
-// product of matrices does: a number that it has read is used for all of them. The running maximum and sum of rung 3 then
-// change once for a tile of N keys and not for each key:
+// The idea of this rung: register tiling. In rung 3 a thread computes one score after the other, and
+// every multiplication reads both of its operands from shared memory. Here a thread computes R rows
+// by several columns of a tile of scores at once: it reads a number once and uses it for all of
+// them. The running maximum m and sum l of rung 3 then change once for a tile of N keys instead of
+// for each key:
 //
-//     m' = max(m, max_j S_j)        l = l exp(m - m') + sum_j exp(S_j - m')        o = o exp(m - m') + sum_j exp(S_j - m') V_j
+//     m' = max(m, max_j S_j)        alpha = exp(m - m')
+//     l = alpha l + sum_j exp(S_j - m')        o = alpha o + sum_j exp(S_j - m') V_j
 //
-// As there, one kernel goes over the keys for dQ and one over the queries for dK and dV, each result belongs to one block,
-// and nothing is added atomically: the order of every sum is fixed, and so are its bits.
+// As in rung 3, one kernel goes over the keys for dQ and one over the queries for dK and dV. Each
+// result belongs to one block and nothing is added atomically: the order of every sum is fixed, and
+// so are its bits.
 //
-// What it costs, for a head: 4 T^2 D operations forward and 14 T^2 D backward (S and dP are made twice; half where causal).
-// Memory: forward reads Q and writes Y once, and K and V once for every 64 queries: 16 T D + T^2 D / 8 bytes, mostly from
-// the cache. Backward keeps 4 T bytes a head (L) in place of 4 T^2.
-// What it gained over rung 3: not measured on a GPU yet.
+// Cost, for a head: 4 T^2 D operations forward and 14 T^2 D backward (S and dP are computed twice;
+// half where causal). Memory: forward reads Q and writes Y once, and K and V once for every OWNED
+// queries: 16 T D + T^2 D / 8 bytes, mostly from the cache. Backward keeps 4 T bytes a head (L)
+// instead of 4 T^2.
+// Gain over rung 3: not measured on a GPU yet.
 //
-// Work: a block of 128 threads owns 64 rows (queries; keys for dK and dV) and lets the rows of the other side stream by in
-// tiles of N. A warp owns 16 of the rows. Lane 2x + h makes the rows 4h, ..., 4h + 3 and 4h + 8, ..., 4h + 11 of its warp: of a
-// tile of scores the columns x, x + 16, ..., of a result of width D the columns 2x, 2x + 1, 2x + 32, .... Neighbouring lanes
-// share a column, so that the quarter warps in which float4s are served ask for few different words, and rows that are
-// stored together lie 4 apart, half the banks.
-// blockIdx.x counts heads over the batch, blockIdx.y the 64 rows, those with most work first.
-// Shared memory: the rows owned, the tiles that stream by, each row 4 floats longer than D so that 8 rows lie in different
-// banks, and the 64 x N probabilities on their way from a product's result to the next one's operand.
+// Work: a block of THREADS threads owns OWNED rows (queries; keys for dK and dV). Tiles of N rows of
+// the other two matrices are loaded one after the other. A warp owns 16 of the rows. Lane 2x + h
+// computes the rows 4h, ..., 4h + 3 and 4h + 8, ..., 4h + 11 of its warp: of a tile of scores the
+// columns x, x + 16, ..., of a result of width D the columns 2x, 2x + 1, 2x + 32, .... Neighbouring
+// lanes share a column, so that the quarter warps in which float4s are served read few different
+// words, and rows that are stored together are 4 apart, half the banks.
+// blockIdx.x counts heads over the batch, blockIdx.y the owned rows, those with most work first.
+// Shared memory: the rows owned and the tiles, each row PADDING floats longer than D so that 8 rows
+// start in different banks, and the OWNED x N probabilities, which are the result of one product and
+// the operand of the next.
 
-#include "average.cuh"
+#include "delta.cuh"
 #include "dropout.cuh"
 
-const int OWNED = 64, THREADS = 128, M = 8;  // rows of a block, threads, rows of a thread
+const int R = 8;  // rows of a thread
 const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
-// Row of the block that is number m of this thread's.
-__device__ inline int row_of(int m) { return threadIdx.x / 32 * 16 + m / 4 * 8 + threadIdx.x % 2 * 4 + m % 4; }
+// The row of the block that this thread computes as its row r.
+__device__ inline int row_of(int r) { return threadIdx.x / 32 * 16 + r / 4 * 8 + threadIdx.x % 2 * 4 + r % 4; }
 
-// x of this thread.
+// x in the description of the work above.
 __device__ inline int first_column() { return threadIdx.x % 32 / 2; }
 
-// tile[r][d] = matrix[first + r][d] for r < rows; 0 where the matrix has ended.
+// tile[r][d] = matrix[first + r][d] for r < rows; 0 beyond the end of the matrix.
 template <int D>
 __device__ inline void load_rows(float* tile, const float* matrix, int first, int rows, int time) {
     for (int n = threadIdx.x; n < rows * (D / 4); n += THREADS) {
         int r = n / (D / 4), d = 4 * (n % (D / 4));
         float4 numbers = make_float4(0, 0, 0, 0);
         if (first + r < time) numbers = *(const float4*)(matrix + (long long)(first + r) * D + d);
-        *(float4*)(tile + r * (D + 4) + d) = numbers;
+        *(float4*)(tile + r * (D + PADDING) + d) = numbers;
     }
 }
 
-// s[m][c] = sum_d a[row_of(m)][d] b[x + 16 c][d]
+// s[r][c] = sum_d a[row_of(r)][d] b[x + 16 c][d]
 template <int D, int COLUMNS>
-__device__ inline void products_of_rows(float (&s)[M][COLUMNS], const float* a, const float* b) {
+__device__ inline void matmul_abt(float (&s)[R][COLUMNS], const float* a, const float* b) {
 #pragma unroll
-    for (int m = 0; m < M; ++m)
+    for (int r = 0; r < R; ++r)
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) s[m][c] = 0;
+        for (int c = 0; c < COLUMNS; ++c) s[r][c] = 0;
 #pragma unroll 4
     for (int d = 0; d < D; d += 4) {
         float4 y[COLUMNS];
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) y[c] = *(const float4*)(b + (first_column() + 16 * c) * (D + 4) + d);
+        for (int c = 0; c < COLUMNS; ++c) y[c] = *(const float4*)(b + (first_column() + 16 * c) * (D + PADDING) + d);
 #pragma unroll
-        for (int m = 0; m < M; ++m) {
-            float4 x = *(const float4*)(a + row_of(m) * (D + 4) + d);
+        for (int r = 0; r < R; ++r) {
+            float4 x = *(const float4*)(a + row_of(r) * (D + PADDING) + d);
 #pragma unroll
-            for (int c = 0; c < COLUMNS; ++c) s[m][c] += x.x * y[c].x + x.y * y[c].y + x.z * y[c].z + x.w * y[c].w;
+            for (int c = 0; c < COLUMNS; ++c) s[r][c] += x.x * y[c].x + x.y * y[c].y + x.z * y[c].z + x.w * y[c].w;
         }
     }
 }
 
-// o[m][...] += sum_j w[row_of(m)][j] v[j][...] over the N rows of v
+// o[r][...] += sum_j w[row_of(r)][j] v[j][...] over the N rows of v
 template <int D, int N>
-__device__ inline void add_weighted_rows(float (&o)[M][D / 16], const float* w, const float* v) {
+__device__ inline void add_matmul_ab(float (&o)[R][D / 16], const float* w, const float* v) {
 #pragma unroll (D < 128 ? 2 : 1)
     for (int j = 0; j < N; j += 4) {
-        float4 weights[M];
+        float4 weights[R];
 #pragma unroll
-        for (int m = 0; m < M; ++m) weights[m] = *(const float4*)(w + row_of(m) * (N + 4) + j);
+        for (int r = 0; r < R; ++r) weights[r] = *(const float4*)(w + row_of(r) * (N + PADDING) + j);
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
-            const float* column = v + j * (D + 4) + 2 * first_column() + 32 * c;
-            float2 v0 = *(const float2*)column, v1 = *(const float2*)(column + (D + 4));
-            float2 v2 = *(const float2*)(column + 2 * (D + 4)), v3 = *(const float2*)(column + 3 * (D + 4));
+            const float* column = v + j * (D + PADDING) + 2 * first_column() + 32 * c;
+            float2 v0 = *(const float2*)column, v1 = *(const float2*)(column + (D + PADDING));
+            float2 v2 = *(const float2*)(column + 2 * (D + PADDING)), v3 = *(const float2*)(column + 3 * (D + PADDING));
 #pragma unroll
-            for (int m = 0; m < M; ++m) {
-                o[m][2 * c] += weights[m].x * v0.x + weights[m].y * v1.x + weights[m].z * v2.x + weights[m].w * v3.x;
-                o[m][2 * c + 1] += weights[m].x * v0.y + weights[m].y * v1.y + weights[m].z * v2.y + weights[m].w * v3.y;
+            for (int r = 0; r < R; ++r) {
+                o[r][2 * c] += weights[r].x * v0.x + weights[r].y * v1.x + weights[r].z * v2.x + weights[r].w * v3.x;
+                o[r][2 * c + 1] += weights[r].x * v0.y + weights[r].y * v1.y + weights[r].z * v2.y + weights[r].w * v3.y;
             }
         }
     }
 }
 
-// tile[row_of(m)][x + 16 c] = s[m][c]: for the warp's own use.
+// tile[row_of(r)][x + 16 c] = s[r][c], which the threads of this warp read.
 template <int N>
-__device__ inline void hand_over(float* tile, const float (&s)[M][N / 16]) {
-    __syncwarp();  // the last product has read what was there
+__device__ inline void store_to_shared(float* tile, const float (&s)[R][N / 16]) {
+    __syncwarp();  // the last product has read the old values
 #pragma unroll
-    for (int m = 0; m < M; ++m)
+    for (int r = 0; r < R; ++r)
 #pragma unroll
-        for (int c = 0; c < N / 16; ++c) tile[row_of(m) * (N + 4) + first_column() + 16 * c] = s[m][c];
+        for (int c = 0; c < N / 16; ++c) tile[row_of(r) * (N + PADDING) + first_column() + 16 * c] = s[r][c];
     __syncwarp();
 }
 
-// matrix[first + row_of(m)][...] = factor[m] o[m][...], as far as the matrix goes.
+// matrix[first + row_of(r)][...] = factor[r] o[r][...], inside of the matrix.
 template <int D>
-__device__ inline void store_rows(float* matrix, const float (&o)[M][D / 16], const float (&factor)[M], int first, int time) {
+__device__ inline void store_rows(float* matrix, const float (&o)[R][D / 16], const float (&factor)[R], int first, int time) {
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-        int row = first + row_of(m);
+    for (int r = 0; r < R; ++r) {
+        int row = first + row_of(r);
         if (row >= time) continue;
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
-            float2 pair = make_float2(o[m][2 * c] * factor[m], o[m][2 * c + 1] * factor[m]);
+            float2 pair = make_float2(o[r][2 * c] * factor[r], o[r][2 * c + 1] * factor[r]);
             *(float2*)(matrix + (long long)row * D + 2 * first_column() + 32 * c) = pair;
         }
     }
 }
 
-// Over the 16 threads that have columns of the same row; all get the same bits.
+// Over the 16 threads that have columns of the same row. All get the same bits.
 __device__ inline float row_max(float value) {
     for (int distance = 16; distance > 1; distance /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
     return value;
@@ -134,17 +141,15 @@ __device__ inline float row_sum(float value) {
     return value;
 }
 
-// q, y (B, H, T, D), k, v (B, H_kv, T, D), log_sum_exp (B, H, T)
+// q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_forward(const float* q, const float* k, const float* v, float* y, float* log_sum_exp, int heads, int kv_heads,
-                  int time, float inverse_sqrt_width, int causal, unsigned long long key0, unsigned long long key1,
-                  unsigned long long threshold, long long first, float scale) {
+    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, int heads, int kv_heads,
+                  int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
-    float* q_tile = (float*)shared;                  // 64 x (D + 4)
-    float* kv_tile = q_tile + OWNED * (D + 4);       // N x (D + 4): the keys, then the values
-    float* p_tile = kv_tile + N * (D + 4);           // 64 x (N + 4)
-    Dropout drop = {key0, key1, threshold, first, scale};
+    float* q_tile = (float*)shared;                  // OWNED x (D + PADDING)
+    float* kv_tile = q_tile + OWNED * (D + PADDING);       // N x (D + PADDING): the keys, then the values
+    float* p_tile = kv_tile + N * (D + PADDING);           // OWNED x (N + PADDING)
     long long head = blockIdx.x;  // b H + h
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
     int end = causal ? min(first_query + OWNED, time) : time;
@@ -152,79 +157,77 @@ __global__ void __launch_bounds__(THREADS, 2)
     k += head / (heads / kv_heads) * time * D;
     v += head / (heads / kv_heads) * time * D;
 
-    float o[M][D / 16] = {}, largest[M], sum[M] = {};  // largest: in units of log 2, so that exp2f does
+    float o[R][D / 16] = {}, m[R], l[R] = {};  // m in units of log 2, for exp2f
 #pragma unroll
-    for (int m = 0; m < M; ++m) largest[m] = -infinity();
+    for (int r = 0; r < R; ++r) m[r] = -infinity();
     load_rows<D>(q_tile, q, first_query, OWNED, time);
     for (int first_key = 0; first_key < end; first_key += N) {
         load_rows<D>(kv_tile, k, first_key, N, time);
         __syncthreads();
-        float p[M][N / 16];
-        products_of_rows<D>(p, q_tile, kv_tile);
+        float p[R][N / 16];
+        matmul_abt<D>(p, q_tile, kv_tile);
         __syncthreads();
         load_rows<D>(kv_tile, v, first_key, N, time);
 #pragma unroll
-        for (int m = 0; m < M; ++m) {
-            int i = first_query + row_of(m);
-            float before = largest[m], total = 0;
+        for (int r = 0; r < R; ++r) {
+            int i = first_query + row_of(r);
+            float m_old = m[r], total = 0;
 #pragma unroll
             for (int c = 0; c < N / 16; ++c) {
                 int j = first_key + x + 16 * c;
-                p[m][c] = j >= time || (causal && j > i) ? -infinity() : p[m][c] * (inverse_sqrt_width * LOG2_E);
-                largest[m] = fmaxf(largest[m], p[m][c]);
+                p[r][c] = j >= time || (causal && j > i) ? -infinity() : p[r][c] * (scale * LOG2_E);
+                m[r] = fmaxf(m[r], p[r][c]);
             }
-            largest[m] = row_max(largest[m]);
+            m[r] = row_max(m[r]);
 #pragma unroll
-            for (int c = 0; c < N / 16; ++c) total += p[m][c] = exp2f(p[m][c] - largest[m]);
-            float shrink = exp2f(before - largest[m]);
-            sum[m] = sum[m] * shrink + row_sum(total);
+            for (int c = 0; c < N / 16; ++c) total += p[r][c] = exp2f(p[r][c] - m[r]);
+            float alpha = exp2f(m_old - m[r]);
+            l[r] = l[r] * alpha + row_sum(total);
 #pragma unroll
-            for (int c = 0; c < D / 16; ++c) o[m][c] *= shrink;
+            for (int c = 0; c < D / 16; ++c) o[r][c] *= alpha;
         }
         KeptTile<N> kept(drop, head, time, first_query + threadIdx.x / 32 * 16, first_key);
 #pragma unroll
-        for (int m = 0; m < M; ++m)
+        for (int r = 0; r < R; ++r)
 #pragma unroll
-            for (int c = 0; c < N / 16; ++c) p[m][c] *= kept.factor(drop, row_of(m) % 16, x + 16 * c);
-        hand_over<N>(p_tile, p);
+            for (int c = 0; c < N / 16; ++c) p[r][c] *= kept.factor(drop, row_of(r) % 16, x + 16 * c);
+        store_to_shared<N>(p_tile, p);
         __syncthreads();
-        add_weighted_rows<D, N>(o, p_tile, kv_tile);
+        add_matmul_ab<D, N>(o, p_tile, kv_tile);
         __syncthreads();
     }
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-        int i = first_query + row_of(m);
-        if (x == 0 && i < time) log_sum_exp[head * time + i] = largest[m] * LN_2 + logf(sum[m]);
-        sum[m] = 1 / sum[m];
+    for (int r = 0; r < R; ++r) {
+        int i = first_query + row_of(r);
+        if (x == 0 && i < time) lse[head * time + i] = m[r] * LN_2 + logf(l[r]);
+        l[r] = 1 / l[r];
     }
-    store_rows<D>(y + head * time * D, o, sum, first_query, time);
+    store_rows<D>(y + head * time * D, o, l, first_query, time);
 }
 
-// dq (B, H, T, D); average (B, H, T) is A. A block owns 64 queries, the keys stream by.
+// dq (B, H, T, D); lse (B, H, T) is L, delta (B, H, T). A block owns OWNED queries.
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_backward_queries(const float* q, const float* k, const float* v, const float* dy, const float* log_sum_exp,
-                           const float* average, float* dq, int heads, int kv_heads, int time, float inverse_sqrt_width,
-                           int causal, unsigned long long key0, unsigned long long key1, unsigned long long threshold,
-                           long long first, float scale) {
+    flash_backward_queries(const float* q, const float* k, const float* v, const float* dy, const float* lse,
+                           const float* delta, float* dq, int heads, int kv_heads, int time, float scale,
+                           int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;
-    float* dy_tile = q_tile + OWNED * (D + 4);
-    float* k_tile = dy_tile + OWNED * (D + 4);
-    float* v_tile = k_tile + N * (D + 4);
-    float* ds_tile = v_tile + N * (D + 4);
-    Dropout drop = {key0, key1, threshold, first, scale};
+    float* dy_tile = q_tile + OWNED * (D + PADDING);
+    float* k_tile = dy_tile + OWNED * (D + PADDING);
+    float* v_tile = k_tile + N * (D + PADDING);
+    float* ds_tile = v_tile + N * (D + PADDING);
     long long head = blockIdx.x, kv_head = head / (heads / kv_heads);
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
     int end = causal ? min(first_query + OWNED, time) : time;
 
-    float sum[M][D / 16] = {}, log_sum[M], row_average[M], dq_factor[M];
+    float dq_sum[R][D / 16] = {}, lse_i[R], delta_i[R], dq_factor[R];
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-        int i = first_query + row_of(m);
-        log_sum[m] = i < time ? log_sum_exp[head * time + i] * LOG2_E : 0;
-        row_average[m] = i < time ? average[head * time + i] : 0;
-        dq_factor[m] = inverse_sqrt_width;
+    for (int r = 0; r < R; ++r) {
+        int i = first_query + row_of(r);
+        lse_i[r] = i < time ? lse[head * time + i] * LOG2_E : 0;
+        delta_i[r] = i < time ? delta[head * time + i] : 0;
+        dq_factor[r] = scale;
     }
     load_rows<D>(q_tile, q + head * time * D, first_query, OWNED, time);
     load_rows<D>(dy_tile, dy + head * time * D, first_query, OWNED, time);
@@ -232,52 +235,51 @@ __global__ void __launch_bounds__(THREADS, 2)
         load_rows<D>(k_tile, k + kv_head * time * D, first_key, N, time);
         load_rows<D>(v_tile, v + kv_head * time * D, first_key, N, time);
         __syncthreads();
-        float p[M][N / 16], ds[M][N / 16];
-        products_of_rows<D>(p, q_tile, k_tile);
+        float p[R][N / 16], ds[R][N / 16];
+        matmul_abt<D>(p, q_tile, k_tile);
         // forward: y = dropped @ v
-        products_of_rows<D>(ds, dy_tile, v_tile);
+        matmul_abt<D>(ds, dy_tile, v_tile);
         KeptTile<N> kept(drop, head, time, first_query + threadIdx.x / 32 * 16, first_key);
 #pragma unroll
-        for (int m = 0; m < M; ++m)
+        for (int r = 0; r < R; ++r)
 #pragma unroll
             for (int c = 0; c < N / 16; ++c) {
-                int i = first_query + row_of(m), j = first_key + x + 16 * c;
+                int i = first_query + row_of(r), j = first_key + x + 16 * c;
                 bool masked = j >= time || (causal && j > i);
-                float probability = masked ? 0 : exp2f(p[m][c] * (inverse_sqrt_width * LOG2_E) - log_sum[m]);
+                float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i[r]);
                 // forward: p = softmax(s), dropped = p * factor
-                float factor = kept.factor(drop, row_of(m) % 16, x + 16 * c);
-                ds[m][c] = probability * (ds[m][c] * factor - row_average[m]);
+                float factor = kept.factor(drop, row_of(r) % 16, x + 16 * c);
+                ds[r][c] = probability * (ds[r][c] * factor - delta_i[r]);
             }
-        hand_over<N>(ds_tile, ds);
+        store_to_shared<N>(ds_tile, ds);
         // forward: s = q @ k^T / sqrt(D)
-        add_weighted_rows<D, N>(sum, ds_tile, k_tile);
+        add_matmul_ab<D, N>(dq_sum, ds_tile, k_tile);
         __syncthreads();
     }
-    store_rows<D>(dq + head * time * D, sum, dq_factor, first_query, time);
+    store_rows<D>(dq + head * time * D, dq_sum, dq_factor, first_query, time);
 }
 
-// dk, dv (B, H_kv, T, D). A block owns 64 keys, the queries of all heads of the group stream by, in order.
+// dk, dv (B, H_kv, T, D). A block owns OWNED keys and goes over the queries of all heads of its
+// group, in order.
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_backward_keys(const float* q, const float* k, const float* v, const float* dy, const float* log_sum_exp,
-                        const float* average, float* dk, float* dv, int heads, int kv_heads, int time,
-                        float inverse_sqrt_width, int causal, unsigned long long key0, unsigned long long key1,
-                        unsigned long long threshold, long long first, float scale) {
+    flash_backward_keys(const float* q, const float* k, const float* v, const float* dy, const float* lse,
+                        const float* delta, float* dk, float* dv, int heads, int kv_heads, int time,
+                        float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* k_tile = (float*)shared;
-    float* v_tile = k_tile + OWNED * (D + 4);
-    float* q_tile = v_tile + OWNED * (D + 4);
-    float* dy_tile = q_tile + N * (D + 4);
-    float* w_tile = dy_tile + N * (D + 4);
-    Dropout drop = {key0, key1, threshold, first, scale};
+    float* v_tile = k_tile + OWNED * (D + PADDING);
+    float* q_tile = v_tile + OWNED * (D + PADDING);
+    float* dy_tile = q_tile + N * (D + PADDING);
+    float* w_tile = dy_tile + N * (D + PADDING);
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
     int first_key = blockIdx.y * OWNED, x = first_column(), group = heads / kv_heads;
 
-    float dk_sum[M][D / 16] = {}, dv_sum[M][D / 16] = {}, dk_factor[M], dv_factor[M];
+    float dk_sum[R][D / 16] = {}, dv_sum[R][D / 16] = {}, dk_factor[R], dv_factor[R];
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-        dk_factor[m] = inverse_sqrt_width;
-        dv_factor[m] = 1;
+    for (int r = 0; r < R; ++r) {
+        dk_factor[r] = scale;
+        dv_factor[r] = 1;
     }
     load_rows<D>(k_tile, k + kv_head * time * D, first_key, OWNED, time);
     load_rows<D>(v_tile, v + kv_head * time * D, first_key, OWNED, time);
@@ -287,32 +289,32 @@ __global__ void __launch_bounds__(THREADS, 2)
             load_rows<D>(q_tile, q + head * time * D, first_query, N, time);
             load_rows<D>(dy_tile, dy + head * time * D, first_query, N, time);
             __syncthreads();
-            float p[M][N / 16], ds[M][N / 16];  // transposed: rows are keys, columns are queries
-            products_of_rows<D>(p, k_tile, q_tile);
-            products_of_rows<D>(ds, v_tile, dy_tile);
+            float p[R][N / 16], ds[R][N / 16];  // transposed: rows are keys, columns are queries
+            matmul_abt<D>(p, k_tile, q_tile);
+            matmul_abt<D>(ds, v_tile, dy_tile);
             KeptTransposedTile<N> kept(drop, head, time, first_query, first_key + threadIdx.x / 32 * 16);
 #pragma unroll
             for (int c = 0; c < N / 16; ++c) {
                 int i = first_query + x + 16 * c;
-                float log_sum = i < time ? log_sum_exp[head * time + i] * LOG2_E : 0;
-                float row_average = i < time ? average[head * time + i] : 0;
+                float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
+                float delta_i = i < time ? delta[head * time + i] : 0;
 #pragma unroll
-                for (int m = 0; m < M; ++m) {
-                    int j = first_key + row_of(m);
+                for (int r = 0; r < R; ++r) {
+                    int j = first_key + row_of(r);
                     bool masked = i >= time || (causal && j > i);
-                    float probability = masked ? 0 : exp2f(p[m][c] * (inverse_sqrt_width * LOG2_E) - log_sum);
-                    float factor = kept.factor(drop, x + 16 * c, row_of(m) % 16);
-                    p[m][c] = probability * factor;
+                    float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i);
+                    float factor = kept.factor(drop, x + 16 * c, row_of(r) % 16);
+                    p[r][c] = probability * factor;
                     // forward: p = softmax(s), dropped = p * factor
-                    ds[m][c] = probability * (ds[m][c] * factor - row_average);
+                    ds[r][c] = probability * (ds[r][c] * factor - delta_i);
                 }
             }
             // forward: y = dropped @ v
-            hand_over<N>(w_tile, p);
-            add_weighted_rows<D, N>(dv_sum, w_tile, dy_tile);
+            store_to_shared<N>(w_tile, p);
+            add_matmul_ab<D, N>(dv_sum, w_tile, dy_tile);
             // forward: s = q @ k^T / sqrt(D)
-            hand_over<N>(w_tile, ds);
-            add_weighted_rows<D, N>(dk_sum, w_tile, q_tile);
+            store_to_shared<N>(w_tile, ds);
+            add_matmul_ab<D, N>(dk_sum, w_tile, q_tile);
             __syncthreads();
         }
     }

@@ -1,33 +1,37 @@
 // Attention, rung 5 (flash on tensor cores): the products are matrix instructions.
 //
 //     forward     S = Q K^T / sqrt(D), -inf where j > i        P = exp(S - L)        Y = P V
-//     backward    A_i = sum_d dY_id Y_id        dP = dY V^T        dS = P (dP - A)
+//     backward    delta_i = sum_d dY_id Y_id        dP = dY V^T        dS = P (dP - delta)
 //                 dV = P^T dY        dQ = dS K / sqrt(D)        dK = dS^T Q / sqrt(D)
 //
-// Source: Dao, "FlashAttention-2" (2023); the order of the loops is that of rung 4, and online.cu derives it.
+// Source: Dao, "FlashAttention-2" (2023); the order of the loops is that of rung 4, and online.cu
+// derives it.
 //
-// The idea of this rung: a warp multiplies a 16 x 16 by a 16 x 8 matrix in one instruction (mma.cuh), many times faster than
-// with the float units, if it takes operands of fewer bits. Two kinds are here: bfloat16 arrays as they are, and float32
-// arrays whose numbers are rounded to TF32 (10 bits of mantissa) on their way into the product. Sums, softmax and L are
-// float32 in both. Two more things keep the tensor cores fed:
-//   - the result of S = Q K^T lies in registers just as the first operand of P V has to, so P never leaves them;
-//   - tiles are double buffered: while one is used the next is on its way (async_copy.cuh).
+// The idea of this rung: a warp multiplies a 16 x 16 by a 16 x 8 matrix in one instruction (mma.cuh),
+// many times faster than with the float units. Its operands have fewer bits. There are two kinds:
+// bfloat16 arrays as they are, and float32 arrays whose numbers are rounded to TF32 (10 bits of
+// mantissa) when they are loaded as an operand. Sums, softmax and L are float32 in both. Two more
+// things keep the tensor cores busy:
+//   - the result of S = Q K^T has the register layout that the first operand of P V needs, so P stays
+//     in registers;
+//   - tiles are double buffered: while one is used the next is copied (async_copy.cuh).
 //
-// What it costs, for a head: the operations of rung 4, of which only softmax and masks are left to the float units. Memory:
-// forward reads K and V once for every 16 WARPS queries. P and dS are rounded to the operand's type before they are
-// multiplied, which the error shows: about 4e-3 in bfloat16, 5e-4 in TF32.
-// What it gained over rung 4: not measured on a GPU yet.
+// Cost, for a head: the operations of rung 4, of which only softmax and masks are left to the float
+// units. Memory: forward reads K and V once for every 16 WARPS queries. P and dS are rounded to the
+// operand's type before they are multiplied: an error of about 4e-3 in bfloat16, 5e-4 in TF32.
+// Gain over rung 4: not measured on a GPU yet.
 //
-// Work: a warp owns 16 rows (queries; keys for dK and dV), a block of 4 or 8 warps 16 for each; the rows of the other side
-// stream by in tiles of N. With g = lane / 4 and t = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of
-// these the columns 2t and 2t + 1. blockIdx.x counts heads over the batch, blockIdx.y the rows, those with most work first.
-// Shared memory: the rows owned and two tiles of each streamed matrix, every row 16 bytes longer than it has to be, so that
-// eight rows lie in different banks.
+// Work: a warp owns 16 rows (queries; keys for dK and dV), a block 16 for each of its 4 or 8 warps.
+// Tiles of N rows of the other two matrices are loaded one after the other. With g = lane / 4 and
+// t = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of these the columns 2t and
+// 2t + 1. blockIdx.x counts heads over the batch, blockIdx.y the rows, those with most work first.
+// Shared memory: the rows owned and two tiles of each of the other two matrices, every row PADDING
+// bytes longer than its numbers, so that eight rows start in different banks.
 
 #include <cuda_bf16.h>
 
 #include "async_copy.cuh"
-#include "average.cuh"
+#include "delta.cuh"
 #include "dropout.cuh"
 #include "mma.cuh"
 
@@ -37,14 +41,17 @@ __device__ inline int warp() { return threadIdx.x / 32; }
 __device__ inline int group() { return threadIdx.x % 32 / 4; }
 __device__ inline int within() { return threadIdx.x % 4; }
 
-// What is special to each kind of operand. DEPTH: of one matrix instruction; operands are loaded for two of them.
-//   rows         a[2][4]: 16 rows, columns d ... d + 2 DEPTH, of a matrix in shared memory as the first operand
-//   from_sums    a[4]: the results of DEPTH columns, which lie in c[DEPTH / 8][4], as the first operand
-//   columns_of_rows   b[4]: columns d ... d + 2 DEPTH of 8 rows: the second operand of A B^T
-//   columns      b[4]: 16 columns of DEPTH rows: the second operand of A B, for two instructions side by side
+// What differs between the two kinds of operand. DEPTH: the inner size of one matrix instruction;
+// operands are loaded for two of them.
+//   rows             a[2][4]: 16 rows, columns d ... d + 2 DEPTH, of a matrix in shared memory, as
+//                    the first operand
+//   from_sums        a[4]: the results of DEPTH columns, in c[DEPTH / 8][4], as the first operand
+//   columns_of_rows  b[4]: columns d ... d + 2 DEPTH of 8 rows: the second operand of A B^T
+//   columns          b[4]: 16 columns of DEPTH rows: the second operand of A B, for two instructions
+//                    side by side
 struct Bf16 {
     typedef __nv_bfloat16 Number;
-    static const int DEPTH = 16, PAD = 8;
+    static const int DEPTH = 16, PAD = PADDING / sizeof(Number);
 
     static __device__ void rows(unsigned (&a)[2][4], const Number* tile, int stride, int d) {
         int lane = threadIdx.x % 32;
@@ -75,7 +82,7 @@ struct Bf16 {
 
 struct Tf32 {
     typedef float Number;
-    static const int DEPTH = 8, PAD = 4;
+    static const int DEPTH = 8, PAD = PADDING / sizeof(Number);
 
     static __device__ void rows(unsigned (&a)[2][4], const Number* tile, int stride, int d) {
 #pragma unroll
@@ -92,8 +99,8 @@ struct Tf32 {
 #pragma unroll
         for (int n = 0; n < 4; ++n) b[n] = to_tf32(corner[4 * n]);
     }
-    // The instruction's inner index t stands for row 2t and t + 4 for row 2t + 1, in from_sums too: a sum has no order, and
-    // so the results need not change lanes to become an operand.
+    // The inner index t of the instruction is row 2t and t + 4 is row 2t + 1, in from_sums too: the
+    // order of a sum is free, and so the results need not change lanes to become an operand.
     static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride, int d) {
         const Number* corner = tile + 2 * within() * stride + d + group();
         b[0] = to_tf32(corner[0]);
@@ -111,7 +118,7 @@ struct Tf32 {
     static __device__ void store(Number* to, float x, float y) { *(float2*)to = make_float2(x, y); }
 };
 
-// Start to copy: tile[r][d] = matrix[first + r][d] for r < ROWS; 0 where the matrix has ended.
+// Start to copy: tile[r][d] = matrix[first + r][d] for r < ROWS; 0 beyond the end of the matrix.
 template <class Operand, int D, int ROWS>
 __device__ inline void load_rows(AsyncCopies& copies, typename Operand::Number* tile, const typename Operand::Number* matrix,
                                  int first, int time) {
@@ -125,7 +132,7 @@ __device__ inline void load_rows(AsyncCopies& copies, typename Operand::Number* 
 
 // s = a b^T: 16 rows of a, N rows of b, both in shared memory
 template <class Operand, int D, int N>
-__device__ inline void products_of_rows(float (&s)[N / 8][4], const typename Operand::Number* a,
+__device__ inline void matmul_abt(float (&s)[N / 8][4], const typename Operand::Number* a,
                                         const typename Operand::Number* b) {
     const int STRIDE = D + Operand::PAD;
 #pragma unroll
@@ -148,7 +155,7 @@ __device__ inline void products_of_rows(float (&s)[N / 8][4], const typename Ope
 
 // o += w v: w is 16 x N in registers, v has N rows in shared memory
 template <class Operand, int D, int N>
-__device__ inline void add_weighted_rows(float (&o)[D / 8][4], const float (&w)[N / 8][4],
+__device__ inline void add_matmul_ab(float (&o)[D / 8][4], const float (&w)[N / 8][4],
                                          const typename Operand::Number* v) {
     const int STRIDE = D + Operand::PAD;
 #pragma unroll
@@ -181,7 +188,7 @@ __device__ inline void store_rows(typename Operand::Number* matrix, const float 
     }
 }
 
-// Over the 4 lanes that have columns of the same row; all get the same bits.
+// Over the 4 lanes that have columns of the same row. All get the same bits.
 __device__ inline float row_max(float value) {
     value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
     return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
@@ -192,63 +199,61 @@ __device__ inline float row_sum(float value) {
     return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
-// q, y (B, H, T, D), k, v (B, H_kv, T, D), log_sum_exp (B, H, T)
+// q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
 template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_forward(const typename Operand::Number* q, const typename Operand::Number* k, const typename Operand::Number* v,
-                  typename Operand::Number* y, float* log_sum_exp, int heads, int kv_heads, int time,
-                  float inverse_sqrt_width, int causal, unsigned long long key0, unsigned long long key1,
-                  unsigned long long threshold, long long first, float scale) {
+                  typename Operand::Number* y, float* lse, int heads, int kv_heads, int time,
+                  float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
     Number* q_tile = (Number*)shared;
     Number* k_tiles = q_tile + OWNED * STRIDE;  // two
     Number* v_tiles = k_tiles + 2 * TILE;       // two
-    Dropout drop = {key0, key1, threshold, first, scale};
     long long head = blockIdx.x;  // b H + h
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
     int end = causal ? min(first_query + OWNED, time) : time;
     k += head / (heads / kv_heads) * time * D;
     v += head / (heads / kv_heads) * time * D;
 
-    float o[D / 8][4] = {}, largest[2] = {-infinity(), -infinity()}, sum[2] = {};  // largest: in units of log 2
+    float o[D / 8][4] = {}, m[2] = {-infinity(), -infinity()}, l[2] = {};  // m in units of log 2
     AsyncCopies copies;
     load_rows<Operand, D, OWNED>(copies, q_tile, q + head * time * D, first_query, time);
     load_rows<Operand, D, N>(copies, k_tiles, k, 0, time);
     load_rows<Operand, D, N>(copies, v_tiles, v, 0, time);
     for (int first_key = 0, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
-        __syncthreads();  // this tile is there, and nobody uses the last one any more
+        __syncthreads();  // this tile is complete, and the last one is no longer read
         if (first_key + N < end) {
             load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, first_key + N, time);
             load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, first_key + N, time);
         }
         float p[N / 8][4];
-        products_of_rows<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
-        float before[2] = {largest[0], largest[1]}, total[2] = {};
+        matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
+        float m_old[2] = {m[0], m[1]}, total[2] = {};
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 int i = row + group() + e / 2 * 8, j = first_key + 8 * n + 2 * within() + e % 2;
-                p[n][e] = j >= time || (causal && j > i) ? -infinity() : p[n][e] * (inverse_sqrt_width * LOG2_E);
-                largest[e / 2] = fmaxf(largest[e / 2], p[n][e]);
+                p[n][e] = j >= time || (causal && j > i) ? -infinity() : p[n][e] * (scale * LOG2_E);
+                m[e / 2] = fmaxf(m[e / 2], p[n][e]);
             }
 #pragma unroll
-        for (int half = 0; half < 2; ++half) largest[half] = row_max(largest[half]);
+        for (int half = 0; half < 2; ++half) m[half] = row_max(m[half]);
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) total[e / 2] += p[n][e] = exp2f(p[n][e] - largest[e / 2]);
+            for (int e = 0; e < 4; ++e) total[e / 2] += p[n][e] = exp2f(p[n][e] - m[e / 2]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float shrink = exp2f(before[half] - largest[half]);
-            sum[half] = sum[half] * shrink + total[half];  // of this lane's columns
+            float alpha = exp2f(m_old[half] - m[half]);
+            l[half] = l[half] * alpha + total[half];  // of this lane's columns
 #pragma unroll
             for (int n = 0; n < D / 8; ++n) {
-                o[n][2 * half] *= shrink;
-                o[n][2 * half + 1] *= shrink;
+                o[n][2 * half] *= alpha;
+                o[n][2 * half + 1] *= alpha;
             }
         }
         KeptTile<N> kept(drop, head, time, row, first_key);
@@ -256,26 +261,25 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) p[n][e] *= kept.factor(drop, group() + e / 2 * 8, 8 * n + 2 * within() + e % 2);
-        add_weighted_rows<Operand, D, N>(o, p, v_tiles + tile * TILE);
+        add_matmul_ab<Operand, D, N>(o, p, v_tiles + tile * TILE);
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int i = row + group() + 8 * half;
-        sum[half] = row_sum(sum[half]);
-        if (within() == 0 && i < time) log_sum_exp[head * time + i] = largest[half] * LN_2 + logf(sum[half]);
-        sum[half] = 1 / sum[half];
+        l[half] = row_sum(l[half]);
+        if (within() == 0 && i < time) lse[head * time + i] = m[half] * LN_2 + logf(l[half]);
+        l[half] = 1 / l[half];
     }
-    store_rows<Operand, D>(y + head * time * D, o, sum, row, time);
+    store_rows<Operand, D>(y + head * time * D, o, l, row, time);
 }
 
-// dq (B, H, T, D); average (B, H, T) is A. A block owns 16 WARPS queries, the keys stream by.
+// dq (B, H, T, D); lse (B, H, T) is L, delta (B, H, T). A block owns 16 WARPS queries.
 template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_backward_queries(const typename Operand::Number* q, const typename Operand::Number* k,
-                           const typename Operand::Number* v, const typename Operand::Number* dy, const float* log_sum_exp,
-                           const float* average, typename Operand::Number* dq, int heads, int kv_heads, int time,
-                           float inverse_sqrt_width, int causal, unsigned long long key0, unsigned long long key1,
-                           unsigned long long threshold, long long first, float scale) {
+                           const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
+                           const float* delta, typename Operand::Number* dq, int heads, int kv_heads, int time,
+                           float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
@@ -283,19 +287,18 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     Number* dy_tile = q_tile + OWNED * STRIDE;
     Number* k_tiles = dy_tile + OWNED * STRIDE;
     Number* v_tiles = k_tiles + 2 * TILE;
-    Dropout drop = {key0, key1, threshold, first, scale};
     long long head = blockIdx.x;
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
     int end = causal ? min(first_query + OWNED, time) : time;
     k += head / (heads / kv_heads) * time * D;
     v += head / (heads / kv_heads) * time * D;
 
-    float sum[D / 8][4] = {}, log_sum[2], row_average[2], dq_factor[2] = {inverse_sqrt_width, inverse_sqrt_width};
+    float dq_sum[D / 8][4] = {}, lse_i[2], delta_i[2], dq_factor[2] = {scale, scale};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int i = row + group() + 8 * half;
-        log_sum[half] = i < time ? log_sum_exp[head * time + i] * LOG2_E : 0;
-        row_average[half] = i < time ? average[head * time + i] : 0;
+        lse_i[half] = i < time ? lse[head * time + i] * LOG2_E : 0;
+        delta_i[half] = i < time ? delta[head * time + i] : 0;
     }
     AsyncCopies copies;
     load_rows<Operand, D, OWNED>(copies, q_tile, q + head * time * D, first_query, time);
@@ -310,9 +313,9 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
             load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, first_key + N, time);
         }
         float p[N / 8][4], ds[N / 8][4];
-        products_of_rows<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
+        matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
         // forward: y = dropped @ v
-        products_of_rows<Operand, D, N>(ds, dy_tile + 16 * warp() * STRIDE, v_tiles + tile * TILE);
+        matmul_abt<Operand, D, N>(ds, dy_tile + 16 * warp() * STRIDE, v_tiles + tile * TILE);
         KeptTile<N> kept(drop, head, time, row, first_key);
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
@@ -320,25 +323,25 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
             for (int e = 0; e < 4; ++e) {
                 int i = row + group() + e / 2 * 8, column = 8 * n + 2 * within() + e % 2, j = first_key + column;
                 bool masked = j >= time || (causal && j > i);
-                float probability = masked ? 0 : exp2f(p[n][e] * (inverse_sqrt_width * LOG2_E) - log_sum[e / 2]);
+                float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i[e / 2]);
                 // forward: p = softmax(s), dropped = p * factor
                 float factor = kept.factor(drop, group() + e / 2 * 8, column);
-                ds[n][e] = probability * (ds[n][e] * factor - row_average[e / 2]);
+                ds[n][e] = probability * (ds[n][e] * factor - delta_i[e / 2]);
             }
         // forward: s = q @ k^T / sqrt(D)
-        add_weighted_rows<Operand, D, N>(sum, ds, k_tiles + tile * TILE);
+        add_matmul_ab<Operand, D, N>(dq_sum, ds, k_tiles + tile * TILE);
     }
-    store_rows<Operand, D>(dq + head * time * D, sum, dq_factor, row, time);
+    store_rows<Operand, D>(dq + head * time * D, dq_sum, dq_factor, row, time);
 }
 
-// dk, dv (B, H_kv, T, D). A block owns 16 WARPS keys, the queries of all heads of the group stream by, in order.
+// dk, dv (B, H_kv, T, D). A block owns 16 WARPS keys and goes over the queries of all heads of its
+// group, in order.
 template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_backward_keys(const typename Operand::Number* q, const typename Operand::Number* k,
-                        const typename Operand::Number* v, const typename Operand::Number* dy, const float* log_sum_exp,
-                        const float* average, typename Operand::Number* dk, typename Operand::Number* dv, int heads,
-                        int kv_heads, int time, float inverse_sqrt_width, int causal, unsigned long long key0,
-                        unsigned long long key1, unsigned long long threshold, long long first, float scale) {
+                        const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
+                        const float* delta, typename Operand::Number* dk, typename Operand::Number* dv, int heads,
+                        int kv_heads, int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
@@ -346,7 +349,6 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     Number* v_tile = k_tile + OWNED * STRIDE;
     Number* q_tiles = v_tile + OWNED * STRIDE;
     Number* dy_tiles = q_tiles + 2 * TILE;
-    Dropout drop = {key0, key1, threshold, first, scale};
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
     int first_key = blockIdx.y * OWNED, row = first_key + 16 * warp(), members = heads / kv_heads;
     int start = causal ? first_key / N * N : 0, tiles = (time - start + N - 1) / N;  // of queries, for each head
@@ -369,33 +371,33 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
             load_rows<Operand, D, N>(copies, dy_tiles + (tile ^ 1) * TILE, dy + next, next_query, time);
         }
         float p[N / 8][4], ds[N / 8][4];  // transposed: rows are keys, columns are queries
-        products_of_rows<Operand, D, N>(p, k_tile + 16 * warp() * STRIDE, q_tiles + tile * TILE);
-        products_of_rows<Operand, D, N>(ds, v_tile + 16 * warp() * STRIDE, dy_tiles + tile * TILE);
+        matmul_abt<Operand, D, N>(p, k_tile + 16 * warp() * STRIDE, q_tiles + tile * TILE);
+        matmul_abt<Operand, D, N>(ds, v_tile + 16 * warp() * STRIDE, dy_tiles + tile * TILE);
         KeptTransposedTile<N> kept(drop, head, time, first_query, row);
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
             for (int c = 0; c < 2; ++c) {
                 int column = 8 * n + 2 * within() + c, i = first_query + column;
-                float log_sum = i < time ? log_sum_exp[head * time + i] * LOG2_E : 0;
-                float row_average = i < time ? average[head * time + i] : 0;
+                float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
+                float delta_i = i < time ? delta[head * time + i] : 0;
 #pragma unroll
                 for (int e = c; e < 4; e += 2) {
                     int j = row + group() + e / 2 * 8;
                     bool masked = i >= time || (causal && j > i);
-                    float probability = masked ? 0 : exp2f(p[n][e] * (inverse_sqrt_width * LOG2_E) - log_sum);
+                    float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i);
                     float factor = kept.factor(drop, column, group() + e / 2 * 8);
                     p[n][e] = probability * factor;
                     // forward: p = softmax(s), dropped = p * factor
-                    ds[n][e] = probability * (ds[n][e] * factor - row_average);
+                    ds[n][e] = probability * (ds[n][e] * factor - delta_i);
                 }
             }
         // forward: y = dropped @ v
-        add_weighted_rows<Operand, D, N>(dv_sum, p, dy_tiles + tile * TILE);
+        add_matmul_ab<Operand, D, N>(dv_sum, p, dy_tiles + tile * TILE);
         // forward: s = q @ k^T / sqrt(D)
-        add_weighted_rows<Operand, D, N>(dk_sum, ds, q_tiles + tile * TILE);
+        add_matmul_ab<Operand, D, N>(dk_sum, ds, q_tiles + tile * TILE);
     }
-    float dk_factor[2] = {inverse_sqrt_width, inverse_sqrt_width}, dv_factor[2] = {1, 1};
+    float dk_factor[2] = {scale, scale}, dv_factor[2] = {1, 1};
     store_rows<Operand, D>(dk + kv_head * time * D, dk_sum, dk_factor, row, time);
     store_rows<Operand, D>(dv + kv_head * time * D, dv_sum, dv_factor, row, time);
 }

@@ -1,6 +1,7 @@
-"""Launcher of flash_tensor_cores.cu, rung 5: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim".
+"""Launcher of flash_tensor_cores.cu, rung 5: attention for arrays on "cuda" and "cudasim".
 
-float32 arrays are multiplied as TF32, bfloat16 arrays as they are. It takes a GPU of sm_80 or later.
+The functions are those of minillm/layers/attention.py. float32 arrays are multiplied as TF32, bfloat16
+arrays as they are. It takes a GPU of sm_80 or later.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
-from minillm.kernels.attention.arguments import check_backward, check_forward, gradient_average
+from minillm.kernels.attention.arguments import check_backward, check_forward, row_delta
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 WIDTHS, DTYPES = TENSOR_CORE_WIDTHS, ("bfloat16", "float32")
@@ -17,13 +18,13 @@ PADDING = 16  # bytes that each row in shared memory is longer
 
 
 class Tiling(NamedTuple):
-    """How a kernel cuts its work: warps of a block, each with 16 rows, and rows of a tile that streams by."""
+    """How a kernel cuts its work: warps of a block, each with 16 rows, and rows of a tile."""
 
     operand: str
     number_bytes: int
     owned_matrices: int  # in shared memory
     warps: int
-    streamed: int
+    tile_rows: int
 
     @property
     def owned(self) -> int:
@@ -35,17 +36,17 @@ class Tiling(NamedTuple):
         return 32 * self.warps
 
     def template(self, width: int) -> str:
-        return f"<{self.operand}, {width}, {self.warps}, {self.streamed}>"
+        return f"<{self.operand}, {width}, {self.warps}, {self.tile_rows}>"
 
     def shared(self, width: int) -> int:
         """Bytes of shared memory: the rows owned, and two tiles of each of two matrices."""
-        return (self.owned_matrices * self.owned + 4 * self.streamed) * (width * self.number_bytes + PADDING)
+        return (self.owned_matrices * self.owned + 4 * self.tile_rows) * (width * self.number_bytes + PADDING)
 
 
 def forward_tiling(dtype: str, width: int) -> Tiling:
     """A block may have 101,376 bytes of shared memory on sm_86, sm_89 and sm_120.
 
-    The widest heads with TF32 take all of them; in bfloat16 they stream 32 rows at a time, because 64 would not fit.
+    The widest heads with TF32 take all of them; in bfloat16 their tiles have 32 rows, because 64 would not fit.
     """
     if dtype == "float32":
         return Tiling("Tf32", 4, 1, 4, 32)
@@ -58,7 +59,7 @@ def backward_tiling(dtype: str, width: int) -> Tiling:
 
 
 REGISTERS = 255
-INSTANCES = {f"gradient_average<{number}>": ResourceLimit(registers=48) for number in ("float", "__nv_bfloat16")}
+INSTANCES = {f"row_delta<{number}>": ResourceLimit(registers=48) for number in ("float", "__nv_bfloat16")}
 for _kernel, _tiling_for in (
     ("flash_forward", forward_tiling),
     ("flash_backward_queries", backward_tiling),
@@ -67,24 +68,24 @@ for _kernel, _tiling_for in (
     for _dtype, _width in product(DTYPES, WIDTHS):
         _tiling = _tiling_for(_dtype, _width)
         INSTANCES[_kernel + _tiling.template(_width)] = ResourceLimit(REGISTERS, dynamic_shared=_tiling.shared(_width))
-CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, minimum_arch=TENSOR_CORE_ARCHITECTURE)
+CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, TENSOR_CORE_ARCHITECTURE, constants={"PADDING": PADDING})
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
-    y, log_sum_exp = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
-    _launch("flash_forward", forward_tiling, problem, problem.heads, (q, k, v, y, log_sum_exp))
-    return y, (problem, q, k, v, y, log_sum_exp)
+    y, lse = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
+    _launch("flash_forward", forward_tiling, problem, problem.heads, (q, k, v, y, lse))
+    return y, (problem, q, k, v, y, lse)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
-    problem, q, k, v, y, log_sum_exp = saved
+    problem, q, k, v, y, lse = saved
     check_backward(dy, q)
-    average = gradient_average(CUDA, dy, y)
+    delta = row_delta(CUDA, dy, y)
     dq, dk, dv = (empty(x.shape, x, x.dtype) for x in (q, k, v))
-    given = (q, k, v, dy, log_sum_exp, average)
+    given = (q, k, v, dy, lse, delta)
     _launch("flash_backward_queries", backward_tiling, problem, problem.heads, (*given, dq))
     _launch("flash_backward_keys", backward_tiling, problem, problem.kv_heads, (*given, dk, dv))
     return dq, dk, dv

@@ -1,7 +1,7 @@
 """Attention with the T x T matrix in memory: the order of kernels that rungs 1 and 2 share.
 
-They differ in how they multiply: `launch_product(kernel, result, problem, arrays, *scalars)` is the rung's own. saved is
-the same for both: (problem, q, k, v, P, dropped P).
+They differ in how they multiply: `launch_product(kernel, result, problem, arrays, *scalars)` belongs to
+the rung. saved is the same for both: (problem, q, k, v, P, dropped P).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def forward(cuda, launch_product, q, k, v, causal, dropout, rng_key, batch_offse
     p, y = empty(shape, q), empty(q.shape, q)
     dropped = empty(shape, q) if problem.dropout[2] else p  # without dropout the two are one array
     masked = np.float32(-np.inf)
-    launch_product("row_products", p, problem, (q, k, p), np.float32(problem.scale), np.int32(problem.causal), masked)
+    launch_product("matmul_abt", p, problem, (q, k, p), np.float32(problem.scale), np.int32(problem.causal), masked)
     _launch_rows(cuda, "softmax_forward", problem, (p, dropped))
-    launch_product("weighted_sum", y, problem, (dropped, v, y), np.int32(problem.causal))
+    launch_product("matmul_ab", y, problem, (dropped, v, y), np.int32(problem.causal))
     return y, (problem, q, k, v, p, dropped)
 
 
@@ -34,16 +34,16 @@ def backward(cuda, launch_product, dy, saved):
     causal = np.int32(problem.causal)
     dq, dk, dv, ds = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q), empty(p.shape, q)
     # forward: y = dropped @ v
-    launch_product("transposed_sum", dv, problem, (dropped, dy, dv), causal)
-    launch_product("row_products", ds, problem, (dy, v, ds), np.float32(1), causal, np.float32(0))
+    launch_product("matmul_atb", dv, problem, (dropped, dy, dv), causal)
+    launch_product("matmul_abt", ds, problem, (dy, v, ds), np.float32(1), causal, np.float32(0))
     # forward: dropped = softmax(s) * factor, s = q @ k^T / sqrt(D)
     _launch_rows(cuda, "softmax_backward", problem, (p, ds), np.float32(problem.scale))
-    launch_product("weighted_sum", dq, problem, (ds, k, dq), causal)
-    launch_product("transposed_sum", dk, problem, (ds, q, dk), causal)
+    launch_product("matmul_ab", dq, problem, (ds, k, dq), causal)
+    launch_product("matmul_atb", dk, problem, (ds, q, dk), causal)
     return dq, dk, dv
 
 
 def _launch_rows(cuda, kernel, problem, arrays, *scalars):
     rows = problem.batch * problem.heads * problem.time
-    arguments = (*arrays, np.int64(rows), np.int32(problem.time), *scalars, *problem.dropout)
+    arguments = (*arrays, np.int64(rows), np.int32(problem.time), *scalars, problem.dropout)
     cuda.launch(kernel, (blocks_for(rows, ROWS_PER_BLOCK),), (32 * ROWS_PER_BLOCK,), arguments)

@@ -1,28 +1,31 @@
-// Attention, rung 1 (naive): every formula is a kernel of its own, and the T x T matrix lies in memory.
+// Attention, rung 1 (naive): every formula is a kernel of its own, and the T x T matrix is in memory.
 //
 //     forward     S = Q K^T / sqrt(D), -inf where j > i        P = softmax(S) over j        Y = P V
 //     backward    dP = dY V^T        dS = P (dP - sum_j dP P) / sqrt(D)
 //                 dV = P^T dY        dQ = dS K        dK = dS^T Q
 //
-// The six products have three forms, A B^T, W X and W^T X, and softmax.cuh has the rest. Query head h reads the key/value
-// head h / (H / H_kv); dK and dV sum over the query heads of their group.
+// The six products have three forms, A B^T, A B and A^T B; softmax.cuh has the rest. Query head h
+// reads the key/value head h / (H / H_kv); dK and dV sum over the query heads of their group.
 //
-// The idea of this rung: none. It is what the formulas say, and what the other rungs are measured against.
+// The idea of this rung: none. It computes the formulas as they are written. The other rungs are
+// compared with it.
 //
-// What it costs, for a head: 4 T^2 D operations forward and 8 T^2 D backward (multiplications and additions; a causal mask
-// spares half). Every multiplication asks memory for both of its factors: 8 bytes for 2 operations, 16 T^2 D bytes forward,
-// of which the caches serve what they can. The matrices themselves: S is written, read three times and written twice,
-// P is read, so 28 T^2 bytes forward, about the same for dS backward, and 4 T^2 bytes stay for backward (8 with dropout).
-// What it gained: it is the start. Not measured on a GPU yet.
+// Cost, for a head: 4 T^2 D operations forward and 8 T^2 D backward (multiplications and additions;
+// a causal mask saves half). Every multiplication reads both of its factors from memory: 8 bytes for
+// 2 operations, 16 T^2 D bytes forward; the caches serve a part of them. The matrix S is written,
+// read three times and written twice, and P is read: 28 T^2 bytes forward, about the same for dS
+// backward. 4 T^2 bytes are kept for backward (8 with dropout).
+// Gain: this is the start. Not measured on a GPU yet.
 //
-// Work: one thread for each number of a result, 256 threads a block. Neighbouring threads have neighbouring columns: in
-// W X and W^T X a warp reads X in whole lines and broadcasts W; in A B^T it reads 32 rows of B, a line for each number.
+// Work: one thread for each number of a result, 256 threads a block. Neighbouring threads compute
+// neighbouring columns: in A B and A^T B a warp reads B in whole lines and broadcasts A; in A B^T it
+// reads 32 rows of B, a line for each number.
 // Shared memory: none.
 
 #include "softmax.cuh"
 
 // s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T, D), s (B, H, T, T)
-__global__ void row_products(const float* a, const float* b, float* s, int batch, int heads, int kv_heads, int time,
+__global__ void matmul_abt(const float* a, const float* b, float* s, int batch, int heads, int kv_heads, int time,
                              int width, float scale, int causal, float masked) {
     long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (n >= (long long)batch * heads * time * time) return;
@@ -40,7 +43,7 @@ __global__ void row_products(const float* a, const float* b, float* s, int batch
 }
 
 // y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T, D)
-__global__ void weighted_sum(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
+__global__ void matmul_ab(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
                              int width, int causal) {
     long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (n >= (long long)batch * heads * time * width) return;
@@ -56,7 +59,7 @@ __global__ void weighted_sum(const float* w, const float* x, float* y, int batch
 
 // y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where causal.
 // w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
-__global__ void transposed_sum(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
+__global__ void matmul_atb(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
                                int width, int causal) {
     long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (n >= (long long)batch * kv_heads * time * width) return;

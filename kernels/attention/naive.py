@@ -12,9 +12,9 @@ CUDA = CudaFile(
     __file__,
     "naive.cu",
     {
-        "row_products": ResourceLimit(registers=56),
-        "weighted_sum": ResourceLimit(registers=64),
-        "transposed_sum": ResourceLimit(registers=64),
+        "matmul_abt": ResourceLimit(registers=56),
+        "matmul_ab": ResourceLimit(registers=64),
+        "matmul_atb": ResourceLimit(registers=64),
         "softmax_forward": ResourceLimit(registers=48),
         "softmax_backward": ResourceLimit(registers=80),
     },

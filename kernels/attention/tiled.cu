@@ -4,23 +4,23 @@
 //     backward    dP = dY V^T        dS = P (dP - sum_j dP P) / sqrt(D)
 //                 dV = P^T dY        dQ = dS K        dK = dS^T Q
 //
-// The idea of this rung: in a matrix product every number is used many times, but rung 1 fetches it anew for each use. Here a
-// block computes a tile of 32 x 32 results. It loads 32 x 32 numbers of each factor into shared memory, uses each of them
-// 32 times, and goes on to the next 32 steps of the sum. Tiles that a causal mask hides are not computed.
+// The idea of this rung: in a matrix product every number is used many times, but rung 1 loads it
+// again for each use. Here a block computes a tile of TILE x TILE results. It loads TILE x TILE
+// numbers of each factor into shared memory, uses each of them TILE times, and continues with the
+// next TILE steps of the sum. Tiles that the causal mask hides are not computed.
 //
-// What it costs, for a head: the operations of rung 1. Memory is asked for a 32nd of what rung 1 asks for: T^2 D / 2 bytes
-// forward. The T x T matrices are as large as before, and for long sequences they are now what the time goes into: at
-// D = 64, 28 T^2 bytes of matrix against 32 T^2 bytes for the products.
-// What it gained over rung 1: not measured on a GPU yet.
+// Cost, for a head: the operations of rung 1. A 32nd of its memory reads: T^2 D / 2 bytes forward.
+// The T x T matrices are as large as before, and for long sequences they now dominate: at D = 64,
+// 28 T^2 bytes of matrix against 32 T^2 bytes for the products.
+// Gain over rung 1: not measured on a GPU yet.
 //
-// Work: a block of 8 x 32 threads makes a tile of 32 x 32 results; thread (x, y) makes those in column x and rows y, y + 8,
-// y + 16, y + 24. blockIdx.x counts heads over the batch, y the tile's rows, z its columns.
-// Shared memory: one tile of either factor, 2 x 32 x 33 floats = 8448 bytes. The 33rd column puts the numbers of a tile's
-// column into different banks.
+// Work: a block of TILE x (TILE / ROWS) threads computes a tile of TILE x TILE results; thread (x, y)
+// computes column x of the rows y, y + TILE / ROWS, .... blockIdx.x counts heads over the batch, y
+// the tile's rows, z its columns.
+// Shared memory: one tile of either factor. The extra column puts the numbers of a tile's column
+// into different banks.
 
 #include "softmax.cuh"
-
-const int TILE = 32, ROWS = 4;  // rows of a tile that a thread makes
 
 typedef float Tile[TILE][TILE + 1];
 
@@ -36,7 +36,7 @@ __device__ inline void load(Tile& tile, const float* matrix, int row, int column
     }
 }
 
-// sum[r] += the rows of a b that this thread makes.
+// sum[r] += the rows of a b that this thread computes.
 __device__ inline void multiply(float (&sum)[ROWS], const Tile& a, const Tile& b) {
     for (int k = 0; k < TILE; ++k) {
         float b_value = b[k][threadIdx.x];
@@ -45,7 +45,7 @@ __device__ inline void multiply(float (&sum)[ROWS], const Tile& a, const Tile& b
     }
 }
 
-// matrix[row + ...][column + ...] = scale * sum, inside of it.
+// matrix[row + ...][column + ...] = sum, inside of the matrix.
 __device__ inline void store(float* matrix, const float (&sum)[ROWS], int row, int column, int rows, int columns) {
     int c = column + threadIdx.x;
 #pragma unroll
@@ -56,7 +56,7 @@ __device__ inline void store(float* matrix, const float (&sum)[ROWS], int row, i
 }
 
 // s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T, D), s (B, H, T, T)
-__global__ void row_products(const float* a, const float* b, float* s, int heads, int kv_heads, int time, int width,
+__global__ void matmul_abt(const float* a, const float* b, float* s, int heads, int kv_heads, int time, int width,
                              float scale, int causal, float masked) {
     __shared__ Tile a_tile, b_tile;
     long long head = blockIdx.x;  // b H + h
@@ -81,7 +81,7 @@ __global__ void row_products(const float* a, const float* b, float* s, int heads
 }
 
 // y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T, D)
-__global__ void weighted_sum(const float* w, const float* x, float* y, int heads, int kv_heads, int time, int width,
+__global__ void matmul_ab(const float* w, const float* x, float* y, int heads, int kv_heads, int time, int width,
                              int causal) {
     __shared__ Tile w_tile, x_tile;
     long long head = blockIdx.x;
@@ -102,7 +102,7 @@ __global__ void weighted_sum(const float* w, const float* x, float* y, int heads
 
 // y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where causal.
 // w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
-__global__ void transposed_sum(const float* w, const float* x, float* y, int heads, int kv_heads, int time, int width,
+__global__ void matmul_atb(const float* w, const float* x, float* y, int heads, int kv_heads, int time, int width,
                                int causal) {
     __shared__ Tile w_tile, x_tile;
     long long kv_head = blockIdx.x;  // b H_kv + h_kv

@@ -7,18 +7,19 @@ import numpy as np
 from minillm.kernels.attention import matrix
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for
 
-TILE = 32  # of results, rows and columns
+TILE, ROWS = 32, 4  # rows and columns of a tile of results; rows of a thread
 TILES = 2 * 4 * TILE * (TILE + 1)  # bytes of shared memory
 CUDA = CudaFile(
     __file__,
     "tiled.cu",
     {
-        "row_products": ResourceLimit(registers=72, shared=TILES),
-        "weighted_sum": ResourceLimit(registers=64, shared=TILES),
-        "transposed_sum": ResourceLimit(registers=64, shared=TILES),
+        "matmul_abt": ResourceLimit(registers=72, shared=TILES),
+        "matmul_ab": ResourceLimit(registers=64, shared=TILES),
+        "matmul_atb": ResourceLimit(registers=64, shared=TILES),
         "softmax_forward": ResourceLimit(registers=48),
         "softmax_backward": ResourceLimit(registers=80),
     },
+    constants={"TILE": TILE, "ROWS": ROWS},
 )
 
 
@@ -37,4 +38,4 @@ def _launch_product(kernel, result, problem, arrays, *scalars):
     batch, heads, rows, columns = result.shape
     grid = (batch * heads, blocks_for(rows, TILE), blocks_for(columns, TILE))
     sizes = np.array([problem.heads, problem.kv_heads, problem.time, problem.width], np.int32)
-    CUDA.launch(kernel, grid, (TILE, 8), (*arrays, *sizes, *scalars))
+    CUDA.launch(kernel, grid, (TILE, TILE // ROWS), (*arrays, *sizes, *scalars))

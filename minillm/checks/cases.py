@@ -21,14 +21,14 @@ from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.layers.lora import LoRALinear, lora_backward, lora_forward
 from minillm.layers.mlp import MLP
-from minillm.layers.residual import ResidualBlock, residual_backward, residual_forward
+from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward, residual_layer_norm_forward
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_backward, rotary_forward, rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.softmax import Softmax
 from minillm.layers.swiglu import SwiGLU, swiglu_backward, swiglu_forward
-from minillm.models.gpt2 import GPT2, GPT2Config
+from minillm.models.gpt2 import GPT2, GPT2Config, ResidualBlock
 from minillm.models.llama import Llama, LlamaConfig
 
 KEY = (0, "gradcheck")  # dropout draws the same mask in every forward

@@ -2,7 +2,8 @@
 
 import typer
 
-from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, simulate, tokenizer, train
+from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, plot, simulate, tokenizer, train
+from minillm.cli.options import Command
 
 app = typer.Typer(
     name="minillm",
@@ -29,6 +30,7 @@ def common(
     """Language models with every gradient written by hand."""
 
 
-for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, simulate):
-    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, plot, simulate):
+    name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
+    app.command(name=name, cls=cls)(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -37,9 +37,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    special: Annotated[
-        Optional[Special], typer.Option(help=f"{OF_DATA} A run reads as it was trained.", show_default=False)
-    ] = None,
+    special: Annotated[Optional[Special], OF_DATA] = None,
     batch_size: Annotated[int, typer.Option(help="Windows at a time; no influence on the result.", min=1)] = 12,
     dtype: Annotated[str, typer.Option(help="float32, float64, or on a GPU tf32 or bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",

@@ -10,13 +10,13 @@ from minillm.errors import UserError
 DEFAULT_TOKENS = 500  # --max-tokens
 CUTS = (
     *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
-    *("xtc_probability", "xtc_threshold", "mirostat", "mirostat_eta"),
+    *("xtc_probability", "xtc_threshold", "mirostat_tau", "mirostat_eta"),
 )
 PENALTIES = (
     *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("no_repeat_ngram", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_breaker", "penalty_window"),
+    *("no_repeat_ngram", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_breakers", "penalty_window"),
 )
-WANTED = ("logit_bias", "ban_token", "force_token", "min_tokens")
+WANTED = ("logit_bias", "banned_tokens", "forced_tokens", "min_tokens")
 SEARCHES = (
     *("beams", "length_penalty", "early_stopping", "n_best", "contrastive_alpha"),
     *("draft", "lookup", "lookahead"),
@@ -27,10 +27,10 @@ OFF = {  # values at which an option does nothing, if that is not 0
 }
 NEEDS = {  # an option, and those of which one must be there for it to have an effect
     "xtc_threshold": ("xtc_probability",),
-    "mirostat_eta": ("mirostat",),
+    "mirostat_eta": ("mirostat_tau",),
     "dry_base": ("dry_multiplier",),
     "dry_allowed_length": ("dry_multiplier",),
-    "dry_breaker": ("dry_multiplier",),
+    "dry_breakers": ("dry_multiplier",),
     "penalty_window": (
         *("repetition_penalty", "presence_penalty", "frequency_penalty"),
         *("no_repeat_ngram", "dry_multiplier"),
@@ -48,12 +48,12 @@ def check_options(given: Mapping) -> list[str]:
     given: the options of the command line by name, without those that were left out.
     """
     on = {name for name, value in given.items() if not _is_off(name, value)}
-    if "dry_breaker" in given and not all(given["dry_breaker"]):
+    if "dry_breakers" in given and not all(given["dry_breakers"]):
         raise UserError("--dry-breaker is empty: it would stand in every token, and DRY would do nothing; leave it out")
     if "compare" in on:
         refused = ("temperature", *CUTS, *PENALTIES, *WANTED, *SEARCHES, "order", "json_lines", "trace", "logprobs")
         kept_for = "--compare shows every strategy in a table of its own"
-        _refuse(kept_for, [name for name in (*refused, "num_samples", "max_time") if name in on])
+        _refuse(kept_for, [name for name in (*refused, "max_time") if name in on])
         return list(_without_effect(given, on))
     if {"draft", "lookup"} <= on:
         raise UserError("--draft and --lookup both guess ahead: choose one")
@@ -95,10 +95,10 @@ def _without_effect(given: Mapping, on: set[str]) -> Iterator[str]:
     most = given.get("max_tokens", DEFAULT_TOKENS)
     if given.get("min_tokens", 0) >= most:
         yield f"--min-tokens {given['min_tokens']}: the text ends at --max-tokens {most} in any case"
-    late = [position for position in _positions(given.get("force_token")) if position >= most]
+    late = [position for position in _positions(given.get("forced_tokens")) if position >= most]
     if late:
         yield f"--force-token at {late[0]}: the last position is {most - 1} (--max-tokens {most})"
-    banned = set(given.get("ban_token") or ()) & set(_positions(given.get("logit_bias")))
+    banned = set(given.get("banned_tokens") or ()) & set(_positions(given.get("logit_bias")))
     if banned:
         yield f"--logit-bias of token {min(banned)}: it is banned"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from minillm.cli.streams import terminal_width, waiting
 from minillm.errors import MissingExtra, UserError
 from minillm.generation.comparison import compare, draw, table
 from minillm.generation.text import Completion
 
-TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats"
+WIDE = 96  # columns from which on a trace has all its words
+NAMES_WIDTH = 24  # columns for the names of strategies
+TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: means over the tokens, in nats; T: temperature"
 
 
 class Shown(NamedTuple):
@@ -42,7 +45,7 @@ def stream_text(completions: Iterator[list[Completion]], tokenizer, prompt: str,
     sys.stdout.flush()
     if found := completion.speculation:
         note = f"{found.accepted_share:.0%} of {found.proposed} guesses accepted, {found.tokens_per_pass:.2f} tokens a pass"
-        print(f"({note})", file=sys.stderr)
+        print_note(note)
     return [completion]
 
 
@@ -74,9 +77,10 @@ def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
     known = min(
         (len(kept) for kept, wanted in zip((completion.traces, completion.logprobs), shown) if wanted), default=0
     )
+    width = terminal_width()
     for at in range(start, known):
         if shown.trace:
-            print("\n".join(["", *completion.traces[at].lines(text_of)]), file=sys.stderr)
+            print("", *completion.traces[at].lines(text_of, short=width < WIDE), sep="\n", file=sys.stderr)
         if shown.logprobs:
             print(f"{completion.logprobs[at]:9.4f}  {text_of(completion.ids[at])!r}", file=sys.stderr)
     return known
@@ -96,14 +100,17 @@ def as_json(completion: Completion, prompt: str, shown: Shown) -> dict:
     return line
 
 
-def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: int, end, stop, chart: Path) -> None:
-    """Every strategy's text, the table of figures, and the chart."""
+def show_comparison(
+    model, tokenizer, prompt: str, ids, max_tokens: int, chart: Path, *, seed: int, samples: int, eos_ids, stop
+) -> None:
+    """Every strategy's first text, the table of figures, means of all its texts, and the chart."""
     if not chart.parent.is_dir():
         raise UserError(f"--chart {chart}: there is no folder {chart.parent}")
-    results = compare(model, tokenizer, ids, max_tokens, seed, eos_ids=end, stop=stop)
+    with waiting("writing by every strategy"):
+        results = compare(model, tokenizer, ids, max_tokens, seed, samples, eos_ids=eos_ids, stop=stop)
     console = Console(highlight=False)
     texts = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    texts.add_column(no_wrap=True)
+    texts.add_column(overflow="fold", max_width=NAMES_WIDTH)
     texts.add_column(overflow="fold")
     for result in results:
         texts.add_row(Text(result.name, style="bold"), Text(prompt + result.text))
@@ -117,19 +124,12 @@ def show_comparison(model, tokenizer, prompt: str, ids, max_tokens: int, seed: i
         figures.add_row(*row)
     console.print(figures)
     try:
-        draw(results, chart)
+        draw(results, chart, samples)
         print(f"chart: {chart}", file=sys.stderr)
     except MissingExtra as error:
-        print(error, file=sys.stderr)
+        print_note(error)
 
 
-def numbered(option: str, pairs: Sequence[str] | None, kind: Callable) -> dict[int, float | int]:
-    """Options such as 50256:-5 as a dict. Raises UserError for anything else."""
-    result = {}
-    for pair in pairs or ():
-        left, _, right = pair.partition(":")
-        try:
-            result[int(left)] = kind(right)
-        except ValueError:
-            raise UserError(f"{option} {pair}: write two numbers with a colon between them, such as 50256:-5") from None
-    return result
+def print_note(text: object) -> None:
+    """A remark on standard error."""
+    print(f"({text})", file=sys.stderr)

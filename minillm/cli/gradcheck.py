@@ -11,12 +11,15 @@ def command(
     layers: Annotated[
         Optional[list[str]], typer.Argument(help="Which layers; all if none is named.", show_default=False)
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="A line for each tensor, in place of one for each layer.")
+    ] = False,
 ) -> None:
     """Check hand-written gradients against finite differences, in float64.
 
-    Prints a row for every tensor: its shape, the largest relative error and the element where it occurs. Exit code 1 if any
-    is above 1e-6, or if it cannot be told whether a gradient is right.
+    Prints a line for each layer, the worst last: its tensors, the largest relative error and where it is. With --all a
+    line for each tensor, with its shape. Exit code 1 if an error is above 1e-6, or if finite differences cannot decide.
     """
     from minillm.cli.gradcheck_table import check_and_print
 
-    raise typer.Exit(check_and_print(layers or None))
+    raise typer.Exit(check_and_print(layers or None, every))

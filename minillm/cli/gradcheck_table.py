@@ -6,31 +6,71 @@ from rich.console import Console
 from rich.table import Table
 
 from minillm.checks.cases import run
-from minillm.checks.gradcheck import GradientError
+from minillm.checks.gradcheck import GradientError, Report
 from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD
+from minillm.cli.streams import terminal_width, waiting
+
+COLOURS = {PASSED: "", UNTOLD: "[yellow]"}
+LAYER_HEADINGS = ("layer", "tensors", "largest error", "in", "at")
+TENSOR_HEADINGS = ("layer", "tensor", "shape", "largest error", "at")
 
 
-def check_and_print(names: list[str] | None) -> int:
-    """Check, print a table of all tensors, and return the exit code: 1 if an error is above the tolerance."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "tensor", "shape", "largest error", "where"):
-        table.add_column(heading, justify="right" if heading == "largest error" else "left", overflow="fold")
-    failures = []
-    checked = 0
-    with Console(stderr=True).status("finite differences ..."):
+def check_and_print(names: list[str] | None, every: bool = False) -> int:
+    """Check, print the table, and return the exit code: 1 if an error is above the tolerance.
+
+    every: a line for each tensor in place of one for each layer.
+    """
+    reports, failures = [], []
+    with waiting("finite differences"):
         for _, result in run(names):
             if isinstance(result, GradientError):
                 failures.append(str(result))
                 result = result.report
-            if result is None:  # nothing could be measured
-                continue
-            for row in result.rows:
-                checked += 1
-                colour = {PASSED: "", UNTOLD: "[yellow]"}.get(row.verdict, "[red]")
-                cells = (result.name, row.tensor, str(row.shape), f"{row.error:.1e}", str(row.where))
-                table.add_row(*(colour + cell for cell in cells))
-    Console(width=None if Console().is_terminal else 160).print(table)
+            if result is not None:  # something could be measured
+                reports.append(result)
+    reports.sort(key=lambda report: _worst(report).error)
+    Console(width=terminal_width()).print(_table_of_tensors(reports) if every else _table_of_layers(reports))
     for message in failures:
         print(f"FAILED {message}")
-    print(f"{checked} tensors, {len(failures)} checks failed, tolerance {TOLERANCE:g}")
+    print(_last_line(reports, failures))
     return 1 if failures else 0
+
+
+def _worst(report: Report):
+    """The row of a report with the largest error; one that did not pass before all that did."""
+    return max(report.rows, key=lambda row: (row.verdict != PASSED, row.error))
+
+
+def _table_of_layers(reports: list[Report]) -> Table:
+    table = _empty_table(LAYER_HEADINGS)
+    for report in reports:
+        worst = _worst(report)
+        cells = (report.name, str(len(report.rows)), f"{worst.error:.1e}", worst.tensor, str(worst.where))
+        table.add_row(*(COLOURS.get(worst.verdict, "[red]") + cell for cell in cells))
+    return table
+
+
+def _table_of_tensors(reports: list[Report]) -> Table:
+    table = _empty_table(TENSOR_HEADINGS)
+    for report in reports:
+        for row in sorted(report.rows, key=lambda row: row.error):
+            cells = (report.name, row.tensor, str(row.shape), f"{row.error:.1e}", str(row.where))
+            table.add_row(*(COLOURS.get(row.verdict, "[red]") + cell for cell in cells))
+    return table
+
+
+def _empty_table(headings: tuple[str, ...]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        side = "right" if heading in ("tensors", "largest error") else "left"
+        table.add_column(heading, justify=side, overflow="fold", no_wrap=heading == "largest error")
+    return table
+
+
+def _last_line(reports: list[Report], failures: list[str]) -> str:
+    rows = [(report.name, row) for report in reports for row in report.rows]
+    line = f"{len(rows)} tensors, {len(failures)} checks failed, tolerance {TOLERANCE:g}"
+    if not rows:
+        return line
+    name, worst = max(rows, key=lambda pair: (pair[1].verdict != PASSED, pair[1].error))
+    return f"{line}\nlargest relative error {worst.error:.1e} in {name}, {worst.tensor}"

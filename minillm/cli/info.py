@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Annotated, Optional
 
 import typer
 
 from minillm.cli.options import is_given, option
+from minillm.cli.streams import fold, terminal_width
 from minillm.errors import UserError
 
 
@@ -44,11 +46,10 @@ def command(
     if model is not None:
         from minillm.profiling.memory_report import memory_report
 
-        print(
-            memory_report(model, batch_size, context_length, dtype, device, checkpoint_activations, dropout, vocab_size)
-        )
+        sizes = (batch_size, context_length, dtype, device, checkpoint_activations, dropout, vocab_size)
+        print(fold(memory_report(model, *sizes), terminal_width()))
         return
     from minillm.backend.environment import describe
 
     for name, value in describe().items():
-        print(f"{name:<14} {value}")
+        print(fill(f"{name:<14} {value}", terminal_width(), subsequent_indent=" " * 15, break_long_words=False))

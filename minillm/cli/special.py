@@ -21,11 +21,12 @@ OF_A_PROMPT = typer.Option(
     "of --chat, tokens.",
     show_default=False,
 )
-OF_A_TEXT = typer.Option(help=f"Special tokens in the text: {_READ}.")
-OF_DATA = (
-    f"Special tokens in the text: {_READ}. If left out, the model's end of text, such as <|endoftext|> between documents, "
-    "is a token, and others are refused."
+OF_DATA = typer.Option(
+    help=f"Special tokens in the text: {_READ}. If left out, the end of text is a token and others are refused; a run "
+    "reads as it was trained.",
+    show_default=False,
 )
+OF_A_TEXT = typer.Option(help=f"Special tokens in the text: {_READ}.")
 
 
 def end_of_text_note(tokenizer, *ids) -> str | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.options import Command
 from minillm.cli.special import OF_A_TEXT, Special
 from minillm.cli.streams import read_input
 from minillm.errors import UserError
@@ -30,7 +31,7 @@ TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"  # 
 READ_CHARACTERS = 1 << 24  # of a file at a time
 
 
-@app.command(name="train")
+@app.command(name="train", cls=Command)
 def train(
     files: Annotated[list[str], typer.Argument(help="UTF-8 text files, or the name of a corpus.")],
     out: Annotated[Path, typer.Option(help="The folder to write tokenizer.json to.")],
@@ -70,7 +71,7 @@ def train(
     print(f"wrote {out}: {tokenizer.vocab_size} tokens", file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=Command)
 def encode(
     tokenizer: _Where,
     text: Annotated[
@@ -91,7 +92,7 @@ def encode(
     print(*encode_data(opened, text, reading))
 
 
-@app.command()
+@app.command(cls=Command)
 def decode(
     tokenizer: _Where,
     ids: Annotated[

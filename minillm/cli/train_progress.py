@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from minillm.cli.special import end_of_text_note
+from minillm.cli.streams import waiting
 from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
@@ -36,6 +37,8 @@ from minillm.training.overfitting import remedies
 
 DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
 RUNS = "runs"  # the folder of runs without --out
+WIDE = 100  # columns from which on the progress bar is longer and has the gradient's norm
+HEADING = "loss and perplexity: on the training text / on the validation text"
 TOKENS_LOOKED_AT = 10_000  # of the validation text, for a prompt to try
 
 
@@ -53,11 +56,12 @@ def train_and_show(
     if stop_after is not None and stop_after < 0:
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
-    run = _open_run(given, preset_name, out, overwrite, resume, device)
+    with waiting("reading the text", plain=False):
+        run = _open_run(given, preset_name, out, overwrite, resume, device)
     _describe(run, console)
     options = dict(preset=preset_name, out=out, overwrite=overwrite, stop_after=stop_after, resume=resume)
     for note in notes(run, {**given, **{name: value for name, value in options.items() if value not in (None, False)}}):
-        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+        console.print(f"[yellow]{escape(note)}[/]")
     reporter = ProgressReporter(run, console)
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     try:
@@ -89,6 +93,7 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
         run = resume_run(resume, device)
         check_same_settings(run, given)
         return run
+    is_named = preset_name is not None or "init" in given
     if preset_name is None:
         preset_name = FINE_TUNE_PRESET if given.get("init") else DEFAULT_PRESET
     preset = find_preset(preset_name)
@@ -101,8 +106,17 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
     if "lr" in given and "min_lr" not in given:
         training["min_lr"] = given["lr"] / 10
     settings = TrainingSettings(**training)
-    folder = out or Path(RUNS) / preset_name
+    folder = out or Path(RUNS) / (preset_name if is_named else _name_of(given))
     return start_run(settings, model, folder, overwrite, device, numbered=out is None)
+
+
+def _name_of(given) -> str:
+    """The name of a run without --out and --preset: that of its text, or of the preset where no text is named.
+
+    >>> _name_of({"data": ["texts/my-letters.txt", "b.txt"]}), _name_of({})
+    ('my-letters', 'default')
+    """
+    return Path(given["data"][0]).stem if given.get("data") else DEFAULT_PRESET
 
 
 def _describe(run: Run, console: Console) -> None:
@@ -110,19 +124,17 @@ def _describe(run: Run, console: Console) -> None:
     count = sum(parameter.value.size for parameter in run.model.parameters().values())
     console.print(
         f"{type(run.model).__name__} with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, "
-        f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}",
-        soft_wrap=True,
+        f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     if learning < count:
-        console.print(f"{learning:,} of them learn", soft_wrap=True)
+        console.print(f"{learning:,} of them learn")
     console.print(
         f"{', '.join(settings.data)}: {len(run.train_tokens):,} tokens to learn from, "
-        f"{len(run.validation_tokens):,} to validate on",
-        soft_wrap=True,
+        f"{len(run.validation_tokens):,} to validate on"
     )
     if line := end_of_text_note(run.tokenizer, run.train_tokens, run.validation_tokens):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, markup=False)
     if run.progress.step:
         console.print(f"resuming {run.folder} at step {run.progress.step} of {settings.max_steps}")
 
@@ -131,19 +143,19 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
     """The end of training: the folder's model on the whole validation text, where it is, and how to let it write."""
     progress = run.progress
     model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
-    validation = evaluate_model(model, run.validation_tokens, run.settings.batch_size)
+    with waiting("evaluating the best model on the whole validation text"):
+        validation = evaluate_model(model, run.validation_tokens, run.settings.batch_size)
     if reason == "early stop":
         console.print(
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
         )
     console.print(
         f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens): "
-        f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}",
-        soft_wrap=True,
+        f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}"
     )
     if progress.overfitting_since is not None:
         advice = remedies(run.settings, run.model.config.dropout)
-        console.print(f"[yellow]overfitting since step {progress.overfitting_since}; {advice}[/]", soft_wrap=True)
+        console.print(f"[yellow]overfitting since step {progress.overfitting_since}; {advice}[/]")
     console.print(f"wrote {run.folder}; let it write:")
     console.print(
         Text(f"  minillm generate {shlex.quote(str(run.folder))}{_prompt_to_try(run, console)}"), soft_wrap=True
@@ -169,13 +181,13 @@ class ProgressReporter(Reporter):
     def __init__(self, run: Run, console: Console):
         self._console = console
         self._start = run.tokenizer.decode([int(run.validation_tokens[0])])  # with which samples begin (loop.py)
-        figures = (
-            "{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}  grad {task.fields[norm]}"
-        )
+        self._has_heading = False
+        figures = "{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}"
+        is_wide = console.width >= WIDE
         self.bar = Progress(
             MofNCompleteColumn(),
-            BarColumn(bar_width=10),
-            TextColumn(figures),
+            BarColumn(bar_width=20 if is_wide else 6),
+            TextColumn(figures + ("  grad {task.fields[norm]}" if is_wide else "")),
             TimeRemainingColumn(compact=True),
             console=console,
             speed_estimate_period=30,
@@ -183,7 +195,7 @@ class ProgressReporter(Reporter):
         fields = dict(speed="-", loss="-", lr="-", norm="-")
         self._task = self.bar.add_task("", total=run.settings.max_steps, completed=run.progress.step, **fields)
 
-    def stepped(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
+    def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         self.bar.update(
             self._task,
             completed=step,
@@ -193,25 +205,35 @@ class ProgressReporter(Reporter):
             speed=f"{tokens_per_second:,.0f}",
         )
 
-    def evaluated(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+    def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+        if not self._has_heading:
+            self._console.print(f"[dim]{HEADING}[/]")
+            self._has_heading = True
         self._console.print(
-            f"[bold]step {step:>5}[/]  train loss {train.loss:.4f} perplexity {train.perplexity:.2f}  "
-            f"validation loss {validation.loss:.4f} perplexity {validation.perplexity:.2f}  "
-            f"gap {validation.loss - train.loss:+.4f} {validation.perplexity - train.perplexity:+.2f}"
-            f"{'  [green]best[/]' if is_best else ''}",
+            f"[bold]step {step:>5}[/]  loss {train.loss:.3f} / {validation.loss:.3f}  "
+            f"perplexity {_short(train.perplexity)} / {_short(validation.perplexity)}  "
+            f"gap {round(validation.loss - train.loss, 2) + 0.0:.2f} nats{'  [green]best[/]' if is_best else ''}",
             soft_wrap=True,
         )
 
-    def sampled(self, step: int, text: str) -> None:
-        self._console.print(
-            f"[dim]a text that continues {escape(repr(self._start))}:\n{escape(text)}[/]", soft_wrap=True
-        )
+    def on_sample(self, step: int, text: str) -> None:
+        self._console.print(f"[dim]a text that continues {escape(repr(self._start))}:\n{escape(text)}[/]")
 
-    def profiled(self, profile: StepProfile) -> None:
+    def on_profile(self, profile: StepProfile) -> None:
         self.has_profiled = True
-        self._console.print(escape(profile_table(profile)), soft_wrap=True)
+        self._console.print(escape(profile_table(profile, self._console.width)), soft_wrap=True)
 
-    def noted(self, message: str) -> None:
-        self._console.print(f"[yellow]{escape(message)}[/]", soft_wrap=True)
+    def on_message(self, message: str) -> None:
+        self._console.print(f"[yellow]{escape(message)}[/]")
 
-    advised = noted
+    on_advice = on_message
+
+
+def _short(perplexity: float) -> str:
+    """A perplexity in few characters.
+
+    >>> _short(4.1183), _short(65.63), _short(811.4), _short(50257.3)
+    ('4.118', '65.63', '811.4', '50,257')
+    """
+    digits = next((digits for digits, below in ((3, 10), (2, 100), (1, 10_000)) if perplexity < below), 0)
+    return f"{perplexity:,.{digits}f}" if digits == 0 else f"{perplexity:.{digits}f}"

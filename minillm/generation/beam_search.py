@@ -82,7 +82,7 @@ def beam_search(
         growing = [search for search in growing if search.texts]
         if not growing:
             return [search.finished[:n_best] for search in searches]
-        decoder.select(parents)
+        decoder.reorder(parents)
         logits = decoder.read(np.array([[text[-1]] for search in growing for text in search.texts]))
 
 

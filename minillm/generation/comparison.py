@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from minillm.errors import MissingExtra, UserError
 from minillm.files.atomic import replacing
 from minillm.generation.diversity import distinct, repetition_rate
@@ -15,7 +17,7 @@ from minillm.sampler.sampler import Sampler
 
 
 class Compared(NamedTuple):
-    """A strategy's text and its figures (diversity.py, scoring.py).
+    """A strategy's text and its figures (diversity.py, score.py): means over its texts, where it wrote several.
 
     log_probability: mean over the tokens, in nats, of what the model gave them. entropy: mean over the same places, in nats,
     of the model's own next-token distribution: how unsure it was there.
@@ -50,12 +52,12 @@ def strategies(seed: int) -> dict[str, Strategy]:
         "epsilon 0.001": drawn(epsilon_cutoff=1e-3),
         "eta 0.002": drawn(eta_cutoff=2e-3),
         "top-n-sigma 1": drawn(top_n_sigma=1.0),
-        "XTC 0.5": drawn(min_p=0.02, xtc_probability=0.5),
-        "repetition 1.3": drawn(0, repetition_penalty=1.3),
-        "presence 1": drawn(0.7, presence_penalty=1.0),
-        "frequency 0.5": drawn(0.7, frequency_penalty=0.5),
-        "no 3-gram twice": drawn(0, no_repeat_ngram=3),
-        "DRY 0.8": drawn(0.7, dry_multiplier=0.8),
+        "XTC 0.5, min-p 0.02": drawn(min_p=0.02, xtc_probability=0.5),
+        "repetition 1.3, greedy": drawn(0, repetition_penalty=1.3),
+        "presence 1, T 0.7": drawn(0.7, presence_penalty=1.0),
+        "frequency 0.5, T 0.7": drawn(0.7, frequency_penalty=0.5),
+        "no 3-gram twice, greedy": drawn(0, no_repeat_ngram=3),
+        "DRY 0.8, T 0.7": drawn(0.7, dry_multiplier=0.8),
         "mirostat 3": drawn(mirostat_tau=3.0),
         "beams 4": Strategy(beams=4),
         "contrastive 0.6": Strategy(Sampler(top_k=4), contrastive_alpha=0.6),
@@ -63,9 +65,20 @@ def strategies(seed: int) -> dict[str, Strategy]:
 
 
 def compare(
-    model, tokenizer, prompt: Sequence[int], max_tokens: int, seed: int = 0, *, eos_ids: Collection[int] = (), stop=()
+    model,
+    tokenizer,
+    prompt: Sequence[int],
+    max_tokens: int,
+    seed: int = 0,
+    samples: int = 1,
+    *,
+    eos_ids: Collection[int] = (),
+    stop=(),
 ) -> list[Compared]:
-    """Continue a prompt (ids) with every strategy. Raises UserError where prompt and text do not fit into the context."""
+    """Continue a prompt (ids) with every strategy. samples: texts by each strategy that draws; the others have one.
+
+    Raises UserError where prompt and text do not fit into the context.
+    """
     room = model.config.context_length - len(prompt) + 1
     if max_tokens > room:
         raise UserError(
@@ -74,12 +87,23 @@ def compare(
         )
     results = []
     for name, strategy in strategies(seed).items():
-        *_, (completion,) = strategy.write(model, tokenizer, prompt, max_tokens, eos_ids=eos_ids, stop=stop)
-        log_p, unsure = score_text(model, prompt, completion.ids)
-        variety = (distinct(completion.ids, 1), distinct(completion.ids, 2), distinct(completion.ids, 3))
-        figures = (*variety, repetition_rate(completion.ids), float(log_p.mean()), float(unsure.mean()))
-        results.append(Compared(name, completion.text, len(completion.ids), *figures))
+        count = samples if _draws(strategy) else 1
+        *_, texts = strategy.write(model, tokenizer, prompt, max_tokens, samples=count, eos_ids=eos_ids, stop=stop)
+        figures = np.mean([_figures(model, prompt, text.ids) for text in texts], axis=0)
+        tokens = round(sum(len(text.ids) for text in texts) / len(texts))
+        results.append(Compared(name, texts[0].text, tokens, *map(float, figures)))
     return results
+
+
+def _draws(strategy: Strategy) -> bool:
+    """Whether two texts of a strategy may differ: it is no search, and not greedy."""
+    return strategy.beams == 1 and strategy.contrastive_alpha is None and strategy.sampler.settings.temperature > 0
+
+
+def _figures(model, prompt: Sequence[int], ids: list[int]) -> tuple[float, ...]:
+    log_p, unsure = score_text(model, prompt, ids)
+    variety = (distinct(ids, 1), distinct(ids, 2), distinct(ids, 3))
+    return (*variety, repetition_rate(ids), float(log_p.mean()), float(unsure.mean()))
 
 
 def table(results: list[Compared]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -101,15 +125,23 @@ def table(results: list[Compared]) -> tuple[tuple[str, ...], list[tuple[str, ...
     return heads, rows
 
 
-def draw(results: list[Compared], path: Path) -> None:
-    """The chart as a PNG file: how likely each text is, and how varied. Raises MissingExtra without matplotlib."""
+def draw(results: list[Compared], path: Path, samples: int = 1) -> None:
+    """The chart as a PNG file: how likely each text is, and how varied; samples: texts by each strategy that draws.
+
+    Raises MissingExtra without matplotlib, UserError for a file that cannot be written.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("the chart", "matplotlib", "plots") from None
-    figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10, 6.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
+    longest = max(result.tokens for result in results)
+    texts = "one text" if samples == 1 else f"means of {samples} texts"
+    figure.suptitle(
+        f"The same prompt, continued in {len(results)} ways: {texts} of {longest} tokens each (T: temperature)"
+    )
     columns = {
         "mean log-probability (nats)": [r.log_probability for r in results],
         "entropy (nats)": [r.entropy for r in results],
@@ -119,7 +151,7 @@ def draw(results: list[Compared], path: Path) -> None:
     names = [r.name for r in results]
     for axes, (title, values) in zip(figure.subplots(1, len(columns), sharey=True), columns.items()):
         axes.barh(names, values, color="tab:blue")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
         if title in ("distinct-2", "repeated 4-grams"):
             axes.set_xlim(0, 1)

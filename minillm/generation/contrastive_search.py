@@ -69,7 +69,7 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
     x = decoder.hidden(ids, padding)  # (B, n, C)
     before, last = _unit(x), x[:, -1]  # (B, n, C), (B, C)
     rows = np.arange(batch)
-    decoder.select(np.repeat(rows, k))  # from here on B k rows, those of one text side by side
+    decoder.reorder(np.repeat(rows, k))  # from here on B k rows, those of one text side by side
     for _ in range(max_new_tokens):
         p = probabilities(decoder.logits(last))  # (B, V)
         tried = top_k_ids(p, k)  # (B, k), in the order of their ids
@@ -83,7 +83,7 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
         score = (1 - alpha) * p_tried - alpha * alike
         chosen = np.lexsort((-p_tried, -score))[:, 0]  # the largest score; of equal ones, the likeliest
         yield tried[rows, chosen]
-        decoder.select(np.repeat(rows * k + chosen, k))
+        decoder.reorder(np.repeat(rows * k + chosen, k))
         xp = array_module(x)
         last = x[xp.asarray(rows), xp.asarray(chosen)]
         before = xp.concatenate([before, _unit(last)[:, None]], axis=1)

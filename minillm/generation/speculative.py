@@ -142,7 +142,7 @@ class Speculation:
         text, unread = self._prompt[0].tolist(), self._prompt.shape[1]
         while self.statistics.written < self._max_new_tokens:
             left = self._max_new_tokens - self.statistics.written
-            count = max(0, min(self._lookahead, left - 1, self._decoder.room - unread))
+            count = max(0, min(self._lookahead, left - 1, self._decoder.remaining - unread))
             written = self._one_pass(text, unread, count)
             text += written
             unread = 1  # the last one: nobody has read what follows from it

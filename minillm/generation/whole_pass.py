@@ -1,8 +1,7 @@
-"""Completion with a model's own forward pass: what a decoder uses for a model that no cache is known for.
+"""Generation with a model's own forward pass: what a decoder uses for a model whose layers cannot all decode.
 
-A key/value cache holds what the attention of GPT-2 and Llama needs. A layer of somebody's own may look at other tokens in
-another way, and nothing tells that it does not. So all visible ids are computed at each step, by `forward` as it is: a text
-of n tokens costs n passes, and is the text of the model that was built.
+A layer without `decode` may read other tokens in any way (layers/layer.py). So all visible ids are computed at each step, by
+`forward` as it is: a text of n tokens costs n passes, and is the text of the model that was built.
 
 Rows of unequal length are computed apart, each without its padding.
 """
@@ -16,6 +15,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module, to_host
 from minillm.errors import UserError
+from minillm.layers.layer import evaluating as evaluating_layers
 from minillm.models.language_model import LanguageModel
 
 
@@ -60,16 +60,14 @@ def evaluating(model) -> Iterator[None]:
     if not isinstance(model, LanguageModel):
         yield
         return
-    before = [(layer, layer.training, layer._saved) for _, layer in model.layers()]
     training, dlogits = model.training, model._dlogits
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-        model._dlogits = dlogits
-        for layer, was_training, saved in before:
-            layer.training, layer._saved = was_training, saved
+    with evaluating_layers(model):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+            model._dlogits = dlogits
 
 
 def _by_length(compute, ids, padding, columns: int | None):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from textwrap import fill
 
 from minillm.checks.verdicts import TOLERANCE, UNTOLD
 from minillm.errors import UserError
@@ -17,14 +18,20 @@ from minillm.inspection.text import Closer, Inspection
 FEW_BLOCKS = 2  # are shown whole
 BLOCK = re.compile(r"[a-z]+\.(\d+)(?=\.|$| )")  # h.3 in h.3.attn, in h.3, and in the folded "h.3 +"
 HEADINGS = ("shape", "mean", "spread", "largest", "|gradient|", "kept bytes", "ops forward", "backward")
+LEAST_NEEDED = ("ops forward", "backward", "mean", "kept bytes", "largest")  # in the order in which they are left out
+UNLIMITED = 1000  # columns
 NOTES = """\
 spread: standard deviation; largest: of the absolute values; |gradient|: the norm of dloss/dtensor.
 kept: what layers hold for backward, each buffer once; views belong to the tensor they look into, weights are not counted.
 ops: operations of matrix products, a multiply-add is two; attention is causal, so only pairs j <= i are counted."""
 
 
-def format_table(inspection: Inspection, blocks: Iterable[int] = (), every_block: bool = False) -> str:
-    """The table. blocks: those to be shown whole, 0 the first; every other one is a single row, in which the numbers of all its
+def format_table(
+    inspection: Inspection, blocks: Iterable[int] = (), every_block: bool = False, width: int = UNLIMITED
+) -> str:
+    """The table, in at most `width` columns where they suffice for names and values: those least needed are left out.
+
+    blocks: those to be shown whole, 0 the first; every other one is a single row, in which the numbers of all its
     tensors come together. Without any, a model of few blocks is shown whole, and of a deeper one the first block."""
     record, count = inspection.record, inspection.model.config.n_layer
     whole = _blocks_shown(count, list(blocks), every_block)
@@ -33,13 +40,17 @@ def format_table(inspection: Inspection, blocks: Iterable[int] = (), every_block
     total = ("total", "", "", "", "", "", *(f"{number:,}" for number in _sums(record.tensors)))
     blank = ("",) * len(total)
     heading = ("parameters", *blank[1:])
-    table = _aligned([("tensor", *HEADINGS), *activations, blank, heading, *parameters, blank, total])
+    rows = [("tensor", *HEADINGS), *activations, blank, heading, *parameters, blank, total]
+    rows, left_out = _fitted(rows, width)
     notes = NOTES
+    if left_out:
+        notes += f"\nLeft out in {width} columns: {', '.join(left_out)}; --json has all."
     if len(whole) < count:
         notes += (
             f"\nA row marked + is a whole block, {count - len(whole)} of {count}: --layer N opens one, --all opens all."
         )
-    return "\n".join((_headline(inspection), "", *table, "", notes, _loss_line(inspection)))
+    head, end = (_filled(text, width) for text in (_headline(inspection), f"{notes}\n{_loss_line(inspection)}"))
+    return "\n".join((head, "", *_aligned(rows), "", end))
 
 
 def json_lines(inspection: Inspection) -> str:
@@ -53,15 +64,15 @@ def json_lines(inspection: Inspection) -> str:
     return "\n".join(json.dumps({key: _finite(value) for key, value in row.items()}) for row in (*rows, end))
 
 
-def format_closer(closer: Closer) -> str:
-    """One tensor: the code, and the check."""
+def format_closer(closer: Closer, width: int = UNLIMITED) -> str:
+    """One tensor: the code, and the check. Text is broken at `width` columns, code is not."""
     tensor = closer.tensor
     what = "learned; the lines marked > read it" if tensor.place is None else "computed by the lines marked >"
     parts = [f"{tensor.name} {_shape(tensor.shape)}, {what}"]
     parts += [str(passage) for passage in closer.forward]
     parts.append(f"The gradient of {tensor.name}, norm {_number(tensor.gradient.norm)}")
     parts += [str(passage) for passage in closer.backward]
-    return "\n\n".join((*parts, _format_check(closer.check)))
+    return "\n\n".join((*parts, _filled(_format_check(closer.check), width)))
 
 
 def _format_check(check: Check) -> str:
@@ -201,6 +212,24 @@ def _number(value: float) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}" if number else ""
+
+
+def _fitted(rows: list[tuple[str, ...]], width: int) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The rows without the columns that do not fit, and the headings of these, the least needed first."""
+    left_out = []
+    for heading in LEAST_NEEDED:
+        if max(map(len, _aligned(rows))) <= width:
+            break
+        at = rows[0].index(heading)
+        rows = [(*row[:at], *row[at + 1 :]) for row in rows]
+        left_out.append(heading)
+    return rows, left_out
+
+
+def _filled(text: str, width: int) -> str:
+    """A text with its long lines broken between words, tables included only where they do not fit."""
+    lines = (line if len(line) <= width else fill(line, width, break_long_words=False) for line in text.split("\n"))
+    return "\n".join(lines)
 
 
 def _aligned(rows: list[tuple[str, ...]], names: int = 2) -> list[str]:

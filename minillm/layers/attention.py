@@ -32,6 +32,7 @@ from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
+from minillm.layers.cached_attention import cached_attention
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -139,6 +140,18 @@ def _sum_heads(dx, kv_heads):
     return dx if heads == kv_heads else dx.reshape(batch, kv_heads, heads // kv_heads, time, width).sum(axis=2)
 
 
+def split_heads(x, H):
+    """(B, T, H D) -> (B, H, T, D)"""
+    B, T, width = x.shape
+    return x.reshape(B, T, H, width // H).swapaxes(1, 2)
+
+
+def merge_heads(y):
+    """(B, H, T, D) -> (B, T, H D): the inverse of `split_heads`."""
+    B, H, T, D = y.shape
+    return y.swapaxes(1, 2).reshape(B, T, H * D)
+
+
 # ------------------------------------------------------------------------------------------------------------ the layer
 
 
@@ -184,3 +197,11 @@ class CausalSelfAttention(Layer):
         for i, gradient in enumerate(gradients):
             dqkv[:, :, i] = gradient.transpose(0, 2, 1, 3)  # (B, H, T, D) -> (B, T, H, D)
         return self.c_attn.backward(dqkv.reshape(batch, time, 3 * channels))
+
+    def decode(self, x, cache):
+        B, t, C = x.shape
+        qkv = self.c_attn.decode(x, cache).reshape(B, t, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
+        k, v = cache.append(self, k, v)  # (B, H, T, D)
+        y = cached_attention(q, k, v, cache.padding_in(k.shape[2]))
+        return self.c_proj.decode(merge_heads(y), cache)

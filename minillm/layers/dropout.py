@@ -66,6 +66,9 @@ class Dropout(Layer):
         dropout_backward, saved = taken
         return dropout_backward(dy, saved)
 
+    def decode(self, x, cache):
+        return x
+
     def layer_key(self, rng_key):
         """The key of this layer's own mask: the caller's key and the layer's name."""
         if rng_key is None:

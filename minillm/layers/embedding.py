@@ -70,3 +70,7 @@ class Embedding(Layer):
         buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
         embedding_backward, saved = self.take_saved()
         self.weight.grad = embedding_backward(dy, saved, buffer)
+
+    def decode(self, ids, cache):
+        """ids (...) int -> y (..., C), of the weight's dtype."""
+        return self.weight.value[ids]

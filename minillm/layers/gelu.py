@@ -140,3 +140,7 @@ class GELU(Layer):
         gelu_backward, saved = self.take_saved()
         dx, _ = gelu_backward(dy, saved)
         return dx
+
+    def decode(self, x, cache):
+        y, _ = gelu_forward(x, approximate=self.approximate)
+        return y

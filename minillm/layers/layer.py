@@ -30,12 +30,30 @@ What both may rely on, and have to keep to:
 
 `minillm.gradcheck(layer, x)` tries all of it. A check passes where a function writes into its own copies of x or dy,
 and its report has a note: alone that is right, in a model it may not be.
+
+Generation uses a third direction, `decode(x, cache)`: what forward computes, for the new tokens x (B, t, C) alone. Nothing
+is saved for backward, and what a layer needs of earlier tokens is in the cache (cache.py). A layer of your own has one of
+
+- nothing: a model with such a layer decodes by forward over all visible tokens. That is right for every layer, and slow.
+- `per_token = True` in its class: forward computes each token independently of the others, as `Scale` above does.
+  Then decode is forward, in evaluation mode.
+- a method `decode`: here of y_t = x_t + w x_{t-1}, which needs x of one earlier token.
+
+        def decode(self, x, cache):                            # (B, t, C), the new tokens
+            (seen,) = cache.append(self, x, window=2)          # (B, n, C): x of the token before them, if any, and x
+            before = np.zeros_like(x)
+            before[:, x.shape[1] - seen.shape[1] + 1 :] = seen[:, :-1]
+            return x + before * self.w.value
+
+`decode` and `per_token` belong to the `forward` that their class has: a subclass that defines `forward` alone inherits
+neither, and neither counts where `forward`, or an operation of its file, was exchanged later (`decode_problem`).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -108,7 +126,20 @@ class Layer:
 
     name = ""  # the path from the model, such as "h.0.attn"; set by the model, used in messages and random keys
     training = True
+    per_token = False  # True in a class whose forward computes each token independently: then decode is forward
     _saved = None
+    _decoded = None  # the code of forward that decode belongs to
+
+    def __init_subclass__(cls, **settings):
+        super().__init_subclass__(**settings)
+        own = vars(cls)
+        if "decode" not in own:
+            if own.get("per_token"):
+                cls.decode = Layer.decode
+            elif "forward" in own:
+                cls.decode = _no_decode
+        if "decode" in own:
+            cls._decoded = _forward_code(cls)
 
     # ------------------------------------------------------------------------------------------- what it is made of
 
@@ -199,6 +230,95 @@ class Layer:
             raise RuntimeError(f"{where}: backward has nothing to work from: {why}")
         (saved,), self._saved = self._saved, None
         return saved
+
+    # -------------------------------------------------------------------------------------------------- generation
+
+    def decode(self, x, cache):
+        """What forward computes for new tokens x (B, t, C), those that follow the ones in the cache  ->  y (B, t, C)
+
+        cache: a Cache (cache.py), in which a layer that mixes tokens keeps what it needs of earlier ones. Nothing is saved
+        for backward. This one is for classes with `per_token`; others define their own, or have none: see `decode_problem`.
+        """
+        with evaluating(self):
+            return self.forward(x)
+
+
+# ------------------------------------------------------------------------------------------------------------ generation
+
+
+@contextmanager
+def evaluating(layer: Layer) -> Iterator[None]:
+    """Inside, a layer and all below it are in evaluation mode; then each has its own mode again, and what it saved."""
+    before = [(each, each.training, each._saved) for _, each in layer.layers()]
+    for each, _, _ in before:
+        each.training = False
+    try:
+        yield
+    finally:
+        for each, training, saved in before:
+            each.training, each._saved = training, saved
+
+
+def decode_problem(layer: Layer, path: str = "") -> str | None:
+    """Why `layer.decode` may not be what `layer.forward` computes, naming the first such layer; None where it is.
+
+    Layers below one that decodes by its own forward are not examined.
+    """
+    examined: set[int] = set()
+    waiting = deque([(path, layer)])
+    while waiting:
+        path, layer = waiting.popleft()
+        if id(layer) in examined:
+            continue
+        examined.add(id(layer))
+        if (why := _own_decode_problem(layer)) is not None:
+            return (
+                f"its layer {path} is a {type(layer).__name__}, {why}"
+                if path
+                else f"it is a {type(layer).__name__}, {why}"
+            )
+        if getattr(layer.decode, "__func__", None) is not Layer.decode:
+            waiting.extend((f"{path}.{name}" if path else name, child) for name, child in layer.children())
+    return None
+
+
+def _own_decode_problem(layer: Layer) -> str | None:
+    kind = type(layer)
+    if "decode" in vars(layer):
+        return None
+    if "forward" in vars(layer):
+        return "whose forward was exchanged"
+    if kind._decoded is None or kind.decode is _no_decode:
+        return "which has no decode"
+    if [forward for forward, _ in kind._decoded] != [forward for forward, _ in _forward_code(kind)]:
+        return "whose class got another forward"
+    for forward, used in kind._decoded:
+        for name, value in used.items():
+            if forward.__globals__.get(name) is not value:
+                return f"whose forward uses another {name}"
+    return None
+
+
+def _forward_code(kind: type) -> list[tuple]:
+    """Every `forward` of a class and its bases, each with the functions of its module, if that is one of ours, which it
+    names."""
+    found = []
+    for cls in kind.__mro__:
+        if (forward := vars(cls).get("forward")) is not None:
+            names = (
+                forward.__code__.co_names if (getattr(forward, "__module__", None) or "").startswith("minillm.") else ()
+            )
+            used = {name: forward.__globals__[name] for name in names if callable(forward.__globals__.get(name))}
+            found.append((forward, used))
+    return found
+
+
+def _no_decode(self, x, cache):
+    """The `decode` of a class that defines forward and says nothing of decode."""
+    raise NotImplementedError(
+        f"{type(self).__name__} has no decode: define decode(x, cache), or set per_token = True in its class if forward "
+        "computes each token independently (minillm/layers/layer.py)"
+    )
 
 
 # --------------------------------------------------------------------------------------------------- looking into a layer

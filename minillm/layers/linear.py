@@ -72,17 +72,6 @@ class Linear(Layer):
         self.save_for_backward(saved)
         return y
 
-    def product(self, x, with_bias=False):
-        """x @ weight, and + bias if it is asked for and there is one, x (N, I) -> (N, O); nothing is kept for backward."""
-        weight = self.weight.value
-        if skinny_gains(x, weight):
-            y = skinny_matmul(x, weight, self.transposed)
-        else:
-            y = x @ (weight.T if self.transposed else weight)
-        if with_bias and hasattr(self, "bias"):
-            y += self.bias.value
-        return y
-
     def backward(self, dy):
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
         if dweight is not None:
@@ -90,3 +79,16 @@ class Linear(Layer):
         if dbias is not None:
             self.bias.add_grad(dbias)
         return dx
+
+    def decode(self, x, cache, with_bias=True):
+        """x (B, t, I) -> (B, t, O). A few rows take other ways through memory: see packed_linear.py, skinny_matmul.py."""
+        if with_bias and (packed := cache.packed(self)) is not None:
+            return packed(x)
+        rows, weight = x.reshape(-1, x.shape[-1]), self.weight.value
+        if skinny_gains(rows, weight):
+            y = skinny_matmul(rows, weight, self.transposed)
+        else:
+            y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
+        if with_bias and hasattr(self, "bias"):
+            y += self.bias.value
+        return y.reshape(*x.shape[:-1], -1)

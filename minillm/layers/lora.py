@@ -78,9 +78,8 @@ class LoRALinear(Linear):
         dx += dx_added
         return dx
 
-    def product(self, x, with_bias=False):
-        """As in Linear, x (N, I) -> (N, O)."""
-        y = super().product(x, with_bias)
+    def decode(self, x, cache, with_bias=True):
+        y = super().decode(x, cache, with_bias)
         y += lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)[0]
         return y
 

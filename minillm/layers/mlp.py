@@ -40,3 +40,9 @@ class MLP(Layer):
             self.c_fc.bias.add_grad(dbias)
         # forward: z = x @ weight
         return self.c_fc.backward(dz)
+
+    def decode(self, x, cache):
+        bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
+        h = self.c_fc.decode(x, cache, with_bias=False)  # (B, t, C) @ (C, F)
+        h, _ = gelu_forward(h, bias, self.approximate)
+        return self.c_proj.decode(h, cache)  # (B, t, F) @ (F, C)

@@ -101,6 +101,19 @@ def rotary_backward(dy, saved):
     return downcast(_turned(upcast(dy), cos, -sin, interleaved), dy)
 
 
+def rotate_tokens(x, cos, sin, interleaved=False):
+    """rotary_forward for decoding, x (B, t, H, D) -> y (B, t, H, D), nothing saved: three operations in place of eight.
+
+    cos: (t, 1, 2, D/2), or (B, t, 1, 2, D/2) where each row has positions of its own, with each number twice, for a and b;
+    sin: likewise (-sin, sin); both (..., D/2, 2) if interleaved. With the halves (x_a, x_b) of x as an axis of its own,
+    y = (x_a, x_b) (cos, cos) + (x_b, x_a) (-sin, sin).
+    """
+    pairs = x.reshape(*x.shape[:-1], *cos.shape[-2:])
+    y = pairs * cos
+    y += (pairs[..., ::-1] if interleaved else pairs[..., ::-1, :]) * sin
+    return y.reshape(x.shape)
+
+
 def _turned(x, cos, sin, interleaved):
     y = array_module(x).empty_like(x)
     half = x.shape[-1] // 2

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.backend.arrays import contiguous, device_of, to_device
+from minillm.backend.arrays import array_module, contiguous, device_of, to_device
 from minillm.kernels import dispatch
-from minillm.layers.attention import attention_backward, attention_forward
+from minillm.layers.attention import attention_backward, attention_forward, merge_heads
+from minillm.layers.cached_attention import cached_attention
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
-from minillm.layers.rotary import Llama3Scaling, rotary_backward, rotary_forward, rotary_tables
+from minillm.layers.packed_linear import packed_linear
+from minillm.layers.rms_norm import RMSNorm
+from minillm.layers.rotary import Llama3Scaling, rotary_backward, rotary_forward, rotary_tables, rotate_tokens
 
 
 class RotaryPositions:
@@ -27,6 +30,7 @@ class RotaryPositions:
     def __init__(self, width: int, base: float = 10000.0, scaling: Llama3Scaling | None = None, interleaved=False):
         self.width, self.base, self.scaling, self.interleaved = width, base, scaling, interleaved
         self._tables = {}  # (dtype, device) -> cos, sin
+        self._token_tables = {}  # the same for `tables_for_tokens`
 
     def tables(self, time: int, like):
         """cos and sin (T, D/2) for the first `time` positions, of the dtype and on the device of `like`."""
@@ -38,6 +42,20 @@ class RotaryPositions:
             tables = self._tables[key] = tuple(to_device(table, key[1]) for table in tables)
         cos, sin = tables
         return cos[:time], sin[:time]
+
+    def tables_for_tokens(self, cache, like):
+        """cos and sin as `rotate_tokens` takes them, for the new columns of a cache."""
+        time = cache.length + cache.count
+        key = (np.dtype(like.dtype).name, device_of(like), self.interleaved)
+        tables = self._token_tables.get(key)
+        if tables is None or tables[0].shape[0] < time:
+            grown = 1 << (time - 1).bit_length()
+            xp, axis = array_module(like), -1 if self.interleaved else -2  # where the two of a pair are
+            cos, sin = (table[:, None] for table in self.tables(grown, like))  # (T, 1, D/2)
+            tables = xp.stack([cos, cos], axis), xp.stack([-sin, sin], axis)  # (T, 1, 2, D/2)
+            self._token_tables[key] = tables
+        at = slice(cache.length, time) if cache.padding is None else cache.positions()
+        return tables[0][at], tables[1][at]
 
 
 class RotarySelfAttention(Layer):
@@ -53,11 +71,15 @@ class RotarySelfAttention(Layer):
         n_kv_head: int,
         positions: RotaryPositions,
         dropout: float = 0.0,
+        window: int | None = None,
+        q_norm: RMSNorm | None = None,
+        k_norm: RMSNorm | None = None,
     ):
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = q_proj, k_proj, v_proj, o_proj
         self.n_head, self.n_kv_head = n_head, n_kv_head
         self.positions = positions
         self.attn_dropout = Dropout(dropout)
+        self.window, self.q_norm, self.k_norm = window, q_norm, k_norm
 
     def forward(self, x, rng_key=None):
         batch, time, _ = x.shape
@@ -90,6 +112,22 @@ class RotarySelfAttention(Layer):
         dx += self.k_proj.backward(_side_by_side(turn_back(contiguous(dk), saved_k)))
         dx += self.v_proj.backward(_side_by_side(dv))
         return dx
+
+    def decode(self, x, cache):
+        B, t, _ = x.shape
+        H, H_kv = self.n_head, self.n_kv_head
+        qkv = packed_linear(x, (self.q_proj, self.k_proj, self.v_proj), cache)
+        qkv = qkv.reshape(B, t, H + 2 * H_kv, -1)
+        if self.q_norm is not None:
+            qkv[:, :, :H] = self.q_norm.decode(qkv[:, :, :H], cache)
+        if self.k_norm is not None:
+            qkv[:, :, H : H + H_kv] = self.k_norm.decode(qkv[:, :, H : H + H_kv], cache)
+        cos, sin = self.positions.tables_for_tokens(cache, self.q_proj.weight.value)
+        qk = rotate_tokens(qkv[:, :, : H + H_kv], cos, sin, self.positions.interleaved).swapaxes(1, 2)
+        q, k, v = qk[:, :H], qk[:, H:], qkv[:, :, H + H_kv :].swapaxes(1, 2)  # (B, H, t, D), twice (B, H_kv, t, D)
+        k, v = cache.append(self, k, v, window=self.window)  # (B, H_kv, T, D)
+        y = cached_attention(q, k, v, cache.padding_in(k.shape[2]), self.window)
+        return self.o_proj.decode(merge_heads(y), cache)
 
 
 def _heads(x, n_head):

@@ -7,7 +7,7 @@ from importlib import import_module
 from minillm.errors import UserError
 from minillm.lessons.lesson import Lesson
 
-NAMES = (  # in the order in which they build on each other; each is a module of this package
+NAMES = (  # each builds on those before it, and is a module of this package
     "one-page",
     "likelihood",
     "cross-entropy",
@@ -24,7 +24,7 @@ NAMES = (  # in the order in which they build on each other; each is a module of
 
 
 def find_lesson(name: str) -> tuple[int, Lesson]:
-    """A lesson by its name or number: its number and itself. Raises UserError for any other name."""
+    """(number, lesson) for a name or a number as text. Raises UserError for any other name."""
     number = int(name) if name.isdecimal() and int(name) < len(NAMES) else None
     if number is None and name not in NAMES:
         raise UserError(f'no lesson "{name}": there are 0 to {len(NAMES) - 1}, {", ".join(NAMES)}, and all')

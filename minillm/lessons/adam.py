@@ -1,25 +1,29 @@
 """Lesson: Adam and AdamW.
 
-Weight decay takes a little off every weight in each step: w loses lr * decay * w. For plain gradient descent that is the same
-as adding the penalty decay/2 |w|^2 to the loss, whose gradient is decay * w. For Adam it is not (Loshchilov, Hutter,
-"Decoupled Weight Decay Regularization", ICLR 2019, proposition 2). With the decay in the gradient, Adam's step is
+Weight decay shrinks every weight a little in each step: w loses lr * decay * w. For plain gradient
+descent that is the same as adding the penalty decay/2 |w|^2 to the loss, whose gradient is
+decay * w. For Adam it is not (Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR
+2019, proposition 2). With the decay in the gradient, Adam's step is
 
     lr m / sqrt(v),    m = mean of (g + decay w),    v = mean of (g + decay w)^2
 
-so that the part of it that comes from the decay is
+The part of it that comes from the decay is
 
     lr decay w / sqrt(v)        Adam with L2: divided by the size of the weight's own gradients
-    lr decay w                  AdamW: alike for all
+    lr decay w                  AdamW: the same for all weights
 
-What a weight loses in a step, divided by lr * w, is its *effective decay*: decay / sqrt(v) for the one, decay for the other.
-(v grows by twice the product of decay w and the mean gradient, too, which makes the step smaller again. With d = decay w,
+What a weight loses in a step, divided by lr * w, is its *effective decay*: decay / sqrt(v) for Adam
+with L2, decay for AdamW. (The decay also changes v, by twice the product of decay w and the mean
+gradient, which makes the step smaller. With d = decay w,
 
     (m + d) / sqrt(v + 2 m d) = m / sqrt(v) + d / sqrt(v) (1 - m^2 / v) + O(d^2)
 
-so that precisely it is decay / sqrt(v) (1 - m^2 / v); gradients are mostly noise, and m^2 / v is small.)
+so that precisely it is decay / sqrt(v) (1 - m^2 / v). Gradients are mostly noise, and m^2 / v is
+small.)
 
-It is measured here by a replay. The same gradients of a trained model go to the optimizer twice, with decay and without it,
-and steps so small that the weights stay where they are. The one thing that differs is then the decay.
+It is measured by a replay: the same gradients of a trained model go to the optimizer twice, with
+decay and without. The steps are so small that the weights hardly move, and the decay is the only
+difference.
 """
 
 from __future__ import annotations
@@ -47,14 +51,14 @@ EVALUATED = 192  # windows of each text
 SEED = 1
 SWEEP = {AdamW: (1.0, 2.0, 4.0, 8.0), Adam: (1e-3, 3e-3, 1e-2, 3e-2)}
 COMPARED = {AdamW: 2.0, Adam: 3e-3}  # decays that leave the weights about the same norm
-GRADIENTS, SETTLED = 120, 40  # replayed, and steps after which the moments are means of many
+GRADIENTS, SETTLED = 120, 40  # gradients replayed; the first ones only fill the moments
 REPLAY_LR = 1e-8
 TENTHS = 10
 SHOWN = (0, 3, 6, 9)  # tenths and tensors in the tables
 
 
 class Trained(NamedTuple):
-    """A model with its losses in nats a letter, and the norm of all weights that are decayed."""
+    """A model, its losses in nats a letter, and the norm of all decayed weights."""
 
     model: GPT2
     training: float
@@ -63,7 +67,7 @@ class Trained(NamedTuple):
 
 
 class EffectiveDecay(NamedTuple):
-    """Medians over tenths of the weights, from those with the smallest gradients to those with the largest, (10,)."""
+    """Medians over tenths of the weights, ordered by the size of their gradients, (10,)."""
 
     gradient: np.ndarray  # root of the mean square
     measured: np.ndarray
@@ -71,7 +75,9 @@ class EffectiveDecay(NamedTuple):
 
 
 def measure() -> Measured:
-    """What a decay does to weights with small and with large gradients, to their sizes, and to the validation loss."""
+    """The effect of a decay on weights with small and large gradients, on their norms and on the
+    validation loss.
+    """
     learned, validated = reference_letters()
     learned = learned[:LETTERS]
     plain = learn(AdamW, 0.0, learned, validated)
@@ -130,12 +136,12 @@ def decayed(model) -> dict[str, Parameter]:
 
 
 def weights(model) -> np.ndarray:
-    """All weights that are decayed, one after the other (N,), in float64."""
+    """All decayed weights in one array (N,), in float64."""
     return np.concatenate([parameter.value.ravel() for parameter in decayed(model).values()], dtype=np.float64)
 
 
 def collect_gradients(model, learned) -> list[np.ndarray]:
-    """Gradients of the weights (N,) on batches of their own, the model staying as it is."""
+    """Gradients of the weights (N,) on other batches; the model does not change."""
     model.train()
     gradients = []
     for index in range(GRADIENTS):
@@ -147,7 +153,7 @@ def collect_gradients(model, learned) -> list[np.ndarray]:
 
 
 def effective_decay(kind, decay: float, model, gradients) -> EffectiveDecay:
-    """What weights lose in a step through the decay, divided by lr * w: by replay, and by theory."""
+    """What the decay takes from the weights in a step, divided by lr * w: by replay, and by theory."""
     start = weights(model)
     with_decay, v = replay(kind, decay, start, gradients)
     without, _ = replay(kind, 0.0, start, gradients)
@@ -160,8 +166,10 @@ def effective_decay(kind, decay: float, model, gradients) -> EffectiveDecay:
 
 
 def replay(kind, decay: float, start, gradients) -> tuple[np.ndarray, np.ndarray]:
-    """weights (N,), gradients  ->  by how much a step moves each weight, on average, and v^ after the last one, (N,)"""
-    parameter = Parameter(start[None].copy())  # two dimensions, or it would not be decayed
+    """weights (N,), gradients  ->  the mean change of each weight in a step, and v^ after the last
+    one, (N,)
+    """
+    parameter = Parameter(start[None].copy())  # two dimensions: vectors are not decayed
     optimizer = kind({"weights": parameter}, REPLAY_LR, BETAS, weight_decay=decay)
     for step, gradient in enumerate(gradients):
         if step == SETTLED:
@@ -173,14 +181,15 @@ def replay(kind, decay: float, start, gradients) -> tuple[np.ndarray, np.ndarray
 
 
 def root_mean_square(gradients) -> np.ndarray:
-    """Of each weight's gradient, (N,)."""
+    """The root mean square of each weight's gradient, (N,)."""
     return np.sqrt(sum(gradient.astype(np.float64) ** 2 for gradient in gradients) / len(gradients))
 
 
 def tensor_sizes(plain, models, gradients) -> dict[str, tuple[float, dict]]:
-    """Tensor -> the typical gradient of its weights, and their norm with each optimizer, as a share of that without decay.
+    """Tensor -> (typical gradient of its weights, {optimizer: norm as a share of that without
+    decay}).
 
-    In the order of the gradients, the smallest first.
+    Ordered by gradient, the smallest first.
     """
     bounds = np.cumsum([parameter.value.size for parameter in decayed(plain).values()])[:-1]
     typical = [float(np.median(part)) for part in np.split(root_mean_square(gradients), bounds)]
@@ -200,8 +209,8 @@ def _findings(figures, tensors: list[str]) -> list[Finding]:
     perplexity = {name: math.exp(f[name]) for name in ("AdamW: best", "Adam: best", "without decay")}
     return [
         Finding(
-            f"AdamW takes off alike: effective decay {f['AdamW: smallest gradients']:.3f} where gradients are smallest, "
-            f"{f['AdamW: largest gradients']:.3f} where they are largest (theory: {COMPARED[AdamW]:g})",
+            f"AdamW shrinks all weights alike: effective decay {f['AdamW: smallest gradients']:.3f} where gradients "
+            f"are smallest, {f['AdamW: largest gradients']:.3f} where they are largest (theory: {COMPARED[AdamW]:g})",
             f["AdamW: theory missed by"] < 0.01,
         ),
         Finding(
@@ -211,9 +220,9 @@ def _findings(figures, tensors: list[str]) -> list[Finding]:
             f["Adam: smallest gradients"] > 5 * f["Adam: largest gradients"] and f["Adam: theory missed by"] < 0.05,
         ),
         Finding(
-            f"of the tensor with the smallest gradients, {tensors[0]}, Adam leaves {f['Adam: first tensor']:.0%}, of that with "
-            f"the largest, {tensors[-1]}, {f['Adam: last tensor']:.0%}; AdamW leaves {f['AdamW: first tensor']:.0%} and "
-            f"{f['AdamW: last tensor']:.0%}",
+            f"Adam leaves {f['Adam: first tensor']:.0%} of the norm of {tensors[0]}, the tensor with the smallest "
+            f"gradients, and {f['Adam: last tensor']:.0%} of {tensors[-1]}, that with the largest; AdamW "
+            f"{f['AdamW: first tensor']:.0%} and {f['AdamW: last tensor']:.0%}",
             f["Adam: spread of tensors"] > 2 * f["AdamW: spread of tensors"],
         ),
         Finding(
@@ -221,8 +230,8 @@ def _findings(figures, tensors: list[str]) -> list[Finding]:
             f["Adam: norms fall"] == f["AdamW: norms fall"] == 1,
         ),
         Finding(
-            f"best validation perplexity: AdamW {perplexity['AdamW: best']:.2f} (decay {f['AdamW: best decay']:g}), Adam with "
-            f"L2 {perplexity['Adam: best']:.2f} (decay {f['Adam: best decay']:g}), without decay "
+            f"best validation perplexity: AdamW {perplexity['AdamW: best']:.2f} (decay {f['AdamW: best decay']:g}), "
+            f"Adam with L2 {perplexity['Adam: best']:.2f} (decay {f['Adam: best decay']:g}), without decay "
             f"{perplexity['without decay']:.2f}",
             f["AdamW: best"] < f["Adam: best"] < f["without decay"],
         ),
@@ -251,7 +260,7 @@ def _table_of_sizes(sizes) -> Table:
         for name, (gradient, shares) in sizes.items()
     ]
     return Table(
-        "What is left of the norm of a tensor, compared with training without decay",
+        "Norm of a tensor, as a share of its norm without decay",
         ("tensor", "gradient", "AdamW", "Adam with L2"),
         [rows[index] for index in SHOWN],
     )
@@ -274,6 +283,7 @@ def _name(kind) -> str:
 
 
 def _draw(figure, decays, sizes, plain, runs) -> None:
+    figure.set_size_inches(11, 7)
     axes = figure.subplot_mosaic([["decays", "sizes"], ["decays", "runs"]])
     for kind, color in ((AdamW, "C0"), (Adam, "C1")):
         at, label = decays[kind], _name(kind)
@@ -284,31 +294,37 @@ def _draw(figure, decays, sizes, plain, runs) -> None:
         axes["sizes"].bar(np.arange(len(shares)) + shift, shares, 0.4, color=color, label=label)
         perplexities = [math.exp(runs[kind, decay].validation) for decay in SWEEP[kind]]
         axes["runs"].semilogx(SWEEP[kind], perplexities, marker="o", color=color, label=label)
-    axes["decays"].set(xlabel="size of a weight's gradients", ylabel="lost in a step / (lr w)", title="effective decay")
+    axes["decays"].set(
+        xlabel="size of a weight's gradients",
+        ylabel="decay of a weight, per unit of learning rate",
+        title="effective decay",
+    )
     axes["decays"].legend(fontsize="small")
     axes["sizes"].set_xticks(
-        range(len(sizes)), sizes, rotation=40, ha="right", rotation_mode="anchor", fontsize="xx-small"
+        range(len(sizes)), sizes, rotation=40, ha="right", rotation_mode="anchor", fontsize="small"
     )
-    axes["sizes"].set(title="norm left, by tensor", ylim=(0, 1))
-    axes["sizes"].legend(fontsize="x-small", loc="upper left")
+    axes["sizes"].set(title="norm of each tensor, as a share of that without decay", ylim=(0, 1))
+    axes["sizes"].legend(fontsize="small", loc="upper left")
     axes["runs"].axhline(math.exp(plain.validation), color="0.5", linestyle="--", label="no decay")
-    axes["runs"].set(xlabel="decay", title="validation perplexity")
-    axes["runs"].legend(fontsize="x-small")
+    axes["runs"].set(xlabel="weight decay", ylabel="perplexity", title="validation perplexity")
+    axes["runs"].legend(fontsize="small")
 
 
 LESSON = Lesson(
     title="Adam and AdamW: where the weight decay goes in",
-    claim="In AdamW a decay shrinks all weights alike. Put into the gradient of Adam, as an L2 penalty, it shrinks those with "
-    "small gradients most and those with large gradients hardly, and the lowest validation loss that it reaches is not as low.",
-    idea="Adam divides each weight's step by the typical size of that weight's gradients, so that all weights move at about "
-    "the same speed. Weight decay pulls weights towards zero, against overfitting. If the pull is added to the gradient, it is "
-    "divided as well: a weight whose gradients are tiny is pulled hard, one whose gradients are large is hardly pulled. AdamW "
-    "takes the decay out of the gradient and applies it to the weight itself.",
+    claim="In AdamW weight decay shrinks all weights alike. Added to the gradient of Adam, as an L2 penalty, it "
+    "shrinks weights with small gradients most and those with large gradients hardly, and the best validation loss is "
+    "not as low.",
+    idea="Adam divides each weight's step by the typical size of that weight's gradients, so that all weights move at "
+    "about the same speed. Weight decay pulls weights towards zero, against overfitting. If the pull is added to the "
+    "gradient, it is divided as well: a weight with tiny gradients is pulled hard, one with large gradients is hardly "
+    "pulled. AdamW takes the decay out of the gradient and applies it to the weight itself.",
     measure=measure,
     commands=(
         "minillm train --optimizer adamw --weight-decay 1 --max-steps 400",
-        "minillm train --optimizer adam --weight-decay 0.001 --max-steps 400    # as far as validation shows about as good; "
-        "what differs is which weights became small: minillm inspect RUN --text ... prints their spread",
+        "minillm train --optimizer adam --weight-decay 0.001 --max-steps 400    # about the same validation loss",
+        'minillm inspect RUN --text "The value"    # for both runs: which weights became small?',
     ),
     read=("minillm/optim/adamw.py", "minillm/optim/adam.py", "minillm/lessons/adam.py"),
+    seconds=20,
 )

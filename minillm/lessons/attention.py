@@ -1,19 +1,22 @@
 """Lesson: attention, forward and backward.
 
-Forward, a head moves information from the tokens that came before (minillm/layers/attention.py has the derivation):
+Forward, a head moves information from the tokens that came before (minillm/layers/attention.py has
+the derivation):
 
     S_ij = q_i . k_j / sqrt(D)    P = softmax over j of S    y_i = sum_j P_ij v_j
 
-Backward, the gradient of the loss takes two ways out of a head. One leads to what was found, along the same lines:
+Backward, the gradient of the loss leaves a head in two ways. One goes to the values, by the same
+weights P as forward:
 
-    dv_j = sum_i P_ij dy_i        "carried": i hands P_ij dy_i to j, of the size P_ij |dy_i|
+    dv_j = sum_i P_ij dy_i        token i sends P_ij dy_i back to token j; its size is P_ij |dy_i|
 
-The other leads to where the head looks:
+The other goes to the scores, and says where the head should have looked:
 
-    dS_ij = P_ij (dP_ij - sum_k P_ik dP_ik),  dP_ij = dy_i . v_j        "wished"
+    dS_ij = P_ij (dP_ij - sum_k P_ik dP_ik),  dP_ij = dy_i . v_j
 
-Where dS_ij is negative, the loss would fall if token i looked more at token j. Its sum over j is 0, since attention that is
-given to one token is taken from others; and it is small where P_ij is: a head learns little about where it does not look.
+Where dS_ij is negative, the loss would fall if token i looked more at token j. Each row of dS has
+the sum 0, because the attention given to one token is taken from others. And dS_ij is small where
+P_ij is small: a head learns little about the tokens that it does not look at.
 """
 
 from __future__ import annotations
@@ -32,29 +35,33 @@ from minillm.lessons.small_model import CORPUS, small_model
 from minillm.pretrained import from_pretrained
 
 WINDOWS = 32  # of the validation text, as long as the model's context
-PAIRS = 6  # of each layer, those with the largest gradients, are checked by trying
-FEWEST = 4  # tokens of a sentence
+PAIRS = 6  # pairs of each layer, those with the largest gradients, are checked by finite differences
+FEWEST = 4  # tokens in a sentence
 
 
 class Heads(NamedTuple):
-    """The heads of a layer in one pass, forward and backward; B texts, H heads, T tokens, D wide."""
+    """The heads of a layer in one pass, forward and backward: B texts, H heads, T tokens, head
+    width D.
+    """
 
     p: np.ndarray  # (B, H, T, T): how much token i looks at token j
-    dy: np.ndarray  # (B, H, T, D): the gradient of what it finds
+    dy: np.ndarray  # (B, H, T, D): the gradient of the heads' outputs
     ds: np.ndarray  # (B, H, T, T): of the scores
-    dq: np.ndarray  # (B, H, T, D) these three as the engine computes them
+    dq: np.ndarray  # (B, H, T, D): dq, dk, dv are the engine's
     dk: np.ndarray
     dv: np.ndarray
-    disagreement: float  # between the engine's dq and dv and those made from p and ds, relative
+    disagreement: float  # relative difference of the engine's dq and dv and those computed from p and ds
 
     @property
-    def carried(self) -> np.ndarray:
-        """P_ij |dy_i|, (B, H, T, T): the size of what token i hands back to token j."""
+    def sent_back(self) -> np.ndarray:
+        """P_ij |dy_i|, (B, H, T, T): the size of the gradient that token i sends to the value of
+        token j.
+        """
         return self.p * np.linalg.norm(self.dy, axis=-1)[..., None]
 
 
 def measure(sentence: str) -> Measured:
-    """Where the heads look and where the gradient goes, on a sentence; what the heads do on average, on a text."""
+    """Attention and gradients of the heads for a sentence, and averages over a longer text."""
     _, tokenizer, _, folder = small_model()
     model = from_pretrained(folder, "float64").train()
     own = np.array([tokenizer.encode(sentence)])
@@ -76,15 +83,18 @@ def measure(sentence: str) -> Measured:
     words = [tokenizer.decode([token]) for token in own[0, :-1]]
     shown = [(0, nearest), (len(layers) - 1, _most_pointed(layers[-1]))]
     return Measured(
-        tables=[_habits_table(figures, model.config), _wishes_table(layers, shown, words)],
+        tables=[_habits_table(figures, model.config), _pairs_table(sentence, layers, shown, words)],
         findings=_findings(figures, model.config, nearest),
-        draw=lambda figure: _draw(figure, layers, shown, words),
+        draw=lambda figure: _draw(figure, sentence, layers, shown, words),
         figures=figures,
     )
 
 
 def look(model, ids, targets) -> list[Heads]:
-    """One pass forward and backward; the heads of every layer. The model is in training mode, so that it keeps q, k, v."""
+    """One forward and backward pass; returns the heads of every layer.
+
+    The model must be in training mode, because q, k and v are saved for backward only then.
+    """
     seen = []
     model.loss(ids, targets)
     for block in model.transformer.h:
@@ -92,11 +102,11 @@ def look(model, ids, targets) -> list[Heads]:
         block.attn.save_for_backward((_recording(backward, seen), saved))
     model.backward()
     model.zero_grad()
-    return seen[::-1]  # backward comes to the last layer first
+    return seen[::-1]  # backward runs through the last layer first
 
 
 def _recording(backward, seen: list):
-    """attention_backward that also notes what it was given and what it gave."""
+    """attention_backward that also appends its inputs and results to `seen`."""
 
     def recording_backward(dy, saved):
         dq, dk, dv = backward(dy, saved)
@@ -118,7 +128,7 @@ def scores(q, k):
 
 
 def causal_attention(s):
-    """Scores (B, H, T, T)  ->  P (B, H, T, T): nothing after oneself, each row a distribution.
+    """Scores (B, H, T, T)  ->  P (B, H, T, T): causal softmax over the last axis.
 
     >>> causal_attention(np.log(np.array([[[[1.0, 5.0], [1.0, 3.0]]]])))[0, 0].round(2)
     array([[1.  , 0.  ],
@@ -130,11 +140,12 @@ def causal_attention(s):
 def habits(heads: Heads, head: int) -> dict[str, float]:
     """What a head does on average over texts.
 
-    itself, before: attention to the token itself and to the one before it. nearness: `before` as a multiple of what equal
-    shares, 1 / (i + 1) for each of the tokens 0 ... i, would give. distance: tokens that it looks back. to q, k, v: shares of
-    the gradient that leaves the head. agreement: the correlation, over tokens, of the logarithms of attention received
-    and gradient |dv| received, both divided by the attention that equal shares would give: what is left is not due to
-    early tokens being seen by more.
+    itself, before: attention to the token itself, and to the token before it. nearness: `before` as
+    a multiple of uniform attention, which is 1 / (i + 1) for each of the tokens 0 ... i. distance:
+    how many tokens back it looks. to q, k, v: shares of the gradient that leaves the head.
+    agreement: the correlation, over tokens, of log(attention received) and log(|dv|), both divided
+    by the attention that a uniform head would give, because early tokens are visible to more
+    tokens.
     """
     p = heads.p[:, head]  # (B, T, T)
     i = np.arange(p.shape[-1])
@@ -153,7 +164,7 @@ def habits(heads: Heads, head: int) -> dict[str, float]:
 
 
 def _exactness(model, own, layers: list[Heads]) -> dict[str, float]:
-    """How far off the sentence's numbers are from what they must be."""
+    """The errors of the sentence's numbers."""
     ahead = max(float(np.triu(heads.p, 1).max()) for heads in layers)
     rows = max(float(np.abs(heads.p.sum(axis=-1) - 1).max()) for heads in layers)
     sums = max(float(np.abs(heads.ds.sum(axis=-1)).max() / np.abs(heads.ds).max()) for heads in layers)
@@ -166,7 +177,9 @@ def _exactness(model, own, layers: list[Heads]) -> dict[str, float]:
 
 
 def _error_of(ds, model, own, index: int, pairs) -> float:
-    """The largest relative error of gradients (N,) of scores, against changing these scores and looking at the loss."""
+    """The largest relative error of gradients (N,) of scores, against finite differences of the
+    loss.
+    """
     change = np.zeros(len(ds))
 
     def loss() -> float:
@@ -177,7 +190,9 @@ def _error_of(ds, model, own, index: int, pairs) -> float:
 
 
 def loss_with_other_scores(model, ids, targets, index: int, pairs, change) -> float:
-    """The model's loss when the scores at `pairs` (b, h, i, j) of layer `index` are changed by so much."""
+    """The model's loss with `change` (N,) added to the scores at `pairs` (b, h, i, j) of layer
+    `index`.
+    """
     body = model.transformer
     x = body.wte.forward(ids) + body.wpe.forward(np.arange(ids.shape[1]))  # (B, T, C)
     for layer, block in enumerate(body.h):
@@ -209,22 +224,25 @@ def _findings(figures: dict[str, float], config, nearest: int) -> list[Finding]:
     ahead, rows, sums = figures["ahead"], figures["row error"], figures["sum of ds"]
     return [
         Finding(
-            f"no token looks ahead (most: {ahead:g}), and each shares out one whole attention (error {rows:.1e})",
+            f"no token attends to a later one (largest P: {ahead:g}), and each row of P adds up to 1 (error "
+            f"{rows:.1e})",
             ahead == 0 and rows < 1e-12,
         ),
         Finding(
-            f"the first layer looks near: head {nearest} gives the token before {of('before', 0)[nearest]:.0%}, {times:.1f} "
-            f"times an equal share, and its heads look {min(of('distance', 0)):.1f} to {max(of('distance', 0)):.1f} tokens "
-            f"back; those of the last one {min(of('distance', last)):.1f} to {max(of('distance', last)):.1f}",
+            f"the first layer looks near: head {nearest} gives the token before {of('before', 0)[nearest]:.0%}, "
+            f"{times:.1f} times a uniform share, and its heads look {min(of('distance', 0)):.1f} to "
+            f"{max(of('distance', 0)):.1f} tokens back; those of the last one {min(of('distance', last)):.1f} to "
+            f"{max(of('distance', last)):.1f}",
             times > 1.7 and max(of("distance", 0)) < min(of("distance", last)),
         ),
         Finding(
-            f"tokens that are looked at more receive more of the gradient: correlation at least {agreement:.2f} in all heads",
+            f"tokens that get more attention get more of the gradient: correlation at least {agreement:.2f} in all "
+            "heads",
             agreement > 0.6,
         ),
         Finding(
-            f"attention can only be moved: the scores' gradients add up to 0 in each row (error {sums:.1e}), and are what the "
-            f"loss does when a score is changed (error {figures['finite differences']:.1e})",
+            f"attention can only be moved: each row of the scores' gradients adds up to 0 (error {sums:.1e}), and they "
+            f"agree with finite differences (error {figures['finite differences']:.1e})",
             sums < 1e-12 and figures["finite differences"] < 1e-6 and figures["engine"] < 1e-9,
         ),
     ]
@@ -253,25 +271,28 @@ def _habits_table(figures: dict[str, float], config) -> Table:
     return Table(f"On average over {WINDOWS} windows of the validation text", columns, rows)
 
 
-def _wishes_table(layers: list[Heads], shown, words: list[str]) -> Table:
-    """For each head that is drawn: the pair that is most looked at, and those that should be more and less."""
+def _pairs_table(sentence: str, layers: list[Heads], shown, words: list[str]) -> Table:
+    """For each head in the picture: the pair with the most attention, and those that should have
+    more and less.
+    """
     rows = []
     for layer, head in shown:
         p, ds = layers[layer].p[0, head], layers[layer].ds[0, head]
-        looked = np.tril(p, -1)  # at another one
-        pairs = [np.unravel_index(place, p.shape) for place in (looked.argmax(), ds.argmin(), ds.argmax())]
-        rows.append((f"{layer}.{head}", *(f"{words[i]!r} at {words[j]!r}" for i, j in pairs)))
-    columns = ("layer.head", "looks most at another", "the loss would fall if more did", "and rise if more did")
-    return Table("In the sentence", columns, rows)
+        others = np.tril(p, -1)  # attention to other tokens
+        pairs = [np.unravel_index(place, p.shape) for place in (others.argmax(), ds.argmin(), ds.argmax())]
+        rows.append((f"{layer}.{head}", *(f"{words[i]!r} to {words[j]!r}" for i, j in pairs)))
+    columns = ("layer.head", "most attention", "should be more", "should be less")
+    return Table(f'In "{sentence}": attention from one token to another', columns, rows)
 
 
 def _most_pointed(heads: Heads) -> int:
-    """The head that looks most at single other tokens."""
+    """The head that gives most attention to single other tokens."""
     return int(np.tril(heads.p[0], -1).max(axis=-1).mean(axis=-1).argmax())
 
 
-def _draw(figure, layers: list[Heads], shown, words: list[str]) -> None:
-    figure.set_size_inches(11, 7.5)
+def _draw(figure, sentence: str, layers: list[Heads], shown, words: list[str]) -> None:
+    figure.set_size_inches(13, 8.5)
+    figure.suptitle(f'Attention in "{sentence}"'.replace("$", r"\$"))
     axes = figure.subplots(len(shown), 3)
     places = np.arange(len(words))
     labels = [repr(word)[1:-1].replace(" ", "\u00b7").replace("$", r"\$") for word in words]  # $...$ would be a formula
@@ -280,12 +301,15 @@ def _draw(figure, layers: list[Heads], shown, words: list[str]) -> None:
         ds = heads.ds[0, head]
         largest = np.abs(ds).max()
         maps = (
-            (f"layer {layer}, head {head} looks", heads.p[0, head], dict(cmap="Blues", vmin=0, vmax=1)),
-            ("carried back to what was found", heads.carried[0, head], dict(cmap="Oranges", vmin=0)),
-            ("wished: blue more, red less", ds, dict(cmap="RdBu_r", vmin=-largest, vmax=largest)),
+            (f"layer {layer}: what head {head} looks at", heads.p[0, head], dict(cmap="Blues", vmin=0, vmax=1)),
+            ("gradient sent back to values", heads.sent_back[0, head], dict(cmap="Oranges", vmin=0)),
+            # dS < 0: more attention would lower the loss. "RdBu" has red for the negative numbers
+            ("should look more (blue) / less (red)", -ds, dict(cmap="RdBu", vmin=-largest, vmax=largest)),
         )
-        for ax, (title, values, colours) in zip(row, maps):
-            ax.imshow(np.where(np.tri(len(words), dtype=bool), values, np.nan), **colours)
+        names = ("attention P", "P |dy|", "-dS, minus the gradient of the score")
+        for ax, (title, values, colours), name in zip(row, maps, names):
+            image = ax.imshow(np.where(np.tri(len(words), dtype=bool), values, np.nan), **colours)
+            figure.colorbar(image, ax=ax, shrink=0.8).set_label(name, fontsize="small")
             ax.set_title(title, fontsize="medium")
             ax.set_xticks(places, labels, rotation=90, fontsize="small")
             ax.set_yticks(places, labels, fontsize="small")
@@ -295,13 +319,14 @@ def _draw(figure, layers: list[Heads], shown, words: list[str]) -> None:
 
 LESSON = Lesson(
     title="Attention: what a head looks at, and where the gradient goes",
-    claim="A token sees itself and what came before, never what comes after; heads of the first layer look near, those of the "
-    "last one further. Backward, the gradient goes to the tokens that were looked at, the more the more they were, and it "
-    "says to which tokens attention should have been moved.",
-    idea="Attention is the only place where tokens learn of each other. Every token hands out one whole attention among itself "
-    "and those before it, and takes the average of their values, weighted so. Training sends the gradient back along "
-    "the same lines: whoever was looked at is told how its value should have been. A second part of it goes to queries and "
-    "keys and says where to look: since a token's attention is one whole, it can only be moved from one token to another.",
+    claim="A token sees itself and the tokens before it, never those after it. Heads of the first layer look near, "
+    "those of the last one further. In the backward pass, tokens that got more attention get more of the gradient, and "
+    "another gradient says to which tokens the attention should move.",
+    idea="Attention is the only place where tokens exchange information. Every token divides one whole attention, 100 "
+    "%, among itself and the tokens before it, and takes the average of their values with these weights. Training "
+    "sends the gradient back by the same weights: each token learns how its value should have been. A second gradient "
+    "goes to queries and keys and says where to look. The attention of a token always adds up to 100 %, so that it can "
+    "only be moved from one token to another.",
     measure=measure,
     commands=(
         'minillm lesson attention --text "If the object is not defined, a TypeError is raised."',

@@ -1,20 +1,23 @@
 """Lesson: backpropagation, and how to know that a gradient is right.
 
-gradient_path.py follows one gradient by hand. Finite differences find the same number without any derivation: change the
-weight a little, and see what the loss does. With f the loss as a function of the weight, and Taylor's series:
+gradient_path.py follows one gradient by hand. Finite differences give the same number without a
+derivation: change the weight a little and measure the loss. With f the loss as a function of the
+weight, by Taylor:
 
     one-sided       (f(w + h) - f(w)) / h                                          = f' + h/2 f'' + ...
     central         (f(w + h) - f(w - h)) / (2h)                                   = f' + h^2/6 f''' + ...
     five-point      (8 (f(w + h) - f(w - h)) - (f(w + 2h) - f(w - 2h))) / (12h)    = f' - h^4/30 f''''' + ...
 
-(Abramowitz, Stegun, "Handbook of Mathematical Functions", 25.3.) What is left out, the truncation, falls with h. But each f is
-known to a relative rounding error e only (2.2e-16 in float64, 1.2e-7 in float32), and what it is wrong by, about e f, is
-divided by h. So the error of the central difference is about
+(Abramowitz, Stegun, "Handbook of Mathematical Functions", 25.3.) The neglected terms, the
+truncation error, fall with h. But f itself has a relative rounding error e (2.2e-16 in float64,
+1.2e-7 in float32), and this error, about e f, is divided by h. So the error of the central
+difference is about
 
     E(h) = h^2/6 |f'''| + e |f| / h        dE/dh = 0 at h* = (3 e |f| / |f'''|)^(1/3)
 
-a V where both axes are logarithmic: slope 2 to the right of h*, slope -1 to its left. A wrong gradient has no V: its error is
-what it is wrong by, whatever h. `minillm.checks.gradcheck` uses the five-point form.
+With two logarithmic axes this is a V: slope 2 to the right of h*, slope -1 to its left. A wrong
+gradient has no V: the distance from the true gradient does not depend on h.
+`minillm.checks.gradcheck` uses the five-point form.
 """
 
 from __future__ import annotations
@@ -32,18 +35,18 @@ from minillm.lessons.small_model import small_model
 from minillm.models.language_model import LanguageModel
 
 SENTENCE = "The value of the expression"
-WEIGHTS = 12  # whose errors are averaged: a single one's are now and then 0 by luck
+WEIGHTS = 12  # weights whose errors are averaged: a single error can be 0 by chance
 STEPS = np.geomspace(1, 1e-12, 97)  # eight a decade
-SHOWN = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
+SHOWN = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)  # steps in the table
 KINDS = {"one-sided": 1, "central": 2, "five-point": 4}  # -> the power of h in its truncation
 
 
 class Case(NamedTuple):
-    """A text, the small model in two precisions, and the matrix whose weights are looked at."""
+    """A text, the small model in float64 and float32, and a matrix with its gradient."""
 
     exact: LanguageModel
     rounded: LanguageModel
-    decode: Callable  # from an id to how it is shown
+    decode: Callable  # id -> text
     ids: np.ndarray  # (T + 1,)
     loss: float
     name: str
@@ -56,7 +59,9 @@ class Case(NamedTuple):
 
 
 def measure() -> Measured:
-    """A gradient of the small model by hand, by the engine, and by differences of every step; then wrong ones."""
+    """A gradient of the small model by hand, by the engine and by finite differences; then wrong
+    gradients.
+    """
     case = the_case()
     chosen = shared_weights(case.exact, case.name, *case.text)
     i, j = chosen[0]
@@ -116,7 +121,9 @@ def the_case() -> Case:
 
 
 def figures_of(average, faults) -> dict[str, float]:
-    """Of each kind of difference: its best error, and the slopes on both sides; the least error of each fault."""
+    """For each kind of difference its best error and its two slopes; for each mistake its smallest
+    error.
+    """
     figures = {}
     for kind, error in average.items():
         best = STEPS[np.argmin(error)]
@@ -131,13 +138,15 @@ def figures_of(average, faults) -> dict[str, float]:
 
 
 def shared_weights(model, name, inputs, targets) -> list[tuple[int, int]]:
-    """The WEIGHTS weights of a matrix in whose gradient at least two tokens have most to say, the first one first.
+    """The WEIGHTS weights (i, j) of a matrix to whose gradients at least two tokens contribute
+    most.
 
-    The loss of one token, divided by T as in the mean, has the share of that token as its gradient (this is the last block).
+    The contribution of a token is the gradient of its own loss, divided by T as in the mean: in the
+    last block a token does not affect the losses of others.
     """
     shares = []
     for t in range(targets.shape[1]):
-        alone = np.where(np.arange(targets.shape[1]) == t, targets, -100)  # the others do not count
+        alone = np.where(np.arange(targets.shape[1]) == t, targets, -100)  # -100: the other tokens are ignored
         model.zero_grad()
         model.loss(inputs, alone, count=targets.size)
         model.backward()
@@ -156,7 +165,7 @@ def engine_in(model, dtype):
 
 
 def weights_of(model) -> dict[str, np.ndarray]:
-    """The model's weights as gpt_page.py names them, with biases of 0 where it has none."""
+    """The model's weights by the names of gpt_page.py, with zeros for missing biases."""
     weights = {name.removeprefix("transformer."): parameter.value for name, parameter in model.parameters().items()}
     for name in [name for name in weights if name[:3] not in ("wte", "wpe")]:
         weights.setdefault(name.replace("weight", "bias"), np.zeros(weights[name].shape[-1]))
@@ -164,7 +173,9 @@ def weights_of(model) -> dict[str, np.ndarray]:
 
 
 def errors_of_differences(model, name, chosen, gradient, inputs, targets):
-    """Finite differences of the loss, less the gradient: kind -> (weights, STEPS); and f''' of each weight (weights,)."""
+    """Finite differences minus gradient, kind -> (weights, steps); and f''' for each weight,
+    (weights,).
+    """
     model.eval()  # loss only
     value = model.parameters()[name].value
     errors = {kind: np.empty((len(chosen), len(STEPS))) for kind in KINDS}
@@ -191,7 +202,7 @@ def errors_of_differences(model, name, chosen, gradient, inputs, targets):
 
 
 def slope(error, low, high) -> float:
-    """Of log(error) over log(h), a straight line by least squares, for steps between low and high.
+    """The slope of log(error) over log(h) for steps from low to high, by least squares.
 
     >>> round(slope(3 * STEPS**2, 1e-8, 1e-2), 6)
     2.0
@@ -204,7 +215,7 @@ def slope(error, low, high) -> float:
 
 
 def path_table(kept, path, tokens, decode) -> Table:
-    """The strongest path, edge by edge."""
+    """The strongest path, a row for each edge."""
     t, c, v = strongest(kept, path)
     n, r, g = kept.norm
     dz, dy, dx, da, du = (path[name][t] for name in ("logits", "y", "x", "a", "u"))
@@ -213,17 +224,18 @@ def path_table(kept, path, tokens, decode) -> Table:
     hit, count = int(v == kept.targets[t]), len(kept.targets)
     rows = [
         (f"logit {decode(v)}", f"(p - {hit}) / {count} = ({kept.p[t, v]:.4f} - {hit}) / {count}", f"{dz[v]:+.5f}"),
-        ("y", f"{dz[v]:+.5f} * {kept.embedding[v, c]:+.4f} + {len(dz) - 1} more", f"{dy[c]:+.5f}"),
-        ("x", f"{r[t, 0]:.4f} * ({dn[c]:+.5f} - {mean:+.5f} - {along:+.5f})", f"{dx[c]:+.5f}"),
-        ("a", f"{dx[c]:+.5f} * {kept.down[c]:+.4f} + {len(dx) - 1} more", f"{da:+.5f}"),
-        ("u", f"{da:+.5f} * slope {gelu_slope(kept)[t]:+.4f}", f"{du:+.5f}"),
-        ("weight", f"{du:+.5f} * {kept.m[t]:+.4f}", f"{du * kept.m[t]:+.5f}"),
+        ("y, after the norm", f"{dz[v]:+.5f} * {kept.embedding[v, c]:+.4f} + {len(dz) - 1} more", f"{dy[c]:+.5f}"),
+        ("x, before it", f"{r[t, 0]:.4f} * ({dn[c]:+.5f} {-mean:+.5f} {-along:+.5f})", f"{dx[c]:+.5f}"),
+        ("a, after GELU", f"{dx[c]:+.5f} * {kept.down[c]:+.4f} + {len(dx) - 1} more", f"{da:+.5f}"),
+        ("u, before it", f"{da:+.5f} * slope {gelu_slope(kept)[t]:+.4f}", f"{du:+.5f}"),
+        ("weight", f"{du:+.5f} * m, {kept.m[t]:+.4f}", f"{du * kept.m[t]:+.5f}"),
     ]
-    return Table(f"Down from the loss, token {tokens[t]}", ("gradient of", "chain rule", "is"), rows)
+    title = f"From the loss down to the weight, by way of the token {tokens[t]}"
+    return Table(title, ("gradient of", "by the chain rule", "value"), rows)
 
 
 def strongest(kept, path) -> tuple[int, int, int]:
-    """Where most comes from: the token, of its channels, and of the logits that act on that."""
+    """The largest contributions: the token, its channel of x, and the logit (t, c, v)."""
     t = int(np.argmax(np.abs(kept.m * path["u"])))
     c = int(np.argmax(np.abs(path["x"][t] * kept.down)))
     v = int(np.argmax(np.abs(path["logits"][t] * kept.embedding[:, c])))
@@ -231,7 +243,7 @@ def strongest(kept, path) -> tuple[int, int, int]:
 
 
 def token_table(kept, path, tokens, i, j, figures) -> Table:
-    """The sum over tokens, and the same number from elsewhere."""
+    """The sum over tokens, and the same gradient from the engine and by differences."""
     rows = [
         (tokens[t], f"{kept.m[t]:+.4f}", f"{path['u'][t]:+.5f}", f"{kept.m[t] * path['u'][t]:+.6f}")
         for t in range(len(kept.m))
@@ -239,7 +251,11 @@ def token_table(kept, path, tokens, i, j, figures) -> Table:
     rows.append(("sum", "", "", f"{figures['by hand']:+.14f}"))
     rows.append(("the engine", "", "", f"{figures['by engine']:+.14f}"))
     rows.append(("differences", "", "", f"{figures['by differences']:+.14f}"))
-    return Table(f"All tokens meet in the weight from {i} to {j}", ("token", "m", "gradient of u", "product"), rows)
+    return Table(
+        f"All tokens use the weight from number {i} to number {j}: their gradients add up",
+        ("token", "m", "gradient of u", "product"),
+        rows,
+    )
 
 
 def step_table(average) -> Table:
@@ -247,7 +263,9 @@ def step_table(average) -> Table:
     for h in SHOWN:
         at = int(np.argmin(np.abs(np.log(STEPS / h))))
         rows.append((f"{h:.0e}", *(f"{average[kind][at]:.0e}" for kind in average)))
-    return Table(f"Error of finite differences, {WEIGHTS} weights", ("step h", *KINDS, "central, float32"), rows)
+    return Table(
+        f"Error of finite differences, mean of {WEIGHTS} weights", ("step h", *KINDS, "central, float32"), rows
+    )
 
 
 def fault_table(wrong, right, faults) -> Table:
@@ -255,7 +273,7 @@ def fault_table(wrong, right, faults) -> Table:
     for fault, value in wrong.items():
         at = {h: faults[fault][int(np.argmin(np.abs(np.log(STEPS / h))))] for h in (1e-2, 1e-4, 1e-6)}
         rows.append((fault, f"{value:+.8f}", *(f"{error:.1e}" for error in at.values())))
-    title = f"Mistakes, and their errors by central differences (right is {right:+.8f})"
+    title = f"Wrong gradients, and their distance from central differences (the right one is {right:+.8f})"
     return Table(title, ("mistake", "gradient", "h = 1e-2", "1e-4", "1e-6"), rows)
 
 
@@ -265,7 +283,7 @@ def findings_of(figures) -> list[Finding]:
     least = min(error for name, error in figures.items() if name.startswith("fault"))
     return [
         Finding(
-            f"products along the path, summed, are the engine's gradient (relative difference {apart:.0e})",
+            f"the products along the paths add up to the engine's gradient (relative difference {apart:.0e})",
             apart < 1e-12,
         ),
         Finding(
@@ -279,18 +297,18 @@ def findings_of(figures) -> list[Finding]:
             all(abs(value + 1) < 0.15 for value in left.values()),
         ),
         Finding(
-            f"the two meet where they should: best step of the central difference {figures['best step']:.0e}, "
-            f"predicted {figures['predicted step']:.0e}",
+            f"the best step of the central difference is {figures['best step']:.0e}, "
+            f"the formula predicts {figures['predicted step']:.0e}",
             0.2 < figures["best step"] / figures["predicted step"] < 5,
         ),
         Finding(
-            f"at their best they err by {figures['best one-sided']:.0e}, {figures['best central']:.0e} and "
-            f"{figures['best five-point']:.0e}; in float32 by {figures['best float32']:.0e}",
+            f"at their best steps the errors are {figures['best one-sided']:.0e}, {figures['best central']:.0e} and "
+            f"{figures['best five-point']:.0e}; in float32 {figures['best float32']:.0e}",
             figures["best five-point"] < figures["best central"] < figures["best one-sided"] < figures["best float32"],
         ),
         Finding(
-            f"with a mistake no step from 1e-8 to 1e-3 gives less than {least:.0e}, "
-            f"{least / figures['best central']:,.0f} times the best of a right gradient",
+            f"a wrong gradient differs by at least {least:.0e} at every step from 1e-8 to 1e-3, "
+            f"{least / figures['best central']:,.0f} times the best error of the right one",
             least > 1000 * figures["best central"],
         ),
     ]
@@ -300,41 +318,47 @@ def findings_of(figures) -> list[Finding]:
 
 
 def _draw(figure, follow_path, strongest, average, faults, predicted) -> None:
-    figure.set_size_inches(12, 6)
-    left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    figure.set_size_inches(15, 7.5)
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
     follow_path(left, strongest=strongest)
     for (kind, error), color in zip(average.items(), ("tab:green", "tab:blue", "tab:purple", "0.6")):
         right.loglog(STEPS, error, color=color, label="central, float32" if kind == "float32" else kind)
     for fault, error in faults.items():
         right.loglog(STEPS, error, color="tab:red", linewidth=0.9)
-        right.annotate(f"mistake: {fault}", (3e-9, error[STEPS < 1e-4][0] / 1.3), color="tab:red", va="top", fontsize=8)
+        place, box = (3e-9, error[STEPS < 1e-4][0] / 1.5), dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1)
+        right.annotate(f"mistake: {fault}", place, color="tab:red", va="top", fontsize=9, bbox=box)
     right.axvline(predicted, color="tab:blue", linestyle=":", linewidth=1)
-    right.annotate("h* of the\ncentral one", (predicted / 1.3, 2e-14), color="tab:blue", fontsize=8, ha="right")
-    right.annotate("rounding:\nslope -1", (2e-12, 2e-8), color="0.3", fontsize=9)
-    right.annotate("truncation:\nslopes 1, 2, 4", (1.2e-2, 3e-13), color="0.3", fontsize=9)
+    right.annotate(
+        "h*, the best step\nof the central one", (predicted / 1.3, 2e-14), color="tab:blue", fontsize=9, ha="right"
+    )
+    right.annotate("rounding:\nslope -1", (2e-12, 2e-8), color="0.3", fontsize=10)
+    right.annotate("truncation:\nslopes 1, 2, 4", (1.2e-2, 3e-13), color="0.3", fontsize=10)
     right.set(xlabel="step h", ylabel="error of the gradient", title="finite differences", ylim=(1e-14, 10))
-    right.legend(loc="upper center", ncols=2, fontsize=8)
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4, fontsize=9, frameon=False)
 
 
 LESSON = Lesson(
     title="Backpropagation: one gradient from the loss to a weight",
-    claim="A weight's gradient is a product of derivatives along each path from the loss, summed over the paths. Trying the "
-    "weight a little larger and smaller gives the same number, best with a step that is neither large nor tiny; "
-    "a wrong gradient shows at every step.",
-    idea="The loss is computed from the weights in many small steps. Backpropagation walks them from the last to the first. "
-    "At every number it knows how much the loss would change with it: that number's gradient. To pass an edge it multiplies "
-    "by the derivative of that step; where a number acts on several others, it adds what comes back from them. "
-    "Below, p is the probability of a token and 1 is taken off for the one that came; x is what runs through the model, "
-    "y is x after the last norm, a and u are one unit of the last MLP after and before its switch (GELU), and m is the "
-    "number that the weight multiplies.\n\n"
-    "Finite differences change the weight by a step h and look at the loss: at w and w + h (one-sided), at w + h and w - h "
-    "(central), or at two more places (five-point). A large step sees the loss bend, a tiny one sees nothing but the rounding "
-    "of its last digits: in between is the best one.",
+    claim="A weight's gradient is a product of derivatives along each path from the loss, summed over the paths. "
+    "Making the weight a little larger and smaller gives the same number, best with a step that is neither large nor "
+    "tiny. A wrong gradient is noticed at every step.",
+    idea="The loss is computed from the weights in many small steps. Backpropagation goes through them in reverse "
+    "order. For every number on the way it computes the gradient: how much the loss rises when this number rises a "
+    "little. Two rules are enough. Along an edge: multiply by the derivative of that step. Where a number affects the "
+    "loss through several others: add what comes back from each.\n\n"
+    "The first table follows one weight of the small model, from the loss down. A logit is the score of a token; its "
+    "gradient is the token's probability p, minus 1 for the token that came. Then come one number of the vector after "
+    "the last norm (y) and before it (x), and one unit of the last MLP after its GELU (a) and before it (u). The "
+    "weight multiplies a number m and adds the product to u, so its gradient is m times the gradient of u. All tokens "
+    "use the same weight: the second table adds up their gradients.\n\n"
+    "Finite differences need no derivation. They change the weight by a step h and measure the loss: at w and w + h "
+    "(one-sided), at w + h and w - h (central), or at two more places (five-point). With a large step the loss is not "
+    "a straight line; with a tiny one only the rounding of its last digits is left. The best step is in between.",
     measure=measure,
     commands=(
         f'minillm inspect MODEL --text "{SENTENCE}" --tensor h.1.mlp.c_fc.weight     # the code of this gradient',
         "minillm gradcheck gelu     # five-point, h = 1e-3: find it in the picture",
-        "minillm gradcheck gelu     # again, after you have changed a sign in minillm/layers/gelu.py",
+        "minillm gradcheck gelu     # again, after changing a sign in minillm/layers/gelu.py",
     ),
     read=(
         "minillm/lessons/gradient_path.py",
@@ -342,4 +366,5 @@ LESSON = Lesson(
         "minillm/layers/layer_norm.py",
         "tests/planting.py",
     ),
+    seconds=6,
 )

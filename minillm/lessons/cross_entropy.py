@@ -1,16 +1,19 @@
 """Lesson: cross-entropy and perplexity.
 
-If tokens come with the probabilities p and a model believes in q, then the mean of -log q over the tokens that come is
+If tokens come with the probabilities p and a model predicts q, then the mean of -log q over the
+tokens is
 
     H(p, q) = -sum_j p_j log q_j = H(p) + KL(p || q)
     H(p) = -sum_j p_j log p_j,      KL(p || q) = sum_j p_j log (p_j / q_j)
 
-(Shannon, 1948; Kullback, Leibler, 1951). KL is never below 0, by Jensen's inequality, and 0 only for q = p: cross-entropy is
-the distance from the true distribution plus what no model can get rid of. Perplexity is exp(H(p, q)) (Jelinek, Mercer, Bahl,
-Baker, 1977); for k equal choices H = -sum 1/k log 1/k = log k, and it is k.
+(Shannon, 1948; Kullback, Leibler, 1951). By Jensen's inequality KL is never below 0, and it is 0
+only for q = p. So cross-entropy is the entropy, which no model can avoid, plus the distance from
+the true distribution. Perplexity is exp(H(p, q)) (Jelinek, Mercer, Bahl, Baker, 1977); for k equal
+choices H = -sum 1/k log 1/k = log k, and the perplexity is k.
 
-For text p is not known, and how much better a model could be nobody can say. Here the text comes from a grammar of which
-everything is known (grammar.py), so that the loss has a floor with a number.
+For real text p is not known, and so it is not known how much better a model could be. Here the text
+comes from a grammar with known probabilities (grammar.py), so that the lowest possible loss can be
+computed.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ from minillm.sampler.probability import log_softmax, softmax
 TRUE = (4, 2, 1, 1)  # how often, of 8 times, each of four tokens comes
 BELIEFS = {
     "the truth": (4, 2, 1, 1),
-    "all alike": (2, 2, 2, 2),
+    "all equal": (2, 2, 2, 2),
     "nearly": (3, 3, 1, 1),
-    "the wrong way round": (1, 1, 2, 4),
+    "reversed": (1, 1, 2, 4),
 }
 CHOICES = (1, 2, 3, 10, 100, 50_257)
 GRAMMAR_SEED = 8  # one with nested sentences
@@ -47,11 +50,13 @@ SHOWN = (0, 30, 100, 300, STEPS)  # in the table
 NEAR = 0.01  # nats above the floor
 LEARNING_RATE, WARMUP_STEPS = 4e-3, 50
 SEED = 1
-PREFIX = ". the man who likes the cat"  # what comes next is a verb, as two clauses have to be closed in the right order
+PREFIX = ". the man who likes the cat"  # a verb must follow: it closes the outer clause
 
 
 class Distances(NamedTuple):
-    """Means over some words, in nats: H(p), KL(p || q), and the model's loss, -log q of the words that came."""
+    """Means over some words, in nats: H(p), KL(p || q), and the model's loss, -log q of the words
+    that came.
+    """
 
     step: int
     entropy: float
@@ -61,7 +66,9 @@ class Distances(NamedTuple):
 
 
 def measure() -> Measured:
-    """Cross-entropy by the engine against its definition, for k equal choices, and in training against its floor."""
+    """Cross-entropy against its definition, for k equal choices, and in training against the lowest
+    possible loss.
+    """
     beliefs = {name: believe(np.array(TRUE) / 8, np.array(counts) / 8) for name, counts in BELIEFS.items()}
     perplexities = {k: equal_choices(k) for k in CHOICES}
     grammar = Grammar(GRAMMAR_SEED)
@@ -96,11 +103,13 @@ def _findings(figures, lowest: str) -> list[Finding]:
     choices = ", ".join(f"{k:,}" for k in CHOICES)
     return [
         Finding(
-            f"the engine's loss is entropy plus distance, to {f['definition error']:.0e} nats, and lowest for {lowest}",
+            f"the engine's loss is entropy plus distance (difference {f['definition error']:.0e} nats), and lowest "
+            f"for {lowest}",
             f["definition error"] < 1e-12 and lowest == "the truth",
         ),
         Finding(
-            f"unsure between k equal choices, k = {choices}: perplexity k (relative difference {f['choices error']:.0e})",
+            f"unsure between k equal choices, k = {choices}: perplexity k (relative difference "
+            f"{f['choices error']:.0e})",
             f["choices error"] < 1e-12,
         ),
         Finding(
@@ -109,9 +118,9 @@ def _findings(figures, lowest: str) -> list[Finding]:
             abs(f["written"] - f["floor"]) < 4 * f["standard error"],
         ),
         Finding(
-            f"training comes from {f['first divergence']:.2f} to {f['last divergence']:.4f} nats above the floor; on the "
-            f"validation text from perplexity {math.exp(f['first loss']):.1f} to {math.exp(f['last loss']):.3f}, where the "
-            f"grammar itself has {math.exp(f['last source loss']):.3f}",
+            f"training brings the loss from {f['first divergence']:.2f} to {f['last divergence']:.4f} nats above the "
+            f"floor; on the validation text from perplexity {math.exp(f['first loss']):.1f} to "
+            f"{math.exp(f['last loss']):.3f}, where the grammar itself has {math.exp(f['last source loss']):.3f}",
             0 < f["last divergence"] < NEAR,
         ),
         Finding(
@@ -125,7 +134,8 @@ def _findings(figures, lowest: str) -> list[Finding]:
 
 
 def believe(p, q) -> tuple[float, float, float]:
-    """p, q (V,)  ->  H(p) and KL(p || q) by their definitions, and the engine's mean loss on tokens that come as p says.
+    """p, q (V,)  ->  H(p) and KL(p || q) by definition, and the engine's mean loss on tokens
+    distributed as p.
 
     p must be whole eighths.
 
@@ -133,19 +143,21 @@ def believe(p, q) -> tuple[float, float, float]:
     [0.6931, 0.1438, 0.837]
     """
     targets = np.repeat(np.arange(len(p)), np.rint(8 * p).astype(int))
-    logits = np.tile(np.log(q) + 3.0, (len(targets), 1))  # a constant on all logits changes nothing
+    logits = np.tile(np.log(q) + 3.0, (len(targets), 1))  # adding a constant to all logits changes nothing
     loss, _ = cross_entropy_forward(logits, targets)
     return float(-(p * np.log(p)).sum()), float((p * np.log(p / q)).sum()), float(loss)
 
 
 def equal_choices(k: int) -> float:
-    """The engine's perplexity for a model that believes in k tokens alike, and in k others not at all."""
+    """The engine's perplexity for a model with k equally likely tokens, and k others of probability
+    0.
+    """
     logits = np.repeat([0.0, -np.inf], k)[None, :]  # (1, 2k)
     loss, _ = cross_entropy_forward(logits, np.zeros(1, int))
     return math.exp(loss)
 
 
-# ----------------------------------------------------------------------------------------------- a source that is known
+# ----------------------------------------------------------------------------------------------- a known source
 
 
 def source_loss(grammar: Grammar, text: Text) -> float:
@@ -154,7 +166,10 @@ def source_loss(grammar: Grammar, text: Text) -> float:
 
 
 def standard_error(grammar: Grammar, text: Text) -> float:
-    """Of `source_loss` as an estimate of the entropy rate. Sentences are independent, their words are not."""
+    """Of `source_loss` as an estimate of the entropy rate.
+
+    Sentences are independent, their words are not.
+    """
     deviations = -np.log(grammar.probabilities[text.symbols, text.words]) - grammar.entropy_rate()
     sentences = np.add.reduceat(deviations, sentence_starts(grammar, text))
     return float(sentences.std() * math.sqrt(len(sentences)) / len(text.words))
@@ -166,7 +181,7 @@ def sentence_starts(grammar: Grammar, text: Text) -> np.ndarray:
 
 
 def unigram_entropy(words) -> float:
-    """Nats a word for a model that knows how often each word comes, and no more."""
+    """Nats a word for a model that knows only how often each word comes."""
     p = np.bincount(words) / len(words)
     return float(-(p * np.log(np.where(p > 0, p, 1.0))).sum())
 
@@ -185,9 +200,11 @@ def bigram_entropy(words) -> float:
 
 
 def learn(grammar: Grammar, text: Text, validation: Text) -> tuple[GPT2, list[Distances]]:
-    """Train a small GPT-2 on windows of the text that begin with a sentence, and see how far it is from the grammar.
+    """Train a small GPT-2 on windows of the text that begin with a sentence, and see how far it is
+    from the grammar.
 
-    A window that began elsewhere would hide what is still to be closed, and its floor would be another one.
+    A window that began elsewhere would hide what is still to be closed, and its floor would be
+    another one.
     """
     model = GPT2(GPT2Config(len(grammar.words), CONTEXT, n_layer=2, n_head=4, d_model=64, bias=False), seed=SEED)
     optimizer = AdamW(model.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
@@ -212,7 +229,9 @@ def windows_of(grammar: Grammar, text: Text) -> np.ndarray:
 
 
 def distances(model, grammar: Grammar, text: Text, step: int) -> Distances:
-    """How far the model's distributions q are from those of the grammar, p, where both read the same words."""
+    """How far the model's distributions q are from those of the grammar, p, where both read the
+    same words.
+    """
     places = windows_of(grammar, text)[::10, None] + np.arange(CONTEXT)  # (B, T), targets
     log_q = log_softmax(model.forward(text.words[places - 1]))  # (B, T, V)
     p = grammar.probabilities[text.symbols[places]]  # (B, T, V)
@@ -229,7 +248,7 @@ def _table_of_beliefs(beliefs) -> Table:
     p = ", ".join(f"{count}/8" for count in TRUE)
     return Table(
         f"Four tokens that come with the probabilities {p}",
-        ("the model believes", "q", "entropy H(p)", "distance KL(p||q)", "engine's loss", "perplexity"),
+        ("the model predicts", "q", "entropy H(p)", "distance KL(p||q)", "engine's loss", "perplexity"),
         [
             (
                 name,
@@ -246,7 +265,7 @@ def _table_of_beliefs(beliefs) -> Table:
 
 def _table_of_the_source(grammar, text, simple, history, floor) -> Table:
     losses = {
-        "nothing: all words alike": math.log(len(grammar.words)),
+        "nothing: all words equally likely": math.log(len(grammar.words)),
         "how often each word comes": simple["words alone"],
         "and the word before": simple["the word before"],
     }
@@ -256,14 +275,16 @@ def _table_of_the_source(grammar, text, simple, history, floor) -> Table:
     rows.append(("the grammar itself, computed", f"{floor:.4f}", f"{math.exp(floor):.3f}", "0"))
     beginning = " ".join(grammar.words[word] for word in text.words[:QUOTED])
     return Table(
-        f'"{beginning} ...": how hard to predict for one who knows',
+        f'"{beginning} ...": the loss of a model that knows',
         ("", "nats a word", "perplexity", "above the floor"),
         rows,
     )
 
 
 def _above_the_floor(at: Distances, floor: float) -> tuple[str, str, str]:
-    """The distance is measured word by word, the loss is it on top of the floor: free of the luck of the words drawn."""
+    """Loss, perplexity and distance; the loss is the floor plus KL, which does not depend on the
+    words drawn.
+    """
     loss = floor + at.divergence
     return f"{loss:.4f}", f"{math.exp(loss):.3f}", f"{at.divergence:.4f}"
 
@@ -271,7 +292,7 @@ def _above_the_floor(at: Distances, floor: float) -> tuple[str, str, str]:
 def _draw(figure, grammar, model, history, simple, floor) -> None:
     left, right = figure.subplots(1, 2)
     left.plot([at.step for at in history], [floor + at.divergence for at in history], marker="o", label="the model")
-    left.axhline(math.log(len(grammar.words)), color="0.7", linestyle=":", label="all words alike")
+    left.axhline(math.log(len(grammar.words)), color="0.7", linestyle=":", label="all words equally likely")
     left.axhline(simple["words alone"], color="C1", linestyle="--", label="knows how often each word comes")
     left.axhline(simple["the word before"], color="C2", linestyle="--", label="knows the word before")
     left.axhline(floor, color="k", label=f"floor: the grammar's entropy, {floor:.3f}")
@@ -297,17 +318,19 @@ def _draw(figure, grammar, model, history, simple, floor) -> None:
 
 LESSON = Lesson(
     title="Cross-entropy and perplexity: the distance from the truth, and the floor below it",
-    claim="Cross-entropy is the entropy of the source plus the model's distance from it; unsure between k equal choices a "
-    "model has perplexity k; and where the source is known, training comes within 0.01 nats of its entropy, and not below.",
-    idea="The loss of a language model is the mean of -log q, q being the probability that it gave to the token that came. "
-    "It is measured in nats (bits, if the logarithm is to base 2); its exponential, the perplexity, counts equally likely "
-    "choices. It cannot reach zero, because a text is not fully predictable: what is left when everything is known is the "
-    "entropy of its source. Nobody knows that of English. So here a small grammar with random probabilities writes the text, "
-    "its entropy is computed, and a small GPT learns from the text alone.",
+    claim="Cross-entropy is the entropy of the source plus the model's distance from it. A model that is unsure "
+    "between k equal choices has perplexity k. Training comes within 0.01 nats of the entropy of a known source, and "
+    "not below.",
+    idea="The loss of a language model is the mean of -log q, q being the probability that it gave to the token that "
+    "came. It is measured in nats (bits, if the logarithm is to base 2); its exponential, the perplexity, counts "
+    "equally likely choices. It cannot reach zero, because a text is not fully predictable: even a perfect model has a "
+    "loss, the entropy of the text's source. For English that number is unknown. So here a small grammar with random "
+    "probabilities writes the text, its entropy is computed, and a small GPT learns from the text alone.",
     measure=measure,
+    seconds=8,
     commands=(
-        "minillm train --data python-docs --max-steps 200    # loss and perplexity, side by side; here nobody knows the floor",
-        "minillm evaluate MODEL --data python-docs            # the same of the lessons' model",
+        "minillm train --data python-docs --max-steps 200    # loss and perplexity; here the floor is not known",
+        "minillm evaluate MODEL --data python-docs            # the same for the lessons' model",
     ),
     read=("minillm/layers/cross_entropy.py", "minillm/lessons/grammar.py", "minillm/lessons/cross_entropy.py"),
 )

@@ -1,10 +1,13 @@
 """Lesson: top-k, top-p, min-p.
 
-Each cut keeps some of the likeliest tokens and gives them all of the probability (definitions: minillm/sampler/cuts.py):
+Each cut keeps some of the likeliest tokens and divides all of the probability among them
+(definitions: minillm/sampler/cuts.py):
 
-    top-k    the k likeliest, wherever
-    top-p    the fewest that have the probability p together: at most 1 - p is removed
-    min-p    those at least m times as likely as the likeliest, p_i >= m max_j p_j: at most 1 / (m max_j p_j) of them
+    top-k    the k likeliest tokens, everywhere
+    top-p    the likeliest tokens, down to and including the one with which their sum reaches p:
+             at most 1 - p of the probability is removed
+    min-p    tokens at least m times as likely as the likeliest, p_i >= m max_j p_j:
+             at most 1 / (m max_j p_j) tokens are kept
 
 The last two follow the model: few tokens where it is sure, many where it is not.
 """
@@ -18,22 +21,25 @@ from minillm.errors import UserError
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import CORPUS, small_model
 from minillm.sampler import Sampler
+from minillm.sampler.probability import entropy
 
 K, P, M = 20, 0.9, 0.1
 CUTS = {f"top-k {K}": dict(top_k=K), f"top-p {P}": dict(top_p=P), f"min-p {M}": dict(min_p=M)}
 WINDOWS = 32  # of the validation text, as long as the model's context: 2,048 places
-TENTH = 0.1  # of the places, those where the model is surest, and those where it is least sure
+TENTH = 0.1  # of the places: the tenth where the model is surest, and the one where it is least sure
 UNLIKELY = 0.01
-RANKS = 80  # likeliest tokens that are drawn
-LINES = dict(zip(CUTS, (("tab:orange", 2), ("tab:green", 4), ("tab:red", 1.5))))  # colour, width
+RANKS = 80  # likeliest tokens in the picture
+LINES = dict(zip(CUTS, (("tab:orange", 2), ("tab:green", 5), ("tab:red", 1.5))))  # colour, width
 
 
 def measure(sentence: str) -> Measured:
-    """What the cuts leave at every place of a text, and at the surest and the least sure place of the sentence."""
+    """What the cuts keep at every place of a text, and at the surest and the least sure place of
+    the sentence.
+    """
     model, tokenizer, _, _ = small_model()
     own_ids = tokenizer.encode(sentence)
     if len(own_ids) < 2:
-        raise UserError(f'"{sentence}" is a single token: a sentence is needed that has a sure and an unsure place')
+        raise UserError(f'"{sentence}" is a single token: give a sentence of at least two')
     own = probabilities(model, np.array([own_ids]))
     places = np.argsort(entropy(own))[[0, -1]]
 
@@ -72,7 +78,8 @@ def _findings(figures: dict[str, float]) -> list[Finding]:
     return [
         Finding(
             f"top-k keeps {tokens[k][0]:g} tokens where the model is sure and {tokens[k][1]:g} where it is not: "
-            f"there {unlikely:.1f} with less than {UNLIKELY:.0%} each, here {left:.0%} of the probability",
+            f"{unlikely:.1f} of the former have less than {UNLIKELY:.0%} each, the latter {left:.0%} of the "
+            "probability together",
             tokens[k] == [K, K] and unlikely > K / 2 and left < 0.8,
         ),
         Finding(
@@ -80,20 +87,20 @@ def _findings(figures: dict[str, float]) -> list[Finding]:
             tokens[p][1] > 5 * tokens[p][0] and tokens[m][1] > 5 * tokens[m][0],
         ),
         Finding(
-            f"where the model is least sure, the token that people wrote survives top-k in {written:.0%} of the places, "
-            f"top-p in {spared:.0%}",
+            f"where the model is least sure, the token that people wrote is kept by top-k in {written:.0%} of the "
+            f"places, top-p in {spared:.0%}",
             written < spared - 0.1,
         ),
         Finding(
-            f"top-p nowhere removes more than {1 - P:.0%} of the probability (keeps {figures['least mass']:.2%} or more), "
-            f"and min-p nowhere keeps more than 1 / ({M} x the largest probability) tokens",
+            f"top-p nowhere removes more than {1 - P:.0%} of the probability (keeps {figures['least mass']:.2%} or "
+            f"more), and min-p nowhere keeps more than 1 / ({M} x the largest probability) tokens",
             figures["least mass"] >= P - 1e-6 and figures["most of what min-p allows"] <= 1 + 1e-6,
         ),
     ]
 
 
 def _place(p, ids: list[int], tokenizer) -> Table:
-    """What the cuts leave of the distribution p (V,) after the ids."""
+    """What the cuts keep of the distribution p (V,) after the ids."""
     rows = []
     for name, settings in CUTS.items():
         kept = np.flatnonzero(after_cut(p[None], settings)[0])
@@ -116,13 +123,13 @@ def _averages(figures: dict[str, float], tenths: dict) -> Table:
 
 
 def probabilities(model, ids):
-    """ids (B, T)  ->  what the model expects at every place, (B T, V) float64"""
+    """ids (B, T)  ->  the next token's distribution at every place, (B T, V) float64"""
     logits = model.forward(ids).reshape(-1, model.config.vocab_size)
     return Sampler().probabilities(logits).astype(np.float64)
 
 
 def after_cut(p, settings: dict):
-    """Probabilities (N, V) after a cut: the sampler's, whose logits are logarithms of probabilities as good as any.
+    """Probabilities (N, V) after one of the sampler's cuts, which take log p as logits.
 
     >>> after_cut(np.array([[0.1, 0.4, 0.3, 0.2]]), dict(top_k=2)).round(2)
     array([[0.  , 0.57, 0.43, 0.  ]], dtype=float32)
@@ -130,44 +137,40 @@ def after_cut(p, settings: dict):
     return Sampler(**settings).probabilities(np.log(np.maximum(p, np.finfo(np.float32).tiny)))
 
 
-def entropy(p):
-    """-sum p log p in nats, of distributions (..., V)  ->  (...)"""
-    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
-
-
 def _draw(figure, own, places, own_ids, tokenizer, entropies, kept) -> None:
+    figure.set_size_inches(11, 5.5)
     sure, unsure, text = figure.subplots(1, 3)
     for axes, at in ((sure, places[0]), (unsure, places[1])):
         p = np.sort(own[at])[::-1]
         axes.bar(np.arange(1, RANKS + 1), p[:RANKS], width=1.0, color="0.7")
         for name, settings in CUTS.items():
             count = np.count_nonzero(after_cut(own[at][None], settings))
-            colour, width = LINES[name]
-            axes.axvline(count + 0.5, color=colour, linewidth=width, label=f"{name}: {count}")
-        axes.set(
-            title=f"after {_end_of(tokenizer.decode(own_ids[: at + 1]))}", xlabel="rank", yscale="log", ylim=(1e-4, 9)
-        )
-        axes.legend(fontsize="small")
+            colour, width = LINES[name]  # lines at the same rank lie on each other: the wide one is drawn first
+            axes.axvline(count + 0.5, color=colour, linewidth=width, zorder=3 - width / 10, label=f"{name}: {count}")
+        title = f"after {_end_of(tokenizer.decode(own_ids[: at + 1]))}"
+        axes.set(title=title, xlabel="rank of the token", yscale="log", ylim=(1e-4, 1))
+        axes.legend(fontsize="small", title="kept, up to the line", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     sure.set_ylabel("probability")
     for name, mask in kept.items():
         text.plot(entropies, mask.sum(axis=-1), ".", markersize=2, color=LINES[name][0], label=name)
     text.set(title="every place of a text", xlabel="entropy (nats)", ylabel="tokens kept", yscale="log")
-    text.legend(fontsize="small", markerscale=5)
+    text.legend(fontsize="small", markerscale=5, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _end_of(text: str, length: int = 14) -> str:
-    """As it stands in a title, where $...$ would be a formula."""
+    """The end of a text for a title, where $...$ would be a formula."""
     return (repr(text) if len(text) <= length else f"...{text[-length:]!r}").replace("$", r"\$")
 
 
 LESSON = Lesson(
     title="Top-k, top-p, min-p: who survives",
-    claim="Where the model is sure, top-k lets in tokens that have no chance, and where it is not it removes much of what "
-    "could be said. Top-p and min-p keep few tokens in the one case and many in the other.",
-    idea="The hundreds of unlikely tokens together are drawn often, and each time the text derails. So they are cut before the "
-    "draw. Top-k keeps the k likeliest tokens; top-p the fewest that have the probability p together; min-p those "
-    "that are at least a given share as likely as the likeliest. How sure the model is can be told from the entropy of its "
-    "distribution: low where one token has nearly all of the probability, high where many share it.",
+    claim="Where the model is sure, top-k keeps tokens that make no sense; where the model is not sure, top-k removes "
+    "many that do. Top-p and min-p keep few tokens in the one case and many in the other.",
+    idea="Each unlikely token is drawn rarely, but there are hundreds of them: together they are drawn often, and each "
+    "time the text derails. So they are cut before the draw. Top-k keeps the k likeliest tokens. Top-p keeps the "
+    "likeliest tokens, down to and including the one with which their sum reaches p. Min-p keeps the tokens that are "
+    "at least m times as likely as the likeliest. The entropy of a distribution measures how sure the model is: it is "
+    "low where one token has nearly all of the probability, and high where many share it.",
     measure=measure,
     commands=(
         'minillm lesson cuts --text "If the object is not defined, a TypeError is raised."',

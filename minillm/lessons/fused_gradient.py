@@ -1,24 +1,28 @@
 """Lesson: the fused gradient of softmax and cross-entropy.
 
-The loss of one token is -log p_t: a softmax makes probabilities p of the logits z, a logarithm follows, and the target's
-entry is gathered. Each has a derivative of its own, and the chain rule may be taken at its word, one after the other:
+The loss of one token is -log p_t: a softmax turns the logits z into probabilities p, a logarithm
+follows, and the target's entry is taken. Each of these has a derivative, and the chain rule applies
+them one by one:
 
     p_j = exp(z_j) / sum_k exp(z_k)      dz_j = p_j (dp_j - sum_k dp_k p_k)
     l_j = log p_j                        dp_j = dl_j / p_j
     loss = -l_t                          dl_j = -1 for j = t, else 0
 
-Put in, from the last line to the first: dp_t = -1 / p_t and 0 elsewhere, so sum_k dp_k p_k = -1, and
+Substituted, from the last line to the first: dp_t = -1 / p_t and 0 elsewhere, so sum_k dp_k
+p_k = -1, and
 
     dz_j = p_j (0 + 1) = p_j             for j other than t
     dz_t = p_t (-1 / p_t + 1) = p_t - 1
 
-Softmax minus one-hot. The probability that the gradient was divided by is multiplied in again, and cancels on paper. In the
-machine it need not: with M the largest number of the format, 1 / p_t overflows as soon as p_t < 1 / M, which is where the
-loss exceeds log M: 11.09 in float16, 88.72 in float32, 709.78 in float64. What is left is inf - inf. A softmax that does not
-take the largest logit off overflows when the logits themselves reach these numbers.
+This is softmax minus one-hot. The gradient is first divided by the probability and then multiplied
+by it, and on paper the two cancel. In floating point they need not: with M the largest number of
+the format, 1 / p_t overflows as soon as p_t < 1 / M, that is, where the loss exceeds log M: 11.09
+in float16, 88.72 in float32, 709.78 in float64. The result is inf - inf. A softmax that does not
+subtract the largest logit overflows when the logits themselves reach these numbers.
 
-The fused form never divides by a small number. It needs one array, the logits' own, where the three derivatives keep p and make
-l, dl, dp and dz. Source: Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4; minillm/layers/cross_entropy.py.
+The fused form never divides by a small number. It needs one array, that of the logits, where the
+three derivatives save p and create l, dl, dp and dz. Source: Bishop, "Pattern Recognition and
+Machine Learning" (2006), 4.3.4; minillm/layers/cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ VOCABULARY = 512
 LOSSES = (1, 10, 50, 80, 88, 89, 95, 103, 1000)
 LEVELS = (0, 50, 80, 90, 1000)
 FORMATS = ("float16", "float32", "float64")
-LARGE = (128, 50257)  # rows and vocabulary for memory and time: GPT-2's, 26 MB of float32
+LARGE = (128, 50257)  # rows, and GPT-2's vocabulary, for memory and time: 26 MB of float32
 REPEATS = 5
 
 
@@ -70,7 +74,7 @@ def unfused(z, targets, softmax=softmax_forward):
 
 
 def textbook(z, targets):
-    """`unfused` with a softmax as it is written: the largest logit is not taken off first."""
+    """`unfused` with a softmax that does not subtract the largest logit first."""
     return unfused(z, targets, softmax_as_written)
 
 
@@ -87,7 +91,9 @@ WAYS = {"textbook": textbook, "unfused": unfused, "fused": fused}
 
 
 def measure() -> Measured:
-    """A real prediction, then errors for improbable targets and for large logits, then memory and time."""
+    """A real prediction, then errors for improbable targets and for large logits, then memory and
+    time.
+    """
     with np.errstate(all="ignore"):  # overflow is what is measured
         example = real_prediction()
         by_loss = {loss: errors_at(loss, 0) for loss in LOSSES}
@@ -136,9 +142,9 @@ def findings_of(figures) -> list[Finding]:
     eps = np.finfo("float32").eps
     return [
         Finding(
-            f"one gradient: on a real prediction the two differ by at most {figures['example difference']:.0e}, and up to a "
-            f"loss of 80 both err by less than float32's eps ({eps:.0e}): {figures['worst unfused']:.0e} and "
-            f"{figures['worst fused']:.0e}",
+            f"the same gradient: on a real prediction the two differ by at most {figures['example difference']:.0e}, "
+            f"and up to a loss of 80 both have an error below float32's eps ({eps:.0e}): "
+            f"{figures['worst unfused']:.0e} and {figures['worst fused']:.0e}",
             all(figures[name] < eps for name in ("example difference", "worst unfused", "worst fused")),
         ),
         Finding(
@@ -149,18 +155,19 @@ def findings_of(figures) -> list[Finding]:
             all(abs(breaks[name] - limits[name]) < 0.02 for name in FORMATS),
         ),
         Finding(
-            "if the softmax does not take the largest logit off, every gradient is NaN where logits reach "
+            "if the softmax does not subtract the largest logit, every gradient is NaN where logits reach "
             f"{figures['textbook overflows']:.2f}",
             abs(figures["textbook overflows"] - limits["float32"]) < 0.02,
         ),
         Finding(
-            f"fused it never breaks: at losses of 1,000, 10,000 and 100,000 the error is {figures['worst fused anywhere']:.0e}",
+            "fused it never breaks: at losses of 1,000, 10,000 and 100,000 the error is "
+            f"{figures['worst fused anywhere']:.0e}",
             figures["worst fused anywhere"] < np.finfo("float16").eps,
         ),
         Finding(
-            "the loss, too, is wrong unfused where p is too small to have all its digits, by "
-            f"{figures['loss error at 103, unfused']:.2f} at 103, and then infinite; fused its relative error is at most "
-            f"{figures['loss error, fused']:.0e}",
+            "unfused, the loss is wrong as well where p has lost digits, by "
+            f"{figures['loss error at 103, unfused']:.2f} at 103, and then infinite; fused its relative error is at "
+            f"most {figures['loss error, fused']:.0e}",
             figures["loss error at 103, unfused"] > 0.01 and figures["loss error, fused"] < 2 * eps,
         ),
         Finding(
@@ -190,9 +197,11 @@ def real_prediction() -> dict:
 
 
 def row_with(loss: float, level: float) -> np.ndarray:
-    """Logits (1, VOCABULARY) in float64 whose log-sum-exp is `level`, with token 0 at that loss; the others are normal.
+    """Logits (1, VOCABULARY) in float64 whose log-sum-exp is `level`, with token 0 at that loss;
+    the others are normal.
 
-    With m the log-sum-exp of the others: loss = log(exp(m) + exp(z_0)) - z_0, so z_0 = m - log(exp(loss) - 1).
+    With m the log-sum-exp of the others: loss = log(exp(m) + exp(z_0)) - z_0, so
+    z_0 = m - log(exp(loss) - 1).
     """
     z = stream("fused gradient", "logits").normal((1, VOCABULARY))
     m = np.log(np.exp(z[0, 1:]).sum())
@@ -201,7 +210,9 @@ def row_with(loss: float, level: float) -> np.ndarray:
 
 
 def errors_at(loss: float, level: float, dtype: str = "float32") -> dict[str, float]:
-    """Each way's relative error, norm-wise, for a row in a dtype; the reference starts from the same rounded logits."""
+    """Each way's relative error, norm-wise, for a row in a dtype; the reference starts from the
+    same rounded logits.
+    """
     z, target = row_with(loss, level).astype(dtype), np.zeros(1, np.int64)
     _, expected = fused(z.astype(np.longdouble if dtype == "float64" else np.float64), target)
     errors = {}
@@ -212,14 +223,18 @@ def errors_at(loss: float, level: float, dtype: str = "float32") -> dict[str, fl
 
 
 def losses_at(loss: float) -> dict[str, float]:
-    """What each way finds in float32 for a token of that loss, and what it is "exact" for the same rounded logits."""
+    """The loss that each way computes in float32 for a token of that loss, and the "exact" one for
+    the same logits.
+    """
     z, target = row_with(loss, 0).astype(np.float32), np.zeros(1, np.int64)
     said = {way: float(function(z.copy(), target)[0]) for way, function in WAYS.items()}
     return {**said, "exact": float(fused(z.astype(np.float64), target)[0])}
 
 
 def breaks_at(error, dtype: str) -> float:
-    """Above which number between 1 and twice the logarithm of the largest number `error` is no number: by bisection."""
+    """The number above which `error` is NaN or infinite, between 1 and 2 log(largest number): by
+    bisection.
+    """
     low, high = 1.0, 2 * float(np.log(float(np.finfo(dtype).max)))
     while high - low > 1e-3:
         middle = (low + high) / 2
@@ -228,7 +243,7 @@ def breaks_at(error, dtype: str) -> float:
 
 
 def _worst(errors) -> float:
-    """The largest; NaN if there is one, which max() would overlook."""
+    """The largest error; NaN if one is NaN, which max() may miss."""
     return float(np.max([*errors]))
 
 
@@ -239,7 +254,7 @@ def large_logits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def memory_of(way) -> float:
-    """The most that a way allocates beyond its logits, in arrays of their size."""
+    """The peak of a way's allocations beyond its logits, in arrays of their size."""
     z, targets = large_logits()
     size = z.nbytes
     tracemalloc.start()
@@ -281,7 +296,7 @@ def example_table(example) -> Table:
 
 
 def error_table(title, column, errors, said=None) -> Table:
-    """said: what unfused and fused say that the loss is, as two more columns."""
+    """said: the loss by the unfused and by the fused way, as two more columns."""
     rows = []
     for value, of in errors.items():
         cells = [f"{of[way]:.0e}" if np.isfinite(of[way]) else "NaN" for way in WAYS]
@@ -305,7 +320,7 @@ def _draw(figure, example, curve, curves, breaks, memory) -> None:
     bars.invert_yaxis()
     bars.set(
         xlabel="gradient: p - one-hot",
-        title="a step against the gradient lifts the\ntarget and lowers all others",
+        title="a step against the gradient raises the\ntarget and lowers all others",
     )
 
     for way, color, width in (("fused", "tab:orange", 2), ("unfused", "tab:blue", 1)):
@@ -313,9 +328,12 @@ def _draw(figure, example, curve, curves, breaks, memory) -> None:
     errors.axvspan(breaks["float32"], curve[-1], color="tab:blue", alpha=0.15)
     errors.annotate("unfused:\nNaN", ((breaks["float32"] + curve[-1]) / 2, 1e-6), ha="center", color="tab:blue")
     errors.axvline(breaks["float16"], color="tab:blue", linestyle=":", linewidth=1)
-    errors.annotate(" from here on NaN\n in float16", (breaks["float16"], 1e-6), color="tab:blue")
+    errors.annotate(" unfused in float16:\n NaN from here on", (breaks["float16"], 1e-6), color="tab:blue")
     errors.set(
-        xlabel="loss of the token (nats)", ylabel="relative error", title="the gradient in float32", ylim=(1e-10, 1e-5)
+        xlabel="loss of the token (nats)",
+        ylabel="relative error",
+        title="error of the gradient in float32\n(dips: errors that cancel by chance)",
+        ylim=(1e-10, 1e-5),
     )
     errors.legend(loc="lower left")
 
@@ -326,20 +344,22 @@ def _draw(figure, example, curve, curves, breaks, memory) -> None:
 
 LESSON = Lesson(
     title="The fused gradient: softmax minus one-hot",
-    claim="The gradient of the loss with respect to the logits is the probabilities, less 1 at the target. "
-    "Computed so, it takes no memory beyond the logits and never breaks. By the chain rule, one function after the other, it "
-    "is the same until a token comes that was too improbable, and then it is no number at all.",
-    idea="The loss of a token is -log of its probability, and the probabilities are a softmax of the logits. Differentiating "
-    "the logarithm divides by the probability; differentiating the softmax multiplies by it. On paper the two cancel, and "
-    "what is left is p - 1 for the token that came and p for all others: every token is pushed down by the probability that it "
-    "wrongly has, and the right one up by what it lacks.\n\n"
-    "A computer that divides first may divide by something too small. Measured are three ways: fused is p - 1 and p; unfused "
-    "takes softmax, logarithm and choice one by one, and their derivatives backwards; textbook does the same with a softmax "
-    "that does not take the largest logit off first. NaN is what inf - inf gives: no number, and it spreads to all weights.",
+    claim="The gradient of the loss with respect to the logits is the probabilities, minus 1 at the target. "
+    "Computed in this form it takes no memory beyond the logits and never fails. By the chain rule, one function after "
+    "the other, it is the same until a token comes that was too improbable: then it is NaN.",
+    idea="The loss of a token is -log of its probability, and the probabilities are a softmax of the logits. "
+    "Differentiating the logarithm divides by the probability; differentiating the softmax multiplies by it. On paper "
+    "the two cancel, and what is left is p - 1 for the token that came and p for all others: every wrong token is "
+    "pushed down by its probability, and the right one is pushed up by what it lacks.\n\n"
+    "A computer that divides first may divide by something too small. Three ways are measured. Fused: p - 1 and p. "
+    "Unfused: softmax, logarithm and choice one by one, then their derivatives in reverse order. Textbook: the same "
+    "with a softmax that does not subtract the largest logit first. NaN, not a number, is the result of inf - inf; it "
+    "spreads to all weights.",
     measure=measure,
     commands=(
         "minillm gradcheck cross_entropy",
-        "python -m benchmarks.linear_cross_entropy --rows 512 --repeats 1     # in a checkout: the output head included",
+        "python -m benchmarks.linear_cross_entropy --rows 512 --repeats 1     # in a checkout: the output head "
+        "included",
     ),
     read=("minillm/layers/cross_entropy.py", "minillm/layers/softmax.py", "minillm/layers/linear_cross_entropy.py"),
 )

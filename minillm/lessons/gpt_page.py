@@ -1,31 +1,32 @@
-"""A GPT on one page: the model, its loss, every gradient, AdamW, and writing. It needs NumPy alone; read it from the top.
+"""A GPT on one page: the model, its loss, every gradient, AdamW, and writing. It needs only NumPy.
 
-    python -m minillm.lessons.gpt_page          trains it on this very page, in a quarter of a minute, and lets it write
+    python -m minillm.lessons.gpt_page     trains it on this very page, in 15 seconds, and writes
 
-A text is a row of numbers, its tokens (here a character is a token). The model reads the tokens up to some place and says
-how likely each token of its vocabulary is to come next. Training changes the weights so that those that really came get
-likelier. Which way to change a weight is told by its gradient: how much the loss rises when the weight rises a little.
-The chain rule gives the gradients of all weights in one walk backwards through the model. So each part here is followed
-by its way back, which is given dy, the gradient of the loss with respect to the part's result y, and returns those of its
-inputs. Every gradient line stands below the forward line that it differentiates.
+A text is a row of numbers, its tokens (here a character is a token). The model reads the tokens up
+to some place and gives every token of its vocabulary a probability of coming next. Training makes
+the tokens that really came likelier. The gradient of a weight says which way to change it: how much
+the loss rises when the weight rises a little. The chain rule gives all gradients in one pass
+backwards through the model. So each part is followed by its backward function, which takes dy, the
+gradient of the loss with respect to the part's result y, and returns the gradients of its inputs.
+Above every gradient line is the forward line that it differentiates.
 
-Letters: B texts at a time, T tokens in each, C numbers for each token, H heads of D = C / H of them, V tokens in the
-vocabulary; (B, T, C) is the shape of an array. Model and names of the weights: Radford et al., "Language Models are
-Unsupervised Multitask Learners" (GPT-2, 2019).
+Letters: B texts at a time, T tokens in each, C numbers for each token, H heads of D = C / H of
+them, V tokens in the vocabulary; (B, T, C) is the shape of an array. Source: Radford et al.,
+"Language Models are Unsupervised Multitask Learners" (GPT-2, 2019).
 """
 
 import numpy as np
 
-# -------------------------------------------------------------------------------- the parts, and the way back through each
+# ----------------------------------------------------------------------- the parts, forward and backward
 
 
 def linear(x, weight, bias):
-    """Each number that goes out is a weighted sum of those that come in.  x (B, T, I), weight (I, O)  ->  (B, T, O)"""
+    """Each output is a weighted sum of the inputs.  x (B, T, I), weight (I, O)  ->  (B, T, O)"""
     return x @ weight + bias
 
 
 def linear_backward(dy, x, weight):
-    # forward: y_o = sum_i x_i weight_io + bias_o, for every token with the same weight and bias: they sum over tokens
+    # forward: y_o = sum_i x_i weight_io + bias_o; all tokens share weight and bias: sum over tokens
     dx = dy @ weight.T
     dweight = np.einsum("bti,bto->io", x, dy, optimize=True)
     dbias = dy.sum(axis=(0, 1))
@@ -33,7 +34,7 @@ def linear_backward(dy, x, weight):
 
 
 def layer_norm(x, weight, bias):
-    """Each token's numbers with mean 0 and variance 1, then scaled and shifted.  x (B, T, C)  ->  y (B, T, C), cache"""
+    """Give each token's numbers mean 0, variance 1, then scale and shift.  (B, T, C) both, cache"""
     rstd = 1 / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
     n = (x - x.mean(axis=-1, keepdims=True)) * rstd
     return n * weight + bias, (n, rstd, weight)
@@ -43,26 +44,26 @@ def layer_norm_backward(dy, cache):
     n, rstd, weight = cache
     # forward: y = n * weight + bias
     dweight, dbias, dn = (dy * n).sum(axis=(0, 1)), dy.sum(axis=(0, 1)), dy * weight
-    # forward: n = (x - mean) * rstd, and x acts through all three: what would change mean or variance has no effect on n
+    # forward: n = (x - mean) * rstd; mean and rstd depend on x: each takes a direction out of dn
     dx = rstd * (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True))
     return dx, dweight, dbias
 
 
 def softmax(x):
-    """Scores to probabilities: the exponential of each, divided by their sum. The largest is taken off: no overflow."""
+    """Scores to probabilities: exp(x) / sum of exp(x). Subtracting the largest avoids overflow."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
 
 
 def attention(qkv, heads):
-    """Every token asks (q), and takes from itself and those before it (v) in proportion to how well they fit (k).
+    """Every token averages the values v of itself and those before it, weighted by how q fits k.
 
-    It is the one part in which tokens see each other.  qkv (B, T, 3C)  ->  y (B, T, C), cache
+    It is the one part in which tokens exchange information.  qkv (B, T, 3C)  ->  y (B, T, C), cache
     """
     B, T, C3 = qkv.shape
     q, k, v = qkv.reshape(B, T, 3, heads, -1).transpose(2, 0, 3, 1, 4)  # 3 of (B, H, T, D)
     s = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[3])  # (B, H, T, D) @ (B, H, D, T): a score for each pair of tokens
-    s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # nobody looks ahead
+    s = np.where(np.tri(T, dtype=bool), s, -np.inf)  # no token sees a later one
     p = softmax(s)  # (B, H, T, T)
     y = p @ v  # (B, H, T, T) @ (B, H, T, D)
     return y.transpose(0, 2, 1, 3).reshape(B, T, C3 // 3), (q, k, v, p)
@@ -74,7 +75,7 @@ def attention_backward(dy, cache):
     dy = dy.reshape(B, T, H, D).transpose(0, 2, 1, 3)
     # forward: y = p @ v
     dp, dv = dy @ v.swapaxes(2, 3), p.swapaxes(2, 3) @ dy
-    # forward: p_j = exp(s_j) / sum_k exp(s_k), so dp_j/ds_i = p_j ((i = j) - p_i); where p is 0, ds is 0
+    # forward: p_j = exp(s_j) / sum_k exp(s_k), so dp_j/ds_i = p_j ((i = j) - p_i); ds is 0 if p is
     ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
     # forward: s = q @ k^T / sqrt(D)
     dq, dk = ds @ k / np.sqrt(D), ds.swapaxes(2, 3) @ q / np.sqrt(D)
@@ -82,23 +83,23 @@ def attention_backward(dy, cache):
 
 
 def gelu(x):
-    """A soft switch: lets a number through where it is large, and nothing where it is far below 0."""
+    """A soft switch: passes large numbers on, and gives 0 for those far below 0."""
     gate = 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * x * (1 + 0.044715 * x * x)))
     return x * gate, (x, gate)
 
 
 def gelu_backward(dy, cache):
     x, gate = cache
-    # forward: y = x * gate(x), gate = (1 + tanh u) / 2, so y' = gate + x gate' and gate' = 2 gate (1 - gate) u'
+    # forward: y = x * gate, gate = (1 + tanh u)/2: y' = gate + x gate', gate' = 2 gate (1 - gate) u'
     return dy * (gate + x * 2 * gate * (1 - gate) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x))
 
 
 def cross_entropy(logits, targets):
-    """Mean of -log(probability of the token that came).  logits (B, T, V), targets (B, T)  ->  loss, dlogits"""
+    """Mean of -log p(target).  logits (B, T, V), targets (B, T)  ->  loss, dlogits (B, T, V)"""
     p = softmax(logits)
     row, place = np.indices(targets.shape)
     loss = -np.log(p[row, place, targets]).mean()
-    # forward: loss = mean of log(sum_v exp(logit_v)) - logit_target: the gradient is p - 1 at the target, p elsewhere
+    # forward: loss = mean of log(sum_v exp(logit_v)) - logit_target: p - 1 at target, p elsewhere
     p[row, place, targets] -= 1
     return loss, p / targets.size
 
@@ -107,7 +108,7 @@ def cross_entropy(logits, targets):
 
 
 def new_weights(V, T, C, layers, rng):
-    """Small random numbers to begin with, 0.02 where C = 768 (GPT-2); those that add to x are smaller, for they add up."""
+    """Small random weights: 0.02 for C = 768 (GPT-2), less where the results are added to x."""
     std = 0.55 / np.sqrt(C)
     w = {"wte.weight": rng.normal(0, std, (V, C)), "wpe.weight": rng.normal(0, std, (T, C))}
     sizes = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "mlp.c_fc": (C, 4 * C), "mlp.c_proj": (4 * C, C)}
@@ -125,16 +126,16 @@ def pair(w, name):
 
 
 def forward(w, ids, heads):
-    """ids (B, T)  ->  logits (B, T, V): a score for each token that may come next; and what the way back needs"""
-    x = w["wte.weight"][ids] + w["wpe.weight"][: ids.shape[1]]  # what it is + where it stands: (B, T, C)
+    """ids (B, T)  ->  logits (B, T, V), a score for each possible next token; and saved"""
+    x = w["wte.weight"][ids] + w["wpe.weight"][: ids.shape[1]]  # which token + at which place: (B, T, C)
     blocks, i = [], 0
     while f"h.{i}.ln_1.weight" in w:
         n1, norm1 = layer_norm(x, *pair(w, f"h.{i}.ln_1"))
         y, attn_cache = attention(linear(n1, *pair(w, f"h.{i}.attn.c_attn")), heads)
-        x = x + linear(y, *pair(w, f"h.{i}.attn.c_proj"))  # what the tokens told each other is added to x
+        x = x + linear(y, *pair(w, f"h.{i}.attn.c_proj"))  # information from other tokens is added to x
         n2, norm2 = layer_norm(x, *pair(w, f"h.{i}.ln_2"))
         a, gelu_cache = gelu(linear(n2, *pair(w, f"h.{i}.mlp.c_fc")))
-        x = x + linear(a, *pair(w, f"h.{i}.mlp.c_proj"))  # and what each makes of it by itself
+        x = x + linear(a, *pair(w, f"h.{i}.mlp.c_proj"))  # and what each token computes on its own
         blocks.append((norm1, n1, attn_cache, y, norm2, n2, gelu_cache, a))
         i += 1
     n, norm = layer_norm(x, *pair(w, "ln_f"))
@@ -142,11 +143,11 @@ def forward(w, ids, heads):
 
 
 def backward(w, dlogits, saved):
-    """dlogits (B, T, V)  ->  the gradient of every weight, by name: `forward`, line by line, from the last to the first"""
+    """dlogits (B, T, V)  ->  the gradient of every weight, by name: `forward` in reverse order"""
     ids, blocks, n, norm = saved
     g = {name: np.zeros_like(value) for name, value in w.items()}
 
-    def record(name, gradients):  # notes a part's gradients of weight and bias, and hands on that of x
+    def record(name, gradients):  # stores the gradients of weight and bias; returns that of x
         dx, g[f"{name}.weight"], g[f"{name}.bias"] = gradients
         return dx
 
@@ -155,7 +156,7 @@ def backward(w, dlogits, saved):
     dx = record("ln_f", layer_norm_backward(dlogits @ w["wte.weight"], norm))
     for i in reversed(range(len(blocks))):
         norm1, n1, attn_cache, y, norm2, n2, gelu_cache, a = blocks[i]
-        # forward: x = x + mlp(norm2(x)): dx goes on unchanged, and what comes through the branch is added to it
+        # forward: x = x + mlp(norm2(x)): dx passes unchanged, the gradient of the branch is added
         da = record(f"h.{i}.mlp.c_proj", linear_backward(dx, a, w[f"h.{i}.mlp.c_proj.weight"]))
         dn2 = record(f"h.{i}.mlp.c_fc", linear_backward(gelu_backward(da, gelu_cache), n2, w[f"h.{i}.mlp.c_fc.weight"]))
         dx = dx + record(f"h.{i}.ln_2", layer_norm_backward(dn2, norm2))
@@ -170,30 +171,30 @@ def backward(w, dlogits, saved):
     return g
 
 
-# --------------------------------------------------------------------------------------------------- learning, and writing
+# -------------------------------------------------------------------------------------------------- training and writing
 
 
 def adamw(w, g, m, v, step, lr, b1=0.9, b2=0.99, eps=1e-8, decay=0.1):
-    """Move each weight against its gradient's mean m, divided by its usual size sqrt(v): steps of about lr.
+    """Move each weight against its mean gradient m, divided by its usual size sqrt(v).
 
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2.
     """
     for name in w:
         m[name] = b1 * m[name] + (1 - b1) * g[name]
         v[name] = b2 * v[name] + (1 - b2) * g[name] ** 2
-        mean, square = m[name] / (1 - b1**step), v[name] / (1 - b2**step)  # both began at 0
-        pull = decay * w[name] if w[name].ndim == 2 else 0  # matrices are also drawn towards 0
+        mean, square = m[name] / (1 - b1**step), v[name] / (1 - b2**step)  # both start at 0
+        pull = decay * w[name] if w[name].ndim == 2 else 0  # matrices also shrink towards 0
         w[name] = w[name] - lr * (mean / (np.sqrt(square) + eps) + pull)
 
 
 def get_batch(ids, B, T, rng):
-    """Pieces from anywhere in the text ids (N,), and for each token the one that follows it: 2 of (B, T)."""
+    """Random pieces of the text ids (N,), and the token after each of their tokens, (B, T) both."""
     windows = ids[rng.integers(0, len(ids) - T, (B, 1)) + np.arange(T + 1)]
     return windows[:, :-1], windows[:, 1:]
 
 
 def train(w, ids, steps, heads, rng, B=16, lr=5e-3):
-    """Change the weights w so that the text ids (N,) gets likelier; yields the loss before each step."""
+    """Change the weights w to make the text ids (N,) likelier; yields the loss before each step."""
     m, v = ({name: np.zeros_like(value) for name, value in w.items()} for _ in "mv")
     for step in range(1, steps + 1):
         inputs, targets = get_batch(ids, B, len(w["wpe.weight"]), rng)
@@ -204,18 +205,18 @@ def train(w, ids, steps, heads, rng, B=16, lr=5e-3):
 
 
 def lr_at(lr, step, steps):
-    """The first steps are smaller, until m and v know the gradients; so are the last ones, to come to rest."""
+    """The learning rate: it rises while m and v fill, and falls so that the weights settle."""
     return lr * min(1, step / 20, 1.5 * (steps - step + 1) / steps)
 
 
 def sample(p, number):
-    """The token in whose share of [0, 1) the number falls: the likelier a token, the larger its share.  p (V,)"""
+    """The token whose share of [0, 1), in proportion to p (V,), contains `number`."""
     shares = np.cumsum(p)
     return np.searchsorted(shares, number * shares[-1], side="right")
 
 
 def generate(w, ids, count, heads, rng, temperature=0.7):
-    """Continue ids (N,) by `count` tokens; a temperature below 1 prefers what is likely."""
+    """Continue ids (N,) by `count` tokens; a temperature below 1 prefers likely tokens."""
     for _ in range(count):
         logits, _ = forward(w, ids[None, -len(w["wpe.weight"]) :], heads)
         ids = np.append(ids, sample(softmax(logits[0, -1] / temperature), rng.random()))
@@ -223,7 +224,7 @@ def generate(w, ids, count, heads, rng, temperature=0.7):
 
 
 def main(text, steps=300, T=32, C=64, layers=2, heads=4):
-    """Learn a text of some thousand characters, and write in its manner."""
+    """Train on a text of some thousand characters, then write a similar one."""
     alphabet, ids = np.unique(list(text), return_inverse=True)
     rng = np.random.default_rng(0)
     w = new_weights(len(alphabet), T, C, layers, rng)

@@ -1,7 +1,9 @@
-"""One gradient, followed from the loss to a single weight by hand: W_ij of the last block's first MLP matrix.
+"""One gradient, followed by hand from the loss to a single weight: W_ij of the last block's first
+MLP matrix.
 
-The chain rule has two parts. Along a path, derivatives multiply. Where paths meet again, they add: if a number acts on the loss
-through several others, its gradient is the sum over them. With dX = dLoss/dX, for one token t, from the loss on down:
+The chain rule has two parts. Along a path, derivatives multiply. Where paths meet, they add: if a
+number affects the loss through several others, its gradient is the sum over them. With dX =
+dLoss/dX, for one token t, from the loss downwards:
 
     loss = -1/T sum_t log softmax(z_t)[target_t]       dz_v = (p_v - [v = target]) / T             fused_gradient.py
     z_v = sum_c y_c E_vc                               dy_c = sum_v dz_v E_vc                      a sum over V logits
@@ -10,9 +12,10 @@ through several others, its gradient is the sum over them. With dX = dLoss/dX, f
     a_j = u_j gate(u_j)                                du_j = da_j (gate + u_j gate')              a product
     u_j = sum_i m_i W_ij                               dW_ij = sum_t m_ti du_tj                    a sum over T tokens
 
-E is the token embedding, which is the output head too, g the weight of the last norm, P the MLP's second matrix, m what the
-MLP is given. minillm/layers has the derivations. After the last block no token sees another one, so each has a path of its own;
-they meet in the weight, which all of them use.
+E is the token embedding, which is also the output head; g is the weight of the last norm, P the
+MLP's second matrix, m the MLP's input. minillm/layers has the derivations. After the last block no
+token sees another one, so each token has its own path. The paths meet in the weight, which all
+tokens use.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from minillm.lessons import gpt_page
 
 
 class Kept(NamedTuple):
-    """What the forward pass left along the path to W_ij, for one text of T tokens."""
+    """What the forward pass saves along the path to W_ij, for one text of T tokens."""
 
     p: np.ndarray  # (T, V), the probabilities
     targets: np.ndarray  # (T,)
@@ -39,7 +42,7 @@ class Kept(NamedTuple):
 
 
 def keep(weights, ids, targets, heads, i, j) -> Kept:
-    """The forward pass of gpt_page.py for ids (1, T), and what of it the path to W_ij needs."""
+    """Run the forward pass of gpt_page.py for ids (1, T); returns what the path to W_ij needs."""
     logits, (_, blocks, _, norm) = gpt_page.forward(weights, ids, heads)
     *_, m, (u, gate), _ = blocks[-1]
     n, r, g = norm
@@ -99,7 +102,10 @@ RULES = {"logits": to_logits, "y": to_y, "x": to_x, "a": to_a, "u": to_u, "weigh
 
 
 def follow(kept: Kept, rules=RULES) -> dict[str, np.ndarray]:
-    """The gradients on the way, by name: each rule is given what the one before has found, the first one dloss = 1."""
+    """The gradients along the path, by name.
+
+    Each rule takes the gradient before it; the first takes dloss = 1.
+    """
     gradients, upstream = {}, 1.0
     for name, rule in rules.items():
         upstream = gradients[name] = rule(upstream, kept)
@@ -110,20 +116,22 @@ def follow(kept: Kept, rules=RULES) -> dict[str, np.ndarray]:
 
 
 def to_x_without_last_term(dy, kept):
-    """Layer norm, as if r were a constant."""
+    """Layer norm with r treated as a constant."""
     n, r, g = kept.norm
     dn = dy * g
     return r * (dn - dn.mean(axis=1, keepdims=True))
 
 
 def to_u_exact(da, kept):
-    """The slope of the exact GELU for a model that uses the tanh form: the two curves differ by less than 5e-4."""
+    """The slope of the exact GELU for a model that uses the tanh form: the curves differ by less
+    than 5e-4.
+    """
     slope, _ = gelu_backward(np.ones_like(kept.u), gelu_forward(kept.u, approximate="none")[1])
     return da * slope
 
 
 def to_weight_from_last(du, kept):
-    """As if the last token alone used the weight."""
+    """The gradient of the last token alone, though all tokens use the weight."""
     return kept.m[-1] * du[-1]
 
 

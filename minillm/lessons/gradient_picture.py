@@ -1,4 +1,6 @@
-"""The path of gradient_path.py as a graph: the loss on top, the weight at the bottom, on each edge its derivative."""
+"""The path of gradient_path.py as a graph: the loss on top, the weight at the bottom, on each edge
+its derivative.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +8,24 @@ import numpy as np
 
 from minillm.lessons.gradient_path import gelu_slope
 
-SHOWN = 3  # nodes of a layer, those through which most comes; the others are counted
+SHOWN = 3  # nodes of a layer with the largest contributions; the others are only counted
 BOLD, DIM = "tab:orange", "0.75"
 ROWS = dict(loss=6.0, logits=5.0, y=4.0, x=3.1, a=2.1, u=1.25, weight=0.0)  # -> heights
-MIDDLE, PLACES = 0.5, np.linspace(0.1, 0.9, SHOWN + 1)  # of a row: its shown nodes, and where the others are counted
+MIDDLE, PLACES = 0.5, np.linspace(0.1, 0.9, SHOWN + 1)  # x: of single nodes; of the shown nodes and "and N more"
 
 
 def draw_path(axis, kept, path, tokens, decode, strongest) -> None:
-    """kept and path: of `gradient_path.follow`. strongest: the token, channel and logit whose path is drawn bold.
+    """kept and path: of `gradient_path.follow`.
 
-    tokens: the text's, as they are shown; decode: from an id to what is shown.
+    strongest: the token, channel and logit whose path is drawn bold.
+
+    tokens: the text's, as text. decode: id -> text.
     """
     t, c, v = strongest
     axis.set(
         xlim=(-0.15, 1.15),
         ylim=(-0.35, 6.3),
-        title=f"the paths from the loss to a weight, the strongest through {tokens[t]}",
+        title=f"the paths from the loss to a weight; the strongest, through {tokens[t]}, is bold",
     )
     axis.set_axis_off()
     logits = _largest(path["logits"][t] * kept.embedding[:, c])
@@ -55,7 +59,7 @@ def _draw_channels(axis, kept, path, channels, strongest) -> None:
         _edge(axis, (place, ROWS["y"]), (place, ROWS["x"]), "norm", bold)
         _edge(axis, (place, ROWS["x"]), (MIDDLE, ROWS["a"]), f"{kept.down[channel]:+.3f}", bold)
         for name in ("y", "x"):
-            _node(axis, place, ROWS[name], f"{name} {channel}", path[name][t, channel], bold)
+            _node(axis, place, ROWS[name], f"{name}, number {channel}", path[name][t, channel], bold)
     for name in ("y", "x"):
         _more(axis, name, len(kept.down))
 
@@ -73,7 +77,7 @@ def _draw_tokens(axis, kept, path, tokens, strongest) -> None:
 
 def _more(axis, row, count) -> None:
     axis.annotate(
-        f"and {count - SHOWN} more", (PLACES[-1], ROWS[row]), ha="center", va="center", color="0.4", fontsize=8
+        f"and {count - SHOWN} more", (PLACES[-1], ROWS[row]), ha="center", va="center", color="0.4", fontsize=9
     )
 
 
@@ -83,7 +87,7 @@ def _largest(terms):
 
 def _node(axis, x, y, name, gradient, bold) -> None:
     box = dict(boxstyle="round", facecolor="white", edgecolor=BOLD if bold else DIM)
-    axis.annotate(f"{name}\n{gradient:+.4f}", (x, y), ha="center", va="center", fontsize=7.5, bbox=box, zorder=3)
+    axis.annotate(f"{name}\n{gradient:+.4f}", (x, y), ha="center", va="center", fontsize=9, bbox=box, zorder=3)
 
 
 def _edge(axis, start, end, derivative, bold) -> None:
@@ -92,5 +96,5 @@ def _edge(axis, start, end, derivative, bold) -> None:
     middle = (np.array(start) + end) / 2
     box = dict(boxstyle="square,pad=0.1", facecolor="white", edgecolor="none")
     axis.annotate(
-        derivative, middle, ha="center", va="center", fontsize=7, color="black" if bold else "0.5", bbox=box, zorder=2
+        derivative, middle, ha="center", va="center", fontsize=8.5, color="black" if bold else "0.5", bbox=box, zorder=2
     )

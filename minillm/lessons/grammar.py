@@ -1,17 +1,17 @@
 """A source of known entropy: a small grammar with random probabilities.
 
-A rule turns a symbol into one word and symbols that are still to be spelled out, `NOUN -> old NOUN`. No two rules of a
-symbol begin with the same word (a simple grammar: Korenjak, Hopcroft, 1966), so that the words so far tell what is still to
-come, and the next word depends on nothing but the first symbol of that. For a symbol A whose rules r have the
-probabilities p_r,
+A rule replaces a symbol by one word and further symbols, `NOUN -> old NOUN`. No two rules of a
+symbol begin with the same word (a simple grammar: Korenjak, Hopcroft, 1966). So the words so far
+determine the symbols that are still to come, and the next word depends only on the first of these.
+For a symbol A whose rules r have the probabilities p_r,
 
     h(A) = -sum_r p_r log p_r                         nats of the choice between its rules
-    H(A) = h(A) + sum_r p_r sum_(B in r) H(B)         nats of all that A becomes
-    L(A) = 1    + sum_r p_r sum_(B in r) L(B)         words of all that A becomes, on average
+    H(A) = h(A) + sum_r p_r sum_(B in r) H(B)         nats of the text that A becomes
+    L(A) = 1    + sum_r p_r sum_(B in r) L(B)         words of the text that A becomes, on average
 
-(Grenander, 1967; Soule, "Entropies of probabilistic grammars", 1974). With M_AB, how many B the rules of A bring on average,
-these are linear equations, H = (1 - M)^-1 h. Sentences one after the other have H(SENTENCE) / L(SENTENCE) nats a word. No model
-can have a lower loss in the long run (Shannon, 1948).
+(Grenander, 1967; Soule, "Entropies of probabilistic grammars", 1974). With M_AB the mean number of
+B in the rules of A, these are linear equations, H = (1 - M)^-1 h. A text of such sentences has
+H(SENTENCE) / L(SENTENCE) nats a word. In the long run no model has a lower loss (Shannon, 1948).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RULES = {
 
 
 class Text(NamedTuple):
-    """words (N,): numbers of words. symbols (N,): the number of the symbol of which each was the first word."""
+    """words (N,): ids of words. symbols (N,): the id of the symbol that each word begins."""
 
     words: np.ndarray
     symbols: np.ndarray
@@ -46,8 +46,8 @@ class Text(NamedTuple):
 class Grammar:
     """The rules with probabilities drawn from `seed`.
 
-    words, symbols: their names in the order of their numbers. probabilities (S, V): of the next word, by the symbol that it
-    begins. Raises ValueError if sentences would have no end, on average.
+    words, symbols: their names, by id. probabilities (S, V): of the next word, by the symbol that
+    it begins. Raises ValueError if the mean length of a sentence would be infinite.
     """
 
     def __init__(self, seed: int, rules: dict[str, str] = RULES):
@@ -55,10 +55,10 @@ class Grammar:
         alternatives = [[rule.split() for rule in rules[symbol].split("|")] for symbol in self.symbols]
         self.words = sorted({rule[0] for rules_of_symbol in alternatives for rule in rules_of_symbol})
         self.probabilities = np.zeros((len(self.symbols), len(self.words)))
-        self._rest = {}  # (symbol, word) -> the numbers of the symbols that are still to come
+        self._rest = {}  # (symbol, word) -> the symbols that follow
         self._mean_symbols = np.zeros((len(self.symbols), len(self.symbols)))  # M
         for symbol, rules_of_symbol in enumerate(alternatives):
-            # exponential numbers divided by their sum: all distributions over the rules are equally likely
+            # exponential numbers divided by their sum: uniform over all distributions
             weights = -np.log1p(-stream(seed, "grammar", self.symbols[symbol]).uniform(len(rules_of_symbol)))
             for (first, *rest), p in zip(rules_of_symbol, weights / weights.sum()):
                 word = self.words.index(first)
@@ -83,7 +83,7 @@ class Grammar:
         return float(entropy / self.mean_length())
 
     def write(self, count: int, seed: int) -> Text:
-        """The first `count` words of sentences without end."""
+        """The first `count` words of an endless sequence of sentences."""
         uniform = stream(seed, "text").uniform(count).tolist()
         sentence = self.symbols.index(SENTENCE)
         choices = [np.flatnonzero(p).tolist() for p in self.probabilities]
@@ -98,5 +98,7 @@ class Grammar:
         return Text(np.array(words), np.array(symbols))
 
     def _whole(self, own: np.ndarray) -> np.ndarray:
-        """x = own + M x: what all that a symbol becomes adds up to, from what the symbol itself brings, (S,)."""
+        """Solve x = own + M x, (S,): totals over the text that a symbol becomes, from its own
+        contribution.
+        """
         return np.linalg.solve(np.eye(len(own)) - self._mean_symbols, own)

@@ -1,9 +1,11 @@
 """Lesson: greedy against sampling.
 
-Greedy decoding takes the likeliest token every time. What it writes is likelier to the model than anything people write,
-and it goes round in circles: Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020), sections 3 and 4. Drawing
-from the model's own distribution p(. | what stands there) gives texts whose log-probability per token is, on average, minus
-the entropy of that distribution, which is where people's texts lie too if the model has learned their distribution well.
+Greedy decoding takes the likeliest token every time. To the model its texts are likelier than
+anything people write, and they repeat themselves: Holtzman et al., "The Curious Case of Neural Text
+Degeneration" (2020), sections 3 and 4. Drawing from the model's own distribution p(. | the tokens
+so far) gives texts whose mean log-probability per token is minus the entropy of that distribution.
+People's texts have about the same log-probability, if the model has learned their distribution
+well.
 """
 
 from __future__ import annotations
@@ -18,13 +20,10 @@ from minillm.generation.diversity import distinct, repetition_rate
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import CORPUS, small_model
 from minillm.sampler import Sampler
+from minillm.sampler.probability import log_softmax
 
-TEXTS, PROMPT, WRITTEN = (
-    16,
-    8,
-    120,
-)  # from so many places of the validation text, with so many tokens, so many are written
-SHOWN = 40  # tokens of what is written from the reader's sentence
+TEXTS, PROMPT, WRITTEN = 16, 8, 120  # places in the validation text, tokens of each prompt, tokens written
+SHOWN = 40  # tokens shown of the texts that continue the reader's sentence
 PEOPLE = "people"
 WAYS = {
     "greedy": dict(temperature=0),
@@ -40,13 +39,15 @@ WAYS = {
 class Score(NamedTuple):
     """Means over several texts."""
 
-    repetition: float  # share of 4-grams that stood earlier in the same text
+    repetition: float  # share of 4-grams that occurred before in the same text
     distinct: tuple[float, float, float]  # distinct-1, 2, 3
-    log_probability: float  # of a token, to the model, in nats
+    log_probability: float  # mean per token, by the model, in nats
 
 
 def measure(sentence: str) -> Measured:
-    """Texts written in several ways from the same beginnings, beside what people wrote there; and two from the sentence."""
+    """Continue the same prompts in several ways and compare with what people wrote; continue the
+    sentence in two ways.
+    """
     model, tokenizer, _, _ = small_model()
     ids = np.array(tokenizer.encode(split_text(load_text([CORPUS]))[1]))
     places = np.linspace(0, len(ids) - PROMPT - WRITTEN, TEXTS).astype(int)
@@ -54,17 +55,17 @@ def measure(sentence: str) -> Measured:
     beginnings, people = windows[:, :PROMPT], windows[:, PROMPT:]
 
     scores = {PEOPLE: score(people, write(model, beginnings, lambda step, logits: people[:, step])[1])}
-    most_repeated = {}
+    shown = {}
     for way, settings in WAYS.items():
         texts, log_probabilities = write(model, beginnings, drawing(settings))
         scores[way] = score(texts, log_probabilities)
-        most_repeated[way] = max(texts, key=repetition_rate)
+        shown[way] = median_text(texts)
     prompt = np.array([tokenizer.encode(sentence)])
     own = {way: write(model, prompt, drawing(WAYS[way]))[0][0] for way in ("greedy", "temperature 1")}
     return Measured(
         tables=[
             Table(
-                f"{TEXTS} texts of {WRITTEN} tokens, and what the model thinks of them",
+                f"{TEXTS} texts of {WRITTEN} tokens, scored by the model",
                 ("written by", "repetition", "distinct-1", "-2", "-3", "nats a token", "perplexity"),
                 [
                     (way, f"{s.repetition:.1%}", *(f"{d:.3f}" for d in s.distinct))
@@ -79,7 +80,7 @@ def measure(sentence: str) -> Measured:
             ),
         ],
         findings=_findings(scores),
-        draw=lambda figure: _draw(figure, scores, most_repeated),
+        draw=lambda figure: _draw(figure, scores, shown),
         figures={f"repetition, {way}": s.repetition for way, s in scores.items()}
         | {f"distinct-2, {way}": s.distinct[1] for way, s in scores.items()}
         | {f"log-probability, {way}": s.log_probability for way, s in scores.items()},
@@ -93,16 +94,17 @@ def _findings(scores: dict[str, Score]) -> list[Finding]:
     rising = [scores[way].distinct[1] for way in WAYS if way == "greedy" or way.startswith("temperature")]
     return [
         Finding(
-            f"greedy goes in circles: {greedy.repetition:.0%} of its runs of four tokens stood there before, "
+            f"greedy repeats itself: {greedy.repetition:.0%} of its 4-grams occurred before in the same text, "
             f"{people.repetition:.0%} of people's, {sampled.repetition:.1%} of those drawn at temperature 1",
             greedy.repetition > 2 * max(people.repetition, sampled.repetition),
         ),
         Finding(
-            f"the likeliest text is not what people write: per token greedy's is {gap:.2f} nats likelier than theirs",
+            f"the likeliest text is not what people write: greedy's has {gap:.2f} nats more per token than theirs",
             gap > 0.7,
         ),
         Finding(
-            f"what is drawn at temperature 1 is about as likely as what people write (difference {sampled_gap:+.2f} nats)",
+            f"texts drawn at temperature 1 are about as likely as people's (difference {sampled_gap:+.2f} nats per "
+            "token)",
             abs(sampled_gap) < gap / 3,
         ),
         Finding(
@@ -113,7 +115,8 @@ def _findings(scores: dict[str, Score]) -> list[Finding]:
 
 
 def write(model, prompt, choose) -> tuple[np.ndarray, np.ndarray]:
-    """Continue prompts (B, T) by WRITTEN tokens: their ids and their log-probabilities to the model, (B, WRITTEN) each.
+    """Continue prompts (B, T) by WRITTEN tokens; returns ids and log-probabilities by the model,
+    (B, WRITTEN) each.
 
     choose: a function of the step and the logits (B, V) that returns the next ids (B,).
     """
@@ -127,7 +130,7 @@ def write(model, prompt, choose) -> tuple[np.ndarray, np.ndarray]:
 
 
 def drawing(settings: dict):
-    """A way to choose, for `write`: a sampler with these settings."""
+    """The `choose` of `write` for a sampler with these settings."""
     sampler = Sampler(seed=1, **settings)
     return lambda step, logits: sampler.sample(logits)
 
@@ -138,24 +141,27 @@ def score(texts, log_probabilities) -> Score:
     return Score(float(np.mean([repetition_rate(text) for text in texts])), varied, float(log_probabilities.mean()))
 
 
-def log_softmax(logits):
-    """(B, V)  ->  (B, V), l - log sum exp(l)
-
-    >>> np.exp(log_softmax(np.log([[1.0, 3.0]]))).round(2)
-    array([[0.25, 0.75]])
+def median_text(texts) -> np.ndarray:
+    """Of texts (B, T), the one (T,) with the median repetition rate: half of the others repeat
+    themselves more.
     """
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return sorted(texts, key=repetition_rate)[len(texts) // 2]
 
 
-def _draw(figure, scores, most_repeated) -> None:
+def _draw(figure, scores, shown) -> None:
+    figure.set_size_inches(11, 6)
     axes = figure.subplot_mosaic([["greedy", "all", "all"], ["temperature 1", "all", "all"]])
     for way in ("greedy", "temperature 1"):
-        text = most_repeated[way]
+        text = shown[way]
         same = text[:, None] == text[None, :]
         axes[way].imshow(same[:-1, :-1] & same[1:, 1:], cmap="Greys", interpolation="nearest")
-        axes[way].set(title=f"{way}, worst of {TEXTS}", xticks=(), yticks=(), ylabel="place in the text")
-    axes["temperature 1"].set(xlabel="dark: the same two tokens\nstand at both places")
+        title = f"{way}: {repetition_rate(text):.0%} repeated\n(the median of {TEXTS} texts)"
+        axes[way].set(title=title, xticks=(), yticks=(), xlabel="place in the text", ylabel="place in the text")
+        axes[way].title.set_fontsize("medium")
+    axes["temperature 1"].set(
+        xlabel="place in the text\n\nblack: the same two tokens occur at both places.\nlines beside the diagonal: a "
+        "repetition"
+    )
     everything, at = axes["all"], {way: (s.log_probability, s.distinct[1]) for way, s in scores.items()}
     path = [way for way in WAYS if way == "greedy" or way.startswith("temperature")]
     everything.plot(*zip(*(at[way] for way in path)), marker="o", color="0.6", label="temperature, 0 (greedy) to 2")
@@ -165,7 +171,10 @@ def _draw(figure, scores, most_repeated) -> None:
     for way, marker in zip([way for way in scores if way not in path], "*s^v"):
         everything.plot(*at[way], marker, markersize=14 if way == PEOPLE else 7, label=way)
     everything.set(
-        xlabel="log-probability of a token (nats)", ylabel="different pairs of tokens (distinct-2)", ylim=(0, 1.05)
+        xlabel="mean log-probability of a token (nats)",
+        ylabel="different pairs of tokens (distinct-2)",
+        ylim=(0, 1.05),
+        title="likely and repetitive, or varied",
     )
     everything.margins(x=0.15)
     everything.legend(loc="lower left")
@@ -173,13 +182,15 @@ def _draw(figure, scores, most_repeated) -> None:
 
 LESSON = Lesson(
     title="Greedy against sampling: the likeliest text is a loop",
-    claim="Always taking the likeliest token gives text that the model likes far better than what people write, and that goes "
-    "in circles. Drawing from the model's probabilities gives text that is as likely as people's, and varied.",
-    idea="A model gives every possible next token a probability. Greedy decoding takes the largest, sampling throws dice with "
-    "these probabilities. People do not write the likeliest word every time: they have something to say. Repetition is "
-    "the share of runs of four tokens that stood earlier in the same text, distinct-n the share of different runs "
-    "of n tokens: in a loop the first is high, the second low.",
+    claim="Always taking the likeliest token gives text that is far likelier, by the model, than what people write, "
+    "and that goes in circles. Drawing from the model's probabilities gives text that is as likely as people's, and "
+    "varied.",
+    idea="A model gives every possible next token a probability. Greedy decoding takes the largest, sampling throws "
+    "dice with these probabilities. People do not write the likeliest word every time: they have something to say. "
+    "Repetition is the share of runs of four tokens that occurred before in the same text, distinct-n the share of "
+    "different runs of n tokens. In a loop the first is high and the second low.",
     measure=measure,
+    seconds=3,
     commands=(
         'minillm lesson greedy-or-sampling --text "If the"',
         'minillm generate MODEL --prompt "The" --temperature 0     # then with --no-repeat-ngram 4, which forbids the loop',

@@ -1,29 +1,35 @@
 """Lesson: what a GPU kernel does, on the example of attention.
 
-A GPU computes so fast that most kernels wait for memory; what a kernel costs is, to a first approximation, the bytes that
-it moves. Attention of one head, q, k, v (T, D), has few inputs and results, 16 T D bytes in float32, but between them stands a
-matrix with a score for each pair of tokens:
+A GPU computes so fast that most kernels wait for memory: to a first approximation, the cost of a
+kernel is the number of bytes that it moves. Attention of one head, q, k, v (T, D), has small inputs
+and results, 16 T D bytes in float32, but between them is a matrix with a score for each pair of
+tokens:
 
     S = q k^T / sqrt(D)     (T, T)        P = softmax(S)     (T, T)        y = P v     (T, D)
 
-The naive kernels (kernels/attention/naive.cu) do what the formulas say. One writes S, one makes P of it, one reads P. And each
-number of S and of y is a sum for which both factors are asked for anew. No token looks ahead, so that is 8 T^2 D bytes for
-the two products; more for S, where each thread of a warp reads another row of k and asks for a whole sector to get one number.
-The tiled kernels (tiled.cu) are a step on the way: a number that was fetched serves 32 results, while the matrix stays.
+The naive kernels (kernels/attention/naive.cu) follow the formulas: one writes S, one turns it into
+P, one reads P. Each number of S and of y is a sum of products, and both factors are read from
+memory for every product. Only pairs with j <= i count, so that is 8 T^2 D bytes for the two matrix
+products. For S it is more: each thread of a warp reads another row of k, and a whole sector is
+loaded for a single number. The tiled kernels (tiled.cu) are a step on the way: each loaded number
+is used for 32 results, but the matrix is still written.
 
-The flash kernel (flash.cu; Dao et al., "FlashAttention", 2022) takes 64 queries at a time into shared memory, close to the
-processors, and lets keys and values stream by in tiles of 64. A tile of S is made, used for running sums, and forgotten. That
-works because a softmax can be summed up piece by piece: with m the largest score so far, l the sum of exp(S - m) and o that of
-exp(S - m) v, a tile with a larger score m' is put in by
+The flash kernel (flash.cu; Dao et al., "FlashAttention", 2022) loads 64 queries into shared memory,
+close to the processors, and then tiles of 64 keys and values one after the other. A tile of S is
+computed, used for running sums, and discarded. This works because a softmax can be summed up in
+parts: with m the largest score so far, l the sum of exp(S - m) and o the sum of exp(S - m) v, a
+tile with the largest score m' is added by
 
-    l = l exp(m - m') + sum_j exp(S_j - m')        o = o exp(m - m') + sum_j exp(S_j - m') v_j        and at the end y = o / l
+    l = l exp(m - m') + sum_j exp(S_j - m')        o = o exp(m - m') + sum_j exp(S_j - m') v_j
 
-So q is read once and y is written once, 8 T D bytes, and k and v are read once for each 64 queries that see them: with
-n = T / 64, n (n + 1) / 2 times 8 * 64 D bytes. That is still of order T^2, but T^2 D / 16 bytes in place of 8 T^2 D. Nothing
-of order T^2 is written or kept for the way back: L = m + log l of each row is enough to make a tile of P again.
+and at the end y = o / l. So q is read once and y is written once, 8 T D bytes, and k and v are read
+once for each 64 queries that see them: with n = T / 64, n (n + 1) / 2 times 8 * 64 D bytes. That is
+still of order T^2, but T^2 D / 16 bytes instead of 8 T^2 D. Nothing of order T^2 is written or
+saved for backward: L = m + log l of each row is enough to recompute a tile of P.
 
-The simulator counts sectors of 32 bytes that the threads of a warp ask for. It has no cache. A GPU serves many repeated reads
-from its own, so there the naive kernels fare better than in this count; the matrix has to be written all the same.
+The simulator counts the sectors of 32 bytes that the threads of a warp access. It has no cache. A
+GPU serves many repeated reads from its caches, so there the naive kernels do better than in this
+count; but the matrix has to be written in any case.
 """
 
 from __future__ import annotations
@@ -47,13 +53,16 @@ from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 RUNGS = {"naive": "tab:red", "tiled": "tab:gray", "flash": "tab:blue"}  # -> its colour in the picture
 TIMES = (64, 128, 256, 512)
 WIDTH = 64
-TILE = 64  # queries that the flash kernel takes at a time
-PARTS = {"row_products": "S = q k^T", "softmax_forward": "P = softmax(S)", "weighted_sum": "y = P v"}
+TILE = 64  # queries that a block of the flash kernel works on
+PARTS = {"matmul_abt": "S = q k^T", "softmax_forward": "P = softmax(S)", "matmul_ab": "y = P v"}
 
 
 class Count(NamedTuple):
-    """One forward pass of one head. moved: bytes asked for and stored; written: those stored; held: bytes of what is there
-    afterwards, y included, until the backward pass; parts: moved, by kernel; error: relative, against NumPy in float64."""
+    """One forward pass of one head.
+
+    moved: bytes read and written. written: bytes written. held: bytes saved until backward, y
+    included. parts: bytes moved, by kernel. error: relative, against NumPy in float64.
+    """
 
     moved: int
     written: int
@@ -63,7 +72,10 @@ class Count(NamedTuple):
 
 
 def measure() -> Measured:
-    """Bytes of each rung for growing T. Raises UserError where the simulator cannot run."""
+    """Count the bytes of each rung for growing T.
+
+    Raises UserError where the simulator cannot run.
+    """
     require_simulator()
     counts = {rung: {time: count(rung, time) for time in TIMES} for rung in RUNGS}
     longest, before = TIMES[-1], TIMES[-2]
@@ -89,8 +101,8 @@ def require_simulator() -> None:
     """Raises UserError where kernels cannot be simulated: elsewhere than on Linux, and without g++."""
     if platform.system() != "Linux":
         raise UserError(
-            "lesson kernel counts bytes in the CUDA simulator, which needs Linux and g++: run it there or in a Linux container "
-            "(minillm lesson lists those that run here too)"
+            "lesson kernel counts bytes in the CUDA simulator, which needs Linux and g++: run it there or in a Linux "
+            "container (minillm lesson lists the others, which run here too)"
         )
     if not compiler_available():
         raise CompilerMissing()
@@ -118,7 +130,7 @@ def count(rung: str, time: int) -> Count:
 
 
 def held_after(function):
-    """(bytes of the arrays that a function made and its result keeps alive, the result)."""
+    """(bytes of the arrays that a function created and its result keeps alive, the result)."""
     tracemalloc.start()
     try:
         result = function()
@@ -148,15 +160,16 @@ def findings_of(figures) -> list[Finding]:
     longest, before = TIMES[-1], TIMES[-2]
     worst = [figures[f"{rung}: error"] for rung in RUNGS]
     return [
-        Finding(f"all give attention's result (relative error at most {np.max(worst):.0e})", np.max(worst) < 1e-6),
+        Finding(f"all compute the same attention (relative error at most {np.max(worst):.0e})", np.max(worst) < 1e-6),
         Finding(
-            f"from {before} to {longest} tokens T^2 grows 4 times. Naive moves {grows('naive', 'moved'):.2f} times as much, "
-            f"writes {grows('naive', 'written'):.2f} and keeps {grows('naive', 'held'):.2f} times as much",
+            f"from {before} to {longest} tokens T^2 grows by a factor of 4. Naive moves {grows('naive', 'moved'):.2f} "
+            f"times as much, writes {grows('naive', 'written'):.2f} and keeps {grows('naive', 'held'):.2f} times as "
+            "much",
             grows("naive", "moved") > 3.9 and grows("naive", "written") > 3.5 and grows("naive", "held") > 3.5,
         ),
         Finding(
-            f"T grows 2 times. Flash writes {grows('flash', 'written'):.2f} and keeps {grows('flash', 'held'):.2f} times "
-            f"as much; it moves {grows('flash', 'moved'):.2f} times as much",
+            f"T grows by a factor of 2. Flash writes {grows('flash', 'written'):.2f} and keeps "
+            f"{grows('flash', 'held'):.2f} times as much; it moves {grows('flash', 'moved'):.2f} times as much",
             abs(grows("flash", "written") - 2) < 0.01 and abs(grows("flash", "held") - 2) < 0.01,
         ),
         Finding(
@@ -165,7 +178,7 @@ def findings_of(figures) -> list[Finding]:
             100 < figures["times fewer"] and figures["times fewer, shortest"] < figures["times fewer"],
         ),
         Finding(
-            f"what it moves is q and y once, k and v once for {TILE} queries: the count is within "
+            f"it moves q and y once, and k and v once for each {TILE} queries: the count is within "
             f"{figures['expected']:.1%} of that",
             figures["expected"] < 0.02,
         ),
@@ -178,8 +191,8 @@ def moved_table(counts) -> Table:
         of = {rung: counts[rung][time] for rung in RUNGS}
         moved, held = ([getattr(of[rung], what) for rung in RUNGS] for what in ("moved", "held"))
         rows.append((f"{time}", *(f"{number:,}" for number in moved), f"{held[0]:,}", f"{held[2]:,}"))
-    columns = ("tokens", *RUNGS, "naive keeps", "flash keeps")
-    return Table(f"Bytes moved, one head of width {WIDTH}, forward; bytes kept for the way back", columns, rows)
+    columns = ("tokens", *RUNGS, "naive saves", "flash saves")
+    return Table(f"Bytes moved, one head of width {WIDTH}, forward; bytes saved for backward", columns, rows)
 
 
 def parts_table(counts) -> Table:
@@ -198,7 +211,7 @@ def _draw(figure, counts) -> None:
     )
     _draw_matrix(naive, "naive: the T x T matrix is in memory", whole=True)
     _draw_matrix(flash, "flash: a tile at a time, near the processor", whole=False)
-    for axis, what, title in ((moved, "moved", "bytes moved"), (kept, "held", "bytes kept for the way back")):
+    for axis, what, title in ((moved, "moved", "bytes moved"), (kept, "held", "bytes saved for backward")):
         for rung, color in RUNGS.items():
             style = dict(linestyle="--", linewidth=3) if (rung, what) == ("tiled", "held") else {}
             numbers = [getattr(counts[rung][time], what) for time in TIMES]
@@ -217,7 +230,9 @@ def _draw(figure, counts) -> None:
 
 
 def _draw_matrix(axis, title, whole) -> None:
-    """The T x T scores in tiles: the whole of them in memory, with the part that is masked; or one tile, on its way."""
+    """The T x T scores in tiles: all of them in memory, the masked part pale; or one tile at a
+    time.
+    """
     tiles, row, column = 8, 5, 3
     for i, j in np.ndindex(tiles, tiles):
         color = RUNGS["naive"] if whole else "white"
@@ -226,8 +241,8 @@ def _draw_matrix(axis, title, whole) -> None:
     if not whole:
         axis.add_patch(_square(row, column, facecolor=RUNGS["flash"], edgecolor="black"))
         axis.annotate("", (row + 1, row + 0.5), (0, row + 0.5), arrowprops=dict(arrowstyle="->"))
-        axis.annotate("64 queries ", (0, row + 0.5), ha="right", va="center", fontsize=8)
-        axis.annotate("keys and values stream by", (0, tiles + 0.6), va="center", fontsize=8)
+        axis.annotate("64 queries ", (0, row + 0.5), ha="right", va="center", fontsize=9)
+        axis.annotate("tiles of keys and values, one by one", (0, tiles + 0.6), va="center", fontsize=9)
     axis.set(xlim=(-3.5, tiles + 0.5), ylim=(tiles + 1.2, -0.3), aspect="equal")
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
@@ -239,20 +254,21 @@ def _square(row, column, **style):
 
 LESSON = Lesson(
     title="What a GPU kernel does: attention without its matrix",
-    claim="Written as its formulas stand, attention moves, writes and keeps a number of bytes that grows with the square of "
-    "the tokens. The flash kernel gives the same result, writes and keeps only what grows with the tokens, and moves "
-    "some hundred times fewer.",
-    idea="A GPU has thousands of small processors that compute far faster than memory can deliver. Groups of them have a "
-    "little memory of their own at hand, shared memory. A kernel, the program that all of them run, is fast if it fetches a "
-    "number once and uses it often while it is there. Attention compares each token with all before it: a matrix of scores. "
-    "The naive kernels write it to memory and read it again. The tiled ones do so too, but share what they fetch. The "
-    "flash kernel makes the matrix tile by tile, uses each at once, and forgets it. "
+    claim="Programmed formula by formula, attention moves, writes and saves a number of bytes that grows with the "
+    "square of the number of tokens T. The flash kernel gives the same result, writes and saves only a multiple of T, "
+    "and moves some hundred times fewer bytes.",
+    idea="A GPU has thousands of small processors that compute far faster than memory can deliver. Each group of them "
+    "has a small memory of its own close by, the shared memory. A kernel, the program that all of them run, is fast if "
+    "it loads a number once and uses it often. Attention compares each token with all tokens before it: a matrix of "
+    "scores. The naive kernels write it to memory and read it again. The tiled ones do so too, but share the numbers "
+    "that they load. The flash kernel computes the matrix tile by tile, uses each tile at once, and discards it. "
     "No GPU is needed here: the simulator runs the CUDA files as they are, and counts.",
     measure=measure,
     commands=(
-        "minillm simulate naive --profile      # the source, with the sectors that each line asks for",
+        "minillm simulate naive --profile      # the source, with the sectors that each line accesses",
         "minillm simulate flash --profile",
         "minillm simulate flash --check        # no data races, no access out of bounds",
     ),
+    seconds=8,
     read=("kernels/attention/naive.cu", "kernels/attention/flash.cu", "docs/simulator.md"),
 )

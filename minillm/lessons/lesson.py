@@ -1,4 +1,4 @@
-"""What a lesson is: a claim, a measurement, what it found, and where to go from there."""
+"""What a lesson is: a claim, a measurement, its findings, commands to try and files to read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 
 class Table(NamedTuple):
-    """A short table. Cells are shown as they are; numbers are formatted by the lesson, which knows their precision."""
+    """A short table. Cells are text; the lesson formats its numbers, with the digits that mean
+    something.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -16,7 +18,7 @@ class Table(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A part of the claim with its numbers in it, and whether the measurement bears it out."""
+    """A part of the claim with the measured numbers, and whether the measurement confirms it."""
 
     statement: str
     holds: bool
@@ -24,9 +26,10 @@ class Finding(NamedTuple):
 
 @dataclass
 class Measured:
-    """What a lesson measured.
+    """The result of a lesson.
 
-    figures: name -> number, unrounded, for tests. draw: fills a matplotlib Figure, which is imported by who calls it.
+    figures: name -> number, unrounded, for tests. draw: fills a matplotlib Figure, which the caller
+    creates (this module does not import matplotlib).
     """
 
     tables: list[Table]
@@ -41,11 +44,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A demonstration. `measure` takes the sentence where there is a default one, and nothing otherwise.
+    """A demonstration.
 
-    claim: a sentence or two that can be wrong. idea: the paragraph that explains it to somebody who has read one chapter on
-    language models. commands and read: "try this"; MODEL in a command
-    becomes the folder of the small model.
+    claim: one or two sentences that the measurement can refute. idea: a paragraph for a reader who
+    has read one chapter on language models. measure: takes a sentence if `sentence` is set, and no
+    argument otherwise. commands: things to try; MODEL stands for the folder of the small model.
+    read: files of the repository. sentence: the default one. seconds: how long `measure` takes on
+    one idle core, not counting the training of the small model.
     """
 
     title: str
@@ -55,3 +60,4 @@ class Lesson:
     commands: tuple[str, ...]
     read: tuple[str, ...]
     sentence: str | None = None
+    seconds: int = 2

@@ -1,8 +1,9 @@
 """A text in Shannon's alphabet of 27 letters: a to z, and the space for everything else.
 
-Source: Shannon, "Prediction and Entropy of Printed English" (1951). So small an alphabet makes a small model learn, and
-overfit, within seconds; no letter of the validation text is missing in a short training text, and Python's language
-reference, which differs a little from one version to the next, hardly differs in this form.
+Source: Shannon, "Prediction and Entropy of Printed English" (1951). With so small an alphabet a
+small model learns, and overfits, within seconds. Every letter of the validation text occurs in a
+short training text. Python's language reference differs a little between versions, and hardly in
+this form.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 
 
 def letter_ids(text: str) -> np.ndarray:
-    """The text as numbers of letters (N,), 0 to 26; whatever lies between two words is one space.
+    """The text as ids of letters (N,), 0 to 26; everything between two words becomes one space.
 
     >>> letter_ids("Ab, c!").tolist()
     [1, 2, 0, 3, 0]
@@ -27,6 +28,8 @@ def letter_ids(text: str) -> np.ndarray:
 
 
 def reference_letters() -> tuple[np.ndarray, np.ndarray]:
-    """Python's language reference in letters: to learn from (about 370,000), and to validate on (about 40,000)."""
+    """Python's language reference in letters: about 370,000 for training, about 40,000 for
+    validation.
+    """
     learned, validated = split_text(load_text(["python-docs"]))
     return letter_ids(learned), letter_ids(validated)

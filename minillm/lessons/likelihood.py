@@ -1,7 +1,7 @@
 """Lesson: likelihood.
 
-A model of parameters w gives every token of a text a probability, given those before it. By the chain rule of probability
-the product is the probability of the text, and its logarithm a sum:
+A model of parameters w gives every token of a text a probability, given those before it. By the
+chain rule of probability the product is the probability of the text, and its logarithm a sum:
 
     log p(x_1 ... x_N) = sum_n log p(x_n | x_1 ... x_(n-1))
 
@@ -9,12 +9,13 @@ Training maximises it (Fisher, 1922: "maximum likelihood"). For one position wit
 
     d log p_t / dz_j = onehot(t)_j - p_j
 
-so that a step up the gradient raises the logit of the token that came and lowers all others, each by as much as it was
-believed in. For the mean L of -log p over a text, a step w - eta g along its gradient g changes L, to first order, by
+so that a step along this gradient raises the logit of the token that came and lowers all others,
+each in proportion to its probability. For the mean L of -log p over a text, with the gradient g, a
+step changes L by
 
     L(w - eta g) - L(w) = -eta |g|^2 + O(eta^2)
 
-which is never a rise.
+To first order the loss never rises.
 """
 
 from __future__ import annotations
@@ -30,20 +31,24 @@ from minillm.lessons.small_model import CORPUS, TRAINING, small_model
 from minillm.optim import global_norm
 from minillm.sampler.probability import log_softmax
 
-START = "\n"  # what stands before the sentence, so that its first token is predicted as well
+START = "\n"  # put before the sentence, so that its first token is predicted as well
 HELD_OUT_WINDOWS, WINDOWS_AT_ONCE = 64, 16
-STEP = 1e-4  # eta of the single step: small, so that the first order counts
+STEP = 1e-4  # eta of the single step: small, so that the first order dominates
 
 
 class Belief(NamedTuple):
-    """What a model believes of the tokens that came: their probabilities and ranks (1 is the likeliest), both (N,)."""
+    """A model's probabilities of the tokens that came, and their ranks (1 is the likeliest), both
+    (N,).
+    """
 
     probabilities: np.ndarray
     ranks: np.ndarray
 
 
 def measure(sentence: str) -> Measured:
-    """The probability of every token of the sentence before and after training, and of a text that was not learned from."""
+    """The probabilities of a sentence's tokens before and after training, and of a text not learned
+    from.
+    """
     model, tokenizer, untrained, _ = small_model()
     ids = np.array(tokenizer.encode(START) + tokenizer.encode(sentence))
     check_length(ids, model.config.context_length)
@@ -80,13 +85,13 @@ def _findings(figures) -> list[Finding]:
             gained > 0,
         ),
         Finding(
-            f"of {f['unseen']:,.0f} tokens that training has not seen, {f['risen']:.0%} become likelier; their geometric mean "
-            f"rises from {f['mean before']:.2%} to {f['mean after']:.1%}",
+            f"of {f['unseen']:,.0f} tokens that training has not seen, {f['risen']:.0%} become likelier; their "
+            f"geometric mean rises from {f['mean before']:.2%} to {f['mean after']:.1%}",
             f["risen"] > 0.6 and f["mean after"] > 5 * f["mean before"],
         ),
         Finding(
-            f"one small step along the gradient of this sentence, from the first weights, changes its mean log-likelihood "
-            f"by {f['changed']:+.6f}; step size times |gradient|^2 is {f['predicted']:+.6f}",
+            "one small step along the gradient of this sentence, from the first weights, changes its mean "
+            f"log-likelihood by {f['changed']:+.6f}; step size times |gradient|^2 is {f['predicted']:+.6f}",
             abs(f["changed"] / f["predicted"] - 1) < 0.02,
         ),
     ]
@@ -106,7 +111,7 @@ def _table(sentence, tokens, before, after) -> Table:
 
 
 def check_length(ids, context_length: int) -> None:
-    """Raises UserError for a sentence that the model cannot read at once."""
+    """Raises UserError for a sentence longer than the model's context."""
     if len(ids) - 1 > context_length:
         raise UserError(
             f"the sentence has {len(ids) - 1} tokens, the lessons' model reads {context_length} at once: shorten --text"
@@ -121,15 +126,16 @@ def believe(model, inputs, targets) -> Belief:
 
 
 def believe_text(model, tokens) -> np.ndarray:
-    """The probabilities that a model gives to the tokens of some windows of a text (N,), all in one row."""
+    """The probabilities of the tokens in some windows of a text (N,), in one array."""
     windows = sequential_windows(tokens, WINDOWS_AT_ONCE, model.config.context_length, HELD_OUT_WINDOWS)
     return np.concatenate([believe(model, *window).probabilities for window in windows])
 
 
 def one_step(inputs, targets) -> tuple[float, float]:
-    """The change of the mean log-likelihood in one step of gradient descent of the untrained model: predicted, and measured.
+    """How much one step of gradient descent changes the mean log-likelihood: predicted, and
+    measured.
 
-    In float64, because the two lie close together.
+    The model is the untrained one, in float64 because the two numbers are close.
     """
     small = small_model()
     model = type(small.untrained)(small.untrained.config, seed=TRAINING.seed, dtype="float64")
@@ -147,7 +153,7 @@ def _draw(figure, tokens, before, after, unseen_before, unseen_after, vocabulary
     places = np.arange(len(tokens))
     left.bar(places - 0.2, before.probabilities, 0.4, color="0.7", label="before training")
     left.bar(places + 0.2, after.probabilities, 0.4, label="after")
-    left.axhline(1 / vocabulary, color="k", linestyle=":", linewidth=1, label=f"1/{vocabulary}: all alike")
+    left.axhline(1 / vocabulary, color="k", linestyle=":", linewidth=1, label=f"1/{vocabulary}: all equal")
     left.set(yscale="log", ylabel="probability of the token that came", ylim=(None, 1))
     labels = [token.replace("$", r"\$") for token in tokens]  # a pair of dollar signs would be a formula
     left.set_xticks(places, labels, rotation=60, ha="right", rotation_mode="anchor")
@@ -161,12 +167,14 @@ def _draw(figure, tokens, before, after, unseen_before, unseen_after, vocabulary
 
 LESSON = Lesson(
     title="Likelihood: training raises the probability of the token that comes next",
-    claim="Training makes the tokens that really come next likelier, in a sentence of the kind that it learned from and in a "
-    "text that it has not seen; a small step does so by its size times the squared length of the gradient.",
-    idea="A language model reads some tokens and gives every token of its vocabulary a probability of being the next one. "
-    "An untrained model believes in all of them nearly alike. The product of the probabilities of the tokens that really came "
-    "is the likelihood of the text, and its logarithm is a sum, a term for each token. All of training is to make that sum "
-    "larger. What it gives to one token it takes from the others, for they share 100 %: it must learn which.",
+    claim="Training makes the tokens that really come next likelier, in a sentence like those that it learned from and "
+    "in a text that it has not seen. A small step raises the log-likelihood by its size times the squared length of "
+    "the gradient.",
+    idea="A language model reads some tokens and gives every token of its vocabulary a probability of being the next "
+    "one. To an untrained model all of them are nearly equally likely. The product of the probabilities of the tokens "
+    "that really came is the likelihood of the text, and its logarithm is a sum with a term for each token. Training "
+    "makes this sum larger. The probabilities add up to 100 %: what one token gains the others lose, and the model "
+    "must learn which.",
     measure=measure,
     commands=(
         'minillm lesson likelihood --text "The function returns a list of strings."',

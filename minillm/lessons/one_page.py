@@ -1,13 +1,14 @@
 """Lesson: the whole thing on one page.
 
-gpt_page.py is the subject: a GPT with its gradients, AdamW and sampling, written to be read. Here it is set beside the engine,
-which does the same with care for speed and memory: with the same weights and tokens both compute the loss and the gradient of
-every weight, both take the same steps on the same text, and both write with the same random numbers. All in float64, where what
-they may differ by is rounding: sums taken in another order, 1e-16 of what is summed.
+The subject is gpt_page.py: a GPT with its gradients, AdamW and sampling, written to be read. This
+lesson compares it with the engine, which is written for speed and memory: with the same weights and
+tokens, both compute the loss and every gradient, take the same steps on the same text, and write
+with the same random numbers. All of it is in float64, where they differ by rounding alone: sums in
+another order, about 1e-16 of their size.
 
-One gradient is nothing but rounding: that of the keys' bias. q_i . (k_j + b) = q_i . k_j + q_i . b adds the same number to all
-scores of a row, and softmax takes it off again. Adam divides this noise by its own size, so these biases take steps of their
-own in each of the two. Nothing depends on them.
+One gradient is nothing but rounding: that of the keys' bias. q_i . (k_j + b) = q_i . k_j + q_i . b
+adds the same number to all scores of a row, which softmax ignores. Adam divides this noise by its
+own size, so these biases move differently in the page and in the engine. Nothing depends on them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ TOLERANCE = 1e-12
 
 
 def measure() -> Measured:
-    """The page's loss, gradients, steps and text beside the engine's, on the text of the page."""
+    """Compare loss, gradients, steps and written text of the page and the engine; the data is the
+    page itself.
+    """
     source = inspect.getsource(gpt_page)
     alphabet, ids = np.unique(list(source), return_inverse=True)
     weights = gpt_page.new_weights(len(alphabet), T, C, LAYERS, np.random.default_rng(0))
@@ -64,7 +67,7 @@ def measure() -> Measured:
             loss_table(len(source), page_losses, engine_losses),
             gradient_table(gradients),
             Table(
-                f"What the page writes, temperature {TEMPERATURE}",
+                f"Text written by the page, temperature {TEMPERATURE}",
                 ("after", "text"),
                 [(f"{steps} steps", repr("".join(alphabet[text[1:]]))) for steps, text in texts.items()],
             ),
@@ -85,7 +88,8 @@ def findings_of(figures) -> list[Finding]:
     start, end, alike = figures["start"], figures["end"], figures["characters alike"]
     return [
         Finding(
-            f"{figures['lines']:.0f} lines, of which {figures['code lines']:.0f} are code, import NumPy and nothing else",
+            f"{figures['lines']:.0f} lines, of which {figures['code lines']:.0f} are code, import NumPy and nothing "
+            "else",
             not figures["imports besides NumPy"],
         ),
         Finding(
@@ -93,21 +97,21 @@ def findings_of(figures) -> list[Finding]:
             figures["loss difference"] <= TOLERANCE,
         ),
         Finding(
-            f"so are all {figures['gradients']:,.0f} gradients in {figures['tensors']:.0f} tensors (relative difference of a "
-            f"tensor at most {figures['gradient difference']:.1e})",
+            f"so are all {figures['gradients']:,.0f} gradients in {figures['tensors']:.0f} tensors (relative "
+            f"difference of a tensor at most {figures['gradient difference']:.1e})",
             figures["gradient difference"] <= TOLERANCE,
         ),
         Finding(
-            f"over {STEPS} steps of AdamW the two losses are never further apart than {figures['losses apart']:.1e} nats",
+            f"over {STEPS} steps of AdamW the two losses differ by at most {figures['losses apart']:.1e} nats",
             figures["losses apart"] <= 1e-9,
         ),
         Finding(
-            f"from the same random numbers both write the same {WRITTEN} characters (alike: {alike:.0f})",
+            f"with the same random numbers both write the same {WRITTEN} characters (equal: {alike:.0f})",
             alike == WRITTEN,
         ),
         Finding(
-            f"it learns: from a loss of {start:.2f}, as unsure as between {np.exp(start):.0f} equally likely characters, "
-            f"to {end:.2f}, as between {np.exp(end):.1f}",
+            f"it learns: the loss falls from {start:.2f}, as unsure as between {np.exp(start):.0f} equally likely "
+            f"characters, to {end:.2f}, as between {np.exp(end):.1f}",
             end < start / 2,
         ),
     ]
@@ -126,7 +130,9 @@ def engine_with(weights) -> GPT2:
 
 
 def first_step(model, weights, ids):
-    """(loss of the page, of the engine), and for each tensor (gradient of the page, of the engine), for one batch."""
+    """(loss of the page, of the engine), and for each tensor (gradient of the page, of the engine),
+    for one batch.
+    """
     inputs, targets = gpt_page.get_batch(ids, BATCH, T, np.random.default_rng(1))
     logits, saved = gpt_page.forward(weights, inputs, HEADS)
     loss, dlogits = gpt_page.cross_entropy(logits, targets)
@@ -139,7 +145,9 @@ def first_step(model, weights, ids):
 
 
 def train_engine(model, ids, rng):
-    """`gpt_page.train` with the engine: the same pieces of text, the same settings; yields the loss before each step."""
+    """`gpt_page.train` with the engine: same batches, same settings; yields the loss before each
+    step.
+    """
     optimizer = AdamW(model.parameters(), betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
     for step in range(1, STEPS + 1):
         loss = model.loss(*gpt_page.get_batch(ids, BATCH, T, rng))
@@ -186,7 +194,7 @@ def loss_table(characters, page_losses, engine_losses) -> Table:
 
 
 def gradient_table(gradients) -> Table:
-    """A row for each kind of tensor, over all blocks: the largest norm and difference."""
+    """A row for each kind of tensor: the largest norm and difference over all blocks."""
     kinds: dict[str, list[str]] = {}
     for name in gradients:
         kind = re.sub(r"^h\.\d+\.|\.(weight|bias)$", "", name)
@@ -207,7 +215,7 @@ def _draw(figure, page_losses, engine_losses, vocabulary, gradients) -> None:
     left.plot(page_losses, color="tab:orange", linewidth=4, alpha=0.6, label="the page")
     left.plot(engine_losses, color="black", linewidth=0.8, label="the engine")
     left.axhline(np.log(vocabulary), color="0.6", linestyle="--")
-    knows_nothing = f"no idea: all {vocabulary} characters equally likely"
+    knows_nothing = f"all {vocabulary} characters equally likely"
     left.annotate(knows_nothing, (STEPS, np.log(vocabulary)), ha="right", va="bottom", color="0.4")
     left.set(xlabel="step", ylabel="loss (nats)", title="it learns to write itself", ylim=(0, np.log(vocabulary) + 0.5))
     left.legend(loc="lower left")
@@ -220,25 +228,29 @@ def _draw(figure, page_losses, engine_losses, vocabulary, gradients) -> None:
     ends = np.array([1e-7, 1.0])
     for digits in (12, 16):
         right.loglog(ends, ends * 10.0**-digits, color="0.4", linewidth=0.8)
-        right.annotate(f"{digits} digits alike", (ends[0] * 2, ends[0] * 10.0**-digits * 6), color="0.4", rotation=27)
-    right.set(xlabel="a weight's gradient (size)", ylabel="page - engine (size)", title="every gradient, in two ways")
+        right.annotate(f"{digits} equal digits", (ends[0] * 2, ends[0] * 10.0**-digits * 6), color="0.4", rotation=27)
+    right.set(
+        xlabel="a weight's gradient (size)", ylabel="page - engine (size)", title="the difference of every gradient"
+    )
     right.set(xlim=(5e-8, 2), ylim=(1e-23, 1e-11))
 
 
 LESSON = Lesson(
     title="The whole thing on one page",
-    claim="A GPT, its loss, the gradient of every weight, AdamW and sampling fit on one page of NumPy. It learns, and what it "
-    "computes is what the engine computes: loss and gradients to 12 digits, the same steps, the same text.",
-    idea="A language model turns the tokens so far into a probability for each token that may come next. The loss is how "
-    "surprised it was by the one that came. The gradient says for each weight whether the loss rises or falls with it, "
-    "and by how much; training moves every weight a little against its gradient, some hundred times over. "
-    "That is all there is, and gpt_page.py has all of it, to be read from top to bottom. Here it learns its own text, "
+    claim="A GPT, its loss, the gradient of every weight, AdamW and sampling fit on one page of NumPy. It learns, and "
+    "what it computes is what the engine computes: loss and gradients to 12 digits, the same steps, the same text.",
+    idea="A language model turns the tokens so far into a probability for each token that may come next. The loss is "
+    "how surprised it was by the one that came. The gradient says for each weight whether the loss rises or falls with "
+    "it, and by how much. Training moves every weight a little against its gradient, some hundred times. "
+    "That is all, and gpt_page.py has all of it, to be read from top to bottom. Here it learns its own source text, "
     "character by character.",
     measure=measure,
     commands=(
         "python -m minillm.lessons.gpt_page     # learns the page and writes",
-        "python -c \"from minillm.lessons import gpt_page; gpt_page.main('to be or not to be, that is the question. ' * 50)\"",
+        "python -c \"from minillm.lessons import gpt_page; gpt_page.main('to be or not to be, that is the question. ' "
+        '* 50)"',
         "minillm train --tokenizer char         # the engine, on a larger text",
     ),
+    seconds=10,
     read=("minillm/lessons/gpt_page.py", "tests/lessons/test_one_page.py", "minillm/models/gpt2.py"),
 )

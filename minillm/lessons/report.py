@@ -17,19 +17,23 @@ from minillm.files.atomic import replacing
 from minillm.lessons import NAMES, find_lesson
 from minillm.lessons.lesson import Lesson, Measured, Table
 from minillm.lessons.small_model import small_model
+from minillm.lessons.waiting import waiting
 
 SIZE = dict(figsize=(8, 4.5), dpi=110, layout="constrained")
-HEADING = 10  # characters to which headings are broken where the cells below are no longer
-WHOLE_CELL = 16  # characters that stay on one line in the narrowest terminal
+HEADING = 10  # headings are broken to this many characters if the cells below are no longer
+WHOLE_CELL = 16  # cells of at most this many characters are never folded
 
 
 def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
-    """Give the lesson of that name or number, or with "all" every one; whether all claims held.
+    """Run the lesson with this name or number, or every lesson for "all"; returns whether all
+    claims held.
 
-    The sentence is for the lessons that read one. What the user can mend is told before anything is measured: raises
-    UserError for an unknown name, for a sentence where the lesson takes none, for a folder that cannot be written, and for
-    `show` where no window can be opened. With "all" a lesson that cannot be given on this machine is no hindrance to the
-    others; the UserError comes at the end.
+    folder: for the pictures. sentence: replaces the default one of the lessons that read a
+    sentence. show: also open each picture in a window.
+
+    Raises UserError before anything is measured: for an unknown name, a sentence for a lesson that
+    takes none, a folder that cannot be written, and `show` without a screen. With "all", a lesson
+    that cannot run on this machine does not stop the others; the UserError is raised at the end.
     """
     lessons = dict(map(find_lesson, NAMES if name == "all" else [name]))
     if sentence is not None and not sentence:
@@ -56,14 +60,15 @@ def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, cons
 
 
 def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
-    """Measure a lesson, print it, draw its picture into `folder`; whether the claim held.
+    """Measure a lesson, print it, draw its picture into `folder`; returns whether the claim held.
 
-    Without matplotlib the picture is left out, and a line says what brings it.
+    Without matplotlib there is no picture, and a line says what to install.
     """
     console.print(Text(f"\n{number}  {lesson.title}\n", style="bold"))
     console.print(Text(lesson.idea + "\n"))
     console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
-    with blas_threads(1):  # the products are small: a second thread makes them no faster, and waits on busy machines
+    # one thread: the products are too small to gain from a second one
+    with blas_threads(1), waiting(f"measuring, about {lesson.seconds} seconds on an idle machine"):
         measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
     for table in measured.tables:
         print_table(console, table)
@@ -81,14 +86,14 @@ def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None,
         if "MODEL" in command:
             command = command.replace("MODEL", str(small_model().folder))
         console.print(Text(f"  {command}"), soft_wrap=True)
-    console.print(Text(f"  read {', '.join(lesson.read)}\n"), soft_wrap=True)
+    console.print(Text(f"\nFiles to read: {', '.join(lesson.read)}\n"), soft_wrap=True)
     if show:
         show_picture(measured, lesson)
     return measured.holds
 
 
 def list_lessons(console: Console) -> None:
-    """All lessons, a line each."""
+    """Print a table of all lessons."""
     rows = []
     for number, name in enumerate(NAMES):
         rows.append((str(number), name, find_lesson(name)[1].title))
@@ -96,9 +101,10 @@ def list_lessons(console: Console) -> None:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """The title, and the table under it; columns after the first, whose cells are numbers, stand at the right.
+    """Print the title and the table below it; columns of numbers after the first are right-aligned.
 
-    Headings are broken between words, except tokens in quotes; in a narrow terminal long cells are folded, short ones not.
+    Headings are broken between words, except tokens in quotes. In a narrow terminal long cells are
+    folded and short ones are not.
     """
     drawn = RichTable(
         box=box.SIMPLE_HEAD,
@@ -124,7 +130,10 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder, and see that files can be made in it. Raises UserError where they cannot."""
+    """Make the folder and check that files can be written to it.
+
+    Raises UserError if they cannot.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -134,7 +143,10 @@ def check_folder(folder: Path) -> None:
 
 
 def save_picture(measured: Measured, lesson: Lesson, path: Path) -> None:
-    """Draw the picture into a PNG file. Raises MissingExtra without matplotlib, UserError where nothing can be written."""
+    """Draw the picture into a PNG file.
+
+    Raises MissingExtra without matplotlib, UserError if the file cannot be written.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -152,7 +164,7 @@ def save_picture(measured: Measured, lesson: Lesson, path: Path) -> None:
 
 
 def show_picture(measured: Measured, lesson: Lesson) -> None:
-    """Open the picture in a window and wait until it is closed."""
+    """Open the picture in a window; returns when the user closes it."""
     pyplot = import_pyplot()
     figure = pyplot.figure(**SIZE)
     figure.suptitle(lesson.title)
@@ -161,16 +173,17 @@ def show_picture(measured: Measured, lesson: Lesson) -> None:
 
 
 def import_pyplot():
-    """matplotlib.pyplot with a backend that opens windows. Raises MissingExtra or UserError where there is none."""
+    """matplotlib.pyplot with a backend that opens windows.
+
+    Raises MissingExtra or UserError without one.
+    """
     try:
         import matplotlib
         from matplotlib import pyplot
     except ImportError:
         raise MissingExtra("--show", "matplotlib", "plots") from None
     if matplotlib.get_backend().lower() == "agg":
-        raise UserError(
-            "--show needs a screen and a toolkit such as tkinter: open the PNG file that is written without it"
-        )
+        raise UserError("--show needs a screen and a toolkit such as tkinter: leave it out and open the PNG file")
     return pyplot
 
 

@@ -1,4 +1,4 @@
-"""The small model that several lessons look into: trained once, in a quarter of a minute, then kept in the user's cache."""
+"""The small model of the lessons: trained once, in about 15 seconds, then kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from minillm.data.corpora import cache_folder, load_text
 from minillm.files.atomic import locked
+from minillm.lessons.waiting import waiting
 from minillm.models.language_model import LanguageModel
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.tokenizers.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ TRAINING = TrainingSettings(
 
 
 class SmallModel(NamedTuple):
-    """A trained model with its tokenizer; `untrained` is the same one before its first step."""
+    """A trained model with its tokenizer; `untrained` is the same model before its first step."""
 
     model: LanguageModel
     tokenizer: Tokenizer
@@ -46,7 +47,10 @@ class SmallModel(NamedTuple):
 
 @lru_cache(maxsize=1)
 def small_model() -> SmallModel:
-    """The model, in evaluation mode. The first call on a machine trains it; a folder that cannot be written is no hindrance."""
+    """The model, in evaluation mode. The first call on a machine trains it.
+
+    If the cache folder cannot be written, it is trained again for each process.
+    """
     folder = cache_folder() / f"lesson-model-{_fingerprint()}"
     if not (folder / "config.json").is_file():
         folder = _train_into(folder)
@@ -56,25 +60,31 @@ def small_model() -> SmallModel:
 
 
 def _train_into(folder: Path) -> Path:
-    """Train beside the folder and rename what comes of it. Whoever comes meanwhile waits, and finds it."""
+    """Train in a temporary folder beside `folder` and rename it.
+
+    Other processes wait for the result.
+    """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
             return folder if (folder / "config.json").is_file() else _train_beside(folder)
-    except OSError:  # nothing can be kept here
+    except OSError:  # the cache folder cannot be written
         return _train_beside(Path(tempfile.mkdtemp(prefix=folder.name)) / "kept")
 
 
 def _train_beside(folder: Path) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    print("training the lessons' small model, once: it is kept", file=sys.stderr)
-    train(start_run(TRAINING, MODEL, partial / "run"))
+    print(f"training the lessons' small model, once; it is kept in {folder.parent}", file=sys.stderr)
+    with waiting(f"training the small model: {TRAINING.max_steps} steps, about 15 seconds on an idle machine"):
+        train(start_run(TRAINING, MODEL, partial / "run"))
     (partial / "run").rename(folder)
     shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
 def _fingerprint() -> str:
-    """What the model depends on: the settings, this version, and the text, which differs from one Python to the next."""
+    """A hash of what the model depends on: settings, version, and the text, which differs between
+    Pythons.
+    """
     settings = f"{__version__} {TRAINING} {MODEL}"
     return hashlib.sha256((settings + load_text([CORPUS])).encode()).hexdigest()[:12]

@@ -1,4 +1,6 @@
-"""A training loop for models so small that nothing is stored: the step of `minillm.training.loop` and no more."""
+"""The training loop in its shortest form: the step of `minillm.training.loop`, without saving or
+resuming.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ GRADIENT_CLIP = 1.0
 
 
 def training(model, optimizer, batch: Callable, schedule: Callable, steps: int, seed: int = 0) -> Iterator[int]:
-    """Train, and hand out 0, 1, ..., `steps`, the number of steps done: before the first, between them, after the last.
+    """Train; yields the number of steps done: 0 before the first step, `steps` after the last.
 
-    The caller looks at the model when it likes, in evaluation mode or not. batch: step -> ids and targets, both (B, T).
-    schedule: step -> learning rate. seed: of dropout. One thread: the products are too small to be worth sharing, and the
-    numbers do not depend on how many cores there are.
+    Between two steps the caller may evaluate the model, also in evaluation mode. batch: step -> ids
+    and targets, both (B, T). schedule: step -> learning rate. seed: of dropout. It uses one thread:
+    the products are small, and so the numbers do not depend on the number of cores.
     """
     with blas_threads(1):
         for step in range(steps):

@@ -1,8 +1,10 @@
 """Lesson: temperature.
 
-p_i(T) = exp(l_i / T) / sum_j exp(l_j / T), the Boltzmann distribution of energies -l_i (Ackley, Hinton, Sejnowski, 1985).
-Its entropy grows with T: dH/dT = Var(l) / T^3 under p(T), which is at least 0. As T -> 0 all of the probability goes to
-the largest logit, as T -> infinity it is shared equally, H = log V.
+    p_i(T) = exp(l_i / T) / sum_j exp(l_j / T)
+
+This is the Boltzmann distribution of energies -l_i (Ackley, Hinton, Sejnowski, 1985). Its entropy
+grows with T: dH/dT = Var(l) / T^3 under p(T), which is at least 0. As T -> 0 all of the probability
+goes to the largest logit; as T -> infinity it is shared equally, and H = log V.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import small_model
 from minillm.sampler import Sampler
+from minillm.sampler.probability import entropy
 
 TEMPERATURES = (0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 10.0)
 NEARLY_NONE, NEARLY_INFINITE = 1e-6, 1e6
@@ -28,7 +31,7 @@ def measure(sentence: str) -> Measured:
     entropies = {t: entropy(p) for t, p in distributions.items()}
     likeliest = np.argsort(-logits[0], kind="stable")[:SHOWN]
 
-    drawn = Sampler(seed=1).sample(np.repeat(logits, DRAWS, axis=0))  # 1,000 rows, each with a number of its own
+    drawn = Sampler(seed=1).sample(np.repeat(logits, DRAWS, axis=0))  # each row has its own random number
     counts = np.bincount(drawn, minlength=vocabulary)
     statistic, bound = chi_squared(counts, distributions[1.0])
 
@@ -62,7 +65,8 @@ def measure(sentence: str) -> Measured:
             ),
             Finding(f"at {NEARLY_NONE:g} it is greedy (largest difference {cold_error:.1e})", cold_error < 1e-6),
             Finding(
-                f"at {NEARLY_INFINITE:g} all {vocabulary} tokens are equally likely (relative difference {hot_error:.1e})",
+                f"at {NEARLY_INFINITE:g} all {vocabulary} tokens are equally likely (relative difference "
+                f"{hot_error:.1e})",
                 hot_error < 1e-3,
             ),
         ],
@@ -72,20 +76,13 @@ def measure(sentence: str) -> Measured:
     )
 
 
-def entropy(p) -> float:
-    """-sum p log p in nats, of a distribution (V,).
-
-    >>> entropy(np.array([0.5, 0.5, 0.0])).round(4)
-    np.float64(0.6931)
-    """
-    return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), dtype=np.float64)
-
-
 def chi_squared(counts, p, least: float = 5.0) -> tuple[float, float]:
-    """Pearson's statistic of counts (V,) against probabilities (V,), and what it stays below if they belong together.
+    """Pearson's statistic of counts (V,) against probabilities (V,), and its bound for a fair
+    sampler.
 
-    Tokens that are expected fewer than `least` times are counted as one. The bound is that of Wilson and Hilferty (1931):
-    (X/k)^(1/3) is nearly normal with mean 1 - 2/(9k) and variance 2/(9k), at 3.09 deviations, 1 in 1,000.
+    Tokens expected fewer than `least` times are counted together. The bound is that of Wilson and
+    Hilferty (1931): (X/k)^(1/3) is nearly normal with mean 1 - 2/(9k) and variance 2/(9k); 3.09
+    standard deviations are exceeded in 1 of 1,000 cases.
     """
     expected = counts.sum() * np.asarray(p, np.float64)
     often = expected >= least
@@ -101,7 +98,7 @@ def chi_squared(counts, p, least: float = 5.0) -> tuple[float, float]:
 def _draw(figure, entropies, vocabulary, counts, p, likeliest, tokenizer) -> None:
     left, right = figure.subplots(1, 2)
     left.semilogx(list(entropies), list(entropies.values()), marker="o")
-    left.axhline(np.log(vocabulary), color="0.6", linestyle="--", label=f"log {vocabulary}: all alike")
+    left.axhline(np.log(vocabulary), color="0.6", linestyle="--", label=f"log {vocabulary}: all equal")
     left.set(xlabel="temperature", ylabel="entropy (nats)", ylim=(0, None))
     left.legend()
     places = np.arange(len(likeliest))
@@ -115,11 +112,12 @@ def _draw(figure, entropies, vocabulary, counts, p, likeliest, tokenizer) -> Non
 
 LESSON = Lesson(
     title="Temperature: the same model, timid or wild",
-    claim="Dividing the logits by a temperature moves the model's choice between always taking the likeliest token (0) and "
-    "taking any token (infinity): entropy rises all the way, and what is drawn follows the probabilities.",
-    idea="A model gives every token a score, its logit. The softmax makes them probabilities, and a temperature divides the "
-    "scores before that. Differences between scores are what counts, so small temperatures make them large. "
-    "The entropy says how unsure the choice is; its exponential is a number of equally likely choices.",
+    claim="Dividing the logits by a temperature moves the model's choice between always taking the likeliest token (0) "
+    "and taking any token (infinity). The entropy rises all the way, and the drawn tokens follow the probabilities.",
+    idea="A model gives every token a score, its logit. The softmax turns scores into probabilities, and a temperature "
+    "divides the scores before that. Only differences between scores count, so a small temperature makes them large "
+    "and one token win. The entropy says how uncertain the choice is; its exponential is a number of equally likely "
+    "choices.",
     measure=measure,
     commands=(
         'minillm lesson temperature --text "If the"',

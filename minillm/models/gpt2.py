@@ -3,7 +3,8 @@
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 
     x = wte[ids] + wpe[0 .. T-1]                                (B, T, C)
-    x = block(x), n_layer times                                 residual.py
+    x = x + attention(norm(x))        n_layer times             attention.py, layer_norm.py
+    x = x + mlp(norm(x))                                        mlp.py, residual.py
     logits = ln_f(x) W_head^T                                   (B, T, C) @ (C, V)
     loss = mean over B, T of -log softmax(logits)[target]
 
@@ -25,9 +26,16 @@ from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
-from minillm.layers.residual import ResidualBlock
+from minillm.layers.residual import residual_backward, residual_forward
 from minillm.models import gpt2_names
-from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
+from minillm.models.config import (
+    check_dropout,
+    check_flags,
+    check_heads,
+    check_numbers,
+    check_positive_integers,
+    option,
+)
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02
@@ -43,16 +51,16 @@ class GPT2Config:
     """
 
     vocab_size: int = 50257
-    context_length: int = 1024
-    n_layer: int = 12
-    n_head: int = 12
-    d_model: int = 768
-    d_ff: int | None = None
-    dropout: float = 0.0
-    bias: bool = True
-    tie_embeddings: bool = True
-    activation: str = "gelu_new"
-    layer_norm_eps: float = 1e-5
+    context_length: int = option(1024, "Tokens that the model can look back on.")
+    n_layer: int = option(12, "Transformer blocks.")
+    n_head: int = option(12, "Attention heads in each block.")
+    d_model: int = option(768, "Width of a token's vector; divisible by --n-head.")
+    d_ff: int | None = option(None, "Width inside the MLP; 4 (Llama: 8/3) times --d-model if not given.")
+    dropout: float = option(0.0, "Probability of dropping a value, from 0 to below 1.")
+    bias: bool = option(True, "GPT-2: biases in linear layers and norms.")
+    tie_embeddings: bool = option(True, "One matrix reads tokens and scores them.")
+    activation: str = option("gelu_new", "gelu_new (tanh form, as GPT-2) or gelu (exact).")
+    layer_norm_eps: float = option(1e-5, "GPT-2: added to the variance in layer norm.")
 
     def __post_init__(self):
         if self.d_ff is None:
@@ -187,3 +195,48 @@ class Transformer(Layer):
         # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch
         self.wpe.backward(dx.sum(axis=0, dtype=self.wpe.weight.value.dtype))
         self.wte.backward(dx)
+
+    def decode(self, ids, cache):
+        """The new ids (B, t) -> x (B, t, C)."""
+        x = self.wte.decode(ids, cache) + self.wpe.decode(cache.positions(), cache)
+        x = self.embd_dropout.decode(x, cache)
+        for block in self.h:
+            x = block.decode(x, cache)
+        return self.ln_f.decode(x, cache)
+
+
+class ResidualBlock(Layer):
+    """One transformer block, x (B, T, C) -> y (B, T, C):
+
+    x = x + dropout(attn(ln_1(x)))        mixes information across tokens
+    x = x + dropout(mlp(ln_2(x)))         applied to each token independently
+    """
+
+    def __init__(self, ln_1: LayerNorm, attn: CausalSelfAttention, ln_2: LayerNorm, mlp: MLP, dropout: float = 0.0):
+        self.ln_1 = ln_1
+        self.attn = attn
+        self.attn_resid_dropout = Dropout(dropout)
+        self.ln_2 = ln_2
+        self.mlp = mlp
+        self.mlp_resid_dropout = Dropout(dropout)
+
+    def forward(self, x, rng_key=None):
+        attn_out = self.attn_resid_dropout.forward(self.attn.forward(self.ln_1.forward(x), rng_key), rng_key)
+        x, saved_attn = residual_forward(x, attn_out)
+        mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), rng_key)
+        x, saved_mlp = residual_forward(x, mlp_out)
+        self.save_for_backward((saved_attn, saved_mlp))
+        return x
+
+    def backward(self, dy):
+        saved_attn, saved_mlp = self.take_saved()
+        # forward: x = x + dropout(mlp(ln_2(x)))
+        dx, dmlp_out = residual_backward(dy, saved_mlp)
+        dx = dx + self.ln_2.backward(self.mlp.backward(self.mlp_resid_dropout.backward(dmlp_out)))
+        # forward: x = x + dropout(attn(ln_1(x)))
+        dx, dattn_out = residual_backward(dx, saved_attn)
+        return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
+
+    def decode(self, x, cache):
+        x = x + self.attn_resid_dropout.decode(self.attn.decode(self.ln_1.decode(x, cache), cache), cache)
+        return x + self.mlp_resid_dropout.decode(self.mlp.decode(self.ln_2.decode(x, cache), cache), cache)

@@ -15,7 +15,7 @@ from minillm.errors import UserError
 from minillm.files.model_folder import WEIGHTS_FILE, make_model_folder, write_config, write_weights
 from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
-from minillm.layers.layer import Layer, Parameter
+from minillm.layers.layer import Layer, Parameter, decode_problem
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.layers.lora import LoRALinear
@@ -227,6 +227,13 @@ class LanguageModel(Layer, Architecture):
     def writes_by_forward(self) -> bool:
         """Whether `next_token_logits` is what `forward` returns for the last token, and was not given another meaning."""
         return self._is_own("next_token_logits")
+
+    def decode_problem(self) -> str | None:
+        """Why `decode` of the body and of the head may not be what `forward` computes, naming the place; None where it is."""
+        for name in ("forward", "next_token_logits", "_logits", "_hidden"):
+            if not self._is_own(name):
+                return f"{name} of {type(self).__name__} was overridden or exchanged"
+        return decode_problem(self.body, self.body_name) or decode_problem(self.lm_head, "lm_head")
 
     def hidden(self, ids):
         """ids (B, T) int  ->  x (B, T, C), what the head sees."""

@@ -28,7 +28,14 @@ from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fi
 from minillm.layers.swiglu import SwiGLU
 from minillm.models import llama_names, rope_names
 from minillm.models.architecture import gguf_has_bias
-from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers
+from minillm.models.config import (
+    check_dropout,
+    check_flags,
+    check_heads,
+    check_numbers,
+    check_positive_integers,
+    option,
+)
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02
@@ -47,21 +54,21 @@ class LlamaConfig:
     """
 
     vocab_size: int = 32000
-    context_length: int = 2048
-    n_layer: int = 12
-    n_head: int = 12
-    n_kv_head: int | None = None
-    d_model: int = 768
-    d_ff: int | None = None
-    head_dim: int | None = None
-    dropout: float = 0.0
-    tie_embeddings: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    context_length: int = option(2048, "Tokens that the model can look back on.")
+    n_layer: int = option(12, "Transformer blocks.")
+    n_head: int = option(12, "Attention heads in each block.")
+    n_kv_head: int | None = option(None, "Llama: key/value heads, each shared by several attention heads.")
+    d_model: int = option(768, "Width of a token's vector; divisible by --n-head.")
+    d_ff: int | None = option(None, "Width inside the MLP; 4 (Llama: 8/3) times --d-model if not given.")
+    head_dim: int | None = option(None, "Llama: width of a head, if not d-model / n-head.")
+    dropout: float = option(0.0, "Probability of dropping a value, from 0 to below 1.")
+    tie_embeddings: bool = option(False, "One matrix reads tokens and scores them.")
+    attention_bias: bool = option(False, "Llama: biases in attention.")
+    mlp_bias: bool = option(False, "Llama: biases in the MLP.")
+    rms_norm_eps: float = option(1e-5, "Llama: added to the mean square in RMS norm.")
+    rope_theta: float = option(10000.0, "Llama: base of the rotary embedding's angles.")
     rope_scaling: Scaling | None = None
-    rope_interleaved: bool = False
+    rope_interleaved: bool = option(False, "Llama: rotary pairs side by side.")
 
     def __post_init__(self):
         complete_llama_shape(self)
@@ -259,6 +266,13 @@ class LlamaBody(Layer):
         # forward: x = embed_tokens[ids]
         self.embed_tokens.backward(dx)
 
+    def decode(self, ids, cache):
+        """The new ids (B, t) -> x (B, t, C)."""
+        x = self.embed_tokens.decode(ids, cache)
+        for block in self.blocks:
+            x = block.decode(x, cache)
+        return self.norm.decode(x, cache)
+
 
 class LlamaBlock(Layer):
     """One transformer block, x (B, T, C) -> y (B, T, C):
@@ -288,8 +302,12 @@ class LlamaBlock(Layer):
     def backward(self, dy):
         saved_attn, saved_mlp = self.take_saved()
         # forward: x = x + mlp(post_attention_layernorm(x))
-        dx, dthought = residual_backward(dy, saved_mlp)
-        dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dthought))
+        dx, dmlp_out = residual_backward(dy, saved_mlp)
+        dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
         # forward: x = x + self_attn(input_layernorm(x))
-        dx, dattended = residual_backward(dx, saved_attn)
-        return dx + self.input_layernorm.backward(self.self_attn.backward(dattended))
+        dx, dattn_out = residual_backward(dx, saved_attn)
+        return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
+
+    def decode(self, x, cache):
+        x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
+        return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)

@@ -1,16 +1,17 @@
 """Whether a model is what its configuration describes, and if not, where it is another one.
 
-A model is made of objects that anybody may change: a layer is added to a block, replaced or derived from, a method is
-overridden or exchanged, a constant gets another value, a weight is shared. `forward` then computes something else. What
-goes by the configuration alone, such as a file in the layout of Hugging Face, or a pass with a key/value cache, does not
-know that. So it asks here first, and is used only for a model that has, at every place,
+A model is made of objects that can be changed: a layer is added to a block, replaced or derived from, a method is overridden
+or exchanged, a constant gets another value, a weight is shared. `forward` then computes something else. A file in the layout
+of Hugging Face is read by its configuration alone, and cannot express that. So saving checks first that a model has, at every
+place,
 
     the same layer, with the same code: class, methods, and the operations (`NAME_forward`) that its file calls,
     the same constants,
     a tensor of the same shape, shared with the same others
 
-as a new model of its class and configuration. What only training calls, such as `backward` and `loss`, may be another one:
-the model that is written with, and saved, is the same. LoRA changes none of this: it is known wherever a linear layer is.
+as a new model of its class and configuration. What only training or generation calls, such as `backward`, `loss` and
+`decode`, may differ: what `forward` computes, and what is saved, is the same. LoRA changes none of this: a layer with LoRA
+counts as the linear layer that it extends.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from minillm.layers.lora import LoRALinear
 
 SETTINGS = {  # attributes that change no result in evaluation mode, and those that a configuration or dtype stand for
     *("name", "training", "recompute", "activations", "batch_offset", "p", "label_smoothing", "ignore_index"),
-    *("config", "precision", "lora", "carried"),
+    *("config", "precision", "lora", "carried", "decode"),
 }
 CONSTRUCTION = {"initial_std", "_token_embedding", "_normal", "_constant"}  # and _make...: what they made is compared
 HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__annotations__"}
+HARMLESS |= {"decode", "per_token", "_decoded"}  # what generation adds to forward: layers/layer.py
 HARMLESS |= {"__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 METHODS = {"forward", "backward", "product"}
 TRAINING = {"backward", "loss", "train", "eval", "zero_grad", "to", "replica", "trainable_parameters"}
@@ -198,7 +200,9 @@ def _exchanged(base: type) -> str | None:
             continue
         space = vars(sys.modules[cls.__module__])
         methods = {
-            name: value for name, value in vars(cls).items() if not name.startswith("__") and name not in TRAINING
+            name: value
+            for name, value in vars(cls).items()
+            if not name.startswith("__") and name not in TRAINING and name not in HARMLESS
         }
         for name, value in methods.items():
             if _is_foreign(value, space, f"{cls.__qualname__}.{name}"):

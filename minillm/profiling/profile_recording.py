@@ -18,9 +18,12 @@ ATTENTION_PRODUCTS = {
     "flash_forward": 2,
     "flash_backward_queries": 1,
     "flash_backward_keys": 3,
-    "row_products": 1,
-    "weighted_sum": 1,
-    "transposed_sum": 1,
+    "online_forward": 2,
+    "online_backward_queries": 1,
+    "online_backward_keys": 3,
+    "matmul_abt": 1,
+    "matmul_ab": 1,
+    "matmul_atb": 1,
 }
 OF_MANY_TENSORS = {"adamw": 7, "sums_of_squares": 1}  # kernels that get tables of addresses: arrays like the weights
 # Layers made of others: the projection that makes the array of their own work, arrays forward, backward.

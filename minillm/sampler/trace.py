@@ -33,8 +33,8 @@ class TokenTrace(NamedTuple):
     first: float
     past: float
 
-    def lines(self, decode: Callable[[int], str]) -> list[str]:
-        """The trace as text, a line a stage and one for the draw.
+    def lines(self, decode: Callable[[int], str], short: bool = False) -> list[str]:
+        """The trace as text, a line a stage and one for the draw. short: fewer words, for 80 columns.
 
         >>> stage = StageTrace("top_k", 2, 0.5, 0.6931, 2.0)
         >>> for line in TokenTrace([stage], 7, 0.5, 0.25, 0.0, 0.5).lines(lambda token: " the"):
@@ -42,8 +42,9 @@ class TokenTrace(NamedTuple):
         top_k                    2 tokens kept  50.00 % of the mass removed  entropy 0.693  choices 2.0
         drawn 0.250000 falls into [0.000000, 0.500000): ' the' (7), probability 0.5000
         """
+        kept, removed = ("kept", "removed") if short else ("tokens kept", "of the mass removed")
         lines = [
-            f"{stage.name:<18}{stage.kept:>8,} tokens kept {stage.removed:>7.2%} of the mass removed  "
+            f"{stage.name:<18}{stage.kept:>8,} {kept} {stage.removed:>7.2%} {removed}  "
             f"entropy {stage.entropy:.3f}  choices {stage.choices:.1f}".replace("%", " %")
             for stage in self.stages
         ]

@@ -1,4 +1,4 @@
-"""The training loop: draw a batch, measure the loss, send its gradient back, step, and look up now and then."""
+"""The training loop: draw a batch, compute the loss, backpropagate, update, evaluate every eval_interval steps."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate
-from minillm.training.metrics import plot_losses
 from minillm.training.overfitting import overfitting_since, remedies
+from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.run import Run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
@@ -32,25 +32,25 @@ LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
 
 
 class Reporter:
-    """What `train` tells while it works. Every method does nothing here; the command line prints."""
+    """Called by `train` while it works. Every method does nothing here; the command line prints."""
 
-    def stepped(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
+    def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         """After each step, on a device after the next one; `step` counts the steps done."""
 
-    def evaluated(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+    def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         """After each evaluation."""
 
-    def sampled(self, step: int, text: str) -> None:
+    def on_sample(self, step: int, text: str) -> None:
         """A text that the model wrote, after each evaluation."""
 
-    def profiled(self, profile: StepProfile) -> None:
-        """Where the time of a step went, once, if `train` was asked for it."""
+    def on_profile(self, profile: StepProfile) -> None:
+        """Where the time of a step went, once, if `train` was called with profile."""
 
-    def noted(self, message: str) -> None:
-        """Something the user should know, in one line."""
+    def on_message(self, message: str) -> None:
+        """A remark or a warning, in one line."""
 
-    def advised(self, message: str) -> None:
-        """What helps against what was noted last, in one line."""
+    def on_advice(self, message: str) -> None:
+        """What helps against the last warning, in one line."""
 
 
 def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None, profile: bool = False) -> str:
@@ -107,7 +107,7 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool) 
 def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
     settings, time_ = run.settings, run.model.config.context_length
     tokens = settings.batch_size * settings.gradient_accumulation * time_
-    return Profiler(parallel.models, run.optimizer, tokens, time_, reporter.profiled)
+    return Profiler(parallel.models, run.optimizer, tokens, time_, reporter.on_profile)
 
 
 class MetricsReader:
@@ -167,7 +167,7 @@ class MetricsReader:
         if steps_done % LOG_INTERVAL == 0 or steps_done == self._run.settings.max_steps:
             values = dict(loss=loss, lr=lr, gradient_norm=norm, tokens_per_second=round(speed))
             self._run.metrics.write("step", step=steps_done, **values)
-        self._reporter.stepped(steps_done, loss, lr, norm, speed)
+        self._reporter.on_step(steps_done, loss, lr, norm, speed)
 
     def _speed(self) -> float:
         """Tokens a second, now that one more step is done."""
@@ -205,12 +205,12 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> 
         val_perplexity=validation.perplexity,
         best=is_best,
     )
-    reporter.evaluated(progress.step, train, validation, is_best)
+    reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
     if settings.sample_tokens:
         text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
-        reporter.sampled(progress.step, text)
+        reporter.on_sample(progress.step, text)
     run.save()
 
 
@@ -231,8 +231,8 @@ def _warn_of_overfitting(run: Run, reporter: Reporter) -> None:
     if since is not None and progress.overfitting_since is None:
         message = f"overfitting since step {since}; the best model is step {progress.best_step}"
         run.metrics.write("warning", step=progress.step, message=message)
-        reporter.noted(message)
-        reporter.advised(remedies(run.settings, run.model.config.dropout))
+        reporter.on_message(message)
+        reporter.on_advice(remedies(run.settings, run.model.config.dropout))
     progress.overfitting_since = since
 
 
@@ -257,7 +257,7 @@ def _finish(run: Run, reporter: Reporter) -> None:
     try:
         plot_losses(run.folder)
     except MissingExtra as error:
-        reporter.noted(str(error))
+        reporter.on_message(str(error))
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def _interruptible(reporter: Reporter) -> Iterator[threading.Event]:
         interrupted.set()
         for signal_number, handler in previous.items():
             signal.signal(signal_number, handler)
-        reporter.noted("ending after this step; once more to stop at once")
+        reporter.on_message("ending after this step; once more to stop at once")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

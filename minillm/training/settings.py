@@ -1,4 +1,4 @@
-"""What a training run is told: everything but the shape of the model."""
+"""Settings of a training run: everything but the shape of the model."""
 
 from __future__ import annotations
 
@@ -8,67 +8,88 @@ from dataclasses import dataclass, fields
 from minillm.backend.precision import activation_dtype
 from minillm.data.special import check_choice
 from minillm.errors import UserError
+from minillm.models.config import option
 from minillm.optim import OPTIMIZERS, make_schedule
 from minillm.optim.adamw import check_settings
+
+RUN, MODEL, STEPS, EVALUATION = "The run", "The model", "How it learns", "Evaluation"
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """Settings of a run; they are stored in the run folder, and a resumed run uses them again.
 
-    data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a step. max_steps: where
-    the schedule ends. lr rises over warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
-    checkpoint_activations: compute each block again in backward, for less memory. gradient_clip: largest global norm of the
-    gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at
-    (0: all). early_stop: evaluations without a better validation loss after which training ends, 0 for never.
-    sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
-    (minillm/backend/precision.py); what is stored is float32 for all but float64.
+    data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a step. max_steps:
+    where the schedule ends. lr rises over warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays
+    ("constant"). checkpoint_activations: compute each block again in backward, for less memory. gradient_clip: largest
+    global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of
+    each split that they read (0: all). early_stop: evaluations without a better validation loss after which training
+    ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32",
+    "float64", "tf32" or "bfloat16" (backend/precision.py); what is stored is float32 for all but float64.
     special: how special tokens in the text are read, one of data/special.py's CHOICES, "" for the end of text alone.
-    tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
-    for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
-    lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the
-    weights there.
+    tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size
+    tokens, 0 for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters
+    that do not learn. lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with
+    merge are added to the weights there.
 
+    Each field is an option of `minillm train`; `least` in its metadata is the smallest whole number allowed.
     Raises UserError for settings that make no sense.
     """
 
-    data: tuple[str, ...] = ("python-docs",)
-    seed: int = 1337
-    batch_size: int = 12
-    gradient_accumulation: int = 1
-    max_steps: int = 2000
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    min_lr: float = 1e-4
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    beta1: float = 0.9
-    beta2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0
-    label_smoothing: float = 0.0
-    checkpoint_activations: bool = False
-    eval_interval: int = 250
-    eval_windows: int = 200
-    early_stop: int = 0
-    sample_tokens: int = 120
-    dtype: str = "float32"
-    special: str = ""
-    tokenizer: str = "char"
-    vocab_size: int = 0
-    init: str = ""
-    freeze: tuple[str, ...] = ()
-    lora_rank: int = 0
-    merge: bool = False
+    data: tuple[str, ...] = option(
+        ("python-docs",),
+        "What to learn from: python-docs (built in), shakespeare (downloaded once), or UTF-8 text files.",
+        RUN,
+    )
+    seed: int = option(1337, "The same seed gives the same run.", RUN, least=0)
+    batch_size: int = option(12, "Windows of text in a batch.", STEPS, least=1)
+    gradient_accumulation: int = option(1, "Batches whose gradients make one step.", STEPS, least=1)
+    max_steps: int = option(2000, "Steps in all: where the schedule ends.", STEPS, least=1)
+    optimizer: str = option("adamw", "adamw, or adam (decay as L2 penalty).", STEPS)
+    lr: float = option(1e-3, "Highest learning rate.", STEPS)
+    min_lr: float = option(1e-4, "Learning rate at the end; a tenth of --lr if only that is given.", STEPS)
+    warmup_steps: int = option(100, "Steps over which the learning rate rises.", STEPS, least=0)
+    schedule: str = option("cosine", "cosine, linear or constant, after the warm-up.", STEPS)
+    beta1: float = option(0.9, "Decay of the mean of gradients.", STEPS)
+    beta2: float = option(0.99, "Decay of the mean of squared gradients.", STEPS)
+    eps: float = option(1e-8, "Added to the root of the second moment.", STEPS)
+    weight_decay: float = option(0.1, "Decay of matrices (not of biases and norms).", STEPS)
+    gradient_clip: float = option(1.0, "Largest norm of the gradient; 0: no limit.", STEPS)
+    label_smoothing: float = option(0.0, "Share of the target spread over all tokens.", STEPS)
+    checkpoint_activations: bool = option(
+        False, "Less memory for a third more time: backward computes each block again.", STEPS
+    )
+    eval_interval: int = option(250, "Steps between evaluations (and checkpoints).", EVALUATION, least=1)
+    eval_windows: int = option(200, "Windows of each split that an evaluation reads; 0: all.", EVALUATION, least=0)
+    early_stop: int = option(
+        0, "Stop after so many evaluations without a better validation loss; 0: never.", EVALUATION, least=0
+    )
+    sample_tokens: int = option(120, "Tokens of sample text at an evaluation; 0: none.", EVALUATION, least=0)
+    dtype: str = option(
+        "float32",
+        "float32, float64, or on a GPU tf32 or bfloat16: matrix products of fewer bits, weights in float32.",
+        MODEL,
+    )
+    special: str = option(
+        "",
+        "Special tokens in the text: read them as tokens (allow), as letters (text), or refuse them. If left out, "
+        "the model's end of text, such as <|endoftext|> between documents, is a token, and others are refused.",
+        RUN,
+    )
+    tokenizer: str = option("char", "char (every character a token) or bpe (byte pairs learned from the text).", RUN)
+    vocab_size: int = option(0, "With --tokenizer bpe: tokens; 1024 if not given.", RUN, least=0, show_default=False)
+    init: str = option("", "Continue from this model, with its tokenizer: a folder, a file or a hub name.", RUN)
+    freeze: tuple[str, ...] = option(
+        (), "Parameters that do not learn, by a pattern of their names, as *.wte.*; may be repeated.", RUN
+    )
+    lora_rank: int = option(0, "With --init: learn only LoRA matrices of this rank; 8 is usual.", RUN, least=0)
+    merge: bool = option(False, "Add LoRA's matrices to the weights of the run folder's model.", RUN)
 
     def __post_init__(self):
         object.__setattr__(self, "data", tuple(self.data))
         object.__setattr__(self, "freeze", tuple(self.freeze))
-        self._check_whole(1, "batch_size", "gradient_accumulation", "max_steps", "eval_interval")
-        self._check_whole(
-            0, "seed", "warmup_steps", "eval_windows", "early_stop", "sample_tokens", "lora_rank", "vocab_size"
-        )
+        for field in fields(self):
+            self._check_whole(field.name, field.metadata.get("least"))
         check_choice(self.special)
         if self.tokenizer not in TOKENIZERS:
             raise UserError(f'unknown tokenizer "{self.tokenizer}": use one of {", ".join(TOKENIZERS)}')
@@ -99,11 +120,10 @@ class TrainingSettings:
         betas = (self.beta1, self.beta2)
         return OPTIMIZERS[self.optimizer](parameters, self.lr, betas, self.eps, self.weight_decay)
 
-    def _check_whole(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
+    def _check_whole(self, name: str, least: int | None) -> None:
+        value = getattr(self, name)
+        if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise UserError(f"{name} is {value!r}: it must be a whole number of at least {least}")
 
 
 TOKENIZERS = ("char", "bpe")

@@ -140,7 +140,7 @@ class Recorder(Reporter):
     def __init__(self):
         self.steps = []
 
-    def stepped(self, step, loss, lr, gradient_norm, tokens_per_second):
+    def on_step(self, step, loss, lr, gradient_norm, tokens_per_second):
         self.steps.append(step)
 
 

@@ -11,6 +11,7 @@ from minillm.backend.threads import blas_threads
 from minillm.checks.cases import randomised
 from minillm.generation.decoder import Decoder
 from minillm.layers import linear
+from minillm.layers.cache import Cache
 from minillm.layers.linear import Linear
 
 
@@ -89,7 +90,7 @@ def test_a_linear_layer_uses_it(monkeypatch, transposed):
     monkeypatch.setattr(linear, "skinny_matmul", lambda *all: calls.append(all) or skinny_matmul(*all))
     x, weight = matrices(4, 512, 512)
     layer = Linear(weight, np.ones(512, np.float32), transposed=transposed)
-    assert_close(layer.product(x, with_bias=True), x @ (weight.T if transposed else weight) + 1, 1e-6)
+    assert_close(layer.decode(x, Cache(x, len(x))), x @ (weight.T if transposed else weight) + 1, 1e-6)
     assert len(calls) == 1
 
 

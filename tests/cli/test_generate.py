@@ -83,7 +83,7 @@ def test_what_is_refused(generate):
         "--compare --max-tokens 100": "at most 13 can be written",
         "--min-tokens 5": "--min-tokens 5: run knows no end of text",
         "--repetition-penalty 0": "repetition_penalty is 0.0",
-        "--compare --json --num-samples 2": "leave out --json, --num-samples",
+        "--compare --json --max-time 2": "leave out --json, --max-time",
         "--lookup --logprobs --max-tokens 100": "at most 13 tokens can be written",
     }.items():
         done = generate(*wrong.split(), expect=2)

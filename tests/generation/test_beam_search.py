@@ -128,7 +128,7 @@ FAULTS = [
     ("at = self.longest if", "at = length if"),
     ("and self.length_penalty > 0 else length", "else length"),
     ("/ length**self.length_penalty))", "/ (length - 1 or 1)**self.length_penalty))"),
-    ("decoder.select(parents)", "decoder.select(sorted(parents))"),
+    ("decoder.reorder(parents)", "decoder.reorder(sorted(parents))"),
     ("first + parent for parent", "parent for parent"),
     ("kept.append(totals[place])", "kept.append(log_p[parent, token])"),
     ("self.beams * max(2, 1 + len(self.eos_ids))", "self.beams"),

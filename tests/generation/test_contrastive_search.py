@@ -78,7 +78,7 @@ def test_over_the_end_of_the_context(kind, padded):
 
 FAULTS = [
     ("before = _unit(x[::k, :-1])", "pass"),
-    ("decoder.select(np.repeat(rows * k + chosen, k))", "pass"),
+    ("decoder.reorder(np.repeat(rows * k + chosen, k))", "pass"),
     ("xp.asarray(chosen)]", "0]"),
     ("_unit(last)[:, None]], axis=1)", "_unit(last)[:, None]][:1], axis=1)"),
     ("(1 - alpha) * p_tried", "p_tried"),

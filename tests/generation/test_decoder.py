@@ -4,12 +4,12 @@ from planting import assert_close, planted
 
 import minillm
 from minillm.backend.random_streams import stream
-from minillm.checks.cases import array, randomised
+from minillm.checks.cases import randomised
 from minillm.errors import UserError
 from minillm.generation import decoder as decoding
 from minillm.generation.decoder import ContextFull, Decoder, left_padded
-from minillm.layers import cached_attention as cache
-from minillm.layers.cached_attention import cached_attention
+from minillm.layers import attention, cache, rotary_attention
+from minillm.layers import cached_attention as cached
 
 CONTEXT = 12
 GPT2_SHAPES = [dict(), dict(bias=False, tie_embeddings=False, activation="gelu")]
@@ -40,7 +40,7 @@ def test_logits_are_those_without_a_cache(kind, config, shape, batch, first):
     decoder = Decoder(model)
     assert_close(decoder.read(ids[:, :first]), expected[:, first - 1], 1e-5)
     for t in range(first, CONTEXT):
-        assert decoder.visible == t and decoder.room == CONTEXT - t
+        assert decoder.visible == t and decoder.remaining == CONTEXT - t
         assert_close(decoder.read(ids[:, t : t + 1]), expected[:, t], 1e-5)
 
 
@@ -62,7 +62,7 @@ def test_prompts_of_unequal_length(kind, config, shape):
     while True:
         for row, text in zip(logits, texts):
             assert_close(row[None], model.next_token_logits(np.array([text])), 1e-5)
-        if not decoder.room:
+        if not decoder.remaining:
             break
         tokens = logits.argmax(axis=-1)
         for text, token in zip(texts, tokens):
@@ -94,7 +94,7 @@ def test_stopping():
     model = make(*MODELS[0])
     decoder = Decoder(model, window="stop")
     decoder.read(ids_of(1, CONTEXT))
-    assert decoder.room == 0
+    assert decoder.remaining == 0
     with pytest.raises(ContextFull, match="13 tokens, more than the model's context_length of 12"):
         decoder.read(np.array([[1]]))
     with pytest.raises(ContextFull, match="the prompt has 13 tokens"):
@@ -111,7 +111,7 @@ def test_what_was_refused_was_never_read():
     decoder.truncate(4)
     new = np.array([[1], [2]])
     decoder.read(new)
-    decoder.select([1, 1])
+    decoder.reorder([1, 1])
     text = np.concatenate([ids[:, : CONTEXT - 4], new], axis=1)[[1, 1]]
     expected = model.forward(np.concatenate([text, [[3], [3]]], axis=1))[:, -1]
     assert_close(decoder.read(np.array([[3], [3]])), expected, 1e-5)
@@ -152,27 +152,36 @@ def test_a_model_that_trains_is_left_as_it_is(kind, config, shape):
 @pytest.mark.parametrize(
     "module, right, wrong",
     [
-        (cache, "return (j >= padding[:, None, None]) | (j == i)", "return (j >= 0) | (padding[:, None, None] < 0)"),
-        (cache, "columns if self.padding is None else", "columns if True else"),
-        (cache, "s[..., ~_visible(total - time + start, seen, None, xp)] = -xp.inf", "pass"),
-        (cache, "q = q * q.dtype.type(1 / math.sqrt(width))", "q = q + 0"),
+        (cached, "(j >= padding[:, None, None, None, None]) | (j == i)", "(j >= 0)"),
+        (cached, "visible = j <= i", "visible = j > -1"),
+        (cached, "q = q * q.dtype.type(1 / math.sqrt(D))", "q = q + 0"),
+        (cache, "if self.padding is not None:\n                columns =", "if False:\n                columns ="),
+        (
+            cache,
+            "arange(self.length, self.length + self.count)",
+            "arange(self.length + 1, self.length + self.count + 1)",
+        ),
+        (cache, "before = self.length + self.count - total", "before = 1"),
+        (cache, "for array, x in zip(self.arrays, new):\n            array[..., start:stop, :] = x", "pass"),
+        (decoding, "cache.start(self.visible - cache.length)", "cache.start(self.visible - cache.length + 1)"),
     ],
 )
 def test_faults_are_caught(monkeypatch, module, right, wrong):
-    faulty = planted(module, right, wrong)
-    for name in ("KeyValueCache", "cached_attention"):
-        monkeypatch.setattr(decoding, name, getattr(faulty, name))
-    with pytest.raises(AssertionError):
+    plant(monkeypatch, module, right, wrong)
+    with pytest.raises((AssertionError, IndexError, ValueError)):
         test_prompts_of_unequal_length(*MODELS[0])
 
 
-@pytest.mark.parametrize("block", [1, 2, 5])
-def test_blocks_of_queries_change_nothing(monkeypatch, block):
-    q, k, v = array("q", 2, 4, 5, 6), array("k", 2, 2, 9, 6), array("v", 2, 2, 9, 6)
-    expected = cached_attention(q, k, v), cached_attention(q, k, v, np.array([0, 3]))
-    monkeypatch.setattr(cache, "QUERY_BLOCK", block)
-    assert_close(cached_attention(q, k, v), expected[0])
-    assert_close(cached_attention(q, k, v, np.array([0, 3])), expected[1])
+def plant(monkeypatch, module, right, wrong):
+    """The fault in what generation uses."""
+    faulty = planted(module, right, wrong)
+    if module is cache:
+        monkeypatch.setattr(decoding, "Cache", faulty.Cache)
+    elif module is cached:
+        for user in (attention, rotary_attention):
+            monkeypatch.setattr(user, "cached_attention", faulty.cached_attention)
+    else:
+        monkeypatch.setitem(globals(), "Decoder", faulty.Decoder)
 
 
 def test_reader_of_a_model_and_of_anything_else():
@@ -235,7 +244,7 @@ def test_what_is_taken_back_was_never_read(kind, config, shape, padded):
     decoder = Decoder(model)
     decoder.read(*left_padded(texts))
     for step in range(12):  # the last of these slide
-        wrong = ids_of(2, min(step, decoder.room))
+        wrong = ids_of(2, min(step, decoder.remaining))
         if wrong.size:
             decoder.read(wrong)
         decoder.truncate(wrong.shape[1])
@@ -265,12 +274,12 @@ def test_rows_that_are_selected(kind, config, shape, padded, rows):
     texts = [list(prompt) for prompt in (PROMPTS if padded else [[1, 2, 3], [1, 2, 4], [1, 5, 6]])]
     decoder = Decoder(model)
     decoder.read(*left_padded(texts))
-    decoder.select(rows)
+    decoder.reorder(rows)
     texts = [list(texts[row]) for row in rows]
     for step in range(CONTEXT):
         if step % 3 == 1:
             turned = np.roll(np.arange(len(rows)), step)
-            decoder.select(turned)
+            decoder.reorder(turned)
             texts = [list(texts[row]) for row in turned]
         tokens = (np.arange(len(rows)) + step) % 11
         for text, token in zip(texts, tokens):
@@ -283,30 +292,27 @@ def test_rows_that_are_selected(kind, config, shape, padded, rows):
 @pytest.mark.parametrize(
     "module, right, wrong, test",
     [
-        (cache, "old[:, :, start : self.length] = old[:, :, start : self.length][rows]", "pass", "select"),
-        (cache, "= old[:, :, : self.length][rows]", "= old[:, :, : self.length][rows * 0]", "select"),
-        (cache, "self.padding = self.padding[rows]", "pass", "select"),
+        (cache, "old[..., changed, :] = old[..., changed, :][rows]", "pass", "reorder"),
+        (cache, "= old[..., :used, :][rows]", "= old[..., :used, :][rows * 0]", "reorder"),
+        (cache, "self.padding = self.padding[rows]", "pass", "reorder"),
         (
             decoding,
             "start = int(changed.argmax()) if changed.any() else self.visible",
             "start = self.visible",
-            "select",
+            "reorder",
         ),
-        (decoding, "before, self._ids = self._ids, self._ids[rows]", "before = self._ids[rows]", "select"),
-        (decoding, "self._padding = padding\n", "pass\n", "select"),
-        (decoding, "self._cache.advance(-count)", "pass", "take back"),
-        (decoding, "self._ids = self._ids[:, :-count]", "pass", "take back"),
+        (decoding, "before, self._ids = self._ids, self._ids[rows]", "before = self._ids[rows]", "reorder"),
+        (decoding, "self._padding = padding\n", "pass\n", "reorder"),
+        (decoding, "self._cache.truncate(count)", "pass", "truncate"),
+        (decoding, "self._ids = self._ids[:, :-count]", "pass", "truncate"),
+        (cache, "columns.stop = length", "pass", "truncate"),
     ],
 )
 def test_faults_of_searches_are_caught(monkeypatch, module, right, wrong, test):
-    faulty = planted(module, right, wrong)
-    if module is cache:
-        monkeypatch.setattr(decoding, "KeyValueCache", faulty.KeyValueCache)
-    else:
-        monkeypatch.setitem(globals(), "Decoder", faulty.Decoder)
+    plant(monkeypatch, module, right, wrong)
     with pytest.raises((AssertionError, IndexError, ValueError)):
         for padded in (False, True):
-            if test == "select":
+            if test == "reorder":
                 for rows in ([2, 0, 1], [0, 0, 1, 1, 2, 2]):
                     test_rows_that_are_selected(*MODELS[0], padded, rows)
             else:

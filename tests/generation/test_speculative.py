@@ -261,7 +261,7 @@ def test_the_target_as_its_own_draft_is_always_right():
     [
         ("self._decoder.truncate(len(proposals) - (len(written) - 1))", "pass"),
         ("self._decoder.truncate(len(self._seen) - common)", "pass"),
-        ("left - 1, self._decoder.room - unread", "left - 1"),
+        ("left - 1, self._decoder.remaining - unread", "left - 1"),
         ("text[-unread:] + proposals", "proposals + text[-unread:]"),
     ],
 )

@@ -18,6 +18,7 @@ from minillm.kernels import RUNGS, attention, kernel_for, use_kernels
 from minillm.kernels.attention import best_rung, rung
 from minillm.kernels.nvrtc import MAX_SHARED
 from minillm.kernels.simulator import SimulatorError, configured
+from minillm.kernels.simulator.profile import SECTOR_BYTES
 from minillm.layers import attention as layer
 
 FORWARD, BACKWARD = 1e-5, 1e-4
@@ -224,12 +225,16 @@ def test_a_rung_is_chosen_by_name():
         use_kernels(True)
 
 
-def test_the_ladder_s_table_counts_the_lines():
-    folder = Path(rung("naive").CUDA.path).parent
-    for name in RUNGS:
-        lines = len((folder / f"{name}.cu").read_text(encoding="utf-8").splitlines())
-        row = next(line for line in attention.__doc__.splitlines() if line.split()[:1] == [name])
-        assert int(row.split()[-2]) == lines, name
+@pytest.mark.parametrize("name", RUNGS)
+def test_the_ladder_s_table_has_lines_and_bytes(name, simulator):
+    row = next(line for line in attention.__doc__.splitlines() if line.split()[:1] == [name])
+    lines, counted = (int(number.replace(",", "")) for number in row.split()[-2:])
+    source = Path(rung(name).CUDA.path).read_text(encoding="utf-8")
+    assert lines == len(source.splitlines())
+    q = to_device(np.random.default_rng(0).normal(size=(1, 1, 128, 64)).astype(np.float32), "cudasim")
+    with configured(mode="profile") as profile:
+        rung(name).attention_forward(q, q, q)
+    assert counted == SECTOR_BYTES * profile.total("global").actual
 
 
 def test_the_package_remembers_which_rung_went_forward(simulator):
@@ -247,8 +252,8 @@ FAULTS = {
     "naive: one key too many": ("naive", "causal ? i + 1 : time", "causal ? i + 2 : time", "check"),
     "naive: last block not cut": (
         "naive", "if (n >= (long long)batch * heads * time * width) return;", "", "check"),
-    "softmax: gradient without its average": ("naive", "(ds[n] - average)", "ds[n]", "numbers"),
-    "softmax: gradient not scaled": ("naive", "* inverse_sqrt_width;", ";", "numbers"),
+    "softmax: gradient without delta": ("naive", "(ds[n] - delta)", "ds[n]", "numbers"),
+    "softmax: gradient not scaled": ("naive", "* scale;\n}", ";\n}", "numbers"),
     "tiled: no barrier before the tiles are read": (
         "tiled", "__syncthreads();\n        multiply", "multiply", "check"),
     "tiled: no barrier after the tiles are read": (
@@ -258,29 +263,30 @@ FAULTS = {
         "        multiply(sum, w_tile", "check"),
     "tiled: a head of the group is left out": ("tiled", "member < group", "member < max(1, group - 1)", "numbers"),
     "online: sum not scaled to the new maximum": ("online", "l = alpha * l + p", "l = l + p", "numbers"),
-    "online: result not scaled to the new maximum": ("online", "add_row<D>(o, alpha, p", "add_row<D>(o, 1, p", "numbers"),
+    "online: result not scaled to the new maximum": ("online", "add<D>(o, alpha, p", "add<D>(o, 1, p", "numbers"),
     "online: rows beyond the end are read": (
-        "online", "first + r < time ? matrix", "first + r <= time ? matrix", "check"),
-    "online: the mask hides the diagonal": ("online", "causal ? min(i + 1, time)", "causal ? min(i, time)", "numbers"),
+        "online", "first + n / D < time ? matrix", "first + n / D <= time ? matrix", "check"),
+    "online: the mask hides the diagonal": ("online", "(!causal || j <= i)", "(!causal || j < i)", "numbers"),
     "online: no barrier after the tiles are read": (
         "online", "m = m_new;\n        }\n        __syncthreads();", "m = m_new;\n        }", "check"),
-    "online: gradient of the scores without its average": ("online", "ds = p * (dp - A)", "ds = p * dp", "numbers"),
-    "online: dropout is left out of the values' gradient": ("online", "1, p * factor, dy_i", "1, p, dy_i", "numbers"),
-    "online: a head of the group is left out": ("online", "member < group", "member < max(1, group - 1)", "numbers"),
-    "flash: sum not scaled to the new maximum": ("flash", "sum[m] * shrink + row_sum", "sum[m] + row_sum", "numbers"),
-    "flash: result not scaled to the new maximum": ("flash", "o[m][c] *= shrink", "o[m][c] *= 1", "numbers"),
+    "online: gradient of the scores without delta": ("online", "p * (dp - delta_i)", "p * dp", "numbers"),
+    "online: dropout is left out of the values' gradient": ("online", "1, p * factor, dy_tile", "1, p, dy_tile", "numbers"),
+    "online: a head of the group is left out": (
+        "online", "head < (kv_head + 1) * group", "head < (kv_head + 1) * group - (group > 1)", "numbers"),
+    "flash: sum not scaled to the new maximum": ("flash", "l[r] * alpha + row_sum", "l[r] + row_sum", "numbers"),
+    "flash: result not scaled to the new maximum": ("flash", "o[r][c] *= alpha", "o[r][c] *= 1", "numbers"),
     "flash: keys beyond the end are counted": ("flash", "j >= time || (causal", "(causal", "numbers"),
     "flash: rows beyond the end are read": (
         "flash", "if (first + r < time) numbers", "if (first + r <= time) numbers", "check"),
     "flash: stale values in shared memory": (
         "flash", "load_rows<D>(kv_tile, v, first_key, N, time);", "", "numbers"),
     "flash: no barrier between keys and values": (
-        "flash", "products_of_rows<D>(p, q_tile, kv_tile);\n        __syncthreads();",
-        "products_of_rows<D>(p, q_tile, kv_tile);", "check"),
-    "flash: probabilities handed over without a barrier of the warp": (
-        "flash", "first_column() + 16 * c] = s[m][c];\n    __syncwarp();", "first_column() + 16 * c] = s[m][c];", "check"),
+        "flash", "matmul_abt<D>(p, q_tile, kv_tile);\n        __syncthreads();",
+        "matmul_abt<D>(p, q_tile, kv_tile);", "check"),
+    "flash: probabilities stored to shared memory without a barrier of the warp": (
+        "flash", "first_column() + 16 * c] = s[r][c];\n    __syncwarp();", "first_column() + 16 * c] = s[r][c];", "check"),
     "flash: dropout's factor is left out of the gradient": (
-        "flash", "(ds[m][c] * factor - row_average[m])", "(ds[m][c] - row_average[m])", "numbers"),
+        "flash", "(ds[r][c] * factor - delta_i[r])", "(ds[r][c] - delta_i[r])", "numbers"),
     "flash: every block writes the first keys": (
         "flash", "dk_sum, dk_factor, first_key, time", "dk_sum, dk_factor, 0, time", "check"),
     "tensor cores: wrong fragment index": (

@@ -5,6 +5,7 @@ from minillm.checks.cases import CATALOGUE, array
 from minillm.checks.gradcheck import GradientError, gradcheck
 from minillm.layers import mlp, residual
 from minillm.layers.linear import Linear
+from minillm.models import gpt2
 
 
 @pytest.mark.parametrize("wrong", ["return dy, 2 * dy", "return 0 * dy, dy"])  # the branch, the direct path
@@ -18,14 +19,14 @@ def test_faults_are_caught(wrong):
     [
         ("dx = dx + self.ln_2.backward(", "dx = self.ln_2.backward("),
         ("return dx + self.ln_1.backward(", "return self.ln_1.backward("),
-        ("self.mlp_resid_dropout.backward(dthought)", "dthought"),
-        ("self.attn_resid_dropout.backward(dattended)", "dattended"),
+        ("self.mlp_resid_dropout.backward(dmlp_out)", "dmlp_out"),
+        ("self.attn_resid_dropout.backward(dattn_out)", "dattn_out"),
     ],
 )
 def test_faults_in_the_block_are_caught(right, wrong):
     (_, block, inputs, key) = [case for case in CATALOGUE["residual"]() if case[0] == "residual block"][0]
     gradcheck(block, *inputs, rng_key=key)
-    block.__class__ = planted(residual, right, wrong).ResidualBlock
+    block.__class__ = planted(gpt2, right, wrong).ResidualBlock
     with pytest.raises(GradientError):
         gradcheck(block, *inputs, rng_key=key)
 

@@ -42,12 +42,15 @@ def test_what_the_lesson_claims(measured):
 
 
 def test_the_picture_shows_two_heads(measured, draw):
-    maps = [np.ma.filled(axes.images[0].get_array(), np.nan) for axes in draw(measured).axes]
-    assert len(maps) == 6 and all(np.isnan(values[~np.tri(len(values), dtype=bool)]).all() for values in maps)
-    for looks, carried, wished in (maps[:3], maps[3:]):
+    figure = draw(measured)
+    assert f'"{lesson.LESSON.sentence}"' in figure.get_suptitle()
+    maps = [np.ma.filled(axes.images[0].get_array(), np.nan) for axes in figure.axes if axes.images]
+    assert len(maps) == 6 and len(figure.axes) == 12  # each with its colour bar
+    assert all(np.isnan(values[~np.tri(len(values), dtype=bool)]).all() for values in maps)
+    for looks, sent_back, wanted in (maps[:3], maps[3:]):
         np.testing.assert_allclose(np.nansum(looks, axis=1), 1, atol=1e-12)
-        np.testing.assert_allclose(np.nansum(wished, axis=1), 0, atol=1e-12)
-        sizes = np.tril(carried / looks)  # P_ij |dy_i| / P_ij: the same for all j
+        np.testing.assert_allclose(np.nansum(wanted, axis=1), 0, atol=1e-12)
+        sizes = np.tril(sent_back / looks)  # P_ij |dy_i| / P_ij: the same for all j
         np.testing.assert_allclose(sizes, np.tri(len(sizes)) * sizes[:, :1], rtol=1e-9)
         assert np.ptp(sizes[:, 0]) > 0.1 * sizes[:, 0].max()  # and not the same for all i
 

@@ -38,7 +38,6 @@ def test_the_cuts_on_four_tokens_by_hand():
     assert lesson.after_cut(p, dict(top_p=0.9))[0] == pytest.approx([0, 0.5 / 0.95, 0.15 / 0.95, 0.3 / 0.95])
     assert lesson.after_cut(p, dict(min_p=0.4))[0] == pytest.approx([0, 0.625, 0, 0.375])
     assert lesson.after_cut(np.array([[1.0, 0.0]]), dict(top_p=0.9))[0] == pytest.approx([1, 0])
-    assert lesson.entropy(np.array([[0.5, 0.5, 0, 0], [0.25] * 4])) == pytest.approx(np.log([2, 4]))
 
 
 def test_the_picture_shows_where_the_cuts_are(measured, draw):

@@ -28,7 +28,7 @@ def test_bytes_moved_are_those_of_the_formulas():
     naive, flash_count = kernel.count("naive", time), kernel.count("flash", time)
     pairs = time * (time + 1) / 2
     # S: 64 threads ask for a number of k each, 32 bytes for 4 that are wanted, and share one of q; then S is written
-    assert naive.parts["row_products"] == pytest.approx(pairs * width * 33 + 4 * time * time, rel=0.05)
+    assert naive.parts["matmul_abt"] == pytest.approx(pairs * width * 33 + 4 * time * time, rel=0.05)
     # P: S is read three times and written twice
     assert naive.parts["softmax_forward"] == 20 * time * time
     assert naive.moved == sum(naive.parts.values())

@@ -55,7 +55,7 @@ def test_a_lesson_is_told(console, tmp_path):
         f"Picture: {path}",
         "Try this",
         "  minillm info     # what there is",
-        "  read minillm/backend/environment.py",
+        "Files to read: minillm/backend/environment.py",
     ]
 
 

@@ -89,7 +89,7 @@ def test_kernels_are_named_and_their_operations_counted(fields, width):
     own = (
         {"flash_forward", "flash_backward_queries", "flash_backward_keys"}
         if width == 32
-        else {"row_products", "weighted_sum"}
+        else {"matmul_abt", "matmul_ab"}
     )
     shared = {
         "layer_norm_forward",
@@ -225,7 +225,7 @@ def test_a_run_with_a_profile_is_the_same_run(new_run):
         def __init__(self):
             self.profiles = []
 
-        def profiled(self, profile):
+        def on_profile(self, profile):
             self.profiles.append(profile)
 
     reporter, weights = Noting(), []

@@ -34,7 +34,7 @@ class Losses(Reporter):
     def __init__(self):
         self.losses = []
 
-    def stepped(self, step, loss, lr, gradient_norm, tokens_per_second):
+    def on_step(self, step, loss, lr, gradient_norm, tokens_per_second):
         self.losses.append(loss)
 
 

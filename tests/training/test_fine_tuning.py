@@ -34,7 +34,7 @@ def losses_of(run):
     losses = []
 
     class Listener(Reporter):
-        def evaluated(self, step, train, validation, is_best):
+        def on_evaluation(self, step, train, validation, is_best):
             losses.append(validation.loss)
 
     train(run, Listener())

@@ -15,7 +15,8 @@ from minillm.data import open_tokens, write_tokens
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error, naming, replacing, save_tensors
 from minillm.training import resume_run, train
-from minillm.training.metrics import MetricsLog, plot_losses, read_metrics
+from minillm.training.metrics import MetricsLog, read_metrics
+from minillm.training.plot import plot_losses
 
 resource = pytest.importorskip("resource", reason="Windows has no limits of this kind")
 

@@ -15,16 +15,16 @@ class Recorder(Reporter):
     def __init__(self):
         self.steps, self.evaluations, self.samples, self.notes = [], [], [], []
 
-    def stepped(self, step, loss, lr, gradient_norm, tokens_per_second):
+    def on_step(self, step, loss, lr, gradient_norm, tokens_per_second):
         self.steps.append((step, loss, lr, gradient_norm))
 
-    def evaluated(self, step, train, validation, is_best):
+    def on_evaluation(self, step, train, validation, is_best):
         self.evaluations.append((step, train, validation, is_best))
 
-    def sampled(self, step, text):
+    def on_sample(self, step, text):
         self.samples.append(text)
 
-    def noted(self, message):
+    def on_message(self, message):
         self.notes.append(message)
 
 

@@ -22,10 +22,10 @@ class Speeds(Reporter):
     def __init__(self, clock):
         self.clock, self.told = clock, []
 
-    def stepped(self, step, loss, lr, gradient_norm, tokens_per_second):
+    def on_step(self, step, loss, lr, gradient_norm, tokens_per_second):
         self.told.append(tokens_per_second)
 
-    def evaluated(self, *arguments):
+    def on_evaluation(self, *arguments):
         self.clock.now += 1000  # what an evaluation takes is none of a step's
 
 

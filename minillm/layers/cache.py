@@ -1,0 +1,233 @@
+"""The cache of generation: what layers keep of the tokens that were read, so that each token is computed once.
+
+A new token's query reads the keys and values of all tokens before it. These do not depend on later tokens (attention is
+causal), so they are kept, and a step computes those of the new token alone. Without a cache, token T costs a pass over T
+tokens; with it, a pass over one.
+
+A layer appends what it needs of its new tokens, and gets that of all tokens so far:
+
+    k, v = cache.append(self, k, v)                            # attention: (B, H_kv, t, D) -> (B, H_kv, T, D)
+    (seen,) = cache.append(self, x, window=2)                  # a convolution that reads one token back: (B, n, C)
+
+The last axis but one counts columns, that is, tokens. With a window only the last columns are kept: the memory is that of
+window + SPARE + BLOCK columns, however long the text is.
+
+Rows of a batch may be of unequal length: shorter ones are padded at their left, so that every row's last token is in the
+last column. A row's positions count from its first real token. Padding columns hold zeros.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minillm.backend.arrays import array_module, device_of, to_device
+from minillm.layers.packed_linear import PackedLinear, packing_pays
+
+FIRST_CAPACITY = 128  # columns
+SPARE = 64  # columns that are kept beyond a window, so that as many can be truncated
+BLOCK = 256  # columns that are appended before a windowed array is moved to the front of its memory
+
+
+class Cache:
+    """What the layers of one model keep of `batch` texts.
+
+    length: how many columns were read before the present pass; count: how many it reads.
+
+    like: an array on the device of the model. padding (B,): how many columns at the start of each row hold no token; None
+    if there are none.
+
+    A pass over `count` new columns is `start(count)`, one `decode` of the model's body, `advance()`.
+    """
+
+    def __init__(self, like, batch: int, padding=None):
+        self._like, self._batch = like, batch
+        self._packed: dict[tuple, PackedLinear | None] = {}
+        self.restart(padding)
+
+    def restart(self, padding=None) -> None:
+        """Forget all columns. Packed weights are kept."""
+        self.length = 0
+        self.padding = None if padding is None or not np.any(padding) else to_device(padding, device_of(self._like))
+        self._columns: dict[object, list[_Columns]] = {}
+        self.start(0)
+
+    # ------------------------------------------------------------------------------------------------------ in a pass
+
+    def start(self, count: int) -> None:
+        """A pass over `count` new columns begins."""
+        self.count, self._positions, self._hidden = count, None, None
+        if self.padding is not None:
+            hidden = self._new_columns() < self.padding[:, None]  # (B, t)
+            self._hidden = hidden if hidden.any() else None
+
+    def advance(self) -> None:
+        """The pass is over: its columns count as read."""
+        self.length += self.count
+
+    def append(self, layer, *arrays, window: int | None = None):
+        """Keep arrays (B, ..., t, D) of the new columns; returns those of all columns so far, (B, ..., T, D), as views.
+
+        layer: the one that calls. Where it is used at several places of a model, each place has columns of its own, which
+        are found by the order of the calls. window: how many columns a new one needs, itself included; None for all. With a
+        window, what is returned begins with the window of the first new column. Views are valid until the next call.
+        """
+        if self._hidden is not None:
+            arrays = [self._zero_where_hidden(x) for x in arrays]
+        places = self._columns.setdefault(layer, [])
+        for columns in places:
+            if columns.stop == self.length:  # no call in this pass has used it
+                return columns.append(arrays)
+        places.append(_Columns(arrays, window))
+        return places[-1].append(arrays)
+
+    def positions(self):
+        """The positions of the new columns: (t,), or (B, t) where rows are padded."""
+        if self._positions is None:
+            columns = self._new_columns()
+            if self.padding is not None:
+                columns = array_module(columns).maximum(columns - self.padding[:, None], 0)
+            self._positions = columns
+        return self._positions
+
+    def padding_in(self, total: int):
+        """How many of the last `total` columns, the new ones included, are padding in each row: (B,), at most 0 for none.
+
+        None where that is so in all rows.
+        """
+        before = self.length + self.count - total
+        if self.padding is None or not before:
+            return self.padding
+        padding = self.padding - before
+        return padding if (padding > 0).any() else None
+
+    def packed(self, *linears) -> PackedLinear | None:
+        """Linear layers that read the same x as one, with a copy of their weights; None where that is not faster.
+
+        It is faster where a pass reads one token in all. The copy is made when the first such token is read, and pays
+        after some dozens. It lives as long as this cache: make a new one after weights have changed.
+        """
+        if self.count * self._batch != 1:
+            return None
+        if linears not in self._packed:
+            self._packed[linears] = PackedLinear(linears) if packing_pays(linears) else None
+        return self._packed[linears]
+
+    # ------------------------------------------------------------------------------------------------- between passes
+
+    def truncate(self, count: int) -> None:
+        """The last `count` columns count as never read.
+
+        Where a window needs columns that are no longer kept, all columns are forgotten: `length` is 0 then, and all tokens
+        are to be read again. That happens only if `count` is above SPARE.
+        """
+        length = self.length - count
+        every = [columns for places in self._columns.values() for columns in places]
+        if not all(columns.keeps(length) for columns in every):
+            self.restart(self.padding)
+            return
+        self.length = length
+        for columns in every:
+            columns.stop = length
+
+    def reorder(self, rows, start: int | None = None) -> None:
+        """Keep these rows, in this order, possibly several times. rows: an integer array on the cache's device.
+
+        start: where as many rows are kept as there are, the first column in which the new rows differ from the old ones.
+        Beams of one prompt share most of their columns: only the others are copied.
+        """
+        self._batch = len(rows)
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+        for places in self._columns.values():
+            for columns in places:
+                columns.reorder(rows, start)
+
+    # ------------------------------------------------------------------------------------------------------- details
+
+    def _new_columns(self):
+        return array_module(self._like).arange(self.length, self.length + self.count)
+
+    def _zero_where_hidden(self, x):
+        """x (B, ..., t, D) with zeros in the columns of padding."""
+        xp, shape = array_module(x), self._hidden.shape
+        hidden = self._hidden.reshape(shape[0], *(1,) * (x.ndim - 3), shape[1], 1)
+        return xp.where(hidden, x.dtype.type(0), x)
+
+
+class _Columns:
+    """Arrays (B, ..., T, D) of one layer that grow along T. Column i of the text is at i - first; the last is stop - 1."""
+
+    def __init__(self, like, window: int | None):
+        self.window, self.first, self.stop = window, 0, 0
+        self.arrays = [_empty(x, x.shape[0], 0) for x in like]
+
+    def append(self, new):
+        """Write the new columns behind the others; returns what they need: all columns, or those of their windows."""
+        count = new[0].shape[-2]
+        if self.stop - self.first + count > self.arrays[0].shape[-2]:
+            if self.window is not None and self.stop - self.first + count > self._limit():
+                self._forget()
+            if self.window is not None and count > BLOCK:
+                return self._append_many(new, count)
+            self._grow(self.stop - self.first + count)
+        start = self.stop - self.first
+        stop = start + count
+        for array, x in zip(self.arrays, new):
+            array[..., start:stop, :] = x
+        self.stop += count
+        lowest = 0 if self.window is None else max(0, start + 1 - self.window)
+        return [array[..., lowest:stop, :] for array in self.arrays]
+
+    def keeps(self, length: int) -> bool:
+        """Whether the columns are here that a column at `length` needs."""
+        return self.window is None or self.first <= max(0, length + 1 - self.window)
+
+    def reorder(self, rows, start: int | None) -> None:
+        used = self.stop - self.first
+        for index, old in enumerate(self.arrays):
+            if start is None:
+                self.arrays[index] = _empty(old, len(rows), old.shape[-2])
+                self.arrays[index][..., :used, :] = old[..., :used, :][rows]
+            else:
+                changed = slice(max(0, start - self.first), used)
+                old[..., changed, :] = old[..., changed, :][rows]
+
+    def _limit(self) -> int:
+        return self.window - 1 + SPARE + BLOCK
+
+    def _grow(self, needed: int) -> None:
+        """Make room for `needed` columns, and for more to come."""
+        used, capacity = self.stop - self.first, self.arrays[0].shape[-2]
+        if needed > capacity:
+            capacity = max(FIRST_CAPACITY, needed + needed // 2)
+            if self.window is not None:
+                capacity = min(capacity, self._limit())
+            for index, old in enumerate(self.arrays):
+                self.arrays[index] = _empty(old, old.shape[0], capacity)
+                self.arrays[index][..., :used, :] = old[..., :used, :]
+
+    def _forget(self) -> None:
+        """Move the last columns, those of a window and SPARE more, to the front."""
+        used = self.stop - self.first
+        kept = min(used, self.window - 1 + SPARE)
+        for array in self.arrays:
+            array[..., :kept, :] = array[..., used - kept : used, :].copy()
+        self.first = self.stop - kept
+
+    def _append_many(self, new, count: int):
+        """As `append` for more than BLOCK columns: all are returned, in memory of their own, and the last ones are kept."""
+        used, lowest = self.stop - self.first, max(0, self.stop - self.first + 1 - self.window)
+        joined = []
+        kept = min(used + count, self.window - 1 + SPARE)
+        self._grow(kept)
+        for array, x in zip(self.arrays, new):
+            joined.append(array_module(x).concatenate([array[..., :used, :], x], axis=-2))
+            array[..., :kept, :] = joined[-1][..., used + count - kept :, :]
+        self.stop += count
+        self.first = self.stop - kept
+        return [array[..., lowest:, :] for array in joined]
+
+
+def _empty(like, batch: int, capacity: int):
+    shape = (batch, *like.shape[1:-2], capacity, like.shape[-1])
+    return array_module(like).empty_like(like, shape=shape, order="C")
