@@ -29,11 +29,6 @@ def config_classes() -> list[type]:
     return [kind.config_class for kind in ARCHITECTURES.values()]
 
 
-def config_classes() -> list[type]:
-    """The configuration class of every architecture."""
-    return [files.CONFIG for files in ARCHITECTURES.values()]
-
-
 def make_model(config, seed: int | None = 0, dtype="float32") -> LanguageModel:
     """The model that a configuration describes."""
     return architecture_of(config)(config, seed, dtype)

@@ -86,6 +86,19 @@ def _neutral_windows(contents: dict) -> dict[str, tuple]:
     }
 
 
+def neutral_qwen_windows(contents: dict) -> dict[str, tuple]:
+    """The same for Qwen: a window is used where use_sliding_window says so, by the layers from max_window_layers on.
+
+    Where there are layer_types, they decide, as in transformers since 4.52.
+    """
+    layers, full = contents.get("num_hidden_layers"), contents.get("max_window_layers", 28)
+    beyond = type(full) is int and type(layers) is int and full >= layers
+    by_layers = contents.get("layer_types") is None and (not contents.get("use_sliding_window") or beyond)
+    if by_layers or all_layers_are(FULL, contents):
+        return {"sliding_window": (contents.get("sliding_window"),)}
+    return {}
+
+
 def all_layers_are(kind: str, contents: dict) -> bool:
     """Whether layer_types of config.json names that kind for every layer."""
     kinds = contents.get("layer_types")

@@ -53,6 +53,24 @@ def _llama(parameters: str, vocab_size: int, **model) -> Preset:
     return Preset(f"Llama with {parameters} parameters; wants a GPU", "llama", model, training, vocab_size)
 
 
+def _small(name: str, architecture: str, **model) -> Preset:
+    shape = dict(n_layer=4, n_head=4, n_kv_head=2, d_model=128, d_ff=352, context_length=64)
+    return Preset(
+        f"a small {name} on tiny shakespeare's characters; about a minute on two CPU cores",
+        architecture,
+        model={**shape, "dropout": 0.0, "tie_embeddings": True, **model},
+        training=dict(
+            data=("shakespeare",),
+            batch_size=16,
+            max_steps=1200,
+            lr=3e-3,
+            min_lr=3e-4,
+            warmup_steps=100,
+            eval_interval=200,
+        ),
+    )
+
+
 PRESETS = {
     "default": Preset(
         "a GPT on byte pairs that trains in about a minute on two CPU cores",
@@ -97,22 +115,7 @@ PRESETS = {
             eval_interval=250,
         ),
     ),
-    "llama-small": Preset(
-        "a small Llama on tiny shakespeare's characters; about a minute on two CPU cores",
-        architecture="llama",
-        model=dict(
-            n_layer=4, n_head=4, n_kv_head=2, d_model=128, d_ff=352, context_length=64, dropout=0.0, tie_embeddings=True
-        ),
-        training=dict(
-            data=("shakespeare",),
-            batch_size=16,
-            max_steps=1200,
-            lr=3e-3,
-            min_lr=3e-4,
-            warmup_steps=100,
-            eval_interval=200,
-        ),
-    ),
+    "llama-small": _small("Llama", "llama"),
     "smollm2-135m": _llama(
         "135 M",
         vocab_size=49152,
