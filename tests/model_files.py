@@ -19,32 +19,48 @@ def halves_to_interleaved(weight, heads):
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
+# class of the model -> general.architecture, that of the package gguf whose tensors' names it has, and whether rows are moved
+CONVERTED = {
+    "GPT2": ("gpt2", "GPT2", False),
+    "Llama": ("llama", "LLAMA", True),
+    "Qwen2": ("qwen2", "QWEN2", False),
+    "Qwen3": ("qwen3", "QWEN3", False),
+    "Mistral": ("llama", "LLAMA", True),
+}
+
+
 def write_gguf(path, model, kind=None, change=None, leave_out=()):
     """Write a model as llama.cpp's converter does; `kind` quantises matrices, `change(writer)` adds to it."""
     import gguf
 
-    llama = isinstance(model, minillm.Llama)
-    config, writer = model.config, gguf.GGUFWriter(path, "llama" if llama else "gpt2")
+    architecture, naming, moves_rows = CONVERTED[type(model).__name__]
+    config, writer = model.config, gguf.GGUFWriter(path, architecture)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[naming], config.n_layer)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.d_model)
     writer.add_block_count(config.n_layer)
     writer.add_feed_forward_length(config.d_ff)
     writer.add_head_count(config.n_head)
-    if llama:
+    if hasattr(config, "n_kv_head"):
         writer.add_head_count_kv(config.n_kv_head)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_rope_freq_base(config.rope_theta)
+        if config.head_dim * config.n_head != config.d_model:
+            writer.add_key_length(config.head_dim)
+            writer.add_value_length(config.head_dim)
     else:
         writer.add_layer_norm_eps(config.layer_norm_eps)
+    if getattr(config, "sliding_window", None) is not None:
+        writer.add_sliding_window(config.sliding_window)
     if change:
         change(writer)
     for name, parameter in model.parameters().items():
         value = np.asarray(parameter.value, np.float32)
-        if llama and name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
+        if moves_rows and name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
             value = halves_to_interleaved(value, config.n_head if "q_proj" in name else config.n_kv_head)
-        if not llama and value.ndim == 2 and ".h." in name:
+        if value.ndim == 2 and ".h." in name:
             value = np.ascontiguousarray(value.T)
-        stored = model.gguf_tensor(name)
+        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if stored in leave_out:
             continue
         if kind is not None and value.ndim == 2:

@@ -268,6 +268,15 @@ def llama():
         yield label, randomised(Llama(config, seed=0, dtype="float64")), (ids, targets), KEY
 
 
+def relative_of_llama(kind, label, **fields):
+    """A case of an architecture whose configuration has the fields of Llama's."""
+    ids, targets = (stream("catalogue", name).integers(7, (2, 5)) for name in ("ids", "targets"))
+    shape = dict(vocab_size=7, context_length=6, n_layer=2, n_head=4, n_kv_head=2, d_model=8, d_ff=6, rope_theta=50.0)
+    config = kind.config_class(**{**shape, **fields})
+    label = f"{kind.model_type}, {label}"
+    return label, randomised(kind(config, seed=0, dtype="float64")), (ids, targets), KEY
+
+
 CATALOGUE = {
     case.__name__: case
     for case in (

@@ -182,7 +182,7 @@ class Architecture:
                 fields[place.field] = file.setting(name, place.kind)
             elif place.default is not None or name in file.settings:
                 fields[place.field] = file.setting(name, place.kind, place.default)
-        return cls.config_class(**fields, **cls.extra_from_gguf(file, fields))
+        return cls.config_class(**{**fields, **cls.extra_from_gguf(file, fields)})
 
     @classmethod
     def extra_from_gguf(cls, file, fields: dict) -> dict:

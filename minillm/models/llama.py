@@ -217,9 +217,10 @@ class Llama(LanguageModel):
 
     @classmethod
     def rope_from_gguf(cls, file, fields: dict) -> dict:
-        """rope_scaling. fields: the plain ones of the configuration."""
+        """head_dim and rope_scaling. fields: the plain ones of the configuration."""
         head_dim = fields.get("head_dim", fields["d_model"] // max(fields["n_head"], 1))
-        return {"rope_scaling": rope_names.scaling_from_gguf(file, cls.gguf_name, head_dim, fields["rope_theta"])}
+        scaling = rope_names.scaling_from_gguf(file, cls.gguf_name, head_dim, fields["rope_theta"])
+        return {"head_dim": head_dim, "rope_scaling": scaling}
 
     @classmethod
     def check_computed(cls, tensor, config):
