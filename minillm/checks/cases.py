@@ -30,6 +30,7 @@ from minillm.layers.softmax import Softmax
 from minillm.layers.swiglu import SwiGLU, swiglu_backward, swiglu_forward
 from minillm.models.gpt2 import GPT2, GPT2Config, ResidualBlock
 from minillm.models.llama import Llama, LlamaConfig
+from minillm.models.qwen2 import Qwen2
 
 KEY = (0, "gradcheck")  # dropout draws the same mask in every forward
 
@@ -277,6 +278,11 @@ def relative_of_llama(kind, label, **fields):
     return label, randomised(kind(config, seed=0, dtype="float64")), (ids, targets), KEY
 
 
+def qwen2():
+    yield relative_of_llama(Qwen2, "tied", tie_embeddings=True)
+    yield relative_of_llama(Qwen2, "untied, dropout", n_kv_head=1, dropout=0.25)
+
+
 CATALOGUE = {
     case.__name__: case
     for case in (
@@ -299,5 +305,6 @@ CATALOGUE = {
         linear_cross_entropy,
         gpt2,
         llama,
+        qwen2,
     )
 }

@@ -8,12 +8,14 @@ from minillm.errors import UserError
 from minillm.models.gpt2 import GPT2
 from minillm.models.language_model import LanguageModel
 from minillm.models.llama import Llama
+from minillm.models.qwen2 import Qwen2
 
 ARCHITECTURES = {
     kind.model_type: kind
     for kind in (
         GPT2,
         Llama,
+        Qwen2,
     )
 }
 

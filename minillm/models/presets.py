@@ -116,6 +116,7 @@ PRESETS = {
         ),
     ),
     "llama-small": _small("Llama", "llama"),
+    "qwen2-small": _small("Qwen2", "qwen2"),
     "smollm2-135m": _llama(
         "135 M",
         vocab_size=49152,
