@@ -31,6 +31,7 @@ from minillm.layers.swiglu import SwiGLU, swiglu_backward, swiglu_forward
 from minillm.models.gpt2 import GPT2, GPT2Config, ResidualBlock
 from minillm.models.llama import Llama, LlamaConfig
 from minillm.models.qwen2 import Qwen2
+from minillm.models.qwen3 import Qwen3
 
 KEY = (0, "gradcheck")  # dropout draws the same mask in every forward
 
@@ -283,6 +284,11 @@ def qwen2():
     yield relative_of_llama(Qwen2, "untied, dropout", n_kv_head=1, dropout=0.25)
 
 
+def qwen3():
+    yield relative_of_llama(Qwen3, "tied, wide heads", tie_embeddings=True, head_dim=6)
+    yield relative_of_llama(Qwen3, "untied, bias, dropout", head_dim=2, attention_bias=True, dropout=0.25)
+
+
 CATALOGUE = {
     case.__name__: case
     for case in (
@@ -306,5 +312,6 @@ CATALOGUE = {
         gpt2,
         llama,
         qwen2,
+        qwen3,
     )
 }

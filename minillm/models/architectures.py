@@ -9,6 +9,7 @@ from minillm.models.gpt2 import GPT2
 from minillm.models.language_model import LanguageModel
 from minillm.models.llama import Llama
 from minillm.models.qwen2 import Qwen2
+from minillm.models.qwen3 import Qwen3
 
 ARCHITECTURES = {
     kind.model_type: kind
@@ -16,6 +17,7 @@ ARCHITECTURES = {
         GPT2,
         Llama,
         Qwen2,
+        Qwen3,
     )
 }
 

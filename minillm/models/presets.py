@@ -117,6 +117,7 @@ PRESETS = {
     ),
     "llama-small": _small("Llama", "llama"),
     "qwen2-small": _small("Qwen2", "qwen2"),
+    "qwen3-small": _small("Qwen3", "qwen3", head_dim=32),
     "smollm2-135m": _llama(
         "135 M",
         vocab_size=49152,
