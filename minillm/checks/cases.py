@@ -30,6 +30,7 @@ from minillm.layers.softmax import Softmax
 from minillm.layers.swiglu import SwiGLU, swiglu_backward, swiglu_forward
 from minillm.models.gpt2 import GPT2, GPT2Config, ResidualBlock
 from minillm.models.llama import Llama, LlamaConfig
+from minillm.models.mistral import Mistral
 from minillm.models.qwen2 import Qwen2
 from minillm.models.qwen3 import Qwen3
 
@@ -289,6 +290,12 @@ def qwen3():
     yield relative_of_llama(Qwen3, "untied, bias, dropout", head_dim=2, attention_bias=True, dropout=0.25)
 
 
+def mistral():
+    yield relative_of_llama(Mistral, "window of 3", sliding_window=3, tie_embeddings=True)
+    yield relative_of_llama(Mistral, "window of 2, dropout", sliding_window=2, dropout=0.25)
+    yield relative_of_llama(Mistral, "no window")
+
+
 CATALOGUE = {
     case.__name__: case
     for case in (
@@ -313,5 +320,6 @@ CATALOGUE = {
         llama,
         qwen2,
         qwen3,
+        mistral,
     )
 }

@@ -8,6 +8,7 @@ from minillm.errors import UserError
 from minillm.models.gpt2 import GPT2
 from minillm.models.language_model import LanguageModel
 from minillm.models.llama import Llama
+from minillm.models.mistral import Mistral
 from minillm.models.qwen2 import Qwen2
 from minillm.models.qwen3 import Qwen3
 
@@ -16,6 +17,7 @@ ARCHITECTURES = {
     for kind in (
         GPT2,
         Llama,
+        Mistral,
         Qwen2,
         Qwen3,
     )

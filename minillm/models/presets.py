@@ -118,6 +118,7 @@ PRESETS = {
     "llama-small": _small("Llama", "llama"),
     "qwen2-small": _small("Qwen2", "qwen2"),
     "qwen3-small": _small("Qwen3", "qwen3", head_dim=32),
+    "mistral-small": _small("Mistral with a window of 16 tokens", "mistral", sliding_window=16),
     "smollm2-135m": _llama(
         "135 M",
         vocab_size=49152,
