@@ -1,11 +1,12 @@
 """minillm: language models with every gradient written by hand.
 
-The names below are loaded when they are first used, so that `import minillm` costs next to nothing.
+The names below, and the models of the registry (models/architectures.py), are loaded when they are first used, so that
+`import minillm` costs next to nothing.
 """
 
 from importlib import import_module
 
-from minillm.version import __version__
+from minillm.version import __version__ as __version__
 
 _HOMES = {
     "AdamW": "minillm.optim",
@@ -13,10 +14,6 @@ _HOMES = {
     "Layer": "minillm.layers.layer",
     "Linear": "minillm.layers.linear",
     "Parameter": "minillm.layers.layer",
-    "GPT2": "minillm.models",
-    "GPT2Config": "minillm.models",
-    "Llama": "minillm.models",
-    "LlamaConfig": "minillm.models",
     "from_pretrained": "minillm.pretrained",
     "generate": "minillm.generation",
     "gradcheck": "minillm.checks.gradcheck",
@@ -28,16 +25,21 @@ _HOMES = {
     "use_kernels": "minillm.kernels",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
-
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name == "__all__":
+        return __dir__()
+    if name in _HOMES:
+        module = import_module(_HOMES[name])
+    elif name[:1].isupper():  # a class of the registry
+        module = import_module("minillm.models")
+    else:
+        module = None
+    if not hasattr(module, name):
         raise AttributeError(f"module 'minillm' has no attribute {name!r}")
-    module = import_module(_HOMES[name])
     globals()[name] = value = getattr(module, name)
     return value
 
 
 def __dir__():
-    return __all__
+    return ["__version__", *sorted([*_HOMES, *import_module("minillm.models").__all__])]

@@ -6,7 +6,6 @@ import numpy as np
 
 import minillm
 from minillm.layers.rotary import rotary_tables
-from minillm.pretrained.gguf import _GPT2_TENSORS, _LLAMA_TENSORS, _stored_name
 from minillm.tokenizers.byte_pair_files import spell
 
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|bot|>"
@@ -45,7 +44,7 @@ def write_gguf(path, model, kind=None, change=None, leave_out=()):
             value = halves_to_interleaved(value, config.n_head if "q_proj" in name else config.n_kv_head)
         if not llama and value.ndim == 2 and ".h." in name:
             value = np.ascontiguousarray(value.T)
-        stored = _stored_name(name, _LLAMA_TENSORS if llama else _GPT2_TENSORS)
+        stored = model.gguf_tensor(name)
         if stored in leave_out:
             continue
         if kind is not None and value.ndim == 2:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 
 import minillm
 from minillm.inspection.observation import Call, Frame
@@ -99,8 +100,15 @@ def _merged(passages: Iterable[Passage]) -> list[Passage]:
 
 
 def _computing(title: str, function, result: ast.expr) -> list[Passage]:
-    """A function with the lines that compute one of its results, and the helper of its module that it leaves this to."""
+    """A function with the lines that compute one of its results, and the helpers of its module that it leaves this to.
+
+    A helper is the function whose result is returned, and any that is called and returns a value of the same name: `attend`
+    returns the y of a block, which becomes a part of the y of `attention_forward`.
+    """
     passages = [Passage(title, function, _lines_computing(function, result))]
+    for helper in _helpers(function):
+        same = [part for part in _results(helper) if _root(part) is not None and _root(part) == _root(result)]
+        passages += [Passage("by way of", helper, _lines_computing(helper, part)) for part in same]
     while isinstance(result, ast.Call) and isinstance(result.func, ast.Name) and result.args:
         helper = inspect.unwrap(function).__globals__.get(result.func.id)
         if getattr(helper, "__module__", None) == function.__module__:
@@ -170,8 +178,19 @@ def _tree(function) -> ast.FunctionDef:
 
 def _results(function) -> list[ast.expr]:
     """What the last return statement of a function returns, one by one."""
-    value = [node for node in ast.walk(_tree(function)) if isinstance(node, ast.Return) and node.value][-1].value
-    return value.elts if isinstance(value, ast.Tuple) else [value]
+    values = [node.value for node in ast.walk(_tree(function)) if isinstance(node, ast.Return) and node.value]
+    return [part for value in values[-1:] for part in (value.elts if isinstance(value, ast.Tuple) else [value])]
+
+
+def _helpers(function) -> list:
+    """The functions of its own module that a function calls by name, in the order of its source."""
+    called = [
+        node.func.id
+        for node in ast.walk(_tree(function))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    helpers = [inspect.unwrap(function).__globals__.get(name) for name in dict.fromkeys(called)]
+    return [h for h in helpers if isinstance(h, FunctionType) and h.__module__ == function.__module__]
 
 
 def _root(expression: ast.expr | None) -> str | None:

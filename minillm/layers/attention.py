@@ -1,32 +1,38 @@
-"""Attention: the only layer that mixes information across time. Every token looks back and takes what it needs.
+"""Attention: the only layer that mixes information across time. Every token reads from those before it.
 
-Source: Vaswani et al., "Attention Is All You Need" (2017), equation 1. For each head, with D its width and i >= j (causal:
-a token sees itself and what came before):
+Source: Vaswani et al., "Attention Is All You Need" (2017), equation 1. For each head, with D its width:
 
-    S_ij = sum_d q_id k_jd / sqrt(D)        how well what i asks for fits what j offers; -inf where i < j
-    P_ij = softmax over j of S_ij           how much i looks at j
-    y_id = sum_j P_ij v_jd                  the average of what is found there
+    s_ij = sum_d q_id k_jd / sqrt(D)        how well the query of token i fits the key of token j
+    p_ij = softmax over j of s_ij           the share of its attention that token i gives to token j
+    y_id = sum_j p_ij v_jd                  the average of the values, with these weights
 
-Backward, line by line, with dX = dL/dX:
+Causal: token i sees the tokens j <= i. A mask adds -inf to the other scores, and their p_ij is 0. With a
+sliding window (Jiang et al., "Mistral 7B", 2023) it sees the last `window` of them, i - window < j <= i.
 
-    dv_jd = sum_i P_ij dy_id                          dv = P^T dy
-    dP_ij = sum_d dy_id v_jd                          dP = dy v^T
-    dS_ij = P_ij (dP_ij - sum_k dP_ik P_ik)           softmax.py
-          = P_ij (dP_ij - sum_d dy_id y_id)           since sum_k P_ik v_kd = y_id: a sum over D in place of T
-    dq_id = sum_j dS_ij k_jd / sqrt(D)                dq = dS k / sqrt(D)
-    dk_jd = sum_i dS_ij q_id / sqrt(D)                dk = dS^T q / sqrt(D)
+Backward, line by line, with dx = dL/dx:
 
-A mask needs no gradient of its own: where P is 0, dS is 0. With grouped key/value heads (Ainslie et al., "GQA", 2023) the
-query heads h of a group read the same k and v, so dk and dv sum over the group.
+    dv_jd = sum_i p_ij dy_id                      dv = p^T dy
+    dp_ij = sum_d dy_id v_jd                      dp = dy v^T
+    ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik)       the gradient of softmax (softmax.py)
+          = p_ij (dp_ij - sum_d dy_id y_id)       since sum_k p_ik v_kd = y_id: a sum over D in place of T
+    dq_id = sum_j ds_ij k_jd / sqrt(D)            dq = ds k / sqrt(D)
+    dk_jd = sum_i ds_ij q_id / sqrt(D)            dk = ds^T q / sqrt(D)
 
-The queries are taken in blocks. A causal block that ends at row e needs no key after e, which saves nearly half of the
-arithmetic and of the memory; each block is computed as the whole would be, so the result is the same.
+The mask needs no gradient: where p is 0, ds is 0. Dropout multiplies p by a factor f (dropout.py) before it
+meets v: y = (f p) v. So dv = (f p)^T dy, dp = f (dy v^T), and the second form of ds stays as it is.
+
+`attend` and `attend_backward` are these equations for a block of queries. `attention_forward` and
+`attention_backward` go through the blocks: one that ends at query e needs no key after e, which saves nearly
+half of the arithmetic and of the memory. Each query is computed as it would be in a single block.
+With grouped key/value heads (Ainslie et al., "GQA", 2023) several query heads read the same k and v, which
+are repeated for them; dk and dv are sums over the group.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.matmul import matmul
@@ -36,167 +42,231 @@ from minillm.layers.cached_attention import cached_attention
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
-from minillm.layers.softmax import row_max, row_sum
+from minillm.layers.softmax import softmax_forward
 
 QUERY_BLOCK = 128
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
+def attend(q, k, v, mask, factor=None, out=None):
+    """The formula: q (B, H, t, D), k and v (B, H, T, D), mask (t, T)  ->  y (B, H, t, D), p (B, H, t, T)
+
+    factor (B, H, t, T): what dropout multiplies p by; None for no dropout. out: an array for y.
+    """
+    scale = 1 / math.sqrt(q.shape[-1])
+    s = matmul(q * scale, transpose(k))  # (B, H, t, D) @ (B, H, D, T)
+    s += mask
+    p, _ = softmax_forward(s, out=s)
+    y = matmul(dropped(p, factor), v, out=out)  # (B, H, t, T) @ (B, H, T, D)
+    return y, p
+
+
+def attend_backward(dy, q, k, v, y, p, factor=None):
+    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B, H, T, D)"""
+    scale = 1 / math.sqrt(q.shape[-1])
+    # forward: y = dropped(p) @ v
+    dp = matmul(dy, transpose(v))  # (B, H, t, D) @ (B, H, D, T)
+    if factor is not None:
+        dp *= factor
+    # forward: p = softmax(s), so ds = p * (dp - row_dot(dy, y)), here written over dp
+    ds = dp
+    ds -= row_dot(dy, y)
+    ds *= p
+    # forward: s = q @ k^T * scale + mask
+    ds *= scale
+    dq = matmul(ds, k)  # (B, H, t, T) @ (B, H, T, D)
+    dk = matmul(transpose(ds), q)  # (B, H, T, t) @ (B, H, t, D)
+    del dp, ds  # their memory is free for dv
+    # forward: y = dropped(p) @ v
+    dv = matmul(transpose(dropped(p, factor)), dy)  # (B, H, T, t) @ (B, H, t, D)
+    return dq, dk, dv
+
+
+def dropped(p, factor):
+    """p * factor, or p itself where nothing is dropped."""
+    return p if factor is None else p * factor
+
+
+def transpose(x):
+    """x^T of every matrix, as a view: (..., N, M) -> (..., M, N)."""
+    return x.swapaxes(-1, -2)
+
+
+def row_dot(a, b):
+    """sum_d a_id b_id of every row: two arrays (B, H, t, D) -> (B, H, t, 1)."""
+    return array_module(a).einsum("bhtd,bhtd->bht", a, b)[..., None]
+
+
+# ------------------------------------------------------------------------------------------- blocks around the formula
+
+
+class AttentionSaved(NamedTuple):
+    """What backward needs of forward, in float32 where q was bfloat16."""
+
+    q: Any  # (B, H, T, D), y likewise
+    k: Any  # (B, H, T, D), v likewise: after `repeat_heads`
+    v: Any
+    y: Any
+    p: list  # for each block of queries (B, H, t, T)
+    factor: Any  # of dropout (B, H, T, T), or None
+    n_kv_head: int
+    causal: bool
+    window: int | None
+
+
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    dropout > 0 drops attention probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in C order, where
-    b counts from `batch_offset`.
+    dropout > 0 drops probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in C order,
+    where b counts from `batch_offset`. window: how many tokens a token sees, itself included; None: all before it.
+    Raises ValueError for a window below 1, or one without `causal`.
     """
-    xp, like = array_module(q), q
+    if window is not None and (window < 1 or not causal):
+        raise ValueError(f"window={window}, causal={causal}: a window is at least 1 token, and causal")
+    like, n_kv_head = q, k.shape[1]
     q, k, v = upcast(q), upcast(k), upcast(v)
-    batch, heads, time, width = q.shape
-    kv_heads, scale = k.shape[1], q.dtype.type(1 / math.sqrt(width))
-    k, v = _repeat_heads(k, heads), _repeat_heads(v, heads)
-    k_t = _transposed(k)
-    factor = dropout_factor((batch, heads, time, time), dropout, rng_key, q, batch_offset) if dropout else None
-    y = xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3)  # a token's heads lie side by side
-    blocks = []
-    for rows, keys in _blocks(time, causal):
-        s = matmul(q[:, :, rows] * scale, k_t[..., keys])  # (B, H, t, D) @ (B, H, D, T)
-        if causal:
-            s += _causal_mask(rows.start, keys.stop, s.dtype.name, xp)
-        s -= row_max(s)
-        p = xp.exp(s, out=s)
-        p *= 1 / row_sum(p)
-        if factor is not None:
-            p = (p, p * factor[:, :, rows, keys])
-        blocks.append(p)
-        matmul(_seen(p), v[:, :, keys], out=y[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
-    return downcast(y, like), (q, k, v, y, blocks, causal, factor, kv_heads)
+    B, H, T, D = q.shape
+    k, v = repeat_heads(k, H), repeat_heads(v, H)
+    factor = dropout_factor((B, H, T, T), dropout, rng_key, q, batch_offset) if dropout else None
+    # A token's heads lie side by side, so that merge_heads(y) is a view.
+    y, p = array_module(q).empty((B, T, H, D), dtype=q.dtype).transpose(0, 2, 1, 3), []
+    k_quick = quick_to_transpose(k)
+    for rows, keys in _blocks(T, causal, window):
+        block = q[:, :, rows], k_quick[:, :, keys], v[:, :, keys], _mask(rows, keys, causal, window, q)
+        p.append(attend(*block, _block_of(factor, rows, keys), out=y[:, :, rows])[1])
+    return downcast(y, like), AttentionSaved(q, k, v, y, p, factor, n_kv_head, causal, window)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
-    q, k, v, y, blocks, causal, factor, kv_heads = saved
-    xp, like, dy = array_module(dy), dy, upcast(dy)
-    batch, heads, time, width = q.shape
-    scale = q.dtype.type(1 / math.sqrt(width))
-    dq, dk, dv = (xp.empty((batch, time, heads, width), dtype=q.dtype).transpose(0, 2, 1, 3) for _ in "qkv")
-    average = xp.einsum("bhtd,bhtd->bht", dy, y)[..., None]  # sum_j dP_ij P_ij = sum_d dy_id y_id
-    v_t = _transposed(v)
-    # From the last block to the first: the last one sees every rng_key, so it fills dk and dv, and the others add to them.
-    for p, (rows, keys) in reversed(list(zip(blocks, _blocks(time, causal)))):
-        dy_rows = dy[:, :, rows]
-        # forward: y = p @ v
-        _put(dv, keys, _seen(p).transpose(0, 1, 3, 2), dy_rows, rows.stop == time)  # (B, H, T, t) @ (B, H, t, D)
-        ds = matmul(dy_rows, v_t[..., keys])  # dP: (B, H, t, D) @ (B, H, D, T)
-        if factor is not None:
-            # forward: dropped = p * factor
-            ds *= factor[:, :, rows, keys]
-            p, _ = p
-        # forward: p = softmax(s)
-        ds -= average[:, :, rows]
-        ds *= p
-        ds *= scale
-        # forward: s = q @ k^T * scale
-        matmul(ds, k[:, :, keys], out=dq[:, :, rows])  # (B, H, t, T) @ (B, H, T, D)
-        _put(dk, keys, ds.transpose(0, 1, 3, 2), q[:, :, rows], rows.stop == time)  # (B, H, T, t) @ (B, H, t, D)
-    dk, dv = _sum_heads(dk, kv_heads), _sum_heads(dv, kv_heads)
+    q, k, v, y, p, factor, n_kv_head, causal, window = saved
+    like, dy, T, gradients = dy, upcast(dy), q.shape[2], None
+    v_quick = quick_to_transpose(v)
+    # From the last block to the first: the last one sees the most keys, and its dk and dv become the whole ones.
+    for p_rows, (rows, keys) in reversed(list(zip(p, _blocks(T, causal, window)))):
+        block = dy[:, :, rows], q[:, :, rows], k[:, :, keys], v_quick[:, :, keys], y[:, :, rows], p_rows
+        gradients = accumulate(gradients, rows, keys, T, attend_backward(*block, _block_of(factor, rows, keys)))
+    dq, dk, dv = gradients
+    dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
     return downcast(dq, like), downcast(dk, like), downcast(dv, like)
 
 
-def _transposed(x):
-    """(B, H, T, D) -> (B, H, D, T), copied: small products with a transposed matrix take nearly twice the time."""
-    return array_module(x).ascontiguousarray(x.transpose(0, 1, 3, 2))
+def accumulate(gradients, rows, keys, T, parts):
+    """Add what one block gives to dq, dk, dv (B, H, T, D): parts (B, H, t, D) at `rows`, (B, H, t', D) at `keys`.
+
+    gradients None: the parts begin them, without a copy where they are of all T tokens.
+    """
+    places = rows, keys, keys
+    if gradients is None:
+        return [_extended(part, place, T) for part, place in zip(parts, places)]
+    for gradient, place, part in zip(gradients, places, parts):
+        gradient[:, :, place] += part
+    return gradients
 
 
-def _put(gradient, keys, a, b, first):
-    """a @ b into the rows `keys` of a gradient: written by the first block, added by the others."""
-    matmul(a, b, out=gradient[:, :, keys], add=not first)
+def _extended(part, place, T):
+    """(B, H, T, D): part (B, H, t, D) at `place`, and 0 elsewhere."""
+    B, H, t, D = part.shape
+    if t == T:
+        return part
+    whole = array_module(part).zeros((B, H, T, D), dtype=part.dtype)
+    whole[:, :, place] = part
+    return whole
 
 
-def _blocks(time, causal):
-    """(query rows, the keys they may see), as slices, from the first row to the last."""
-    for start in range(0, time, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, time)
-        yield slice(start, stop), slice(0, stop if causal else time)
+def _blocks(T, causal, window):
+    """For each block of queries, as slices: its rows, and the keys that one of them sees."""
+    for start in range(0, T, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, T)
+        first = 0 if window is None else max(0, start - window + 1)
+        yield slice(start, stop), slice(first, stop if causal else T)
+
+
+def _mask(rows, keys, causal, window, q):
+    """What is added to the scores of a block: (t, T), or 0 where every query sees every key."""
+    return _causal_mask(rows.start, keys.start, rows.stop, window, q.dtype.name, array_module(q)) if causal else 0
 
 
 @lru_cache(maxsize=64)
-def _causal_mask(batch_offset, stop, dtype, xp):
-    """(stop - batch_offset, stop): 0 where key j is not after query i, -inf where it is."""
-    i, j = xp.arange(batch_offset, stop)[:, None], xp.arange(stop)[None, :]
-    return xp.where(j <= i, 0, -xp.inf).astype(dtype)
+def _causal_mask(first_query, first_key, stop, window, dtype, xp):
+    """(stop - first_query, stop - first_key): 0 where query i sees key j, -inf where it does not."""
+    i, j = xp.arange(first_query, stop)[:, None], xp.arange(first_key, stop)[None, :]
+    seen = j <= i if window is None else (j <= i) & (j > i - window)
+    return xp.where(seen, 0, -xp.inf).astype(dtype)
 
 
-def _seen(p):
-    """The probabilities that meet v: after dropout, if there is any."""
-    return p[1] if isinstance(p, tuple) else p
+def _block_of(factor, rows, keys):
+    return None if factor is None else factor[:, :, rows, keys]
 
 
-def _repeat_heads(x, heads):
+def quick_to_transpose(x):
+    """x (B, H, T, D) in the memory order of its transpose: small products with x^T take half the time."""
+    return transpose(array_module(x).ascontiguousarray(transpose(x)))
+
+
+def repeat_heads(x, n_head):
     """(B, H_kv, T, D) -> (B, H, T, D): each key/value head once for every query head of its group."""
-    return x if x.shape[1] == heads else array_module(x).repeat(x, heads // x.shape[1], axis=1)
+    return x if x.shape[1] == n_head else array_module(x).repeat(x, n_head // x.shape[1], axis=1)
 
 
-def _sum_heads(dx, kv_heads):
-    """The gradient of `_repeat_heads`: (B, H, T, D) -> (B, H_kv, T, D)."""
-    batch, heads, time, width = dx.shape
-    return dx if heads == kv_heads else dx.reshape(batch, kv_heads, heads // kv_heads, time, width).sum(axis=2)
+def sum_heads(dx, n_kv_head):
+    """The gradient of `repeat_heads`: (B, H, T, D) -> (B, H_kv, T, D)."""
+    B, H, T, D = dx.shape
+    return dx if H == n_kv_head else dx.reshape(B, n_kv_head, H // n_kv_head, T, D).sum(axis=2)
 
 
-def split_heads(x, H):
-    """(B, T, H D) -> (B, H, T, D)"""
+def split_heads(x, n_head):
+    """(B, T, H D) -> (B, H, T, D), a view."""
     B, T, width = x.shape
-    return x.reshape(B, T, H, width // H).swapaxes(1, 2)
+    return x.reshape(B, T, n_head, width // n_head).transpose(0, 2, 1, 3)
 
 
 def merge_heads(y):
-    """(B, H, T, D) -> (B, T, H D): the inverse of `split_heads`."""
+    """(B, H, T, D) -> (B, T, H D), the inverse of `split_heads`: a view where a token's heads lie side by side."""
     B, H, T, D = y.shape
-    return y.swapaxes(1, 2).reshape(B, T, H * D)
-
-
-# ------------------------------------------------------------------------------------------------------------ the layer
+    return y.transpose(0, 2, 1, 3).reshape(B, T, H * D)
 
 
 class CausalSelfAttention(Layer):
     """Multi-head causal self-attention with its projections, as in GPT-2: x (B, T, C) -> y (B, T, C).
 
-    c_attn computes queries, keys and values of all heads in one product, (B, T, 3C); c_proj mixes the heads' results.
+        q, k, v = split_heads(c_attn(x))        y = c_proj(merge_heads(attention(q, k, v)))
+
+    c_attn computes queries, keys and values of all heads in one product, (B, T, 3C), side by side.
     """
 
     def __init__(self, c_attn: Linear, c_proj: Linear, n_head: int, dropout: float = 0.0):
+        """c_attn: C -> 3C; c_proj: C -> C; dropout: the probability with which an attention probability is dropped."""
         self.c_attn = c_attn
         self.c_proj = c_proj
         self.n_head = n_head
         self.attn_dropout = Dropout(dropout)
 
     def forward(self, x, rng_key=None):
-        batch, time, channels = x.shape
-        qkv = self.c_attn.forward(x).reshape(batch, time, 3, self.n_head, channels // self.n_head)
-        q, k, v = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))  # (B, T, 3, H, D) -> 3 times (B, H, T, D)
+        """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode.
+
+        Raises ValueError where dropout needs a key and there is none.
+        """
+        q, k, v = (split_heads(x, self.n_head) for x in array_module(x).split(self.c_attn.forward(x), 3, axis=-1))
         forward, backward = dispatch(q, attention_forward, attention_backward)
         if forward is not attention_forward:
             q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
-        drop = self.attn_dropout
-        dropping = (
-            dict(dropout=drop.p, rng_key=drop.layer_key(rng_key), batch_offset=drop.batch_offset)
-            if self.training and drop.p
-            else {}
-        )
-        y, saved = forward(q, k, v, causal=True, **dropping)
+        y, saved = forward(q, k, v, causal=True, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
-        return self.c_proj.forward(y.transpose(0, 2, 1, 3).reshape(batch, time, channels))
+        return self.c_proj.forward(merge_heads(y))
 
     def backward(self, dy):
+        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections. RuntimeError without a forward."""
         backward, saved = self.take_saved()
-        batch, time, channels = dy.shape
-        # forward: out = c_proj(y)
-        dy = self.c_proj.backward(dy).reshape(batch, time, self.n_head, channels // self.n_head)
+        # forward: out = c_proj(merge_heads(y))
+        dy = split_heads(self.c_proj.backward(dy), self.n_head)
         # forward: y = attention(q, k, v)
-        dy = dy.transpose(0, 2, 1, 3)
         gradients = backward(dy if backward is attention_backward else contiguous(dy), saved)
-        # forward: q, k, v = c_attn(x), side by side
-        dqkv = array_module(dy).empty_like(dy, shape=(batch, time, 3, *gradients[0].shape[1::2]), order="C")
+        # forward: q, k, v = split_heads(c_attn(x))
+        B, H, T, D = gradients[0].shape
+        dqkv = array_module(dy).empty_like(dy, shape=(B, T, 3, H, D), order="C")
         for i, gradient in enumerate(gradients):
             dqkv[:, :, i] = gradient.transpose(0, 2, 1, 3)  # (B, H, T, D) -> (B, T, H, D)
-        return self.c_attn.backward(dqkv.reshape(batch, time, 3 * channels))
+        return self.c_attn.backward(dqkv.reshape(B, T, 3 * H * D))
 
     def decode(self, x, cache):
         B, t, C = x.shape

@@ -69,6 +69,12 @@ class Dropout(Layer):
     def decode(self, x, cache):
         return x
 
+    def settings(self, rng_key) -> dict:
+        """Arguments of an operation that drops its own values, such as attention_forward; none where nothing is dropped."""
+        if not self.training or self.p == 0:
+            return {}
+        return dict(dropout=self.p, rng_key=self.layer_key(rng_key), batch_offset=self.batch_offset)
+
     def layer_key(self, rng_key):
         """The key of this layer's own mask: the caller's key and the layer's name."""
         if rng_key is None:

@@ -1,11 +1,15 @@
-"""Rotary attention: causal self-attention as in Llama, with turned queries and keys and shared key/value heads.
+"""Rotary attention: causal self-attention as in Llama, with rotated queries and keys and shared key/value heads.
 
-    q = turn(x W_q^T)        k = turn(x W_k^T)        v = x W_v^T        y = attention(q, k, v) W_o^T
+    q = rotate(x W_q^T)        k = rotate(x W_k^T)        v = x W_v^T        y = attention(q, k, v) W_o^T
 
-rotary.py has the turning, attention.py the rest. Several query heads read one key/value head (Ainslie et al., "GQA:
-Training Generalized Multi-Query Transformer Models", 2023): the cache that generation keeps is smaller by that factor.
+rotary.py has the rotation, attention.py the rest. Several query heads read one key/value head (Ainslie et al.,
+"GQA: Training Generalized Multi-Query Transformer Models", 2023): the cache that generation keeps is smaller by
+that factor. Members of the family add
 
-Backward is that of the parts in reverse. The token took part three times, so its three gradients add up.
+    q_norm, k_norm    an RMS norm over each head's D channels before the rotation (Qwen3)
+    window            a token sees the last `window` tokens, itself included (Mistral)
+
+Backward is that of the parts in reverse. x is read three times, so its three gradients add up.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module, contiguous, device_of, to_device
 from minillm.kernels import dispatch
-from minillm.layers.attention import attention_backward, attention_forward, merge_heads
+from minillm.layers.attention import attention_backward, attention_forward, merge_heads, split_heads
 from minillm.layers.cached_attention import cached_attention
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
@@ -75,42 +79,55 @@ class RotarySelfAttention(Layer):
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
     ):
+        """n_head H is a multiple of n_kv_head H_kv. dropout: of attention probabilities. q_norm, k_norm: of width D."""
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = q_proj, k_proj, v_proj, o_proj
+        self.q_norm, self.k_norm = q_norm, k_norm
         self.n_head, self.n_kv_head = n_head, n_kv_head
-        self.positions = positions
+        self.positions, self.window = positions, window
         self.attn_dropout = Dropout(dropout)
-        self.window, self.q_norm, self.k_norm = window, q_norm, k_norm
 
     def forward(self, x, rng_key=None):
-        batch, time, _ = x.shape
-        q = _heads(self.q_proj.forward(x), self.n_head)  # (B, T, H D) -> (B, H, T, D)
-        k = _heads(self.k_proj.forward(x), self.n_kv_head)
-        v = _heads(self.v_proj.forward(x), self.n_kv_head)
-        turn, turn_back = dispatch(q, rotary_forward, rotary_backward)
-        attend, attend_backward = dispatch(q, attention_forward, attention_backward)
-        cos, sin = self.positions.tables(time, self.q_proj.weight.value)  # of the weights' dtype, as angles need it
-        q, saved_q = turn(q, cos, sin, self.positions.interleaved)
-        k, saved_k = turn(k, cos, sin, self.positions.interleaved)
-        drop = self.attn_dropout
-        dropping = (
-            dict(dropout=drop.p, rng_key=drop.layer_key(rng_key), batch_offset=drop.batch_offset)
-            if self.training and drop.p
-            else {}
-        )
-        y, saved = attend(q, k, v, causal=True, **dropping)
-        self.save_for_backward((turn_back, saved_q, saved_k, attend_backward, saved))
-        return self.o_proj.forward(_side_by_side(y))
+        """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode.
+
+        Raises ValueError where dropout needs a key and there is none.
+        """
+        T = x.shape[1]
+        # (B, T, H D) -> (B, H, T, D), copied: the rotary kernel and the products of attention want rows side by side.
+        q = contiguous(split_heads(self.q_proj.forward(x), self.n_head))
+        k = contiguous(split_heads(self.k_proj.forward(x), self.n_kv_head))
+        v = contiguous(split_heads(self.v_proj.forward(x), self.n_kv_head))
+        if self.q_norm is not None:
+            q, k = self.q_norm.forward(q), self.k_norm.forward(k)
+        rotate, rotate_backward = dispatch(q, rotary_forward, rotary_backward)
+        cos, sin = self.positions.tables(T, self.q_proj.weight.value)  # of the weights' dtype, as angles need it
+        q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
+        k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
+        settings = self.attn_dropout.settings(rng_key)
+        if self.window is not None and self.window < T:  # no kernel knows a window
+            forward, backward, settings["window"] = attention_forward, attention_backward, self.window
+        else:
+            forward, backward = dispatch(q, attention_forward, attention_backward)
+        y, saved = forward(q, k, v, causal=True, **settings)
+        self.save_for_backward((rotate_backward, saved_q, saved_k, backward, saved))
+        return self.o_proj.forward(merge_heads(y))
 
     def backward(self, dy):
-        turn_back, saved_q, saved_k, attend_backward, saved = self.take_saved()
-        # forward: out = o_proj(y)
-        dy = _heads(self.o_proj.backward(dy), self.n_head)
+        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights. RuntimeError without a forward."""
+        rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
+        # forward: out = o_proj(merge_heads(y))
+        dy = contiguous(split_heads(self.o_proj.backward(dy), self.n_head))
         # forward: y = attention(q, k, v)
-        dq, dk, dv = attend_backward(dy, saved)
-        # forward: q = turn(q_proj(x)), k = turn(k_proj(x)), v = v_proj(x), the same x in all three
-        dx = self.q_proj.backward(_side_by_side(turn_back(contiguous(dq), saved_q)))
-        dx += self.k_proj.backward(_side_by_side(turn_back(contiguous(dk), saved_k)))
-        dx += self.v_proj.backward(_side_by_side(dv))
+        dq, dk, dv = backward(dy, saved)
+        # forward: q = rotate(q), k = rotate(k)
+        dq = rotate_backward(contiguous(dq), saved_q)
+        dk = rotate_backward(contiguous(dk), saved_k)
+        # forward: q = q_norm(q), k = k_norm(k)
+        if self.q_norm is not None:
+            dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)
+        # forward: q = q_proj(x), k = k_proj(x), v = v_proj(x), the same x in all three
+        dx = self.q_proj.backward(merge_heads(dq))
+        dx += self.k_proj.backward(merge_heads(dk))
+        dx += self.v_proj.backward(merge_heads(dv))
         return dx
 
     def decode(self, x, cache):
@@ -128,15 +145,3 @@ class RotarySelfAttention(Layer):
         k, v = cache.append(self, k, v, window=self.window)  # (B, H_kv, T, D)
         y = cached_attention(q, k, v, cache.padding_in(k.shape[2]), self.window)
         return self.o_proj.decode(merge_heads(y), cache)
-
-
-def _heads(x, n_head):
-    """(B, T, H D) -> (B, H, T, D), a contiguous copy: the rotary kernel and the products of attention want one."""
-    batch, time, width = x.shape
-    return contiguous(x.reshape(batch, time, n_head, width // n_head).transpose(0, 2, 1, 3))
-
-
-def _side_by_side(y):
-    """(B, H, T, D) -> (B, T, H D): the inverse of `_heads`."""
-    batch, n_head, time, width = y.shape
-    return y.transpose(0, 2, 1, 3).reshape(batch, time, n_head * width)

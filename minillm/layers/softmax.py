@@ -15,12 +15,15 @@ from minillm.backend.arrays import array_module
 from minillm.layers.layer import Layer
 
 
-def softmax_forward(x):
-    """x (..., V)  ->  probabilities over the last axis (..., V), saved. A score of -inf has probability 0."""
+def softmax_forward(x, out=None):
+    """x (..., V)  ->  probabilities over the last axis (..., V), saved. A score of -inf has probability 0.
+
+    out: an array for the probabilities, which may be x itself.
+    """
     xp = array_module(x)
-    p = x - row_max(x)
+    p = xp.subtract(x, row_max(x), out=out)
     xp.exp(p, out=p)
-    p /= row_sum(p)
+    p *= 1 / row_sum(p)
     return p, p
 
 

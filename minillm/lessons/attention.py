@@ -110,7 +110,7 @@ def _recording(backward, seen: list):
 
     def recording_backward(dy, saved):
         dq, dk, dv = backward(dy, saved)
-        q, k, v = saved[:3]
+        q, k, v = saved.q, saved.k, saved.v
         p = causal_attention(scores(q, k))
         # forward: y = p @ v, p = softmax(s), s = q @ k^T / sqrt(D)
         ds = softmax_backward(dy @ v.transpose(0, 1, 3, 2), p)  # (B, H, T, D) @ (B, H, D, T)

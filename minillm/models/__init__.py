@@ -1,6 +1,7 @@
-"""The models, put together from the layers."""
+"""The models, put together from the layers: the class of each architecture, and that of its configuration."""
 
-from minillm.models.gpt2 import GPT2, GPT2Config
-from minillm.models.llama import Llama, LlamaConfig
+from minillm.models.architectures import ARCHITECTURES
 
-__all__ = ["GPT2", "GPT2Config", "Llama", "LlamaConfig"]
+_CLASSES = {cls.__name__: cls for kind in ARCHITECTURES.values() for cls in (kind, kind.config_class)}
+__all__ = list(_CLASSES)
+globals().update(_CLASSES)

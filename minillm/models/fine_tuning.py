@@ -102,7 +102,7 @@ def freeze(model, patterns) -> None:
 def with_settings(model, **changes):
     """The model with another context_length or dropout in its configuration; None leaves a setting as it is.
 
-    A GPT-2's table of positions is cut to the context. Raises UserError for a context longer than the model was made for,
+    A table of positions is cut to the context. Raises UserError for a context longer than the model was made for,
     and for a model that is not what its configuration describes.
     """
     from dataclasses import replace
@@ -116,5 +116,6 @@ def with_settings(model, **changes):
     other = type(model)(replace(model.config, **changes), seed=None, dtype=model.precision)
     values = {name: parameter.value for name, parameter in model.parameters().items()}
     for name, parameter in other.parameters().items():
-        parameter.value = values[name][: len(parameter.value)] if name.endswith("wpe.weight") else values[name]
+        is_cut = len(values[name]) > len(parameter.value)
+        parameter.value = values[name][: len(parameter.value)] if is_cut else values[name]
     return other.train(model.training)

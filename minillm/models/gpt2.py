@@ -27,6 +27,7 @@ from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
+from minillm.models import gpt2_names
 from minillm.models.config import (
     check_dropout,
     check_flags,
@@ -83,8 +84,20 @@ class GPT2(LanguageModel):
     gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: a name of precision.py.
     """
 
+    model_type, display_name = "gpt2", "GPT-2"
+    config_class = GPT2Config
     body_name = "transformer"
     initial_std = INITIAL_STD
+
+    names = gpt2_names.GPT2_NAMES
+    transformers_class = "GPT2LMHeadModel"
+    fields = gpt2_names.GPT2_FIELDS
+    nullable = frozenset(gpt2_names.GPT2_FIELDS.values())
+    required = gpt2_names.GPT2_REQUIRED
+    aliases = gpt2_names.GPT2_ALIASES
+    computed_tensors = gpt2_names.CAUSAL_MASK_BUFFERS
+    gguf_name = "gpt2"
+    gguf_keys = gpt2_names.GPT2_GGUF_KEYS
 
     # -------------------------------------------------------------------------------------------------- construction
 
@@ -125,6 +138,30 @@ class GPT2(LanguageModel):
         width = self.config.d_model
         bias = self._constant(width, 0) if self.config.bias else None
         return LayerNorm(self._constant(width, 1), bias, self.config.layer_norm_eps)
+
+    # --------------------------------------------------------------------------------------------------------- files
+
+    @classmethod
+    def extra_to_hugging_face(cls, config):
+        return gpt2_names.dropout_and_bias_to_hugging_face(config.dropout, config.bias)
+
+    @classmethod
+    def extra_from_hugging_face(cls, contents):
+        return gpt2_names.dropout_and_bias_from_hugging_face(contents)
+
+    @classmethod
+    def extra_from_gguf(cls, file, fields):
+        return {"bias": any(name.endswith(".bias") for name in file.names())}
+
+    @classmethod
+    def check_computed(cls, tensor, config):
+        if not gpt2_names.is_causal_mask(tensor.name, tensor.shape, config.context_length):
+            raise UserError(f"{tensor.path}: {tensor.name} of shape {tensor.shape} is no causal mask of this model")
+
+    @classmethod
+    def zero_tensors(cls, config):
+        """Biases, which GPT-2 in transformers always has."""
+        return {} if config.bias else gpt2_names.zero_biases(config.n_layer, config.d_model, config.d_ff)
 
 
 class Transformer(Layer):

@@ -12,18 +12,21 @@ from minillm.backend.matmul import check_gpu
 from minillm.backend.precision import activation_dtype, matmul_precision, weight_dtype
 from minillm.backend.random_streams import stream
 from minillm.errors import UserError
+from minillm.files.model_folder import WEIGHTS_FILE, make_model_folder, write_config, write_weights
 from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter, decode_problem
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
+from minillm.layers.lora import LoRALinear
+from minillm.models.architecture import Architecture
 from minillm.models.carried import NOTHING, Carried
-from minillm.models.fine_tuning import LoRA
+from minillm.models.fine_tuning import LoRA, merged
 from minillm.models.replication import replicated
-from minillm.models.structure import behaves_as
+from minillm.models.structure import behaves_as, refuse_changed
 
 
-class LanguageModel(Layer):
+class LanguageModel(Layer, Architecture):
     """A body that makes vectors of ids, and a head that scores every token.
 
         x = body(ids)                                               (B, T) -> (B, T, C)
@@ -63,6 +66,11 @@ class LanguageModel(Layer):
     @property
     def body(self) -> Layer:
         return getattr(self, self.body_name)
+
+    @property
+    def blocks(self) -> list[Layer]:
+        """The blocks of the body: the first list in it."""
+        return next((value for value in vars(self.body).values() if isinstance(value, list)), [])
 
     def parameters(self) -> dict[str, Parameter]:
         """As `Layer.parameters`. The loss head has none of its own: it follows the output head's weight."""
@@ -156,12 +164,26 @@ class LanguageModel(Layer):
     def save_pretrained(self, folder) -> None:
         """Write config.json, generation_config.json and model.safetensors as Hugging Face names them; LoRA is merged.
 
-        Raises UserError, before anything is written, for a model that is not what its configuration describes: see
-        `minillm.save_parameters`.
+        Raises UserError, before anything is written, for a model that is not what its configuration describes (see
+        `minillm.save_parameters`), and for the folder of an adapter.
         """
-        from minillm.models.architectures import save_model  # which imports this module
+        refuse_changed(self, "be saved as a model folder")
+        folder = make_model_folder(folder)
+        self.save_config(self.config, folder, self.carried)
+        self.save_weights(folder / WEIGHTS_FILE)
 
-        save_model(self, folder)
+    @classmethod
+    def save_config(cls, config, folder, carried: Carried = NOTHING) -> None:
+        """Write config.json, generation_config.json, and the chat templates of the model that this one was made of."""
+        contents = {**cls.config_to_hugging_face(config), **carried.ids}
+        write_config(folder, contents, carried.generation_config(config.context_length))
+        carried.write_templates(folder)
+
+    def save_weights(self, path) -> None:
+        """Write the weights as one safetensors file, LoRA merged. Raises UserError as `save_pretrained` does."""
+        refuse_changed(self, "be saved as a model folder")
+        has_lora = any(isinstance(layer, LoRALinear) for _, layer in self.layers())
+        write_weights(path, (merged(self) if has_lora else self).stored_tensors())
 
     def _logits(self, x):
         """x (..., C)  ->  logits (..., V), in the dtype of the weights"""

@@ -26,6 +26,8 @@ from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fields
 from minillm.layers.swiglu import SwiGLU
+from minillm.models import llama_names, rope_names
+from minillm.models.architecture import gguf_has_bias
 from minillm.models.config import (
     check_dropout,
     check_flags,
@@ -69,34 +71,39 @@ class LlamaConfig:
     rope_interleaved: bool = option(False, "Llama: rotary pairs side by side.")
 
     def __post_init__(self):
-        check_positive_integers(self, ("vocab_size", "context_length", "n_layer", "n_head", "d_model"))
-        if self.head_dim is None:
-            check_heads(self)
-        defaults = {
-            "n_kv_head": self.n_head,
-            "head_dim": self.d_model // self.n_head,
-            "d_ff": math.ceil(self.d_model * 8 / 3 / 32) * 32,
-        }
-        for name, value in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        check_positive_integers(self, tuple(defaults))
-        if isinstance(self.rope_scaling, dict):
-            object.__setattr__(self, "rope_scaling", scaling_from_fields(self.rope_scaling))
-        check_numbers(self, ("rms_norm_eps", "rope_theta"))
+        complete_llama_shape(self)
         check_flags(self, ("tie_embeddings", "attention_bias", "mlp_bias", "rope_interleaved"))
-        check_dropout(self)
-        if self.n_head % self.n_kv_head:
-            raise UserError(
-                f"n_head ({self.n_head}) is not divisible by n_kv_head ({self.n_kv_head}): "
-                "every key/value head serves the same number of query heads"
-            )
-        if isinstance(self.rope_scaling, TableScaling) and len(self.rope_scaling.factors) != self.head_dim // 2:
-            raise UserError(
-                f"rope_scaling has {len(self.rope_scaling.factors)} factors, a head has {self.head_dim // 2} pairs"
-            )
-        if self.head_dim % 2:
-            raise UserError(f"a head is {self.head_dim} wide: rotary embedding turns pairs, so the width must be even")
+
+
+def complete_llama_shape(config) -> None:
+    """Fill in the fields that are None, and check those that every relative of Llama has. Raises UserError."""
+    check_positive_integers(config, ("vocab_size", "context_length", "n_layer", "n_head", "d_model"))
+    if config.head_dim is None:
+        check_heads(config)
+    defaults = {
+        "n_kv_head": config.n_head,
+        "head_dim": config.d_model // config.n_head,
+        "d_ff": math.ceil(config.d_model * 8 / 3 / 32) * 32,
+    }
+    for name, value in defaults.items():
+        if getattr(config, name) is None:
+            object.__setattr__(config, name, value)
+    check_positive_integers(config, tuple(defaults))
+    if isinstance(config.rope_scaling, dict):
+        object.__setattr__(config, "rope_scaling", scaling_from_fields(config.rope_scaling))
+    check_numbers(config, ("rms_norm_eps", "rope_theta"))
+    check_dropout(config)
+    if config.n_head % config.n_kv_head:
+        raise UserError(
+            f"n_head ({config.n_head}) is not divisible by n_kv_head ({config.n_kv_head}): "
+            "every key/value head serves the same number of query heads"
+        )
+    if isinstance(config.rope_scaling, TableScaling) and len(config.rope_scaling.factors) != config.head_dim // 2:
+        raise UserError(
+            f"rope_scaling has {len(config.rope_scaling.factors)} factors, a head has {config.head_dim // 2} pairs"
+        )
+    if config.head_dim % 2:
+        raise UserError(f"a head is {config.head_dim} wide: rotary embedding turns pairs, so the width must be even")
 
 
 class Llama(LanguageModel):
@@ -106,49 +113,127 @@ class Llama(LanguageModel):
     gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: a name of precision.py.
     """
 
+    model_type, display_name = "llama", "Llama"
+    config_class = LlamaConfig
     body_name = "model"
     initial_std = INITIAL_STD
 
+    names = llama_names.LLAMA_NAMES
+    transformers_class = "LlamaForCausalLM"
+    fields = llama_names.LLAMA_FIELDS
+    defaults = llama_names.LLAMA_DEFAULTS
+    required = llama_names.LLAMA_REQUIRED
+    former_fields = {"head_width": "head_dim"}
+    computed_tensors = llama_names.INVERSE_FREQUENCIES
+    gguf_name = "llama"
+    gguf_keys = llama_names.LLAMA_GGUF_KEYS
+    gguf_extra_keys = llama_names.LLAMA_GGUF_EXTRA_KEYS
+    gguf_extra_tensors = llama_names.LLAMA_GGUF_EXTRA_TENSORS
+    gguf_moves_rows = gguf_zero_biases = True
+    end_of_text = ("<|endoftext|>", "<|end_of_text|>")
+
+    # -------------------------------------------------------------------------------------------------- construction
+
     def _make_body(self) -> LlamaBody:
         config = self.config
-        positions = RotaryPositions(config.head_dim, config.rope_theta, config.rope_scaling, config.rope_interleaved)
+        positions = self._make_positions()
         return LlamaBody(
             embed_tokens=Embedding(self._normal("embed_tokens", (config.vocab_size, config.d_model), INITIAL_STD)),
             blocks=[self._make_block(f"layers.{index}", positions) for index in range(config.n_layer)],
-            norm=self._make_norm(),
+            norm=self._make_norm(config.d_model),
         )
 
-    def _make_block(self, path: str, positions: RotaryPositions) -> LlamaBlock:
+    def _make_positions(self) -> RotaryPositions:
         config = self.config
-        width, heads, kv_heads = (n * config.head_dim for n in (1, config.n_head, config.n_kv_head))
-        residual_std = INITIAL_STD / math.sqrt(2 * config.n_layer)  # 2 n_layer branches add up to the last x
+        return RotaryPositions(config.head_dim, config.rope_theta, config.rope_scaling, config.rope_interleaved)
 
-        def linear(name, inputs, outputs, bias, std=INITIAL_STD) -> Linear:
-            offsets = self._constant(outputs, 0) if bias else None
-            return Linear(self._normal(f"{path}.{name}", (outputs, inputs), std), offsets, transposed=True)
+    def _make_block(self, path: str, positions: RotaryPositions) -> LlamaBlock:
+        width = self.config.d_model
+        attention, mlp = self._make_attention(path, positions), self._make_mlp(path)
+        return LlamaBlock(self._make_norm(width), attention, self._make_norm(width), mlp)
 
-        attention = RotarySelfAttention(
-            q_proj=linear("q_proj", config.d_model, heads, config.attention_bias),
-            k_proj=linear("k_proj", config.d_model, kv_heads, config.attention_bias),
-            v_proj=linear("v_proj", config.d_model, kv_heads, config.attention_bias),
-            o_proj=linear("o_proj", heads, config.d_model, config.attention_bias, residual_std),
+    def _make_attention(self, path: str, positions: RotaryPositions, **parts) -> RotarySelfAttention:
+        """parts: what the attention of a relative has besides."""
+        config = self.config
+        heads, kv_heads = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        return RotarySelfAttention(
+            q_proj=self._make_linear(path, "q_proj", config.d_model, heads),
+            k_proj=self._make_linear(path, "k_proj", config.d_model, kv_heads),
+            v_proj=self._make_linear(path, "v_proj", config.d_model, kv_heads),
+            o_proj=self._make_linear(path, "o_proj", heads, config.d_model, self._residual_std),
             n_head=config.n_head,
             n_kv_head=config.n_kv_head,
             positions=positions,
             dropout=config.dropout,
+            **parts,
         )
-        mlp = SwiGLU(
-            gate_proj=linear("gate_proj", config.d_model, config.d_ff, config.mlp_bias),
-            up_proj=linear("up_proj", config.d_model, config.d_ff, config.mlp_bias),
-            down_proj=linear("down_proj", config.d_ff, config.d_model, config.mlp_bias, residual_std),
-        )
-        return LlamaBlock(self._make_norm(), attention, self._make_norm(), mlp)
 
-    def _make_norm(self) -> RMSNorm:
-        return RMSNorm(self._constant(self.config.d_model, 1), self.config.rms_norm_eps)
+    def _make_mlp(self, path: str) -> SwiGLU:
+        width, inner = self.config.d_model, self.config.d_ff
+        return SwiGLU(
+            gate_proj=self._make_linear(path, "gate_proj", width, inner),
+            up_proj=self._make_linear(path, "up_proj", width, inner),
+            down_proj=self._make_linear(path, "down_proj", inner, width, self._residual_std),
+        )
+
+    def _make_linear(self, path: str, name: str, inputs: int, outputs: int, std: float = INITIAL_STD) -> Linear:
+        bias = self._constant(outputs, 0) if self.has_bias(self.config, name) else None
+        return Linear(self._normal(f"{path}.{name}", (outputs, inputs), std), bias, transposed=True)
+
+    @property
+    def _residual_std(self) -> float:
+        return INITIAL_STD / math.sqrt(2 * self.config.n_layer)  # 2 n_layer branches add up to the last x
+
+    @staticmethod
+    def has_bias(config, name: str) -> bool:
+        """Whether the linear layer of a name, such as "q_proj", has a bias."""
+        return config.attention_bias if name in ("q_proj", "k_proj", "v_proj", "o_proj") else config.mlp_bias
+
+    def _make_norm(self, width: int) -> RMSNorm:
+        return RMSNorm(self._constant(width, 1), self.config.rms_norm_eps)
 
     def _token_embedding(self) -> Embedding:
         return self.model.embed_tokens
+
+    # --------------------------------------------------------------------------------------------------------- files
+
+    @classmethod
+    def extra_to_hugging_face(cls, config):
+        scaling = rope_names.scaling_to_hugging_face(config.rope_scaling, config.context_length)
+        return {"rope_scaling": scaling, "hidden_act": "silu"}
+
+    @classmethod
+    def extra_from_hugging_face(cls, contents):
+        llama_names.check_llama_keys(contents, cls.fields)
+        return rope_names.rope_from_hugging_face(contents)
+
+    @classmethod
+    def extra_from_gguf(cls, file, fields):
+        biases = {
+            "attention_bias": gguf_has_bias(file, "attn_(q|k|v|output)"),
+            "mlp_bias": gguf_has_bias(file, "ffn_(gate|up|down)"),
+        }
+        return biases | cls.rope_from_gguf(file, fields)
+
+    @classmethod
+    def rope_from_gguf(cls, file, fields: dict) -> dict:
+        """rope_scaling. fields: the plain ones of the configuration."""
+        head_dim = fields.get("head_dim", fields["d_model"] // max(fields["n_head"], 1))
+        return {"rope_scaling": rope_names.scaling_from_gguf(file, cls.gguf_name, head_dim, fields["rope_theta"])}
+
+    @classmethod
+    def check_computed(cls, tensor, config):
+        rope_names.check_frequencies(tensor, config.head_dim, config.rope_theta, config.rope_scaling)
+
+    def stored_tensors(self):
+        tensors = super().stored_tensors()
+        if self.model.blocks[0].self_attn.positions.interleaved:
+            return llama_names.rows_to_halves(tensors, self.heads_of_rows(self.config))
+        return tensors
+
+    @classmethod
+    def heads_of_rows(cls, config):
+        return {"q_proj": config.n_head, "k_proj": config.n_kv_head}
 
 
 class LlamaBody(Layer):

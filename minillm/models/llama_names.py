@@ -1,32 +1,34 @@
-"""Llama in a Hugging Face folder: the names in config.json, and how its tensors are stored.
+"""Llama and its relatives in the files of others: the keys of config.json and GGUF, and the names of their tensors.
 
-`transformers` turns pairs (i, i + D/2). A model with interleaved pairs is saved with the rows of its query and key weights
-moved accordingly, and is then a model of pairs (i, i + D/2): the same function.
+`transformers` rotates pairs (i, i + D/2). A model with interleaved pairs is saved with the rows of its query and key weights
+moved accordingly, and is then a model of pairs (i, i + D/2): the same function. llama.cpp rotates interleaved pairs in files
+of the architecture "llama", whose rows are moved for it.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import asdict, fields
-
-import numpy as np
-
-from minillm.backend.arrays import to_host
-from minillm.errors import UserError
-from minillm.files.safetensors_file import StoredTensor
-from minillm.layers.rotary import Llama3Scaling, interleaved_to_halves
-from minillm.layers.rotary_scaling import LinearScaling, Scaling, TableScaling
+from minillm.layers.rotary import interleaved_to_halves
+from minillm.models.architecture import GGUFKey
 from minillm.models.config_keys import check_keys
-from minillm.models.llama import Llama, LlamaConfig
+from minillm.models.rope_names import GGUF_ROPE_KEYS, ROPE_FREQS, ROPE_KEYS
 
-MODEL, CONFIG = Llama, LlamaConfig
-EMBEDDING = "model.embed_tokens.weight"
-ALIASES = {}  # other names of fields
-REQUIRED_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-COMPUTED = re.compile(r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq")  # in files of old versions
-QUERY_OR_KEY = re.compile(r"model\.layers\.\d+\.self_attn\.(q|k)_proj\.(weight|bias)")
+LLAMA_NAMES = {  # Hugging Face -> GGUF
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+INVERSE_FREQUENCIES = r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq"  # in files of old versions
 
-_HF_FIELDS = {  # ours -> Hugging Face's
+LLAMA_FIELDS = {  # ours -> Hugging Face's
     "vocab_size": "vocab_size",
     "context_length": "max_position_embeddings",
     "n_layer": "num_hidden_layers",
@@ -42,143 +44,72 @@ _HF_FIELDS = {  # ours -> Hugging Face's
     "rms_norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
 }
-_JUDGED_TOGETHER = {"rope_scaling", "rope_parameters", "original_max_position_embeddings", "use_sliding_window"}
+LLAMA_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6}
+LLAMA_GGUF_KEYS = {
+    "context_length": GGUFKey("context_length", int),
+    "block_count": GGUFKey("n_layer", int),
+    "attention.head_count": GGUFKey("n_head", int),
+    "attention.head_count_kv": GGUFKey("n_kv_head", int, None),
+    "embedding_length": GGUFKey("d_model", int),
+    "feed_forward_length": GGUFKey("d_ff", int),
+    "attention.key_length": GGUFKey("head_dim", int, None),
+    "attention.layer_norm_rms_epsilon": GGUFKey("rms_norm_eps", float, 1e-5),
+    "rope.freq_base": GGUFKey("rope_theta", float, 10000.0),
+}
+LLAMA_GGUF_EXTRA_KEYS, LLAMA_GGUF_EXTRA_TENSORS = GGUF_ROPE_KEYS, frozenset({ROPE_FREQS})
 _NEUTRAL = {"hidden_act": ("silu", "swish")}  # keys that change nothing at these values
-_FULL = "full_attention"
-_HF_DEFAULTS = {"rms_norm_eps": 1e-6}  # where Hugging Face's default, which a config.json may leave out, is not ours
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
-def config_to_hugging_face(config: LlamaConfig) -> dict:
-    """The contents of config.json."""
+def check_llama_keys(contents: dict, fields: dict[str, str], neutral: dict[str, tuple] | None = None) -> None:
+    """Raises UserError for a key of config.json that changes the computation, and is not one of a Llama's.
+
+    fields: as `Architecture.fields`. neutral: further keys, and values at which they change nothing.
+    """
+    used = {*fields.values(), *ROPE_KEYS, "use_sliding_window"}
+    check_keys(contents, used, {**_NEUTRAL, **_neutral_windows(contents), **(neutral or {})})
+
+
+def _neutral_windows(contents: dict) -> dict[str, tuple]:
+    """Sliding windows: the values at which every layer sees the whole text."""
+    context, window, kinds = (
+        contents.get("max_position_embeddings", 2048),
+        contents.get("sliding_window"),
+        contents.get("layer_types"),
+    )
+    reaches_all = type(window) is int and type(context) is int and window >= context
+    unused = contents.get("use_sliding_window") is False or reaches_all
     return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
-        **{theirs: getattr(config, ours) for ours, theirs in _HF_FIELDS.items()},
-        "rope_scaling": _scaling_fields(config),
-        "hidden_act": "silu",
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "initializer_range": 0.02,
-        "dtype": "float32",
+        "sliding_window": (window,) if unused else (),
+        "layer_types": (kinds,) if all_layers_are(FULL, contents) else (),
     }
 
 
-def config_from_hugging_face(contents: dict) -> LlamaConfig:
-    """The configuration in the contents of a config.json. Raises UserError for what is no Llama of this kind."""
-    check_keys(contents, {*_HF_FIELDS.values(), *_JUDGED_TOGETHER}, _neutral(contents))
-    given = {ours: contents[theirs] for ours, theirs in _HF_FIELDS.items() if contents.get(theirs) is not None}
-    rope = _rope(contents)
-    if "rope_theta" in rope:
-        given["rope_theta"] = rope["rope_theta"]
-    return LlamaConfig(**{**_HF_DEFAULTS, **given}, rope_scaling=_scaling(rope, contents))
+def neutral_qwen_windows(contents: dict) -> dict[str, tuple]:
+    """The same for Qwen: a window is used where use_sliding_window says so, by the layers from max_window_layers on.
 
-
-def _neutral(contents: dict) -> dict[str, tuple]:
-    """Keys of other families that do not change a Llama at these values."""
-    context, layers = contents.get("max_position_embeddings", 2048), contents.get("num_hidden_layers")
-    window, kinds = contents.get("sliding_window"), contents.get("layer_types")
-    reaches_all = type(window) is int and type(context) is int and window >= context
-    unused = contents.get("use_sliding_window") is False or reaches_all
-    all_full = isinstance(kinds, list) and len(kinds) == layers and set(map(str, kinds)) == {_FULL}
-    return {**_NEUTRAL, "sliding_window": (window,) if unused else (), "layer_types": (kinds,) if all_full else ()}
-
-
-def _rope(contents: dict) -> dict:
-    """What config.json says of angles: rope_parameters since transformers 5, rope_scaling before, which stands above it."""
-    name = "rope_scaling" if contents.get("rope_scaling") else "rope_parameters"
-    rope = contents.get(name) or {}
-    if not isinstance(rope, dict):
-        raise UserError(f"{name} is {rope!r:.99}: expected an object")
-    if kinds := sorted(name for name, value in rope.items() if isinstance(value, dict)):
-        raise UserError(f"{name} differs by type of layer ({', '.join(kinds)[:99]}), which minillm does not compute")
-    return rope
-
-
-def _scaling(given: dict, contents: dict) -> Scaling | None:
-    kind = given.get("rope_type", given.get("type", "default"))
-    kinds = {"default": (), "linear": ("factor",), "llama3": _LLAMA3_FIELDS, "longrope": _LONGROPE_FIELDS}
-    if not isinstance(kind, str) or kind not in kinds:
-        raise UserError(f"rope_scaling is of type {kind!r:.99}: minillm computes {', '.join(kinds)}")
-    _check_left_over(given, {*kinds[kind], "rope_type", "type", "rope_theta"})
-    if kind in ("llama3", "longrope"):  # what stands outside of the object stands above what stands in it
-        originals = [contents.get(_ORIGINAL), given.get(_ORIGINAL), contents.get("max_position_embeddings")]
-        given = {**given, _ORIGINAL: next((number for number in originals if number is not None), None)}
-    if missing := [name for name in kinds[kind] if name not in given]:
-        raise UserError(f"rope_scaling: {missing[0]} is missing")
-    if kind == "llama3":
-        return Llama3Scaling(**{name: given[name] for name in _LLAMA3_FIELDS})
-    if kind == "linear":
-        return LinearScaling(given["factor"])
-    return _longrope(given) if kind == "longrope" else None
-
-
-def _check_left_over(given: dict, used: set[str]) -> None:
-    for name, value in given.items():
-        if name in used or value is None or name == "partial_rotary_factor" and value == 1:
-            continue
-        if name in ("attention_factor", "factor", "mscale", "mscale_all_dim") and value == 1:
-            continue
-        raise UserError(f"rope_scaling has {name} {value!r:.99}, which minillm does not compute")
-
-
-_ORIGINAL = "original_max_position_embeddings"
-_LLAMA3_FIELDS = tuple(field.name for field in fields(Llama3Scaling))
-_LONGROPE_FIELDS = ("short_factor", "long_factor", "attention_factor", "factor", "original_max_position_embeddings")
-
-
-def _longrope(given: dict) -> TableScaling:
-    """Computed where short and long texts have the same factors, and scores are not scaled."""
-    if given["short_factor"] != given["long_factor"]:
-        raise UserError("rope_scaling is longrope with other factors for long texts, which minillm does not compute")
-    if given.get("attention_factor") not in (1, 1.0):
-        raise UserError(
-            "rope_scaling is longrope with an attention_factor that is not 1, which minillm does not compute"
-        )
-    return TableScaling(given["short_factor"])
-
-
-def _scaling_fields(config: LlamaConfig) -> dict | None:
-    """rope_scaling in config.json."""
-    scaling = config.rope_scaling
-    if isinstance(scaling, TableScaling):
-        factors, context = list(scaling.factors), config.context_length
-        same = dict(short_factor=factors, long_factor=factors, attention_factor=1.0, factor=1.0)
-        return {"rope_type": "longrope", **same, "original_max_position_embeddings": context}
-    if isinstance(scaling, LinearScaling):
-        return {"rope_type": "linear", "factor": scaling.factor}
-    return {"rope_type": "llama3", **asdict(scaling)} if scaling else None
-
-
-def stored_tensors(model: Llama) -> dict[str, np.ndarray]:
-    """What is written to model.safetensors."""
-    tensors = {name: to_host(parameter.value) for name, parameter in model.parameters().items()}
-    if model.config.rope_interleaved:
-        heads = {"q": model.config.n_head, "k": model.config.n_kv_head}
-        for name in tensors:
-            if match := QUERY_OR_KEY.fullmatch(name):
-                tensors[name] = interleaved_to_halves(tensors[name], heads[match[1]])
-    return tensors
-
-
-def full_name(name: str) -> str:
-    """Some files leave out the leading "model."."""
-    return name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
-
-
-def is_constant(name: str) -> bool:
-    """Whether a tensor is no weight, but something that minillm computes."""
-    return COMPUTED.fullmatch(name) is not None
-
-
-def check_constant(tensor: StoredTensor, config: LlamaConfig) -> None:
-    """Raises UserError if frequencies in the file are not those of config.json. Files of 16 bits have few digits of them."""
-    theta = config.rope_theta ** (-2 * np.arange(config.head_dim // 2) / config.head_dim)
-    possible = [theta, config.rope_scaling.stretched(theta)] if config.rope_scaling else [theta]
-    stored = tensor.read(np.float64)
-    if not any(stored.shape == t.shape and np.allclose(stored, t, rtol=0.02, atol=1e-7) for t in possible):
-        raise UserError(f"{tensor.path}: {tensor.name} are other frequencies than rope_theta in config.json makes")
-
-
-def zero_tensors(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """There are none: a Llama's biases are there or not."""
+    Where there are layer_types, they decide, as in transformers since 4.52.
+    """
+    layers, full = contents.get("num_hidden_layers"), contents.get("max_window_layers", 28)
+    beyond = type(full) is int and type(layers) is int and full >= layers
+    by_layers = contents.get("layer_types") is None and (not contents.get("use_sliding_window") or beyond)
+    if by_layers or all_layers_are(FULL, contents):
+        return {"sliding_window": (contents.get("sliding_window"),)}
     return {}
+
+
+def all_layers_are(kind: str, contents: dict) -> bool:
+    """Whether layer_types of config.json names that kind for every layer."""
+    kinds = contents.get("layer_types")
+    same = isinstance(kinds, list) and set(map(str, kinds)) == {kind}
+    return same and len(kinds) == contents.get("num_hidden_layers")
+
+
+def rows_to_halves(tensors: dict, heads: dict[str, int]) -> dict:
+    """Weights of interleaved rotary pairs as those of pairs (i, i + D/2). heads: as `Architecture.heads_of_rows`."""
+    moved = {}
+    for name, tensor in tensors.items():
+        projection = name.split(".")[-2]
+        moved[name] = interleaved_to_halves(tensor, heads[projection]) if projection in heads else tensor
+    return moved

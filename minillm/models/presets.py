@@ -12,15 +12,21 @@ from dataclasses import dataclass, field
 
 from minillm.errors import UserError
 
+CHARACTERS = 65  # in tiny shakespeare
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A line on what it is for, the fields of the model's configuration (without vocab_size) and training settings."""
+    """A line on what it is for, the fields of the model's configuration and training settings.
+
+    The tokenizer decides the vocabulary; vocab_size is the usual one, for `minillm info --model`.
+    """
 
     summary: str
     architecture: str = "gpt2"
     model: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
+    vocab_size: int = CHARACTERS
 
 
 def _gpt2(parameters: str, n_layer: int, n_head: int, d_model: int) -> Preset:
@@ -38,12 +44,31 @@ def _gpt2(parameters: str, n_layer: int, n_head: int, d_model: int) -> Preset:
             beta2=0.95,
             eval_interval=1000,
         ),
+        vocab_size=50257,
     )
 
 
-def _llama(parameters: str, **model) -> Preset:
+def _llama(parameters: str, vocab_size: int, **model) -> Preset:
     training = dict(batch_size=8, gradient_accumulation=32, max_steps=100_000, lr=4e-4, min_lr=4e-5, beta2=0.95)
-    return Preset(f"Llama with {parameters} parameters; wants a GPU", "llama", model, training)
+    return Preset(f"Llama with {parameters} parameters; wants a GPU", "llama", model, training, vocab_size)
+
+
+def _small(name: str, architecture: str, **model) -> Preset:
+    shape = dict(n_layer=4, n_head=4, n_kv_head=2, d_model=128, d_ff=352, context_length=64)
+    return Preset(
+        f"a small {name} on tiny shakespeare's characters; about a minute on two CPU cores",
+        architecture,
+        model={**shape, "dropout": 0.0, "tie_embeddings": True, **model},
+        training=dict(
+            data=("shakespeare",),
+            batch_size=16,
+            max_steps=1200,
+            lr=3e-3,
+            min_lr=3e-4,
+            warmup_steps=100,
+            eval_interval=200,
+        ),
+    )
 
 
 PRESETS = {
@@ -60,6 +85,7 @@ PRESETS = {
             eval_interval=200,
             sample_tokens=60,
         ),
+        vocab_size=1024,
     ),
     "shakespeare-char-cpu": Preset(
         "nanoGPT's published CPU run: tiny shakespeare, 0.8 M parameters, 2,000 steps",
@@ -89,24 +115,10 @@ PRESETS = {
             eval_interval=250,
         ),
     ),
-    "llama-small": Preset(
-        "a small Llama on tiny shakespeare's characters; about a minute on two CPU cores",
-        architecture="llama",
-        model=dict(
-            n_layer=4, n_head=4, n_kv_head=2, d_model=128, d_ff=352, context_length=64, dropout=0.0, tie_embeddings=True
-        ),
-        training=dict(
-            data=("shakespeare",),
-            batch_size=16,
-            max_steps=1200,
-            lr=3e-3,
-            min_lr=3e-4,
-            warmup_steps=100,
-            eval_interval=200,
-        ),
-    ),
+    "llama-small": _small("Llama", "llama"),
     "smollm2-135m": _llama(
         "135 M",
+        vocab_size=49152,
         n_layer=30,
         n_head=9,
         n_kv_head=3,
@@ -117,10 +129,19 @@ PRESETS = {
         tie_embeddings=True,
     ),
     "tinyllama": _llama(
-        "1.1 B", n_layer=22, n_head=32, n_kv_head=4, d_model=2048, d_ff=5632, context_length=2048, tie_embeddings=False
+        "1.1 B",
+        vocab_size=32000,
+        n_layer=22,
+        n_head=32,
+        n_kv_head=4,
+        d_model=2048,
+        d_ff=5632,
+        context_length=2048,
+        tie_embeddings=False,
     ),
     "llama-3.2-1b": _llama(
         "1.2 B",
+        vocab_size=128256,
         n_layer=16,
         n_head=32,
         n_kv_head=8,

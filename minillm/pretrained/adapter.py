@@ -21,7 +21,7 @@ from minillm.files.safetensors_file import StoredTensor, read_header
 from minillm.files.shards import file_inside
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
-from minillm.models.architectures import ARCHITECTURES, architecture_of
+from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
 from minillm.pretrained.adapter_config import AdapterScales
 
@@ -47,7 +47,7 @@ def save_adapter(model, folder: Path, base: str) -> None:
     }
     with replacing(folder / ADAPTER_WEIGHTS) as temporary:
         save_tensors(tensors, temporary, {"format": "pt"})
-    targets = {path.rpartition(".")[2] for path, layer in model.layers() if isinstance(layer, LoRALinear)}
+    adapted = {path: layer for path, layer in model.layers() if isinstance(layer, LoRALinear)}
     contents = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -56,8 +56,8 @@ def save_adapter(model, folder: Path, base: str) -> None:
         "lora_alpha": model.lora.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": type(model).__name__ == "GPT2",
-        "target_modules": sorted(targets),
+        "fan_in_fan_out": not any(layer.transposed for layer in adapted.values()),
+        "target_modules": sorted({path.rpartition(".")[2] for path in adapted}),
         "inference_mode": True,
     }
     write_atomically(folder / ADAPTER_CONFIG, (json.dumps(contents, indent=2) + "\n").encode("utf-8"))
@@ -92,7 +92,7 @@ def apply_adapter(model, folder: Path):
             f"{folder} holds its adapter as a pickle (adapter_model.bin), which can run any program when it is opened: get it "
             f"as {ADAPTER_WEIGHTS}, or convert it where you trust it with peft: model.save_pretrained(folder)"
         )
-    pairs = _pairs(read_header(file_inside(weights, folder)), weights, ARCHITECTURES[architecture_of(model.config)])
+    pairs = _pairs(read_header(file_inside(weights, folder)), weights, model)
     layers = dict(model.layers())
     for module, (stored_module, a, b) in pairs.items():
         layer = layers.get(module)
@@ -112,14 +112,16 @@ def apply_adapter(model, folder: Path):
     return model.eval()
 
 
-def _pairs(stored: dict[str, StoredTensor], weights: Path, files) -> dict[str, tuple[str, StoredTensor, StoredTensor]]:
+def _pairs(
+    stored: dict[str, StoredTensor], weights: Path, model: LanguageModel
+) -> dict[str, tuple[str, StoredTensor, StoredTensor]]:
     """Path of a layer -> (its path as the file has it, A, B). Raises UserError for tensors that are no such pair."""
     found = {}
     for name, tensor in stored.items():
         match = MATRIX.fullmatch(name)
         if match is None:
             raise UserError(f"{weights}: tensor {name} does not belong to a LoRA of this model")
-        module = files.full_name(f"{match[1]}.weight").removesuffix(".weight")
+        module = model.full_name(f"{match[1]}.weight").removesuffix(".weight")
         matrices = found.setdefault(module, {})
         if match[2] in matrices:
             raise UserError(f"{weights} holds lora_{match[2]} of {module} twice: it holds more than one adapter")

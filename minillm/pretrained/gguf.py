@@ -2,8 +2,8 @@
 
 They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
 file. A file that was split is joined. What keys and tensors mean stands in gguf_keys.py. Weights are expanded once, to float32
-or float64. llama.cpp turns interleaved pairs, so the rows of a Llama's query and key weights have been moved for it; here they
-are moved back, and the model is that of the Hugging Face folder it was made from.
+or float64. llama.cpp rotates interleaved pairs in some architectures, whose rows of query and key weights have been moved for
+it; here they are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
@@ -16,40 +16,12 @@ import numpy as np
 
 from minillm.errors import MissingExtra, UserError
 from minillm.files.safetensors_file import first_not_finite
-from minillm.layers.rotary import interleaved_to_halves
-from minillm.models import GPT2, Llama
+from minillm.layers.linear import Linear
+from minillm.models.llama_names import rows_to_halves
 from minillm.pretrained.gguf_check import MAGIC, check_gguf
-from minillm.pretrained.gguf_keys import ROPE_FREQS, check_keys, check_tensors, gpt2_config, llama_config
+from minillm.pretrained.gguf_keys import check_keys, check_tensors, model_class_of
 
-QUERY_OR_KEY = re.compile(r"(q|k)_proj\.(weight|bias)$")
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf-split names the parts
-
-_LLAMA_TENSORS = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_GPT2_TENSORS = {
-    "transformer.wte": "token_embd",
-    "transformer.wpe": "position_embd",
-    "transformer.ln_f": "output_norm",
-    "lm_head": "output",
-    "ln_1": "attn_norm",
-    "ln_2": "ffn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
 
 
 class GGUF:
@@ -170,47 +142,35 @@ def is_gguf(path: Path) -> bool:
 
 
 def load_gguf(path: str | Path, dtype="float32"):
-    """The model in a GGUF file, in evaluation mode: architectures llama and gpt2. Raises UserError."""
+    """The model in a GGUF file, in evaluation mode. Raises UserError for what no architecture of ours computes."""
     file = open_gguf(path)
-    architecture = file.setting("general.architecture", str)
-    makers = {"llama": (llama_config, Llama, _LLAMA_TENSORS), "gpt2": (gpt2_config, GPT2, _GPT2_TENSORS)}
-    if architecture not in makers:
-        raise UserError(f"{file.path} is of the architecture {architecture!r}: minillm opens {' and '.join(makers)}")
-    make_config, kind, names = makers[architecture]
-    check_keys(file, architecture)
-    layers = file.setting(f"{architecture}.block_count", int)
+    kind = model_class_of(file)
+    check_keys(file, kind)
+    layers = file.setting(f"{kind.gguf_name}.block_count", int)
     if f"blk.{layers - 1}.attn_norm.weight" not in file:  # before anything is made of that size
         raise UserError(f"{file.path} should have {layers} blocks, and has no tensor of the last one")
-    config = make_config(file)
+    config = kind.config_from_gguf(file)
     model = kind(config, seed=None, dtype=dtype)
-    stored = {name: _stored_name(name, names) for name in model.parameters()}
-    check_tensors(file, {*stored.values(), *([ROPE_FREQS] if kind is Llama else [])}, architecture)
-    for name, parameter in model.parameters().items():
-        if kind is Llama and name.endswith(".bias") and stored[name] not in file:  # of some layers only
-            parameter.value = np.zeros(parameter.value.shape, parameter.value.dtype)
-            continue
-        value = file.tensor(stored[name], parameter.value.dtype)
-        turned = _is_turned(kind, name, value)
-        if value.shape != (parameter.value.shape[::-1] if turned else parameter.value.shape):
-            raise UserError(f"{file.path}: {name} is {value.shape}, the configuration says {parameter.value.shape}")
-        if kind is Llama and QUERY_OR_KEY.search(name):
-            value = interleaved_to_halves(value, config.n_head if "q_proj" in name else config.n_kv_head)
-        if turned:
-            value = np.ascontiguousarray(value.T)  # minillm stores (in, out), as GPT-2's own files
-        parameter.value = value
+    parameters = model.parameters()
+    check_tensors(file, {*map(kind.gguf_tensor, parameters), *kind.gguf_extra_tensors}, kind)
+    values = {name: _stored_value(file, kind, name, parameter.value) for name, parameter in parameters.items()}
+    linears = [(path, layer) for path, layer in model.layers() if isinstance(layer, Linear)]
+    for name in (f"{path}.weight" for path, layer in linears if not layer.transposed):
+        values[name] = np.ascontiguousarray(values[name].T)  # GGUF has (out, in)
+    for name, value in values.items():
+        shape = parameters[name].value.shape
+        if value.shape != shape:
+            raise UserError(f"{file.path}: {name} is {value.shape}, the configuration says {shape}")
+    if kind.gguf_moves_rows:
+        values = rows_to_halves(values, kind.heads_of_rows(config))
+    for name, value in values.items():
+        parameters[name].value = value
     return model.eval()
 
 
-def _is_turned(kind, name: str, value) -> bool:
-    """Whether a tensor stands there as (out, in), and minillm has it as (in, out)."""
-    return kind is GPT2 and value.ndim == 2 and ".h." in name
-
-
-def _stored_name(name: str, names: dict[str, str]) -> str:
-    """ "model.layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight" """
-    stem, _, suffix = name.rpartition(".")
-    parts = stem.split(".")
-    if stem in names:
-        return f"{names[stem]}.{suffix}"
-    number = next(index for index, part in enumerate(parts) if part.isdigit())
-    return f"blk.{parts[number]}.{names['.'.join(parts[number + 1 :])]}.{suffix}"
+def _stored_value(file: GGUF, kind, name: str, like) -> np.ndarray:
+    """The tensor of a parameter, in the dtype of `like`."""
+    stored = kind.gguf_tensor(name)
+    if kind.gguf_zero_biases and name.endswith(".bias") and stored not in file:
+        return np.zeros(like.shape, like.dtype)
+    return file.tensor(stored, like.dtype)

@@ -1,6 +1,7 @@
 """What the keys of a GGUF file mean for the model: used, without effect, or refused by name.
 
-Source: the keys as llama.cpp reads them for the architectures "llama" and "gpt2" (src/llama-model.cpp, src/llama-context.cpp).
+Source: the keys as llama.cpp reads them (src/llama-model.cpp, src/llama-context.cpp). Which of them an architecture uses, and
+for what, its model class says (models/architecture.py).
 Keys of other groups (general.*, tokenizer.*, quantize.*, those of whoever made the file) change nothing that is computed.
 """
 
@@ -8,25 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-
-import numpy as np
+from collections.abc import Iterator
 
 from minillm.errors import UserError
-from minillm.layers.rotary_scaling import LinearScaling, Scaling, scaling_of_table
-from minillm.models import GPT2Config, LlamaConfig
+from minillm.models.architecture import Architecture
+from minillm.models.architectures import ARCHITECTURES
 
-ROPE_FREQS = "rope_freqs.weight"
-USED = {
-    "llama": {
-        "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
-        "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "rope.dimension_count",
-        "rope.freq_base", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear",
-    },
-    "gpt2": {
-        "context_length", "embedding_length", "block_count", "feed_forward_length", "attention.head_count",
-        "attention.layer_norm_epsilon",
-    },
-}  # fmt: skip
 # these say something of how the model was made, or of a kind of scaling that is refused by its type
 WITHOUT_EFFECT = {
     "vocab_size",
@@ -56,37 +44,54 @@ OTHER_TENSORS = {  # the beginning of a name -> what such a tensor is for
 }
 
 
-def check_keys(file, architecture: str) -> None:
-    """Raises UserError for a key of the architecture that changes the computation, and that minillm does not know."""
-    kind = file.settings.get("general.type", "model")
-    if kind != "model":
-        raise UserError(f'{file.path} is of the type "{kind}": no whole model, which minillm needs')
-    head = f"{architecture}."
-    used = USED[architecture] | WITHOUT_EFFECT
-    for key, value in file.settings.items():
-        name = key.removeprefix(head)
-        if key == name or name in used or _is_neutral(file, architecture, name, value):
-            continue
-        if "expert" in name:
+def model_class_of(file) -> type[Architecture]:
+    """The model class of the file's architecture; where several have its name, the first that knows all of the file's keys.
+
+    Raises UserError for an architecture that minillm does not have.
+    """
+    architecture = file.setting("general.architecture", str)
+    kinds = [kind for kind in ARCHITECTURES.values() if kind.gguf_name == architecture]
+    if not kinds:
+        names = " and ".join(dict.fromkeys(kind.gguf_name for kind in ARCHITECTURES.values()))
+        raise UserError(f"{file.path} is of the architecture {architecture!r}: minillm opens {names}")
+    return next((kind for kind in kinds if not any(_unknown_keys(file, kind))), kinds[0])
+
+
+def check_keys(file, kind: type[Architecture]) -> None:
+    """Raises UserError for a key of the architecture that changes the computation, and that its model class does not know."""
+    file_kind = file.settings.get("general.type", "model")
+    if file_kind != "model":
+        raise UserError(f'{file.path} is of the type "{file_kind}": no whole model, which minillm needs')
+    for key, value in _unknown_keys(file, kind):
+        if "expert" in key:
             raise UserError(
                 f"{file.path}: it is a mixture of experts ({key} is {value!r:.60}), which is not computed here"
             )
         raise UserError(f"{file.path}: {key} is {value!r:.60}, which is not computed here")
 
 
-def _is_neutral(file, architecture: str, name: str, value) -> bool:
+def _unknown_keys(file, kind: type[Architecture]) -> Iterator[tuple[str, object]]:
+    """Keys of the architecture, with their values, that change the computation and are not among those it reads."""
+    head, used = f"{kind.gguf_name}.", {*kind.gguf_keys, *kind.gguf_extra_keys, *WITHOUT_EFFECT}
+    for key, value in file.settings.items():
+        name = key.removeprefix(head)
+        if key != name and name not in used and not _is_neutral(file, kind, name, value):
+            yield key, value
+
+
+def _is_neutral(file, kind: type[Architecture], name: str, value) -> bool:
     if name in NEUTRAL and any(type(value) is type(neutral) and value == neutral for neutral in NEUTRAL[name]):
         return True
-    if name == "attention.value_length":
-        return value == _head_width(file, architecture)
+    if name in ("attention.key_length", "attention.value_length"):
+        return value == _head_dim(file, kind)
     if name == "attention.scale" and isinstance(value, float):
-        return math.isclose(value, _head_width(file, architecture) ** -0.5, rel_tol=1e-6)
+        return math.isclose(value, _head_dim(file, kind) ** -0.5, rel_tol=1e-6)
     if name == "attention.sliding_window" and type(value) is int:  # a window that no text is longer than
-        return value >= file.setting(f"{architecture}.context_length", int)
-    return name == "attention.key_length" and value == _head_width(file, architecture)
+        return value >= file.setting(f"{kind.gguf_name}.context_length", int)
+    return False
 
 
-def check_tensors(file, wanted: set[str], architecture: str) -> None:
+def check_tensors(file, wanted: set[str], kind: type[Architecture]) -> None:
     """Raises UserError, saying what it is for, for a tensor that is not one of those that the model is made of."""
     extra = sorted(set(file.names()) - wanted)
     if not extra:
@@ -101,77 +106,12 @@ def check_tensors(file, wanted: set[str], architecture: str) -> None:
             raise UserError(f"{file.path}: tensor {name}{more} is for {use}, which is not computed here")
     if name.endswith((".lora_a", ".lora_b")):
         raise UserError(f"{file.path} is a LoRA (tensor {name}{more}): get it in the form of peft, as a folder")
-    raise UserError(f"{file.path}: tensor {name}{more} belongs to no part of a {architecture} that minillm computes")
+    raise UserError(f"{file.path}: tensor {name}{more} belongs to no part of a {kind.gguf_name} that minillm computes")
 
 
-def llama_config(file) -> LlamaConfig:
-    """The shape of the Llama in a file."""
-    heads, head_dim = file.setting("llama.attention.head_count", int), _head_width(file, "llama")
-    if file.setting("llama.rope.dimension_count", int, head_dim) != head_dim:
-        raise UserError(f"{file.path}: it turns only part of each head, which is not computed here")
-    theta = file.setting("llama.rope.freq_base", float, 10000.0)
-    return LlamaConfig(
-        vocab_size=file.vocab_size(),
-        context_length=file.setting("llama.context_length", int),
-        n_layer=file.setting("llama.block_count", int),
-        n_head=heads,
-        n_kv_head=file.setting("llama.attention.head_count_kv", int, heads),
-        d_model=file.setting("llama.embedding_length", int),
-        d_ff=file.setting("llama.feed_forward_length", int),
-        head_dim=head_dim,
-        rms_norm_eps=file.setting("llama.attention.layer_norm_rms_epsilon", float, 1e-5),
-        rope_theta=theta,
-        rope_scaling=_rope_scaling(file, head_dim, theta),
-        tie_embeddings="output.weight" not in file,
-        attention_bias=_has_bias(file, "attn_(q|k|v|output)"),
-        mlp_bias=_has_bias(file, "ffn_(gate|up|down)"),
-    )
-
-
-def gpt2_config(file) -> GPT2Config:
-    """The shape of the GPT-2 in a file."""
-    return GPT2Config(
-        vocab_size=file.vocab_size(),
-        context_length=file.setting("gpt2.context_length", int),
-        n_layer=file.setting("gpt2.block_count", int),
-        n_head=file.setting("gpt2.attention.head_count", int),
-        d_model=file.setting("gpt2.embedding_length", int),
-        d_ff=file.setting("gpt2.feed_forward_length", int),
-        layer_norm_eps=file.setting("gpt2.attention.layer_norm_epsilon", float, 1e-5),
-        tie_embeddings="output.weight" not in file,
-        bias=any(name.endswith(".bias") for name in file.names()),
-    )
-
-
-def _head_width(file, architecture: str) -> int:
-    heads = file.setting(f"{architecture}.attention.head_count", int)
-    width = file.setting(f"{architecture}.embedding_length", int) // max(heads, 1)
-    return file.setting("llama.attention.key_length", int, width) if architecture == "llama" else width
-
-
-def _has_bias(file, part: str) -> bool:
-    """Whether any block has one: those without have zeros, which change nothing."""
-    return any(re.fullmatch(rf"blk\.\d+\.{part}\.bias", name) for name in file.names())
-
-
-def _rope_scaling(file, head_dim: int, theta: float) -> Scaling | None:
-    """The factor of all pairs (a file without a type means linear), and the table of factors, which divide together."""
-    kind = file.settings.get("llama.rope.scaling.type", "linear")
-    if kind not in ("none", "", "linear"):
-        raise UserError(f"{file.path}: rotary scaling of the type {kind!r:.60} is not computed here")
-    factor = 0.0
-    for key in ("llama.rope.scale_linear", "llama.rope.scaling.factor"):  # the second is the newer one
-        factor = file.setting(key, float, factor)
-    if kind == "none" or factor == 0:
-        factor = 1.0
-    if not 0 < factor < math.inf:
-        raise UserError(f"{file.path}: the factor of rotary scaling is {factor}, expected a number above 0")
-    if ROPE_FREQS not in file:
-        return None if factor == 1 else LinearScaling(factor)
-    table = np.asarray(file.tensor(ROPE_FREQS, np.float64)).ravel()
-    if len(table) != head_dim // 2 or not (table > 0).all():
-        raise UserError(
-            f"{file.path}: {ROPE_FREQS} should hold {head_dim // 2} factors above 0, one for each pair of a head; it holds "
-            f"{len(table)}"
-        )
-    return scaling_of_table(table * factor, theta ** (-2 * np.arange(head_dim // 2) / head_dim))
+def _head_dim(file, kind: type[Architecture]) -> int:
+    """D: the key of its own, if the architecture reads it, or C / H."""
+    heads = file.setting(f"{kind.gguf_name}.attention.head_count", int)
+    width = file.setting(f"{kind.gguf_name}.embedding_length", int) // max(heads, 1)
+    key = "attention.key_length"
+    return file.setting(f"{kind.gguf_name}.{key}", int, width) if key in kind.gguf_keys else width

@@ -1,7 +1,7 @@
 """A model as a Hugging Face folder: config.json, generation_config.json, and weights in safetensors files.
 
-What is the same for every architecture stands here; gpt2_files.py and llama_files.py know the names in config.json and
-how a tensor is stored. What minillm saves, `transformers` opens, and the other way round.
+What differs from one architecture to the other, its model class answers (models/architecture.py). What minillm saves,
+`transformers` opens, and the other way round.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from minillm.files.atomic import read_json
 from minillm.files.model_folder import CONFIG_FILE
 from minillm.files.safetensors_file import StoredTensor
 from minillm.files.shards import open_weights
+from minillm.models.architecture import Architecture
 from minillm.models.architectures import ARCHITECTURES, architecture_of
 from minillm.models.config_keys import QUANTISED_WAY_OUT, check_heads_of
 from minillm.models.language_model import LanguageModel
@@ -38,15 +39,15 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     """
     folder = Path(folder)
     config = read_config(folder)
-    files, path = ARCHITECTURES[architecture_of(config)], folder / CONFIG_FILE
+    kind, path = architecture_of(config), folder / CONFIG_FILE
     _check_not_quantised(folder)
     weights, source = open_weights(folder)
-    stored = _by_full_name(weights, files, config, source)
-    config = _with_own_head(config, stored, files.EMBEDDING)
+    stored = _by_full_name(weights, kind, config, source)
+    config = _with_own_head(config, stored, kind.embedding_name())
     if config.n_layer > len(stored):  # before so many layers are made
         raise UserError(f"{source} holds {len(stored)} tensors, too few for the {config.n_layer} layers of {path}")
-    model = files.MODEL(config, seed=None, dtype=dtype)
-    parameters, zeros = model.parameters(), files.zero_tensors(config)
+    model = kind(config, seed=None, dtype=dtype)
+    parameters, zeros = model.parameters(), kind.zero_tensors(config)
     _check_names(set(stored), set(parameters), set(zeros), source)
     shapes = {name: parameter.value.shape for name, parameter in parameters.items()} | zeros
     for name, shape in shapes.items():
@@ -68,17 +69,17 @@ def read_config(folder: Path):
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         kind = " (a mixture of experts)" if any("expert" in name or "moe" in name for name in contents) else ""
         raise UserError(f"{path}: model_type is {model_type!r:.99}{kind}, minillm opens {', '.join(ARCHITECTURES)}")
-    files = ARCHITECTURES[model_type]
+    architecture = ARCHITECTURES[model_type]
     try:
         check_heads_of(contents)
-        contents = _with_usual_names(contents, files.ALIASES)
+        contents = _with_usual_names(contents, architecture.aliases)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    missing = [name for name in files.REQUIRED_FIELDS if contents.get(name) is None]
+    missing = [name for name in architecture.required if contents.get(name) is None]
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing; is this the config.json of a complete model folder?")
     try:
-        return files.config_from_hugging_face(contents)
+        return architecture.config_from_hugging_face(contents)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -93,14 +94,16 @@ def _with_usual_names(contents: dict, aliases: dict[str, str]) -> dict:
     return named
 
 
-def _by_full_name(weights: dict[str, StoredTensor], files, config, source: Path) -> dict[str, StoredTensor]:
-    """The weights under the names of the model's parameters; constants that stand among them are checked and left out."""
+def _by_full_name(
+    weights: dict[str, StoredTensor], kind: type[Architecture], config, source: Path
+) -> dict[str, StoredTensor]:
+    """The weights under the names of the model's parameters; computed tensors among them are checked and left out."""
     stored = {}
     for name, tensor in weights.items():
-        if files.is_constant(name):
-            files.check_constant(tensor, config)
+        if kind.is_computed(name):
+            kind.check_computed(tensor, config)
             continue
-        full = files.full_name(name)
+        full = kind.full_name(name)
         if full in stored:
             raise UserError(f"{source} holds tensor {full} twice, as {stored[full].name} and as {name}")
         if QUANTISED_TENSOR.search(name):

@@ -22,7 +22,7 @@ import numpy as np
 from minillm.errors import UserError
 from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.rotary import rotary_tables
-from minillm.models import Llama, LlamaConfig
+from minillm.models.llama import Llama, LlamaConfig
 from minillm.tokenizers.sentencepiece import ScoreTokenizer
 
 HEADER = struct.Struct("<7i")

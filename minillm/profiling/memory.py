@@ -21,17 +21,18 @@ from dataclasses import dataclass, field, replace
 
 from minillm.backend.threads import default_workers
 from minillm.errors import UserError
-from minillm.models.architectures import architecture_of
+from minillm.layers.embedding import Embedding
 from minillm.optim.adamw import BLOCK
 from minillm.profiling.memory_operations import (
-    BLOCKS,
     BYTES,
     INTEGER,
     Operation,
     Shapes,
+    block,
     causal_numbers,
     embedding,
     head,
+    model_of,
 )
 
 PARTS = ("weights", "moments", "gradients", "activations", "workspace")
@@ -139,24 +140,21 @@ def count_parameters(config) -> int:
     >>> count_parameters(GPT2Config())
     124439808
     """
-    shapes = Shapes(config, 1, 1)
-    block = sum(operation.gradient for operation in BLOCKS[architecture_of(config)](shapes))
-    last_norm = sum(operation.gradient for operation in head(shapes))
-    return _buffered_parameters(config) + (config.n_layer * block + last_norm) // shapes.weight
+    return sum(parameter.value.size for parameter in model_of(config).parameters().values())
 
 
 def _buffered_parameters(config) -> int:
     """Those whose gradient has a buffer that stays: tables of tokens and positions, and the output head."""
-    tables = config.vocab_size * (1 if config.tie_embeddings else 2)
-    positions = config.context_length if architecture_of(config) == "gpt2" else 0
-    return (tables + positions) * config.d_model
+    model = model_of(config)
+    weights = [layer.weight for _, layer in model.layers() if isinstance(layer, Embedding)] + [model.lm_head.weight]
+    return sum(weight.value.size for weight in set(weights))
 
 
 def _tables(workload: Workload, number: int) -> int:
-    """What is computed once: causal masks (NumPy's attention), cos and sin (Llama)."""
+    """What is computed once: causal masks (NumPy's attention), cos and sin (rotary attention)."""
     config, time = workload.config, workload.time
     tables = causal_numbers(time) * number if workload.device == "cpu" else 0
-    if architecture_of(config) == "llama":
+    if any(hasattr(layer, "positions") for _, layer in model_of(config).layers()):
         tables += (1 << (time - 1).bit_length()) * config.head_dim * number
     return tables
 
@@ -213,24 +211,23 @@ def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
     """One worker's way through forward and backward."""
     config, recompute = workload.config, workload.checkpoint_activations
     shapes = Shapes(config, batch, workload.time, workload.dtype, workload.device, recompute)
-    block = BLOCKS[architecture_of(config)](shapes)
-    below, above = embedding(shapes), head(shapes)
+    below, inside, above = embedding(shapes), block(shapes), head(shapes)
     accumulating = workload.gradient_accumulation > 1
     parameters = count_parameters(config) if accumulating else _buffered_parameters(config)
     share = 1.0 if workload.learning is None else workload.learning / count_parameters(config)
     walk = _Walk(parameters * weight, accumulating, share)
     walk.forward(below)
     for _ in range(config.n_layer):
-        walk.forward(block)
+        walk.forward(inside)
         if recompute:
-            _forget(walk, block)
+            _forget(walk, inside)
             walk.keep("inputs of blocks", shapes.stream)
     walk.forward(above)
     walk.backward(above)
     for _ in range(config.n_layer):
         if recompute:
-            walk.forward(block, extra=2 * shapes.stream)  # the head's dx, and dy
-        walk.backward(block)
+            walk.forward(inside, extra=2 * shapes.stream)  # the head's dx, and dy
+        walk.backward(inside)
         if recompute:
             walk.keep("inputs of blocks", -shapes.stream)
     walk.backward(below)

@@ -12,7 +12,7 @@ K = n H_kv D e. Counted are
 A block of a GPT-2 keeps, on the two engines (P: the attention probabilities, where they exist):
 
                     NumPy                          kernels
-    ln_1, ln_2      normed              2 S        the input            2 S
+    norms           normed              2 S        the input            2 S
     c_attn          its input             S        its input              S
     attention       q, k, v, y, P   4 S + P        q, k, v, y           4 S
     c_proj          (y itself)            0        y, heads in a row      S
@@ -30,15 +30,32 @@ they return: the gradient of the loss head, the one that entered the block, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-from minillm.layers.attention import QUERY_BLOCK
+from minillm.layers.attention import QUERY_BLOCK, CausalSelfAttention
+from minillm.layers.dropout import Dropout
+from minillm.layers.layer import Layer
+from minillm.layers.layer_norm import LayerNorm
+from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import CHUNK_LOGITS, STRIP_ROWS
+from minillm.layers.mlp import MLP
+from minillm.layers.rms_norm import RMSNorm
+from minillm.layers.rotary_attention import RotarySelfAttention
+from minillm.layers.swiglu import SwiGLU
+from minillm.models.architectures import make_model
+from minillm.models.language_model import LanguageModel
 
 BYTES = {"float32": (4, 4), "tf32": (4, 4), "bfloat16": (2, 4), "float64": (8, 8)}  # of an activation, of a weight
 INTEGER = 8  # bytes of a token
 FLASH_WIDTHS = (32, 64, 96, 128)  # of a head; for others the kernel with the T x T matrix is taken
 NORM_BLOCKS, GELU_BLOCKS, EMBEDDING_WINDOW = 512, 128, 32  # partial sums of the kernels' backward
+
+
+@lru_cache(maxsize=16)
+def model_of(config) -> LanguageModel:
+    """The model of a configuration, without memory for its weights: what is counted here is read off its layers."""
+    return make_model(config, seed=None)
 
 
 class Operation(NamedTuple):
@@ -137,26 +154,26 @@ class Shapes:
         """The block's input while its forward runs, unless something of the block keeps it anyway."""
         return 0 if self.kernels or self.recompute else self.stream
 
-    def matrix(self, inputs: int, outputs: int, bias: bool = False) -> int:
-        """Bytes of a weight (I, O) and its bias."""
-        return (inputs * outputs + bias * outputs) * self.weight
+    def gradient(self, *layers: Layer) -> int:
+        """Bytes of the gradients of all weights of these layers."""
+        return sum(p.value.size for layer in layers for p in layer.parameters().values()) * self.weight
 
 
 # ----------------------------------------------------------------------------------------------------- parts of a block
 
 
-def norm(name: str, s: Shapes, held: int, outer: int, bias: bool) -> Operation:
-    """Layer norm and RMS norm. held: arrays of callers in forward, outer: in backward.
+def norm(name: str, s: Shapes, layer: LayerNorm | RMSNorm, held: int, outer: int) -> Operation:
+    """Layer norm and RMS norm of the stream. held: arrays of callers in forward, outer: in backward.
 
     forward: the result, S. backward: dy, dx, and on NumPy dy * normed, or a row of partial sums for each of 512 blocks.
     """
-    width, stream, widened = s.config.d_model, s.stream, s.widened(s.stream)
+    width, stream, widened, bias = s.config.d_model, s.stream, s.widened(s.stream), hasattr(layer, "bias")
     scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.inside(stream)
     # The kernel keeps the norm's input, which a recomputed block has saved already.
     saved = 0 if s.kernels and s.recompute and name.endswith("1") else s.inside(stream)
     statistics = s.rows * 4 * (1 + s.kernels)
     backward = outer + stream + s.inside(stream) + scratch + widened
-    return Operation(name, saved + statistics, held + stream + 2 * widened, backward, (1 + bias) * width * s.weight)
+    return Operation(name, saved + statistics, held + stream + 2 * widened, backward, s.gradient(layer))
 
 
 def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operation]:
@@ -217,93 +234,104 @@ def causal_numbers(time: int) -> int:
 # -------------------------------------------------------------------------------------------------------- whole blocks
 
 
-def gpt2_block(s: Shapes) -> list[Operation]:
-    """x = x + dropout(attn(ln_1(x)));  x = x + dropout(mlp(ln_2(x)))"""
-    c, stream, bias = s.config.d_model, s.stream, s.config.bias
-    outer = 3 * stream  # the head's dx, dy, and dx of the attention half
+def block(s: Shapes) -> list[Operation]:
+    """x = x + attention(norm(x));  x = x + mlp(norm(x)), with the layers that the model's blocks have."""
+    layers = [layer for _, layer in model_of(s.config).blocks[0].children() if not isinstance(layer, Dropout)]
+    first_norm, attention_layer, second_norm, mlp = layers
+    outer = 3 * s.stream  # the head's dx, dy, and dx of the attention half
+    half, held = ATTENTION_HALVES[type(attention_layer)](s, attention_layer, outer)
+    return [
+        norm("norm_1", s, first_norm, s.held_input, outer),
+        *half,
+        norm("norm_2", s, second_norm, held, 2 * s.stream),
+        *MLP_HALVES[type(mlp)](s, mlp, held, 2 * s.stream),
+    ]
+
+
+def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple[list[Operation], int]:
+    """dropout(attn(x)), q, k and v of one product; and the bytes that are held while the rest of the block runs."""
+    c, stream = s.config.d_model, s.stream
     qkv = 3 * stream if s.kernels else 0  # the kernels get copies, and the product stays until the layer returns
     core = attention(s, s.held_input, outer, qkv, stream, stream)
-    copied = (
-        stream if s.kernels or s.widened(stream) else 0
-    )  # of y, with a token's heads side by side; of dy, for the kernel
+    # of y, with a token's heads side by side; of dy, for the kernel
+    copied = stream if s.kernels or s.widened(stream) else 0
+    c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
     operations = [
-        norm("ln_1", s, s.held_input, outer, bias),
         # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are held until it returns
-        _product("c_attn", s, (c, 3 * c), bias, stream, s.held_input + 3 * stream, outer + 8 * stream + core.saved),
+        _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + 8 * stream + core.saved),
         core._replace(backward=core.backward + (stream if s.kernels else 0)),
-        _product("attn.c_proj", s, (c, c), bias, copied, s.held_input + qkv + stream, outer + 2 * stream),
+        _product(*c_proj, (c, c), copied, s.held_input + qkv + stream, outer + 2 * stream),
         *branch_dropout("attn.dropout", s, s.held_input, outer),
     ]
     # What the attention half gave, and its sum with x, stay until the block returns.
-    held = s.held_input + (stream if s.kernels else 2 * stream)
-    return operations + [norm("ln_2", s, held, 2 * stream, bias), *gpt2_mlp(s, held, 2 * stream)]
+    return operations, s.held_input + (stream if s.kernels else 2 * stream)
 
 
-def gpt2_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
-    """h = gelu(x W + b);  y = h W + b"""
-    c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.bias
-    dropped = stream if s.config.dropout else 0
-    outer += dropped
-    if s.kernels:
-        gelu = Operation("gelu", inner, held + inner, outer + 2 * inner + min(s.rows, GELU_BLOCKS) * f * 4 * bias)
-    else:
-        exact = s.config.activation == "gelu"  # the error function's series: seven arrays beside x
-        within, widened = s.inside(inner), s.widened(inner)
-        forward = held + (inner if bias or widened else 0) + (5 * within if exact else inner) + widened
-        gelu = Operation("gelu", 2 * within, forward, outer + inner + widened + (1 if exact else 2) * within)
-    return [
-        # backward: dh, dz, dx; the layer holds what GELU saved until it returns
-        _product("c_fc", s, (c, f), bias, stream, held + inner, outer + 2 * inner + gelu.saved + stream),
-        gelu,
-        _product("mlp.c_proj", s, (f, c), bias, inner, held + 2 * stream, outer + inner),
-        *branch_dropout("mlp.dropout", s, held, outer - dropped),
-    ]
-
-
-def _product(name: str, s: Shapes, shape: tuple[int, int], bias: bool, saved: int, forward: int, backward: int):
-    """A linear layer of a weight (I, O): scratch of its product in both directions, and its gradient."""
-    scratch = s.product(*shape)
-    return Operation(name, saved, forward + scratch, backward + scratch, s.matrix(*shape, bias))
-
-
-def llama_block(s: Shapes) -> list[Operation]:
-    """x = x + self_attn(input_layernorm(x));  x = x + mlp(post_attention_layernorm(x))"""
+def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple[list[Operation], int]:
+    """self_attn(x); and the bytes that are held while the rest of the block runs."""
     config, stream, q, k = s.config, s.stream, s.queries, s.keys
-    c, width, kv_width = config.d_model, config.n_head * s.head_dim, s.kv_heads * s.head_dim
-    outer, bias = 3 * stream, config.attention_bias
+    c, width = config.d_model, config.n_head * s.head_dim
     repeated = not s.kernels and s.kv_heads != config.n_head  # NumPy gives each query head its own k and v
     core = attention(s, s.held_input, outer, 2 * k * repeated, k if s.kernels else q, k if s.kernels else q)
     # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
     projections = outer + core.saved + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
-    held = s.held_input + (0 if s.kernels else stream)  # x + attention
     side_by_side = q if s.kernels or s.widened(q) else 0
-    query = _product("q, k, v", s, (c, width), bias, stream, s.held_input + 2 * q + 2 * k, projections)
-    return [
-        norm("norm_1", s, s.held_input, outer, False),
-        query._replace(gradient=query.gradient + 2 * s.matrix(c, kv_width, bias)),
+    q_k_v, o = ("q, k, v", s, [layer.q_proj, layer.k_proj, layer.v_proj]), ("o_proj", s, [layer.o_proj])
+    operations = [
+        _product(*q_k_v, (c, width), stream, s.held_input + 2 * q + 2 * k, projections),
         core,
-        _product("o_proj", s, (width, c), bias, side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
-        norm("norm_2", s, held, 2 * stream, False),
-        *llama_mlp(s, held, 2 * stream),
+        _product(*o, (width, c), side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
+    ]
+    return operations, s.held_input + (0 if s.kernels else stream)  # x + attention
+
+
+def gelu_mlp(s: Shapes, layer: MLP, held: int, outer: int) -> list[Operation]:
+    """h = gelu(x W + b);  y = dropout(h W + b)"""
+    c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, hasattr(layer.c_fc, "bias")
+    dropped = stream if s.config.dropout else 0
+    outer += dropped
+    if s.kernels:
+        gelu = Operation("gelu", inner, held + inner, outer + 2 * inner + min(s.rows, GELU_BLOCKS) * f * 4 * bias)
+    else:
+        exact = layer.approximate == "none"  # the error function's series: seven arrays beside x
+        within, widened = s.inside(inner), s.widened(inner)
+        forward = held + (inner if bias or widened else 0) + (5 * within if exact else inner) + widened
+        gelu = Operation("gelu", 2 * within, forward, outer + inner + widened + (1 if exact else 2) * within)
+    c_fc, c_proj = ("c_fc", s, [layer.c_fc]), ("mlp.c_proj", s, [layer.c_proj])
+    return [
+        # backward: dh, dz, dx; the layer holds what GELU saved until it returns
+        _product(*c_fc, (c, f), stream, held + inner, outer + 2 * inner + gelu.saved + stream),
+        gelu,
+        _product(*c_proj, (f, c), inner, held + 2 * stream, outer + inner),
+        *branch_dropout("mlp.dropout", s, held, outer - dropped),
     ]
 
 
-def llama_mlp(s: Shapes, held: int, outer: int) -> list[Operation]:
+def swiglu_mlp(s: Shapes, layer: SwiGLU, held: int, outer: int) -> list[Operation]:
     """h = silu(x W_gate) * (x W_up);  y = h W_down. NumPy keeps gate, up and the sigmoid of gate, the kernel the first two."""
-    c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, s.config.mlp_bias
+    c, f, stream, inner = s.config.d_model, s.config.d_ff, s.stream, s.inner
     within, widened = s.inside(inner), s.widened(inner)
     saved, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
-    # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU saved is held until the layer returns
-    gates = _product("gate, up", s, (c, f), bias, stream, held + 2 * inner, outer + 2 * inner + saved + 2 * stream)
+    gates, down = ("gate, up", s, [layer.gate_proj, layer.up_proj]), ("down", s, [layer.down_proj])
     return [
-        gates._replace(gradient=2 * gates.gradient),
+        # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU saved is held until the layer returns
+        _product(*gates, (c, f), stream, held + 2 * inner, outer + 2 * inner + saved + 2 * stream),
         Operation("swiglu", saved, held + raw + inner + widened, outer + inner + widened + 2 * within),
-        _product("down", s, (f, c), bias, inner, held + raw + 2 * stream, outer + inner),
+        _product(*down, (f, c), inner, held + raw + 2 * stream, outer + inner),
     ]
 
 
-BLOCKS = {"gpt2": gpt2_block, "llama": llama_block}
+def _product(
+    name: str, s: Shapes, linears: list[Linear], shape: tuple[int, int], saved: int, forward: int, backward: int
+):
+    """Linear layers of the same x, one after the other: scratch of a product by a weight (I, O), and their gradients."""
+    scratch = s.product(*shape)
+    return Operation(name, saved, forward + scratch, backward + scratch, s.gradient(*linears))
+
+
+ATTENTION_HALVES = {CausalSelfAttention: packed_attention, RotarySelfAttention: rotary_attention}
+MLP_HALVES = {MLP: gelu_mlp, SwiGLU: swiglu_mlp}
 
 
 # --------------------------------------------------------------------------------------------- below and above the blocks
@@ -319,7 +347,7 @@ def embedding(s: Shapes) -> list[Operation]:
     else:
         sorting = s.widened(s.stream) + s.inside(s.stream) + 2 * different + 3 * ids
     operations = [Operation("embedding", 2 * ids, 2 * s.stream, 2 * s.stream + sorting)]
-    if hasattr(s.config, "bias"):  # GPT-2 drops values of the embeddings, Llama does not
+    if _of_kind(s.config, Dropout):  # of the body itself: GPT-2 has one, Llama has not
         operations += branch_dropout("embd.dropout", s, s.stream, 2 * s.stream)
     return operations
 
@@ -327,16 +355,21 @@ def embedding(s: Shapes) -> list[Operation]:
 def head(s: Shapes) -> list[Operation]:
     """The last norm, and the loss: a chunk of logits, and a strip of dW, at a time. dx is all that is saved."""
     config = s.config
-    bias = getattr(config, "bias", False)
+    (last_norm,) = _of_kind(config, (LayerNorm, RMSNorm))
     chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
     strip = 0 if s.device == "cuda" else min(config.vocab_size, STRIP_ROWS) * config.d_model * s.weight  # cuBLAS adds
     per_row = 5 * chunk * 8  # targets, maxima, sums
     logits = chunk * config.vocab_size
     workspace = logits * s.weight + max(strip, _rounded_head(s, logits))
     return [
-        norm("last norm", s, s.held_input, -s.stream, bias),  # its dy is the head's dx, which is counted as saved
+        norm("last norm", s, last_norm, s.held_input, -s.stream),  # its dy is the head's dx, which is counted as saved
         Operation("head and loss", s.stream, s.stream + workspace + per_row, 0),
     ]
+
+
+def _of_kind(config, kind) -> list[Layer]:
+    """Layers of the body, outside of its blocks."""
+    return [layer for _, layer in model_of(config).body.children() if isinstance(layer, kind)]
 
 
 def _rounded_head(s: Shapes, logits: int) -> int:

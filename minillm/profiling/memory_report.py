@@ -14,14 +14,11 @@ from minillm.pretrained import from_pretrained
 from minillm.profiling.memory import PARTS, Estimate, Workload, count_parameters, estimate
 from minillm.profiling.memory_advice import format_bytes, memory_of
 
-VOCABULARIES = {"gpt2": 50257, "smollm2-135m": 49152, "tinyllama": 32000, "llama-3.2-1b": 128256, "default": 1024}
-CHARACTERS = 65  # tiny shakespeare's
 LEGEND = (
     "weights and AdamW's two moments are float32 (float64 for float64) whatever the products are computed in;",
     "activations: what layers keep for backward; workspace: arrays that come and go; gradients: those that exist",
     "when the sum of all is largest, the peak, since some of them come later.",
 )
-NAMES = {"gpt2": "GPT-2", "llama": "Llama"}
 
 
 def memory_report(
@@ -55,8 +52,7 @@ def shape_of(source: str, context_length: int | None, dropout: float | None, voc
     changes = {name: value for name, value in changes.items() if value is not None}
     if source in PRESETS and PRESETS[source].model:
         preset = PRESETS[source]
-        family = "gpt2" if source.startswith("gpt2") else source
-        fields = {"vocab_size": VOCABULARIES.get(family, CHARACTERS), **preset.model, **changes}
+        fields = {"vocab_size": preset.vocab_size, **preset.model, **changes}
         return config_from_dict({"model_type": preset.architecture, **fields}), preset.training["batch_size"]
     if vocab_size is not None:
         raise UserError("--vocab-size: a model that exists has its own vocabulary; leave it out")
@@ -78,7 +74,7 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
     """The estimate as text: the parts, what each kind of layer keeps, and where the peak is."""
     config, checkpointing = workload.config, ", activations checkpointed" if workload.checkpoint_activations else ""
     lines = [
-        f"{source}: {NAMES[architecture_of(config)]}, {count_parameters(config):,} parameters; a step of "
+        f"{source}: {architecture_of(config).display_name}, {count_parameters(config):,} parameters; a step of "
         f"{workload.batch_size} x {workload.time} tokens, {workload.dtype}, on {workload.device}{checkpointing}"
     ]
     for part in PARTS:

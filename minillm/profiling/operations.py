@@ -15,7 +15,8 @@ checkpointing, the scores inside flash attention) is counted once: it is what th
 
 from __future__ import annotations
 
-from minillm.models.architectures import architecture_of
+from minillm.layers.linear import Linear
+from minillm.profiling.memory_operations import model_of
 
 
 def multiplied_weights(config) -> int:
@@ -25,13 +26,7 @@ def multiplied_weights(config) -> int:
     >>> multiplied_weights(GPT2Config())
     123532032
     """
-    c, f = config.d_model, config.d_ff
-    if architecture_of(config) == "gpt2":
-        block = 3 * c * c + c * c + 2 * c * f  # c_attn, c_proj, c_fc, mlp.c_proj
-    else:
-        queries, keys = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        block = 2 * c * queries + 2 * c * keys + 3 * c * f  # q, o; k, v; gate, up, down
-    return config.n_layer * block + config.vocab_size * c
+    return sum(layer.weight.value.size for _, layer in model_of(config).layers() if isinstance(layer, Linear))
 
 
 def flops_per_token(config, time: int) -> int:
@@ -41,5 +36,5 @@ def flops_per_token(config, time: int) -> int:
     >>> flops_per_token(GPT2Config(), 1024)
     854438400
     """
-    width = config.d_model if architecture_of(config) == "gpt2" else config.n_head * config.head_dim  # H D
+    width = config.n_head * getattr(config, "head_dim", config.d_model // config.n_head)  # H D
     return 6 * multiplied_weights(config) + 12 * config.n_layer * width * time

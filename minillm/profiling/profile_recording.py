@@ -11,6 +11,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from minillm.layers.layer import Layer
+from minillm.layers.mlp import MLP
+from minillm.layers.swiglu import SwiGLU
 
 ATTENTION_PRODUCTS = {
     "flash_forward": 2,
@@ -24,13 +26,9 @@ ATTENTION_PRODUCTS = {
     "matmul_atb": 1,
 }
 OF_MANY_TENSORS = {"adamw": 7, "sums_of_squares": 1}  # kernels that get tables of addresses: arrays like the weights
-# Layers made of others: the projection that makes the array of their own work (None: the stream), arrays forward, backward.
-OWN_ARRAYS = {
-    "MLP": ("c_fc", 2, 3),
-    "SwiGLU": ("up_proj", 3, 5),
-    "ResidualBlock": (None, 6, 6),
-    "LlamaBlock": (None, 6, 6),
-}
+# Layers made of others: the projection that makes the array of their own work, arrays forward, backward.
+OWN_ARRAYS = {MLP: ("c_fc", 2, 3), SwiGLU: ("up_proj", 3, 5)}
+ARRAYS_OF_BLOCK = 6  # of the residual stream, in both directions
 
 
 @dataclass(eq=False)
@@ -177,10 +175,11 @@ class GpuClock:
 def wrapped_layers(models: list, recorder: Recorder) -> Iterator[None]:
     """Inside, forward and backward of every layer below the models are pieces of work."""
     layers = [layer for model in models for _, layer in model.layers() if layer is not model]
+    blocks = {id(block) for model in models for block in model.blocks}
     for layer in layers:
         for direction in ("forward", "backward"):
             if hasattr(layer, direction):
-                setattr(layer, direction, _noting(layer, direction, recorder))
+                setattr(layer, direction, _noting(layer, direction, recorder, id(layer) in blocks))
     try:
         yield
     finally:
@@ -189,13 +188,13 @@ def wrapped_layers(models: list, recorder: Recorder) -> Iterator[None]:
                 vars(layer).pop(direction, None)
 
 
-def _noting(layer: Layer, direction: str, recorder: Recorder) -> Callable:
+def _noting(layer: Layer, direction: str, recorder: Recorder, is_block: bool) -> Callable:
     method, name = getattr(layer, direction), f"{type(layer).__name__} {direction}"
 
     def noted(*arguments, **settings):
         with recorder.span("elementwise", name) as span:
             result = method(*arguments, **settings)
-            span.bytes = own_bytes(layer, direction, arguments, result)
+            span.bytes = own_bytes(layer, direction, arguments, result, is_block)
         return result
 
     return noted
@@ -220,18 +219,19 @@ def wrapped_step(optimizer, recorder: Recorder) -> Iterator[None]:
 # --------------------------------------------------------------------------------------------- bytes and operations
 
 
-def own_bytes(layer: Layer, direction: str, arguments: tuple, result) -> int | None:
+def own_bytes(layer: Layer, direction: str, arguments: tuple, result, is_block: bool = False) -> int | None:
     """Bytes of what a layer does itself, its sub-layers left out; None where that is not known.
 
     A layer without sub-layers reads its arguments and parameters and writes its result. Blocks add twice, two arrays into a
     third. The MLPs have their activation: z -> h, and dh, z -> dz; SwiGLU: gate, up -> h, and dh, gate, up -> dgate, dup.
     """
-    kind = type(layer).__name__
-    if kind in OWN_ARRAYS:
-        inner, count = OWN_ARRAYS[kind][0], OWN_ARRAYS[kind][1 if direction == "forward" else 2]
+    if is_block:
+        return ARRAYS_OF_BLOCK * arguments[0].nbytes
+    if type(layer) in OWN_ARRAYS:
+        projection, *counts = OWN_ARRAYS[type(layer)]
         x = arguments[0]
-        width = getattr(layer, inner).weight.value.size // x.shape[-1] if inner else x.shape[-1]
-        return count * x.size // x.shape[-1] * width * x.itemsize
+        width = getattr(layer, projection).weight.value.size // x.shape[-1]
+        return counts[direction == "backward"] * x.size // x.shape[-1] * width * x.itemsize
     if any(True for _ in layer.children()):
         return None
     return bytes_of([*arguments, result, *(parameter.value for parameter in layer.parameters().values())])

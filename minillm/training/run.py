@@ -16,7 +16,7 @@ from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
 from minillm.files.atomic import remove_leftovers
 from minillm.files.model_folder import WEIGHTS_FILE
-from minillm.models.architectures import config_from_dict, config_to_dict, make_model, save_config, save_weights
+from minillm.models.architectures import architecture_of, config_from_dict, config_to_dict, make_model
 from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.language_model import LanguageModel
@@ -125,7 +125,8 @@ def start_run(
         model, tokenizer = _open_initial_model(settings, model_fields)
         config = model.config
     else:
-        tokenizer = _make_tokenizer(settings, text)
+        kind = architecture_of(config_from_dict(model_fields))
+        tokenizer = _make_tokenizer(settings, text, kind)
         config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
     splits = [encode_data(tokenizer, part, settings.special) for part in split_text(text)]
     for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
@@ -155,7 +156,7 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
     tokenizer.save_pretrained(partial)
     carried = carried_from(settings.init) if settings.init else NOTHING
     carried.write_tokenizer_config(partial)
-    save_config(config, partial, carried)
+    architecture_of(config).save_config(config, partial, carried)
     _save_as_model(model, settings, partial)
     (partial / METRICS_FILE).touch()
     description = {"settings": asdict(settings), "model": config_to_dict(config)}
@@ -163,17 +164,21 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
     put_in_place(partial, folder)
 
 
-def _make_tokenizer(settings: TrainingSettings, text: str) -> Tokenizer:
-    """A new tokenizer, of the characters of the whole text or of the byte pairs of its training part.
+def _make_tokenizer(settings: TrainingSettings, text: str, kind: type[LanguageModel]) -> Tokenizer:
+    """A new tokenizer for a kind of model, of the characters of the whole text or of the byte pairs of its training part.
 
     Where documents are separated by <|endoftext|> that is a token of its own, and nothing is learned from its letters.
     """
     if settings.tokenizer == "char":
         return CharacterTokenizer.train(text)
-    separators = [token for token in END_OF_TEXT if token in text and settings.special != "text"][:1]
+    separators = [token for token in (*kind.end_of_text, *END_OF_TEXT) if token in text and settings.special != "text"][
+        :1
+    ]
     training = split_text(text)[0]
     documents = training.split(separators[0]) if separators else training
-    return BytePairTokenizer.train(documents, settings.vocab_size or DEFAULT_BYTE_PAIRS, separators)
+    return BytePairTokenizer.train(
+        documents, settings.vocab_size or DEFAULT_BYTE_PAIRS, separators, kind.tokenizer_pattern
+    )
 
 
 def _open_initial_model(settings: TrainingSettings, model_fields: dict):
@@ -204,7 +209,7 @@ def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Pat
         base = Path(settings.init)
         save_adapter(model, folder, str(base.resolve()) if base.exists() else settings.init)
     else:
-        save_weights(model, folder / WEIGHTS_FILE)
+        model.save_weights(folder / WEIGHTS_FILE)
 
 
 # ------------------------------------------------------------------------------------------------------ an existing run

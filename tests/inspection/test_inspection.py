@@ -367,9 +367,9 @@ class TestCode:
         [
             (GPT2, "h.0.mlp.gelu", "x * gate", "w.T).reshape(x.shape)"),
             (GPT2, "h.0.mlp.c_fc", "(N, I) @ (I, O)", "dx = xp.multiply(slope, dy, out=slope)"),
-            (GPT2, "h.0.attn.attention", "out=y[:, :, rows]", "w.T).reshape(x.shape)"),
-            (GPT2, "h.0.attn.q", "q, k, v = (qkv[:, :, i]", "out=dq[:, :, rows]"),
-            (GPT2, "h.0.attn.v", "q, k, v = (qkv[:, :, i]", "_put(dv, keys"),
+            (GPT2, "h.0.attn.attention", "y = matmul(dropped(p, factor), v", "w.T).reshape(x.shape)"),
+            (GPT2, "h.0.attn.q", "q, k, v = (split_heads(x", "dq = matmul(ds, k)"),
+            (GPT2, "h.0.attn.v", "q, k, v = (split_heads(x", "dv = matmul("),
             (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "dqkv[:, :, i] = gradient"),
             (GPT2, "h.0.residual", "return x + branch", "dx = dx + self.ln_2.backward("),
             (GPT2, "h.1", "return x + branch", "dx -= xp.multiply(normed, along_normed"),
@@ -385,11 +385,11 @@ class TestCode:
                 LLAMA,
                 "layers.0.self_attn.q",
                 "y[..., first] = a * cos - b * sin",
-                "dq, dk, dv = attend_backward(dy, saved)",
+                "dq, dk, dv = backward(dy, saved)",
             ),
             (LLAMA, "layers.0.self_attn.q_proj", "(N, I) @ (I, O)", "y[..., second] = b * cos + a * sin"),
-            (LLAMA, "layers.0.self_attn.k", "y[..., second] = b * cos + a * sin", "_put(dk, keys"),
-            (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "_put(dv, keys"),
+            (LLAMA, "layers.0.self_attn.k", "y[..., second] = b * cos + a * sin", "dk = matmul("),
+            (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "dv = matmul("),
             (LLAMA, "layers.0.mlp.up_proj", "(N, I) @ (I, O)", "dup *= dh"),
             (GPT2, "h.0.ln_1.weight", "y = normed * weight", "dweight = ones @ product"),
         ],
@@ -403,10 +403,14 @@ class TestCode:
     def test_no_line_of_a_neighbour_is_marked(self):
         """dq, dk and dv are results of one function: each tensor has its own."""
         rows = rows_of(record(made(LLAMA), IDS, TARGETS))
-        for name, lines in (("q", "out=dq["), ("k", "_put(dk"), ("v", "_put(dv")):
+        for name, lines in (("q", "dq = matmul("), ("k", "dk = matmul("), ("v", "dv = matmul(")):
             shown = "\n".join(map(str, gradient_passages(rows[f"layers.0.self_attn.{name}"])))
             marked = [line for line in shown.splitlines() if line.startswith(">")]
-            found = [text for text in ("out=dq[", "_put(dk", "_put(dv") if any(text in line for line in marked)]
+            found = [
+                text
+                for text in ("dq = matmul(", "dk = matmul(", "dv = matmul(")
+                if any(text in line for line in marked)
+            ]
             assert found == [lines]
 
 

@@ -1,86 +1,150 @@
+"""Attention: gradients, the formula, blocks and windows, dropout, the kernels, and faults that must be caught."""
+
 import math
 
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from planting import assert_caught, assert_close, planted
 
+from minillm.backend.arrays import to_device, to_host
 from minillm.checks.cases import KEY, array
 from minillm.checks.gradcheck import gradcheck
+from minillm.kernels import kernel_for
 from minillm.layers import attention
-from minillm.layers.attention import CausalSelfAttention, attention_backward, attention_forward
+from minillm.layers.attention import (
+    CausalSelfAttention,
+    attend,
+    attend_backward,
+    attention_backward,
+    attention_forward,
+    merge_heads,
+    split_heads,
+)
 from minillm.layers.dropout import dropout_factor
 from minillm.layers.linear import Linear
 
-FAULTS = [
-    ("ds -= average[:, :, rows]", "pass"),  # softmax: the term common to the row
-    ("ds *= p\n", "pass\n"),
-    ("ds *= scale\n", "pass\n"),  # unscaled gradient
-    ("_put(dv, keys, _seen(p).transpose(0, 1, 3, 2), dy_rows", "_put(dv, keys, _seen(p), dy_rows"),  # wrong axis
-    ("_put(dk, keys, ds.transpose(0, 1, 3, 2), q", "_put(dk, keys, ds, q"),
-    ("s += _causal_mask(rows.start, keys.stop, s.dtype.name, xp)", "s += 0 * s"),  # caught by the forward comparison
-]
 HEADS = [(4, 4), (4, 2), (4, 1)]
+WINDOWS = [1, 2, 3, 6, 7, 8]  # of 7 tokens: the token alone, some, all, and more than there are
 
 
-def slow_attention(q, k, v, causal, factor=None):
-    """Equation 1, a number at a time."""
+def qkv(heads=2, kv_heads=None, time=7, width=3, batch=2):
+    kv_heads = kv_heads or heads
+    return [array(name, batch, h, time, width) for name, h in (("q", heads), ("k", kv_heads), ("v", kv_heads))]
+
+
+# ----------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("settings", [{}, dict(causal=False), dict(window=3), dict(dropout=0.3, rng_key=KEY)])
+@pytest.mark.parametrize("heads, kv_heads", HEADS)
+def test_gradients(settings, heads, kv_heads):
+    pair = (lambda *inputs: attention_forward(*inputs, **settings)), attention_backward
+    gradcheck(pair, *qkv(heads, kv_heads, time=5))
+
+
+def test_gradients_of_a_block():
+    """`attend` alone: two queries that see four keys."""
+    q, k, v = array("q", 1, 2, 2, 3), array("k", 1, 2, 4, 3), array("v", 1, 2, 4, 3)
+    mask = np.array([[0, 0, 0, -np.inf], [0, 0, 0, 0]])
+
+    def forward(q, k, v):
+        y, p = attend(q, k, v, mask)
+        return y, (q, k, v, y, p)
+
+    gradcheck((forward, lambda dy, saved: attend_backward(dy, *saved)), q, k, v)
+
+
+def test_gradients_of_the_layer():
+    layer = CausalSelfAttention(Linear(array("qkv", 6, 18)), Linear(array("o", 6, 6)), n_head=2, dropout=0.2)
+    gradcheck(layer, array("x", 2, 5, 6), rng_key=KEY)
+
+
+# --------------------------------------------------------------------------------------------------------- the formula
+
+
+def formula(q, k, v, seen, factor=None):
+    """Equation 1, a number at a time. seen(i, j): whether query i sees key j."""
     batch, heads, time, width = q.shape
     group = heads // k.shape[1]
     y = np.zeros_like(q)
     for b, h, i in np.ndindex(batch, heads, time):
-        seen = range(i + 1 if causal else time)
-        scores = [sum(q[b, h, i, d] * k[b, h // group, j, d] for d in range(width)) / math.sqrt(width) for j in seen]
+        keys = [j for j in range(time) if seen(i, j)]
+        scores = [sum(q[b, h, i, d] * k[b, h // group, j, d] for d in range(width)) / math.sqrt(width) for j in keys]
         total = sum(math.exp(score) for score in scores)
-        for j in seen:
-            p = math.exp(scores[j]) / total
+        for j, score in zip(keys, scores):
+            p = math.exp(score) / total
             if factor is not None:
                 p *= factor[b, h, i, j]
             y[b, h, i] += p * v[b, h // group, j]
     return y
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS[:-1])
-def test_faults_are_caught(right, wrong):
-    inputs = [array(name, 2, 2, 5, 5) for name in "qkv"]  # T = D: a wrong axis has the right shape
-    assert_caught(attention, right, wrong, lambda m: (m.attention_forward, m.attention_backward), *inputs)
+def causal(i, j):
+    return j <= i
 
 
-def test_missing_mask_changes_the_result():
-    from planting import planted
-
-    inputs = [array(name, 1, 2, 5, 3) for name in "qkv"]
-    faulty = planted(attention, *FAULTS[-1]).attention_forward(*inputs)[0]
-    assert np.abs(faulty - slow_attention(*inputs, causal=True)).max() > 0.1
-
-
-def test_forgotten_group_sum_is_caught():
-    q, k = array("q", 2, 4, 3, 2), array("k", 2, 2, 3, 2)
-    fault = ("time, width).sum(axis=2)", "time, width).mean(axis=2)")
-    assert_caught(attention, *fault, lambda m: (m.attention_forward, m.attention_backward), q, k, array("v", *k.shape))
-
-
-def test_dropout_fault_is_caught():
-    def pair(module):
-        return (lambda q, k, v: module.attention_forward(q, k, v, dropout=0.4, rng_key=KEY)), module.attention_backward
-
-    inputs = [array(name, 2, 2, 5, 3) for name in "qkv"]
-    assert_caught(attention, "ds *= factor[:, :, rows, keys]", "pass", pair, *inputs)
-
-
-@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("heads, kv_heads", HEADS)
 @pytest.mark.parametrize("time", [1, 5])
-def test_forward_is_the_formula(causal, heads, kv_heads, time):
-    q, k, v = (array(n, 2, h, time, 3) for n, h in (("q", heads), ("k", kv_heads), ("v", kv_heads)))
-    assert_close(attention_forward(q, k, v, causal)[0], slow_attention(q, k, v, causal))
+def test_forward_is_the_formula(heads, kv_heads, time):
+    inputs = qkv(heads, kv_heads, time)
+    assert_close(attention_forward(*inputs)[0], formula(*inputs, causal))
+    assert_close(attention_forward(*inputs, causal=False)[0], formula(*inputs, lambda i, j: True))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("block", [2, 3, 128])
+def test_a_window_is_the_formula(monkeypatch, window, block):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    inputs = qkv(4, 2)
+    y, _ = attention_forward(*inputs, window=window)
+    assert_close(y, formula(*inputs, lambda i, j: i - window < j <= i))
+
+
+def test_dropout_uses_the_mask_of_the_key():
+    q, k, v = qkv(time=4)
+    factor = dropout_factor((2, 2, 4, 4), 0.5, KEY, q)
+    expected = formula(q, k, v, causal, factor)
+    assert_close(attention_forward(q, k, v, dropout=0.5, rng_key=KEY)[0], expected)
+    second = attention_forward(q[1:], k[1:], v[1:], dropout=0.5, rng_key=KEY, batch_offset=1)[0]
+    assert_close(second, expected[1:])
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v = (x.astype(np.float32) for x in qkv(time=4))
+    assert np.isfinite(attention_forward(q * 1e3, k * 1e3, v)[0]).all()
+
+
+def test_later_tokens_do_not_matter():
+    layer = CausalSelfAttention(Linear(array("qkv", 6, 18)), Linear(array("o", 6, 6)), n_head=2).eval()
+    x = array("x", 1, 5, 6)
+    changed = x.copy()
+    changed[:, 3:] += 1
+    assert (layer.forward(x)[:, :3] == layer.forward(changed)[:, :3]).all()
+    assert (layer.forward(x)[:, 3:] != layer.forward(changed)[:, 3:]).any()
+
+
+@pytest.mark.parametrize("settings", [dict(window=0), dict(window=2, causal=False)])
+def test_a_window_that_is_none_is_refused(settings):
+    with pytest.raises(ValueError, match="window=.* at least 1 token, and causal"):
+        attention_forward(*qkv(), **settings)
+
+
+def test_heads_are_split_and_merged():
+    x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
+    heads = split_heads(x, 4)
+    assert heads.shape == (2, 4, 3, 2) and heads[1, 2, 0].tolist() == x[1, 0, 4:6].tolist()
+    assert (merge_heads(heads) == x).all()
+
+
+# ------------------------------------------------------------------------------------------------- blocks of the queries
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("settings", [{}, dict(causal=False), dict(window=3)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_blocks_of_queries_change_nothing(monkeypatch, block, causal, dropout):
-    q, k, v, dy = (array(name, 2, 2, 7, 3) for name in ("q", "k", "v", "dy"))
-    settings = dict(causal=causal, dropout=dropout, rng_key=KEY)
+def test_blocks_of_queries_change_nothing(monkeypatch, block, settings, dropout):
+    q, k, v, dy = *qkv(), array("dy", 2, 2, 7, 3)
+    settings = dict(settings, dropout=dropout, rng_key=KEY)
     y, saved = attention_forward(q, k, v, **settings)
     expected = attention_backward(dy, saved)
     monkeypatch.setattr(attention, "QUERY_BLOCK", block)
@@ -91,25 +155,103 @@ def test_blocks_of_queries_change_nothing(monkeypatch, block, causal, dropout):
     gradcheck((lambda *qkv: attention_forward(*qkv, **settings), attention_backward), q, k, v)
 
 
-def test_dropout_uses_the_mask_of_the_key():
-    q, k, v = (array(name, 2, 2, 4, 3) for name in "qkv")
-    factor = dropout_factor((2, 2, 4, 4), 0.5, KEY, q)
-    expected = slow_attention(q, k, v, True, factor)
-    assert_close(attention_forward(q, k, v, dropout=0.5, rng_key=KEY)[0], expected)
-    second = attention_forward(q[1:], k[1:], v[1:], dropout=0.5, rng_key=KEY, batch_offset=1)[0]
-    assert_close(second, expected[1:])
+def test_a_window_skips_keys_that_no_query_of_a_block_sees(monkeypatch):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 2)
+    _, saved = attention_forward(*qkv(), window=3)
+    assert [p.shape[2:] for p in saved.p] == [(2, 2), (2, 4), (2, 4), (1, 3)]
 
 
-def test_large_scores_do_not_overflow():
-    q, k, v = (array(name, 1, 1, 4, 3).astype(np.float32) for name in "qkv")
-    y = attention_forward(q * 1e3, k * 1e3, v)[0]
-    assert np.isfinite(y).all()
+def test_backward_changes_nothing_that_forward_saved():
+    dy = array("dy", 2, 2, 7, 3)
+    _, saved = attention_forward(*qkv(), dropout=0.3, rng_key=KEY)
+    for first, second in zip(attention_backward(dy, saved), attention_backward(dy, saved)):
+        assert (first == second).all()
 
 
-def test_later_tokens_do_not_matter():
-    layer = CausalSelfAttention(Linear(array("qkv", 6, 18)), Linear(array("o", 6, 6)), n_head=2).eval()
-    x = array("x", 1, 5, 6)
-    changed = x.copy()
-    changed[:, 3:] += 1
-    assert (layer.forward(x)[:, :3] == layer.forward(changed)[:, :3]).all()
-    assert (layer.forward(x)[:, 3:] != layer.forward(changed)[:, 3:]).any()
+# --------------------------------------------------------------------------------------------------------- the kernels
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(2, 2), (2, 1)])
+def test_kernel_agrees(heads, kv_heads):
+    """The kernel that is chosen for the simulator; tests/kernels/test_attention.py has every rung and many shapes."""
+    arrays = [x.astype(np.float32) for x in (*qkv(heads, kv_heads, 9, 8, 1), array("dy", 1, heads, 9, 8))]
+    on_device = [to_device(x, "cudasim") for x in arrays]
+    kernel = kernel_for("attention", on_device[0])
+    y, saved = kernel.attention_forward(*on_device[:3])
+    expected, expected_saved = attention_forward(*(x.astype(np.float64) for x in arrays[:3]))
+    assert_close(to_host(y), expected, 1e-6)
+    gradients = kernel.attention_backward(on_device[3], saved)
+    for got, wanted in zip(gradients, attention_backward(arrays[3].astype(np.float64), expected_saved)):
+        assert_close(to_host(got), wanted, 1e-6)
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+FAULTS = {
+    "softmax without the term common to the row": ("ds -= row_dot(dy, y)", "pass"),
+    "softmax without the probability": ("    ds *= p\n", ""),
+    "scores not scaled in backward": ("    ds *= scale\n", ""),
+    "dv not transposed": ("matmul(transpose(dropped(p, factor)), dy)", "matmul(dropped(p, factor), dy)"),
+    "dk not transposed": ("matmul(transpose(ds), q)", "matmul(ds, q)"),
+    "dk and dv exchanged": ("    return dq, dk, dv\n", "    return dq, dv, dk\n"),
+}
+FAULTS_OF_BLOCKS = {
+    "a block that does not add up": ("gradient[:, :, place] += part", "gradient[:, :, place] = part"),
+    "a block at the start": ("whole[:, :, place] = part", "whole[:, :, : t] = part"),
+}
+FAULTS_OF_GROUPS = {"mean over a group": ("T, D).sum(axis=2)", "T, D).mean(axis=2)")}
+FAULTS_OF_DROPOUT = {
+    "dp without the factor": ("dp *= factor", "pass"),
+    "dv without the factor": ("matmul(transpose(dropped(p, factor)), dy)", "matmul(transpose(p), dy)"),
+}
+FAULTS_OF_MASKS = {
+    "no mask": ("    s += mask\n", ""),
+    "a token does not see itself": ("seen = j <= i if", "seen = j < i if"),
+    "a window of one more": ("(j > i - window)", "(j >= i - window)"),
+    "keys of the window cut short": ("max(0, start - window + 1)", "max(0, start - window + 2)"),
+}
+
+
+def named(faults):
+    return pytest.mark.parametrize("right, wrong", faults.values(), ids=faults.keys())
+
+
+def pair_with(**settings):
+    return lambda module: ((lambda *qkv: module.attention_forward(*qkv, **settings)), module.attention_backward)
+
+
+@named(FAULTS)
+def test_faults_are_caught(right, wrong):
+    assert_caught(
+        attention, right, wrong, pair_with(), *qkv(time=5, width=5)
+    )  # T = D: a wrong axis has the right shape
+
+
+@named(FAULTS_OF_BLOCKS)
+def test_faults_of_blocks_are_caught(monkeypatch, right, wrong):
+    def pair(module):
+        module.QUERY_BLOCK = 2
+        return pair_with(window=3)(module)
+
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 2)
+    assert_caught(attention, right, wrong, pair, *qkv(time=6))
+
+
+@named(FAULTS_OF_GROUPS)
+def test_faults_of_groups_are_caught(right, wrong):
+    assert_caught(attention, right, wrong, pair_with(), *qkv(4, 2, time=3))
+
+
+@named(FAULTS_OF_DROPOUT)
+def test_faults_of_dropout_are_caught(right, wrong):
+    assert_caught(attention, right, wrong, pair_with(dropout=0.4, rng_key=KEY), *qkv(time=5))
+
+
+@named(FAULTS_OF_MASKS)
+def test_faults_of_masks_change_the_result(right, wrong):
+    inputs, faulty = qkv(), planted(attention, right, wrong)
+    faulty.QUERY_BLOCK = 2
+    with np.errstate(invalid="ignore"):
+        found = faulty.attention_forward(*inputs)[0], faulty.attention_forward(*inputs, window=3)[0]
+    expected = formula(*inputs, causal), formula(*inputs, lambda i, j: i - 3 < j <= i)
+    assert not all(np.abs(y - right_y).max() < 0.01 for y, right_y in zip(found, expected))

@@ -2,19 +2,30 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close
 
+from minillm.backend.arrays import to_device, to_host
 from minillm.checks.cases import KEY, array
+from minillm.checks.gradcheck import gradcheck
 from minillm.layers import rotary_attention
+from minillm.layers.attention import attention_backward
 from minillm.layers.linear import Linear
+from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 
-FAULTS = [
-    ("    dx += self.k_proj", "    self.k_proj"),
-    ("    dx += self.v_proj", "    self.v_proj"),
-    ("turn_back(contiguous(dq), saved_q)", "dq"),  # not turned back
-    ("turn_back(contiguous(dk), saved_k)", "dk"),
-    ("dq, dk, dv = ", "dq, dv, dk = "),
-]
+FAULTS = {
+    "k_proj's part of dx": ("    dx += self.k_proj", "    self.k_proj"),
+    "v_proj's part of dx": ("    dx += self.v_proj", "    self.v_proj"),
+    "dq not rotated back": ("rotate_backward(contiguous(dq), saved_q)", "dq"),
+    "dk not rotated back": ("rotate_backward(contiguous(dk), saved_k)", "dk"),
+    "dk and dv exchanged": ("dq, dk, dv = ", "dq, dv, dk = "),
+}
+FAULTS_OF_NORMS = {
+    "no norm in backward": ("dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)", "pass"),
+    "norm after the rotation": (
+        "            dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)",
+        "            dq, dk = rotate_backward(self.q_norm.backward(dq), saved_q), self.k_norm.backward(dk)",
+    ),
+}
 
 
 def layer(module=rotary_attention, width=6, n_kv_head=2, **settings):
@@ -23,9 +34,64 @@ def layer(module=rotary_attention, width=6, n_kv_head=2, **settings):
     return module.RotarySelfAttention(*linears, 4, n_kv_head, RotaryPositions(2, base=100.0), **settings)
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS)
+def layer_with_norms(module=rotary_attention, **settings):
+    return layer(module, q_norm=RMSNorm(array("q_norm", 2)), k_norm=RMSNorm(array("k_norm", 2)), **settings)
+
+
+@pytest.mark.parametrize("right, wrong", FAULTS.values(), ids=FAULTS.keys())
 def test_faults_are_caught(right, wrong):
     assert_caught(rotary_attention, right, wrong, layer, array("x", 2, 5, 6), rng_key=KEY)
+
+
+@pytest.mark.parametrize("right, wrong", FAULTS_OF_NORMS.values(), ids=FAULTS_OF_NORMS.keys())
+def test_faults_of_norms_are_caught(right, wrong):
+    assert_caught(rotary_attention, right, wrong, layer_with_norms, array("x", 2, 5, 6), rng_key=KEY)
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize("make", [layer, layer_with_norms])
+def test_gradients_with_a_window(make, window):
+    gradcheck(make(window=window, dropout=0.2), array("x", 2, 5, 6), rng_key=KEY)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 9])
+@pytest.mark.parametrize("norms", [False, True])
+def test_forward_is_the_formula(window, norms):
+    """The whole (T, T) matrix, in textbook lines."""
+    attention, x = (layer_with_norms if norms else layer)(window=window).eval(), array("x", 2, 5, 6)
+    q, k, v = (
+        (x @ part.weight.value.T).reshape(2, 5, -1, 2).transpose(0, 2, 1, 3)
+        for part in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    if norms:
+        q = q / np.sqrt((q * q).mean(-1, keepdims=True) + 1e-5) * array("q_norm", 2)
+        k = k / np.sqrt((k * k).mean(-1, keepdims=True) + 1e-5) * array("k_norm", 2)
+    angle = np.arange(5.0)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])  # (2, 2, T)
+    q, k = (np.einsum("det,bhte->bhtd", rotation, part) for part in (q, k))
+    k, v = k.repeat(2, axis=1), v.repeat(2, axis=1)
+    i, j = np.indices((5, 5))
+    p = np.where((j <= i) & (j > i - window), np.exp(q @ k.swapaxes(2, 3) / np.sqrt(2)), 0)
+    y = p / p.sum(-1, keepdims=True) @ v
+    assert_close(attention.forward(x), y.transpose(0, 2, 1, 3).reshape(2, 5, 8) @ attention.o_proj.weight.value.T)
+
+
+@pytest.mark.parametrize("window, chosen", [(4, False), (5, True), (None, True)])
+def test_no_kernel_is_asked_for_a_window_that_cuts(window, chosen):
+    """Kernels see all tokens: the array functions are taken, on the simulator's arrays too."""
+    attention, x = layer(window=window).to("cudasim"), to_device(array("x", 1, 5, 6).astype("float32"), "cudasim")
+    for parameter in attention.parameters().values():
+        parameter.value = parameter.value.astype("float32")
+    y = attention.forward(x)
+    backward = attention._saved[0][3]
+    assert (backward is not attention_backward) == chosen
+    assert_close(to_host(y), layer(window=window).forward(array("x", 1, 5, 6)), 1e-5)
+    assert_close(to_host(attention.backward(y)), gradient_on_host(window), 1e-5)
+
+
+def gradient_on_host(window):
+    attention = layer(window=window)
+    return attention.backward(attention.forward(array("x", 1, 5, 6)))
 
 
 def test_later_tokens_do_not_matter_and_the_order_does():

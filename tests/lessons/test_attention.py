@@ -58,9 +58,9 @@ def test_the_picture_shows_two_heads(measured, draw):
 @pytest.mark.parametrize(
     "right, wrong, finding",
     [
-        ("        ds -= average[:, :, rows]\n", "", 3),
-        ("        ds *= scale\n", "", 3),
-        ("    if causal:\n            s += ", "    if False:\n            s += ", 3),
+        ("    ds -= row_dot(dy, y)\n", "", 3),
+        ("    ds *= scale\n", "", 3),
+        ("    s += mask\n", "", 3),
     ],
 )
 def test_a_fault_of_the_engine_is_noticed(monkeypatch, right, wrong, finding):
