@@ -173,12 +173,22 @@ def _prompt_to_try(run: Run, console: Console) -> str:
     return f' --prompt "{prompt}"' if prompt.isalnum() else f" --prompt {shlex.quote(prompt)}"
 
 
+def simulator_estimate(seconds: float, steps: int) -> str:
+    """A line on how long a training on the simulator will take. seconds: of the first step. steps: still to come."""
+    left = seconds * steps
+    total = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.0f} h"
+    shorter = "; --preset simulator takes some seconds" if left > 600 else ""
+    return f"the first step took {seconds:.1f} s in the simulator: {steps:,} more take at most about {total}{shorter}"
+
+
 class ProgressReporter(Reporter):
     """A progress bar with a line for each evaluation above it, all on standard error."""
 
     has_profiled = False
 
     def __init__(self, run: Run, console: Console):
+        self._estimates = run.model.device == "cudasim"
+        self._tokens = run.settings.batch_size * run.settings.gradient_accumulation * run.model.config.context_length
         self._console = console
         self._start = run.tokenizer.decode([int(run.validation_tokens[0])])  # with which samples begin (loop.py)
         self._has_heading = False
@@ -204,6 +214,10 @@ class ProgressReporter(Reporter):
             norm=f"{gradient_norm:.2f}",
             speed=f"{tokens_per_second:,.0f}",
         )
+        if self._estimates:
+            self._estimates = False
+            seconds, total = self._tokens / tokens_per_second, self.bar.tasks[self._task].total
+            self._console.print(escape(simulator_estimate(seconds, int(total) - step)), soft_wrap=True)
 
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         if not self._has_heading:
