@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from minillm.cli.streams import terminal_width, waiting
+from minillm.cli.streams import fold, terminal_width, waiting
 from minillm.errors import MissingExtra, UserError
 from minillm.generation.comparison import compare, draw, table
 from minillm.generation.text import Completion
@@ -80,7 +80,8 @@ def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
     width = terminal_width()
     for at in range(start, known):
         if shown.trace:
-            print("", *completion.traces[at].lines(text_of, short=width < WIDE), sep="\n", file=sys.stderr)
+            lines = completion.traces[at].lines(text_of, short=width < WIDE)
+            print("", *(fold(line, width) for line in lines), sep="\n", file=sys.stderr)
         if shown.logprobs:
             print(f"{completion.logprobs[at]:9.4f}  {text_of(completion.ids[at])!r}", file=sys.stderr)
     return known

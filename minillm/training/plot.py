@@ -90,7 +90,7 @@ def _draw_run(axes, steps: list[dict], evaluations: list[dict]) -> None:
 
 def _draw_among_others(axes, color: str, name: str, evaluations: list[dict]) -> None:
     best = _best(evaluations)
-    label = f"{name}: {best['val_loss']:.4f} at step {best['step']}"
+    label = f"{name}: best {best['val_loss']:.4f} at step {best['step']}"
     _curve(axes, evaluations, "train_loss", color=color, linestyle="--", linewidth=1, alpha=0.8)
     _curve(axes, evaluations, "val_loss", color=color, marker="o", markersize=4, label=label)
     axes.plot(best["step"], best["val_loss"], "*", color=color, markersize=11)
