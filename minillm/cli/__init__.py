@@ -40,7 +40,7 @@ def _run() -> int:
 
     usage_error = typer.BadParameter.__base__  # click's UsageError, of the click that this typer brings or depends on
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="minillm", standalone_mode=False)
         if code == INTERRUPTED:  # how some versions tell of Ctrl-C
             raise typer.Abort
     except UserError as error:

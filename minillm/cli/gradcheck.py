@@ -11,7 +11,9 @@ def command(
     layers: Annotated[
         Optional[list[str]], typer.Argument(help="Which layers; all if none is named.", show_default=False)
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="A line for each tensor, in place of one for each layer.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="A line for each tensor, in place of one for each layer.")
+    ] = False,
 ) -> None:
     """Check hand-written gradients against finite differences, in float64.
 

@@ -75,9 +75,7 @@ def takes_fields(make_options: Callable[[], Sequence[inspect.Parameter]], panels
     return decorate
 
 
-def options_of(
-    settings: type, given_only: bool = False, defaults: Mapping = {}
-) -> list[inspect.Parameter]:
+def options_of(settings: type, given_only: bool = False, defaults: Mapping = {}) -> list[inspect.Parameter]:
     """An option for each field of a dataclass that has a help text.
 
     given_only: an option that is left out is None, and its help shows no default but that of `defaults`.

@@ -123,7 +123,7 @@ def _describe(run: Run, console: Console) -> None:
     config, settings = run.model.config, run.settings
     count = sum(parameter.value.size for parameter in run.model.parameters().values())
     console.print(
-        f"{type(run.model).__name__} with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, "
+        f"{type(run.model).__name__} with {count:,} parameters:\n{config.n_layer} layers, {config.n_head} heads, "
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
@@ -150,7 +150,7 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
         )
     console.print(
-        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens): "
+        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens):\n"
         f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}"
     )
     if progress.overfitting_since is not None:

@@ -139,7 +139,9 @@ def draw(results: list[Compared], path: Path, samples: int = 1) -> None:
     FigureCanvasAgg(figure)
     longest = max(result.tokens for result in results)
     texts = "one text" if samples == 1 else f"means of {samples} texts"
-    figure.suptitle(f"The same prompt, continued in {len(results)} ways: {texts} of {longest} tokens each (T: temperature)")
+    figure.suptitle(
+        f"The same prompt, continued in {len(results)} ways: {texts} of {longest} tokens each (T: temperature)"
+    )
     columns = {
         "mean log-probability (nats)": [r.log_probability for r in results],
         "entropy (nats)": [r.entropy for r in results],

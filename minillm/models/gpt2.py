@@ -26,7 +26,14 @@ from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import ResidualBlock
-from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers, option
+from minillm.models.config import (
+    check_dropout,
+    check_flags,
+    check_heads,
+    check_numbers,
+    check_positive_integers,
+    option,
+)
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02

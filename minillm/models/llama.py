@@ -26,7 +26,14 @@ from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fields
 from minillm.layers.swiglu import SwiGLU
-from minillm.models.config import check_dropout, check_flags, check_heads, check_numbers, check_positive_integers, option
+from minillm.models.config import (
+    check_dropout,
+    check_flags,
+    check_heads,
+    check_numbers,
+    check_positive_integers,
+    option,
+)
 from minillm.models.language_model import LanguageModel
 
 INITIAL_STD = 0.02

@@ -26,9 +26,7 @@ def profile_table(profile: StepProfile, width: int = 120) -> str:
             lines.append(_line(profile, parts[0], f"{kind}: {parts[0].name}", columns, names))
         elif parts:
             lines.append(_line(profile, _sum_of(kind, parts), kind, columns, names))
-            lines += [
-                _line(profile, part, f"  {part.name}", columns, names) for part in _shown(parts, profile.seconds)
-            ]
+            lines += [_line(profile, part, f"  {part.name}", columns, names) for part in _shown(parts, profile.seconds)]
     return "\n".join([*lines, *(fill(line, width, break_long_words=False) for line in _conclusion(profile))])
 
 

@@ -85,7 +85,9 @@ def setting(default, rule: Rule, help: str | None = None, panel: str | None = No
     panel: under which heading its help appears. option: what else cli/options.py reads, such as another name.
     """
     metadata = {"rule": rule, **({"help": help, "panel": panel, **option} if help else {})}
-    return field(default_factory=dict, metadata=metadata) if default == {} else field(default=default, metadata=metadata)
+    return (
+        field(default_factory=dict, metadata=metadata) if default == {} else field(default=default, metadata=metadata)
+    )
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,7 @@ class SamplerSettings:
     no_repeat_ngram: int = setting(0, COUNT, "No run of n tokens is written twice.", MEMORY)
     dry_multiplier: float = setting(0.0, STRENGTH, "DRY: punish tokens that prolong a repetition.", MEMORY)
     dry_base: float = setting(1.75, AT_LEAST_1, "How much more for each token.", MEMORY, show_default=True)
-    dry_allowed_length: int = setting(
-        2, LENGTH, "Repetitions up to this length are free.", MEMORY, show_default=True
-    )
+    dry_allowed_length: int = setting(2, LENGTH, "Repetitions up to this length are free.", MEMORY, show_default=True)
     dry_breakers: tuple[int, ...] = setting(
         (),
         IDS,
@@ -154,9 +154,7 @@ class SamplerSettings:
     )
     penalty_window: int | None = setting(None, COUNT_OR_NONE, "Look at so many of the last tokens only.", MEMORY)
     logit_bias: Mapping[int, float] = setting({}, BIASES, "Add to a token's logit.", WANTED, metavar="ID:NUMBER")
-    banned_tokens: tuple[int, ...] = setting(
-        (), IDS, "Never write this token.", WANTED, metavar="ID"
-    )
+    banned_tokens: tuple[int, ...] = setting((), IDS, "Never write this token.", WANTED, metavar="ID")
     forced_tokens: Mapping[int, int] = setting(
         {}, POSITIONS, "Write this token there; 0 is the first.", WANTED, metavar="POSITION:ID"
     )
