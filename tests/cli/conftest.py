@@ -1,6 +1,8 @@
-"""The command line, run in this process: `main()` with arguments, standard streams and a folder of its own.
+"""The command line, run in this process: `main()` with arguments, standard streams and a folder of
+its own.
 
-What needs a process (closed streams, signals, what is imported at the start) starts one in its own test.
+What needs a process (closed streams, signals, what is imported at the start) starts one in its own
+test.
 """
 
 import io
@@ -17,7 +19,9 @@ TEXT = "the quick brown fox jumps over the lazy dog. " * 30
 
 @pytest.fixture
 def minillm(tmp_path, monkeypatch):
-    """A function that runs `minillm ...` in tmp_path, which has a text.txt; returns its exit code, stdout and stderr."""
+    """A function that runs `minillm ...` in tmp_path, which has a text.txt; returns its exit code,
+    stdout and stderr.
+    """
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return _run
@@ -47,7 +51,9 @@ def _runs(tmp_path_factory):
 
 @pytest.fixture
 def train(minillm, tmp_path, _runs):
-    """A function that puts a run of `minillm train --data text.txt OPTIONS` into tmp_path: trained once, then copied."""
+    """A function that puts a run of `minillm train --data text.txt OPTIONS` into tmp_path: trained
+    once, then copied.
+    """
 
     def make(*options, out="run"):
         if options not in _runs.trained:

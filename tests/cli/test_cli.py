@@ -260,7 +260,9 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(minillm, tmp_path):
 
 
 def test_heavy_modules_are_loaded_when_used(tmp_path):
-    """What makes start-up slow is not there: no NumPy for `import minillm`, none and no model code for --help."""
+    """What makes start-up slow is not there: no NumPy for `import minillm`, none and no model code
+    for --help.
+    """
     code = "import sys, minillm; print([m for m in ('numpy', 'rich', 'typer', 'safetensors') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stdout
     assert shown == "[]\n"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from minillm.cli import streams
+from minillm.cli import terminal
 
 
 class Terminal(io.StringIO):
@@ -16,13 +16,15 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """A function that waits with a stream as standard error; returns what was printed. Seconds are made short."""
-    monkeypatch.setattr(streams, "SILENCE", 0.01)
-    monkeypatch.setattr(streams, "TICK", 0.001)
+    """A function that waits with a stream as standard error; returns what was printed. Seconds are
+    made short.
+    """
+    monkeypatch.setattr(terminal, "SILENCE", 0.01)
+    monkeypatch.setattr(terminal, "TICK", 0.001)
 
     def run(stream, seconds=0.2, **options):
         monkeypatch.setattr(sys, "stderr", stream)
-        with streams.waiting("measuring", **options):
+        with terminal.waiting("measuring", **options):
             deadline = time.monotonic() + 5 if seconds else 0
             while time.monotonic() < deadline and not stream.getvalue():
                 time.sleep(0.005)
@@ -41,19 +43,19 @@ def test_elsewhere_one_line(shown):
 
 
 def test_what_is_fast_prints_nothing(monkeypatch, shown):
-    monkeypatch.setattr(streams, "SILENCE", 60.0)
+    monkeypatch.setattr(terminal, "SILENCE", 60.0)
     assert shown(Terminal(), seconds=0) == "" and shown(io.StringIO(), seconds=0) == ""
 
 
 def test_a_phase_that_may_end_in_an_error_prints_no_plain_line(shown, monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    with streams.waiting("opening", plain=False):
+    with terminal.waiting("opening", plain=False):
         time.sleep(0.05)
     assert stream.getvalue() == ""
 
 
 def test_an_error_comes_through(shown, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with pytest.raises(ZeroDivisionError), streams.waiting("dividing"):
+    with pytest.raises(ZeroDivisionError), terminal.waiting("dividing"):
         raise ZeroDivisionError
