@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from minillm.cli.special import end_of_text_note
-from minillm.cli.streams import waiting
+from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
@@ -52,7 +52,9 @@ def train_and_show(
     device: str,
     profile: bool = False,
 ) -> None:
-    """Start or resume a run with the settings given at the command line, train it, and say what came of it."""
+    """Start or resume a run with the settings given at the command line, train it, and say what
+    came of it.
+    """
     if stop_after is not None and stop_after < 0:
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
@@ -67,7 +69,7 @@ def train_and_show(
     try:
         with reporter.bar, explain_oom(workload_of(run.settings, run.model.config, device, learning)):
             reason = train(run, reporter, stop_after, profile)
-    except BrokenPipeError:  # nobody reads standard error any more
+    except BrokenPipeError:  # standard error was closed by its reader
         raise
     except OSError as error:
         raise UserError(
@@ -111,7 +113,8 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
 
 
 def _name_of(given) -> str:
-    """The name of a run without --out and --preset: that of its text, or of the preset where no text is named.
+    """The name of a run without --out and --preset: that of its text, or of the preset where no
+    text is named.
 
     >>> _name_of({"data": ["texts/my-letters.txt", "b.txt"]}), _name_of({})
     ('my-letters', 'default')
@@ -123,7 +126,7 @@ def _describe(run: Run, console: Console) -> None:
     config, settings = run.model.config, run.settings
     count = sum(parameter.value.size for parameter in run.model.parameters().values())
     console.print(
-        f"{type(run.model).__name__} with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, "
+        f"{type(run.model).__name__} with {count:,} parameters:\n{config.n_layer} layers, {config.n_head} heads, "
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
@@ -140,7 +143,9 @@ def _describe(run: Run, console: Console) -> None:
 
 
 def _conclude(run: Run, reason: str, console: Console) -> None:
-    """The end of training: the folder's model on the whole validation text, where it is, and how to let it write."""
+    """The end of training: the folder's model on the whole validation text, where it is, and how to
+    let it write.
+    """
     progress = run.progress
     model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
     with waiting("evaluating the best model on the whole validation text"):
@@ -150,7 +155,7 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
         )
     console.print(
-        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens): "
+        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens):\n"
         f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}"
     )
     if progress.overfitting_since is not None:

@@ -154,7 +154,7 @@ def draw(results: list[Compared], path: Path, samples: int = 1) -> None:
         axes.set_title(title, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
         if title in ("distinct-2", "repeated 4-grams"):
-            axes.set_xlim(0, 1)
+            axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
     axes.invert_yaxis()
     try:
         with replacing(path) as temporary:
