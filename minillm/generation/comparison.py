@@ -1,4 +1,4 @@
-"""The same prompt, continued in many ways, and what can be said of the texts in numbers: `minillm generate --compare`."""
+"""Continue one prompt in many ways and compare the texts: `minillm generate --compare`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from minillm.sampler.sampler import Sampler
 
 
 class Compared(NamedTuple):
-    """A strategy's text and its figures (diversity.py, scoring.py).
+    """A strategy's text and its figures (diversity.py, score.py).
 
-    log_probability: mean over the tokens, in nats, of what the model gave them. entropy: mean over the same places, in nats,
-    of the model's own next-token distribution: how unsure it was there.
+    log_probability: mean per token, in nats, by the model. entropy: mean entropy of the model's
+    next-token distribution at the same places, in nats: how uncertain it was.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Compared(NamedTuple):
 
 
 def strategies(seed: int) -> dict[str, Strategy]:
-    """Every way to write, with the settings that are usual for it."""
+    """Every strategy with its usual settings; a name says what a penalty is combined with."""
 
     def drawn(temperature=1.0, top_k=None, **settings):
         return Strategy(Sampler(temperature, top_k, seed, **settings))
@@ -51,11 +51,11 @@ def strategies(seed: int) -> dict[str, Strategy]:
         "eta 0.002": drawn(eta_cutoff=2e-3),
         "top-n-sigma 1": drawn(top_n_sigma=1.0),
         "XTC 0.5": drawn(min_p=0.02, xtc_probability=0.5),
-        "repetition 1.3": drawn(0, repetition_penalty=1.3),
-        "presence 1": drawn(0.7, presence_penalty=1.0),
-        "frequency 0.5": drawn(0.7, frequency_penalty=0.5),
-        "no 3-gram twice": drawn(0, no_repeat_ngram=3),
-        "DRY 0.8": drawn(0.7, dry_multiplier=0.8),
+        "repetition 1.3, greedy": drawn(0, repetition_penalty=1.3),
+        "presence 1, T 0.7": drawn(0.7, presence_penalty=1.0),
+        "frequency 0.5, T 0.7": drawn(0.7, frequency_penalty=0.5),
+        "no 3-gram twice, greedy": drawn(0, no_repeat_ngram=3),
+        "DRY 0.8, T 0.7": drawn(0.7, dry_multiplier=0.8),
         "mirostat 3": drawn(mirostat_tau=3.0),
         "beams 4": Strategy(beams=4),
         "contrastive 0.6": Strategy(Sampler(top_k=4), contrastive_alpha=0.6),
@@ -65,11 +65,14 @@ def strategies(seed: int) -> dict[str, Strategy]:
 def compare(
     model, tokenizer, prompt: Sequence[int], max_tokens: int, seed: int = 0, *, eos_ids: Collection[int] = (), stop=()
 ) -> list[Compared]:
-    """Continue a prompt (ids) with every strategy. Raises UserError where prompt and text do not fit into the context."""
+    """Continue a prompt (ids) with every strategy.
+
+    Raises UserError if prompt and text together exceed the context.
+    """
     room = model.config.context_length - len(prompt) + 1
     if max_tokens > room:
         raise UserError(
-            f"a comparison looks at the whole text at once: the prompt has {len(prompt)} tokens, the model's context "
+            f"a comparison scores the whole text in one pass: the prompt has {len(prompt)} tokens, the model's context "
             f"{model.config.context_length}, so at most {max(room, 0)} can be written (--max-tokens)"
         )
     results = []
@@ -102,7 +105,10 @@ def table(results: list[Compared]) -> tuple[tuple[str, ...], list[tuple[str, ...
 
 
 def draw(results: list[Compared], path: Path) -> None:
-    """The chart as a PNG file: how likely each text is, and how varied. Raises MissingExtra without matplotlib."""
+    """Draw likelihood and variety of the texts into a PNG file.
+
+    Raises MissingExtra without matplotlib, UserError if the file cannot be written.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -110,18 +116,19 @@ def draw(results: list[Compared], path: Path) -> None:
         raise MissingExtra("the chart", "matplotlib", "plots") from None
     figure = Figure(figsize=(9, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(f"One text of at most {max(r.tokens for r in results)} tokens for each strategy")
     columns = {
-        "mean log-probability (nats)": [r.log_probability for r in results],
-        "entropy (nats)": [r.entropy for r in results],
-        "distinct-2": [r.distinct_2 for r in results],
-        "repeated 4-grams": [r.repetition for r in results],
+        "mean log-probability\nof a token (nats)": [r.log_probability for r in results],
+        "entropy of the model's\nprediction (nats)": [r.entropy for r in results],
+        "distinct-2: share of\ndifferent token pairs": [r.distinct_2 for r in results],
+        "share of 4-grams that\noccurred before": [r.repetition for r in results],
     }
     names = [r.name for r in results]
     for axes, (title, values) in zip(figure.subplots(1, len(columns), sharey=True), columns.items()):
         axes.barh(names, values, color="tab:blue")
         axes.set_title(title, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
-        if title in ("distinct-2", "repeated 4-grams"):
+        if "share" in title:
             axes.set_xlim(0, 1)
     axes.invert_yaxis()
     try:

@@ -1,4 +1,4 @@
-"""What a sampler can be told, and which of it makes sense."""
+"""Sampler settings and their validation."""
 
 from __future__ import annotations
 
@@ -15,25 +15,30 @@ from minillm.sampler.cuts import TIES
 class SamplerSettings:
     """Everything that decides which token is chosen. Every setting is off unless it is given.
 
-    temperature: below 1 sharpens, above 1 flattens, 0 is greedy. seed: of the numbers that are drawn.
+    temperature: below 1 sharpens, above 1 flattens, 0 is greedy. seed: of the numbers that are
+    drawn.
 
-    Cuts (cuts.py): top_k, with ties "lowest" (exactly k) or "all" (of typical_p and the cutoffs, too); top_p; min_p;
-    typical_p; epsilon_cutoff; eta_cutoff; top_n_sigma; xtc_probability, the chance with which XTC acts on a token, and
-    xtc_threshold.
+    Cuts (cuts.py): top_k, with ties "lowest" (exactly k) or "all" (of typical_p and the cutoffs,
+    too); top_p; min_p; typical_p; epsilon_cutoff; eta_cutoff; top_n_sigma; xtc_probability, the
+    chance with which XTC acts on a token, and xtc_threshold.
 
-    Memory (penalties.py): repetition_penalty, on prompt and text; presence_penalty and frequency_penalty, on the text;
-    no_repeat_ngram, a size; dry_multiplier, with dry_base, dry_allowed_length and dry_breakers, ids. penalty_window: how many
-    of the last tokens they look at, None for all.
+    Memory (penalties.py): repetition_penalty, on prompt and text; presence_penalty and
+    frequency_penalty, on the text; no_repeat_ngram, a size; dry_multiplier, with dry_base,
+    dry_allowed_length and dry_breakers, ids. penalty_window: how many of the last tokens they look
+    at, None for all.
 
-    Constraints (constraints.py): logit_bias, id -> what is added; banned_tokens; forced_tokens, position in the text
-    (0 is the first token written) -> id; min_tokens, before which none of end_tokens is chosen.
+    Constraints (constraints.py): logit_bias, id -> what is added; banned_tokens; forced_tokens,
+    position in the text (0 is the first token written) -> id; min_tokens, before which none of
+    end_tokens is chosen.
 
-    State (mirostat.py): mirostat_tau, the surprise in bits that is aimed at, and mirostat_eta, how fast.
+    State (mirostat.py): mirostat_tau, the surprise in bits that is aimed at, and mirostat_eta, how
+    fast.
 
     order: whose order and definitions of these are followed, one of ORDERS (stages.py).
 
-    Numbers of any type become Python's own, and lists and mappings are copied: what was checked cannot change any more.
-    Raises UserError, a ValueError, that names the setting and what it may be.
+    Numbers of any type become Python's own, and lists and mappings are copied: what was checked
+    cannot change any more. Raises UserError, a ValueError, that names the setting and what it may
+    be.
     """
 
     temperature: float = 1.0
