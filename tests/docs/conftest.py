@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import doc_commands
@@ -36,5 +37,8 @@ def folder(workshop, tmp_path, monkeypatch):
     shutil.copytree(workshop, tmp_path / "page")
     monkeypatch.chdir(tmp_path / "page")
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("MINILLM_CACHE", os.environ.get("MINILLM_CACHE", str(workshop / "cache")))
-    return tmp_path / "page"
+    monkeypatch.syspath_prepend(tmp_path / "page")
+    yield tmp_path / "page"
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]  # a page's own module: another page may have one of that name
