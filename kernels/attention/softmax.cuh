@@ -34,7 +34,7 @@ __global__ void softmax_forward(float* p, float* dropped, long long rows, int ti
 // ds (rows, time): on entry the gradient of the dropped probabilities, on return that of q . k:
 //     dP_ij = d(dropped)_ij factor_ij        delta_i = sum_k dP_ik P_ik
 //     dS_ij = P_ij (dP_ij - delta_i) / sqrt(D)
-__global__ void softmax_backward(const float* p, float* ds, long long rows, int time, float inverse_sqrt_width,
+__global__ void softmax_backward(const float* p, float* ds, long long rows, int time, float scale,
                                  Dropout drop) {
     long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     int lane = threadIdx.x % 32;
@@ -48,5 +48,5 @@ __global__ void softmax_backward(const float* p, float* ds, long long rows, int 
     delta = warp_sum(delta);
     // forward: p = softmax(s), s = q . k / sqrt(D)
     for (long long n = row * time + lane; n < (row + 1) * time; n += 32)
-        ds[n] = p[n] * (ds[n] - delta) * inverse_sqrt_width;
+        ds[n] = p[n] * (ds[n] - delta) * scale;
 }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.kernels.simulator import memory, settings
+from minillm.kernels.simulator.array_names import with_array_name
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
@@ -261,10 +262,10 @@ class Kernel:
         for each in given + pointees:
             distance = each.buffer.guards_hit()
             if distance is not None:
+                element, count = distance // each.array.itemsize, each.buffer.size // each.array.itemsize
                 raise SimulatorError(
                     f"{self.label(each.position)}{f'[{each.entry}]' if each.entry >= 0 else ''}: the kernel wrote outside of "
-                    f"the array, {distance} bytes from its start (it has {each.buffer.size} bytes); "
-                    'mode "check" names the line'
+                    f'the array, element {element} (it has {count}); mode "check" names the line'
                 )
         for each in given + pointees:
             if each.writable:
@@ -306,11 +307,20 @@ class Kernel:
                 place = next((place for place in candidates if in_kernel(place)), candidates[0])
             else:
                 place = f"{f.file.decode()}:{f.line}" if f.file else self.module.named_code()[0]
-            text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {f.text.decode()}"
+            told = with_array_name(f.text.decode(), *self._line(place))
+            text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {told}"
             if f.other_pc:
                 text += f" ({places[f.other_pc - 1]}, thread number {f.other_thread} of block number {f.other_block})"
             texts.append(text + (f" [{f.times} times]" if f.times > 1 else ""))
         raise SimulatorError("\n".join(texts), texts)
+
+    def _line(self, place: str) -> tuple[str, str]:
+        """The line "file:number" of the source, and the source; empty where the place is in another file."""
+        file, source = self.module.named_code()
+        name, _, number = place.rpartition(":")
+        lines = source.splitlines()
+        known = name == file and number.isdigit() and 0 < int(number) <= len(lines)
+        return (lines[int(number) - 1], source) if known else ("", "")
 
 
 def _run(library: Library, launch: Launch) -> None:

@@ -1,8 +1,9 @@
-"""What the lines of a kernel ask of memory: sectors of global memory and wavefronts of shared memory, actual and ideal.
+"""The memory traffic of each line of a kernel: sectors of global memory and wavefronts of shared memory.
 
-A warp's access to global memory is served in sectors of 32 bytes: 32 neighbouring floats are 4 sectors, 32 floats a row
-apart are 32 ("not coalesced"). Shared memory has 32 banks of 4 bytes; lanes that want different words of one bank wait for each
-other, and each turn is a wavefront ("bank conflict"). Ideal is what the same bytes would take if they lay side by side.
+A warp's access to global memory is served in sectors of 32 bytes: 32 neighbouring floats are 4 sectors,
+32 floats a row apart are 32 ("not coalesced"). Shared memory has 32 banks of 4 bytes; lanes that access
+different words of one bank are served one after the other, and each turn is a wavefront ("bank
+conflict"). Ideal is the number for the same bytes in neighbouring addresses.
 
     with configured(mode="profile") as profile:
         kernel(grid, block, arguments)
@@ -10,12 +11,13 @@ other, and each turn is a wavefront ("bank conflict"). Ideal is what the same by
     profile.lines                       a list of Line, in the order of the source
     profile.total("global").actual      sectors; times 32 is the bytes that moved between the multiprocessors and the cache
 
-It is a count and not a measurement: there is no cache and no clock. The n-th time that the lanes of a warp come to the same
-place, since they last met at a barrier or a shuffle, counts as one instruction of the warp.
+It is a count and not a measurement: there is no cache and no clock. The n-th execution of the same place by
+the lanes of a warp, since their last barrier or shuffle, counts as one instruction of the warp.
 """
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +30,10 @@ CONTEXT = 2  # lines shown around each that has figures
 
 @dataclass
 class Line:
-    """What one line of the source did, in all launches of a kernel together.
+    """The accesses of one line of the source, in all launches of a kernel together.
 
-    space: "global" or "shared". kind: "load", "store" or "atomic". instructions: of warps. bytes: asked for, each byte once an
-    instruction. actual and ideal: sectors (global) or wavefronts (shared).
+    space: "global" or "shared". kind: "load", "store" or "atomic". instructions: of warps. bytes: each byte once
+    an instruction. actual and ideal: sectors (global) or wavefronts (shared).
     """
 
     kernel: str
@@ -79,48 +81,67 @@ class Profile:
                     setattr(total, field, getattr(total, field) + getattr(line, field))
         return total
 
-    def annotated(self) -> str:
-        """Each file's source with the figures of its lines beside it.
+    def annotated(self, width: int = 80) -> str:
+        """The source of each kernel with the figures below its lines, then a total for each kernel.
 
-        Lines far from any that has figures are left out; one that takes twice the ideal or more is marked with "!".
+        width: columns of the text; longer source lines are folded. Lines far from any that has figures are
+        left out. "!" marks twice the ideal or more.
         """
         parts = []
-        for file in dict.fromkeys(line.file for line in self.lines):
-            text = self._sources.get(file)
-            if text is None and Path(file).is_file():  # a header
-                text = Path(file).read_text(encoding="utf-8")
-            parts.append(self._annotated_file(file, text.splitlines() if text else []))
+        for kernel, file in dict.fromkeys((line.kernel, line.file) for line in self._lines.values()):
+            parts.append(self._annotated_kernel(kernel, file, width))
+        kernels = list(dict.fromkeys(line.kernel for line in self._lines.values()))
+        if len(kernels) > 1:
+            parts.append(self._table(kernels))
         for total, unit in ((self.total("global"), "sectors"), (self.total("shared"), "wavefronts")):
             moved = f" ({total.actual * SECTOR_BYTES:,} bytes)" if unit == "sectors" else ""
             ratio = f", {total.actual / total.ideal:.2f} times the ideal" if total.ideal else ""
             parts.append(f"{total.space} memory: {total.actual:,} {unit}{moved}{ratio}")
         return "\n".join(parts)
 
-    def _annotated_file(self, file: str, source: list[str]) -> str:
+    def _annotated_kernel(self, kernel: str, file: str, width: int) -> str:
+        source = self._text(file).splitlines()
         figures: dict[int, dict[str, Line]] = {}
-        for line in self.lines:
-            if line.file == file:
-                cell = figures.setdefault(line.number, {}).setdefault(line.space, Line("", file, 0, line.space, ""))
-                cell.actual += line.actual
-                cell.ideal += line.ideal
-        rows = [
-            f"{'global sectors':>21} {'shared wavefronts':>21}",
-            f"{'actual':>11} {'ideal':>9} {'actual':>11} {'ideal':>9}        {Path(file).name}",
-        ]
-        shown = sorted({n for number in figures for n in range(number - CONTEXT, number + CONTEXT + 1)})
-        previous = None
-        for number in (n for n in shown if 1 <= n <= max(len(source), max(figures))):
+        for line in (each for each in self.lines if (each.kernel, each.file) == (kernel, file)):
+            cell = figures.setdefault(line.number, {}).setdefault(line.space, Line("", file, 0, line.space, ""))
+            cell.actual += line.actual
+            cell.ideal += line.ideal
+        near = {n for number in figures for n in range(number - CONTEXT, number + CONTEXT + 1)}
+        shown = sorted(n for n in near if n in figures or 1 <= n <= len(source))
+        codes = [source[n - 1] if n <= len(source) else "" for n in shown]
+        codes = textwrap.dedent("\n".join(codes)).split("\n")
+        rows = [f"{kernel} ({Path(file).name})"]
+        for previous, number, code in zip([None, *shown], shown, codes):
             if previous is not None and number != previous + 1:
-                rows.append(f"{'':>43}    ...")
-            previous = number
-            code = source[number - 1] if number <= len(source) else ""
-            columns = " ".join(_cell(figures.get(number, {}).get(space)) for space in ("global", "shared"))
-            rows.append(f"{columns} {number:>5}  {code}".rstrip())
+                rows.append("     ...")
+            first, *rest = _folded(code, width - 7)
+            rows += [f"{number:>5}  {first}".rstrip(), *(f"{'':>5}  {part}" for part in rest)]
+            rows += [_figures(cell) for cell in figures.get(number, {}).values()]
+        return "\n".join(rows)
+
+    def _text(self, file: str) -> str:
+        if file not in self._sources and Path(file).is_file():  # a header
+            self._sources[file] = Path(file).read_text(encoding="utf-8")
+        return self._sources.get(file, "")
+
+    def _table(self, kernels: list[str]) -> str:
+        rows = [f"{'kernel':<38} {'global bytes':>12} {'of ideal':>8} {'wavefronts':>10} {'of ideal':>8}"]
+        for kernel in kernels:
+            memory, shared = self.total("global", kernel), self.total("shared", kernel)
+            ratios = [f"{each.actual / each.ideal:.2f}" if each.ideal else "n/a" for each in (memory, shared)]
+            name, moved = kernel.replace(", ", ","), SECTOR_BYTES * memory.actual
+            rows.append(f"{name:<38} {moved:>12,} {ratios[0]:>8} {shared.actual:>10,} {ratios[1]:>8}")
         return "\n".join(rows)
 
 
-def _cell(line: Line | None) -> str:
-    if line is None:
-        return " " * 21
+def _figures(line: Line) -> str:
+    unit = "sectors" if line.space == "global" else "wavefronts"
     mark = "!" if line.actual >= 2 * line.ideal else " "
-    return f"{mark}{line.actual:>10,} {line.ideal:>9,}"
+    return f"{mark}{'':>12}{line.space}: {line.actual:,} {unit}, ideal {line.ideal:,}"
+
+
+def _folded(code: str, width: int) -> list[str]:
+    """A source line in parts of at most `width` columns."""
+    indent = " " * (len(code) - len(code.lstrip()) + 4)
+    options = dict(subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False)
+    return textwrap.wrap(code, max(width, 2 * len(indent)), **options) or [""]

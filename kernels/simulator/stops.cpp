@@ -72,8 +72,8 @@ bool BlockRunner::readable(uint64_t address, uint64_t size) {
 
 void BlockRunner::describe_shared(char* text, size_t length, uint64_t offset, int kind) {
     const Launch& l = launch();
-    std::snprintf(text, length, "out-of-bounds %s of shared memory, byte %lld from the start of the dynamic part (the launch gave "
-                  "%llu bytes of dynamic shared memory)",
+    std::snprintf(text, length, "out-of-bounds %s of shared memory, byte %lld of the dynamic part (the launch gave %llu bytes: "
+                  "shared_mem, --shared)",
                   is_read(kind) ? "read" : "write", static_cast<long long>(offset - l.shared_offset),
                   static_cast<unsigned long long>(l.dynamic_bytes));
 }

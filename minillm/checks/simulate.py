@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import io
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.backend.arrays import SimulatedArray
+from minillm.checks.expectations import compare, expected_value, parse_expectation, tolerance_of
 from minillm.checks.kernel_samples import SAMPLES, run_sample
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
@@ -46,13 +48,18 @@ SHARED_BY_DEFAULT = 48 * 1024  # bytes that a GPU gives to a block without being
 
 @dataclass(frozen=True)
 class FileRun:
-    """A launch of a kernel from a file. shared: bytes of dynamic shared memory. save: where its arrays are put."""
+    """A launch of a kernel from a file.
+
+    shared: bytes of dynamic shared memory. save: where its arrays are put. expect: what they should be
+    then, such as "y = a * x + y" (expectations.py).
+    """
 
     grid: tuple[int, ...]
     block: tuple[int, ...]
     arguments: list[str]
     shared: int = 0
     save: Path | None = None
+    expect: tuple[str, ...] = ()
 
 
 def simulate_sample(name: str, size: tuple[int, ...], mode: str, order: str, seed: int) -> tuple[str, bool]:
@@ -93,8 +100,12 @@ def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: st
     rng = np.random.default_rng(seed)
     kinds = parameters if len(parameters) == len(launch.arguments) else [None] * len(launch.arguments)
     values = [parse_argument(text, rng, kind) for text, kind in zip(launch.arguments, kinds)]
+    expectations = [parse_expectation(text) for text in launch.expect]
 
     def run() -> tuple[str, bool]:
+        names = function.names or [f"argument{position}" for position in range(len(values))]
+        before = {name: _numbers(value, each) for name, value, each in zip(names, values, parameters)}
+        expected = [expected_value(each, before) for each in expectations] if len(values) == len(parameters) else []
         try:
             function(launch.grid, launch.block, tuple(values), shared_mem=launch.shared)
         except (TypeError, ValueError) as error:
@@ -108,7 +119,16 @@ def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: st
         if launch.save:
             _save(launch.save, function.names, values)
             rows.append(f"  wrote {launch.save}")
-        return "\n".join(rows), True
+        well = True
+        for expectation, value in zip(expectations, expected):
+            position = names.index(expectation.name)
+            found, parameter = values[position], parameters[position]
+            text, agrees = compare(
+                expectation, _numbers(found, parameter), value, tolerance_of(found, parameter.kind == b"h")
+            )
+            rows.append(text)
+            well = well and agrees
+        return "\n".join(rows), well
 
     return _report(run, mode, order, seed)
 
@@ -248,17 +268,23 @@ def _report(run, mode, order, seed) -> tuple[str, bool]:
     if mode == "check":
         parts.append("  check mode: nothing to report")
     if mode == "profile":
-        parts.append(profile.annotated())
+        parts.append(profile.annotated(shutil.get_terminal_size().columns))
     return "\n".join(parts), well
 
 
 def _summary(array, parameter: Parameter) -> str:
-    plain = np.asarray(array)
-    if parameter.kind == b"h" and plain.dtype == np.uint16:
-        plain = (plain.astype(np.uint32) << 16).view(np.float32)
+    plain = _numbers(array, parameter)
     if not plain.size:
         return "empty"
     plain = plain.astype(np.float64)
     text = f"from {plain.min():.6g} to {plain.max():.6g}, mean {plain.mean():.6g}"
     text += f", {np.isnan(plain).sum()} NaN" if np.isnan(plain).any() else ""
     return text + (f": {' '.join(f'{number:.6g}' for number in plain.ravel())}" if plain.size <= PRINTED_WHOLE else "")
+
+
+def _numbers(value, parameter: Parameter) -> np.ndarray:
+    """A copy of an argument's numbers; bfloat16, which is given as its bits, as float32."""
+    plain = np.array(value)
+    if parameter.kind == b"h" and plain.dtype == np.uint16:
+        plain = (plain.astype(np.uint32) << 16).view(np.float32)
+    return plain

@@ -1,4 +1,4 @@
-"""The command line. Each command stands in a file of its own and only calls what the package offers."""
+"""The command line: one file a command, which only calls what the package offers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def main() -> None:
-    """The console script `minillm`. What the user can mend is told in one line, with exit code 2."""
+    """The console script `minillm`. An error that the user can mend is one line, with exit code 2."""
     from minillm.cli.streams import finish_output, open_streams
 
     open_streams()
@@ -40,8 +40,8 @@ def _run() -> int:
 
     usage_error = typer.BadParameter.__base__  # click's UsageError, of the click that this typer brings or depends on
     try:
-        code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # how some versions tell of Ctrl-C
+        code = app(prog_name="minillm", standalone_mode=False)
+        if code == INTERRUPTED:  # how some versions report Ctrl-C
             raise typer.Abort
     except UserError as error:
         fail(str(error))
@@ -58,7 +58,7 @@ def _run() -> int:
 
 
 def fail(message: str) -> None:
-    """Tell what went wrong in one line, and exit with code 2."""
+    """Print an error as one line, and exit with code 2."""
     from minillm.cli.streams import finish_output
 
     finish_output()

@@ -1,5 +1,7 @@
 """The commands, put together."""
 
+from inspect import getdoc
+
 import typer
 
 from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, plot, simulate, tokenizer, train
@@ -32,5 +34,6 @@ def common(
 
 for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, plot, simulate):
     name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
-    app.command(name=name, cls=cls)(module.command)
+    summary = " ".join(getdoc(module.command).split("\n\n")[0].split())
+    app.command(name=name, cls=cls, short_help=summary)(module.command)
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from minillm.cli.special import OF_DATA, Special
+from minillm.cli.terminal import waiting
 
 
 class Split(str, Enum):
@@ -44,8 +45,8 @@ def command(
 ) -> None:
     """Measure loss (nats a token), perplexity and bits per byte of a model on a whole text.
 
-    The text is read in windows of the model's context length, one after the other, so that every token but the first is
-    predicted once.
+    The text is read in windows of the model's context length, one after the other, so that every
+    token but the first is predicted once.
     """
     import sys
 
@@ -55,7 +56,8 @@ def command(
     sources = [*(data or []), *(files or [])]
     from minillm.pretrained import from_pretrained, tokenizer_of
 
-    language_model, tokenizer = from_pretrained(model, dtype).to(device), tokenizer_of(model)
+    with waiting("opening the model", plain=False):
+        language_model, tokenizer = from_pretrained(model, dtype).to(device), tokenizer_of(model)
     part = split.value if split else ("all" if sources else "validation")
     text = run_text(sources, model, part)
     name = ", ".join(sources) or "the run's own text"
@@ -66,7 +68,8 @@ def command(
         if line := end_of_text_note(tokenizer, ids):
             print(line, file=sys.stderr)
 
-    result, bits = evaluate_text(language_model, tokenizer, text, batch_size, reading, note)
+    with waiting("measuring on the whole text", plain=False):
+        result, bits = evaluate_text(language_model, tokenizer, text, batch_size, reading, note)
     print(
         f"tokens {result.tokens:,}  loss {result.loss:.4f}  perplexity {result.perplexity:.4f}  bits per byte {bits:.4f}"
     )

@@ -11,6 +11,7 @@ import typer
 from minillm.cli.generate_checks import DEFAULT_TOKENS, check_options
 from minillm.cli.options import is_given, takes_fields
 from minillm.cli.special import OF_A_PROMPT, Special
+from minillm.cli.terminal import waiting
 
 SEARCH, OUTPUT = "Search, and several tokens at a time", "What is shown"
 PANELS = ("Which tokens may be chosen", "Against repetition", "Tokens that are wanted or not (ids)", SEARCH, OUTPUT)
@@ -26,7 +27,9 @@ class Early(str, Enum):
 
 
 class Start(NamedTuple):
-    """What is continued: its ids, its text as it is shown, and the tokens that end the continuation."""
+    """What is continued: its ids, its text as it is shown, and the tokens that end the
+    continuation.
+    """
 
     ids: list[int]
     text: str
@@ -134,7 +137,8 @@ def command(
     _check_chat(chat, chat_template, reading)
     tokenizer = tokenizer_of(model, revision)
     float_dtype(dtype)  # text is written in the precision of the weights
-    language_model = from_pretrained(model, dtype, revision).to(device)
+    with waiting("opening the model", plain=False):
+        language_model = from_pretrained(model, dtype, revision).to(device)
     if settings["dry_multiplier"]:
         settings["dry_breakers"] = _breakers(tokenizer, breakers, notes)
     for note in notes:
@@ -195,7 +199,7 @@ def _breakers(tokenizer, texts: list[str] | None, notes: list[str]) -> tuple[int
     from minillm.sampler.penalties import breaker_tokens
 
     missing = [text for text in texts or () if not breaker_tokens(tokenizer, [text])]
-    notes += [f"--dry-breaker {text!r} stands in no token: no repetition ends there" for text in missing]
+    notes += [f"--dry-breaker {text!r} is in no token: no repetition ends there" for text in missing]
     return breaker_tokens(tokenizer, texts or ["\n", ":", '"', "*"])
 
 

@@ -1,4 +1,6 @@
-"""Options of `minillm generate` that make no sense beside others, or change nothing: refused, or told in a line."""
+"""Options of `minillm generate` that exclude each other are refused; those without effect get a
+note.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,14 @@ NEEDS = {  # an option, and those of which one must be there for it to have an e
 
 
 def check_options(given: Mapping) -> list[str]:
-    """Raises UserError for options that exclude each other; returns a line for each that has no effect.
+    """Raises UserError for options that exclude each other; returns a line for each that has no
+    effect.
 
     given: the options of the command line by name, without those that were left out.
     """
     on = {name for name, value in given.items() if not _is_off(name, value)}
     if "dry_breakers" in given and not all(given["dry_breakers"]):
-        raise UserError("--dry-breaker is empty: it would stand in every token, and DRY would do nothing; leave it out")
+        raise UserError("--dry-breaker is empty: it would be in every token, and DRY would do nothing; leave it out")
     if "compare" in on:
         refused = ("temperature", *CUTS, *PENALTIES, *WANTED, *SEARCHES, "order", "json_lines", "trace", "logprobs")
         kept_for = "--compare shows every strategy in a table of its own"
@@ -70,7 +73,9 @@ def is_greedy(given: Mapping) -> bool:
 
 
 def _check_search(search: str, on: set[str], given: Mapping) -> None:
-    """A search looks at the model's own probabilities; contrastive search at the likeliest top_k by them."""
+    """A search looks at the model's own probabilities; contrastive search at the likeliest top_k by
+    them.
+    """
     allowed = ("top_k",) if search == "contrastive_alpha" else ()
     asked = on | ({"temperature"} if given.get("temperature") == 0 else set())
     ignored = [name for name in ("temperature", *CUTS, *PENALTIES, *WANTED, "order") if name not in allowed]
@@ -104,7 +109,9 @@ def _without_effect(given: Mapping, on: set[str]) -> Iterator[str]:
 
 
 def _positions(pairs) -> list[int]:
-    """The numbers before the colons of options such as 3:17; those that are none are refused elsewhere."""
+    """The numbers before the colons of options such as 3:17; those that are none are refused
+    elsewhere.
+    """
     return [int(left) for left in (pair.partition(":")[0] for pair in pairs or ()) if left.strip().isdecimal()]
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from minillm.cli.streams import terminal_width, waiting
+from minillm.cli.terminal import fold, terminal_width, waiting
 from minillm.errors import MissingExtra, UserError
 from minillm.generation.comparison import compare, draw, table
 from minillm.generation.text import Completion
@@ -25,7 +25,9 @@ TITLE = "distinct-1, -2, -3; repeated 4-grams; log p and entropy of the model: m
 
 
 class Shown(NamedTuple):
-    """What is shown besides the text, on standard error: how each token was chosen, what the model gave it."""
+    """What is shown besides the text, on standard error: how each token was chosen, what the model
+    gave it.
+    """
 
     trace: bool
     logprobs: bool
@@ -34,7 +36,7 @@ class Shown(NamedTuple):
 def stream_text(completions: Iterator[list[Completion]], tokenizer, prompt: str, shown: Shown) -> list[Completion]:
     """One text, as it is drawn; returned, too, as the only one of a list."""
     characters = tokens = 0
-    first = next(completions)  # whatever is wrong is told before anything is written
+    first = next(completions)  # errors come before any text
     sys.stdout.write(prompt)
     for (completion,) in chain([first], completions):
         sys.stdout.write(completion.text[characters:])
@@ -69,7 +71,9 @@ def print_json_lines(completions: Iterator[list[Completion]], prompt: str, shown
 
 
 def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
-    """Tell of the tokens from `start` on what is known of them; returns where to go on."""
+    """Print the traces and log-probabilities of the tokens from `start` on; returns where to
+    continue.
+    """
 
     def text_of(token: int) -> str:
         return tokenizer.piece(token) if token < tokenizer.vocab_size else ""
@@ -80,14 +84,15 @@ def _tell(completion: Completion, start: int, tokenizer, shown: Shown) -> int:
     width = terminal_width()
     for at in range(start, known):
         if shown.trace:
-            print("", *completion.traces[at].lines(text_of, short=width < WIDE), sep="\n", file=sys.stderr)
+            lines = completion.traces[at].lines(text_of, short=width < WIDE)
+            print("", *(fold(line, width) for line in lines), sep="\n", file=sys.stderr)
         if shown.logprobs:
             print(f"{completion.logprobs[at]:9.4f}  {text_of(completion.ids[at])!r}", file=sys.stderr)
     return known
 
 
 def as_json(completion: Completion, prompt: str, shown: Shown) -> dict:
-    """A text as it stands on a line of JSON."""
+    """A text as a line of JSON."""
     line = {"prompt": prompt, "text": completion.text, "ids": completion.ids, "reason": completion.reason}
     if completion.score is not None:
         line["score"] = completion.score

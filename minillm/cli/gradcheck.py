@@ -17,8 +17,9 @@ def command(
 ) -> None:
     """Check hand-written gradients against finite differences, in float64.
 
-    Prints a line for each layer, the worst last: its tensors, the largest relative error and where it is. With --all a
-    line for each tensor, with its shape. Exit code 1 if an error is above 1e-6, or if finite differences cannot decide.
+    Prints a line for each layer, the worst last: its tensors, the largest relative error and where
+    it is. With --all a line for each tensor, with its shape. Exit code 1 if an error is above 1e-6,
+    or if finite differences cannot decide.
     """
     from minillm.cli.gradcheck_table import check_and_print
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from minillm.checks.cases import run
 from minillm.checks.gradcheck import GradientError, Report
 from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD
-from minillm.cli.streams import terminal_width, waiting
+from minillm.cli.terminal import terminal_width, waiting
 
 COLOURS = {PASSED: "", UNTOLD: "[yellow]"}
 LAYER_HEADINGS = ("layer", "tensors", "largest error", "in", "at")

@@ -26,7 +26,9 @@ def print_help(command, context) -> None:
 
 
 def _panels(command, context) -> dict[str, list[tuple[str, str]]]:
-    """(names and type, help) of the parameters by their panels: arguments, options, then as they come."""
+    """(names and type, help) of the parameters by their panels: arguments, options, then as they
+    come.
+    """
     panels = defaultdict(list, {ARGUMENTS: [], OPTIONS: []})
     for parameter in command.get_params(context):
         record = None if getattr(parameter, "hidden", False) else parameter.get_help_record(context)
@@ -37,7 +39,9 @@ def _panels(command, context) -> dict[str, list[tuple[str, str]]]:
 
 
 def _lines(names: str, text: str, width: int):
-    """A parameter as lines: its names to the left, the text to the right of them or, if they are long, below."""
+    """A parameter as lines: its names to the left, the text to the right of them or, if they are
+    long, below.
+    """
     from rich.text import Text
 
     rows = _filled(text, width - NAMES_WIDTH) or [""]

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from minillm.cli.options import is_given, option
-from minillm.cli.streams import fold, terminal_width
+from minillm.cli.terminal import fold, terminal_width, waiting
 from minillm.errors import UserError
 
 
@@ -36,7 +36,8 @@ def command(
     dropout: Annotated[Optional[float], _option("With --model: probability of dropping a value.")] = None,
     vocab_size: Annotated[Optional[int], _option("With --model PRESET: tokens of the vocabulary.", min=1)] = None,
 ) -> None:
-    """Versions, the BLAS and its threads, and the devices at hand: what to say with a bug report or a benchmark.
+    """Versions, the BLAS and its threads, and the devices at hand: what to say with a bug report or
+    a benchmark.
 
     With --model: what training takes in memory, before it is started; right to a tenth.
     """
@@ -47,7 +48,9 @@ def command(
         from minillm.profiling.memory_report import memory_report
 
         sizes = (batch_size, context_length, dtype, device, checkpoint_activations, dropout, vocab_size)
-        print(fold(memory_report(model, *sizes), terminal_width()))
+        with waiting("adding up the memory of a step", plain=False):
+            report = memory_report(model, *sizes)
+        print(fold(report, terminal_width()))
         return
     from minillm.backend.environment import describe
 

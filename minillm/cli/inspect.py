@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from minillm.cli.special import OF_A_PROMPT, Special
-from minillm.cli.streams import terminal_width, waiting
+from minillm.cli.terminal import terminal_width, waiting
 from minillm.errors import UserError
 
 
@@ -37,11 +37,12 @@ def command(
 ) -> None:
     """Look into one forward and backward pass, tensor by tensor.
 
-    For every activation, in the order in which it is computed, and every parameter: shape, mean, spread, largest value, norm
-    of the gradient, bytes kept for backward, operations. A narrow terminal has fewer columns; --json has all.
+    For every activation, in the order in which it is computed, and every parameter: shape, mean,
+    spread, largest value, norm of the gradient, bytes kept for backward, operations. A narrow
+    terminal has fewer columns; --json has all.
 
-    With --tensor NAME the lines of code that compute this tensor and its gradient, which is compared with finite differences
-    in float64 on the CPU; exit code 1 if it is wrong.
+    With --tensor NAME the lines of code that compute this tensor and its gradient, which is
+    compared with finite differences in float64 on the CPU; exit code 1 if it is wrong.
     """
     from minillm.inspection import inspect_tensor, inspect_text
     from minillm.inspection.table import format_closer, format_table, json_lines
@@ -53,12 +54,14 @@ def command(
         raise UserError("--json has a line for each tensor: leave out --layer and --all, which are about the table")
     if layer and every:
         raise UserError("--all shows every block: leave out --layer")
-    language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
+    with waiting("opening the model", plain=False):
+        language_model, tokenizer = from_pretrained(model, dtype, revision).to(device), tokenizer_of(model, revision)
     reading = special.value if special else "text"
     if tensor is not None:
         with waiting("finite differences"):
             closer = inspect_tensor(language_model, tokenizer, text, tensor, reading)
         print(format_closer(closer, terminal_width()))
         raise typer.Exit(0 if closer.check.passed else 1)
-    inspection = inspect_text(language_model, tokenizer, text, reading)
+    with waiting("forward and backward", plain=False):
+        inspection = inspect_text(language_model, tokenizer, text, reading)
     print(json_lines(inspection) if json else format_table(inspection, layer or [], every, terminal_width()))

@@ -22,7 +22,8 @@ def command(
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("lessons"),
     show: Annotated[bool, typer.Option("--show", help="Open the picture in a window, too.")] = False,
 ) -> None:
-    """A runnable demonstration for each idea: a claim, what was measured, a picture, and what to try next.
+    """A runnable demonstration for each idea: a claim, what was measured, a picture, and what to
+    try next.
 
     Exit code 1 means that a measurement did not bear out its claim.
     """

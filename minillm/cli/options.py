@@ -1,9 +1,10 @@
-"""What the commands share: help that fits the terminal, and options made from the fields of dataclasses.
+"""What the commands share: help that fits the terminal, and options made from the fields of
+dataclasses.
 
-A field whose metadata has a `help` is an option: the field says its type, its default and its rule, the metadata its
-help and the panel of its help. So an option is written once, where its setting is.
+A field whose metadata has a `help` is an option: the field says its type, its default and its rule,
+the metadata its help and the panel of its help. So an option is written once, where its setting is.
 
-    top_p: float | None = setting(None, SHARE_ABOVE_0, "The likeliest tokens, down to ...", CUTS)    ->  --top-p FLOAT
+    top_p: float | None = setting(None, SHARE_ABOVE_0, "The likeliest tokens, ...", CUTS)    -> --top-p
 
 Further metadata: type (if it is not the field's), choices, metavar, min, show_default.
 """
@@ -52,9 +53,11 @@ class Command(typer.core.TyperCommand):
 
 
 def takes_fields(make_options: Callable[[], Sequence[inspect.Parameter]], panels: Sequence[str] = ()):
-    """Decorator for a command: its `**settings` are the options that make_options returns, in the order of `panels`.
+    """Decorator for a command: its `**settings` are the options that make_options returns, in the
+    order of `panels`.
 
-    The options are made when the command is used, not for `minillm --help`: the modules of the settings import NumPy.
+    The options are made when the command is used, not for `minillm --help`: the modules of the
+    settings import NumPy.
     """
 
     def decorate(function):
@@ -78,8 +81,8 @@ def takes_fields(make_options: Callable[[], Sequence[inspect.Parameter]], panels
 def options_of(settings: type, given_only: bool = False, defaults: Mapping = {}) -> list[inspect.Parameter]:
     """An option for each field of a dataclass that has a help text.
 
-    given_only: an option that is left out is None, and its help shows no default but that of `defaults`.
-    defaults: values that replace the fields' own.
+    given_only: an option that is left out is None, and its help shows no default but that of
+    `defaults`. defaults: values that replace the fields' own.
     """
     hints = get_type_hints(settings)
     return [
@@ -90,7 +93,8 @@ def options_of(settings: type, given_only: bool = False, defaults: Mapping = {})
 
 
 def read_values(settings: type, values: Mapping) -> dict:
-    """The values of options as their fields have them: tuples for lists, dicts for lists of A:B, names for choices.
+    """The values of options as their fields have them: tuples for lists, dicts for lists of A:B,
+    names for choices.
 
     Raises UserError for an A:B that is not two numbers.
     """
@@ -99,22 +103,22 @@ def read_values(settings: type, values: Mapping) -> dict:
 
 
 def _option_of(field, hint, given_only: bool, defaults: Mapping) -> inspect.Parameter:
-    told, kind = field.metadata, field.metadata.get("type") or _option_type(hint)
-    if "choices" in told:
-        kind = Enum(field.name, {name: name for name in told["choices"]}, type=str)
+    metadata, kind = field.metadata, field.metadata.get("type") or _option_type(hint)
+    if "choices" in metadata:
+        kind = Enum(field.name, {name: name for name in metadata["choices"]}, type=str)
     default = None if given_only or _is_empty(field) else defaults.get(field.name, field.default)
-    if "choices" in told and default is not None:
+    if "choices" in metadata and default is not None:
         default = kind(default)
     name = option(field.name)
     usual = defaults.get(field.name, None if _is_empty(field) else field.default)
-    shown = given_only and told.get("show_default", True) and _shown(name, usual)
+    shown = given_only and metadata.get("show_default", True) and _shown(name, usual)
     info = typer.Option(
         f"{name}/--no-{name[2:]}" if kind is bool else name,
-        help=told["help"] + (f" [default: {shown}]" if shown else ""),
-        rich_help_panel=told.get("panel"),
-        show_default=not given_only and told.get("show_default", False),
-        metavar=told.get("metavar"),
-        min=told.get("min"),
+        help=metadata["help"] + (f" [default: {shown}]" if shown else ""),
+        rich_help_panel=metadata.get("panel"),
+        show_default=not given_only and metadata.get("show_default", False),
+        metavar=metadata.get("metavar"),
+        min=metadata.get("min"),
     )
     kind = Annotated[Optional[kind] if default is None else kind, info]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -126,10 +130,11 @@ def _is_empty(field) -> bool:
 
 
 def _shown(name: str, value) -> str:
-    """A default as it is written at the command line; empty where there is none to show, and for a flag that is off.
+    """A default as it is written at the command line; empty where there is none to show, and for a
+    flag that is off.
 
-    >>> _shown("--bias", False), _shown("--bias", True), _shown("--data", ("a", "b")), _shown("--lr", 0.003)
-    ('', '--bias', 'a b', '0.003')
+    >>> _shown("--bias", False), _shown("--bias", True), _shown("--data", ("a", "b"))
+    ('', '--bias', 'a b')
     """
     if value is None or value is False:
         return ""
@@ -137,10 +142,11 @@ def _shown(name: str, value) -> str:
 
 
 def _option_type(hint) -> type:
-    """What an option of a field is written as: int, float, bool, str, or a list of them (A:B is a str).
+    """What an option of a field is written as: int, float, bool, str, or a list of them (A:B is a
+    str).
 
-    >>> _option_type(Optional[float]), _option_type(tuple[str, ...]), _option_type(Mapping[int, float])
-    (<class 'float'>, list[str], list[str])
+    >>> _option_type(Optional[float]), _option_type(tuple[str, ...])
+    (<class 'float'>, list[str])
     """
     kinds = [kind for kind in get_args(hint) if kind is not type(None)]
     if _is_mapping(hint):
@@ -175,7 +181,9 @@ def _read_pairs(name: str, pairs: Sequence[str] | None, kind: Callable) -> dict[
 
 
 def _make_command(function, options: Sequence[inspect.Parameter], panels: Sequence[str]):
-    """The click command of a function, its `**settings` replaced by options. Panels come in the order given."""
+    """The click command of a function, its `**settings` replaced by options. Panels come in the
+    order given.
+    """
     hints = get_type_hints(function, include_extras=True)
     own = [each for each in inspect.signature(function).parameters.values() if each.kind is not each.VAR_KEYWORD]
     own = [each.replace(annotation=hints[each.name], kind=each.KEYWORD_ONLY) for each in own]

@@ -49,6 +49,13 @@ def command(
         typer.Option(help="Of a .cu file: 2 or float32:2, float32[1000], int32[8,4]=0; in order.", show_default=False),
     ] = None,
     shared: Annotated[int, typer.Option(help="Of a .cu file: bytes of dynamic shared memory.", min=0)] = 0,
+    expect: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help='Of a .cu file: what an array should be afterwards, such as "y = a * x + y" with the parameters\' names.',
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[
         Optional[Path],
         typer.Option(help="Of a .cu file: put the arrays, by parameter name, into this .npz file.", show_default=False),
@@ -78,7 +85,12 @@ def command(
         if size:
             raise UserError("--size is for kernels of minillm: a .cu file takes --grid, --block and --arg")
         run = FileRun(
-            parse_dimensions("--grid", grid, 1), parse_dimensions("--block", block, 32), arg or [], shared, save
+            parse_dimensions("--grid", grid, 1),
+            parse_dimensions("--block", block, 32),
+            arg or [],
+            shared,
+            save,
+            tuple(expect or ()),
         )
         report, well = simulate_file(Path(kernel), name, run, mode, order.value, seed)
     else:
@@ -87,6 +99,7 @@ def command(
             ("--grid", grid),
             ("--block", block),
             ("--arg", arg),
+            ("--expect", expect),
             ("--save", save),
         ):
             if given:

@@ -8,7 +8,7 @@ import typer
 
 
 class Special(str, Enum):
-    """How special tokens that stand in a text are read."""
+    """How special tokens in a text are read."""
 
     allow = "allow"
     text = "text"
@@ -30,7 +30,7 @@ OF_A_TEXT = typer.Option(help=f"Special tokens in the text: {_READ}.")
 
 
 def end_of_text_note(tokenizer, *ids) -> str | None:
-    """How often the end of text stands among ids; None where it does not."""
+    """A line on how often the end of text is among ids; None where it is not."""
     import numpy as np
 
     from minillm.data import end_of_text

@@ -1,27 +1,22 @@
-"""Standard input, output and error, as the world gives them: closed, full, or in an encoding that lacks characters."""
+"""Standard input, output and error, as the world gives them: closed, full, or in an encoding that
+lacks characters.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from textwrap import fill
 
 from minillm.files.atomic import decode_text, naming
-
-UNLIMITED = 160  # columns where there is no terminal
 
 
 def open_streams() -> None:
     """Make all three usable. Call it before any file is opened.
 
-    A character that the output's encoding lacks is replaced by "?". A stream that is closed refuses what is asked of it (for
-    standard error: drops it); without that, the next file that is opened would get its number, and what is printed.
+    A character that the output's encoding lacks is replaced by "?". A stream that is closed refuses
+    what is asked of it (for standard error: drops it); without that, the next file that is opened
+    would get its number, and what is printed.
     """
     for number, opposite in enumerate((os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
@@ -59,7 +54,9 @@ def _named(stream):
 
 
 def finish_output() -> None:
-    """Write out what is left. What standard output does not take is forgotten: Python would try again when it ends."""
+    """Write out what is left. What standard output does not take is forgotten: Python would try
+    again when it ends.
+    """
     try:
         sys.stdout.flush()
     except OSError:
@@ -69,53 +66,8 @@ def finish_output() -> None:
 
 
 def read_input() -> str:
-    """All of standard input, which must be UTF-8. Raises UserError if it is not, OSError if it is closed."""
+    """All of standard input, which must be UTF-8. Raises UserError if it is not, OSError if it is
+    closed.
+    """
     with naming("standard input"):
         return decode_text(sys.stdin.buffer.read(), "standard input")
-
-
-def terminal_width() -> int:
-    """Columns to print in: those of the terminal or of COLUMNS, and UNLIMITED for a file or a pipe."""
-    return shutil.get_terminal_size((UNLIMITED, 24)).columns
-
-
-def fold(text: str, width: int) -> str:
-    """A text with its long lines broken between words; words that are longer stay whole."""
-    return "\n".join(
-        fill(line, width, break_long_words=False, break_on_hyphens=False) if len(line) > width else line
-        for line in text.split("\n")
-    )
-
-
-@contextmanager
-def waiting(text: str, plain: bool = True) -> Iterator[None]:
-    """While something slow runs, from SILENCE seconds on: `text` and the seconds so far on standard error.
-
-    On a terminal it is a line that is rewritten, and erased at the end; elsewhere one line, with plain=False none.
-    """
-    done = threading.Event()
-    thread = threading.Thread(target=_show_seconds, args=(text, plain, done), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-SILENCE, TICK = 2.0, 0.5  # seconds before the first line, and between two of them
-
-
-def _show_seconds(text: str, plain: bool, done: threading.Event) -> None:
-    started, stream = time.monotonic(), sys.stderr
-    if done.wait(SILENCE):
-        return
-    if not stream.isatty():
-        if plain:
-            print(f"{text} ...", file=stream, flush=True)
-        return
-    while True:
-        print(f"\r{text} ... {time.monotonic() - started:.0f} s", end="", file=stream, flush=True)
-        if done.wait(TICK):
-            break
-    print("\r\x1b[K", end="", file=stream, flush=True)

@@ -49,10 +49,11 @@ def train(
 ) -> None:
     """Learn a byte-pair vocabulary from texts.
 
-    A text of any length is read in parts that end at line ends; only its distinct pieces are kept in memory.
+    A text of any length is read in parts that end at line ends; only its distinct pieces are kept
+    in memory.
     """
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TimeElapsedColumn
 
     from minillm.tokenizers import BytePairTokenizer
     from minillm.tokenizers.byte_pair import check_vocabulary_size
@@ -61,7 +62,8 @@ def train(
     _check_out(out, files)
     check_vocabulary_size(vocab_size, special)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())  # the seconds pass while texts are read, too
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("merges", total=vocab_size - 256 - len(special))
         tokenizer = BytePairTokenizer.train(
             _texts(files), vocab_size, special, pattern, lambda done: progress.update(task, completed=done)
@@ -108,7 +110,9 @@ def decode(
 
 
 def _check_out(out: Path, files: list[str]) -> None:
-    """Raises UserError if a new tokenizer would take the place of a model's own, or of a text that it is to learn from."""
+    """Raises UserError if a new tokenizer would take the place of a model's own, or of a text that
+    it is to learn from.
+    """
     if found := [name for name in (CONFIG_FILE, ADAPTER_CONFIG) if (out / name).is_file()]:
         raise UserError(f"{out} is a model ({found[0]}), whose tokenizer would be lost: name another folder with --out")
     for source in map(Path, files):

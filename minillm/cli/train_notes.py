@@ -1,4 +1,4 @@
-"""Options of `minillm train` that make no sense beside others, or change nothing: refused, or told in a line."""
+"""Options of `minillm train` that exclude each other are refused; those without effect get a note."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def without_shape(preset: Preset) -> Preset:
 
 
 def notes(run: Run, given: dict) -> Iterator[str]:
-    """A line for each option that was given and has no effect in this run, or not the one that is to be expected.
+    """A line for each option that was given and has no effect in this run, or not the one that is
+    to be expected.
 
     given: options of the command line by name, without those that were left out.
     """
@@ -97,4 +98,4 @@ def _on_the_end(run: Run, given: dict) -> Iterator[str]:
     elif stop_after is not None and stop_after >= last:
         yield f"--stop-after {stop_after} changes nothing: the run ends at step {last}"
     elif stop_after is not None and 0 < stop_after <= step:
-        yield f"--stop-after {stop_after}: the run stands at step {step} already"
+        yield f"--stop-after {stop_after}: the run is at step {step} already"

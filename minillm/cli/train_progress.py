@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from minillm.cli.special import end_of_text_note
-from minillm.cli.streams import waiting
+from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
@@ -52,7 +52,9 @@ def train_and_show(
     device: str,
     profile: bool = False,
 ) -> None:
-    """Start or resume a run with the settings given at the command line, train it, and say what came of it."""
+    """Start or resume a run with the settings given at the command line, train it, and say what
+    came of it.
+    """
     if stop_after is not None and stop_after < 0:
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
@@ -67,7 +69,7 @@ def train_and_show(
     try:
         with reporter.bar, explain_oom(workload_of(run.settings, run.model.config, device, learning)):
             reason = train(run, reporter, stop_after, profile)
-    except BrokenPipeError:  # nobody reads standard error any more
+    except BrokenPipeError:  # standard error was closed by its reader
         raise
     except OSError as error:
         raise UserError(
@@ -111,7 +113,8 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
 
 
 def _name_of(given) -> str:
-    """The name of a run without --out and --preset: that of its text, or of the preset where no text is named.
+    """The name of a run without --out and --preset: that of its text, or of the preset where no
+    text is named.
 
     >>> _name_of({"data": ["texts/my-letters.txt", "b.txt"]}), _name_of({})
     ('my-letters', 'default')
@@ -123,7 +126,7 @@ def _describe(run: Run, console: Console) -> None:
     config, settings = run.model.config, run.settings
     count = sum(parameter.value.size for parameter in run.model.parameters().values())
     console.print(
-        f"{type(run.model).__name__} with {count:,} parameters: {config.n_layer} layers, {config.n_head} heads, "
+        f"{type(run.model).__name__} with {count:,} parameters:\n{config.n_layer} layers, {config.n_head} heads, "
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
@@ -140,7 +143,9 @@ def _describe(run: Run, console: Console) -> None:
 
 
 def _conclude(run: Run, reason: str, console: Console) -> None:
-    """The end of training: the folder's model on the whole validation text, where it is, and how to let it write."""
+    """The end of training: the folder's model on the whole validation text, where it is, and how to
+    let it write.
+    """
     progress = run.progress
     model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
     with waiting("evaluating the best model on the whole validation text"):
@@ -150,7 +155,7 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
         )
     console.print(
-        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens): "
+        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens):\n"
         f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}"
     )
     if progress.overfitting_since is not None:
@@ -173,12 +178,22 @@ def _prompt_to_try(run: Run, console: Console) -> str:
     return f' --prompt "{prompt}"' if prompt.isalnum() else f" --prompt {shlex.quote(prompt)}"
 
 
+def simulator_estimate(seconds: float, steps: int) -> str:
+    """A line on how long a training on the simulator will take. seconds: of the first step. steps: still to come."""
+    left = seconds * steps
+    total = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.0f} h"
+    shorter = "; --preset simulator takes some seconds" if left > 600 else ""
+    return f"the first step took {seconds:.1f} s in the simulator: {steps:,} more take at most about {total}{shorter}"
+
+
 class ProgressReporter(Reporter):
     """A progress bar with a line for each evaluation above it, all on standard error."""
 
     has_profiled = False
 
     def __init__(self, run: Run, console: Console):
+        self._estimates = run.model.device == "cudasim"
+        self._tokens = run.settings.batch_size * run.settings.gradient_accumulation * run.model.config.context_length
         self._console = console
         self._start = run.tokenizer.decode([int(run.validation_tokens[0])])  # with which samples begin (loop.py)
         self._has_heading = False
@@ -204,6 +219,10 @@ class ProgressReporter(Reporter):
             norm=f"{gradient_norm:.2f}",
             speed=f"{tokens_per_second:,.0f}",
         )
+        if self._estimates:
+            self._estimates = False
+            seconds, total = self._tokens / tokens_per_second, self.bar.tasks[self._task].total
+            self._console.print(escape(simulator_estimate(seconds, int(total) - step)), soft_wrap=True)
 
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         if not self._has_heading:

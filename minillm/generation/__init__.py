@@ -1,4 +1,4 @@
-"""From a model to text: the decoder, and every way to write with it."""
+"""From a model to text: the decoder, and every strategy of generation."""
 
 from minillm.generation.generate import generate
 

@@ -1,22 +1,23 @@
-"""Beam search: the likeliest texts, as far as they can be found by keeping the best few at every step.
+"""Beam search: the likeliest texts, found by keeping the best few at every step.
 
-Greedy choice takes the likeliest token, but the likeliest text may begin with another one. There are V^n texts of n tokens,
-so that not all can be tried; a beam search keeps the `beams` likeliest beginnings. At each step every one of them is
-continued with every token, and of all these the likeliest go on:
+Greedy choice takes the likeliest token, but the likeliest text may begin with another one. There
+are V^n texts of n tokens, too many to try. A beam search keeps the `beams` likeliest beginnings. At
+each step it continues every one of them with every token, and keeps the likeliest of the results:
 
     log p(x_1 ... x_t) = log p(x_1 ... x_{t-1}) + log p(x_t | x_1 ... x_{t-1})
 
-A text that writes an end token is finished and is kept aside. Longer texts have smaller probabilities whatever they say, so
-finished ones are compared by
+A text that ends with an end-of-sequence token is finished and stored. Longer texts have smaller
+probabilities, so finished texts are compared by
 
     score = log p(x_1 ... x_n) / n^length_penalty
 
-with the end token counted in n: 0 compares probabilities, 1 the mean log-probability per token, more favours long texts.
-With one beam it is greedy choice; with as many as there are beginnings, and early_stopping="never", it finds the best text.
+with the end token counted in n. A length_penalty of 0 compares probabilities, 1 the mean
+log-probability per token, and more favours long texts. With one beam it is greedy choice; with as
+many beams as there are beginnings, and early_stopping="never", it finds the best text.
 
-The definitions, and so ids and scores, are those of transformers' `generate(num_beams=...)`. Source: Graves, "Sequence
-Transduction with Recurrent Neural Networks" (2012); Wu et al., "Google's Neural Machine Translation System" (2016), section
-7, whose length penalty has another form.
+The definitions, and so ids and scores, are those of transformers' `generate(num_beams=...)`.
+Sources: Graves, "Sequence Transduction with Recurrent Neural Networks" (2012); Wu et al., "Google's
+Neural Machine Translation System" (2016), section 7, whose length penalty has another form.
 """
 
 from __future__ import annotations
@@ -55,15 +56,17 @@ def beam_search(
     eos_ids: int | Iterable[int] | None = None,
     padding=None,
 ) -> list[list[Hypothesis]]:
-    """The best continuations of ids (B, T): for each row `n_best` of them, best first (fewer if no more exist).
+    """The best continuations of ids (B, T): for each row `n_best`, best first (fewer if no more
+    exist).
 
-    eos_ids: the id or ids that finish a text; at `max_new_tokens` it is finished in any case. padding (B,): see `left_padded`.
-    early_stopping: when a row is done, once `beams` of its texts are finished. True: at once. False: when the best one
-    that still grows has, at its present length, no better score than the worst finished one. "never": when it could not
-    get a better one at any length, which misses nothing.
+    eos_ids: the id or ids that finish a text; at `max_new_tokens` it is finished in any case.
+    padding (B,): see `left_padded`. early_stopping: when a row ends, once `beams` of its texts are
+    finished. True: at once. False: when the best unfinished text has, at its present length, no
+    better score than the worst finished one. "never": when no unfinished text can get a better
+    score at any length, which is exact.
 
-    When the context is full, its oldest quarter slides out of view of all beams. Equal scores: the beam that was better
-    before, then the lowest id. Raises UserError for settings that make no sense.
+    When the context is full, its oldest quarter is dropped for all beams. Equal scores: the beam
+    that was better before, then the lowest id. Raises UserError for invalid settings.
     """
     ids = np.asarray(ids)
     eos_ids = frozenset([eos_ids] if isinstance(eos_ids, Integral) else eos_ids or ())
@@ -87,7 +90,9 @@ def beam_search(
 
 
 class _Search:
-    """The search in one row of the batch: texts that still grow, the likeliest first, and the best that are finished."""
+    """The search in one row of the batch: unfinished texts, likeliest first, and the best finished
+    ones.
+    """
 
     def __init__(self, beams, length_penalty, early_stopping, max_new_tokens, eos_ids):
         self.beams, self.length_penalty, self.early_stopping = beams, length_penalty, early_stopping
@@ -96,10 +101,13 @@ class _Search:
         self.finished: list[Hypothesis] = []
 
     def step(self, log_p) -> list[int]:
-        """log_p (beams, V): of each text's next token. Returns which text each of the new ones continues; none when done.
+        """log_p (beams, V): of each text's next token.
 
-        Among the likeliest 2 `beams` (more if there are several end tokens) there are always `beams` that do not end. Those
-        that end are finished only if they are among the likeliest `beams`: the others wait in case that these end.
+        Returns the parent of each new text; none at the end.
+
+        Among the likeliest 2 `beams` continuations (more with several end tokens) there are always
+        `beams` that do not end. Those that end are finished only if they are among the likeliest
+        `beams`.
         """
         length, vocabulary = len(self.texts[0]) + 1, log_p.shape[1]
         totals = (self.log_p[:, None] + log_p).reshape(-1)
@@ -125,13 +133,16 @@ class _Search:
             return not self.texts
         if self.early_stopping is True:
             return True
-        # log p can only fall, and dividing by n^penalty makes most of it at the longest n, or at the shortest for penalties < 0
+        # log p can only fall; the best possible score is at the longest n, or the shortest for
+        # penalties < 0
         at = self.longest if self.early_stopping == "never" and self.length_penalty > 0 else length
         return self.log_p[0] / at**self.length_penalty <= self.finished[-1].score
 
 
 def _best_first(totals, count: int) -> np.ndarray:
-    """The places of the `count` largest of totals (N,), largest first, ties to the lowest place; -inf is none of them."""
+    """The places of the `count` largest totals (N,), largest first, ties to the lowest place,
+    without -inf.
+    """
     places = top_k_ids(totals[None], min(count, len(totals)))[0]
     places = places[np.argsort(-totals[places], kind="stable")]
     return places[totals[places] > -np.inf]

@@ -1,4 +1,4 @@
-"""The same prompt, continued in many ways, and what can be said of the texts in numbers: `minillm generate --compare`."""
+"""Continue one prompt in many ways and compare the texts: `minillm generate --compare`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from minillm.sampler.sampler import Sampler
 class Compared(NamedTuple):
     """A strategy's text and its figures (diversity.py, score.py): means over its texts, where it wrote several.
 
-    log_probability: mean over the tokens, in nats, of what the model gave them. entropy: mean over the same places, in nats,
-    of the model's own next-token distribution: how unsure it was there.
+    log_probability: mean per token, in nats, by the model. entropy: mean entropy of the model's
+    next-token distribution at the same places, in nats: how uncertain it was.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Compared(NamedTuple):
 
 
 def strategies(seed: int) -> dict[str, Strategy]:
-    """Every way to write, with the settings that are usual for it."""
+    """Every strategy with its usual settings; a name says what a penalty is combined with."""
 
     def drawn(temperature=1.0, top_k=None, **settings):
         return Strategy(Sampler(temperature, top_k, seed, **settings))
@@ -82,7 +82,7 @@ def compare(
     room = model.config.context_length - len(prompt) + 1
     if max_tokens > room:
         raise UserError(
-            f"a comparison looks at the whole text at once: the prompt has {len(prompt)} tokens, the model's context "
+            f"a comparison scores the whole text in one pass: the prompt has {len(prompt)} tokens, the model's context "
             f"{model.config.context_length}, so at most {max(room, 0)} can be written (--max-tokens)"
         )
     results = []
@@ -143,18 +143,18 @@ def draw(results: list[Compared], path: Path, samples: int = 1) -> None:
         f"The same prompt, continued in {len(results)} ways: {texts} of {longest} tokens each (T: temperature)"
     )
     columns = {
-        "mean log-probability (nats)": [r.log_probability for r in results],
-        "entropy (nats)": [r.entropy for r in results],
-        "distinct-2": [r.distinct_2 for r in results],
-        "repeated 4-grams": [r.repetition for r in results],
+        "mean log-probability\nof a token (nats)": [r.log_probability for r in results],
+        "entropy of the model's\nprediction (nats)": [r.entropy for r in results],
+        "distinct-2: share of\ndifferent token pairs": [r.distinct_2 for r in results],
+        "share of 4-grams that\noccurred before": [r.repetition for r in results],
     }
     names = [r.name for r in results]
     for axes, (title, values) in zip(figure.subplots(1, len(columns), sharey=True), columns.items()):
         axes.barh(names, values, color="tab:blue")
         axes.set_title(title, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
-        if title in ("distinct-2", "repeated 4-grams"):
-            axes.set_xlim(0, 1)
+        if "share" in title:
+            axes.set(xlim=(0, 1), xticks=(0, 0.5, 1))
     axes.invert_yaxis()
     try:
         with replacing(path) as temporary:

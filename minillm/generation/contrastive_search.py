@@ -1,17 +1,20 @@
-"""Contrastive search: a likely token whose vector is not yet in the text.
+"""Contrastive search: a likely token whose hidden vector is unlike those of the text so far.
 
-Greedy texts repeat themselves, and in a text that repeats itself the model's vectors of different places become alike. So
-of the k likeliest tokens V_k the one is written that is likely and makes a vector unlike all before it:
+Greedy texts repeat themselves, and in such a text the model's hidden vectors of different places
+become similar. So of the k likeliest tokens V_k this search takes one that is likely and whose
+vector is unlike all before it:
 
     x_t = argmax over v in V_k of  (1 - a) p(v | x_1 ... x_{t-1})  -  a max over j < t of  cos(h_v, h_j)
 
-h_j is the vector of the model's last layer, after the final normalisation, at place j, and h_v the one at place t if v is
-written there; a is the penalty. a = 0 or k = 1 is greedy. Nothing is drawn: the same text is continued in the same way.
+h_j is the output of the model's last layer, after the final norm, at place j; h_v is the one at
+place t if v is written there; a is the penalty. a = 0 or k = 1 is greedy. The search is
+deterministic.
 
-To know h_v all k tokens have to be read, as k rows of a batch that differ in their last column alone. The logits of the
-row that is chosen serve for the next step, so that a step is one pass over k rows.
+To compute h_v the model reads all k tokens, as k rows of a batch that differ only in their last
+column. The logits of the chosen row are used for the next step, so a step is one pass over k rows.
 
-Source: Su, Lan, Wang, Yogatama, Kong, Collier, "A Contrastive Framework for Neural Text Generation" (2022), equation 5.
+Source: Su, Lan, Wang, Yogatama, Kong, Collier, "A Contrastive Framework for Neural Text Generation"
+(2022), equation 5.
 """
 
 from __future__ import annotations
@@ -40,12 +43,13 @@ def contrastive_search(
     padding=None,
     over=None,
 ) -> Iterator[np.ndarray]:
-    """Continue ids (B, T) token by token; yields the next ids (B,), `max_new_tokens` times, fewer if all rows are over.
+    """Continue ids (B, T) token by token; yields the next ids (B,).
 
-    top_k: how many of the likeliest tokens are tried. penalty_alpha: the weight of being unlike, from 0 to 1. eos_ids, padding
-    and over, (B,) each, as for `generate`. When the context is full, its oldest quarter slides out of view, and a vector is
-    compared with those of the places that are visible. Equal scores: the likelier token, then the lowest id. Raises UserError
-    for settings that make no sense.
+    It yields `max_new_tokens` times, less often if all rows end. top_k: how many of the likeliest
+    tokens are tried. penalty_alpha: the weight of dissimilarity, from 0 to 1. eos_ids, padding and
+    over are those of `generate`. When the context is full, its oldest quarter is dropped, and
+    vectors are compared with those of the visible places. Equal scores: the likelier token, then
+    the lowest id. Raises UserError for invalid settings.
     """
     ids = np.asarray(ids)
     _check(ids, top_k, penalty_alpha)
@@ -69,13 +73,13 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
     x = decoder.hidden(ids, padding)  # (B, n, C)
     before, last = _unit(x), x[:, -1]  # (B, n, C), (B, C)
     rows = np.arange(batch)
-    decoder.reorder(np.repeat(rows, k))  # from here on B k rows, those of one text side by side
+    decoder.reorder(np.repeat(rows, k))  # from here on B k rows, k neighbours for each text
     for _ in range(max_new_tokens):
         p = probabilities(decoder.logits(last))  # (B, V)
         tried = top_k_ids(p, k)  # (B, k), in the order of their ids
         x = decoder.hidden(tried.reshape(-1, 1))  # (B k, n, C)
         total += 1
-        if x.shape[1] == decoder.visible:  # the oldest slid away, and the others were read again
+        if x.shape[1] == decoder.visible:  # the oldest were dropped, and the others were read again
             before = _unit(x[::k, :-1])
         x = x[:, -1].reshape(batch, k, -1)
         alike = _most_alike(_unit(x), before, padding, total - decoder.visible)  # (B, k)
@@ -90,17 +94,19 @@ def _written(model, ids, max_new_tokens, k, alpha, padding):
 
 
 def _unit(x):
-    """Vectors (..., C) of length 1; a vector of zeros stays one."""
+    """Scale vectors (..., C) to length 1; zero vectors stay zero."""
     xp = array_module(x)
     length = xp.sqrt(xp.square(x).sum(axis=-1, keepdims=True))
     return x / xp.maximum(length, xp.finfo(x.dtype).tiny)
 
 
 def _most_alike(x, before, padding, forgotten: int) -> np.ndarray:
-    """max over j of cos(x_v, h_j): unit vectors x (B, k, C) and before (B, n, C)  ->  (B, k), in host memory.
+    """max over j of cos(x_v, h_j): unit vectors x (B, k, C) and before (B, n, C)  ->  (B, k), in
+    host memory.
 
-    padding (B,): columns at the start of each row that hold no token, of which `forgotten` slid away. Where there is no
-    token at all to be like (a context of one), every candidate is as unlike as can be.
+    padding (B,): columns at the start of each row that hold no token; the first `forgotten` columns
+    were dropped. Without any earlier token (a context of one) the result is -1, the smallest
+    cosine.
     """
     cosine = to_host(x @ before.swapaxes(1, 2))  # (B, k, C) @ (B, C, n)
     if padding is not None:

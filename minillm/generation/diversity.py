@@ -1,15 +1,16 @@
-"""How varied a text is: numbers that tell a loop from a text that goes on.
+"""Measures of variety: they tell a text in a loop from a varied one.
 
-Both look at n-grams, runs of n neighbouring tokens; a text of T tokens has T - n + 1 of them.
+Both count n-grams, runs of n neighbouring tokens; a text of T tokens has T - n + 1 of them.
 
-    distinct-n = different n-grams / n-grams          1: no run occurs twice
-    repetition rate = n-grams that stood earlier in the same text / n-grams
+    distinct-n = different n-grams / n-grams          1: no n-gram occurs twice
+    repetition rate = n-grams that occurred before in the same text / n-grams
 
-Source of distinct-n: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models" (2016), section 5;
-a text that repeats itself word for word is what Holtzman et al., "The Curious Case of Neural Text Degeneration" (2020),
-find in the likeliest texts. Within one text an n-gram is either new or a repetition, so for the same n the two add up to 1.
-Distinct-1, 2 and 3 and the rate of 4-grams, the default, look at different things: words, phrases, loops. A longer text has
-a lower distinct-n and a higher repetition rate, so only texts of equal length are compared.
+Sources: distinct-n: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
+Models" (2016), section 5. That the likeliest texts repeat themselves word for word: Holtzman et
+al., "The Curious Case of Neural Text Degeneration" (2020). Within one text an n-gram is either new
+or a repetition, so for the same n the two add up to 1. Distinct-1, 2 and 3 measure words and
+phrases, the rate of 4-grams, the default, loops. A longer text has a lower distinct-n and a higher
+repetition rate, so only texts of equal length can be compared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 
 
 def distinct(ids: Sequence[int], n: int) -> float:
-    """Distinct-n of a text's ids: the share of different n-grams, in (0, 1]; 1 for a text of fewer than n tokens.
+    """Distinct-n of a text's ids, in (0, 1]; 1 for a text of fewer than n tokens.
 
     >>> distinct([7, 8, 7, 8, 7], 1)  # 7, 8 among 5
     0.4
@@ -30,7 +31,8 @@ def distinct(ids: Sequence[int], n: int) -> float:
 
 
 def repetition_rate(ids: Sequence[int], n: int = 4) -> float:
-    """The share of n-grams that occurred before in the same text, in [0, 1); 0 for a text of fewer than n tokens.
+    """The share of n-grams that occurred before in the same text, in [0, 1); 0 for a text of fewer
+    than n tokens.
 
     >>> repetition_rate([1, 2, 3, 1, 2, 3, 1, 2, 3], n=2)  # 12 23 31 are new, 12 23 31 12 23 are not
     0.625

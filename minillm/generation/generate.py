@@ -1,4 +1,4 @@
-"""Generation: the model's own words become its next input."""
+"""Generation: each token that the model writes becomes part of its next input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from minillm.generation.decoder import reader
 from minillm.sampler.history import History
 from minillm.sampler.sampler import Sampler
 
-FINISHED = -1  # what a row that is over yields
+FINISHED = -1  # yielded for a row that has ended
 
 
 def generate(
@@ -24,16 +24,18 @@ def generate(
     padding=None,
     over=None,
 ) -> Iterator[np.ndarray]:
-    """Continue ids (B, T) token by token; yields the next ids (B,), `max_new_tokens` times, fewer if all rows are over.
+    """Continue ids (B, T) token by token; yields the next ids (B,).
 
-    The prompt is read in one pass and then a token at a time (minillm/generation/decoder.py). When the model's context is full,
-    its oldest quarter slides out of view. The default sampler draws from the model's own probabilities.
+    It yields `max_new_tokens` times, less often if all rows end. The prompt is read in one pass,
+    then one token at a time (minillm/generation/decoder.py). When the context is full, its oldest
+    quarter is dropped.
 
-    eos_ids: ids that end a row; the row yields this one, and FINISHED from then on. over (B,) bool: rows that are over, in
-    which the caller may set more between two tokens. padding (B,): how many ids at the start of each row are none, for
-    prompts of unequal length (see `minillm.generation.decoder.left_padded`).
+    sampler: by default one that draws from the model's own probabilities. eos_ids: ids that end a
+    row; the row yields this id, and FINISHED afterwards. over (B,) bool: rows that have ended; the
+    caller may set more between two tokens. padding (B,): how many ids at the start of each row are
+    padding, for prompts of unequal length (see `minillm.generation.decoder.left_padded`).
 
-    Raises UserError for an empty prompt or ids outside the vocabulary.
+    Raises UserError for text instead of ids, an empty prompt, or ids outside the vocabulary.
     """
     if isinstance(ids, str):
         raise UserError(f"the prompt is the text {ids!r:.40}: give ids, np.array([tokenizer.encode(text)])")
@@ -51,7 +53,7 @@ def generate(
         over |= np.isin(token, list(eos_ids))
         if over.all():
             return
-        token = np.where(token == FINISHED, 0, token)  # something to read; nobody looks at what comes of it
+        token = np.where(token == FINISHED, 0, token)  # any valid id: the result of this row is not used
         for row, index in zip(history.ids, token.tolist()):
             row.append(index)
         ids = token[:, None]

@@ -1,4 +1,4 @@
-"""What a model thinks of a text that exists, whoever wrote it."""
+"""The log-probability of a given text by a model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from minillm.sampler.probability import entropy, log_softmax
 
 
 def score_text(model, prompt: Sequence[int], ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The log-probability of each of ids (n,) after the prompt and those before it, and the entropy of the model there.
+    """The log-probabilities of ids (n,) after a prompt, and the entropies of the model's
+    predictions.
 
-    Both in nats, (n,). One pass over the whole text, which must fit into the model's context: UserError if it does not.
+    Both in nats, (n,). One pass over the whole text. Raises UserError if it exceeds the context.
     """
     text = np.array([[*prompt, *ids]])
     if text.shape[1] - 1 > model.config.context_length:
@@ -24,7 +25,7 @@ def score_text(model, prompt: Sequence[int], ids: Sequence[int]) -> tuple[np.nda
     training = model.training
     logits = to_host(model.eval().forward(text[:, :-1]))[
         0, len(prompt) - 1 :
-    ]  # (n, V): what follows the prompt, and so on
+    ]  # (n, V), from the prompt's last token on
     model.train(training)
     log_p = log_softmax(logits)
     return np.take_along_axis(log_p, text[0, len(prompt) :, None], axis=1)[:, 0], entropy(np.exp(log_p))

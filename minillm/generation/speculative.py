@@ -1,32 +1,37 @@
-"""Speculative decoding: several tokens from one pass of the model, with exactly the model's distribution.
+"""Speculative decoding: several tokens from one pass of the model, with exactly the model's
+distribution.
 
-A pass over a few tokens takes less time than as many passes over one, because each of these reads all weights (by how much
-depends on the machine: `python -m benchmarks.speculative`). So somebody cheap, the *draft*, proposes the next k tokens
-x_1 ... x_k, and the model (the *target*) reads them all in one pass, which gives its own probabilities p_1 ... p_k for each
-of these places and p_{k+1} for the place after them. Let q_i be the probabilities that x_i was drawn with. Each proposal is
-judged in turn:
+One pass over k tokens takes less time than k passes over one token, because every pass reads all
+weights (how much less depends on the machine: `python -m benchmarks.speculative`). So a cheap
+*draft* proposes the next k tokens x_1 ... x_k, and the model (the *target*) reads them in one pass,
+which gives its own distributions p_1 ... p_k at these places and p_{k+1} after them. Let q_i be the
+distribution that x_i was drawn from. The proposals are verified in order:
 
     accept x_i with the probability min(1, p_i(x_i) / q_i(x_i))
-    at the first one that is not accepted: write a token drawn from max(p_i - q_i, 0) / sum max(p_i - q_i, 0), and stop
-    if all are accepted: write one more, drawn from p_{k+1}
+    at the first rejection: draw a token from the residual distribution, max(p_i - q_i, 0)
+    divided by its sum, and stop
+    if all are accepted: draw one more token from p_{k+1}
 
-Why the text is the target's. A token x can be written at place i in two ways: proposed and accepted, with the probability
+The result has the target's distribution. A token x can be written at place i in two ways: proposed
+and accepted, with the probability
 
     q(x) min(1, p(x) / q(x)) = min(q(x), p(x)),
 
-or as the replacement of one that was not. Something is rejected with the probability 1 - sum_y min(q(y), p(y)), which is
-sum_y (p(y) - min(q(y), p(y))) = sum_y max(p(y) - q(y), 0): just what the replacement is divided by. Together
+or from the residual distribution after a rejection. A rejection has the probability 1 - sum_y
+min(q(y), p(y)) = sum_y (p(y) - min(q(y), p(y))) = sum_y max(p(y) - q(y), 0), which is the sum that
+the residual is divided by. Together, for any draft,
 
-    min(q(x), p(x)) + max(p(x) - q(x), 0) = p(x)                                      whatever the draft is.
+    min(q(x), p(x)) + max(p(x) - q(x), 0) = p(x)
 
-A good draft makes it fast, and a bad one only slow. Between 1 and k + 1 tokens come from each pass of the target.
+A good draft makes it fast; a bad one is only slow. Each pass of the target gives 1 to k + 1 tokens.
 
-Two drafts are here: a smaller model with the same vocabulary, and *prompt look-up*, which proposes what followed the last
-tokens when they occurred before, with certainty (q = 1). Temperature, cuts and penalties apply to p and q alike.
+There are two drafts: a smaller model with the same vocabulary, and *prompt look-up*, which proposes
+what followed the last tokens when they occurred before, with certainty (q = 1). Temperature, cuts
+and penalties apply to p and q alike.
 
-Sources: Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding" (2023), algorithm 1; Chen et
-al., "Accelerating Large Language Model Decoding with Speculative Sampling" (2023); prompt look-up: Saxena (2023),
-github.com/apoorvumang/prompt-lookup-decoding.
+Sources: Leviathan, Kalman, Matias, "Fast Inference from Transformers via Speculative Decoding"
+(2023), algorithm 1; Chen et al., "Accelerating Large Language Model Decoding with Speculative
+Sampling" (2023); prompt look-up: Saxena (2023), github.com/apoorvumang/prompt-lookup-decoding.
 """
 
 from __future__ import annotations
@@ -57,16 +62,19 @@ def speculative_generate(
     eos_ids: Collection[int] = (),
     over=None,
 ) -> Speculation:
-    """Continue ids (1, T) as `generate` does, but several tokens for each pass of the model; yields the next ids (1,).
+    """As `generate` for ids (1, T), with several tokens for each pass of the model; yields ids
+    (1,).
 
-    draft: a model with the same vocabulary, or PromptLookup(). lookahead: how many tokens it may propose at a time.
-    sampler: what its `probabilities` makes of logits is what is drawn from. The numbers of pass i come from the stream
-    (its seed, "speculative", i, 0), so the same seed writes the same text; it is another text than `generate` writes with
-    this seed, from the same distribution. At temperature 0 it is the same text. eos_ids, over (1,): as for `generate`.
+    draft: a model with the same vocabulary, or PromptLookup(). lookahead: the maximum number of
+    tokens in a proposal. sampler: its `probabilities` give p and q. The random numbers of pass i
+    come from the stream (its seed, "speculative", i, 0), so the same seed gives the same text. It
+    is not the text that `generate` writes with this seed, but has the same distribution; at
+    temperature 0 it is the same text. eos_ids, over (1,): as for `generate`.
 
-    The context slides as in `generate`: near its end fewer tokens are proposed, so that it never slides earlier. Raises
-    UserError for more than one row (rows would accept different numbers of tokens), an empty prompt, a draft with another
-    vocabulary, or a sampler whose probabilities are not those of the text alone (XTC tosses a coin, mirostat adapts).
+    The context slides as in `generate`: near its end fewer tokens are proposed, so that it never
+    slides earlier. Raises UserError for more than one row (rows would accept different numbers of
+    tokens), an empty prompt, a draft with another vocabulary, or a sampler whose probabilities
+    depend on more than the text (XTC draws a random number, mirostat adapts).
     """
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
@@ -93,28 +101,31 @@ def speculative_generate(
 
 
 class Probabilities:
-    """What the next token is drawn from, after texts that begin with the same prompt."""
+    """The sampler's distributions after texts that begin with the same prompt."""
 
     def __init__(self, sampler: Sampler, prompt_length: int):
         self.sampler, self.prompt_length = sampler, prompt_length
 
     def __call__(self, logits, texts: list[list[int]]) -> np.ndarray:
-        """logits (N, V), those after each of N texts  ->  (N, V)"""
+        """The logits (N, V) after each of N texts  ->  probabilities (N, V)"""
         return self.sampler.probabilities(logits, History(texts, [self.prompt_length] * len(texts)))
 
 
 @dataclass
 class Statistics:
-    """What speculation brought so far."""
+    """Counts of passes and tokens so far."""
 
-    passes: int = 0  # of the target, the one over the prompt included
+    passes: int = 0  # of the target, including the one over the prompt
     proposed: int = 0
     accepted: int = 0
     written: int = 0
 
     @property
     def accepted_share(self) -> float:
-        """Of all that was proposed; what stands behind a rejected token counts as not accepted. 0 if nothing was."""
+        """accepted / proposed, 0 if nothing was proposed.
+
+        Tokens after a rejected one count as not accepted.
+        """
         return self.accepted / self.proposed if self.proposed else 0.0
 
     @property
@@ -123,7 +134,7 @@ class Statistics:
 
 
 class Speculation:
-    """The text being written: iterate over it. `statistics` says how well the draft guesses; see `speculative_generate`."""
+    """An iterator over the tokens, with `statistics` of the draft; see `speculative_generate`."""
 
     def __init__(self, model, ids, max_new_tokens, proposer, lookahead, probabilities: Probabilities, eos_ids, over):
         self.statistics = Statistics()
@@ -145,7 +156,7 @@ class Speculation:
             count = max(0, min(self._lookahead, left - 1, self._decoder.remaining - unread))
             written = self._one_pass(text, unread, count)
             text += written
-            unread = 1  # the last one: nobody has read what follows from it
+            unread = 1  # the last token: its logits are not known yet
             for token in written:
                 self.statistics.written += 1
                 yield np.array([token])
@@ -154,7 +165,9 @@ class Speculation:
                     return
 
     def _one_pass(self, text: list[int], unread: int, count: int) -> list[int]:
-        """Propose up to `count` tokens, read the text's `unread` last ones and these, and return what is to be written."""
+        """Propose up to `count` tokens, read them after the text's `unread` last ones, return the
+        tokens to write.
+        """
         statistics, seed = self.statistics, self._probabilities.sampler.settings.seed
         uniform = stream(seed, "speculative", statistics.passes, 0).uniform(2 * count + 1)
         proposals, q = self._proposer.propose(text, count, uniform[:count], self._decoder.model.config.vocab_size)
@@ -170,10 +183,10 @@ class Speculation:
 
 
 def verify(p, q, proposals: list[int], uniform) -> list[int]:
-    """The proposals that are accepted, and one token more: a replacement for the first that is not, or the one after all.
+    """The accepted proposals, and one more token: drawn from the residual, or after all of them.
 
-    p (k + 1, V): the target's probabilities; q (k, V): those that the proposals were drawn with; uniform: at least k + 1
-    numbers in [0, 1), of which the first k judge and number k draws.
+    p (k + 1, V): the target's probabilities. q (k, V): those that the proposals were drawn from.
+    uniform: at least k + 1 numbers in [0, 1); the first k accept or reject, number k draws.
 
     >>> p = np.array([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
     >>> verify(p, np.array([[1.0, 0.0, 0.0]]), [0], [0.4, 0.1])  # 0.4 < 0.5 / 1: accepted, and token 1 after it
@@ -192,9 +205,9 @@ def verify(p, q, proposals: list[int], uniform) -> list[int]:
 
 
 def residual_distribution(p, q):
-    """What a token that was not accepted is replaced from: max(p - q, 0) (V,), which need not have the sum 1.
+    """The distribution after a rejection, not normalised: max(p - q, 0), (V,).
 
-    Where p and q differ by no more than rounding it could be 0 everywhere; it is p then.
+    If p and q differ only by rounding it may be 0 everywhere; then it is p.
 
     >>> residual_distribution(np.array([0.5, 0.25, 0.25]), np.array([0.75, 0.25, 0.0]))
     array([0.  , 0.  , 0.25])
@@ -204,21 +217,23 @@ def residual_distribution(p, q):
 
 
 def _normalised(p) -> np.ndarray:
-    """In float64, rows of the sum 1: those of float32 probabilities differ by 1e-7, which would be given to some token."""
+    """In float64, with rows that sum to 1: sums of float32 probabilities are off by 1e-7."""
     p = np.asarray(p, np.float64)
     return p / p.sum(axis=-1, keepdims=True)
 
 
 class DraftModel:
-    """A model that proposes: it writes tokens of its own, and forgets those that the target did not accept."""
+    """A draft model: it generates proposals, and drops the rejected ones from its cache."""
 
     def __init__(self, model, probabilities: Probabilities):
         self._decoder, self._probabilities = Decoder(model), probabilities
-        self._seen, self._sure = [], 0  # what the decoder has read, and how much of it was text and no proposal
-        self._most = model.config.context_length // 2  # so that what it takes back never slid away
+        self._seen, self._sure = [], 0  # the tokens in the cache, and how many of them are text
+        self._most = model.config.context_length // 2  # rejected tokens are then still in the cache
 
     def propose(self, text: list[int], count: int, uniform, vocab_size: int) -> tuple[list[int], np.ndarray]:
-        """The next `count` tokens after `text` at most, drawn with `uniform`, and their probabilities q (count, V)."""
+        """At most `count` tokens after `text`, drawn with `uniform`, and their probabilities q
+        (count, V).
+        """
         count = min(count, self._most)
         if not count:
             return [], np.ones((0, vocab_size))
@@ -237,10 +252,10 @@ class DraftModel:
 
 @dataclass(frozen=True)
 class PromptLookup:
-    """Proposes what followed the last tokens of the text where they stood before, the last time.
+    """Proposes the tokens that followed the latest earlier occurrence of the text's last tokens.
 
-    It looks for the last `ngram` tokens, then for fewer, down to `shortest`: what followed a single token is seldom right.
-    The copy may run into itself: a text that goes round in a circle is continued round the circle.
+    It searches for the last `ngram` tokens, then for fewer, down to `shortest`: what followed a
+    single token is seldom right. The copy may extend into itself, so that a loop is continued.
 
     >>> PromptLookup().continuation([1, 2, 3, 4, 9, 2, 3], 3)
     [4, 9, 2]
@@ -259,7 +274,7 @@ class PromptLookup:
             raise UserError(f"shortest is {self.shortest}, more than ngram, {self.ngram}: it must be at most as long")
 
     def continuation(self, text: list[int], count: int) -> list[int]:
-        """At most `count` ids; none if the last tokens were not there before."""
+        """At most `count` ids; none if the last tokens did not occur before."""
         ids = np.array(text)
         for n in range(min(self.ngram, len(ids) - 1), self.shortest - 1, -1):
             earlier = np.lib.stride_tricks.sliding_window_view(ids[:-1], n)
@@ -272,7 +287,7 @@ class PromptLookup:
         return []
 
     def propose(self, text: list[int], count: int, uniform, vocab_size: int) -> tuple[list[int], np.ndarray]:
-        """As DraftModel's; nothing is drawn."""
+        """As DraftModel.propose, without random numbers."""
         proposals = self.continuation(text, count)
         q = np.zeros((len(proposals), vocab_size))
         q[np.arange(len(proposals)), proposals] = 1

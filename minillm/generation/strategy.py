@@ -1,4 +1,4 @@
-"""The ways in which a text can be written: by a sampler, by a search, or by a sampler with a draft."""
+"""Strategies of generation: a sampler, a search, or a sampler with a draft model."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ from minillm.sampler.stages import stages_of
 
 @dataclass(frozen=True)
 class Strategy:
-    """How to write: with the sampler, unless one of the others is asked for.
+    """How a text is generated: by the sampler, unless one of the other ways is set.
 
-    beams above 1: beam search (beam.py), with length_penalty, early_stopping, and n_best texts. contrastive_alpha: contrastive
-    search (contrastive.py) among the sampler's top_k tokens. draft: a smaller model or PromptLookup, which proposes
-    `lookahead` tokens at a time (speculative.py), 4 or 10 if not given: looking up costs nothing, and on a CPU a pass over
-    ten tokens takes hardly longer than one over five.
+    beams above 1: beam search (beam_search.py), with length_penalty, early_stopping and n_best.
+    contrastive_alpha: contrastive search (contrastive_search.py) among the sampler's top_k tokens.
+    draft: a smaller model or PromptLookup, which proposes `lookahead` tokens at a time
+    (speculative.py); by default 4, or 10 for prompt look-up, which costs nothing: on a CPU a pass
+    over ten tokens takes hardly longer than one over five.
 
-    A search looks at the model's own probabilities. Raises UserError for more than one of them, and for settings of the sampler
-    that would not be looked at. A strategy remembers nothing: the same prompt is continued in the same way every time.
+    A search uses the model's own probabilities. Raises UserError for more than one of these ways,
+    and for sampler settings that a search would ignore. A strategy has no state: it continues the
+    same prompt in the same way every time.
     """
 
     sampler: Sampler = field(default_factory=Sampler)
@@ -56,15 +58,15 @@ class Strategy:
         if len(chosen) > 1:
             raise UserError(f"{' and '.join(chosen)} cannot go together: choose one")
         if self.n_best > 1 and self.beams == 1:
-            raise UserError("n_best are texts of a beam search: ask for beams, or for several samples")
+            raise UserError("n_best needs a beam search: set beams, or draw several samples")
         if self.beams > 1 or self.contrastive_alpha is not None:
-            self._refuse_settings_that_are_not_looked_at(chosen[0])
+            self._refuse_unused_settings(chosen[0])
 
-    def _refuse_settings_that_are_not_looked_at(self, search: str) -> None:
+    def _refuse_unused_settings(self, search: str) -> None:
         allowed = ("temperature", "top_k") if self.contrastive_alpha is not None else ("temperature",)
         extra = [stage.name for stage in stages_of(self.sampler.settings) if stage.name not in allowed]
         if extra:
-            raise UserError(f"{search} looks at the model's own probabilities: leave out {', '.join(extra)}")
+            raise UserError(f"{search} uses the model's own probabilities: leave out {', '.join(extra)}")
 
     def write(
         self,
@@ -80,10 +82,11 @@ class Strategy:
         trace: bool = False,
         logprobs: bool = False,
     ) -> Iterator[list[Completion]]:
-        """Continue a prompt (ids): yields the completions after every token, and when all are over (completion.py).
+        """Continue a prompt (ids); yields the completions after every token and at the end
+        (text.py).
 
-        samples: that many texts at once; a search has only one, or its n_best. Raises UserError where a strategy cannot do
-        what is asked for.
+        samples: how many texts; a search returns one, or its n_best. The other arguments are those
+        of `minillm.generation.text.write`. Raises UserError if the strategy does not support them.
         """
         check_stop_strings(stop)
         ends = dict(eos_ids=eos_ids, stop=stop, max_time=max_time)
@@ -91,25 +94,25 @@ class Strategy:
             prompts, sampler = [prompt] * samples, self.sampler.with_settings()
             return write(model, tokenizer, prompts, max_tokens, sampler, trace=trace, logprobs=logprobs, **ends)
         if samples > 1:
-            raise UserError("several samples are drawn by a sampler: leave out beams, contrastive search and draft")
+            raise UserError("several samples need a sampler: leave out beams, contrastive search and draft")
         if trace:
-            raise UserError("a trace tells what a sampler did: leave out beams, contrastive search and draft")
+            raise UserError("a trace records a sampler: leave out beams, contrastive search and draft")
         room = model.config.context_length - len(prompt) + 1
         if logprobs and max_tokens > room:
             raise UserError(
-                f"the log-probabilities of a search are taken from the whole text at once: at most {max(room, 0)} tokens can "
-                "be written after this prompt, or leave out logprobs"
+                "the log-probabilities of a search are computed for the whole text in one pass: at most "
+                f"{max(room, 0)} tokens can be written after this prompt, or leave out logprobs"
             )
         if self.beams > 1:
             if max_time is not None:
-                raise UserError("a beam search has no text before it is over: leave out max_time, or the beams")
+                raise UserError("a beam search has no text before it ends: leave out max_time, or the beams")
             return self._searched(model, tokenizer, prompt, max_tokens, eos_ids, stop, logprobs)
         tokens, over = self._tokens(model, np.array([prompt]), max_tokens), np.zeros(1, bool)
         completions = decode_texts(tokens, tokenizer, [prompt], over, max_tokens, **ends)
         return self._completed(completions, tokens, model, prompt, logprobs)
 
     def _tokens(self, model, ids, max_tokens: int) -> Iterator[np.ndarray]:
-        """Contrastive search and speculative decoding, whose tokens come one after the other."""
+        """The tokens of contrastive search or speculative decoding, one by one."""
         if self.contrastive_alpha is not None:
             settings = dict(top_k=self.sampler.settings.top_k or 4, penalty_alpha=self.contrastive_alpha)
             return contrastive_search(model, ids, max_tokens, **settings)
@@ -118,7 +121,7 @@ class Strategy:
         return speculative_generate(model, ids, max_tokens, **settings)
 
     def _completed(self, completions, tokens, model, prompt, logprobs: bool) -> Iterator[list[Completion]]:
-        """With what is known when the text is over: how well the draft guessed, what the model gave each token."""
+        """Add the fields that need the whole text: statistics of the draft, log-probabilities."""
         for (completion,) in completions:
             if completion.reason:
                 completion.speculation = getattr(tokens, "statistics", None)

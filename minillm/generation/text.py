@@ -1,11 +1,12 @@
-"""From a prompt to texts: tokens are drawn, told apart into characters, and ended where they should be.
+"""Stream tokens into text, holding back incomplete UTF-8 and possible stop strings.
 
-A text is over at an end token, at a stop string, at its largest length, or when the time is up. A stop string may begin in
-one token and end in another, or inside of one, so what could still become one is held back until it is clear:
+A text ends at an end-of-sequence token, at a stop string, at its maximum length, or when the time
+is up. A stop string may start in one token and end in another, or inside one. So text that may
+become a stop string is held back until that is decided:
 
     stop "END"      tokens " the", " E", "ND", "!"      shown " the", " ", -, -     the text is " the "
 
-Bytes that are no whole character yet are held back by the tokenizer's own stream (minillm/tokenizers).
+Incomplete characters are held back by the tokenizer's own stream (minillm/tokenizers).
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from minillm.sampler.trace import TokenTrace
 
 @dataclass
 class Completion:
-    """A text as it is written.
+    """A text during and after generation.
 
-    ids: its tokens, with the one that ended it. text: what may be shown, complete once `reason` is set: "end" (an end token),
-    "stop" (a stop string, which is not part of the text), "length", or "time". logprobs: of each token, in nats, under the
-    model's own probabilities. traces: what the sampler did, if that was asked for. score: that of a beam search.
-    speculation: how well a draft guessed.
+    ids: its tokens, including the one that ended it. text: what may be shown; complete once
+    `reason` is set: "end" (an end-of-sequence token), "stop" (a stop string, which is not part of
+    the text), "length", or "time". logprobs: of each token, in nats, by the model's own
+    probabilities. traces: a record of the sampler for each token. score: from a beam search.
+    speculation: statistics of the draft. The last four are set only when they were requested.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -59,20 +61,23 @@ def write(
     logprobs: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[list[Completion]]:
-    """Continue each of the prompts (lists of ids); yields all completions after every token, and a last time when all are over.
+    """Continue each of the prompts (lists of ids); yields all completions after every token and at
+    the end.
 
-    max_tokens: how many tokens a text may have, one number for all or one for each prompt. max_time: seconds, counted from
-    the first call, after which no more tokens are drawn. Raises UserError for an empty stop string or an empty prompt.
+    max_tokens: the maximum length of a text, one number for all or one for each prompt. eos_ids,
+    stop: ids and strings that end a text. max_time: seconds from the first call, after which no
+    more tokens are drawn. trace, logprobs: fill in these fields of the completions. Raises
+    UserError for an empty stop string or an empty prompt.
     """
     ids, padding = left_padded([list(prompt) for prompt in prompts])
-    watched = Watched(sampler or Sampler(), trace, logprobs)
+    recorder = RecordingSampler(sampler or Sampler(), trace, logprobs)
     over = np.zeros(len(prompts), bool)
     longest = int(np.max(max_tokens))
     tokens = generate(
-        model, ids, longest, watched, eos_ids=eos_ids, padding=padding if padding.any() else None, over=over
+        model, ids, longest, recorder, eos_ids=eos_ids, padding=padding if padding.any() else None, over=over
     )
     ends = dict(eos_ids=eos_ids, stop=stop, max_time=max_time, clock=clock)
-    return decode_texts(tokens, tokenizer, prompts, over, max_tokens, watched=watched, **ends)
+    return decode_texts(tokens, tokenizer, prompts, over, max_tokens, recorder=recorder, **ends)
 
 
 def decode_texts(
@@ -86,16 +91,20 @@ def decode_texts(
     stop: Sequence[str] = (),
     max_time: float | None = None,
     clock: Callable[[], float] = time.monotonic,
-    watched: Watched | None = None,
+    recorder: RecordingSampler | None = None,
 ) -> Iterator[list[Completion]]:
-    """The texts that an iterator of tokens (B,) writes after B prompts; `over` (B,) bool becomes true where one is over."""
+    """Decode an iterator of tokens (B,) that continue B prompts; sets `over` (B,) bool where a text
+    ends.
+
+    The other arguments are those of `write`.
+    """
     started, limits = clock(), np.broadcast_to(max_tokens, len(prompts))
     completions, streams = [Completion() for _ in prompts], [TextStream(tokenizer, stop, prompt) for prompt in prompts]
     for token in tokens:
         for row in np.flatnonzero(~over):
             _push(completions[row], streams[row], int(token[row]), eos_ids)
-            if watched:
-                watched.tell(row, completions[row])
+            if recorder:
+                recorder.record(row, completions[row])
             over[row] = completions[row].reason is not None or len(completions[row].ids) >= limits[row]
         yield completions
         if over.all() or (max_time is not None and clock() - started >= max_time):
@@ -120,10 +129,11 @@ def _push(completion: Completion, stream: TextStream, token: int, eos_ids: Colle
 
 
 class TextStream:
-    """Ids of one text, one by one, to the text that may be shown. prompt: the ids before them, which are not shown.
+    """Turns the ids of one text, one by one, into text that may be shown.
 
-    The prompt matters to tokenizers that take away the space at the beginning of a text: a word that follows keeps its own.
-    An id that the tokenizer does not know has no text: many models have a few more logits than tokens.
+    prompt: the ids before it, which are not shown. They matter for tokenizers that strip the space
+    at the start of a text: the first word after a prompt keeps its space. An id outside the
+    tokenizer's vocabulary has no text: many models have a few more logits than tokens.
     """
 
     def __init__(self, tokenizer, stop: Sequence[str] = (), prompt: Sequence[int] = ()):
@@ -135,11 +145,14 @@ class TextStream:
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """The text that is complete with this id and can be no part of a stop string; sets `stopped` at a stop string."""
+        """Add an id; returns text that can be no part of a stop string.
+
+        Sets `stopped` at a stop string.
+        """
         return self._release(self._decode(token))
 
     def finish(self) -> str:
-        """What is left when no more ids come, up to a stop string in it."""
+        """The rest of the text after the last id, up to a stop string in it."""
         text = self._release(self._decoder.finish())
         text, self._held = text + ("" if self.stopped else self._held), ""
         return text
@@ -168,7 +181,7 @@ def check_stop_strings(stop: Sequence[str]) -> None:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the last characters of a text could be the beginning of a stop string.
+    """The length of the longest end of a text that a stop string begins with.
 
     >>> _overlap("the EN", "END")
     2
@@ -176,8 +189,8 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-class Watched:
-    """A sampler that tells of the last token what was asked for: its trace, its log-probability."""
+class RecordingSampler:
+    """A sampler that keeps the trace and the log-probability of drawn tokens, if requested."""
 
     def __init__(self, sampler: Sampler, trace: bool, logprobs: bool):
         self._sampler, self._trace, self._logprobs = sampler, trace, logprobs
@@ -194,8 +207,8 @@ class Watched:
             self._last = np.take_along_axis(log_softmax(np.float32(to_host(logits))), tokens[:, None], axis=1)[:, 0]
         return tokens
 
-    def tell(self, row: int, completion: Completion) -> None:
-        """Add what is known of the row's last token to its completion."""
+    def record(self, row: int, completion: Completion) -> None:
+        """Add trace and log-probability of a row's last token to its completion."""
         if self._trace:
             completion.traces.append(self._traces[row])
         if self._last is not None:

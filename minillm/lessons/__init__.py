@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import import_module
 
 from minillm.errors import UserError
@@ -27,7 +28,9 @@ def find_lesson(name: str) -> tuple[int, Lesson]:
     """(number, lesson) for a name or a number as text. Raises UserError for any other name."""
     number = int(name) if name.isdecimal() and int(name) < len(NAMES) else None
     if number is None and name not in NAMES:
-        raise UserError(f'no lesson "{name}": there are 0 to {len(NAMES) - 1}, {", ".join(NAMES)}, and all')
+        close = difflib.get_close_matches(name, (*NAMES, "all"), n=1, cutoff=0.5)
+        meant = f'did you mean "{close[0]}"? There' if close else "there"
+        raise UserError(f'no lesson "{name}": {meant} are 0 to {len(NAMES) - 1}, {", ".join(NAMES)}, and all')
     number = NAMES.index(name) if number is None else number
     return number, import_module(f"{__name__}.{NAMES[number].replace('-', '_')}").LESSON
 

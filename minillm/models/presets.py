@@ -157,6 +157,20 @@ PRESETS = {
         ),
         tie_embeddings=True,
     ),
+    "simulator": Preset(
+        "a tiny GPT for --device cudasim: 20 steps on simulated CUDA kernels in some seconds",
+        model=dict(n_layer=1, n_head=1, d_model=32, context_length=32, dropout=0.0, bias=True),
+        training=dict(
+            batch_size=4,
+            max_steps=20,
+            lr=1e-2,
+            min_lr=1e-3,
+            warmup_steps=2,
+            eval_interval=20,
+            eval_windows=4,
+            sample_tokens=20,
+        ),
+    ),
     "fine-tune": Preset(
         "a gentle continuation of the model that --init names",
         training=dict(

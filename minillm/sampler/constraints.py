@@ -1,4 +1,4 @@
-"""Which tokens are wanted or not, whatever the model thinks.
+"""Constraints: tokens that are biased, banned or forced, independently of the model.
 
 Each is a function from logits (B, V) to logits (B, V); its argument is not changed.
 """
@@ -13,7 +13,8 @@ import numpy as np
 def logit_bias(logits, bias: Mapping[int, float]):
     """Add to the logits of some tokens: l_i + bias_i. A bias of -inf is a ban.
 
-    Source: OpenAI's API reference, `logit_bias`. A difference of d multiplies the odds against every other token by e^d.
+    Source: OpenAI's API reference, `logit_bias`. A difference of d multiplies the odds against
+    every other token by e^d.
 
     >>> logit_bias(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), {0: 5, 3: -1})
     array([[6., 3., 2., 1.]], dtype=float32)
@@ -21,13 +22,13 @@ def logit_bias(logits, bias: Mapping[int, float]):
     if not bias:
         return logits
     biased = logits.copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # the sampler refuses what comes of it
+    with np.errstate(over="ignore", invalid="ignore"):  # the sampler refuses NaN and inf afterwards
         biased[:, list(bias)] += np.array(list(bias.values()), np.float64).astype(np.float32)
     return biased
 
 
 def ban(logits, tokens: Collection[int]):
-    """Tokens that are never chosen: their logits become -inf.
+    """Set the logits of tokens that must not be chosen to -inf.
 
     >>> ban(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [1])
     array([[  1., -inf,   2.,   2.]], dtype=float32)
@@ -40,7 +41,8 @@ def ban(logits, tokens: Collection[int]):
 
 
 def force(logits, tokens: list[int | None]):
-    """The one token that a row must choose, whatever was banned before; None leaves a row as it is. tokens: (B,)
+    """Leave a row a single token, even if it was banned before. tokens (B,): None leaves a row
+    unchanged.
 
     >>> force(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [2])
     array([[-inf, -inf,   0., -inf]], dtype=float32)
@@ -56,7 +58,7 @@ def force(logits, tokens: list[int | None]):
 
 
 def forbid_end(logits, end_tokens: Collection[int], too_short):
-    """No end of the text in rows that are still too short. too_short (B,) bool
+    """Ban the end tokens in rows that are still too short. too_short (B,) bool
 
     >>> forbid_end(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [1], [True])
     array([[  1., -inf,   2.,   2.]], dtype=float32)

@@ -1,10 +1,11 @@
-"""Which tokens may be chosen at all.
+"""Truncation: set the logits of unlikely tokens to -inf.
 
-Each cut is a function from logits (B, V) float32 to logits (B, V), where those that are cut are -inf. A cut looks at what the
-ones before it have left, as if nothing else existed, and leaves at least one token of each row.
+Each cut is a function from logits (B, V) float32 to logits (B, V). Tokens that an earlier cut has
+removed have probability 0 in a later one. At least one token of each row is kept.
 
-Probabilities are compared in float64, and with some slack (ROUNDING), so that none is cut because the last digit of a sum
-fell the other way. No row is sorted: a cut that needs an order looks at the first few tokens of that order.
+Probabilities are compared in float64 with a small tolerance (ROUNDING), so that no token is cut
+because of the last digit of a sum. No row is sorted: a cut that needs an order sorts only the
+first few tokens of that order.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ TIES = ("lowest", "all")
 def top_k_cut(logits, k: int | None, ties: str = "lowest"):
     """Keep the k largest logits of each row; a k of None, 0 or >= V cuts nothing.
 
-    ties: of several that are equal to the k-th, those of the lowest ids are kept, so that it is exactly k; with "all" every
-    one of them, as transformers does. Source: Fan, Lewis, Dauphin, "Hierarchical Neural Story Generation" (2018), section
-    5.1.
+    ties: "lowest" keeps exactly k tokens; of several logits equal to the k-th, those with the
+    lowest ids. "all" keeps all of them, as transformers does. Source: Fan, Lewis, Dauphin,
+    "Hierarchical Neural Story Generation" (2018), section 5.1.
 
     >>> top_k_cut(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 2)
     array([[-inf,   3.,   2., -inf]], dtype=float32)
@@ -42,11 +43,13 @@ def top_k_cut(logits, k: int | None, ties: str = "lowest"):
 
 
 def top_k_ids(logits, k: int) -> np.ndarray:
-    """The ids of the k largest logits of each row, in rising order; ties go to the lowest id. logits (B, V)  ->  (B, k)
+    """The ids of the k largest logits of each row, in rising order; ties go to the lowest id.
+    logits (B, V)  ->  (B, k)
 
-    The row is dealt out to blocks first. The k-th largest of their maxima is not above the k-th largest logit (k blocks have
-    one that large), and few logits reach it: only these are looked at closely. This takes a fifth of the time, or less, of
-    a partition of whole rows (benchmarks/sampler.py).
+    The logits of a row are divided into blocks. The k-th largest block maximum is not above the
+    k-th largest logit, because k blocks contain a logit that large, and few logits reach it: only
+    these are partitioned. This takes at most a fifth of the time of a partition of whole rows
+    (benchmarks/sampler.py).
 
     >>> top_k_ids(np.array([[1.0, 3.0, 2.0, 2.0]]), 2)
     array([[1, 2]])
@@ -55,7 +58,7 @@ def top_k_ids(logits, k: int) -> np.ndarray:
 
 
 def _largest(row, k: int) -> np.ndarray:
-    """The same for one row."""
+    """`top_k_ids` for one row."""
     blocks = max(BLOCKS_FOR_ONE * k, LEAST_BLOCKS)
     width = len(row) // blocks
     bound = -np.inf
@@ -67,17 +70,17 @@ def _largest(row, k: int) -> np.ndarray:
     threshold = np.partition(values, len(values) - k)[len(values) - k]  # the k-th largest
     reached = values >= threshold
     surplus = np.count_nonzero(reached) - k
-    if surplus:  # of those that are equal to it the last ones go
+    if surplus:  # of logits equal to it the last ones are dropped
         tied = np.flatnonzero(values == threshold)
         reached[tied[len(tied) - surplus :]] = False
     return candidates[reached]
 
 
 def top_p_cut(logits, p: float | None):
-    """Keep the smallest set of likeliest tokens that together have the probability p; ties go to the lowest id.
+    """Keep the likeliest tokens, down to and including the one with which their sum reaches p.
 
-    A p of None or 1 cuts nothing. Source: Holtzman et al., "The Curious Case of Neural
-    Text Degeneration" (2020), section 3.1 (nucleus sampling).
+    Ties go to the lowest id. A p of None or 1 cuts nothing. Source: Holtzman et al., "The Curious
+    Case of Neural Text Degeneration" (2020), section 3.1 (nucleus sampling).
 
     >>> top_p_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.6).round(2)
     array([[ -inf, -0.92, -1.2 ,  -inf]], dtype=float32)
@@ -88,7 +91,7 @@ def top_p_cut(logits, p: float | None):
     def nucleus(row):
         _, w = shifted_exp(row)
         total = w.sum()
-        # At most 1/share tokens have a share of the probability: few where the model is sure of the next one.
+        # At most 1 / share tokens have that share of the probability: few where the model is sure.
         least = row.max() + np.log(total) + np.log(SHARES)
         return _first_up_to(p * total, w, -row, (-least).tolist())
 
@@ -96,10 +99,12 @@ def top_p_cut(logits, p: float | None):
 
 
 def min_p_cut(logits, p: float | None):
-    """Keep the tokens that are at least p times as likely as the likeliest. A p of None or 0 cuts nothing.
+    """Keep the tokens that are at least p times as likely as the likeliest.
 
-    As logits: l_i >= max(l) + log p. Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling for Creative and Coherent
-    LLM Outputs" (2024).
+    A p of None or 0 cuts nothing.
+
+    As logits: l_i >= max(l) + log p. Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling
+    for Creative and Coherent LLM Outputs" (2024).
 
     >>> min_p_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.5).round(2)
     array([[ -inf, -0.92, -1.2 , -1.61]], dtype=float32)
@@ -110,11 +115,12 @@ def min_p_cut(logits, p: float | None):
 
 
 def typical_cut(logits, p: float | None, ties: str = "lowest", more: bool = False):
-    """Keep the tokens whose surprise is nearest to the expected one, as many as have the probability p together.
+    """Keep the tokens whose surprise is nearest to the expected one, until their sum reaches p.
 
-    The surprise of a token is -log p_i, and the expected one the entropy H; tokens are taken in the order of
-    |-log p_i - H|, ties to the lowest id, or with ties="all" all that are as near as the last one. more: they must have more
-    than p. None or 1 cuts nothing. Source: Meister et al., "Locally Typical Sampling" (2023).
+    The surprise of a token is -log p_i; the expected surprise is the entropy H. Tokens are taken in
+    the order of |-log p_i - H|, ties to the lowest id; ties="all" also keeps all that are as near
+    as the last one. more: the sum must exceed p. A p of None or 1 cuts nothing. Source: Meister et
+    al., "Locally Typical Sampling" (2023).
 
     >>> typical_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.4).round(2)
     array([[ -inf,  -inf, -1.2 , -1.61]], dtype=float32)
@@ -134,9 +140,10 @@ def typical_cut(logits, p: float | None, ties: str = "lowest", more: bool = Fals
 
 
 def epsilon_cut(logits, epsilon: float | None, ties: str = "lowest"):
-    """Keep the tokens of at least the probability epsilon, and the likeliest in any case. None or 0 cuts nothing.
+    """Keep tokens with a probability of at least epsilon, and always the likeliest.
 
-    Where none has it and several are the likeliest, the lowest id stays, or with ties="all" all of them. Source: Hewitt,
+    None or 0 cuts nothing. If no token reaches epsilon and several are the likeliest, the one with
+    the lowest id is kept, or with ties="all" all of them. Source: Hewitt,
     Manning, Liang, "Truncation Sampling as Language Model Desmoothing" (2022), section 4.1.
 
     >>> epsilon_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25).round(2)
@@ -148,10 +155,12 @@ def epsilon_cut(logits, epsilon: float | None, ties: str = "lowest"):
 
 
 def eta_cut(logits, epsilon: float | None, ties: str = "lowest"):
-    """Keep the tokens of at least the probability min(epsilon, sqrt(epsilon) exp(-H)), H the entropy, and the likeliest.
+    """Keep tokens with a probability of at least min(epsilon, sqrt(epsilon) exp(-H)), H the
+    entropy.
 
-    Where the model is unsure (H large) less likely tokens stay. None or 0 cuts nothing; ties as above. Source: Hewitt et al.
-    (2022), section 4.2.
+    The likeliest token is always kept. Where the model is unsure (H large) less likely tokens are
+    kept as well. None or 0 cuts nothing; ties as in `epsilon_cut`. Source: Hewitt et al. (2022),
+    section 4.2.
 
     >>> eta_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25).round(2)
     array([[ -inf, -0.92, -1.2 , -1.61]], dtype=float32)
@@ -168,10 +177,11 @@ def eta_cut(logits, epsilon: float | None, ties: str = "lowest"):
 
 
 def top_n_sigma_cut(logits, n: float | None):
-    """Keep the logits that are at most n standard deviations below the largest. None or 0 cuts nothing.
+    """Keep the logits that are at most n standard deviations below the largest. None or 0 cuts
+    nothing.
 
-    The deviation is that of the logits that are not -inf. Source: Tang et al., "Top-n-sigma: Not All Logits Are You Need"
-    (2024).
+    The deviation is that of the logits that are not -inf. Source: Tang et al., "Top-n-sigma: Not
+    All Logits Are You Need" (2024).
 
     >>> top_n_sigma_cut(np.array([[0.0, 4.0, 3.0, 1.0]], np.float32), 1.0)
     array([[-inf,   4.,   3., -inf]], dtype=float32)
@@ -184,12 +194,13 @@ def top_n_sigma_cut(logits, n: float | None):
 
 
 def xtc_cut(logits, threshold: float, excluding):
-    """XTC, "exclude top choices": of the tokens that are at least as likely as the threshold only the least likely stays.
+    """XTC, "exclude top choices": of the tokens that reach the threshold keep only the least
+    likely.
 
-    excluding (B,) bool: in which rows this is done; the sampler tosses a coin for each. Where fewer than two reach the
-    threshold nothing is cut; of equally likely ones the highest id stays. Source: p-e-w, "Exclude Top Choices (XTC): A sampler
-    that boosts creativity, breaks writing cliches, and inhibits non-verbatim repetition" (text-generation-webui, pull
-    request 6335, 2024).
+    excluding (B,) bool: in which rows this is done; the sampler draws it at random. If fewer than
+    two tokens reach the threshold nothing is cut; of equally likely ones the highest id is kept.
+    Source: p-e-w, "Exclude Top Choices (XTC): A sampler that boosts creativity, breaks writing
+    cliches, and inhibits non-verbatim repetition" (text-generation-webui, pull request 6335, 2024).
 
     >>> xtc_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25, [True]).round(2)
     array([[-2.3 ,  -inf, -1.2 , -1.61]], dtype=float32)
@@ -207,14 +218,16 @@ def xtc_cut(logits, threshold: float, excluding):
 
 
 BLOCKS_FOR_ONE = 8  # blocks for each of the k tokens
-LEAST_BLOCKS = 512  # so many, in any case, that the maxima of all are taken at once
-ROUNDING = 1e-7  # a probability is not cut because the last digit of a quotient fell the other way
-SHARES = np.array([1e-2, 1e-3, 1e-4, 1e-5, 0.0]) + np.finfo(float).tiny  # of top-p: the tokens looked at have this much
-NEAR = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)  # of typical: the tokens looked at are so near, in nats
+LEAST_BLOCKS = 512  # minimum, so that the maxima are computed with vector instructions
+ROUNDING = 1e-7  # relative tolerance of comparisons of probabilities
+SHARES = (
+    np.array([1e-2, 1e-3, 1e-4, 1e-5, 0.0]) + np.finfo(float).tiny
+)  # of top-p: sort only tokens with at least this share
+NEAR = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, np.inf)  # of typical: sort only tokens within this distance, in nats
 
 
 def _each_row(logits, kept: Callable[[np.ndarray], np.ndarray]):
-    """Row by row, which fits a cache: kept(row) are the ids that stay."""
+    """Apply a cut row by row (a row fits a cache); kept(row) returns the ids to keep."""
     cut = np.full_like(logits, -np.inf)
     for row, left in zip(logits, cut):
         ids = kept(row)
@@ -223,16 +236,17 @@ def _each_row(logits, kept: Callable[[np.ndarray], np.ndarray]):
 
 
 def _kept_from(logits, least):
-    """Keep the logits that are at least that large: logits (B, V) float32, least (B,) float64."""
+    """Keep the logits that are at least `least`: logits (B, V) float32, least (B,) float64."""
     with np.errstate(over="ignore"):
         rounded = least.astype(np.float32)
-    # No float32 lies between a float64 and the next float32 above it: both say the same of logits, and this is faster.
+    # No float32 is between a float64 and the next float32 above it, so both give the same result;
+    # float32 is faster.
     rounded = np.where(rounded < least, np.nextafter(rounded, np.float32(np.inf)), rounded)
     return np.where(logits >= rounded[:, None], logits, np.float32(-np.inf))
 
 
 def _likelier(row, w, probability: float, ties: str) -> np.ndarray:
-    """The ids of at least that probability, or of the likeliest."""
+    """The ids with at least that probability, or else the likeliest."""
     ids = np.flatnonzero(w >= probability * w.sum() * (1 - ROUNDING))
     if len(ids):
         return ids
@@ -244,13 +258,15 @@ def _expected(shifted, w) -> float:
     return np.sum(w * np.maximum(shifted, LEAST_SHIFTED)) / w.sum()
 
 
-LEAST_SHIFTED = -1000.0  # whose exponential is 0
+LEAST_SHIFTED = -1000.0  # exp of this is 0
 
 
 def _first_up_to(mass: float, w, order, bounds: Iterable[float]) -> np.ndarray:
-    """The ids that come first by `order`, ties to the lowest id, up to the one with which their weights w reach `mass`.
+    """The first ids by `order`, up to and including the one with which the sum of their w reaches
+    `mass`.
 
-    Only those below one of the rising bounds are sorted, of which the last one is that of all.
+    Ties go to the lowest id. bounds: rising, the last one covers all ids; only the ids below the
+    first sufficient bound are sorted.
     """
     for bound in bounds:
         ids = np.flatnonzero(order <= bound)

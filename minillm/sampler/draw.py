@@ -6,16 +6,20 @@ import numpy as np
 
 
 def greedy(logits):
-    """The id of the largest logit of each row, the lowest id if several are equal. logits (B, V)  ->  (B,)"""
+    """The id of the largest logit of each row, the lowest id if several are equal. logits (B, V)
+    ->  (B,)
+    """
     return np.argmax(logits, axis=-1)
 
 
 def multinomial(probabilities, uniform):
-    """The id in whose share of [0, 1) the number falls: probabilities (B, V) and uniform (B,) in [0, 1)  ->  ids (B,)
+    """Draw ids by inverting the CDF: probabilities (B, V), uniform (B,) in [0, 1)  ->  ids (B,)
 
-    The cumulative sum is taken in float64 and the number is scaled by its last entry: in float32 the sum over a large
-    vocabulary ends visibly away from 1, and numbers beyond it would fall outside of every token. The search is from the
-    right, so that a token of probability 0, whose share is empty, is never drawn.
+    Each token has an interval of [0, 1) as long as its probability; the token whose interval
+    contains the number is drawn. The cumulative sum is in float64 and the number is scaled by its
+    last entry: in float32 the sum over a large vocabulary differs visibly from 1, and numbers
+    beyond it would belong to no token. With searchsorted's side="right" a token of probability 0 is
+    never drawn.
 
     >>> multinomial(np.array([[0.5, 0.0, 0.25, 0.25]]), np.array([0.5]))
     array([2])
@@ -27,9 +31,10 @@ BLOCK = 256
 
 
 def _drawn(p, number: float) -> int:
-    """For one row. Sums of blocks come first, and only the block that the number falls into is summed token by token.
+    """The id drawn in one row, from sums of blocks and then token by token inside one block.
 
-    A cumulative sum waits for every addition before the next; sums of blocks do not, and take a fifth of the time.
+    In a cumulative sum every addition waits for the one before it. Sums of blocks do not wait for
+    each other, and take a fifth of the time.
     """
     sums = np.add.reduceat(p, np.arange(0, len(p), BLOCK), dtype=np.float64)
     ends = np.cumsum(sums)
@@ -42,13 +47,15 @@ def _drawn(p, number: float) -> int:
 
 
 def _right_of(ends, sizes, point: float) -> int:
-    """The first place that ends beyond the point; the last one that is not empty if rounding let the point pass it."""
+    """The first place that ends beyond the point; by rounding there may be none, then the last
+    non-empty one.
+    """
     place = int(np.searchsorted(ends, point, side="right"))
     return place if place < len(ends) else int(np.flatnonzero(sizes)[-1])
 
 
 def cdf_interval(probabilities, index: int) -> tuple[float, float]:
-    """Where a token's share of [0, 1) begins and ends, for one row of probabilities (V,): the numbers that draw it.
+    """The interval [start, end) of numbers that draw a token, for one row of probabilities (V,).
 
     >>> cdf_interval(np.array([0.5, 0.0, 0.25, 0.25]), 2)
     (0.5, 0.75)

@@ -1,4 +1,4 @@
-"""What was read and written so far: what penalties look at."""
+"""The tokens so far, prompt and text: the input of penalties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 
 class History(NamedTuple):
-    """ids: for each row all tokens so far, the prompt's first. prompt_lengths: how many of them are the prompt's.
+    """ids: for each row all tokens so far, prompt first.
+
+    prompt_lengths: how many of them are the prompt's.
 
     >>> history = History([[5, 6, 7, 8]], [2])
     >>> history.written(0), history.written_count(0)
@@ -22,4 +24,5 @@ class History(NamedTuple):
         return self.ids[row][self.prompt_lengths[row] :]
 
     def written_count(self, row: int) -> int:
+        """How many tokens a row has without its prompt."""
         return len(self.ids[row]) - self.prompt_lengths[row]

@@ -1,6 +1,7 @@
-"""Less of what was said before.
+"""Penalties: lower the logits of tokens that already occurred.
 
-Each is a function from logits (B, V), and the tokens so far of each row, to logits (B, V); its arguments are not changed.
+Each is a function of logits (B, V) float32 and of the tokens so far of each row. It returns logits
+(B, V) and does not change its arguments.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import numpy as np
 
 from minillm.errors import UserError
 
-LARGEST_PENALTY = 1e30  # a penalty that grows without bound stays a finite number
+LARGEST_PENALTY = 1e30  # keeps penalties that grow exponentially finite
 
 
 def repetition_penalty(logits, seen: list[Sequence[int]], penalty: float):
-    """Logits of tokens that were seen are divided by the penalty where positive, and multiplied by it where negative.
+    """Divide positive logits of seen tokens by the penalty, and multiply negative ones by it.
 
-    Above 1 makes seen tokens less likely. Source: Keskar et al., "CTRL" (2019), section 4.1, in the form that
-    transformers gave it: there a negative logit was divided, too, which made it more likely.
+    A penalty above 1 makes seen tokens less likely. Source: Keskar et al., "CTRL" (2019), section
+    4.1, with the change made in transformers: CTRL divides negative logits as well, which makes
+    those tokens more likely.
 
     >>> repetition_penalty(np.array([[1.0, 3.0, -2.0, 2.0]], np.float32), [[1, 2, 1]], 2.0)
     array([[ 1. ,  1.5, -4. ,  2. ]], dtype=float32)
@@ -36,7 +38,7 @@ def repetition_penalty(logits, seen: list[Sequence[int]], penalty: float):
 
 
 def presence_penalty(logits, seen: list[Sequence[int]], penalty: float):
-    """The logits of tokens that were seen, however often, are lowered by the penalty.
+    """Subtract the penalty from the logits of seen tokens, once however often they were seen.
 
     Source: OpenAI's API reference, "Frequency and presence penalties".
 
@@ -47,7 +49,7 @@ def presence_penalty(logits, seen: list[Sequence[int]], penalty: float):
 
 
 def frequency_penalty(logits, seen: list[Sequence[int]], penalty: float):
-    """The logits of tokens are lowered by the penalty for each time that they were seen. Source: as above.
+    """Subtract the penalty from a token's logit for each time that it was seen. Source: as above.
 
     >>> frequency_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[1, 2, 1]], 0.5)
     array([[1. , 2. , 1.5, 2. ]], dtype=float32)
@@ -56,10 +58,10 @@ def frequency_penalty(logits, seen: list[Sequence[int]], penalty: float):
 
 
 def no_repeat_ngram(logits, seen: list[Sequence[int]], size: int):
-    """Tokens that would end an n-gram of that size which stands in the text already become -inf.
+    """Ban (-inf) the tokens that would complete an n-gram of this size that is already in the text.
 
-    A row in which nothing else is left stays as it is. Source: Paulus et al., "A Deep Reinforced Model for Abstractive
-    Summarization" (2017), section 2.5.
+    If this would ban all tokens of a row, the row is not changed. Source: Paulus et al., "A Deep
+    Reinforced Model for Abstractive Summarization" (2017), section 2.5.
 
     >>> no_repeat_ngram(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[0, 1, 2, 0]], 2)
     array([[  1., -inf,   2.,   2.]], dtype=float32)
@@ -82,13 +84,15 @@ def dry_penalty(
     allowed_length: int = 2,
     breakers: Collection[int] = (),
 ):
-    """DRY, "don't repeat yourself": tokens that would make a repetition longer are punished, more so the longer it is.
+    """DRY, "don't repeat yourself": penalise tokens that would continue a repetition, longer ones
+    more.
 
-    If the last n tokens stand earlier in the text, too, the token that followed them there would make it n + 1. Its logit is
-    lowered by multiplier * base^(n - allowed_length), for the largest n there is, if n >= allowed_length. A repetition does
-    not reach over a breaker (such as a line end or a quotation mark), and breakers are not punished. Source: p-e-w, "DRY: A
-    modern repetition penalty that reliably prevents looping" (text-generation-webui, pull request 5677, 2024), and its
-    form in llama.cpp.
+    If the last n tokens also occur earlier in the text, the token that followed them there would
+    make it a repetition of n + 1. Its logit is lowered by multiplier * base^(n - allowed_length),
+    for the largest such n, if n >= allowed_length. A repetition does not extend over a breaker
+    (such as a line end or a quotation mark), and breakers are not penalised. Source: p-e-w, "DRY: A
+    modern repetition penalty that reliably prevents looping" (text-generation-webui, pull request
+    5677, 2024), and its form in llama.cpp.
 
     >>> dry_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[0, 1, 3, 0, 1]], 0.8)
     array([[1. , 3. , 2. , 1.2]], dtype=float32)
@@ -117,7 +121,7 @@ def _lowered(logits, seen, amount):
 
 
 def _followers(ids, length: int) -> np.ndarray:
-    """The tokens that stood after the last `length` tokens wherever these stood before.
+    """The tokens that followed earlier occurrences of the last `length` tokens.
 
     >>> _followers(np.array([0, 1, 2, 0, 1]), 2).tolist()
     [2]
@@ -136,10 +140,9 @@ def _repetitions(ids, breakers) -> dict[int, int]:
     """
     last = len(ids) - 1
     is_breaker = np.isin(ids, breakers)
-    limit = (
-        last - np.flatnonzero(is_breaker)[-1] if is_breaker.any() else last
-    )  # what is repeated begins after a breaker
-    lengths = np.zeros(max(last, 0), np.int64)  # of the repetition whose earlier copy ends there
+    # a repetition begins after the last breaker
+    limit = last - np.flatnonzero(is_breaker)[-1] if is_breaker.any() else last
+    lengths = np.zeros(max(last, 0), np.int64)  # of the repetition whose earlier copy ends at that place
     ends = np.arange(last)
     for length in range(1, limit + 1):
         ends = ends[ends >= length - 1]
@@ -162,12 +165,15 @@ def _power(multiplier: float, base: float, exponent: int) -> float:
 
 
 def breaker_tokens(tokenizer, strings: Sequence[str]) -> tuple[int, ...]:
-    """The ids whose text contains one of the strings: breakers for `dry_penalty`. Raises UserError for an empty string."""
+    """The ids whose text contains one of the strings: breakers for `dry_penalty`.
+
+    Raises UserError for an empty string.
+    """
     if not strings:
         return ()
     if not all(strings):
         raise UserError(
-            "a breaker of DRY is empty: it stands in every token, so that DRY would do nothing; leave it out"
+            "a breaker of DRY is empty: every token contains it, so that DRY would do nothing; leave it out"
         )
     texts = ((index, tokenizer.piece(index)) for index in range(tokenizer.vocab_size))
     return tuple(index for index, text in texts if any(string in text for string in strings))

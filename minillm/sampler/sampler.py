@@ -1,4 +1,4 @@
-"""The sampler: from a model's logits to the token that is written."""
+"""The sampler: from a model's logits to the next token."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from minillm.sampler.settings import SamplerSettings
 from minillm.sampler.stages import Context, stages_of
 from minillm.sampler.trace import TokenTrace, Tracer
 
-FEW = 8  # a top-k of less than a FEW-th of the vocabulary leaves the rest out of what follows
+FEW = 8  # if top-k keeps less than V / FEW tokens, the later stages work on these alone
 
 
 class InvalidLogits(UserError):
     """Logits from which no token can be chosen: NaN, +inf, or a row of only -inf. A ValueError.
 
-    It names the row, and the stage after which they were so, if it was not the model that made them.
+    The message names the row, and the stage if the model's own logits were valid.
     """
 
 
 class Sampler:
-    """Chooses tokens: logits biased, penalised, divided by the temperature, cut, turned into probabilities, one drawn.
+    """Chooses tokens: logits biased, penalised, divided by the temperature, cut, turned into
+    probabilities, one drawn.
 
         sampler = Sampler(temperature=0.8, top_k=40, seed=0)
         sampler.probabilities(logits)       # (B, V) -> (B, V)
         sampler.sample(logits)              # (B, V) -> (B,)
-        sampler.sample(logits, history)     # where penalties look at what was said: history.py
+        sampler.sample(logits, history)     # with penalties: the tokens so far (history.py)
 
-    All settings stand in SamplerSettings (settings.py), their order in stages.py. Each call of `sample` draws the numbers of
-    its own step, one for each row, from the stream (seed, "sample", step, row), so the same seed writes the same text.
+    The settings are the fields of SamplerSettings (settings.py); their order is in stages.py. Each
+    call of `sample` is a step and draws one number for each row from the stream (seed, "sample",
+    step, row), so the same seed gives the same text.
 
-    Logits may be on any device and of any floating type; they are read as float32 and not changed. Raises UserError for
-    settings that make no sense, InvalidLogits for logits that do not.
+    Logits may be on any device and of any floating type; they are read as float32 and not changed.
+    Raises UserError for invalid settings, InvalidLogits for logits from which nothing can be
+    chosen.
     """
 
     def __init__(self, temperature: float = 1.0, top_k: int | None = None, seed: int = 0, **settings):
@@ -59,7 +62,9 @@ class Sampler:
         return type(self)(**vars(replace(self.settings, **settings)))
 
     def probabilities(self, logits, history: History | None = None) -> np.ndarray:
-        """logits (B, V)  ->  the probabilities that tokens are drawn with at this step (B, V), float32."""
+        """logits (B, V)  ->  the probabilities with which a token is drawn at this step (B, V),
+        float32.
+        """
         logits = _checked(logits)
         p, ids = self._distribution(logits, self._context(logits, history))
         if ids is None:
@@ -75,27 +80,29 @@ class Sampler:
         return self._choose(*self._distribution(logits, context), context)[0]
 
     def trace(self, logits, history: History | None = None) -> list[TokenTrace]:
-        """The same as `sample`, told: for each row what every stage kept, the number drawn, and where it fell (trace.py)."""
+        """As `sample`, but returns for each row a record of the stages and the draw (trace.py)."""
         logits, tracer = _checked(logits), Tracer()
-        tracer.look("model", logits, None)
+        tracer.record("model", logits, None)
         context = self._context(logits, history)
-        p, ids = self._distribution(logits, context, tracer.look)
+        p, ids = self._distribution(logits, context, tracer.record)
         tokens, drawn, uniforms = self._choose(p, ids, context)
         return tracer.finish(tokens, uniforms, [cdf_interval(row, index) for row, index in zip(p, drawn)])
 
     # --------------------------------------------------------------------------------------------------- step by step
 
-    def _distribution(self, logits, context: Context, look: Callable | None = None):
-        """All stages  ->  probabilities (B, n), and the ids that they belong to (B, n), None if these are all.
+    def _distribution(self, logits, context: Context, record: Callable | None = None):
+        """Run all stages; returns probabilities (B, n) and their ids (B, n), None for the whole
+        vocabulary.
 
-        look(name, logits, ids) is called after each stage.
+        record(name, logits, ids) is called after each stage.
         """
         ids = None
         is_greedy = self.settings.temperature == 0
         for stage in self._stages:
             if is_greedy and stage.is_cut:
                 continue
-            # After a cut that keeps few, the following ones look at these alone: what is cut cannot come back.
+            # After a cut that keeps few tokens, the later stages work on these alone: a cut is
+            # final.
             if stage.keeps and ids is None and stage.keeps * FEW < logits.shape[1]:
                 ids = top_k_ids(logits, stage.keeps)
                 logits = np.take_along_axis(logits, ids, axis=1)
@@ -103,18 +110,20 @@ class Sampler:
                 logits = stage.apply(logits, context)
             if not stage.is_cut:
                 refuse_invalid(logits, stage.name)
-            if look:
-                look(stage.name, logits, ids)
+            if record:
+                record(stage.name, logits, ids)
         if is_greedy:
             return np.ones((len(logits), 1), np.float32), greedy(logits)[:, None]
-        with np.errstate(over="ignore"):  # of a difference, whose exponential is 0
+        with np.errstate(over="ignore"):  # the difference may overflow to -inf; its exponential is 0
             p = logits - logits.max(axis=-1, keepdims=True)
         np.exp(p, out=p)
         p /= p.sum(axis=-1, keepdims=True)
         return p, ids
 
     def _choose(self, p, ids, context: Context):
-        """One token of each row: its id, its place in p, and the number that was drawn, each (B,). Ends the step."""
+        """Draw a token for each row: ids, places in p, and the random numbers, each (B,). Ends the
+        step.
+        """
         step, self.step = self.step, self.step + 1
         if self.settings.temperature == 0:
             return ids[:, 0], np.zeros(len(p), np.int64), None
@@ -135,7 +144,7 @@ class Sampler:
             needing = [stage.name for stage in self._stages if stage.needs_history]
             if needing:
                 raise ValueError(
-                    f"{needing[0]} looks at the tokens so far: pass them as history (minillm.sampler.History)"
+                    f"{needing[0]} needs the tokens so far: pass them as history (minillm.sampler.History)"
                 )
             history = History([[]] * rows, [0] * rows)
         elif len(history.ids) != rows:
@@ -151,11 +160,11 @@ class Sampler:
 
 
 def _checked(logits) -> np.ndarray:
-    """The logits as float32 in host memory; nothing here writes into them.
+    """The logits as float32 in host memory; they are not written to.
 
     Raises InvalidLogits naming the row, ValueError for a wrong shape.
     """
-    with np.errstate(over="ignore"):  # what is too large becomes inf, and is refused
+    with np.errstate(over="ignore"):  # numbers too large for float32 become inf, and are refused
         logits = np.asarray(to_host(logits), dtype=np.float32)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits have shape {logits.shape}, expected (B, V)")
@@ -164,7 +173,9 @@ def _checked(logits) -> np.ndarray:
 
 
 def refuse_invalid(logits, stage: str = "model") -> None:
-    """Raises InvalidLogits for NaN, +inf, or a row of only -inf. The maximum of a row tells all three."""
+    """Raises InvalidLogits for NaN, +inf, or a row of only -inf: the maximum of a row shows all
+    three.
+    """
     largest_of_rows = logits.max(axis=-1)
     if np.isfinite(largest_of_rows).all():
         return

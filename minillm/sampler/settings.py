@@ -80,9 +80,11 @@ CUTS, MEMORY, WANTED = "Which tokens may be chosen", "Against repetition", "Toke
 
 
 def setting(default, rule: Rule, help: str | None = None, panel: str | None = None, **option):
-    """A field of the settings with its rule. With a help text it is an option of the command line too.
+    """A field of the settings with its rule. With a help text it is an option of the command line
+    too.
 
-    panel: under which heading its help appears. option: what else cli/options.py reads, such as another name.
+    panel: under which heading its help appears. option: what else cli/options.py reads, such as
+    another name.
     """
     metadata = {"rule": rule, **({"help": help, "panel": panel, **option} if help else {})}
     return (
@@ -94,26 +96,30 @@ def setting(default, rule: Rule, help: str | None = None, panel: str | None = No
 class SamplerSettings:
     """Everything that decides which token is chosen. Every setting is off unless it is given.
 
-    temperature: below 1 sharpens, above 1 flattens, 0 is greedy. seed: of the numbers that are drawn.
+    temperature: below 1 sharpens, above 1 flattens, 0 is greedy. seed: of the numbers that are
+    drawn.
 
-    Cuts (cuts.py): top_k, with ties "lowest" (exactly k) or "all" (of typical_p and the cutoffs, too); top_p; min_p;
-    typical_p; epsilon_cutoff; eta_cutoff; top_n_sigma; xtc_probability, the chance with which XTC acts on a token,
-    and xtc_threshold.
+    Cuts (cuts.py): top_k, with ties "lowest" (exactly k) or "all" (of typical_p and the cutoffs,
+    too); top_p; min_p; typical_p; epsilon_cutoff; eta_cutoff; top_n_sigma; xtc_probability, the
+    chance with which XTC acts on a token, and xtc_threshold.
 
-    Memory (penalties.py): repetition_penalty, on prompt and text; presence_penalty and frequency_penalty, on the
-    text; no_repeat_ngram, a size; dry_multiplier, with dry_base, dry_allowed_length and dry_breakers, ids.
-    penalty_window: how many of the last tokens they read, None for all.
+    Memory (penalties.py): repetition_penalty, on prompt and text; presence_penalty and
+    frequency_penalty, on the text; no_repeat_ngram, a size; dry_multiplier, with dry_base,
+    dry_allowed_length and dry_breakers, ids. penalty_window: how many of the last tokens they read,
+    None for all.
 
-    Constraints (constraints.py): logit_bias, id -> what is added; banned_tokens; forced_tokens, position in the text
-    (0 is the first token written) -> id; min_tokens, before which none of end_tokens is chosen.
+    Constraints (constraints.py): logit_bias, id -> what is added; banned_tokens; forced_tokens,
+    position in the text (0 is the first token written) -> id; min_tokens, before which none of
+    end_tokens is chosen.
 
-    State (mirostat.py): mirostat_tau, the target surprise in bits, and mirostat_eta, the rate of its correction.
+    State (mirostat.py): mirostat_tau, the target surprise in bits, and mirostat_eta, the rate of
+    its correction.
 
     order: whose order and definitions of these are followed, one of ORDERS (stages.py).
 
-    Each field has its rule in its metadata. Numbers of any type become Python's own, and lists and mappings are
-    copied, so that later changes to them have no effect.
-    Raises UserError, a ValueError, that names the setting and what it may be.
+    Each field has its rule in its metadata. Numbers of any type become Python's own, and lists and
+    mappings are copied, so that later changes to them have no effect. Raises UserError, a
+    ValueError, that names the setting and what it may be.
     """
 
     temperature: float = setting(

@@ -1,20 +1,23 @@
-"""In which order a sampler does what it is told, and by whose definitions.
+"""The stages of a sampler, their order, and the definitions of four libraries.
 
-The order matters: a temperature before top-p changes how many tokens have the probability p together, after it does not. The
-four orders are that of this project and those of three libraries, whose settings they reproduce:
+The order matters: a temperature before top-p changes how many tokens top-p keeps; after it, it does
+not. One order is this project's; the others reproduce three libraries:
 
     minillm     bias and bans, penalties, temperature, cuts
-    hf          transformers, `GenerationMixin._get_logits_processor`: cuts after the temperature; top-k, typical, and epsilon
-                and eta where nothing reaches the threshold keep all ties
-    vllm        vLLM, `vllm/v1/sample/sampler.py`: min-p before top-k and top-p; top-k keeps all ties
-    llama.cpp   llama.cpp, the default chain of `common/sampling.cpp`: cuts first, the temperature last; penalties look at
-                the last 64 tokens unless penalty_window says otherwise, the prompt's too, but DRY at all of them; typical
-                keeps more than p instead of at least p; mirostat takes the place of everything but bias and temperature
+    hf          transformers, `GenerationMixin._get_logits_processor`: cuts after the temperature;
+                ties are all kept by top-k, by typical, and by epsilon and eta if no token reaches
+                the threshold
+    vllm        vLLM, `vllm/v1/sample/sampler.py`: min-p before top-k and top-p; top-k keeps ties
+    llama.cpp   llama.cpp, the default chain of `common/sampling.cpp`: cuts first, temperature last;
+                penalties apply to the last 64 tokens unless penalty_window is set, the prompt's
+                included, but DRY to all of them; typical keeps more than p instead of at least p;
+                mirostat replaces everything but bias and temperature
 
-What they do by the accident of a sorting order (which of several equal tokens top-p leaves out, say) is done here as
-everywhere: the lowest ids stay. A setting that a library does not have is refused. Where the temperature is 0 the largest
-logit is taken after the penalties, as all of them do: no cut can change which one that is, except XTC, which is left out.
-(vLLM also takes a temperature below 1e-5 for 0; here it is what it says.)
+Where a library's result depends on its sorting order (for example which of several equal tokens
+top-p drops), the lowest ids are kept here. A setting that a library does not have is refused. At
+temperature 0 the largest logit is taken after the penalties, as in all three libraries: no cut can
+change it except XTC, which is skipped. (vLLM also treats a temperature below 1e-5 as 0; here it is
+used as given.)
 """
 
 from __future__ import annotations
@@ -32,7 +35,11 @@ from minillm.sampler.settings import SamplerSettings
 
 
 class Context(NamedTuple):
-    """What a stage may look at besides the logits: the tokens so far, a coin for each row (in [0, 1)), mirostat's mu (B,)."""
+    """The inputs of a stage besides the logits.
+
+    history: the tokens so far. coins: returns a random number in [0, 1) for each row. mu:
+    mirostat's, (B,).
+    """
 
     history: History
     coins: Callable[[], np.ndarray]
@@ -40,10 +47,10 @@ class Context(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One thing that a sampler does.
+    """One transformation of the logits.
 
-    is_cut: it only takes tokens away, and looks at nothing but what is left. keeps: it leaves exactly so many, the largest
-    ones. needs_history: it needs the tokens so far.
+    is_cut: it only removes tokens, and depends only on those that are left. keeps: it keeps exactly
+    this many tokens, the largest. needs_history: it needs the tokens so far.
     """
 
     name: str
@@ -53,8 +60,9 @@ class Stage(NamedTuple):
     needs_history: bool = False
 
 
-LLAMA_CPP_WINDOW = 64  # tokens that llama.cpp's penalties look at by default
-SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # temperatures that float32 has
+LLAMA_CPP_WINDOW = 64  # the default window of llama.cpp's penalties, in tokens
+# the range of temperatures in float32
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 ORDERS = {
     "minillm": (
@@ -90,7 +98,10 @@ ORDERS = {
 
 
 def stages_of(settings: SamplerSettings) -> list[Stage]:
-    """The stages that are on, in order. Raises UserError for an unknown order, and for a setting that it does not have."""
+    """The active stages, in order.
+
+    Raises UserError for an unknown order, or a setting that the order lacks.
+    """
     if settings.order not in ORDERS:
         raise UserError(f'order is "{settings.order}": use one of {", ".join(ORDERS)}')
     order = ORDERS[settings.order]
@@ -106,7 +117,7 @@ def stages_of(settings: SamplerSettings) -> list[Stage]:
 
 
 def _all_stages(settings: SamplerSettings) -> list[Stage | None]:
-    """Every stage, None for those that are off."""
+    """Every stage, None for inactive ones."""
     return [*_constraints(settings), *_penalties(settings), _temperature(settings), *_cuts(settings)]
 
 
@@ -141,7 +152,7 @@ def _penalties(s: SamplerSettings) -> list[Stage | None]:
         return [_last(ids, window) for ids in context.history.ids]
 
     def written(context: Context) -> list:
-        if s.order == "llama.cpp":  # whose window does not know where the prompt ends
+        if s.order == "llama.cpp":  # its window does not separate prompt and text
             return seen(context)
         return [_last(context.history.written(row), window) for row in range(len(context.history.ids))]
 
@@ -176,7 +187,7 @@ def _temperature(s: SamplerSettings) -> Stage | None:
 
 def _cuts(s: SamplerSettings) -> list[Stage | None]:
     ties = s.ties or ("all" if s.order in ("hf", "vllm") else "lowest")
-    more = s.order == "llama.cpp"  # its typical tokens have more than p, not p or more
+    more = s.order == "llama.cpp"  # typical keeps more than p, not p or more
     exactly = s.top_k if ties == "lowest" else None
 
     def cut(name, apply, wanted=None, keeps=None):
@@ -200,10 +211,13 @@ def _cuts(s: SamplerSettings) -> list[Stage | None]:
 
 
 def apply_temperature(logits, temperature: float):
-    """(l - max) / T of each row: differences first, so that a tiny temperature gives -inf and never inf - inf.
+    """(l - max(l)) / T of each row.
 
-    Below 1 the probabilities are sharpened, above 1 flattened: p_i ~ exp(l_i / T), the Boltzmann distribution. Source: Ackley,
-    Hinton, Sejnowski, "A Learning Algorithm for Boltzmann Machines" (1985), equation 5.
+    The difference comes first: a tiny T gives -inf and never inf - inf.
+
+    T below 1 sharpens the probabilities, above 1 flattens them: p_i ~ exp(l_i / T), the Boltzmann
+    distribution. Source: Ackley, Hinton, Sejnowski, "A Learning Algorithm for Boltzmann Machines"
+    (1985), equation 5.
 
     >>> apply_temperature(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), 0.5)
     array([[-4.,  0., -2., -2.]], dtype=float32)

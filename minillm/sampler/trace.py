@@ -1,4 +1,4 @@
-"""What happened on the way from logits to a token: `Sampler.trace`, `minillm generate --trace`."""
+"""A record of each stage between logits and token: `Sampler.trace`, `minillm generate --trace`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from minillm.sampler.probability import entropy, softmax
 
 
 class StageTrace(NamedTuple):
-    """After a stage: how many tokens are left, what share of the probability it took away, how unsure the choice still is.
+    """The distribution after a stage.
 
-    entropy in nats; choices is its exponential, the perplexity of the choice: so many equally likely tokens.
+    kept: tokens left. removed: the share of the probability that the stage removed. entropy: in
+    nats. choices: exp(entropy), the number of equally likely tokens with this entropy.
     """
 
     name: str
@@ -24,7 +25,11 @@ class StageTrace(NamedTuple):
 
 
 class TokenTrace(NamedTuple):
-    """One token's way. The number drawn (None: the largest was taken) fell into the token's share [first, past) of [0, 1)."""
+    """How one token was chosen.
+
+    drawn: the random number, None at temperature 0. first, past: the token's interval [first, past)
+    of [0, 1), which contains that number.
+    """
 
     stages: list[StageTrace]
     token: int
@@ -55,20 +60,22 @@ class TokenTrace(NamedTuple):
 
 
 class Tracer:
-    """Looks at the logits after every stage."""
+    """Records the distribution after every stage."""
 
     def __init__(self):
         self._stages: list[list[StageTrace]] = []  # of each row
         self._before: np.ndarray | None = None  # probabilities before the stage
 
-    def look(self, name: str, logits, ids) -> None:
-        """logits (B, n) after a stage. ids (B, n): which tokens they belong to, None for all; those not named are cut."""
+    def record(self, name: str, logits, ids) -> None:
+        """logits (B, n) after a stage. ids (B, n): the tokens they belong to, None for all; the
+        others are cut.
+        """
         p, left = softmax(logits), logits > -np.inf
         if self._before is None:
             self._stages, removed = [[] for _ in p], np.zeros(len(p))
         else:
             before = self._before
-            if before.shape != p.shape:  # from here on the others are left out
+            if before.shape != p.shape:  # the stage kept only `ids`
                 before = np.take_along_axis(before, ids, axis=1)
             removed = 1 - np.sum(before, axis=1, where=left)
         unsure = entropy(p)
@@ -83,7 +90,9 @@ class Tracer:
         self._before = p
 
     def finish(self, tokens, uniforms, shares) -> list[TokenTrace]:
-        """tokens (B,), the numbers drawn (B,) or None, and of each row the token's share (first, past)."""
+        """tokens (B,), the random numbers (B,) or None, and for each row the interval (first,
+        past).
+        """
         traces = []
         for row, (stages, token, (first, past)) in enumerate(zip(self._stages, tokens, shares)):
             drawn = None if uniforms is None else float(uniforms[row])

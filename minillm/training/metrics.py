@@ -24,7 +24,8 @@ class MetricsLog:
     def cut(self, size: int) -> None:
         """Forget what was written after a checkpoint: a resumed run writes it again.
 
-        A machine that lost its power may have kept the checkpoint and lost lines before it: then what is left of them.
+        A machine that lost its power may have kept the checkpoint and lost lines before it: then
+        what is left of them.
         """
         with naming(self._path), open(self._path, "a+b") as file:
             file.seek(0)

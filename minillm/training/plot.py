@@ -1,4 +1,6 @@
-"""The picture of losses over steps: loss.png of a run, or several runs over one another (`minillm plot`)."""
+"""The picture of losses over steps: loss.png of a run, or several runs over one another (`minillm
+plot`).
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ def plot_losses(folder: str | Path) -> Path:
 def plot_runs(folders: Sequence[str | Path], path: str | Path) -> Path:
     """Draw the losses of runs over one another into a PNG, SVG or PDF file; returns its path.
 
-    The axis at the right has the perplexity, exp(loss). Raises UserError for a folder that is no run or has no
-    evaluation yet and for another kind of file, MissingExtra without matplotlib.
+    The axis at the right has the perplexity, exp(loss). Raises UserError for a folder that is no
+    run or has no evaluation yet and for another kind of file, MissingExtra without matplotlib.
     """
     path = Path(path)
     if path.suffix[1:].lower() not in FORMATS:
@@ -90,14 +92,16 @@ def _draw_run(axes, steps: list[dict], evaluations: list[dict]) -> None:
 
 def _draw_among_others(axes, color: str, name: str, evaluations: list[dict]) -> None:
     best = _best(evaluations)
-    label = f"{name}: {best['val_loss']:.4f} at step {best['step']}"
+    label = f"{name}: best {best['val_loss']:.4f} at step {best['step']}"
     _curve(axes, evaluations, "train_loss", color=color, linestyle="--", linewidth=1, alpha=0.8)
     _curve(axes, evaluations, "val_loss", color=color, marker="o", markersize=4, label=label)
     axes.plot(best["step"], best["val_loss"], "*", color=color, markersize=11)
 
 
 def _curve(axes, evaluations: list[dict], name: str, **style) -> None:
-    """Losses of evaluations. The first is a point alone: the loss does not fall in a straight line from there."""
+    """Losses of evaluations. The first is a point alone: the loss does not fall in a straight line
+    from there.
+    """
     points = [(each["step"], each[name]) for each in evaluations]
     if points[1:]:
         axes.plot(*zip(*points[1:]), **style)
@@ -124,12 +128,13 @@ def _label_perplexity(axes) -> None:
 
 
 def perplexity_ticks(lowest: float, highest: float) -> list[float]:
-    """Round numbers between two perplexities: 1, 2, 5, 10, ... of each power of ten, or more where they are too few.
+    """Round numbers between two perplexities: 1, 2, 5, 10, ... of each power of ten, or more where
+    they are too few.
 
     >>> perplexity_ticks(40, 1100)
     [50.0, 100.0, 200.0, 500.0, 1000.0]
-    >>> perplexity_ticks(4.1, 6.3)
-    [4.2, 4.3, 4.4, 4.5, 4.6, 4.7, 4.8, 4.9, 5.0, 5.1, 5.2, 5.3, 5.4, 5.5, 5.6, 5.7, 5.8, 5.9, 6.0, 6.1, 6.2]
+    >>> perplexity_ticks(4.11, 5.2)
+    [4.2, 4.3, 4.4, 4.5, 4.6, 4.7, 4.8, 4.9, 5.0, 5.1, 5.2]
     """
     powers = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
     for mantissas in MANTISSAS:

@@ -1,26 +1,33 @@
-"""The command line as a user sees it: in a process of its own, away from the checkout."""
+"""The command line as a user sees it."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 
 import pytest
+import typer
 
+from minillm.cli.app import app
+from minillm.models.architectures import config_classes
+from minillm.models.config import option
 from minillm.models.presets import PRESETS
+from minillm.sampler.settings import SamplerSettings
+from minillm.training import SETTING_NAMES
 
 SMALL = "--tokenizer char --n-layer 1 --n-head 2 --d-model 16".split()
 SMALL += "--context-length 8 --batch-size 4 --eval-interval 5 --eval-windows 4".split()
-COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "inspect", "lesson", "simulate", "tokenizer"]
+COMMANDS = ["train", "generate", "evaluate", "gradcheck", "info", "inspect", "lesson", "plot", "simulate", "tokenizer"]
 
 
 @pytest.fixture
-def trained(minillm):
-    minillm("train", "--data", "text.txt", "--out", "run", "--max-steps", 10, *SMALL)
-    return "run"
+def trained(train):
+    return train("--max-steps", 10, *SMALL)
 
 
 def complaint(done):
@@ -34,20 +41,25 @@ def test_train_shows_what_it_does(minillm, tmp_path):
     shown = minillm("train", "--data", "text.txt", "--max-steps", 10, *SMALL).stderr
     for step in (0, 5, 10):
         assert f"step     {step}" in shown or f"step    {step}" in shown
-    words = [
-        "parameters",
-        "tokens to learn from",
-        "train loss",
-        "validation loss",
-        "perplexity",
-        "gap",
-        "tokens/s",
-        "best",
-    ]
+    words = ["parameters", "tokens to learn from", "loss", "perplexity", " nats", "tokens/s", "best"]
     assert all(word in shown for word in words), shown
-    assert "wrote runs/default-1; let it write:\n  minillm generate runs/default-1 --prompt" in shown
+    assert shown.count("loss and perplexity: on the training text / on the validation text") == 1
+    assert re.search(
+        r"\nstep     0  loss \d\.\d{3} / \d\.\d{3}  perplexity \S+ / \S+  gap -?\d\.\d\d nats  best\n", shown
+    )
+    assert "wrote runs/text-1; let it write:\n  minillm generate runs/text-1 --prompt" in shown
     minillm("train", "--data", "text.txt", "--max-steps", 1, *SMALL)
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["default-1", "default-2"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["text-1", "text-2"]
+
+
+def test_a_run_is_named_by_its_preset_or_its_text(minillm, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "my letters.txt").write_text((tmp_path / "text.txt").read_text())
+    minillm("train", "--data", "folder/my letters.txt", "text.txt", "--max-steps", 1, *SMALL)
+    minillm("train", "--data", "text.txt", "--preset", "shakespeare-char-cpu", "--max-steps", 1, *SMALL)
+    minillm("train", "--data", "text.txt", "--init", "runs/my letters-1", "--max-steps", 1, "--eval-windows", 4)
+    names = ["fine-tune-1", "my letters-1", "shakespeare-char-cpu-1"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == names
 
 
 def test_several_files(minillm, tmp_path):
@@ -84,27 +96,33 @@ def test_evaluate(minillm, trained):
 
 
 def test_gradcheck(minillm):
-    shown = minillm("gradcheck", "linear", "softmax").stdout
-    assert "linear" in shown and "weight" in shown and "(4, 5)" in shown and "0 checks failed" in shown
+    """A line for each layer, the worst last; with --all one for each tensor."""
+    shown = minillm("gradcheck", "linear", "softmax").stdout.splitlines()
+    heading, *layers, counts, last = [line.split() for line in shown]
+    assert heading == "layer tensors largest error in at".split()
+    errors = [float(re.search(r"\d\.\de-\d\d", line)[0]) for line in shown[1:-2]]
+    assert len(layers) == 4 and errors == sorted(errors)
+    assert " ".join(counts) == "9 tensors, 0 checks failed, tolerance 1e-06"
+    assert last[:4] == f"largest relative error {errors[-1]:.1e}".split() and last[-2].rstrip(",") in shown[-3]
+    every = minillm("gradcheck", "linear", "softmax", "--all").stdout
+    assert "weight" in every and "(4, 5)" in every and "0 checks failed" in every
+    assert len(every.splitlines()) == 1 + 9 + 2
 
 
-def test_gradcheck_fails_with_exit_code_1(tmp_path):
-    fault = """
-import minillm.layers.softmax as softmax
-softmax.softmax_backward = lambda dp, saved: saved * dp
-import sys
-from minillm.cli import main
-sys.argv = ["minillm", "gradcheck", "softmax"]
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", fault], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "FAILED softmax: the gradient of input 0" in done.stdout
+def test_gradcheck_fails_with_exit_code_1(minillm, monkeypatch):
+    monkeypatch.setattr("minillm.layers.softmax.softmax_backward", lambda dp, saved: saved * dp)
+    shown = minillm("gradcheck", "softmax", "linear", expect=1).stdout
+    assert "FAILED softmax: the gradient of input 0" in shown
+    assert (
+        shown.splitlines()[4].startswith("softmax ") and " in softmax, input 0" in shown.splitlines()[-1]
+    )  # the worst
 
 
 def test_info(minillm):
     shown = minillm("info").stdout
     for name in ("minillm", "python", "numpy", "BLAS", "cores", "devices"):
         assert f"\n{name} " in "\n" + shown
+    assert "cudasim" in shown and "g++" in shown
 
 
 def test_version(minillm):
@@ -113,24 +131,52 @@ def test_version(minillm):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(minillm, command):
-    assert "Usage: minillm" in minillm(command, "--help").stdout.replace("python -m ", "")
+    assert f"Usage: minillm {command}" in minillm(command, "--help").stdout
 
 
 def test_every_setting_has_an_option():
-    import inspect
-    from dataclasses import fields
-
-    from minillm import GPT2Config, LlamaConfig
-    from minillm.cli import train
-    from minillm.training import SETTING_NAMES
-
-    options = set(inspect.signature(train.command).parameters)
-    model = {field.name for config in (GPT2Config, LlamaConfig) for field in fields(config)}
+    options = {parameter.name for parameter in parameters_of("train")}
+    model = {field.name for config in config_classes() for field in fields(config)}
     model -= {"vocab_size", "rope_scaling"}
     assert set(SETTING_NAMES) | model <= options
     assert options - set(SETTING_NAMES) - model == {
-        "context", "files", "preset", "out", "overwrite", "resume", "stop_after", "device", "profile"
+        "files", "preset", "out", "overwrite", "resume", "stop_after", "device", "profile", "help", "head_width"
     }  # fmt: skip
+
+
+def test_every_setting_of_the_sampler_has_an_option():
+    options = {parameter.name for parameter in parameters_of("generate")}
+    assert {field.name for field in fields(SamplerSettings)} - options == {"ties", "end_tokens"}
+    names = {name for parameter in parameters_of("generate") for name in parameter.opts}
+    assert {"--mirostat", "--ban-token", "--force-token", "--dry-breaker", "--logit-bias", "--json"} <= names
+
+
+def test_a_new_architecture_brings_its_options(monkeypatch):
+    @dataclass(frozen=True)
+    class WindowConfig:
+        vocab_size: int = 7
+        n_layer: int = option(2, "Transformer blocks.")
+        window: int | None = option(None, "Tokens that attention reaches back.")
+
+    monkeypatch.setattr("minillm.models.architectures.config_classes", lambda: [*config_classes(), WindowConfig])
+    (window,) = [parameter for parameter in parameters_of("train") if parameter.name == "window"]
+    assert window.opts == ["--window"] and window.help == "Tokens that attention reaches back."
+    assert window.rich_help_panel == "The model" and window.default is None
+
+
+def parameters_of(name):
+    """The parameters of a command, as its help has them."""
+    command = typer.main.get_command(app)
+    context = command.make_context("minillm", [], resilient_parsing=True)
+    found = command.get_command(context, name)
+    return found.get_params(found.make_context(name, [], parent=context, resilient_parsing=True))
+
+
+def test_the_former_name_of_head_dim(minillm, tmp_path):
+    shape = "--preset llama-small --tokenizer char --n-layer 1 --d-model 16 --d-ff 16 --context-length 8 --max-steps 1"
+    minillm("train", "--data", "text.txt", *shape.split(), "--head-width", 6, "--eval-windows", 1, "--out", "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["head_dim"] == 6
+    assert "--head-width" not in minillm("train", "--help").stdout
 
 
 class TestComplaints:
@@ -194,6 +240,7 @@ class TestComplaints:
 
 
 def test_ctrl_c_saves_and_tells_how_to_go_on(minillm, tmp_path):
+    """In a process of its own, which gets the signal."""
     arguments = ["train", "--data", "text.txt", "--out", "run", "--max-steps", "100000", *SMALL, "--sample-tokens", "0"]
     command = [sys.executable, "-m", "minillm", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -213,7 +260,9 @@ def test_ctrl_c_saves_and_tells_how_to_go_on(minillm, tmp_path):
 
 
 def test_heavy_modules_are_loaded_when_used(tmp_path):
-    """What makes start-up slow is not there: no NumPy for `import minillm`, none and no model code for --help."""
+    """What makes start-up slow is not there: no NumPy for `import minillm`, none and no model code
+    for --help.
+    """
     code = "import sys, minillm; print([m for m in ('numpy', 'rich', 'typer', 'safetensors') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stdout
     assert shown == "[]\n"

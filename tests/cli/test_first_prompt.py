@@ -1,4 +1,6 @@
-"""What `minillm train` proposes works, whatever the text was; and so does `minillm generate` without a prompt."""
+"""What `minillm train` proposes works, whatever the text was; and so does `minillm generate`
+without a prompt.
+"""
 
 import re
 import shlex
@@ -19,3 +21,15 @@ def test_a_first_text(minillm, tmp_path, text):
     assert words[:2] == ["generate", "my run"]
     for arguments in (words, words[:2]):
         assert minillm(*arguments, "--max-tokens", 3).stdout.strip("\n") or text.isspace()
+
+
+def test_a_prompt_of_byte_pairs_that_ends_in_a_space_gets_a_note(minillm, train):
+    """Byte pairs begin a word with its space: a space alone leaves the path of the tokens that were
+    learned.
+    """
+    train("--tokenizer", "bpe", "--vocab-size", 270, *SMALL[2:-1])
+    note = "(the prompt ends in a space: byte pairs begin a word with its space, so leave the last one out)\n"
+    assert note in minillm("generate", "run", "--prompt", "the ", "--max-tokens", 1).stderr
+    assert note not in minillm("generate", "run", "--prompt", "the", "--max-tokens", 1).stderr
+    train(*SMALL[:-1], out="characters")
+    assert note not in minillm("generate", "characters", "--prompt", "the ", "--max-tokens", 1).stderr

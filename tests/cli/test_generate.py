@@ -9,8 +9,8 @@ SMALL += " --batch-size 4 --eval-interval 60 --eval-windows 4"
 
 
 @pytest.fixture
-def generate(minillm):
-    minillm("train", "--data", "text.txt", "--out", "run", "--max-steps", 60, "--sample-tokens", 0, *SMALL.split())
+def generate(minillm, train):
+    train("--max-steps", 60, "--sample-tokens", 0, *SMALL.split())
 
     def run(*arguments, **settings):
         return minillm("generate", "run", "--prompt", "the ", *arguments, **settings)
@@ -65,8 +65,8 @@ def test_what_is_shown(generate, tmp_path):
     stopped = generate("--max-tokens", 50, "--seed", 3, "--stop", text[6:9]).stdout
     assert stopped == text[:6] + "\n"
 
-    compared = generate("--max-tokens", 10, "--compare", "--chart", "c.png")
-    assert "contrastive 0.6" in compared.stdout and "greedy" in compared.stdout
+    compared = generate("--max-tokens", 10, "--compare", "--chart", "c.png", "--num-samples", 2)
+    assert "contrastive 0.6" in compared.stdout and "repetition 1.3, greedy" in compared.stdout
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

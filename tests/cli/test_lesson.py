@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from minillm.lessons import NAMES, find_lesson
+from minillm.lessons import NAMES, find_lesson, temperature
 from minillm.lessons.small_model import small_model
 
 
@@ -38,11 +38,13 @@ def test_a_lesson_by_name_and_by_number_is_the_same(minillm, tmp_path):
     for part in (f"{number} {lesson.title}", f"Claim. {lesson.claim}", lesson.sentence, "Try this", lesson.read[0]):
         assert part in unwrapped
     assert told.count("\nyes  ") == 4 and "\nNO " not in told and "MODEL" not in told
+    assert [line for line in told.splitlines() if len(line) > 80 and not line.startswith("  minillm ")] == []
     pytest.importorskip("matplotlib")
     assert "\nPicture: lessons/08-temperature.png\n" in told.replace(os.sep, "/")
     picture = (tmp_path / "lessons" / "08-temperature.png").read_bytes()
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
-    again = minillm("lesson", 8, "--out", "other").stdout
+    command = [sys.executable, "-m", "minillm", "lesson", "8", "--out", "other"]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout
     assert again.replace("other", "lessons", 1) == told
     assert (tmp_path / "other" / "08-temperature.png").read_bytes() == picture
 
@@ -55,8 +57,9 @@ def test_a_sentence_of_the_readers_own(minillm):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["entropy"], 'no lesson "entropy": there are 0 to 11, one-page,'),
-        (["12"], 'no lesson "12"'),
+        (["entropy"], 'no lesson "entropy": did you mean "cross-entropy"? There are 0 to 11, one-page,'),
+        (["overfit"], 'did you mean "overfitting"?'),
+        (["12"], 'no lesson "12": there are 0 to 11'),
         (["adam", "--text", "A sentence."], "lesson adam takes no --text"),
         (["temperature", "--text", ""], "--text is empty: give a sentence"),
         (["temperature", "--out", "text.txt"], "text.txt cannot be written (File exists): choose another folder with --out"),
@@ -80,15 +83,8 @@ def test_a_window_that_cannot_be_opened(minillm, monkeypatch):
     assert "--show needs a screen" in complaint(minillm("lesson", "temperature", "--show", expect=2))
 
 
-def test_a_claim_that_fails_gives_exit_code_1(tmp_path):
-    fault = """
-import sys
-from minillm.lessons import temperature
-temperature.TEMPERATURES = temperature.TEMPERATURES[::-1]
-from minillm.cli import main
-sys.argv = ["minillm", "lesson", "temperature"]
-main()
-"""
-    done = subprocess.run([sys.executable, "-c", fault], cwd=tmp_path, capture_output=True, encoding="utf-8")
-    assert done.returncode == 1 and done.stderr == ""
+def test_a_claim_that_fails_gives_exit_code_1(minillm, monkeypatch):
+    monkeypatch.setattr(temperature, "TEMPERATURES", temperature.TEMPERATURES[::-1])
+    done = minillm("lesson", "temperature", expect=1)
+    assert done.stderr == ""
     assert "\nNO   entropy rises from" in done.stdout and done.stdout.count("\nyes  ") == 3

@@ -23,8 +23,8 @@ def test_info_says_what_training_takes(minillm):
     assert less["total"] < found["total"] / 2 and less["inputs of blocks"] > 0
 
 
-def test_info_of_a_run_folder(minillm):
-    minillm("train", "--data", "text.txt", "--out", "run", "--max-steps", 1, *SMALL)
+def test_info_of_a_run_folder(minillm, train):
+    train("--max-steps", 1, *SMALL)
     shown = minillm("info", "--model", "run", "--batch-size", 2).stdout
     assert "run: GPT-2, " in shown and "a step of 2 x 8 tokens, float32, on cpu" in shown
     assert "Free on this machine now: " in shown

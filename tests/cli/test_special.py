@@ -38,7 +38,9 @@ def minillm(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def model(tmp_path):
-    """A folder with a small GPT-2, and stories.txt of seven stories with the end of text between them."""
+    """A folder with a small GPT-2, and stories.txt of seven stories with the end of text between
+    them.
+    """
     folder = tmp_path / "model"
     config = GPT2Config(vocab_size=280, context_length=64, n_layer=1, n_head=2, d_model=16)
     GPT2(config, seed=1).save_pretrained(folder)

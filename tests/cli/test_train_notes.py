@@ -44,7 +44,7 @@ def test_notes_on_a_run_that_is_resumed(new_run):
     run = new_run(warmup_steps=100)
     assert list(notes(run, dict(resume=run.folder))) == []
     run.progress.step = 5
-    assert "the run stands at step 5 already" in list(notes(run, dict(resume=run.folder, stop_after=5)))[0]
+    assert "the run is at step 5 already" in list(notes(run, dict(resume=run.folder, stop_after=5)))[0]
     run.progress.step = 12
     assert "this run is over since step 12" in list(notes(run, dict(resume=run.folder, stop_after=3)))[0]
 

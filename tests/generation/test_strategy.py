@@ -123,7 +123,7 @@ def test_comparison(model, tmp_path):
     assert greedy.distinct_2 == distinct(ids, 2)
     assert greedy.log_probability == pytest.approx(score_text(model, PROMPT, ids)[0].mean())
     assert by_name["beams 4"].log_probability >= greedy.log_probability - 1e-6  # it found a likelier text, or the same
-    assert by_name["no 3-gram twice"].distinct_3 == 1
+    assert by_name["no 3-gram twice, greedy"].distinct_3 == 1
     heads, rows = table(results)
     assert all(len(row) == len(heads) for row in rows)
     pytest.importorskip("matplotlib", reason="the chart needs the extra plots")
@@ -136,3 +136,14 @@ def test_comparison(model, tmp_path):
 def test_a_comparison_must_fit_into_the_context(model):
     with pytest.raises(UserError, match="at most 22 can be written"):
         compare(model, TOKENIZER, PROMPT[:3], 23)
+
+
+def test_a_comparison_of_several_texts_has_their_means(model):
+    """By the strategies that draw; the others write one text, which is always the same."""
+    one, three = ({r.name: r for r in compare(model, TOKENIZER, PROMPT, 8, 3, samples)} for samples in (1, 3))
+    writings = last(strategies(3)["top-k 40"], model, samples=3)
+    scores = [score_text(model, PROMPT, writing.ids) for writing in writings]
+    assert three["top-k 40"].log_probability == pytest.approx(np.mean([log_p.mean() for log_p, _ in scores]), abs=1e-6)
+    assert three["top-k 40"].text == writings[0].text == one["top-k 40"].text
+    for name in ("greedy", "beams 4", "contrastive 0.6", "repetition 1.3, greedy"):
+        assert three[name] == one[name]

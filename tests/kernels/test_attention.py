@@ -253,7 +253,7 @@ FAULTS = {
     "naive: last block not cut": (
         "naive", "if (n >= (long long)batch * heads * time * width) return;", "", "check"),
     "softmax: gradient without delta": ("naive", "(ds[n] - delta)", "ds[n]", "numbers"),
-    "softmax: gradient not scaled": ("naive", "* scale;\n}", ";\n}", "numbers"),
+    "softmax: gradient not scaled": ("naive", "(ds[n] - delta) * scale", "(ds[n] - delta)", "numbers"),
     "tiled: no barrier before the tiles are read": (
         "tiled", "__syncthreads();\n        multiply", "multiply", "check"),
     "tiled: no barrier after the tiles are read": (

@@ -33,7 +33,7 @@ FAULTS = [
     ("atomicAdd(sum, tile[i])", "*sum += tile[i]", r"kernel.cu:11: .*data race"),
     ("x[blockIdx.x * n + i]", "x[blockIdx.x * n + i + 1]", r"kernel.cu:6: .*out-of-bounds read of argument 0"),
     ("y[blockIdx.x * n + i]", "y[i]", r"kernel.cu:10: .*data race: two threads write"),
-    ("tile[n - 1 - i]", "tile[n - i]", r"kernel.cu:10: .*index 64 is beyond the bound"),
+    ("tile[n - 1 - i]", "tile[n - i]", r"kernel.cu:10: .*index 64 is beyond the bound of tile, which has 64 elements"),
     ("__syncwarp();\n        tile[31", "tile[31", r"kernel.cu:16: .*data race"),
     ("wide[i / 4];", "*reinterpret_cast<float4*>(&tile[1]);", r"kernel.cu:9: .*misaligned shared access"),
     ("if (i < n) tile[i]", "if (i < n - 1) tile[i]", r"kernel.cu:10: .*uninitialised read"),

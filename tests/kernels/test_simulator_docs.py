@@ -19,4 +19,4 @@ def test_the_examples_run(capsys):
     printed = capsys.readouterr().out
     assert len(examples) == 2
     assert "kernel.cu:5: saxpy<float>, block (3, 0, 0), thread (232, 0, 0): out-of-bounds read" in printed
-    assert "375       375" in printed  # sectors of the line, actual and ideal
+    assert "global: 375 sectors, ideal 375" in printed  # one line reads x and y, and writes y

@@ -197,12 +197,12 @@ def test_an_atomic_far_away(mode):
 def test_far_beyond_shared_memory(mode, index):
     report = fault("shared_far", np.zeros(1, np.float32), np.int32(index), block=(1,), shared_mem=64, line="tile[i] = ")
     assert "out-of-bounds write of shared memory" in report
-    assert "the launch gave 64 bytes of dynamic shared memory" in report
+    assert "of the dynamic part (the launch gave 64 bytes: shared_mem, --shared)" in report
 
 
 def test_shared_memory_that_was_forgotten(check):
     report = fault("shared_far", np.zeros(1, np.float32), np.int32(0), block=(1,), line="tile[i] = ")
-    assert "the launch gave 0 bytes of dynamic shared memory" in report
+    assert "(the launch gave 0 bytes: shared_mem, --shared)" in report
 
 
 def test_texts_that_printf_follows(mode, capfd):

@@ -120,9 +120,21 @@ def test_a_module_made_for_profiling_keeps_the_sum():
 
 def test_the_source_is_printed_with_its_figures(module):
     text = profile(module, "global_reads", floats(4000), floats(32), np.int32(100), np.int32(0)).annotated()
-    marked = [row for row in text.splitlines() if row.startswith("!")]
-    assert marked == [f"!{32:>10} {4:>9} {'':>21} {3:>5}      float value = x[threadIdx.x * stride + offset];"]
+    assert text.splitlines()[0] == "global_reads (kernel.cu)"
+    assert (
+        "    3      float value = x[threadIdx.x * stride + offset];\n!            global: 32 sectors, ideal 4\n" in text
+    )
     assert "global memory: 36 sectors (1,152 bytes), 4.50 times the ideal" in text
+
+
+def test_the_text_fits_and_names_each_kernel(module):
+    with configured(mode="profile") as found:
+        module.get_function("adds")((1,), (32,), (floats(1),))
+        module.get_function("shared_vectors")((1,), (32,), (floats((32, 4)), np.int32(32)))
+    text = found.annotated(width=40)
+    assert "adds (kernel.cu)\n" in text and "shared_vectors (kernel.cu)\n" in text
+    assert "   18      y[threadIdx.x] =\n               tile[threadIdx.x % rows];\n" in text
+    assert f"{'adds':<38} {32:>12} {'1.00':>8} {0:>10} {'n/a':>8}" in text
 
 
 def test_our_flash_attention_has_no_bank_conflict_and_reads_whole_sectors(simulator):

