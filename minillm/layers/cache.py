@@ -31,7 +31,8 @@ BLOCK = 256  # columns that are appended before a windowed array is moved to the
 class Cache:
     """What the layers of one model keep of `batch` texts.
 
-    length: how many columns were read before the present pass; count: how many it reads.
+    length: how many columns were read before the present pass; count: how many it reads; one_token: whether that is one
+    token in all, of a batch of one. shared: a dict for what several layers need in this pass; it is empty at its start.
 
     like: an array on the device of the model. padding (B,): how many columns at the start of each row hold no token; None
     if there are none.
@@ -55,7 +56,8 @@ class Cache:
 
     def start(self, count: int) -> None:
         """A pass over `count` new columns begins."""
-        self.count, self._positions, self._hidden = count, None, None
+        self.count, self.one_token = count, count * self._batch == 1
+        self.shared, self._positions, self._hidden = {}, None, None
         if self.padding is not None:
             hidden = self._new_columns() < self.padding[:, None]  # (B, t)
             self._hidden = hidden if hidden.any() else None
@@ -73,7 +75,9 @@ class Cache:
         """
         if self._hidden is not None:
             arrays = [self._zero_where_hidden(x) for x in arrays]
-        places = self._columns.setdefault(layer, [])
+        places = self._columns.get(layer)
+        if places is None:
+            places = self._columns[layer] = []
         for columns in places:
             if columns.stop == self.length:  # no call in this pass has used it
                 return columns.append(arrays)
@@ -106,11 +110,13 @@ class Cache:
         It is faster where a pass reads one token in all. The copy is made when the first such token is read, and pays
         after some dozens. It lives as long as this cache: make a new one after weights have changed.
         """
-        if self.count * self._batch != 1:
+        if not self.one_token:
             return None
-        if linears not in self._packed:
-            self._packed[linears] = PackedLinear(linears) if packing_pays(linears) else None
-        return self._packed[linears]
+        try:
+            return self._packed[linears]
+        except KeyError:
+            packed = self._packed[linears] = PackedLinear(linears) if packing_pays(linears) else None
+            return packed
 
     # ------------------------------------------------------------------------------------------------- between passes
 
@@ -158,25 +164,28 @@ class _Columns:
     """Arrays (B, ..., T, D) of one layer that grow along T. Column i of the text is at i - first; the last is stop - 1."""
 
     def __init__(self, like, window: int | None):
-        self.window, self.first, self.stop = window, 0, 0
+        self.window, self.first, self.stop, self.capacity = window, 0, 0, 0
         self.arrays = [_empty(x, x.shape[0], 0) for x in like]
 
     def append(self, new):
         """Write the new columns behind the others; returns what they need: all columns, or those of their windows."""
         count = new[0].shape[-2]
-        if self.stop - self.first + count > self.arrays[0].shape[-2]:
-            if self.window is not None and self.stop - self.first + count > self._limit():
-                self._forget()
-            if self.window is not None and count > BLOCK:
-                return self._append_many(new, count)
-            self._grow(self.stop - self.first + count)
         start = self.stop - self.first
+        if start + count > self.capacity:
+            if self.window is not None and start + count > self._limit():
+                self._forget()
+                start = self.stop - self.first
+                if count > BLOCK:
+                    return self._append_many(new, count)
+            self._grow(start + count)
         stop = start + count
+        lowest = 0 if self.window is None else max(0, start + 1 - self.window)
+        seen = []
         for array, x in zip(self.arrays, new):
             array[..., start:stop, :] = x
+            seen.append(array[..., lowest:stop, :])
         self.stop += count
-        lowest = 0 if self.window is None else max(0, start + 1 - self.window)
-        return [array[..., lowest:stop, :] for array in self.arrays]
+        return seen
 
     def keeps(self, length: int) -> bool:
         """Whether the columns are here that a column at `length` needs."""
@@ -197,13 +206,13 @@ class _Columns:
 
     def _grow(self, needed: int) -> None:
         """Make room for `needed` columns, and for more to come."""
-        used, capacity = self.stop - self.first, self.arrays[0].shape[-2]
-        if needed > capacity:
-            capacity = max(FIRST_CAPACITY, needed + needed // 2)
+        used = self.stop - self.first
+        if needed > self.capacity:
+            self.capacity = max(FIRST_CAPACITY, needed + needed // 2)
             if self.window is not None:
-                capacity = min(capacity, self._limit())
+                self.capacity = min(self.capacity, self._limit())
             for index, old in enumerate(self.arrays):
-                self.arrays[index] = _empty(old, old.shape[0], capacity)
+                self.arrays[index] = _empty(old, old.shape[0], self.capacity)
                 self.arrays[index][..., :used, :] = old[..., :used, :]
 
     def _forget(self) -> None:

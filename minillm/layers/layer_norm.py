@@ -71,7 +71,7 @@ def layer_norm_of_one_row(x, weight, bias, eps):
 
     A token of GPT-2 124M meets 25 norms: 0.12 ms in place of 0.30 ms of the 13 ms that it takes.
     """
-    y = x - x.dtype.type(float(x.sum()) / x.size)
+    y = x - x.dtype.type(float(np.add.reduce(x, axis=None)) / x.size)
     row = y.reshape(-1)
     rstd = 1 / math.sqrt(float(row.dot(row)) / row.size + eps)
     y *= weight
@@ -107,7 +107,7 @@ class LayerNorm(Layer):
 
     def decode(self, x, cache):
         bias = self.bias.value if hasattr(self, "bias") else None
-        if x.size == x.shape[-1] and array_module(x) is np:
+        if x.size == x.shape[-1] and type(x) is np.ndarray:
             return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)
         y, _ = layer_norm_forward(x, self.weight.value, bias, self.eps)
         return y

@@ -38,7 +38,7 @@ def packing_pays(linears) -> bool:
 
 
 class PackedLinear:
-    """A copy of the weights of linear layers, and of their biases. Called with x (..., I), it returns (..., O_1 + O_2 + ...).
+    """A copy of the weights of linear layers, and of their biases. Called with x (1, 1, I), it returns (1, 1, O_1 + O_2 + ...).
 
     Raises nothing if the weights of the layers change later: it still computes with its copy.
     """
@@ -60,7 +60,7 @@ class PackedLinear:
             self._bias = np.concatenate(biases, dtype=self._weight.dtype)
 
     def __call__(self, x):
-        y = x.reshape(-1, len(self._weight)) @ self._weight  # (N, I) @ (I, O)
+        y = x @ self._weight  # (1, 1, I) @ (I, O)
         if self._bias is not None:
             y += self._bias
-        return y.reshape(*x.shape[:-1], -1)
+        return y
