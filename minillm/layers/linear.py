@@ -81,7 +81,7 @@ class Linear(Layer):
         return dx
 
     def decode(self, x, cache, with_bias=True):
-        """x (B, t, I) -> (B, t, O). A few rows take other ways through memory: see packed_linear.py, skinny_matmul.py."""
+        """x (B, t, I) -> (B, t, O). One row: packed_linear.py; a few rows: skinny_matmul.py."""
         weight = self.weight.value
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:

@@ -44,7 +44,10 @@ class RotaryPositions:
         return cos[:time], sin[:time]
 
     def tables_for_tokens(self, cache, like):
-        """cos and sin as `rotate_tokens` takes them, for the new columns of a cache; made once for all layers of a pass."""
+        """cos and sin as `rotate_tokens` takes them, for the new columns of a cache.
+
+        They are made once for all layers of a pass.
+        """
         if self not in cache.shared:
             cache.shared[self] = self._tables_at(cache, like)
         return cache.shared[self]
