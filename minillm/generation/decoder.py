@@ -115,7 +115,7 @@ class Decoder:
         if self._whole:
             return self._whole.hidden(self._ids, self._padding)[:, -new:]
         if self._cache is None:
-            self._cache = Cache(next(iter(self.model.parameters().values())).value, len(self._ids), self._padding)
+            self._cache = Cache(self._ids, len(self._ids), self._padding)
         elif new == self.visible:
             self._cache.restart(self._padding)
         cache = self._cache
