@@ -74,9 +74,8 @@ def command(
         for each, sample in SAMPLES.items():
             print(f"{each:<20} {SUMMARIES[each]}")
             print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(sample.size_names, sample.size))}")
-        print(
-            "next: minillm simulate flash --check, minillm simulate gelu --size rows=7,width=33, or a .cu file of yours"
-        )
+        print("next: minillm simulate flash --check,")
+        print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours")
         return
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
