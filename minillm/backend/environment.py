@@ -1,4 +1,4 @@
-"""What this program runs on."""
+"""The environment: versions, CPU, GPU, devices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def describe() -> dict[str, str]:
 
 
 def devices() -> list[str]:
-    """The devices that a model can be moved to, with what is known of them."""
+    """The devices that a model can be moved to, each with a description."""
     found = ["cpu"]
     try:
         import cupy

@@ -24,8 +24,10 @@ ops: operations of matrix products, a multiply-add is two; attention is causal, 
 
 
 def format_table(inspection: Inspection, blocks: Iterable[int] = (), every_block: bool = False) -> str:
-    """The table. blocks: those to be shown whole, 0 the first; every other one is a single row, in which the numbers of all its
-    tensors come together. Without any, a model of few blocks is shown whole, and of a deeper one the first block."""
+    """The table. blocks: those to be shown whole, 0 the first; every other one is a single row, in
+    which the numbers of all its tensors come together. Without any, a model of few blocks is shown
+    whole, and of a deeper one the first block.
+    """
     record, count = inspection.record, inspection.model.config.n_layer
     whole = _blocks_shown(count, list(blocks), every_block)
     activations = [_cells(tensor) for tensor in _folded(record.activations, whole)]
@@ -115,8 +117,9 @@ def _block_of(name: str) -> int | None:
 
 
 def _together(folded: Tensor, tensor: Tensor) -> Tensor:
-    """Of activations, the numbers of the later one, which is nearer to the block's output, with what both keep and compute;
-    of parameters, the numbers of both."""
+    """Of activations, the numbers of the later one, which is nearer to the block's output, with
+    what both keep and compute; of parameters, the numbers of both.
+    """
     is_parameter = tensor.place is None
     gradient = tensor.gradient or TensorStats()
     return Tensor(
@@ -144,7 +147,9 @@ def _headline(inspection: Inspection) -> str:
 
 
 def _readable(token: str) -> str:
-    """A token with its spaces and line ends to be seen; one without text, such as the start of a text, as <>."""
+    """A token with its spaces and line ends to be seen; one without text, such as the start of a
+    text, as <>.
+    """
     return json.dumps(token, ensure_ascii=False)[1:-1].replace(" ", "·") or "<>"
 
 

@@ -1,7 +1,8 @@
-"""What the keys of a GGUF file mean for the model: used, without effect, or refused by name.
+"""The keys of a GGUF file: used, without effect, or refused by name.
 
-Source: the keys as llama.cpp reads them for the architectures "llama" and "gpt2" (src/llama-model.cpp, src/llama-context.cpp).
-Keys of other groups (general.*, tokenizer.*, quantize.*, those of whoever made the file) change nothing that is computed.
+Source: the keys as llama.cpp reads them for the architectures "llama" and "gpt2"
+(src/llama-model.cpp, src/llama-context.cpp). Keys of other groups (general.*, tokenizer.*,
+quantize.*, and custom ones) do not affect the model.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ USED = {
         "attention.layer_norm_epsilon",
     },
 }  # fmt: skip
-# these say something of how the model was made, or of a kind of scaling that is refused by its type
+# metadata, and parameters of scaling types that are refused
 WITHOUT_EFFECT = {
     "vocab_size",
     "rope.scaling.original_context_length",
@@ -57,7 +58,9 @@ OTHER_TENSORS = {  # the beginning of a name -> what such a tensor is for
 
 
 def check_keys(file, architecture: str) -> None:
-    """Raises UserError for a key of the architecture that changes the computation, and that minillm does not know."""
+    """Raises UserError for a key of the architecture that changes the computation and is not
+    supported.
+    """
     kind = file.settings.get("general.type", "model")
     if kind != "model":
         raise UserError(f'{file.path} is of the type "{kind}": no whole model, which minillm needs')
@@ -81,13 +84,13 @@ def _is_neutral(file, architecture: str, name: str, value) -> bool:
         return value == _head_width(file, architecture)
     if name == "attention.scale" and isinstance(value, float):
         return math.isclose(value, _head_width(file, architecture) ** -0.5, rel_tol=1e-6)
-    if name == "attention.sliding_window" and type(value) is int:  # a window that no text is longer than
+    if name == "attention.sliding_window" and type(value) is int:  # a window as long as the context has no effect
         return value >= file.setting(f"{architecture}.context_length", int)
     return name == "attention.key_length" and value == _head_width(file, architecture)
 
 
 def check_tensors(file, wanted: set[str], architecture: str) -> None:
-    """Raises UserError, saying what it is for, for a tensor that is not one of those that the model is made of."""
+    """Raises UserError for a tensor that is not part of the model; the message says what it is for."""
     extra = sorted(set(file.names()) - wanted)
     if not extra:
         return
@@ -150,12 +153,12 @@ def _head_width(file, architecture: str) -> int:
 
 
 def _has_bias(file, part: str) -> bool:
-    """Whether any block has one: those without have zeros, which change nothing."""
+    """Whether any block has this bias; the others then get zeros."""
     return any(re.fullmatch(rf"blk\.\d+\.{part}\.bias", name) for name in file.names())
 
 
 def _rope_scaling(file, head_dim: int, theta: float) -> Scaling | None:
-    """The factor of all pairs (a file without a type means linear), and the table of factors, which divide together."""
+    """The factor of all pairs (without a type: linear) and the table of factors; both divide."""
     kind = file.settings.get("llama.rope.scaling.type", "linear")
     if kind not in ("none", "", "linear"):
         raise UserError(f"{file.path}: rotary scaling of the type {kind!r:.60} is not computed here")

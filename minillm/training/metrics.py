@@ -1,4 +1,4 @@
-"""metrics.jsonl, one line an event, and the picture of the losses made from it."""
+"""metrics.jsonl, a line for each event, and the plot of the losses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class MetricsLog:
         return self._path.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Forget what was written after a checkpoint: a resumed run writes it again.
+        """Remove the lines written after a checkpoint: a resumed run writes them again.
 
-        A machine that lost its power may have kept the checkpoint and lost lines before it: then what is left of them.
+        After a power failure the file may be shorter than at the checkpoint; the rest is kept.
         """
         with naming(self._path), open(self._path, "a+b") as file:
             file.seek(0)
@@ -72,7 +72,7 @@ def plot_losses(folder: str | Path) -> Path:
     perplexity.set_yticks([2, 3, 5, 10, 20, 50, 100], labels=["2", "3", "5", "10", "20", "50", "100"])
     axes.legend()
     axes.grid(alpha=0.3)
-    picture = io.BytesIO()  # what draws it tells a full disk in many ways
+    picture = io.BytesIO()  # drawn in memory first: a full disk is then reported by our own write
     figure.savefig(picture, format="png")
     write_atomically(Path(folder) / PLOT_FILE, picture.getvalue())
     return Path(folder) / PLOT_FILE

@@ -1,4 +1,4 @@
-"""What a training run is told: everything but the shape of the model."""
+"""Training settings: everything but the shape of the model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from minillm.optim.adamw import check_settings
 class TrainingSettings:
     """Settings of a run; they are stored in the run folder, and a resumed run uses them again.
 
-    data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a step. max_steps: where
-    the schedule ends. lr rises over warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
-    checkpoint_activations: compute each block again in backward, for less memory. gradient_clip: largest global norm of the
-    gradient, 0 for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that they look at
-    (0: all). early_stop: evaluations without a better validation loss after which training ends, 0 for never.
-    sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
-    (minillm/backend/precision.py); what is stored is float32 for all but float64.
-    special: how special tokens in the text are read, one of data/special.py's CHOICES, "" for the end of text alone.
-    tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0
-    for 1024. init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that do not learn.
-    lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added to the
-    weights there.
+    data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a
+    step. max_steps: where the schedule ends. lr rises over warmup_steps and falls to min_lr
+    (schedule "cosine" or "linear") or stays ("constant"). checkpoint_activations: compute each
+    block again in backward, for less memory. gradient_clip: largest global norm of the gradient, 0
+    for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that
+    they look at (0: all). early_stop: evaluations without a better validation loss after which
+    training ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for
+    none. dtype: "float32", "float64", "tf32" or "bfloat16" (minillm/backend/precision.py); what is
+    stored is float32 for all but float64. special: how special tokens in the text are read, one of
+    data/special.py's CHOICES, "" for the end of text alone. tokenizer: "char" (every character a
+    token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0 for 1024.
+    init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that
+    do not learn. lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's
+    model, or with merge are added to the weights there.
 
     Raises UserError for settings that make no sense.
     """
