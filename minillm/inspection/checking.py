@@ -88,7 +88,7 @@ def check_tensor(model, ids, targets, tensor: Tensor, gradient: np.ndarray) -> C
 
 
 def choose_elements(name: str, gradient: np.ndarray) -> np.ndarray:
-    """Positions in the flat gradient: the largest, WITH_GRADIENT non-zero ones, and ANYWHERE more."""
+    """Positions in the flat gradient: the largest, WITH_GRADIENT non-zero, and ANYWHERE more."""
     flat, numbers = np.abs(gradient.reshape(-1)), stream("inspect", name)
     learning = np.flatnonzero(flat)
     chosen = [int(flat.argmax())]

@@ -88,7 +88,7 @@ class Observer:
 
 @contextmanager
 def observed(model: Layer, observer: Observer) -> Iterator[None]:
-    """Call `observer` for every layer and operation of `model` that runs inside the with statement."""
+    """Call `observer` for every layer and operation of `model` that runs inside the block."""
     watch = _Watch(observer)
     layers = [layer for _, layer in model.layers() if layer is not model]
     modules = {
@@ -106,7 +106,7 @@ def observed(model: Layer, observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def _exchanged(owner, name: str, value) -> Iterator[None]:
-    """Set an attribute of `owner` inside the block; an inherited one is inherited again afterwards."""
+    """Set an attribute of `owner` inside the block; an inherited one is restored as such."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:

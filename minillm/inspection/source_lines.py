@@ -285,7 +285,7 @@ def _layer_argument(frame: Frame, layer: str, method: str) -> ast.expr | None:
 
 
 def _assigned_before(frame: Frame, name: str | None) -> list[ast.stmt]:
-    """The statements that assign `name` before the one a frame is executing, or in the same loop."""
+    """The statements that assign `name` before the one a frame executes, or in the same loop."""
     here, tree = _statement(frame), _tree(frame.code)
     loops = [n for n in ast.walk(tree) if isinstance(n, (ast.For, ast.While)) and here.lineno in _lines(n)]
     looped = set().union(*map(_lines, loops))

@@ -1,4 +1,4 @@
-"""Statistics of a tensor: count, mean, standard deviation, largest magnitude; combined from chunks."""
+"""Statistics of a tensor: count, mean, standard deviation and largest magnitude."""
 
 from __future__ import annotations
 

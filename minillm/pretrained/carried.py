@@ -1,4 +1,4 @@
-"""Reading the other parts of a model's files, beside weights and vocabulary: see models/carried.py."""
+"""Reading the files of a model beside weights and vocabulary: see models/carried.py."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _texts(special: dict) -> dict:
 
 
 def _templates(folder: Path, tokenizer: dict) -> dict[str, str]:
-    """Chat templates by name, as in transformers: files take precedence over tokenizer_config.json."""
+    """Chat templates by name; files take precedence over tokenizer_config.json."""
     stored = tokenizer.get("chat_template")
     if isinstance(stored, list):
         entries = [entry for entry in stored if isinstance(entry, dict)]

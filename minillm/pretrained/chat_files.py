@@ -2,10 +2,11 @@
 
 Source: transformers 5.24, `tokenization_utils_base.py`. Of a folder
 
-    chat_template.jinja, additional_chat_templates/NAME.jinja    the template "default", and others
-    tokenizer_config.json                                        chat_template where there are no such files: a text, or a
-                                                                 list of {"name": ..., "template": ...}; bos_token, ...
-    special_tokens_map.json                                      names of special tokens, in old folders
+    chat_template.jinja                     the template "default"
+    additional_chat_templates/NAME.jinja    other templates
+    tokenizer_config.json                   without such files: chat_template, a text or a list of
+                                            {"name": ..., "template": ...}; bos_token, ...
+    special_tokens_map.json                 names of special tokens, in old folders
 
 and of a GGUF file tokenizer.chat_template, tokenizer.chat_template.NAME and
 tokenizer.ggml.bos_token_id and others.

@@ -178,7 +178,7 @@ def is_gguf(path: Path) -> bool:
 
 
 def load_gguf(path: str | Path, dtype="float32"):
-    """The model in a GGUF file, in evaluation mode: architectures llama and gpt2. Raises UserError."""
+    """The model (llama or gpt2) in a GGUF file, in evaluation mode. Raises UserError."""
     file = open_gguf(path)
     architecture = file.setting("general.architecture", str)
     makers = {"llama": (llama_config, Llama, _LLAMA_TENSORS), "gpt2": (gpt2_config, GPT2, _GPT2_TENSORS)}

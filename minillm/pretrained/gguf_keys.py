@@ -90,7 +90,7 @@ def _is_neutral(file, architecture: str, name: str, value) -> bool:
 
 
 def check_tensors(file, wanted: set[str], architecture: str) -> None:
-    """Raises UserError for a tensor that is not part of the model; the message says what it is for."""
+    """Raises UserError, saying its purpose, for a tensor that is not part of the model."""
     extra = sorted(set(file.names()) - wanted)
     if not extra:
         return

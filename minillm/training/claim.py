@@ -76,7 +76,7 @@ class Claim:
         self.release()
 
 
-_held: dict = {}  # what this process has locked: (device, inode) of a folder, or its path where a file beside it is locked
+_held: dict = {}  # locks of this process, by (device, inode) of a folder, or by path for a lock file
 
 
 class _Lock:
@@ -125,7 +125,7 @@ def _lock_folder(folder: Path) -> int | None:
 
 
 def _lock_file_beside(folder: Path) -> tuple[Path | None, int | None]:
-    """(.NAME.lock, its descriptor) with the file locked; (None, None) where no file can be locked."""
+    """(.NAME.lock, its descriptor) of the locked file; (None, None) without locks."""
     real = folder.resolve()
     path = real.with_name(f".{real.name}.lock")
     for _ in range(ATTEMPTS):

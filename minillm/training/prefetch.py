@@ -34,7 +34,7 @@ class BatchPrefetcher:
             self._thread.shutdown(cancel_futures=True)
 
     def get(self, step: int, micro_step: int):
-        """ids and targets, both (B, T), of a micro-step; the next one is then drawn in the thread."""
+        """ids and targets, both (B, T), of a micro-step; the thread then draws the next."""
         key, (awaited, future) = (step, micro_step), self._coming or (None, None)
         batch = future.result() if awaited == key else self._draw(*key)
         if self._thread is not None:

@@ -96,7 +96,7 @@ class Run:
         _save_as_model(self.model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
-        """The folder's model, the best by validation loss so far, in the precision of its weights."""
+        """The folder's model: the best by validation loss so far, in its stored precision."""
         return from_pretrained(self.folder, weight_dtype(self.settings.dtype).name)
 
 
@@ -279,7 +279,7 @@ def _restore(folder: Path, settings: TrainingSettings, config, progress: Progres
 
 
 def check_same_settings(run: Run, given: dict) -> None:
-    """Raises UserError, naming them all, if settings given for a resumed run differ from its own."""
+    """Raises UserError, naming them all, if settings given to a resumed run differ."""
     stored = {**asdict(run.model.config), **asdict(run.settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     differing = [

@@ -95,7 +95,7 @@ def put_in_place(partial: Path, folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Restore a folder whose replacement was interrupted between the two renames of `put_in_place`."""
+    """Restore a folder whose replacement by `put_in_place` was interrupted."""
     old = _old(folder)
     if old.is_dir() and not os.path.lexists(folder):
         with Claim(old, folder):

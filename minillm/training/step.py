@@ -52,7 +52,7 @@ def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetch
 
 
 def check_finite(run: Run, step: int, loss: float, norm: float) -> None:
-    """Raises Diverged, naming the first tensor affected, unless the numbers of a step are finite."""
+    """Raises Diverged, naming the first tensor, unless loss and norm are finite."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise Diverged(describe_divergence(run, step, loss, norm))
 
