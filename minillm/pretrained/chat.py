@@ -18,7 +18,7 @@ from minillm.pretrained.chat_files import DEFAULT, folder_names, folder_template
 from minillm.pretrained.chat_rendering import render
 from minillm.pretrained.gguf import is_gguf
 
-ASKED, ANSWERED = "Question", "Answer 7351"  # a short conversation, to see what a template writes after an answer
+QUESTION, ANSWER = "Question", "Answer 7351"  # a conversation that shows what a template writes after an answer
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Chat:
         """The id of the control token that the template writes after an answer; None if it writes
         none, or takes no answer.
         """
-        messages = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         try:
             text = self.prompt(messages, add_generation_prompt=False)
         except UserError:  # the question will be refused as well, or the template needs other messages
             return None
-        _, answer, rest = text.rpartition(ANSWERED)
+        _, answer, rest = text.rpartition(ANSWER)
         rest = rest.lstrip()
         special = special_tokens(tokenizer)
         found = [token for token in special if token and rest.startswith(token)] if answer else []

@@ -3,10 +3,11 @@
 Source: Karpathy, llama2.c, run.c and export.py. The header is int32 dim, hidden, layers, heads,
 kv_heads, vocab, seq.
 
-    version 0    starts with the header; a negative vocab means that the output head is not the token
-                 embedding; the last two arrays are the rotary tables, which give the base of the angles
-    version 1    "ak42", the version, the header, a byte for "the head is the embedding", zeros up to
-                 byte 256
+    version 0    starts with the header; a negative vocab means that the output head is not the
+                 token embedding; the last two arrays are the rotary tables, which give the base of
+                 the angles
+    version 1    "ak42", the version, the header, a byte for "the head is the embedding", zeros up
+                 to byte 256
     version 2    weights in int8: not supported
 
 Weights of one kind are stored together for all layers, in an order that depends on the version.
