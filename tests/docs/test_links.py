@@ -51,14 +51,22 @@ def test_lines_are_not_wider_than_a_page():
     """Prose at most 130 columns; tables and fences are as wide as they have to be."""
     for page, text in TEXTS.items():
         for number, line in enumerate(prose(text).splitlines(), start=1):
-            assert len(line) <= 130 or line.startswith("|") or "](" in line, f"{page.name}:{number} has {len(line)} columns"
+            assert len(line) <= 130 or line.startswith("|") or "](" in line, (
+                f"{page.name}:{number} has {len(line)} columns"
+            )
 
 
 def test_the_glossary_is_linked_where_its_words_are_used():
     glossary = ROOT / "docs" / "glossary.md"
     terms = re.findall(r"^\| \*\*(.+?)\*\*", glossary.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(terms) >= 25
-    for name in ("README.md", "docs/performance.md", "docs/models.md", "docs/questions.md", "docs/memory-and-profile.md"):
+    for name in (
+        "README.md",
+        "docs/performance.md",
+        "docs/models.md",
+        "docs/questions.md",
+        "docs/memory-and-profile.md",
+    ):
         assert any("glossary.md" in target for target in links((ROOT / name).read_text(encoding="utf-8"))), name
 
 
@@ -70,5 +78,7 @@ def test_the_questions_have_answers_that_are_tested():
     questions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     assert len(questions) >= 12
     for question in questions:
-        shown = [command for fence in fences(question, "questions.md") if fence.kind == "console" for command in commands(fence)]
-        assert any(command.output for command in shown), f"no output is compared: {question.splitlines()[0]}"
+        consoles = [fence for fence in fences(question, "questions.md") if fence.kind == "console"]
+        assert any(command.output for fence in consoles for command in commands(fence)), (
+            f"no output is compared: {question.splitlines()[0]}"
+        )

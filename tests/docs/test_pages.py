@@ -78,7 +78,9 @@ def run(command, how, folder):
 def check_output(where, shown, printed, any_number):
     found = [line.rstrip() for line in printed.strip("\n").splitlines()]
     if not doc_commands.same_output(shown, found, any_number):
-        pytest.fail(f"{where}\nthe page shows\n" + "\n".join(shown) + "\nand it printed\n" + "\n".join(found), pytrace=False)
+        pytest.fail(
+            f"{where}\nthe page shows\n" + "\n".join(shown) + "\nand it printed\n" + "\n".join(found), pytrace=False
+        )
 
 
 def check_excerpt(fence):
@@ -111,9 +113,11 @@ def test_no_commands_in_indented_blocks():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_in_running_text_exist(name):
+def test_commands_in_running_text_exist(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for code in re.findall(r"`(minillm \w[^`]*)`", prose((ROOT / name).read_text(encoding="utf-8"))):
-        assert not doc_commands.unknown_options(code), f"{name}: {code}: {doc_commands.unknown_options(code)}"
+        unknown = doc_commands.unknown_options(code, tmp_path)
+        assert not unknown, f"{name}: {code}: there is no {', '.join(unknown)}"
 
 
 def test_no_table_has_a_line_that_no_page_needs():
