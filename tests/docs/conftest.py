@@ -1,4 +1,4 @@
-"""What the pages take for granted: a model in runs/default-1, a text of one's own, a model that can chat."""
+"""What the pages take for granted: a model in runs/default-1, texts, a model that can chat."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ SMALL = "--n-layer 1 --d-model 32 --n-head 2 --context-length 64 --vocab-size 30
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
-    """A folder as a reader has it: runs/default-1 (small, and trained for a moment), my.txt, stories.txt, shakespeare.txt."""
+    """A reader's folder: runs/default-1 (small, trained for a moment), chat.gguf, and texts."""
     folder = tmp_path_factory.mktemp("workshop")
     before = Path.cwd()
     for name in ("my.txt", "shakespeare.txt"):

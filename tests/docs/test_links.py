@@ -23,7 +23,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_source_files_that_are_named_exist():
-    """`minillm/layers/mlp.py`, `kernels/gelu.cu`, `tests/planting.py`: as the pages write them, in backquotes."""
+    """`minillm/layers/mlp.py`, `kernels/gelu.cu`: as the pages write them, in backquotes."""
     for page, text in TEXTS.items():
         for name in re.findall(r"`((?:minillm|kernels|tests|benchmarks|docs)/[\w./-]+)`", text):
             assert (ROOT / name).exists(), f"{page.name}: there is no {name}"

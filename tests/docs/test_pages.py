@@ -34,7 +34,7 @@ def commands_in_tables(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_page(name, folder, capsys):
-    """From the top: files are written, commands and examples are run, and what they print is compared."""
+    """From the top: files are written, commands and examples are run, and outputs compared."""
     names, printed = {"__name__": "__main__"}, ""
     for fence in fences_of(name):
         if fence.excerpt:
@@ -84,7 +84,7 @@ def check_output(where, shown, printed, any_number):
 
 
 def check_excerpt(fence):
-    """The lines of an excerpt are lines of the file, in order; `...` stands for lines that are left out."""
+    """The lines of an excerpt are lines of the file, in order, with gaps at `...`."""
     source = iter((ROOT / fence.excerpt).read_text(encoding="utf-8").splitlines())
     for line in fence.text.splitlines()[1:]:
         if line.strip() not in ("", "..."):
