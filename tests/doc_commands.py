@@ -38,10 +38,11 @@ ELSEWHERE = (
 # Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or
 # "python". The run is cut, so a number in its output matches any other.
 SHORTER = {
-    r"minillm train --preset (shakespeare|llama).*": "--data shakespeare.txt --max-steps 2 --eval-windows 2 "
+    r"minillm train --preset (shakespeare|llama).*": "--max-steps 2 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1",
     r"minillm train --init .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
     r"minillm train --data stories.txt .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
+    r"minillm train --data my.txt --max-steps .*": "--d-model 32 --n-layer 1 --eval-windows 2 --sample-tokens 0",
     r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 "
     "--d-model 32",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
@@ -65,7 +66,6 @@ SLOW = (
 STAND_INS = {
     "SmolLM2-135M-Instruct.Q4_1.gguf": "chat.gguf",
     "MODEL": "runs/default-1",
-    "--data shakespeare": "--data shakespeare.txt",
 }
 
 # What the pages train in a minute is trained for a second here, so its numbers are others.

@@ -97,6 +97,29 @@ def commands(fence: Fence) -> list[Command]:
     ]
 
 
+def missing_line(excerpt: str, source: str) -> str | None:
+    """The first line of an excerpt, below its comment, that is not the next line of the source.
+
+    After a line `...` it may be any later one, as the first line may.
+
+    >>> missing_line("# from a.py\\nb\\nc\\n...\\ne", "a\\nb\\nc\\nd\\ne") is None
+    True
+    >>> missing_line("# from a.py\\nb\\nd", "a\\nb\\nc\\nd")
+    'd'
+    """
+    lines, at, is_next = source.splitlines(), 0, False
+    for line in excerpt.splitlines()[1:]:
+        if line.strip() == "...":
+            is_next = False
+            continue
+        places = [at] if is_next else range(at, len(lines))
+        at = next((place for place in places if lines[place : place + 1] == [line]), None)
+        if at is None:
+            return line
+        at, is_next = at + 1, True
+    return None
+
+
 def without_blank_ends(lines: list[str]) -> list[str]:
     """Lines without the empty ones at both ends."""
     while lines and not lines[0].strip():

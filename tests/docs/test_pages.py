@@ -5,7 +5,7 @@ import re
 
 import doc_commands
 import pytest
-from doc_pages import KINDS, PAGES, ROOT, Command, commands, fences, prose
+from doc_pages import KINDS, PAGES, ROOT, Command, commands, fences, missing_line, prose
 
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
@@ -38,7 +38,8 @@ def test_page(name, folder, capsys):
     names, printed = {"__name__": "__main__"}, ""
     for fence in fences_of(name):
         if fence.excerpt:
-            check_excerpt(fence)
+            source = (ROOT / fence.excerpt).read_text(encoding="utf-8")
+            assert not (line := missing_line(fence.text, source)), f"{fence}: {fence.excerpt} has not, there:\n{line}"
         elif fence.file:
             (folder / fence.file).write_text(fence.text + "\n", encoding="utf-8")
         elif fence.kind == "python":
@@ -81,14 +82,6 @@ def check_output(where, shown, printed, any_number):
         pytest.fail(
             f"{where}\nthe page shows\n" + "\n".join(shown) + "\nand it printed\n" + "\n".join(found), pytrace=False
         )
-
-
-def check_excerpt(fence):
-    """The lines of an excerpt are lines of the file, in order, with gaps at `...`."""
-    source = iter((ROOT / fence.excerpt).read_text(encoding="utf-8").splitlines())
-    for line in fence.text.splitlines()[1:]:
-        if line.strip() not in ("", "..."):
-            assert line in source, f"{fence}: {fence.excerpt} has no line, after those before it:\n{line}"
 
 
 # ----------------------------------------------------------------------------------------------- nothing is left untested
