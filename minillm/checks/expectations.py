@@ -13,9 +13,11 @@ import numpy as np
 
 from minillm.errors import UserError
 
-# dtype of the array -> the error that counts as agreement, relative to max(1, |expected|).
+# dtype of the array -> the error that counts as agreement, relative to |expected|, or to the root mean
+# square of all elements where that is larger.
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-9}
 BFLOAT16_TOLERANCE = 2e-2
+SMALLEST_SCALE = 1e-3  # errors are relative to at least this: zeros that are computed are not exact
 
 
 class Expectation(NamedTuple):
@@ -78,7 +80,8 @@ def compare(expectation: Expectation, found: np.ndarray, expected: np.ndarray, t
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
-        errors = np.where(same, 0, np.abs(found - expected) / np.maximum(1, np.abs(expected)))
+        scale = max(SMALLEST_SCALE, float(np.sqrt(np.nanmean(np.square(expected)))) if expected.size else 0)
+        errors = np.where(same, 0, np.abs(found - expected) / np.maximum(scale, np.abs(expected)))
     errors = np.where(np.isnan(errors), np.inf, errors)
     wrong = int((errors > tolerance).sum())
     if not found.size:
