@@ -1,7 +1,7 @@
 """What a kernel of one's own should compute: `minillm simulate my.cu --expect "y = a * x + y"`.
 
-The left side is an array argument of the kernel, the right side a NumPy expression of the arguments by
-their names, with the values that they had before the launch. It is computed in float64.
+The left side is an array argument of the kernel, the right side a NumPy expression of the arguments
+by their names, with the values that they had before the launch. It is computed in float64.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ SMALLEST_SCALE = 1e-3  # errors are relative to at least this: zeros that are co
 
 
 class Expectation(NamedTuple):
-    """name: of the array. code: the expression, compiled. text: as it was given. names: those in the expression."""
+    """name: of the array.
+
+    code: the expression, compiled. text: as it was given. names: those in the expression.
+    """
 
     name: str
     code: object
@@ -50,9 +53,11 @@ def parse_expectation(text: str) -> Expectation:
 
 
 def expected_value(expectation: Expectation, arguments: dict[str, np.ndarray]) -> np.ndarray:
-    """The right side. arguments: name -> value before the launch. Functions are NumPy's, with or without np.
+    """The right side. arguments: name -> value before the launch. Functions are NumPy's, with or
+    without np.
 
-    Raises UserError for an unknown name, for an error of NumPy, and for a result of another size than the array.
+    Raises UserError for an unknown name, for an error of NumPy, and for a result of another size
+    than the array.
     """
     if expectation.name not in arguments or not np.ndim(arguments[expectation.name]):
         arrays = [name for name, value in arguments.items() if np.ndim(value)]
@@ -76,7 +81,10 @@ def expected_value(expectation: Expectation, arguments: dict[str, np.ndarray]) -
 
 
 def compare(expectation: Expectation, found: np.ndarray, expected: np.ndarray, tolerance: float) -> tuple[str, bool]:
-    """A line with the worst element, and whether all elements agree. A NaN agrees with a NaN only."""
+    """A line with the worst element, and whether all elements agree.
+
+    A NaN agrees with a NaN only.
+    """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
