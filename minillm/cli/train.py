@@ -104,7 +104,7 @@ def command(
     max_steps: Annotated[Optional[int], _option(_STEPS, "Steps in all: where the schedule ends.")] = None,
     batch_size: Annotated[Optional[int], _option(_STEPS, "Windows of text in a batch.")] = None,
     gradient_accumulation: Annotated[Optional[int], _option(_STEPS, "Batches whose gradients make one step.")] = None,
-    optimizer: Annotated[Optional[str], _option(_STEPS, "adamw, or adam (decay as L2 penalty).")] = None,
+    optimizer: Annotated[Optional[str], _option(_STEPS, "adamw, adam (decay as L2 penalty), or sgd (momentum beta1).")] = None,
     lr: Annotated[Optional[float], _option(_STEPS, "Highest learning rate.")] = None,
     min_lr: Annotated[
         Optional[float], _option(_STEPS, "Learning rate at the end; a tenth of --lr if only that is given.")

@@ -9,7 +9,7 @@ from minillm.backend.precision import activation_dtype
 from minillm.data.special import check_choice
 from minillm.errors import UserError
 from minillm.optim import OPTIMIZERS, make_schedule
-from minillm.optim.adamw import check_settings
+from minillm.optim.optimizer import check_settings
 
 
 @dataclass(frozen=True)
