@@ -129,5 +129,6 @@ def _file_of_step(training: Path, step: int) -> Path:
 def _arrays(model, optimizer) -> dict:
     """All arrays that a step changes, by name."""
     arrays = {f"model.{name}": parameter.value for name, parameter in model.parameters().items()}
-    arrays |= {f"first_moment.{name}": moment for name, moment in optimizer.first_moments.items()}
-    return arrays | {f"second_moment.{name}": moment for name, moment in optimizer.second_moments.items()}
+    for kind, tensors in optimizer.state.items():
+        arrays |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}
+    return arrays
