@@ -4,7 +4,6 @@ import numpy as np
 
 from benchmarks.global_norm import elements, gpt2_tensors
 from benchmarks.kernel import Operation, main
-from minillm.layers.layer import Parameter
 
 SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8)
 DECAY = 0.1
@@ -17,21 +16,9 @@ def inputs(rng, n_layer, d_model):
 
 
 def forward(op, a):
-    if hasattr(op, "adamw_update"):
-        decays = [DECAY if value.ndim >= 2 else 0.0 for value in a.values]
-        op.adamw_update(a.values, a.gradients, a.first, a.second, **SETTINGS, weight_decays=decays, step=1)
-    else:  # minillm.optim.adamw
-        optimizer = _once(a, lambda: _our_optimizer(op, a))
-        optimizer.step_count = 0
-        optimizer.step()
+    decays = [DECAY if value.ndim >= 2 else 0.0 for value in a.values]
+    op.adamw_update(a.values, a.gradients, a.first, a.second, **SETTINGS, weight_decays=decays, step=1)
     return a.values, None
-
-
-def _our_optimizer(op, a):
-    parameters = {str(i): Parameter(value) for i, value in enumerate(a.values)}
-    for parameter, gradient in zip(parameters.values(), a.gradients):
-        parameter.grad = gradient
-    return op.AdamW(parameters, **SETTINGS, weight_decay=DECAY)
 
 
 def torch_forward(torch, a):

@@ -1,7 +1,8 @@
 """CUDA kernels, and the choice between them and plain array operations.
 
-A layer asks `kernel_for("layer_norm", x)` and gets the launcher of the CUDA kernel, with the functions of the layer's own
-file, if there is one that takes x; otherwise None. Launchers are imported when they are first asked for.
+`kernel_for("layer_norm", x)` is the launcher of the CUDA kernel, a module with the functions of the
+layer's own file, if there is one that takes x; otherwise None. A launcher is imported at its first
+use.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ def use_kernels(choice=True, /, **operations) -> None:
 
 
 def dispatch(array, forward, backward):
-    """The pair of functions that works on `array`: the CUDA kernel's, or the given ones of the layer's own file.
+    """The pair of functions that works on `array`: the CUDA kernel's, or the given ones of the
+    layer's own file.
 
-    A layer passes its `NAME_forward` and `NAME_backward` and keeps the second for its own backward, so that what forward
-    saved is read by the function that belongs to it.
+    A layer passes its `NAME_forward` and `NAME_backward` and keeps the second for its own backward,
+    so that what forward saved is read by the function that belongs to it.
     """
     kernel = kernel_for(forward.__name__.removesuffix("_forward"), array)
     if kernel is None:
@@ -67,8 +69,9 @@ def dispatch(array, forward, backward):
 def kernel_for(operation: str, array):
     """The launcher of the operation's kernel, or None where plain array operations are to be used.
 
-    It is a module with the functions of the layer's file, for an `array` (the first one of the operation) that lives on
-    "cuda" or "cudasim" and has a dtype that the kernel takes, unless `use_kernels` said otherwise.
+    It is a module with the functions of the layer's file, for an `array` (the first one of the
+    operation) that lives on "cuda" or "cudasim" and has a dtype that the kernel takes, unless
+    `use_kernels` said otherwise.
     """
     if device_of(array) == "cpu":
         return None

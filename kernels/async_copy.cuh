@@ -1,12 +1,14 @@
-// Copies from global to shared memory that go on while the thread computes (cp.async, sm_80 and later): a tile can be on its
-// way while the one before it is used, and it passes through no register.
+// Copies from global to shared memory that go on while the thread computes (cp.async, sm_80 and
+// later): a tile can be on its way while the one before it is used, and it passes through no
+// register.
 //
 //     AsyncCopies copies;
 //     copies.start(&tile[n], &matrix[n], true);       16 bytes, both addresses multiples of 16
 //     ...                                             the tile is not there yet
 //     copies.wait();                                  this thread's copies are; a barrier makes those of the others so too
 //
-// Under the simulator a copy is done in wait(), so that a kernel that reads too early reads what was there before.
+// Under the simulator a copy is done in wait(), so that a kernel that reads too early reads what
+// was there before.
 
 #pragma once
 

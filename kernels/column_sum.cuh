@@ -1,11 +1,12 @@
 // The second stage of a sum over rows: out_c = sum_p partials_pc, partials (count, width).
 //
-// A gradient such as that of a bias is a sum over all rows of a batch. In the first stage each block
-// writes one row of partial sums. Adding those with atomicAdd would give other last digits in every
-// run; this kernel adds them in a fixed order.
+// A gradient such as that of a bias is a sum over all rows of a batch. In the first stage each
+// block writes one row of partial sums. Adding those with atomicAdd would give other last digits in
+// every run; this kernel adds them in a fixed order.
 //
-// Work: blocks of COLUMNS x ADDENDS threads; thread (x, y) adds the rows y, y + ADDENDS, ... of column
-// x, so that a warp reads 128 bytes side by side. Shared memory: the ADDENDS sums of each column.
+// Work: blocks of COLUMNS x ADDENDS threads; thread (x, y) adds the rows y, y + ADDENDS, ... of
+// column x, so that a warp reads 128 bytes side by side. Shared memory: the ADDENDS sums of each
+// column.
 
 #pragma once
 

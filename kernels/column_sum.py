@@ -1,4 +1,6 @@
-"""The kernel of column_sum.cuh, the second stage of a sum over rows, for the launchers whose files include it."""
+"""The kernel of column_sum.cuh, the second stage of a sum over rows, for the launchers whose files
+include it.
+"""
 
 from __future__ import annotations
 

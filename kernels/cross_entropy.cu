@@ -1,19 +1,24 @@
-// Softmax cross-entropy: the loss, and its gradient written over the logits. For one row z of V logits and target t:
+// Softmax cross-entropy: the loss, and its gradient written over the logits. For one row z of V
+// logits and target t:
 //
 //     p = softmax(z)        loss = lse(z) - (1 - e) z_t - e/V sum_j z_j        dz_j = (p_j - q_j) / count
 //
-// with q = (1 - e) onehot(t) + e/V, e the label smoothing (minillm/layers/cross_entropy.py derives it).
+// with q = (1 - e) onehot(t) + e/V, e the label smoothing (minillm/layers/cross_entropy.py derives
+// it).
 //
-// lse(z) = log sum_j exp(z_j) comes online (Milakov, Gimelshein, "Online normalizer calculation for softmax", 2018): each
-// thread keeps the largest logit m it has seen and s = sum exp(z_j - m), and scales s when m grows. Two such pairs merge
-// in the same way, so the logits are read once for the sum and once more, from the L2 cache, for the gradient.
+// lse(z) = log sum_j exp(z_j) comes online (Milakov, Gimelshein, "Online normalizer calculation for
+// softmax", 2018): each thread keeps the largest logit m it has seen and s = sum exp(z_j - m), and
+// scales s when m grows. Two such pairs merge in the same way, so the logits are read once for the
+// sum and once more, from the L2 cache, for the gradient.
 //
-// Work: one block of up to 1024 threads for each row; thread t takes the logits t, t + blockDim.x, ... Shared memory: 32
-// pairs (m, s), 32 partial sums.
+// Work: one block of up to 1024 threads for each row; thread t takes the logits t, t + blockDim.x,
+// ... Shared memory: 32 pairs (m, s), 32 partial sums.
 //
-// Rows whose target is ignore_index get no loss and a gradient of 0. A target outside of 0 ... V - 1 makes the loss NaN.
+// Rows whose target is ignore_index get no loss and a gradient of 0. A target outside of 0 ... V -
+// 1 makes the loss NaN.
 //
-// The gradient is written over the logits, or as bfloat16, which the products that follow take, to an array of its own.
+// The gradient is written over the logits, or as bfloat16, which the products that follow take, to
+// an array of its own.
 //
 // Memory moved: 8 bytes a logit, 6 with a gradient in bfloat16.
 
@@ -55,8 +60,8 @@ __device__ inline OnlineSum block_merge(OnlineSum value, OnlineSum* scratch) {
     return value;
 }
 
-// count: how many rows the mean is over. losses (rows,), gradients (rows, gradient_width): its first `vocabulary` columns are
-// written; they may be the logits themselves.
+// count: how many rows the mean is over. losses (rows,), gradients (rows, gradient_width): its
+// first `vocabulary` columns are written; they may be the logits themselves.
 template <typename Number>
 __global__ void cross_entropy(const float* logits, Number* gradients, const long long* targets, const double* count,
                               float* losses, int vocabulary, int gradient_width, long long ignore_index,
@@ -111,7 +116,8 @@ __global__ void count_targets(const long long* targets, double* count, long long
     if (threadIdx.x == 0) *count = counted;
 }
 
-// sum of losses / count, in double and in a fixed order. Work: one block. Shared memory: 32 partial sums.
+// sum of losses / count, in double and in a fixed order. Work: one block. Shared memory: 32 partial
+// sums.
 __global__ void mean_loss(const float* losses, const double* count, double* loss, long long rows) {
     __shared__ double scratch[32];
     double sum = 0;

@@ -1,4 +1,6 @@
-"""Launcher of cross_entropy.cu: the functions of minillm/layers/cross_entropy.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of cross_entropy.cu: the functions of minillm/layers/cross_entropy.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ CUDA = CudaFile(
 
 
 def cross_entropy_forward(logits, targets, ignore_index=-100, label_smoothing=0.0, count=None, gradient=None):
-    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if no array is given for it.
+    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if
+    no array is given for it.
 
-    logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of rows that are not
+    logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of
+    rows that are not
     ignored  ->  loss (0-d, float64, on the device), saved
     gradient: an array (N, V or more), float32 or bfloat16, for the gradient of logits (N, V).
 
-    The host never waits for the device, so what it would have to wait for to raise is NaN here: the loss where every
-    target is ignored, or where one lies outside of the vocabulary.
+    The host never waits for the device, so what it would have to wait for to raise is NaN here: the
+    loss where every target is ignored, or where one lies outside of the vocabulary.
     """
     check_array("cross_entropy_forward", "logits", logits)
     vocabulary, shape = logits.shape[-1], logits.shape[:-1]

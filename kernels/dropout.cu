@@ -1,8 +1,10 @@
-// Dropout: y_n = x_n / (1 - p) where number `first` + n (of 32 bits) of the stream is at least p 2^32, else 0. Backward is the
-// same function of dy: the mask is computed again from the key, and nothing is kept.
+// Dropout: y_n = x_n / (1 - p) where number `first` + n (of 32 bits) of the stream is at least p
+// 2^32, else 0. Backward is the same function of dy: the mask is computed again from the key, and
+// nothing is kept.
 //
-// Work: a thread computes one block of Philox, four words of 64 bits, which is eight numbers in a row. Shared memory: none.
-// Memory moved: 8 bytes an element, 4 in bfloat16; the ten rounds of Philox, for eight elements, hide behind it.
+// Work: a thread computes one block of Philox, four words of 64 bits, which is eight numbers in a
+// row. Shared memory: none. Memory moved: 8 bytes an element, 4 in bfloat16; the ten rounds of
+// Philox, for eight elements, hide behind it.
 
 #include <cuda_bf16.h>
 

@@ -1,4 +1,4 @@
-"""Launcher of dropout.cu: the functions of minillm/layers/dropout.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of dropout.cu: the functions of minillm/layers/dropout.py, for "cuda" and "cudasim"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ CUDA = CudaFile(
 
 
 def dropout_forward(x, p, rng_key, batch_offset=0):
-    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit for bit.
+    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved. The mask is that of the CPU, bit
+    for bit.
 
     x[0] is row `batch_offset` of the batch.
     """

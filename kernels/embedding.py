@@ -1,4 +1,4 @@
-"""Launcher of embedding.cu: the functions of minillm/layers/embedding.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of embedding.cu: minillm/layers/embedding.py for "cuda" and "cudasim"."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ CUDA = CudaFile(__file__, "embedding.cu", _instances, constants={"WINDOW": WINDO
 
 
 def embedding_forward(ids, weight, dtype=None):
-    """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, float32 or bfloat16, by default the weight's; saved.
+    """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, float32 or bfloat16, by default the
+    weight's; saved.
 
     An id that is not in 0 ... V - 1 gives NaN.
     """
@@ -45,7 +46,10 @@ def embedding_forward(ids, weight, dtype=None):
 
 
 def embedding_backward(dy, saved, dweight=None):
-    """dy (..., C)  ->  dweight (V, C); ids have no gradient. dweight: a buffer that the gradient is added to."""
+    """dy (..., C)  ->  dweight (V, C); ids have no gradient.
+
+    dweight: a buffer that the gradient is added to.
+    """
     ids, weight_shape = saved
     vocabulary, width = weight_shape
     shape = (*ids.shape, width)

@@ -7,15 +7,18 @@
 //
 //     "tanh"   s' = 2 s (1 - s) c (1 + 3 a x^2)        "none"   Phi' = exp(-x^2 / 2) / sqrt(2 pi)
 //
-// (minillm/layers/gelu.py derives it.) The logistic form of s has no cancellation where tanh u is near -1.
+// (minillm/layers/gelu.py derives it.) The logistic form of s has no cancellation where tanh u is
+// near -1.
 //
-// Work: a thread owns one column and walks down rows. blockIdx.y picks 256 columns, blockIdx.x the rows blockIdx.x,
-// blockIdx.x + gridDim.x, ... (at most 128 such groups). The bias of the column is read once, and the sum of the column
-// stays in a register. Without aliases (__restrict__) the compiler loads four rows before it stores the first. Shared
-// memory: none. At its end a thread of backward writes its sum into row blockIdx.x of a table, which column_sum adds up in
-// a fixed order.
+// Work: a thread owns one column and walks down rows. blockIdx.y picks 256 columns, blockIdx.x the
+// rows blockIdx.x, blockIdx.x + gridDim.x, ... (at most 128 such groups). The bias of the column is
+// read once, and the sum of the column stays in a register. Without aliases (__restrict__) the
+// compiler loads four rows before it stores the first. Shared memory: none. At its end a thread of
+// backward writes its sum into row blockIdx.x of a table, which column_sum adds up in a fixed
+// order.
 //
-// Memory moved: forward 8 bytes an element, backward 12, half of that in bfloat16; x + b is recomputed rather than kept.
+// Memory moved: forward 8 bytes an element, backward 12, half of that in bfloat16; x + b is
+// recomputed rather than kept.
 
 #include <cuda_bf16.h>
 

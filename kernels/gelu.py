@@ -1,4 +1,4 @@
-"""Launcher of gelu.cu: the functions of minillm/layers/gelu.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of gelu.cu: the functions of minillm/layers/gelu.py, for "cuda" and "cudasim"."""
 
 from __future__ import annotations
 

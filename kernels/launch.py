@@ -8,10 +8,10 @@ and launches a kernel with
 
     CUDA.launch("gelu_forward<true>", grid, block, (x, y, np.int64(x.size)))
 
-Arrays on a GPU go to cupy.RawModule, simulated ones to minillm.kernels.simulator.RawModule, which has
-the same interface. CuPy does not check what it passes on: a transposed view arrives as if it were
-contiguous, a Python float as a double where the kernel has a float. So every launcher checks its arrays
-with `check_array`, and `launch` takes NumPy scalars only.
+Arrays on a GPU go to cupy.RawModule, simulated ones to minillm.kernels.simulator.RawModule, which
+has the same interface. CuPy does not check what it passes on: a transposed view arrives as if it
+were contiguous, a Python float as a double where the kernel has a float. So every launcher checks
+its arrays with `check_array`, and `launch` takes NumPy scalars only.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ FLOATS = tuple(NUMBERS)
 class ResourceLimit(NamedTuple):
     """The most that a kernel may use; tests compile every kernel and compare.
 
-    registers: of a thread. shared: bytes of static shared memory of a block. dynamic_shared: bytes of
-    dynamic shared memory of a block. smallest_arch: the first architecture (75 is sm_75) whose blocks
-    can have that much shared memory; the kernel compiles for older ones too.
+    registers: of a thread. shared: bytes of static shared memory of a block. dynamic_shared: bytes
+    of dynamic shared memory of a block. smallest_arch: the first architecture (75 is sm_75) whose
+    blocks can have that much shared memory; the kernel compiles for older ones too.
     """
 
     registers: int
@@ -52,14 +52,14 @@ class ResourceLimit(NamedTuple):
 
 
 class CudaFile:
-    """A .cu file beside its launcher, compiled when a kernel of it is first launched, once for each device.
+    """A .cu file beside its launcher, compiled when a kernel of it is first launched, once for each
+    device.
 
-    launcher: the launcher's `__file__`. name: of the .cu file in the same folder.
-    instances: name expression -> ResourceLimit, for every kernel and template instance that is launched,
-    such as "f" or "f<64, true>".
-    minimum_arch: the oldest architecture that the file compiles for, such as 80 for tensor cores.
-    constants: name -> number, the numbers that the file and its launcher share; the file gets them as
-    macros (-D).
+    launcher: the launcher's `__file__`. name: of the .cu file in the same folder. instances: name
+    expression -> ResourceLimit, for every kernel and template instance that is launched, such as
+    "f" or "f<64, true>". minimum_arch: the oldest architecture that the file compiles for, such as
+    80 for tensor cores. constants: name -> number, the numbers that the file and its launcher
+    share; the file gets them as macros (-D).
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class CudaFile:
     def code(self) -> str:
         """The text for the compiler, in which messages name the file.
 
-        It ends with a digest of each included file: CuPy's cache of compiled kernels compares this text
-        only, and a change in a header has to change it.
+        It ends with a digest of each included file: CuPy's cache of compiled kernels compares this
+        text only, and a change in a header has to change it.
         """
         included = "".join(f"// {name} {digest}\n" for name, digest in sorted(self._included(self.text).items()))
         return f'#line 1 "{self.path.name}"\n{self.text}\n{included}'
@@ -130,9 +130,9 @@ class CudaFile:
     def launch(self, kernel: str, grid: tuple, block: tuple, arguments: tuple, shared_bytes: int = 0) -> None:
         """Run a kernel on the device of its first array.
 
-        kernel: a key of `instances`. grid, block: one to three numbers; a grid with a 0 launches nothing.
-        arguments: arrays and NumPy scalars in the order of the kernel's parameters; a struct is a scalar
-        of a structured dtype. shared_bytes: dynamic shared memory of a block.
+        kernel: a key of `instances`. grid, block: one to three numbers; a grid with a 0 launches
+        nothing. arguments: arrays and NumPy scalars in the order of the kernel's parameters; a
+        struct is a scalar of a structured dtype. shared_bytes: dynamic shared memory of a block.
         Raises KeyError, TypeError or ValueError for a mistake of the launcher.
         """
         if 0 in grid:
@@ -179,10 +179,10 @@ def check_architecture(name: str, arch: int, minimum: int) -> None:
 def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:
     """Raises unless `array` is what the kernel takes.
 
-    kernel, name: of the function and its argument, for the message. like: an array on whose device it
-    has to be. shape: the only shape possible, None for any. dtype: one, or a tuple of names such as
-    FLOATS. because: the reason for the shape, for the message ("x has 512 channels").
-    Raises TypeError if it is no array or has another dtype; ValueError if its shape, its device or its
+    kernel, name: of the function and its argument, for the message. like: an array on whose device
+    it has to be. shape: the only shape possible, None for any. dtype: one, or a tuple of names such
+    as FLOATS. because: the reason for the shape, for the message ("x has 512 channels"). Raises
+    TypeError if it is no array or has another dtype; ValueError if its shape, its device or its
     memory layout (not C-contiguous) is wrong.
     """
     if not hasattr(array, "dtype") or not hasattr(array, "flags"):
@@ -204,7 +204,10 @@ def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="
 
 
 def check_integers(kernel: str, name: str, array, *, like, shape=None, because: str = ""):
-    """Returns `array` as int64, which the kernels take. Raises as `check_array`, and for other than integers."""
+    """Returns `array` as int64, which the kernels take.
+
+    Raises as `check_array`, and for other than integers.
+    """
     if getattr(array, "dtype", np.dtype(bool)).kind not in "iu":
         raise TypeError(
             f"{kernel}: {name} is {getattr(array, 'dtype', type(array).__name__)}, not an array of integers"
@@ -215,13 +218,17 @@ def check_integers(kernel: str, name: str, array, *, like, shape=None, because: 
 
 
 def blocks_for(count: int, block: int, limit: int | None = None) -> int:
-    """The number of blocks of `block` threads for `count` elements; at most `limit`, for grid-stride loops."""
+    """The number of blocks of `block` threads for `count` elements; at most `limit`, for
+    grid-stride loops.
+    """
     blocks = -(-count // block)
     return blocks if limit is None else min(blocks, limit)
 
 
 def row_threads(width: int) -> int:
-    """Threads of a block for one row of `width` numbers: whole warps, about four numbers a thread, at most 512."""
+    """Threads of a block for one row of `width` numbers: whole warps, about four numbers a thread,
+    at most 512.
+    """
     return 32 * max(1, min(16, -(-width // 128)))
 
 

@@ -7,14 +7,16 @@
 //
 //     dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)        dw_i = sum over rows of dy_i n_i        db_i = sum of dy_i
 //
-// Forward. Work: one block a row, up to 512 threads, about four columns each. Shared memory: 32 partial sums.
+// Forward. Work: one block a row, up to 512 threads, about four columns each. Shared memory: 32
+// partial sums.
 //
-// Backward. Work: at most 512 blocks; block b takes the rows b, b + gridDim.x, ... Shared memory: dw and db of these rows
-// (2 C floats) and 32 partial sums. At its end a block writes them as row b of a table, which column_sum adds up: x and
-// dy are read once, and the order of additions is always the same.
+// Backward. Work: at most 512 blocks; block b takes the rows b, b + gridDim.x, ... Shared memory:
+// dw and db of these rows (2 C floats) and 32 partial sums. At its end a block writes them as row b
+// of a table, which column_sum adds up: x and dy are read once, and the order of additions is
+// always the same.
 //
-// Memory moved: forward 8 bytes an element (x, y), backward 12 (dy, x, dx), half of that in bfloat16: a few operations for
-// each, so the speed limit is that of memory.
+// Memory moved: forward 8 bytes an element (x, y), backward 12 (dy, x, dx), half of that in
+// bfloat16: a few operations for each, so the speed limit is that of memory.
 
 #include "column_sum.cuh"
 #include "layer_norm.cuh"

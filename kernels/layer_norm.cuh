@@ -1,8 +1,9 @@
-// What layer_norm.cu and residual_layer_norm.cu share: one block works on one row of `width` values.
+// What layer_norm.cu and residual_layer_norm.cu share: one block works on one row of `width`
+// values.
 //
-// Thread t takes the columns t, t + blockDim.x, ...: neighbours read neighbours. A row is read again for each step rather
-// than kept; the second reading comes from the L1 or L2 cache, so memory sees each value once. Number is float or
-// bfloat16; the arithmetic is float.
+// Thread t takes the columns t, t + blockDim.x, ...: neighbours read neighbours. A row is read
+// again for each step rather than kept; the second reading comes from the L1 or L2 cache, so memory
+// sees each value once. Number is float or bfloat16; the arithmetic is float.
 
 #pragma once
 
@@ -15,8 +16,9 @@ struct RowStatistics {
     float rstd;  // 1 / sqrt(variance + eps)
 };
 
-// In two passes: the mean, then the mean of (x - mean)^2. (E[x^2] - mean^2 in one pass would lose all digits where the
-// mean is large.) The row may have been written by this block if each thread wrote its own columns.
+// In two passes: the mean, then the mean of (x - mean)^2. (E[x^2] - mean^2 in one pass would lose
+// all digits where the mean is large.) The row may have been written by this block if each thread
+// wrote its own columns.
 template <typename Number>
 __device__ inline RowStatistics row_statistics(const Number* x, int width, float eps, float* scratch) {
     float sum = 0;
@@ -41,7 +43,8 @@ __device__ inline void normalize_row(const Number* x, const float* weight, const
 
 // With g_c = dy_c w_c:   dx_c = rstd (g_c - mean over the row of g - n_c mean over the row of g n)  [+ dsum_c]
 //
-// Adds dy_c n_c to dweight[c] and dy_c to dbias[c], which lie in shared memory: thread t alone ever touches its columns.
+// Adds dy_c n_c to dweight[c] and dy_c to dbias[c], which lie in shared memory: thread t alone ever
+// touches its columns.
 template <bool has_dsum, typename Number>
 __device__ inline void layer_norm_backward_row(const Number* dy, const Number* x, const float* weight,
                                                const Number* dsum, Number* dx, float* dweight, float* dbias, RowStatistics statistics,

@@ -1,4 +1,6 @@
-"""Launcher of layer_norm.cu: the functions of minillm/layers/layer_norm.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of layer_norm.cu: the functions of minillm/layers/layer_norm.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ def layer_norm_backward(dy, saved):
 
 
 def check_norm(kernel: str, x, weight, bias=None, max_width=MAX_WIDTH) -> tuple[int, int]:
-    """Raises unless weight and bias fit the last axis of x. Returns the number of rows and their width."""
+    """Raises unless weight and bias fit the last axis of x.
+
+    Returns the number of rows and their width.
+    """
     if getattr(x, "ndim", 0) == 0:
         raise ValueError(f"{kernel}: x needs at least one axis")
     check_array(kernel, "x", x, dtype=FLOATS)

@@ -1,8 +1,9 @@
 """Compiling kernels for a GPU on a machine that has none.
 
-NVRTC, NVIDIA's compiler as a library, needs no driver; only cupy.RawModule does, because it asks the device which
-architecture to compile for. Here the architecture is named, the options are CuPy's, and the assembler's report says
-what each kernel takes: registers, shared memory, and spills (registers that did not fit and went to slow local memory).
+NVRTC, NVIDIA's compiler as a library, needs no driver. cupy.RawModule does, because it compiles for
+the architecture of a device. Here the architecture is an argument, the options are CuPy's, and the
+assembler's report gives the resources of each kernel: registers, shared memory, and spills
+(registers that did not fit and are kept in slow local memory).
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ MAX_SHARED = {
 
 
 class Usage(NamedTuple):
-    """What the assembler says of a kernel: registers a thread, bytes of shared memory a block, of stack and spills."""
+    """The resources of a kernel, by the assembler's report.
+
+    registers: of a thread. shared: bytes of static shared memory of a block. stack: bytes of local
+    memory of a thread. spill_stores, spill_loads: bytes of spilled registers written and read.
+    """
 
     registers: int
     shared: int
@@ -44,7 +49,11 @@ class CompileError(Exception):
 
 
 def cuda_files() -> dict[str, list[CudaFile]]:
-    """What the launchers declare: "layer_norm.cu", "attention/naive.cu", ... -> the CudaFiles made from it."""
+    """All files that launchers declare: "layer_norm.cu", "attention/naive.cu", ... -> their
+    CudaFiles.
+
+    Every launcher is imported.
+    """
     found = {}
     for module in pkgutil.walk_packages(minillm.kernels.__path__, "minillm.kernels."):
         if module.name.startswith("minillm.kernels.simulator"):
@@ -62,7 +71,10 @@ def version() -> tuple[int, int]:
 
 
 def compile_for(arch: int, file: CudaFile) -> dict[str, Usage]:
-    """Compile all instances of a file to machine code for sm_`arch`: name expression -> Usage. Raises CompileError."""
+    """Compile all instances of a file to machine code: name expression -> Usage.
+
+    arch: such as 90 for sm_90. Raises CompileError with NVRTC's log, MissingExtra without NVRTC.
+    """
     nvrtc = _nvrtc()
     program = nvrtc.createProgram(file.code, file.path.name, (), ())
     try:
@@ -81,7 +93,7 @@ def compile_for(arch: int, file: CudaFile) -> dict[str, Usage]:
 
 
 def cupy_options(arch: int, options: tuple[str, ...]) -> tuple[str, ...]:
-    """The options with which cupy.RawModule compiles on a device of that architecture."""
+    """The options with which cupy.RawModule compiles `options` on a device of sm_`arch`."""
     from cupy._core.core import assemble_cupy_compiler_options  # what RawModule itself calls
 
     return assemble_cupy_compiler_options(tuple(options)) + (

@@ -1,13 +1,16 @@
-// Philox4x64-10: random numbers without a state, so that a thread computes the ones that belong to its element.
+// Philox4x64-10: random numbers without a state, so that a thread computes the ones that belong to
+// its element.
 //
-// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Ten rounds of
+// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Ten
+// rounds of
 //
 //     (h0, l0) = M0 c0        (h1, l1) = M1 c2              products of 128 bits: upper and lower half
 //     c = (h1 ^ c1 ^ k0,  l1,  h0 ^ c3 ^ k1,  l0)
 //
-// with the key raised by (W0, W1) between rounds turn a counter into four random words. The stream of a key is the same
-// as numpy.random.Philox(key=...).random_raw and as minillm.backend.Stream: word i is word i % 4 of counter 1 + i / 4
-// (NumPy raises the counter before it computes the first block).
+// with the key raised by (W0, W1) between rounds turn a counter into four random words. The stream
+// of a key is the same as numpy.random.Philox(key=...).random_raw and as minillm.backend.Stream:
+// word i is word i % 4 of counter 1 + i / 4 (NumPy raises the counter before it computes the first
+// block).
 
 #pragma once
 
@@ -35,7 +38,8 @@ __device__ inline PhiloxWords philox_words(philox_word key0, philox_word key1, p
     return words;
 }
 
-// Half h of the stream cut into 32-bit numbers, low half first: element h % 8 of words 4 block, ..., where block = h / 8.
+// Half h of the stream cut into 32-bit numbers, low half first: element h % 8 of words 4 block,
+// ..., where block = h / 8.
 __device__ inline unsigned int philox_half(const PhiloxWords& words, int index) {
     return (unsigned int)(words.word[index / 2] >> (index % 2 ? 32 : 0));
 }

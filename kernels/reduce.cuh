@@ -1,5 +1,6 @@
-// Sums over the threads of a warp and of a block. Every thread gets the result, and it is the same to the bit in all of
-// them and in every run: the order of additions is that of a tree, and no atomic operation changes it.
+// Sums over the threads of a warp and of a block. Every thread gets the result, and it is the same
+// to the bit in all of them and in every run: the order of additions is that of a tree, and no
+// atomic operation changes it.
 
 #pragma once
 
@@ -13,8 +14,9 @@ __device__ inline Number warp_sum(Number value) {
     return value;
 }
 
-// One sum for each warp, then the sum of those in every warp. `scratch` holds 32 numbers in shared memory; it is free
-// for use again when the function returns. The block is one-dimensional and made of whole warps.
+// One sum for each warp, then the sum of those in every warp. `scratch` holds 32 numbers in shared
+// memory; it is free for use again when the function returns. The block is one-dimensional and made
+// of whole warps.
 template <typename Number>
 __device__ inline Number block_sum(Number value, Number* scratch) {
     value = warp_sum(value);

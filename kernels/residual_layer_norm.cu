@@ -2,13 +2,14 @@
 //
 //     s = x + delta        y = layer_norm(s) w + b
 //
-// Backward: s takes part twice, in the residual stream and in the norm, so its two gradients add up, and a sum hands its
-// gradient to both terms:
+// Backward: s takes part twice, in the residual stream and in the norm, so its two gradients add
+// up, and a sum passes its gradient to both terms:
 //
 //     dx = ddelta = dsum + (what comes back through the norm: layer_norm.cu has the formula)
 //
-// Apart, the two operations move 12 + 8 bytes an element forward (x, delta, s; s, y); together 16, and backward 16 in
-// place of 12 + 12. The work of blocks and threads and the shared memory are as in layer_norm.cu.
+// Apart, the two operations move 12 + 8 bytes an element forward (x, delta, s; s, y); together 16,
+// and backward 16 in place of 12 + 12. The work of blocks and threads and the shared memory are as
+// in layer_norm.cu.
 
 #include "column_sum.cuh"
 #include "layer_norm.cuh"

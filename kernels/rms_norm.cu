@@ -6,13 +6,15 @@
 //
 //     dx_i = r (g_i - n_i 1/C sum_j g_j n_j)        dw_i = sum over rows of dy_i n_i
 //
-// Forward. Work: one block a row, up to 512 threads, about four columns each. Shared memory: 32 partial sums.
+// Forward. Work: one block a row, up to 512 threads, about four columns each. Shared memory: 32
+// partial sums.
 //
-// Backward. Work: at most 512 blocks; block b takes the rows b, b + gridDim.x, ... Shared memory: dw of these rows
-// (C floats) and 32 partial sums. At its end a block writes dw as row b of a table, which column_sum adds up.
+// Backward. Work: at most 512 blocks; block b takes the rows b, b + gridDim.x, ... Shared memory:
+// dw of these rows (C floats) and 32 partial sums. At its end a block writes dw as row b of a
+// table, which column_sum adds up.
 //
-// A row is read twice; the second reading comes from the cache. Memory moved: forward 8 bytes an element, backward 12; half of
-// that in bfloat16.
+// A row is read twice; the second reading comes from the cache. Memory moved: forward 8 bytes an
+// element, backward 12; half of that in bfloat16.
 
 #include <cuda_bf16.h>
 

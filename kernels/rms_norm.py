@@ -1,4 +1,4 @@
-"""Launcher of rms_norm.cu: the functions of minillm/layers/rms_norm.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of rms_norm.cu: the functions of minillm/layers/rms_norm.py, for "cuda" and "cudasim"."""
 
 from __future__ import annotations
 

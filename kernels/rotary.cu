@@ -1,13 +1,13 @@
-// Rotary embedding: turns the pair (x_i, x_j) of a token at position t by the angle t theta_i:
+// Rotary embedding: rotates the pair (x_i, x_j) of a token at position t by the angle t theta_i:
 //
 //     y_i = x_i cos - x_j sin        y_j = x_j cos + x_i sin
 //
-// where the pairs of a head of width D are (i, i + D/2), or (2i, 2i + 1) in the interleaved order. Backward turns by the
-// opposite angle (minillm/layers/rotary.py derives it): sign = -1.
+// where the pairs of a head of width D are (i, i + D/2), or (2i, 2i + 1) in the interleaved order.
+// Backward rotates by the opposite angle (minillm/layers/rotary.py derives it): sign = -1.
 //
-// Work: x is (B H, T, D); a thread owns one pair of one position, reads its cosine and sine once, and takes it through
-// the heads blockIdx.y, blockIdx.y + gridDim.y, ... Shared memory: none. Memory moved: 8 bytes an element, 4 in bfloat16;
-// the tables are float in both.
+// Work: x is (B H, T, D); a thread owns one pair of one position, reads its cosine and sine once,
+// and takes it through the heads blockIdx.y, blockIdx.y + gridDim.y, ... Shared memory: none.
+// Memory moved: 8 bytes an element, 4 in bfloat16; the tables are float in both.
 
 #include <cuda_bf16.h>
 

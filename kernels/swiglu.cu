@@ -2,11 +2,12 @@
 //
 //     du = dh g s        dg = dh u s (1 + g (1 - s))
 //
-// (minillm/layers/swiglu.py derives it.) s is computed again rather than kept. Where exp(-g) overflows s is 0, its limit.
+// (minillm/layers/swiglu.py derives it.) s is computed again rather than kept. Where exp(-g)
+// overflows s is 0, its limit.
 //
-// Work: a thread takes the elements t, t + threads of the grid, ...; the grid is at most 8192 blocks of 256 threads. Shared
-// memory: none. Memory moved: forward 12 bytes an element (g, u, h), backward 20 (dh, g, u, dg, du), half of that in
-// bfloat16; the arithmetic is float.
+// Work: a thread takes the elements t, t + threads of the grid, ...; the grid is at most 8192
+// blocks of 256 threads. Shared memory: none. Memory moved: forward 12 bytes an element (g, u, h),
+// backward 20 (dh, g, u, dg, du), half of that in bfloat16; the arithmetic is float.
 
 #include <cuda_bf16.h>
 

@@ -1,4 +1,4 @@
-"""Launcher of swiglu.cu: the functions of minillm/layers/swiglu.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of swiglu.cu: the functions of minillm/layers/swiglu.py, for "cuda" and "cudasim"."""
 
 from __future__ import annotations
 

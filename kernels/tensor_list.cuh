@@ -1,8 +1,8 @@
-// Many tensors in one launch: a table has their addresses, and each block gets a piece of PIECE elements
-// of one tensor.
+// Many tensors in one launch: a table has their addresses, and each block gets a piece of PIECE
+// elements of one tensor.
 //
-// A launch costs a few microseconds, and a model has hundreds of tensors, most of them smaller than what
-// the GPU does in that time.
+// A launch costs a few microseconds, and a model has hundreds of tensors, most of them smaller than
+// what the GPU does in that time.
 
 #pragma once
 
@@ -11,8 +11,8 @@ struct Piece {
     long long start, end;  // elements of that tensor
 };
 
-// layout (2, tensors): the sizes, then the first block of each tensor. The block's tensor is the last one whose first
-// block is not beyond it, found by bisection; a tensor of size 0 has no block.
+// layout (2, tensors): the sizes, then the first block of each tensor. The block's tensor is the
+// last one whose first block is not beyond it, found by bisection; a tensor of size 0 has no block.
 __device__ inline Piece piece_of_block(const long long* layout, int tensors) {
     const long long* first_block = layout + tensors;
     int low = 0, high = tensors - 1;

@@ -1,4 +1,6 @@
-"""The tables that kernels with many tensors read: addresses, sizes, and which block works on which tensor."""
+"""The tables that kernels with many tensors read: addresses, sizes, and which block works on which
+tensor.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ CONSTANTS = {"PIECE": PIECE}  # of tensor_list.cuh
 
 
 def addresses(*lists):
-    """Equally long lists of arrays  ->  for each list the addresses of its arrays, (tensors,) uint64, on their device."""
+    """Equally long lists of arrays  ->  for each list the addresses of its arrays, (tensors,)
+    uint64, on their device.
+    """
     like = lists[0][0]
     if isinstance(like, SimulatedArray):
         from minillm.kernels.simulator import PointerTable
@@ -27,7 +31,9 @@ def addresses(*lists):
 
 
 def layout(arrays):
-    """Sizes and first blocks (2, tensors) int64 on the device of the arrays, and the number of blocks."""
+    """Sizes and first blocks (2, tensors) int64 on the device of the arrays, and the number of
+    blocks.
+    """
     sizes = [array.size for array in arrays]
     blocks = [blocks_for(size, PIECE) for size in sizes]
     first_blocks = np.cumsum([0, *blocks]).tolist()

@@ -11,6 +11,8 @@ from minillm.version import __version__ as __version__
 _HOMES = {
     "AdamW": "minillm.optim",
     "Adam": "minillm.optim",
+    "Optimizer": "minillm.optim",
+    "SGD": "minillm.optim",
     "Layer": "minillm.layers.layer",
     "Linear": "minillm.layers.linear",
     "Parameter": "minillm.layers.layer",

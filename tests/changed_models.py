@@ -58,6 +58,23 @@ class CausalConv(Layer):
         return dx
 
 
+class DecodingConv(CausalConv):
+    """The same, which keeps x of the last token in the cache. `columns`: how many it computed, by forward and by decode."""
+
+    columns = (0, 0)
+
+    def forward(self, x):
+        self.columns = self.columns[0] + x.shape[1], self.columns[1]
+        return super().forward(x)
+
+    def decode(self, x, cache):
+        self.columns = self.columns[0], self.columns[1] + x.shape[1]
+        (seen,) = cache.append(self, x, window=2)
+        before = np.zeros_like(x)
+        before[:, x.shape[1] - seen.shape[1] + 1 :] = seen[:, :-1]
+        return x + before * self.weight.value
+
+
 class ConvBlock(ResidualBlock):
     """A block with a convolution before it, and a dropout that does nothing when it is not asked to."""
 
@@ -72,6 +89,11 @@ class ConvBlock(ResidualBlock):
         return self.conv.backward(super().backward(dy))
 
 
+class DecodingConvBlock(ConvBlock):
+    def decode(self, x, cache):
+        return super(ConvBlock, self).decode(self.conv.decode(x, cache), cache)
+
+
 class SquaredReLU(MLP):
     def forward(self, x):
         h = np.maximum(self.c_fc.forward(x), 0)
@@ -81,6 +103,16 @@ class SquaredReLU(MLP):
     def backward(self, dy):
         h = self.take_saved()
         return self.c_fc.backward(self.c_proj.backward(dy) * 2 * h)
+
+
+class PerTokenSquaredReLU(SquaredReLU):
+    per_token = True
+
+
+class DecodingSquaredReLU(SquaredReLU):
+    def decode(self, x, cache):
+        h = np.maximum(self.c_fc.decode(x, cache), 0)
+        return self.c_proj.decode(h * h, cache)
 
 
 class Capped(minillm.GPT2):
@@ -144,6 +176,22 @@ def subclassed_mlp():
     model = gpt2()
     for block in model.transformer.h:
         block.mlp = SquaredReLU(block.mlp.c_fc, block.mlp.c_proj)
+    return model
+
+
+def added_layer_that_decodes():
+    """At two places of the model, one of which is used twice."""
+    model = gpt2()
+    for index in range(2):
+        model.transformer.h[index] = DecodingConvBlock(model.transformer.h[index], DecodingConv(f"conv {index}"))
+    model.transformer.h.append(model.transformer.h[0])
+    return model
+
+
+def subclassed_mlps_that_decode():
+    model = llama()
+    for block, kind in zip(model.model.blocks, (DecodingSquaredReLU, PerTokenSquaredReLU)):
+        block.mlp = kind(Linear(numbers("fc", WIDTH, 16)), Linear(numbers("proj", 16, WIDTH)))
     return model
 
 
@@ -312,6 +360,8 @@ def another_configuration():
 CHANGES = [
     added_layer,
     subclassed_mlp,
+    added_layer_that_decodes,
+    subclassed_mlps_that_decode,
     replaced_mlp,
     own_attention,
     replaced_norm,
@@ -334,8 +384,10 @@ CHANGES = [
     another_configuration,
 ]
 
-# Those whose layers are all of this package, with forward as it is in its file: each decodes by itself, whatever is around it.
+# Those in which every layer has a decode that belongs to its forward.
 WITH_CACHE = [
+    added_layer_that_decodes,
+    subclassed_mlps_that_decode,
     replaced_mlp,
     replaced_norm,
     untied_head,

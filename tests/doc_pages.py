@@ -2,15 +2,16 @@
 
 The kinds of fences, by the word behind the three backquotes:
 
-    console    lines that begin with `$ ` are commands, and the lines below each are its output, in order. A line `...` is
-               for any number of lines. A command with nothing below it only has to succeed.
+    console    lines that begin with `$ ` are commands, and the lines below each are its output.
+               A line `...` matches any number of lines. A command with nothing below it has to
+               succeed, and that is all.
     python     is executed, in the page's order; all python fences of a page share their names
     output     what the python fence above it prints, compared as the output of a command is
-    text       is shown and not run: a sample of a long run, say, or a formula. There are no commands in it.
+    text       is shown and not run: a sample of a long run, or a formula. It has no commands.
 
-A fence of python or cuda whose first line is a comment `# file: layers.py` or `// file: add.cu` is written to that file, in
-the folder in which the page is run. One whose first line is `# from minillm/layers/layer_norm.py` is an excerpt: its lines
-are lines of that file, in order.
+A fence of python or cuda whose first line is a comment `# file: layers.py` or `// file: add.cu` is
+written to that file, in the folder in which the page is run. One whose first line is
+`# from minillm/layers/layer_norm.py` is an excerpt: its lines are lines of that file, in order.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ LINK = re.compile(r"!?\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True)
 class Fence:
-    """kind: one of KINDS, or what the page says; line: of its first line of text; page: the file's name."""
+    """kind: one of KINDS; line: that of the first line of text; page: the file's name."""
 
     kind: str
     text: str
@@ -94,6 +95,29 @@ def commands(fence: Fence) -> list[Command]:
     return [
         Command(text, tuple(without_blank_ends(output)), f"{fence.page}:{number}") for text, output, number in found
     ]
+
+
+def missing_line(excerpt: str, source: str) -> str | None:
+    """The first line of an excerpt, below its comment, that is not the next line of the source.
+
+    After a line `...` it may be any later one, as the first line may.
+
+    >>> missing_line("# from a.py\\nb\\nc\\n...\\ne", "a\\nb\\nc\\nd\\ne") is None
+    True
+    >>> missing_line("# from a.py\\nb\\nd", "a\\nb\\nc\\nd")
+    'd'
+    """
+    lines, at, is_next = source.splitlines(), 0, False
+    for line in excerpt.splitlines()[1:]:
+        if line.strip() == "...":
+            is_next = False
+            continue
+        places = [at] if is_next else range(at, len(lines))
+        at = next((place for place in places if lines[place : place + 1] == [line]), None)
+        if at is None:
+            return line
+        at, is_next = at + 1, True
+    return None
 
 
 def without_blank_ends(lines: list[str]) -> list[str]:

@@ -1,17 +1,20 @@
-"""Attention as a ladder of kernels: each rung a file of its own with forward and backward, each adding one idea.
+"""Attention as a ladder of kernels: each rung a file of its own with forward and backward, each
+adding one idea.
 
     rung                 idea                                               lines   bytes of global memory
-    naive                the formulas, one kernel each                         75               20,635,136
-    tiled                products go through shared memory                    122                  753,664
+    naive                the formulas, one kernel each                         77               20,635,136
+    tiled                products go through shared memory                    123                  753,664
     online               a running softmax: no T x T matrix                   145                  459,264
     flash                register tiling                                      323                  165,888
-    flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       403                  164,352
+    flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       404                  164,352
 
-Lines: of the .cu file with its header. Bytes: forward, one head of 128 tokens, D = 64, causal, counted by
-the simulator (`python -m benchmarks.attention --only-simulate`). A test compares both with the files.
+Lines: of the .cu file with its header. Bytes: forward, one head of 128 tokens, D = 64, causal,
+counted by the simulator (`python -m benchmarks.attention --only-simulate`). A test compares both
+with the files.
 
-`attention_forward` and `attention_backward` here are those of the best rung for the given array (`best_rung`),
-or of the rung that `use_kernels(attention="tiled")` chose. Each rung is a module of its own, too.
+`attention_forward` and `attention_backward` here are those of the best rung for the given array
+(`best_rung`), or of the rung that `use_kernels(attention="tiled")` chose. Each rung is a module of
+its own, too.
 """
 
 from __future__ import annotations
@@ -35,10 +38,10 @@ def rung(name: str):
 def best_rung(q) -> str:
     """The name of the best rung that takes q (B, H, T, D).
 
-    bfloat16 goes to the tensor cores. float32 goes to "flash", which keeps every bit of float32; tensor
-    cores round it to TF32, which is a setting of its own (precision.py). "tiled" takes the widths that
-    "flash" does not have, and those whose tiles do not fit into the GPU's shared memory; bfloat16 of such
-    a width is converted to float32.
+    bfloat16 goes to the tensor cores. float32 goes to "flash", which keeps every bit of float32;
+    tensor cores round it to TF32, which is a setting of its own (precision.py). "tiled" takes the
+    widths that "flash" does not have, and those whose tiles do not fit into the GPU's shared
+    memory; bfloat16 of such a width is converted to float32.
     """
     width = q.shape[3]
     if (

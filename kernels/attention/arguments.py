@@ -1,4 +1,6 @@
-"""Shared by the launchers of all attention kernels: the checks of their arguments, and the struct Dropout."""
+"""Shared by the launchers of all attention kernels: the checks of their arguments, and the struct
+Dropout.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ DROPOUT = np.dtype([("key0", "u8"), ("key1", "u8"), ("threshold", "u8"), ("first
 
 
 class Problem(NamedTuple):
-    """The sizes of one attention, and what else its backward pass needs. scalars: the arguments that end every list."""
+    """The sizes of one attention, and what else its backward pass needs.
+
+    scalars: the arguments that end every list.
+    """
 
     batch: int
     heads: int
@@ -39,10 +44,11 @@ class Problem(NamedTuple):
 
 
 def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
-    """Raises TypeError or ValueError, naming the argument, unless the kernels can take these arrays.
+    """Raises TypeError or ValueError, naming the argument, unless the kernels can take these
+    arrays.
 
-    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. widths: the D that there are
-    kernels for, None for all.
+    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. widths:
+    the D that there are kernels for, None for all.
     """
     kernel = "attention_forward"
     dtype = next((name for name in dtypes if name == getattr(q, "dtype", None)), dtypes[0])
@@ -77,7 +83,9 @@ def check_backward(dy, q) -> None:
 
 
 def row_delta(cuda, dy, y):
-    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by delta.cuh, which the CudaFile `cuda` includes"""
+    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by delta.cuh, which the CudaFile `cuda`
+    includes
+    """
     delta = empty(y.shape[:3], y)
     number = "float" if y.dtype == "float32" else "__nv_bfloat16"
     arguments = (dy, y, delta, np.int64(delta.size), np.int32(y.shape[3]))

@@ -1,11 +1,11 @@
-// Dropout of attention probabilities: the factor of element (b, h, i, j) is 1 / (1 - p) if the 32-bit
-// number
+// Dropout of attention probabilities: the factor of element (b, h, i, j) is 1 / (1 - p) if the
+// 32-bit number
 //
 //     n = ((b H + h) T + i) T + j
 //
 // of the stream is at least p 2^32, else 0. Nothing is stored between forward and backward: both
-// compute it from n. One block of Philox gives eight numbers that are neighbours along j, so a thread
-// computes a run of them, as bits, and the threads of a warp exchange the bits by shuffles.
+// compute it from n. One block of Philox gives eight numbers that are neighbours along j, so a
+// thread computes a run of them, as bits, and the threads of a warp exchange the bits by shuffles.
 
 #pragma once
 

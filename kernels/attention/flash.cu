@@ -8,11 +8,11 @@
 //
 // Source: Dao et al., "FlashAttention" (2022) and Dao, "FlashAttention-2" (2023).
 //
-// The idea of this rung: register tiling. In rung 3 a thread computes one score after the other, and
-// every multiplication reads both of its operands from shared memory. Here a thread computes R rows
-// by several columns of a tile of scores at once: it reads a number once and uses it for all of
-// them. The running maximum m and sum l of rung 3 then change once for a tile of N keys instead of
-// for each key:
+// The idea of this rung: register tiling. In rung 3 a thread computes one score after the other,
+// and every multiplication reads both of its operands from shared memory. Here a thread computes R
+// rows by several columns of a tile of scores at once: it reads a number once and uses it for all
+// of them. The running maximum m and sum l of rung 3 then change once for a tile of N keys instead
+// of for each key:
 //
 //     m' = max(m, max_j S_j)        alpha = exp(m - m')
 //     l = alpha l + sum_j exp(S_j - m')        o = alpha o + sum_j exp(S_j - m') V_j
@@ -27,16 +27,16 @@
 // instead of 4 T^2.
 // Gain over rung 3: not measured on a GPU yet.
 //
-// Work: a block of THREADS threads owns OWNED rows (queries; keys for dK and dV). Tiles of N rows of
-// the other two matrices are loaded one after the other. A warp owns 16 of the rows. Lane 2x + h
+// Work: a block of THREADS threads owns OWNED rows (queries; keys for dK and dV). Tiles of N rows
+// of the other two matrices are loaded one after the other. A warp owns 16 of the rows. Lane 2x + h
 // computes the rows 4h, ..., 4h + 3 and 4h + 8, ..., 4h + 11 of its warp: of a tile of scores the
 // columns x, x + 16, ..., of a result of width D the columns 2x, 2x + 1, 2x + 32, .... Neighbouring
 // lanes share a column, so that the quarter warps in which float4s are served read few different
-// words, and rows that are stored together are 4 apart, half the banks.
-// blockIdx.x counts heads over the batch, blockIdx.y the owned rows, those with most work first.
-// Shared memory: the rows owned and the tiles, each row PADDING floats longer than D so that 8 rows
-// start in different banks, and the OWNED x N probabilities, which are the result of one product and
-// the operand of the next.
+// words, and rows that are stored together are 4 apart, half the banks. blockIdx.x counts heads
+// over the batch, blockIdx.y the owned rows, those with most work first. Shared memory: the rows
+// owned and the tiles, each row PADDING floats longer than D so that 8 rows start in different
+// banks, and the OWNED x N probabilities, which are the result of one product and the operand of
+// the next.
 
 #include "delta.cuh"
 #include "dropout.cuh"

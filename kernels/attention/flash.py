@@ -1,4 +1,6 @@
-"""Launcher of flash.cu, rung 4: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of flash.cu, rung 4: the functions of minillm/layers/attention.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def _forward_shared(width: int, rows: int) -> int:
 
 
 def _backward_shared(width: int, rows: int) -> int:
-    """Bytes of shared memory: the rows owned and a tile of two matrices each, the gradient of the scores."""
+    """Bytes of shared memory: the rows owned and a tile of two matrices each, the gradient of the
+    scores.
+    """
     return 4 * (2 * (OWNED + rows) * (width + PADDING) + OWNED * (rows + PADDING))
 
 

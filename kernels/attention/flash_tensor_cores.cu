@@ -7,13 +7,13 @@
 // Source: Dao, "FlashAttention-2" (2023); the order of the loops is that of rung 4, and online.cu
 // derives it.
 //
-// The idea of this rung: a warp multiplies a 16 x 16 by a 16 x 8 matrix in one instruction (mma.cuh),
-// many times faster than with the float units. Its operands have fewer bits. There are two kinds:
-// bfloat16 arrays as they are, and float32 arrays whose numbers are rounded to TF32 (10 bits of
-// mantissa) when they are loaded as an operand. Sums, softmax and L are float32 in both. Two more
-// things keep the tensor cores busy:
-//   - the result of S = Q K^T has the register layout that the first operand of P V needs, so P stays
-//     in registers;
+// The idea of this rung: a warp multiplies a 16 x 16 by a 16 x 8 matrix in one instruction
+// (mma.cuh), many times faster than with the float units. Its operands have fewer bits. There are
+// two kinds: bfloat16 arrays as they are, and float32 arrays whose numbers are rounded to TF32 (10
+// bits of mantissa) when they are loaded as an operand. Sums, softmax and L are float32 in both.
+// Two more things keep the tensor cores busy:
+// - the result of S = Q K^T has the register layout that the first operand of P V needs, so P stays
+//   in registers;
 //   - tiles are double buffered: while one is used the next is copied (async_copy.cuh).
 //
 // Cost, for a head: the operations of rung 4, of which only softmax and masks are left to the float
@@ -22,11 +22,11 @@
 // Gain over rung 4: not measured on a GPU yet.
 //
 // Work: a warp owns 16 rows (queries; keys for dK and dV), a block 16 for each of its 4 or 8 warps.
-// Tiles of N rows of the other two matrices are loaded one after the other. With g = lane / 4 and
-// t = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of these the columns 2t and
-// 2t + 1. blockIdx.x counts heads over the batch, blockIdx.y the rows, those with most work first.
-// Shared memory: the rows owned and two tiles of each of the other two matrices, every row PADDING
-// bytes longer than its numbers, so that eight rows start in different banks.
+// Tiles of N rows of the other two matrices are loaded one after the other. With g = lane / 4 and t
+// = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of these the columns 2t
+// and 2t + 1. blockIdx.x counts heads over the batch, blockIdx.y the rows, those with most work
+// first. Shared memory: the rows owned and two tiles of each of the other two matrices, every row
+// PADDING bytes longer than its numbers, so that eight rows start in different banks.
 
 #include <cuda_bf16.h>
 
@@ -172,7 +172,8 @@ __device__ inline void add_matmul_ab(float (&o)[D / 8][4], const float (&w)[N / 
     }
 }
 
-// matrix[row ...][...] = o times factor[0] for the row g of the warp's 16, factor[1] for the row g + 8.
+// matrix[row ...][...] = o times factor[0] for the row g of the warp's 16, factor[1] for the row g
+// + 8.
 template <class Operand, int D>
 __device__ inline void store_rows(typename Operand::Number* matrix, const float (&o)[D / 8][4], const float (&factor)[2],
                                   int row, int time) {

@@ -1,7 +1,7 @@
 """Launcher of flash_tensor_cores.cu, rung 5: attention for arrays on "cuda" and "cudasim".
 
-The functions are those of minillm/layers/attention.py. float32 arrays are multiplied as TF32, bfloat16
-arrays as they are. It takes a GPU of sm_80 or later.
+The functions are those of minillm/layers/attention.py. float32 arrays are multiplied as TF32,
+bfloat16 arrays as they are. It takes a GPU of sm_80 or later.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Tiling(NamedTuple):
 def forward_tiling(dtype: str, width: int) -> Tiling:
     """A block may have 101,376 bytes of shared memory on sm_86, sm_89 and sm_120.
 
-    The widest heads with TF32 take all of them; in bfloat16 their tiles have 32 rows, because 64 would not fit.
+    The widest heads with TF32 take all of them; in bfloat16 their tiles have 32 rows, because 64
+    would not fit.
     """
     if dtype == "float32":
         return Tiling("Tf32", 4, 1, 4, 32)

@@ -1,7 +1,7 @@
 """Attention with the T x T matrix in memory: the order of kernels that rungs 1 and 2 share.
 
-They differ in how they multiply: `launch_product(kernel, result, problem, arrays, *scalars)` belongs to
-the rung. saved is the same for both: (problem, q, k, v, P, dropped P).
+They differ in how they multiply: `launch_product(kernel, result, problem, arrays, *scalars)`
+belongs to the rung. saved is the same for both: (problem, q, k, v, P, dropped P).
 """
 
 from __future__ import annotations

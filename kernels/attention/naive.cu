@@ -1,4 +1,5 @@
-// Attention, rung 1 (naive): every formula is a kernel of its own, and the T x T matrix is in memory.
+// Attention, rung 1 (naive): every formula is a kernel of its own, and the T x T matrix is in
+// memory.
 //
 //     forward     S = Q K^T / sqrt(D), -inf where j > i        P = softmax(S) over j        Y = P V
 //     backward    dP = dY V^T        dS = P (dP - sum_j dP P) / sqrt(D)
@@ -11,20 +12,20 @@
 // compared with it.
 //
 // Cost, for a head: 4 T^2 D operations forward and 8 T^2 D backward (multiplications and additions;
-// a causal mask saves half). Every multiplication reads both of its factors from memory: 8 bytes for
-// 2 operations, 16 T^2 D bytes forward; the caches serve a part of them. The matrix S is written,
-// read three times and written twice, and P is read: 28 T^2 bytes forward, about the same for dS
-// backward. 4 T^2 bytes are kept for backward (8 with dropout).
-// Gain: this is the start. Not measured on a GPU yet.
+// a causal mask saves half). Every multiplication reads both of its factors from memory: 8 bytes
+// for 2 operations, 16 T^2 D bytes forward; the caches serve a part of them. The matrix S is
+// written, read three times and written twice, and P is read: 28 T^2 bytes forward, about the same
+// for dS backward. 4 T^2 bytes are kept for backward (8 with dropout). Gain: this is the start. Not
+// measured on a GPU yet.
 //
 // Work: one thread for each number of a result, 256 threads a block. Neighbouring threads compute
-// neighbouring columns: in A B and A^T B a warp reads B in whole lines and broadcasts A; in A B^T it
-// reads 32 rows of B, a line for each number.
-// Shared memory: none.
+// neighbouring columns: in A B and A^T B a warp reads B in whole lines and broadcasts A; in A B^T
+// it reads 32 rows of B, a line for each number. Shared memory: none.
 
 #include "softmax.cuh"
 
-// s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T, D), s (B, H, T, T)
+// s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T,
+// D), s (B, H, T, T)
 __global__ void matmul_abt(const float* a, const float* b, float* s, int batch, int heads, int kv_heads, int time,
                              int width, float scale, int causal, float masked) {
     long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -42,7 +43,8 @@ __global__ void matmul_abt(const float* a, const float* b, float* s, int batch, 
     s[n] = sum * scale;
 }
 
-// y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T, D)
+// y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T,
+// D)
 __global__ void matmul_ab(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
                              int width, int causal) {
     long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;
@@ -57,8 +59,8 @@ __global__ void matmul_ab(const float* w, const float* x, float* y, int batch, i
     y[n] = sum;
 }
 
-// y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where causal.
-// w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
+// y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where
+// causal. w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
 __global__ void matmul_atb(const float* w, const float* x, float* y, int batch, int heads, int kv_heads, int time,
                                int width, int causal) {
     long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x;

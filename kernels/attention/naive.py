@@ -1,4 +1,6 @@
-"""Launcher of naive.cu, rung 1: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of naive.cu, rung 1: the functions of minillm/layers/attention.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 

@@ -7,21 +7,21 @@
 // Source: Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018); Dao et al.,
 // "FlashAttention" (2022). minillm/layers/attention.py derives the backward pass.
 //
-// The idea of this rung: a softmax can be summed in one pass. m is the largest score so far, l the sum
-// of exp(S - m), o the sum of exp(S - m) V. One more score s with its row v of V changes them to
+// The idea of this rung: a softmax can be summed in one pass. m is the largest score so far, l the
+// sum of exp(S - m), o the sum of exp(S - m) V. With one more score s and its row v of V:
 //
-//     m' = max(m, s)    alpha = exp(m - m')    p = exp(s - m')    l = alpha l + p    o = alpha o + p v
+//     m' = max(m, s)   alpha = exp(m - m')   p = exp(s - m')   l = alpha l + p   o = alpha o + p v
 //
 // and at the end Y = o / l and L = m + log l. L is all that backward needs to compute P again.
 //
-// Cost, for a head: 6 T^2 D operations forward, 14 T^2 D backward; half where causal. Memory: K and V
-// once for every ROWS queries. Every multiplication reads its operands from shared memory: that is what
-// the next rung mends. Gain over rung 2: not measured on a GPU yet.
+// Cost, for a head: 6 T^2 D operations forward, 14 T^2 D backward; half where causal. Memory: K and
+// V once for every ROWS queries. Every multiplication reads its operands from shared memory: that
+// is what the next rung mends. Gain over rung 2: not measured on a GPU yet.
 //
-// Work: a block owns ROWS rows (queries; keys for dK and dV), one a thread. Tiles of TILE rows of the
-// other two matrices are loaded one after the other. blockIdx.x counts heads over the batch, y the
-// blocks of rows. Shared memory: the rows owned and two tiles. The column after the last puts the same
-// column of 32 rows, which the threads of a warp read at once, into 32 different banks.
+// Work: a block owns ROWS rows (queries; keys for dK and dV), one a thread. Tiles of TILE rows of
+// the other two matrices are loaded one after the other. blockIdx.x counts heads over the batch, y
+// the blocks of rows. Shared memory: the rows owned and two tiles. The column after the last puts
+// the same column of 32 rows, which the threads of a warp read at once, into 32 different banks.
 
 #include "delta.cuh"
 #include "dropout.cuh"

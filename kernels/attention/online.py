@@ -1,4 +1,6 @@
-"""Launcher of online.cu, rung 3: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of online.cu, rung 3: the functions of minillm/layers/attention.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 

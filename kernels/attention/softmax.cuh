@@ -11,10 +11,10 @@ __device__ inline float warp_max(float value) {
     return value;
 }
 
-// p (rows, time): scores on entry, on return P_ij = exp(S_ij - m_i) / l_i, m_i the maximum of row i and
-// l_i = sum_j exp(S_ij - m_i). A masked score is -inf and becomes exactly 0; a causal row always has its
-// diagonal, so the maximum is finite.
-// dropped (rows, time): P times the dropout factors, written if drop.threshold > 0.
+// p (rows, time): scores on entry, on return P_ij = exp(S_ij - m_i) / l_i, m_i the maximum of row i
+// and l_i = sum_j exp(S_ij - m_i). A masked score is -inf and becomes exactly 0; a causal row
+// always has its diagonal, so the maximum is finite. dropped (rows, time): P times the dropout
+// factors, written if drop.threshold > 0.
 __global__ void softmax_forward(float* p, float* dropped, long long rows, int time, Dropout drop) {
     long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32;
     int lane = threadIdx.x % 32;

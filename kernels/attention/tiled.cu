@@ -14,11 +14,10 @@
 // 28 T^2 bytes of matrix against 32 T^2 bytes for the products.
 // Gain over rung 1: not measured on a GPU yet.
 //
-// Work: a block of TILE x (TILE / ROWS) threads computes a tile of TILE x TILE results; thread (x, y)
-// computes column x of the rows y, y + TILE / ROWS, .... blockIdx.x counts heads over the batch, y
-// the tile's rows, z its columns.
-// Shared memory: one tile of either factor. The extra column puts the numbers of a tile's column
-// into different banks.
+// Work: a block of TILE x (TILE / ROWS) threads computes a tile of TILE x TILE results; thread (x,
+// y) computes column x of the rows y, y + TILE / ROWS, .... blockIdx.x counts heads over the batch,
+// y the tile's rows, z its columns. Shared memory: one tile of either factor. The extra column puts
+// the numbers of a tile's column into different banks.
 
 #include "softmax.cuh"
 
@@ -55,7 +54,8 @@ __device__ inline void store(float* matrix, const float (&sum)[ROWS], int row, i
     }
 }
 
-// s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T, D), s (B, H, T, T)
+// s_ij = scale sum_d a_id b_jd; `masked` where causal and j > i.  a (B, H, T, D), b (B, H_kv, T,
+// D), s (B, H, T, T)
 __global__ void matmul_abt(const float* a, const float* b, float* s, int heads, int kv_heads, int time, int width,
                              float scale, int causal, float masked) {
     __shared__ Tile a_tile, b_tile;
@@ -80,7 +80,8 @@ __global__ void matmul_abt(const float* a, const float* b, float* s, int heads, 
     store(s + head * time * time, sum, row, column, time, time);
 }
 
-// y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T, D)
+// y_id = sum_j w_ij x_jd, up to j = i where causal.  w (B, H, T, T), x (B, H_kv, T, D), y (B, H, T,
+// D)
 __global__ void matmul_ab(const float* w, const float* x, float* y, int heads, int kv_heads, int time, int width,
                              int causal) {
     __shared__ Tile w_tile, x_tile;
@@ -100,8 +101,8 @@ __global__ void matmul_ab(const float* w, const float* x, float* y, int heads, i
     store(y + head * time * width, sum, row, column, time, width);
 }
 
-// y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where causal.
-// w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
+// y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where
+// causal. w (B, H, T, T), x (B, H, T, D), y (B, H_kv, T, D)
 __global__ void matmul_atb(const float* w, const float* x, float* y, int heads, int kv_heads, int time, int width,
                                int causal) {
     __shared__ Tile w_tile, x_tile;

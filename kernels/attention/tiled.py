@@ -1,4 +1,6 @@
-"""Launcher of tiled.cu, rung 2: the functions of minillm/layers/attention.py for arrays on "cuda" and "cudasim"."""
+"""Launcher of tiled.cu, rung 2: the functions of minillm/layers/attention.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 

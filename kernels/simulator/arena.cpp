@@ -11,8 +11,8 @@ namespace minillm_sim {
 
 namespace {
 
-// 16 GiB: an int times 4 bytes, and an int times 16 bytes up to a thousand million. Addresses cost nothing until touched,
-// but a process has 128 TiB of them at most, and `ulimit -v` may allow less.
+// 16 GiB: an int times 4 bytes, and an int times 16 bytes up to a thousand million. Addresses cost
+// nothing until touched, but a process has 128 TiB of them at most, and `ulimit -v` may allow less.
 constexpr size_t kGaps[] = {size_t{16} << 30, size_t{64} << 20, size_t{1} << 20, size_t{64} << 10};
 constexpr size_t kMostReserved = size_t{24} << 40;
 constexpr size_t kMostKept = size_t{64} << 20;  // bytes given back that are not returned to the system

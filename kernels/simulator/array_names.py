@@ -11,7 +11,8 @@ DECLARATION = re.compile(r"(?:^|[;{}])\s*(?!return\b)(?:\w+\s+)+(\w+\s*\[[^;]*);
 def with_array_name(text: str, line: str, source: str) -> str:
     """The report with the array's name and length, where the source shows which array it is.
 
-    text: the report. line: the source line that it is about. source: the file, with its declarations.
+    text: the report. line: the source line that it is about. source: the file, with its
+    declarations.
 
     >>> text = "index 128 is beyond the bound of the array 'float [128]'"
     >>> with_array_name(text, "y[0] = part[i];", "__shared__ float part[128];")

@@ -1,5 +1,5 @@
-// In place of the C library's <assert.h>: a failed assertion is a report, with its line and thread. As in C it follows NDEBUG
-// each time it is included.
+// In place of the C library's <assert.h>: a failed assertion is a report, with its line and thread.
+// As in C it follows NDEBUG each time it is included.
 #undef assert
 #ifdef NDEBUG
 #define assert(...) ((void)0)

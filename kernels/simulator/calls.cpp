@@ -1,5 +1,5 @@
-// The C library's functions that a kernel's code calls, by the linker's --wrap: what would end Python is a report, and what
-// reads or writes memory through a pointer is looked at in check mode.
+// The C library's functions that a kernel's code calls, by the linker's --wrap: what would end
+// Python is a report, and what reads or writes memory through a pointer is looked at in check mode.
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
@@ -53,7 +53,8 @@ void look_at_texts(const char* format, va_list arguments, const void* pc) {
     }
 }
 
-// Put together first and written in one piece: printf itself would hold a lock while it follows a wild pointer.
+// Put together first and written in one piece: printf itself would hold a lock while it follows a
+// wild pointer.
 int print(const char* format, va_list arguments, const void* pc) {
     va_list texts, again;
     va_copy(texts, arguments);

@@ -201,7 +201,8 @@ void Checker::remember_reader(Cell& cell, const Access& access) const {
         cell.other_reader = access;
 }
 
-// A thread that comes back to the same atomic or volatile access, and read the same all the way round, waits.
+// A thread that comes back to the same atomic or volatile access, and read the same all the way
+// round, waits.
 void Checker::watch_waiting(Thread& thread, uint64_t address, uint64_t size, int kind, const void* pc) {
     Round& round = thread.round;
     bool sync = kind == kAtomic || kind == kVolatileRead;

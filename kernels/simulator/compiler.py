@@ -1,4 +1,6 @@
-"""From a .cu file to a shared library: g++, a cache folder, and the linking of dynamic shared memory."""
+"""From a .cu file to a shared library: g++, a cache folder, and the linking of dynamic shared
+memory.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,10 @@ def compiler_available() -> bool:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept: $MINILLM_CACHE, else the user's cache folder. It may be deleted at any time."""
+    """Where compiled kernels are kept: $MINILLM_CACHE, else the user's cache folder.
+
+    It may be deleted at any time.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get("MINILLM_CACHE") or Path(base) / "minillm") / "simulator"
     try:
@@ -116,7 +121,9 @@ def runtime() -> ctypes.CDLL:
 def kernel_library(
     text: str, path: Path | None, options: tuple[str, ...], entries: tuple[str, ...], observed: bool = False
 ) -> Path:
-    """The library with the kernels `entries` of a source; `path` is where the text comes from, None for a string."""
+    """The library with the kernels `entries` of a source; `path` is where the text comes from, None
+    for a string.
+    """
     folder = Path(path).resolve().parent if path else None
     command = (
         *COMMON,
@@ -159,7 +166,9 @@ def kernel_library(
 
 
 def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes]) -> str:
-    """What g++ compiles: the simulator's headers, the source at its own lines, and an entry for each kernel."""
+    """What g++ compiles: the simulator's headers, the source at its own lines, and an entry for
+    each kernel.
+    """
     texts = [text, *(each.decode("utf-8", "replace") for each in included)]
     wanted = {name for part in texts for name in INCLUDE.findall(part)}
     headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
@@ -176,7 +185,9 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
 
 
 def _address(name: str) -> str:
-    """The expression for a kernel's address: of "saxpy<float>", "scale(float*, int)" among overloads, or as it is."""
+    """The expression for a kernel's address: of "saxpy<float>", "scale(float*, int)" among
+    overloads, or as it is.
+    """
     name = name.strip()
     if name.startswith(("(", "&")):
         return name
@@ -199,7 +210,9 @@ def _write_empty_headers(folder: Path, texts: list[str]) -> None:
 
 
 def _dynamic_shared_stub(object_file: Path) -> str:
-    """Assembly that defines every `extern __shared__` name of an object file, all at the same address."""
+    """Assembly that defines every `extern __shared__` name of an object file, all at the same
+    address.
+    """
     names = {symbol.name for symbol in shared_symbols(object_file) if not symbol.defined}
     names.discard("_ZN11minillm_sim7runningE")  # the runtime's
     labels = "".join(f".globl {name}\n.hidden {name}\n.type {name}, %tls_object\n{name}:\n" for name in sorted(names))
@@ -244,7 +257,9 @@ def _toolchain() -> str:
 
 @functools.cache
 def _fused_multiply_add() -> tuple[str, ...]:
-    """fmaf as one instruction where the processor has it; the result is the same without, ten times slower."""
+    """fmaf as one instruction where the processor has it; the result is the same without, ten times
+    slower.
+    """
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

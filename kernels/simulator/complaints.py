@@ -1,4 +1,6 @@
-"""What g++ says of a kernel, as one line for its author: the file's line, and what to use in place of what is not there."""
+"""What g++ says of a kernel, as one line for its author: the file's line, and what to use in place
+of what is not there.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,8 @@ def explain(
 ) -> str:
     """One line for the log of a failed compilation.
 
-    file: how the log names the source. entries: the kernels that were asked for, whose lines are `<kernel N>`. internal: the
-    folder of the simulator's headers, where no error is the author's.
+    file: how the log names the source. entries: the kernels that were asked for, whose lines are
+    `<kernel N>`. internal: the folder of the simulator's headers, where no error is the author's.
     """
     if PTX.search(log) or "Assembler messages" in log:
         return _ptx(log, file, source)
@@ -76,7 +78,9 @@ def explain(
 
 
 def kernel_name_error(name: str, file: str, kernels: list[KernelText]) -> str | None:
-    """What is wrong with the name of a kernel that was asked for, None if it can be had as far as the source shows it."""
+    """What is wrong with the name of a kernel that was asked for, None if it can be had as far as
+    the source shows it.
+    """
     base = re.split(r"[<(\s]", name.strip().lstrip("&("))[0].split("::")[-1]
     same = [each for each in kernels if each.name.split("::")[-1] == base]
     if not same or name.strip().startswith("("):

@@ -1,5 +1,5 @@
-// Cooperative groups: the block, tiles of a warp, the lanes that run together, and what they do with each other. A grid has its
-// numbers, but no sync(): blocks do not run at the same time here.
+// Cooperative groups: the block, tiles of a warp, the lanes that run together, and what they do
+// with each other. A grid has its numbers, but no sync(): blocks do not run at the same time here.
 #pragma once
 
 namespace minillm_sim {

@@ -1,5 +1,6 @@
-// Arithmetic of the 16-bit floating point types, one set for both: each operation is carried out exactly enough and rounded once
-// to the type, to nearest even, as the GPU does it. MINILLM_16_BIT(TYPE, PAIR) declares it; cuda_fp16.h and cuda_bf16.h use it.
+// Arithmetic of the 16-bit floating point types, one set for both: each operation is carried out
+// exactly enough and rounded once to the type, to nearest even, as the GPU does it.
+// MINILLM_16_BIT(TYPE, PAIR) declares it; cuda_fp16.h and cuda_bf16.h use it.
 #pragma once
 
 namespace minillm_sim {
@@ -12,7 +13,8 @@ inline float to_odd(double x) {
     if (__builtin_fabs(static_cast<double>(near)) > __builtin_fabs(x)) --bits;  // towards zero
     return minillm_bits<float>(bits | 1u);
 }
-// x * y + z for operands of at most 11 bits: the product is exact, and what the sum loses makes it odd.
+// x * y + z for operands of at most 11 bits: the product is exact, and what the sum loses makes it
+// odd.
 inline float fma_to_odd(float x, float y, float z) {
     double p = static_cast<double>(x) * y, s = p + z, part = s - p;
     double lost = (p - (s - part)) + (z - part);

@@ -1,4 +1,5 @@
-// Atomic read-modify-write. Blocks run on several OS threads, so these are the processor's atomics too.
+// Atomic read-modify-write. Blocks run on several OS threads, so these are the processor's atomics
+// too.
 #pragma once
 
 namespace minillm_sim {
@@ -50,8 +51,9 @@ __attribute__((noinline, no_sanitize("thread", "bounds"))) T modify(T* address, 
 
 }  // namespace minillm_sim
 
-// An operation of CUDA's, with the scopes of its value: block, device, system. Overloads as in CUDA, so that what is given is
-// converted; unsigned long is there besides, because uint64_t is that on Linux.
+// An operation of CUDA's, with the scopes of its value: block, device, system. Overloads as in
+// CUDA, so that what is given is converted; unsigned long is there besides, because uint64_t is
+// that on Linux.
 #define MINILLM_ATOMIC(NAME, TYPE, EXPRESSION)   \
     MINILLM_SCOPED(NAME, TYPE, EXPRESSION)       \
     MINILLM_SCOPED(NAME##_block, TYPE, EXPRESSION) \

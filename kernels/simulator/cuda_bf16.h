@@ -1,4 +1,5 @@
-// bfloat16 with the names of NVIDIA's <cuda_bf16.h>: the upper half of a float, rounded to nearest even, bit for bit.
+// bfloat16 with the names of NVIDIA's <cuda_bf16.h>: the upper half of a float, rounded to nearest
+// even, bit for bit.
 #pragma once
 
 #include "cuda_16_bit.h"

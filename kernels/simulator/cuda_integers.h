@@ -81,7 +81,8 @@ inline double __uint2double_rn(unsigned x) { return x; }
 #undef MINILLM_TO_WHOLE
 #undef MINILLM_FROM_WHOLE
 
-// In float the exact result or its rest fits a double; in double the rest is found by an FMA or by Knuth's sum.
+// In float the exact result or its rest fits a double; in double the rest is found by an FMA or by
+// Knuth's sum.
 #define MINILLM_FLOAT_ARITHMETIC(SUFFIX, MODE, ...)                                                                     \
     inline float __double2float_##SUFFIX(double x) {                                                                    \
         float y = static_cast<float>(x);                                                                                \

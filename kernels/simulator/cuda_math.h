@@ -1,6 +1,7 @@
-// The device functions of CUDA's mathematics. Fast ones (__expf, ...) are exact here: the approximations of the GPU's special
-// function unit are not modelled. <math.h> and <cmath> may come behind this file: what the C library has is declared as it
-// declares it, and the overloads for float are templates, to which those of C++ are preferred.
+// The device functions of CUDA's mathematics. Fast ones (__expf, ...) are exact here: the
+// approximations of the GPU's special function unit are not modelled. <math.h> and <cmath> may come
+// behind this file: what the C library has is declared as it declares it, and the overloads for
+// float are templates, to which those of C++ are preferred.
 #pragma once
 
 #ifndef INFINITY

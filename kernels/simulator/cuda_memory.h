@@ -23,7 +23,8 @@ MINILLM_STORE(__stwt)
 
 inline size_t __cvta_generic_to_shared(const void* address) { return reinterpret_cast<size_t>(address); }
 
-// What they touch is watched: the linker puts the simulator's own functions in their places (linking.py).
+// What they touch is watched: the linker puts the simulator's own functions in their places
+// (linking.py).
 extern "C" void* memcpy(void*, const void*, size_t) noexcept;
 extern "C" void* memmove(void*, const void*, size_t) noexcept;
 extern "C" void* memset(void*, int, size_t) noexcept;

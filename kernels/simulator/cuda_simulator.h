@@ -1,13 +1,15 @@
-// The CUDA language for g++: included before every simulated .cu file. What each word means here, not on the GPU:
+// The CUDA language for g++: included before every simulated .cu file. What each word means here,
+// not on the GPU:
 //
 //   __shared__      thread-local storage. A block runs on one OS thread, so that its threads share it, and blocks on
 //                   other OS threads have their own. "extern __shared__" names are defined by the linker stub that
 //                   compiler.py writes.
-//   threadIdx, ...  fields of the thread that is running now, one of the many fibers of an OS thread.
+// threadIdx, ...  fields of the thread that is running now, one of the many fibers of an OS thread.
 //   __syncthreads   suspends the fiber until all the others of its block have come to a barrier.
 //
-// All of it stands before the user's source, so that no macro of the user's reaches it. A macro of ours is expanded inside of
-// the user's source: it uses reserved names only. What CUDA does not declare has a name of our own (minillm_...).
+// All of it stands before the user's source, so that no macro of the user's reaches it. A macro of
+// ours is expanded inside of the user's source: it uses reserved names only. What CUDA does not
+// declare has a name of our own (minillm_...).
 #pragma once
 
 #include "runtime.h"

@@ -1,4 +1,5 @@
-// Special functions that CUDA has and the C library has not. In double; float results are rounded from them.
+// Special functions that CUDA has and the C library has not. In double; float results are rounded
+// from them.
 #pragma once
 
 namespace minillm_sim {

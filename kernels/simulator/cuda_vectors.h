@@ -1,7 +1,8 @@
 // float2, float4, int4, ...: loaded and stored whole, with the GPU's alignment.
 #pragma once
 
-// In check and profile mode a copy is a call, so that one 16-byte access is seen as one, with the line of the caller.
+// In check and profile mode a copy is a call, so that one 16-byte access is seen as one, with the
+// line of the caller.
 #ifdef MINILLM_SIMULATOR_OBSERVED
 #define MINILLM_OBSERVED_ONLY(...) __VA_ARGS__
 #define MINILLM_VECTOR_COPIES(TYPE)                                             \

@@ -1,4 +1,5 @@
-// Operations of a warp. Each lane leaves its operand and waits; the last lane to arrive computes the results of all.
+// Operations of a warp. Each lane leaves its operand and waits; the last lane to arrive computes
+// the results of all.
 #pragma once
 
 namespace minillm_sim {
@@ -66,7 +67,8 @@ inline int __all_sync(unsigned mask, int predicate, MINILLM_SITE) {
     return __ballot_sync(mask, !predicate, file, line) == 0;
 }
 
-// width cuts the warp into segments of that many lanes; a source beyond the segment is the lane itself.
+// width cuts the warp into segments of that many lanes; a source beyond the segment is the lane
+// itself.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, MINILLM_SITE) {
     int lane = minillm_sim::running->lane;

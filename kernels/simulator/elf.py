@@ -120,8 +120,8 @@ class Image:
 def _plain(name: str) -> str:
     """A variable's name from its symbol.
 
-    >>> _plain("_ZL7counter"), _plain("counter"), _plain("_ZN2my5tableE"), _plain("_ZZ6kernelPfE5calls")
-    ('counter', 'counter', 'my::table', 'calls')
+    >>> _plain("_ZL7counter"), _plain("counter"), _plain("_ZN2my5tableE"),
+    _plain("_ZZ6kernelPfE5calls") ('counter', 'counter', 'my::table', 'calls')
     """
     if not name.startswith("_Z"):
         return name

@@ -1,6 +1,7 @@
-// How Python calls a kernel: a function that unpacks an array of pointers to the arguments, and a description of the
-// parameters, both derived from the kernel's C++ type. It stands before the kernel's source, whose macros do not reach it;
-// MINILLM_ENTRY is expanded behind that, and uses reserved names only.
+// How Python calls a kernel: a function that unpacks an array of pointers to the arguments, and a
+// description of the parameters, both derived from the kernel's C++ type. It stands before the
+// kernel's source, whose macros do not reach it; MINILLM_ENTRY is expanded behind that, and uses
+// reserved names only.
 #pragma once
 
 namespace minillm_sim {

@@ -6,7 +6,8 @@ from minillm.errors import UserError
 
 
 class SimulatorError(RuntimeError):
-    """The kernel did something that the GPU does not allow: the message says what, in which line, block and thread.
+    """The kernel did something that the GPU does not allow: the message says what, in which line,
+    block and thread.
 
     findings: the separate faults, one text each.
     """
@@ -17,7 +18,10 @@ class SimulatorError(RuntimeError):
 
 
 class CompileError(SimulatorError):
-    """A kernel's source cannot be compiled; the message is one line. log: all that the compiler said."""
+    """A kernel's source cannot be compiled; the message is one line.
+
+    log: all that the compiler said.
+    """
 
     def __init__(self, message: str, log: str = ""):
         super().__init__(message)
@@ -25,7 +29,10 @@ class CompileError(SimulatorError):
 
 
 class CompilerMissing(UserError):
-    """There is no C++ compiler. Everything that does not simulate CUDA kernels works without one."""
+    """There is no C++ compiler.
+
+    Everything that does not simulate CUDA kernels works without one.
+    """
 
     def __init__(self):
         if os.environ.get("CXX"):

@@ -19,8 +19,8 @@ std::mutex guards_mutex;
 int guards = 0;
 struct sigaction before[std::size(kSignals)];
 
-// Runs on a stack of its own, because the fiber's may be what has overflowed. After a fault it does not return: the fiber is
-// given up.
+// Runs on a stack of its own, because the fiber's may be what has overflowed. After a fault it does
+// not return: the fiber is given up.
 void handle(int signal, siginfo_t* info, void* context) {
     auto& machine = *static_cast<ucontext_t*>(context);
     if (signal == kTickSignal) return tick(machine);

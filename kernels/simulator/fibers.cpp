@@ -23,7 +23,8 @@ void use_portable_switch(bool portable) {
 }
 
 #ifdef __x86_64__
-// The System V ABI wants six registers and the stack pointer kept across a call; everything else is the compiler's.
+// The System V ABI wants six registers and the stack pointer kept across a call; everything else is
+// the compiler's.
 extern "C" void minillm_sim_switch(void** save_stack_pointer, void* next_stack_pointer);
 asm(R"(
 .text
@@ -71,8 +72,8 @@ void Fiber::prepare(void (*entry)()) {
         makecontext(context, entry, 0);
         return;
     }
-    // What the switch will pop: six registers, then the address that `ret` goes to. At a function's first instruction
-    // the stack pointer is 8 below a multiple of 16.
+    // What the switch will pop: six registers, then the address that `ret` goes to. At a function's
+    // first instruction the stack pointer is 8 below a multiple of 16.
     auto top = reinterpret_cast<uintptr_t>(stack + kStackBytes) & ~uintptr_t{15};
     auto** slots = reinterpret_cast<void**>(top) - 8;
     for (int i = 0; i < 6; ++i) slots[i] = nullptr;

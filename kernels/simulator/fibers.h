@@ -8,8 +8,9 @@
 
 namespace minillm_sim {
 
-// One fiber, or the scheduler that starts them. Two ways to switch: a few hand-written instructions on x86-64 (about
-// 60 ns for a thread's turn), and ucontext everywhere else (about 500 ns, most of it a system call).
+// One fiber, or the scheduler that starts them. Two ways to switch: a few hand-written instructions
+// on x86-64 (about 60 ns for a thread's turn), and ucontext everywhere else (about 500 ns, most of
+// it a system call).
 struct Fiber {
     void* stack_pointer = nullptr;
     ucontext_t* context = nullptr;  // ucontext only

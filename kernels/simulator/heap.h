@@ -1,4 +1,5 @@
-// What malloc() and new give to a kernel: blocks with nothing beside them, which stay until they are given back.
+// What malloc() and new give to a kernel: blocks with nothing beside them, which stay until they
+// are given back.
 #pragma once
 
 #include <cstddef>

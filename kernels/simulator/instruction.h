@@ -1,4 +1,5 @@
-// The memory that an x86-64 instruction refers to, where the processor does not say it: a fault for a misaligned address.
+// The memory that an x86-64 instruction refers to, where the processor does not say it: a fault for
+// a misaligned address.
 #pragma once
 
 #include <ucontext.h>

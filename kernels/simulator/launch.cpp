@@ -60,7 +60,8 @@ static void run_blocks(Team& team, int number) {
     team.finished.notify_one();
 }
 
-// The calling OS thread is the first of the team. While it waits for the others it asks Python now and then.
+// The calling OS thread is the first of the team. While it waits for the others it asks Python now
+// and then.
 static void run_team(Team& team) {
     team.active = team.launch.threads;
     std::vector<std::thread> helpers;

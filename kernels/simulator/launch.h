@@ -1,4 +1,5 @@
-// A launch: what Python asks for, what went wrong, and what the OS threads that run its blocks share.
+// A launch: what Python asks for, what went wrong, and what the OS threads that run its blocks
+// share.
 #pragma once
 
 #include <atomic>
@@ -63,14 +64,16 @@ struct Team {
     std::atomic<bool> stopped{false};
     std::mutex mutex;
     std::condition_variable finished;  // one of its OS threads
-    // Of the OS threads that run blocks: how many there are, how many have only waiting threads left, how often one of those
-    // came on again, and how often each went round its waiting threads.
+    // Of the OS threads that run blocks: how many there are, how many have only waiting threads
+    // left, how often one of those came on again, and how often each went round its waiting
+    // threads.
     std::atomic<int> active{0}, stuck{0};
     std::atomic<unsigned> freed{0};
     std::unique_ptr<std::atomic<unsigned>[]> rounds;
 
     explicit Team(Launch& launch) : launch(launch), map(launch), rounds(new std::atomic<unsigned>[launch.threads]()) {}
-    // Records a finding; the same one is counted, not repeated. pc: 0 where the place in the source is known.
+    // Records a finding; the same one is counted, not repeated. pc: 0 where the place in the source
+    // is known.
     void note(const Thread& thread, Site site, const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread,
               int other_block, const uint64_t* callers = nullptr);
     void report(const Thread& thread, Site site, const char* text);  // and stops the launch

@@ -1,4 +1,6 @@
-"""What a launch is to the runtime: the C++ structs of launch.h, map.h and profile.h, field by field."""
+"""What a launch is to the runtime: the C++ structs of launch.h, map.h and profile.h, field by
+field.
+"""
 
 from __future__ import annotations
 

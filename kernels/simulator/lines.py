@@ -12,7 +12,8 @@ SYSTEM = re.compile(r"/usr/(?:local/)?(?:include|lib)/")  # headers of C++
 
 
 def source_lines(library: Path, addresses: list[int]) -> dict[int, str]:
-    """The file and line, joined by a colon, for each address: those of the innermost call that is in neither
+    """The file and line, joined by a colon, for each address: those of the innermost call that is
+    in neither
     the simulator's own headers nor the system's."""
     if not addresses:
         return {}
@@ -29,6 +30,8 @@ def source_lines(library: Path, addresses: list[int]) -> dict[int, str]:
 
 
 def in_kernel(place: str) -> bool:
-    """Whether a file and line is known, and neither in the simulator's own headers nor in the system's."""
+    """Whether a file and line is known, and neither in the simulator's own headers nor in the
+    system's.
+    """
     file = place.rpartition(":")[0]
     return file not in ("", "??", "unit.cpp") and Path(file).parent != HERE and not SYSTEM.match(file)

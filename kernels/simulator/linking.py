@@ -1,4 +1,6 @@
-"""How a kernel's object file is linked: the C library's functions that the simulator answers itself (calls.cpp)."""
+"""How a kernel's object file is linked: the C library's functions that the simulator answers itself
+(calls.cpp).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ LINK_FLAGS = ("-Wl,-z,now", "-Wl,-z,relro", *(f"-Wl,--wrap={name}" for name in W
 
 
 def variables_apart(object_file: Path) -> str:
-    """A linker's script that lays the variables of an object file out with gaps between them (-fdata-sections).
+    """A linker's script that lays the variables of an object file out with gaps between them
+    (-fdata-sections).
 
     Empty if there are none.
     """

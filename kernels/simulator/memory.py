@@ -1,4 +1,6 @@
-"""The arrays of a launch as the kernel sees them: copies between guards, at the alignment that a GPU gives."""
+"""The arrays of a launch as the kernel sees them: copies between guards, at the alignment that a
+GPU gives.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,12 @@ ALIGNMENT = 256  # CUDA C++ programming guide: what cudaMalloc returns is aligne
 
 
 class Buffer:
-    """A copy of the memory from address `start` to `end`, at the same distance from its base array's start.
+    """A copy of the memory from address `start` to `end`, at the same distance from its base
+    array's start.
 
-    It lies at the end of pages of its own, between addresses that fault (arena.h): `gap` bytes on either side. What is left
-    on the pages is filled with a known value; there are at least `slack` bytes of it before and behind the copy.
+    It lies at the end of pages of its own, between addresses that fault (arena.h): `gap` bytes on
+    either side. What is left on the pages is filled with a known value; there are at least `slack`
+    bytes of it before and behind the copy.
     """
 
     def __init__(self, start: int, end: int, base: int, runtime, slack: int = 0):
@@ -45,7 +49,9 @@ class Buffer:
         ctypes.memmove(array.ctypes.data, self.address + original - self.start, array.nbytes)
 
     def guards_hit(self) -> int | None:
-        """The distance in bytes from the array's start of the first guard byte that was written, None if intact."""
+        """The distance in bytes from the array's start of the first guard byte that was written,
+        None if intact.
+        """
         for begin, size in ((-self.before, self.before), (self.size, self.after)):
             guard = ctypes.string_at(self.address + begin, size)
             if guard != GUARD_VALUE * size:
@@ -61,7 +67,8 @@ class Buffer:
 class PointerTable(SimulatedArray):
     """The addresses of other arrays, as a kernel takes them that works on many: uint64 (N,).
 
-    arrays: those others. At a launch they are copied between guards like arguments, and the table names the copies.
+    arrays: those others. At a launch they are copied between guards like arguments, and the table
+    names the copies.
     """
 
     arrays: list[np.ndarray]
@@ -74,7 +81,8 @@ class PointerTable(SimulatedArray):
 
 
 def guarded(arrays: list[np.ndarray], runtime, slack: int = 0) -> list[Buffer]:
-    """One buffer for each array; arrays that share memory share their buffer. The caller releases them.
+    """One buffer for each array; arrays that share memory share their buffer. The caller releases
+    them.
 
     runtime: the simulator's runtime library. slack: of each buffer.
     """

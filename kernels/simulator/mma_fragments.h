@@ -1,6 +1,7 @@
-// The tensor-core wrappers of kernels/mma.cuh for the simulator: the lanes' registers are gathered into matrices by
-// the layout of the PTX ISA, multiplied, and scattered again. Sums are taken in double and rounded to float once (how
-// the hardware rounds inside an instruction is not documented).
+// The tensor-core wrappers of kernels/mma.cuh for the simulator: the lanes' registers are gathered
+// into matrices by the layout of the PTX ISA, multiplied, and scattered again. Sums are taken in
+// double and rounded to float once (how the hardware rounds inside an instruction is not
+// documented).
 #pragma once
 
 namespace minillm_sim {
@@ -11,7 +12,8 @@ struct Mma {
     const float* c;
 };
 
-// kDepth: the inner dimension. get(registers, index) reads one of the lane's elements of A or B as a float.
+// kDepth: the inner dimension. get(registers, index) reads one of the lane's elements of A or B as
+// a float.
 template <int kDepth, class A, class B>
 void mma(void** operands, A a_element, B b_element) {
     float a[16][kDepth], b[kDepth][8], c[16][8];

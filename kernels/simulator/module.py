@@ -30,7 +30,9 @@ ANCHOR = "minillm_shared_anchor"
 
 
 class Pointee(NamedTuple):
-    """An array that a kernel reaches: argument `position` itself (entry -1), or entry `entry` of the table there."""
+    """An array that a kernel reaches: argument `position` itself (entry -1), or entry `entry` of
+    the table there.
+    """
 
     array: np.ndarray
     buffer: memory.Buffer
@@ -42,12 +44,12 @@ class Pointee(NamedTuple):
 class RawModule:
     """The kernels of a CUDA source, compiled when the first one is asked for.
 
-    code or path: the source as a string, or the file that holds it (`path` is a .cu file here; messages name it).
-    options: -I, -D and -U reach g++; options that only concern a GPU are accepted and ignored.
-    name_expressions: the template instances wanted, such as "flash_forward<64, true>". Kernels declared extern "C"
-    are there by their plain name.
-    mode: "run", "check" or "profile", where `configured` does not say otherwise. A module made with "profile" adds up what
-    its kernels do in `module.profile`.
+    code or path: the source as a string, or the file that holds it (`path` is a .cu file here;
+    messages name it). options: -I, -D and -U reach g++; options that only concern a GPU are
+    accepted and ignored. name_expressions: the template instances wanted, such as
+    "flash_forward<64, true>". Kernels declared extern "C" are there by their plain name. mode:
+    "run", "check" or "profile", where `configured` does not say otherwise. A module made with
+    "profile" adds up what its kernels do in `module.profile`.
     """
 
     def __init__(self, code: str | None = None, path=None, options=(), name_expressions=None, mode: str = "run"):
@@ -129,7 +131,8 @@ class Library:
 class Kernel:
     """One kernel: `kernel(grid, block, args, shared_mem=0)`, as cupy.RawKernel.
 
-    max_dynamic_shared_size_bytes: assignable as in CuPy. More than 48 KB has to be asked for there before a launch.
+    max_dynamic_shared_size_bytes: assignable as in CuPy. More than 48 KB has to be asked for there
+    before a launch.
     """
 
     def __init__(self, module: RawModule, name: str):
@@ -272,7 +275,9 @@ class Kernel:
                 memory.copy_back(each.array, each.buffer)
 
     def _regions(self, parameters, bound, pointees) -> list[Region]:
-        """Each buffer once, with the size of its elements; writable if it is through any of the arguments."""
+        """Each buffer once, with the size of its elements; writable if it is through any of the
+        arguments.
+        """
         found = {}
         given = [
             Pointee(value, buffer, parameter.writable and parameter.pointers == 1, position, -1)
@@ -315,7 +320,9 @@ class Kernel:
         raise SimulatorError("\n".join(texts), texts)
 
     def _line(self, place: str) -> tuple[str, str]:
-        """The line "file:number" of the source, and the source; empty where the place is in another file."""
+        """The line "file:number" of the source, and the source; empty where the place is in another
+        file.
+        """
         file, source = self.module.named_code()
         name, _, number = place.rpartition(":")
         lines = source.splitlines()

@@ -21,7 +21,8 @@ void Order::start_block() {
     for (auto log = logs.begin(); log != logs.end();) log = log->first.second ? logs.erase(log) : std::next(log);
 }
 
-// Every thread then knows what each of them knew, and a fence of any of them is before what any of them does.
+// Every thread then knows what each of them knew, and a fence of any of them is before what any of
+// them does.
 void Order::barrier() {
     if (in_phase) {
         Fence joined;

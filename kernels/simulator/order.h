@@ -1,6 +1,7 @@
-// Check mode: which accesses are before which. Barriers order a block, __syncwarp the lanes of a warp. A fence, then an atomic
-// or volatile write, and an atomic or volatile read of the same place by another thread, later, order what came before the
-// fence before what comes after the read: between any two threads, of one block or of two.
+// Check mode: which accesses are before which. Barriers order a block, __syncwarp the lanes of a
+// warp. A fence, then an atomic or volatile write, and an atomic or volatile read of the same place
+// by another thread, later, order what came before the fence before what comes after the read:
+// between any two threads, of one block or of two.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,9 @@ namespace minillm_sim {
 // What an access has to do with others at the same place.
 enum Sync : uint8_t { kPlain, kAtomically, kVolatile };
 
-// phase: a number that grows with every block and every barrier, so that accesses of different phases of one block are
-// ordered. time: the thread's count of its warp synchronisations and fences. phase 0: there was no access.
+// phase: a number that grows with every block and every barrier, so that accesses of different
+// phases of one block are ordered. time: the thread's count of its warp synchronisations and
+// fences. phase 0: there was no access.
 struct Access {
     uint32_t phase = 0;
     uint16_t thread = 0;
@@ -46,7 +48,8 @@ class Order {
     using Place = std::pair<uint64_t, bool>;  // address, and whether it is in shared memory
     using Known = std::map<Place, uint32_t>;  // the version of each place's log up to which a thread has read it
 
-    // What a fence has before it: all phases of its block below `phase`; in `phase` the times of threads from `first` on.
+    // What a fence has before it: all phases of its block below `phase`; in `phase` the times of
+    // threads from `first` on.
     struct Fence {
         uint64_t id = 0;  // 0: there was none
         uint32_t phase = 0;

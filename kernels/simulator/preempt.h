@@ -1,5 +1,5 @@
-// A thread that does not come back by itself, in a loop without a call: a timer's signal takes the processor from it, and
-// another signal gives it back later, in the state in which it was.
+// A thread that does not come back by itself, in a loop without a call: a timer's signal takes the
+// processor from it, and another signal gives it back later, in the state in which it was.
 #pragma once
 
 #include <signal.h>
@@ -39,7 +39,8 @@ constexpr bool kResumable = true;
 constexpr bool kResumable = false;
 #endif
 
-// Sends kTickSignal to the calling OS thread whenever it has used so much processor time, as long as it lives.
+// Sends kTickSignal to the calling OS thread whenever it has used so much processor time, as long
+// as it lives.
 class Ticks {
   public:
     Ticks();

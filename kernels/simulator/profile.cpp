@@ -19,7 +19,8 @@ uint64_t touched(const std::vector<uint64_t>& addresses, uint64_t size, uint64_t
     return std::unique(blocks.begin(), blocks.end()) - blocks.begin();
 }
 
-// The largest number of different words in one bank: how often shared memory has to be asked for these words.
+// The largest number of different words in one bank: how often shared memory has to be asked for
+// these words.
 uint64_t conflicts(std::vector<uint64_t> words) {
     std::sort(words.begin(), words.end());
     words.erase(std::unique(words.begin(), words.end()), words.end());
@@ -28,8 +29,8 @@ uint64_t conflicts(std::vector<uint64_t> words) {
     return most;
 }
 
-// Accesses of 8 bytes are served by half warps, those of 16 bytes by quarters; neighbouring parts go together if they then
-// still touch every bank once at most.
+// Accesses of 8 bytes are served by half warps, those of 16 bytes by quarters; neighbouring parts
+// go together if they then still touch every bank once at most.
 uint64_t wavefronts(const uint64_t* address, uint32_t lanes, uint64_t size) {
     unsigned part = size <= 4 ? 32 : size <= 8 ? 16 : 8;
     uint64_t total = 0;

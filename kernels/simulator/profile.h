@@ -1,4 +1,5 @@
-// Profile mode: what each line of a kernel asks of memory, in the units in which the hardware serves a warp.
+// Profile mode: what each line of a kernel asks of memory, in the units in which the hardware
+// serves a warp.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,9 @@ struct ProfileRecord {
     unsigned long long actual, ideal; // sectors of 32 bytes (global), wavefronts (shared)
 };
 
-// One OS thread runs all blocks in this mode, and the lanes of a warp run one after the other up to the next point at which
-// they meet. The n-th time that each lane comes to the same place since then is taken as one instruction of the warp.
+// One OS thread runs all blocks in this mode, and the lanes of a warp run one after the other up to
+// the next point at which they meet. The n-th time that each lane comes to the same place since
+// then is taken as one instruction of the warp.
 class Profiler {
   public:
     explicit Profiler(BlockRunner& runner) : runner(runner) {}

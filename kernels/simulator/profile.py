@@ -1,9 +1,10 @@
-"""The memory traffic of each line of a kernel: sectors of global memory and wavefronts of shared memory.
+"""The memory traffic of each line of a kernel: sectors of global memory and wavefronts of shared
+memory.
 
-A warp's access to global memory is served in sectors of 32 bytes: 32 neighbouring floats are 4 sectors,
-32 floats a row apart are 32 ("not coalesced"). Shared memory has 32 banks of 4 bytes; lanes that access
-different words of one bank are served one after the other, and each turn is a wavefront ("bank
-conflict"). Ideal is the number for the same bytes in neighbouring addresses.
+A warp's access to global memory is served in sectors of 32 bytes: 32 neighbouring floats are 4
+sectors, 32 floats a row apart are 32 ("not coalesced"). Shared memory has 32 banks of 4 bytes;
+lanes that access different words of one bank are served one after the other, and each turn is a
+wavefront ("bank conflict"). Ideal is the number for the same bytes in neighbouring addresses.
 
     with configured(mode="profile") as profile:
         kernel(grid, block, arguments)
@@ -11,8 +12,9 @@ conflict"). Ideal is the number for the same bytes in neighbouring addresses.
     profile.lines                       a list of Line, in the order of the source
     profile.total("global").actual      sectors; times 32 is the bytes that moved between the multiprocessors and the cache
 
-It is a count and not a measurement: there is no cache and no clock. The n-th execution of the same place by
-the lanes of a warp, since their last barrier or shuffle, counts as one instruction of the warp.
+It is a count and not a measurement: there is no cache and no clock. The n-th execution of the same
+place by the lanes of a warp, since their last barrier or shuffle, counts as one instruction of the
+warp.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ CONTEXT = 2  # lines shown around each that has figures
 class Line:
     """The accesses of one line of the source, in all launches of a kernel together.
 
-    space: "global" or "shared". kind: "load", "store" or "atomic". instructions: of warps. bytes: each byte once
-    an instruction. actual and ideal: sectors (global) or wavefronts (shared).
+    space: "global" or "shared". kind: "load", "store" or "atomic". instructions: of warps. bytes:
+    each byte once an instruction. actual and ideal: sectors (global) or wavefronts (shared).
     """
 
     kernel: str
@@ -55,7 +57,9 @@ class Profile:
         self._sources: dict[str, str] = {}
 
     def add(self, kernel: str, library: Path, records, source: tuple[str, str]) -> None:
-        """Take up what a launch counted: records as profile.h describes them, source the kernel's file and its text."""
+        """Take up what a launch counted: records as profile.h describes them, source the kernel's
+        file and its text.
+        """
         file, text = source
         self._sources[file] = text
         places = source_lines(library, [record.pc - 1 for record in records])
@@ -84,8 +88,8 @@ class Profile:
     def annotated(self, width: int = 80) -> str:
         """The source of each kernel with the figures below its lines, then a total for each kernel.
 
-        width: columns of the text; longer source lines are folded. Lines far from any that has figures are
-        left out. "!" marks twice the ideal or more.
+        width: columns of the text; longer source lines are folded. Lines far from any that has
+        figures are left out. "!" marks twice the ideal or more.
         """
         parts = []
         for kernel, file in dict.fromkeys((line.kernel, line.file) for line in self._lines.values()):

@@ -1,5 +1,6 @@
-// What a compiled kernel and the simulator's runtime know of each other. Plain C, no standard header: every kernel
-// includes it, and a kernel's compile time is most of the time that a small test takes.
+// What a compiled kernel and the simulator's runtime know of each other. Plain C, no standard
+// header: every kernel includes it, and a kernel's compile time is most of the time that a small
+// test takes.
 #pragma once
 
 namespace minillm_sim {
@@ -16,8 +17,8 @@ struct Site {
     int line;
 };
 
-// What a collective operation of a warp does once its lanes have arrived: operands[lane] is what lane passed, or null
-// for a lane that takes no part.
+// What a collective operation of a warp does once its lanes have arrived: operands[lane] is what
+// lane passed, or null for a lane that takes no part.
 using Collective = void (*)(void** operands, unsigned mask);
 
 // The thread that is running; the runtime keeps it up to date at every switch.
@@ -26,8 +27,8 @@ struct Running {
     unsigned lane;
 };
 
-// One pointer for each OS thread. initial-exec: read with one instruction, although it lives in a library that is
-// loaded late (the C library keeps room for a few such words).
+// One pointer for each OS thread. initial-exec: read with one instruction, although it lives in a
+// library that is loaded late (the C library keeps room for a few such words).
 extern __thread Running* running __attribute__((tls_model("initial-exec")));
 
 enum Reduction { kBarrierOnly, kBarrierCount, kBarrierAnd, kBarrierOr };
@@ -47,6 +48,7 @@ void minillm_sim_fence_block();
 // Check mode: `lane` of the caller's warp reads from a lane that takes no part in the operation.
 void minillm_sim_absent_source(int lane, int source);
 [[noreturn]] void minillm_sim_trap(const char* what, const char* file, int line);
-// Told to check and profile mode: an access that the compiler's instrumentation does not see as one.
+// Told to check and profile mode: an access that the compiler's instrumentation does not see as
+// one.
 void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc);
 }

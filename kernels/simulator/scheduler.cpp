@@ -42,7 +42,8 @@ BlockRunner::~BlockRunner() {
     running = nullptr;
 }
 
-// ------------------------------------------------------------------------------------------------ a block's life
+// ------------------------------------------------------------------------------------------------
+// a block's life
 
 void BlockRunner::run(unsigned long long block) {
     start_threads(block);
@@ -141,9 +142,11 @@ void BlockRunner::resume(Thread& thread) {
     if (due) ask_python();
 }
 
-// ------------------------------------------------------------------------------------------------------- turns
+// -------------------------------------------------------------------------------------------------------
+// turns
 
-// Runs the lanes of a warp until all are at a barrier, spinning or done. True if one of them got further.
+// Runs the lanes of a warp until all are at a barrier, spinning or done. True if one of them got
+// further.
 bool BlockRunner::run_warp(unsigned warp) {
     unsigned first = warp * 32, count = thread_count - first < 32 ? thread_count - first : 32;
     bool progress = false;
@@ -195,7 +198,8 @@ unsigned BlockRunner::alive_lanes(unsigned warp) const {
     return mask;
 }
 
-// If all lanes that `thread` waits for have arrived at the same operation, carry it out and let them go on.
+// If all lanes that `thread` waits for have arrived at the same operation, carry it out and let
+// them go on.
 void BlockRunner::complete_collective(Thread& thread) {
     unsigned warp = static_cast<unsigned>(&thread - threads.data()) / 32;
     unsigned mask = thread.mask & alive_lanes(warp);
@@ -218,8 +222,8 @@ void BlockRunner::complete_collective(Thread& thread) {
         if (mask >> lane & 1) threads[warp * 32 + lane].state = State::kReady;
 }
 
-// Lanes that asked for the active mask wait until the warp can do nothing else: those at the same line are then the
-// ones that run together.
+// Lanes that asked for the active mask wait until the warp can do nothing else: those at the same
+// line are then the ones that run together.
 bool BlockRunner::release_active(unsigned warp) {
     Thread* leader = nullptr;
     unsigned mask = 0;
@@ -288,7 +292,8 @@ void BlockRunner::report_stuck_warp(unsigned warp) {
     team.report(*waiting, waiting->site, text);
 }
 
-// ------------------------------------------------------------------------------------------ what a thread may call
+// ------------------------------------------------------------------------------------------ what a
+// thread may call
 
 int BlockRunner::barrier(Site site, int predicate, int how) {
     Thread& thread = current();

@@ -21,7 +21,8 @@ namespace minillm_sim {
 
 enum class State { kReady, kAtBarrier, kAtCollective, kAtActive, kSpinning, kPreempted, kDone };
 
-// Check mode: what a thread did since it came by an atomic or volatile access, and what it did the time before.
+// Check mode: what a thread did since it came by an atomic or volatile access, and what it did the
+// time before.
 struct Round {
     const void* pc;
     uint64_t address, accesses, hash, last_accesses, last_hash;
@@ -36,8 +37,9 @@ struct Doubt {
     Access read, write;
 };
 
-// A plain read of what other threads change by atomics alone. It is the first guess of a loop around atomicCAS, if an atomic of
-// the thread's own at that address comes next; else it is a race. access.phase 0: none.
+// A plain read of what other threads change by atomics alone. It is the first guess of a loop
+// around atomicCAS, if an atomic of the thread's own at that address comes next; else it is a race.
+// access.phase 0: none.
 struct Guess {
     uint64_t address;
     unsigned accesses;  // since then

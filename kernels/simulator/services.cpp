@@ -1,4 +1,5 @@
-// What compiled kernels call: the runtime's services, and what g++ calls for -fsanitize=thread, bounds and integer-divide-by-zero.
+// What compiled kernels call: the runtime's services, and what g++ calls for -fsanitize=thread,
+// bounds and integer-divide-by-zero.
 #include <cstdint>
 #include <cstdio>
 

@@ -13,8 +13,9 @@ ORDERS = ("ascending", "descending", "shuffled")
 
 @dataclass(frozen=True)
 class Settings:
-    """mode: "run", "check" or "profile"; None leaves it to the RawModule. order: in which order threads take turns.
-    seed: of the order "shuffled". threads: OS threads over which blocks are spread, None for one a processor.
+    """mode: "run", "check" or "profile"; None leaves it to the RawModule. order: in which order
+    threads take turns. seed: of the order "shuffled". threads: OS threads over which blocks are
+    spread, None for one a processor.
     profile: where kernels run in the mode "profile" are added up."""
 
     mode: str | None = None
@@ -33,9 +34,11 @@ def current() -> Settings:
 
 @contextlib.contextmanager
 def configured(**changes):
-    """Within the `with` block, kernels run with these settings: configured(mode="check", order="shuffled", seed=3).
+    """Within the `with` block, kernels run with these settings: configured(mode="check",
+    order="shuffled", seed=3).
 
-    `with configured(mode="profile") as profile` gives the Profile to which the kernels that run there are added.
+    `with configured(mode="profile") as profile` gives the Profile to which the kernels that run
+    there are added.
     """
     global _current
     if changes.get("mode") not in (None, *MODES):

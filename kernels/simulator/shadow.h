@@ -1,5 +1,6 @@
-// Check mode: who touched which bytes last. The unit of a race is the bytes touched, so that two fields of one struct are two
-// places; cells are as large as all accesses so far allow, and are divided when a smaller access comes.
+// Check mode: who touched which bytes last. The unit of a race is the bytes touched, so that two
+// fields of one struct are two places; cells are as large as all accesses so far allow, and are
+// divided when a smaller access comes.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,8 @@
 
 namespace minillm_sim {
 
-// Two readers are remembered: the second one is from another block or warp than the first, if there was one.
+// Two readers are remembered: the second one is from another block or warp than the first, if there
+// was one.
 struct Cell {
     Access writer, reader, other_reader;
 };

@@ -10,7 +10,8 @@ void use_shared_memory(const Pages& pages, uint64_t size) {
 
 }  // namespace minillm_sim
 
-// How position-independent code on x86-64 finds a thread-local variable; kernels are linked so that they come here.
+// How position-independent code on x86-64 finds a thread-local variable; kernels are linked so that
+// they come here.
 struct TlsIndex {
     unsigned long module, offset;
 };

@@ -1,4 +1,6 @@
-"""Arguments against the kernel's C++ signature: what CuPy passes on without a look, and the GPU then misreads."""
+"""Arguments against the kernel's C++ signature: what CuPy passes on without a look, and the GPU
+then misreads.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Parameter(ctypes.Structure):
 
 
 def check_argument(label: str, parameter: Parameter, value) -> None:
-    """Raises TypeError or ValueError, naming the argument by `label`, unless the kernel can take `value`."""
+    """Raises TypeError or ValueError, naming the argument by `label`, unless the kernel can take
+    `value`.
+    """
     if isinstance(value, (bool, int, float)):
         wanted = f"np.{parameter.dtype}({value})" if parameter.dtype is not None else "a NumPy scalar"
         raise TypeError(f"{label} is a Python {type(value).__name__}: pass {wanted} (CuPy would guess the type)")

@@ -1,4 +1,6 @@
-"""A .cu file as text: what its bytes say, where its functions begin and end, and which of them are the host's."""
+"""A .cu file as text: what its bytes say, where its functions begin and end, and which of them are
+the host's.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ NAME_OF_FUNCTION = re.compile(r"(~?\w+|operator\s*[^\s(]+)\s*$")
 
 
 class KernelText(NamedTuple):
-    """A kernel as its source has it. name: with its namespaces. template: its template parameters, None if it has none."""
+    """A kernel as its source has it.
+
+    name: with its namespaces. template: its template parameters, None if it has none.
+    """
 
     name: str
     template: str | None
@@ -38,7 +43,9 @@ class KernelText(NamedTuple):
 
     @property
     def example(self) -> str:
-        """What --kernel and name_expressions take, with types or numbers put in for a template's parameters."""
+        """What --kernel and name_expressions take, with types or numbers put in for a template's
+        parameters.
+        """
         if self.template is None:
             return self.name
         values = []
@@ -63,7 +70,9 @@ class Function(NamedTuple):
 
 
 def read_source(path: Path) -> str:
-    """The text of a source file, with or without a byte order mark; bytes that are not UTF-8 are taken for Latin-1."""
+    """The text of a source file, with or without a byte order mark; bytes that are not UTF-8 are
+    taken for Latin-1.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -84,7 +93,9 @@ def read_source(path: Path) -> str:
 
 
 def masked(source: str) -> str:
-    """The source, of the same length, with blanks for comments, literals and preprocessor lines; line ends stay."""
+    """The source, of the same length, with blanks for comments, literals and preprocessor lines;
+    line ends stay.
+    """
 
     def blank(found):
         text = found[0]
@@ -173,10 +184,12 @@ def split_list(text: str) -> list[str]:
 
 
 def without_host_code(source: str) -> tuple[str, list[str]]:
-    """The source with blanks in place of what only the host can compile, and the names of what was left out.
+    """The source with blanks in place of what only the host can compile, and the names of what was
+    left out.
 
-    Left out are `main`, host functions and declarations that launch kernels or call the CUDA runtime, and, in such a file,
-    the host's other functions that no device code names. Nothing is if the file has no such part. Line numbers stay.
+    Left out are `main`, host functions and declarations that launch kernels or call the CUDA
+    runtime, and, in such a file, the host's other functions that no device code names. Nothing is
+    if the file has no such part. Line numbers stay.
     """
     plain, given = masked(source), functions(source)
     macros = _macros(source)
@@ -209,8 +222,9 @@ def without_host_code(source: str) -> tuple[str, list[str]]:
 
 
 def with_pointers_to_shared(source: str) -> str:
-    """The source with a pointer in place of each `extern __shared__` array inside of a function whose name stands for arrays of
-    different types, or of a template's type: g++ takes them for one array. Line numbers stay.
+    """The source with a pointer in place of each `extern __shared__` array inside of a function
+    whose name stands for arrays of different types, or of a template's type: g++ takes them for one
+    array. Line numbers stay.
     """
     plain = masked(source)
     found = list(EXTERN_SHARED.finditer(plain))

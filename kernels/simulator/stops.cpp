@@ -1,4 +1,5 @@
-// How a thread leaves the processor against its will: after a fault, when the launch is over, when its time is up.
+// How a thread leaves the processor against its will: after a fault, when the launch is over, when
+// its time is up.
 #include <pthread.h>
 
 #include <cstdio>
@@ -46,13 +47,15 @@ void BlockRunner::absent_source(int lane, int source) {
     team.note(thread, thread.site, text, 0, 0, 0, -1);
 }
 
-// ---------------------------------------------------------------------------------------- where an address belongs
+// ---------------------------------------------------------------------------------------- where an
+// address belongs
 
 uint64_t BlockRunner::shared_start() {
     return reinterpret_cast<uint64_t>(launch().shared_anchor()) - launch().shared_offset;
 }
 
-// Whether an access stays within the static arrays or within the dynamic memory that the launch asked for.
+// Whether an access stays within the static arrays or within the dynamic memory that the launch
+// asked for.
 bool BlockRunner::in_shared(uint64_t offset, uint64_t size) {
     const Launch& l = launch();
     uint64_t dynamic = l.shared_offset, after = dynamic + l.dynamic_reserve;
@@ -92,10 +95,11 @@ void BlockRunner::describe(char* text, size_t length, uint64_t address, int kind
         map().describe(text, length, address, kind);
 }
 
-// ------------------------------------------------------------------------------------------------------- signals
+// -------------------------------------------------------------------------------------------------------
+// signals
 
-// At the instruction `pc`; if it is none of the kernel's library, at the call that led out of there. The calls are looked for
-// among the words on the stack.
+// At the instruction `pc`; if it is none of the kernel's library, at the call that led out of
+// there. The calls are looked for among the words on the stack.
 void BlockRunner::note_at(const char* text, uint64_t pc, uint64_t stack_pointer) {
     uint64_t places[5] = {};
     size_t found = 0;
@@ -118,7 +122,8 @@ void BlockRunner::leave_after_fault(int signal, const siginfo_t& info, const uco
         std::snprintf(text, sizeof text, "call of a function at address 0x%llx, where there is none",
                       static_cast<unsigned long long>(pc));
     } else {
-        // a misaligned vector, or an address that no memory can have: the processor does not say which address it was
+        // a misaligned vector, or an address that no memory can have: the processor does not say
+        // which address it was
         bool said = info.si_code == SEGV_MAPERR || info.si_code == SEGV_ACCERR;
         if (!said && operand_address(context, &operand)) address = operand;
         if (!said && operand && operand >> 47 == 0)
@@ -131,8 +136,8 @@ void BlockRunner::leave_after_fault(int signal, const siginfo_t& info, const uco
     switch_fiber(given_up, scheduler);
 }
 
-// Takes the processor from a thread that had it for a whole period of the timer, where its state can be kept: in the
-// kernel's own code, not in a library that may hold a lock.
+// Takes the processor from a thread that had it for a whole period of the timer, where its state
+// can be kept: in the kernel's own code, not in a library that may hold a lock.
 void BlockRunner::tick(ucontext_t& context) {
     if (restoring) {
         Thread* thread = restoring;

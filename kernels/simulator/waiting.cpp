@@ -1,5 +1,5 @@
-// Loops that wait for what never comes. A thread that comes back to the same state of registers, stack and memory, while no
-// other thread changes anything, will do so for ever.
+// Loops that wait for what never comes. A thread that comes back to the same state of registers,
+// stack and memory, while no other thread changes anything, will do so for ever.
 #include <sched.h>
 
 #include <algorithm>
@@ -79,7 +79,8 @@ void BlockRunner::report_waiting() {
     }
 }
 
-// Memory is compared only once the registers and the stack have been the same, because that takes long.
+// Memory is compared only once the registers and the stack have been the same, because that takes
+// long.
 void BlockRunner::watch_patience(Thread& thread) {
     if (!thread.registers.valid) return;
     Patience& patience = thread.patience;

@@ -1,4 +1,5 @@
-"""What every other part leans on: arrays and devices, random streams, precision, matrix products, threads.
+"""The basis of all other parts: arrays and devices, random streams, precision, matrix products,
+threads.
 
 array_module(x)                        the library that works on an array: numpy or cupy        arrays.py
 to_device(x, "cudasim"), to_host(x)    an array on another device                               arrays.py

@@ -1,4 +1,4 @@
-"""The C allocator: freed memory is kept for the next array."""
+"""The C allocator: keep freed memory for the next array."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import sys
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks up to 32 MiB for the next allocation instead of handing them to the kernel.
+    """Tell glibc to keep freed blocks up to 32 MiB for the next allocation instead of handing them
+    to the kernel.
 
-    A training step allocates the same arrays again and again. By default glibc maps each large one afresh, and the
-    kernel then has to zero every page of it: benchmarks/train_step.py shows what this costs. Linux with glibc only;
-    elsewhere nothing happens.
+    A training step allocates the same arrays again and again. By default glibc maps each large one
+    anew, and the kernel then has to zero every page of it: benchmarks/train_step.py measures the
+    cost. Linux with glibc only; elsewhere this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,7 +1,7 @@
-"""Arrays and the devices that they live on.
+"""Arrays and their devices.
 
-A layer never asks which device it runs on. It asks each array for its module, `xp = array_module(x)`, and
-calls `xp.exp`, `xp.matmul`, ...: NumPy for an array in host memory, CuPy for one on the GPU.
+A layer does not depend on the device. It takes the module of each array, `xp = array_module(x)`,
+and calls `xp.exp`, `xp.matmul`, ...: NumPy for an array in host memory, CuPy for one on the GPU.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ DTYPES = ("float32", "float64")
 
 
 class SimulatedArray(np.ndarray):
-    """An array on the device "cudasim": host memory, for which the CUDA kernels run in the simulator.
+    """An array on the device "cudasim": host memory, for which the CUDA kernels run in the
+    simulator.
 
-    Results of operations on it are simulated arrays too, single numbers included, so that the device is handed on from layer
-    to layer. As with CuPy's arrays, a number reaches the host when somebody asks for it: by float(), by item(), in an `if`.
+    Results of operations on it are simulated arrays as well, single numbers included, so that the
+    device passes from layer to layer. As with CuPy's arrays, a number is copied to the host by
+    float(), by item(), or in an `if`.
     """
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
@@ -34,7 +36,7 @@ class SimulatedArray(np.ndarray):
 
 
 def _asking(name: str):
-    """A method of an array that brings numbers to the host."""
+    """Wrap a method of an array that copies numbers to the host."""
     inherited = getattr(np.ndarray, name)
 
     def method(self, *arguments):
@@ -48,19 +50,19 @@ SYNC_METHODS = ("__bool__", "__float__", "__index__", "__int__", "item", "tolist
 for _name in SYNC_METHODS:
     setattr(SimulatedArray, _name, _asking(_name))
 
-# Whether the host may wait for a device to bring it numbers: not within minillm.backend.async_read.no_waits.
+# Whether the host may wait for numbers of a device: not within minillm.backend.async_read.no_waits.
 may_wait: ContextVar[bool] = ContextVar("may_wait", default=True)
 
 
 class HostSyncError(RuntimeError):
-    """The host asked for a number of a device where it must not wait for it."""
+    """A copy from a device to the host in code where the host must not wait for the device."""
 
 
 def forbid_sync(what: str) -> None:
-    """Raises HostSyncError where the host must not wait."""
+    """Raises HostSyncError within `no_waits`."""
     if not may_wait.get():
         raise HostSyncError(
-            f"{what} copies from the device to the host, which has to wait until it has done all its work"
+            f"{what} copies from the device to the host, which has to wait until the device has finished all its work"
         )
 
 
@@ -70,7 +72,7 @@ def array_module(array):
 
 
 def device_of(array) -> str:
-    """Where `array` lives: "cpu", "cuda" or "cudasim"."""
+    """The device of `array`: "cpu", "cuda" or "cudasim"."""
     if _is_cupy(array):
         return "cuda"
     return "cudasim" if isinstance(array, SimulatedArray) else "cpu"
@@ -96,7 +98,10 @@ def to_device(array, device: str):
 
 @lru_cache(maxsize=1)
 def _usable_cupy():
-    """CuPy, if it can reach a GPU. Raises MissingExtra without CuPy, UserError without a driver that is new enough."""
+    """CuPy, if it can reach a GPU.
+
+    Raises MissingExtra without CuPy, UserError without a driver that is new enough.
+    """
     try:
         import cupy
     except ImportError:
@@ -108,7 +113,7 @@ def _usable_cupy():
         raise UserError('device "cuda": there is no NVIDIA driver; install one, or use device "cpu" or "cudasim"')
     if driver // 1000 < needed // 1000:
         raise UserError(
-            f'device "cuda": the NVIDIA driver knows CUDA {_release(driver)}, this CuPy is made for CUDA {_release(needed)}: '
+            f'device "cuda": the driver supports CUDA {_release(driver)}, this CuPy needs CUDA {_release(needed)}: '
             f'update the driver, or pip install "minillm[cuda{driver // 1000}]"'
         )
     raise UserError('device "cuda": CuPy finds no GPU (nvidia-smi shows those of this machine); use device "cpu"')

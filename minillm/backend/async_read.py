@@ -1,13 +1,14 @@
 """Reading from a device without waiting for it.
 
-The host only tells a GPU what to do, and is far ahead of it: while the GPU works at one step the host prepares the next. A
-single `float(loss)` ends this, because it returns when everything that was asked for before is done; the GPU then idles until
-the host has caught up. So inside of a training step nothing is read. `AsyncRead` lets numbers travel by themselves: they are
-copied when it is their turn, and read a step later, when they have long arrived.
+The host puts work into the GPU's queue and does not wait for it: while the GPU computes one step,
+the host prepares the next. A single `float(loss)` ends this, because it returns only when all work
+queued before it is done; then the GPU is idle until the host has queued more. So nothing is read
+during a training step. `AsyncRead` queues a copy, and the host reads the numbers one step later,
+when they have arrived.
 
-    later = AsyncRead(loss, norm)       # asks for a copy, and returns
-    ...                             # tell the device what to do next
-    loss, norm = later.numbers()    # waits for the copy alone
+    reading = AsyncRead(loss, norm)     # queues a copy and returns
+    ...                                 # queue more work
+    loss, norm = reading.numbers()      # waits for the copy alone
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from minillm.backend.arrays import SYNC_METHODS, device_of, forbid_sync, may_wai
 
 
 class AsyncRead:
-    """Numbers (0-d, float64, of one device) on their way to the host; numbers of the host stay as they are."""
+    """Numbers (0-d arrays of one device) that are copied to the host as float64; host numbers are
+    kept.
+    """
 
     def __init__(self, *arrays):
         self._arrived = None
@@ -32,7 +35,9 @@ class AsyncRead:
             self._numbers = [np.asarray(array).view(np.ndarray).copy() for array in arrays]
 
     def _copied_by_gpu(self, arrays):
-        """Into pinned memory, which a GPU can write to on its own; the event comes to pass when it has."""
+        """Copy into pinned memory, which the GPU writes to directly; the event marks the end of the
+        copy.
+        """
         import cupy
         import cupyx
 
@@ -44,11 +49,11 @@ class AsyncRead:
         return numbers
 
     def arrived(self) -> bool:
-        """Whether `numbers` has nothing to wait for; does not wait itself."""
+        """Whether the copy is complete; does not wait."""
         return self._arrived is None or self._arrived.done
 
     def numbers(self) -> list[float]:
-        """The numbers; waits until they are there."""
+        """The numbers; waits until the copy is complete."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return [float(number) for number in self._numbers]
@@ -56,23 +61,25 @@ class AsyncRead:
 
 @contextmanager
 def no_waits() -> Iterator[None]:
-    """Inside, a copy from a device to the host that waits raises HostSyncError. For tests, and to find such copies."""
+    """Raise HostSyncError for every blocking copy from a device to the host in the block. For
+    tests.
+    """
     token = may_wait.set(False)
     try:
-        with _watched(sys.modules["cupy"].ndarray) if "cupy" in sys.modules else _nothing_to_watch():
+        with _guarded(sys.modules["cupy"].ndarray) if "cupy" in sys.modules else _no_guard():
             yield
     finally:
         may_wait.reset(token)
 
 
 @contextmanager
-def _nothing_to_watch() -> Iterator[None]:
+def _no_guard() -> Iterator[None]:
     yield
 
 
 @contextmanager
-def _watched(array_class) -> Iterator[None]:
-    """CuPy's arrays: all their ways to the host, of which `get(blocking=False)` alone does not wait."""
+def _guarded(array_class) -> Iterator[None]:
+    """Guard CuPy's methods that copy to the host; only `get(blocking=False)` does not wait."""
     inherited = {name: getattr(array_class, name) for name in ("get", *SYNC_METHODS) if hasattr(array_class, name)}
     own = {name: method for name, method in vars(array_class).items() if name in inherited}
 

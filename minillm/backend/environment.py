@@ -1,4 +1,4 @@
-"""What this program runs on."""
+"""The environment: versions, CPU, GPU, devices."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Those who want to know of every kernel that is launched and every matrix product: the profile, and memory measurements.
+"""Hooks around every kernel launch and matrix product, for profiling and memory measurement.
 
-    with instrumented("kernel", name, *arrays): ...        around the work, in kernels/launch.py and matmul.py
-    with add_hook(watcher): ...                       around a step: `watcher(kind, name, arrays)` gives a context manager
+    with instrumented("kernel", name, *arrays): ...     around the work, in kernels/launch.py and matmul.py
+    with add_hook(hook): ...                            around a step: `hook(kind, name, arrays)` returns
+                                                        a context manager for each piece of work
 
-While nobody watches, a call costs a look at an empty list.
+With no hook installed the cost is one check of an empty list.
 """
 
 from __future__ import annotations
@@ -11,34 +12,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
-_watchers: list[Callable] = []
-_NOBODY = nullcontext()
+_hooks: list[Callable] = []
+_NO_HOOK = nullcontext()
 
 
 def instrumented(kind: str, name: str, *arrays) -> AbstractContextManager:
-    """To be entered around a piece of work. kind: "kernel" or "matrix product"; arrays: what it reads and writes.
+    """A context manager around a piece of work, which enters those of all hooks.
+
+    kind: "kernel" or "matrix product". arrays: what the work reads and writes.
 
     >>> seen = []
-    >>> def watcher(kind, name, arrays):
+    >>> def hook(kind, name, arrays):
     ...     seen.append(name)
     ...     return nullcontext()
-    >>> with add_hook(watcher), instrumented("kernel", "gelu"):
+    >>> with add_hook(hook), instrumented("kernel", "gelu"):
     ...     seen
     ['gelu']
     """
-    if not _watchers:
-        return _NOBODY
+    if not _hooks:
+        return _NO_HOOK
     stack = ExitStack()
-    for watcher in _watchers:
-        stack.enter_context(watcher(kind, name, arrays))
+    for hook in _hooks:
+        stack.enter_context(hook(kind, name, arrays))
     return stack
 
 
 @contextmanager
-def add_hook(watcher: Callable) -> Iterator[None]:
-    """Inside, `watcher` is asked for a context manager around every piece of work, in whatever thread."""
-    _watchers.append(watcher)
+def add_hook(hook: Callable) -> Iterator[None]:
+    """Call `hook(kind, name, arrays)` for every piece of work inside the block, in any thread."""
+    _hooks.append(hook)
     try:
         yield
     finally:
-        _watchers.remove(watcher)
+        _hooks.remove(hook)

@@ -1,19 +1,20 @@
-"""Matrix products: the one place where layers multiply, in the precision that the model asks for.
+"""Matrix products in the precision of the model. All layers multiply by way of this module.
 
     matmul(a, b)                      a @ b, in the dtype of a
     matmul(a, b, dtype="float32")     the gradient of a weight: bfloat16 operands, float32 result
     matmul(a, b, out=c, add=True)     c += a @ b
 
-Sums are float32 whatever the operands are (float64 for float64). If one operand is bfloat16 the other one is rounded to it:
-a weight is kept in float32, and meets bfloat16 activations. float32 matrices are multiplied exactly, unless the model is
-one of precision "tf32" (precision.py).
+Sums are in float32 for all operands (in float64 for float64). If one operand is bfloat16 the other
+is rounded to bfloat16: weights are stored in float32 and multiplied by bfloat16 activations.
+float32 matrices are multiplied exactly, unless the model has the precision "tf32" (precision.py).
 
-On a GPU, `cublasGemmEx` of cuBLAS takes bfloat16 operands, sums in float32, and writes either dtype; TF32 is a compute type
-of the single call, so that there is no mode to restore. Elsewhere the operands are rounded, widened again, and multiplied in
-float32: the product of two bfloat16 numbers is exact there, so only the order of additions differs from the GPU.
+On a GPU, `cublasGemmEx` of cuBLAS takes bfloat16 operands, sums in float32, and writes either
+dtype; TF32 is a compute type of the single call, so there is no mode to restore. Elsewhere the
+operands are rounded, upcast, and multiplied in float32: the product of two bfloat16 numbers is
+exact there, so only the order of additions differs from the GPU.
 
-cuBLAS stores matrices by columns. A matrix by rows is its transpose by columns, so row-major C = A B is asked for as
-C^T = B^T A^T, with B and A as they lie in memory.
+cuBLAS stores matrices by columns. A row-major matrix in memory is its transpose in column-major
+order, so row-major C = A B is computed as C^T = B^T A^T, without copying A or B.
 """
 
 from __future__ import annotations
@@ -36,18 +37,20 @@ ZERO, ONE = np.zeros((), np.float32), np.ones((), np.float32)  # cuBLAS reads bo
 
 
 def matmul(a, b, out=None, dtype=None, add=False):
-    """a (..., N, K) or (K,) @ b (..., K, M)  ->  (..., N, M) or (M,), of `dtype`, by default that of a.
+    """a (..., N, K) or (K,) @ b (..., K, M)  ->  (..., N, M) or (M,), of `dtype`, by default that
+    of a.
 
-    out: an array for the result, whose dtype then counts; with `add` the product is added to what it holds.
+    out: an array for the result, which also sets the dtype; with `add` the product is added to it.
     """
     with instrumented("matrix product", "matmul", a, b, *(() if out is None else (out,))):
         return (_on_host if array_module(a) is np else _on_gpu)(a, b, out, dtype, add)
 
 
 def empty_operand(rows: int, width: int, like):
-    """A new matrix (rows, width or more) for what products with `like` will take; None unless `like` is bfloat16.
+    """A new matrix (rows, at least width) for operands of products with `like`; None unless `like`
+    is bfloat16.
 
-    On a GPU its rows begin at multiples of 16 bytes, whatever the width: use its first `width` columns.
+    On a GPU its rows begin at multiples of 16 bytes for any width: use its first `width` columns.
     """
     if not is_bfloat16(like):
         return None
@@ -56,7 +59,7 @@ def empty_operand(rows: int, width: int, like):
 
 
 def check_gpu(array, precision: str) -> None:
-    """Raises UserError if `array` lives on a GPU that cannot multiply matrices in `precision`."""
+    """Raises UserError if `array` is on a GPU that cannot multiply matrices in `precision`."""
     if device_of(array) == "cuda" and precision in ("tf32", "bfloat16"):
         capability = int(array.device.compute_capability)
         if capability < LOW_PRECISION_CAPABILITY:
@@ -86,7 +89,7 @@ def _on_host(a, b, out, dtype, add):
 
 
 def _rounded(x):
-    """float32 numbers that bfloat16 can hold."""
+    """Round float32 numbers to bfloat16; the result is float32."""
     return (x if is_bfloat16(x) else x.astype(bfloat16())).astype(np.float32)
 
 
@@ -121,7 +124,9 @@ def _operand(x, like):
 
 
 def _stacked_on_gpu(a, b, out, dtype, add):
-    """Stacks of matrices, and float64: CuPy's own product. (Stacks in bfloat16 are attention's, which has a kernel.)"""
+    """Stacks of matrices, and float64: CuPy's own product. (Stacks in bfloat16 are attention's,
+    which has a kernel.)
+    """
     xp, a, b, dtype = array_module(a), upcast(a), upcast(b), np.dtype(a.dtype if dtype is None else dtype)
     if out is None:
         return xp.matmul(a, b).astype(dtype, copy=False)
@@ -132,7 +137,9 @@ def _stacked_on_gpu(a, b, out, dtype, add):
 
 
 def gemm(a, b, out, add: bool) -> None:
-    """out (N, M) = a (N, K) @ b (K, M), or += with `add`, by cublasGemmEx. out has rows; a and b lie in any way."""
+    """out (N, M) = a (N, K) @ b (K, M), or += with `add`, by cublasGemmEx. out is row-major; a and
+    b have any strides.
+    """
     from cupy.cuda.device import get_cublas_handle
     from cupy_backends.cuda.libs import cublas
 
@@ -149,8 +156,10 @@ def gemm(a, b, out, add: bool) -> None:
 
 
 def layout(x) -> tuple[int, int] | None:
-    """How cuBLAS is told of the matrix x (N, M) where its transpose is meant, by columns: the operation, and the distance
-    of neighbouring columns in elements. None where neither rows nor columns are contiguous.
+    """cuBLAS's description of x^T for a matrix x (N, M): (operation, leading dimension in
+    elements).
+
+    None if neither rows nor columns are contiguous.
 
     >>> layout(np.zeros((3, 5))), layout(np.zeros((5, 3)).T), layout(np.zeros((3, 8))[:, :5]), layout(np.zeros((6, 8))[:, ::2])
     ((0, 5), (1, 3), (0, 8), None)

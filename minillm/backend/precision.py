@@ -1,30 +1,32 @@
-"""Which numbers a model computes with: the names that `--dtype` takes, and what is kept in which precision.
+"""The precisions of a model, by the names of `--dtype`, and which numbers have which dtype.
 
                                             float32    tf32       bfloat16    float64
     weights, their gradients, moments       float32    float32    float32     float64
-    what travels between layers             float32    float32    bfloat16    float64
+    activations between layers              float32    float32    bfloat16    float64
     operands of matrix products             float32    tf32       bfloat16    float64
     sums inside a matrix product            float32    float32    float32     float64
     inside norms, GELU, softmax             float32    float32    float32     float64
     logits, loss, AdamW                     float32    float32    float32     float64
 
-A float has a sign, 8 bits of exponent and 23 bits of mantissa. bfloat16 keeps the upper half, 7 bits of mantissa; TF32 keeps
-10 bits of the operands of a product, in float32 arrays. Both keep the whole exponent, so no gradient falls out of range, and
-no loss has to be scaled.
+A float32 has a sign, 8 bits of exponent and 23 bits of mantissa. bfloat16 keeps the upper half, 7
+bits of mantissa. TF32 keeps 10 bits of the operands of a product, in float32 arrays. Both keep the
+whole exponent, so gradients do not underflow and the loss needs no scaling.
 
-Why the weights stay in float32 (Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.1): a step changes a
-weight by about a thousandth of itself, less than half of bfloat16's last place, 2^-9. The sum would be the old weight:
+Why the weights stay in float32 (Micikevicius et al., "Mixed Precision Training", ICLR 2018, section
+3.1): a step changes a weight by about a thousandth of itself, less than half of bfloat16's last
+place, 2^-9. The sum would be the old weight:
 
 >>> bf16 = bfloat16().type
 >>> bool(bf16(1.0) + bf16(0.001) == bf16(1.0))
 True
 
-Why a sum is in float32: its terms arrive one by one, and each is small beside what is there. Norms, softmax and loss are
-sums too. An element-wise result, rounded once, errs by 2^-9 of itself, which the next layer does not notice (Kalamkar et al.,
-"A Study of BFLOAT16 for Deep Learning Training", 2019).
+Why sums are in float32: each term is small compared with the sum so far. Norms, softmax and loss
+are sums as well. An element-wise result is rounded once, with a relative error of 2^-9, which does
+not affect training (Kalamkar et al., "A Study of BFLOAT16 for Deep Learning Training", 2019).
 
-A layer that is no matrix product begins with `upcast(x)` and ends with `downcast(y, x)`, which do nothing to any other dtype;
-its CUDA kernel does the same in registers. Matrix products are in matmul.py.
+A layer that is not a matrix product begins with `upcast(x)` and ends with `downcast(y, x)`, which
+do nothing for any other dtype; its CUDA kernel does the same in registers. Matrix products are in
+matmul.py.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ _tf32: ContextVar[bool] = ContextVar("tf32", default=False)
 
 
 def weight_dtype(precision) -> np.dtype:
-    """The dtype of weights, gradients and moments for a name in PRECISIONS. Raises UserError for any other name."""
+    """The dtype of weights, gradients and moments for a name in PRECISIONS.
+
+    Raises UserError for any other name.
+    """
     name = precision if isinstance(precision, str) else np.dtype(precision).name
     if name not in PRECISIONS:
         raise UserError(f'unknown dtype "{name}": use one of {", ".join(PRECISIONS)}')
@@ -51,13 +56,13 @@ def weight_dtype(precision) -> np.dtype:
 
 
 def activation_dtype(precision) -> np.dtype:
-    """The dtype of what travels between layers for a name in PRECISIONS."""
+    """The dtype of the activations between layers for a name in PRECISIONS."""
     return bfloat16() if precision == "bfloat16" else weight_dtype(precision)
 
 
 @lru_cache(maxsize=1)
 def bfloat16() -> np.dtype:
-    """NumPy's and CuPy's dtype for bfloat16. Raises UserError without the package that brings it."""
+    """NumPy's and CuPy's dtype for bfloat16. Raises UserError without the package ml_dtypes."""
     try:
         import ml_dtypes
     except ImportError:
@@ -67,7 +72,9 @@ def bfloat16() -> np.dtype:
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Inside, products of float32 matrices are those of `precision`: rounded to TF32 for "tf32", else exact."""
+    """Compute products of float32 matrices in `precision`: operands rounded to TF32 for "tf32",
+    else exact.
+    """
     token = _tf32.set(precision == "tf32")
     try:
         yield
@@ -76,7 +83,10 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 
 def tf32_enabled() -> bool:
-    """Whether products of float32 matrices may be rounded to TF32. Off unless a model asks for it."""
+    """Whether operands of float32 products are rounded to TF32.
+
+    Off unless the model has this precision.
+    """
     return _tf32.get()
 
 
@@ -85,12 +95,15 @@ def is_bfloat16(array) -> bool:
 
 
 def upcast(x):
-    """x itself, or in float32 where it is bfloat16: what a layer computes with."""
+    """x in float32 if it is bfloat16, else x: the numbers that a layer computes with."""
     return x.astype("float32") if is_bfloat16(x) else x
 
 
 def downcast(y, like):
-    """y in the dtype of `like`: itself, or rounded to bfloat16. What a layer hands on."""
+    """y in the dtype of `like`: rounded if that is bfloat16, else y.
+
+    The numbers that a layer returns.
+    """
     return y.astype(like.dtype, copy=False) if is_bfloat16(like) else y
 
 

@@ -1,12 +1,14 @@
 """Random numbers without a hidden generator: a stream is a pure function of its key.
 
-`stream(seed, "dropout", step)` makes a generator from its key, and the same key gives the same numbers on every machine
-and in every process. A resumed run therefore needs its step number and nothing else to continue bit for bit.
+`stream(seed, "dropout", step)` makes a generator from its key, and the same key gives the same
+numbers on every machine and in every process. A resumed run therefore needs its step number and
+nothing else to continue bit for bit.
 
-The generator is Philox4x64-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011). It
-is *counter based*: word i of a stream is a pure function of (key, i), so that a GPU thread can compute the word that
-belongs to its element on its own. Everything drawn here is defined by those words alone, and not by the
-distributions of `numpy.random.Generator`, which may change from one release of NumPy to the next.
+The generator is Philox4x64-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1,
+2, 3", SC 2011). It is *counter based*: word i of a stream is a pure function of (key, i), so that a
+GPU thread can compute the word of its element independently. All numbers are computed from these
+words, and not by the distributions of `numpy.random.Generator`, which may change between releases
+of NumPy.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ import numpy as np
 def stream(*key: int | str) -> Stream:
     """The random stream of a key, such as `stream(seed, "dropout", step, "h.0.attn")`.
 
-    Parts of the key are integers and strings. Different keys give streams that are independent for every practical
-    purpose: the 128-bit Philox key is a BLAKE2b hash of the parts.
+    Parts of the key are integers and strings. Different keys give streams that are independent for
+    every practical purpose: the 128-bit Philox key is a BLAKE2b hash of the parts.
     """
     parts = (f"s{part}" if isinstance(part, str) else f"i{int(part)}" for part in key)
-    text = "\x00".join(parts)  # no part can imitate two: strings with a NUL are rejected below
+    text = "\x00".join(parts)  # unambiguous: strings with a NUL are rejected below
     if text.count("\x00") != max(len(key) - 1, 0):
         raise ValueError(f"a part of a stream's key contains a NUL character: {key!r}")
     digest = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
@@ -32,14 +34,15 @@ def stream(*key: int | str) -> Stream:
 
 
 class Stream:
-    """A sequence of random words that is a pure function of its key: word i is Philox4x64-10 of (key, 1 + i // 4)[i % 4].
+    """A sequence of random words that is a pure function of its key: word i is Philox4x64-10 of
+    (key, 1 + i // 4)[i % 4].
 
-    (NumPy's generator increments the counter before it computes the first block, hence the 1.) Each method consumes
-    the next words of the sequence.
+    (NumPy's generator increments the counter before it computes the first block, hence the 1.) Each
+    method consumes the next words of the sequence.
     """
 
     def __init__(self, philox_key: np.ndarray):
-        self.philox_key = philox_key  # two uint64: all that a kernel needs to draw the same numbers
+        self.philox_key = philox_key  # two uint64, from which a kernel draws the same numbers
         self._generator = np.random.Philox(key=philox_key)
 
     def words(self, count: int) -> np.ndarray:
@@ -47,7 +50,9 @@ class Stream:
         return self._generator.random_raw(count)
 
     def words32(self, count: int, start: int = 0) -> np.ndarray:
-        """Words cut into halves, low half first: numbers `start` to `start + count` of this sequence, uint32."""
+        """Words cut into halves, low half first: numbers `start` to `start + count` of this
+        sequence, uint32.
+        """
         blocks, first = divmod(start, 8)  # a block is four words
         if blocks:
             self._generator.advance(blocks)
@@ -63,7 +68,9 @@ class Stream:
         return np.minimum((self.uniform(shape) * high).astype(np.int64), high - 1)
 
     def normal(self, shape=()) -> np.ndarray:
-        """Standard normal, float64, by the transform of Box and Muller (1958): two words give two numbers."""
+        """Standard normal, float64, by the transform of Box and Muller (1958): two words give two
+        numbers.
+        """
         shape = (shape,) if isinstance(shape, int) else shape
         count = math.prod(shape)
         u = self.uniform((-(-count // 2), 2))

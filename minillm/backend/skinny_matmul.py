@@ -1,10 +1,10 @@
-"""A matrix product for a few rows, such as the tokens that a draft proposes, the beams of a search, or a handful of texts.
+"""A matrix product for a few rows: the tokens of a draft, the beams of a search, or a few texts.
 
-A product of one row with a matrix reads the matrix once, as fast as memory gives it. For more rows a BLAS first copies the
-matrix into another order, piece by piece, so that the many products that follow find it where they need it; with a few rows
-the copying takes three times as long as the products. OpenBLAS leaves it out for small products, where the processor has
-AVX-512 and M N K is at most a million. So the matrix is multiplied in blocks of so few rows that each product is a small
-one, and that a block stays in the processor's cache.
+A product of one row with a matrix reads the matrix once, at the speed of memory. For more rows a
+BLAS first copies (packs) the matrix into another order for the products that follow; with a few
+rows the packing takes three times as long as the products. OpenBLAS skips it for small products, if
+the processor has AVX-512 and M N K is at most a million. So here the matrix is multiplied in
+blocks, small enough for that, and for a block to stay in the processor's cache.
 
     x @ W^T, W stored as (out, in): y[:, block] = x @ W[block]^T                 every head, and all of Llama's
     x @ W,   W stored as (in, out): y += x[:, block] @ W[block]                  GPT-2's
@@ -29,7 +29,7 @@ from minillm.backend.threads import thread_count
 
 MOST_ROWS = 12
 BLOCK, BLOCK_OF_INPUTS = 1 << 16, 1 << 15  # numbers of the matrix in a block; times MOST_ROWS they are below a million
-ALIGNED = 64  # outputs: threads share them in multiples of so many
+ALIGNED = 64  # the share of a thread is a multiple of this many outputs
 
 
 def skinny_gains(x, weight) -> bool:
@@ -46,7 +46,7 @@ def skinny_gains(x, weight) -> bool:
 def skinny_matmul(x, weight, transposed: bool):
     """x (M, I) @ weight (I, O), or, if transposed, @ weight^T, weight (O, I)  ->  (M, O)
 
-    Threads share the outputs, in a way that the numbers do not depend on how many there are.
+    The outputs are divided among threads so that the result does not depend on their number.
     """
     if not transposed:
         y = np.zeros((len(x), weight.shape[1]), x.dtype)

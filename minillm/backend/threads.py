@@ -1,7 +1,7 @@
 """Cores, and the threads of NumPy's BLAS, which does the matrix products.
 
-NumPy's wheels bring OpenBLAS. Its C functions are called by the names that its builds give them; with another BLAS (Apple's
-Accelerate, MKL) none is found, and the number of threads is then neither known nor changed.
+NumPy's wheels contain OpenBLAS, whose C functions are called here. With another BLAS (Apple's
+Accelerate, MKL) the number of threads is unknown and cannot be set.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def default_workers(batch_size: int, context_length: int, device: str = "cpu") -
 
 
 def thread_count() -> int | None:
-    """How many threads a large matrix product uses, or None if the BLAS does not tell."""
+    """How many threads a large matrix product uses, or None for an unknown BLAS."""
     function = _find("get_num_threads")
     return function() if function else None
 
 
 @contextmanager
 def blas_threads(count: int) -> Iterator[bool]:
-    """Inside, matrix products use `count` threads. Yields whether the BLAS can be told so."""
+    """Use `count` threads for matrix products in the block. Yields whether this BLAS can be set."""
     before, function = thread_count(), _find("set_num_threads")
     if function is None or before is None:
         yield False

@@ -1,7 +1,7 @@
 """What a kernel of one's own should compute: `minillm simulate my.cu --expect "y = a * x + y"`.
 
-The left side is an array argument of the kernel, the right side a NumPy expression of the arguments by
-their names, with the values that they had before the launch. It is computed in float64.
+The left side is an array argument of the kernel, the right side a NumPy expression of the arguments
+by their names, with the values that they had before the launch. It is computed in float64.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ import numpy as np
 
 from minillm.errors import UserError
 
-# dtype of the array -> the error that counts as agreement, relative to max(1, |expected|).
+# dtype of the array -> the error that counts as agreement, relative to |expected|, or to the root mean
+# square of all elements where that is larger.
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-9}
 BFLOAT16_TOLERANCE = 2e-2
+SMALLEST_SCALE = 1e-3  # errors are relative to at least this: zeros that are computed are not exact
 
 
 class Expectation(NamedTuple):
-    """name: of the array. code: the expression, compiled. text: as it was given. names: those in the expression."""
+    """name: of the array.
+
+    code: the expression, compiled. text: as it was given. names: those in the expression.
+    """
 
     name: str
     code: object
@@ -48,9 +53,11 @@ def parse_expectation(text: str) -> Expectation:
 
 
 def expected_value(expectation: Expectation, arguments: dict[str, np.ndarray]) -> np.ndarray:
-    """The right side. arguments: name -> value before the launch. Functions are NumPy's, with or without np.
+    """The right side. arguments: name -> value before the launch. Functions are NumPy's, with or
+    without np.
 
-    Raises UserError for an unknown name, for an error of NumPy, and for a result of another size than the array.
+    Raises UserError for an unknown name, for an error of NumPy, and for a result of another size
+    than the array.
     """
     if expectation.name not in arguments or not np.ndim(arguments[expectation.name]):
         arrays = [name for name, value in arguments.items() if np.ndim(value)]
@@ -74,11 +81,15 @@ def expected_value(expectation: Expectation, arguments: dict[str, np.ndarray]) -
 
 
 def compare(expectation: Expectation, found: np.ndarray, expected: np.ndarray, tolerance: float) -> tuple[str, bool]:
-    """A line with the worst element, and whether all elements agree. A NaN agrees with a NaN only."""
+    """A line with the worst element, and whether all elements agree.
+
+    A NaN agrees with a NaN only.
+    """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
-        errors = np.where(same, 0, np.abs(found - expected) / np.maximum(1, np.abs(expected)))
+        scale = max(SMALLEST_SCALE, float(np.sqrt(np.nanmean(np.square(expected)))) if expected.size else 0)
+        errors = np.where(same, 0, np.abs(found - expected) / np.maximum(scale, np.abs(expected)))
     errors = np.where(np.isnan(errors), np.inf, errors)
     wrong = int((errors > tolerance).sum())
     if not found.size:

@@ -130,7 +130,8 @@ def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: st
             well = well and agrees
         return "\n".join(rows), well
 
-    return _report(run, mode, order, seed)
+    report, well = _report(run, mode, order, seed)
+    return report.replace(f"{path.resolve()}:", f"{path}:"), well
 
 
 def parse_argument(text: str, rng, parameter: Parameter | None = None) -> np.ndarray | np.generic:

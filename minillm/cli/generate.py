@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, NamedTuple, Optional
 
@@ -15,15 +14,8 @@ from minillm.cli.terminal import waiting
 
 SEARCH, OUTPUT = "Search, and several tokens at a time", "What is shown"
 PANELS = ("Which tokens may be chosen", "Against repetition", "Tokens that are wanted or not (ids)", SEARCH, OUTPUT)
+SEARCHES = ("beams", "length_penalty", "early_stopping", "n_best", "contrastive_alpha", "lookahead")  # of Strategy
 TEMPERATURE = 0.8  # if none is given
-
-
-class Early(str, Enum):
-    """When a beam search ends."""
-
-    true = "true"
-    false = "false"
-    never = "never"
 
 
 class Start(NamedTuple):
@@ -41,11 +33,13 @@ def _option(panel: str, text: str, *names: str, show_default: bool = False, **mo
 
 
 def make_options() -> list:
-    """An option for each setting of the sampler."""
+    """An option for each setting of the sampler and of the searches."""
     from minillm.cli.options import options_of
+    from minillm.generation.strategy import Strategy
     from minillm.sampler.settings import SamplerSettings
 
-    return options_of(SamplerSettings, defaults={"temperature": TEMPERATURE})
+    searches = options_of(Strategy, defaults={"early_stopping": "false"})
+    return options_of(SamplerSettings, defaults={"temperature": TEMPERATURE}) + searches
 
 
 @takes_fields(make_options, PANELS)
@@ -73,24 +67,10 @@ def command(
     num_samples: Annotated[
         int, typer.Option(help="Texts to write, all from the same prompt; with --compare, by each strategy.", min=1)
     ] = 1,
-    beams: Annotated[int, _option(SEARCH, "Beam search with so many beams.", min=1)] = 1,
-    length_penalty: Annotated[
-        float, _option(SEARCH, "Scores are divided by length to this power.", show_default=True)
-    ] = 1.0,
-    early_stopping: Annotated[
-        Early, _option(SEARCH, "End the search once there are --beams finished texts.", show_default=True)
-    ] = Early.false,
-    n_best: Annotated[int, _option(SEARCH, "How many of the beams' texts are shown.", min=1)] = 1,
-    contrastive_alpha: Annotated[
-        Optional[float], _option(SEARCH, "Contrastive search: the weight of being unlike (with --top-k, 4 by default).")
-    ] = None,
     draft: Annotated[
         Optional[Path], _option(SEARCH, "A smaller model of the same vocabulary that guesses ahead.")
     ] = None,
     lookup: Annotated[bool, _option(SEARCH, "Guess ahead by looking up what followed before.", "--lookup")] = False,
-    lookahead: Annotated[
-        Optional[int], _option(SEARCH, "Tokens that are guessed at a time: 4 by a draft, 10 by look-up.", min=1)
-    ] = None,
     trace: Annotated[bool, _option(OUTPUT, "Show how each token was chosen.", "--trace")] = False,
     logprobs: Annotated[bool, _option(OUTPUT, "Show what the model gave each token.", "--logprobs")] = False,
     json_lines: Annotated[bool, _option(OUTPUT, "A line of JSON for each text.", "--json")] = False,
@@ -112,7 +92,7 @@ def command(
         str, typer.Option(help="float32 or float64: what the file's weights are expanded to.")
     ] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
-    **sampling,
+    **settings,
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
     from minillm.backend.arrays import float_dtype
@@ -126,10 +106,12 @@ def command(
     from minillm.sampler.settings import SamplerSettings
 
     notes = check_options({name: value for name, value in context.params.items() if is_given(context, name)})
-    if beams > 1 or contrastive_alpha is not None:
-        sampling["temperature"] = 1.0  # the model's own probabilities
-    breakers, min_tokens = sampling.pop("dry_breakers"), sampling.pop("min_tokens")
-    settings = read_values(SamplerSettings, sampling)
+    search = {name: settings.pop(name) for name in SEARCHES}
+    search["early_stopping"] = {"true": True, "false": False}.get(search["early_stopping"].value, "never")
+    if search["beams"] > 1 or search["contrastive_alpha"] is not None:
+        settings["temperature"] = 1.0  # the model's own probabilities
+    breakers, min_tokens = settings.pop("dry_breakers"), settings.pop("min_tokens")
+    settings = read_values(SamplerSettings, settings)
     Sampler(**settings)  # raises before the model is opened
     if revision and Path(model).exists():
         notes.append(f"--revision changes nothing: {model} is on this machine")
@@ -159,22 +141,14 @@ def command(
         options = dict(seed=settings["seed"], samples=num_samples, **ends)
         output.show_comparison(language_model, tokenizer, start.text, start.ids, max_tokens, chart, **options)
         return
-    strategy = Strategy(
-        Sampler(**settings),
-        beams=beams,
-        length_penalty=length_penalty,
-        early_stopping={"true": True, "false": False}.get(early_stopping.value, early_stopping.value),
-        n_best=n_best,
-        contrastive_alpha=contrastive_alpha,
-        draft=PromptLookup() if lookup else from_pretrained(draft, dtype).to(device) if draft else None,
-        lookahead=lookahead,
-    )
+    proposer = PromptLookup() if lookup else from_pretrained(draft, dtype).to(device) if draft else None
+    strategy = Strategy(Sampler(**settings), draft=proposer, **search)
     shown = output.Shown(trace, logprobs)
     options = dict(samples=num_samples, max_time=max_time, **ends, **shown._asdict())
     completions = strategy.write(language_model, tokenizer, start.ids, max_tokens, **options)
     if json_lines:
         texts = output.print_json_lines(completions, start.text if prompt is None else prompt, shown)
-    elif num_samples > 1 or n_best > 1:
+    elif num_samples > 1 or search["n_best"] > 1:
         texts = output.print_texts(completions, tokenizer, start.text, shown)
     else:
         texts = output.stream_text(completions, tokenizer, start.text, shown)

@@ -63,9 +63,10 @@ def command(
 ) -> None:
     """Run a CUDA kernel with no GPU, and see what it does.
 
-    A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments given. Exit code 1 if the
-    results differ or check mode finds a fault. It needs Linux and g++. It shows that a kernel is right and free of races on
-    the inputs tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no wgmma.
+    A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
+    given. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and g++. It
+    shows that a kernel is right and free of races on the inputs tried, not that it is fast: there
+    is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
     from minillm.checks.kernel_samples import SAMPLES, SUMMARIES
     from minillm.checks.simulate import FileRun, parse_dimensions, parse_sizes, simulate_file, simulate_sample
@@ -74,9 +75,8 @@ def command(
         for each, sample in SAMPLES.items():
             print(f"{each:<20} {SUMMARIES[each]}")
             print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(sample.size_names, sample.size))}")
-        print(
-            "next: minillm simulate flash --check, minillm simulate gelu --size rows=7,width=33, or a .cu file of yours"
-        )
+        print("next: minillm simulate flash --check,")
+        print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours")
         return
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")

@@ -1,4 +1,4 @@
-"""Windows of a text: what the model reads, and, one token further on, what it should have said."""
+"""Windows of a text: inputs, and one token further on the targets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from minillm.errors import UserError
 
 
 def random_windows(tokens, batch_size: int, context_length: int, random_stream: Stream):
-    """tokens (N,)  ->  inputs (B, T) and targets (B, T), int64, from B random places, all equally likely.
+    """tokens (N,)  ->  inputs (B, T) and targets (B, T), int64, from B uniformly random places.
 
-    targets[b, t] is the token after inputs[b, t]. Raises UserError if the text is shorter than one window and its target.
+    targets[b, t] is the token after inputs[b, t]. Raises UserError if the text is shorter than one
+    window and its target.
     """
     starts_possible = len(tokens) - context_length
     if starts_possible < 1:
@@ -28,10 +29,12 @@ def random_windows(tokens, batch_size: int, context_length: int, random_stream: 
 def sequential_windows(
     tokens, batch_size: int, context_length: int, limit: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches (inputs, targets) of windows one after the other, until every token of tokens (N,) but the first was a target.
+    """Batches (inputs, targets) of consecutive windows; every token of tokens (N,) but the first is
+    a target.
 
-    Batches have up to B rows of T tokens; what is left over at the end comes as one last, shorter window (1, t). With
-    `limit`, only so many full windows, evenly spaced and the same each time. Raises UserError for fewer than two tokens.
+    Batches have up to B rows of T tokens; the rest is one last, shorter window (1, t). limit: only
+    this many full windows, evenly spaced, the same each time. Raises UserError for fewer than two
+    tokens.
     """
     if len(tokens) < 2:
         raise UserError(
@@ -50,6 +53,8 @@ def sequential_windows(
 
 
 def _gather(tokens, starts, length):
-    """Windows from `starts` (B,): one look-up of (B, T + 1) positions, of which inputs and targets are two views."""
+    """Windows from `starts` (B,): one look-up of (B, T + 1) positions, of which inputs and targets
+    are two views.
+    """
     windows = np.asarray(tokens[starts[:, None] + np.arange(length + 1)], dtype=np.int64)
     return windows[:, :-1], windows[:, 1:]

@@ -19,10 +19,11 @@ TIMEOUT_SECONDS = 30
 
 
 def load_text(sources: list[str]) -> str:
-    """The text of a corpus by name ("python-docs", "shakespeare"), or of UTF-8 files joined in the order given.
+    """The text of a corpus by name ("python-docs", "shakespeare"), or of UTF-8 files joined in the
+    order given.
 
-    Raises UserError for a name that is neither, for a corpus beside other texts, and for a file that is missing, empty,
-    unreadable or no valid UTF-8.
+    Raises UserError for a name that is neither, for a corpus beside other texts, and for a file
+    that is missing, empty, unreadable or no valid UTF-8.
     """
     if len(sources) == 1 and sources[0] in CORPORA and not Path(sources[0]).is_file():
         return CORPORA[sources[0]]()
@@ -35,7 +36,10 @@ def load_text(sources: list[str]) -> str:
 
 
 def split_text(text: str, train_fraction: float = 0.9) -> tuple[str, str]:
-    """The first part, for training, and the rest, for validation. An end of text where the cut would be stands in the rest."""
+    """(training text, validation text): the first part and the rest.
+
+    A token <|endoftext|> at the cut belongs to the rest.
+    """
     cut = int(len(text) * train_fraction)
     for token in END_OF_TEXT:
         at = text.rfind(token, max(cut - len(token) + 1, 0), cut + len(token) - 1)
@@ -66,7 +70,7 @@ def read_text_file(path: Path) -> str:
 
 
 def python_docs() -> str:
-    """The language reference that every CPython carries: its topics, sorted by name."""
+    """The language reference contained in every CPython: its topics, sorted by name."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name] for name in sorted(topics))
@@ -93,7 +97,7 @@ CORPORA = {"python-docs": python_docs, "shakespeare": shakespeare}
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what they can fetch again."""
+    """The user's cache folder for this program."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

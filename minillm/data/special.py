@@ -1,9 +1,10 @@
-"""How special tokens that stand in a text are read, such as the `<|endoftext|>` between two documents.
+"""How special tokens in a text are read, such as the `<|endoftext|>` between two documents.
 
     "One story.<|endoftext|>Another."    allow: [..., 50256, ...]    text: [..., 27, 91, 437, ...]    refuse: an error
 
-A file of texts may hold the end-of-text token of the model that it was made for: in data it is a token unless something else is
-asked for, and every other special token is refused. A prompt comes from a person: there all of it is text.
+Training data may contain the end-of-text token of the model that it was made for: by default it is
+read as that token, and every other special token is refused. A prompt is typed by a person: by
+default all of it is text.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # of GPT-2 and its kind, and
 
 
 def check_choice(special: str) -> None:
-    """Raises UserError for anything but one of CHOICES and "", which is what is usual for data."""
+    """Raises UserError unless `special` is one of CHOICES or "", the default for data."""
     if special and special not in CHOICES:
         raise UserError(f'unknown --special "{special}": use one of {", ".join(CHOICES)}')
 
 
 def encode_data(tokenizer, text: str, special: str = "") -> list[int]:
-    """The ids of a text to learn from or to measure on. special: one of CHOICES; "" allows the end of text alone.
+    """The ids of a text for training or evaluation.
+
+    special: one of CHOICES; "" allows the end of text alone.
 
     Raises UserError for a special token that is not allowed, naming it and the option.
     """
@@ -37,13 +40,13 @@ def encode_data(tokenizer, text: str, special: str = "") -> list[int]:
 
 
 def encode_prompt(tokenizer, text: str, special: str = "text") -> list[int]:
-    """The ids of a text to go on from. A BOS that stands in the text is not put before it once more."""
+    """The ids of a prompt. If the text begins with BOS, the tokenizer's own BOS is not added."""
     ids = encode_data(tokenizer, text, special or "text")
     return ids[1:] if doubles_bos(tokenizer, text, special) else ids
 
 
 def doubles_bos(tokenizer, text: str, special: str) -> bool:
-    """Whether a prompt begins with the token BOS, and the tokenizer adds it, too."""
+    """Whether a prompt begins with the token BOS and the tokenizer adds one as well."""
     special_ids = special_tokens(tokenizer)
     bos = tokenizer.bos_token if special_ids else None
     if special != "allow" or bos not in special_ids or not text.lstrip().startswith(bos):
@@ -52,19 +55,23 @@ def doubles_bos(tokenizer, text: str, special: str) -> bool:
 
 
 def end_of_text(tokenizer) -> dict[str, int]:
-    """The tokens that end a text, by text -> id: the tokenizer's EOS, and what is known as the end of a text."""
+    """The tokens that end a text, by text -> id: the tokenizer's EOS, and what is known as the end
+    of a text.
+    """
     special_ids = special_tokens(tokenizer)
     known = {*END_OF_TEXT, tokenizer.eos_token} if special_ids else ()
     return {token: index for token, index in special_ids.items() if token in known}
 
 
 def special_tokens(tokenizer) -> dict[str, int]:
-    """Text -> id; none for a tokenizer of somebody's own that does no more than encode and decode."""
+    """Text -> id; none for a custom tokenizer that has only encode and decode."""
     return getattr(tokenizer, "special_tokens", {})
 
 
 def refuse_tokens(tokenizer, text: str, allowed=()) -> None:
-    """Raises UserError, naming the option, if a special token that is not allowed stands in the text."""
+    """Raises UserError, naming the option, if the text contains a special token that is not
+    allowed.
+    """
     for token in special_tokens(tokenizer):
         if token and token not in allowed and token in text:
             raise UserError(

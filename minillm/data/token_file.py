@@ -1,4 +1,4 @@
-"""Tokens in a file that is mapped into memory: a text larger than the memory can be trained on."""
+"""Tokens in a memory-mapped file, so that a text may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from minillm.files.atomic import replacing
 
 
 def write_tokens(path: str | Path, ids) -> None:
-    """Write ids (N,) as a .npy file, uint16 where they fit and uint32 otherwise. Raises ValueError for other numbers."""
+    """Write ids (N,) as a .npy file, uint16 where they fit and uint32 otherwise.
+
+    Raises ValueError for other numbers.
+    """
     ids = np.asarray(ids)
     largest = ids.max(initial=0)
     if ids.ndim != 1 or ids.min(initial=0) < 0 or largest >= 2**32:
         raise ValueError(f"{path}: ids must be one row of whole numbers from 0 to 2**32 - 1")
     dtype = np.uint16 if largest < 2**16 else np.uint32
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        # not the file itself: NumPy writes to files in a way that loses what the system says of a full disk
+        # not the file itself: NumPy writes to files in a way that loses what the system says of a
+        # full disk
         np.save(SimpleNamespace(write=file.write), ids.astype(dtype, copy=False), allow_pickle=False)
 
 

@@ -1,11 +1,12 @@
 """Reading and generating a text token by token with a cache.
 
-Each layer computes the new tokens in its `decode`, the third direction beside forward and backward; the cache holds what it
-needs of earlier tokens (layers/cache.py). A token cannot be generated faster than the weights can be read from memory:
-`python -m benchmarks.generate` measures how close this comes.
+Each layer computes the new tokens in its `decode`, the third direction beside forward and backward;
+the cache holds what it needs of earlier tokens (layers/cache.py). A token cannot be generated
+faster than the weights can be read from memory: `python -m benchmarks.generate` measures how close
+this comes.
 
-A model with a layer that has no `decode` of its own, or with an exchanged `forward`, generates by its own forward pass over
-all visible tokens (whole_pass.py). That is slower, and is logged once.
+A model with a layer that has no `decode` of its own, or with an exchanged `forward`, generates by
+its own forward pass over all visible tokens (whole_pass.py). That is slower, and is logged once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class ContextFull(UserError):
 
 
 class Decoder:
-    """A model that reads a prompt in one pass and then a token at a time; each time it returns the next token's logits.
+    """A model that reads a prompt in one pass and then a token at a time; each time it returns the
+    next token's logits.
 
         decoder = Decoder(model)
         logits = decoder.read(ids)              # (B, T) -> (B, V): the prompt
@@ -43,17 +45,20 @@ class Decoder:
         decoder.truncate(2)                     # the last two columns were never read
         decoder.reorder([0, 0, 1])              # row 0 twice, then row 1
 
-    window: what happens when the context is full, that is, after `context_length` tokens. "stop": reading another token
-    raises ContextFull; `remaining` says how many fit. "slide": the oldest quarter of the context is forgotten, and the rest
-    is read again in one pass with the new token, with positions from 0. The model then sees between three quarters of its
-    context and all of it, and `visible` says how much. (Forgetting one token at a time would cost a whole pass for every
-    token, because the positions of all others change.) A prompt that is too long loses its beginning, or raises ContextFull.
+    window: what happens when the context is full, that is, after `context_length` tokens. "stop":
+    reading another token raises ContextFull; `remaining` says how many fit. "slide": the oldest
+    quarter of the context is forgotten, and the rest is read again in one pass with the new token,
+    with positions from 0. The model then sees between three quarters of its context and all of it,
+    and `visible` says how much. (Forgetting one token at a time would cost a whole pass for every
+    token, because the positions of all others change.) A prompt that is too long loses its
+    beginning, or raises ContextFull.
 
-    The weights are those that the model has when the decoder is made: make a new one after a step of training.
+    The weights are those that the model has when the decoder is made: make a new one after a step
+    of training.
 
-    why_whole: None where a cache is used; otherwise what of the model cannot use one. Everything above then holds, too, at
-    the cost of a pass over all visible tokens for each call. Only `hidden` needs a model with a head: it raises UserError
-    for one whose `forward` is overridden.
+    why_whole: None where a cache is used; otherwise what of the model cannot use one. Everything
+    above then holds, too, at the cost of a pass over all visible tokens for each call. Only
+    `hidden` needs a model with a head: it raises UserError for one whose `forward` is overridden.
     """
 
     def __init__(self, model, window: str = "slide"):
@@ -79,15 +84,17 @@ class Decoder:
         return self.model.config.context_length - self.visible
 
     def read(self, ids, padding=None):
-        """ids (B, t) int, the next tokens of each row  ->  logits (B, V) of the token that follows them.
+        """The next tokens of each row, ids (B, t) int  ->  logits (B, V) of the token after them.
 
-        padding (B,): with the first call, how many ids at the start of each row are none (see `left_padded`). Raises
-        UserError for ids outside the vocabulary.
+        padding (B,): with the first call, how many ids at the start of each row are none (see
+        `left_padded`). Raises UserError for ids outside the vocabulary.
         """
         return self.read_last(ids, 1, padding)[:, 0]
 
     def read_last(self, ids, count: int, padding=None):
-        """As `read`, with logits (B, count, V) of what follows each of the last `count` of the columns that are read."""
+        """As `read`, with logits (B, count, V) of what follows each of the last `count` of the
+        columns that are read.
+        """
         if self._whole:
             self._append(ids, padding)
             return self._whole.logits(self._ids, self._padding, count)
@@ -95,20 +102,20 @@ class Decoder:
         return self.logits(x[:, -count:])  # (B, count, C) @ (C, V)
 
     def logits(self, x):
-        """x (..., C), vectors that `hidden` returned  ->  logits (..., V) of the tokens that follow them."""
+        """x (..., C) that `hidden` returned  ->  logits (..., V) of the tokens after them."""
         return self._whole.head(x) if self._whole else self.model.lm_head.decode(x, self._cache)
 
     def hidden(self, ids, padding=None):
-        """Reads as `read` does; returns what the head sees of each column that was computed, x (B, n, C).
+        """As `read`; returns the input of the head, x (B, n, C), for each column that was computed.
 
-        These are the t columns of ids, or all visible ones where the prompt was cut, the oldest slid away, or more was
-        truncated than a windowed layer keeps: n is then equal to `visible`.
+        These are the t columns of ids, or all visible ones where the prompt was cut, the oldest
+        slid away, or more was truncated than a windowed layer keeps: n is then equal to `visible`.
         """
         new = self._append(ids, padding)
         if self._whole:
             return self._whole.hidden(self._ids, self._padding)[:, -new:]
         if self._cache is None:
-            self._cache = Cache(next(iter(self.model.parameters().values())).value, len(self._ids), self._padding)
+            self._cache = Cache(self._ids, len(self._ids), self._padding)
         elif new == self.visible:
             self._cache.restart(self._padding)
         cache = self._cache
@@ -122,7 +129,9 @@ class Decoder:
         return x
 
     def _append(self, ids, padding) -> int:
-        """Make `ids` visible; returns how many of the visible columns are new, the last ones or all of them."""
+        """Make `ids` visible; returns how many of the visible columns are new, the last ones or all
+        of them.
+        """
         ids = _ids_for(self.model, ids)
         context = self.model.config.context_length
         if self._ids is None:
@@ -148,7 +157,9 @@ class Decoder:
         return kept
 
     def truncate(self, count: int) -> None:
-        """The last `count` columns count as never read. At least one must stay, and what slid away does not return."""
+        """The last `count` columns count as never read. At least one must stay, and what slid away
+        does not return.
+        """
         if not 0 <= count < max(self.visible, 1):
             raise ValueError(f"{count} columns cannot be taken back: {self.visible} are visible, and one must stay")
         if count:
@@ -157,7 +168,9 @@ class Decoder:
             self._ids = self._ids[:, :-count]
 
     def reorder(self, rows) -> None:
-        """Go on with these rows of the batch, in this order. A row may be kept several times, as a beam that forks."""
+        """Go on with these rows of the batch, in this order. A row may be kept several times, as a
+        beam that forks.
+        """
         xp = array_module(self._ids)
         rows = xp.asarray(rows)
         padding = None if self._padding is None else self._padding[to_host(rows)]
@@ -176,10 +189,10 @@ class Decoder:
 
 
 def reader(model, window: str = "slide"):
-    """A function from new ids (B, t) to the logits (B, V) of what follows all ids so far: a Decoder's `read`.
+    """A Decoder's `read`: from new ids (B, t) to the logits (B, V) of what follows all ids so far.
 
-    For anything else that has `next_token_logits` and a configuration, all visible ids are computed at each call: the last
-    ones, as many as the context holds.
+    For anything else that has `next_token_logits` and a configuration, all visible ids are computed
+    at each call: the last ones, as many as the context holds.
     """
     if isinstance(model, LanguageModel):
         return Decoder(model, window).read
@@ -197,7 +210,7 @@ def reader(model, window: str = "slide"):
 
 
 def left_padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of unequal length as one batch: ids (B, T), zeros at the left of shorter rows, and their number (B,).
+    """Prompts as one batch: ids (B, T), zeros at the left of shorter rows, and their number (B,).
 
     >>> left_padded([[7, 8, 9], [5]])
     (array([[7, 8, 9],

@@ -18,6 +18,13 @@ from minillm.generation.text import Completion, check_stop_strings, decode_texts
 from minillm.sampler.sampler import Sampler
 from minillm.sampler.stages import stages_of
 
+SEARCH = "Search, and several tokens at a time"
+
+
+def _option(default, help: str, **more):
+    """A field that is an option of `minillm generate`, too; more: what else cli/options.py reads."""
+    return field(default=default, metadata={"help": help, "panel": SEARCH, **more})
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -35,13 +42,20 @@ class Strategy:
     """
 
     sampler: Sampler = field(default_factory=Sampler)
-    beams: int = 1
-    length_penalty: float = 1.0
-    early_stopping: bool | str = False
-    n_best: int = 1
-    contrastive_alpha: float | None = None
+    beams: int = _option(1, "Beam search with so many beams.", min=1)
+    length_penalty: float = _option(1.0, "Scores are divided by length to this power.", show_default=True)
+    early_stopping: bool | str = _option(
+        False,
+        "End the search once there are --beams finished texts.",
+        choices=("true", "false", "never"),
+        show_default=True,
+    )
+    n_best: int = _option(1, "How many of the beams' texts are shown.", min=1)
+    contrastive_alpha: float | None = _option(
+        None, "Contrastive search: the weight of being unlike (with --top-k, 4 by default)."
+    )
     draft: object | None = None
-    lookahead: int | None = None
+    lookahead: int | None = _option(None, "Tokens that are guessed at a time: 4 by a draft, 10 by look-up.", min=1)
 
     def __post_init__(self):
         if not isinstance(self.beams, Integral) or self.beams < 1:

@@ -1,7 +1,9 @@
-"""Generation with a model's own forward pass: what a decoder uses for a model whose layers cannot all decode.
+"""Generation with a model's own forward pass: what a decoder uses for a model whose layers cannot
+all decode.
 
-A layer without `decode` may read other tokens in any way (layers/layer.py). So all visible ids are computed at each step, by
-`forward` as it is: a text of n tokens costs n passes, and is the text of the model that was built.
+A layer without `decode` may read other tokens in any way (layers/layer.py). So all visible ids are
+computed at each step, by `forward` as it is: a text of n tokens costs n passes, and is the text of
+the model that was built.
 
 Rows of unequal length are computed apart, each without its padding.
 """
@@ -29,7 +31,9 @@ class WholePass:
         self.model = model
 
     def logits(self, ids, padding, count: int):
-        """ids (B, T), of which the first `padding` (B,) are none  ->  logits (B, count, V) after each of the last columns"""
+        """ids (B, T), of which the first `padding` (B,) are none  ->  logits (B, count, V) after
+        each of the last columns
+        """
         with evaluating(self.model):
             if count > 1 and isinstance(self.model, LanguageModel) and self.model.writes_by_forward():
                 return _by_length(lambda rows: self.model.forward(rows)[:, -count:], ids, padding, count)
@@ -38,7 +42,9 @@ class WholePass:
         return array_module(columns[0]).stack(columns, axis=1)
 
     def hidden(self, ids, padding):
-        """ids (B, T)  ->  x (B, T, C), what the head sees; zeros for padding. Raises UserError where there is no such x."""
+        """ids (B, T)  ->  x (B, T, C), what the head sees; zeros for padding. Raises UserError
+        where there is no such x.
+        """
         model = self.model
         if not (isinstance(model, LanguageModel) and model.has_own_head()):
             raise UserError(
@@ -56,7 +62,9 @@ class WholePass:
 
 @contextmanager
 def evaluating(model) -> Iterator[None]:
-    """Inside, a model is in evaluation mode; then every layer is in its own mode again, with what it saved for backward."""
+    """Inside, a model is in evaluation mode; then every layer is in its own mode again, with what
+    it saved for backward.
+    """
     if not isinstance(model, LanguageModel):
         yield
         return
@@ -71,7 +79,9 @@ def evaluating(model) -> Iterator[None]:
 
 
 def _by_length(compute, ids, padding, columns: int | None):
-    """compute(ids) for the rows of each length: (n, t) -> (n, ...), or (n, at most `columns`, ...) from the right."""
+    """compute(ids) for the rows of each length: (n, t) -> (n, ...), or (n, at most `columns`, ...)
+    from the right.
+    """
     if padding is None:
         return compute(ids)
     padding, xp = to_host(padding), array_module(ids)

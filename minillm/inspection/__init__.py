@@ -1,11 +1,9 @@
-"""Looking into a model: one forward and backward pass, tensor by tensor.
+"""Inspection of a model: one forward and backward pass, tensor by tensor.
 
-    record(model, ids, targets)       every activation and parameter in numbers            recording.py
-    observed(model, observer)         being told of every layer and operation               observation.py
-    check_tensor(...)                 one gradient against finite differences               checking.py
-    forward_passages(tensor), ...     the lines of code that compute it and its gradient     source_lines.py
-
-It stands beside `pretrained` and `training`: it knows models and layers, and nothing below knows it.
+record(model, ids, targets)       every activation and parameter in numbers            recording.py
+observed(model, observer)         callbacks for every layer and operation               observation.py
+check_tensor(...)                 one gradient against finite differences               checking.py
+forward_passages(tensor), ...     the lines of code that compute it and its gradient     source_lines.py
 """
 
 from minillm.inspection.checking import Check, check_tensor

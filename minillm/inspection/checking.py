@@ -1,13 +1,14 @@
-"""The gradient of one tensor of a model against finite differences, on the spot.
+"""The gradient of one tensor of a model against finite differences, inside the model.
 
-A few elements are tried: the one with the largest gradient, some drawn among those that have one, some drawn among all. To each
-a number t is added, to a parameter in its place and to an activation where it comes by in forward, and
+A few elements are checked: the one with the largest gradient, some drawn among those with a
+gradient, some drawn among all. To each a number t is added (to a parameter in place, to an
+activation during the forward pass), and
 
     dL/dt at t = 0
 
-is measured in float64 as minillm.checks.gradcheck measures what it doubts (verdicts.py): with steps of the tensor's own
-size, which are halved and extrapolated to a step of 0. That also says how far off the result may be. The hand-written
-gradient has no say in it.
+is measured in float64, by the method that minillm.checks.gradcheck uses for doubtful elements
+(verdicts.py): with steps of the tensor's own size, halved and extrapolated to a step of 0. This
+also gives an uncertainty. The hand-written gradient is not used.
 """
 
 from __future__ import annotations
@@ -29,8 +30,12 @@ WITH_GRADIENT, ANYWHERE = 4, 3  # elements that are drawn
 
 @dataclass(frozen=True)
 class Element:
-    """One element: its index, the hand-written gradient, the finite difference and how far off it may be, the relative error
-    as minillm.checks.gradcheck defines it, and the verdict, with a reason where it is not "passed"."""
+    """One checked element.
+
+    analytic: the hand-written gradient. numeric, uncertainty: the finite difference and its
+    possible error. error: relative, as minillm.checks.gradcheck defines it. reason: why the verdict
+    is not "passed".
+    """
 
     index: tuple[int, ...]
     analytic: float
@@ -43,7 +48,7 @@ class Element:
 
 @dataclass(frozen=True)
 class Check:
-    """The elements of a tensor that were tried."""
+    """The checked elements of a tensor."""
 
     tensor: str
     elements: list[Element]
@@ -65,7 +70,7 @@ class Check:
 def check_tensor(model, ids, targets, tensor: Tensor, gradient: np.ndarray) -> Check:
     """Compare some elements of `gradient` with finite differences of `model.loss(ids, targets)`.
 
-    model: in float64, on the CPU, and left in evaluation mode; tensor, gradient: from its record.
+    model: in float64, on the CPU; it is left in evaluation mode. tensor, gradient: from its record.
     """
     chosen = choose_elements(tensor.name, gradient)
     offsets = np.zeros(len(chosen))
@@ -83,7 +88,7 @@ def check_tensor(model, ids, targets, tensor: Tensor, gradient: np.ndarray) -> C
 
 
 def choose_elements(name: str, gradient: np.ndarray) -> np.ndarray:
-    """Positions in the flat gradient: of the largest, of WITH_GRADIENT others that are not 0, and of ANYWHERE more."""
+    """Positions in the flat gradient: the largest, WITH_GRADIENT non-zero, and ANYWHERE more."""
     flat, numbers = np.abs(gradient.reshape(-1)), stream("inspect", name)
     learning = np.flatnonzero(flat)
     chosen = [int(flat.argmax())]
@@ -94,7 +99,7 @@ def choose_elements(name: str, gradient: np.ndarray) -> np.ndarray:
 
 
 def _of_offset(loss: Callable[[], float], offsets: np.ndarray, number: int) -> Callable[[float], float]:
-    """The loss as a function of one of the offsets, which is 0 again afterwards."""
+    """The loss as a function of one offset, which is reset to 0 afterwards."""
 
     def f(t: float) -> float:
         offsets[number] = t
@@ -111,7 +116,9 @@ def _of_offset(loss: Callable[[], float], offsets: np.ndarray, number: int) -> C
 
 @contextmanager
 def _shifted_loss(model, ids, targets, tensor: Tensor, chosen, offsets) -> Iterator[Callable[[], float]]:
-    """A function that returns the loss with `offsets` added to the `chosen` elements of a tensor."""
+    """Yields a function that returns the loss with `offsets` added to the `chosen` elements of a
+    tensor.
+    """
     if tensor.place is not None:
         shift = _Shift(tensor.place, chosen, offsets)
         with observed(model, shift):
@@ -137,11 +144,13 @@ def _shifted_loss(model, ids, targets, tensor: Tensor, chosen, offsets) -> Itera
 
 
 class _Shift(Observer):
-    """Adds `offsets` to the elements `chosen` (flat positions) of the tensor at `place` whenever it comes by."""
+    """Adds `offsets` to the elements `chosen` (flat positions) of the tensor at `place` in every
+    pass.
+    """
 
     def __init__(self, place: Place, chosen, offsets):
         self._place, self._chosen, self._offsets = place, chosen, offsets
-        self.passed = 0  # elements of a tensor that comes in parts
+        self.passed = 0  # elements already passed of a tensor that is computed in parts
 
     def before_operation(self, call: Call) -> None:
         if self._place.side == "input" and self._is_at(call):

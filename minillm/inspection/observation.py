@@ -1,14 +1,15 @@
-"""Watching a model at work: every layer and every operation of a pass is told to an observer. The layers know nothing of it.
+"""Callbacks around every layer and operation of a pass, without any code in the layers.
 
-An operation is a pair of pure functions, `NAME_forward` and `NAME_backward`; a layer looks both up in its own module. So
-while a model is observed, three things are exchanged, and put back afterwards:
+An operation is a pair of pure functions, `NAME_forward` and `NAME_backward`, which a layer finds in
+its own module. While a model is observed, three things are replaced, and restored afterwards:
 
     layer.forward, layer.backward        of every layer of this model, by an attribute of the instance
     NAME_forward, NAME_backward          in the modules of the layers' classes
-    implementation                       there too: a kernel's pair of functions is watched like the layer's own
+    dispatch                             in these modules: a kernel's pair of functions is wrapped as well
 
-Each is wrapped in a function that calls the original and tells the observer what went in and what came out. There is no tape
-and no derivative here: backward is the code that stands in the layers. While a model is observed, no other model should run.
+Each replacement calls the original and passes its inputs and outputs to the observer. There is no
+tape and no derivative here: backward is the code of the layers. While a model is observed, no other
+model should run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from minillm.layers.layer import Layer
 
 @dataclass(frozen=True)
 class Frame:
-    """A place in the code: the function `code` at `line`, called on the layer `layer` ("" if it is no method of one)."""
+    """A place in the code: the function `code` at `line`; `layer` is the name of its layer, ""
+    without one.
+    """
 
     code: types.CodeType
     line: int
@@ -36,7 +39,10 @@ class Frame:
 
 @dataclass(eq=False)
 class Call:
-    """One call of `NAME_forward`. index: how many calls of this operation its layer made before in this pass."""
+    """One call of `NAME_forward`.
+
+    index: how many calls of this operation its layer made before in this pass.
+    """
 
     layer: str
     operation: str
@@ -48,38 +54,41 @@ class Call:
     outputs: tuple = ()
     saved: object = None
     backward: types.FunctionType | None = None  # set when it was called
-    tensors: list = field(default_factory=list)  # for the observer: what it knows of the outputs
+    tensors: list = field(default_factory=list)  # free for the observer: its records of the outputs
 
 
 class Observer:
-    """What a pass tells. A subclass overrides what it wants to hear of; inputs and outputs can be exchanged on the way."""
+    """The callbacks of a pass.
+
+    A subclass overrides those it needs; it may replace inputs and outputs.
+    """
 
     def before_operation(self, call: Call) -> None:
-        """The call's arguments are known, and may be changed."""
+        """Before `NAME_forward`: the call's arguments are set, and may be changed."""
 
     def after_operation(self, call: Call) -> None:
-        """The call's outputs and `saved` are known; the outputs may be changed."""
+        """After `NAME_forward`: outputs and `saved` are set; the outputs may be changed."""
 
     def before_backward(self, call: Call, gradients: tuple, frames: list[Frame]) -> None:
-        """`NAME_backward` is called with the gradients of the outputs."""
+        """Before `NAME_backward`, with the gradients of the outputs."""
 
     def after_backward(self, call: Call, gradients: tuple) -> None:
-        """It returned the gradients of the inputs."""
+        """After `NAME_backward`, with the gradients of the inputs."""
 
     def after_layer(self, layer: Layer, output, frames: list[Frame]):
-        """A layer's forward returned. Returns the output, or what is to be put in its place."""
+        """After a layer's forward. Returns the output, or a replacement for it."""
         return output
 
     def before_layer_backward(self, layer: Layer, gradients: tuple, frames: list[Frame]) -> None:
-        """A layer's backward is called."""
+        """Before a layer's backward, with the gradients of its outputs."""
 
     def after_layer_backward(self, layer: Layer, method: types.FunctionType, gradients) -> None:
-        """A layer's backward returned."""
+        """After a layer's backward, with the gradients of its inputs."""
 
 
 @contextmanager
 def observed(model: Layer, observer: Observer) -> Iterator[None]:
-    """Tell `observer` of every layer and operation of `model` that runs inside the with statement."""
+    """Call `observer` for every layer and operation of `model` that runs inside the block."""
     watch = _Watch(observer)
     layers = [layer for _, layer in model.layers() if layer is not model]
     modules = {
@@ -97,7 +106,7 @@ def observed(model: Layer, observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def _exchanged(owner, name: str, value) -> Iterator[None]:
-    """An attribute of the owner itself is `value` for the time being; one that it only inherited is inherited again."""
+    """Set an attribute of `owner` inside the block; an inherited one is restored as such."""
     before = vars(owner).get(name)
     setattr(owner, name, value)
     try:
@@ -110,14 +119,14 @@ def _exchanged(owner, name: str, value) -> Iterator[None]:
 
 
 class _Watch:
-    """Wraps layers and operations, and keeps account of which one is at work."""
+    """Wraps layers and operations, and keeps track of the running one."""
 
     def __init__(self, observer: Observer):
         self._observer = observer
         self._layers: list[str] = []
         self._open: list[Call] = []
         self._counts: Counter = Counter()
-        self._waiting: list[Call] = []  # for their backward
+        self._waiting: list[Call] = []  # calls whose backward has not run yet
 
     def layer_forward(self, layer: Layer):
         original = layer.forward
@@ -149,7 +158,7 @@ class _Watch:
         return backward
 
     def exchanges(self, module: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]]:
-        """(name, what to put in its place) for the operations of a module, and for its choice between implementations."""
+        """(name, replacement) for the operations of a module and for its `dispatch`."""
         for name, forward in list(vars(module).items()):
             other = f"{name.removesuffix('_forward')}_backward"
             backward = vars(module).get(other)
@@ -197,7 +206,7 @@ class _Watch:
 
     def _backward(self, operation: str, function):
         signature = inspect.signature(function)
-        count = list(signature.parameters).index("saved")  # before it come the gradients of the outputs
+        count = list(signature.parameters).index("saved")  # the parameters before it are the gradients of the outputs
 
         @functools.wraps(function)
         def backward(*arguments, **settings):
@@ -214,7 +223,9 @@ class _Watch:
         return backward
 
     def _taken(self, operation: str, saved) -> Call | None:
-        """The call that saved this object; where it was None, the latest one that saved None: backward runs in reverse."""
+        """The call that saved this object; for None the latest that saved None: backward runs in
+        reverse.
+        """
         for call in reversed(self._waiting):
             if call.operation == operation and call.saved is saved:
                 self._waiting.remove(call)
@@ -224,7 +235,7 @@ class _Watch:
 
 
 def _frames() -> list[Frame]:
-    """Where the wrapper was called from, outwards; wrappers are left out."""
+    """The frames of the callers, innermost first, without wrappers."""
     frames, frame = [], sys._getframe(2)
     while frame is not None:
         if frame.f_code.co_filename != __file__:

@@ -1,4 +1,4 @@
-"""One forward and one backward pass, written down tensor by tensor while it runs.
+"""A record of one forward and backward pass, tensor by tensor.
 
 A row of the record is a tensor that the loss depends on:
 
@@ -8,10 +8,11 @@ A row of the record is a tensor that the loss depends on:
     what a layer passes through          embd_dropout, where nothing is dropped
     every parameter                      by its path
 
-Its gradient is what backward hands to the operation that computed the tensor; of the tensors that operations read, what
-backward returns for them. Kept for backward is what the layers hold in `_saved` between the two passes: each buffer is
-counted once, at the tensor whose memory it is (a view belongs to the tensor it looks into), or, if it is none of the rows,
-like the probabilities of attention, at the tensor that the operation returned. Parameters are there anyway and not counted.
+Its gradient is the one that backward passes to the operation that computed the tensor; for tensors
+that operations read, the one that backward returns for them. Saved bytes are those of the arrays in
+the layers' `_saved` between the two passes. Each buffer is counted once, at the tensor that owns
+the memory (a view counts for its base), or, if it is not a row (the probabilities of attention), at
+the tensor that the operation returned. Parameters are not counted.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from minillm.layers.layer import Layer, Parameter
 from minillm.models.structure import is_ours
 from minillm.profiling.flops import count_flops
 
-INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> what it reads that gets a row
+INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> its inputs that get a row
 NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor comes by: `side` is "output" or "input" of the operation's call number `index` in its layer, or the
-    output of a layer. index None: all calls in turn, each of which has the next rows of the tensor."""
+    """Where a tensor occurs in a pass.
+
+    side: "output" or "input" of call number `index` of the operation in its layer, or the output of
+    a layer. index None: all calls in turn, each of which has the next rows of the tensor.
+    """
 
     layer: str
     operation: str | None
@@ -63,9 +67,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a gradient came from: where it was handed over; the function that had returned it as result number `position`,
-    if it was an operation's or a layer's backward; and the operation's forward. Where no function had returned it, because it
-    was put together or copied on the way, `nearby` are the operations whose backward had run in the same functions."""
+    """Where a gradient came from.
+
+    The frames in which it was passed on; the operation's or layer's backward that returned it, as
+    result number `position`; and the operation's forward. If no such function returned it, because
+    it was assembled or copied, `nearby` are the operations whose backward ran in the same
+    functions.
+    """
 
     frames: list[Frame]
     function: object = None
@@ -76,7 +84,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Record:
-    """What one pass was like. `loss` in nats; `tensors` in the order in which forward made them, then the parameters."""
+    """One pass. loss: in nats. tensors: in the order of forward, then the parameters."""
 
     activations: list[Tensor]
     parameters: list[Tensor]
@@ -90,20 +98,21 @@ class Record:
 
 
 def record(model, ids, targets, keep: str = "") -> Record:
-    """Run `model.loss(ids, targets)` and `model.backward()`, and write down every tensor.
+    """Run `model.loss(ids, targets)` and `model.backward()`, and record every tensor.
 
-    keep: the name of a tensor whose whole gradient is wanted, in `gradients`, on the host. The model's gradients are
-    forgotten before and after, and it is left in training mode with nothing saved. No block is computed twice.
+    keep: the name of a tensor whose whole gradient is stored in `gradients`, on the host. The
+    model's gradients are cleared before and after; it is left in training mode with nothing saved.
+    Activation checkpointing is off during the pass.
     """
     recorder = _Recorder(model, keep)
     model.train().zero_grad()
     recompute, model.body.recompute = model.body.recompute, False
     with observed(model, recorder):
         loss = float(model.loss(ids, targets))
-        recorder.count_kept()
+        recorder.count_saved()
         model.backward()
     model.body.recompute = recompute
-    gradients = recorder.kept_gradient()
+    gradients = recorder.stored_gradient()
     parameters = recorder.parameters()
     if keep in model_parameters(model) and (grad := model_parameters(model)[keep].grad) is not None:
         gradients[keep] = np.array(to_host(grad))
@@ -117,7 +126,7 @@ def model_parameters(model) -> dict[str, Parameter]:
 
 
 class _Recorder(Observer):
-    """Arrays are recognised by where they lie in memory, so all that were seen stay alive until the pass is over."""
+    """Arrays are identified by their memory, so all of them are kept alive until the pass ends."""
 
     def __init__(self, model, keep: str):
         self.tensors: list[Tensor] = []
@@ -128,10 +137,10 @@ class _Recorder(Observer):
         self._calls: list[Call] = []
         self._seen: dict[tuple, tuple[Tensor, object]] = {}
         self._inputs: dict[Call, list[tuple[int, Tensor]]] = {}
-        self._returned: dict[int, tuple] = {}  # buffer -> it, and what Origin says of it
-        self._ran: list[tuple[Call, Frame]] = []  # whose backward ran, and where
-        self._kept_parts: list[np.ndarray] = []
-        self._handed: dict[str, tuple] = {}  # layer -> the gradient that its backward was given, and where
+        self._returned: dict[int, tuple] = {}  # buffer -> (array, fields of its Origin)
+        self._ran: list[tuple[Call, Frame]] = []  # operations whose backward ran, and where
+        self._gradient_parts: list[np.ndarray] = []
+        self._handed: dict[str, tuple] = {}  # layer -> the gradient passed to its backward, and where
 
     # ------------------------------------------------------------------------------------------------------ forward
 
@@ -143,13 +152,13 @@ class _Recorder(Observer):
             known = self._known(array)
             if known is not None:
                 if known.call is not None and known.name == f"{call.layer}.{known.call.operation}":
-                    known.name = label  # what the layer computed for this very purpose
+                    known.name = label  # the layer's own result
             else:
                 tensor = self._input_tensor(call, name, label, array)
                 self._inputs.setdefault(call, []).append((floats.index(name), tensor))
 
     def _input_tensor(self, call: Call, name: str, label: str, array) -> Tensor:
-        """A new row; the rows of a nested call, which sees a tensor in parts, go into one."""
+        """A new row; nested calls that see a tensor in parts share one."""
         label = NAMES.get(label, label)
         values = TensorStats.of(array)
         for tensor in self.tensors if call.outer is not None else ():
@@ -165,7 +174,7 @@ class _Recorder(Observer):
         for name, value in call.arguments.arguments.items():
             if id(value) in self._values and call.outer is None:
                 self._uses[self._values[id(value)]].append((call, name))
-        if call.operation == "cross_entropy":  # fused: forward leaves the gradient in the place of the logits
+        if call.operation == "cross_entropy":  # fused: forward overwrites the logits with their gradient
             for _, tensor in self._inputs.get(call, ()):
                 self._take_gradient(tensor, call.saved, Origin([], call.function, 1))  # y, saved
         if call.outer is not None:
@@ -182,7 +191,9 @@ class _Recorder(Observer):
         self._computed_by(call).flops = count_flops(call.operation, call.arguments, learns)
 
     def _computed_by(self, call: Call) -> Tensor:
-        """The tensor that an operation's matrix products make: its output, or the logits inside the fused loss."""
+        """The tensor that an operation's matrix products compute: its output, or the logits inside
+        the fused loss.
+        """
         inside = [t for other, found in self._inputs.items() if other.outer is call for _, t in found]
         return inside[0] if inside else call.tensors[0]
 
@@ -208,8 +219,8 @@ class _Recorder(Observer):
 
     # --------------------------------------------------------------------------------------------- between the two
 
-    def count_kept(self) -> None:
-        """What the layers hold for backward, buffer by buffer, to the tensors that it belongs to."""
+    def count_saved(self) -> None:
+        """Assign the buffers saved for backward to the tensors that own them."""
         kept = _buffers([layer._saved for _, layer in self._model.layers()])
         for parameter in self._parameters.values():
             kept.pop(id(_base(parameter.value)), None)
@@ -221,13 +232,13 @@ class _Recorder(Observer):
                 if (buffer := kept.pop(address, None)) is not None:
                     call.tensors[0].saved_bytes += buffer.nbytes
         for _, layer in self._model.layers():
-            if not is_ours(type(layer).__module__):  # a layer of somebody's own need not be made of operations
+            if not is_ours(type(layer).__module__):  # a custom layer need not consist of operations
                 for address in kept.keys() & _buffers(layer._saved).keys():
                     of_layer = [t for t in self.tensors if f".{t.name}.".startswith(f".{layer.name}".rstrip(".") + ".")]
                     if of_layer:
                         of_layer[-1].saved_bytes += kept.pop(address).nbytes
         if kept:
-            raise RuntimeError(f"{len(kept)} arrays are kept for backward by no operation that was observed")
+            raise RuntimeError(f"{len(kept)} arrays are saved for backward by no observed operation")
 
     # ----------------------------------------------------------------------------------------------------- backward
 
@@ -246,7 +257,9 @@ class _Recorder(Observer):
             self._handed[layer.name] = gradients[0], self._origin(gradients[0], frames)
 
     def after_layer_backward(self, layer: Layer, method, gradients) -> None:
-        """The output of a layer whose backward called none of an operation: it passes through, or nothing below it learns."""
+        """For a layer whose backward called no operation: it passes the gradient on, or everything
+        below is frozen.
+        """
         given = self._handed.pop(layer.name, None)
         for tensor in self.tensors if given else ():
             if tensor.name == layer.name and tensor.gradient is None:
@@ -272,16 +285,16 @@ class _Recorder(Observer):
         tensor.gradient = stats if tensor.gradient is None else tensor.gradient + stats
         tensor.origin = origin
         if tensor.name == self._keep:
-            self._kept_parts.append(np.array(to_host(array_module(gradient).asarray(gradient))))
+            self._gradient_parts.append(np.array(to_host(array_module(gradient).asarray(gradient))))
 
     # -------------------------------------------------------------------------------------------------- at the end
 
-    def kept_gradient(self) -> dict[str, np.ndarray]:
-        """The gradient that was to be kept, in the shape of its tensor."""
+    def stored_gradient(self) -> dict[str, np.ndarray]:
+        """{keep: its gradient, in the shape of the tensor}; empty if it has none."""
         shapes = {tensor.name: tensor.shape for tensor in self.tensors}
-        if not self._kept_parts:
+        if not self._gradient_parts:
             return {}
-        parts = self._kept_parts
+        parts = self._gradient_parts
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return {self._keep: whole.reshape(shapes[self._keep])}
 
@@ -305,7 +318,7 @@ def _is_float_array(value) -> bool:
 
 
 def _location(array) -> tuple:
-    """Equal for two arrays that are the same numbers in the same memory."""
+    """A key that is equal for two arrays with the same elements of the same memory."""
     if not hasattr(array, "strides") or np.ndim(array) == 0:
         return ("object", id(array))
     base = _base(array)
@@ -317,7 +330,7 @@ def _pointer(array) -> int:
 
 
 def _base(array):
-    """The array that owns the memory which `array` looks into."""
+    """The array that owns the memory of `array`."""
     kind = array_module(array).ndarray
     while isinstance(getattr(array, "base", None), kind):
         array = array.base
@@ -325,7 +338,7 @@ def _base(array):
 
 
 def _buffers(saved) -> dict:
-    """The arrays that own what a nest of tuples, lists and dicts holds, by their identity."""
+    """The arrays that own the memory of all arrays in nested tuples, lists and dicts, by id()."""
     found, waiting = {}, [saved]
     while waiting:
         item = waiting.pop()

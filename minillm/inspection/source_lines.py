@@ -1,8 +1,9 @@
 """The lines of code that compute a tensor and its gradient, found in the functions that ran.
 
-What ran is known from the pass: the operation, its backward, and where each was called. Which lines of a function compute
-a result is read from its source: those that assign the name it returns, or the return statement itself. One convention of the
-layers is relied on: `NAME_backward` calls the gradient of `x` `dx`.
+The pass gives the operation, its backward, and where each was called. The source of a function
+gives the lines that compute a result: those that assign the name it returns, or the return
+statement itself. This relies on one convention of the layers: in `NAME_backward` the gradient of
+`x` is named `dx`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ SIMPLE = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Return)
 
 @dataclass
 class Passage:
-    """A function (or its code object), and the numbers of the lines in it to be marked. `title` says why it is shown."""
+    """A function (or its code object), the numbers of the marked lines, and a title that says why
+    it is shown.
+    """
 
     title: str
     function: object
@@ -34,7 +37,7 @@ class Passage:
 
     @property
     def place(self) -> str:
-        """File and line, as an editor opens them."""
+        """file:line, as editors open it."""
         path = Path(getattr(self.function, "__code__", self.function).co_filename)
         return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{_source(self.function)[1]}"
 
@@ -48,7 +51,7 @@ class Passage:
 
 
 def forward_passages(tensor: Tensor) -> list[Passage]:
-    """The code that computes a tensor; of a parameter, which nothing computes, the operations that read it."""
+    """The code that computes a tensor; for a parameter, the operations that read it."""
     if tensor.place is None:
         return _merged(
             Passage("read by", call.function, _lines_reading(call.function, name)) for call, name in tensor.uses
@@ -69,7 +72,9 @@ def forward_passages(tensor: Tensor) -> list[Passage]:
 
 
 def gradient_passages(tensor: Tensor) -> list[Passage]:
-    """The code that computes the gradient of a tensor: what returned it, and where it is handed to the tensor's backward."""
+    """The code that computes a tensor's gradient, and the place where it is passed to the tensor's
+    backward.
+    """
     if tensor.place is None:
         passages = []
         for call, name in tensor.uses:
@@ -91,7 +96,7 @@ def gradient_passages(tensor: Tensor) -> list[Passage]:
 
 
 def _merged(passages: Iterable[Passage]) -> list[Passage]:
-    """One passage for each function: its marks together."""
+    """Merge the marks of each function into one passage."""
     merged: dict[tuple, Passage] = {}
     for passage in passages:
         code = getattr(passage.function, "__code__", passage.function)
@@ -118,10 +123,10 @@ def _computing(title: str, function, result: ast.expr) -> list[Passage]:
 
 
 def _put_together(nearby: list[tuple[Call, Frame]], frame: Frame, argument: ast.expr | None) -> list[Passage]:
-    """The backward of an operation whose results a function put into a gradient, in another order or side by side.
+    """The backward of an operation whose results a function assembled into a gradient.
 
-    It is the last one that ran in a statement that the gradient depends on; of its results it is the one that bears the
-    gradient's name there, or all of them.
+    It is the last one that ran in a statement that the gradient depends on, with the result that
+    has the gradient's name there, or all of its results.
     """
     lines = _lines_behind(frame, argument)
     ran = [(call, at) for call, at in nearby if (at.code, at.layer) == (frame.code, frame.layer) and at.line in lines]
@@ -135,15 +140,16 @@ def _put_together(nearby: list[tuple[Call, Frame]], frame: Frame, argument: ast.
 
 
 def _in_advance(backward, forward, name: str | None) -> list[Passage]:
-    """Forward, where it computed a gradient ahead of time and backward only unpacks it from `saved`."""
+    """The forward function, if it computed a gradient and backward only unpacks it from `saved`."""
     unpacked = [s for s in _assignments(backward, name) if isinstance(s, ast.Assign) and _root(s.value) == "saved"]
     return [Passage("in advance, in", forward, _lines_assigning(forward, name))] if forward and unpacked else []
 
 
 def _hand_over(tensor: Tensor) -> tuple[Frame, ast.expr | None]:
-    """Where a gradient was last a result of something, on its way to the backward of its tensor's operation.
+    """The last frame that computed a gradient, before it reached the backward of its tensor's
+    operation.
 
-    A function that was given it as an argument only hands it on: then its caller is looked at.
+    A function that got it as an argument only passes it on: then its caller is taken.
     """
     frames = tensor.origin.frames
     argument = _operation_argument(frames[0], None, None) if tensor.place.operation else None
@@ -161,10 +167,10 @@ def _hand_over(tensor: Tensor) -> tuple[Frame, ast.expr | None]:
 
 @cache
 def _source(function) -> tuple[list[str], int]:
-    """The lines of a function, without what they are indented by, and the number of the first."""
+    """The dedented lines of a function, and the number of the first."""
     code = getattr(function, "__code__", function)
     if code.co_name == "<lambda>" or not Path(code.co_filename).is_file():
-        return [f"def {code.co_name.strip('<>')}_():", "    return ...  # a function that stands in no file"], 1
+        return [f"def {code.co_name.strip('<>')}_():", "    return ...  # a function without a source file"], 1
     lines, first = inspect.getsourcelines(function)
     return textwrap.dedent("".join(lines)).splitlines(), first
 
@@ -194,7 +200,9 @@ def _helpers(function) -> list:
 
 
 def _root(expression: ast.expr | None) -> str | None:
-    """The name that an expression is a version of: y in y.reshape(...), y[i], (y if ... else ...), contiguous(y)."""
+    """The name that an expression is based on: y in y.reshape(...), y[i], (y if ... else ...),
+    contiguous(y).
+    """
     if isinstance(expression, ast.Name):
         return None if expression.id == "self" else expression.id
     if isinstance(expression, ast.IfExp):
@@ -213,8 +221,11 @@ def _lines(node: ast.AST | None) -> set[int]:
 
 
 def _assignments(function, name: str | None) -> list[ast.stmt]:
-    """The statements that give `name` a value or change it: assignments, results written `out=` it, and calls made for no
-    other reason than what they do to their first argument."""
+    """The statements that assign or change `name`.
+
+    They are assignments, calls with `out=name`, and calls as statements with `name` as first
+    argument.
+    """
     return [] if name is None else [s for s in ast.walk(_tree(function)) if isinstance(s, SIMPLE) and _assigns(s, name)]
 
 
@@ -246,7 +257,7 @@ def _lines_computing(function, result: ast.expr) -> set[int]:
 
 
 def _lines_reading(function, name: str) -> set[int]:
-    """The lines of the statements in which `name` is read to compute something; what is only saved does not count."""
+    """The lines of the statements that compute something from `name`; saving it does not count."""
     read = [s for s in ast.walk(_tree(function)) if isinstance(s, SIMPLE) and not isinstance(s, ast.Return)]
     read.append(_results(function)[0])
     return set().union(*(_lines(s) for s in read if any(isinstance(n, ast.Name) and n.id == name for n in ast.walk(s))))
@@ -256,7 +267,7 @@ def _lines_reading(function, name: str) -> set[int]:
 
 
 def _statement(frame: Frame) -> ast.stmt:
-    """The statement that a frame stands at."""
+    """The statement that a frame is executing."""
     statements = [s for s in ast.walk(_tree(frame.code)) if isinstance(s, SIMPLE) and frame.line in _lines(s)]
     return min(statements, key=lambda s: s.end_lineno - s.lineno)
 
@@ -270,7 +281,9 @@ def _calls(frame: Frame) -> list[ast.Call]:
 
 
 def _operation_argument(frame: Frame, call: Call | None, name: str | None) -> ast.expr | None:
-    """What an operation is called with: for its input `name`; without a name, the gradient beside what was saved."""
+    """The argument of an operation for its input `name`; without a name, the gradient next to
+    `saved`.
+    """
     plain = [node for node in _calls(frame) if isinstance(node.func, ast.Name)]
     if name is not None:
         position = list(call.arguments.signature.parameters).index(name)
@@ -280,14 +293,16 @@ def _operation_argument(frame: Frame, call: Call | None, name: str | None) -> as
 
 
 def _layer_argument(frame: Frame, layer: str, method: str) -> ast.expr | None:
-    """What `self.<layer>.<method>(...)` is called with in a frame; where the layer has another name there, the first such."""
+    """The argument of `self.<layer>.<method>(...)` in a frame; under another name of the layer, the
+    first such.
+    """
     calls = [node for node in _calls(frame) if isinstance(node.func, ast.Attribute) and node.func.attr == method]
     named = [node for node in calls if ast.unparse(node.func.value).rpartition(".")[2] == layer.rpartition(".")[2]]
     return next((node.args[0] for node in (named or calls[:1]) if node.args), None)
 
 
 def _assigned_before(frame: Frame, name: str | None) -> list[ast.stmt]:
-    """The statements that assign `name` before the one that a frame stands at, or in the same loop."""
+    """The statements that assign `name` before the one a frame executes, or in the same loop."""
     here, tree = _statement(frame), _tree(frame.code)
     loops = [n for n in ast.walk(tree) if isinstance(n, (ast.For, ast.While)) and here.lineno in _lines(n)]
     looped = set().union(*map(_lines, loops))
@@ -295,7 +310,7 @@ def _assigned_before(frame: Frame, name: str | None) -> list[ast.stmt]:
 
 
 def _lines_before(frame: Frame, argument: ast.expr | None) -> set[int]:
-    """The lines that compute the argument of the call that a frame stands at."""
+    """The lines that compute the argument of the call a frame is executing."""
     before = set().union(*map(_lines, _assigned_before(frame, _root(argument))))
     if before and isinstance(argument, (ast.Name, ast.IfExp)):
         return before
@@ -303,7 +318,9 @@ def _lines_before(frame: Frame, argument: ast.expr | None) -> set[int]:
 
 
 def _lines_behind(frame: Frame, argument: ast.expr | None) -> set[int]:
-    """The lines of the statement that a frame stands at, and of all before it that the argument depends on."""
+    """The lines of the statement a frame is executing, and of all before it that the argument
+    depends on.
+    """
     here, names, before = _statement(frame), _names(argument), None
     behind = _lines(here)
     while names != before:

@@ -126,8 +126,9 @@ def _block_of(name: str) -> int | None:
 
 
 def _together(folded: Tensor, tensor: Tensor) -> Tensor:
-    """Of activations, the numbers of the later one, which is nearer to the block's output, with what both keep and compute;
-    of parameters, the numbers of both."""
+    """Of activations, the numbers of the later one, which is nearer to the block's output, with
+    what both keep and compute; of parameters, the numbers of both.
+    """
     is_parameter = tensor.place is None
     gradient = tensor.gradient or TensorStats()
     return Tensor(
@@ -155,7 +156,9 @@ def _headline(inspection: Inspection) -> str:
 
 
 def _readable(token: str) -> str:
-    """A token with its spaces and line ends to be seen; one without text, such as the start of a text, as <>."""
+    """A token with its spaces and line ends to be seen; one without text, such as the start of a
+    text, as <>.
+    """
     return json.dumps(token, ensure_ascii=False)[1:-1].replace(" ", "·") or "<>"
 
 

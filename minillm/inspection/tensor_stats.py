@@ -1,4 +1,4 @@
-"""The numbers that describe a tensor: how many, their mean, their std, the max_abs; put together from parts."""
+"""Statistics of a tensor: count, mean, standard deviation and largest magnitude."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from minillm.backend.arrays import array_module
 
-CHUNK = 1 << 18  # numbers that are read at a time: in float64 they fit a cache
+CHUNK = 1 << 18  # elements at a time: in float64 they fit a cache
 
 
 @dataclass(frozen=True)
 class TensorStats:
-    """count numbers with this mean; squares: sum of (x - mean)^2; max_abs: max |x|."""
+    """count: elements. squares: sum of (x - mean)^2. max_abs: max |x|."""
 
     count: int = 0
     mean: float = 0.0
@@ -21,7 +21,7 @@ class TensorStats:
 
     @classmethod
     def of(cls, array) -> TensorStats:
-        """Those of an array, summed in float64.
+        """The statistics of an array, summed in float64.
 
         >>> import numpy as np
         >>> TensorStats.of(np.array([1.0, -3.0])).std
@@ -37,7 +37,9 @@ class TensorStats:
         return stats
 
     def __add__(self, other: TensorStats) -> TensorStats:
-        """Those of both parts together. Chan, Golub, LeVeque, "Updating Formulae ... for Computing Sample Variances" (1979).
+        """The statistics of both parts together.
+
+        Source: Chan, Golub, LeVeque, "Updating Formulae ... for Computing Sample Variances" (1979).
 
         >>> import numpy as np
         >>> a, b = np.arange(5.0), np.arange(3.0) ** 2
@@ -65,5 +67,5 @@ class TensorStats:
 
 
 def _larger(a: float, b: float) -> float:
-    """max(a, b), but NaN if one is: Python's max may lose it."""
+    """max(a, b), but NaN if one is NaN, which Python's max may miss."""
     return a + b if math.isnan(a + b) else max(a, b)

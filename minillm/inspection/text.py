@@ -1,4 +1,4 @@
-"""A model and a text: what `minillm inspect` shows."""
+"""The results behind `minillm inspect`: a model's pass over a text, and one tensor of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from minillm.layers.dropout import Dropout
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model on a text: the record of the pass, and the tokens of the text, each but the first predicted from those before."""
+    """A model, the tokens of a text, and the record of the pass that predicts all but the first."""
 
     model: object
     tokens: list[str]
@@ -46,10 +46,10 @@ def inspect_text(model, tokenizer, text: str, special: str = "text") -> Inspecti
 
 
 def inspect_tensor(model, tokenizer, text: str, name: str, special: str = "text") -> Closer:
-    """One tensor of that pass, in float64 on the CPU: the only place where finite differences say anything.
+    """One tensor of that pass, in float64 on the CPU, where finite differences are precise enough.
 
-    name: as in the record; a parameter's name in a model folder will do too. Raises UserError for any other name, and for a
-    parameter that is frozen.
+    name: as in the record, or a parameter's name in a model folder. Raises UserError for any other
+    name, and for a frozen parameter.
     """
     ids, name = _encoded(model, tokenizer, text, special), name.removeprefix(f"{model.body_name}.")
     model = model.replica("float64")

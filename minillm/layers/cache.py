@@ -1,19 +1,21 @@
-"""The cache of generation: what layers keep of the tokens that were read, so that each token is computed once.
+"""The cache of generation: what layers keep of the tokens that were read, so that each token is
+computed once.
 
-A new token's query reads the keys and values of all tokens before it. These do not depend on later tokens (attention is
-causal), so they are kept, and a step computes those of the new token alone. Without a cache, token T costs a pass over T
-tokens; with it, a pass over one.
+A new token's query reads the keys and values of all tokens before it. These do not depend on later
+tokens (attention is causal), so they are kept, and a step computes those of the new token alone.
+Without a cache, token T costs a pass over T tokens; with it, a pass over one.
 
 A layer appends what it needs of its new tokens, and gets that of all tokens so far:
 
-    k, v = cache.append(self, k, v)                            # attention: (B, H_kv, t, D) -> (B, H_kv, T, D)
-    (seen,) = cache.append(self, x, window=2)                  # a convolution that reads one token back: (B, n, C)
+    k, v = cache.append(self, k, v)              # attention: (B, H_kv, t, D) -> (B, H_kv, T, D)
+    (seen,) = cache.append(self, x, window=2)    # two tokens: (B, t, C) -> (B, n, C)
 
-The last axis but one counts columns, that is, tokens. With a window only the last columns are kept: the memory is that of
-window + SPARE + BLOCK columns, however long the text is.
+The last axis but one counts columns, that is, tokens. With a window only the last columns are kept:
+the memory is that of window + SPARE + BLOCK columns, however long the text is.
 
-Rows of a batch may be of unequal length: shorter ones are padded at their left, so that every row's last token is in the
-last column. A row's positions count from its first real token. Padding columns hold zeros.
+Rows of a batch may be of unequal length: shorter ones are padded at their left, so that every row's
+last token is in the last column. A row's positions count from its first real token. Padding columns
+hold zeros.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ BLOCK = 256  # columns that are appended before a windowed array is moved to the
 class Cache:
     """What the layers of one model keep of `batch` texts.
 
-    length: how many columns were read before the present pass; count: how many it reads.
+    length: how many columns were read before the present pass; count: how many it reads; one_token:
+    whether that is one token in all, of a batch of one. shared: a dict for what several layers need
+    in this pass; it is empty at its start.
 
-    like: an array on the device of the model. padding (B,): how many columns at the start of each row hold no token; None
-    if there are none.
+    like: an array on the device of the model. padding (B,): how many columns at the start of each
+    row hold no token; None if there are none.
 
-    A pass over `count` new columns is `start(count)`, one `decode` of the model's body, `advance()`.
+    A pass over `count` new columns is `start(count)`, one `decode` of the model's body,
+    `advance()`.
     """
 
     def __init__(self, like, batch: int, padding=None):
@@ -51,11 +56,12 @@ class Cache:
         self._columns: dict[object, list[_Columns]] = {}
         self.start(0)
 
-    # ------------------------------------------------------------------------------------------------------ in a pass
+    # ------------------------------------------------------------------------------------ in a pass
 
     def start(self, count: int) -> None:
         """A pass over `count` new columns begins."""
-        self.count, self._positions, self._hidden = count, None, None
+        self.count, self.one_token = count, count * self._batch == 1
+        self.shared, self._positions, self._hidden = {}, None, None
         if self.padding is not None:
             hidden = self._new_columns() < self.padding[:, None]  # (B, t)
             self._hidden = hidden if hidden.any() else None
@@ -65,15 +71,19 @@ class Cache:
         self.length += self.count
 
     def append(self, layer, *arrays, window: int | None = None):
-        """Keep arrays (B, ..., t, D) of the new columns; returns those of all columns so far, (B, ..., T, D), as views.
+        """Keep arrays (B, ..., t, D) of the new columns; returns those of all columns so far, (B,
+        ..., T, D), as views.
 
-        layer: the one that calls. Where it is used at several places of a model, each place has columns of its own, which
-        are found by the order of the calls. window: how many columns a new one needs, itself included; None for all. With a
-        window, what is returned begins with the window of the first new column. Views are valid until the next call.
+        layer: the one that calls. Where it is used at several places of a model, each place has
+        columns of its own, which are found by the order of the calls. window: how many columns a
+        new one needs, itself included; None for all. With a window, what is returned begins with
+        the window of the first new column. Views are valid until the next call.
         """
         if self._hidden is not None:
             arrays = [self._zero_where_hidden(x) for x in arrays]
-        places = self._columns.setdefault(layer, [])
+        places = self._columns.get(layer)
+        if places is None:
+            places = self._columns[layer] = []
         for columns in places:
             if columns.stop == self.length:  # no call in this pass has used it
                 return columns.append(arrays)
@@ -90,7 +100,8 @@ class Cache:
         return self._positions
 
     def padding_in(self, total: int):
-        """How many of the last `total` columns, the new ones included, are padding in each row: (B,), at most 0 for none.
+        """How many of the last `total` columns, the new ones included, are padding in each row:
+        (B,), at most 0 for none.
 
         None where that is so in all rows.
         """
@@ -101,24 +112,28 @@ class Cache:
         return padding if (padding > 0).any() else None
 
     def packed(self, *linears) -> PackedLinear | None:
-        """Linear layers that read the same x as one, with a copy of their weights; None where that is not faster.
+        """Linear layers that read the same x as one, with a copy of their weights; None where that
+        is not faster.
 
-        It is faster where a pass reads one token in all. The copy is made when the first such token is read, and pays
-        after some dozens. It lives as long as this cache: make a new one after weights have changed.
+        It is faster where a pass reads one token in all. The copy is made when the first such token
+        is read, and pays after some dozens. It lives as long as this cache: make a new one after
+        weights have changed.
         """
-        if self.count * self._batch != 1:
+        if not self.one_token:
             return None
-        if linears not in self._packed:
-            self._packed[linears] = PackedLinear(linears) if packing_pays(linears) else None
-        return self._packed[linears]
+        try:
+            return self._packed[linears]
+        except KeyError:
+            packed = self._packed[linears] = PackedLinear(linears) if packing_pays(linears) else None
+            return packed
 
-    # ------------------------------------------------------------------------------------------------- between passes
+    # ------------------------------------------------------------------------------- between passes
 
     def truncate(self, count: int) -> None:
         """The last `count` columns count as never read.
 
-        Where a window needs columns that are no longer kept, all columns are forgotten: `length` is 0 then, and all tokens
-        are to be read again. That happens only if `count` is above SPARE.
+        Where a window needs columns that are no longer kept, all columns are forgotten: `length` is
+        0 then, and all tokens are to be read again. That happens only if `count` is above SPARE.
         """
         length = self.length - count
         every = [columns for places in self._columns.values() for columns in places]
@@ -130,10 +145,12 @@ class Cache:
             columns.stop = length
 
     def reorder(self, rows, start: int | None = None) -> None:
-        """Keep these rows, in this order, possibly several times. rows: an integer array on the cache's device.
+        """Keep these rows, in this order, possibly several times. rows: an integer array on the
+        cache's device.
 
-        start: where as many rows are kept as there are, the first column in which the new rows differ from the old ones.
-        Beams of one prompt share most of their columns: only the others are copied.
+        start: where as many rows are kept as there are, the first column in which the new rows
+        differ from the old ones. Beams of one prompt share most of their columns: only the others
+        are copied.
         """
         self._batch = len(rows)
         if self.padding is not None:
@@ -142,7 +159,7 @@ class Cache:
             for columns in places:
                 columns.reorder(rows, start)
 
-    # ------------------------------------------------------------------------------------------------------- details
+    # -------------------------------------------------------------------------------------- details
 
     def _new_columns(self):
         return array_module(self._like).arange(self.length, self.length + self.count)
@@ -155,28 +172,35 @@ class Cache:
 
 
 class _Columns:
-    """Arrays (B, ..., T, D) of one layer that grow along T. Column i of the text is at i - first; the last is stop - 1."""
+    """Arrays (B, ..., T, D) of one layer that grow along T. Column i of the text is at i - first;
+    the last is stop - 1.
+    """
 
     def __init__(self, like, window: int | None):
-        self.window, self.first, self.stop = window, 0, 0
+        self.window, self.first, self.stop, self.capacity = window, 0, 0, 0
         self.arrays = [_empty(x, x.shape[0], 0) for x in like]
 
     def append(self, new):
-        """Write the new columns behind the others; returns what they need: all columns, or those of their windows."""
+        """Write the new columns behind the others; returns what they need: all columns, or those of
+        their windows.
+        """
         count = new[0].shape[-2]
-        if self.stop - self.first + count > self.arrays[0].shape[-2]:
-            if self.window is not None and self.stop - self.first + count > self._limit():
-                self._forget()
-            if self.window is not None and count > BLOCK:
-                return self._append_many(new, count)
-            self._grow(self.stop - self.first + count)
         start = self.stop - self.first
+        if start + count > self.capacity:
+            if self.window is not None and start + count > self._limit():
+                self._forget()
+                start = self.stop - self.first
+                if count > BLOCK:
+                    return self._append_many(new, count)
+            self._grow(start + count)
         stop = start + count
+        lowest = 0 if self.window is None else max(0, start + 1 - self.window)
+        seen = []
         for array, x in zip(self.arrays, new):
             array[..., start:stop, :] = x
+            seen.append(array[..., lowest:stop, :])
         self.stop += count
-        lowest = 0 if self.window is None else max(0, start + 1 - self.window)
-        return [array[..., lowest:stop, :] for array in self.arrays]
+        return seen
 
     def keeps(self, length: int) -> bool:
         """Whether the columns are here that a column at `length` needs."""
@@ -197,13 +221,13 @@ class _Columns:
 
     def _grow(self, needed: int) -> None:
         """Make room for `needed` columns, and for more to come."""
-        used, capacity = self.stop - self.first, self.arrays[0].shape[-2]
-        if needed > capacity:
-            capacity = max(FIRST_CAPACITY, needed + needed // 2)
+        used = self.stop - self.first
+        if needed > self.capacity:
+            self.capacity = max(FIRST_CAPACITY, needed + needed // 2)
             if self.window is not None:
-                capacity = min(capacity, self._limit())
+                self.capacity = min(self.capacity, self._limit())
             for index, old in enumerate(self.arrays):
-                self.arrays[index] = _empty(old, old.shape[0], capacity)
+                self.arrays[index] = _empty(old, old.shape[0], self.capacity)
                 self.arrays[index][..., :used, :] = old[..., :used, :]
 
     def _forget(self) -> None:
@@ -215,7 +239,9 @@ class _Columns:
         self.first = self.stop - kept
 
     def _append_many(self, new, count: int):
-        """As `append` for more than BLOCK columns: all are returned, in memory of their own, and the last ones are kept."""
+        """As `append` for more than BLOCK columns: all are returned, in memory of their own, and
+        the last ones are kept.
+        """
         used, lowest = self.stop - self.first, max(0, self.stop - self.first + 1 - self.window)
         joined = []
         kept = min(used + count, self.window - 1 + SPARE)

@@ -1,52 +1,55 @@
 """What every layer shares: parameters with gradients, what forward saves for backward, names.
 
-The mathematics of an operation is a pair of pure functions (`linear_forward`, `linear_backward`). A `Layer` wraps the
-pair: it owns the parameters and remembers what backward needs.
+The mathematics of an operation is a pair of pure functions (`linear_forward`, `linear_backward`). A
+`Layer` wraps the pair: it owns the parameters and remembers what backward needs.
 
-A layer of your own derives from `minillm.Layer`, has its Parameters and sub-layers as attributes (in lists, tuples and dicts,
-too), and two methods, here for y = x * w:
+A layer of your own derives from `minillm.Layer`. Its Parameters and sub-layers are attributes, also
+in lists, tuples and dicts. It has two methods, here for y = x * w:
 
     class Scale(minillm.Layer):
         def __init__(self, width):
             self.w = minillm.Parameter(np.ones(width))
 
-        def forward(self, x):                                  # (..., C)
+        def forward(self, x):                              # (..., C)
             self.save_for_backward(x)
             return x * self.w.value
 
-        def backward(self, dy):                                # (..., C)
+        def backward(self, dy):                            # (..., C)
             x = self.take_saved()
             self.w.add_grad((dy * x).reshape(-1, x.shape[-1]).sum(axis=0))
-            return dy * self.w.value                           # one gradient for each float input, of its shape and dtype
+            return dy * self.w.value                       # for each float input, in its dtype
 
-What both may rely on, and have to keep to:
+The contract of the two:
 
-- `forward` does not write into x: a residual block reads it again. It may keep x itself for backward: nobody writes
-  to it until then.
-- `backward` does not write into dy, which a residual block hands to two layers. It may return dy itself.
+- `forward` does not write into x, because a residual block reads it again. It may save x itself: no
+  other layer writes into it before backward.
+- `backward` does not write into dy, which a residual block hands to two layers. It may return dy.
 - `add_grad` owns the array that it is given: not dy or dx, but one of its own (`dy.copy()`).
 - Gradients are added: a layer that is used twice, or for two parts of a batch, gets the sum.
 - The same inputs give the same outputs. What is random comes from a key (`minillm.backend.stream`).
 
-`minillm.gradcheck(layer, x)` tries all of it. A check passes where a function writes into its own copies of x or dy,
-and its report has a note: alone that is right, in a model it may not be.
+`minillm.gradcheck(layer, x)` checks all of it. A check passes where a function writes into its own
+copies of x or dy, and its report has a note: alone that is right, in a model it may not be.
 
-Generation uses a third direction, `decode(x, cache)`: what forward computes, for the new tokens x (B, t, C) alone. Nothing
-is saved for backward, and what a layer needs of earlier tokens is in the cache (cache.py). A layer of your own has one of
+Generation uses a third direction, `decode(x, cache)`: what forward computes, for the new tokens
+x (B, t, C) alone. It saves nothing. What a layer needs of earlier tokens is in cache.py's Cache.
+A layer of your own has one of
 
-- nothing: a model with such a layer decodes by forward over all visible tokens. That is right for every layer, and slow.
-- `per_token = True` in its class: forward computes each token independently of the others, as `Scale` above does.
-  Then decode is forward, in evaluation mode.
-- a method `decode`: here of y_t = x_t + w x_{t-1}, which needs x of one earlier token.
+- no decode: a model with such a layer generates by forward over all visible tokens, which is
+  right for every layer, and slow.
+- `per_token = True` in its class: forward computes each token independently of the others, as in
+  `Scale` above. Then decode is forward, in evaluation mode.
+- a method `decode`, here for y_t = x_t + w x_{t-1}, which needs x of one earlier token:
 
-        def decode(self, x, cache):                            # (B, t, C), the new tokens
-            (seen,) = cache.append(self, x, window=2)          # (B, n, C): x of the token before them, if any, and x
-            before = np.zeros_like(x)
+        def decode(self, x, cache):                        # (B, t, C), the new tokens
+            (seen,) = cache.append(self, x, window=2)      # x, and before it x of one earlier token
+            before = np.zeros_like(x)                      # the first token of a text has none
             before[:, x.shape[1] - seen.shape[1] + 1 :] = seen[:, :-1]
             return x + before * self.w.value
 
-`decode` and `per_token` belong to the `forward` that their class has: a subclass that defines `forward` alone inherits
-neither, and neither counts where `forward`, or an operation of its file, was exchanged later (`decode_problem`).
+`decode` and `per_token` belong to the `forward` that their class has. A subclass that defines
+`forward` alone inherits neither. Neither counts where `forward`, or an operation that it calls, was
+exchanged later (`decode_problem`).
 """
 
 from __future__ import annotations
@@ -61,11 +64,14 @@ from minillm.backend.arrays import array_module, device_of, to_device
 
 
 class Parameter:
-    """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None until backward adds one).
+    """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None
+    until backward adds one).
 
-    A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do not compute them.
+    A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do
+    not compute them.
 
-    value: an array of floats, in any memory layout; a number becomes a 0-d array. Raises TypeError for anything else.
+    value: an array of floats, in any memory layout; a number becomes a 0-d array. Raises TypeError
+    for anything else.
     """
 
     frozen = False
@@ -84,12 +90,16 @@ class Parameter:
         self._is_buffered = False
 
     def zero_grad(self) -> None:
-        """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free otherwise."""
+        """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free
+        otherwise.
+        """
         if self.grad is not None:
             self._spare, self.grad = self.grad if self._is_buffered else None, None
 
     def grad_buffer(self):
-        """An array of zeros like the value, for a gradient too large to be made afresh in every step."""
+        """An array of zeros like the value, for a gradient too large to be made afresh in every
+        step.
+        """
         self._is_buffered = True
         buffer, self._spare = self._spare, None
         if buffer is None:
@@ -98,8 +108,10 @@ class Parameter:
         return buffer
 
     def add_grad(self, grad) -> None:
-        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and owned from then on: later
-        ones are added into its memory, so it must not be dy, or anything else that is still needed."""
+        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and
+        owned from then on: later ones are added into its memory, so it must not be dy, or anything
+        else that is still needed.
+        """
         if not hasattr(grad, "shape"):
             grad = np.array(grad, self.value.dtype)
         if grad.shape != self.value.shape:
@@ -118,10 +130,11 @@ class Parameter:
 
 
 class Layer:
-    """Base of all layers: finds parameters and sub-layers among its attributes, in the order in which they were set.
+    """Base of all layers: finds parameters and sub-layers among its attributes, in the order in
+    which they were set.
 
-    Attribute names are chosen so that the path of a parameter (`h.0.attn.c_attn.weight`) is its tensor name in a
-    Hugging Face model folder.
+    Attribute names are chosen so that the path of a parameter (`h.0.attn.c_attn.weight`) is its
+    tensor name in a Hugging Face model folder.
     """
 
     name = ""  # the path from the model, such as "h.0.attn"; set by the model, used in messages and random keys
@@ -141,16 +154,20 @@ class Layer:
         if "decode" in own:
             cls._decoded = _forward_code(cls)
 
-    # ------------------------------------------------------------------------------------------- what it is made of
+    # --------------------------------------------------------------------------- what it is made of
 
     def children(self) -> Iterator[tuple[str, Layer]]:
-        """The direct sub-layers with their names; those in lists, tuples and dicts are named by index or key: `h.0`."""
+        """The direct sub-layers with their names; those in lists, tuples and dicts are named by
+        index or key: `h.0`.
+        """
         for name, value in entries(self):
             if isinstance(value, Layer):
                 yield name, value
 
     def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
-        """This layer and all below it, with their paths, from the top down. A layer that is used twice is listed once."""
+        """This layer and all below it, with their paths, from the top down. A layer that is used
+        twice is listed once.
+        """
         seen: set[int] = set()
         for place, layer in self.places(path):
             if id(layer) not in seen:
@@ -162,10 +179,12 @@ class Layer:
         yield from _places_below(self, path, set())
 
     def parameters(self) -> dict[str, Parameter]:
-        """Path -> Parameter, for this layer and all below it. A parameter that is used twice is listed once.
+        """Path -> Parameter, for this layer and all below it. A parameter that is used twice is
+        listed once.
 
-        Those in lists, tuples and dicts are found as well, and named by index or key: `table.name`. Raises ValueError for two
-        parameters of one name, and TypeError for parameters in a set, which has no order.
+        Those in lists, tuples and dicts are found as well, and named by index or key: `table.name`.
+        Raises ValueError for two parameters of one name, and TypeError for parameters in a set,
+        which has no order.
         """
         found: dict[str, Parameter] = {}
         seen: set[int] = set()
@@ -179,7 +198,7 @@ class Layer:
                     found[name] = value
         return found
 
-    # ---------------------------------------------------------------------------------------------- modes and devices
+    # ---------------------------------------------------------------------------- modes and devices
 
     def train(self, training: bool = True) -> Layer:
         """Training mode: forward keeps what backward needs, dropout drops. Returns the layer."""
@@ -203,7 +222,8 @@ class Layer:
         return device_of(next(iter(self.parameters().values())).value)
 
     def to(self, device: str) -> Layer:
-        """Move all parameters to a device ("cpu", "cuda" or "cudasim"); gradients are dropped. Returns the layer.
+        """Move all parameters to a device ("cpu", "cuda" or "cudasim"); gradients are dropped.
+        Returns the layer.
 
         Make the optimizer afterwards: it keeps its moments where the parameters are.
         """
@@ -216,14 +236,16 @@ class Layer:
         for parameter in self.parameters().values():
             parameter.zero_grad()
 
-    # ------------------------------------------------------------------------------------- from forward to backward
+    # --------------------------------------------------------------------- from forward to backward
 
     def save_for_backward(self, saved) -> None:
         """Called at the end of forward: keeps `saved` when training, and nothing otherwise."""
         self._saved = (saved,) if self.training else None
 
     def take_saved(self):
-        """Called at the start of backward: hands out what forward saved and forgets it, so that its memory can be freed."""
+        """Called at the start of backward: hands out what forward saved and forgets it, so that its
+        memory can be freed.
+        """
         if self._saved is None:
             where = f"{type(self).__name__}({self.name})" if self.name else type(self).__name__
             why = "call forward first, and backward once for each forward" if self.training else "call train() first"
@@ -231,24 +253,28 @@ class Layer:
         (saved,), self._saved = self._saved, None
         return saved
 
-    # -------------------------------------------------------------------------------------------------- generation
+    # ----------------------------------------------------------------------------------- generation
 
     def decode(self, x, cache):
-        """What forward computes for new tokens x (B, t, C), those that follow the ones in the cache  ->  y (B, t, C)
+        """What forward computes for new tokens x (B, t, C), those that follow the ones in the cache
+        ->  y (B, t, C)
 
-        cache: a Cache (cache.py), in which a layer that mixes tokens keeps what it needs of earlier ones. Nothing is saved
-        for backward. This one is for classes with `per_token`; others define their own, or have none: see `decode_problem`.
+        cache: a Cache (cache.py), in which a layer that mixes tokens keeps what it needs of earlier
+        ones. Nothing is saved for backward. This one is for classes with `per_token`; others define
+        their own, or have none: see `decode_problem`.
         """
         with evaluating(self):
             return self.forward(x)
 
 
-# ------------------------------------------------------------------------------------------------------------ generation
+# --------------------------------------------------------------------------------------- generation
 
 
 @contextmanager
 def evaluating(layer: Layer) -> Iterator[None]:
-    """Inside, a layer and all below it are in evaluation mode; then each has its own mode again, and what it saved."""
+    """Inside, a layer and all below it are in evaluation mode; then each has its own mode again,
+    and what it saved.
+    """
     before = [(each, each.training, each._saved) for _, each in layer.layers()]
     for each, _, _ in before:
         each.training = False
@@ -260,7 +286,8 @@ def evaluating(layer: Layer) -> Iterator[None]:
 
 
 def decode_problem(layer: Layer, path: str = "") -> str | None:
-    """Why `layer.decode` may not be what `layer.forward` computes, naming the first such layer; None where it is.
+    """Why `layer.decode` may not be what `layer.forward` computes, naming the first such layer;
+    None where it is.
 
     Layers below one that decodes by its own forward are not examined.
     """
@@ -272,17 +299,14 @@ def decode_problem(layer: Layer, path: str = "") -> str | None:
             continue
         examined.add(id(layer))
         if (why := _own_decode_problem(layer)) is not None:
-            return (
-                f"its layer {path} is a {type(layer).__name__}, {why}"
-                if path
-                else f"it is a {type(layer).__name__}, {why}"
-            )
+            return f"{f'its layer {path}' if path else 'it'} is a {type(layer).__name__}, {why}"
         if getattr(layer.decode, "__func__", None) is not Layer.decode:
             waiting.extend((f"{path}.{name}" if path else name, child) for name, child in layer.children())
     return None
 
 
 def _own_decode_problem(layer: Layer) -> str | None:
+    """As `decode_problem`, of one layer alone, in words that follow its class."""
     kind = type(layer)
     if "decode" in vars(layer):
         return None
@@ -290,7 +314,7 @@ def _own_decode_problem(layer: Layer) -> str | None:
         return "whose forward was exchanged"
     if kind._decoded is None or kind.decode is _no_decode:
         return "which has no decode"
-    if [forward for forward, _ in kind._decoded] != [forward for forward, _ in _forward_code(kind)]:
+    if [forward for forward, _ in kind._decoded] != _forwards(kind):
         return "whose class got another forward"
     for forward, used in kind._decoded:
         for name, value in used.items():
@@ -300,17 +324,22 @@ def _own_decode_problem(layer: Layer) -> str | None:
 
 
 def _forward_code(kind: type) -> list[tuple]:
-    """Every `forward` of a class and its bases, each with the functions of its module, if that is one of ours, which it
-    names."""
+    """Each `forward` of a class and its bases, with the operations that it calls by their names.
+
+    Operations are recorded for classes of this package: those of your own file may be defined anew.
+    """
     found = []
-    for cls in kind.__mro__:
-        if (forward := vars(cls).get("forward")) is not None:
-            names = (
-                forward.__code__.co_names if (getattr(forward, "__module__", None) or "").startswith("minillm.") else ()
-            )
-            used = {name: forward.__globals__[name] for name in names if callable(forward.__globals__.get(name))}
-            found.append((forward, used))
+    for forward in _forwards(kind):
+        used = {}
+        if (getattr(forward, "__module__", None) or "").startswith("minillm."):
+            space = forward.__globals__
+            used = {name: space[name] for name in forward.__code__.co_names if callable(space.get(name))}
+        found.append((forward, used))
     return found
+
+
+def _forwards(kind: type) -> list:
+    return [vars(cls)["forward"] for cls in kind.__mro__ if "forward" in vars(cls)]
 
 
 def _no_decode(self, x, cache):
@@ -321,11 +350,13 @@ def _no_decode(self, x, cache):
     )
 
 
-# --------------------------------------------------------------------------------------------------- looking into a layer
+# ----------------------------------------------------------------------------- looking into a layer
 
 
 def entries(layer: Layer) -> Iterator[tuple[str, object]]:
-    """The attributes of a layer with their names, lists, tuples and dicts opened: `weights.0`, `table.name`."""
+    """The attributes of a layer with their names, lists, tuples and dicts opened: `weights.0`,
+    `table.name`.
+    """
     for name, value in vars(layer).items():
         if name != "_saved":
             yield from _opened(name, value, ())
@@ -346,7 +377,9 @@ def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:
 
 
 def _places_below(layer: Layer, path: str, above: set[int]) -> Iterator[tuple[str, Layer]]:
-    """above: the layers on the way down, none of which is entered a second time: a circle ends there."""
+    """above: the layers on the way down, none of which is entered a second time: a circle ends
+    there.
+    """
     yield path, layer
     for name, child in layer.children():
         if id(child) not in above | {id(layer)}:
@@ -354,8 +387,9 @@ def _places_below(layer: Layer, path: str, above: set[int]) -> Iterator[tuple[st
 
 
 def memory_conflict(arrays: dict[str, np.ndarray]) -> str:
-    """What is wrong with arrays, by name, that are to be changed one after the other: two of them share memory, or the
-    elements of one do. "" if nothing is; arrays on a GPU are not looked at."""
+    """What is wrong with arrays, by name, that are to be changed one after the other: two of them
+    share memory, or the elements of one do. "" if nothing is; arrays on a GPU are not looked at.
+    """
     on_host = {name: array for name, array in arrays.items() if isinstance(array, np.ndarray) and array.size}
     for name, array in on_host.items():
         if any(stride == 0 and length > 1 for stride, length in zip(array.strides, array.shape)):

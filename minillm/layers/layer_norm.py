@@ -67,11 +67,11 @@ def layer_norm_backward(dy, saved):
 
 
 def layer_norm_of_one_row(x, weight, bias, eps):
-    """layer_norm_forward for a NumPy array of one row, x (..., C) -> y (..., C), nothing saved: half of the operations.
+    """layer_norm_forward for a NumPy array of one row, x (..., C) -> y (..., C); nothing is saved.
 
-    A token of GPT-2 124M meets 25 norms: 0.12 ms in place of 0.30 ms of the 13 ms that it takes.
+    Half of the array operations: 9 us in place of 32 for C = 768. GPT-2 124M has 25 norms.
     """
-    y = x - x.dtype.type(float(x.sum()) / x.size)
+    y = x - x.dtype.type(float(np.add.reduce(x, axis=None)) / x.size)
     row = y.reshape(-1)
     rstd = 1 / math.sqrt(float(row.dot(row)) / row.size + eps)
     y *= weight
@@ -107,7 +107,7 @@ class LayerNorm(Layer):
 
     def decode(self, x, cache):
         bias = self.bias.value if hasattr(self, "bias") else None
-        if x.size == x.shape[-1] and array_module(x) is np:
+        if x.size == x.shape[-1] and type(x) is np.ndarray:
             return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)
         y, _ = layer_norm_forward(x, self.weight.value, bias, self.eps)
         return y

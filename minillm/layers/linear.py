@@ -81,14 +81,19 @@ class Linear(Layer):
         return dx
 
     def decode(self, x, cache, with_bias=True):
-        """x (B, t, I) -> (B, t, O). A few rows take other ways through memory: see packed_linear.py, skinny_matmul.py."""
-        if with_bias and (packed := cache.packed(self)) is not None:
-            return packed(x)
-        rows, weight = x.reshape(-1, x.shape[-1]), self.weight.value
-        if skinny_gains(rows, weight):
-            y = skinny_matmul(rows, weight, self.transposed)
+        """x (B, t, I) -> (B, t, O). One row: packed_linear.py; a few rows: skinny_matmul.py."""
+        weight = self.weight.value
+        if cache.one_token:
+            if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
+                return packed(x)
+            y = x @ (weight.T if self.transposed else weight)  # (1, 1, I) @ (I, O)
         else:
-            y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
+            rows = x.reshape(-1, x.shape[-1])  # (N, I): one large product in place of many small ones
+            if skinny_gains(rows, weight):
+                y = skinny_matmul(rows, weight, self.transposed)
+            else:
+                y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
+            y = y.reshape(*x.shape[:-1], -1)
         if with_bias and hasattr(self, "bias"):
             y += self.bias.value
-        return y.reshape(*x.shape[:-1], -1)
+        return y

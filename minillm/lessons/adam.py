@@ -153,7 +153,7 @@ def collect_gradients(model, learned) -> list[np.ndarray]:
 
 
 def effective_decay(kind, decay: float, model, gradients) -> EffectiveDecay:
-    """What the decay takes from the weights in a step, divided by lr * w: by replay, and by theory."""
+    """What the decay takes from weights in a step, divided by lr * w: by replay and by theory."""
     start = weights(model)
     with_decay, v = replay(kind, decay, start, gradients)
     without, _ = replay(kind, 0.0, start, gradients)

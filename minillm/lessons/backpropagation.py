@@ -36,7 +36,7 @@ from minillm.models.language_model import LanguageModel
 
 SENTENCE = "The value of the expression"
 WEIGHTS = 12  # weights whose errors are averaged: a single error can be 0 by chance
-STEPS = np.geomspace(1, 1e-12, 97)  # eight a decade
+STEPS = np.geomspace(1, 1e-12, 49)  # four a decade
 SHOWN = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-8, 1e-10)  # steps in the table
 KINDS = {"one-sided": 1, "central": 2, "five-point": 4}  # -> the power of h in its truncation
 

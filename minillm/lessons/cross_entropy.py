@@ -223,7 +223,7 @@ def learn(grammar: Grammar, text: Text, validation: Text) -> tuple[GPT2, list[Di
 
 
 def windows_of(grammar: Grammar, text: Text) -> np.ndarray:
-    """The places of sentences before which there is a word and after which there is a whole window."""
+    """The places of sentences with a word before them and a whole window after them."""
     starts = sentence_starts(grammar, text)
     return starts[(starts > 0) & (starts + CONTEXT <= len(text.words))]
 

@@ -332,7 +332,7 @@ def _draw(figure, example, curve, curves, breaks, memory) -> None:
     errors.set(
         xlabel="loss of the token (nats)",
         ylabel="relative error",
-        title="error of the gradient in float32\n(dips: errors that cancel by chance)",
+        title="error of the gradient in float32\n(spikes: p * (1 / p) may round to 1 - 6e-8)",
         ylim=(1e-10, 1e-5),
     )
     errors.legend(loc="lower left")

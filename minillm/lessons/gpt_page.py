@@ -90,7 +90,7 @@ def gelu(x):
 
 def gelu_backward(dy, cache):
     x, gate = cache
-    # forward: y = x * gate, gate = (1 + tanh u)/2: y' = gate + x gate', gate' = 2 gate (1 - gate) u'
+    # forward: y = x * gate; gate = (1 + tanh u)/2; y' = gate + x gate'; gate' = 2 gate(1 - gate) u'
     return dy * (gate + x * 2 * gate * (1 - gate) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x))
 
 

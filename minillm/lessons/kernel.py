@@ -98,7 +98,7 @@ def measure() -> Measured:
 
 
 def require_simulator() -> None:
-    """Raises UserError where kernels cannot be simulated: elsewhere than on Linux, and without g++."""
+    """Raises UserError where kernels cannot be simulated: it takes Linux and g++."""
     if platform.system() != "Linux":
         raise UserError(
             "lesson kernel counts bytes in the CUDA simulator, which needs Linux and g++: run it there or in a Linux "

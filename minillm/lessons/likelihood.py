@@ -28,7 +28,7 @@ from minillm.data import load_text, sequential_windows, split_text
 from minillm.errors import UserError
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import CORPUS, TRAINING, small_model
-from minillm.optim import global_norm
+from minillm.optim.global_norm import global_norm
 from minillm.sampler.probability import log_softmax
 
 START = "\n"  # put before the sentence, so that its first token is predicted as well
@@ -142,7 +142,7 @@ def one_step(inputs, targets) -> tuple[float, float]:
     before = float(model.loss(inputs, targets))
     model.backward()
     parameters = model.parameters()
-    predicted = STEP * global_norm(parameters) ** 2
+    predicted = STEP * global_norm(parameter.grad for parameter in parameters.values()) ** 2
     for parameter in parameters.values():
         parameter.value -= STEP * parameter.grad
     return predicted, before - float(model.eval().loss(inputs, targets))

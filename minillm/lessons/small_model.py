@@ -1,4 +1,4 @@
-"""The small model of the lessons: trained once, in about 15 seconds, then kept in the user's cache."""
+"""The small model of the lessons: trained once, in about 15 seconds, and cached."""
 
 from __future__ import annotations
 

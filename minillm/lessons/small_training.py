@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from minillm.backend.threads import blas_threads
-from minillm.optim import clip_scale, global_norm
+from minillm.optim import clip
 
 GRADIENT_CLIP = 1.0
 
@@ -26,6 +26,7 @@ def training(model, optimizer, batch: Callable, schedule: Callable, steps: int, 
             model.loss(*batch(step), rng_key=(seed, "dropout", step))
             model.backward()
             optimizer.lr = schedule(step)
-            optimizer.step(clip_scale(global_norm(optimizer.parameters), GRADIENT_CLIP))
+            _, scale = clip(optimizer.parameters, GRADIENT_CLIP)
+            optimizer.step(scale)
             optimizer.zero_grad()
         yield steps

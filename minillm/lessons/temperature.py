@@ -105,8 +105,8 @@ def _draw(figure, entropies, vocabulary, counts, p, likeliest, tokenizer) -> Non
     right.bar(places - 0.2, counts[likeliest] / counts.sum(), 0.4, label=f"{counts.sum():,} draws")
     right.bar(places + 0.2, p[likeliest], 0.4, label="probability")
     labels = [repr(tokenizer.decode([i])).replace("$", r"\$") for i in likeliest]  # $...$ would be a formula
-    right.set_xticks(places, labels, rotation=30)
-    right.set(title="temperature 1", ylabel="share")
+    right.set_xticks(places, labels, rotation=30, ha="right", rotation_mode="anchor")
+    right.set(title="temperature 1: draws and probabilities", ylabel="share")
     right.legend()
 
 

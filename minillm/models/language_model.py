@@ -229,7 +229,7 @@ class LanguageModel(Layer, Architecture):
         return self._is_own("next_token_logits")
 
     def decode_problem(self) -> str | None:
-        """Why `decode` of the body and of the head may not be what `forward` computes, naming the place; None where it is."""
+        """Why `decode` of body and head may not be what `forward` computes; None where it is."""
         for name in ("forward", "next_token_logits", "_logits", "_hidden"):
             if not self._is_own(name):
                 return f"{name} of {type(self).__name__} was overridden or exchanged"

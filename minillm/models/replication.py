@@ -1,15 +1,18 @@
-"""A second model that computes the same from the same weights, with gradients of its own: what a second thread needs.
+"""A second model that computes the same from the same weights, with gradients of its own: what a
+second thread needs.
 
-Whatever the first one is made of is copied, as deep as there are layers: lists, tuples and dicts, layers that stand at two
-places, methods that were exchanged on an instance. Shared are the arrays of the weights, and everything that does not
-change: other arrays, configurations, classes. Gradients, and what forward left for backward, are not copied.
+Whatever the first one is made of is copied, as deep as there are layers: lists, tuples and dicts,
+layers at two places, methods that were exchanged on an instance. Shared are the arrays
+of the weights, and everything that does not change: other arrays, configurations, classes.
+Gradients, and what forward left for backward, are not copied.
 
 A function that was put into an instance, such as
 
     plain = block.forward
     block.forward = lambda x, rng_key=None: 2 * plain(x, rng_key)
 
-holds on to a layer of the first model, here by `plain`. The copy's function is a copy that holds on to the copied layer.
+holds on to a layer of the first model, here by `plain`. The copy's function is a copy that holds on
+to the copied layer.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from minillm.models.structure import is_ours
 
 
 def replicated(model: Layer) -> Layer:
-    """A copy of a model that shares its weights. Raises UserError where a method uses layers that are not the model's."""
+    """A copy of a model that shares its weights. Raises UserError where a method uses layers that
+    are not the model's.
+    """
     return _Copier(model).copy(model)
 
 
@@ -34,7 +39,9 @@ class _Copier:
         self._where = ""  # the method at hand, for messages
 
     def copy(self, value):
-        """The copy of whatever an attribute may hold; the value itself where nothing in it can change."""
+        """The copy of whatever an attribute may hold; the value itself where nothing in it can
+        change.
+        """
         if id(value) in self._copies:
             return self._copies[id(value)]
         if isinstance(value, Parameter):
@@ -84,10 +91,12 @@ class _Copier:
         copy = self._copies[id(value)] = object.__new__(type(value))
         return copy
 
-    # ------------------------------------------------------------------------------------------------------ functions
+    # ------------------------------------------------------------------------------------ functions
 
     def _function(self, value):
-        """A function that uses the copied layers where it used layers of the model; itself where it uses none."""
+        """A function that uses the copied layers where it used layers of the model; itself where it
+        uses none.
+        """
         if isinstance(value, MethodType):
             owner = self._used(value.__self__)
             return value if owner is value.__self__ else MethodType(self.copy(value.__func__), owner)
@@ -117,7 +126,9 @@ class _Copier:
         return copy
 
     def _used(self, value):
-        """What a function that is copied uses in place of `value`: layers and methods are exchanged, all else is shared."""
+        """What a function that is copied uses in place of `value`: layers and methods are
+        exchanged, all else is shared.
+        """
         if isinstance(value, Layer):
             if id(value) not in self._paths and value.parameters():
                 raise UserError(
@@ -135,7 +146,9 @@ class _Copier:
         return value
 
     def _check_methods(self, layer: Layer) -> None:
-        """A method belongs to a class, which all models share: it must not use one layer of one model."""
+        """A method belongs to a class, which all models share: it must not use one layer of one
+        model.
+        """
         for cls in type(layer).__mro__:
             for name, method in vars(cls).items():
                 if not isinstance(method, FunctionType) or is_ours(method.__module__ or ""):
@@ -172,7 +185,9 @@ def _global_names(code) -> set[str]:
 
 
 def _is_plain_object(value) -> bool:
-    """Whether an object is no more than its attributes, which may change. What is frozen, or copies itself, is shared."""
+    """Whether an object is no more than its attributes, which may change. What is frozen, or copies
+    itself, is shared.
+    """
     kind = type(value)
     return (
         hasattr(value, "__dict__")

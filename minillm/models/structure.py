@@ -1,17 +1,18 @@
 """Whether a model is what its configuration describes, and if not, where it is another one.
 
-A model is made of objects that can be changed: a layer is added to a block, replaced or derived from, a method is overridden
-or exchanged, a constant gets another value, a weight is shared. `forward` then computes something else. A file in the layout
-of Hugging Face is read by its configuration alone, and cannot express that. So saving checks first that a model has, at every
+A model is made of objects that can be changed: a layer is added to a block, replaced or derived
+from, a method is overridden or exchanged, a constant gets another value, a weight is shared.
+`forward` then computes something else. A file in the layout of Hugging Face is read by its
+configuration alone, and cannot express that. So saving checks first that a model has, at every
 place,
 
-    the same layer, with the same code: class, methods, and the operations (`NAME_forward`) that its file calls,
+    the same layer, with the same code: class, methods, the operations (`NAME_forward`) of its file
     the same constants,
     a tensor of the same shape, shared with the same others
 
-as a new model of its class and configuration. What only training or generation calls, such as `backward`, `loss` and
-`decode`, may differ: what `forward` computes, and what is saved, is the same. LoRA changes none of this: a layer with LoRA
-counts as the linear layer that it extends.
+as a new model of its class and configuration. What only training or generation calls, such as
+`backward`, `loss` and `decode`, may differ: what `forward` computes, and what is saved, is the
+same. LoRA changes none of this: a layer with LoRA counts as the linear layer that it extends.
 """
 
 from __future__ import annotations
@@ -44,9 +45,11 @@ LAYER, TENSOR, VALUE, OWN = "layer", "tensor", "constant", "own"  # the kinds of
 
 
 def difference(model, training: bool = False) -> str | None:
-    """The first place where a model is not what its class and configuration describe, in words; None if there is none.
+    """The first place where a model is not what its class and configuration describe, in words;
+    None if there is none.
 
-    training: methods that only training calls count, too, where they are of a class of your own or of one instance.
+    training: methods that only training calls count, too, where they are of a class of your own or
+    of one instance.
     """
     base = _own_class(type(model))
     if getattr(base, "body_name", None) is None or _code(type(model.config)) != type(model.config).__name__:
@@ -65,7 +68,8 @@ def difference(model, training: bool = False) -> str | None:
 def refuse_changed(model, what: str, training: bool = False) -> None:
     """Raises UserError, naming the place, for a model that is not what its configuration describes.
 
-    what: what cannot be done with it, such as "be saved as a model folder". training: see `difference`.
+    what: what cannot be done with it, such as "be saved as a model folder". training: see
+    `difference`.
     """
     if (why := difference(model, training)) is not None:
         raise UserError(
@@ -76,17 +80,21 @@ def refuse_changed(model, what: str, training: bool = False) -> None:
 
 
 def behaves_as(layer, kind: type) -> bool:
-    """Whether a layer is of the class `kind`, whose code is that of its file, and has no methods of its own."""
+    """Whether a layer is of the class `kind`, whose code is that of its file, and has no methods of
+    its own.
+    """
     if _code(type(layer), training=True) != kind.__name__:
         return False
     return all(_observed(vars(layer)[name]) is not vars(layer)[name] for name in METHODS & vars(layer).keys())
 
 
 def description(model: Layer, trusted: bool = False, training: bool = False) -> dict[str, tuple[str, str]]:
-    """Place -> (kind, text): every layer with its code, its constants, and its tensors, each by its path.
+    """Place -> (kind, text): every layer with its code, its constants, and its tensors, each by its
+    path.
 
-    A layer or tensor that stands at several places is described at the first of them. trusted: the code of layers is taken
-    to be that of their files, and is not looked at. training: see `difference`.
+    A layer or tensor at several places is described at the first of them. trusted: the
+    code of layers is taken to be that of their files, and is not looked at. training: see
+    `difference`.
     """
     entries: dict[str, tuple[str, str]] = {}
     first: dict[int, str] = {}  # layer or tensor -> where it was met first
@@ -149,11 +157,13 @@ def _named(kind: str, place: str, what: str) -> str:
     return f"{what} at {place}" if kind == OWN else f"a {kind} {place} ({what.removeprefix('of ')})"
 
 
-# --------------------------------------------------------------------------------------------------- the code of a class
+# ------------------------------------------------------------------------------ the code of a class
 
 
 def _code(kind: type, training: bool = False) -> str:
-    """A text for what instances of a class compute: the class of this package that it behaves as, or its own name."""
+    """A text for what instances of a class compute: the class of this package that it behaves as,
+    or its own name.
+    """
     base = _own_class(kind)
     if base is object or _overrides(kind, base, training):
         return f"your class {kind.__name__}"
@@ -176,7 +186,9 @@ def is_ours(module: str) -> bool:
 
 
 def _overrides(kind: type, base: type, training: bool) -> bool:
-    """Whether a class derived from `base` may compute something else: it has more than methods under new names."""
+    """Whether a class derived from `base` may compute something else: it has more than methods
+    under new names.
+    """
     for cls in kind.__mro__[: kind.__mro__.index(base)]:
         for name, value in vars(cls).items():
             if name in HARMLESS or name in CONSTRUCTION or name.startswith("_make"):
@@ -190,7 +202,9 @@ def _overrides(kind: type, base: type, training: bool) -> bool:
 
 
 def _exchanged(base: type) -> str | None:
-    """The name of a method of a class, or of an operation in its file, that is not the one of the file."""
+    """The name of a method of a class, or of an operation in its file, that is not the one of the
+    file.
+    """
     known = _known.get(base)
     if known and all(good.items() <= space.items() and (not size or len(space) == size) for space, good, size in known):
         return None
@@ -223,7 +237,7 @@ _known: dict[
 
 
 def _is_foreign(value, space: dict, name: str) -> bool:
-    """Whether something callable is not the function of that name that stands in a module."""
+    """Whether something callable is not the function of that name of a module."""
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = _observed(value)
     if isinstance(value, FunctionType):
@@ -232,7 +246,9 @@ def _is_foreign(value, space: dict, name: str) -> bool:
 
 
 def _observed(function):
-    """The function that a wrapper of this package calls, as inspection/observation.py puts around what it watches."""
+    """The function that a wrapper of this package calls, as inspection/observation.py puts around
+    what it watches.
+    """
     while hasattr(function, "__wrapped__") and is_ours(getattr(function, "__globals__", {}).get("__name__", "")):
         function = function.__wrapped__
     return function

@@ -2,9 +2,11 @@
 
 from minillm.optim.adam import Adam
 from minillm.optim.adamw import AdamW
-from minillm.optim.global_norm import clip, clip_scale, global_norm
+from minillm.optim.global_norm import clip
+from minillm.optim.optimizer import Optimizer
 from minillm.optim.schedules import SCHEDULES, make_schedule
+from minillm.optim.sgd import SGD
 
-OPTIMIZERS = {"adamw": AdamW, "adam": Adam}
+OPTIMIZERS = {"adamw": AdamW, "adam": Adam, "sgd": SGD}  # the names that --optimizer takes
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "Adam", "AdamW", "clip", "clip_scale", "global_norm", "make_schedule"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "SGD", "Adam", "AdamW", "Optimizer", "clip", "make_schedule"]

@@ -1,4 +1,4 @@
-"""Opening models that stand in files."""
+"""Opening models from files, folders and the hub."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ __all__ = ["from_pretrained", "model_chain", "model_folder", "tokenizer_of"]
 
 
 def from_pretrained(source: str | Path, dtype="float32", revision: str | None = None):
-    """The model of a run folder, a Hugging Face folder, a GGUF or llama2.c file, or a name on the Hugging Face hub.
+    """The model of a run folder, a Hugging Face folder, a GGUF or llama2.c file, or a name on the
+    Hugging Face hub.
 
-    revision: of a name on the hub, a branch, tag or commit. Raises UserError if the source is missing or incomplete, or its
-    files do not fit together.
+    revision: of a name on the hub, a branch, tag or commit. Raises UserError if the source is
+    missing or incomplete, or its files do not fit together.
     """
     *adapters, base = model_chain(source, revision)
     model = _file_kind(base)[0](base, dtype) if base.is_file() else load_model(base, dtype)
     for folder in reversed(adapters):
         model = apply_adapter(model, folder)
-        if (folder / CONFIG_FILE).is_file():  # a run may use less than the whole context
+        if (folder / CONFIG_FILE).is_file():  # a run may use a shorter context
             model = with_settings(model, context_length=read_config(folder).context_length)
     model.carried = carried_from(source, revision)
     return model
@@ -39,13 +40,16 @@ def from_pretrained(source: str | Path, dtype="float32", revision: str | None = 
 def tokenizer_of(source: str | Path, revision: str | None = None):
     """The tokenizer that belongs to the model that `from_pretrained` opens."""
     for path in model_chain(source, revision):
-        if path.is_dir() and (path / TOKENIZER_FILE).is_file():  # an adapter's own comes first
+        if path.is_dir() and (path / TOKENIZER_FILE).is_file():  # an adapter's own tokenizer takes precedence
             break
     return _file_kind(path)[1](path) if path.is_file() else load_tokenizer(path)
 
 
 def _file_kind(path: Path):
-    """The functions that open the model and the tokenizer of a file. Raises UserError for a file of no known kind."""
+    """The functions that open the model and the tokenizer of a file.
+
+    Raises UserError for a file of no known kind.
+    """
     if is_gguf(path):
         return load_gguf, load_gguf_tokenizer
     if is_llama2c(path):

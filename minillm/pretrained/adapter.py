@@ -1,4 +1,4 @@
-"""LoRA's matrices in a folder of their own, as the library `peft` names them.
+"""LoRA's matrices in a separate folder, in the format of the library `peft`.
 
 adapter_config.json          rank, alpha, and which model they belong to
 adapter_model.safetensors    the matrices: a thousandth of the model
@@ -26,15 +26,15 @@ from minillm.models.structure import refuse_changed
 from minillm.pretrained.adapter_config import AdapterScales
 
 PREFIX = "base_model.model."
-# peft's names, with or without its prefix, and with the name of the adapter where it was saved by hand
+# peft's names, with or without its prefix, and with the adapter's name if it was saved by hand
 MATRIX = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B)(?:\.[^.]+)?\.weight")
 
 
 def save_adapter(model, folder: Path, base: str) -> None:
     """Write the LoRA matrices of a model; `base` is the folder or name of the model without them.
 
-    Raises UserError for a model that is not what its configuration describes, LoRA aside, and if `folder` is that model's: it
-    would be taken for its own adapter.
+    Raises UserError for a model that differs from its configuration (apart from LoRA), and if
+    `folder` is that model's own folder, which would become an adapter of itself.
     """
     refuse_changed(model, "be saved as an adapter")
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def adapter_revision(folder: Path) -> str | None:
-    """Which branch, tag or commit of a base on the hub the adapter in `folder` belongs to; None: the newest."""
+    """The branch, tag or commit of the adapter's base on the hub; None: the newest."""
     revision = read_json(folder / ADAPTER_CONFIG).get("revision")
     if revision is not None and not isinstance(revision, str):
         raise UserError(f"{folder / ADAPTER_CONFIG}: revision is {revision!r:.99}, expected a text")
@@ -82,7 +82,7 @@ def adapter_revision(folder: Path) -> str | None:
 def apply_adapter(model, folder: Path):
     """`model` with the adapter in `folder` merged into its weights, in evaluation mode.
 
-    Raises UserError for an adapter that is not of this model, and for whatever of it is not computed here, by its name.
+    Raises UserError for an adapter of another model, and for any unsupported part of it, by name.
     """
     path = folder / ADAPTER_CONFIG
     scales = AdapterScales(read_json(path), path)

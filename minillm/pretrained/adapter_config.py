@@ -1,6 +1,9 @@
-"""adapter_config.json of the library `peft`: how each pair of matrices is scaled. Every key is used or refused by name.
+"""adapter_config.json of the library `peft`: how each pair of matrices is scaled.
 
-Source: peft, LoraConfig; Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA" (2023).
+Every key is used or refused by name.
+
+Source: peft, LoraConfig; Kalajdzievski, "A Rank Stabilization Scaling Factor for Fine-Tuning with
+LoRA" (2023).
 
     y = x W + b + s (x A^T) B^T        s = alpha / r, or alpha / sqrt(r) with use_rslora
 """
@@ -16,12 +19,12 @@ import regex
 from minillm.errors import UserError
 
 LARGEST_RANK = 1 << 16
-PATTERN_SECONDS = 1.0  # a pattern of a file that is not trusted may take for ever
+PATTERN_SECONDS = 1.0  # time limit: a pattern from an untrusted file may take for ever
 USED = {
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "init_lora_weights", "task_type",
     "base_model_name_or_path", "revision", "target_modules",
 }  # fmt: skip
-# of training, or settings of something that is refused itself; which layers are meant, the tensors say
+# settings of training, or of features that are refused; the layers are known from the tensors
 WITHOUT_EFFECT = {
     "arrow_config", "auto_mapping", "corda_config", "ensure_weight_tying", "eva_config", "exclude_modules", "fan_in_fan_out",
     "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config", "lora_dropout", "lora_dtype", "lora_ga_config",
@@ -32,7 +35,7 @@ TASKS = (None, "CAUSAL_LM", "FEATURE_EXTRACTION")
 
 
 class AdapterScales:
-    """Rank and scale of each layer's pair. Raises UserError for a key that is not computed here."""
+    """Rank and scale of each layer's pair. Raises UserError for an unsupported key."""
 
     def __init__(self, contents: dict, path: Path):
         self.path, self.contents = path, contents
@@ -70,7 +73,7 @@ class AdapterScales:
         return rank, float(alpha) / (math.sqrt(rank) if self._stabilised else rank)
 
     def check_targets(self, layers: list[str], adapted: set[str]) -> None:
-        """Raises UserError if a kind of layer that the adapter is said to have has no matrices at all."""
+        """Raises UserError if a kind of layer in target_modules has no matrices."""
         targets = self.contents.get("target_modules")
         if not isinstance(targets, list):  # a pattern, or "all-linear"
             return
@@ -82,7 +85,7 @@ class AdapterScales:
                 )
 
     def _of_pattern(self, name: str, module: str, default):
-        """The value of the first pattern that matches the end of the path, as peft looks for it."""
+        """The value of the first pattern that matches the end of the path, as in peft."""
         for pattern, value in (self.contents.get(name) or {}).items():
             try:
                 if regex.fullmatch(rf"(.*\.)?({pattern})", module, timeout=PATTERN_SECONDS):

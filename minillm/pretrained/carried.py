@@ -1,4 +1,4 @@
-"""Finding what a model's files say beside weights and vocabulary: see models/carried.py."""
+"""Reading the files of a model beside weights and vocabulary: see models/carried.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OLD_GENERATION = (
 
 
 def carried_from(source: str | Path, revision: str | None = None) -> Carried:
-    """What the model that `source` names says beside its weights; an adapter says what its model says, and its own.
+    """The other files of the model `source`; for an adapter those of its base model and its own.
 
     Raises UserError for files that cannot be read.
     """
@@ -64,7 +64,9 @@ def _from_folder(folder: Path) -> Carried:
 
 
 def _texts(special: dict) -> dict:
-    """special_tokens_map.json with the texts of tokens alone: their flags stand with the tokens."""
+    """special_tokens_map.json reduced to the texts of tokens; their flags are part of the
+    tokenizer.
+    """
 
     def text(value):
         return value.get("content") if isinstance(value, dict) else value
@@ -73,7 +75,7 @@ def _texts(special: dict) -> dict:
 
 
 def _templates(folder: Path, tokenizer: dict) -> dict[str, str]:
-    """By name, as transformers finds them: files stand above what tokenizer_config.json holds."""
+    """Chat templates by name; files take precedence over tokenizer_config.json."""
     stored = tokenizer.get("chat_template")
     if isinstance(stored, list):
         entries = [entry for entry in stored if isinstance(entry, dict)]

@@ -1,9 +1,9 @@
-"""Conversations with models that were trained for them: the model's own template turns messages into the text it knows.
+"""Chat models: the model's own template turns messages into the text that it was trained on.
 
     [{"role": "user", "content": "Hi"}]   ->   "<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n"   ->   ids
 
-The template writes everything that the model is to see, BOS included. So its text is encoded with nothing added, and control
-tokens in it become their ids, those that a user has typed, too.
+The template writes the complete input, BOS included. So its text is encoded without additions, and
+control tokens in it become their ids, including those typed by a user.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from minillm.pretrained.chat_files import DEFAULT, folder_names, folder_template
 from minillm.pretrained.chat_rendering import render
 from minillm.pretrained.gguf import is_gguf
 
-ASKED, ANSWERED = "Question", "Answer 7351"  # a short conversation, to see what a template writes after an answer
+QUESTION, ANSWER = "Question", "Answer 7351"  # a conversation that shows what a template writes after an answer
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A model's template, the texts of its tokens BOS and EOS ("" if it has none), and its other special tokens by name."""
+    """A model's template, the texts of its tokens BOS and EOS ("" if it has none), and its other
+    special tokens by name.
+    """
 
     template: str
     bos: str = ""
@@ -31,8 +33,10 @@ class Chat:
     others: dict[str, str] = field(default_factory=dict)
 
     def prompt(self, messages: list[dict], add_generation_prompt: bool = True) -> str:
-        """The text to continue from, for messages such as {"role": "user", "content": "Hello"}. Raises UserError where the
-        template refuses them, or fails."""
+        """The text to continue from, for messages such as {"role": "user", "content": "Hello"}.
+
+        Raises UserError where the template refuses them, or fails.
+        """
         named = {name: text for name, text in (("bos_token", self.bos), ("eos_token", self.eos)) if text}
         return render(self.template, messages, {**self.others, **named}, add_generation_prompt)
 
@@ -44,13 +48,15 @@ class Chat:
         return tokenizer.encode(text, allowed_special="all", add_special_tokens=False), special.get(self.eos)
 
     def end_of_turn(self, tokenizer) -> int | None:
-        """The id of the control token that the template writes after an answer; None if it writes none, or takes no answer."""
-        messages = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWERED}]
+        """The id of the control token that the template writes after an answer; None if it writes
+        none, or takes no answer.
+        """
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         try:
             text = self.prompt(messages, add_generation_prompt=False)
-        except UserError:  # what is asked will be refused, too, or needs other messages than these
+        except UserError:  # the question will be refused as well, or the template needs other messages
             return None
-        _, answer, rest = text.rpartition(ANSWERED)
+        _, answer, rest = text.rpartition(ANSWER)
         rest = rest.lstrip()
         special = special_tokens(tokenizer)
         found = [token for token in special if token and rest.startswith(token)] if answer else []
@@ -65,10 +71,10 @@ def ask(
     name: str | None = None,
     special: str = "",
 ) -> tuple[list[int], set[int]]:
-    """The ids of a conversation that begins with a question, and those that end the answer to it.
+    """(ids of the prompt for a question, ids that end the answer).
 
-    special: "refuse" to raise UserError where the question contains a special token; as the template is read with special
-    tokens, those in a question are tokens otherwise.
+    special: "refuse" raises UserError if the question contains a special token. Otherwise special
+    tokens in a question become tokens, because the template is encoded with special tokens.
     """
     if special == "refuse":
         refuse_tokens(tokenizer, question)
@@ -80,11 +86,11 @@ def ask(
 
 
 def chat_of(source: str | Path, revision: str | None = None, name: str | None = None) -> Chat:
-    """The template of a GGUF file, or of a folder or hub model as `from_pretrained` opens it; an adapter without one has its
-    model's.
+    """The template of a GGUF file, or of a folder or hub model as `from_pretrained` opens it; an
+    adapter without one has its model's.
 
-    name: which one, of a model with several; if left out, the one named "default". Raises UserError for a model without
-    one, and for a name that none of them has.
+    name: which of several templates, by default the one named "default". Raises UserError for a
+    model without a template, and for an unknown name.
     """
     templates, names = {}, {}
     for path in model_chain(source, revision):

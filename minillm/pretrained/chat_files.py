@@ -1,13 +1,15 @@
-"""What a model's files say about conversations: its templates by name, and its special tokens by name.
+"""Chat templates and special tokens in a model's files, by name.
 
 Source: transformers 5.24, `tokenization_utils_base.py`. Of a folder
 
-    chat_template.jinja, additional_chat_templates/NAME.jinja    the template "default", and others
-    tokenizer_config.json                                        chat_template where there are no such files: a text, or a
-                                                                 list of {"name": ..., "template": ...}; bos_token, ...
-    special_tokens_map.json                                      names of special tokens, in old folders
+    chat_template.jinja                     the template "default"
+    additional_chat_templates/NAME.jinja    other templates
+    tokenizer_config.json                   without such files: chat_template, a text or a list of
+                                            {"name": ..., "template": ...}; bos_token, ...
+    special_tokens_map.json                 names of special tokens, in old folders
 
-and of a GGUF file tokenizer.chat_template, tokenizer.chat_template.NAME and tokenizer.ggml.bos_token_id and others.
+and of a GGUF file tokenizer.chat_template, tokenizer.chat_template.NAME and
+tokenizer.ggml.bos_token_id and others.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ DEFAULT = "default"
 TEMPLATE_FILE, TEMPLATE_FOLDER = "chat_template.jinja", "additional_chat_templates"
 NAMES_FILE = "special_tokens_map.json"
 NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-GGUF_NAMES = {  # as llama.cpp spells them
+GGUF_NAMES = {  # the spelling of llama.cpp
     "bos_token": "bos",
     "eos_token": "eos",
     "unk_token": "unknown",
@@ -33,7 +35,7 @@ GGUF_NAMES = {  # as llama.cpp spells them
     "mask_token": "mask",
 }
 _END = "<|endoftext|>"
-CLASS_NAMES = {  # what a class of transformers' names where tokenizer_config.json is silent
+CLASS_NAMES = {  # defaults of transformers' classes, for tokens missing in tokenizer_config.json
     "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), _END),
     "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), _END),
 }
@@ -48,7 +50,9 @@ def folder_templates(folder: Path) -> dict[str, str]:
 
 
 def folder_names(folder: Path) -> dict[str, str]:
-    """The special tokens that a folder names, by name: bos_token, eos_token, ..., and others such as image_token."""
+    """The special tokens that a folder names, by name: bos_token, eos_token, ..., and others such
+    as image_token.
+    """
     contents = _config(folder)
     kind = contents.get("tokenizer_class")
     if "added_tokens_decoder" not in contents and (folder / NAMES_FILE).is_file():

@@ -1,7 +1,8 @@
-"""A chat template is run as transformers runs it: the same language, the same helpers, the same names.
+"""Rendering a chat template as transformers does: the same language, helpers and names.
 
-Source: transformers 5.24, `utils/chat_template_utils.py`. The template is a program in the language of jinja2, written by
-whoever made the model. It runs in jinja2's sandbox (template_sandbox.py), in which it can reach the messages and nothing else.
+Source: transformers 5.24, `utils/chat_template_utils.py`. The template is a program in the language
+of jinja2 by the model's author, and is not trusted. It runs in jinja2's sandbox
+(template_sandbox.py), in which it can access the messages only.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from functools import lru_cache
 
 from minillm.errors import MissingExtra, UserError
 
-# What jinja2 and the Python that it makes of a template can raise; `raise_exception` and the sandbox raise a TemplateError.
-# SyntaxError is Python's: too many loops in each other, or a break outside of a loop.
+# What jinja2 and the Python code of a template can raise; `raise_exception` and the sandbox raise a
+# TemplateError. SyntaxError is Python's: too many loops in each other, or a break outside of a
+# loop.
 _FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -35,9 +37,9 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")  # one field under t
 def render(template: str, messages: list[dict], names: dict[str, str], add_generation_prompt: bool = True) -> str:
     """The text of a conversation.
 
-    messages: as {"role": "user", "content": "Hello"}; further fields and lists of parts reach the template as they are.
-    names: special tokens, such as {"bos_token": "<s>"}. Raises UserError, in one line, for whatever goes wrong inside of the
-    template, and MissingExtra without jinja2.
+    messages: as {"role": "user", "content": "Hello"}; further fields and lists of parts reach the
+    template as they are. names: special tokens, such as {"bos_token": "<s>"}. Raises UserError, in
+    one line, for whatever goes wrong inside of the template, and MissingExtra without jinja2.
     """
     try:
         from jinja2 import TemplateError
@@ -53,7 +55,9 @@ def render(template: str, messages: list[dict], names: dict[str, str], add_gener
 
 
 def _prepared(messages) -> list[dict]:
-    """Messages as transformers hands them on: a field that is None is left out, and reasoning has all of its names."""
+    """Messages as in transformers: fields that are None are left out, and reasoning is set under
+    all of its names.
+    """
     if not isinstance(messages, (list, tuple)):
         raise UserError('a conversation is a list of messages, such as [{"role": "user", "content": "Hello"}]')
     prepared = []
@@ -69,7 +73,7 @@ def _prepared(messages) -> list[dict]:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in one line, with the template's line where it is known."""
+    """The reason of an error in one line, with the template's line if it is known."""
     from jinja2 import TemplateError
 
     text = error.msg if isinstance(error, SyntaxError) else str(error)  # its line is that of jinja2's Python
@@ -102,7 +106,7 @@ def _environment(template: str):
     from minillm.pretrained.template_sandbox import Sandbox
 
     class Generation(Extension):
-        """{% generation %}: what a model is trained to write. Here it is text like any other."""
+        """{% generation %} marks text that a model is trained to write; here it has no effect."""
 
         tags = {"generation"}
 
@@ -129,7 +133,7 @@ def _environment(template: str):
             super().__setitem__(name, value)
 
     class Dict:
-        """`dict` of Python without anything else that hangs on the type."""
+        """Python's `dict` as a function, without the attributes of the type."""
 
         def __call__(self, *args, **fields):
             return dict(*args, **fields)

@@ -1,4 +1,4 @@
-"""Which tokens end a text, as the model's own files say."""
+"""The end-of-sequence tokens of a model, from its files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from minillm.pretrained.sources import model_chain
 
 
 def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tuple[int, ...]:
-    """The ids that end a text of the model that `source` names; none for a model that knows no end.
+    """The end-of-sequence ids of the model `source`; empty for a model without any.
 
-    Of a folder those of generation_config.json, else of config.json, else of the model that it is an adapter of, else the
-    tokenizer's own; of a GGUF file its end of text, of turn and of message; of a llama2.c file both of its control tokens,
-    since one story is followed by the beginning of the next. Raises UserError for a file that names something else than ids.
+    Of a folder: those of generation_config.json, else of config.json, else of the adapter's base
+    model, else the tokenizer's. Of a GGUF file: end of text, of turn and of message. Of a llama2.c
+    file: both control tokens, because a story is followed by the start of the next. Raises
+    UserError if a file has something other than ids.
     """
     for path in model_chain(source, revision):
         ids = _of_file(path, tokenizer) if path.is_file() else _of_folder(path)

@@ -1,4 +1,5 @@
-"""GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer (gguf_tokenizer.py), in one file.
+"""GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer
+(gguf_tokenizer.py), in one file.
 
 They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
 file. A file that was split is joined. What keys and tensors mean stands in gguf_keys.py. Weights are expanded once, to float32
@@ -25,7 +26,10 @@ SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf
 
 
 class GGUF:
-    """An open file: `settings`, its keys and values, and `tensor`, its weights. Raises UserError for what is not right."""
+    """An open file: `settings`, its keys and values, and `tensor`, its weights.
+
+    Raises UserError if it is invalid.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -40,18 +44,21 @@ class GGUF:
             self._join(gguf)
 
     def setting(self, key: str, kind, default=None):
-        """The value of a key, of a type. Raises UserError if it is missing and has no default."""
+        """The value of a key of the type `kind`.
+
+        Raises UserError for another type, or a missing key without default.
+        """
         value = self.settings.get(key, default)
         if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
             raise UserError(f"{self.path}: {key} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}")
-        # stored as float32: the decimal number that was meant, 1e-05 and not 9.999999747378752e-06
+        # stored as float32: the shortest decimal number, 1e-05 and not 9.999999747378752e-06
         return float(str(np.float32(value))) if kind is float else value
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
     def names(self):
-        """Of all tensors."""
+        """The names of all tensors."""
         return self._tensors.keys()
 
     def vocab_size(self) -> int:
@@ -66,7 +73,7 @@ class GGUF:
         return int(shape[1])
 
     def _join(self, gguf) -> None:
-        """Take in the tensors of the other parts. The keys stand in the first one."""
+        """Add the tensors of the other parts of a split file; the keys are in the first part."""
         count, expected = self.settings.get("split.count"), self.settings.get("split.tensors.count")
         match = SPLIT_NAME.fullmatch(self.path.name)
         if not match or int(match[3]) != count:
@@ -86,7 +93,7 @@ class GGUF:
                     f"{path} is not part {number} of {count}: it says part {settings.get('split.no')!r:.20}"
                 )
             if twice := sorted(set(tensors) & set(self._tensors)):
-                raise UserError(f"{path}: tensor {twice[0]} stands in an earlier part, too")
+                raise UserError(f"{path}: tensor {twice[0]} is in an earlier part as well")
             self.settings = {**settings, **self.settings}
             self._tensors |= tensors
         if expected is not None and expected != len(self._tensors):
@@ -95,7 +102,7 @@ class GGUF:
             )
 
     def tensor(self, name: str, dtype) -> np.ndarray:
-        """A tensor, expanded; its shape is (out, in), as Hugging Face has it."""
+        """A dequantised tensor; its shape is (out, in), as in Hugging Face files."""
         if name not in self._tensors:
             raise UserError(f"{self.path} has no tensor {name}: the file is incomplete")
         stored = self._tensors[name]
@@ -117,10 +124,10 @@ class GGUF:
 def _read(path: Path, gguf):
     """(keys and values, tensors by name) of one file"""
     try:
-        reader = gguf.GGUFReader(path, "c")  # a private map: training writes over its numbers, never into the file
+        reader = gguf.GGUFReader(path, "c")  # a private map: training changes the numbers in memory, never the file
         settings = {key: field.contents() for key, field in reader.fields.items()}
     except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged, or of a newer kind than the package gguf knows: {error}") from None
+        raise UserError(f"{path} is damaged, or newer than the package gguf: {error}") from None
     return settings, {tensor.name: tensor for tensor in reader.tensors}
 
 

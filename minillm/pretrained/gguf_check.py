@@ -1,6 +1,6 @@
-"""Is a GGUF file what it says? Every count, length and offset of its header against the size of the file.
+"""Validation of a GGUF header: every count, length and offset against the size of the file.
 
-The package `gguf` trusts a file. Whoever wrote it may have meant harm, or it may be half of a download.
+The package `gguf` trusts its input. A file may be malicious, or an incomplete download.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ FORMER_KINDS = {  # of tensors, by GGUF's number
 
 
 def check_gguf(path: Path) -> None:
-    """Raises UserError unless every count, length and offset in the header fits the file. Allocates nothing large."""
+    """Raises UserError unless every count, length and offset in the header fits the file. Allocates
+    nothing large.
+    """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _Header(path, data).check()
@@ -38,7 +40,7 @@ def check_gguf(path: Path) -> None:
 
 
 class _Header:
-    """Walks through a header as the format describes it, without keeping what it finds."""
+    """Parses a header by the format's description, without storing it."""
 
     def __init__(self, path: Path, data):
         self.path, self.data, self.at = path, data, 0
@@ -58,7 +60,7 @@ class _Header:
         for _ in range(self.counted(keys, 13, "keys")):
             key = self.string("a key")
             if key in seen:
-                raise self.broken(f"{key[:60]!r} stands there twice")
+                raise self.broken(f"{key[:60]!r} occurs twice")
             seen.add(key)
             kind = self.number("<I")
             if key == b"general.alignment":
@@ -73,7 +75,7 @@ class _Header:
         for name, offset in offsets:
             if start + offset > len(self.data) or offset % alignment:
                 raise self.broken(
-                    f"tensor {name[:60]!r} stands at {offset}, outside the file of {len(self.data)} bytes: it was cut off, or "
+                    f"tensor {name[:60]!r} is at {offset}, outside the file of {len(self.data)} bytes: it was cut off, or "
                     "it is the first of several pieces, to be put together again (cat PIECE PIECE > WHOLE)"
                 )
 

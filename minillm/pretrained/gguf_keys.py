@@ -1,4 +1,4 @@
-"""What the keys of a GGUF file mean for the model: used, without effect, or refused by name.
+"""The keys of a GGUF file: used, without effect, or refused by name.
 
 Source: the keys as llama.cpp reads them (src/llama-model.cpp, src/llama-context.cpp). Which of them an architecture uses, and
 for what, its model class says (models/architecture.py).

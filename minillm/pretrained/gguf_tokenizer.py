@@ -2,13 +2,13 @@
 
     model           "gpt2": bytes and merges, "llama": characters and scores
     tokens          the spelling of each id; token_type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte
-    merges, scores  how tokens are put together
-    pre             how text is cut, by a name of llama.cpp's
+    merges, scores  how tokens are merged
+    pre             the pre-tokenizer, by llama.cpp's name
     add_bos_token, add_eos_token, add_space_prefix, bos_token_id, eos_token_id, ...
 
-Control and unknown tokens are special tokens; user-defined ones are looked for in every text. Where a
-key is missing, llama.cpp's default counts: BOS before the text for models of characters, and for the ways
-to cut of Llama 3 and Tekken. Keys that change ids and are not known are refused by name.
+Control and unknown tokens are special tokens; user-defined ones are matched in every text. For
+missing keys llama.cpp's defaults are used: BOS before the text for models of characters, and for
+the pre-tokenizers of Llama 3 and Tekken. Unsupported keys that change ids are refused by name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": Tr
 
 
 class Cut(NamedTuple):
-    """pattern: a name of patterns.py. ignore_merges, bos: what llama.cpp does unless the file says otherwise."""
+    """pattern: a name of patterns.py. ignore_merges, bos: llama.cpp's defaults."""
 
     pattern: str
     ignore_merges: bool = False
@@ -60,7 +60,7 @@ CUTS = {
     **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell"), Cut("smollm")),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), Cut("cl100k", ignore_merges=True, bos=True)),
     **dict.fromkeys(("dbrx", "smaug-bpe"), Cut("cl100k")),
-    # the tokenizer.json of these models has this normalizer, of which GGUF files do not speak
+    # the normalizer in the tokenizer.json of these models; GGUF files do not contain it
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), Cut("qwen2", normalizer={"type": "NFC"})),
     **dict.fromkeys(("gpt-4o", "llama4"), Cut("o200k")),
     "tekken": Cut("tekken", ignore_merges=True, bos=True),
@@ -68,7 +68,7 @@ CUTS = {
 
 
 def load_gguf_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a GGUF file. Raises UserError for what is damaged, or not known."""
+    """The tokenizer in a GGUF file. Raises UserError for damaged or unsupported ones."""
     file = open_gguf(path)
     kind, tokens = file.setting(PREFIX + "model", str), file.setting(PREFIX + "tokens", list)
     types = file.setting(PREFIX + "token_type", list, [NORMAL] * len(tokens))
@@ -91,7 +91,7 @@ def _refuse_unknown_keys(file: GGUF) -> None:
 
 
 def _token_id(file: GGUF, name: str, size: int, default: int | None = None) -> int | None:
-    """The id of a token that the file names; None if it names none."""
+    """The id of a named token; None if the file has none."""
     index = file.settings.get(f"{PREFIX}{name}_token_id", default)
     if index is None:
         return None
@@ -111,11 +111,11 @@ def _byte_level(file: GGUF, tokens: list[str], types: list[int]) -> Tokenizer:
     cut, vocabulary = CUTS[name], {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         twice = next(token for index, token in enumerate(tokens) if vocabulary[token] != index)
-        raise UserError(f"{file.path}: the token {twice!r} stands there twice")
+        raise UserError(f"{file.path}: the token {twice!r} occurs twice")
     ends = {each: _token_id(file, each, len(tokens)) for each in ("bos", "eos", "unknown", "padding")}
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     config = {names[each]: tokens[index] for each, index in ends.items() if index is not None}
-    asked = {
+    added = {
         "add_bos_token": _flag(file, "add_bos_token", cut.bos),
         "add_eos_token": _flag(file, "add_eos_token", False),
     }
@@ -132,7 +132,7 @@ def _byte_level(file: GGUF, tokens: list[str], types: list[int]) -> Tokenizer:
         "added_tokens": added,
         "normalizer": cut.normalizer,
         "pre_tokenizer": pre_tokenizer_of(cut.pattern),
-        "post_processor": around_of(config | asked, vocabulary, str(file.path)),
+        "post_processor": around_of(config | added, vocabulary, str(file.path)),
         "decoder": BYTE_LEVEL,
         "model": {
             "type": "BPE",
@@ -151,7 +151,7 @@ def _character_level(file: GGUF, tokens: list[str], types: list[int]) -> ScoreTo
         raise UserError(f"{file.path}: {size} tokens have {len(scores)} scores")
     space = _flag(file, "add_space_prefix", True)
     added = added_by_type(tokens, types, space)
-    # where the file gives no types, as the oldest do
+    # the oldest files have no types
     added += [AddedToken(i, tokens[i]) for i in {bos, eos, unknown} - {token.id for token in added} if i is not None]
     around = Around(
         (bos,) if bos is not None and _flag(file, "add_bos_token", True) else (),

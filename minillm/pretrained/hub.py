@@ -1,4 +1,7 @@
-"""Models by name from the Hugging Face hub. Needs the extra `hub`; a folder on the disk needs neither it nor a network."""
+"""Models by name from the Hugging Face hub.
+
+Needs the extra `hub`; a folder on the disk needs neither it nor a network.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ WANTED = [  # no pickles, no programs
 def looks_like_hub_name(name: str) -> bool:
     """Whether a text that is no folder could name a model on the hub, "owner/model".
 
-    "runs/default-9" in a place that has a folder "runs" is a mistyped path. Nothing is looked up for it.
+    "runs/default-9" next to a folder "runs" is a mistyped path: the hub is not contacted.
     """
     return HUB_NAME.fullmatch(name) is not None and ".." not in name and not Path(name.partition("/")[0]).is_dir()
 
@@ -31,8 +34,8 @@ def looks_like_hub_name(name: str) -> bool:
 def fetch_from_hub(name: str, revision: str | None = None) -> Path:
     """The folder of a model's files, downloaded if they are not in the local cache already.
 
-    revision: a branch, a tag, or, to always get the same files, a commit. Raises MissingExtra without huggingface_hub, and
-    UserError where the name is unknown or the hub cannot be reached.
+    revision: a branch, a tag, or, to always get the same files, a commit. Raises MissingExtra
+    without huggingface_hub, and UserError where the name is unknown or the hub cannot be reached.
     """
     try:
         import huggingface_hub
@@ -43,9 +46,7 @@ def fetch_from_hub(name: str, revision: str | None = None) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=WANTED))
     except errors.GatedRepoError:
-        raise UserError(
-            f'"{name}" asks for its licence to be accepted on the hub, and for a login: hf auth login'
-        ) from None
+        raise UserError(f'"{name}" needs its licence to be accepted on the hub, and a login: hf auth login') from None
     except errors.RevisionNotFoundError:
         raise UserError(f'"{name}" has no revision "{revision}" on the Hugging Face hub') from None
     except errors.RepositoryNotFoundError:

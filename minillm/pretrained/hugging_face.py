@@ -1,4 +1,5 @@
-"""A model as a Hugging Face folder: config.json, generation_config.json, and weights in safetensors files.
+"""A model as a Hugging Face folder: config.json, generation_config.json, and weights in safetensors
+files.
 
 What differs from one architecture to the other, its model class answers (models/architecture.py). What minillm saves,
 `transformers` opens, and the other way round.
@@ -33,9 +34,10 @@ QUANTISED_TENSOR = re.compile(
 def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     """The model of a folder with config.json and safetensors files, in evaluation mode.
 
-    Weights of the type asked for stay in their file, mapped into memory, until they are used; the files must not be
-    changed in place meanwhile (to replace one by another of the same name is fine: minillm does nothing else).
-    Raises UserError naming the file, and the tensor, that is missing, too many, of the wrong shape or not finite.
+    Weights that already have this dtype are memory-mapped until they are used; the files must not
+    be changed in place meanwhile (replacing a file by another of the same name is safe, and is what
+    minillm does). Raises UserError naming the file and the tensor that is missing, extra, of the
+    wrong shape or not finite.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -62,7 +64,10 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
 
 
 def read_config(folder: Path):
-    """The configuration in a folder's config.json. Raises UserError for one that minillm cannot build."""
+    """The configuration in a folder's config.json.
+
+    Raises UserError for one that minillm cannot build.
+    """
     path = folder / CONFIG_FILE
     contents = read_json(path)
     model_type = contents.get("model_type")
@@ -113,9 +118,10 @@ def _by_full_name(
 
 
 def _with_own_head(config, stored: dict[str, StoredTensor], embedding: str):
-    """The configuration that the file bears out: a head beside "tied" that is not the embedding is a head of its own.
+    """The configuration that fits the file: with "tied", a head that differs from the embedding is
+    separate.
 
-    So does transformers since version 5. If only the head is there, it is the embedding, too.
+    As in transformers since version 5. If the file has only the head, it is the embedding as well.
     """
     if not config.tie_embeddings or HEAD not in stored:
         return config

@@ -1,13 +1,17 @@
 """Models of llama2.c: a header, then weights in float32, and the tokenizer in a file beside it.
 
-Source: Karpathy, llama2.c, run.c and export.py. The header is int32 dim, hidden, layers, heads, kv_heads, vocab, seq.
+Source: Karpathy, llama2.c, run.c and export.py. The header is int32 dim, hidden, layers, heads,
+kv_heads, vocab, seq.
 
-    version 0    nothing before the header; a negative vocab means that the output head is not the token embedding; the last two
-                 arrays of what every model has are the rotary tables, from which the base of the angles is found
-    version 1    "ak42", the version, the header, a byte that says whether the head is the embedding, zeros up to byte 256
-    version 2    weights in int8: not read here
+    version 0    starts with the header; a negative vocab means that the output head is not the
+                 token embedding; the last two arrays are the rotary tables, which give the base of
+                 the angles
+    version 1    "ak42", the version, the header, a byte for "the head is the embedding", zeros up
+                 to byte 256
+    version 2    weights in int8: not supported
 
-Weights of all layers of one kind stand together, in an order of the version's. Rotary pairs are interleaved.
+Weights of one kind are stored together for all layers, in an order that depends on the version.
+Rotary pairs are interleaved.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ USUAL_BASE, TABLE_ERROR = 10000.0, 1e-4  # of the angles; of a cosine in the tab
 
 
 class _Layout(NamedTuple):
-    """What the header says; vocab is negative where the head is not the embedding."""
+    """The fields of the header; vocab is negative if the head is not the embedding."""
 
     dim: int
     hidden: int
@@ -57,7 +61,7 @@ class _Layout(NamedTuple):
         return self.start + 4 * sum(map(math.prod, self.shapes().values()))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """What stands in the file, in order."""
+        """The shapes of the arrays in the file, in order."""
         dim, hidden, layers, heads, kv_heads, vocab, context, version = self
         kv_dim = dim // heads * kv_heads
         embedding, norm = {"embed_tokens": (abs(vocab), dim)}, {"norm": (dim,)}
@@ -73,7 +77,9 @@ class _Layout(NamedTuple):
 
 
 def is_llama2c(path: Path) -> bool:
-    """Whether a file begins as those of version 1 and later, or its first numbers can be the header of a model of its size."""
+    """Whether a file has the magic number of versions 1 and later, or a header of version 0 that
+    fits its size.
+    """
     try:
         with open(path, "rb") as file:
             if file.read(len(MAGIC)) == MAGIC:
@@ -85,12 +91,15 @@ def is_llama2c(path: Path) -> bool:
 
 
 def load_llama2c(path: str | Path, dtype="float32") -> Llama:
-    """The model of a llama2.c file, in evaluation mode. Raises UserError for a file that is none, or damaged."""
+    """The model of a llama2.c file, in evaluation mode.
+
+    Raises UserError for a file that is none, or damaged.
+    """
     path = Path(path)
     if not is_llama2c(path):
         raise UserError(f"{path} is no llama2.c model: its size does not fit its header")
     layout = _checked_layout(path)
-    stored = np.memmap(path, "<f4", "c", layout.start)  # a private map: what is written to it never reaches the file
+    stored = np.memmap(path, "<f4", "c", layout.start)  # a private map: writes never reach the file
     arrays, at = {}, 0
     for name, shape in layout.shapes().items():
         arrays[name] = stored[at : at + math.prod(shape)].reshape(shape)
@@ -118,7 +127,10 @@ def load_llama2c(path: str | Path, dtype="float32") -> Llama:
 
 
 def _checked_layout(path: Path) -> _Layout:
-    """The header of a file of any version. Raises UserError for a version, or a size, that cannot be read."""
+    """The header of a file of any version.
+
+    Raises UserError for a version, or a size, that cannot be read.
+    """
     layout = _layout(path)
     if layout is None:
         raise UserError(f"{path} is a llama2.c model that ends in its header")
@@ -137,7 +149,7 @@ def _checked_layout(path: Path) -> _Layout:
 
 
 def _layout(path: Path) -> _Layout | None:
-    """What the first bytes of a file say; None if there are too few."""
+    """The header in the first bytes of a file; None if it is too short."""
     with open(path, "rb") as file:
         start = file.read(HEADER_BYTES)
     if not start.startswith(MAGIC):
@@ -151,7 +163,7 @@ def _layout(path: Path) -> _Layout | None:
 
 
 def _base_of_tables(cos, sin, path: Path) -> float:
-    """The base of the angles in the tables (seq, D/2); the usual one where they are zeros.
+    """The base of the angles in the tables (seq, D/2); the usual one if they are zeros.
 
     Raises UserError for tables that no base makes.
     """
@@ -174,7 +186,10 @@ def _base_of_tables(cos, sin, path: Path) -> float:
 
 
 def load_llama2c_tokenizer(path: str | Path) -> ScoreTokenizer:
-    """The tokenizer beside a model: tokNNN.bin with NNN tokens, or tokenizer.bin. Raises UserError if there is none."""
+    """The tokenizer beside a model: tokNNN.bin with NNN tokens, or tokenizer.bin.
+
+    Raises UserError if there is none.
+    """
     path = Path(path)
     vocab = abs(_checked_layout(path).vocab)
     for candidate in (path.with_name(f"tok{vocab}.bin"), path.with_name("tokenizer.bin")):

@@ -1,4 +1,6 @@
-"""What the user named: a folder, a file, a model on the hub; and what it is where that is no model."""
+"""Finding the model that a user named: a folder, a file or a name on the hub; and describing
+anything else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from minillm.files.shards import PICKLES
 from minillm.pretrained.adapter import adapter_base, adapter_revision
 from minillm.pretrained.hub import fetch_from_hub, looks_like_hub_name
 
-# a file that tells what else a folder is -> what that is
+# a file that identifies another kind of folder -> that kind
 OTHER_FOLDERS = {
     "model_index.json": "a pipeline of diffusers (pictures), not a language model",
     "modules.json": "a model of sentence-transformers (embeddings), not a language model",
@@ -33,9 +35,9 @@ OTHER_FOLDERS = {
 
 
 def model_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder that `source` names; a name that is no folder is fetched from the Hugging Face hub.
+    """The folder `source`; a name that is not a folder is downloaded from the Hugging Face hub.
 
-    Raises UserError for what is no folder of a model, saying what it is.
+    Raises UserError, saying what it is, for anything but a model folder.
     """
     folder = Path(source)
     if folder.is_file():
@@ -54,10 +56,10 @@ def model_folder(source: str | Path, revision: str | None = None) -> Path:
 
 
 def model_chain(source: str | Path, revision: str | None = None) -> Iterator[Path]:
-    """The file or folder that `source` names; if it is an adapter's, then that of the adapter's model, and so on.
+    """The file or folder `source`; if that is an adapter, then its base model, and so on.
 
-    The last one is no adapter. A name on the hub is fetched when it is its turn. Raises UserError for adapters that are each
-    other's model, or their own.
+    The last one is not an adapter. Names on the hub are downloaded when they are reached. Raises
+    UserError for adapters that form a cycle.
     """
     seen: list[Path] = []
     while True:
@@ -76,9 +78,9 @@ def model_chain(source: str | Path, revision: str | None = None) -> Iterator[Pat
 
 
 def describe_file(path: Path) -> str:
-    """What to say of a file that no model can be opened from."""
+    """A message for a file that is not a model."""
     if kind := misnamed(path):
-        return f"{path} is no model file that minillm knows: it is {kind}"
+        return f"{path} is not a model file that minillm can open: it is {kind}"
     if path.suffix == ".safetensors":
         return f"{path} holds weights only: name its folder, {path.parent}, in which config.json says what they mean"
     if pickled(path):
@@ -90,11 +92,11 @@ def describe_file(path: Path) -> str:
         return f"{path} is a model in ONNX's form: {OTHER_FORM}"
     if path.suffix == ".json":
         return f"{path} is one file of a model: name its folder, {path.parent}"
-    return f"{path} is no model file that minillm knows: {OTHER_FORM}"
+    return f"{path} is not a model file that minillm can open: {OTHER_FORM}"
 
 
 def _describe_folder(folder: Path) -> str:
-    """What to say of a folder without config.json and adapter_config.json."""
+    """A message for a folder without config.json and adapter_config.json."""
     start = f"{folder} holds no model: {CONFIG_FILE} is missing"
     if files := sorted(path.name for path in folder.glob("*.gguf")):
         return f"{start}; it holds {len(files)} GGUF file(s): name one, {folder / files[0]}"

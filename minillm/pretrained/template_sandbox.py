@@ -1,8 +1,9 @@
-"""jinja2's sandbox, with an end: a template that loops for ever, or makes texts that no memory holds, is stopped.
+"""jinja2's sandbox with limits: endless loops and texts larger than memory are stopped.
 
-jinja2 bounds `range` and nothing else. Here every pass of a loop and every call of a macro is a step, of which there are
-MOST_STEPS, and no text or list is longer than LONGEST. What would make a longer one is refused before it is computed. Both are
-counts, so that a template that works on one machine works on all. This module needs jinja2, so it is imported where it is used.
+jinja2 limits only `range`. Here every pass of a loop and every call of a macro is a step, at most
+MOST_STEPS, and no text or list may be longer than LONGEST; operations that would create a longer
+one are refused before they run. Both limits are counts, so a template behaves in the same way on
+all machines. This module needs jinja2, so it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MOST_STEPS = 500_000
 LONGEST = 10_000_000  # characters of a text, members of a list
-CHARACTERS_A_STEP, MEMBERS_A_STEP = 10_000, 100  # texts and lists that are worked on count, too, by their length
-MOST_MEMBERS = 1_000_000  # of a list that is written out, those of the lists in it included
+CHARACTERS_A_STEP, MEMBERS_A_STEP = 10_000, 100  # processed texts and lists count as steps by their length
+MOST_MEMBERS = 1_000_000  # of a list that is rendered, including nested lists
 MOST_BITS = 1 << 20  # of a whole number
-WIDTHS = ("batch", "center", "indent", "round", "slice", "truncate", "wordwrap")  # filters that are given a number
+WIDTHS = ("batch", "center", "indent", "round", "slice", "truncate", "wordwrap")  # filters with a width argument
 WIDTHS += ("expandtabs", "generate_lorem_ipsum", "ljust", "rjust", "zfill")  # and functions
 FORMATS = ("format", "format_map")
 WRITTEN = (
@@ -31,12 +32,12 @@ WRITTEN = (
     "pprint",
     "string",
     "tojson",
-)  # filters that write a list out
-WIDE = re.compile(r"%[-+ #.0-9]*(?:\d{7}|\*)|\{[^{}]*(?:\d{7}|\{)")  # a width of a million, or one that is an argument
+)  # filters that render a list
+WIDE = re.compile(r"%[-+ #.0-9]*(?:\d{7}|\*)|\{[^{}]*(?:\d{7}|\{)")  # a width of a million or more, or a computed one
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of one template, which is run again and again; the steps are those of the run that goes on.
+    """The environment of one template, which may run many times; steps are counted for each run.
 
     filters: name -> function, beside those of jinja2.
     """
@@ -47,13 +48,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
         super().__init__(finalize=_written, **settings)
         self.steps, self._program = 0, None
         self.filters = {name: self._sized(function, name) for name, function in {**self.filters, **filters}.items()}
-        self.step = self.step  # one object, which can be told by `is`
+        self.step = self.step  # one bound method, which `is` can compare
 
     def run(self, template: str, variables: dict) -> str:
-        """The text that the template makes. Raises whatever the template, jinja2 or Python raises."""
+        """The text that the template makes.
+
+        Raises whatever the template, jinja2 or Python raises.
+        """
         if self._program is None:
             tree = self.parse(template)
-            _watch(tree)
+            _instrument(tree)
             self._program = self.from_string(tree)
         self.steps = 0
         parts, length = [], 0
@@ -64,7 +68,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(parts)
 
     def step(self) -> None:
-        """What every pass of a loop and every macro calls; `call` counts it and needs no more."""
+        """Called in every pass of a loop and every macro; `call` counts it."""
 
     def joined(self, *values) -> str:
         """The operator ~"""
@@ -73,7 +77,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def short(self, value) -> None:
-        """Count what was made by its length, and refuse what has grown too long."""
+        """Count a new value by its length, and refuse one that is too long."""
         if isinstance(value, (str, list, tuple, range)):
             _check_length(len(value))
             self._count(len(value) // (CHARACTERS_A_STEP if isinstance(value, str) else MEMBERS_A_STEP))
@@ -110,8 +114,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise SecurityError(f"it takes more than {MOST_STEPS:,} steps")
 
     def _sized(self, function, name):
-        """A filter that is asked for no more than there may be."""
-        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # what jinja2 hands it stands before the value
+        """Wrap a filter with a check of its arguments."""
+        first = 1 if hasattr(function, "jinja_pass_arg") else 0  # jinja2's own argument comes before the value
 
         @wraps(function)
         def filter(*args, **kwargs):
@@ -127,8 +131,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return filter
 
 
-def _watch(tree: nodes.Template) -> None:
-    """Put a step into the body of every loop and macro, and look at what `~` and blocks of `set` make."""
+def _instrument(tree: nodes.Template) -> None:
+    """Insert a step into the body of every loop and macro, and check the results of `~` and of
+    `set` blocks.
+    """
     for node in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))):
         node.body.insert(0, nodes.ExprStmt(_call("step", []), lineno=node.lineno))
     for node in [tree, *tree.find_all(nodes.Node)]:
@@ -136,12 +142,12 @@ def _watch(tree: nodes.Template) -> None:
             if isinstance(value, nodes.Concat):
                 setattr(node, name, _joined(value))
             elif isinstance(value, list):
-                value[:] = [new for each in value for new in _watched(each)]
+                value[:] = [new for each in value for new in _instrumented(each)]
     tree.set_environment(tree.environment)
 
 
-def _watched(node) -> list:
-    """What stands in the place of a member of a list of nodes."""
+def _instrumented(node) -> list:
+    """The nodes that replace a member of a list of nodes."""
     if isinstance(node, nodes.Concat):
         return [_joined(node)]
     if isinstance(node, nodes.AssignBlock):
@@ -158,7 +164,7 @@ def _call(method: str, args: list, line: int = 1) -> nodes.Call:
 
 
 def _loaded(target):
-    """The value of what a block of `set` has set."""
+    """A node that loads the target of a `set` block."""
     if isinstance(target, nodes.NSRef):
         return nodes.Getattr(nodes.Name(target.name, "load"), target.attr, "load")
     return nodes.Name(target.name, "load")
@@ -188,7 +194,9 @@ def _check_product(left, right) -> None:
 
 
 def _check_call(name: str, values: list) -> None:
-    """What is asked of a function whose result may be much larger than its arguments; the first is the value it works on."""
+    """Check the arguments of a function whose result may be much larger; the first is the value it
+    works on.
+    """
     if name in WIDTHS:
         _check_length(max((abs(value) for value in values[1:] if isinstance(value, int)), default=0))
     elif name == "replace" and len(values) > 2:
@@ -207,7 +215,7 @@ def _check_call(name: str, values: list) -> None:
 
 
 def _written(value):
-    """A value that is to be written out: lists in lists in lists may be short, and their text without an end."""
+    """Check a value that is rendered as text: nested lists may be short, and their text huge."""
     stack, members = [value], 0
     while stack:
         inner = stack.pop()

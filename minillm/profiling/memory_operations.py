@@ -214,14 +214,15 @@ def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int, w
     probabilities = s.batch * s.config.n_head * causal_numbers(s.time, window) * s.weight
     saved = 2 * q + 2 * keys + probabilities
     forward = held + raw + q  # k transposed
-    if s.config.dropout:
-        saved += matrix * s.weight
-        # The mask is drawn before y and the probabilities exist.
-        drawing = 3 * q + matrix * (4 + 1 + 2 * s.weight)
-        forward += max(0, drawing - saved)
     seen = s.time if window is None else min(s.time, QUERY_BLOCK + window - 1)
     block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * seen * s.weight
     added = q if s.time > QUERY_BLOCK else 0
+    if s.config.dropout:
+        saved += matrix * s.weight
+        # The mask is drawn before y and the probabilities exist. They are dropped a block at a time.
+        drawing = 3 * q + matrix * (4 + 1 + 2 * s.weight)
+        forward += max(block, drawing - saved)
+        added *= 2
     return Operation("attention", saved, forward, outer + s.queries + s.widened(s.queries) + 4 * q + block + added)
 
 

@@ -1,6 +1,6 @@
 """Where the time of a training step goes, part by part.
 
-A step is taken while watchers note when each piece of work begins and ends:
+Hooks record when each piece of work of a step begins and ends:
 
     kernel             a launch of one of our CUDA kernels, by its name
     matrix product     a call of `matmul`, by the layer that makes it

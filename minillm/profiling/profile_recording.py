@@ -101,7 +101,7 @@ class Recorder:
         self._of_thread.span = span
 
     def work(self, kind: str, name: str, arrays):
-        """A watcher of kernels and matrix products (backend/hooks.py)."""
+        """The hook around kernels and matrix products (backend/hooks.py)."""
         if kind == "kernel":
             size = OF_MANY_TENSORS[name] * self.weight_bytes if name in OF_MANY_TENSORS else bytes_of(arrays)
             return self.span(kind, name, size, kernel_operations(name, arrays))

@@ -1,10 +1,12 @@
-"""Where a run stands: last weights, moments, progress; written so that it can be read back whenever the run was killed.
+"""Checkpoints: last weights, moments and progress, readable even if the run was killed at any
+moment.
 
-    training/optimizer.safetensors    last weights and both moments; the step stands in its header
-    training/state.json               settings, model shape and progress; written last: it says which step counts
+    training/optimizer.safetensors    last weights and both moments; its header has the step
+    training/state.json               settings, model shape and progress; written last, with the valid step
 
-Two files cannot be replaced in one instant. So the old optimizer file is kept under another name until state.json has been
-replaced: state.json names a step, and the file with this step is there under one of the two names.
+Two files cannot be replaced atomically. So the old optimizer file is kept under another name until
+state.json has been replaced: state.json has a step, and the file of this step exists under one of
+the two names.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Progress:
-    """How far a run has come. history: an entry (step, train_loss, val_loss) for each evaluation."""
+    """How far a run has come.
+
+    history: an entry (step, train_loss, val_loss) for each evaluation.
+    """
 
     step: int = 0
     best_step: int = 0
@@ -40,11 +45,13 @@ class Progress:
 
 
 class NotFinite(UserError):
-    """A weight or moment became NaN or infinite; what is on the disk is from before."""
+    """A weight or moment became NaN or infinite; the last checkpoint on the disk is unchanged."""
 
 
 def save_checkpoint(folder: Path, model, optimizer, progress: Progress, description: dict) -> None:
-    """Write both files. `description` (settings and model shape) goes into state.json beside the progress."""
+    """Write both files. `description` (settings and model shape) goes into state.json beside the
+    progress.
+    """
     training = folder / TRAINING_FOLDER
     tensors = {name: contiguous(to_host(array)) for name, array in _arrays(model, optimizer).items()}
     for name, tensor in tensors.items():
@@ -100,7 +107,9 @@ def load_checkpoint(folder: Path, model, optimizer, step: int) -> None:
 
 
 def _file_of_step(training: Path, step: int) -> Path:
-    """The optimizer file of a step, under its main name again if the run was killed between two renames."""
+    """The optimizer file of a step, under its main name again if the run was killed between two
+    renames.
+    """
     found = []
     for path in (training / OPTIMIZER_FILE, training / PREVIOUS_FILE):
         if path.is_file():
@@ -118,7 +127,8 @@ def _file_of_step(training: Path, step: int) -> Path:
 
 
 def _arrays(model, optimizer) -> dict:
-    """Everything that a step changes, by name."""
+    """All arrays that a step changes, by name."""
     arrays = {f"model.{name}": parameter.value for name, parameter in model.parameters().items()}
-    arrays |= {f"first_moment.{name}": moment for name, moment in optimizer.first_moments.items()}
-    return arrays | {f"second_moment.{name}": moment for name, moment in optimizer.second_moments.items()}
+    for kind, tensors in optimizer.state.items():
+        arrays |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}
+    return arrays

@@ -1,9 +1,9 @@
 """One run folder, one process: a claim on a folder that ends with the process, however it ends.
 
-The claim is a lock of the system on the folder itself (flock), so nothing is left behind that could be out of date, the
-folder holds no file for it, and it moves with the folder when that is renamed. What cannot be locked so (Windows has no
-folders that can be opened, and network file systems ask for a file that is written to) has a file beside it, `.NAME.lock`,
-that is locked and removed in the end. Where there are no locks at all, `is_sure` is false.
+The claim is an advisory lock (flock) on the folder itself: no stale file can be left behind, and
+the lock moves with the folder when it is renamed. Where a folder cannot be locked (on Windows a
+folder cannot be opened, and network file systems need a writable file), a file beside it,
+`.NAME.lock`, is locked, and removed at the end. Without any locks `is_sure` is false.
 
 Within a process a folder may be claimed several times: the claim ends with the last of them.
 """
@@ -38,10 +38,11 @@ class _Taken(Exception):
 
 
 class Claim:
-    """A folder that belongs to this process until `release`, or until nothing refers to the claim any more.
+    """A folder that belongs to this process until `release`, or until nothing refers to the claim
+    any more.
 
-    called: the folder that a message names, if it is another one. Raises FolderInUse if another process has it, and
-    FileNotFoundError if there is no such folder.
+    called: the folder that a message names, if it is another one. Raises FolderInUse if another
+    process has it, and FileNotFoundError if there is no such folder.
     """
 
     def __init__(self, folder: str | Path, called: str | Path | None = None):
@@ -75,7 +76,7 @@ class Claim:
         self.release()
 
 
-_held: dict = {}  # what this process has locked: (device, inode) of a folder, or its path where a file beside it is locked
+_held: dict = {}  # locks of this process, by (device, inode) of a folder, or by path for a lock file
 
 
 class _Lock:
@@ -93,7 +94,7 @@ class _Lock:
         _held.pop(self._key, None)
         if self._file is not None and fcntl is not None:
             with suppress(OSError):
-                self._file.unlink(missing_ok=True)  # while it is locked: whoever comes then looks whether it is there
+                self._file.unlink(missing_ok=True)  # while it is locked: the next owner checks that it still exists
         if self.descriptor is not None:
             os.close(self.descriptor)
         if self._file is not None and fcntl is None:
@@ -124,7 +125,7 @@ def _lock_folder(folder: Path) -> int | None:
 
 
 def _lock_file_beside(folder: Path) -> tuple[Path | None, int | None]:
-    """(.NAME.lock, its descriptor) with the file locked; (None, None) where no file can be locked."""
+    """(.NAME.lock, its descriptor) of the locked file; (None, None) without locks."""
     real = folder.resolve()
     path = real.with_name(f".{real.name}.lock")
     for _ in range(ATTEMPTS):
@@ -155,7 +156,9 @@ def _lock_open_file(descriptor: int) -> None:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the path still leads to the open file: its last owner may have removed it before it was locked."""
+    """Whether the path still leads to the open file: its last owner may have removed it before it
+    was locked.
+    """
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:
@@ -163,7 +166,9 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _owner(descriptor: int) -> int | None:
-    """The process that has an open file or folder locked, where the system tells."""
+    """The id of the process that has locked an open file or folder; None if the system does not
+    say.
+    """
     try:
         information, lines = os.fstat(descriptor), LOCK_TABLE.read_text().splitlines()
     except OSError:

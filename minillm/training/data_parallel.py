@@ -1,12 +1,15 @@
-"""Data parallelism: each CPU core takes some rows of the batch through a model of its own, and the gradients are added.
+"""Data parallelism: each CPU core computes some rows of the batch with its own model; gradients are
+added.
 
-The loss is a mean over the n tokens of the batch. With the rows cut into parts, and each part's sum divided by n,
+The loss is a mean over the n tokens of the batch. With the rows cut into parts, and each part's sum
+divided by n,
 
     loss = sum_i loss_i        dloss/dw = sum_i dloss_i/dw
 
-The models share their weights (the same arrays) and have gradients of their own. NumPy lets go of Python's global lock
-inside every array operation, so threads do run side by side. Two cores with half a batch each beat one batch whose matrix
-products are split over two cores, because the work between the products is shared as well: benchmarks/train_step.py.
+The models share their weights (the same arrays) and have separate gradients. NumPy releases
+Python's global lock inside every array operation, so threads run in parallel. Two cores with half a
+batch each are faster than one batch whose matrix products are split over two cores, because the
+work between the products is shared as well: benchmarks/train_step.py.
 """
 
 from __future__ import annotations
@@ -25,11 +28,14 @@ SWITCH_SECONDS = 1e-5  # how soon a thread that waits for Python's lock asks for
 
 
 class DataParallel:
-    """A model and its copies. Use it as a context manager: inside, the BLAS shares the cores among the copies.
+    """A model and its copies.
 
-    workers: how many parts a batch is cut into at most. With 1, or if the BLAS cannot be told how many cores to use, the
-    model itself does all the work. The copies are of whatever the model is made of when this is made. Raises UserError for
-    several workers where a model of your own cannot be copied, or has a `loss` without `count`.
+    Use it as a context manager: inside, the BLAS shares the cores among the copies.
+
+    workers: the maximum number of parts of a batch. With 1, or if the number of threads of the BLAS
+    cannot be set, the model itself does all the work. The copies are made from the model as it is
+    now. Raises UserError for several workers if a custom model cannot be copied, or has a `loss`
+    without `count`.
     """
 
     def __init__(self, model, workers: int):
@@ -56,7 +62,10 @@ class DataParallel:
         self._open.close()
 
     def loss(self, ids, targets):
-        """The mean loss on a batch (B, T), 0-d, without gradients. The models are in evaluation mode meanwhile."""
+        """The mean loss on a batch (B, T), 0-d, without gradients.
+
+        The models are in evaluation mode meanwhile.
+        """
         was_training = self.model.training
         for model in self.models:
             model.eval()
@@ -66,9 +75,10 @@ class DataParallel:
         return loss
 
     def loss_and_gradients(self, ids, targets, rng_key=None):
-        """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's parameters.
+        """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's
+        parameters.
 
-        A model on a device has only been told what to do when this returns: reading the loss means to wait for it.
+        On a device the work is only queued when this returns: reading the loss waits for it.
         """
 
         def forward_and_backward(model, *part):
@@ -87,7 +97,9 @@ class DataParallel:
         return loss
 
     def _run(self, task, ids, targets, rng_key):
-        """The sum of what `task` returns for each part; every part's loss is divided by the count of the whole batch."""
+        """The sum of what `task` returns for each part; every part's loss is divided by the count
+        of the whole batch.
+        """
         count = int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
         bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
         slices = [slice(first, last) for first, last in zip(bounds, bounds[1:])]
@@ -96,7 +108,8 @@ class DataParallel:
             for dropout in dropouts:
                 dropout.batch_offset = rows.start  # masks are those of the whole batch, however it is cut
         calls = [(task, model, ids[rows], targets[rows], rng_key, count) for model, _, rows in parts]
-        # A thread does not inherit NumPy's error settings, so each call brings a copy of this context.
+        # A thread does not inherit NumPy's error settings, so each call brings a copy of this
+        # context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
         first_task, *arguments = calls[0]
         first = first_task(*arguments)

@@ -1,4 +1,4 @@
-"""Loss on held-out text: how surprised the model is, on average, by what really comes next."""
+"""The mean loss of a model on held-out text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): the number of equally likely tokens that would be as hard to choose between."""
+        """exp(loss): the number of equally likely tokens with the same uncertainty."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     def bits_per_byte(self, text_bytes: int) -> float:
@@ -30,10 +30,11 @@ class Evaluation:
 def evaluate(loss, tokens, batch_size: int, context_length: int, limit: int | None = None) -> Evaluation:
     """The loss on windows of `tokens` (N,), one after the other.
 
-    loss: a function of ids and targets, both (B, T), such as `DataParallel(model, ...).loss`. All windows, so that every
-    token but the first is predicted once; or `limit` windows, evenly spaced and the same every time.
+    loss: a function of ids and targets, both (B, T), such as `DataParallel(model, ...).loss`. All
+    windows, so that every token but the first is predicted once; or `limit` windows, evenly spaced
+    and the same every time.
     """
-    total, count = 0.0, 0  # on a device the total stays there, so that batches follow each other without a wait
+    total, count = 0.0, 0  # on a device the total stays there, so that no batch waits
     for inputs, targets in sequential_windows(tokens, batch_size, context_length, limit):
         total += loss(inputs, targets) * targets.size
         count += targets.size
@@ -41,7 +42,9 @@ def evaluate(loss, tokens, batch_size: int, context_length: int, limit: int | No
 
 
 def evaluate_model(model, tokens, batch_size: int, limit: int | None = None) -> Evaluation:
-    """`evaluate` for a model, with windows of its context length: on all cores, or on a device by one worker."""
+    """`evaluate` for a model, with windows of its context length: on all cores, or on a device by
+    one worker.
+    """
     context_length = model.config.context_length
     with DataParallel(model, default_workers(batch_size, context_length, model.device)) as parallel:
         return evaluate(parallel.loss, tokens, batch_size, context_length, limit)

@@ -54,12 +54,15 @@ class Reporter:
 
 
 def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None, profile: bool = False) -> str:
-    """Train from where the run stands to its last step; returns why it ended: "finished", "stopped" or "early stop".
+    """Train from the run's last checkpoint to its last step.
 
-    stop_after: a step to end at before that. Ctrl-C (SIGINT) and SIGTERM end after the step at hand, too. In each case the
-    run is saved and can be resumed. profile: take one step apart after a few, and tell the reporter (profile.py).
-    Raises Diverged, leaving the last good checkpoint, on a device a step later; FolderInUse if another process trains in the
-    run's folder; UserError for a model that was changed. When it returns the folder is free for other processes.
+    Returns why it ended: "finished", "stopped" or "early stop". stop_after: an earlier step to stop
+    at. Ctrl-C (SIGINT) and SIGTERM stop after the current step as well. In each case the run is
+    saved and can be resumed. profile: profile one of the first steps and report it (profile.py).
+
+    Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
+    another process trains in the run's folder; UserError for a changed model. When it returns, the
+    folder is free for other processes.
     """
     run.refuse_changed_model()
     reporter = reporter or Reporter()
@@ -111,13 +114,15 @@ def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
 
 
 class MetricsReader:
-    """Reads what the steps gave, checks it, and tells it.
+    """Reads, checks and reports the numbers of each step.
 
-    On a device a step's numbers are read when the next step is under way: they have arrived by then, and nobody waits.
+    On a device the numbers of a step are read during the next step: they have arrived by then, so
+    that the host does not wait.
 
-    Speed: on the CPU a step's own. On a device nobody can see from here when a step began, only when it was asked for, and the
-    steps overlap: it is that of the last SPEED_STEPS together, from when the first of them was asked for, or of fewer after
-    an evaluation. So it is never higher than it was, and lower by at most one step in SPEED_STEPS.
+    Speed: on the CPU that of the step. On a device the host knows when a step was queued, but not
+    when it began, and steps overlap. So the speed is measured over the last SPEED_STEPS steps
+    together (fewer after an evaluation), from the time when the first was queued. It is never too
+    high, and too low by at most one step in SPEED_STEPS.
     """
 
     def __init__(self, run: Run, parallel: DataParallel, batches: BatchPrefetcher, schedule, reporter: Reporter):
@@ -130,16 +135,16 @@ class MetricsReader:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """What comes now is timed without what came before, such as an evaluation. Nothing may be outstanding."""
-        self._begun: deque[float] = deque()  # when the timed steps began: those that were told, and the one under way
-        self._told = 0  # how many of them were
-        self._done_by: float | None = None  # when the one that is read next was done, if that is known before
+        """Start timing anew, for example after an evaluation. Nothing may be outstanding."""
+        self._begun: deque[float] = deque()  # start times of the steps: those reported, and the present one
+        self._told = 0  # number of reported steps
+        self._done_by: float | None = None  # end time of the step that is read next, if known
 
     def begin(self) -> None:
         """Before each step."""
         now = time.perf_counter()
         if self._outstanding is not None and self._outstanding[1].arrived():
-            self._done_by = now  # though it is read later
+            self._done_by = now  # the numbers are read later
         self._begun.append(now)
 
     def follow(self, step: int, loss, norm) -> None:
@@ -151,7 +156,7 @@ class MetricsReader:
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Read what is outstanding. Raises Diverged; call it before anything is saved."""
+        """Read the outstanding numbers. Raises Diverged; call it before saving."""
         if self._outstanding is None:
             return
         (step, later), self._outstanding = self._outstanding, None
@@ -182,7 +187,9 @@ class MetricsReader:
 
 
 def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> None:
-    """Evaluate, keep the model if it is the best so far, write a sample, save. Once for a step, also if resumed there."""
+    """Evaluate, keep the model if it is the best so far, write a sample, save: once per step, also
+    after a resume.
+    """
     settings, progress = run.settings, run.progress
     if progress.history and progress.history[-1][0] == progress.step:
         return
@@ -215,7 +222,7 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> 
 
 
 def write_sample(run: Run) -> str:
-    """A text that the model writes on its own, from the first token of the validation text on."""
+    """A text written by the model, starting from the first token of the validation text."""
     settings = run.settings
     sampler = Sampler(temperature=0.8, top_k=40, seed=settings.seed + run.progress.step)
     start = np.array(run.validation_tokens[:1], dtype=np.int64)
@@ -253,7 +260,7 @@ def _reason_to_end(run: Run, stop_after: int | None, interrupted: threading.Even
 
 
 def _finish(run: Run, reporter: Reporter) -> None:
-    """Draw the losses. Needs the extra `plots`, and says so where it is missing."""
+    """Draw the losses; without the extra `plots`, report how to install it."""
     try:
         plot_losses(run.folder)
     except MissingExtra as error:

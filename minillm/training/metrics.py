@@ -22,7 +22,7 @@ class MetricsLog:
         return self._path.stat().st_size
 
     def cut(self, size: int) -> None:
-        """Forget what was written after a checkpoint: a resumed run writes it again.
+        """Remove the lines written after a checkpoint: a resumed run writes them again.
 
         A machine that lost its power may have kept the checkpoint and lost lines before it: then
         what is left of them.

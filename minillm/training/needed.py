@@ -1,6 +1,7 @@
-"""What a new run reads and goes on needing: nothing of it may be written over by the run itself.
+"""The inputs that a run needs later: the run must not overwrite any of them.
 
-Folders are compared by what they are on the disk, so that a link, another spelling or another case is no way around it.
+Folders are compared by their identity on the disk, so that links and other spellings are
+recognised.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from minillm.training.settings import TrainingSettings
 
 
 def check_not_needed(folder: Path, settings: TrainingSettings, inside_is_fine: bool = False) -> None:
-    """Raises UserError if a run in `folder` would take the place of the model that it continues from, of a model that this one
-    is an adapter of, or of a text that it learns from; or would stand inside of such a model's folder.
+    """Raises UserError if a run in `folder` would overwrite one of its inputs.
 
-    inside_is_fine: a folder inside of the model's is allowed; it was not asked for by name.
+    These are the model that it continues from, the model of which that is an adapter, and the
+    training texts. A folder inside such a model's folder is refused as well, unless inside_is_fine,
+    for a name that the user did not choose.
     """
     for source in settings.data:
         path = Path(source)
@@ -33,7 +35,7 @@ def check_not_needed(folder: Path, settings: TrainingSettings, inside_is_fine: b
 
 
 def _contains(outer: Path, inner: Path) -> bool:
-    """Whether `inner` is `outer`, or stands in it at any depth. Neither has to exist."""
+    """Whether `inner` is `outer`, or inside it at any depth. Neither has to exist."""
     inner = Path(os.path.abspath(inner))
     places = {inner.resolve(), *inner.resolve().parents, inner, *inner.parents}
     if outer.resolve() in places:

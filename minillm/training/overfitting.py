@@ -1,15 +1,16 @@
-"""Overfitting, told from the losses: the model gets better on what it has seen and worse on what it has not."""
+"""Detecting overfitting: training loss falls while validation loss rises."""
 
 from __future__ import annotations
 
-PATIENCE = 3  # evaluations in a row that must tell the same story
+PATIENCE = 3  # consecutive evaluations that must agree
 
 
 def overfitting_since(history: list[tuple[int, float, float]]) -> int | None:
-    """The step from which on validation loss has been rising while training loss fell, or None.
+    """The step since which validation loss has been rising while training loss fell, or None.
 
-    history: (step, train_loss, val_loss) of each evaluation. The last PATIENCE evaluations or more must all be worse on the
-    validation text than the best one before them, and the last must be better on the training text.
+    history: (step, train_loss, val_loss) of each evaluation. The last PATIENCE evaluations or more
+    must all be worse on the validation text than the best one before them, and the last must be
+    better on the training text.
 
     >>> overfitting_since([(0, 4.2, 4.2), (10, 2.0, 2.1), (20, 1.5, 2.2), (30, 1.1, 2.4), (40, 0.8, 2.7)])
     20
@@ -24,7 +25,7 @@ def overfitting_since(history: list[tuple[int, float, float]]) -> int | None:
 
 
 def remedies(settings, dropout: float) -> str:
-    """What helps against it, of what the run does not do already."""
+    """Remedies that the run does not use yet, one line."""
     stop = "" if settings.early_stop else "--early-stop 3, "
     smaller = (
         "a smaller --lora-rank" if settings.lora_rank else "a smaller model" if not settings.init else "a smaller --lr"

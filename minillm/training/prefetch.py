@@ -1,6 +1,7 @@
-"""Batches, each drawn by a thread while the device works at the one before.
+"""Prefetching: a thread draws the next batch while the device computes the present one.
 
-A batch depends on its key alone, (seed, step, micro-step), so it is the same whoever draws it, and when.
+A batch is a function of its key, (seed, step, micro-step), so it does not depend on the thread or
+the time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from minillm.data import random_windows
 class BatchPrefetcher:
     """The training batches of a run. Use it as a context manager.
 
-    ahead: draw the next one in a thread. On the CPU there is no device to wait for: all cores are at work already.
+    ahead: draw the next batch in a thread. On the CPU this gains nothing: all cores are busy.
     """
 
     def __init__(self, run, ahead: bool):
@@ -33,7 +34,7 @@ class BatchPrefetcher:
             self._thread.shutdown(cancel_futures=True)
 
     def get(self, step: int, micro_step: int):
-        """ids and targets, both (B, T), of a micro-step; the one after it is drawn meanwhile."""
+        """ids and targets, both (B, T), of a micro-step; the thread then draws the next."""
         key, (awaited, future) = (step, micro_step), self._coming or (None, None)
         batch = future.result() if awaited == key else self._draw(*key)
         if self._thread is not None:

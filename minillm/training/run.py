@@ -1,4 +1,4 @@
-"""A run folder: how it is made, checked and opened again."""
+"""A run and its folder: creating, checking and resuming it."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
 
-DEFAULT_BYTE_PAIRS = 1024  # tokens, if no number is given
+DEFAULT_BYTE_PAIRS = 1024  # tokens
 TRAIN_TOKENS, VALIDATION_TOKENS = "train.npy", "validation.npy"
 
 
 @dataclass
 class Run:
-    """A run in its folder: what is trained, on what, how, and how far it has come."""
+    """A run in its folder: model, data, settings, optimizer and progress."""
 
     folder: Path
     settings: TrainingSettings
@@ -61,7 +61,10 @@ class Run:
     claim: Claim | None = None
 
     def hold(self) -> None:
-        """Claim the folder for this process, if it is not. Raises UserError if another process has trained in it since."""
+        """Claim the folder for this process.
+
+        Raises UserError if another process has trained in it since.
+        """
         if self.claim is None:
             self.claim = Claim(self.folder)
             reached = read_state(self.folder)[0].step
@@ -70,28 +73,30 @@ class Run:
                 raise UserError(f"{self.folder} has come to step {reached} meanwhile: open it again with resume_run")
 
     def release(self) -> None:
-        """Give the folder up for other processes."""
+        """Release the folder for other processes."""
         if self.claim is not None:
             self.claim.release()
             self.claim = None
 
     def save(self) -> None:
-        """Write a checkpoint of where the run stands. Raises UserError for a model that could not be resumed."""
+        """Write a checkpoint. Raises UserError for a changed model, which could not be resumed."""
         self.refuse_changed_model()
         self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
         save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
 
     def refuse_changed_model(self) -> None:
-        """Raises UserError if the model is not what the run's configuration describes: a resumed run would have another."""
+        """Raises UserError if the model differs from the run's configuration: a resumed run would
+        not have the change.
+        """
         refuse_changed(self.model, "be trained as a run, which is resumed from its configuration", training=True)
 
     def save_model(self) -> None:
-        """Make the present weights the folder's model."""
+        """Save the present weights as the folder's model."""
         _save_as_model(self.model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
-        """The folder's model, the best by validation loss so far, in the precision of its weights."""
+        """The folder's model: the best by validation loss so far, in its stored precision."""
         return from_pretrained(self.folder, weight_dtype(self.settings.dtype).name)
 
 
@@ -106,12 +111,13 @@ def start_run(
     device: str = "cpu",
     numbered: bool = False,
 ) -> Run:
-    """Make a run folder with a first checkpoint, and open it.
+    """Create a run folder with a first checkpoint, and open it.
 
-    model_fields: fields of the model's configuration, and model_type ("gpt2" if not given); the vocabulary's size comes from
-    the text. The folder appears whole or not at all. numbered: it is FOLDER-1, or the first number that is free.
-    Raises UserError, before anything is written, for settings, texts or folders that cannot be used: also for a folder in
-    which another process trains, and for one that the run itself needs (needed.py).
+    model_fields: fields of the model's configuration, and model_type (by default "gpt2"); the size
+    of the vocabulary comes from the text. The folder is created completely or not at all. numbered:
+    use FOLDER-1, or the first free number. Raises UserError, before anything is written, for
+    invalid settings, texts or folders, for a folder in which another process trains, and for one
+    that the run needs as an input (needed.py).
     """
     folder = Path(folder)
     if not numbered:
@@ -137,14 +143,17 @@ def start_run(
             )
     with claim_new_folder(folder, numbered) as (folder, partial):
         if folder.exists():
-            check_free(folder, overwrite)  # another process may have been faster
+            check_free(folder, overwrite)  # another process may have created it meanwhile
         with explain_oom(workload_of(settings, config, device)):
             _write_new_run(partial, folder, settings, config, model, tokenizer, splits)
         return resume_run(folder, device)
 
 
 def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, model, tokenizer, splits) -> None:
-    """Write a run at step 0 into `partial`, and put it in place. model: None for a new one."""
+    """Write a run at step 0 into `partial`, and rename it to `folder`.
+
+    model: None for a new one.
+    """
     if model is None:
         model = make_model(config, seed=settings.seed, dtype=settings.dtype)
     _choose_what_learns(model, settings)
@@ -167,7 +176,8 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
 def _make_tokenizer(settings: TrainingSettings, text: str, kind: type[LanguageModel]) -> Tokenizer:
     """A new tokenizer for a kind of model, of the characters of the whole text or of the byte pairs of its training part.
 
-    Where documents are separated by <|endoftext|> that is a token of its own, and nothing is learned from its letters.
+    If documents are separated by <|endoftext|>, that is a token, and no pairs are learned from its
+    letters.
     """
     if settings.tokenizer == "char":
         return CharacterTokenizer.train(text)
@@ -182,7 +192,9 @@ def _make_tokenizer(settings: TrainingSettings, text: str, kind: type[LanguageMo
 
 
 def _open_initial_model(settings: TrainingSettings, model_fields: dict):
-    """(model, tokenizer) to continue from; of the model's shape only context_length and dropout may be changed."""
+    """(model, tokenizer) to continue from; only context_length and dropout of its shape may be
+    changed.
+    """
     changes = {name: model_fields[name] for name in ("context_length", "dropout") if name in model_fields}
     if settings.tokenizer != TrainingSettings.tokenizer or settings.vocab_size:
         raise UserError("--tokenizer: a model that is continued from keeps its tokenizer; leave it out")
@@ -192,7 +204,7 @@ def _open_initial_model(settings: TrainingSettings, model_fields: dict):
     model, tokenizer = from_pretrained(settings.init, settings.dtype), tokenizer_of(settings.init)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
-            f"{settings.init}: its tokenizer has {tokenizer.vocab_size} tokens, its model knows {model.config.vocab_size}"
+            f"{settings.init}: its tokenizer has {tokenizer.vocab_size} tokens, its model has {model.config.vocab_size}"
         )
     return with_settings(model, **changes), tokenizer
 
@@ -204,7 +216,7 @@ def _choose_what_learns(model: LanguageModel, settings: TrainingSettings) -> Non
 
 
 def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Path) -> None:
-    """Write what makes the folder a model beside its config.json: weights, or the adapter of the model it continues from."""
+    """Write the weights, or the adapter of the initial model, beside config.json."""
     if settings.lora_rank and not settings.merge:
         base = Path(settings.init)
         save_adapter(model, folder, str(base.resolve()) if base.exists() else settings.init)
@@ -218,8 +230,8 @@ def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Pat
 def resume_run(folder: str | Path, device: str = "cpu") -> Run:
     """Open a run folder at its last checkpoint.
 
-    It belongs to this process until it was trained, or the run is dropped. Raises UserError if it is incomplete, FolderInUse
-    if another process trains in it.
+    The folder is claimed for this process until `train` returns, or the run is deleted. Raises
+    UserError if it is incomplete, FolderInUse if another process trains in it.
     """
     folder = Path(folder)
     recover(folder)
@@ -271,7 +283,7 @@ def _restore(folder: Path, settings: TrainingSettings, config, progress: Progres
 
 
 def check_same_settings(run: Run, given: dict) -> None:
-    """Raises UserError if settings given for a resumed run differ from those that it has, naming all that do."""
+    """Raises UserError, naming them all, if settings given to a resumed run differ."""
     stored = {**asdict(run.model.config), **asdict(run.settings)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     differing = [

@@ -1,4 +1,4 @@
-"""The place of a run: whether it is free, who makes it, and how a new run takes it."""
+"""The folder of a new run: choosing, claiming and replacing it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minillm.training.metrics import METRICS_FILE
 
 
 def next_free_folder(name: str, parent: str | Path = "runs") -> Path:
-    """runs/NAME-1, or the first number that is free."""
+    """runs/NAME-1, or the first free number."""
     number = 1
     while (Path(parent) / f"{name}-{number}").exists():
         number += 1
@@ -24,9 +24,10 @@ def next_free_folder(name: str, parent: str | Path = "runs") -> Path:
 
 @contextmanager
 def claim_new_folder(folder: Path, numbered: bool) -> Iterator[tuple[Path, Path]]:
-    """(the folder, where it is to be made), claimed for this process as the place of one new run.
+    """(the folder, its temporary name), claimed for this process for one new run.
 
-    Whoever has `.NAME.partial` makes NAME. What stands in it was left by a process that was killed. Raises FolderInUse.
+    The process that holds `.NAME.partial` creates NAME. Old contents of it were left by a process
+    that was killed. Raises FolderInUse.
     """
     names = (folder.with_name(f"{folder.name}-{number}") for number in count(1)) if numbered else [folder]
     for name in names:
@@ -40,7 +41,7 @@ def claim_new_folder(folder: Path, numbered: bool) -> Iterator[tuple[Path, Path]
             raise
         made = os.stat(partial)
         try:
-            if not (numbered and name.exists()):  # made by another process between the two looks
+            if not (numbered and name.exists()):  # created by another process between the two checks
                 yield name, partial
                 return
         finally:
@@ -63,7 +64,9 @@ def _claim_partial(folder: Path) -> tuple[Path, Claim]:
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Raises UserError for a folder in which no run can be made, FolderInUse while another process trains in it."""
+    """Raises UserError for a folder that cannot hold a new run, FolderInUse while another process
+    trains in it.
+    """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UserError(f"{folder} is not a folder: name another one with --out")
     if not folder.exists() or not any(folder.iterdir()):
@@ -79,7 +82,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
 
 
 def put_in_place(partial: Path, folder: Path) -> None:
-    """Give a whole run its name, in place of the run that has it now."""
+    """Rename a complete run to `folder`, replacing the run that is there."""
     if not folder.exists():
         os.replace(partial, folder)
         return
@@ -92,7 +95,7 @@ def put_in_place(partial: Path, folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Put back a folder whose replacement was cut off between the two renames of `put_in_place`."""
+    """Restore a folder whose replacement by `put_in_place` was interrupted."""
     old = _old(folder)
     if old.is_dir() and not os.path.lexists(folder):
         with Claim(old, folder):

@@ -10,7 +10,7 @@ from minillm.data.special import check_choice
 from minillm.errors import UserError
 from minillm.models.config import option
 from minillm.optim import OPTIMIZERS, make_schedule
-from minillm.optim.adamw import check_settings
+from minillm.optim.optimizer import check_settings
 
 RUN, MODEL, STEPS, EVALUATION = "The run", "The model", "How it learns", "Evaluation"
 
@@ -47,7 +47,7 @@ class TrainingSettings:
     batch_size: int = option(12, "Windows of text in a batch.", STEPS, least=1)
     gradient_accumulation: int = option(1, "Batches whose gradients make one step.", STEPS, least=1)
     max_steps: int = option(2000, "Steps in all: where the schedule ends.", STEPS, least=1)
-    optimizer: str = option("adamw", "adamw, or adam (decay as L2 penalty).", STEPS)
+    optimizer: str = option("adamw", "adamw, adam (decay as L2 penalty), or sgd (momentum beta1).", STEPS)
     lr: float = option(1e-3, "Highest learning rate.", STEPS)
     min_lr: float = option(1e-4, "Learning rate at the end; a tenth of --lr if only that is given.", STEPS)
     warmup_steps: int = option(100, "Steps over which the learning rate rises.", STEPS, least=0)

@@ -1,9 +1,10 @@
-"""One step of training, and what is said when it goes wrong.
+"""One training step, and the error messages when it diverges.
 
-On a device the host waits for nothing here: loss, norm and the scale that clips stay there as 0-d arrays
-(minillm/backend/async_read.py). The loop reads the norm of a step while the next one is under way, and learns only then that
-a gradient was not finite. No harm is done until then: the scale is NaN, at which the optimizer's kernel leaves weights and
-moments as they are (kernels/adamw.cu), and the loop reads all that is outstanding before it saves anything.
+On a device the host does not wait here: loss, norm and the clipping scale stay there as 0-d arrays
+(minillm/backend/async_read.py). The host reads the norm one step later; the weights are still
+unchanged: a gradient that is not finite gives a scale of NaN, for which the optimizer's kernel
+changes nothing (kernels/adamw.cu), and the loop reads all outstanding numbers before it saves
+anything.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ class Diverged(UserError):
 
 
 def train_step(run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: float):
-    """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before clipping).
+    """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before
+    clipping).
 
-    On the CPU they are numbers, and Diverged is raised before a weight is touched; on a device they are 0-d arrays there.
+    On the CPU they are numbers, and Diverged is raised before any weight changes; on a device they
+    are 0-d arrays there.
     """
     settings = run.settings
     loss = _loss_and_gradients(run, parallel, batches, run.progress.step)
@@ -39,7 +42,7 @@ def train_step(run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: f
 
 
 def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetcher, step: int):
-    """The mean loss of a step's batches; the sum of their gradients is left in the parameters."""
+    """The mean loss of a step's batches; the parameters' gradients become those of this mean."""
     settings, loss = run.settings, 0.0
     for micro_step in range(settings.gradient_accumulation):
         ids, targets = batches.get(step, micro_step)
@@ -49,20 +52,25 @@ def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetch
 
 
 def check_finite(run: Run, step: int, loss: float, norm: float) -> None:
-    """Raises Diverged, naming the first tensor affected, unless the numbers of a step are finite."""
+    """Raises Diverged, naming the first tensor, unless loss and norm are finite."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise Diverged(describe_divergence(run, step, loss, norm))
 
 
 def repeat_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetcher, step: int) -> None:
-    """The gradients of a step that is over, from the present weights: a step that diverged on a device changed none, and its
-    batches and dropout masks depend on its number alone."""
+    """Compute the gradients of a past step again, from the present weights.
+
+    A step that diverged on a device changed no weights, and its batches and dropout masks are
+    functions of its number.
+    """
     run.optimizer.zero_grad()
     _loss_and_gradients(run, parallel, batches, step)
 
 
 def describe_divergence(run: Run, step: int, loss: float, norm: float) -> str:
-    """Names the step and the first tensor that is not finite: weights first, then gradients in the order of backward."""
+    """Names the step and the first tensor that is not finite: weights first, then gradients in the
+    order of backward.
+    """
     parameters = run.model.parameters()
     named = [(f"weight {name}", p.value) for name, p in parameters.items()]
     named += [(f"gradient of {name}", p.grad) for name, p in reversed(parameters.items()) if p.grad is not None]
@@ -76,7 +84,7 @@ def describe_divergence(run: Run, step: int, loss: float, norm: float) -> str:
 
 
 def _advice(settings) -> str:
-    """What would keep such a run finite, of what it does not do already. These settings are those of a new run."""
+    """Remedies that the run does not use yet; they are settings of a new run."""
     clip = f"a --gradient-clip below {settings.gradient_clip:g}" if settings.gradient_clip else "--gradient-clip 1"
     warm_up = "" if settings.warmup_steps else ", --warmup-steps 100"
     wider = " or --dtype float32" if settings.dtype == "bfloat16" else ""

@@ -1,4 +1,4 @@
-"""A model measured on a text."""
+"""Evaluation of a model on a text: `minillm evaluate`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from minillm.training.evaluation import Evaluation, evaluate_model
 
 
 def run_text(sources: list[str], model_folder: Path, split: str) -> str:
-    """The text of `sources` (names or files; if empty, what the run in `model_folder` was trained on): "all" of it, the part
-    for "train" or the part for "validation"."""
+    """The text of `sources`, names or files; if empty, the data of the run in `model_folder`.
+
+    split: "all" of it, the part for "train" or the part for "validation".
+    """
     if not sources:
         try:
             _, description = read_state(Path(model_folder))
@@ -27,7 +29,7 @@ def run_text(sources: list[str], model_folder: Path, split: str) -> str:
 
 
 def run_special(model_folder: Path) -> str:
-    """How the run in `model_folder` reads special tokens in a text; "", what is usual for data, for any other model."""
+    """The run's setting `special`; "" (the default for data) for a model that is not a run."""
     try:
         _, description = read_state(Path(model_folder))
     except UserError:
@@ -38,15 +40,16 @@ def run_special(model_folder: Path) -> str:
 def evaluate_text(
     model, tokenizer, text: str, batch_size: int, special: str = "", noted=lambda ids: None
 ) -> tuple[Evaluation, float]:
-    """(loss on every token but the first, bits per byte of the text that was predicted).
+    """(evaluation of every token but the first, bits per byte of the predicted text).
 
-    special: how special tokens in the text are read (data/special.py). noted: is called with the ids before the work begins.
+    special: how special tokens in the text are read (data/special.py). noted: called with the ids
+    before the evaluation begins.
     """
     ids = np.array(encode_data(tokenizer, text, special))
     noted(ids)
     if len(ids) < 2:
         raise UserError(f"the text has {len(ids)} token, at least 2 are needed: the second is predicted from the first")
     result = evaluate_model(model, ids, batch_size)
-    first = tokenizer.decode([int(ids[0])])  # which is in the text, or is the BOS that was put before it
+    first = tokenizer.decode([int(ids[0])])  # part of the text, or the BOS that was added
     predicted_bytes = len(text.encode("utf-8")) - (len(first.encode("utf-8")) if text.startswith(first) else 0)
     return result, result.bits_per_byte(predicted_bytes)

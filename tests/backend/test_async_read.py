@@ -8,7 +8,7 @@ from kernel_testing import needs_compiler
 
 import minillm
 from minillm.backend.arrays import HostSyncError, SimulatedArray, device_of, to_device, to_host
-from minillm.backend.async_read import AsyncRead, _watched, no_waits
+from minillm.backend.async_read import AsyncRead, _guarded, no_waits
 from minillm.kernels import launch, use_kernels
 from minillm.training import Diverged, Reporter, TrainingSettings, resume_run, start_run, train
 from minillm.training import loop as loop_module
@@ -252,7 +252,7 @@ def test_the_guard_on_cupys_arrays_lets_only_copies_pass_that_nobody_waits_for()
         __bool__ = __int__ = __index__ = lambda self: 1 == 1
 
     own = dict(vars(Array))
-    with no_waits(), _watched(Array):
+    with no_waits(), _guarded(Array):
         assert Array().get(out=1, blocking=False) == "copied"
         for asking in (lambda a: a.get(), float, int, bool, lambda a: a.item(), lambda a: a.tolist()):
             with pytest.raises(HostSyncError):

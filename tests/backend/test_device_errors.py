@@ -31,7 +31,7 @@ def cupy_that_finds(monkeypatch):
         (0, 'device "cuda": there is no NVIDIA driver; install one, or use device "cpu" or "cudasim"'),
         (
             12040,
-            'device "cuda": the NVIDIA driver knows CUDA 12.4, this CuPy is made for CUDA 13.0: update the driver, or '
+            'device "cuda": the driver supports CUDA 12.4, this CuPy needs CUDA 13.0: update the driver, or '
             'pip install "minillm[cuda12]"',
         ),
         (13010, 'device "cuda": CuPy finds no GPU (nvidia-smi shows those of this machine); use device "cpu"'),

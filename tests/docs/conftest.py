@@ -1,4 +1,4 @@
-"""What the pages take for granted: a model in runs/default-1, a text of one's own, a model that can chat."""
+"""What the pages take for granted: a model in runs/default-1, texts, a model that can chat."""
 
 import os
 import shutil
@@ -10,6 +10,8 @@ import pytest
 from model_files import GPT2, add_byte_pairs, write_gguf
 
 import minillm
+from minillm.data import corpora
+from minillm.training import loop
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the value of the expression is what the fox returns.\n"
 SMALL = "--n-layer 1 --d-model 32 --n-head 2 --context-length 64 --vocab-size 300 --batch-size 8 --warmup-steps 2"
@@ -17,11 +19,10 @@ SMALL = "--n-layer 1 --d-model 32 --n-head 2 --context-length 64 --vocab-size 30
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
-    """A folder as a reader has it: runs/default-1 (small, and trained for a moment), my.txt, stories.txt, shakespeare.txt."""
+    """A reader's folder: runs/default-1 (small, trained for a moment), chat.gguf, and texts."""
     folder = tmp_path_factory.mktemp("workshop")
     before = Path.cwd()
-    for name in ("my.txt", "shakespeare.txt"):
-        (folder / name).write_text(TEXT * 60, encoding="utf-8")
+    (folder / "my.txt").write_text(TEXT * 60, encoding="utf-8")
     (folder / "stories.txt").write_text("<|endoftext|>".join([TEXT * 20] * 3), encoding="utf-8")
     write_gguf(folder / "chat.gguf", minillm.GPT2(GPT2, seed=1), change=add_byte_pairs)
     command = f"minillm train --max-steps 8 --eval-interval 8 --eval-windows 4 --sample-tokens 0 {SMALL}"
@@ -37,6 +38,9 @@ def folder(workshop, tmp_path, monkeypatch):
     shutil.copytree(workshop, tmp_path / "page")
     monkeypatch.chdir(tmp_path / "page")
     monkeypatch.setenv("COLUMNS", "80")
+    for corpus in list(corpora.CORPORA):  # no network, and less to read
+        monkeypatch.setitem(corpora.CORPORA, corpus, lambda: TEXT * 60)
+    monkeypatch.setattr(loop, "plot_losses", lambda *_: None)  # most of a short run: the workshop's is drawn
     monkeypatch.syspath_prepend(tmp_path / "page")
     yield tmp_path / "page"
     for name, module in list(sys.modules.items()):

@@ -23,7 +23,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_source_files_that_are_named_exist():
-    """`minillm/layers/mlp.py`, `kernels/gelu.cu`, `tests/planting.py`: as the pages write them, in backquotes."""
+    """`minillm/layers/mlp.py`, `kernels/gelu.cu`: as the pages write them, in backquotes."""
     for page, text in TEXTS.items():
         for name in re.findall(r"`((?:minillm|kernels|tests|benchmarks|docs)/[\w./-]+)`", text):
             assert (ROOT / name).exists(), f"{page.name}: there is no {name}"
@@ -78,10 +78,7 @@ def test_the_questions_have_answers_that_are_tested():
     questions = re.split(r"^## ", text, flags=re.MULTILINE)[1:]
     assert len(questions) >= 12
     for question in questions:
-        shown = [
-            command
-            for fence in fences(question, "questions.md")
-            if fence.kind == "console"
-            for command in commands(fence)
-        ]
-        assert any(command.output for command in shown), f"no output is compared: {question.splitlines()[0]}"
+        consoles = [fence for fence in fences(question, "questions.md") if fence.kind == "console"]
+        assert any(command.output for fence in consoles for command in commands(fence)), (
+            f"no output is compared: {question.splitlines()[0]}"
+        )

@@ -56,6 +56,11 @@ def test_output_before_a_command_is_refused():
         (["a", "...", "c"], ["a", "b", "c"], True),
         (["a", "...", "c"], ["a", "b"], False),
         (["..."], [], True),
+        (["a b", "c"], ["a", "b c"], True),
+        (["a", "...", "c"], ["a", "b c"], False),
+        (["a", "...", "b", "...", "d"], ["a", "c", "b", "x", "d"], True),
+        (["a", "...", "b"], ["a", "b", "c", "b"], True),
+        ([], ["a"], False),
         (["loss 1.8927"], ["loss 1.8930"], True),
         (["loss 1.8927"], ["loss 1.9927"], False),
         (["error 2.6e-14"], ["error 7.1e-12"], True),
@@ -66,6 +71,8 @@ def test_output_before_a_command_is_refused():
         (["h.0.attn 3"], ["h.1.attn 3"], False),
         (["bfloat16"], ["bfloat32"], False),
         (["loss nan"], ["loss 1.0"], False),
+        (["1.3e-05"], ["-1.3e-05"], False),
+        (["-3.2"], ["-3.21"], True),
     ],
 )
 def test_when_output_is_the_same(shown, printed, same):
@@ -88,6 +95,13 @@ def test_plans():
 def test_exit_codes():
     assert expected_code(Command("minillm x", ("minillm: no such thing",), "")) == (2,)
     assert expected_code(Command("minillm x", ("fine",), "")) == (0,)
+
+
+def test_a_command_that_does_not_exist_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doc_commands.unknown_options("minillm train --lr 1 --bach-size 3", tmp_path) == ["--bach-size"]
+    assert doc_commands.unknown_options("minillm fly", tmp_path) == ["fly"]
+    assert doc_commands.unknown_options("minillm tokenizer train x --out y", tmp_path) == []
 
 
 def test_a_command_is_run_as_in_a_terminal(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def test_in_the_other_files_of_a_folder(tmp_path, place):
 def test_named_itself(tmp_path, kind, name):
     contents, message = KINDS[kind]
     (tmp_path / name).write_bytes(contents)
-    with pytest.raises(UserError, match=f"{name} is no model file that minillm knows: it is {message}"):
+    with pytest.raises(UserError, match=f"{name} is not a model file that minillm can open: it is {message}"):
         minillm.from_pretrained(tmp_path / name)
 
 

@@ -59,10 +59,10 @@ def test_without_a_penalty_or_a_temperature_it_is_greedy(model, settings):
         (dict(beams=2, draft=PromptLookup()), "beams and a draft"),
         (
             dict(beams=2, sampler=Sampler(0.5, top_p=0.9)),
-            "beams looks at the model's own probabilities: leave out top_p",
+            "beams uses the model's own probabilities: leave out top_p",
         ),
         (dict(contrastive_alpha=0.5, sampler=Sampler(top_k=5, banned_tokens=(3,))), "leave out banned_tokens"),
-        (dict(n_best=2), "n_best are texts of a beam search"),
+        (dict(n_best=2), "n_best needs a beam search"),
         (dict(beams=0), "beams is 0: it must be a whole number of at least 1"),
         (dict(beams=2.5), "beams is 2.5"),
     ],
@@ -76,7 +76,7 @@ def test_strategies_that_exclude_each_other(settings, message):
     "asked, message",
     [
         (dict(samples=2), "several samples"),
-        (dict(trace=True), "a trace tells"),
+        (dict(trace=True), "a trace records"),
         (dict(max_time=1.0), "leave out max_time"),
     ],
 )

@@ -20,7 +20,7 @@ from minillm.kernels.simulator import SimulatorError, configured
 from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward
 from minillm.layers.rotary import rotary_tables
-from minillm.optim import clip_scale
+from minillm.optim.global_norm import clip_scale
 
 FORWARD, BACKWARD = 1e-5, 1e-4  # largest relative error of float32, norm-wise
 TRAVELLING = {"x", "delta", "dy", "dsum"}  # bfloat16 between layers: weights, tables and logits are always float32

@@ -7,7 +7,7 @@ import minillm
 from minillm.backend.arrays import device_of
 from minillm.backend.random_streams import stream
 from minillm.kernels import OPERATIONS, launch, use_kernels
-from minillm.optim import clip_scale, global_norm
+from minillm.optim import clip
 
 STEPS = 20
 UNUSED = {"rms_norm", "rotary", "residual_layer_norm", "swiglu"}  # not in a GPT-2
@@ -23,8 +23,8 @@ def train(device, dropout, **settings):
         tokens = stream(1, "batch", step).integers(65, (4, 41))
         loss = model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, "dropout", step))
         model.backward()
-        norm = global_norm(model.parameters())
-        optimizer.step(clip_scale(norm, 1.0))
+        norm, scale = clip(model.parameters(), 1.0)
+        optimizer.step(scale)
         optimizer.zero_grad()
         history.append((float(loss), float(norm)))
     return np.array(history), model

@@ -17,6 +17,7 @@ from minillm.cli.app import app
 from minillm.errors import UserError
 from minillm.lessons import NAMES, find_lesson, report
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
+from minillm.lessons.waiting import waiting
 
 ROOT = Path(__file__).parents[2]
 PAIRS = Table("Pairs", ("a", "two words"), [("one", "1.5"), ("three", "-20")])
@@ -221,3 +222,22 @@ def check_command(words: list[str]) -> None:
         find_lesson(parameters["name"])
     if words[1] == "gradcheck":
         assert set(parameters["layers"] or ()) <= set(CATALOGUE), words
+
+
+# ------------------------------------------------------------------------------------------------- while a lesson computes
+
+
+def test_a_terminal_shows_what_is_being_done_and_removes_it():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with waiting("measuring", console), waiting("training the small model"):
+        pass
+    told = console.file.getvalue()
+    assert "measuring" in told and "training the small model" in told and "0:00:00" in told
+    assert told.endswith("\x1b[2K")  # the last line is erased
+
+
+def test_a_file_shows_nothing():
+    console = Console(file=io.StringIO(), width=80)
+    with waiting("measuring", console):
+        pass
+    assert console.file.getvalue() == ""

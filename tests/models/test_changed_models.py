@@ -132,6 +132,19 @@ def test_contrastive_search_needs_vectors_below_the_head(change):
     assert rows[1] == tokens(contrastive_search(model, np.array([[4]]), 4))[0]
 
 
+def test_a_layer_that_decodes_computes_each_token_once():
+    """Where its neighbour cannot decode, the same layer computes all tokens for each new one."""
+    model = changed_models.added_layer_that_decodes().eval()
+    conv = model.transformer.h[1].conv
+    assert tokens(minillm.generate(model, np.array([[1, 2, 3]]), 5, GREEDY)) == [greedy(model, [1, 2, 3], 5)]
+    by_greedy = 3 + 4 + 5 + 6 + 7
+    assert conv.columns == (by_greedy, 3 + 4)
+    model.transformer.h[0].mlp.forward = model.transformer.h[0].mlp.forward  # exchanged, for all that is known
+    conv.columns = 0, 0
+    assert tokens(minillm.generate(model, np.array([[1, 2, 3]]), 5, GREEDY)) == [greedy(model, [1, 2, 3], 5)]
+    assert conv.columns == (2 * by_greedy, 0)
+
+
 def test_it_is_said_once(caplog):
     model = changed_models.added_layer()
     decoding._noted.clear()

@@ -1,5 +1,7 @@
 """AdamW and Adam against their papers, one number at a time, and against two steps worked out by hand."""
 
+import importlib
+import inspect
 import math
 
 import numpy as np
@@ -10,6 +12,7 @@ from minillm.checks.cases import array
 from minillm.errors import UserError
 from minillm.layers.layer import Parameter
 from minillm.optim import Adam, AdamW, adamw
+from minillm.optim.adamw import adamw_formula, adamw_update
 
 SETTINGS = dict(lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.5)
 
@@ -93,21 +96,40 @@ def test_adam_by_hand():
     assert list(two_steps(Adam)) == pytest.approx([0.9, 0.8504550366], abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "right, wrong",
-    [
-        ("correction1 = 1 - b1**self.step_count", "correction1 = 1.0"),
-        ("correction2 = 1 - b2**self.step_count", "correction2 = 1.0"),
-        ("w *= 1 - self.lr * weight_decay", "w *= 1 - weight_decay"),
-        ("term += self.eps", "pass"),
-        ("if parameter.value.ndim >= 2 else 0.0", ""),
-        ("v *= b2", "v *= b1"),
-    ],
-)
+@pytest.mark.parametrize("block", [1, 5, 1 << 15])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_update_in_blocks_is_the_formula(monkeypatch, block, decay):
+    monkeypatch.setattr(adamw, "BLOCK", block)
+    values, gradients, m, v = ([array(f"{name} {i}", 3, 2 + i) for i in range(2)] for name in ("w", "g", "m", "v"))
+    v = [x * x for x in v]
+    expected = [adamw_formula(*arrays, 0.1, (0.9, 0.99), 1e-8, decay, 7) for arrays in zip(values, gradients, m, v)]
+    adamw_update(values, gradients, m, v, 0.1, (0.9, 0.99), 1e-8, [decay, decay], 7)
+    for found, wanted in zip(zip(values, m, v), expected):
+        for one, other in zip(found, wanted):
+            assert_close(one, other)
+
+
+def test_it_has_the_arguments_of_its_kernel():
+    kernel = importlib.import_module("minillm.kernels.adamw").adamw_update
+    assert inspect.signature(adamw_update) == inspect.signature(kernel)
+
+
+FAULTS = {
+    "m^ without its correction": ("term *= lr / (1 - b1**t)", "term *= lr"),
+    "v^ without its correction": ("term *= 1 / math.sqrt(1 - b2**t)", "pass"),
+    "decay not times the learning rate": ("w *= 1 - lr * decay", "w *= 1 - decay"),
+    "no eps": ("term += eps", "pass"),
+    "beta1 for v": ("v *= b2", "v *= b1"),
+    "beta2 for m": ("m *= b1", "m *= b2"),
+    "the gradient not scaled": ("xp.multiply(gradient, gradient_scale, out=g)", "g[...] = gradient"),
+}
+
+
+@pytest.mark.parametrize("right, wrong", FAULTS.values(), ids=FAULTS.keys())
 def test_faults_are_caught(right, wrong):
     gradients = [{name: array(f"{name} {t}", *shape) for name, shape in SHAPES.items()} for t in range(3)]
-    values = train(AdamW, SHAPES, gradients, eps=0.1)
-    faulty = train(planted(adamw, right, wrong).AdamW, SHAPES, gradients, eps=0.1)
+    values = train(AdamW, SHAPES, gradients, 0.5, eps=0.1)
+    faulty = train(planted(adamw, right, wrong).AdamW, SHAPES, gradients, 0.5, eps=0.1)
     assert any(np.abs(values[name] - faulty[name]).max() > 1e-6 for name in SHAPES)
 
 

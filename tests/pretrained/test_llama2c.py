@@ -120,7 +120,7 @@ def test_tokenizer_json_there_and_back_and_in_tokenizers(tmp_path):
 def test_a_file_whose_size_does_not_fit(change, tmp_path):
     path, _ = write_llama2c(tmp_path)
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match="no model file that minillm knows"):
+    with pytest.raises(UserError, match="not a model file that minillm can open"):
         from_pretrained(path)
 
 

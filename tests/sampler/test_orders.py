@@ -198,7 +198,7 @@ FAULTS = [
     ('*("temperature", "mirostat_tau"),\n', '"mirostat_tau",\n', "llama.cpp"),
     ("LLAMA_CPP_WINDOW = 64", "LLAMA_CPP_WINDOW = 63", "llama.cpp"),
     ("seen(c, s.penalty_window or None)", "seen(c)", "llama.cpp"),
-    ('if s.order == "llama.cpp":  # whose', "if False:  # whose", "llama.cpp"),
+    ('if s.order == "llama.cpp":  # its window', "if False:  # its window", "llama.cpp"),
     ('s.order in ("hf", "vllm")', 's.order in ("hf",)', "vllm"),
     ('s.order in ("hf", "vllm")', 's.order in ("vllm",)', "hf"),
     ("context.history.written(row), window", "context.history.ids[row], window", "minillm"),

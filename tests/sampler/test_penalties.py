@@ -154,7 +154,7 @@ def test_what_each_of_them_looks_at():
     again = History([[1, 2, 5, 1, 2]], [5])
     p = Sampler(dry_multiplier=1.0).probabilities(logits, again)[0]
     assert np.flatnonzero(p < p.max() * 0.999).tolist() == [5]
-    with pytest.raises(ValueError, match="presence_penalty looks at the tokens so far"):
+    with pytest.raises(ValueError, match="presence_penalty needs the tokens so far"):
         Sampler(presence_penalty=1.0).sample(logits)
     with pytest.raises(ValueError, match="the history has 2 rows, the logits have 1"):
         Sampler(presence_penalty=1.0).sample(logits, History([[], []], [0, 0]))

@@ -132,7 +132,7 @@ FAULTS = [
         "cdf_interval(row, index) for row, index in zip(p, drawn)",
         "cdf_interval(row, index) for row, index in zip(p, tokens)",
     ),
-    (sampler_module, "look(stage.name, logits, ids)\n", "look(stage.name, logits, None)\n"),
+    (sampler_module, "record(stage.name, logits, ids)\n", "record(stage.name, logits, None)\n"),
     (sampler_module, 'tracer.record("model", logits, None)', "tracer.record('model', logits * 2, None)"),
 ]
 

@@ -115,5 +115,5 @@ def test_a_tokenizer_that_is_too_large(base, continued, tmp_path):
     tokenizer = json.loads(path.read_text())
     tokenizer["model"]["vocab"]["é"] = len(tokenizer["model"]["vocab"])
     path.write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match="its tokenizer has .* tokens, its model knows"):
+    with pytest.raises(UserError, match="its tokenizer has .* tokens, its model has"):
         continued(init=str(tmp_path / "wrong"))

@@ -1,0 +1,168 @@
+"""The base of all optimizers: parameters, settings, named state, and how a step goes through the parameters.
+
+An optimizer is a class with the names of its state and one formula. Lion (Chen et al., "Symbolic Discovery of
+Optimization Algorithms", 2023), whole, as `--optimizer lion`:
+
+    class Lion(Optimizer):
+        state_names = ("momentum",)
+
+        def update(self, w, g, decay, momentum):
+            beta1, beta2 = self.betas
+            direction = np.sign(beta1 * momentum + (1 - beta1) * g)
+            return w - self.lr * (direction + decay * w), beta2 * momentum + (1 - beta2) * g
+
+    OPTIMIZERS["lion"] = Lion
+
+Checkpoints save the state by its names, and a resumed run goes on with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from minillm.backend.arrays import array_module
+from minillm.errors import UserError
+from minillm.layers.layer import Parameter, memory_conflict
+
+
+class Optimizer:
+    """Changes parameters by their gradients. A subclass gives `state_names` and `update`, or `update_all`.
+
+    parameters: name -> Parameter, as `model.parameters()` gives them, in any memory layout. The settings are those of
+    `minillm train`: an optimizer reads those that its formula has. `lr` may be set before every step (schedules.py).
+    state: name of the state -> name of the parameter -> array of the parameter's shape and dtype, zeros at first.
+    step_count: steps taken so far, the present one included.
+
+    Raises UserError for impossible settings, and for parameters that cannot be changed one by one: read-only ones,
+    and such that share memory.
+    """
+
+    state_names: tuple[str, ...] = ()
+
+    def __init__(self, parameters: dict[str, Parameter], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        check_settings(lr, betas, eps, weight_decay)
+        check_parameters(parameters, type(self).__name__)
+        self.parameters = parameters
+        self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
+        self.step_count = 0
+        self.state = {
+            kind: {name: _zeros_like(parameter.value) for name, parameter in parameters.items()}
+            for kind in self.state_names
+        }
+
+    def step(self, gradient_scale=1.0) -> None:
+        """Update every parameter from its gradient times `gradient_scale`, a number or 0-d (clipping: global_norm.py).
+
+        Raises RuntimeError, before anything is changed, if a parameter has no gradient, and UserError if one is of
+        another dtype or shape than its parameter, or the parameter is read-only.
+        """
+        check_gradients(self.parameters)
+        self.step_count += 1
+        self.update_all(gradient_scale)
+
+    def update_all(self, gradient_scale) -> None:
+        """The step itself, a parameter at a time. Optimizers that know a faster way override this.
+
+        Raises TypeError for an `update` that does not return the new weight and its state.
+        """
+        for name, parameter in self.parameters.items():
+            xp = array_module(parameter.value)
+            g = xp.multiply(parameter.grad, gradient_scale, out=xp.empty_like(parameter.grad))
+            kept = [parameter.value, *(self.state[kind][name] for kind in self.state_names)]
+            found = self.update(kept[0], g, self.decay_of(parameter), *kept[1:])
+            found = found if isinstance(found, tuple) else (found,)
+            if [np.shape(array) for array in found] != [array.shape for array in kept]:
+                wanted = ", ".join(("w", *self.state_names))
+                raise TypeError(f"{type(self).__name__}.update has to return {wanted}, each of the shape of {name}")
+            for array, new in zip(kept, found):
+                array[...] = new
+
+    def update(self, w, g, decay, *state):
+        """The formula for one tensor: weight w, gradient g, weight decay  ->  the new w and state, as a tuple."""
+        raise NotImplementedError(f"{type(self).__name__} has no update(w, g, decay, {', '.join(self.state_names)})")
+
+    def decay_of(self, parameter: Parameter) -> float:
+        """Weight decay is for matrices: biases and the weights of norms, which have one dimension, are left alone."""
+        return self.weight_decay if parameter.value.ndim >= 2 else 0.0
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters.values():
+            parameter.zero_grad()
+
+
+def check_settings(lr, betas, eps, weight_decay) -> None:
+    """Raises UserError for settings with which no step can be right."""
+    if not (math.isfinite(lr) and lr >= 0):
+        raise UserError(f"learning rate is {lr}: it must be a finite number of at least 0")
+    for index, beta in enumerate(betas, start=1):
+        if not 0 <= beta < 1:
+            raise UserError(f"beta{index} is {beta}: it must be at least 0 and below 1")
+    if not eps > 0:
+        raise UserError(f"eps is {eps}: it must be above 0")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise UserError(f"weight decay is {weight_decay}: it must be a finite number of at least 0")
+
+
+def check_parameters(parameters, optimizer: str) -> None:
+    """Raises UserError, by name, for what an optimizer cannot be made from."""
+    if not isinstance(parameters, Mapping):
+        raise UserError(
+            f"{optimizer} takes a dict, name -> Parameter, as model.parameters() gives it, not a {type(parameters).__name__}"
+        )
+    names: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        if not isinstance(parameter, Parameter):
+            raise UserError(
+                f"{name} is a {type(parameter).__name__}, not a minillm.Parameter: {optimizer} cannot train it"
+            )
+        if id(parameter) in names:
+            raise UserError(
+                f"{names[id(parameter)]} and {name} are one Parameter, which would be changed twice: leave one out"
+            )
+        names[id(parameter)] = name
+        _check_writable(name, parameter.value)
+    if conflict := memory_conflict({name: parameter.value for name, parameter in parameters.items()}):
+        raise UserError(conflict)
+
+
+def check_gradients(parameters: dict[str, Parameter]) -> None:
+    """Raises RuntimeError for parameters without a gradient, UserError for gradients and values that do not fit, by name."""
+    missing = [name for name, parameter in parameters.items() if parameter.grad is None]
+    if frozen := [name for name in missing if parameters[name].frozen]:
+        raise RuntimeError(
+            f"no gradient for {_listed(frozen)}, which {'are' if frozen[1:] else 'is'} frozen: make the optimizer from those "
+            "parameters that learn (model.trainable_parameters())"
+        )
+    if missing and len(missing) == len(parameters):
+        raise RuntimeError(f"no gradient for {_listed(missing)}: call backward() before step() (no parameter has one)")
+    if missing:
+        raise RuntimeError(
+            f"no gradient for {_listed(missing)}: call backward() before step(), and leave out parameters that the loss does "
+            "not depend on"
+        )
+    for name, parameter in parameters.items():
+        value, grad = parameter.value, parameter.grad
+        if grad.shape != value.shape:
+            raise UserError(f"the gradient of {name} has shape {grad.shape}, its weight {value.shape}")
+        if grad.dtype != value.dtype:
+            raise UserError(
+                f"the gradient of {name} is {grad.dtype}, its weight {value.dtype}: some layer above computes in {grad.dtype}"
+            )
+        _check_writable(name, value)
+
+
+def _check_writable(name: str, value) -> None:
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        raise UserError(f"{name} is read-only, and a step has to change it: give its Parameter a copy of the array")
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
+def _zeros_like(array):
+    return array_module(array).zeros_like(array, order="C")
