@@ -33,10 +33,10 @@ def _linear(x, weight, learns, **others):
     return product, (1 + learns) * product
 
 
-def _attention(q, causal=True, **others):
+def _attention(q, causal=True, window=None, **others):
     """q (B, H, T, D)"""
     batch, heads, time, width = q.shape
-    pairs = time * (time + 1) // 2 if causal else time * time
+    pairs = sum(min(i + 1, window or time) for i in range(time)) if causal else time * time
     product = 2 * batch * heads * pairs * width
     return 2 * product, 4 * product
 

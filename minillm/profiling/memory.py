@@ -153,8 +153,12 @@ def _buffered_parameters(config) -> int:
 def _tables(workload: Workload, number: int) -> int:
     """What is computed once: causal masks (NumPy's attention), cos and sin (rotary attention)."""
     config, time = workload.config, workload.time
-    tables = causal_numbers(time) * number if workload.device == "cpu" else 0
-    if any(hasattr(layer, "positions") for _, layer in model_of(config).layers()):
+    layers = [layer for _, layer in model_of(config).layers()]
+    window = next((layer.window for layer in layers if hasattr(layer, "window")), None)
+    is_windowed = window is not None and window < time
+    masked = workload.device == "cpu" or is_windowed  # no kernel has a window
+    tables = causal_numbers(time, window if is_windowed else None) * number if masked else 0
+    if any(hasattr(layer, "positions") for layer in layers):
         tables += (1 << (time - 1).bit_length()) * config.head_dim * number
     return tables
 

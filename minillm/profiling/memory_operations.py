@@ -187,31 +187,35 @@ def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operatio
     return [Operation(name, s.inside(stream), held + max(2 * stream + widened, drawing), outer + stream + widened)]
 
 
-def attention(s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int) -> Operation:
+def attention(
+    s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int, window: int | None = None
+) -> Operation:
     """softmax(q k^T) v of all heads, by rows of 128 queries (NumPy), by tiles (flash), or with T x T matrices.
 
     in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are saved; gradients: bytes of
     dk, and of dv, as they come out.
     """
     q, matrix = s.queries, s.batch * s.config.n_head * s.time**2  # numbers in (B, H, T, T)
-    drops = bool(s.config.dropout)
-    if s.kernels and s.head_dim in FLASH_WIDTHS:
+    drops, windowed = bool(s.config.dropout), window is not None and window < s.time
+    if windowed or not s.kernels:  # no kernel has a window
+        return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix, window if windowed else None)
+    if s.head_dim in FLASH_WIDTHS:
         log_sum_exp = s.batch * s.config.n_head * s.time * 4
         saved = 2 * q + 2 * keys + log_sum_exp
         return Operation("attention", saved, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
-    if s.kernels:  # it takes float32: bfloat16 is widened before, and narrowed after
-        saved = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
-        results = (2 * q + 2 * gradients) * s.weight // s.number
-        return Operation("attention", saved, held + in_forward, outer + results + matrix * s.weight)
-    return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix)
+    # the kernel with the matrix takes float32: bfloat16 is widened before, and narrowed after
+    saved = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
+    results = (2 * q + 2 * gradients) * s.weight // s.number
+    return Operation("attention", saved, held + in_forward, outer + results + matrix * s.weight)
 
 
-def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int) -> Operation:
+def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int, window: int | None) -> Operation:
     q, raw = s.inside(s.queries), 3 * s.queries if s.widened(s.queries) else 0  # q, k and v before they were widened
-    probabilities = s.batch * s.config.n_head * causal_numbers(s.time) * s.weight
+    probabilities = s.batch * s.config.n_head * causal_numbers(s.time, window) * s.weight
     saved = 2 * q + 2 * keys + probabilities
     forward = held + raw + q  # k transposed
-    block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * s.time * s.weight
+    seen = s.time if window is None else min(s.time, QUERY_BLOCK + window - 1)
+    block = s.batch * s.config.n_head * min(s.time, QUERY_BLOCK) * seen * s.weight
     added = q if s.time > QUERY_BLOCK else 0
     if s.config.dropout:
         saved += matrix * s.weight
@@ -222,14 +226,31 @@ def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int) -
     return Operation("attention", saved, forward, outer + s.queries + s.widened(s.queries) + 4 * q + block + added)
 
 
-def causal_numbers(time: int) -> int:
-    """Numbers in the rows of a (T, T) matrix that `attention_forward` computes: each block of rows up to its end.
+def causal_numbers(time: int, window: int | None = None) -> int:
+    """Numbers of a (T, T) matrix that `attention_forward` computes: for each block of rows those up to its end, and with
+    a window none before the first that one of its rows sees.
 
-    >>> causal_numbers(128), causal_numbers(256)
-    (16384, 49152)
+    >>> causal_numbers(128), causal_numbers(256), causal_numbers(256, window=65)
+    (16384, 49152, 40960)
     """
-    ends = range(QUERY_BLOCK, time + QUERY_BLOCK, QUERY_BLOCK)
-    return sum((min(end, time) - (end - QUERY_BLOCK)) * min(end, time) for end in ends)
+    total = 0
+    for start in range(0, time, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, time)
+        first = 0 if window is None else max(0, start - window + 1)
+        total += (stop - start) * (stop - first)
+    return total
+
+
+def head_norms(s: Shapes, layer: RotarySelfAttention, held: int, outer: int) -> list[Operation]:
+    """RMS norms of each head's queries and keys, where the layer has them. They save a normed array each."""
+    if layer.q_norm is None:
+        return []
+    q, k = s.queries, s.keys
+    rows = s.rows * (s.config.n_head + s.kv_heads)
+    saved = s.inside(q + k) + rows * 4 * (1 + s.kernels)
+    scratch = s.inside(q) if not s.kernels else min(rows, NORM_BLOCKS) * s.head_dim * 4
+    backward = outer + 2 * q + 2 * k + s.inside(q) + scratch
+    return [Operation("head norms", saved, held + 2 * q + 2 * k, backward, s.gradient(layer.q_norm, layer.k_norm))]
 
 
 # -------------------------------------------------------------------------------------------------------- whole blocks
@@ -273,7 +294,9 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     config, stream, q, k = s.config, s.stream, s.queries, s.keys
     c, width = config.d_model, config.n_head * s.head_dim
     repeated = not s.kernels and s.kv_heads != config.n_head  # NumPy gives each query head its own k and v
-    core = attention(s, s.held_input, outer, 2 * k * repeated, k if s.kernels else q, k if s.kernels else q)
+    windowed = layer.window is not None and layer.window < s.time
+    kept_keys = k if s.kernels and not windowed else q
+    core = attention(s, s.held_input, outer, 2 * k * repeated, kept_keys, kept_keys, layer.window)
     # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
     projections = outer + core.saved + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
@@ -281,6 +304,7 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     q_k_v, o = ("q, k, v", s, [layer.q_proj, layer.k_proj, layer.v_proj]), ("o_proj", s, [layer.o_proj])
     operations = [
         _product(*q_k_v, (c, width), stream, s.held_input + 2 * q + 2 * k, projections),
+        *head_norms(s, layer, s.held_input, outer + core.saved),
         core,
         _product(*o, (width, c), side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
     ]

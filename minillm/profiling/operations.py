@@ -10,7 +10,8 @@ for each head 2 T D operations a token each in forward, and twice that in backwa
 
 N counts the weights that are multiplied: those of the blocks and the output head, tied or not, and no tables, biases and
 norms. As in PaLM the attention is counted whole, though a causal one needs half of it, and what is computed twice (activation
-checkpointing, the scores inside flash attention) is counted once: it is what the model needs, not what the device did.
+checkpointing, the scores inside flash attention) is counted once: it is what the model needs, not what the device did. With a
+sliding window T is the window, where the text is longer.
 """
 
 from __future__ import annotations
@@ -37,4 +38,5 @@ def flops_per_token(config, time: int) -> int:
     854438400
     """
     width = config.n_head * getattr(config, "head_dim", config.d_model // config.n_head)  # H D
-    return 6 * multiplied_weights(config) + 12 * config.n_layer * width * time
+    windows = [layer.window for _, layer in model_of(config).layers() if getattr(layer, "window", None) is not None]
+    return 6 * multiplied_weights(config) + 12 * config.n_layer * width * min([time, *windows])

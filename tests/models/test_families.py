@@ -20,7 +20,7 @@ from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.models.presets import PRESETS
 from minillm.pretrained.adapter import apply_adapter, save_adapter
 from minillm.profiling.memory import count_parameters
-from minillm.profiling.operations import multiplied_weights
+from minillm.profiling.operations import flops_per_token, multiplied_weights
 
 CONTEXT, VOCABULARY = 32, 17
 IDS, TARGETS = (stream("test", name).integers(VOCABULARY, (2, 12)) for name in ("ids", "targets"))
@@ -135,6 +135,10 @@ def test_counts(config):
     matrices = sum(p.value.size for name, p in model.parameters().items() if p.value.ndim == 2 and ".h." in name)
     matrices += sum(p.value.size for name, p in model.parameters().items() if p.value.ndim == 2 and ".layers." in name)
     assert multiplied_weights(config) == matrices + config.vocab_size * config.d_model
+    width = config.n_head * getattr(config, "head_dim", config.d_model // config.n_head)
+    seen = min(CONTEXT, getattr(config, "sliding_window", None) or CONTEXT)
+    expected = 6 * multiplied_weights(config) + 12 * config.n_layer * width * seen
+    assert flops_per_token(config, CONTEXT) == expected
 
 
 @each_architecture

@@ -63,6 +63,11 @@ def take_steps(workload: Workload, workers: int, peak=None) -> None:
             optimizer.zero_grad()
 
 
+def relative(kind, **changes):
+    shape = dict(vocab_size=512, context_length=128, n_layer=3, n_head=4, n_kv_head=2, d_model=128, d_ff=352)
+    return config_from_dict({"model_type": kind, **shape, **changes})
+
+
 CASES = {
     "gpt2": (gpt2(), 8, {}),
     "gpt2, checkpointing": (gpt2(), 8, dict(checkpoint_activations=True)),
@@ -84,6 +89,9 @@ CASES = {
     "llama, dropout": (llama(dropout=0.1, n_layer=2), 4, {}),
     "llama, as many key heads": (llama(n_kv_head=4, tie_embeddings=True, n_layer=2), 4, {}),
     "llama, wide heads": (llama(head_dim=64, attention_bias=True, n_layer=2), 4, dict(checkpoint_activations=True)),
+    "qwen2": (relative("qwen2", n_layer=2), 4, {}),
+    "qwen3": (relative("qwen3", head_dim=48), 8, {}),
+    "mistral": (relative("mistral", sliding_window=40, context_length=320, n_layer=2), 3, {}),
 }
 
 
