@@ -75,7 +75,9 @@ def test_long_names_have_a_line_of_their_own(minillm, narrow):
     rows = [line[2:-2] for line in shown.splitlines() if line.startswith("│ --")]
     names = re.compile(r"--[a-z0-9-]+( / --[a-z0-9-]+)?( \S+)? *")
     assert len(rows) > 50
-    assert [row for row in rows if not (names.fullmatch(row) or (names.fullmatch(row[:28]) and row[26:28] == "  "))] == []
+    assert [
+        row for row in rows if not (names.fullmatch(row) or (names.fullmatch(row[:28]) and row[26:28] == "  "))
+    ] == []
 
 
 def test_a_wide_terminal_has_every_column(minillm, train, monkeypatch):
