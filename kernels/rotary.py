@@ -23,7 +23,7 @@ def rotary_forward(x, cos, sin, interleaved=False):
     for name, array in (("cos", cos), ("sin", sin)):
         check_array("rotary_forward", name, array, like=x, shape=shape, because=f"x is {x.shape}: it takes {shape}")
     saved = (cos, sin, interleaved)
-    return _turned(x, saved, 1), saved
+    return _rotate(x, saved, 1), saved
 
 
 def rotary_backward(dy, saved):
@@ -32,10 +32,10 @@ def rotary_backward(dy, saved):
     because = f"cos is {cos.shape}"
     shape = (*dy.shape[:2], cos.shape[0], 2 * cos.shape[1])
     check_array("rotary_backward", "dy", dy, like=cos, shape=shape, dtype=FLOATS, because=because)
-    return _turned(dy, saved, -1)
+    return _rotate(dy, saved, -1)
 
 
-def _turned(x, saved, sign):
+def _rotate(x, saved, sign):
     cos, sin, interleaved = saved
     batch, n_head, time, width = x.shape
     y, heads = empty(x.shape, x, x.dtype), batch * n_head
