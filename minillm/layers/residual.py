@@ -33,8 +33,11 @@ def residual_backward(dy, saved):
 
 
 class ResidualBlock(Layer):
-    """One transformer block, x (B, T, C) -> y (B, T, C): x = x + dropout(attn(ln_1(x))) tokens look
-    at each other x = x + dropout(mlp(ln_2(x))) each token thinks by itself"""
+    """One transformer block, x (B, T, C) -> y (B, T, C):
+
+    x = x + dropout(attn(ln_1(x)))        tokens look at each other
+    x = x + dropout(mlp(ln_2(x)))         each token thinks by itself
+    """
 
     def __init__(self, ln_1: LayerNorm, attn: CausalSelfAttention, ln_2: LayerNorm, mlp: MLP, dropout: float = 0.0):
         self.ln_1 = ln_1

@@ -365,7 +365,7 @@ def test_faults_of_the_cache_are_caught(right, wrong, monkeypatch):
     """The plain algorithm notices each of them."""
     tokens = [*(bytes([value]) for value in range(256)), b"lo", b"ow", b"low", b"whole"]
     merges = [(108, 111, 256), (111, 119, 257), (256, 119, 258)]
-    texts = ["low  lower \n lowest", "the whole  of it", "wholow \t low"]
+    texts = ["low  lower \n lowest", "the whole  of it", "wholow \t low", "whole"]
 
     def differences():
         made = [BytePairTokenizer(tokens, merges, ignore_merges=whole) for whole in (False, True)]
