@@ -25,7 +25,7 @@ CODE_POINTS = 0x110000
 EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
 
 
-class CharacterTokenizer(Tokenizer):
+class CharacterTokenizer(Tokenizer, kind="characters"):
     """Ids are positions in `characters`, a string of distinct characters."""
 
     def __init__(self, characters: str):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
-from minillm.tokenizers.byte_pair import END_OF_TEXT
 from minillm.tokenizers.patterns import QWEN2
+from minillm.tokenizers.tokenizer import END_OF_TEXT
 from minillm.tokenizers.tokenizer_config import added_later, around_of, named_tokens, read_config
 
 PAIRS_OF_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))

@@ -10,26 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
 
 from minillm.errors import UserError
-from minillm.tokenizers.added_tokens import AddedToken, AddedTokens
-from minillm.tokenizers.normalizers import Normalizer
-from minillm.tokenizers.post_processors import Around
+from minillm.tokenizers.added_tokens import AddedToken
+from minillm.tokenizers.surroundings import Surroundings, token_text
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer, write_json
-
-
-class Surroundings(NamedTuple):
-    """All of a tokenizer but its pre-tokenizer, model and decoder.
-
-    contents: the tokenizer.json that it was read from, None if it was made otherwise. config: its tokenizer_config.json.
-    """
-
-    added: AddedTokens = AddedTokens()
-    normalizer: Normalizer | None = None
-    around: Around = Around()
-    contents: dict | None = None
-    config: dict | None = None
+from minillm.tokenizers.tokenizer_json import check_opens
 
 
 class PipelineTokenizer(Tokenizer):
@@ -131,8 +117,6 @@ class PipelineTokenizer(Tokenizer):
         What was read from such files is written back. What was made otherwise is opened before it is written. Raises
         UserError where it cannot be opened, or would not be the same tokenizer.
         """
-        from minillm.tokenizers.tokenizer_json import check_opens  # which imports the classes of tokenizers
-
         contents, config = self.contents(), self.config()
         if self._parts.contents is None:
             check_opens(self, contents, config)
@@ -140,17 +124,6 @@ class PipelineTokenizer(Tokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / TOKENIZER_FILE, contents)
         write_json(folder / CONFIG_FILE, config)
-
-
-def token_text(token) -> str | None:
-    """The text of a special token in tokenizer_config.json, which is a string or an object."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
-
-
-def special_tokens_of(tokens: dict[str, int]) -> AddedTokens:
-    """Control tokens, by text and id, that are looked for as they are."""
-    return AddedTokens(AddedToken(index, text) for text, index in sorted(tokens.items(), key=lambda item: item[1]))
 
 
 def _check_unicode(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
-from minillm.tokenizers.byte_pair import BytePairTokenizer
+from minillm.tokenizers.tokenizer import KINDS, Tokenizer
 
 LLAMA3_MODEL = "tokenizer.model"
 
@@ -50,9 +50,7 @@ ENCODINGS = {
 UNKNOWN = Encoding("cl100k", -1, {})
 
 
-def load_tiktoken(
-    path: Path, pattern: str | None = None, special_tokens: dict[str, int] | None = None
-) -> BytePairTokenizer:
+def load_tiktoken(path: Path, pattern: str | None = None, special_tokens: dict[str, int] | None = None) -> Tokenizer:
     """Open a rank file. Raises UserError for one that is damaged, or has gaps that no special token fills.
 
     pattern: a name of patterns.py or a regular expression; by default that of the encoding of the file's name, else GPT-4's.
@@ -66,7 +64,7 @@ def load_tiktoken(
         special_tokens = encoding.special if len(ranks) == encoding.tokens else {}
     tokens = _tokens(path, ranks, special_tokens)
     merges = merges_of_ranks(ranks)
-    return BytePairTokenizer(tokens, merges, pattern or encoding.pattern, special_tokens, ignore_merges=True)
+    return KINDS["byte-level"](tokens, merges, pattern or encoding.pattern, special_tokens, ignore_merges=True)
 
 
 def is_rank_file(path: Path) -> bool:
@@ -138,7 +136,7 @@ def merges_of_ranks(ranks: dict[bytes, int]) -> list[tuple[int, int, int]]:
     return merges
 
 
-def save_tiktoken(tokenizer: BytePairTokenizer, path: str | Path) -> None:
+def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
     """A rank file. The ids of special tokens must come after all others, and the pattern has to be said when it is opened."""
     special = {token.id for token in tokenizer.added_tokens}
     plain = [token for index, token in enumerate(tokenizer.tokens) if index not in special]

@@ -20,9 +20,11 @@ from minillm.tokenizers.added_tokens import AddedToken, AddedTokens
 from minillm.tokenizers.character_pairs import SPACE, CharacterPairs, by_score, every_merge
 from minillm.tokenizers.decoders import BYTE_TOKEN, Decoder, read_decoder, whole_characters
 from minillm.tokenizers.normalizers import read_normalizer
-from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings
+from minillm.tokenizers.opening import open_tokenizer
+from minillm.tokenizers.pipeline import PipelineTokenizer
 from minillm.tokenizers.post_processors import Around, template_of
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
+from minillm.tokenizers.surroundings import Surroundings
 from minillm.tokenizers.tokenizer import StreamingDecoder
 
 LONGEST_TOKEN = 1 << 16  # bytes
@@ -32,7 +34,7 @@ SPACES_BACK = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
 WITHOUT_FIRST = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
-class ScoreTokenizer(PipelineTokenizer):
+class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
     """tokens: the text of each id, with plain spaces; scores: of each id; bos, eos: ids, None if there is
     none. unknown: the id of a character that has neither a token nor bytes. prefix_space: whether a space is
     put before a text."""
@@ -216,8 +218,6 @@ class ScoreTokenizer(PipelineTokenizer):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ScoreTokenizer:
         """Open a folder or a file of this kind: tokenizer.json, tokenizer.model. Raises UserError."""
-        from minillm.tokenizers.opening import open_tokenizer  # which opens all kinds
-
         tokenizer = open_tokenizer(Path(folder))
         if not isinstance(tokenizer, cls):
             raise UserError(f"{folder} is not a tokenizer of characters: minillm.tokenizers.load_tokenizer opens it")

@@ -25,7 +25,7 @@ from minillm.errors import UserError
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.character_pairs import SPACE
 from minillm.tokenizers.post_processors import Around
-from minillm.tokenizers.sentencepiece import ScoreTokenizer
+from minillm.tokenizers.tokenizer import KINDS, Tokenizer
 from minillm.tokenizers.tokenizer_config import added_later, read_config
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -36,7 +36,7 @@ ADVICE = (
 )
 
 
-def load_sentencepiece(path: Path) -> ScoreTokenizer:
+def load_sentencepiece(path: Path) -> Tokenizer:
     """The tokenizer of a file, with what tokenizer_config.json beside it says. Raises UserError for what is not known."""
     try:
         message = _fields(path.read_bytes())
@@ -79,7 +79,7 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
     )
     texts = tokens + [token.content for token in later]
     scores += [0.0] * len(later)
-    return ScoreTokenizer.from_scores(texts, scores, added + later, bos, eos, unknown, space, around, config)
+    return KINDS["character-level"].from_scores(texts, scores, added + later, bos, eos, unknown, space, around, config)
 
 
 def added_by_type(tokens: list[str], types: list[int], space: bool) -> list[AddedToken]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from minillm.errors import UserError
-from minillm.tokenizers.byte_pair_files import END_OF_TEXT
-from minillm.tokenizers.tokenizer import Tokenizer
+from minillm.tokenizers.tokenizer import END_OF_TEXT, Tokenizer
 
 USUAL, LONGEST = "The", 12  # characters of a proposal
 

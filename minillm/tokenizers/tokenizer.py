@@ -9,6 +9,10 @@ from pathlib import Path
 from minillm.files.atomic import write_atomically
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+END_OF_TEXT = "<|endoftext|>"
+KINDS: dict[
+    str, type[Tokenizer]
+] = {}  # what readers of files make: each class that is defined with a `kind` enters itself
 
 
 class Tokenizer:
@@ -23,6 +27,11 @@ class Tokenizer:
     bos_token: str | None = None
     eos_token: str | None = None
 
+    def __init_subclass__(cls, kind: str | None = None, **others):
+        super().__init_subclass__(**others)
+        if kind is not None:
+            KINDS[kind] = cls
+
     def encode(
         self,
         text: str,
@@ -33,8 +42,8 @@ class Tokenizer:
         """The ids of a text. Raises UserError for text that the vocabulary cannot express.
 
         Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all") become their ids; text that
-        contains one of disallowed_special ("all": every other) is an error, because it may come from somebody who should
-        not be able to write control tokens; with disallowed_special=() it is text like any other.
+        contains one of disallowed_special ("all": every other) is an error, because a user of a service should not be able to
+        write control tokens; with disallowed_special=() it is text like any other.
 
         add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS or EOS, are put there.
         """

@@ -14,8 +14,8 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
 from minillm.tokenizers.added_tokens import AddedToken
-from minillm.tokenizers.pipeline import token_text
 from minillm.tokenizers.post_processors import template_of
+from minillm.tokenizers.surroundings import token_text
 from minillm.tokenizers.tokenizer import CONFIG_FILE
 
 MAP_FILE, ADDED_FILE = "special_tokens_map.json", "added_tokens.json"

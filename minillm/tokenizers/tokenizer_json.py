@@ -18,20 +18,17 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
 from minillm.tokenizers.added_tokens import AddedToken, AddedTokens, read_added_tokens
-from minillm.tokenizers.byte_pair import BytePairTokenizer
 from minillm.tokenizers.byte_spelling import bytes_to_unicode, unspell
-from minillm.tokenizers.character import CharacterTokenizer
 from minillm.tokenizers.character_pairs import CharacterPairs, by_list
 from minillm.tokenizers.components import REQUIRED, checked
 from minillm.tokenizers.decoders import is_byte_level, read_decoder
 from minillm.tokenizers.merging import read_merges
 from minillm.tokenizers.normalizers import read_normalizer
 from minillm.tokenizers.patterns import pattern_name
-from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings
 from minillm.tokenizers.post_processors import read_post_processor
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
-from minillm.tokenizers.sentencepiece import ScoreTokenizer
-from minillm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
+from minillm.tokenizers.surroundings import Surroundings
+from minillm.tokenizers.tokenizer import CONFIG_FILE, KINDS, Tokenizer
 from minillm.tokenizers.tokenizer_config import added_later, read_config
 
 COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
@@ -69,7 +66,7 @@ def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer
     if kind not in MODELS:
         raise UserError(f"{where}: model type {kind!r} is not one of {', '.join(MODELS)}")
     if kind == "WordLevel":
-        return CharacterTokenizer.from_contents(contents, where)
+        return KINDS["characters"].from_contents(contents, where)
     options = _checked_model(model, where)
     _check_texts(contents, where)
     contents = _with_later_tokens(contents, config, options["vocab"], where)
@@ -90,7 +87,7 @@ def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer
     return _character_level(options, pre_tokenizer, decoder, parts, size, where)
 
 
-def check_opens(tokenizer: PipelineTokenizer, contents: dict, config: dict) -> None:
+def check_opens(tokenizer: Tokenizer, contents: dict, config: dict) -> None:
     """Raises UserError unless these files, which are about to be written, make the same tokenizer."""
     try:
         opened = tokenizer_of_contents(contents, config, "tokenizer.json")
@@ -203,7 +200,7 @@ def _is_byte_level(pre_tokenizer: PreTokenizer, decoder, options: dict) -> bool:
     return whole or not options["unk_token"] and not options["byte_fallback"]
 
 
-def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer:
+def _byte_level(options, pre_tokenizer, parts, size, where) -> Tokenizer:
     vocabulary = options["vocab"]
     tokens = [b""] * size
     ids = {}
@@ -219,7 +216,7 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer
         (vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in read_merges(options["merges"], vocabulary, where)
     ]
     cut = _known_pattern(pre_tokenizer) or pre_tokenizer.without_spelling()
-    return BytePairTokenizer.from_pipeline(tokens, merges, ids, cut, bool(options["ignore_merges"]), parts)
+    return KINDS["byte-level"].from_pipeline(tokens, merges, ids, cut, bool(options["ignore_merges"]), parts)
 
 
 def _known_pattern(pre_tokenizer: PreTokenizer) -> str | None:
@@ -243,7 +240,7 @@ def _known_pattern(pre_tokenizer: PreTokenizer) -> str | None:
     return name if behavior == "Removed" and steps[0]["invert"] else None
 
 
-def _character_level(options, pre_tokenizer, decoder, parts, size, where) -> ScoreTokenizer:
+def _character_level(options, pre_tokenizer, decoder, parts, size, where) -> Tokenizer:
     vocabulary = options["vocab"]
     pairs = read_merges(options["merges"], vocabulary, where)
     made = [a + b for a, b in pairs]
@@ -257,4 +254,4 @@ def _character_level(options, pre_tokenizer, decoder, parts, size, where) -> Sco
         tokens[token.id] = token.content
     for rank, token in reversed(list(enumerate(made))):
         scores[vocabulary[token]] = -float(rank)
-    return ScoreTokenizer.from_pipeline(tokens, model, pre_tokenizer, decoder, parts, scores)
+    return KINDS["character-level"].from_pipeline(tokens, model, pre_tokenizer, decoder, parts, scores)
