@@ -1,0 +1,85 @@
+"""The cases of the optimizer: a step of AdamW, and the norm of all gradients."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from minillm.checks.case import Case, Kernel, at
+from minillm.layers.layer import Parameter
+from minillm.optim import Adam
+
+TENSORS = ((3, 4), (1,), (4097,), (0,), (5, 1, 7), (100, 100))
+
+
+def tensors_inputs(rng, *shapes, steps=(3, 4), gradient_scale=0.5, decoupled=True):
+    """Values, gradients and moments of these shapes. steps: the numbers of the steps to take, one after the other."""
+    lists = {name: [rng.normal(size=shape) for shape in shapes] for name in ("values", "gradients", "first")}
+    second = [rng.random(size=shape) for shape in shapes]
+    return dict(**lists, second=second, steps=steps, gradient_scale=gradient_scale, decoupled=decoupled)
+
+
+def a_matrix_and_vectors(rows, columns):
+    return (rows, columns), (columns,), (7,)
+
+
+def adamw_forward(op, a):
+    """Matrices are decayed and vectors are not. op: a module with `adamw_update`, or minillm.optim.adamw."""
+    decays = [0.1 if value.ndim >= 2 else 0.0 for value in a.values]
+    settings = dict(lr=1e-2, betas=(0.9, 0.99), eps=1e-8)
+    for step in a.steps:
+        if hasattr(op, "adamw_update"):
+            scale = a.values[0].dtype.type(a.gradient_scale)
+            lists = (a.values, a.gradients, a.first, a.second)
+            op.adamw_update(
+                *lists, **settings, weight_decays=decays, step=step, gradient_scale=scale, decoupled=a.decoupled
+            )
+        else:
+            _step_of_the_class(op.AdamW if a.decoupled else Adam, settings, a, step)
+    return (a.values, a.first, a.second), None
+
+
+def _step_of_the_class(optimizer_class, settings, a, step):
+    if not hasattr(a, "optimizer"):  # made once: making it is no part of a step
+        parameters = {str(i): Parameter(value) for i, value in enumerate(a.values)}
+        for parameter, gradient in zip(parameters.values(), a.gradients):
+            parameter.grad = gradient
+        a.optimizer = optimizer_class(parameters, **settings, weight_decay=0.1)
+        a.optimizer.first_moments = dict(zip(parameters, a.first))
+        a.optimizer.second_moments = dict(zip(parameters, a.second))
+    a.optimizer.step_count = step - 1
+    a.optimizer.step(a.gradient_scale)
+
+
+ADAMW = Case(
+    "adamw",
+    home="minillm.optim.adamw",
+    inputs=tensors_inputs,
+    forward=adamw_forward,
+    outputs=("values", "first", "second"),
+    kernel=(Kernel("adamw", "minillm.kernels.adamw", "a step of AdamW, all tensors at once"),),
+    dimensions=("rows", "columns"),
+    expand=a_matrix_and_vectors,
+    kernels=[at(*TENSORS), at(*TENSORS, decoupled=False), at((1,))],
+    simulate=(64, 100),
+)
+
+
+def global_norm_forward(op, a):
+    """op: a module whose `global_norm` takes arrays, or minillm.optim.global_norm, whose takes parameters."""
+    if hasattr(op, "clip_scale"):
+        return op.global_norm({str(i): SimpleNamespace(grad=g) for i, g in enumerate(a.gradients)}), None
+    return op.global_norm(a.gradients), None
+
+
+GLOBAL_NORM = Case(
+    "global_norm",
+    home="minillm.optim.global_norm",
+    inputs=lambda rng, *shapes: dict(gradients=[rng.normal(size=shape) for shape in shapes]),
+    forward=global_norm_forward,
+    outputs=("norm",),
+    kernel=(Kernel("global_norm", "minillm.kernels.global_norm", "the norm of all gradients together"),),
+    dimensions=("rows", "columns"),
+    expand=a_matrix_and_vectors,
+    kernels=[at(*TENSORS), at((1,))],
+    simulate=(64, 100),
+)
