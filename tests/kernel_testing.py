@@ -2,7 +2,7 @@
 
 import os
 import re
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -41,7 +41,9 @@ def assert_kernel_agrees(case, problem, device):
     found = kernel_results(case, kernel, problem, device)
     compared = agreement(found, reference(case, problem), kernel)
     assert compared.agrees, compared.errors
-    again = ascending_bits(case, problem) if device == "cudasim" else bits(kernel_results(case, kernel, problem, device))
+    again = (
+        ascending_bits(case, problem) if device == "cudasim" else bits(kernel_results(case, kernel, problem, device))
+    )
     assert bits(found) == again, "the same input gave other bits"
 
 
@@ -81,13 +83,13 @@ def assert_check_mode_reports_nothing(case, problem):
     assert agreement(found, reference(case, problem), kernel).agrees
 
 
-@lru_cache(maxsize=None)
+@cache
 def reference(case, problem):
     """NumPy in float64."""
     return reference_results(case, problem)
 
 
-@lru_cache(maxsize=None)
+@cache
 def ascending_bits(case, problem):
     """The bits of all results with threads in ascending order."""
     with configured(order="ascending"):

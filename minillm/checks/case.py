@@ -124,11 +124,11 @@ class Case:
     def results(self, op, a: SimpleNamespace) -> tuple[dict, dict]:
         """Outputs and gradients by name, "d" before the name of the input. Lists are taken apart: values[0], ..."""
         outputs, saved = self.forward(op, a)
-        forward = _by_name(self.outputs, outputs)
+        forward = by_name(self.outputs, outputs)
         if self.backward is None:
             return forward, {}
         gradients = self.backward(op, a, saved)
-        return forward, _by_name(tuple(f"d{name}" for name in self.differentiated), gradients)
+        return forward, by_name(tuple(f"d{name}" for name in self.differentiated), gradients)
 
     def subject(self, problem: Problem, module: ModuleType | None = None) -> tuple[object, dict, tuple | None]:
         """(layer or pair of functions, its inputs by name, random key): the arguments of `gradcheck`.
@@ -164,6 +164,21 @@ class Case:
         return forward, backward
 
 
+def by_name(names: tuple[str, ...], values) -> dict:
+    """Results by their names; a list is taken apart.
+
+    >>> by_name(("y", "w"), (1, [2, 3]))
+    {'y': 1, 'w[0]': 2, 'w[1]': 3}
+    """
+    found = {}
+    for name, value in zip(names, _as_tuple(values), strict=True):
+        if isinstance(value, list):
+            found |= {f"{name}[{index}]": each for index, each in enumerate(value)}
+        else:
+            found[name] = value
+    return found
+
+
 def array(name: str, *shape: int) -> np.ndarray:
     """Standard normal numbers that depend on the name only, float64."""
     return stream("catalogue", name).normal(shape)
@@ -178,13 +193,3 @@ def randomised(layer: Layer, scale: float = 0.5) -> Layer:
 
 def _as_tuple(value) -> tuple:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
-def _by_name(names: tuple[str, ...], values) -> dict:
-    found = {}
-    for name, value in zip(names, _as_tuple(values), strict=True):
-        if isinstance(value, list):
-            found |= {f"{name}[{index}]": each for index, each in enumerate(value)}
-        else:
-            found[name] = value
-    return found

@@ -1,9 +1,9 @@
 """All cases by name, and the check of their gradients that `minillm gradcheck` runs. What a case is: case.py.
 
-    LAYER_NORM            one case, for whoever checks this operation
-    CASES                 all of them
-    GRADCHECKED           the names that `minillm gradcheck` takes: a file in layers/ or models/ -> its cases
-    KERNELS               the names that `minillm simulate` takes -> (case, kernel)
+LAYER_NORM            one case, for whoever checks this operation
+CASES                 all of them
+GRADCHECKED           the names that `minillm gradcheck` takes: a file in layers/ or models/ -> its cases
+KERNELS               the names that `minillm simulate` takes -> (case, kernel)
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from minillm.checks.cases_activations import DROPOUT, GELU, SOFTMAX, SWIGLU
 from minillm.checks.cases_attention import ATTENTION, ROTARY, ROTARY_ATTENTION, SELF_ATTENTION
 from minillm.checks.cases_linear import EMBEDDING, LINEAR, LORA, LORA_LINEAR, MLP, SWIGLU_MLP
 from minillm.checks.cases_loss import CROSS_ENTROPY, LINEAR_CROSS_ENTROPY
-from minillm.checks.cases_models import GPT2, LLAMA, MODELS, RECOMPUTE, RESIDUAL_BLOCK
+from minillm.checks.cases_models import MODELS, RECOMPUTE, RESIDUAL_BLOCK
 from minillm.checks.cases_norms import LAYER_NORM, RESIDUAL, RESIDUAL_LAYER_NORM, RMS_NORM
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
 from minillm.errors import UserError
+
+__all__ = ["CASES", "GRADCHECKED", "KERNELS", "KEY", "LAYERS", "Case", "Kernel", "Problem", "array", "at", "randomised"]
+__all__ += ["check_gradients", "run"]
 
 LAYERS = (
     LINEAR, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, ROTARY, GELU, SOFTMAX, DROPOUT, ATTENTION,

@@ -89,9 +89,7 @@ DROPOUT = Case(
     kernel=(Kernel("dropout", "minillm.kernels.dropout", "zeros at random places, the same ones in backward"),),
     gradcheck=[at(3, 4, 5)],
     kernels=[
-        at(*size, batch_offset=offset)
-        for size in ((1, 1), (0, 3), (5, 7), (3, 5, 161), (64, 64))
-        for offset in (0, 3)
+        at(*size, batch_offset=offset) for size in ((1, 1), (0, 3), (5, 7), (3, 5, 161), (64, 64)) for offset in (0, 3)
     ],
     simulate=(64, 256),
     benchmark=[at(4096, 768, p=0.1), at(16384, 768, p=0.1)],

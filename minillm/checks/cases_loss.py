@@ -64,9 +64,7 @@ def linear_cross_entropy_inputs(rng, *shape, ignored=(), label_smoothing=0.0, dt
 LINEAR_CROSS_ENTROPY = Case(
     "linear_cross_entropy",
     inputs=linear_cross_entropy_inputs,
-    forward=lambda op, a: op.linear_cross_entropy_forward(
-        a.x, a.weight, a.targets, label_smoothing=a.label_smoothing
-    ),
+    forward=lambda op, a: op.linear_cross_entropy_forward(a.x, a.weight, a.targets, label_smoothing=a.label_smoothing),
     backward=lambda op, a, saved: op.linear_cross_entropy_backward(a.dloss, saved),
     outputs=("loss",),
     differentiated=("x", "weight"),

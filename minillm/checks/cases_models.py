@@ -37,7 +37,7 @@ def model_case(name: str, model: str, config, variants: list[Problem]) -> Case:
 GPT2 = model_case(
     "gpt2",
     "GPT2",
-    GPT2Config(vocab_size=7, context_length=6, n_layer=2, n_head=2, d_model=4, d_ff=8),
+    GPT2Config(vocab_size=5, context_length=6, n_layer=2, n_head=2, d_model=4, d_ff=5),
     [
         at(
             label=f"{'tied' if tied else 'untied'}, {'' if bias else 'no '}bias, {'' if dropout else 'no '}dropout",
@@ -51,7 +51,7 @@ LLAMA = model_case(
     "llama",
     "Llama",
     LlamaConfig(
-        vocab_size=7, context_length=6, n_layer=2, n_head=4, n_kv_head=2, d_model=8, d_ff=6, rope_theta=50.0
+        vocab_size=5, context_length=6, n_layer=2, n_head=2, n_kv_head=1, d_model=4, d_ff=5, head_dim=4, rope_theta=50.0
     ),
     [
         at(label="tied, no bias", tie_embeddings=True),

@@ -8,17 +8,20 @@ ROWS = [at(0, 5), at(3, 5), at(2, 3, 33), at(37, 100), at(515, 40), at(3, 769)] 
 
 
 def norm_inputs(rng, *shape, biased=True, mean=3.0, std=2.0, eps=1e-5):
-    """x (..., C) of a mean and a standard deviation, and what is added to it, weighted and handed back."""
+    """x (..., C) of a mean and a standard deviation."""
     width = shape[-1]
     return dict(
         x=rng.normal(size=shape) * std + mean,
-        delta=rng.normal(size=shape),
         weight=rng.normal(size=width),
         bias=rng.normal(size=width) if biased else None,
         dy=rng.normal(size=shape),
-        dsum=rng.normal(size=shape),
         eps=eps,
     )
+
+
+def residual_layer_norm_inputs(rng, *shape, **settings):
+    """The inputs of a norm, delta, which is added to x, and the gradient of the sum."""
+    return {**norm_inputs(rng, *shape, **settings), "delta": rng.normal(size=shape), "dsum": rng.normal(size=shape)}
 
 
 LAYER_NORM = Case(
@@ -29,9 +32,7 @@ LAYER_NORM = Case(
     differentiated=("x", "weight", "bias"),
     layer=lambda module, a: module.LayerNorm(a.weight, a.bias, a.eps),
     low_precision=("x", "dy"),
-    kernel=(
-        Kernel("layer_norm", "minillm.kernels.layer_norm", "rows to mean 0 and variance 1, scaled and shifted"),
-    ),
+    kernel=(Kernel("layer_norm", "minillm.kernels.layer_norm", "rows to mean 0 and variance 1, scaled and shifted"),),
     gradcheck=[
         at(2, 3, 8),
         at(2, 3, 8, label="no bias", biased=False),
@@ -66,16 +67,14 @@ def _residual_layer_norm_backward(op, a, saved):
 
 RESIDUAL_LAYER_NORM = Case(
     "residual_layer_norm",
-    inputs=norm_inputs,
+    inputs=residual_layer_norm_inputs,
     forward=lambda op, a: op.residual_layer_norm_forward(a.x, a.delta, a.weight, a.bias, a.eps),
     backward=_residual_layer_norm_backward,
     outputs=("sum", "y"),
     differentiated=("x", "delta", "weight", "bias"),
     low_precision=("x", "delta", "dy", "dsum"),
     kernel=(
-        Kernel(
-            "residual_layer_norm", "minillm.kernels.residual_layer_norm", "a sum of two arrays, and its layer norm"
-        ),
+        Kernel("residual_layer_norm", "minillm.kernels.residual_layer_norm", "a sum of two arrays, and its layer norm"),
     ),
     gradcheck=[at(2, 3, 8)],
     kernels=[at(1, 1), *ROWS, at(6, 65, biased=False)],

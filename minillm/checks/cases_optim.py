@@ -8,6 +8,8 @@ from minillm.checks.case import Case, Kernel, at
 from minillm.layers.layer import Parameter
 from minillm.optim import Adam
 
+SETTINGS = dict(lr=1e-2, betas=(0.9, 0.99), eps=1e-8)
+DECAY = 0.1
 TENSORS = ((3, 4), (1,), (4097,), (0,), (5, 1, 7), (100, 100))
 
 
@@ -24,26 +26,25 @@ def a_matrix_and_vectors(rows, columns):
 
 def adamw_forward(op, a):
     """Matrices are decayed and vectors are not. op: a module with `adamw_update`, or minillm.optim.adamw."""
-    decays = [0.1 if value.ndim >= 2 else 0.0 for value in a.values]
-    settings = dict(lr=1e-2, betas=(0.9, 0.99), eps=1e-8)
+    decays = [DECAY if value.ndim >= 2 else 0.0 for value in a.values]
     for step in a.steps:
         if hasattr(op, "adamw_update"):
             scale = a.values[0].dtype.type(a.gradient_scale)
             lists = (a.values, a.gradients, a.first, a.second)
             op.adamw_update(
-                *lists, **settings, weight_decays=decays, step=step, gradient_scale=scale, decoupled=a.decoupled
+                *lists, **SETTINGS, weight_decays=decays, step=step, gradient_scale=scale, decoupled=a.decoupled
             )
         else:
-            _step_of_the_class(op.AdamW if a.decoupled else Adam, settings, a, step)
+            _step_of_the_class(op.AdamW if a.decoupled else Adam, a, step)
     return (a.values, a.first, a.second), None
 
 
-def _step_of_the_class(optimizer_class, settings, a, step):
+def _step_of_the_class(optimizer_class, a, step):
     if not hasattr(a, "optimizer"):  # made once: making it is no part of a step
         parameters = {str(i): Parameter(value) for i, value in enumerate(a.values)}
         for parameter, gradient in zip(parameters.values(), a.gradients):
             parameter.grad = gradient
-        a.optimizer = optimizer_class(parameters, **settings, weight_decay=0.1)
+        a.optimizer = optimizer_class(parameters, **SETTINGS, weight_decay=DECAY)
         a.optimizer.first_moments = dict(zip(parameters, a.first))
         a.optimizer.second_moments = dict(zip(parameters, a.second))
     a.optimizer.step_count = step - 1

@@ -4,13 +4,20 @@ import math
 
 import numpy as np
 import pytest
-from kernel_testing import BACKWARD, assert_check_mode_reports_nothing, assert_kernel_agrees, assert_kernel_fault_is_noticed, assert_numpy_agrees_in_float32, on_device, relative_error
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_float32,
+    on_device,
+    relative_error,
+)
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.backend.arrays import to_device, to_host
 from minillm.backend.precision import activation_dtype
-from minillm.checks.cases import CROSS_ENTROPY, array, at
 from minillm.checks.case import BACKWARD
+from minillm.checks.cases import CROSS_ENTROPY, array, at
 from minillm.kernels import cross_entropy as kernel
 from minillm.kernels.launch import FLOATS
 from minillm.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward

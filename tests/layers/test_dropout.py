@@ -2,11 +2,18 @@
 
 import numpy as np
 import pytest
-from kernel_testing import assert_check_mode_reports_nothing, assert_kernel_agrees, assert_kernel_agrees_in_bfloat16, assert_kernel_fault_is_noticed, assert_numpy_agrees_in_float32, reference
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_float32,
+    reference,
+)
 from planting import assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import DROPOUT, KEY, array, at
 from minillm.checks.agreement import kernel_results
+from minillm.checks.cases import DROPOUT, KEY, array, at
 from minillm.layers.dropout import Dropout, dropout_backward, dropout_factor, dropout_forward
 
 FAULTS = {

@@ -6,7 +6,6 @@ from kernel_testing import assert_numpy_agrees_in_float32
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.checks.cases import LORA, LORA_LINEAR, array
-from minillm.layers import lora
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear, lora_forward
 

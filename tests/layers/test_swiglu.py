@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from kernel_testing import assert_check_mode_reports_nothing, assert_kernel_agrees, assert_kernel_agrees_in_bfloat16, assert_kernel_fault_is_noticed, assert_numpy_agrees_in_float32
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_float32,
+)
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.checks.cases import SWIGLU, SWIGLU_MLP, array
