@@ -6,7 +6,6 @@ PyTorch draws another mask, so that its results could not be compared: it is lef
 from benchmarks.kernel import Benchmark, main
 from minillm.checks.cases import DROPOUT
 
-
 BENCHMARK = Benchmark(
     DROPOUT,
     forward_bytes=lambda rows, width: 8 * rows * width,

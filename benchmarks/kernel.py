@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.common import write_results
 from benchmarks.gpu_timing import device_seconds, sets_of_inputs
-from minillm.backend.arrays import to_device, to_host
+from minillm.backend.arrays import to_host
 from minillm.checks.agreement import placed, relative_error
 from minillm.checks.case import Case, Problem, at, by_name
 from minillm.kernels import use_kernels
