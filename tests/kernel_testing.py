@@ -35,6 +35,12 @@ def assert_numpy_agrees_in_float32(case):
         assert compared.agrees, (str(problem), compared.errors)
 
 
+def assert_numpy_agrees_in_bfloat16(case, op=None):
+    """The layer's own functions on bfloat16 arrays: see assert_kernel_agrees_in_bfloat16."""
+    for problem in case.kernels or case.gradcheck:
+        assert_rounds_to_bfloat16(case, reference_results(case, problem, "bfloat16", dtype=None), problem, op)
+
+
 def assert_kernel_agrees(case, problem, device):
     """In float32, to 1e-5 forward and 1e-4 backward; and again, on the simulator in another order, the same bits."""
     (kernel,) = case.kernel
@@ -68,9 +74,9 @@ def assert_rounds_to_bfloat16(case, found, problem, op=None):
             assert result.dtype.name == ("bfloat16" if name in handed_on else "float32"), name
             if name in handed_on:
                 rounded = references[name].astype(bfloat16())
-                assert error <= 2 * relative_error(rounded, references[name]) + 1e-7, name
+                assert error <= 2 * relative_error(rounded, references[name]) + 1e-7, (str(problem), name)
             else:
-                assert error <= BACKWARD, name
+                assert error <= BACKWARD, (str(problem), name)
 
 
 def assert_check_mode_reports_nothing(case, problem):

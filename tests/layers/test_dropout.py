@@ -7,6 +7,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
     reference,
 )
@@ -91,6 +92,10 @@ def test_a_key_is_needed():
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(DROPOUT)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(DROPOUT)
 
 
 @pytest.mark.parametrize("problem", DROPOUT.kernels, ids=str)

@@ -7,6 +7,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
 )
 from planting import assert_close, assert_gradcheck_catches, assert_gradients, planted
@@ -76,6 +77,10 @@ def test_is_the_formula(vocabulary, tokens):
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(EMBEDDING)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(EMBEDDING)
 
 
 @pytest.mark.parametrize("problem", EMBEDDING.kernels, ids=str)

@@ -9,6 +9,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
 )
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
@@ -73,6 +74,10 @@ def test_unknown_form():
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(GELU)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(GELU)
 
 
 @pytest.mark.parametrize("problem", GELU.kernels, ids=str)

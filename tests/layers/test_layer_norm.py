@@ -7,6 +7,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
 )
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
@@ -63,6 +64,10 @@ def test_large_mean_does_not_cancel():
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(LAYER_NORM)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(LAYER_NORM)
 
 
 @pytest.mark.parametrize("problem", LAYER_NORM.kernels, ids=str)

@@ -7,6 +7,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
 )
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
@@ -54,6 +55,10 @@ def test_forward_is_the_formula(shape):
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(RMS_NORM)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(RMS_NORM)
 
 
 @pytest.mark.parametrize("problem", RMS_NORM.kernels, ids=str)

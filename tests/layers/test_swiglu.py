@@ -7,6 +7,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
 )
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
@@ -65,6 +66,10 @@ def test_large_values_do_not_overflow():
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(SWIGLU)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(SWIGLU)
 
 
 @pytest.mark.parametrize("problem", SWIGLU.kernels, ids=str)
