@@ -68,4 +68,5 @@ def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Re
     """
     subject, inputs, rng_key = case.subject(problem, module)
     label = case.label(problem)
-    return gradcheck(subject, *inputs.values(), rng_key=rng_key, name=label, progress=False, **settings)
+    settings = dict(rng_key=rng_key, name=label, progress=False, input_names=tuple(inputs)) | settings
+    return gradcheck(subject, *inputs.values(), **settings)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,10 +44,14 @@ FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor: its worst element `where`, with the hand-written (`analytic`) and the measured (`numeric`) gradient there.
+    """One tensor of a report, by its worst element.
 
-    verdict: "passed", "wrong" or "cannot be told here", with the reason. numeric is known to `uncertainty`, if it was
-    measured again (NaN if not); `by_step` is what the first formula gave.
+    tensor, shape: its name ("input 0", or the path of a parameter) and its shape.
+    error: the largest relative error of its gradient, of the element at the index `where`.
+    analytic, numeric: the hand-written and the measured gradient of this element.
+    verdict: "passed", "wrong" or "cannot be told here"; `reason` says why it cannot be told.
+    uncertainty: how far `numeric` may be off, if it was measured again; else NaN.
+    by_step: what the first formula measured.
     """
 
     tensor: str
@@ -62,16 +66,22 @@ class Row:
     by_step: float = np.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """The result of a check: a row for every tensor, the step h that was used first, and notes on what a check of gradients
-    alone would not see (a plain array among the attributes, a backward that writes over dy)."""
+    """The result of a check. Printed, it is a line with the verdict and a line for each tensor.
+
+    name: what was checked.
+    rows: a Row for every tensor, inputs first; the last `parameters` of them are parameters.
+    step: the step h of the finite differences.
+    notes: what finite differences alone would not show, such as a plain array among the attributes of a layer, which
+    is not trained, or a backward that writes over dy.
+    """
 
     name: str
     rows: tuple[Row, ...]
     step: float
     notes: tuple[str, ...] = ()
-    parameters: int = 0  # how many of the rows
+    parameters: int = 0
 
     @property
     def worst(self) -> Row:
@@ -93,6 +103,8 @@ class Report:
             lines.append(line if row.verdict == PASSED else f"{line} {row.verdict}{row.reason and ': ' + row.reason}")
         return "\n".join((*lines, *(f"note: {note}" for note in self.notes)))
 
+    __repr__ = __str__
+
 
 class CannotTell(GradientError):
     """Some gradient cannot be compared at these inputs, and none is wrong. The message has the reason. `report` has
@@ -107,25 +119,50 @@ def gradcheck(
     step: float = STEP,
     name: str = "",
     progress: Callable[[int, int, str], None] | bool | None = None,
+    input_names: Sequence[str] = (),
 ) -> Report:
-    """Check every gradient of a layer, a model, or a pair of functions in float64.
+    """Check every hand-written gradient of a layer, a model or a pair of functions against finite differences.
 
-    subject: a Layer (its parameters and its float inputs are checked); a model, with inputs ids and targets (every
-    parameter, through `loss`); or a pair (forward, backward) with forward(*inputs) -> y, saved and backward(dy, saved) -> the
-    gradients of the float inputs in their order. Inputs of integers are held. Inputs may lie in memory in any way,
-    and each call gets copies of its own. rng_key: passed to forward, for dropout. A forward may return a tuple of
-    outputs: backward then gets their gradients as a tuple, or stacked in one array where the outputs have one shape.
+    >>> import minillm, numpy as np
+    >>> report = minillm.gradcheck((lambda x: (x**3, x), lambda dy, x: 3 * x**2 * dy), np.array([1.0, 2.0]))
+    >>> report.verdict
+    'passed'
 
-    progress: called with (numbers done, numbers in all, tensor) for each number that is tried; by default a check that takes
-    longer than some seconds says how far it is on the terminal, with False it says nothing.
+    Arguments
 
-    Returns a Report, which has passed. Raises GradientError, naming the worst element, if one differs from what was
-    measured by more than `tolerance` or is not a number; CannotTell, which is a GradientError, if none is wrong and
-    one could not be compared: at a kink, say, as that of a ReLU at exactly 0 (try another x); ContractError, one as
-    well, if forward or backward does not return what a layer returns (checks/subjects.py); TypeError if anything
-    is not float64: in float32 rounding would hide what is looked for; UserError for what cannot be checked.
+    subject     What is checked, in float64:
+                a layer, a minillm.Layer: its parameters and its float inputs;
+                a model, with the inputs ids and targets: its parameters, through `loss`;
+                a pair (forward, backward) with forward(*inputs) -> y, saved and backward(dy, saved) -> the gradients
+                of the float inputs, in their order.
+                A forward may return a tuple of outputs. Backward then gets their gradients as a tuple, or stacked in
+                one array where the outputs have one shape.
+    inputs      What forward takes. Float arrays are checked; integers, and what is no array, are held.
+                Each call gets copies.
+    rng_key     Passed to forward, for dropout, such as (0, "check").
+    tolerance   The largest relative error that passes.
+    step        The step h of the finite differences.
+    name        What the report calls the subject.
+    progress    Called with (numbers done, numbers in all, tensor) for each number that is tried. By default a check
+                that takes longer than some seconds shows on the terminal how far it is; False: it does not.
+    input_names What the report calls the inputs: "input 0", "input 1", ... by default.
+
+    Returns a Report, which has passed: print it to see the largest error of each tensor.
+
+    Raises
+
+    GradientError   A gradient is wrong: it differs from what was measured by more than `tolerance`, or is no number.
+                    The message names the worst element; `report` has all rows.
+    CannotTell      None is wrong, and one could not be compared: at a kink, such as that of a ReLU at exactly 0, or
+                    where rounding hides it. It is a GradientError. Try another x.
+    ContractError   Forward or backward returns something else than a layer does, such as a gradient of another shape.
+                    It is a GradientError.
+    TypeError       An array is not float64, or `subject` is none of the three.
+    UserError       There is nothing to check, or a parameter is read-only.
+
+    How it is measured: `help("minillm.checks.gradcheck")`.
     """
-    checked = subject_of(subject, inputs, rng_key, name)
+    checked = subject_of(subject, inputs, rng_key, name, input_names)
     with checked.in_training(), np.errstate(all="ignore"):
         weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
         measurement = _Measurement(checked, weights, tolerance, step, _telling(progress, checked.name))

@@ -10,7 +10,7 @@ spoiling what it is measured with. What it returns is looked at before anything 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,17 +33,20 @@ class ContractError(GradientError):
     """Forward or backward does not do, beside the gradients, what a layer has to do: wrong shapes, too few gradients, ..."""
 
 
-def subject_of(subject, inputs: tuple, rng_key, name: str) -> Subject:
+def subject_of(subject, inputs: tuple, rng_key, name: str, input_names: Sequence[str] = ()) -> Subject:
     """The Subject for what `gradcheck` was given. Raises TypeError for what cannot be checked."""
+    input_names = tuple(input_names) or tuple(f"input {index}" for index in range(len(inputs)))
+    if len(input_names) != len(inputs):
+        raise TypeError(f"input_names has {_counted(len(input_names), 'name')} for {_counted(len(inputs), 'input')}")
     if isinstance(subject, (tuple, list)) and len(subject) == 2 and all(map(callable, subject)):
         own_name = getattr(subject[0], "__name__", "<lambda>").removesuffix("_forward")
-        return Pair(*subject, inputs, rng_key, name or own_name.replace("<lambda>", "the pair"))
+        return Pair(*subject, inputs, rng_key, name or own_name.replace("<lambda>", "the pair"), input_names)
     if isinstance(subject, Layer):
         for method in ("forward", "backward"):
             if not callable(getattr(subject, method, None)):
                 raise TypeError(f"{type(subject).__name__} has no {method}: a layer has forward(x) and backward(dy)")
         kind = Model if callable(getattr(subject, "loss", None)) else OneLayer
-        return kind(subject, inputs, rng_key, name or type(subject).__name__)
+        return kind(subject, inputs, rng_key, name or type(subject).__name__, input_names)
     if isinstance(subject, type) and issubclass(subject, Layer):
         raise TypeError(f"{subject.__name__} is a class: give a layer, {subject.__name__}(...)")
     raise TypeError(
@@ -53,17 +56,20 @@ def subject_of(subject, inputs: tuple, rng_key, name: str) -> Subject:
 
 
 class Subject:
-    """inputs: as given; those that are float arrays are checked. `tensors`: name -> the array whose numbers are changed."""
+    """inputs: as given, called `input_names` in reports; those that are float arrays are checked.
+
+    `tensors`: name -> the array whose numbers are changed.
+    """
 
     parameters: dict[str, Parameter] = {}
 
-    def __init__(self, inputs: tuple, rng_key, name: str):
-        self.name = name
+    def __init__(self, inputs: tuple, rng_key, name: str, input_names: tuple[str, ...]):
+        self.name, self.input_names = name, input_names
         self.inputs = [_copied(x) for x in inputs]
         self.rng_key = {} if rng_key is None else {"rng_key": rng_key}
         self.notes: list[str] = []
         self._floats = [i for i, x in enumerate(self.inputs) if isinstance(x, np.ndarray) and x.dtype.kind in "fcO"]
-        self.tensors = {f"input {i}": self.inputs[i] for i in self._floats}
+        self.tensors = {self.input_names[i]: self.inputs[i] for i in self._floats}
 
     # ------------------------------------------------------------------------------------------------------- its calls
 
@@ -86,7 +92,7 @@ class Subject:
         before = {name: parameter.value.copy() for name, parameter in self.parameters.items()}
         given = [_copied(x) for x in self.inputs]
         outputs = [output.copy() for output in self._outputs(self._forward(given))]
-        self._note_writing("forward", given, self.inputs, [f"input {i}" for i in range(len(given))])
+        self._note_writing("forward", given, self.inputs, list(self.input_names))
         weights = weights_for(outputs)
         self._zero_grad()
         gradients = self._gradients_of(weights)
@@ -103,12 +109,12 @@ class Subject:
         returned = self._backward(dy)
         handed = list(dy) if isinstance(dy, (tuple, np.ndarray)) and self._is_several else [dy]
         self._note_writing("backward", handed, weights, ["dy"] * len(handed))
-        found = {f"input {i}": gradient for i, gradient in self._input_gradients(returned).items()}
+        found = {self.input_names[i]: gradient for i, gradient in self._input_gradients(returned).items()}
         found |= {name: self._parameter_gradient(name, p) for name, p in self.parameters.items()}
         for name, gradient in found.items():
             self._check_gradient(name, gradient)
         copies = {name: np.array(gradient) for name, gradient in found.items()}
-        self._note_aliases([*handed, *(found[f"input {i}"] for i in self._floats)])
+        self._note_aliases([*handed, *(found[self.input_names[i]] for i in self._floats)])
         return copies
 
     # --------------------------------------------------------------------------------------------- what goes in and out
@@ -125,7 +131,9 @@ class Subject:
                 )
         for index, x in enumerate(self.inputs):
             if isinstance(x, (float, np.floating, list, tuple, dict)):
-                self.notes.append(f"input {index} is a {type(x).__name__} and is held: only float arrays are checked")
+                self.notes.append(
+                    f"{self.input_names[index]} is a {type(x).__name__} and is held: only float arrays are checked"
+                )
         if not self.tensors:
             raise UserError(f"{self.name}: there is nothing to check: no float input, and no parameter that learns")
 
@@ -157,14 +165,16 @@ class Subject:
             for index, item in enumerate(items):
                 if index not in floats and item is not None:
                     raise ContractError(
-                        f"{name}: input {index} is {_kind(self.inputs[index])} and has no gradient, but backward returned one"
+                        f"{name}: {self.input_names[index]} is {_kind(self.inputs[index])} and has no gradient, but "
+                        "backward returned one"
                     )
             items = [items[index] for index in floats]
         elif len(items) != len(floats):
             items = [item for item in items if item is not None]
         if not floats:
             raise ContractError(
-                f"{name}: input 0 is {_kind(self.inputs[0])} and has no gradient, but backward returned one: return None"
+                f"{name}: {self.input_names[0]} is {_kind(self.inputs[0])} and has no gradient, but backward returned "
+                "one: return None"
                 if self.inputs
                 else f"{name}: there is no input, but backward returned a gradient: return None"
             )
@@ -174,7 +184,8 @@ class Subject:
         for index, item in zip(floats, items):
             if item is None:
                 raise ContractError(
-                    f"{name}: backward returned None for input {index}: return its gradient, zeros if nothing depends on it"
+                    f"{name}: backward returned None for {self.input_names[index]}: return its gradient, zeros if nothing "
+                    "depends on it"
                 )
         return dict(zip(floats, items))
 
@@ -186,7 +197,7 @@ class Subject:
     def _check_gradient(self, tensor: str, gradient) -> None:
         array, found = self.tensors[tensor], np.asarray(gradient)
         of = f"{self.name}: the gradient of {tensor}"
-        owner = "the input" if tensor.startswith("input ") and tensor not in self.parameters else tensor
+        owner = "the input" if tensor not in self.parameters else tensor
         if found.dtype.kind not in "fiub" or found.dtype.kind == "b":
             raise ContractError(f"{of} is {found.dtype}, {owner} is {array.dtype}")
         if found.shape != array.shape:
@@ -251,16 +262,15 @@ class Subject:
         """In training mode; afterwards as it was, without gradients."""
         yield
 
-    @staticmethod
-    def _listed(indices) -> str:
-        return " and ".join(f"input {index}" for index in indices)
+    def _listed(self, indices) -> str:
+        return " and ".join(self.input_names[index] for index in indices)
 
 
 class Pair(Subject):
     """A pair of pure functions."""
 
-    def __init__(self, forward, backward, inputs, rng_key, name):
-        super().__init__(inputs, rng_key, name)
+    def __init__(self, forward, backward, inputs, rng_key, name, input_names):
+        super().__init__(inputs, rng_key, name, input_names)
         self._functions = forward, backward
         if self.rng_key and not _takes_key(forward):
             raise TypeError(f"{name}: forward takes no rng_key: leave rng_key= out")
@@ -280,8 +290,8 @@ class Pair(Subject):
 class OneLayer(Subject):
     """A layer: its inputs and its parameters."""
 
-    def __init__(self, layer: Layer, inputs, rng_key, name):
-        super().__init__(inputs, rng_key, name)
+    def __init__(self, layer: Layer, inputs, rng_key, name, input_names):
+        super().__init__(inputs, rng_key, name, input_names)
         self._layer = layer
         if self.rng_key and not _takes_key(layer.forward):
             raise TypeError(f"{name}: forward takes no rng_key: leave rng_key= out")
@@ -320,12 +330,12 @@ class OneLayer(Subject):
 class Model(OneLayer):
     """A model's loss: all parameters. Its inputs are ids and targets, and are held."""
 
-    def __init__(self, model, inputs, rng_key, name):
-        super().__init__(model, inputs, None, name)
+    def __init__(self, model, inputs, rng_key, name, input_names):
+        super().__init__(model, inputs, None, name, input_names)
         if _takes_key(model.loss):
             self.rng_key = {"rng_key": rng_key}
         for index in self._floats:  # what a loss is computed from is held
-            self.tensors.pop(f"input {index}")
+            self.tensors.pop(self.input_names[index])
         self._floats = []
 
     def _forward(self, inputs):

@@ -1,8 +1,11 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import minillm
-from minillm.checks.cases import array, run
+from minillm.checks.cases import GRADCHECKED, array, run
 from minillm.checks.gradcheck import GradientError, finite_differences
 from minillm.errors import UserError
 from minillm.layers.linear import Linear
@@ -64,6 +67,33 @@ def test_layer_is_left_without_gradients():
     assert layer.weight.grad is None
     assert [row.tensor for row in report.rows] == ["input 0", "weight"]
     assert "weight" in str(report)
+
+
+def test_a_report_says_that_it_passed_wherever_it_is_shown():
+    report = minillm.gradcheck(Linear(array("w", 4, 5)), array("x", 2, 4))
+    assert repr(report) == str(report)
+    assert str(report).startswith("Linear, step 0.001: 1 input, 1 parameter: passed, largest relative error ")
+
+
+def test_inputs_have_the_names_they_are_given():
+    report = minillm.gradcheck(Linear(array("w", 4, 5)), array("x", 2, 4), input_names=["x"])
+    assert [row.tensor for row in report.rows] == ["x", "weight"]
+    with pytest.raises(TypeError, match="input_names has 2 names for 1 input"):
+        minillm.gradcheck(Linear(array("w", 4, 5)), array("x", 2, 4), input_names=["x", "y"])
+
+
+def test_reports_name_the_inputs_of_an_operation():
+    (norm,) = [report for _, report in run(["residual_layer_norm"])]
+    assert [row.tensor for row in norm.rows] == ["x", "delta", "weight", "bias"]
+    assert [report.name for _, report in run(["swiglu"])] == ["swiglu", "swiglu MLP, no bias", "swiglu MLP, bias"]
+
+
+def test_every_file_with_gradients_has_a_check():
+    folder = Path(minillm.__file__).parent / "layers"
+    written = {
+        path.stem for path in folder.glob("*.py") if re.search(r"^def \w+_backward\(", path.read_text(), re.MULTILINE)
+    }
+    assert written <= set(GRADCHECKED)
 
 
 def test_unknown_name():

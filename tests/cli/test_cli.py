@@ -98,7 +98,7 @@ sys.argv = ["minillm", "gradcheck", "softmax"]
 main()
 """
     done = subprocess.run([sys.executable, "-c", fault], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and "FAILED softmax: the gradient of input 0" in done.stdout
+    assert done.returncode == 1 and "FAILED softmax: the gradient of x" in done.stdout
 
 
 def test_info(minillm):
