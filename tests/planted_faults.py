@@ -2,23 +2,19 @@
 
     python tests/planted_faults.py > docs/planted-faults.md
 
-A test file names its faults in these tables, name -> (a text of the source, what is put in its place, ...):
+A test file names its faults in tables, name -> (a text of the source, what is put in its place, ...):
 
-    FAULTS, LAYER_FAULTS    noticed by finite differences, unless a third text says by what
-    FORMULA_FAULTS          noticed by comparison with the formula, written out in the test
-    KERNEL_FAULTS           in a CUDA source; the last text is "check" or "numbers"
+    KERNEL_FAULTS       in a CUDA source; the last text is "check" or "numbers"
+    FORMULA_FAULTS      noticed by comparison with the formula, written out in the test
+    FAULTS, ...         any other name with FAULTS in it: noticed by finite differences, unless a third text says by what
 """
 
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-NOTICED_BY = {
-    "FAULTS": "finite differences",
-    "LAYER_FAULTS": "finite differences",
-    "FORMULA_FAULTS": "the formula",
-    "KERNEL_FAULTS": "",
-}
+TABLE = re.compile(r"^((?:[A-Z]+_)?FAULTS(?:_\w+)?) = \{", re.MULTILINE)
 WORDS = {"check": "check mode", "numbers": "the comparison with NumPy"}
 
 PAGE = """\
@@ -58,13 +54,15 @@ def faults():
     """(operation, name, what notices it) of every named fault."""
     for folder in ("layers", "models", "optim", "kernels"):
         for path in sorted((TESTS / folder).glob("test_*.py")):
-            if "FAULTS = {" not in path.read_text(encoding="utf-8"):
+            tables = TABLE.findall(path.read_text(encoding="utf-8"))
+            if not tables:
                 continue
             spec = spec_from_file_location(f"planted_faults_of_{folder}_{path.stem}", path)
             module = module_from_spec(spec)
             spec.loader.exec_module(module)
-            for kind, by in NOTICED_BY.items():
-                for name, (_, _, *last) in getattr(module, kind, {}).items():
+            for kind in tables:
+                by = "the formula" if kind == "FORMULA_FAULTS" else "finite differences"
+                for name, (_, _, *last) in vars(module)[kind].items():
                     yield path.stem.removeprefix("test_"), name, WORDS.get(last[-1], last[-1]) if last else by
 
 
