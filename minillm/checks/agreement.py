@@ -32,7 +32,7 @@ class Agreement:
         return self.worst <= 1
 
 
-def compare(case: Case, kernel: Kernel, problem: Problem, device: str = "cudasim") -> Agreement:
+def compare_kernel(case: Case, kernel: Kernel, problem: Problem, device: str = "cudasim") -> Agreement:
     """Run a kernel of a case on a device, "cudasim" or "cuda", and compare with NumPy in float64."""
     found = kernel_results(case, kernel, problem, device)
     return agreement(found, reference_results(case, problem), kernel)

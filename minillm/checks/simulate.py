@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.backend.arrays import SimulatedArray
-from minillm.checks.agreement import compare
+from minillm.checks.agreement import compare_kernel
 from minillm.checks.case import Case, Kernel
 from minillm.checks.cases import KERNELS
 from minillm.errors import UserError
@@ -71,7 +71,7 @@ def simulate_case(name: str, size: tuple[int, ...], mode: str, order: str, seed:
     size = size or case.simulate
 
     def run() -> tuple[str, bool]:
-        found = compare(case, kernel, case.sized(size))
+        found = compare_kernel(case, kernel, case.sized(size))
         shape = ", ".join(f"{key} {number}" for key, number in zip(case.dimensions, size))
         rows = [f"{name}: {shape}"]
         for key, error in found.errors.items():
