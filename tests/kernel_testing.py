@@ -1,4 +1,6 @@
-"""What the tests of kernels share: where they run, how they are compared with NumPy, how faults are planted in them."""
+"""What the tests of kernels share: where they run, how they are compared with NumPy, how faults are
+planted in them.
+"""
 
 import os
 import re
@@ -42,7 +44,9 @@ def assert_numpy_agrees_in_bfloat16(case, op=None):
 
 
 def assert_kernel_agrees(case, problem, device):
-    """In float32, to 1e-5 forward and 1e-4 backward; and again, on the simulator in another order, the same bits."""
+    """In float32, to 1e-5 forward and 1e-4 backward; and again, on the simulator in another order,
+    the same bits.
+    """
     (kernel,) = case.kernel
     found = kernel_results(case, kernel, problem, device)
     compared = agreement(found, reference(case, problem), kernel)
@@ -54,7 +58,8 @@ def assert_kernel_agrees(case, problem, device):
 
 
 def assert_kernel_agrees_in_bfloat16(case, problem, device, op=None):
-    """What is handed on is the exact result, rounded; a gradient of a weight is float32 and has its precision.
+    """What is handed on is the exact result, rounded; a gradient of a weight is float32 and has its
+    precision.
 
     op: what defines the exact result, if it is not the module of the case.
     """
@@ -80,7 +85,9 @@ def assert_rounds_to_bfloat16(case, found, problem, op=None):
 
 
 def assert_check_mode_reports_nothing(case, problem):
-    """No race, no access out of bounds, no barrier that some threads miss; and the results agree in this mode as well."""
+    """No race, no access out of bounds, no barrier that some threads miss; and the results agree in
+    this mode as well.
+    """
     (kernel,) = case.kernel
     with configured(mode="check", order="shuffled", seed=5):
         found = kernel_results(case, kernel, problem)
@@ -117,7 +124,9 @@ def on_device(case, problem, device):
 
 
 def assert_kernel_fault_is_noticed(case, fault, monkeypatch):
-    """fault: (a text of the kernel's source, what is put in its place, what notices it: "check" or "numbers")."""
+    """fault: (a text of the kernel's source, what is put in its place, what notices it: "check" or
+    "numbers").
+    """
     before, after, by = fault
     (kernel,) = case.kernel
     launcher = import_module(kernel.module)

@@ -13,7 +13,9 @@ from minillm.checks.gradcheck import TOLERANCE, CannotTell, GradientError, gradc
 
 
 def planted(module, right: str, wrong: str):
-    """A copy of `module` in which the source text `right`, which must occur exactly once, reads `wrong`."""
+    """A copy of `module` in which the source text `right`, which must occur exactly once, reads
+    `wrong`.
+    """
     source = inspect.getsource(module)
     assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times in {module.__name__}"
     faulty = types.ModuleType(module.__name__)
@@ -29,7 +31,8 @@ def assert_gradients(case: Case, problem) -> None:
 
 
 def assert_gradcheck_catches(case: Case, right: str, wrong: str, problems=None) -> None:
-    """With the fault in the module of the case, the gradients of one of its problems are found to be wrong.
+    """With the fault in the module of the case, the gradients of one of its problems are found to
+    be wrong.
 
     problems: those to try, by default all of the case.
     """
@@ -45,9 +48,11 @@ def assert_gradcheck_catches(case: Case, right: str, wrong: str, problems=None) 
 
 
 def assert_caught(module, right: str, wrong: str, subject, *inputs, **settings) -> None:
-    """The gradient check passes with the module as it is, and fails with the fault: for what is no problem of a case.
+    """The gradient check passes with the module as it is, and fails with the fault: for what is no
+    problem of a case.
 
-    subject: a function of a module, which makes the layer or pair of functions to be checked from it.
+    subject: a function of a module, which makes the layer or pair of functions to be checked from
+    it.
     """
     gradcheck(subject(module), *inputs, **settings)
     with pytest.raises(GradientError) as caught:

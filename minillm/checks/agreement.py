@@ -1,4 +1,4 @@
-"""Whether an implementation of an operation agrees with NumPy in float64, on the inputs of its case."""
+"""Whether an implementation of an operation agrees with NumPy in float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from minillm.checks.case import Case, Kernel, Problem
 
 @dataclass(frozen=True)
 class Agreement:
-    """errors: result -> relative error against NumPy in float64, norm-wise. allowed: result -> the largest that agrees."""
+    """errors: result -> relative error against NumPy in float64, norm-wise.
+    allowed: result -> the largest error that agrees.
+    """
 
     errors: dict[str, float]
     allowed: dict[str, float]
@@ -33,7 +35,7 @@ class Agreement:
 
 
 def compare_kernel(case: Case, kernel: Kernel, problem: Problem, device: str = "cudasim") -> Agreement:
-    """Run a kernel of a case on a device, "cudasim" or "cuda", and compare with NumPy in float64."""
+    """Run a kernel of a case on a device, "cudasim" or "cuda", and compare with float64."""
     found = kernel_results(case, kernel, problem, device)
     return agreement(found, reference_results(case, problem), kernel)
 
@@ -52,13 +54,16 @@ def agreement(found: tuple[dict, dict], expected: tuple[dict, dict], kernel: Ker
 def kernel_results(
     case: Case, kernel: Kernel, problem: Problem, device: str = "cudasim", number: str = "float32"
 ) -> tuple[dict, dict]:
-    """Outputs and gradients of a kernel by name, copied to the host. number: the dtype of the low-precision inputs."""
+    """Outputs and gradients of a kernel by name, copied to the host.
+
+    number: the dtype of the low-precision inputs.
+    """
     results = case.results(import_module(kernel.module), placed(case, case.make(problem), device, None, number))
     return tuple({name: to_host(x) if hasattr(x, "dtype") else x for name, x in part.items()} for part in results)
 
 
 def reference_results(case: Case, problem: Problem, number: str = "float32", dtype="float64", op=None):
-    """Outputs and gradients of NumPy by name: in float64, of inputs that are rounded as the kernel's are.
+    """Outputs and gradients of NumPy by name, of inputs that are rounded as the kernel's are.
 
     op: a module to call in place of the one with the NumPy functions.
     """
@@ -66,9 +71,10 @@ def reference_results(case: Case, problem: Problem, number: str = "float32", dty
 
 
 def placed(case: Case, a: SimpleNamespace, device: str, dtype=None, number: str = "float32") -> SimpleNamespace:
-    """The inputs on a device, floating-point arrays rounded to float32, and those of low precision to `number`.
+    """The inputs on a device, rounded to float32, those of low precision to `number`.
 
-    dtype: what the rounded arrays are held in; by default in what they are rounded to. What is no array stays.
+    dtype: of the arrays that hold the rounded numbers, by default what they are rounded to. What is
+    no array of floats stays as it is.
     """
 
     def place(name, value):

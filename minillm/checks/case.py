@@ -1,13 +1,14 @@
 """A case: one operation, with everything that a check of it needs.
 
-A case makes inputs of a given size, calls forward and backward, and names the sizes to try. The cases are in
-cases_*.py, one for each operation, and cases.py lists them. The caller brings `op`, the module whose functions are
-called: the layer's (NumPy), the CUDA kernel's, or a copy of one of them with a planted fault.
+A case makes inputs of a given size, calls forward and backward, and names the sizes to try. The
+cases are in cases_*.py, one for each operation, and cases.py lists them. The caller brings `op`,
+the module whose functions are called: the layer's (NumPy), the CUDA kernel's, or a copy of one of
+them with a planted fault.
 
-    minillm gradcheck     forward and backward in float64 against finite differences     sizes: `gradcheck`
-    minillm simulate      the kernel against NumPy in float64                            size:  `simulate`
-    tests/layers          both, and the planted faults that both have to notice          sizes: `gradcheck`, `kernels`
-    benchmarks            the time and the error of every implementation                 sizes: `benchmark`
+    minillm gradcheck     backward in float64 against finite differences          sizes: `gradcheck`
+    minillm simulate      the kernel against NumPy in float64                     size:  `simulate`
+    tests/layers          both, and planted faults that they notice               also: `kernels`
+    benchmarks            time and error of every implementation                  sizes: `benchmark`
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ FORWARD, BACKWARD = 1e-5, 1e-4  # relative errors, norm-wise, that a kernel in f
 
 @dataclass(frozen=True)
 class Problem:
-    """The arguments of a case's `inputs`: the numbers of a size, and settings. label: for reports."""
+    """The arguments of a case's `inputs`: the numbers of a size, and settings.
+
+    label: what a report adds to the name of the case.
+    """
 
     size: tuple
     settings: tuple[tuple[str, object], ...] = ()
@@ -51,8 +55,11 @@ def at(*size, label: str = "", **settings) -> Problem:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A CUDA implementation of an operation: its name for `minillm simulate`, the module of its launcher, and what it
-    computes in one line. forward, backward: the relative error that counts as agreement, norm-wise."""
+    """A CUDA implementation of an operation.
+
+    name: for `minillm simulate`. module: of the launcher. summary: what it computes, in one line.
+    forward, backward: the relative error that counts as agreement, norm-wise.
+    """
 
     name: str
     module: str
@@ -65,22 +72,24 @@ class Kernel:
 class Case:
     """One operation.
 
-    name              the operation. `home` is the module with its functions and its layer, minillm.layers.NAME
-                      unless given
-    inputs            (rng, *size, **settings) -> a dict of all that forward and backward take: float64 arrays, lists
-                      of arrays, and what is no array (eps, a random key). "dy" is the gradient of output "y"
-    forward           (op, a) -> outputs, saved, where `a` has the inputs as attributes; outputs are named `outputs`
-    backward          (op, a, saved) -> the gradients of the inputs named `differentiated`, in this order
-    layer             (module, a) -> the layer, whose forward takes the inputs named `layer_inputs`; None where only
-                      the functions can be checked
-    low_precision     the inputs that may be bfloat16, with their gradients and the outputs; () for float32 alone
-    kernel            its CUDA implementations
-    dimensions        names of the numbers of a size; `expand` turns them into the size of a problem, where it is
-                      another one
-    gradcheck         problems for finite differences: small, since every number is tried
-    kernels           problems for the comparison of implementations
-    simulate          the size that `minillm simulate` runs by default
-    benchmark         problems whose time is measured
+    name            The operation. `home` is the module with its functions and its layer,
+                    minillm.layers.NAME unless given.
+    inputs          (rng, *size, **settings) -> a dict of all that forward and backward take:
+                    float64 arrays, lists of arrays, and what is no array (eps, a random key).
+                    "dy" is the gradient of the output "y".
+    forward         (op, a) -> outputs, saved, where `a` has the inputs as attributes. The outputs
+                    are named `outputs`.
+    backward        (op, a, saved) -> the gradients of the inputs named `differentiated`, in order.
+    layer           (module, a) -> the layer, whose forward takes the inputs named `layer_inputs`;
+                    None where only the functions can be checked.
+    low_precision   The inputs that may be bfloat16, and so their gradients and the outputs.
+    kernel          The CUDA implementations.
+    dimensions      The names of the numbers of a size on a command line. `expand` turns these
+                    numbers into the size of a problem, where that is another one.
+    gradcheck       Problems for finite differences: small, since every number is tried.
+    kernels         Problems for the comparison of implementations.
+    simulate        The size that `minillm simulate` runs by default.
+    benchmark       Problems whose time is measured.
     """
 
     name: str
@@ -122,7 +131,10 @@ class Case:
         return Problem(tuple(self.expand(*numbers)) if self.expand else tuple(numbers))
 
     def results(self, op, a: SimpleNamespace) -> tuple[dict, dict]:
-        """Outputs and gradients by name, "d" before the name of the input. Lists are taken apart: values[0], ..."""
+        """Outputs and gradients by name, "d" before the name of the input.
+
+        Lists are taken apart: values[0], ...
+        """
         outputs, saved = self.forward(op, a)
         forward = by_name(self.outputs, outputs)
         if self.backward is None:
@@ -131,7 +143,7 @@ class Case:
         return forward, by_name(tuple(f"d{name}" for name in self.differentiated), gradients)
 
     def subject(self, problem: Problem, module: ModuleType | None = None) -> tuple[object, dict, tuple | None]:
-        """(layer or pair of functions, its inputs by name, random key): the arguments of `gradcheck`.
+        """The arguments of `gradcheck`: layer or pair of functions, its inputs by name, random key.
 
         module: a copy of the module `home` to check in its place, such as one with a planted fault.
         """
@@ -185,7 +197,10 @@ def array(name: str, *shape: int) -> np.ndarray:
 
 
 def randomised(layer: Layer, scale: float = 0.5) -> Layer:
-    """The layer with random parameters: at their initial values some gradients vanish, and a fault would not show."""
+    """The layer with random parameters.
+
+    At their initial values some gradients vanish, and a fault would not show.
+    """
     for name, parameter in layer.parameters().items():
         parameter.value[...] = scale * array(name, *parameter.value.shape)
     return layer

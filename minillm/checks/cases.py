@@ -1,6 +1,8 @@
-"""All cases by name, and the check of their gradients that `minillm gradcheck` runs. What a case is: case.py.
+"""All cases by name, and the check of their gradients that `minillm gradcheck` runs.
 
-LAYER_NORM            one case, for whoever checks this operation
+What a case is: case.py.
+
+LAYER_NORM            the case of one operation; so are RMS_NORM, GELU, ...
 CASES                 all of them
 GRADCHECKED           the names that `minillm gradcheck` takes: a file in layers/ or models/ -> its cases
 KERNELS               the names that `minillm simulate` takes -> (case, kernel)
@@ -62,7 +64,9 @@ def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | Gradient
 
 
 def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Report:
-    """`gradcheck` of one problem of a case. module: a copy of the case's module to check in its place.
+    """`gradcheck` of one problem of a case.
+
+    module: a copy of the case's module to check in its place.
 
     Raises what gradcheck raises. settings: further arguments of gradcheck.
     """

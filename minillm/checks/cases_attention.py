@@ -1,4 +1,4 @@
-"""The cases of attention: the functions and their CUDA rungs, the layers around them, and rotary embedding."""
+"""The cases of attention, its CUDA rungs, the layers around it, and rotary embedding."""
 
 from __future__ import annotations
 

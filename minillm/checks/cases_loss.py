@@ -12,7 +12,8 @@ from minillm.layers.layer import Parameter
 def cross_entropy_inputs(rng, *shape, ignored=(), ramp=False, masked=False, label_smoothing=0.0, dloss=1.0):
     """logits (..., V) and their targets, of which those at `ignored` are no tokens.
 
-    ramp: later logits are larger, so that a running maximum changes often. masked: of row 0 a third is -inf.
+    ramp: later logits are larger, so that a running maximum changes often. masked: of row 0 a third
+    is -inf.
     """
     vocabulary = shape[-1]
     targets = rng.integers(vocabulary, size=shape[:-1])

@@ -1,4 +1,4 @@
-"""The cases of whole models, one entry for each architecture, and of their blocks, kept and recomputed."""
+"""The cases of whole models, one entry for each architecture, and of their blocks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from minillm.models.llama import LlamaConfig
 def model_case(name: str, model: str, config, variants: list[Problem]) -> Case:
     """Every parameter of a small model, through its loss.
 
-    name: of the file in minillm/models. model: the name of its class in this file. config: one of a few hundred
-    parameters. variants: `at(label=..., **fields of the config that differ)`.
+    name: of the file in minillm/models. model: the name of its class in this file. config: one of a
+    few hundred parameters. variants: `at(label=..., **fields of the config that differ)`.
     """
 
     def inputs(rng, **fields):
@@ -93,7 +93,10 @@ RESIDUAL_BLOCK = Case(
 
 
 class RecomputedBlock(Layer):
-    """A block whose forward keeps its input alone. module: minillm.layers.recompute, or a copy with a fault."""
+    """A block whose forward keeps its input alone.
+
+    module: minillm.layers.recompute, or a copy with a fault.
+    """
 
     def __init__(self, module, block: Layer):
         self.module, self.block = module, block

@@ -14,7 +14,10 @@ TENSORS = ((3, 4), (1,), (4097,), (0,), (5, 1, 7), (100, 100))
 
 
 def tensors_inputs(rng, *shapes, steps=(3, 4), gradient_scale=0.5, decoupled=True):
-    """Values, gradients and moments of these shapes. steps: the numbers of the steps to take, one after the other."""
+    """Values, gradients and moments of these shapes.
+
+    steps: the numbers of the steps to take, one after the other.
+    """
     lists = {name: [rng.normal(size=shape) for shape in shapes] for name in ("values", "gradients", "first")}
     second = [rng.random(size=shape) for shape in shapes]
     return dict(**lists, second=second, steps=steps, gradient_scale=gradient_scale, decoupled=decoupled)
@@ -25,7 +28,10 @@ def a_matrix_and_vectors(rows, columns):
 
 
 def adamw_forward(op, a):
-    """Matrices are decayed and vectors are not. op: a module with `adamw_update`, or minillm.optim.adamw."""
+    """Matrices are decayed and vectors are not.
+
+    op: a module with `adamw_update`, or minillm.optim.adamw.
+    """
     decays = [DECAY if value.ndim >= 2 else 0.0 for value in a.values]
     for step in a.steps:
         if hasattr(op, "adamw_update"):
@@ -66,7 +72,7 @@ ADAMW = Case(
 
 
 def global_norm_forward(op, a):
-    """op: a module whose `global_norm` takes arrays, or minillm.optim.global_norm, whose takes parameters."""
+    """op: a module whose `global_norm` takes arrays, or minillm.optim.global_norm."""
     if hasattr(op, "clip_scale"):
         return op.global_norm({str(i): SimpleNamespace(grad=g) for i, g in enumerate(a.gradients)}), None
     return op.global_norm(a.gradients), None

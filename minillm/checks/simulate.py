@@ -43,7 +43,7 @@ C_TYPES = {
 }
 C_TYPES |= {"short": "int16", "long": "int64", "uint": "uint32"}
 PRINTED_WHOLE = 8  # arrays of at most so many numbers
-SHARED_BY_DEFAULT = 48 * 1024  # bytes that a GPU gives to a block without being asked
+SHARED_BY_DEFAULT = 48 * 1024  # bytes that every GPU grants a block
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,9 @@ class FileRun:
 def simulate_case(name: str, size: tuple[int, ...], mode: str, order: str, seed: int) -> tuple[str, bool]:
     """Run a kernel of ours on the inputs of its case: a report, and whether all is well.
 
-    size: one number for each of the case's dimensions, or () for the default. mode: "run", "check" or "profile".
-    order, seed: in which order threads take turns. Raises UserError for an unknown name or a wrong size.
+    size: one number for each of the case's dimensions, or () for the default.
+    mode: "run", "check" or "profile". order, seed: in which order threads take turns.
+    Raises UserError for an unknown name or a wrong size.
     """
     case, kernel = _kernel(name)
     if size and len(size) != len(case.dimensions):
@@ -161,7 +162,10 @@ def parse_dimensions(option: str, texts: list[str] | None, default: int) -> tupl
 
 
 def parse_sizes(name: str, texts: list[str]) -> tuple[int, ...]:
-    """The size of a kernel's problem, by name (rows=7,width=33, the others as they are) or by order. Raises UserError."""
+    """The size of a kernel's problem, by name (rows=7,width=33) or by order.
+
+    Numbers that are not named stay as they are by default. Raises UserError.
+    """
     case, _ = _kernel(name)
     parts = [part.strip() for text in texts for part in text.split(",")]
     values = [part.rpartition("=")[2] for part in parts]
@@ -188,7 +192,7 @@ def _kernel(name: str) -> tuple[Case, Kernel]:
 
 
 def _kernel_of(path: Path, name: str, source: str) -> str:
-    """The name expression of the kernel to run: the one asked for, or the file's only one."""
+    """The name expression of the kernel to run: the given one, or the file's only one."""
     found = kernels(source)
     if name:
         wrong = kernel_name_error(name, str(path), found)

@@ -1,7 +1,9 @@
-"""What a gradient check is of: a layer, a model or a pair of functions, called in one way and held to one contract.
+"""What a gradient check is of: a layer, a model or a pair of functions, called in one way and held
+to one contract.
 
-Each call gets its own copies, of forward's inputs and of backward's dy: a function may write into what it is given without
-spoiling what it is measured with. What it returns is looked at before anything is measured:
+Each call gets its own copies, of forward's inputs and of backward's dy: a function may write into
+what it is given without spoiling what it is measured with. What it returns is looked at before
+anything is measured:
 
     forward     returns one or several float64 arrays, the same ones for the same inputs, and leaves the parameters alone
     backward    returns one gradient for each float input, of its shape and dtype; adds a gradient to each parameter
@@ -22,7 +24,10 @@ SAME = 1e-10  # two results of one computation, relative to the largest number: 
 
 
 class GradientError(AssertionError):
-    """A hand-written gradient is wrong. `report` has all rows; None where nothing could be measured."""
+    """A hand-written gradient is wrong.
+
+    `report` has all rows; None where nothing could be measured.
+    """
 
     def __init__(self, message: str, report=None):
         super().__init__(message)
@@ -30,7 +35,9 @@ class GradientError(AssertionError):
 
 
 class ContractError(GradientError):
-    """Forward or backward does not do, beside the gradients, what a layer has to do: wrong shapes, too few gradients, ..."""
+    """Forward or backward does not do, beside the gradients, what a layer has to do: wrong shapes,
+    too few gradients, ...
+    """
 
 
 def subject_of(subject, inputs: tuple, rng_key, name: str, input_names: Sequence[str] = ()) -> Subject:
@@ -84,9 +91,11 @@ class Subject:
         raise NotImplementedError
 
     def examine(self, weights_for) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """(the weights of the outputs, name -> gradient) of one forward and backward, both of which are held to the contract.
+        """(the weights of the outputs, name -> gradient) of one forward and backward, both of which
+        are held to the contract.
 
-        weights_for: outputs -> the gradients that arrive from above, one for each. Raises ContractError and TypeError.
+        weights_for: outputs -> the gradients that arrive from above, one for each. Raises
+        ContractError and TypeError.
         """
         self._check_tensors()
         before = {name: parameter.value.copy() for name, parameter in self.parameters.items()}
@@ -151,7 +160,9 @@ class Subject:
         return outputs
 
     def _input_gradients(self, returned) -> dict[int, np.ndarray]:
-        """Input -> gradient, of what backward returned: one for each float input, or one, or None, for each input."""
+        """Input -> gradient, of what backward returned: one for each float input, or one, or None,
+        for each input.
+        """
         name, floats = self.name, self._floats
         if isinstance(returned, dict) or inspect.isgenerator(returned):
             kind = type(returned).__name__
@@ -208,7 +219,9 @@ class Subject:
     # ----------------------------------------------------------------------------------- what calls do beside their work
 
     def _check_the_same_again(self, outputs, weights, gradients) -> None:
-        """Forward and backward once more: the same outputs and gradients, and parameters to which as much was added again."""
+        """Forward and backward once more: the same outputs and gradients, and parameters to which
+        as much was added again.
+        """
         again = self.forward()
         if any(not _same(*pair) for pair in zip(outputs, again, strict=True)):
             raise ContractError(
@@ -238,14 +251,19 @@ class Subject:
                 raise ContractError(f"{self.name}: forward or backward changes the parameter {name} itself")
 
     def _note_writing(self, which: str, given: list, original: list, names: list[str]) -> None:
-        """Notes what a call wrote over. It is allowed in itself, and wrong where the caller still needs it."""
+        """Notes what a call wrote over.
+
+        It is allowed in itself, and wrong where the caller still needs it.
+        """
         for name, one, other in zip(names, given, original):
             if isinstance(one, np.ndarray) and not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
                 needed = "a residual block reads dy again" if which == "backward" else "a residual block reads x again"
                 self._note(f"{which} writes over {name}: wrong wherever it is still needed ({needed})")
 
     def _note_aliases(self, others: list) -> None:
-        """Notes gradients of parameters that lie in the memory of dy or dx: the next gradient would be added there, too."""
+        """Notes gradients of parameters that lie in the memory of dy or dx: the next gradient would
+        be added there, too.
+        """
         for name, parameter in self.parameters.items():
             if any(isinstance(x, np.ndarray) and np.may_share_memory(x, parameter.grad) for x in others):
                 self._note(f"the gradient of {name} lies in the memory of dy or dx: give add_grad a copy")
@@ -398,7 +416,9 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _arrays_that_are_no_parameters(layer: Layer) -> list[str]:
-    """A line for each float array, and each foreign object with Parameters, among the attributes of the layers."""
+    """A line for each float array, and each foreign object with Parameters, among the attributes of
+    the layers.
+    """
     found = []
     for path, each in layer.layers():
         for name, value in entries(each):

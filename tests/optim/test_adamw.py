@@ -1,6 +1,6 @@
 """AdamW and Adam: against their papers, one number at a time, against two steps worked out by hand, and the kernel.
 
-The faults that these tests notice stand in FORMULA_FAULTS and KERNEL_FAULTS.
+The faults that these tests notice: FORMULA_FAULTS and KERNEL_FAULTS.
 """
 
 import math
