@@ -145,3 +145,9 @@ def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):
     monkeypatch.setattr(train_step, "torch_sees_a_gpu", lambda: False)
     assert train_step.torch_contestants(None, SimpleNamespace(device="cuda")) == {}
     assert "PyTorch is left out" in capsys.readouterr().out
+
+
+def test_a_line_of_attention_fits_80_columns():
+    row = dict(way="tensor cores bf16", direction="backward", shape=dict(B=1, H=2, T=16384, D=128), error=1.23e-7)
+    row |= dict(median_ms=12345.678, p20_ms=12345.678, p80_ms=12345.678, tflops=1234.567, share_of_peak=0.99)
+    assert len(attention.line(row)) <= 80
