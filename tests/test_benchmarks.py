@@ -187,3 +187,9 @@ def rows_of_operation(monkeypatch, capsys, name):
     size = " x ".join(map(str, SIZES[name]))
     shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(size)]
     return [[size, *line.removeprefix(size).split()] for line in shown]
+
+
+def test_a_line_of_attention_fits_80_columns():
+    row = dict(way="tensor cores bf16", direction="backward", shape=dict(B=1, H=2, T=16384, D=128), error=1.23e-7)
+    row |= dict(median_ms=12345.678, p20_ms=12345.678, p80_ms=12345.678, tflops=1234.567, share_of_peak=0.99)
+    assert len(attention.line(row)) <= 80
