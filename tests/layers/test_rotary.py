@@ -25,15 +25,15 @@ def test_faults_are_caught(interleaved):
 
     assert_caught(
         rotary,
-        "_turned(upcast(dy), cos, -sin, interleaved)",
-        "_turned(upcast(dy), cos, sin, interleaved)",
+        "_rotate(upcast(dy), cos, -sin, interleaved)",
+        "_rotate(upcast(dy), cos, sin, interleaved)",
         pair,
         array("x", 1, 2, 5, 6),
     )
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_pairs_are_turned_as_complex_numbers(interleaved):
+def test_pairs_are_rotated_as_complex_numbers(interleaved):
     """Equation 34: a pair, as one complex number, times exp(i t theta)."""
     x = array("x", 1, 1, 5, 6)
     y, _ = rotary_forward(x, *TABLES, interleaved)
