@@ -274,20 +274,20 @@ def llama():
 def relative_of_llama(kind, label, **fields):
     """A case of an architecture whose configuration has the fields of Llama's."""
     ids, targets = (stream("catalogue", name).integers(7, (2, 5)) for name in ("ids", "targets"))
-    shape = dict(vocab_size=7, context_length=6, n_layer=2, n_head=4, n_kv_head=2, d_model=8, d_ff=6, rope_theta=50.0)
-    config = kind.config_class(**{**shape, **fields})
+    sizes = dict(vocab_size=7, context_length=6, n_layer=2, n_head=2, n_kv_head=1, d_model=4, d_ff=5)
+    config = kind.config_class(**{**sizes, "head_dim": 4, "rope_theta": 50.0, **fields})
     label = f"{kind.model_type}, {label}"
     return label, randomised(kind(config, seed=0, dtype="float64")), (ids, targets), KEY
 
 
 def qwen2():
     yield relative_of_llama(Qwen2, "tied", tie_embeddings=True)
-    yield relative_of_llama(Qwen2, "untied, dropout", n_kv_head=1, dropout=0.25)
+    yield relative_of_llama(Qwen2, "untied, dropout", n_kv_head=2, dropout=0.25)
 
 
 def qwen3():
     yield relative_of_llama(Qwen3, "tied, wide heads", tie_embeddings=True, head_dim=6)
-    yield relative_of_llama(Qwen3, "untied, bias, dropout", head_dim=2, attention_bias=True, dropout=0.25)
+    yield relative_of_llama(Qwen3, "untied, bias, dropout", n_kv_head=2, attention_bias=True, dropout=0.25)
 
 
 def mistral():
