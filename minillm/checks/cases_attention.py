@@ -7,6 +7,7 @@ from itertools import product
 from minillm.checks.case import KEY, Case, Kernel, at
 from minillm.kernels import RUNGS
 from minillm.layers.linear import Linear
+from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions
 
@@ -37,12 +38,13 @@ ROTARY = Case(
 )
 
 
-def attention_inputs(rng, B, H, H_kv, T, D, causal=True, dropout=0.0, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D)."""
+def attention_inputs(rng, B, H, H_kv, T, D, causal=True, dropout=0.0, batch_offset=0, window=None):
+    """q (B, H, T, D), k and v (B, H_kv, T, D). window: for NumPy alone, no kernel has one."""
     q, dy = rng.normal(size=(2, B, H, T, D))
     k, v = rng.normal(size=(2, B, H_kv, T, D))
     key = KEY if dropout else None
-    return dict(q=q, k=k, v=v, dy=dy, causal=causal, dropout=dropout, rng_key=key, batch_offset=batch_offset)
+    settings = dict(causal=causal, dropout=dropout, rng_key=key, batch_offset=batch_offset)
+    return dict(q=q, k=k, v=v, dy=dy, settings=settings | ({"window": window} if window else {}))
 
 
 RUNG_SUMMARIES = {
@@ -62,7 +64,7 @@ def _rung(name: str) -> Kernel:
 ATTENTION = Case(
     "attention",
     inputs=attention_inputs,
-    forward=lambda op, a: op.attention_forward(a.q, a.k, a.v, a.causal, a.dropout, a.rng_key, a.batch_offset),
+    forward=lambda op, a: op.attention_forward(a.q, a.k, a.v, **a.settings),
     backward=lambda op, a, saved: op.attention_backward(a.dy, saved),
     differentiated=("q", "k", "v"),
     low_precision=("q", "k", "v", "dy"),
@@ -73,6 +75,7 @@ ATTENTION = Case(
         at(2, 4, 4, 5, 3, label="full", causal=False),
         at(2, 4, 4, 5, 3, label="dropout", dropout=0.3),
         at(2, 4, 2, 5, 3, label="4 query heads on 2 key/value heads"),
+        at(2, 4, 2, 5, 3, label="a window of 3", window=3),
     ],
     simulate=(1, 2, 1, 128, 64),
 )
@@ -97,21 +100,25 @@ SELF_ATTENTION = Case(
 )
 
 
-def rotary_attention_inputs(rng, B, T, C, H, H_kv, D, biased=False, interleaved=False, dropout=0.0):
+def rotary_attention_inputs(
+    rng, B, T, C, H, H_kv, D, biased=False, interleaved=False, dropout=0.0, window=None, normed=False
+):
     rows = {"q": H * D, "k": H_kv * D, "v": H_kv * D, "o": C}
     weights = {name: rng.normal(size=(count, H * D if name == "o" else C)) for name, count in rows.items()}
     biases = {f"{name}_bias": rng.normal(size=count) if biased else None for name, count in rows.items()}
-    settings = dict(heads=(H, H_kv, D), interleaved=interleaved, dropout=dropout, rng_key=KEY)
-    return {"x": rng.normal(size=(B, T, C)), **weights, **biases, **settings}
+    norms = {name: rng.normal(size=D) if normed else None for name in ("q_norm", "k_norm")}
+    settings = dict(heads=(H, H_kv, D), interleaved=interleaved, dropout=dropout, window=window, rng_key=KEY)
+    return {"x": rng.normal(size=(B, T, C)), **weights, **biases, **norms, **settings}
 
 
 def rotary_attention(module, a):
-    """The attention of Llama: grouped key/value heads, positions by rotation."""
+    """The attention of Llama and its kin: grouped key/value heads, positions by rotation, norms, a window."""
     H, H_kv, D = a.heads
     pairs = ((a.q, a.q_bias), (a.k, a.k_bias), (a.v, a.v_bias), (a.o, a.o_bias))
     linears = (Linear(weight, bias, transposed=True) for weight, bias in pairs)
     positions = RotaryPositions(D, base=100.0, interleaved=a.interleaved)
-    return module.RotarySelfAttention(*linears, H, H_kv, positions, dropout=a.dropout)
+    norms = {"q_norm": RMSNorm(a.q_norm), "k_norm": RMSNorm(a.k_norm)} if a.q_norm is not None else {}
+    return module.RotarySelfAttention(*linears, H, H_kv, positions, dropout=a.dropout, window=a.window, **norms)
 
 
 ROTARY_ATTENTION = Case(
@@ -126,5 +133,8 @@ ROTARY_ATTENTION = Case(
             biased=biased, interleaved=interleaved, dropout=0.2 if biased else 0.0,
         )
         for H_kv, biased, interleaved in product((4, 2, 1), (False, True), (False, True))
+    ] + [
+        at(2, 5, 6, 4, 2, 2, label="a window of 3", window=3),
+        at(2, 5, 6, 4, 2, 2, label="norms on q and k", normed=True),
     ],
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 
 from minillm.checks.case import KEY, Case, Problem, at, randomised
@@ -11,96 +10,81 @@ from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
-from minillm.models.gpt2 import GPT2Config
-from minillm.models.llama import LlamaConfig
-from minillm.models.mistral import MistralConfig
-from minillm.models.qwen2 import Qwen2Config
-from minillm.models.qwen3 import Qwen3Config
+from minillm.models.gpt2 import GPT2
+from minillm.models.llama import Llama
+from minillm.models.mistral import Mistral
+from minillm.models.qwen2 import Qwen2
+from minillm.models.qwen3 import Qwen3
 
 
-def model_case(name: str, model: str, config, variants: list[Problem]) -> Case:
+def model_case(kind: type, variants: list[Problem], **shape) -> Case:
     """Every parameter of a small model, through its loss.
 
-    name: of the file in minillm/models. model: the name of its class in this file. config: one of a
-    few hundred parameters. variants: `at(label=..., **fields of the config that differ)`.
+    kind: the class of the model. shape: the fields of its config, for a few hundred parameters.
+    variants: `at(label=..., **fields that differ)`.
     """
 
     def inputs(rng, **fields):
-        chosen = replace(config, **fields)
-        ids, targets = rng.integers(chosen.vocab_size, size=(2, 2, 5))
-        return dict(ids=ids, targets=targets, config=chosen, rng_key=KEY)
+        config = kind.config_class(**{**shape, **fields})
+        ids, targets = rng.integers(config.vocab_size, size=(2, 2, 5))
+        return dict(ids=ids, targets=targets, config=config, rng_key=KEY)
 
     def layer(module, a):
-        return randomised(getattr(module, model)(a.config, seed=0, dtype="float64"))
+        return randomised(getattr(module, kind.__name__)(a.config, seed=0, dtype="float64"))
 
-    home = f"minillm.models.{name}"
+    name, home = kind.__module__.rpartition(".")[2], kind.__module__
     return Case(name, home=home, inputs=inputs, layer=layer, layer_inputs=("ids", "targets"), gradcheck=variants)
 
 
-GPT2 = model_case(
-    "gpt2",
-    "GPT2",
-    GPT2Config(vocab_size=5, context_length=6, n_layer=2, n_head=2, d_model=4, d_ff=5),
-    [
-        at(
-            label=f"{'tied' if tied else 'untied'}, {'' if bias else 'no '}bias, {'' if dropout else 'no '}dropout",
-            tie_embeddings=tied, bias=bias, dropout=dropout,
-        )
-        for tied, bias, dropout in product((True, False), (True, False), (0.0, 0.25))
-    ],
-)  # fmt: skip
+SMALL = dict(vocab_size=5, context_length=6, n_layer=2, n_head=2, d_model=4, d_ff=5)
+SMALL_LLAMA = SMALL | dict(n_kv_head=1, head_dim=4, rope_theta=50.0)
 
-LLAMA = model_case(
-    "llama",
-    "Llama",
-    LlamaConfig(
-        vocab_size=5, context_length=6, n_layer=2, n_head=2, n_kv_head=1, d_model=4, d_ff=5, head_dim=4, rope_theta=50.0
+MODELS = (
+    model_case(
+        GPT2,
+        [
+            at(
+                label=f"{'tied' if tied else 'untied'}, {'' if bias else 'no '}bias, {'' if dropout else 'no '}dropout",
+                tie_embeddings=tied, bias=bias, dropout=dropout,
+            )
+            for tied, bias, dropout in product((True, False), (True, False), (0.0, 0.25))
+        ],
+        **SMALL,
     ),
-    [
-        at(label="tied, no bias", tie_embeddings=True),
-        at(
-            label="untied, bias, dropout",
-            tie_embeddings=False, attention_bias=True, mlp_bias=True, dropout=0.25, rope_interleaved=True,
-        ),
-    ],
+    model_case(
+        Llama,
+        [
+            at(label="tied, no bias", tie_embeddings=True),
+            at(
+                label="untied, bias, dropout",
+                tie_embeddings=False, attention_bias=True, mlp_bias=True, dropout=0.25, rope_interleaved=True,
+            ),
+        ],
+        **SMALL_LLAMA,
+    ),
+    model_case(
+        Qwen2,
+        [at(label="tied", tie_embeddings=True), at(label="untied, dropout", n_kv_head=2, dropout=0.25)],
+        **SMALL_LLAMA,
+    ),
+    model_case(
+        Qwen3,
+        [
+            at(label="tied, wide heads", tie_embeddings=True, head_dim=6),
+            at(label="untied, bias, dropout", attention_bias=True, dropout=0.25),
+        ],
+        **SMALL_LLAMA,
+    ),
+    model_case(
+        Mistral,
+        [
+            at(label="window of 3", sliding_window=3, tie_embeddings=True),
+            at(label="window of 2, dropout", sliding_window=2, dropout=0.25),
+            at(label="no window"),
+        ],
+        **SMALL_LLAMA,
+    ),
 )  # fmt: skip
-
-
-def llama_fields(**fields):
-    """A small model with the fields of Llama's configuration."""
-    shape = dict(vocab_size=5, context_length=6, n_layer=2, n_head=2, n_kv_head=1, d_model=4, d_ff=5, rope_theta=50.0)
-    return {**shape, **fields}
-
-
-QWEN2 = model_case(
-    "qwen2",
-    "Qwen2",
-    Qwen2Config(**llama_fields()),
-    [at(label="tied", tie_embeddings=True), at(label="untied, dropout", tie_embeddings=False, dropout=0.25)],
-)
-
-QWEN3 = model_case(
-    "qwen3",
-    "Qwen3",
-    Qwen3Config(**llama_fields(head_dim=6)),
-    [
-        at(label="tied, wide heads", tie_embeddings=True),
-        at(label="untied, bias, dropout", tie_embeddings=False, attention_bias=True, dropout=0.25),
-    ],
-)
-
-MISTRAL = model_case(
-    "mistral",
-    "Mistral",
-    MistralConfig(**llama_fields()),
-    [
-        at(label="window of 3, tied", sliding_window=3, tie_embeddings=True),
-        at(label="window of 2, dropout", sliding_window=2, dropout=0.25),
-        at(label="no window", sliding_window=None),
-    ],
-)
-
-MODELS = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL)
 
 
 def residual_block_inputs(rng, B, T, C):
