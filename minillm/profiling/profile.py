@@ -17,7 +17,7 @@ and CUDA events at its boundaries give the time on the device. A window is short
 then makes the host wait. The difference between the whole and the sum of the pieces is the launch gap.
 
 Bytes are those of the arrays that a piece takes and gives, read or written once: the least that it has to move. Operations of a
-product (N, K) @ (K, M) are 2 N K M; those of attention kernels 4 B H T^2 D forward, 8 backward (operations.py); others are not
+product (N, K) @ (K, M) are 2 N K M; those of attention kernels 4 B H T^2 D forward, 8 backward (flops.py); others are not
 counted. The share of peak is that of the operations of matrix products, and that of the bytes of everything else, of what the
 device can do at most (peaks.py); "n/a" where that is not known.
 """
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from minillm.backend.hooks import add_hook
-from minillm.profiling.operations import flops_per_token
+from minillm.profiling.flops import flops_per_token
 from minillm.profiling.peaks import Peaks, peaks_of
 from minillm.profiling.profile_recording import (
     HostClock,
@@ -65,7 +65,7 @@ class Part:
 class StepProfile:
     """A step: its parts, which add up to `seconds`.
 
-    model_operations: by the formula of operations.py. dtype: as in precision.py.
+    model_operations: by the formula of flops.py. dtype: as in precision.py.
     """
 
     parts: list[Part]

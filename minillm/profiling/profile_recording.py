@@ -263,7 +263,7 @@ def kernel_operations(name: str, arrays) -> int | None:
     """Those of the products of attention that a kernel does, each 2 B H T^2 D; None for kernels that do none.
 
     The model needs two in forward, and in backward dP, dq, dk and dv: the flash kernel for queries does dq, the one for keys
-    the other three. (Both compute the scores again, and the first one dP: that is not counted, see operations.py.)
+    the other three. (Both compute the scores again, and the first one dP: that is not counted, see flops.py.)
     """
     products = next((count for start, count in ATTENTION_PRODUCTS.items() if name.startswith(start)), None)
     if products is None:

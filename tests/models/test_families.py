@@ -19,8 +19,8 @@ from minillm.models.architectures import ARCHITECTURES, config_from_dict, config
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.models.presets import PRESETS
 from minillm.pretrained.adapter import apply_adapter, save_adapter
+from minillm.profiling.flops import flops_per_token, multiplied_weights
 from minillm.profiling.memory import count_parameters
-from minillm.profiling.operations import flops_per_token, multiplied_weights
 
 CONTEXT, VOCABULARY = 32, 17
 IDS, TARGETS = (stream("test", name).integers(VOCABULARY, (2, 12)) for name in ("ids", "targets"))
