@@ -59,8 +59,8 @@ class CudaFile:
     expression -> ResourceLimit, for every kernel and template instance that is launched, such as
     "f" or "f<64, true>". minimum_arch: the oldest architecture that the file compiles for, such as
     80 for tensor cores. constants: name -> number, the numbers that the file and its launcher
-    share; the file gets them as macros (-D). one_by_one: compile each instance alone, when it is first
-    launched. A model needs few of the many instances of an attention kernel: those of one
+    share; the file gets them as macros (-D). one_by_one: compile each instance alone, when it is
+    first launched. A model needs few of the many instances of an attention kernel: those of one
     head width take half of the compiler's time for flash.cu, a quarter for flash_tensor_cores.cu.
     """
 
@@ -117,7 +117,8 @@ class CudaFile:
     def module(self, array, kernel: str):
         """The compiled file for the device of `array`: a cupy.RawModule or the simulator's.
 
-        kernel: the instance that it has to contain. Raises UserError for a GPU older than minimum_arch.
+        kernel: the instance that it has to contain. Raises UserError for a GPU older than
+        minimum_arch.
         """
         compiled = (kernel,) if self.one_by_one else tuple(self.instances)
         place = device_id(array), compiled

@@ -112,7 +112,9 @@ def rotary_attention_inputs(
 
 
 def rotary_attention(module, a):
-    """The attention of Llama and its kin: grouped key/value heads, positions by rotation, norms, a window."""
+    """The attention of Llama and its kin: grouped key/value heads, positions by rotation, norms, a
+    window.
+    """
     H, H_kv, D = a.heads
     pairs = ((a.q, a.q_bias), (a.k, a.k_bias), (a.v, a.v_bias), (a.o, a.o_bias))
     linears = (Linear(weight, bias, transposed=True) for weight, bias in pairs)

@@ -53,7 +53,8 @@ RMS_NORM = Case(
     low_precision=("x", "dy"),
     kernel=(Kernel("rms_norm", "minillm.kernels.rms_norm", "rows to mean square 1, scaled"),),
     gradcheck=[at(2, 3, 8), at(2, 3, 8, label="small values", mean=0.0, std=0.1, eps=0.1)],
-    # Not one channel: y is +-1 and dx nearly 0 by cancellation, of which float32 has no digits in any way.
+    # Not one channel: y is +-1 and dx nearly 0 by cancellation, of which float32 has no digits in
+    # any way.
     kernels=[at(1, 2), *ROWS],
     simulate=(64, 256),
     benchmark=[at(4096, 768), at(8192, 2048), at(8192, 4096)],

@@ -6,7 +6,8 @@ A kernel of one's own is given its arguments as text:
     int32:1000       a scalar                      int32[8,4]=7      an array filled with a number
     1000             a scalar of the parameter's own type
 
-float, double, int, half, bfloat16, ... are types, too, by C's names. bfloat16 is given as its bits (uint16).
+float, double, int, half, bfloat16, ... are types, too, by C's names. bfloat16 is given as its bits
+(uint16).
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ SHARED_BY_DEFAULT = 48 * 1024  # bytes that every GPU grants a block
 class FileRun:
     """A launch of a kernel from a file.
 
-    shared: bytes of dynamic shared memory. save: where its arrays are put. expect: what they should be
-    then, such as "y = a * x + y" (expectations.py).
+    shared: bytes of dynamic shared memory. save: where its arrays are put. expect: what they should
+    be then, such as "y = a * x + y" (expectations.py).
     """
 
     grid: tuple[int, ...]
@@ -90,7 +91,10 @@ def simulate_case(name: str, size: tuple[int, ...], mode: str, order: str, seed:
 
 
 def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: str, seed: int) -> tuple[str, bool]:
-    """Run a kernel of a .cu file: a report, and whether all is well. Raises UserError for what cannot be run."""
+    """Run a kernel of a .cu file: a report, and whether all is well.
+
+    Raises UserError for what cannot be run.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     source = RawModule(path=path).code

@@ -19,7 +19,8 @@ from minillm.checks.differences import EPSILON, ROUNDING, Function, Slope, extra
 PASSED, WRONG, UNTOLD = "passed", "wrong", "cannot be told here"
 TOLERANCE = 1e-6
 FLOOR = 1e-3
-# Steps beside the size of the numbers: they lose less to rounding, where the loss is nearly a straight line.
+# Steps beside the size of the numbers: they lose less to rounding, where the loss is nearly a
+# straight line.
 LARGER = 32
 # Of the loss: a number that changes it by less, when changed by its own size, does not act on it.
 NOTHING = 16 * EPSILON

@@ -63,7 +63,9 @@ def attend(q, k, v, mask, factor=None, out=None):
 
 
 def attend_backward(dy, q, k, v, y, p, factor=None):
-    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B, H, T, D)"""
+    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B,
+    H, T, D)
+    """
     scale = 1 / math.sqrt(q.shape[-1])
     # forward: y = dropped(p) @ v
     dp = matmul(dy, transpose(v))  # (B, H, t, D) @ (B, H, D, T)
@@ -261,7 +263,10 @@ class CausalSelfAttention(Layer):
         return self.c_proj.forward(merge_heads(y))
 
     def backward(self, dy):
-        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections. RuntimeError without a forward."""
+        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections.
+
+        RuntimeError without a forward.
+        """
         backward, saved = self.take_saved()
         # forward: out = c_proj(merge_heads(y))
         dy = split_heads(self.c_proj.backward(dy), self.n_head)

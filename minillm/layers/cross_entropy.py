@@ -95,7 +95,8 @@ class CrossEntropy(Layer):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits, targets):
-        """logits (..., V), overwritten; targets (...) int  ->  the mean loss in nats (0-d, float64).
+        """logits (..., V), overwritten; targets (...) int  ->  the mean loss in nats (0-d,
+        float64).
 
         Raises ValueError if every target is ignored.
         """

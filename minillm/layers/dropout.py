@@ -69,7 +69,10 @@ class Dropout(Layer):
         return y
 
     def backward(self, dy):
-        """dy (...)  ->  dx (...), with the mask of forward. Raises RuntimeError without a forward before it."""
+        """dy (...)  ->  dx (...), with the mask of forward.
+
+        Raises RuntimeError without a forward before it.
+        """
         taken = self.take_saved()
         if taken is None:
             return dy

@@ -69,7 +69,10 @@ class Embedding(Layer):
         return y
 
     def backward(self, dy) -> None:
-        """dy (..., C): adds to the weight's gradient. Raises RuntimeError without a forward before it."""
+        """dy (..., C): adds to the weight's gradient.
+
+        Raises RuntimeError without a forward before it.
+        """
         if self.weight.frozen:
             self.take_saved()
             return

@@ -6,8 +6,8 @@ Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), equation 4. For one row
     mean = 1/C sum_i x_i          variance = 1/C sum_i (x_i - mean)^2
     rstd = 1 / sqrt(variance + eps)        n_i = (x_i - mean) rstd        y_i = n_i w_i + b_i
 
-(n is `normed` in the code.) Backward. Let g_i = dL/dn_i = dy_i w_i. x_i acts on n_j in three ways: directly
-if i = j, through the mean, and through rstd. With delta_ij = 1 if i = j, else 0:
+(n is `normed` in the code.) Backward. Let g_i = dL/dn_i = dy_i w_i. x_i acts on n_j in three ways:
+directly if i = j, through the mean, and through rstd. With delta_ij = 1 if i = j, else 0:
 
     dn_j/dx_i = (delta_ij - 1/C) rstd + (x_j - mean) drstd/dx_i
 
@@ -22,7 +22,8 @@ Put in, with x_j - mean = n_j / rstd:
     dn_j/dx_i = rstd (delta_ij - 1/C - n_i n_j / C)
     dx_i      = sum_j g_j dn_j/dx_i = rstd (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
 
-In words: the gradient loses its mean and its component along n, the two directions in which n cannot move.
+In words: the gradient loses its mean and its component along n, the two directions in which n
+cannot move.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
 
 
 def linear_backward(dy, saved, needs_dweight=True):
-    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or None"""
+    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or
+    None
+    """
     x, weight, has_bias, transposed = saved
     xp = array_module(dy)
     w = weight.T if transposed else weight
@@ -52,7 +54,8 @@ def linear_backward(dy, saved, needs_dweight=True):
         dweight = matmul(dy_rows.T, rows, dtype=weight.dtype)  # (O, N) @ (N, I)
     else:
         dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
-    # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed of the BLAS.
+    # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed
+    # of the BLAS.
     ones = xp.ones(len(dy_rows), dtype=weight.dtype) if has_bias else None
     dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
     return dx, dweight, dbias

@@ -133,7 +133,10 @@ class RotarySelfAttention(Layer):
         return self.o_proj.forward(merge_heads(y))
 
     def backward(self, dy):
-        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights. RuntimeError without a forward."""
+        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights.
+
+        RuntimeError without a forward.
+        """
         rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
         # forward: out = o_proj(merge_heads(y))
         dy = contiguous(split_heads(self.o_proj.backward(dy), self.n_head))

@@ -4,9 +4,11 @@ trained on.
 Three kinds are computed; each makes theta_i' (D/2,) of theta_i (rotary.py):
 
     Llama3Scaling   slow pairs alone                    theta_i' by rotary.py's formula
-    LinearScaling   every pair by the same factor       theta_i' = theta_i / factor         Chen et al., "Extending Context
-                                                        Window of Large Language Models via Positional Interpolation" (2023)
-    TableScaling    every pair by a factor of its own   theta_i' = theta_i / factor_i       llama.cpp's rope_freqs
+    LinearScaling   every pair by the same factor       theta_i' = theta_i / factor
+    TableScaling    every pair by a factor of its own   theta_i' = theta_i / factor_i
+
+Sources: of the second Chen et al., "Extending Context Window of Large Language Models via
+Positional Interpolation" (2023); of the third llama.cpp's tensor rope_freqs.
 """
 
 from __future__ import annotations

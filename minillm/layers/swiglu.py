@@ -10,7 +10,8 @@ g s(g), the "SiLU" or "swish", is close to g where g is large and to 0 where it 
 Backward. h is a product, so each factor's gradient is dh times the other factor; s' = s (1 - s):
 
     du_n = dh_n g_n s_n
-    dg_n = dh_n u_n d(g s)/dg = dh_n u_n (s_n + g_n s_n (1 - s_n)) = dh_n u_n s_n (1 + g_n (1 - s_n))
+    dg_n = dh_n u_n d(g s)/dg = dh_n u_n (s_n + g_n s_n (1 - s_n))
+         = dh_n u_n s_n (1 + g_n (1 - s_n))
 
 x is read by both projections, so its two gradients add up: dx = dg W_gate + du W_up.
 """

@@ -31,7 +31,9 @@ BLOCK = 1 << 16  # elements updated at a time: value, gradient, moments and scra
 
 
 def adamw_formula(w, g, m, v, lr, betas, eps, decay, t):
-    """w, its gradient and moments of one shape, at step t = 1, 2, ...  ->  the new w, m, v. The tests' reference."""
+    """w, its gradient and moments of one shape, at step t = 1, 2, ...  ->  the new w, m, v. The
+    tests' reference.
+    """
     b1, b2 = betas
     m = b1 * m + (1 - b1) * g
     v = b2 * v + (1 - b2) * g * g

@@ -86,7 +86,9 @@ class Optimizer:
                 array[...] = new
 
     def update(self, w, g, decay, *state):
-        """The formula for one tensor: weight w, gradient g, weight decay  ->  the new w and state, as a tuple."""
+        """The formula for one tensor: weight w, gradient g, weight decay  ->  the new w and state,
+        as a tuple.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no update(w, g, decay, {', '.join(self.state_names)})")
 
     def decay_of(self, parameter: Parameter) -> float:

@@ -1,9 +1,12 @@
-"""OpenAI's rank files, *.tiktoken: a line for each token, base64 and rank. Llama 3's tokenizer.model is one, too.
+"""OpenAI's rank files, *.tiktoken: a line for each token, base64 and rank.
+
+Llama 3's tokenizer.model is one, too.
 
     SGVsbG8= 1043          the bytes of "Hello", which is token 1043
 
-The file holds neither the pattern nor the special tokens. Both are known for the files that have the names of OpenAI's and
-Qwen's encodings and for Llama 3's; else they have to be said. Source: the packages tiktoken and llama-models.
+The file holds neither the pattern nor the special tokens. Both are known for the files that have
+the names of OpenAI's and Qwen's encodings and for Llama 3's; else they have to be said. Source: the
+packages tiktoken and llama-models.
 """
 
 from __future__ import annotations
@@ -21,7 +24,10 @@ LLAMA3_MODEL = "tokenizer.model"
 
 
 class Encoding(NamedTuple):
-    """pattern: a name of patterns.py. tokens: how many a whole file has. special: of the whole file, text -> id."""
+    """pattern: a name of patterns.py.
+
+    tokens: how many a whole file has. special: of the whole file, text -> id.
+    """
 
     pattern: str
     tokens: int
@@ -51,12 +57,15 @@ UNKNOWN = Encoding("cl100k", -1, {})
 
 
 def load_tiktoken(path: Path, pattern: str | None = None, special_tokens: dict[str, int] | None = None) -> Tokenizer:
-    """Open a rank file. Raises UserError for one that is damaged, or has gaps that no special token fills.
+    """Open a rank file. Raises UserError for one that is damaged, or has gaps that no special token
+    fills.
 
-    pattern: a name of patterns.py or a regular expression; by default that of the encoding of the file's name, else GPT-4's.
-    special_tokens: text -> id; by default those of the encoding, if the file has all of its tokens.
+    pattern: a name of patterns.py or a regular expression; by default that of the encoding of the
+    file's name, else GPT-4's. special_tokens: text -> id; by default those of the encoding, if the
+    file has all of its tokens.
 
-    A pair of tokens that together are a token is merged in the order of that token's rank, whatever pair it was learned from.
+    A pair of tokens that together are a token is merged in the order of that token's rank, whatever
+    pair it was learned from.
     """
     ranks = read_ranks(path)
     encoding = ENCODINGS.get(path.name if path.name == LLAMA3_MODEL else path.stem.lower(), UNKNOWN)
@@ -137,7 +146,9 @@ def merges_of_ranks(ranks: dict[bytes, int]) -> list[tuple[int, int, int]]:
 
 
 def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
-    """A rank file. The ids of special tokens must come after all others, and the pattern has to be said when it is opened."""
+    """A rank file. The ids of special tokens must come after all others, and the pattern has to be
+    said when it is opened.
+    """
     special = {token.id for token in tokenizer.added_tokens}
     plain = [token for index, token in enumerate(tokenizer.tokens) if index not in special]
     if special and min(special) < len(plain):

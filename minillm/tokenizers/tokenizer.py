@@ -18,8 +18,8 @@ KINDS: dict[
 class Tokenizer:
     """Text to ids and back. `vocab_size` is the number of ids.
 
-    special_tokens: text -> id of the tokens that control the model, as an end of text. bos_token, eos_token: the texts of those
-    that begin and end a text, None where the files name none.
+    special_tokens: text -> id of the tokens that control the model, as an end of text. bos_token,
+    eos_token: the texts of those that begin and end a text, None where the files name none.
     """
 
     vocab_size: int
@@ -41,11 +41,13 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a text. Raises UserError for text that the vocabulary cannot express.
 
-        Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all") become their ids; text that
-        contains one of disallowed_special ("all": every other) is an error, because a user of a service should not be able to
-        write control tokens; with disallowed_special=() it is text like any other.
+        Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all")
+        become their ids; text that contains one of disallowed_special ("all": every other) is an
+        error, because a user of a service should not be able to write control tokens; with
+        disallowed_special=() it is text like any other.
 
-        add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS or EOS, are put there.
+        add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS
+        or EOS, are put there.
         """
         raise NotImplementedError
 
@@ -58,7 +60,10 @@ class Tokenizer:
         raise NotImplementedError
 
     def piece(self, index: int) -> str:
-        """The text of an id in the middle of a text. Raises UserError for an id outside the vocabulary."""
+        """The text of an id in the middle of a text.
+
+        Raises UserError for an id outside the vocabulary.
+        """
         return self.decode([index])
 
     def stream(self) -> StreamingDecoder:

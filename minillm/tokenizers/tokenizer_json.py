@@ -1,13 +1,15 @@
-"""tokenizer.json, the file of the library `tokenizers`: a pipeline, every part of which is used or refused by its name.
+"""tokenizer.json, the file of the library `tokenizers`: a pipeline, every part of which is used or
+refused by its name.
 
     added_tokens -> normalizer -> pre_tokenizer -> model -> post_processor       decoder the other way
 
-A model of the type BPE whose pre-tokenizer ends by spelling bytes is a BytePairTokenizer, any other one a
-ScoreTokenizer; a WordLevel model of single characters is a CharacterTokenizer. Ids and texts are those of
-`tokenizers` for the same file, with these differences: a byte or character that cannot be expressed is an
-error in place of nothing; special tokens in a text are treated as Tokenizer.encode says; added tokens
-whose ids `tokenizers` would not take from the file are refused, as are truncation and padding, which would
-change texts unasked; bytes that are no character hide no character beside them.
+A model of the type BPE whose pre-tokenizer ends by spelling bytes is a BytePairTokenizer, any other
+one a ScoreTokenizer; a WordLevel model of single characters is a CharacterTokenizer. Ids and texts
+are those of `tokenizers` for the same file, with these differences: a byte or character that cannot
+be expressed is an error in place of nothing; special tokens in a text are treated as
+Tokenizer.encode says; added tokens whose ids `tokenizers` would not take from the file are refused,
+as are truncation and padding, which would change texts unasked; bytes that are no character hide no
+character beside them.
 """
 
 from __future__ import annotations
@@ -51,15 +53,19 @@ BPE_OPTIONS = {
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a file, with the names of special tokens, and tokens added later, of tokenizer_config.json beside it.
+    """The tokenizer of a file, with the names of special tokens, and tokens added later, of
+    tokenizer_config.json beside it.
 
-    Whether BOS and EOS are put around a text is said by tokenizer.json alone, as in `transformers`. Raises UserError.
+    Whether BOS and EOS are put around a text is said by tokenizer.json alone, as in `transformers`.
+    Raises UserError.
     """
     return tokenizer_of_contents(read_json(path), read_config(path.parent), str(path))
 
 
 def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer:
-    """The tokenizer that tokenizer.json and tokenizer_config.json describe. `where` names the file. Raises UserError."""
+    """The tokenizer that tokenizer.json and tokenizer_config.json describe. `where` names the file.
+    Raises UserError.
+    """
     _check_top(contents, where)
     model = contents.get("model")
     kind = model.get("type", "BPE" if "merges" in model else None) if isinstance(model, dict) else None
@@ -158,7 +164,9 @@ def _check_texts(contents: dict, where: str) -> None:
 
 
 def _with_later_tokens(contents: dict, config: dict, vocabulary: dict[str, int], where: str) -> dict:
-    """With the tokens of tokenizer_config.json's added_tokens_decoder that the file itself does not have."""
+    """With the tokens of tokenizer_config.json's added_tokens_decoder that the file itself does not
+    have.
+    """
     present = contents.get("added_tokens") or []
     if not isinstance(present, list):
         raise UserError(f"{where}: added_tokens is {present!r:.60}, expected a list")
@@ -169,7 +177,9 @@ def _with_later_tokens(contents: dict, config: dict, vocabulary: dict[str, int],
 
 
 def _check_added_ids(added: list[AddedToken], vocabulary: dict[str, int], where: str) -> None:
-    """Raises UserError for an id that `tokenizers` would not take from the file: it numbers from the vocabulary's end on."""
+    """Raises UserError for an id that `tokenizers` would not take from the file: it numbers from
+    the vocabulary's end on.
+    """
     following = len(vocabulary)
     for token in added:
         expected = vocabulary.get(token.content, following)
@@ -220,7 +230,9 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> Tokenizer:
 
 
 def _known_pattern(pre_tokenizer: PreTokenizer) -> str | None:
-    """The one pattern that cuts as the steps do: by its name, or as it stands in the file. None if there is none."""
+    """The one pattern that cuts as the steps do: by its name, or as it stands in the file. None if
+    there is none.
+    """
     steps = [step.data for step in pre_tokenizer.steps]
     kinds, last = [step["type"] for step in steps], steps[-1]
     by_gpt2 = last.get("use_regex", True)
