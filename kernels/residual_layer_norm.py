@@ -31,7 +31,9 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
 
 
 def residual_layer_norm_backward(dsum, dy, saved):
-    """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias (C,) or None"""
+    """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias
+    (C,) or None
+    """
     total, mean, rstd, weight, has_bias = saved
     for name, array in (("dsum", dsum), ("dy", dy)):
         expected = dict(like=total, shape=total.shape, dtype=total.dtype, because=f"x is {total.shape}")

@@ -1,4 +1,6 @@
-"""Launcher of rms_norm.cu: the functions of minillm/layers/rms_norm.py, for "cuda" and "cudasim"."""
+"""Launcher of rms_norm.cu: the functions of minillm/layers/rms_norm.py, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The name of the array in a report of an index beyond its bound: g++ knows the array's type only."""
+"""The name of the array in a report of an index beyond its bound: g++ knows the array's
+type only.
+"""
 
 from __future__ import annotations
 

@@ -236,7 +236,9 @@ def _translated(options) -> list[str]:
 
 
 def _included(text: str, folders: list[Path], seen=None) -> list[bytes]:
-    """The contents of the headers of the user's and ours that a text includes, for the cache key."""
+    """The contents of the headers of the user's and ours that a text includes, for the
+    cache key.
+    """
     seen = {} if seen is None else seen
     for name in INCLUDE.findall(text):
         for folder in folders:

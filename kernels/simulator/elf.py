@@ -1,4 +1,6 @@
-"""What an ELF file holds: shared arrays (thread-local storage), variables, constants, instructions."""
+"""What an ELF file holds: shared arrays (thread-local storage), variables, constants,
+instructions.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ class Image:
         ]
 
     def constants(self) -> list[tuple[int, int]]:
-        """Address and size of what can only be read: string literals, tables of virtual functions."""
+        """Address and size of what can only be read: string literals, tables of virtual
+        functions.
+        """
         return [
             (address, size)
             for kind, flags, address, size in self.segments

@@ -1,4 +1,6 @@
-"""From an instruction's address to the line of the kernel's source, by the debugging information."""
+"""From an instruction's address to the line of the kernel's source, by the debugging
+information.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ class Parameter(ctypes.Structure):
 
     @property
     def dtype(self) -> np.dtype | None:
-        """The dtype of an element; None where any will do (void, a type that NumPy does not have)."""
+        """The dtype of an element; None where any will do (void, a type that NumPy does
+        not have).
+        """
         kind = self.kind.decode()
         return np.dtype(f"{NUMPY_KINDS[kind]}{self.size // self.parts}") if kind in NUMPY_KINDS else None
 
@@ -78,7 +80,9 @@ def _check_pointer(label: str, parameter: Parameter, value) -> None:
 
 @lru_cache(maxsize=256)  # asked for at every launch
 def parameter_names(source: str, kernel: str) -> list[str]:
-    """The names of a kernel's parameters as its source has them; empty where they cannot be read."""
+    """The names of a kernel's parameters as its source has them; empty where they cannot
+    be read.
+    """
     name = re.split(r"[<(\s]", kernel.strip().lstrip("&"))[0].split("::")[-1]
     found = [each for each in kernels(source) if each.name.split("::")[-1] == name]
     if not found:

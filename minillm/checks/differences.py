@@ -159,7 +159,9 @@ class Slope:
 
     @property
     def settles(self) -> bool:
-        """Whether the measurements come to an end as the step shrinks, before rounding hides them."""
+        """Whether the measurements come to an end as the step shrinks, before rounding
+        hides them.
+        """
         value, off = self.best
         if max(self.central[2], min(self.left[2], self.right[2])) < ENOUGH:
             return False

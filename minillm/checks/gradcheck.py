@@ -273,7 +273,9 @@ class _Measurement:
         return 1.2 * apart * (apart / scale) + 1.5 * EPSILON * self._magnitude / self._step
 
     def _looks_kinked(self, values, analytic, by_step) -> np.ndarray:
-        """Where f(h) + f(-h) - 2 f(0) doubles with h, as beside a kink, and does not grow fourfold."""
+        """Where f(h) + f(-h) - 2 f(0) doubles with h, as beside a kink, and does not grow
+        fourfold.
+        """
         near = np.abs(values[:, 0] + values[:, 1] - 2 * self._at)
         far = np.abs(values[:, 2] + values[:, 3] - 2 * self._at)
         least = self._tolerance * self._step * _scale(analytic, by_step)

@@ -94,7 +94,9 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
     **settings,
 ) -> None:
-    """Let a model write on from a prompt; the text is streamed to standard output as it is drawn."""
+    """Let a model write on from a prompt; the text is streamed to standard output as it
+    is drawn.
+    """
     from minillm.backend.arrays import float_dtype
     from minillm.cli import generate_output as output
     from minillm.cli.options import read_values
@@ -169,7 +171,9 @@ def _check_chat(chat: bool, template: str | None, reading: str) -> None:
 
 
 def _breakers(tokenizer, texts: list[str] | None, notes: list[str]) -> tuple[int, ...]:
-    """The tokens at which a repetition ends (DRY); adds a note for each text that is in no token."""
+    """The tokens at which a repetition ends (DRY); adds a note for each text that is in
+    no token.
+    """
     from minillm.sampler.penalties import breaker_tokens
 
     missing = [text for text in texts or () if not breaker_tokens(tokenizer, [text])]

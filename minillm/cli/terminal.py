@@ -15,7 +15,9 @@ SILENCE, TICK = 2.0, 0.5  # seconds before the first line, and between two of th
 
 
 def terminal_width() -> int:
-    """Columns to print in: those of the terminal or of COLUMNS, and UNLIMITED for a file or a pipe."""
+    """Columns to print in: those of the terminal or of COLUMNS, and UNLIMITED for a file
+    or a pipe.
+    """
     return shutil.get_terminal_size((UNLIMITED, 24)).columns
 
 

@@ -19,7 +19,9 @@ def _option(help: str, *names: str, **more):
 
 
 def make_options() -> list:
-    """An option for each training setting, and for each field of each architecture's configuration."""
+    """An option for each training setting, and for each field of each architecture's
+    configuration.
+    """
     from minillm.cli.options import options_of
     from minillm.models.architectures import config_classes
     from minillm.models.presets import PRESETS

@@ -1,4 +1,6 @@
-"""Options of `minillm train` that exclude each other are refused; those without effect get a note."""
+"""Options of `minillm train` that exclude each other are refused; those without effect
+get a note.
+"""
 
 from __future__ import annotations
 

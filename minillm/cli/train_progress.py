@@ -168,7 +168,9 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
 
 
 def _prompt_to_try(run: Run, console: Console) -> str:
-    """--prompt with a text that the model can read; nothing where there is none that can be shown."""
+    """--prompt with a text that the model can read; nothing where there is none that can
+    be shown.
+    """
     ids = [int(token) for token in run.validation_tokens[:TOKENS_LOOKED_AT]]
     prompt = first_prompt(run.tokenizer, run.tokenizer.decode(ids))
     if prompt is None or prompt.startswith("-"):

@@ -22,7 +22,9 @@ SEARCH = "Search, and several tokens at a time"
 
 
 def _option(default, help: str, **more):
-    """A field that is an option of `minillm generate`, too; more: what else cli/options.py reads."""
+    """A field that is an option of `minillm generate`, too; more: what else
+    cli/options.py reads.
+    """
     return field(default=default, metadata={"help": help, "panel": SEARCH, **more})
 
 

@@ -234,7 +234,9 @@ def _fitted(rows: list[tuple[str, ...]], width: int) -> tuple[list[tuple[str, ..
 
 
 def _filled(text: str, width: int) -> str:
-    """A text with its long lines broken between words, tables included only where they do not fit."""
+    """A text with its long lines broken between words, tables included only where they do
+    not fit.
+    """
     lines = (line if len(line) <= width else fill(line, width, break_long_words=False) for line in text.split("\n"))
     return "\n".join(lines)
 

@@ -193,7 +193,9 @@ def _mask(rows, keys, causal, window, q):
 
 @lru_cache(maxsize=64)
 def _causal_mask(first_query, first_key, stop, window, dtype, xp):
-    """(stop - first_query, stop - first_key): 0 where query i sees key j, -inf where it does not."""
+    """(stop - first_query, stop - first_key): 0 where query i sees key j, -inf where it
+    does not.
+    """
     i, j = xp.arange(first_query, stop)[:, None], xp.arange(first_key, stop)[None, :]
     seen = j <= i if window is None else (j <= i) & (j > i - window)
     return xp.where(seen, 0, -xp.inf).astype(dtype)
@@ -210,7 +212,9 @@ def quick_to_transpose(x):
 
 
 def repeat_heads(x, n_head):
-    """(B, H_kv, T, D) -> (B, H, T, D): each key/value head once for every query head of its group."""
+    """(B, H_kv, T, D) -> (B, H, T, D): each key/value head once for every query head of
+    its group.
+    """
     return x if x.shape[1] == n_head else array_module(x).repeat(x, n_head // x.shape[1], axis=1)
 
 

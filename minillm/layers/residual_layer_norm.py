@@ -25,7 +25,9 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
 
 
 def residual_layer_norm_backward(dsum, dy, saved):
-    """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias (C,) or None"""
+    """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias
+    (C,) or None
+    """
     # forward: y = layer_norm(sum)
     dx, dweight, dbias = layer_norm_backward(upcast(dy), saved)
     # forward: sum = x + delta, and sum is a result too

@@ -69,7 +69,9 @@ def swiglu_by_tanh(gate, up):
 
 
 class SwiGLU(Layer):
-    """x (..., C) -> y (..., C); the projections are (F, C), (F, C) and (C, F), stored as (out, in)."""
+    """x (..., C) -> y (..., C); the projections are (F, C), (F, C) and (C, F), stored as
+    (out, in).
+    """
 
     def __init__(self, gate_proj: Linear, up_proj: Linear, down_proj: Linear):
         self.gate_proj = gate_proj

@@ -290,7 +290,9 @@ class LanguageModel(Layer, Architecture):
         return True
 
     def _loss_of_logits(self, ids, targets, rng_key, count):
-        """The loss of what `forward` returns; in training mode its gradient waits for `backward`."""
+        """The loss of what `forward` returns; in training mode its gradient waits for
+        `backward`.
+        """
         logits = self._forward_with(ids, rng_key)
         if self.training and not self._is_own("forward", "_logits", "_hidden"):
             self._check_backward(logits, ids, rng_key)

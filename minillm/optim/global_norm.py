@@ -21,7 +21,9 @@ BLOCK = 1 << 16  # float32 sums run over so many elements, and are then added in
 
 
 def global_norm(arrays):
-    """The square root of the sum of squares over all arrays: a number, or on a device 0-d float64."""
+    """The square root of the sum of squares over all arrays: a number, or on a device 0-d
+    float64.
+    """
     total = sum(_sum_of_squares(array) for array in arrays)
     return math.sqrt(total) if device_of(total) == "cpu" else array_module(total).sqrt(total)
 

@@ -94,7 +94,9 @@ class Shapes:
 
     @property
     def weight(self) -> int:
-        """Bytes of a weight, of its gradient, and of a number inside a layer that NumPy computes."""
+        """Bytes of a weight, of its gradient, and of a number inside a layer that NumPy
+        computes.
+        """
         return BYTES[self.dtype][1]
 
     @property
@@ -162,7 +164,9 @@ class Shapes:
 
     @property
     def held_input(self) -> int:
-        """The block's input while its forward runs, unless something of the block keeps it anyway."""
+        """The block's input while its forward runs, unless something of the block keeps
+        it anyway.
+        """
         return 0 if self.kernels or self.recompute else self.stream
 
     def gradient(self, *layers: Layer) -> int:

@@ -50,7 +50,9 @@ def _of_pair(vocabulary: Path, merges: Path) -> Tokenizer:
 
 
 def _by_contents(path: Path) -> Tokenizer:
-    """By how the file begins: a tokenizer.json under another name, a rank file, or SentencePiece's."""
+    """By how the file begins: a tokenizer.json under another name, a rank file, or
+    SentencePiece's.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(64)

@@ -230,7 +230,9 @@ class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ScoreTokenizer:
-        """Open a folder or a file of this kind: tokenizer.json, tokenizer.model. Raises UserError."""
+        """Open a folder or a file of this kind: tokenizer.json, tokenizer.model. Raises
+        UserError.
+        """
         tokenizer = open_tokenizer(Path(folder))
         if not isinstance(tokenizer, cls):
             raise UserError(f"{folder} is not a tokenizer of characters: minillm.tokenizers.load_tokenizer opens it")

@@ -36,7 +36,9 @@ def read_config(folder: Path) -> dict:
 
 
 def special_names(config: dict) -> dict[str, dict]:
-    """The special tokens that a configuration names: text -> its flags, as far as they stand there."""
+    """The special tokens that a configuration names: text -> its flags, as far as they
+    stand there.
+    """
     found = {}
     for value in [config.get(name) for name in NAMES] + [each for name in LISTS for each in _listed(config.get(name))]:
         text = token_text(value)

@@ -94,7 +94,9 @@ def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer
 
 
 def check_opens(tokenizer: Tokenizer, contents: dict, config: dict) -> None:
-    """Raises UserError unless these files, which are about to be written, make the same tokenizer."""
+    """Raises UserError unless these files, which are about to be written, make the same
+    tokenizer.
+    """
     try:
         opened = tokenizer_of_contents(contents, config, "tokenizer.json")
     except UserError as error:
