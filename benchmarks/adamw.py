@@ -1,56 +1,40 @@
 """python -m benchmarks.adamw: one AdamW step over the parameters of a GPT-2 of some depth and width."""
 
-import numpy as np
-
-from benchmarks.global_norm import elements, gpt2_tensors
-from benchmarks.kernel import Operation, main
-
-SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), eps=1e-8)
-DECAY = 0.1
-
-
-def inputs(rng, n_layer, d_model):
-    values, gradients = gpt2_tensors(rng, n_layer, d_model), gpt2_tensors(rng, n_layer, d_model)
-    zeros = [np.zeros_like(value) for value in values]
-    return dict(values=values, gradients=gradients, first=zeros, second=[np.zeros_like(value) for value in values])
-
-
-def forward(op, a):
-    decays = [DECAY if value.ndim >= 2 else 0.0 for value in a.values]
-    op.adamw_update(a.values, a.gradients, a.first, a.second, **SETTINGS, weight_decays=decays, step=1)
-    return a.values, None
+from benchmarks.global_norm import elements, gpt2_shapes
+from benchmarks.kernel import Benchmark, main
+from minillm.checks.cases import ADAMW
+from minillm.checks.cases_optim import DECAY, SETTINGS
 
 
 def torch_forward(torch, a):
-    _once(a, lambda: _torch_optimizer(torch, a)).step()
-    return tuple(a.values)
+    if not hasattr(a, "optimizer"):  # made at the first step: making it is not what is measured
+        a.optimizer = torch_optimizer(torch, a)
+    a.optimizer.step()
+    return a.values
 
 
-def _torch_optimizer(torch, a):
+def torch_optimizer(torch, a):
+    """PyTorch's AdamW at the same step, with the same moments."""
     for value, gradient in zip(a.values, a.gradients):
         value.grad = gradient
     matrices, vectors = ([v for v in a.values if (v.ndim >= 2) == wanted] for wanted in (True, False))
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, **SETTINGS, fused=True)
+    optimizer = torch.optim.AdamW(groups, **SETTINGS, fused=True)
+    for value, first, second in zip(a.values, a.first, a.second):
+        step = torch.tensor(float(a.steps[0] - 1), device=value.device)
+        optimizer.state[value] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+    return optimizer
 
 
-def _once(a, make):
-    """The optimizer of these arrays, made at the first step: making it is not what is measured."""
-    if not hasattr(a, "optimizer"):
-        a.optimizer = make()
-    return a.optimizer
-
-
-OPERATION = Operation(
-    name="adamw",
-    size_names=("n_layer", "d_model"),
-    sizes=((4, 128), (12, 768)),
-    inputs=inputs,
-    forward=forward,
+BENCHMARK = Benchmark(
+    ADAMW,
     forward_bytes=lambda n_layer, d_model: 28 * elements(n_layer, d_model),
     torch_forward=torch_forward,
-    layer="minillm.optim.adamw",
+    dimensions=("n_layer", "d_model"),
+    sizes=((4, 128), (12, 768)),
+    expand=gpt2_shapes,
+    settings={"steps": (1,), "gradient_scale": 1.0},
 )
 
 if __name__ == "__main__":
-    main(OPERATION)
+    main(BENCHMARK)

@@ -299,7 +299,7 @@ def unit_of(way) -> str:
 
 
 def line(row) -> str:
-    spread = f"{row['p20_ms']:.3f} - {row['p80_ms']:.3f}"
+    spread = f"{row['p20_ms']:.5g} - {row['p80_ms']:.5g}"
     share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] else "n/a"
     return (
         f"{row['way']:<18} {row['direction']:<9}{row['median_ms']:>9.3f} "

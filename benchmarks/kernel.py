@@ -1,6 +1,7 @@
 """What the benchmarks of single kernels share: the ways to compute an operation, timed in turn, with their errors.
 
-Each of benchmarks/layer_norm.py, gelu.py, ... describes one operation as an `Operation` and calls `main`. The ways:
+Each of benchmarks/layer_norm.py, gelu.py, ... takes one operation's case (minillm/checks/case.py), which has its inputs, its
+calls and its sizes, and calls `main`. The ways:
 
     numpy     minillm/layers on the CPU
     cupy      the same code on CuPy arrays, without our kernels
@@ -18,7 +19,7 @@ import argparse
 import importlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
 
@@ -26,55 +27,66 @@ import numpy as np
 
 from benchmarks.common import write_results
 from benchmarks.gpu_timing import device_seconds, sets_of_inputs
-from minillm.backend.arrays import to_device, to_host
+from minillm.backend.arrays import to_host
+from minillm.checks.agreement import placed, relative_error
+from minillm.checks.case import Case, Problem, at, by_name
 from minillm.kernels import use_kernels
 from minillm.profiling.peaks import peaks_of
 
 
 @dataclass(frozen=True)
-class Operation:
-    """An operation to measure.
+class Benchmark:
+    """An operation to measure: its case, and what only a benchmark needs.
 
-    inputs(rng, *size) gives named arrays. forward(op, a) returns (results, saved) and backward(op, a, saved) returns
-    results; `op` is the module of the layer or of the kernel; backward is None where there is none.
-    torch_forward(torch, a) returns the tensor (or tensors) that a.dy belongs to; its gradients are taken for the inputs
-    in `differentiated`.
-    forward_bytes and backward_bytes (*size): what has to be moved to and from memory at least.
+    forward_bytes and backward_bytes (*numbers of a size): what has to be moved to and from memory at least.
+    torch_forward(torch, a) returns the tensor (or tensors) that the case's outputs are; its gradients are taken for the
+    inputs that the case differentiates.
+    dimensions, sizes, expand, settings: those of the problems, where they are not the case's own.
     """
 
-    name: str
-    size_names: tuple[str, ...]
-    sizes: tuple[tuple[int, ...], ...]
-    inputs: Callable
-    forward: Callable
+    case: Case
     forward_bytes: Callable
-    backward: Callable | None = None
     backward_bytes: Callable | None = None
     torch_forward: Callable | None = None
-    differentiated: tuple[str, ...] = ()
-    layer: str | None = None  # where the NumPy functions are, "minillm.layers.NAME" by default
+    dimensions: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, ...], ...] = ()
+    expand: Callable[..., tuple] | None = None
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        return self.dimensions or self.case.dimensions
+
+    @property
+    def default_sizes(self) -> list[tuple[int, ...]]:
+        return list(self.sizes) or [problem.size for problem in self.case.benchmark]
+
+    def problem(self, size: tuple[int, ...]) -> Problem:
+        """The problem of a size, with the settings that the case's benchmark has."""
+        settings = self.settings or dict(next((problem.settings for problem in self.case.benchmark), ()))
+        return at(*(self.expand(*size) if self.expand else size), **settings)
 
 
-def main(operation: Operation) -> None:
+def main(benchmark: Benchmark) -> None:
     """The command line of one benchmark."""
-    parser = argparse.ArgumentParser(description=f"NumPy, CuPy, our kernel and PyTorch: {operation.name}")
+    parser = argparse.ArgumentParser(description=f"NumPy, CuPy, our kernel and PyTorch: {benchmark.case.name}")
     parser.add_argument("--repeats", type=int, default=15)
-    sizes = ", ".join(operation.size_names)
-    parser.add_argument("--size", type=int, nargs=len(operation.size_names), help=f"{sizes}; by default several")
-    parser.add_argument("--write", action="store_true", help=f"write benchmarks/results/{operation.name}.json")
+    sizes = ", ".join(benchmark.size_names)
+    parser.add_argument("--size", type=int, nargs=len(benchmark.size_names), help=f"{sizes}; by default several")
+    parser.add_argument("--write", action="store_true", help=f"write benchmarks/results/{benchmark.case.name}.json")
     arguments = parser.parse_args()
-    ways, missing = available_ways(operation)
+    ways, missing = available_ways(benchmark)
     for reason in missing:
         print(f"not measured: {reason}")
     print(f"{'size':<22} {'way':<12} {'':<9} {'median ms':>10} {'p20 - p80':>17} {'GB/s':>8} {'share':>6} {'error':>9}")
     rows = []
-    for size in [tuple(arguments.size)] if arguments.size else operation.sizes:
-        rows += measure(operation, size, ways, arguments.repeats)
+    for size in [tuple(arguments.size)] if arguments.size else benchmark.default_sizes:
+        rows += measure(benchmark, size, ways, arguments.repeats)
     if arguments.write:
-        write_results(operation.name, {"operation": operation.name, "missing": missing, "rows": rows})
+        write_results(benchmark.case.name, {"operation": benchmark.case.name, "missing": missing, "rows": rows})
 
 
-def available_ways(operation: Operation) -> tuple[list[str], list[str]]:
+def available_ways(benchmark: Benchmark) -> tuple[list[str], list[str]]:
     """The ways that this machine can go, and for each other one why it cannot."""
     ways, missing = ["numpy"], []
     try:
@@ -86,7 +98,7 @@ def available_ways(operation: Operation) -> tuple[list[str], list[str]]:
             missing.append("cupy, kernel: CuPy finds no NVIDIA GPU")
     except ImportError:
         missing.append('cupy, kernel: CuPy is not installed (pip install "minillm[cuda13]", and an NVIDIA GPU)')
-    if operation.torch_forward is None:
+    if benchmark.torch_forward is None:
         missing.append("torch: nothing to compare with")
     else:
         try:
@@ -98,24 +110,24 @@ def available_ways(operation: Operation) -> tuple[list[str], list[str]]:
     return ways, missing
 
 
-def measure(operation: Operation, size: tuple[int, ...], ways: list[str], repeats: int) -> list[dict]:
+def measure(benchmark: Benchmark, size: tuple[int, ...], ways: list[str], repeats: int) -> list[dict]:
     """Times and errors of all ways for one size, as rows of the table, which are printed too."""
-    given = operation.inputs(np.random.default_rng(0), *size)
-    expected = run_once(operation, Way("numpy", operation, given, np.float64))
-    prepared = {name: Way(name, operation, given, np.float32) for name in ways}
-    found = {name: run_once(operation, way) for name, way in prepared.items()}
+    given = benchmark.case.make(benchmark.problem(size))
+    expected = run_once(benchmark, Way("numpy", benchmark, given, np.float64))
+    prepared = {name: Way(name, benchmark, given, np.float32) for name in ways}
+    found = {name: run_once(benchmark, way) for name, way in prepared.items()}
     rows = []
-    for direction in ("forward", "backward") if operation.backward else ("forward",):
+    for direction in ("forward", "backward") if benchmark.case.backward else ("forward",):
         times = {name: [] for name in ways}
         for turn in range(repeats + 1):
             for name, way in prepared.items():
                 seconds = way.time(direction)
                 if turn:  # the first turn compiles and warms up
                     times[name].append(seconds)
-        moved = getattr(operation, f"{direction}_bytes")(*size)
+        moved = getattr(benchmark, f"{direction}_bytes")(*size)
         for name in ways:
             row = {
-                "size": dict(zip(operation.size_names, size)),
+                "size": dict(zip(benchmark.size_names, size)),
                 "way": name,
                 "direction": direction,
                 **_spread(times[name]),
@@ -140,10 +152,10 @@ def device_bandwidth() -> float | None:
     return peaks.bandwidth if peaks else None
 
 
-def run_once(operation: Operation, way: Way) -> dict[str, list[np.ndarray]]:
+def run_once(benchmark: Benchmark, way: Way) -> dict[str, dict[str, np.ndarray]]:
     """The results of forward and of backward, from inputs that nothing has written to yet."""
     results = {"forward": way.forward()}
-    if operation.backward:
+    if benchmark.case.backward:
         results["backward"] = way.backward()
     return results
 
@@ -151,37 +163,36 @@ def run_once(operation: Operation, way: Way) -> dict[str, list[np.ndarray]]:
 class Way:
     """One way to compute an operation, with its own copy of the inputs; on a GPU with several, to be taken in turn."""
 
-    def __init__(self, name: str, operation: Operation, given: dict, dtype):
-        self.name, self.operation = name, operation
+    def __init__(self, name: str, benchmark: Benchmark, given: SimpleNamespace, dtype):
+        self.name, self.benchmark, self.case = name, benchmark, benchmark.case
         self.on_gpu = name in ("cupy", "kernel", "torch cuda")
         if name.startswith("torch"):
             self._torch = importlib.import_module("torch")
         else:
-            package = "minillm.kernels" if name == "kernel" else "minillm.layers"
-            home = f"{package}.{operation.name}" if name == "kernel" or not operation.layer else operation.layer
-            self._op = importlib.import_module(home)
-        arrays = [x for value in given.values() for x in (value if isinstance(value, list) else [value])]
-        count = sets_of_inputs(sum(array.nbytes for array in arrays)) if self.on_gpu else 1
+            self._op = importlib.import_module(self.case.kernel[0].module) if name == "kernel" else self.case.module
+        arrays = [x for value in vars(given).values() for x in (value if isinstance(value, list) else [value])]
+        count = sets_of_inputs(sum(getattr(array, "nbytes", 0) for array in arrays)) if self.on_gpu else 1
         self._sets = [self._copied(given, dtype) for _ in range(count)]
-        self._kept = [None] * count  # what forward left for backward, of each set
+        self._saved = [None] * count  # what forward left for backward, of each set
 
-    def _copied(self, given: dict, dtype) -> SimpleNamespace:
-        copies = {key: _each(array, lambda a: _cast(a, dtype)) for key, array in given.items()}
-        if not self.name.startswith("torch"):
-            device = "cpu" if self.name == "numpy" else "cuda"
-            return SimpleNamespace(**{key: _each(x, lambda a: to_device(a, device)) for key, x in copies.items()})
-        copies = {key: _each(array, self._tensor) for key, array in copies.items()}
-        for key in self.operation.differentiated:
-            copies[key].requires_grad_()
-        return SimpleNamespace(**copies)
+    def _copied(self, given: SimpleNamespace, dtype) -> SimpleNamespace:
+        is_torch = self.name.startswith("torch")
+        arrays = placed(self.case, given, "cpu" if is_torch or self.name == "numpy" else "cuda", dtype)
+        if not is_torch:
+            return arrays
+        tensors = SimpleNamespace(**{key: _each(value, self._tensor) for key, value in vars(arrays).items()})
+        for key in self.case.differentiated:
+            getattr(tensors, key).requires_grad_()
+        return tensors
 
-    def forward(self) -> list[np.ndarray]:
-        """The results, from the first set of inputs."""
+    def forward(self) -> dict[str, np.ndarray]:
+        """The results by name, from the first set of inputs."""
         use_kernels(self.name == "kernel")
-        return [_host(result) for result in self._forward(0)]
+        return _on_host(self.case.outputs, self._forward(0))
 
-    def backward(self) -> list[np.ndarray]:
-        return [_host(gradient) for gradient in self._backward(0)]
+    def backward(self) -> dict[str, np.ndarray]:
+        """The gradients by name."""
+        return _on_host(self.case.differentiated, self._backward(0))
 
     def time(self, direction: str) -> float:
         """Seconds of one call: by the host's clock on the CPU, by the device's on a GPU."""
@@ -190,7 +201,7 @@ class Way:
         if self.on_gpu:
             if direction == "backward":
                 for number in range(len(self._sets)):
-                    if self._kept[number] is None:
+                    if self._saved[number] is None:
                         self._forward(number)
             return device_seconds(lambda number: call(number % len(self._sets)))
         started = time.perf_counter()
@@ -200,42 +211,47 @@ class Way:
     def _forward(self, number: int):
         arrays = self._sets[number]
         if self.name.startswith("torch"):
-            y = self._kept[number] = self.operation.torch_forward(self._torch, arrays)
-            return y if isinstance(y, tuple) else (y,)
-        results, self._kept[number] = self.operation.forward(self._op, arrays)
-        return results
+            outputs = self._saved[number] = self.benchmark.torch_forward(self._torch, arrays)
+        else:
+            outputs, self._saved[number] = self.case.forward(self._op, arrays)
+        return outputs
 
     def _backward(self, number: int):
-        arrays, kept = self._sets[number], self._kept[number]
+        arrays, saved = self._sets[number], self._saved[number]
         if not self.name.startswith("torch"):
-            return self.operation.backward(self._op, arrays, kept)
-        inputs = [getattr(arrays, key) for key in self.operation.differentiated]
-        outputs = kept if isinstance(kept, tuple) else (kept,)
-        seeds = [getattr(arrays, key) for key in ("dsum", "dy")[-len(outputs) :]] if outputs[0].ndim else [None]
+            return self.case.backward(self._op, arrays, saved)
+        inputs = [getattr(arrays, key) for key in self.case.differentiated]
+        outputs = saved if isinstance(saved, tuple) else (saved,)
+        seeds = [getattr(arrays, f"d{name}") if y.ndim else None for name, y in zip(self.case.outputs, outputs)]
         return self._torch.autograd.grad(outputs, inputs, seeds, retain_graph=True)
 
-    def _tensor(self, array: np.ndarray):
-        return self._torch.from_numpy(array).to("cuda" if self.name == "torch cuda" else "cpu")
+    def _tensor(self, value):
+        if not isinstance(value, np.ndarray):
+            return value
+        return self._torch.from_numpy(value).to("cuda" if self.name == "torch cuda" else "cpu")
 
 
 def _each(value, function):
     return [function(array) for array in value] if isinstance(value, list) else function(value)
 
 
-def _cast(array: np.ndarray, dtype) -> np.ndarray:
-    return array.astype(np.float32).astype(dtype) if array.dtype.kind == "f" else array.copy()
+def _on_host(names: tuple[str, ...], values) -> dict[str, np.ndarray]:
+    """Copies in host memory of arrays or tensors, by name. PyTorch may give fewer of them than there are names."""
+    values = values if isinstance(values, tuple) else (values,)
+    return {name: _host(value) for name, value in by_name(names[: len(values)], values).items()}
 
 
-def _host(array) -> np.ndarray:
-    """A copy in host memory of an array or a tensor."""
+def _host(array) -> np.ndarray | None:
+    """A copy in host memory of an array, a tensor or a number."""
+    if array is None:
+        return None
     if hasattr(array, "detach"):
         return array.detach().cpu().numpy().copy()
     return np.array(to_host(array) if hasattr(array, "dtype") and hasattr(array, "shape") else array)
 
 
-def _worst_error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    distances = [np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b) for a, b in zip(found, expected)]
-    return float(max(distances))
+def _worst_error(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    return max(relative_error(result, expected[name]) for name, result in found.items())
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

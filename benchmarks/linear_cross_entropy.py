@@ -22,6 +22,7 @@ import tracemalloc
 
 import numpy as np
 
+from minillm.checks.cases import LINEAR_CROSS_ENTROPY, at
 from minillm.layers.cross_entropy import cross_entropy_forward
 from minillm.layers.linear import linear_backward, linear_forward
 from minillm.layers.linear_cross_entropy import linear_cross_entropy_forward
@@ -55,14 +56,15 @@ def textbook(x, weight, targets, dweight):
     return loss, dx
 
 
+ROWS, WIDTH, VOCABULARY = LINEAR_CROSS_ENTROPY.benchmark[0].size
 WAYS = {"fused": fused, "in place": in_place, "textbook": textbook}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4096)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--vocab-size", type=int, default=50257)
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--width", type=int, default=WIDTH)
+    parser.add_argument("--vocab-size", type=int, default=VOCABULARY)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/linear_cross_entropy.json")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # what the processes below are started with
@@ -95,11 +97,9 @@ def main() -> None:
 
 def measure(arguments) -> dict:
     """Peak memory and the median time of one way, in this process."""
-    generator = np.random.default_rng(0)
-    x = generator.standard_normal((arguments.rows, arguments.width), dtype=np.float32)
-    weight = generator.standard_normal((arguments.vocab_size, arguments.width), dtype=np.float32)
-    weight *= 0.02
-    targets = generator.integers(0, arguments.vocab_size, arguments.rows)
+    sizes = arguments.rows, arguments.width, arguments.vocab_size
+    a = LINEAR_CROSS_ENTROPY.make(at(*sizes, **dict(LINEAR_CROSS_ENTROPY.benchmark[0].settings)))
+    x, weight, targets = a.x, a.weight, a.targets
     dweight = np.zeros_like(weight)
     way = WAYS[arguments.way]
     tracemalloc.start()

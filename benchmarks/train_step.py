@@ -9,7 +9,7 @@ machine, and the first steps of each block are not counted (caches and sleeping 
 since steps are only handed over to it, and waited for at its end.
 
 Printed: milliseconds and tokens a second (median over blocks), ratios block by block, the model's operations a second by the
-formula of minillm/profiling/operations.py, and their share of the peak of the device (n/a where it is not known); the peak of
+formula of minillm/profiling/flops.py, and their share of the peak of the device (n/a where it is not known); the peak of
 the memory of arrays, by each allocator's account, measured in steps of their own. On the CPU also: the share of minillm's step
 that its matrix products alone take, and the fraction of this machine's own rate of matrix products that the step reaches.
 """
@@ -32,8 +32,8 @@ from minillm.backend.threads import default_workers
 from minillm.errors import UserError
 from minillm.models.presets import find_preset
 from minillm.optim import clip
+from minillm.profiling.flops import flops_per_token
 from minillm.profiling.memory_measure import measured_peak
-from minillm.profiling.operations import flops_per_token
 from minillm.profiling.peaks import peaks_of
 from minillm.training.data_parallel import DataParallel
 

@@ -1,4 +1,6 @@
-"""Launcher of adamw.cu: one step of minillm/optim/adamw.py, or adam.py, for all tensors,, for "cuda" and "cudasim"."""
+"""Launcher of adamw.cu: one step of minillm/optim/adamw.py, or adam.py, for all tensors,, for
+"cuda" and "cudasim".
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,10 @@ def adamw_update(
 ) -> None:
     """One step: the arrays of values, first_moments and second_moments are written over.
 
-    Lists of equally many float32 arrays; weight_decays is a list of as many numbers; step counts from 1.
-    gradient_scale: a number, or a 0-d array on the device, that every gradient is multiplied with; nothing is changed where
-    it is not finite. decoupled=False is Adam: the decay goes into the gradient.
+    Lists of equally many float32 arrays; weight_decays is a list of as many numbers; step counts
+    from 1. gradient_scale: a number, or a 0-d array on the device, that every gradient is
+    multiplied with; nothing is changed where it is not finite. decoupled=False is Adam: the decay
+    goes into the gradient.
     """
     if not len(values) == len(gradients) == len(first_moments) == len(second_moments) == len(weight_decays):
         raise ValueError("adamw_update: values, gradients, moments and weight_decays are not equally many")

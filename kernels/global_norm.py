@@ -1,4 +1,6 @@
-"""Launcher of global_norm.cu: the norm that minillm/optim/global_norm.py clips by,, for "cuda" and "cudasim"."""
+"""Launcher of global_norm.cu: the norm that minillm/optim/global_norm.py clips by,, for "cuda" and
+"cudasim".
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,19 @@ CUDA = CudaFile(
 
 
 def global_norm(arrays):
-    """The square root of the sum of squares over all arrays (float32): 0-d, float64, on their device."""
+    """The square root of the sum of squares over all arrays (float32): 0-d, float64, on their
+    device.
+    """
     return clipped_norm(arrays)[0]
 
 
 def clipped_norm(arrays, max_norm=0.0, accumulated=1):
-    """The norm of the arrays (float32) divided by `accumulated`, and the scale that clips it: both 0-d, on their device.
+    """The norm of the arrays (float32) divided by `accumulated`, and the scale that clips it: both
+    0-d, on their device.
 
-    norm is float64. scale, float32, is what every array is to be multiplied with so that it is divided by `accumulated` and
-    the norm is at most max_norm (0: no limit); NaN where the norm is not finite.
+    norm is float64. scale, float32, is what every array is to be multiplied with so that it is
+    divided by `accumulated` and the norm is at most max_norm (0: no limit); NaN where the norm is
+    not finite.
     """
     arrays = list(arrays)
     if not arrays:

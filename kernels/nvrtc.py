@@ -18,7 +18,8 @@ from minillm.errors import MissingExtra
 from minillm.kernels.launch import CudaFile
 
 ARCHITECTURES = (75, 80, 90, 100)
-# The most shared memory that one block may ask for: CUDA C++ programming guide, "Technical specifications".
+# The most shared memory that one block may ask for: CUDA C++ programming guide, "Technical
+# specifications".
 MAX_SHARED = {
     75: 64 * 1024,
     80: 163 * 1024,

@@ -1,7 +1,7 @@
 """minillm: language models with every gradient written by hand.
 
-The names below, and the models of the registry (models/architectures.py), are loaded when they are first used, so that
-`import minillm` costs next to nothing.
+The names below, and the models of the registry (models/architectures.py), are loaded when they are
+first used, so that `import minillm` costs next to nothing.
 """
 
 from importlib import import_module

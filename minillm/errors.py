@@ -4,9 +4,9 @@
 class UserError(ValueError):
     """Bad input: a setting, a file or a text that cannot be used.
 
-    The message is one sentence for the person at the terminal: what is wrong, where, and what to do. The command
-    line prints it as one line and exits with code 2; every other exception is a defect of minillm and keeps its
-    traceback.
+    The message is one sentence for the person at the terminal: what is wrong, where, and what to
+    do. The command line prints it as one line and exits with code 2; every other exception is a
+    defect of minillm and keeps its traceback.
     """
 
 

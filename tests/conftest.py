@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("kernel_testing", "planting")
+
+from kernel_testing import needs_compiler  # noqa: E402
+
+from minillm.kernels.simulator import configured  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -13,3 +19,25 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder (set MINILLM_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def simulator():
+    """Skips the test where kernels cannot be simulated."""
+    needs_compiler()
+
+
+@pytest.fixture(
+    params=["ascending", "descending", "shuffled", pytest.param("cuda", marks=pytest.mark.gpu)],
+)
+def device(request):
+    """The device on which the kernels run; on the simulator in one of three thread orders."""
+    if request.param == "cuda":
+        cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+        if not cupy.cuda.is_available():
+            pytest.skip("no NVIDIA GPU: cupy.cuda.is_available() is false")
+        yield "cuda"
+        return
+    needs_compiler()
+    with configured(order=request.param, seed=11):
+        yield "cudasim"

@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from doc_pages import ROOT, Command
 
+from minillm.kernels.simulator import compiler_available
+
 # --------------------------------------------------------------------------------------------------------------- tables
 
 # Commands that install or fetch something, or run the tests themselves: .ci/run does what they do.
@@ -168,6 +170,8 @@ def plan(command: str) -> Plan:
     """How a command of a page is run."""
     text = without_comment(command)
     if _first(ELSEWHERE, text):
+        return Plan(text, "elsewhere", True)
+    if text.startswith("minillm simulate ") and not compiler_available():
         return Plan(text, "elsewhere", True)
     how = "slow" if _first(SLOW, text) else "run"
     shorter = _first(SHORTER, text)

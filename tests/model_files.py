@@ -6,7 +6,7 @@ import numpy as np
 
 import minillm
 from minillm.layers.rotary import rotary_tables
-from minillm.tokenizers.byte_pair_files import spell
+from minillm.tokenizers.byte_spelling import spell
 
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}<|bot|>"
 LLAMA = minillm.LlamaConfig(vocab_size=300, context_length=32, n_layer=2, n_head=4, n_kv_head=2, d_model=64, d_ff=96)

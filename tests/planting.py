@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 import types
 
+import numpy as np
 import pytest
 
-from minillm.checks.gradcheck import CannotTell, GradientError, gradcheck
+from minillm.checks.cases import Case, check_gradients
+from minillm.checks.gradcheck import TOLERANCE, CannotTell, GradientError, gradcheck
 
 
 def planted(module, right: str, wrong: str):
-    """A copy of `module` in which the source text `right`, which must occur exactly once, reads `wrong`."""
+    """A copy of `module` in which the source text `right`, which must occur exactly once, reads
+    `wrong`.
+    """
     source = inspect.getsource(module)
     assert source.count(right) == 1, f"{right!r} occurs {source.count(right)} times in {module.__name__}"
     faulty = types.ModuleType(module.__name__)
@@ -20,10 +24,35 @@ def planted(module, right: str, wrong: str):
     return faulty
 
 
-def assert_caught(module, right: str, wrong: str, subject, *inputs, **settings) -> None:
-    """The gradient check passes with the module as it is, and fails with the fault.
+def assert_gradients(case: Case, problem) -> None:
+    """Every gradient agrees with finite differences to 1e-6."""
+    report = check_gradients(case, problem)
+    assert report.rows and report.worst.error <= TOLERANCE == 1e-6, str(report)
 
-    subject: a function of a module, which makes the layer or pair of functions to be checked from it.
+
+def assert_gradcheck_catches(case: Case, right: str, wrong: str, problems=None) -> None:
+    """With the fault in the module of the case, the gradients of one of its problems are found to
+    be wrong.
+
+    problems: those to try, by default all of the case.
+    """
+    faulty = planted(case.module, right, wrong)
+    for problem in problems or case.gradcheck:
+        try:
+            check_gradients(case, problem, faulty)
+        except CannotTell:
+            raise
+        except GradientError:
+            return
+    pytest.fail(f"{case.name}: no check notices {wrong!r} in place of {right!r}")
+
+
+def assert_caught(module, right: str, wrong: str, subject, *inputs, **settings) -> None:
+    """The gradient check passes with the module as it is, and fails with the fault: for what is no
+    problem of a case.
+
+    subject: a function of a module, which makes the layer or pair of functions to be checked from
+    it.
     """
     gradcheck(subject(module), *inputs, **settings)
     with pytest.raises(GradientError) as caught:
@@ -33,13 +62,9 @@ def assert_caught(module, right: str, wrong: str, subject, *inputs, **settings) 
 
 def assert_close(actual, expected, tolerance=1e-12) -> None:
     """Norm-wise relative error at most `tolerance`, shapes equal."""
-    import numpy as np
-
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     scale = np.linalg.norm(expected.ravel()) or 1.0
-    with np.errstate(
-        invalid="ignore", over="ignore"
-    ):  # memory that nobody wrote may hold anything: then it is not close
+    with np.errstate(invalid="ignore", over="ignore"):  # uninitialised memory may hold anything: then it is not close
         difference = np.linalg.norm((actual - expected).ravel())
     assert difference <= tolerance * scale

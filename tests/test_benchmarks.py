@@ -1,11 +1,12 @@
-"""The benchmarks of whole steps run, on what is there: tiny sizes, and no time is judged."""
+"""The benchmarks run, on what is there: tiny sizes, and no time is judged."""
 
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import attention, cpu_vs_gpu, gpu_timing, train_step
+from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, train_step
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 
@@ -145,3 +146,50 @@ def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):
     monkeypatch.setattr(train_step, "torch_sees_a_gpu", lambda: False)
     assert train_step.torch_contestants(None, SimpleNamespace(device="cuda")) == {}
     assert "PyTorch is left out" in capsys.readouterr().out
+
+
+SIZES = {
+    "adamw": (1, 8),
+    "cross_entropy": (5, 30),
+    "dropout": (4, 8),
+    "embedding": (9, 5, 4),
+    "gelu": (4, 8),
+    "global_norm": (1, 8),
+    "layer_norm": (4, 8),
+    "residual_layer_norm": (4, 8),
+    "rms_norm": (4, 8),
+    "rotary": (1, 2, 3, 4),
+    "swiglu": (4, 8),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_benchmark_of_an_operation(monkeypatch, capsys, name):
+    monkeypatch.setattr(kernel, "available_ways", lambda benchmark: (["numpy"], ["cupy: none here"]))
+    rows = rows_of_operation(monkeypatch, capsys, name)
+    assert {row[1] for row in rows} == {"numpy"}
+    assert len(rows) == (1 if name in ("adamw", "global_norm") else 2)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", sorted(SIZES.keys() - {"dropout"}))
+def test_the_benchmark_of_an_operation_agrees_with_pytorch(monkeypatch, capsys, name):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(kernel, "available_ways", lambda benchmark: (["numpy", "torch cpu"], []))
+    assert max(float(row[-1]) for row in rows_of_operation(monkeypatch, capsys, name)) < 1e-4
+
+
+def rows_of_operation(monkeypatch, capsys, name):
+    """The cells of the rows of the table, of which the first is the size."""
+    module = import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--repeats", "1", "--size", *map(str, SIZES[name])])
+    kernel.main(module.BENCHMARK)
+    size = " x ".join(map(str, SIZES[name]))
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith(size)]
+    return [[size, *line.removeprefix(size).split()] for line in shown]
+
+
+def test_a_line_of_attention_fits_80_columns():
+    row = dict(way="tensor cores bf16", direction="backward", shape=dict(B=1, H=2, T=16384, D=128), error=1.23e-7)
+    row |= dict(median_ms=12345.678, p20_ms=12345.678, p80_ms=12345.678, tflops=1234.567, share_of_peak=0.99)
+    assert len(attention.line(row)) <= 80

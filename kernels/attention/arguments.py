@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     time: int
     width: int
     causal: bool
-    dropout: np.void  # of the dtype DROPOUT: the last argument of every kernel that drops
+    dropout: tuple  # the fields of the struct Dropout
 
     @property
     def scale(self) -> float:
@@ -37,10 +37,15 @@ class Problem(NamedTuple):
         return 1 / float(np.sqrt(self.width))
 
     @property
+    def drop(self) -> np.void:
+        """The struct Dropout, the last argument of every kernel that drops."""
+        return np.array(self.dropout, DROPOUT)[()]
+
+    @property
     def scalars(self) -> tuple:
         """The last arguments of every kernel without the T x T matrix."""
         sizes = (np.int32(self.heads), np.int32(self.kv_heads), np.int32(self.time))
-        return (*sizes, np.float32(self.scale), np.int32(self.causal), self.dropout)
+        return (*sizes, np.float32(self.scale), np.int32(self.causal), self.drop)
 
 
 def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
@@ -99,8 +104,8 @@ def _check_alignment(kernel: str, name: str, array) -> None:
         raise ValueError(f"{kernel}: {name} does not begin at a multiple of {ALIGNMENT} bytes: pass {name}.copy()")
 
 
-def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> np.void:
-    """The struct Dropout. A threshold of 0 is no dropout."""
+def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> tuple:
+    """The fields of the struct Dropout. A threshold of 0 is no dropout."""
     if not 0 <= dropout < 1:
         raise ValueError(f"{kernel}: dropout is {dropout}: it must be at least 0 and below 1")
     if dropout and rng_key is None:
@@ -108,4 +113,4 @@ def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> np.void:
     philox_key = stream(*rng_key).philox_key if dropout else np.zeros(2, np.uint64)
     _, heads, time, _ = q.shape
     first = batch_offset * heads * time * time
-    return np.array((*philox_key, round(dropout * 2**32), first, 1 / (1 - dropout)), DROPOUT)[()]
+    return *philox_key, round(dropout * 2**32), first, 1 / (1 - dropout)

@@ -44,7 +44,13 @@ def _instances() -> dict[str, ResourceLimit]:
     return instances
 
 
-CUDA = CudaFile(__file__, "flash.cu", _instances(), constants={"OWNED": OWNED, "THREADS": THREADS, "PADDING": PADDING})
+CUDA = CudaFile(
+    __file__,
+    "flash.cu",
+    _instances(),
+    constants={"OWNED": OWNED, "THREADS": THREADS, "PADDING": PADDING},
+    one_by_one=True,
+)
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):

@@ -69,7 +69,14 @@ for _kernel, _tiling_for in (
     for _dtype, _width in product(DTYPES, WIDTHS):
         _tiling = _tiling_for(_dtype, _width)
         INSTANCES[_kernel + _tiling.template(_width)] = ResourceLimit(REGISTERS, dynamic_shared=_tiling.shared(_width))
-CUDA = CudaFile(__file__, "flash_tensor_cores.cu", INSTANCES, TENSOR_CORE_ARCHITECTURE, constants={"PADDING": PADDING})
+CUDA = CudaFile(
+    __file__,
+    "flash_tensor_cores.cu",
+    INSTANCES,
+    TENSOR_CORE_ARCHITECTURE,
+    constants={"PADDING": PADDING},
+    one_by_one=True,
+)
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):

@@ -45,5 +45,5 @@ def backward(cuda, launch_product, dy, saved):
 
 def _launch_rows(cuda, kernel, problem, arrays, *scalars):
     rows = problem.batch * problem.heads * problem.time
-    arguments = (*arrays, np.int64(rows), np.int32(problem.time), *scalars, problem.dropout)
+    arguments = (*arrays, np.int64(rows), np.int32(problem.time), *scalars, problem.drop)
     cuda.launch(kernel, (blocks_for(rows, ROWS_PER_BLOCK),), (32 * ROWS_PER_BLOCK,), arguments)

@@ -16,7 +16,7 @@ for _kernel, _owned in KERNELS.items():
     for _width in WIDTHS:
         _shared = 4 * (_owned * ROWS + 2 * TILE) * (_width + 1)
         INSTANCES[f"{_kernel}<{_width}>"] = ResourceLimit(registers=255, shared=_shared)
-CUDA = CudaFile(__file__, "online.cu", INSTANCES, constants={"ROWS": ROWS, "TILE": TILE})
+CUDA = CudaFile(__file__, "online.cu", INSTANCES, constants={"ROWS": ROWS, "TILE": TILE}, one_by_one=True)
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):

@@ -26,13 +26,15 @@ HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
-# A frame that does not fit on a thread's stack touches the guard below it; a division by zero is told with its line; who
-# called a function that faults stands on the stack; variables can be laid out with gaps between them.
+# A frame that does not fit on a thread's stack touches the guard below it; a division by zero is
+# told with its line; who called a function that faults stands on the stack; variables can be laid
+# out with gaps between them.
 KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero", "-fno-optimize-sibling-calls")
 KERNEL_FLAGS += ("-fdata-sections",)
 KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
 KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a macro is at its use
-# Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that were written.
+# Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that
+# were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
 OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))

@@ -9,7 +9,8 @@ import re
 
 from minillm.kernels.simulator.source import KernelText, line_of, masked
 
-# What CUDA has and the simulator has not: name -> what to use. The first pattern that fits a whole name counts.
+# What CUDA has and the simulator has not: name -> what to use. The first pattern that fits a whole
+# name counts.
 ABSENT = (
     (r"nvcuda|wmma|mma_sync|load_matrix_sync", "tensor cores by wmma", "plain loops over shared memory, or kernels/mma.cuh"),
     (r"cub", "cub", "shared memory with __syncthreads, __shfl_down_sync"),

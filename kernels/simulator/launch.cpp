@@ -54,7 +54,7 @@ static void run_blocks(Team& team, int number) {
     unsigned long long count = 1ull * launch.grid[0] * launch.grid[1] * launch.grid[2];
     for (unsigned long long i; (i = team.next_block++) < count && !team.stopped;)
         runner.run(launch.order == int(TurnOrder::kDescending) ? count - 1 - i : i);
-    if (runner.profiler) runner.profiler->hand_over();
+    if (runner.profiler) runner.profiler->fill_launch();
     std::lock_guard<std::mutex> lock(team.mutex);
     --team.active;
     team.finished.notify_one();

@@ -107,7 +107,7 @@ void Profiler::count(uint64_t key, const Place& place, const Instruction& instru
                             : touched(addresses, place.size, kSector);
 }
 
-void Profiler::hand_over() {
+void Profiler::fill_launch() {
     Launch& launch = runner.launch();
     for (auto& [key, record] : records) {
         if (launch.profiled == launch.max_profiled) return;

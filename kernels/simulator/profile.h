@@ -31,7 +31,7 @@ class Profiler {
     void access(uint64_t address, uint64_t size, int kind, const void* pc);
     void finish_warp(unsigned warp);  // its lanes have met
     void finish_all();
-    void hand_over();  // fills launch.profile
+    void fill_launch();  // fills launch.profile
 
   private:
     struct Instruction {

@@ -1,4 +1,4 @@
-"""How kernels are simulated when nobody says so at the call."""
+"""The settings of the simulator that a call does not give."""
 
 from __future__ import annotations
 

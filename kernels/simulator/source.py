@@ -11,7 +11,8 @@ from typing import NamedTuple
 from minillm.errors import UserError
 
 DEVICE = re.compile(r"\b__(global|device)__\b")
-# What only the host has: launches, the runtime's and the driver's functions, the libraries that are called from there.
+# What only the host has: launches, the runtime's and the driver's functions, the libraries that are
+# called from there.
 HOST = re.compile(
     r"<<<|\b(cuda(?!_)[A-Z]\w*|cu(?:Init|Device|Ctx|Mem|Module|Launch|Stream|Event)[A-Z]\w*|cublas\w*|cusparse\w*|cufft\w*"
     r"|cusolver\w*|cudnn\w*|nccl[A-Z]\w*|curand(?:Generat|Create|Destroy|Set)\w*|nvtx\w*|checkCudaErrors|getLastCudaError"

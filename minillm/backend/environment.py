@@ -38,7 +38,9 @@ def describe() -> dict[str, str]:
 
 
 def devices() -> list[str]:
-    """The devices that a model can be moved to, with what is known of them, and those that are missing, with why."""
+    """The devices that a model can be moved to, with what is known of them, and those that are
+    missing, with why.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++"))  # which compiles kernels for the simulator
     found = ["cpu", f"cudasim (simulator, compiled by {compiler})" if compiler else "no cudasim (there is no g++)"]
     try:

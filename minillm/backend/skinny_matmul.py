@@ -76,7 +76,9 @@ def _add_blocks_of_inputs(x, weight, y, start: int, stop: int) -> None:
 
 
 def _share(multiply, x, weight, y, outputs: int, unit: int) -> None:
-    """Call `multiply` for all outputs, in as many parts as NumPy's BLAS has threads, each a multiple of `unit`."""
+    """Call `multiply` for all outputs, in as many parts as NumPy's BLAS has threads, each a
+    multiple of `unit`.
+    """
     threads = thread_count() or 1
     share = -(-outputs // (unit * threads)) * unit
     starts = range(0, outputs, share)

@@ -25,7 +25,8 @@ def cores() -> int:
 
 
 def default_workers(batch_size: int, context_length: int, device: str = "cpu") -> int:
-    """How many parts a batch is best cut into: one for each core, as far as there is enough to do for each.
+    """How many parts a batch is best cut into: one for each core, as far as there is enough to do
+    for each.
 
     A GPU, or the simulator of one, has its own threads: there the batch stays whole.
     """

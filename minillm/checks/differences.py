@@ -8,15 +8,18 @@
 
     f'(0) ~ (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / (12 h)
 
-The two larger steps cancel the error of order h^2, which leaves h^4 f^(5) / 30. Rounding of f by r leaves 1.5 r / h.
+The two larger steps cancel the error of order h^2, which leaves h^4 f^(5) / 30. Rounding of f by r
+leaves 1.5 r / h.
 
-*Extrapolated* (Ridders, "Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering Software 4, 1982). The
-error of five points is a series in h^4, h^6, ...: two measurements, with h and h/2, together lose the first term, three of
-them the second. The result is the entry of this triangle that differs least from those it was made of.
+*Extrapolated* (Ridders, "Accurate computation of F'(x) and F'(x) F''(x)", Advances in Engineering
+Software 4, 1982). The error of five points is a series in h^4, h^6, ...: two measurements, with h
+and h/2, together lose the first term, three of them the second. The result is the entry of this
+triangle that differs least from those it was made of.
 
-*Slope*. As the step shrinks, measurements first differ because f bends, then agree to within rounding, which grows as 1 / h.
-Walking from the smallest step up, all that agree are taken, and the largest of these steps is the most exact one. This
-makes no assumption on the size at which f bends, and costs about a hundred evaluations.
+*Slope*. As the step shrinks, measurements first differ because f bends, then agree to within
+rounding, which grows as 1 / h. Walking from the smallest step up, all that agree are taken, and the
+largest of these steps is the most exact one. This makes no assumption on the size at which f bends,
+and costs about a hundred evaluations.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ def by_five_points(values: np.ndarray, step: float) -> np.ndarray:
 
 
 def extrapolated(f: Function, size: float, rounding: float) -> tuple[float, float]:
-    """(f'(0), how far off it may be): the first step is `size`. rounding: of f, absolute. (NaN, inf) where f has no values.
+    """(f'(0), how far off it may be): the first step is `size`.
+
+    rounding: of f, absolute. (NaN, inf) where f has no values.
 
     When rounding alone is larger than the best uncertainty found, it is time to stop.
     """
@@ -72,7 +77,9 @@ def extrapolated(f: Function, size: float, rounding: float) -> tuple[float, floa
 
 
 def guarded(f: Function) -> Function:
-    """f, with NaN for its value where it raises because the number lies outside of where it is defined; and no warnings."""
+    """f, with NaN for its value where it raises because the number lies outside of where it is
+    defined; and no warnings.
+    """
 
     def inside(t: float) -> float:
         with np.errstate(all="ignore"):
@@ -85,15 +92,19 @@ def guarded(f: Function) -> Function:
 
 
 def power_of_two(size: float) -> float:
-    """The power of two next to `size`; 1 for 0. A number plus such a step, minus the number, is the step exactly."""
+    """The power of two next to `size`; 1 for 0.
+
+    A number plus such a step, minus the number, is the step exactly.
+    """
     return float(2.0 ** np.round(np.log2(size))) if 0 < size < np.inf else 1.0
 
 
 class Slope:
     """The derivatives of f at 0 from the left, from the right and from both sides.
 
-    size: of the numbers that f's argument is added to; own: of this one number. magnitude: that of f, whose rounding is
-    relative to it. `central`, `left` and `right` are (value, how far off it may be, how many steps agreed).
+    size: of the numbers that f's argument is added to; own: of this one number. magnitude: that of
+    f, whose rounding is relative to it. `central`, `left` and `right` are (value, how far off it
+    may be, how many steps agreed).
     """
 
     def __init__(self, f: Function, size: float, own: float, magnitude: float):
@@ -139,7 +150,9 @@ class Slope:
 
     @property
     def best(self) -> tuple[float, float]:
-        """(the derivative, how far off it may be): from both sides at once, or of the sides, whichever is the more exact."""
+        """(the derivative, how far off it may be): from both sides at once, or of the sides,
+        whichever is the more exact.
+        """
         (right, right_off, on_right), (left, left_off, on_left) = self.right, self.left
         of_sides = ((left + right) / 2, (left_off + right_off + abs(left - right)) / 2, min(on_right, on_left))
         return min(self.central, of_sides, key=lambda measured: (measured[2] < ENOUGH, measured[1]))[:2]
@@ -164,11 +177,13 @@ class Slope:
         return _agreed(slopes, 4 * self.rounding / h)
 
     def _noise(self) -> float:
-        """How much f scatters: the fourth difference of neighbours, in which everything smooth cancels.
+        """How much f scatters: the fourth difference of neighbours, in which everything smooth
+        cancels.
 
-        (More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33, 2011: for independent errors of deviation s it
-        has the deviation sqrt(70) s.) What is smooth falls by 16^4 for neighbours 16 times as close, and noise does not. The
-        smaller one of the two sides: a kink on one of them is no noise.
+        (More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33, 2011: for
+        independent errors of deviation s it has the deviation sqrt(70) s.) What is smooth falls by
+        16^4 for neighbours 16 times as close, and noise does not. The smaller one of the two sides:
+        a kink on one of them is no noise.
         """
         return min(self._scatter(1), self._scatter(-1))
 
@@ -184,10 +199,12 @@ class Slope:
 
 
 def _agreed(values: np.ndarray, widths: np.ndarray) -> tuple[float, float, int]:
-    """(value, how far off, how many agreed) of values that are each known to a width; the last ones have the largest.
+    """(value, how far off, how many agreed) of values that are each known to a width; the last ones
+    have the largest.
 
-    Walks from the last to the first. A run goes on as long as all its intervals value +- width have a point in common; the
-    first run of ENOUGH of them is the one that counts, or the longest where there is none.
+    Walks from the last to the first. A run goes on as long as all its intervals value +- width have
+    a point in common; the first run of ENOUGH of them is the one that counts, or the longest where
+    there is none.
     """
     best, low, high, agreed = (np.nan, np.inf, 0), -np.inf, np.inf, 0
     for value, reach in zip(values[::-1], widths[::-1]):

@@ -13,8 +13,8 @@ import numpy as np
 
 from minillm.errors import UserError
 
-# dtype of the array -> the error that counts as agreement, relative to |expected|, or to the root mean
-# square of all elements where that is larger.
+# dtype of the array -> the error that counts as agreement, relative to |expected|, or to the root
+# mean square of all elements where that is larger.
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-9}
 BFLOAT16_TOLERANCE = 2e-2
 SMALLEST_SCALE = 1e-3  # errors are relative to at least this: zeros that are computed are not exact

@@ -1,31 +1,35 @@
 """Finite differences against hand-written gradients.
 
-A gradient says how the loss changes when one number changes a little. That can simply be tried, for every number: the
-formula of five points (differences.py) costs four evaluations, and with h = 1e-3 its error is about 1e-13 where the
-numbers are of order 1. A difference of the simplest kind, with errors near 1e-6 at best, could not tell a correct
-gradient from one that is wrong in its seventh digit.
+A gradient says how the loss changes when one number changes a little. That can simply be tried, for
+every number: the formula of five points (differences.py) costs four evaluations, and with h = 1e-3
+its error is about 1e-13 where the numbers are of order 1. A difference of the simplest kind, with
+errors near 1e-6 at best, could not tell a correct gradient from one that is wrong in its seventh
+digit.
 
-A layer's output is no single number, so it is summed with fixed random weights: f(x) = sum(weights * forward(x)). Then the
-gradient that arrives from above is those weights, and a mistake in any output shows.
+A layer's output is no single number, so it is summed with fixed random weights:
+f(x) = sum(weights * forward(x)). Then the gradient that arrives from above is those weights, and a
+mistake in any output shows.
 
-The error of an element is |a - n| / max(|a|, |n|, 1e-3 max |n'|), where a is the hand-written gradient, n the finite
-difference, and n' runs over the tensor. The last term only matters for elements more than 1,000 times smaller than the
-tensor's largest: there, n has lost three digits to rounding, and an error is measured on the scale of the tensor.
+The error of an element is |a - n| / max(|a|, |n|, 1e-3 max |n'|), where a is the hand-written
+gradient, n the finite difference, and n' runs over the tensor. The last term only matters for
+elements more than 1,000 times smaller than the tensor's largest: there, n has lost three digits to
+rounding, and an error is measured on the scale of the tensor.
 
-No single step suits all numbers: 1e-3 is too large beside a weight of 0.02. So an element that does not agree, and
-one for which the formula itself may be off, is measured again with steps of every size (verdicts.py). What comes out
-is one of three:
+No single step suits all numbers: 1e-3 is too large beside a weight of 0.02. So an element that does
+not agree, and one for which the formula itself may be off, is measured again with steps of every
+size (verdicts.py). What comes out is one of three:
 
     passed                 they agree as far as it has to be known
     wrong                  they differ by more than the measurement may be off
-    cannot be told here    a kink, a jump, rounding: there is no derivative, or none that could be measured. This is no pass.
+    cannot be told here    a kink, a jump, rounding: there is no derivative, or none that could be
+                           measured. This is no pass.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,10 +48,14 @@ FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs 
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor: its worst element `where`, with the hand-written (`analytic`) and the measured (`numeric`) gradient there.
+    """One tensor of a report, by its worst element.
 
-    verdict: "passed", "wrong" or "cannot be told here", with the reason. numeric is known to `uncertainty`, if it was
-    measured again (NaN if not); `by_step` is what the first formula gave.
+    tensor, shape: its name ("input 0", or the path of a parameter) and its shape.
+    error: the largest relative error of its gradient, of the element at the index `where`.
+    analytic, numeric: the hand-written and the measured gradient of this element.
+    verdict: "passed", "wrong" or "cannot be told here"; `reason` says why it cannot be told.
+    uncertainty: how far `numeric` may be off, if it was measured again; else NaN.
+    by_step: what the first formula measured.
     """
 
     tensor: str
@@ -62,20 +70,28 @@ class Row:
     by_step: float = np.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """The result of a check: a row for every tensor, the step h that was used first, and notes on what a check of gradients
-    alone would not see (a plain array among the attributes, a backward that writes over dy)."""
+    """The result of a check. Printed, it is a line with the verdict and a line for each tensor.
+
+    name: what was checked.
+    rows: a Row for every tensor, inputs first; the last `parameters` of them are parameters.
+    step: the step h of the finite differences.
+    notes: what finite differences alone would not show, such as a plain array among the attributes
+    of a layer, which is not trained, or a backward that writes over dy.
+    """
 
     name: str
     rows: tuple[Row, ...]
     step: float
     notes: tuple[str, ...] = ()
-    parameters: int = 0  # how many of the rows
+    parameters: int = 0
 
     @property
     def worst(self) -> Row:
-        """The row that decides: a wrong one before one that cannot be told, and of these the one with the largest error."""
+        """The row that decides: a wrong one before one that cannot be told, and of these the one
+        with the largest error.
+        """
         return max(self.rows, key=lambda row: ((PASSED, UNTOLD, WRONG).index(row.verdict), row.error))
 
     @property
@@ -93,10 +109,14 @@ class Report:
             lines.append(line if row.verdict == PASSED else f"{line} {row.verdict}{row.reason and ': ' + row.reason}")
         return "\n".join((*lines, *(f"note: {note}" for note in self.notes)))
 
+    __repr__ = __str__
+
 
 class CannotTell(GradientError):
-    """Some gradient cannot be compared at these inputs, and none is wrong. The message has the reason. `report` has
-    all rows."""
+    """Some gradient cannot be compared at these inputs, and none is wrong.
+
+    The message has the reason. `report` has all rows.
+    """
 
 
 def gradcheck(
@@ -107,25 +127,53 @@ def gradcheck(
     step: float = STEP,
     name: str = "",
     progress: Callable[[int, int, str], None] | bool | None = None,
+    input_names: Sequence[str] = (),
 ) -> Report:
-    """Check every gradient of a layer, a model, or a pair of functions in float64.
+    """Check every hand-written gradient of a layer, a model or a pair of functions.
 
-    subject: a Layer (its parameters and its float inputs are checked); a model, with inputs ids and targets (every
-    parameter, through `loss`); or a pair (forward, backward) with forward(*inputs) -> y, saved and backward(dy, saved) -> the
-    gradients of the float inputs in their order. Inputs of integers are held. Inputs may lie in memory in any way,
-    and each call gets copies of its own. rng_key: passed to forward, for dropout. A forward may return a tuple of
-    outputs: backward then gets their gradients as a tuple, or stacked in one array where the outputs have one shape.
+    Each is compared with finite differences, number by number, in float64.
 
-    progress: called with (numbers done, numbers in all, tensor) for each number that is tried; by default a check that takes
-    longer than some seconds says how far it is on the terminal, with False it says nothing.
+    >>> import minillm, numpy as np
+    >>> forward, backward = lambda x: (x**3, x), lambda dy, x: 3 * x**2 * dy
+    >>> minillm.gradcheck((forward, backward), np.array([1.0, 2.0])).verdict
+    'passed'
 
-    Returns a Report, which has passed. Raises GradientError, naming the worst element, if one differs from what was
-    measured by more than `tolerance` or is not a number; CannotTell, which is a GradientError, if none is wrong and
-    one could not be compared: at a kink, say, as that of a ReLU at exactly 0 (try another x); ContractError, one as
-    well, if forward or backward does not return what a layer returns (checks/subjects.py); TypeError if anything
-    is not float64: in float32 rounding would hide what is looked for; UserError for what cannot be checked.
+    Arguments
+
+    subject      What is checked, in float64:
+                 a layer, a minillm.Layer: its parameters and its float inputs;
+                 a model, with the inputs ids and targets: its parameters, through `loss`;
+                 a pair (forward, backward) with forward(*inputs) -> y, saved and
+                 backward(dy, saved) -> the gradients of the float inputs, in their order.
+                 A forward may return a tuple of outputs. Backward then gets their gradients as a
+                 tuple, or stacked in one array where the outputs have one shape.
+    inputs       What forward takes. Float arrays are checked. Integers, and what is no array, are
+                 held. Each call gets copies.
+    rng_key      Passed to forward, for dropout, such as (0, "check").
+    tolerance    The largest relative error that passes.
+    step         The step h of the finite differences.
+    name         What the report calls the subject.
+    progress     Called with (numbers done, numbers in all, tensor) for each number that is tried.
+                 By default a check that takes longer than some seconds shows on the terminal how
+                 far it is; with False it does not.
+    input_names  What the report calls the inputs: "input 0", "input 1", ... by default.
+
+    Returns a Report, which has passed: print it to see the largest error of each tensor.
+
+    Raises
+
+    GradientError  A gradient is wrong: it differs from what was measured by more than `tolerance`,
+                   or is no number. The message names the worst element; `report` has all rows.
+    CannotTell     None is wrong, and one could not be compared: at a kink, such as that of a ReLU
+                   at exactly 0, or where rounding hides it. A GradientError. Try another x.
+    ContractError  Forward or backward returns something else than a layer does, such as a gradient
+                   of another shape. A GradientError.
+    TypeError      An array is not float64, or `subject` is none of the three.
+    UserError      There is nothing to check, or a parameter is read-only.
+
+    How it is measured: `help("minillm.checks.gradcheck")`.
     """
-    checked = subject_of(subject, inputs, rng_key, name)
+    checked = subject_of(subject, inputs, rng_key, name, input_names)
     with checked.in_training(), np.errstate(all="ignore"):
         weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
         measurement = _Measurement(checked, weights, tolerance, step, _telling(progress, checked.name))
@@ -140,7 +188,8 @@ def gradcheck(
 
 
 def finite_differences(loss: Callable[[], float], array: np.ndarray, step: float = STEP) -> np.ndarray:
-    """The gradient of `loss` with respect to `array`, which it reads and which is changed element by element and restored.
+    """The gradient of `loss` with respect to `array`, which it reads and which is changed element
+    by element and restored.
 
     The array may lie in memory in any way, but has to be writable.
     """
@@ -215,9 +264,9 @@ class _Measurement:
     def _reach(self, values, analytic, by_step) -> np.ndarray:
         """How far off the formula of five points may be: by truncation and by rounding.
 
-        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two points|. If f bends on the
-        scale s, so that each derivative is 1/s times the one before, d / |f'| = (h/s)^2 / 6, and the error of five points,
-        (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
+        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two
+        points|. If f bends on the scale s, so that each derivative is 1/s times the one before, d /
+        |f'| = (h/s)^2 / 6, and the error of five points, (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
         """
         by_two = (values[:, 0] - values[:, 1]) / (2 * self._step)
         apart, scale = np.abs(by_step - by_two), np.maximum(_scale(analytic, by_step), np.finfo(float).tiny)
@@ -257,7 +306,10 @@ def _rank(judgement) -> tuple[int, float]:
 
 
 def _weights(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
-    """The gradients that arrive from above: random, and 1 for a loss. Raises CannotTell where an output is no number."""
+    """The gradients that arrive from above: random, and 1 for a loss.
+
+    Raises CannotTell where an output is no number.
+    """
     for index, output in enumerate(outputs):
         if not np.isfinite(output).all():
             where = tuple(int(i) for i in np.argwhere(~np.isfinite(output))[0])
@@ -300,7 +352,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _telling(progress, name: str) -> Callable[[int, int, str], None]:
-    """The function that is told how far the check is."""
+    """The function that shows how far the check is."""
     if callable(progress):
         return progress
     if progress is False or (progress is None and not (sys.stderr and sys.stderr.isatty())):
@@ -309,7 +361,9 @@ def _telling(progress, name: str) -> Callable[[int, int, str], None]:
 
 
 class _TerminalLine:
-    """A line on standard error that is written again and again, once the check has taken QUIET seconds."""
+    """A line on standard error that is written again and again, once the check has taken QUIET
+    seconds.
+    """
 
     QUIET, EVERY = 3.0, 0.2
 

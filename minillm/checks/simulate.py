@@ -6,7 +6,8 @@ A kernel of one's own is given its arguments as text:
     int32:1000       a scalar                      int32[8,4]=7      an array filled with a number
     1000             a scalar of the parameter's own type
 
-float, double, int, half, bfloat16, ... are types, too, by C's names. bfloat16 is given as its bits (uint16).
+float, double, int, half, bfloat16, ... are types, too, by C's names. bfloat16 is given as its bits
+(uint16).
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from minillm.backend.arrays import SimulatedArray
+from minillm.checks.agreement import compare_kernel
+from minillm.checks.case import Case, Kernel
+from minillm.checks.cases import KERNELS
 from minillm.checks.expectations import compare, expected_value, parse_expectation, tolerance_of
-from minillm.checks.kernel_samples import SAMPLES, run_sample
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
 from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, configured
@@ -43,15 +46,15 @@ C_TYPES = {
 }
 C_TYPES |= {"short": "int16", "long": "int64", "uint": "uint32"}
 PRINTED_WHOLE = 8  # arrays of at most so many numbers
-SHARED_BY_DEFAULT = 48 * 1024  # bytes that a GPU gives to a block without being asked
+SHARED_BY_DEFAULT = 48 * 1024  # bytes that every GPU grants a block
 
 
 @dataclass(frozen=True)
 class FileRun:
     """A launch of a kernel from a file.
 
-    shared: bytes of dynamic shared memory. save: where its arrays are put. expect: what they should be
-    then, such as "y = a * x + y" (expectations.py).
+    shared: bytes of dynamic shared memory. save: where its arrays are put. expect: what they should
+    be then, such as "y = a * x + y" (expectations.py).
     """
 
     grid: tuple[int, ...]
@@ -62,30 +65,36 @@ class FileRun:
     expect: tuple[str, ...] = ()
 
 
-def simulate_sample(name: str, size: tuple[int, ...], mode: str, order: str, seed: int) -> tuple[str, bool]:
-    """Run a kernel of ours: a report, and whether all is well. Raises UserError for an unknown name or a wrong size."""
-    sample = _sample(name)
-    if size and len(size) != len(sample.size_names):
-        raise UserError(
-            f"{name} takes {len(sample.size_names)} sizes ({', '.join(sample.size_names)}), not {len(size)}"
-        )
+def simulate_case(name: str, size: tuple[int, ...], mode: str, order: str, seed: int) -> tuple[str, bool]:
+    """Run a kernel of ours on the inputs of its case: a report, and whether all is well.
+
+    size: one number for each of the case's dimensions, or () for the default.
+    mode: "run", "check" or "profile". order, seed: in which order threads take turns.
+    Raises UserError for an unknown name or a wrong size.
+    """
+    case, kernel = _kernel(name)
+    if size and len(size) != len(case.dimensions):
+        raise UserError(f"{name} takes {len(case.dimensions)} sizes ({', '.join(case.dimensions)}), not {len(size)}")
     if any(number < 1 for number in size):
         raise UserError(f"a size of {min(size)}: sizes are whole numbers from 1 on")
-    size = size or sample.size
+    size = size or case.simulate
 
     def run() -> tuple[str, bool]:
-        outcome = run_sample(sample, size)
-        shape = ", ".join(f"{key} {number}" for key, number in zip(sample.size_names, size))
+        found = compare_kernel(case, kernel, case.sized(size))
+        shape = ", ".join(f"{key} {number}" for key, number in zip(case.dimensions, size))
         rows = [f"{name}: {shape}"]
-        for key, error in outcome.errors.items():
-            rows.append(f"  {key:<12} relative error {error:.1e}{'' if error <= outcome.tolerance else '  too large'}")
-        return "\n".join(rows), outcome.agrees
+        for key, error in found.errors.items():
+            rows.append(f"  {key:<12} relative error {error:.1e}{'' if error <= found.allowed[key] else '  too large'}")
+        return "\n".join(rows), found.agrees
 
     return _report(run, mode, order, seed)
 
 
 def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: str, seed: int) -> tuple[str, bool]:
-    """Run a kernel of a .cu file: a report, and whether all is well. Raises UserError for what cannot be run."""
+    """Run a kernel of a .cu file: a report, and whether all is well.
+
+    Raises UserError for what cannot be run.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     source = RawModule(path=path).code
@@ -178,16 +187,19 @@ def parse_dimensions(option: str, texts: list[str] | None, default: int) -> tupl
 
 
 def parse_sizes(name: str, texts: list[str]) -> tuple[int, ...]:
-    """The sizes of a sample, by name (rows=7,width=33, the others as they are) or by their order. Raises UserError."""
-    sample = _sample(name)
+    """The size of a kernel's problem, by name (rows=7,width=33) or by order.
+
+    Numbers that are not named stay as they are by default. Raises UserError.
+    """
+    case, _ = _kernel(name)
     parts = [part.strip() for text in texts for part in text.split(",")]
     values = [part.rpartition("=")[2] for part in parts]
     if not all(re.fullmatch(r"-?\d+", value) for value in values):
-        example = ",".join(f"{key}={number}" for key, number in zip(sample.size_names, sample.size))
+        example = ",".join(f"{key}={number}" for key, number in zip(case.dimensions, case.simulate))
         raise UserError(f"--size {' '.join(texts)}: write {example}")
     if not any("=" in part for part in parts):
         return tuple(map(int, values))
-    sizes = dict(zip(sample.size_names, sample.size))
+    sizes = dict(zip(case.dimensions, case.simulate))
     for part in parts:
         key, _, value = part.rpartition("=")
         if key not in sizes:
@@ -196,16 +208,16 @@ def parse_sizes(name: str, texts: list[str]) -> tuple[int, ...]:
     return tuple(sizes.values())
 
 
-def _sample(name: str):
-    if name not in SAMPLES:
-        near = difflib.get_close_matches(name, SAMPLES, n=1)
+def _kernel(name: str) -> tuple[Case, Kernel]:
+    if name not in KERNELS:
+        near = difflib.get_close_matches(name, KERNELS, n=1)
         meant = f'did you mean "{near[0]}"? ' if near else ""
-        raise UserError(f'no kernel "{name}": {meant}there are {", ".join(sorted(SAMPLES))}, or name a .cu file')
-    return SAMPLES[name]
+        raise UserError(f'no kernel "{name}": {meant}there are {", ".join(sorted(KERNELS))}, or name a .cu file')
+    return KERNELS[name]
 
 
 def _kernel_of(path: Path, name: str, source: str) -> str:
-    """The name expression of the kernel to run: the one asked for, or the file's only one."""
+    """The name expression of the kernel to run: the given one, or the file's only one."""
     found = kernels(source)
     if name:
         wrong = kernel_name_error(name, str(path), found)

@@ -1,7 +1,9 @@
-"""What a gradient check is of: a layer, a model or a pair of functions, called in one way and held to one contract.
+"""What a gradient check is of: a layer, a model or a pair of functions, called in one way and held
+to one contract.
 
-Each call gets its own copies, of forward's inputs and of backward's dy: a function may write into what it is given without
-spoiling what it is measured with. What it returns is looked at before anything is measured:
+Each call gets its own copies, of forward's inputs and of backward's dy: a function may write into
+what it is given without spoiling what it is measured with. What it returns is looked at before
+anything is measured:
 
     forward     returns one or several float64 arrays, the same ones for the same inputs, and leaves the parameters alone
     backward    returns one gradient for each float input, of its shape and dtype; adds a gradient to each parameter
@@ -10,7 +12,7 @@ spoiling what it is measured with. What it returns is looked at before anything 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,7 +24,10 @@ SAME = 1e-10  # two results of one computation, relative to the largest number: 
 
 
 class GradientError(AssertionError):
-    """A hand-written gradient is wrong. `report` has all rows; None where nothing could be measured."""
+    """A hand-written gradient is wrong.
+
+    `report` has all rows; None where nothing could be measured.
+    """
 
     def __init__(self, message: str, report=None):
         super().__init__(message)
@@ -30,20 +35,25 @@ class GradientError(AssertionError):
 
 
 class ContractError(GradientError):
-    """Forward or backward does not do, beside the gradients, what a layer has to do: wrong shapes, too few gradients, ..."""
+    """Forward or backward does not do, beside the gradients, what a layer has to do: wrong shapes,
+    too few gradients, ...
+    """
 
 
-def subject_of(subject, inputs: tuple, rng_key, name: str) -> Subject:
+def subject_of(subject, inputs: tuple, rng_key, name: str, input_names: Sequence[str] = ()) -> Subject:
     """The Subject for what `gradcheck` was given. Raises TypeError for what cannot be checked."""
+    input_names = tuple(input_names) or tuple(f"input {index}" for index in range(len(inputs)))
+    if len(input_names) != len(inputs):
+        raise TypeError(f"input_names has {_counted(len(input_names), 'name')} for {_counted(len(inputs), 'input')}")
     if isinstance(subject, (tuple, list)) and len(subject) == 2 and all(map(callable, subject)):
         own_name = getattr(subject[0], "__name__", "<lambda>").removesuffix("_forward")
-        return Pair(*subject, inputs, rng_key, name or own_name.replace("<lambda>", "the pair"))
+        return Pair(*subject, inputs, rng_key, name or own_name.replace("<lambda>", "the pair"), input_names)
     if isinstance(subject, Layer):
         for method in ("forward", "backward"):
             if not callable(getattr(subject, method, None)):
                 raise TypeError(f"{type(subject).__name__} has no {method}: a layer has forward(x) and backward(dy)")
         kind = Model if callable(getattr(subject, "loss", None)) else OneLayer
-        return kind(subject, inputs, rng_key, name or type(subject).__name__)
+        return kind(subject, inputs, rng_key, name or type(subject).__name__, input_names)
     if isinstance(subject, type) and issubclass(subject, Layer):
         raise TypeError(f"{subject.__name__} is a class: give a layer, {subject.__name__}(...)")
     raise TypeError(
@@ -53,17 +63,20 @@ def subject_of(subject, inputs: tuple, rng_key, name: str) -> Subject:
 
 
 class Subject:
-    """inputs: as given; those that are float arrays are checked. `tensors`: name -> the array whose numbers are changed."""
+    """inputs: as given, called `input_names` in reports; those that are float arrays are checked.
+
+    `tensors`: name -> the array whose numbers are changed.
+    """
 
     parameters: dict[str, Parameter] = {}
 
-    def __init__(self, inputs: tuple, rng_key, name: str):
-        self.name = name
+    def __init__(self, inputs: tuple, rng_key, name: str, input_names: tuple[str, ...]):
+        self.name, self.input_names = name, input_names
         self.inputs = [_copied(x) for x in inputs]
         self.rng_key = {} if rng_key is None else {"rng_key": rng_key}
         self.notes: list[str] = []
         self._floats = [i for i, x in enumerate(self.inputs) if isinstance(x, np.ndarray) and x.dtype.kind in "fcO"]
-        self.tensors = {f"input {i}": self.inputs[i] for i in self._floats}
+        self.tensors = {self.input_names[i]: self.inputs[i] for i in self._floats}
 
     # ------------------------------------------------------------------------------------------------------- its calls
 
@@ -78,15 +91,17 @@ class Subject:
         raise NotImplementedError
 
     def examine(self, weights_for) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """(the weights of the outputs, name -> gradient) of one forward and backward, both of which are held to the contract.
+        """(the weights of the outputs, name -> gradient) of one forward and backward, both of which
+        are held to the contract.
 
-        weights_for: outputs -> the gradients that arrive from above, one for each. Raises ContractError and TypeError.
+        weights_for: outputs -> the gradients that arrive from above, one for each. Raises
+        ContractError and TypeError.
         """
         self._check_tensors()
         before = {name: parameter.value.copy() for name, parameter in self.parameters.items()}
         given = [_copied(x) for x in self.inputs]
         outputs = [output.copy() for output in self._outputs(self._forward(given))]
-        self._note_writing("forward", given, self.inputs, [f"input {i}" for i in range(len(given))])
+        self._note_writing("forward", given, self.inputs, list(self.input_names))
         weights = weights_for(outputs)
         self._zero_grad()
         gradients = self._gradients_of(weights)
@@ -103,12 +118,12 @@ class Subject:
         returned = self._backward(dy)
         handed = list(dy) if isinstance(dy, (tuple, np.ndarray)) and self._is_several else [dy]
         self._note_writing("backward", handed, weights, ["dy"] * len(handed))
-        found = {f"input {i}": gradient for i, gradient in self._input_gradients(returned).items()}
+        found = {self.input_names[i]: gradient for i, gradient in self._input_gradients(returned).items()}
         found |= {name: self._parameter_gradient(name, p) for name, p in self.parameters.items()}
         for name, gradient in found.items():
             self._check_gradient(name, gradient)
         copies = {name: np.array(gradient) for name, gradient in found.items()}
-        self._note_aliases([*handed, *(found[f"input {i}"] for i in self._floats)])
+        self._note_aliases([*handed, *(found[self.input_names[i]] for i in self._floats)])
         return copies
 
     # --------------------------------------------------------------------------------------------- what goes in and out
@@ -125,7 +140,9 @@ class Subject:
                 )
         for index, x in enumerate(self.inputs):
             if isinstance(x, (float, np.floating, list, tuple, dict)):
-                self.notes.append(f"input {index} is a {type(x).__name__} and is held: only float arrays are checked")
+                self.notes.append(
+                    f"{self.input_names[index]} is a {type(x).__name__} and is held: only float arrays are checked"
+                )
         if not self.tensors:
             raise UserError(f"{self.name}: there is nothing to check: no float input, and no parameter that learns")
 
@@ -143,7 +160,9 @@ class Subject:
         return outputs
 
     def _input_gradients(self, returned) -> dict[int, np.ndarray]:
-        """Input -> gradient, of what backward returned: one for each float input, or one, or None, for each input."""
+        """Input -> gradient, of what backward returned: one for each float input, or one, or None,
+        for each input.
+        """
         name, floats = self.name, self._floats
         if isinstance(returned, dict) or inspect.isgenerator(returned):
             kind = type(returned).__name__
@@ -157,14 +176,16 @@ class Subject:
             for index, item in enumerate(items):
                 if index not in floats and item is not None:
                     raise ContractError(
-                        f"{name}: input {index} is {_kind(self.inputs[index])} and has no gradient, but backward returned one"
+                        f"{name}: {self.input_names[index]} is {_kind(self.inputs[index])} and has no gradient, but "
+                        "backward returned one"
                     )
             items = [items[index] for index in floats]
         elif len(items) != len(floats):
             items = [item for item in items if item is not None]
         if not floats:
             raise ContractError(
-                f"{name}: input 0 is {_kind(self.inputs[0])} and has no gradient, but backward returned one: return None"
+                f"{name}: {self.input_names[0]} is {_kind(self.inputs[0])} and has no gradient, but backward returned "
+                "one: return None"
                 if self.inputs
                 else f"{name}: there is no input, but backward returned a gradient: return None"
             )
@@ -174,7 +195,8 @@ class Subject:
         for index, item in zip(floats, items):
             if item is None:
                 raise ContractError(
-                    f"{name}: backward returned None for input {index}: return its gradient, zeros if nothing depends on it"
+                    f"{name}: backward returned None for {self.input_names[index]}: return its gradient, zeros if nothing "
+                    "depends on it"
                 )
         return dict(zip(floats, items))
 
@@ -186,7 +208,7 @@ class Subject:
     def _check_gradient(self, tensor: str, gradient) -> None:
         array, found = self.tensors[tensor], np.asarray(gradient)
         of = f"{self.name}: the gradient of {tensor}"
-        owner = "the input" if tensor.startswith("input ") and tensor not in self.parameters else tensor
+        owner = "the input" if tensor not in self.parameters else tensor
         if found.dtype.kind not in "fiub" or found.dtype.kind == "b":
             raise ContractError(f"{of} is {found.dtype}, {owner} is {array.dtype}")
         if found.shape != array.shape:
@@ -197,7 +219,9 @@ class Subject:
     # ----------------------------------------------------------------------------------- what calls do beside their work
 
     def _check_the_same_again(self, outputs, weights, gradients) -> None:
-        """Forward and backward once more: the same outputs and gradients, and parameters to which as much was added again."""
+        """Forward and backward once more: the same outputs and gradients, and parameters to which
+        as much was added again.
+        """
         again = self.forward()
         if any(not _same(*pair) for pair in zip(outputs, again, strict=True)):
             raise ContractError(
@@ -227,14 +251,19 @@ class Subject:
                 raise ContractError(f"{self.name}: forward or backward changes the parameter {name} itself")
 
     def _note_writing(self, which: str, given: list, original: list, names: list[str]) -> None:
-        """Notes what a call wrote over. It is allowed in itself, and wrong where the caller still needs it."""
+        """Notes what a call wrote over.
+
+        It is allowed in itself, and wrong where the caller still needs it.
+        """
         for name, one, other in zip(names, given, original):
             if isinstance(one, np.ndarray) and not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
                 needed = "a residual block reads dy again" if which == "backward" else "a residual block reads x again"
                 self._note(f"{which} writes over {name}: wrong wherever it is still needed ({needed})")
 
     def _note_aliases(self, others: list) -> None:
-        """Notes gradients of parameters that lie in the memory of dy or dx: the next gradient would be added there, too."""
+        """Notes gradients of parameters that lie in the memory of dy or dx: the next gradient would
+        be added there, too.
+        """
         for name, parameter in self.parameters.items():
             if any(isinstance(x, np.ndarray) and np.may_share_memory(x, parameter.grad) for x in others):
                 self._note(f"the gradient of {name} lies in the memory of dy or dx: give add_grad a copy")
@@ -251,16 +280,15 @@ class Subject:
         """In training mode; afterwards as it was, without gradients."""
         yield
 
-    @staticmethod
-    def _listed(indices) -> str:
-        return " and ".join(f"input {index}" for index in indices)
+    def _listed(self, indices) -> str:
+        return " and ".join(self.input_names[index] for index in indices)
 
 
 class Pair(Subject):
     """A pair of pure functions."""
 
-    def __init__(self, forward, backward, inputs, rng_key, name):
-        super().__init__(inputs, rng_key, name)
+    def __init__(self, forward, backward, inputs, rng_key, name, input_names):
+        super().__init__(inputs, rng_key, name, input_names)
         self._functions = forward, backward
         if self.rng_key and not _takes_key(forward):
             raise TypeError(f"{name}: forward takes no rng_key: leave rng_key= out")
@@ -280,8 +308,8 @@ class Pair(Subject):
 class OneLayer(Subject):
     """A layer: its inputs and its parameters."""
 
-    def __init__(self, layer: Layer, inputs, rng_key, name):
-        super().__init__(inputs, rng_key, name)
+    def __init__(self, layer: Layer, inputs, rng_key, name, input_names):
+        super().__init__(inputs, rng_key, name, input_names)
         self._layer = layer
         if self.rng_key and not _takes_key(layer.forward):
             raise TypeError(f"{name}: forward takes no rng_key: leave rng_key= out")
@@ -320,12 +348,12 @@ class OneLayer(Subject):
 class Model(OneLayer):
     """A model's loss: all parameters. Its inputs are ids and targets, and are held."""
 
-    def __init__(self, model, inputs, rng_key, name):
-        super().__init__(model, inputs, None, name)
+    def __init__(self, model, inputs, rng_key, name, input_names):
+        super().__init__(model, inputs, None, name, input_names)
         if _takes_key(model.loss):
             self.rng_key = {"rng_key": rng_key}
         for index in self._floats:  # what a loss is computed from is held
-            self.tensors.pop(f"input {index}")
+            self.tensors.pop(self.input_names[index])
         self._floats = []
 
     def _forward(self, inputs):
@@ -388,7 +416,9 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _arrays_that_are_no_parameters(layer: Layer) -> list[str]:
-    """A line for each float array, and each foreign object with Parameters, among the attributes of the layers."""
+    """A line for each float array, and each foreign object with Parameters, among the attributes of
+    the layers.
+    """
     found = []
     for path, each in layer.layers():
         for name, value in entries(each):

@@ -4,8 +4,8 @@
     wrong               they differ by more than the measurement may be off
     cannot be told      the measurement is not good enough, or the function has no derivative there
 
-The last is no pass. It has a reason: a kink (the slopes on the two sides differ), a jump, the end of where the function is
-defined, differences that do not settle, or rounding that hides the number.
+The last is no pass. It has a reason: a kink (the slopes on the two sides differ), a jump, the end
+of where the function is defined, differences that do not settle, or rounding that hides the number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from minillm.checks.differences import EPSILON, ROUNDING, Function, Slope, extra
 PASSED, WRONG, UNTOLD = "passed", "wrong", "cannot be told here"
 TOLERANCE = 1e-6
 FLOOR = 1e-3
-# Steps beside the size of the numbers: they lose less to rounding, where the loss is nearly a straight line.
+# Steps beside the size of the numbers: they lose less to rounding, where the loss is nearly a
+# straight line.
 LARGER = 32
 # Of the loss: a number that changes it by less, when changed by its own size, does not act on it.
 NOTHING = 16 * EPSILON
@@ -27,8 +28,10 @@ NOTHING = 16 * EPSILON
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, with the reason where it is not "passed"; the measured derivative, how far off that may be, and the relative
-    error of the hand-written one, as far as it is larger than what the measurement may be off."""
+    """A verdict, with the reason where it is not "passed"; the measured derivative, how far off
+    that may be, and the relative error of the hand-written one, as far as it is larger than what
+    the measurement may be off.
+    """
 
     verdict: str
     numeric: float
@@ -38,7 +41,9 @@ class Judgement:
 
 
 def relative_errors(analytic: np.ndarray, numeric: np.ndarray) -> np.ndarray:
-    """|a - n| / max(|a|, |n|, FLOOR of the tensor's largest); infinite where one of the two is no finite number."""
+    """|a - n| / max(|a|, |n|, FLOOR of the tensor's largest); infinite where one of the two is no
+    finite number.
+    """
     scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), FLOOR * largest_of(analytic, numeric))
     with np.errstate(all="ignore"):
         error = np.abs(analytic - numeric) / np.where(scale > 0, scale, 1)
@@ -47,8 +52,9 @@ def relative_errors(analytic: np.ndarray, numeric: np.ndarray) -> np.ndarray:
 
 
 def largest_of(analytic: np.ndarray, numeric: np.ndarray) -> float:
-    """The largest element of a tensor's gradient, by that account which has the smaller one: a single wrong number must not
-    excuse the others."""
+    """The largest element of a tensor's gradient, by that account which has the smaller one: a
+    single wrong number must not excuse the others.
+    """
     return float(min(np.abs(g[np.isfinite(g)]).max(initial=0.0) for g in map(np.asarray, (analytic, numeric))))
 
 
@@ -64,8 +70,9 @@ def judge(
 ) -> Judgement:
     """Whether `analytic` is f'(0).
 
-    largest: of the tensor's gradient; size: of the tensor's numbers, own: of this one; magnitude: of the terms that f adds up;
-    is_doubtful: what is known of f speaks against `analytic` or for a kink: only the thorough measurement counts.
+    largest: of the tensor's gradient; size: of the tensor's numbers, own: of this one; magnitude:
+    of the terms that f adds up; is_doubtful: what is known of f speaks against `analytic` or for a
+    kink: only the thorough measurement counts.
     """
     if not np.isfinite(analytic):
         return Judgement(WRONG, np.nan, np.inf, np.inf, f"backward gives {analytic:g}")
@@ -120,7 +127,9 @@ class _Case:
 
     @property
     def agrees_as_far_as_told(self) -> bool:
-        """For a number far smaller than the tensor's largest: an error would be seen on the scale of that one."""
+        """For a number far smaller than the tensor's largest: an error would be seen on the scale
+        of that one.
+        """
         return self.apart <= self.limit + self.uncertainty and self.uncertainty <= self.tolerance * self.largest
 
     def verdict(self, verdict: str, reason: str = "") -> Judgement:
@@ -130,7 +139,9 @@ class _Case:
 
 
 def _acts_on_nothing(case: _Case, size: float, magnitude: float) -> bool:
-    """Whether both derivatives are nothing but rounding: changed by its own size, the number does not change f."""
+    """Whether both derivatives are nothing but rounding: changed by its own size, the number does
+    not change f.
+    """
     largest = max(abs(case.analytic), abs(case.numeric), case.uncertainty / 4)
     return largest * size <= NOTHING * magnitude
 

@@ -9,7 +9,10 @@ INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 
 
 def main() -> None:
-    """The console script `minillm`. An error that the user can mend is one line, with exit code 2."""
+    """The console script `minillm`.
+
+    An error that the user can mend is one line, with exit code 2.
+    """
     from minillm.cli.streams import finish_output, open_streams
 
     open_streams()

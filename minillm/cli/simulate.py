@@ -68,13 +68,13 @@ def command(
     shows that a kernel is right and free of races on the inputs tried, not that it is fast: there
     is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
-    from minillm.checks.kernel_samples import SAMPLES, SUMMARIES
-    from minillm.checks.simulate import FileRun, parse_dimensions, parse_sizes, simulate_file, simulate_sample
+    from minillm.checks.cases import KERNELS
+    from minillm.checks.simulate import FileRun, parse_dimensions, parse_sizes, simulate_case, simulate_file
 
     if kernel is None:
-        for each, sample in SAMPLES.items():
-            print(f"{each:<20} {SUMMARIES[each]}")
-            print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(sample.size_names, sample.size))}")
+        for each, (case, its_kernel) in KERNELS.items():
+            print(f"{each:<20} {its_kernel.summary}")
+            print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(case.dimensions, case.simulate))}")
         print("next: minillm simulate flash --check,")
         print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours")
         return
@@ -104,7 +104,7 @@ def command(
         ):
             if given:
                 raise UserError(f"{option} is for a .cu file: a kernel of minillm takes --size")
-        report, well = simulate_sample(kernel, parse_sizes(kernel, size or []), mode, order.value, seed)
+        report, well = simulate_case(kernel, parse_sizes(kernel, size or []), mode, order.value, seed)
     print(report)
     sys.stdout.flush()
     raise typer.Exit(0 if well else 1)

@@ -179,7 +179,10 @@ def _prompt_to_try(run: Run, console: Console) -> str:
 
 
 def simulator_estimate(seconds: float, steps: int) -> str:
-    """A line on how long a training on the simulator will take. seconds: of the first step. steps: still to come."""
+    """A line on how long a training on the simulator will take.
+
+    seconds: of the first step. steps: still to come.
+    """
     left = seconds * steps
     total = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.0f} h"
     shorter = "; --preset simulator takes some seconds" if left > 600 else ""

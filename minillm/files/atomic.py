@@ -1,7 +1,7 @@
 """Files that are there whole or not at all.
 
-Everything is written to a temporary name in the same folder, flushed to the disk, and renamed. A reader sees the old file or
-the new one, never half of it, whenever the program is killed.
+Everything is written to a temporary name in the same folder, flushed to the disk, and renamed. A
+reader sees the old file or the new one, never half of it, whenever the program is killed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; on leaving without an error that file takes the place of `path`.
+    """Yields a temporary path to write to; on leaving without an error that file takes the place of
+    `path`.
 
     Raises OSError, with `path` as its file name, where the system refuses: no space, no permission.
     """
@@ -55,13 +56,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
             flush_to_disk(path.parent)
     finally:
-        with suppress(OSError):  # what failed before is what the user is told
+        with suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Inside, an error of the system names `path`: a write to an open file names none, one to a temporary file that one."""
+    """Inside, an error of the system names `path`: a write to an open file names none, one to a
+    temporary file that one.
+    """
     try:
         yield
     except OSError as error:
@@ -71,7 +74,10 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of processes that were killed. Call it where no other process writes into `folder`."""
+    """Delete temporary files of processes that were killed.
+
+    Call it where no other process writes into `folder`.
+    """
     for left in folder.glob(f".*{TEMPORARY}"):
         left.unlink(missing_ok=True)
 
@@ -112,7 +118,10 @@ def _as_text(name) -> str:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """One process at a time: the others wait. The lock goes with the process, however it ends; Windows has none here."""
+    """One process at a time: the others wait.
+
+    The lock goes with the process, however it ends; Windows has none here.
+    """
     with open(path, "ab") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -131,15 +140,20 @@ def flush_to_disk(path: Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, line ends as they are, without the mark (BOM) that it may begin with.
+    """The text of a UTF-8 file, line ends as they are, without the mark (BOM) that it may begin
+    with.
 
-    Raises OSError where it cannot be read, and UserError, with the byte, where it is something else than UTF-8.
+    Raises OSError where it cannot be read, and UserError, with the byte, where it is something else
+    than UTF-8.
     """
     return decode_text(Path(path).read_bytes(), str(path))
 
 
 def decode_text(data: bytes, name: str) -> str:
-    """The text of UTF-8 bytes, as `read_text` gives it. name: of the place that they come from, for messages."""
+    """The text of UTF-8 bytes, as `read_text` gives it.
+
+    name: of the place that they come from, for messages.
+    """
     refuse_utf_16(data, name)
     try:
         return data.decode("utf-8").removeprefix("\ufeff")
@@ -164,7 +178,10 @@ def refuse_utf_16(start: bytes, name: str) -> None:
 
 
 def read_json(path: str | Path) -> dict:
-    """The JSON object in a file. Raises UserError if the file is missing, is no JSON, or is no object."""
+    """The JSON object in a file.
+
+    Raises UserError if the file is missing, is no JSON, or is no object.
+    """
     try:
         contents = json.loads(Path(path).read_bytes())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
 """What a file is that is not the kind of file it should be, by its first bytes.
 
-A download that went wrong leaves a file of the right name with something else in it. Its reader would only find that some
-number or bracket is odd.
+A download that went wrong leaves a file of the right name with something else in it. Its reader
+would only find that some number or bracket is odd.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ _STARTS = (  # first bytes -> what begins so, and what to do
 
 
 def misnamed(path: str | Path) -> str | None:
-    """What a file is by its first bytes, with what to do: "a web page (HTML): ..."; None for what is not known here."""
+    """What a file is by its first bytes, with what to do: "a web page (HTML): ..."; None for what
+    is not known here.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(LOOKED_AT)

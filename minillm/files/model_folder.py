@@ -1,4 +1,6 @@
-"""A model folder as Hugging Face lays it out: the names of its files, and writing them, each atomically."""
+"""A model folder as Hugging Face lays it out: the names of its files, and writing them, each
+atomically.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 
 def make_model_folder(folder: str | Path) -> Path:
-    """Make the folder if it is not there. Raises UserError for an adapter's: it would be opened in place of the model."""
+    """Make the folder if it is not there.
+
+    Raises UserError for an adapter's: it would be opened in place of the model.
+    """
     folder = Path(folder)
     if (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"{folder} holds an adapter ({ADAPTER_CONFIG}): save the model to another folder")

@@ -1,12 +1,14 @@
 """Tensors in safetensors files that are not trusted.
 
-A file is 8 bytes N (little endian), N bytes of JSON that name each tensor with its type, shape and place, and the numbers:
+A file is 8 bytes N (little endian), N bytes of JSON that name each tensor with its type, shape and
+place, and the numbers:
 
     {"wte.weight": {"dtype": "F32", "shape": [65, 128], "data_offsets": [0, 33280]}, ...}
 
-Everything in the header is checked against the size of the file before any tensor is touched: shapes and offsets decide
-how much memory is used, and whoever wrote the file may have meant harm. Then a tensor stays in its file, mapped into memory:
-the system reads a page when a computation first needs it. Only what is stored in another type than it is used in is copied.
+Everything in the header is checked against the size of the file before any tensor is touched:
+shapes and offsets decide how much memory is used, and the file may be malicious.
+Then a tensor stays in its file, mapped into memory: the system reads a page when a computation
+first needs it. Only what is stored in another type than it is used in is copied.
 """
 
 from __future__ import annotations
@@ -43,8 +45,12 @@ class StoredTensor:
     _offset: int
 
     def read(self, dtype) -> np.ndarray:
-        """The tensor as float32 or float64. If that is what the file holds, a private view of the file (what is written to
-        it never reaches the file), else a copy. Raises UserError for a type that is no float of 16 to 64 bits."""
+        """The tensor as float32 or float64.
+
+        If that is what the file holds, a private view of the file (what is written to it never
+        reaches the file), else a copy. Raises UserError for a type that is no float of 16 to 64
+        bits.
+        """
         if self.dtype not in READABLE:
             raise UserError(f"{self.path}: tensor {self.name} is stored as {self.dtype}; use {', '.join(READABLE)}")
         count = math.prod(self.shape)
@@ -70,7 +76,10 @@ class StoredTensor:
 
 
 def read_header(path: str | Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file, by name. Raises UserError if anything in its header cannot be true."""
+    """The tensors of a safetensors file, by name.
+
+    Raises UserError if anything in its header cannot be true.
+    """
     path = Path(path)
     try:
         with open(path, "rb") as file:
@@ -99,7 +108,10 @@ def read_header(path: str | Path) -> dict[str, StoredTensor]:
 
 
 def first_not_finite(tensor: np.ndarray) -> tuple[int, ...] | None:
-    """The index of the first NaN or infinity, or None. A sum tells quickly that there is none: both spread."""
+    """The index of the first NaN or infinity, or None.
+
+    A sum tells quickly that there is none: both spread.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(tensor.sum()):
             return None

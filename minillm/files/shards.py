@@ -1,4 +1,6 @@
-"""The safetensors files of a model folder: one, or several ("shards") with an index that says what stands where."""
+"""The safetensors files of a model folder: one, or several ("shards") with an index that says what
+stands where.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ OTHER_WEIGHTS = {
 def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
     """(the tensors of a folder by name, the file that a message about all of them should name)
 
-    Raises UserError for a folder without safetensors files, with broken ones, or with links that lead out of it.
+    Raises UserError for a folder without safetensors files, with broken ones, or with links that
+    lead out of it.
     """
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.exists() or single.is_symlink():
@@ -69,7 +72,9 @@ def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], Path]:
 
 
 def refuse_parameters(path: Path) -> None:
-    """Raises UserError for a file of `minillm.save_parameters`: its model is not the one that a config.json describes."""
+    """Raises UserError for a file of `minillm.save_parameters`: its model is not the one that a
+    config.json describes.
+    """
     with safetensors.safe_open(path, framework="numpy") as file:
         if (file.metadata() or {}).get("format") == PARAMETERS_FORMAT:
             raise UserError(
@@ -118,7 +123,10 @@ def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:
 
 
 def file_inside(path: Path, folder: Path) -> Path:
-    """The path, if what it leads to stands in the folder. A snapshot in the Hugging Face cache links to its blobs folder."""
+    """The path, if what it leads to stands in the folder.
+
+    A snapshot in the Hugging Face cache links to its blobs folder.
+    """
     root = folder.resolve()
     if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
         root = root.parent.parent

@@ -17,7 +17,8 @@ from minillm.sampler.sampler import Sampler
 
 
 class Compared(NamedTuple):
-    """A strategy's text and its figures (diversity.py, score.py): means over its texts, where it wrote several.
+    """A strategy's text and its figures (diversity.py, score.py): means over its texts, where it
+    wrote several.
 
     log_probability: mean per token, in nats, by the model. entropy: mean entropy of the model's
     next-token distribution at the same places, in nats: how uncertain it was.
@@ -75,7 +76,9 @@ def compare(
     eos_ids: Collection[int] = (),
     stop=(),
 ) -> list[Compared]:
-    """Continue a prompt (ids) with every strategy. samples: texts by each strategy that draws; the others have one.
+    """Continue a prompt (ids) with every strategy.
+
+    samples: texts by each strategy that draws; the others have one.
 
     Raises UserError where prompt and text do not fit into the context.
     """
@@ -126,7 +129,8 @@ def table(results: list[Compared]) -> tuple[tuple[str, ...], list[tuple[str, ...
 
 
 def draw(results: list[Compared], path: Path, samples: int = 1) -> None:
-    """The chart as a PNG file: how likely each text is, and how varied; samples: texts by each strategy that draws.
+    """The chart as a PNG file: how likely each text is, and how varied; samples: texts by each
+    strategy that draws.
 
     Raises MissingExtra without matplotlib, UserError for a file that cannot be written.
     """

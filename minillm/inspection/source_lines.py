@@ -105,10 +105,12 @@ def _merged(passages: Iterable[Passage]) -> list[Passage]:
 
 
 def _computing(title: str, function, result: ast.expr) -> list[Passage]:
-    """A function with the lines that compute one of its results, and the helpers of its module that it leaves this to.
+    """A function with the lines that compute one of its results, and the helpers of its module that
+    it leaves this to.
 
-    A helper is the function whose result is returned, and any that is called and returns a value of the same name: `attend`
-    returns the y of a block, which becomes a part of the y of `attention_forward`.
+    A helper is the function whose result is returned, and any that is called and returns a value of
+    the same name: `attend` returns the y of a block, which becomes a part of the y of
+    `attention_forward`.
     """
     passages = [Passage(title, function, _lines_computing(function, result))]
     for helper in _helpers(function):

@@ -29,10 +29,12 @@ ops: operations of matrix products, a multiply-add is two; attention is causal, 
 def format_table(
     inspection: Inspection, blocks: Iterable[int] = (), every_block: bool = False, width: int = UNLIMITED
 ) -> str:
-    """The table, in at most `width` columns where they suffice for names and values: those least needed are left out.
+    """The table, in at most `width` columns where they suffice for names and values: those least
+    needed are left out.
 
-    blocks: those to be shown whole, 0 the first; every other one is a single row, in which the numbers of all its
-    tensors come together. Without any, a model of few blocks is shown whole, and of a deeper one the first block."""
+    blocks: those to be shown whole, 0 the first; every other one is a single row, in which the
+    numbers of all its tensors come together. Without any, a model of few blocks is shown whole, and
+    of a deeper one the first block."""
     record, count = inspection.record, inspection.model.config.n_layer
     whole = _blocks_shown(count, list(blocks), every_block)
     activations = [_cells(tensor) for tensor in _folded(record.activations, whole)]
@@ -218,7 +220,9 @@ def _count(number: int) -> str:
 
 
 def _fitted(rows: list[tuple[str, ...]], width: int) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The rows without the columns that do not fit, and the headings of these, the least needed first."""
+    """The rows without the columns that do not fit, and the headings of these, the least needed
+    first.
+    """
     left_out = []
     for heading in LEAST_NEEDED:
         if max(map(len, _aligned(rows))) <= width:

@@ -1,13 +1,14 @@
-"""Attention: the only layer that mixes information across time. Every token reads from those before it.
+"""Attention: the only layer that mixes information across time. A token reads the tokens before it.
 
-Source: Vaswani et al., "Attention Is All You Need" (2017), equation 1. For each head, with D its width:
+Source: Vaswani et al., "Attention Is All You Need" (2017), equation 1. For each head, of width D:
 
     s_ij = sum_d q_id k_jd / sqrt(D)        how well the query of token i fits the key of token j
     p_ij = softmax over j of s_ij           the share of its attention that token i gives to token j
     y_id = sum_j p_ij v_jd                  the average of the values, with these weights
 
-Causal: token i sees the tokens j <= i. A mask adds -inf to the other scores, and their p_ij is 0. With a
-sliding window (Jiang et al., "Mistral 7B", 2023) it sees the last `window` of them, i - window < j <= i.
+Causal: token i sees the tokens j <= i. A mask adds -inf to the other scores, and their p_ij is 0.
+With a sliding window (Jiang et al., "Mistral 7B", 2023) it sees the last `window` of them, those
+with i - window < j <= i.
 
 Backward, line by line, with dx = dL/dx:
 
@@ -18,14 +19,15 @@ Backward, line by line, with dx = dL/dx:
     dq_id = sum_j ds_ij k_jd / sqrt(D)            dq = ds k / sqrt(D)
     dk_jd = sum_i ds_ij q_id / sqrt(D)            dk = ds^T q / sqrt(D)
 
-The mask needs no gradient: where p is 0, ds is 0. Dropout multiplies p by a factor f (dropout.py) before it
-meets v: y = (f p) v. So dv = (f p)^T dy, dp = f (dy v^T), and the second form of ds stays as it is.
+The mask needs no gradient: where p is 0, ds is 0. Dropout multiplies p by a factor f (dropout.py)
+before it meets v: y = (f p) v. So dv = (f p)^T dy, dp = f (dy v^T), and the second form of ds stays
+as it is.
 
 `attend` and `attend_backward` are these equations for a block of queries. `attention_forward` and
-`attention_backward` go through the blocks: one that ends at query e needs no key after e, which saves nearly
-half of the arithmetic and of the memory. Each query is computed as it would be in a single block.
-With grouped key/value heads (Ainslie et al., "GQA", 2023) several query heads read the same k and v, which
-are repeated for them; dk and dv are sums over the group.
+`attention_backward` go through the blocks: one that ends at query e needs no key after e, which
+saves nearly half of the arithmetic and of the memory. Each query is computed as it would be in a
+single block. With grouped key/value heads (Ainslie et al., "GQA", 2023) several query heads read
+the same k and v, which are repeated for them; dk and dv are sums over the group.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ QUERY_BLOCK = 128
 
 
 def attend(q, k, v, mask, factor=None, out=None):
-    """The formula: q (B, H, t, D), k and v (B, H, T, D), mask (t, T)  ->  y (B, H, t, D), p (B, H, t, T)
+    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (t, T), p (B, H, t, T)  ->  y, p
 
     factor (B, H, t, T): what dropout multiplies p by; None for no dropout. out: an array for y.
     """
@@ -61,7 +63,9 @@ def attend(q, k, v, mask, factor=None, out=None):
 
 
 def attend_backward(dy, q, k, v, y, p, factor=None):
-    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B, H, T, D)"""
+    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B,
+    H, T, D)
+    """
     scale = 1 / math.sqrt(q.shape[-1])
     # forward: y = dropped(p) @ v
     dp = matmul(dy, transpose(v))  # (B, H, t, D) @ (B, H, D, T)
@@ -116,9 +120,9 @@ class AttentionSaved(NamedTuple):
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    dropout > 0 drops probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in C order,
-    where b counts from `batch_offset`. window: how many tokens a token sees, itself included; None: all before it.
-    Raises ValueError for a window below 1, or one without `causal`.
+    dropout > 0 drops probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in
+    C order, where b counts from `batch_offset`. window: how many tokens a token sees, itself
+    included; None: all before it. Raises ValueError for a window below 1, or one without `causal`.
     """
     if window is not None and (window < 1 or not causal):
         raise ValueError(f"window={window}, causal={causal}: a window is at least 1 token, and causal")
@@ -141,7 +145,8 @@ def attention_backward(dy, saved):
     q, k, v, y, p, factor, n_kv_head, causal, window = saved
     like, dy, T, gradients = dy, upcast(dy), q.shape[2], None
     v_quick = quick_to_transpose(v)
-    # From the last block to the first: the last one sees the most keys, and its dk and dv become the whole ones.
+    # From the last block to the first: the last one sees the most keys, and its dk and dv become
+    # the whole ones.
     for p_rows, (rows, keys) in reversed(list(zip(p, _blocks(T, causal, window)))):
         block = dy[:, :, rows], q[:, :, rows], k[:, :, keys], v_quick[:, :, keys], y[:, :, rows], p_rows
         gradients = accumulate(gradients, rows, keys, T, attend_backward(*block, _block_of(factor, rows, keys)))
@@ -151,7 +156,7 @@ def attention_backward(dy, saved):
 
 
 def accumulate(gradients, rows, keys, T, parts):
-    """Add what one block gives to dq, dk, dv (B, H, T, D): parts (B, H, t, D) at `rows`, (B, H, t', D) at `keys`.
+    """Add the parts of one block to dq at `rows`, and to dk and dv at `keys`; all (B, H, T, D).
 
     gradients None: the parts begin them, without a copy where they are of all T tokens.
     """
@@ -199,7 +204,8 @@ def _block_of(factor, rows, keys):
 
 
 def quick_to_transpose(x):
-    """x (B, H, T, D) in the memory order of its transpose: small products with x^T take half the time."""
+    """x (B, H, T, D) in the memory order of its transpose: small products with x^T take half the
+    time."""
     return transpose(array_module(x).ascontiguousarray(transpose(x)))
 
 
@@ -221,13 +227,14 @@ def split_heads(x, n_head):
 
 
 def merge_heads(y):
-    """(B, H, T, D) -> (B, T, H D), the inverse of `split_heads`: a view where a token's heads lie side by side."""
+    """(B, H, T, D) -> (B, T, H D), the inverse of `split_heads`: a view where a token's heads lie
+    side by side."""
     B, H, T, D = y.shape
     return y.transpose(0, 2, 1, 3).reshape(B, T, H * D)
 
 
 class CausalSelfAttention(Layer):
-    """Multi-head causal self-attention with its projections, as in GPT-2: x (B, T, C) -> y (B, T, C).
+    """Multi-head causal self-attention with its projections, as in GPT-2, x and y (B, T, C).
 
         q, k, v = split_heads(c_attn(x))        y = c_proj(merge_heads(attention(q, k, v)))
 
@@ -235,7 +242,8 @@ class CausalSelfAttention(Layer):
     """
 
     def __init__(self, c_attn: Linear, c_proj: Linear, n_head: int, dropout: float = 0.0):
-        """c_attn: C -> 3C; c_proj: C -> C; dropout: the probability with which an attention probability is dropped."""
+        """c_attn: C -> 3C; c_proj: C -> C; dropout: the probability with which an attention
+        probability is dropped."""
         self.c_attn = c_attn
         self.c_proj = c_proj
         self.n_head = n_head
@@ -255,7 +263,10 @@ class CausalSelfAttention(Layer):
         return self.c_proj.forward(merge_heads(y))
 
     def backward(self, dy):
-        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections. RuntimeError without a forward."""
+        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections.
+
+        RuntimeError without a forward.
+        """
         backward, saved = self.take_saved()
         # forward: out = c_proj(merge_heads(y))
         dy = split_heads(self.c_proj.backward(dy), self.n_head)

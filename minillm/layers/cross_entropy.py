@@ -1,11 +1,13 @@
 """Cross-entropy: how many nats the model pays, on average, for the token that really came next.
 
-For one row of logits z with the target t, from Bishop, "Pattern Recognition and Machine Learning" (2006), 4.3.4:
+For one row of logits z with the target t, from Bishop, "Pattern Recognition and Machine Learning"
+(2006), 4.3.4:
 
     p = softmax(z)        loss = -log p_t = log sum_j exp(z_j) - z_t = lse(z) - z_t
 
-and the mean over the N rows that count (rows whose target is `ignore_index` do not). With label smoothing e (Szegedy et
-al. 2016) the target is the distribution q = (1 - e) onehot(t) + e/V in place of onehot(t):
+and the mean over the N rows that count (rows whose target is `ignore_index` do not). With label
+smoothing e (Szegedy et al. 2016) the target is the distribution q = (1 - e) onehot(t) + e/V in
+place of onehot(t):
 
     loss = -sum_j q_j log p_j = lse(z) - (1 - e) z_t - e/V sum_j z_j
 
@@ -13,10 +15,12 @@ Backward, fused. d lse/dz_j = p_j, and the rest is linear in z:
 
     dL/dz_j = (p_j - q_j) / N
 
-Softmax and logarithm cancel: the gradient needs no division by a small probability, never overflows, and can be written
-over the logits. That is why forward here already leaves the gradient (for dloss = 1) in the place of the logits.
+Softmax and logarithm cancel: the gradient needs no division by a small probability, never
+overflows, and can be written over the logits. That is why forward here already leaves the gradient
+(for dloss = 1) in the place of the logits.
 
-Perplexity is exp(loss): a model that is unsure between k equally likely tokens has a perplexity of k.
+Perplexity is exp(loss): a model that is unsure between k equally likely tokens has a perplexity of
+k.
 """
 
 from __future__ import annotations
@@ -30,11 +34,12 @@ IGNORE_INDEX = -100
 
 
 def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None, gradient=None):
-    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if no array is given for it.
+    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if
+    no array is given for it.
 
-    logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of rows that are not
-    ignored  ->  loss (0-d, float64), saved
-    gradient: an array (N, V or more) for the gradient of logits (N, V), which is rounded to its dtype.
+    logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of
+    rows that are not ignored  ->  loss (0-d, float64), saved gradient: an array (N, V or more) for
+    the gradient of logits (N, V), which is rounded to its dtype.
 
     Raises ValueError if every target is ignored: the mean of nothing has no value.
     """
@@ -80,18 +85,27 @@ def cross_entropy_backward(dloss, saved):
 
 
 class CrossEntropy(Layer):
-    """Mean cross-entropy of logits (..., V) against targets (...). The logits are overwritten with their gradient."""
+    """Mean cross-entropy of logits (..., V) against targets (...).
+
+    The logits are overwritten with their gradient.
+    """
 
     def __init__(self, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 
     def forward(self, logits, targets):
+        """logits (..., V), overwritten; targets (...) int  ->  the mean loss in nats (0-d,
+        float64).
+
+        Raises ValueError if every target is ignored.
+        """
         forward, backward = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         loss, saved = forward(logits, targets, self.ignore_index, self.label_smoothing)
         self.save_for_backward((backward, saved))
         return loss
 
     def backward(self, dloss=1.0):
+        """dloss (0-d)  ->  dlogits (..., V). Raises RuntimeError without a forward before it."""
         cross_entropy_backward, saved = self.take_saved()
         return cross_entropy_backward(dloss, saved)

@@ -1,14 +1,18 @@
-"""Dropout: in training, sets each value to zero with probability p, so that no value can rely on another being there.
+"""Dropout: in training, sets each value to zero with probability p, so that no value can rely on
+another being there.
 
-Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (2014). What is kept is
-scaled by 1 / (1 - p), so that the expected value stays the same and nothing needs to be done at inference:
+Source: Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"
+(2014). What is kept is scaled by 1 / (1 - p), so that the expected value stays the same and nothing
+needs to be done at inference:
 
     y_n = x_n m_n / (1 - p)        m_n = 1 with probability 1 - p, else 0
 
-Backward: y is linear in x with the factor m_n / (1 - p), so dx_n = dy_n m_n / (1 - p), with the *same* mask.
+Backward: y is linear in x with the factor m_n / (1 - p), so dx_n = dy_n m_n / (1 - p), with the
+*same* mask.
 
-The mask comes from an explicit key (see minillm.backend.stream): element n is kept if the n-th 32-bit word of the stream
-is at least p * 2^32. The same key gives the same mask on the CPU and in a GPU kernel.
+The mask comes from an explicit key (see minillm.backend.stream): element n is kept if the n-th
+32-bit word of the stream is at least p * 2^32. The same key gives the same mask on the CPU and in a
+GPU kernel.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ def dropout_backward(dy, saved):
 
 
 def dropout_factor(shape, p, rng_key, like, batch_offset=0):
-    """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype and device of `like`."""
+    """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype
+    and device of `like`."""
     words = stream(*rng_key).words32(math.prod(shape), start=batch_offset * math.prod(shape[1:]))
     kept = (words >= round(p * 2**32)).reshape(shape)
     return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
@@ -51,6 +56,10 @@ class Dropout(Layer):
         self.p = p
 
     def forward(self, x, rng_key=None):
+        """x (...)  ->  y (...). rng_key: (seed, step), needed in training mode if p is not 0.
+
+        Raises ValueError without it.
+        """
         if not self.training or self.p == 0:
             self.save_for_backward(None)
             return x
@@ -60,6 +69,10 @@ class Dropout(Layer):
         return y
 
     def backward(self, dy):
+        """dy (...)  ->  dx (...), with the mask of forward.
+
+        Raises RuntimeError without a forward before it.
+        """
         taken = self.take_saved()
         if taken is None:
             return dy
@@ -70,7 +83,9 @@ class Dropout(Layer):
         return x
 
     def settings(self, rng_key) -> dict:
-        """Arguments of an operation that drops its own values, such as attention_forward; none where nothing is dropped."""
+        """Arguments of an operation that drops its own values, such as attention_forward; none
+        where nothing is dropped.
+        """
         if not self.training or self.p == 0:
             return {}
         return dict(dropout=self.p, rng_key=self.layer_key(rng_key), batch_offset=self.batch_offset)

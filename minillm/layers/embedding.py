@@ -2,12 +2,14 @@
 
     y_n = W[id_n]                                            n: one of the N = B*T tokens
 
-Backward. W_vc takes part in y_nc for every n with id_n = v, so the chain rule sums over all of them:
+Backward. W_vc takes part in y_nc for every n with id_n = v, so the chain rule sums over all of
+them:
 
     dL/dW_vc = sum_n dy_nc [id_n = v]                        a token that occurs five times gets five contributions
 
-A plain `dW[ids] += dy` keeps only one of them. Here the rows of dy are sorted by id, so that equal ids stand together,
-and each run is summed at once: no order of additions depends on threads, so the result is the same to the bit each time.
+A plain `dW[ids] += dy` keeps only one of them. Here the rows of dy are sorted by id, so that equal
+ids stand together, and each run is summed at once: no order of additions depends on threads, so the
+result is the same to the bit each time.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ def embedding_forward(ids, weight, dtype=None):
 def embedding_backward(dy, saved, dweight=None):
     """dy (..., C)  ->  dweight (V, C); ids have no gradient.
 
-    dweight: a buffer that the gradient is added to; by default a new one. A tied embedding adds to what the output head
-    has left there, and a table of 50,257 rows of which a batch touches a few hundred is not made anew for them.
+    dweight: a buffer that the gradient is added to; by default a new one. A tied embedding adds to
+    what the output head has left there, and a table of 50,257 rows of which a batch touches a few
+    hundred is not made anew for them.
     """
     ids, weight_shape = saved
     xp = array_module(dy)
@@ -51,19 +54,25 @@ def embedding_backward(dy, saved, dweight=None):
 class Embedding(Layer):
     """y = weight[ids], ids (...) -> y (..., C). Backward returns None: integers have no gradient.
 
-    dtype: of y, where it is not that of the weight: here it is decided in which precision vectors travel on.
+    dtype: of y, where it is not that of the weight: here it is decided in which precision vectors
+    travel on.
     """
 
     def __init__(self, weight):
         self.weight = Parameter(weight)
 
     def forward(self, ids, dtype=None):
+        """ids (...) int  ->  y (..., C) of `dtype`, by default the weight's."""
         forward, backward = dispatch(self.weight.value, embedding_forward, embedding_backward)
         y, saved = forward(ids, self.weight.value, dtype)
         self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy) -> None:
+        """dy (..., C): adds to the weight's gradient.
+
+        Raises RuntimeError without a forward before it.
+        """
         if self.weight.frozen:
             self.take_saved()
             return

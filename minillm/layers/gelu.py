@@ -1,18 +1,22 @@
-"""GELU: lets a value through in proportion to how large it is, x times the probability that a standard normal is below x.
+"""GELU: lets a value through in proportion to how large it is, x times the probability that a
+standard normal is below x.
 
-Source: Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016). With a bias b added first, x = z + b:
+Source: Hendrycks, Gimpel, "Gaussian Error Linear Units" (2016). A bias b may be added first,
+x = z + b:
 
     exact ("none")     y = x Phi(x)        Phi(x) = 1/2 (1 + erf(x / sqrt 2))
     "tanh"             y = x s(x)          s(x) = 1/2 (1 + tanh u),  u = c x (1 + a x^2),  c = sqrt(2/pi), a = 0.044715
 
-GPT-2 was trained with the tanh form, and the two differ by up to 5e-4: weights must be run with the form they know.
+GPT-2 was trained with the tanh form, and the two differ by up to 5e-4: weights must be run with the
+form they know.
 
 Backward. Both are products of x with a gate g(x), so dy/dx = g(x) + x g'(x):
 
     exact              g' = phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
     "tanh"             g' = 1/2 (1 - tanh^2 u) u' = 2 s (1 - s) u',     u' = c (1 + 3 a x^2)
 
-where 1 - tanh^2 u = (1 - tanh u)(1 + tanh u) = 4 s (1 - s). The bias takes part in every row: db = sum over rows of dx.
+where 1 - tanh^2 u = (1 - tanh u)(1 + tanh u) = 4 s (1 - s). The bias takes part in every row, so
+db is the sum of dx over the rows.
 """
 
 from __future__ import annotations
@@ -84,10 +88,12 @@ def gelu_backward(dy, saved):
 
 
 def erf(x):
-    """The error function, element by element: absolute error below 4e-14 in float64 and 3e-7 in float32. NumPy has none.
+    """The error function, element by element: absolute error below 4e-14 in float64 and 3e-7 in
+    float32. NumPy has none.
 
-    erf(x) = x g(x^2), and g is so smooth that a Chebyshev series on [0, limit^2] of a few dozen terms is enough;
-    beyond the limit erf is 1 to within the error. The series is summed by Clenshaw's recurrence.
+    erf(x) = x g(x^2), and g is so smooth that a Chebyshev series on [0, limit^2] of a few dozen
+    terms is enough; beyond the limit erf is 1 to within the error. The series is summed by
+    Clenshaw's recurrence.
     """
     xp = array_module(x)
     limit, coefficients = _erf_series(x.dtype.name)
@@ -131,12 +137,14 @@ class GELU(Layer):
         self.approximate = approximate
 
     def forward(self, x):
+        """x (..., F)  ->  y (..., F). Raises ValueError for an unknown `approximate`."""
         forward, backward = dispatch(x, gelu_forward, gelu_backward)
         y, saved = forward(x, approximate=self.approximate)
         self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy):
+        """dy (..., F)  ->  dx (..., F). Raises RuntimeError without a forward before it."""
         gelu_backward, saved = self.take_saved()
         dx, _ = gelu_backward(dy, saved)
         return dx

@@ -1,18 +1,29 @@
-"""Layer norm: brings every token's vector to mean 0 and variance 1, then scales and shifts each channel.
+"""Layer norm: brings every token's vector to mean 0 and variance 1, then scales and shifts each
+channel.
 
 Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), equation 4. For one row x of width C:
 
-    mean = 1/C sum_i x_i        variance = 1/C sum_i (x_i - mean)^2        r = 1 / sqrt(variance + eps)
-    n_i = (x_i - mean) r        y_i = n_i w_i + b_i
+    mean = 1/C sum_i x_i          variance = 1/C sum_i (x_i - mean)^2
+    rstd = 1 / sqrt(variance + eps)        n_i = (x_i - mean) rstd        y_i = n_i w_i + b_i
 
-Backward. With g_i = dL/dn_i = dy_i w_i, and since x_i acts on n_j directly, through the mean and through r:
+(n is `normed` in the code.) Backward. Let g_i = dL/dn_i = dy_i w_i. x_i acts on n_j in three ways:
+directly if i = j, through the mean, and through rstd. With delta_ij = 1 if i = j, else 0:
 
-    dn_j/dx_i = r (delta_ij - 1/C) + (x_j - mean) dr/dx_i
-    dr/dx_i   = -1/2 (variance + eps)^(-3/2) * 2/C (x_i - mean) = -r^3 (x_i - mean) / C = -r^2 n_i / C
+    dn_j/dx_i = (delta_ij - 1/C) rstd + (x_j - mean) drstd/dx_i
 
-    dx_i = sum_j g_j dn_j/dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
+The variance depends on x_i directly, and through the mean, but that second path adds nothing:
 
-In words: the gradient loses its mean and its component along n, the two directions in which n cannot move.
+    dvariance/dx_i = 2/C (x_i - mean) - 2/C sum_j (x_j - mean) 1/C,        and sum_j (x_j - mean) = 0
+    drstd/dx_i     = -1/2 (variance + eps)^(-3/2) dvariance/dx_i = -rstd^3 (x_i - mean) / C
+                   = -rstd^2 n_i / C                                   since x_i - mean = n_i / rstd
+
+Put in, with x_j - mean = n_j / rstd:
+
+    dn_j/dx_i = rstd (delta_ij - 1/C - n_i n_j / C)
+    dx_i      = sum_j g_j dn_j/dx_i = rstd (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
+
+In words: the gradient loses its mean and its component along n, the two directions in which n
+cannot move.
 """
 
 from __future__ import annotations
@@ -33,7 +44,8 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     width = x.shape[-1]
     rows = upcast(x).reshape(-1, width)  # (N, C)
     average = xp.full(width, 1 / width, dtype=rows.dtype)
-    # Sums along a row as products with a vector: the BLAS takes a quarter of the time of mean(axis=-1).
+    # Sums along a row as products with a vector: the BLAS takes a quarter of the time of
+    # mean(axis=-1).
     normed = rows - (rows @ average)[:, None]  # x - mean: (N, C)
     variance = xp.square(normed) @ average  # (N,)
     rstd = 1 / xp.sqrt(variance + rows.dtype.type(eps))  # (N,)
@@ -82,15 +94,19 @@ def layer_norm_of_one_row(x, weight, bias, eps):
 
 
 class LayerNorm(Layer):
-    """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, x (..., C) -> y (..., C)."""
+    """y = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis, x (..., C) -> y
+    (..., C).
+    """
 
     def __init__(self, weight, bias=None, eps: float = 1e-5):
+        """weight (C,), bias (C,) or None; eps is added to the variance."""
         self.weight = Parameter(weight)
         if bias is not None:
             self.bias = Parameter(bias)
         self.eps = eps
 
     def forward(self, x):
+        """x (..., C)  ->  y (..., C)"""
         bias = self.bias.value if hasattr(self, "bias") else None
         forward, backward = dispatch(x, layer_norm_forward, layer_norm_backward)
         y, saved = forward(x, self.weight.value, bias, self.eps)
@@ -98,6 +114,10 @@ class LayerNorm(Layer):
         return y
 
     def backward(self, dy):
+        """dy (..., C)  ->  dx (..., C); adds to the gradients of weight and bias.
+
+        Raises RuntimeError without a forward before it.
+        """
         layer_norm_backward, saved = self.take_saved()
         dx, dweight, dbias = layer_norm_backward(dy, saved)
         self.weight.add_grad(dweight)

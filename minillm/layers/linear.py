@@ -1,16 +1,17 @@
-"""Linear: a learned matrix applied to every row. Most of a language model's arithmetic happens here.
+"""Linear: a learned matrix applied to every row. Most of a language model's arithmetic happens
+here.
 
     y_nj = sum_i x_ni w_ij + b_j                             n: row (a token), i: input, j: output
 
-Let dy_nj = dL/dy_nj be the gradient that arrives from above. Each gradient is the chain rule summed over all the
-outputs that the quantity took part in:
+Let dy_nj = dL/dy_nj be the gradient that arrives from above. Each gradient is the chain rule summed
+over all the outputs that the quantity took part in:
 
     dx_ni = sum_j dL/dy_nj dy_nj/dx_ni = sum_j dy_nj w_ij              dx = dy @ w^T
     dw_ij = sum_n dL/dy_nj dy_nj/dw_ij = sum_n x_ni dy_nj              dw = x^T @ dy
     db_j  = sum_n dL/dy_nj dy_nj/db_j  = sum_n dy_nj                   db = 1^T @ dy
 
-The weight is stored as (in, out), the orientation of GPT-2's files, unless `transposed`: then it is (out, in), as in
-Llama's files and in every token embedding that serves as output head.
+The weight is stored as (in, out), the orientation of GPT-2's files, unless `transposed`: then it is
+(out, in), as in Llama's files and in every token embedding that serves as output head.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
 
 
 def linear_backward(dy, saved, needs_dweight=True):
-    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or None"""
+    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or
+    None
+    """
     x, weight, has_bias, transposed = saved
     xp = array_module(dy)
     w = weight.T if transposed else weight
@@ -51,28 +54,38 @@ def linear_backward(dy, saved, needs_dweight=True):
         dweight = matmul(dy_rows.T, rows, dtype=weight.dtype)  # (O, N) @ (N, I)
     else:
         dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
-    # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed of the BLAS.
+    # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed
+    # of the BLAS.
     ones = xp.ones(len(dy_rows), dtype=weight.dtype) if has_bias else None
     dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
     return dx, dweight, dbias
 
 
 class Linear(Layer):
-    """y = x @ weight + bias, x (..., I) -> y (..., O). A weight that is a Parameter already is shared, not copied."""
+    """y = x @ weight + bias, x (..., I) -> y (..., O).
+
+    A weight that is a Parameter already is shared, not copied.
+    """
 
     def __init__(self, weight, bias=None, transposed: bool = False):
+        """weight (I, O), or (O, I) if transposed; bias (O,) or None."""
         self.weight = weight if isinstance(weight, Parameter) else Parameter(weight)
         if bias is not None:
             self.bias = Parameter(bias)
         self.transposed = transposed
 
     def forward(self, x, with_bias=True, dtype=None):
+        """x (..., I)  ->  y (..., O) of `dtype`, by default that of x."""
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
         y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
         self.save_for_backward(saved)
         return y
 
     def backward(self, dy):
+        """dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.
+
+        Raises RuntimeError without a forward before it.
+        """
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
         if dweight is not None:
             self.weight.add_grad(dweight)

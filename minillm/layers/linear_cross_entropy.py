@@ -1,22 +1,23 @@
-"""The language-model head and its loss as one operation, in which (B*T, V) logits never exist whole.
+"""The language-model head and its loss as one operation, in which (B*T, V) logits never exist
+whole.
 
     logits = x W^T        loss = cross_entropy(logits, targets)                x (N, C), W (V, C)
 
-For GPT-2 and 4,096 tokens the logits are 823 MB, the largest tensor of all. But each row's loss and gradient depend on
-that row alone, so the rows are taken in chunks, and a chunk's logits are gone before the next one's are computed. They
-would have to be recomputed in backward. Since the gradient of a mean of losses is linear in dloss, all of it is computed
-here, in the same visit, for dloss = 1:
+For GPT-2 and 4,096 tokens the logits are 823 MB, the largest tensor of all. But each row's loss and
+gradient depend on that row alone, so the rows are taken in chunks, and a chunk's logits are gone
+before the next one's are computed. They would have to be recomputed in backward. Since the gradient
+of a mean of losses is linear in dloss, all of it is computed here, in the same pass, for dloss 1:
 
     dlogits = (softmax(logits) - onehot(targets)) / count       cross_entropy.py has the derivation
     dx = dlogits W                                              from logits_nv = sum_c x_nc W_vc
     dW = dlogits^T x                                            summed over the chunks
 
-so that backward only multiplies by dloss. dW is added to a buffer, the parameter's gradient itself, in strips of the
-vocabulary, because a second array of its size would be the next largest tensor. benchmarks/linear_cross_entropy.py
-measures the memory.
+so that backward only multiplies by dloss. dW is added to a buffer, the parameter's gradient itself,
+in strips of the vocabulary, because a second array of its size would be the next largest tensor.
+benchmarks/linear_cross_entropy.py measures the memory.
 
-In bfloat16 x is rounded, and so is W for the products; logits, softmax and loss are float32, dlogits are rounded when they
-are written, and dW is added up in float32.
+In bfloat16 x is rounded, and so is W for the products; logits, softmax and loss are float32,
+dlogits are rounded when they are written, and dW is added up in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
 
-# Logits that exist at a time: 44 MiB in float32, and 512 MiB on a GPU, which wants thousands of rows to a product.
+# Logits that exist at a time: 44 MiB in float32, and 512 MiB on a GPU, which wants thousands of
+# rows to a product.
 CHUNK_LOGITS = {"cpu": 11 << 20, "cudasim": 11 << 20, "cuda": 1 << 27}
 STRIP_ROWS = 4096  # rows of dW that are computed at a time, but on a GPU, whose products add to what is there
 
@@ -47,9 +49,10 @@ def linear_cross_entropy_forward(
     """x (..., C), weight (V, C), targets (...) int  ->  mean loss in nats (0-d, float64), saved
 
     dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one.
-    chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS.
-    count: what the sum of losses is divided by, a number or 0-d; by default the number of targets that are not ignored.
-    With needs_gradient=False only the loss is computed, and saved is None; with needs_dweight=False dweight is None.
+    chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS. count:
+    what the sum of losses is divided by, a number or 0-d; by default the number of targets that are
+    not ignored. With needs_gradient=False only the loss is computed, and saved is None; with
+    needs_dweight=False dweight is None.
     """
     xp = array_module(x)
     rows = x.reshape(-1, x.shape[-1])  # (N, C)
@@ -96,8 +99,9 @@ def linear_cross_entropy_backward(dloss, saved):
 class LinearCrossEntropy(Layer):
     """Mean cross-entropy of the logits x @ weight.T, x (..., C) and targets (...) -> 0-d.
 
-    The weight is a Parameter that it shares: the token embedding's (tied) or that of the output head. In evaluation mode
-    the loss is measured without label smoothing, so that it is the text's true cross-entropy.
+    The weight is a Parameter that it shares: the token embedding's (tied) or that of the output
+    head. In evaluation mode the loss is measured without label smoothing, so that it is the text's
+    true cross-entropy.
     """
 
     def __init__(self, weight: Parameter, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
@@ -106,6 +110,11 @@ class LinearCrossEntropy(Layer):
         self.label_smoothing = label_smoothing
 
     def forward(self, x, targets, count=None):
+        """x (..., C), targets (...) int  ->  the mean loss in nats (0-d, float64).
+
+        count: what the sum of losses is divided by, by default the number of targets that are not
+        ignored. Raises ValueError if every target is ignored.
+        """
         loss, saved = linear_cross_entropy_forward(
             x,
             self.weight.value,
@@ -121,6 +130,10 @@ class LinearCrossEntropy(Layer):
         return loss
 
     def backward(self, dloss=1.0):
+        """dloss (0-d)  ->  dx (..., C); adds to the weight's gradient.
+
+        Raises RuntimeError without a forward before it.
+        """
         dx, dweight = linear_cross_entropy_backward(dloss, self.take_saved())
         if dweight is not None:
             self.weight.add_grad(dweight)

@@ -1,12 +1,13 @@
-"""LoRA: fine-tuning by a small addition to a large weight that itself stays as it is.
+"""LoRA: fine-tuning by a small addition to a large weight, which is itself not changed.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1. A linear layer of I inputs and
-O outputs gets two thin matrices, A (r, I) and B (O, r), r far below I and O:
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), section 4.1. A
+linear layer of I inputs and O outputs gets two thin matrices, A (r, I) and B (O, r), r far below I
+and O:
 
     y = x W + b + s (x A^T) B^T          s = alpha / r
 
-A starts random and B at zero, so that training starts from the model as it was. Only A and B learn: r (I + O) numbers in
-place of I O, with gradients and moments for no more than these.
+A starts random and B at zero, so that training starts from the model as it was. Only A and B learn:
+r (I + O) numbers in place of I O, with gradients and moments for no more than these.
 
 Backward of the addition, with h = x A^T (N, r):
 
@@ -15,7 +16,8 @@ Backward of the addition, with h = x A^T (N, r):
     dA_ri = sum_n dh_nr x_ni                  dA = dh^T x
     dx_ni = sum_r dh_nr A_ri                  dx = dh A, added to the gradient through W
 
-Merged, it costs nothing: W + s (B A)^T is a weight like any other (W stored as (in, out); its transpose as (out, in)).
+Merged, it costs nothing: W + s (B A)^T is a weight like any other (W stored as (in, out); its
+transpose as (out, in)).
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def lora_backward(dy, saved):
 
 
 class LoRALinear(Linear):
-    """A Linear whose own parameters are frozen, with two matrices that learn: lora_A (r, I) and lora_B (O, r)."""
+    """A Linear whose own parameters are frozen, with two matrices that learn: lora_A (r, I) and
+    lora_B (O, r)."""
 
     def __init__(self, base: Linear, a, b, alpha: float):
         bias = base.bias if hasattr(base, "bias") else None
@@ -61,6 +64,7 @@ class LoRALinear(Linear):
         self.scale = alpha / len(a)
 
     def forward(self, x, with_bias=True):
+        """x (..., I)  ->  y (..., O)"""
         y = super().forward(x, with_bias)
         of_base = self._saved
         added, saved = lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)
@@ -69,7 +73,12 @@ class LoRALinear(Linear):
         return y
 
     def backward(self, dy):
-        self._saved, saved = self.take_saved()
+        """dy (..., O)  ->  dx (..., I); adds to the gradients of lora_A and lora_B.
+
+        Raises RuntimeError without a forward before it.
+        """
+        of_base, saved = self.take_saved()
+        self._saved = of_base  # for the backward of Linear
         # forward: y = linear(x) + lora(x), the same x in both
         dx = super().backward(dy)
         dx_added, da, db = lora_backward(dy, saved)

@@ -1,9 +1,9 @@
-"""MLP: two linear layers with a GELU between them; what a token does by itself with what attention brought it.
+"""MLP: two linear layers with a GELU between them, applied to each token independently.
 
     h = gelu(x W_fc + b_fc)        y = h W_proj + b_proj                  x (..., C), h (..., F), usually F = 4C
 
-There is no gradient here that is not one of its parts': backward calls theirs in reverse. The first bias is added by the
-GELU, which visits every element anyway.
+Backward calls the backward of each part, in reverse order. The first
+bias is added by the GELU, which visits every element anyway.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class MLP(Layer):
         self.approximate = approximate
 
     def forward(self, x):
+        """x (..., C)  ->  y (..., C)"""
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.forward(x, with_bias=False)  # (..., C) @ (C, F)
         forward, backward = dispatch(h, gelu_forward, gelu_backward)
@@ -31,6 +32,10 @@ class MLP(Layer):
         return self.c_proj.forward(h)  # (..., F) @ (F, C)
 
     def backward(self, dy):
+        """dy (..., C)  ->  dx (..., C); adds to the gradients of both layers.
+
+        Raises RuntimeError without a forward before it.
+        """
         gelu_backward, saved_gelu = self.take_saved()
         # forward: y = c_proj(h)
         dh = self.c_proj.backward(dy)

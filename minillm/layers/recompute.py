@@ -1,13 +1,15 @@
-"""Recomputation: keep a block's input alone, and compute the block once more when backward needs what lies inside.
+"""Recomputation: keep a block's input alone, and compute the block once more when backward needs
+what lies inside.
 
-Source: Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost" (2016), called gradient or activation
-checkpointing. For n blocks that keep s bytes each for backward, and an input of c bytes:
+Source: Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost" (2016), called
+gradient or activation checkpointing. For n blocks that keep s bytes each for backward, and an input
+of c bytes:
 
     kept      n s         ->   n c + s      one block at a time has its inside
     computed  forward     ->   2 forward    a step takes about a third more
 
-The second forward is the first one over again: dropout draws its masks from a rng_key, so they are the same, and so are the
-gradients, to the last bit.
+The second forward repeats the first one: dropout draws its masks from a rng_key, so they are
+the same, and so are the gradients, to the last bit.
 """
 
 from __future__ import annotations
@@ -35,10 +37,11 @@ def share_layers(blocks) -> bool:
 
 
 def run_blocks(blocks, x, rng_key, recompute: bool):
-    """x through the blocks one after the other  ->  x, and what each of them saved (None where it keeps it itself)
+    """x through the blocks one after the other  ->  x, and what each of them saved (None where it
+    keeps it itself)
 
-    A layer keeps what backward needs for one call alone. Blocks that share layers, or are the same block, are computed
-    again in any case.
+    A layer keeps what backward needs for one call alone. Blocks that share layers, or are the same
+    block, are computed again in any case.
     """
     recompute = recompute or share_layers(blocks)
     saved = []

@@ -1,10 +1,12 @@
-"""Residual add and the layer norm that follows it, as one operation. On a GPU that saves a trip to memory.
+"""Residual add and the layer norm that follows it, as one operation. On a GPU that saves a trip to
+memory.
 
     s = x + delta        y = layer_norm(s)
 
 Both results are used: s goes on along the residual stream, y into the next branch.
 
-Backward. s takes part twice, so its two gradients add up, and a sum hands its gradient to both terms unchanged:
+Backward. s takes part twice, so its two gradients add up, and a sum hands its gradient to both
+terms unchanged:
 
     dx = ddelta = dsum + (gradient that comes back through the norm)        layer_norm.py derives the second term
 """

@@ -1,6 +1,8 @@
-"""RMS norm: brings every token's vector to length sqrt(C), then scales each channel: a layer norm without the mean.
+"""RMS norm: brings every token's vector to length sqrt(C), then scales each channel: a layer norm
+without the mean.
 
-Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4. For one row x of width C:
+Source: Zhang, Sennrich, "Root Mean Square Layer Normalization" (2019), equation 4. For one row x of
+width C:
 
     r = 1 / sqrt(1/C sum_i x_i^2 + eps)        n_i = x_i r        y_i = n_i w_i
 
@@ -69,16 +71,22 @@ class RMSNorm(Layer):
     """y = x / sqrt(mean(x^2) + eps) * weight over the last axis, x (..., C) -> y (..., C)."""
 
     def __init__(self, weight, eps: float = 1e-5):
+        """weight (C,); eps is added to the mean of squares."""
         self.weight = Parameter(weight)
         self.eps = eps
 
     def forward(self, x):
+        """x (..., C)  ->  y (..., C)"""
         forward, backward = dispatch(x, rms_norm_forward, rms_norm_backward)
         y, saved = forward(x, self.weight.value, self.eps)
         self.save_for_backward((backward, saved))
         return y
 
     def backward(self, dy):
+        """dy (..., C)  ->  dx (..., C); adds to the weight's gradient.
+
+        Raises RuntimeError without a forward before it.
+        """
         rms_norm_backward, saved = self.take_saved()
         dx, dweight = rms_norm_backward(dy, saved)
         self.weight.add_grad(dweight)

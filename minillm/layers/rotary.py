@@ -1,24 +1,27 @@
-"""Rotary embedding: tells attention where a token stands by turning its query and key by an angle that grows with t.
+"""Rotary embedding: encodes the position t of a token by rotating its query and key, by angles that
+grow with t.
 
-Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021), equation 34. A head of width
-D is cut into D/2 pairs; at position t pair i is turned in its plane by the angle t theta_i, theta_i = base^(-2i/D):
+Source: Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021), equation
+34. A head of width D is cut into D/2 pairs of channels. At position t, pair i is rotated by the
+angle t theta_i, with theta_i = base^(-2i/D):
 
     y_a = x_a cos(t theta_i) - x_b sin(t theta_i)
     y_b = x_b cos(t theta_i) + x_a sin(t theta_i)
 
-The product of a query at t and a key at u then depends on t - u alone: turning both changes no angle between them.
-Which channels (a, b) make pair i is a convention that weights are trained with:
+The product of a query at t and a key at u then depends on t - u alone: rotating both changes no
+angle between them. Which channels (a, b) make pair i is a convention that weights are trained with:
 
     halves        (i, i + D/2)        Hugging Face
     interleaved   (2i, 2i + 1)        Meta's own files, the paper
 
-One becomes the other by moving the rows of the query and key weights (`interleaved_to_halves`): a product of two heads
-does not change when the channels of both are put in another order.
+One becomes the other by moving the rows of the query and key weights (`interleaved_to_halves`): a
+product of two heads does not change when the channels of both are put in another order.
 
-Longer contexts. Llama 3.1 was stretched from 8,192 positions to 131,072 by turning the slow pairs still more slowly
-(Llama team, "The Llama 3 Herd of Models", 2024, section 3.4.2; the formula is in Meta's reference code). A pair with n
-turns in the original context, n = original theta_i / (2 pi), keeps theta_i if n is above high_freq_factor, gets
-theta_i / factor if n is below low_freq_factor, and between the two a mixture of both:
+Longer contexts. Llama 3.1 was extended from 8,192 positions to 131,072 by rotating the slow pairs
+still more slowly (Llama team, "The Llama 3 Herd of Models", 2024, section 3.4.2; the formula is in
+Meta's reference code). A pair makes n = original theta_i / (2 pi) turns in the original context. It
+keeps theta_i if n is above high_freq_factor, gets theta_i / factor if n is below low_freq_factor,
+and a mixture of both in between:
 
     theta_i' = (1 - s) theta_i / factor + s theta_i        s = (n - low) / (high - low), cut to [0, 1]
 
@@ -41,7 +44,9 @@ from minillm.errors import UserError
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """How Llama 3.1 and later stretch the angles; the fields are those of `rope_scaling` in a Hugging Face config.json."""
+    """How Llama 3.1 and later stretch the angles; the fields are those of `rope_scaling` in a
+    Hugging Face config.json.
+    """
 
     factor: float = 8.0
     low_freq_factor: float = 1.0
@@ -66,7 +71,10 @@ class Llama3Scaling:
 
 
 def rotary_tables(time: int, width: int, base: float = 10000.0, dtype="float32", scaling: Llama3Scaling | None = None):
-    """cos and sin of t theta_i for the positions 0 ... time - 1 and a head of `width`: two NumPy arrays (T, D/2)."""
+    """cos and sin of t theta_i for the positions 0 ...
+
+    time - 1 and a head of `width`: two NumPy arrays (T, D/2).
+    """
     theta = base ** (-2 * np.arange(width // 2) / width)  # (D/2,)
     if scaling is not None:
         theta = scaling.stretched(theta)
@@ -75,11 +83,12 @@ def rotary_tables(time: int, width: int, base: float = 10000.0, dtype="float32",
 
 
 def interleaved_to_halves(weight, n_head: int):
-    """The rows of a query or key weight (H D, C), or the entries of its bias (H D,), in the order of halves.
+    """The rows of a query or key weight (H D, C), or the entries of its bias (H D,), in the order
+    of halves.
 
     Row 2i of a head goes to i, and row 2i + 1 to i + D/2.
     """
-    heads = weight.reshape(n_head, -1, 2, *weight.shape[1:])  # (H, D/2, 2, C): pair i stands together
+    heads = weight.reshape(n_head, -1, 2, *weight.shape[1:])  # (H, D/2, 2, C): the two channels of pair i side by side
     return heads.swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -91,14 +100,14 @@ def halves_to_interleaved(weight, n_head: int):
 
 def rotary_forward(x, cos, sin, interleaved=False):
     """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
-    return downcast(_turned(upcast(x), cos, sin, interleaved), x), (cos, sin, interleaved)
+    return downcast(_rotate(upcast(x), cos, sin, interleaved), x), (cos, sin, interleaved)
 
 
 def rotary_backward(dy, saved):
     """dy (B, H, T, D)  ->  dx (B, H, T, D); the tables have no gradient."""
     cos, sin, interleaved = saved
-    # forward: y = x turned by (cos, sin)
-    return downcast(_turned(upcast(dy), cos, -sin, interleaved), dy)
+    # forward: y = x rotated by (cos, sin); back by the opposite angle
+    return downcast(_rotate(upcast(dy), cos, -sin, interleaved), dy)
 
 
 def rotate_tokens(x, cos, sin, interleaved=False):
@@ -118,7 +127,7 @@ def rotate_tokens(x, cos, sin, interleaved=False):
     return y.reshape(x.shape)
 
 
-def _turned(x, cos, sin, interleaved):
+def _rotate(x, cos, sin, interleaved):
     y = array_module(x).empty_like(x)
     half = x.shape[-1] // 2
     first, second = (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(half), slice(half, None))

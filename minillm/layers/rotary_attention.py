@@ -1,10 +1,11 @@
-"""Rotary attention: causal self-attention as in Llama, with rotated queries and keys and shared key/value heads.
+"""Rotary attention: causal self-attention as in Llama, with rotated queries and keys and shared
+key/value heads.
 
     q = rotate(x W_q^T)        k = rotate(x W_k^T)        v = x W_v^T        y = attention(q, k, v) W_o^T
 
-rotary.py has the rotation, attention.py the rest. Several query heads read one key/value head (Ainslie et al.,
-"GQA: Training Generalized Multi-Query Transformer Models", 2023): the cache that generation keeps is smaller by
-that factor. Members of the family add
+rotary.py has the rotation, attention.py the rest. Several query heads read one key/value head
+(Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models", 2023): the cache that
+generation keeps is smaller by that factor. Members of the family add
 
     q_norm, k_norm    an RMS norm over each head's D channels before the rotation (Qwen3)
     window            a token sees the last `window` tokens, itself included (Mistral)
@@ -29,7 +30,10 @@ from minillm.layers.rotary import Llama3Scaling, rotary_backward, rotary_forward
 
 
 class RotaryPositions:
-    """The tables of cos and sin that all layers of a model share. They grow when longer texts come."""
+    """The tables of cos and sin that all layers of a model share.
+
+    They grow when longer texts come.
+    """
 
     def __init__(self, width: int, base: float = 10000.0, scaling: Llama3Scaling | None = None, interleaved=False):
         self.width, self.base, self.scaling, self.interleaved = width, base, scaling, interleaved
@@ -37,7 +41,9 @@ class RotaryPositions:
         self._token_tables = {}  # the same for `tables_for_tokens`
 
     def tables(self, time: int, like):
-        """cos and sin (T, D/2) for the first `time` positions, of the dtype and on the device of `like`."""
+        """cos and sin (T, D/2) for the first `time` positions, of the dtype and on the device of
+        `like`.
+        """
         key = (np.dtype(like.dtype).name, device_of(like))
         tables = self._tables.get(key)
         if tables is None or len(tables[0]) < time:
@@ -71,7 +77,10 @@ class RotaryPositions:
 
 
 class RotarySelfAttention(Layer):
-    """x (B, T, C) -> y (B, T, C). Weights are stored as (out, in): q (H D, C), k and v (H_kv D, C), o (C, H D)."""
+    """x (B, T, C) -> y (B, T, C).
+
+    Weights are stored as (out, in): q (H D, C), k and v (H_kv D, C), o (C, H D).
+    """
 
     def __init__(
         self,
@@ -87,7 +96,10 @@ class RotarySelfAttention(Layer):
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
     ):
-        """n_head H is a multiple of n_kv_head H_kv. dropout: of attention probabilities. q_norm, k_norm: of width D."""
+        """n_head H is a multiple of n_kv_head H_kv.
+
+        dropout: of attention probabilities. q_norm, k_norm: of width D.
+        """
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = q_proj, k_proj, v_proj, o_proj
         self.q_norm, self.k_norm = q_norm, k_norm
         self.n_head, self.n_kv_head = n_head, n_kv_head
@@ -100,7 +112,8 @@ class RotarySelfAttention(Layer):
         Raises ValueError where dropout needs a key and there is none.
         """
         T = x.shape[1]
-        # (B, T, H D) -> (B, H, T, D), copied: the rotary kernel and the products of attention want rows side by side.
+        # (B, T, H D) -> (B, H, T, D), copied: the rotary kernel and the products of attention want
+        # rows side by side.
         q = contiguous(split_heads(self.q_proj.forward(x), self.n_head))
         k = contiguous(split_heads(self.k_proj.forward(x), self.n_kv_head))
         v = contiguous(split_heads(self.v_proj.forward(x), self.n_kv_head))
@@ -120,7 +133,10 @@ class RotarySelfAttention(Layer):
         return self.o_proj.forward(merge_heads(y))
 
     def backward(self, dy):
-        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights. RuntimeError without a forward."""
+        """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights.
+
+        RuntimeError without a forward.
+        """
         rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
         # forward: out = o_proj(merge_heads(y))
         dy = contiguous(split_heads(self.o_proj.backward(dy), self.n_head))

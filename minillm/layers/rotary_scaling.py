@@ -1,11 +1,14 @@
-"""Turning the pairs of rotary embedding more slowly, so that a model reads longer texts than it was trained on.
+"""Turning the pairs of rotary embedding more slowly, so that a model reads longer texts than it was
+trained on.
 
 Three kinds are computed; each makes theta_i' (D/2,) of theta_i (rotary.py):
 
     Llama3Scaling   slow pairs alone                    theta_i' by rotary.py's formula
-    LinearScaling   every pair by the same factor       theta_i' = theta_i / factor         Chen et al., "Extending Context
-                                                        Window of Large Language Models via Positional Interpolation" (2023)
-    TableScaling    every pair by a factor of its own   theta_i' = theta_i / factor_i       llama.cpp's rope_freqs
+    LinearScaling   every pair by the same factor       theta_i' = theta_i / factor
+    TableScaling    every pair by a factor of its own   theta_i' = theta_i / factor_i
+
+Sources: of the second Chen et al., "Extending Context Window of Large Language Models via
+Positional Interpolation" (2023); of the third llama.cpp's tensor rope_freqs.
 """
 
 from __future__ import annotations
@@ -66,10 +69,11 @@ def scaling_from_fields(fields: dict) -> Scaling:
 
 
 def scaling_of_table(factors, theta) -> Scaling | None:
-    """The scaling that divides theta (D/2,) by factors (D/2,), by its own name if it has one; None if nothing changes.
+    """The scaling that divides theta (D/2,) by factors (D/2,), by its own name if it has one; None
+    if nothing changes.
 
-    Converters to GGUF compute the table of a Llama 3 from four numbers. Those are found again, so that what is saved says
-    "llama3", and angles far from the start have all their digits.
+    Converters to GGUF compute the table of a Llama 3 from four numbers. Those are found again, so
+    that what is saved says "llama3", and angles far from the start have all their digits.
     """
     factors = np.asarray(factors, np.float64)
     if np.allclose(factors, 1, SAME, 0):
@@ -80,7 +84,8 @@ def scaling_of_table(factors, theta) -> Scaling | None:
 
 
 def _llama3_of(factors, theta) -> Llama3Scaling | None:
-    """Between both bands turns = low + s (high - low), and turns = original theta_i / (2 pi): this tells the original."""
+    """Between both bands turns = low + s (high - low), and turns = original theta_i / (2 pi): this
+    tells the original."""
     largest = factors.max()
     if factors.min() < 1 - SAME or largest <= 1:
         return None

@@ -16,7 +16,8 @@ from minillm.layers.layer import Layer
 
 
 def softmax_forward(x, out=None):
-    """x (..., V)  ->  probabilities over the last axis (..., V), saved. A score of -inf has probability 0.
+    """x (..., V)  ->  probabilities over the last axis (..., V), saved. A score of -inf has
+    probability 0.
 
     out: an array for the probabilities, which may be x itself.
     """
@@ -39,7 +40,8 @@ def softmax_backward(dp, saved):
 
 
 def row_max(x):
-    """x.max(axis=-1, keepdims=True), by way of argmax, for which NumPy has vector code: 2.5 times as fast."""
+    """x.max(axis=-1, keepdims=True), by way of argmax, for which NumPy has vector code: 2.5 times
+    as fast."""
     rows = x.reshape(-1, x.shape[-1])
     xp = array_module(x)
     return rows[xp.arange(len(rows)), rows.argmax(axis=-1)].reshape(*x.shape[:-1], 1)
@@ -54,9 +56,11 @@ class Softmax(Layer):
     """Probabilities over the last axis, x (..., V) -> p (..., V)."""
 
     def forward(self, x):
+        """x (..., V)  ->  p (..., V)"""
         p, saved = softmax_forward(x)
         self.save_for_backward(saved)
         return p
 
     def backward(self, dp):
+        """dp (..., V)  ->  dx (..., V). Raises RuntimeError without a forward before it."""
         return softmax_backward(dp, self.take_saved())

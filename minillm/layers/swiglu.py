@@ -1,7 +1,7 @@
 """SwiGLU: an MLP in which one projection of a token decides how much of another one passes.
 
-Source: Shazeer, "GLU Variants Improve Transformer" (2020), equation 6. With two projections of the same token,
-g = x W_gate^T and u = x W_up^T, both of width F:
+Source: Shazeer, "GLU Variants Improve Transformer" (2020), equation 6. With two projections of the
+same token, g = x W_gate^T and u = x W_up^T, both of width F:
 
     s_n = 1 / (1 + exp(-g_n))        h_n = g_n s_n u_n        y = h W_down^T
 
@@ -10,9 +10,10 @@ g s(g), the "SiLU" or "swish", is close to g where g is large and to 0 where it 
 Backward. h is a product, so each factor's gradient is dh times the other factor; s' = s (1 - s):
 
     du_n = dh_n g_n s_n
-    dg_n = dh_n u_n d(g s)/dg = dh_n u_n (s_n + g_n s_n (1 - s_n)) = dh_n u_n s_n (1 + g_n (1 - s_n))
+    dg_n = dh_n u_n d(g s)/dg = dh_n u_n (s_n + g_n s_n (1 - s_n))
+         = dh_n u_n s_n (1 + g_n (1 - s_n))
 
-The token reached h by two ways, so its two gradients add up: dx = dg W_gate + du W_up.
+x is read by both projections, so its two gradients add up: dx = dg W_gate + du W_up.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class SwiGLU(Layer):
         self.down_proj = down_proj
 
     def forward(self, x):
+        """x (..., C)  ->  y (..., C)"""
         gate, up = self.gate_proj.forward(x), self.up_proj.forward(x)  # (..., C) @ (C, F), twice
         forward, backward = dispatch(gate, swiglu_forward, swiglu_backward)
         h, saved = forward(gate, up)
@@ -83,6 +85,10 @@ class SwiGLU(Layer):
         return self.down_proj.forward(h)  # (..., F) @ (F, C)
 
     def backward(self, dy):
+        """dy (..., C)  ->  dx (..., C); adds to the gradients of the projections.
+
+        Raises RuntimeError without a forward before it.
+        """
         swiglu_backward, saved = self.take_saved()
         # forward: y = down_proj(h)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)

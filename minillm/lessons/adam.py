@@ -307,7 +307,7 @@ def _draw(figure, decays, sizes, plain, runs) -> None:
     axes["sizes"].legend(fontsize="small", loc="upper left")
     axes["runs"].axhline(math.exp(plain.validation), color="0.5", linestyle="--", label="no decay")
     axes["runs"].set(xlabel="weight decay", ylabel="perplexity", title="validation perplexity")
-    axes["runs"].legend(fontsize="small")
+    axes["runs"].legend(fontsize="small", ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
 
 
 LESSON = Lesson(

@@ -216,7 +216,8 @@ def _draw(figure, page_losses, engine_losses, vocabulary, gradients) -> None:
     left.plot(engine_losses, color="black", linewidth=0.8, label="the engine")
     left.axhline(np.log(vocabulary), color="0.6", linestyle="--")
     knows_nothing = f"all {vocabulary} characters equally likely"
-    left.annotate(knows_nothing, (STEPS, np.log(vocabulary)), ha="right", va="bottom", color="0.4")
+    above = dict(xytext=(0, 3), textcoords="offset points", ha="right", va="bottom")
+    left.annotate(knows_nothing, (STEPS, np.log(vocabulary)), color="0.4", **above)
     left.set(xlabel="step", ylabel="loss (nats)", title="it learns to write itself", ylim=(0, np.log(vocabulary) + 0.5))
     left.legend(loc="lower left")
 

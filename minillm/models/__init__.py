@@ -1,4 +1,6 @@
-"""The models, put together from the layers: the class of each architecture, and that of its configuration."""
+"""The models, put together from the layers: the class of each architecture, and that of its
+configuration.
+"""
 
 from minillm.models.architectures import ARCHITECTURES
 

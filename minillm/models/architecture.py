@@ -1,8 +1,9 @@
 """What the rest of the package asks about an architecture, answered by its model class alone.
 
-A model class (gpt2.py, llama.py, ...) sets the attributes below; the methods follow from them, and a class overrides those
-that are different for it. Opening and saving model files, memory and FLOP counts, presets and new tokenizers all ask here,
-so that a new architecture is one file and its entry in the registry, architectures.py. docs/adding.md is the recipe.
+A model class (gpt2.py, llama.py, ...) sets the attributes below; the methods follow from them, and
+a class overrides those that are different for it. Opening and saving model files, memory and FLOP
+counts, presets and new tokenizers all ask here, so that a new architecture is one file and its
+entry in the registry, architectures.py. docs/adding.md is the recipe.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ REQUIRED = object()  # of a GGUF key: the file must have it
 
 @dataclass(frozen=True)
 class GGUFKey:
-    """Where a GGUF key of an architecture goes: the field of the configuration, the type, and the default.
+    """Where a GGUF key of an architecture goes: the field of the configuration, the type, and the
+    default.
 
     default: REQUIRED, or None where the configuration's own default is meant.
     """
@@ -101,7 +103,10 @@ class Architecture:
 
     @classmethod
     def config_from_hugging_face(cls, contents: dict):
-        """The configuration in the contents of a config.json. Raises UserError for a model that is not computed here."""
+        """The configuration in the contents of a config.json.
+
+        Raises UserError for a model that is not computed here.
+        """
         extra = cls.extra_from_hugging_face(contents)  # which refuses what it does not know
         fields = {ours: cls._value(contents, theirs) for ours, theirs in cls.fields.items()}
         given = {ours: value for ours, value in fields.items() if value is not REQUIRED}
@@ -121,7 +126,10 @@ class Architecture:
 
     @classmethod
     def extra_from_hugging_face(cls, contents: dict) -> dict:
-        """Our fields that are not in `fields`. Raises UserError for a key that is not computed, naming it."""
+        """Our fields that are not in `fields`.
+
+        Raises UserError for a key that is not computed, naming it.
+        """
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------------- tensors
@@ -143,7 +151,9 @@ class Architecture:
 
     @classmethod
     def check_computed(cls, tensor, config) -> None:
-        """Raises UserError if a tensor of a file (a StoredTensor) is not what minillm computes in its place."""
+        """Raises UserError if a tensor of a file (a StoredTensor) is not what minillm computes in
+        its place.
+        """
 
     @classmethod
     def zero_tensors(cls, config) -> dict[str, tuple[int, ...]]:
@@ -157,14 +167,19 @@ class Architecture:
 
     @classmethod
     def heads_of_rows(cls, config) -> dict[str, int]:
-        """Query and key projections: their name -> number of heads. Their rows depend on the order of rotary pairs."""
+        """Query and key projections: their name -> number of heads.
+
+        Their rows depend on the order of rotary pairs.
+        """
         return {}
 
     # ---------------------------------------------------------------------------------------------------------- GGUF
 
     @classmethod
     def gguf_tensor(cls, name: str) -> str:
-        """The GGUF name of a parameter: "model.layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight"."""
+        """The GGUF name of a parameter:
+        "model.layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight".
+        """
         stem, _, suffix = name.rpartition(".")
         if stem in cls.names:
             return f"{cls.names[stem]}.{suffix}"
@@ -174,7 +189,10 @@ class Architecture:
 
     @classmethod
     def config_from_gguf(cls, file):
-        """The configuration in the keys of a GGUF file (pretrained/gguf.py). Raises UserError for what is not computed."""
+        """The configuration in the keys of a GGUF file (pretrained/gguf.py).
+
+        Raises UserError for what is not computed.
+        """
         fields = {"vocab_size": file.vocab_size(), "tie_embeddings": "output.weight" not in file}
         for key, place in cls.gguf_keys.items():
             name = f"{cls.gguf_name}.{key}"
@@ -186,7 +204,10 @@ class Architecture:
 
     @classmethod
     def extra_from_gguf(cls, file, fields: dict) -> dict:
-        """Our fields that the file says by other means than a plain key. fields: those that are known."""
+        """Our fields that the file says by other means than a plain key.
+
+        fields: those that are known.
+        """
         return {}
 
 

@@ -1,4 +1,7 @@
-"""The registry: every architecture by its model type. An architecture is added with its import and its name in the list."""
+"""The registry: every architecture by its model type.
+
+An architecture is added with its import and its name in the list.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ def config_to_dict(config) -> dict:
 
 
 def config_from_dict(fields: dict):
-    """The inverse of `config_to_dict`, also for runs of former versions. Without a model type it is a GPT-2.
+    """The inverse of `config_to_dict`, also for runs of former versions.
+
+    Without a model type it is a GPT-2.
 
     Raises UserError for impossible fields.
     """

@@ -1,11 +1,13 @@
-"""What a model's folder says beside weights and vocabulary, carried over to the models that are made of it.
+"""What a model's folder says beside weights and vocabulary, carried over to the models that are
+made of it.
 
 ids             config.json: which ids begin and end a text, and fill a batch up
 generation      generation_config.json: how its makers let it write
 templates       chat templates by name, "default" for the one that has none
 tokenizer       tokenizer_config.json: names of special tokens, and what else stands there
 
-Templates are written as `transformers` writes them since 4.50: chat_template.jinja, additional_chat_templates/NAME.jinja.
+Templates are written as `transformers` writes them since 4.50: chat_template.jinja,
+additional_chat_templates/NAME.jinja.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from minillm.files.atomic import read_json, write_atomically
 DEFAULT_TEMPLATE, TEMPLATE_FILE, TEMPLATE_FOLDER = "default", "chat_template.jinja", "additional_chat_templates"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 FILE_NAME = re.compile(r"[\w][\w.-]*")
-# of the files of the tokenizer that was read; what they mean, the tokenizer itself writes into its new files
+# of the files of the tokenizer that was read; what they mean, the tokenizer itself writes into its
+# new files
 OF_THE_FILES = {
     "add_bos_token", "add_eos_token", "add_prefix_space", "added_tokens_decoder", "auto_map", "backend", "chat_template",
     "is_local", "legacy", "merges_file", "name_or_path", "sp_model_kwargs", "special_tokens_map_file", "tokenizer_class",
@@ -64,7 +67,9 @@ class Carried:
             write_atomically(path, text.encode("utf-8"))
 
     def write_tokenizer_config(self, folder: Path) -> None:
-        """Add to the tokenizer_config.json of a tokenizer that was saved in `folder`; names are those of the source."""
+        """Add to the tokenizer_config.json of a tokenizer that was saved in `folder`; names are
+        those of the source.
+        """
         if not self.tokenizer:
             return
         path = folder / TOKENIZER_CONFIG

@@ -11,7 +11,8 @@ LARGEST = 1 << 28  # of a whole number in a configuration: the size of a matrix 
 
 
 def option(default, help: str, panel: str = "The model", **more):
-    """A dataclass field that is an option of the command line, too, with its help text under the heading `panel`.
+    """A dataclass field that is an option of the command line, too, with its help text under the
+    heading `panel`.
 
     more: what else cli/options.py reads, such as the option's name.
     """

@@ -1,8 +1,9 @@
 """Every key of a config.json is used, known to change nothing, or refused by its name.
 
-An architecture's file says which keys it uses, and at which values others change nothing. What every model of Hugging Face
-may have besides stands here. A key that is left and is not one of these is refused if it is named like a part of the
-computation; what else somebody wrote there (who made it, with what) is of no effect.
+An architecture's file says which keys it uses, and at which values others change nothing. This
+file has what every model of Hugging Face may have besides. A key that is left and is not one of
+these is refused if it is named like a part of the computation; other keys (who made the model, with
+what) have no effect.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def check_keys(contents: dict, used, neutral: dict[str, tuple] | None = None) ->
 
 
 def check_heads_of(contents: dict) -> None:
-    """Raises UserError for a model with another head than one that scores tokens, or with a program of its own."""
+    """Raises UserError for a model with another head than one that scores tokens, or with a program
+    of its own.
+    """
     names = contents.get("architectures")
     names = names if isinstance(names, list) else []
     for name in names:

@@ -19,7 +19,9 @@ from minillm.models.structure import refuse_changed
 
 @dataclass(frozen=True)
 class LoRA:
-    """rank r of the added matrices; alpha: their sum is scaled by alpha / r, 2 r if None, so that the scale is 2."""
+    """rank r of the added matrices; alpha: their sum is scaled by alpha / r, 2 r if None, so that
+    the scale is 2.
+    """
 
     rank: int
     alpha: float | None = None
@@ -56,7 +58,10 @@ def _replace(parent: Layer, name: str, layer: Linear, path: str, lora: LoRA, see
 
 
 def merged(model):
-    """A model without LoRA that computes what `model` computes. It shares the weights that LoRA did not touch."""
+    """A model without LoRA that computes what `model` computes.
+
+    It shares the weights that LoRA did not touch.
+    """
     plain = model.replica()
     for _, parent in list(plain.layers()):
         for name, attribute in list(vars(parent).items()):
@@ -83,7 +88,8 @@ def _without_lora(attribute):
 
 
 def freeze(model, patterns) -> None:
-    """Exclude from learning the parameters whose names match one of `patterns`, such as "transformer.wte.*" or "*.h.0.*".
+    """Exclude from learning the parameters whose names match one of `patterns`, such as
+    "transformer.wte.*" or "*.h.0.*".
 
     Raises UserError for a pattern that matches none, and if nothing is left to learn.
     """
@@ -100,10 +106,11 @@ def freeze(model, patterns) -> None:
 
 
 def with_settings(model, **changes):
-    """The model with another context_length or dropout in its configuration; None leaves a setting as it is.
+    """The model with another context_length or dropout in its configuration; None leaves a setting
+    as it is.
 
-    A table of positions is cut to the context. Raises UserError for a context longer than the model was made for,
-    and for a model that is not what its configuration describes.
+    A table of positions is cut to the context. Raises UserError for a context longer than the model
+    was made for, and for a model that is not what its configuration describes.
     """
     from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""GPT-2: token and position embeddings, a stack of residual blocks, a last norm, and a head that scores every token.
+"""GPT-2: token and position embeddings, a stack of residual blocks, a last norm, and a head that
+scores every token.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 
@@ -45,9 +46,10 @@ INITIAL_STD = 0.02
 class GPT2Config:
     """The shape of a GPT-2. Raises UserError for a shape that cannot be built.
 
-    vocab_size V; context_length: the longest T; n_layer blocks; n_head heads H; d_model C; d_ff: width of the MLP,
-    4 * d_model if None; dropout: probability after embeddings, attention and each branch; bias: on linear layers and
-    norms; tie_embeddings: the output head is the token embedding; activation: "gelu_new" (tanh) or "gelu" (exact).
+    vocab_size V; context_length: the longest T; n_layer blocks; n_head heads H; d_model C; d_ff:
+    width of the MLP, 4 * d_model if None; dropout: probability after embeddings, attention and each
+    branch; bias: on linear layers and norms; tie_embeddings: the output head is the token
+    embedding; activation: "gelu_new" (tanh) or "gelu" (exact).
     """
 
     vocab_size: int = 50257
@@ -80,8 +82,9 @@ GELU_FORMS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}  
 class GPT2(LanguageModel):
     """A GPT-2 language model.
 
-    seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2 n_layer); the same seed
-    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: a name of precision.py.
+    seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2
+    n_layer); the same seed gives the same weights. With seed=None the weights hold no memory, to be
+    loaded. dtype: a name of precision.py.
     """
 
     model_type, display_name = "gpt2", "GPT-2"
@@ -167,7 +170,8 @@ class GPT2(LanguageModel):
 class Transformer(Layer):
     """Everything below the head: ids (B, T) -> x (B, T, C).
 
-    recompute: keep the blocks' inputs only, and compute the blocks once more in backward (layers/recompute.py).
+    recompute: keep the blocks' inputs only, and compute the blocks once more in backward
+    (layers/recompute.py).
     """
 
     recompute = False

@@ -1,7 +1,7 @@
 """GPT-2 in the files of others: the keys of config.json and GGUF, and the names of its tensors.
 
-GPT-2 in `transformers` always has biases: a model without them is saved with biases of zero and `"bias": false` in
-config.json, which only minillm reads.
+GPT-2 in `transformers` always has biases: a model without them is saved with biases of zero and
+`"bias": false` in config.json, which only minillm reads.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def dropout_and_bias_to_hugging_face(dropout: float, bias: bool) -> dict:
 
 
 def dropout_and_bias_from_hugging_face(contents: dict) -> dict:
-    """dropout, bias and activation. Raises UserError for a key that changes the computation and is not known here."""
+    """dropout, bias and activation.
+
+    Raises UserError for a key that changes the computation and is not known here.
+    """
     if not contents.get("scale_attn_weights", True) or contents.get("scale_attn_by_inverse_layer_idx", False):
         raise UserError("its attention is scaled in another way than GPT-2's, which minillm does not compute")
     if contents.get("add_cross_attention", False):
@@ -81,12 +84,16 @@ def _is_renamed(activation) -> bool:
 
 
 def is_causal_mask(name: str, shape: tuple[int, ...], context_length: int) -> bool:
-    """Whether a buffer of OpenAI's files has the shape of a causal mask; its values are not read, they are many."""
+    """Whether a buffer of OpenAI's files has the shape of a causal mask; its values are not read,
+    they are many.
+    """
     return not name.endswith(".bias") or len(shape) == 4 and shape[2] == shape[3] >= context_length
 
 
 def zero_biases(n_layer: int, d_model: int, d_ff: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the biases that a model without biases does not have, and that are zero in its file."""
+    """Names and shapes of the biases that a model without biases does not have, and that are zero
+    in its file.
+    """
     c, f = d_model, d_ff
     widths = {"ln_1": c, "attn.c_attn": 3 * c, "attn.c_proj": c, "ln_2": c, "mlp.c_fc": f, "mlp.c_proj": c}
     shapes = {

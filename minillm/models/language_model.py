@@ -33,14 +33,16 @@ class LanguageModel(Layer, Architecture):
         logits = x W_head^T                                         (B, T, C) @ (C, V)
         loss = mean over B, T of -log softmax(logits)[target]
 
-    A subclass sets `body_name`, the attribute of its body, and makes the body in `_make_body`. seed: the same seed gives
-    the same weights; with seed=None the weights hold no memory and no numbers: give each Parameter its value afterwards.
-    dtype: "float32", "float64", "tf32" or "bfloat16"; precision.py says what is kept in which precision.
+    A subclass sets `body_name`, the attribute of its body, and makes the body in `_make_body`.
+    seed: the same seed gives the same weights; with seed=None the weights hold no memory and no
+    numbers: give each Parameter its value afterwards. dtype: "float32", "float64", "tf32" or
+    "bfloat16"; precision.py says what is kept in which precision.
 
-    What `forward` computes is the model, also where a layer of it was changed, the head was exchanged, or a class of your own
-    overrides `forward`: the loss and what is written come from it. The loss and the head are one operation only where
-    they are these here. A class that overrides `forward` overrides `backward(self, dlogits)`, too; after `loss(...)` it is
-    called with the gradient of the logits that `forward` returned.
+    What `forward` computes is the model, also where a layer of it was changed, the head was
+    exchanged, or a class of your own overrides `forward`: the loss and what is written come from
+    it. The loss and the head are one operation only where they are these here. A class that
+    overrides `forward` overrides `backward(self, dlogits)`, too; after `loss(...)` it is called
+    with the gradient of the logits that `forward` returned.
     """
 
     body_name: str
@@ -73,7 +75,10 @@ class LanguageModel(Layer, Architecture):
         return next((value for value in vars(self.body).values() if isinstance(value, list)), [])
 
     def parameters(self) -> dict[str, Parameter]:
-        """As `Layer.parameters`. The loss head has none of its own: it follows the output head's weight."""
+        """As `Layer.parameters`.
+
+        The loss head has none of its own: it follows the output head's weight.
+        """
         found = super().parameters()
         if behaves_as(getattr(self, "loss_head", None), LinearCrossEntropy):
             found.pop("loss_head.weight", None)
@@ -93,18 +98,20 @@ class LanguageModel(Layer, Architecture):
             return self._logits(self._hidden(ids, rng_key))
 
     def loss(self, ids, targets, rng_key=None, count=None):
-        """ids and targets (B, T) int  ->  mean cross-entropy in nats (0-d); `backward()` may follow.
+        """ids and targets (B, T) int  ->  mean cross-entropy in nats (0-d); `backward()` may
+        follow.
 
-        rng_key: a tuple such as (seed, step), from which dropout draws its masks; needed only in training mode with
-        dropout > 0. Targets of -100 are not counted. count: what the sum of losses is divided by, if not by the number of
-        targets that count. Raises UserError for ids outside the vocabulary.
+        rng_key: a tuple such as (seed, step), from which dropout draws its masks; needed only in
+        training mode with dropout > 0. Targets of -100 are not counted. count: what the sum of
+        losses is divided by, if not by the number of targets that count. Raises UserError for ids
+        outside the vocabulary.
         """
         if np.shape(ids) != np.shape(targets):
             raise UserError(
                 f"ids have shape {np.shape(ids)}, targets {np.shape(targets)}: each id needs the target that follows it"
             )
         ignored = getattr(self.loss_head, "ignore_index", IGNORE_INDEX)
-        if count is None and device_of(targets) == "cpu":  # here, where nobody has to wait for it
+        if count is None and device_of(targets) == "cpu":  # on the host, where reading it does not wait
             count = int((np.asarray(targets) != ignored).sum())
         targets = self._ids_on_device(targets, "targets", ignored=ignored)
         self._dlogits = None
@@ -123,7 +130,8 @@ class LanguageModel(Layer, Architecture):
     def backward(self, dlogits=None) -> None:
         """Add the gradient of the loss to `.grad` of every parameter.
 
-        After `loss(...)` without an argument; after `forward(...)` with the gradient of the logits (B, T, V).
+        After `loss(...)` without an argument; after `forward(...)` with the gradient of the logits
+        (B, T, V).
         """
         if dlogits is None:
             dlogits, self._dlogits = self._dlogits, None
@@ -144,8 +152,8 @@ class LanguageModel(Layer, Architecture):
     def replica(self, dtype=None) -> LanguageModel:
         """A model of the same layers that shares this one's weights and has gradients of its own.
 
-        dtype: another precision; the copy then has weights of its own, in host memory. Raises UserError where a method uses
-        layers that are not the model's (replication.py).
+        dtype: another precision; the copy then has weights of its own, in host memory. Raises
+        UserError where a method uses layers that are not the model's (replication.py).
         """
         self._name_layers()
         copy = replicated(self)
@@ -162,10 +170,11 @@ class LanguageModel(Layer, Architecture):
         return {name: parameter for name, parameter in self.parameters().items() if not parameter.frozen}
 
     def save_pretrained(self, folder) -> None:
-        """Write config.json, generation_config.json and model.safetensors as Hugging Face names them; LoRA is merged.
+        """Write config.json, generation_config.json and model.safetensors as Hugging Face names
+        them; LoRA is merged.
 
-        Raises UserError, before anything is written, for a model that is not what its configuration describes (see
-        `minillm.save_parameters`), and for the folder of an adapter.
+        Raises UserError, before anything is written, for a model that is not what its configuration
+        describes (see `minillm.save_parameters`), and for the folder of an adapter.
         """
         refuse_changed(self, "be saved as a model folder")
         folder = make_model_folder(folder)
@@ -174,13 +183,18 @@ class LanguageModel(Layer, Architecture):
 
     @classmethod
     def save_config(cls, config, folder, carried: Carried = NOTHING) -> None:
-        """Write config.json, generation_config.json, and the chat templates of the model that this one was made of."""
+        """Write config.json, generation_config.json, and the chat templates of the model that this
+        one was made of.
+        """
         contents = {**cls.config_to_hugging_face(config), **carried.ids}
         write_config(folder, contents, carried.generation_config(config.context_length))
         carried.write_templates(folder)
 
     def save_weights(self, path) -> None:
-        """Write the weights as one safetensors file, LoRA merged. Raises UserError as `save_pretrained` does."""
+        """Write the weights as one safetensors file, LoRA merged.
+
+        Raises UserError as `save_pretrained` does.
+        """
         refuse_changed(self, "be saved as a model folder")
         has_lora = any(isinstance(layer, LoRALinear) for _, layer in self.layers())
         write_weights(path, (merged(self) if has_lora else self).stored_tensors())
@@ -221,11 +235,15 @@ class LanguageModel(Layer, Architecture):
         return contiguous(to_device(ids, device))
 
     def has_own_head(self) -> bool:
-        """Whether `forward` is the head over the body, so that `logits_of(hidden(ids))` is what it returns."""
+        """Whether `forward` is the head over the body, so that `logits_of(hidden(ids))` is what it
+        returns.
+        """
         return self._is_own("forward")
 
     def writes_by_forward(self) -> bool:
-        """Whether `next_token_logits` is what `forward` returns for the last token, and was not given another meaning."""
+        """Whether `next_token_logits` is what `forward` returns for the last token, and was not
+        given another meaning.
+        """
         return self._is_own("next_token_logits")
 
     def decode_problem(self) -> str | None:
@@ -246,7 +264,9 @@ class LanguageModel(Layer, Architecture):
             return self._logits(x)
 
     def _name_layers(self) -> None:
-        """Every layer's name is its path, also of those that were added or moved: random keys and messages go by it."""
+        """Every layer's name is its path, also of those that were added or moved: random keys and
+        messages go by it.
+        """
         for path, layer in self.layers():
             layer.name = path.removeprefix(f"{self.body_name}.")
 
@@ -257,7 +277,9 @@ class LanguageModel(Layer, Architecture):
         return all(name not in vars(self) and getattr(type(self), name) is _METHODS[name] for name in names)
 
     def _is_fused(self) -> bool:
-        """Whether the loss head computes the loss of what `forward` returns, or is meant to compute another one."""
+        """Whether the loss head computes the loss of what `forward` returns, or is meant to compute
+        another one.
+        """
         if not behaves_as(self.loss_head, LinearCrossEntropy):
             return True
         if not (self._is_own("forward", "_logits", "_hidden") and behaves_as(self.lm_head, Linear)):
@@ -288,7 +310,9 @@ class LanguageModel(Layer, Architecture):
         return self.forward(ids, rng_key)
 
     def _check_backward(self, logits, ids, rng_key) -> None:
-        """Raises UserError where `backward` is not that of an overridden `forward`, as far as can be seen."""
+        """Raises UserError where `backward` is not that of an overridden `forward`, as far as can
+        be seen.
+        """
         if not self._is_own("backward"):
             if not hasattr(self.backward, "takes_loss"):
                 raise UserError(
@@ -325,12 +349,16 @@ class LanguageModel(Layer, Architecture):
 
 
 def _unset(shape, dtype):
-    """An array of that shape that holds no memory and cannot be written: every element is the same one."""
+    """An array of that shape that holds no memory and cannot be written: every element is the same
+    one.
+    """
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def _after_loss(backward):
-    """`backward` of a class of somebody's own: after `loss`, it is called with the gradient of what `forward` returned."""
+    """`backward` of a user's own class: after `loss`, it is called with the gradient of what
+    `forward` returned.
+    """
 
     @functools.wraps(backward)
     def backward_after_loss(self, dlogits=None):

@@ -1,7 +1,7 @@
 """Llama: GPT-2 with four parts exchanged, and the shape of most models of today.
 
-Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (2023), section 2.2; the Llama team, "The
-Llama 3 Herd of Models" (2024).
+Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (2023), section 2.2;
+the Llama team, "The Llama 3 Herd of Models" (2024).
 
     x = embed_tokens[ids]                                       (B, T, C); no table of positions
     x = x + attention(norm(x))        n_layer times             rotary_attention.py: q and k are turned by their position
@@ -45,12 +45,13 @@ INITIAL_STD = 0.02
 class LlamaConfig:
     """The shape of a Llama. Raises UserError for a shape that cannot be built.
 
-    vocab_size V; context_length: the longest T; n_layer blocks; n_head query heads H; n_kv_head key/value heads, n_head if
-    None; d_model C; d_ff: width of the MLP, 8/3 d_model rounded up to a multiple of 32 if None; head_dim D,
-    d_model / n_head if None; rope_theta: the base of the angles; rope_scaling: one of rotary_scaling.py's, a dict of its
-    fields, or None; rope_interleaved: pairs are (2i, 2i + 1), as in Meta's files, and not (i, i + D/2); dropout: probability of
-    dropping an attention probability; attention_bias, mlp_bias: biases on those linear layers; tie_embeddings: the output
-    head is the token embedding.
+    vocab_size V; context_length: the longest T; n_layer blocks; n_head query heads H; n_kv_head
+    key/value heads, n_head if None; d_model C; d_ff: width of the MLP, 8/3 d_model rounded up to a
+    multiple of 32 if None; head_dim D, d_model / n_head if None; rope_theta: the base of the
+    angles; rope_scaling: one of rotary_scaling.py's, a dict of its fields, or None;
+    rope_interleaved: pairs are (2i, 2i + 1), as in Meta's files, and not (i, i + D/2); dropout:
+    probability of dropping an attention probability; attention_bias, mlp_bias: biases on those
+    linear layers; tie_embeddings: the output head is the token embedding.
     """
 
     vocab_size: int = 32000
@@ -76,7 +77,9 @@ class LlamaConfig:
 
 
 def complete_llama_shape(config) -> None:
-    """Fill in the fields that are None, and check those that every relative of Llama has. Raises UserError."""
+    """Fill in the fields that are None, and check those that every relative of Llama has. Raises
+    UserError.
+    """
     check_positive_integers(config, ("vocab_size", "context_length", "n_layer", "n_head", "d_model"))
     if config.head_dim is None:
         check_heads(config)
@@ -109,8 +112,9 @@ def complete_llama_shape(config) -> None:
 class Llama(LanguageModel):
     """A Llama language model.
 
-    seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2 n_layer); the same seed
-    gives the same weights. With seed=None the weights hold no memory, to be loaded. dtype: a name of precision.py.
+    seed: initial weights N(0, 0.02), those that write to the residual stream divided by sqrt(2
+    n_layer); the same seed gives the same weights. With seed=None the weights hold no memory, to be
+    loaded. dtype: a name of precision.py.
     """
 
     model_type, display_name = "llama", "Llama"
@@ -240,7 +244,8 @@ class Llama(LanguageModel):
 class LlamaBody(Layer):
     """Everything below the head: ids (B, T) -> x (B, T, C).
 
-    recompute: keep the blocks' inputs only, and compute the blocks once more in backward (layers/recompute.py).
+    recompute: keep the blocks' inputs only, and compute the blocks once more in backward
+    (layers/recompute.py).
     """
 
     recompute = False
@@ -252,7 +257,9 @@ class LlamaBody(Layer):
         self.norm = norm
 
     def children(self):
-        """The blocks bear Hugging Face's name for them, "layers", which is a method of every Layer here."""
+        """The blocks bear Hugging Face's name for them, "layers", which is a method of every Layer
+        here.
+        """
         for name, child in super().children():
             yield name.replace("blocks.", "layers."), child
 

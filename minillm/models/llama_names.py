@@ -1,8 +1,10 @@
-"""Llama and its relatives in the files of others: the keys of config.json and GGUF, and the names of their tensors.
+"""Llama and its relatives in the files of others: the keys of config.json and GGUF, and the names
+of their tensors.
 
-`transformers` rotates pairs (i, i + D/2). A model with interleaved pairs is saved with the rows of its query and key weights
-moved accordingly, and is then a model of pairs (i, i + D/2): the same function. llama.cpp rotates interleaved pairs in files
-of the architecture "llama", whose rows are moved for it.
+`transformers` rotates pairs (i, i + D/2). A model with interleaved pairs is saved with the rows of
+its query and key weights moved accordingly, and is then a model of pairs (i, i + D/2): the same
+function. llama.cpp rotates interleaved pairs in files of the architecture "llama", whose rows are
+moved for it.
 """
 
 from __future__ import annotations
@@ -63,9 +65,11 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def check_llama_keys(contents: dict, fields: dict[str, str], neutral: dict[str, tuple] | None = None) -> None:
-    """Raises UserError for a key of config.json that changes the computation, and is not one of a Llama's.
+    """Raises UserError for a key of config.json that changes the computation, and is not one of a
+    Llama's.
 
-    fields: as `Architecture.fields`. neutral: further keys, and values at which they change nothing.
+    fields: as `Architecture.fields`. neutral: further keys, and values at which they change
+    nothing.
     """
     used = {*fields.values(), *ROPE_KEYS, "use_sliding_window"}
     check_keys(contents, used, {**_NEUTRAL, **_neutral_windows(contents), **(neutral or {})})
@@ -87,7 +91,8 @@ def _neutral_windows(contents: dict) -> dict[str, tuple]:
 
 
 def neutral_qwen_windows(contents: dict) -> dict[str, tuple]:
-    """The same for Qwen: a window is used where use_sliding_window says so, by the layers from max_window_layers on.
+    """The same for Qwen: a window is used where use_sliding_window says so, by the layers from
+    max_window_layers on.
 
     Where there are layer_types, they decide, as in transformers since 4.52.
     """
@@ -107,7 +112,10 @@ def all_layers_are(kind: str, contents: dict) -> bool:
 
 
 def rows_to_halves(tensors: dict, heads: dict[str, int]) -> dict:
-    """Weights of interleaved rotary pairs as those of pairs (i, i + D/2). heads: as `Architecture.heads_of_rows`."""
+    """Weights of interleaved rotary pairs as those of pairs (i, i + D/2).
+
+    heads: as `Architecture.heads_of_rows`.
+    """
     moved = {}
     for name, tensor in tensors.items():
         projection = name.split(".")[-2]

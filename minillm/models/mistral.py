@@ -1,12 +1,16 @@
-"""Mistral: Llama with a sliding window. In every layer a token sees the last `sliding_window` tokens, itself included.
+"""Mistral: Llama with a sliding window.
 
-Source: Jiang et al., "Mistral 7B" (2023), section 2; the window is that of Beltagy et al., "Longformer" (2020), made causal.
+In every layer a token sees the last `sliding_window` tokens, itself included.
+
+Source: Jiang et al., "Mistral 7B" (2023), section 2; the window is that of Beltagy et al.,
+"Longformer" (2020), made causal.
 
     S_ij = -inf where j > i or j <= i - W
 
-What a token knows of tokens further back comes through the layers: after k of them it depends on the last k (W - 1) + 1
-tokens. The cache of generation keeps W columns, however long the text is. Without a window, sliding_window None, it is a Llama
-without biases; so are the later ones, Mistral 7B v0.2 and Nemo.
+What a token knows of tokens further back comes through the layers: after k of them it depends on
+the last k (W - 1) + 1 tokens. The cache of generation keeps W columns, however long the text is.
+Without a window, sliding_window None, it is a Llama without biases; so are the later ones, Mistral
+7B v0.2 and Nemo.
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ from minillm.models.rope_names import rope_from_hugging_face
 class MistralConfig:
     """The shape of a Mistral. Raises UserError for a shape that cannot be built.
 
-    sliding_window: how many tokens a token sees, itself included, or None for all. The other fields are those of LlamaConfig,
-    which explains them.
+    sliding_window: how many tokens a token sees, itself included, or None for all. The other fields
+    are those of LlamaConfig, which explains them.
     """
 
     vocab_size: int = 32000

@@ -1,9 +1,10 @@
 """The weights of any model in one file, to be put back into a model that the same code has built.
 
-A model folder describes a model by its configuration. A model that was changed in Python is described by that Python code
-alone, so what is kept of it is its weights: a safetensors file of `model.parameters()`, by their names. Beside them, in the
-file's metadata, stands of which layers the model was made, with the constants of those that minillm knows, so that the
-weights are not taken for those of another model with the same tensors.
+A model folder describes a model by its configuration. A model that was changed in Python is
+described by that Python code alone, so what is kept of it is its weights: a safetensors file of
+`model.parameters()`, by their names. Beside them, in the file's metadata, stands of which layers
+the model was made, with the constants of those that minillm knows, so that the weights are not
+taken for those of another model with the same tensors.
 
     minillm.save_parameters(model, "mine.safetensors")
     model = build_my_model()
@@ -31,7 +32,9 @@ STRUCTURE = "structure"
 
 
 def save_parameters(model: Layer, path: str | Path) -> None:
-    """Write every parameter of a model or layer, and what it is made of, to a safetensors file, atomically."""
+    """Write every parameter of a model or layer, and what it is made of, to a safetensors file,
+    atomically.
+    """
     tensors = {name: np.ascontiguousarray(to_host(p.value)) for name, p in model.parameters().items()}
     metadata = {"format": PARAMETERS_FORMAT, STRUCTURE: json.dumps(description(model))}
     with replacing(Path(path)) as temporary:
@@ -39,9 +42,11 @@ def save_parameters(model: Layer, path: str | Path) -> None:
 
 
 def load_parameters(model: Layer, path: str | Path) -> None:
-    """Put the values of a file that `save_parameters` wrote into a model, in the model's precision and on its device.
+    """Put the values of a file that `save_parameters` wrote into a model, in the model's precision
+    and on its device.
 
-    Raises UserError, before anything is changed, naming the layer, constant or tensor in which model and file differ.
+    Raises UserError, before anything is changed, naming the layer, constant or tensor in which
+    model and file differ.
     """
     path = Path(path)
     tensors, parameters = read_header(path), model.parameters()

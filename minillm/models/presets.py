@@ -1,9 +1,10 @@
 """Named sets of settings for `minillm train --preset NAME`.
 
-`shakespeare-char-cpu` and `shakespeare-char` have the settings of the two runs that nanoGPT publishes for tiny shakespeare
-(its README and config/train_shakespeare_char.py). The sizes of `gpt2` and its siblings are those of Radford et al. (2019),
-table 2, with the training settings of nanoGPT's reproduction (config/train_gpt2.py); they want a GPU. The shapes of
-`smollm2-135m`, `tinyllama` and `llama-3.2-1b` are those of the published config.json files.
+`shakespeare-char-cpu` and `shakespeare-char` have the settings of the two runs that nanoGPT
+publishes for tiny shakespeare (its README and config/train_shakespeare_char.py). The sizes of
+`gpt2` and its siblings are those of Radford et al. (2019), table 2, with the training settings of
+nanoGPT's reproduction (config/train_gpt2.py); they want a GPU. The shapes of `smollm2-135m`,
+`tinyllama` and `llama-3.2-1b` are those of the published config.json files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Qwen2, and Qwen2.5, which has the same shape: Llama with biases on queries, keys and values, and on no other layer.
+"""Qwen2, and Qwen2.5, which has the same shape: Llama with biases on queries, keys and values, and
+on no other layer.
 
 Source: Yang et al., "Qwen2 Technical Report" (2024), section 2.2.1.
 """

@@ -1,11 +1,14 @@
-"""Qwen3: Llama with an RMS norm over each head's channels, on queries and keys, before they are rotated.
+"""Qwen3: Llama with an RMS norm over each head's channels, on queries and keys, before they are
+rotated.
 
-Source: Yang et al., "Qwen3 Technical Report" (2025), section 2; Dehghani et al., "Scaling Vision Transformers to 22 Billion
-Parameters" (2023), section 2, from which the norms come. For each head, with width D:
+Source: Yang et al., "Qwen3 Technical Report" (2025), section 2; Dehghani et al., "Scaling Vision
+Transformers to 22 Billion Parameters" (2023), section 2, from which the norms come. For each head,
+with width D:
 
     q = rotate(q_norm(x W_q^T))        k = rotate(k_norm(x W_k^T))        one weight (D,) each, for all heads
 
-They keep the scores q k / sqrt(D) small however large the weights grow. The width of a head is independent of d_model / n_head.
+They keep the scores q k / sqrt(D) small however large the weights grow. The width of a head is
+independent of d_model / n_head.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from minillm.models.rope_names import rope_from_hugging_face
 class Qwen3Config:
     """The shape of a Qwen3. Raises UserError for a shape that cannot be built.
 
-    The fields are those of LlamaConfig, which explains them; head_dim is 128 if None, as in every published Qwen3.
+    The fields are those of LlamaConfig, which explains them; head_dim is 128 if None, as in every
+    published Qwen3.
     """
 
     vocab_size: int = 151936

@@ -1,4 +1,6 @@
-"""Rotary angles in the files of others: rope_theta, rope_scaling and rope_parameters of config.json, and GGUF's keys."""
+"""Rotary angles in the files of others: rope_theta, rope_scaling and rope_parameters of
+config.json, and GGUF's keys.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,12 @@ _LONGROPE_FIELDS = ("short_factor", "long_factor", "attention_factor", "factor",
 
 
 def rope_from_hugging_face(contents: dict) -> dict:
-    """rope_scaling, and rope_theta where it is in the same object as the scaling. Raises UserError for other kinds.
+    """rope_scaling, and rope_theta where it is in the same object as the scaling.
 
-    The object is rope_parameters since transformers 5; rope_scaling, of the versions before, takes precedence.
+    Raises UserError for other kinds.
+
+    The object is rope_parameters since transformers 5; rope_scaling, of the versions before, takes
+    precedence.
     """
     name = "rope_scaling" if contents.get("rope_scaling") else "rope_parameters"
     rope = contents.get(name) or {}
@@ -87,7 +92,9 @@ def _longrope(given: dict) -> TableScaling:
 
 
 def check_frequencies(tensor, head_dim: int, theta: float, scaling: Scaling | None) -> None:
-    """Raises UserError if frequencies in a file are not those of config.json. 16-bit files have few digits of them."""
+    """Raises UserError if frequencies in a file are not those of config.json. 16-bit files have few
+    digits of them.
+    """
     plain = theta ** (-2 * np.arange(head_dim // 2) / head_dim)
     possible = [plain, scaling.stretched(plain)] if scaling else [plain]
     stored = tensor.read(np.float64)
@@ -99,7 +106,9 @@ def check_frequencies(tensor, head_dim: int, theta: float, scaling: Scaling | No
 
 
 def scaling_from_gguf(file, architecture: str, head_dim: int, theta: float) -> Scaling | None:
-    """The factor of all pairs, and the table of factors, which both divide. A file without a type means linear.
+    """The factor of all pairs, and the table of factors, which both divide.
+
+    A file without a type means linear.
 
     Raises UserError for other kinds, and where only a part of each head is rotated.
     """

@@ -28,7 +28,8 @@ from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
 
-SETTINGS = {  # attributes that change no result in evaluation mode, and those that a configuration or dtype stand for
+# Attributes that change no result in evaluation mode, and those that follow from config or dtype.
+SETTINGS = {
     *("name", "training", "recompute", "activations", "batch_offset", "p", "label_smoothing", "ignore_index"),
     *("config", "precision", "lora", "carried", "decode"),
 }

@@ -1,18 +1,20 @@
 """AdamW: each weight takes steps of about lr, in the direction that its recent gradients agree on.
 
-Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2; the moments are those of
-Kingma, Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm 1. With g the gradient at step
-t = 1, 2, ...:
+Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2; the
+moments are those of Kingma, Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), algorithm
+1. With g the gradient at step t = 1, 2, ...:
 
     m = b1 m + (1 - b1) g                        mean of the gradient, over about 1 / (1 - b1) steps
     v = b2 v + (1 - b2) g^2                      mean of its square
     m^ = m / (1 - b1^t),  v^ = v / (1 - b2^t)    both began at 0: the early means are scaled up to be unbiased
     w = w - lr (m^ / (sqrt(v^) + eps) + decay w)
 
-(lr here is the paper's schedule times its alpha, and the decay is multiplied by it as well, as PyTorch does.) Both
-terms use the w of before the step, in the order of algorithm 2, line 12. `Adam`, in adam.py, puts the decay into g.
+(lr here is the paper's schedule times its alpha, and the decay is multiplied by it as well, as
+PyTorch does.) Both terms use the w of before the step, in the order of algorithm 2, line 12.
+`Adam`, in adam.py, puts the decay into g.
 
-`adamw_formula` is these lines. `adamw_update` gives the same, in place, for many tensors: it is what trains.
+`adamw_formula` is these lines. `adamw_update` gives the same, in place, for many tensors: it is
+what trains.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ BLOCK = 1 << 16  # elements updated at a time: value, gradient, moments and scra
 
 
 def adamw_formula(w, g, m, v, lr, betas, eps, decay, t):
-    """w, its gradient and moments of one shape, at step t = 1, 2, ...  ->  the new w, m, v. The tests' reference."""
+    """w, its gradient and moments of one shape, at step t = 1, 2, ...  ->  the new w, m, v. The
+    tests' reference.
+    """
     b1, b2 = betas
     m = b1 * m + (1 - b1) * g
     v = b2 * v + (1 - b2) * g * g
@@ -52,9 +56,10 @@ def adamw_update(
 ) -> None:
     """One step: the arrays of values, first_moments and second_moments are written over.
 
-    Lists of equally many arrays, in any memory layout; weight_decays is a list of as many numbers; step counts from 1.
-    gradient_scale: a number, or a 0-d array, that every gradient is multiplied with. decoupled=False is Adam: the decay
-    goes into the gradient. The twin in kernels/adamw.py has the same arguments.
+    Lists of equally many arrays, in any memory layout; weight_decays is a list of as many numbers;
+    step counts from 1. gradient_scale: a number, or a 0-d array, that every gradient is multiplied
+    with. decoupled=False is Adam: the decay goes into the gradient. The twin in kernels/adamw.py
+    has the same arguments.
     """
     for w, g, m, v, decay in zip(values, gradients, first_moments, second_moments, weight_decays):
         xp, written = array_module(w), (w, m, v)
@@ -71,7 +76,8 @@ def adamw_update(
 
 
 def _update_block(xp, w, gradient, m, v, scratch, lr, betas, eps, decay, t, gradient_scale, decoupled):
-    """`adamw_formula` for a part of a tensor, without temporary arrays: 2.4 times as fast for 7 million weights."""
+    """`adamw_formula` for a part of a tensor, without temporary arrays: 2.4 times as fast for 7
+    million weights."""
     b1, b2 = betas
     g, g2 = scratch[0, : w.size], scratch[1, : w.size]
     xp.multiply(gradient, gradient_scale, out=g)
@@ -99,9 +105,11 @@ def _update_block(xp, w, gradient, m, v, scratch, lr, betas, eps, decay, t, grad
 
 
 class AdamW(Optimizer):
-    """Decoupled weight decay, applied to tensors of two or more dimensions only (not to biases and norms).
+    """Decoupled weight decay, applied to tensors of two or more dimensions only (not to biases and
+    norms).
 
-    The state: first_moment (m) and second_moment (v). Arguments and errors are those of `Optimizer`.
+    The state: first_moment (m) and second_moment (v). Arguments and errors are those of
+    `Optimizer`.
     """
 
     state_names = ("first_moment", "second_moment")

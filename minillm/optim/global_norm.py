@@ -1,7 +1,8 @@
 """Gradient clipping: a step in a bad place must not be longer than a step in a good one.
 
-Source: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks" (2013), algorithm 1. The
-norm is that of all gradients as one long vector: clipping changes the length of the step and not its direction.
+Source: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks" (2013),
+algorithm 1. The norm is that of all gradients as one long vector: clipping changes the length of
+the step and not its direction.
 
     norm = sqrt(sum over all tensors of g^2)        scale = min(1, max_norm / norm)
 """
@@ -26,11 +27,12 @@ def global_norm(arrays):
 
 
 def clipped_norm(arrays, max_norm=0.0, accumulated=1):
-    """The norm of the arrays divided by `accumulated`, and the scale that clips it; on a device both are 0-d.
+    """The norm of the arrays divided by `accumulated`, and the scale that clips it; on a device
+    both are 0-d.
 
-    The scale is what every array is to be multiplied with so that it is divided by `accumulated` and the norm is at
-    most max_norm (0: no limit). On a device it is NaN where the norm is not finite. The twin in kernels/global_norm.py
-    has the same arguments.
+    The scale is what every array is to be multiplied with so that it is divided by `accumulated`
+    and the norm is at most max_norm (0: no limit). On a device it is NaN where the norm is not
+    finite. The twin in kernels/global_norm.py has the same arguments.
     """
     norm = global_norm(arrays) / accumulated
     if device_of(norm) == "cpu":
@@ -40,14 +42,17 @@ def clipped_norm(arrays, max_norm=0.0, accumulated=1):
 
 
 def clip_scale(norm: float, max_norm: float | None) -> float:
-    """What to multiply all gradients with so that their norm is at most `max_norm` (None or 0: no limit)."""
+    """What to multiply all gradients with so that their norm is at most `max_norm` (None or 0: no
+    limit)."""
     return max_norm / norm if max_norm and norm > max_norm else 1.0
 
 
 def clip(parameters: dict[str, Parameter], max_norm: float | None, accumulated: int = 1):
-    """`clipped_norm` of the gradients of parameters, by the kernel where there is one: norm, scale for `optimizer.step`.
+    """`clipped_norm` of the gradients of parameters, by the kernel where there is one: norm, scale
+    for `optimizer.step`.
 
-    max_norm None or 0: no limit. On a device both are 0-d arrays, and the host does not wait for them.
+    max_norm None or 0: no limit. On a device both are 0-d arrays, and the host does not wait for
+    them.
     """
     gradients = [parameter.grad for parameter in parameters.values()]
     kernel = kernel_for("global_norm", gradients[0]) if gradients else None

@@ -1,7 +1,8 @@
-"""The base of all optimizers: parameters, settings, named state, and how a step goes through the parameters.
+"""The base of all optimizers: parameters, settings, named state, and how a step goes through the
+parameters.
 
-An optimizer is a class with the names of its state and one formula. Lion (Chen et al., "Symbolic Discovery of
-Optimization Algorithms", 2023), whole, as `--optimizer lion`:
+An optimizer is a class with the names of its state and one formula. Lion (Chen et al., "Symbolic
+Discovery of Optimization Algorithms", 2023), whole, as `--optimizer lion`:
 
     class Lion(Optimizer):
         state_names = ("momentum",)
@@ -29,15 +30,17 @@ from minillm.layers.layer import Parameter, memory_conflict
 
 
 class Optimizer:
-    """Changes parameters by their gradients. A subclass gives `state_names` and `update`, or `update_all`.
+    """Changes parameters by their gradients. A subclass gives `state_names` and `update`, or
+    `update_all`.
 
-    parameters: name -> Parameter, as `model.parameters()` gives them, in any memory layout. The settings are those of
-    `minillm train`: an optimizer reads those that its formula has. `lr` may be set before every step (schedules.py).
-    state: name of the state -> name of the parameter -> array of the parameter's shape and dtype, zeros at first.
-    step_count: steps taken so far, the present one included.
+    parameters: name -> Parameter, as `model.parameters()` gives them, in any memory layout. The
+    settings are those of `minillm train`: an optimizer reads those that its formula has. `lr` may
+    be set before every step (schedules.py). state: name of the state -> name of the parameter ->
+    array of the parameter's shape and dtype, zeros at first. step_count: steps taken so far, the
+    present one included.
 
-    Raises UserError for impossible settings, and for parameters that cannot be changed one by one: read-only ones,
-    and such that share memory.
+    Raises UserError for impossible settings, and for parameters that cannot be changed one by one:
+    read-only ones, and such that share memory.
     """
 
     state_names: tuple[str, ...] = ()
@@ -54,10 +57,12 @@ class Optimizer:
         }
 
     def step(self, gradient_scale=1.0) -> None:
-        """Update every parameter from its gradient times `gradient_scale`, a number or 0-d (clipping: global_norm.py).
+        """Update every parameter from its gradient times `gradient_scale`, a number or 0-d
+        (clipping: global_norm.py).
 
-        Raises RuntimeError, before anything is changed, if a parameter has no gradient, and UserError if one is of
-        another dtype or shape than its parameter, or the parameter is read-only.
+        Raises RuntimeError, before anything is changed, if a parameter has no gradient, and
+        UserError if one is of another dtype or shape than its parameter, or the parameter is
+        read-only.
         """
         check_gradients(self.parameters)
         self.step_count += 1
@@ -81,11 +86,14 @@ class Optimizer:
                 array[...] = new
 
     def update(self, w, g, decay, *state):
-        """The formula for one tensor: weight w, gradient g, weight decay  ->  the new w and state, as a tuple."""
+        """The formula for one tensor: weight w, gradient g, weight decay  ->  the new w and state,
+        as a tuple.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no update(w, g, decay, {', '.join(self.state_names)})")
 
     def decay_of(self, parameter: Parameter) -> float:
-        """Weight decay is for matrices: biases and the weights of norms, which have one dimension, are left alone."""
+        """Weight decay is for matrices: biases and the weights of norms, which have one dimension,
+        are left alone."""
         return self.weight_decay if parameter.value.ndim >= 2 else 0.0
 
     def zero_grad(self) -> None:
@@ -130,7 +138,9 @@ def check_parameters(parameters, optimizer: str) -> None:
 
 
 def check_gradients(parameters: dict[str, Parameter]) -> None:
-    """Raises RuntimeError for parameters without a gradient, UserError for gradients and values that do not fit, by name."""
+    """Raises RuntimeError for parameters without a gradient, UserError for gradients and values
+    that do not fit, by name.
+    """
     missing = [name for name, parameter in parameters.items() if parameter.grad is None]
     if frozen := [name for name in missing if parameters[name].frozen]:
         raise RuntimeError(

@@ -1,7 +1,7 @@
 """Learning-rate schedules: functions from the step (0, 1, ...) to the learning rate of that step.
 
-All of them warm up: lr rises linearly over the first `warmup_steps` steps, because Adam's second moment is a poor estimate
-until it has seen some gradients. Then, up to step `max_steps`:
+All of them warm up: lr rises linearly over the first `warmup_steps` steps, because Adam's second
+moment is a poor estimate until it has seen some gradients. Then, up to step `max_steps`:
 
     cosine      falls from lr to min_lr along half a cosine (Loshchilov, Hutter, "SGDR", 2017, equation 5)
     linear      falls from lr to min_lr on a straight line
@@ -19,7 +19,10 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 
 def make_schedule(name: str, lr: float, max_steps: int, warmup_steps: int = 0, min_lr: float = 0.0) -> Callable:
-    """The function step -> lr of a schedule named in SCHEDULES. Raises UserError for impossible settings."""
+    """The function step -> lr of a schedule named in SCHEDULES.
+
+    Raises UserError for impossible settings.
+    """
     if name not in SCHEDULES:
         raise UserError(f'unknown schedule "{name}": use one of {", ".join(SCHEDULES)}')
     if not (math.isfinite(lr) and lr > 0):

@@ -115,7 +115,10 @@ def apply_adapter(model, folder: Path):
 def _pairs(
     stored: dict[str, StoredTensor], weights: Path, model: LanguageModel
 ) -> dict[str, tuple[str, StoredTensor, StoredTensor]]:
-    """Path of a layer -> (its path as the file has it, A, B). Raises UserError for tensors that are no such pair."""
+    """Path of a layer -> (its path as the file has it, A, B).
+
+    Raises UserError for tensors that are no such pair.
+    """
     found = {}
     for name, tensor in stored.items():
         match = MATRIX.fullmatch(name)

@@ -1,10 +1,11 @@
 """GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer
 (gguf_tokenizer.py), in one file.
 
-They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts, lengths and offsets fit the
-file. A file that was split is joined. What keys and tensors mean stands in gguf_keys.py. Weights are expanded once, to float32
-or float64. llama.cpp rotates interleaved pairs in some architectures, whose rows of query and key weights have been moved for
-it; here they are moved back, and the model is that of the Hugging Face folder it was made from.
+They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts,
+lengths and offsets fit the file. A file that was split is joined. What keys and tensors mean stands
+in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates interleaved
+pairs in some architectures, whose rows of query and key weights have been moved for it; here they
+are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
@@ -149,7 +150,10 @@ def is_gguf(path: Path) -> bool:
 
 
 def load_gguf(path: str | Path, dtype="float32"):
-    """The model in a GGUF file, in evaluation mode. Raises UserError for what no architecture of ours computes."""
+    """The model in a GGUF file, in evaluation mode.
+
+    Raises UserError for what no architecture of ours computes.
+    """
     file = open_gguf(path)
     kind = model_class_of(file)
     check_keys(file, kind)

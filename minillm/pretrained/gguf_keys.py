@@ -1,8 +1,8 @@
 """The keys of a GGUF file: used, without effect, or refused by name.
 
-Source: the keys as llama.cpp reads them (src/llama-model.cpp, src/llama-context.cpp). Which of them an architecture uses, and
-for what, its model class says (models/architecture.py).
-Keys of other groups (general.*, tokenizer.*, quantize.*, those of whoever made the file) change nothing that is computed.
+Source: the keys as llama.cpp reads them (src/llama-model.cpp, src/llama-context.cpp). Which of them
+an architecture uses, and for what, its model class says (models/architecture.py). Keys of other
+groups (general.*, tokenizer.*, quantize.*, and custom ones) change nothing that is computed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ OTHER_TENSORS = {  # the beginning of a name -> what such a tensor is for
 
 
 def model_class_of(file) -> type[Architecture]:
-    """The model class of the file's architecture; where several have its name, the first that knows all of the file's keys.
+    """The model class of the file's architecture; where several have its name, the first that knows
+    all of the file's keys.
 
     Raises UserError for an architecture that minillm does not have.
     """
@@ -58,7 +59,9 @@ def model_class_of(file) -> type[Architecture]:
 
 
 def check_keys(file, kind: type[Architecture]) -> None:
-    """Raises UserError for a key of the architecture that changes the computation, and that its model class does not know."""
+    """Raises UserError for a key of the architecture that changes the computation, and that its
+    model class does not know.
+    """
     file_kind = file.settings.get("general.type", "model")
     if file_kind != "model":
         raise UserError(f'{file.path} is of the type "{file_kind}": no whole model, which minillm needs')
@@ -71,7 +74,9 @@ def check_keys(file, kind: type[Architecture]) -> None:
 
 
 def _unknown_keys(file, kind: type[Architecture]) -> Iterator[tuple[str, object]]:
-    """Keys of the architecture, with their values, that change the computation and are not among those it reads."""
+    """Keys of the architecture, with their values, that change the computation and are not among
+    those it reads.
+    """
     head, used = f"{kind.gguf_name}.", {*kind.gguf_keys, *kind.gguf_extra_keys, *WITHOUT_EFFECT}
     for key, value in file.settings.items():
         name = key.removeprefix(head)
@@ -92,7 +97,9 @@ def _is_neutral(file, kind: type[Architecture], name: str, value) -> bool:
 
 
 def check_tensors(file, wanted: set[str], kind: type[Architecture]) -> None:
-    """Raises UserError, saying what it is for, for a tensor that is not one of those that the model is made of."""
+    """Raises UserError, saying what it is for, for a tensor that is not one of those that the model
+    is made of.
+    """
     extra = sorted(set(file.names()) - wanted)
     if not extra:
         return

@@ -1,8 +1,8 @@
 """A model as a Hugging Face folder: config.json, generation_config.json, and weights in safetensors
 files.
 
-What differs from one architecture to the other, its model class answers (models/architecture.py). What minillm saves,
-`transformers` opens, and the other way round.
+What differs from one architecture to the other, its model class answers (models/architecture.py).
+What minillm saves, `transformers` opens, and the other way round.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def _with_usual_names(contents: dict, aliases: dict[str, str]) -> dict:
 def _by_full_name(
     weights: dict[str, StoredTensor], kind: type[Architecture], config, source: Path
 ) -> dict[str, StoredTensor]:
-    """The weights under the names of the model's parameters; computed tensors among them are checked and left out."""
+    """The weights under the names of the model's parameters; computed tensors among them are
+    checked and left out.
+    """
     stored = {}
     for name, tensor in weights.items():
         if kind.is_computed(name):

@@ -2,17 +2,19 @@
 
     weights + moments + gradients + activations + workspace
 
-The first two are there all the time: AdamW keeps two numbers for each weight. The other three come and go within a step, so
-the step is walked through as `train_step` does it: forward adds what each layer keeps, backward takes it away again from the
-last layer to the first while gradients come, and each layer needs a workspace of its own while it runs. The largest sum on
-that way is what must be there; it is usually reached in the loss head or in the last block's backward.
+The first two are there all the time: AdamW keeps two numbers for each weight. The other three come
+and go within a step, so the step is walked through as `train_step` does it: forward adds what each
+layer keeps, backward takes it away again from the last layer to the first while gradients come, and
+each layer needs a workspace of its own while it runs. The largest sum on that way is what must be
+there; it is usually reached in the loss head or in the last block's backward.
 
     forward     peak = max over layers of  saved so far + saved by it + its workspace
     backward    peak = max over layers of  saved by it and all below + gradients so far and its own + its workspace
 
-memory_operations.py has the layers, with their formulas. Counted are arrays: what CuPy's pool hands out on "cuda", and what
-NumPy allocates on "cpu" and "cudasim". Not counted are Python itself and the libraries (on a GPU, some hundreds of megabytes
-for the CUDA context and cuBLAS; on a CPU, OpenBLAS's buffers of some megabytes a thread).
+memory_operations.py has the layers, with their formulas. Counted are arrays: what CuPy's pool hands
+out on "cuda", and what NumPy allocates on "cpu" and "cudasim". Not counted are Python itself and
+the libraries (on a GPU, some hundreds of megabytes for the CUDA context and cuBLAS; on a CPU,
+OpenBLAS's buffers of some megabytes a thread).
 """
 
 from __future__ import annotations
@@ -41,10 +43,10 @@ DEVICES = ("cpu", "cuda", "cudasim")
 
 @dataclass(frozen=True)
 class Workload:
-    """What a training run is told, as far as its memory depends on it.
+    """The settings of a training run that its memory depends on.
 
-    workers: None for what `train` would choose. learning: how many weights have gradients and moments, None for all of them;
-    fewer where some are frozen or LoRA's matrices learn alone.
+    workers: None for what `train` would choose. learning: how many weights have gradients and
+    moments, None for all of them; fewer where some are frozen or LoRA's matrices learn alone.
     """
 
     config: object
@@ -73,7 +75,9 @@ class Workload:
 
 
 def workload_of(settings, config, device: str, learning: int | None = None) -> Workload:
-    """The workload of a run: its TrainingSettings, the configuration of its model, its device, and how many weights learn."""
+    """The workload of a run: its TrainingSettings, the configuration of its model, its device, and
+    how many weights learn.
+    """
     return Workload(
         config,
         settings.batch_size,
@@ -89,7 +93,8 @@ def workload_of(settings, config, device: str, learning: int | None = None) -> W
 class Estimate:
     """Bytes at the moment of the largest total.
 
-    moment: the layer at which it is reached. saved: what of the activations each kind of layer keeps, by its name.
+    moment: the layer at which it is reached. saved: what of the activations each kind of layer
+    keeps, by its name.
     """
 
     weights: int
@@ -120,7 +125,8 @@ def estimate(workload: Workload) -> Estimate:
     weights = count_parameters(workload.config) * weight
     learning = weights if workload.learning is None else workload.learning * weight
     peaks = [_walk(workload, batch, weight).peak for batch in workload.parts_of_batch]
-    # At the end every worker has all its gradients, and the optimizer works on one block of a tensor at a time.
+    # At the end every worker has all its gradients, and the optimizer works on one block of a
+    # tensor at a time.
     scratch = 0 if workload.device != "cpu" else 2 * BLOCK * weight
     at_end = _Peak(learning, {}, scratch, "optimizer")
     if len(peaks) * learning + scratch > sum(peak.total for peak in peaks):
@@ -144,7 +150,9 @@ def count_parameters(config) -> int:
 
 
 def _buffered_parameters(config) -> int:
-    """Those whose gradient has a buffer that stays: tables of tokens and positions, and the output head."""
+    """Those whose gradient has a buffer that stays: tables of tokens and positions, and the output
+    head.
+    """
     model = model_of(config)
     weights = [layer.weight for _, layer in model.layers() if isinstance(layer, Embedding)] + [model.lm_head.weight]
     return sum(weight.value.size for weight in set(weights))
@@ -179,9 +187,11 @@ class _Peak:
 
 
 class _Walk:
-    """Where the step stands: bytes saved by each kind of layer, bytes of gradients; and the largest sum so far.
+    """Where the step stands: bytes saved by each kind of layer, bytes of gradients; and the largest
+    sum so far.
 
-    accumulating: every weight has a gradient already, to which the new one is added. share: of the weights, that learn.
+    accumulating: every weight has a gradient already, to which the new one is added. share: of the
+    weights, that learn.
     """
 
     def __init__(self, gradients: int, accumulating: bool, share: float):

@@ -1,7 +1,8 @@
-"""What to say when memory runs out: what was asked for, what is free, and which change would make the run fit.
+"""What to say when memory runs out: what was asked for, what is free, and which change would make
+the run fit.
 
-A change fits if what it takes by `estimate` (memory.py) is at most nine tenths of what the run can have: what is free, and
-what this process holds already and would not hold otherwise.
+A change fits if what it takes by `estimate` (memory.py) is at most nine tenths of what the run can
+have: what is free, and what this process holds already and would not hold otherwise.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Memory(NamedTuple):
 
 @contextmanager
 def explain_oom(workload: Workload) -> Iterator[None]:
-    """Inside, running out of memory raises OutOfMemory, which says what would make the workload fit."""
+    """Inside, running out of memory raises OutOfMemory, which says what would make the workload
+    fit.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -49,7 +52,9 @@ def explain_oom(workload: Workload) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether it is NumPy's or CuPy's MemoryError, or an error of a CUDA library that says the same."""
+    """Whether it is NumPy's or CuPy's MemoryError, or an error of a CUDA library that says the
+    same.
+    """
     from_cuda = type(error).__module__.startswith("cupy") and any(words in str(error) for words in CUDA_SAYS)
     return isinstance(error, MemoryError) or from_cuda
 
@@ -111,8 +116,9 @@ def advice(workload: Workload, available: int) -> str:
 
 
 def single_changes(workload: Workload, available: int) -> list[tuple[str, Workload]]:
-    """(options of the command line, the changed workload): the largest batch and context that fit, or the smallest there
-    are; the narrower dtype; checkpointing."""
+    """(options of the command line, the changed workload): the largest batch and context that fit,
+    or the smallest there are; the narrower dtype; checkpointing.
+    """
     changes = []
     if workload.batch_size > 1:
         changes.append(_smaller_batch(workload, available))
@@ -149,7 +155,9 @@ def _with_context(workload: Workload, time: int) -> Workload:
 
 
 def _together(workload: Workload, available: int) -> tuple[str, Workload]:
-    """One change after the other, until it fits: checkpointing, a smaller batch, a narrower dtype, a shorter context."""
+    """One change after the other, until it fits: checkpointing, a smaller batch, a narrower dtype,
+    a shorter context.
+    """
     chosen = []
     for change in (_with_checkpointing, _smaller_batch, _narrower, _shorter_context):
         if _fits(workload, available):
@@ -182,8 +190,11 @@ def _total(workload: Workload) -> str:
 
 
 def memory_of(device: str) -> Memory:
-    """The memory of a device as it is now. On a GPU what this process's pool holds is available, too; on the host its resident
-    memory is, within the limit that the system sets for its address space (ulimit -v)."""
+    """The memory of a device as it is now.
+
+    On a GPU what this process's pool holds is available, too; on the host its resident memory is,
+    within the limit that the system sets for its address space (ulimit -v).
+    """
     if device == "cuda":
         cupy = sys.modules["cupy"]
         free, _ = cupy.cuda.runtime.memGetInfo()

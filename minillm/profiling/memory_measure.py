@@ -1,8 +1,10 @@
-"""How much memory arrays really took: the largest sum at any moment, by the allocator's own account.
+"""How much memory arrays really took: the largest sum at any moment, by the allocator's own
+account.
 
-On the host NumPy reports each array to `tracemalloc`, on a GPU CuPy's pool calls a hook for each block that it hands out or
-takes back (blocks are multiples of 512 bytes). Both count what is in use, not what the process or the pool keeps for later.
-The copies between guards that the simulator of kernels makes for a launch are none of the step's arrays, and not counted.
+On the host NumPy reports each array to `tracemalloc`, on a GPU CuPy's pool calls a hook for each
+block that it hands out or takes back (blocks are multiples of 512 bytes). Both count what is in
+use, not what the process or the pool keeps for later. The copies between guards that the simulator
+of kernels makes for a launch are none of the step's arrays, and not counted.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ class _Traced(Peak):
 
     @contextmanager
     def look_away(self, kind: str, name: str, arrays) -> Iterator[None]:
-        """Watches kernels (backend/hooks.py), which are simulated here: what happens inside counts for nothing."""
+        """Watches kernels (backend/hooks.py), which are simulated here: what happens inside counts
+        for nothing.
+        """
         if kind == "kernel":
             self.before_launch = self.bytes
         yield

@@ -1,8 +1,8 @@
 """What each layer of a training step holds, in bytes, from shapes alone.
 
-An `Operation` is a layer, or a part of one, at its place in the step. With n = B*T rows and e bytes a number, one array of the
-residual stream is S = n C e, one of the MLP F = n d_ff e, one of the queries of all heads Q = n H D e, one of the keys
-K = n H_kv D e. Counted are
+An `Operation` is a layer, or a part of one, at its place in the step. With n = B*T rows and e bytes
+a number, one array of the residual stream is S = n C e, one of the MLP F = n d_ff e, one of the
+queries of all heads Q = n H D e, one of the keys K = n H_kv D e. Counted are
 
     saved       what forward leaves for backward
     forward     what exists beyond that while forward runs: results on their way, and scratch
@@ -20,11 +20,13 @@ A block of a GPT-2 keeps, on the two engines (P: the attention probabilities, wh
     gelu            x, gate             2 F        z                      F
     mlp.c_proj      gelu's result         F        gelu's result          F
 
-With F = 4 S that is 20 S + P, and 17 S. NumPy keeps the causal half of P: a block of t queries that ends at row r has t r
-numbers a head. Dropout keeps a factor for each element on NumPy; the kernels draw it again.
+With F = 4 S that is 20 S + P, and 17 S. NumPy keeps the causal half of P: a block of t queries that
+ends at row r has t r numbers a head. Dropout keeps a factor for each element on NumPy; the kernels
+draw it again.
 
-In backward a block's parts go one after the other. A part needs its arguments and results, and what its callers hold until
-they return: the gradient of the loss head, the one that entered the block, and in the attention half a third (`outer`).
+In backward a block's parts go one after the other. A part needs its arguments and results, and what
+its callers hold until they return: the gradient of the loss head, the one that entered the block,
+and in the attention half a third (`outer`).
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ NORM_BLOCKS, GELU_BLOCKS, EMBEDDING_WINDOW = 512, 128, 32  # partial sums of the
 
 @lru_cache(maxsize=16)
 def model_of(config) -> LanguageModel:
-    """The model of a configuration, without memory for its weights: what is counted here is read off its layers."""
+    """The model of a configuration, without memory for its weights: what is counted here is read
+    off its layers.
+    """
     return make_model(config, seed=None)
 
 
@@ -72,7 +76,8 @@ class Operation(NamedTuple):
 class Shapes:
     """The sizes of one pass: config of the model, B windows of T tokens, and how it is computed.
 
-    dtype: as in precision.py. device: "cpu", "cuda" or "cudasim". recompute: blocks keep their input alone.
+    dtype: as in precision.py. device: "cpu", "cuda" or "cudasim". recompute: blocks keep their
+    input alone.
     """
 
     config: object
@@ -132,17 +137,23 @@ class Shapes:
         return self.rows * self.kv_heads * self.head_dim * self.number
 
     def inside(self, size: int) -> int:
-        """An array of `size` bytes as it is inside a layer: NumPy computes bfloat16 in float32, kernels keep it as it is."""
+        """An array of `size` bytes as it is inside a layer: NumPy computes bfloat16 in float32,
+        kernels keep it as it is.
+        """
         return size if self.kernels else size * self.weight // self.number
 
     def widened(self, size: int) -> int:
-        """The wider copy of an array of `size` bytes that such a layer makes; 0 where there is none to make."""
+        """The wider copy of an array of `size` bytes that such a layer makes; 0 where there is none
+        to make.
+        """
         return 0 if self.inside(size) == size else self.inside(size)
 
     def product(self, inputs: int, outputs: int) -> int:
-        """Scratch of x (n, I) @ w (I, O), or of one of its two gradients: operands rounded to the precision of products.
+        """Scratch of x (n, I) @ w (I, O), or of one of its two gradients: operands rounded to the
+        precision of products.
 
-        cuBLAS wants the weight in bfloat16; the host widens rounded operands again, and rounds the result.
+        cuBLAS wants the weight in bfloat16; the host widens rounded operands again, and rounds the
+        result.
         """
         x, w, y = self.rows * inputs, inputs * outputs, self.rows * outputs
         if self.device == "cuda":
@@ -163,9 +174,12 @@ class Shapes:
 
 
 def norm(name: str, s: Shapes, layer: LayerNorm | RMSNorm, held: int, outer: int) -> Operation:
-    """Layer norm and RMS norm of the stream. held: arrays of callers in forward, outer: in backward.
+    """Layer norm and RMS norm of the stream.
 
-    forward: the result, S. backward: dy, dx, and on NumPy dy * normed, or a row of partial sums for each of 512 blocks.
+    held: arrays of callers in forward, outer: in backward.
+
+    forward: the result, S. backward: dy, dx, and on NumPy dy * normed, or a row of partial sums for
+    each of 512 blocks.
     """
     width, stream, widened, bias = s.config.d_model, s.stream, s.widened(s.stream), hasattr(layer, "bias")
     scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.inside(stream)
@@ -177,7 +191,9 @@ def norm(name: str, s: Shapes, layer: LayerNorm | RMSNorm, held: int, outer: int
 
 
 def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operation]:
-    """Dropout of a branch (B, T, C): NumPy keeps a factor for each element; to draw it takes the words and a mask."""
+    """Dropout of a branch (B, T, C): NumPy keeps a factor for each element; to draw it takes the
+    words and a mask.
+    """
     if not s.config.dropout:
         return []
     if s.kernels:
@@ -190,10 +206,11 @@ def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operatio
 def attention(
     s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int, window: int | None = None
 ) -> Operation:
-    """softmax(q k^T) v of all heads, by rows of 128 queries (NumPy), by tiles (flash), or with T x T matrices.
+    """softmax(q k^T) v of all heads, by rows of 128 queries (NumPy), by tiles (flash), or with T x
+    T matrices.
 
-    in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are saved; gradients: bytes of
-    dk, and of dv, as they come out.
+    in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are
+    saved; gradients: bytes of dk, and of dv, as they come out.
     """
     q, matrix = s.queries, s.batch * s.config.n_head * s.time**2  # numbers in (B, H, T, T)
     drops, windowed = bool(s.config.dropout), window is not None and window < s.time
@@ -219,7 +236,8 @@ def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int, w
     added = q if s.time > QUERY_BLOCK else 0
     if s.config.dropout:
         saved += matrix * s.weight
-        # The mask is drawn before y and the probabilities exist. They are dropped a block at a time.
+        # The mask is drawn before y and the probabilities exist. They are dropped a block at a
+        # time.
         drawing = 3 * q + matrix * (4 + 1 + 2 * s.weight)
         forward += max(block, drawing - saved)
         added *= 2
@@ -227,8 +245,8 @@ def _numpy_attention(s: Shapes, held: int, outer: int, keys: int, matrix: int, w
 
 
 def causal_numbers(time: int, window: int | None = None) -> int:
-    """Numbers of a (T, T) matrix that `attention_forward` computes: for each block of rows those up to its end, and with
-    a window none before the first that one of its rows sees.
+    """Numbers of a (T, T) matrix that `attention_forward` computes: for each block of rows those up
+    to its end, and with a window none before the first that one of its rows sees.
 
     >>> causal_numbers(128), causal_numbers(256), causal_numbers(256, window=65)
     (16384, 49152, 40960)
@@ -242,7 +260,10 @@ def causal_numbers(time: int, window: int | None = None) -> int:
 
 
 def head_norms(s: Shapes, layer: RotarySelfAttention, held: int, outer: int) -> list[Operation]:
-    """RMS norms of each head's queries and keys, where the layer has them. They save a normed array each."""
+    """RMS norms of each head's queries and keys, where the layer has them.
+
+    They save a normed array each.
+    """
     if layer.q_norm is None:
         return []
     q, k = s.queries, s.keys
@@ -271,7 +292,9 @@ def block(s: Shapes) -> list[Operation]:
 
 
 def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple[list[Operation], int]:
-    """dropout(attn(x)), q, k and v of one product; and the bytes that are held while the rest of the block runs."""
+    """dropout(attn(x)), q, k and v of one product; and the bytes that are held while the rest of
+    the block runs.
+    """
     c, stream = s.config.d_model, s.stream
     qkv = 3 * stream if s.kernels else 0  # the kernels get copies, and the product stays until the layer returns
     core = attention(s, s.held_input, outer, qkv, stream, stream)
@@ -279,7 +302,8 @@ def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple
     copied = stream if s.kernels or s.widened(stream) else 0
     c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
     operations = [
-        # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are held until it returns
+        # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are
+        # held until it returns
         _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + 8 * stream + core.saved),
         core._replace(backward=core.backward + (stream if s.kernels else 0)),
         _product(*c_proj, (c, c), copied, s.held_input + qkv + stream, outer + 2 * stream),
@@ -297,7 +321,8 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     windowed = layer.window is not None and layer.window < s.time
     kept_keys = k if s.kernels and not windowed else q
     core = attention(s, s.held_input, outer, 2 * k * repeated, kept_keys, kept_keys, layer.window)
-    # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or products and their sum
+    # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or
+    # products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
     projections = outer + core.saved + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
     side_by_side = q if s.kernels or s.widened(q) else 0
@@ -340,7 +365,8 @@ def swiglu_mlp(s: Shapes, layer: SwiGLU, held: int, outer: int) -> list[Operatio
     saved, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
     gates, down = ("gate, up", s, [layer.gate_proj, layer.up_proj]), ("down", s, [layer.down_proj])
     return [
-        # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU saved is held until the layer returns
+        # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU saved is held
+        # until the layer returns
         _product(*gates, (c, f), stream, held + 2 * inner, outer + 2 * inner + saved + 2 * stream),
         Operation("swiglu", saved, held + raw + inner + widened, outer + inner + widened + 2 * within),
         _product(*down, (f, c), inner, held + raw + 2 * stream, outer + inner),
@@ -350,7 +376,9 @@ def swiglu_mlp(s: Shapes, layer: SwiGLU, held: int, outer: int) -> list[Operatio
 def _product(
     name: str, s: Shapes, linears: list[Linear], shape: tuple[int, int], saved: int, forward: int, backward: int
 ):
-    """Linear layers of the same x, one after the other: scratch of a product by a weight (I, O), and their gradients."""
+    """Linear layers of the same x, one after the other: scratch of a product by a weight (I, O),
+    and their gradients.
+    """
     scratch = s.product(*shape)
     return Operation(name, saved, forward + scratch, backward + scratch, s.gradient(*linears))
 
@@ -363,7 +391,10 @@ MLP_HALVES = {MLP: gelu_mlp, SwiGLU: swiglu_mlp}
 
 
 def embedding(s: Shapes) -> list[Operation]:
-    """Tokens to vectors. Backward sorts dy by token (S); each of u different tokens has its sum, its old and its new row."""
+    """Tokens to vectors.
+
+    Backward sorts dy by token (S); each of u different tokens has its sum, its old and its new row.
+    """
     ids = s.rows * INTEGER
     different = min(s.rows, s.config.vocab_size) * s.config.d_model * s.weight
     if s.kernels:
@@ -378,7 +409,9 @@ def embedding(s: Shapes) -> list[Operation]:
 
 
 def head(s: Shapes) -> list[Operation]:
-    """The last norm, and the loss: a chunk of logits, and a strip of dW, at a time. dx is all that is saved."""
+    """The last norm, and the loss: a chunk of logits, and a strip of dW, at a time. dx is all that
+    is saved.
+    """
     config = s.config
     (last_norm,) = _of_kind(config, (LayerNorm, RMSNorm))
     chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
@@ -398,8 +431,9 @@ def _of_kind(config, kind) -> list[Layer]:
 
 
 def _rounded_head(s: Shapes, logits: int) -> int:
-    """What the head's products take in another precision: the gradient of the logits and the weight, rounded; on the host in
-    float32 again."""
+    """What the head's products take in another precision: the gradient of the logits and the
+    weight, rounded; on the host in float32 again.
+    """
     weight = s.config.vocab_size * s.config.d_model
     if s.device == "cuda":
         return 2 * (logits + weight) if s.dtype == "bfloat16" else 0

@@ -31,7 +31,9 @@ def memory_report(
     dropout: float | None = None,
     vocab_size: int | None = None,
 ) -> str:
-    """The table for a preset or a model that exists. What is None is the preset's, or for a model 8 windows of its context.
+    """The table for a preset or a model that exists.
+
+    What is None is the preset's, or for a model 8 windows of its context.
 
     Raises UserError for what is neither, or a context that the model does not have.
     """

@@ -1,8 +1,9 @@
 """What devices can do at most: the denominators of "share of peak".
 
-Numbers are the makers' for dense matrices at boost clock, in TFLOP/s, with float32 accumulation, and memory in GB/s. A device
-that is not in the table has none ("n/a"): no figure is guessed. Sources: NVIDIA's data sheets and architecture white papers of
-the T4, A100, RTX 3090 (GA102), RTX 4090 (AD102), L4, H100 and H200.
+Numbers are the makers' for dense matrices at boost clock, in TFLOP/s, with float32 accumulation,
+and memory in GB/s. A device that is not in the table has none ("n/a"): no figure is guessed.
+Sources: NVIDIA's data sheets and architecture white papers of the T4, A100, RTX 3090 (GA102), RTX
+4090 (AD102), L4, H100 and H200.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import NamedTuple
 
 
 class Peaks(NamedTuple):
-    """TFLOP/s by type of operand (None: the device has no such units), and GB/s to and from its memory."""
+    """TFLOP/s by type of operand (None: the device has no such units), and GB/s to and from its
+    memory.
+    """
 
     float32: float
     tf32: float | None
@@ -33,5 +36,7 @@ PEAKS = {
 
 
 def peaks_of(device: str) -> Peaks | None:
-    """The peaks of a device by the name that its driver gives it; None for one that is not in the table."""
+    """The peaks of a device by the name that its driver gives it; None for one that is not in the
+    table.
+    """
     return PEAKS.get(device)

@@ -7,19 +7,22 @@ Hooks record when each piece of work of a step begins and ends:
     elementwise        what is left of a layer's forward or backward: NumPy's or CuPy's own operations
     between            what is left of the step: Python, the batch, and on a GPU the time in which it waits for a launch
 
-A piece inside another one counts for itself and not for the outer one, so that the parts add up to the step. On the CPU several
-workers may share a batch; each part is then the mean over the workers.
+A piece inside another one counts for itself and not for the outer one, so that the parts add up to
+the step. On the CPU several workers may share a batch; each part is then the mean over the workers.
 
-On a GPU the host only hands work over, and its clock says nothing. There a step is taken several times. Once as always: the
-time of the whole. Once to see how long the host takes from piece to piece. Then a few more times, each for a window of some
-pieces: the stream is held up just before the window until the host has handed it over, so that work follows work with no gap,
-and CUDA events at its boundaries give the time on the device. A window is short because CUDA lets about 1,000 launches pend and
-then makes the host wait. The difference between the whole and the sum of the pieces is the launch gap.
+On a GPU the host only hands work over, and its clock says nothing. There a step is taken several
+times. Once as always: the time of the whole. Once to see how long the host takes from piece to
+piece. Then a few more times, each for a window of some pieces: the stream is held up just before
+the window until the host has handed it over, so that work follows work with no gap, and CUDA events
+at its boundaries give the time on the device. A window is short because CUDA lets about 1,000
+launches pend and then makes the host wait. The difference between the whole and the sum of the
+pieces is the launch gap.
 
-Bytes are those of the arrays that a piece takes and gives, read or written once: the least that it has to move. Operations of a
-product (N, K) @ (K, M) are 2 N K M; those of attention kernels 4 B H T^2 D forward, 8 backward (operations.py); others are not
-counted. The share of peak is that of the operations of matrix products, and that of the bytes of everything else, of what the
-device can do at most (peaks.py); "n/a" where that is not known.
+Bytes are those of the arrays that a piece takes and gives, read or written once: the least that it
+has to move. Operations of a product (N, K) @ (K, M) are 2 N K M; those of attention kernels 4 B H
+T^2 D forward, 8 backward (flops.py); others are not counted. The share of peak is that of the
+operations of matrix products, and that of the bytes of everything else, of what the device can do
+at most (peaks.py); "n/a" where that is not known.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from minillm.backend.hooks import add_hook
-from minillm.profiling.operations import flops_per_token
+from minillm.profiling.flops import flops_per_token
 from minillm.profiling.peaks import Peaks, peaks_of
 from minillm.profiling.profile_recording import (
     HostClock,
@@ -65,7 +68,7 @@ class Part:
 class StepProfile:
     """A step: its parts, which add up to `seconds`.
 
-    model_operations: by the formula of operations.py. dtype: as in precision.py.
+    model_operations: by the formula of flops.py. dtype: as in precision.py.
     """
 
     parts: list[Part]
@@ -82,7 +85,9 @@ class StepProfile:
 
     @property
     def peak_operations(self) -> float | None:
-        """Operations a second that the device can do at most with operands of this dtype, if that is known."""
+        """Operations a second that the device can do at most with operands of this dtype, if that
+        is known.
+        """
         rate = getattr(self.peaks, self.dtype, None) if self.peaks else None
         return rate * 1e12 if rate else None
 
@@ -105,8 +110,8 @@ class StepProfile:
 class Profiler:
     """Calls a step's function, as `profiler(step, ...)`, and takes it apart.
 
-    After WARM_UP_STEPS calls one is timed as a whole. The next one, or on a GPU one for each window, is taken apart; then
-    `done` is told. From then on steps are called and nothing else.
+    After WARM_UP_STEPS calls one is timed as a whole. The next one, or on a GPU one for each
+    window, is taken apart; then `done` is called. From then on steps are called and nothing else.
     """
 
     def __init__(self, models: list, optimizer, tokens: int, time: int, done: Callable[[StepProfile], None]):
@@ -132,7 +137,9 @@ class Profiler:
             self.done(self._profile(add_up(self._pieces, self._seconds, len(self.models)), "Python"))
 
     def _by_windows(self) -> Iterator[Callable]:
-        """A rehearsal and the windows; once more from the start where a step was made of other pieces than the one before."""
+        """A rehearsal and the windows; once more from the start where a step was made of other
+        pieces than the one before.
+        """
         for _ in range(TRIES):
             rehearsal = Recorder(HostClock("host"), self._weight_bytes)
             yield partial(self._take_apart, rehearsal)

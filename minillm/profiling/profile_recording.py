@@ -1,4 +1,6 @@
-"""Noting when pieces of a training step begin and end, on the host's clock or a GPU's, and what they move and compute."""
+"""Noting when pieces of a training step begin and end, on the host's clock or a GPU's, and what
+they move and compute.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ ATTENTION_PRODUCTS = {
     "matmul_atb": 1,
 }
 OF_MANY_TENSORS = {"adamw": 7, "sums_of_squares": 1}  # kernels that get tables of addresses: arrays like the weights
-# Layers made of others: the projection that makes the array of their own work, arrays forward, backward.
+# Layers made of others: the projection that makes the array of their own work, arrays forward,
+# backward.
 OWN_ARRAYS = {MLP: ("c_fc", 2, 3), SwiGLU: ("up_proj", 3, 5)}
 ARRAYS_OF_BLOCK = 6  # of the residual stream, in both directions
 
@@ -43,7 +46,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Window:
-    """The boundaries from number `start` to number `stop` of a step; the stream is held up for `seconds` before the first."""
+    """The boundaries from number `start` to number `stop` of a step; the stream is held up for
+    `seconds` before the first.
+    """
 
     start: int
     stop: int
@@ -51,11 +56,13 @@ class Window:
 
 
 class Recorder:
-    """Notes pieces of work, in the order in which they begin, for each thread by itself. weight_bytes: those of all weights.
+    """Notes pieces of work, in the order in which they begin, for each thread by itself.
 
-    Each beginning and end of a piece is a boundary. A thread's timeline has the clock's mark at each, and the innermost
-    piece from there on: what lies between two boundaries counts for that piece alone. window: mark these boundaries and no
-    others.
+    weight_bytes: those of all weights.
+
+    Each beginning and end of a piece is a boundary. A thread's timeline has the clock's mark at
+    each, and the innermost piece from there on: what lies between two boundaries counts for that
+    piece alone. window: mark these boundaries and no others.
     """
 
     def __init__(self, clock, weight_bytes: int = 0, window: Window | None = None):
@@ -81,7 +88,9 @@ class Recorder:
         return getattr(self._of_thread, "span", None)
 
     def seconds(self) -> list[float]:
-        """What each piece took, in the order of `spans`, without the pieces inside it: as far as boundaries were marked."""
+        """What each piece took, in the order of `spans`, without the pieces inside it: as far as
+        boundaries were marked.
+        """
         taken = dict.fromkeys(self.spans, 0.0)
         for timeline in self.timelines:
             for (mark, span), (next_mark, _) in zip(timeline, timeline[1:]):
@@ -151,7 +160,9 @@ class GpuClock:
         self.device_name = self._cupy.cuda.runtime.getDeviceProperties(device)["name"].decode()
 
     def hold_up(self, seconds: float) -> None:
-        """The stream runs a function of the host that sleeps; what is handed over meanwhile piles up behind it."""
+        """The stream runs a function of the host that sleeps; what is handed over meanwhile piles
+        up behind it.
+        """
         self.wait()
         self._cupy.cuda.get_current_stream().launch_host_func(time.sleep, seconds)
 
@@ -202,7 +213,9 @@ def _noting(layer: Layer, direction: str, recorder: Recorder, is_block: bool) ->
 
 @contextmanager
 def wrapped_step(optimizer, recorder: Recorder) -> Iterator[None]:
-    """Inside, the optimizer's step is a piece of work: value, gradient and moments are read, all but the gradient written."""
+    """Inside, the optimizer's step is a piece of work: value, gradient and moments are read, all
+    but the gradient written.
+    """
     step, name, size = optimizer.step, f"{type(optimizer).__name__} step", 7 * recorder.weight_bytes
 
     def noted(*arguments):
@@ -222,8 +235,9 @@ def wrapped_step(optimizer, recorder: Recorder) -> Iterator[None]:
 def own_bytes(layer: Layer, direction: str, arguments: tuple, result, is_block: bool = False) -> int | None:
     """Bytes of what a layer does itself, its sub-layers left out; None where that is not known.
 
-    A layer without sub-layers reads its arguments and parameters and writes its result. Blocks add twice, two arrays into a
-    third. The MLPs have their activation: z -> h, and dh, z -> dz; SwiGLU: gate, up -> h, and dh, gate, up -> dgate, dup.
+    A layer without sub-layers reads its arguments and parameters and writes its result. Blocks add
+    twice, two arrays into a third. The MLPs have their activation: z -> h, and dh, z -> dz; SwiGLU:
+    gate, up -> h, and dh, gate, up -> dgate, dup.
     """
     if is_block:
         return ARRAYS_OF_BLOCK * arguments[0].nbytes
@@ -254,16 +268,20 @@ def product_operations(a, b) -> int:
 
 
 def product_bytes(a, b, out=None) -> int:
-    """Bytes of both operands and of the result, which has the dtype of a where no array was given for it."""
+    """Bytes of both operands and of the result, which has the dtype of a where no array was given
+    for it.
+    """
     result = out.nbytes if out is not None else math.prod(a.shape[:-1]) * b.shape[-1] * a.dtype.itemsize
     return a.nbytes + b.nbytes + result
 
 
 def kernel_operations(name: str, arrays) -> int | None:
-    """Those of the products of attention that a kernel does, each 2 B H T^2 D; None for kernels that do none.
+    """Those of the products of attention that a kernel does, each 2 B H T^2 D; None for kernels
+    that do none.
 
-    The model needs two in forward, and in backward dP, dq, dk and dv: the flash kernel for queries does dq, the one for keys
-    the other three. (Both compute the scores again, and the first one dP: that is not counted, see operations.py.)
+    The model needs two in forward, and in backward dP, dq, dk and dv: the flash kernel for queries
+    does dq, the one for keys the other three. (Both compute the scores again, and the first one dP:
+    that is not counted, see flops.py.)
     """
     products = next((count for start, count in ATTENTION_PRODUCTS.items() if name.startswith(start)), None)
     if products is None:

@@ -13,7 +13,8 @@ SMALL = 0.005  # parts below this share of the step are added up
 
 
 def profile_table(profile: StepProfile, width: int = 120) -> str:
-    """The parts by kind, the largest first, with their sums; what is small is one row of its kind; then the whole.
+    """The parts by kind, the largest first, with their sums; what is small is one row of its kind;
+    then the whole.
 
     width: columns of the terminal; a narrow one gets no MB and no GFLOP, only those per second.
     """

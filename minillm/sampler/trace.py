@@ -39,7 +39,9 @@ class TokenTrace(NamedTuple):
     past: float
 
     def lines(self, decode: Callable[[int], str], short: bool = False) -> list[str]:
-        """The trace as text, a line a stage and one for the draw. short: fewer words, for 80 columns.
+        """The trace as text, a line a stage and one for the draw.
+
+        short: fewer words, for 80 columns.
 
         >>> stage = StageTrace("top_k", 2, 0.5, 0.6931, 2.0)
         >>> for line in TokenTrace([stage], 7, 0.5, 0.25, 0.0, 0.5).lines(lambda token: " the"):

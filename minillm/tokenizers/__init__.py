@@ -21,5 +21,7 @@ __all__ = [
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a model folder or a tokenizer's file, of the class that its files call for. Raises UserError."""
+    """The tokenizer of a model folder or a tokenizer's file, of the class that its files call for.
+    Raises UserError.
+    """
     return open_tokenizer(Path(folder))

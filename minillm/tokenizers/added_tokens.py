@@ -3,10 +3,11 @@
     "<|im_start|>user"   with <|im_start|>, id 7      ->   7 | "user"
     "a  <mask> b"        with <mask>, lstrip          ->   "a" | 7 | " b"
 
-Where several could begin, the longest is taken. `special` says that a token controls the model, so that text from outside may
-have to be kept from containing it; the others are ordinary vocabulary. `lstrip` and `rstrip` take in the white space before
-and after, `single_word` asks for a border of a word on both sides, and `normalized` looks for the token, normalised itself, in
-the normalised text. Source: the library `tokenizers`, AddedVocabulary.
+Where several could begin, the longest is taken. `special` says that a token controls the model, so
+that text from outside may have to be kept from containing it; the others are ordinary vocabulary.
+`lstrip` and `rstrip` take in the white space before and after, `single_word` asks for a border of a
+word on both sides, and `normalized` looks for the token, normalised itself, in the normalised text.
+Source: the library `tokenizers`, AddedVocabulary.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ class AddedTokens:
         return looked_for.search(text) if looked_for else None
 
     def split(self, text: str, allowed: Iterable[str]) -> list[tuple[str | int, bool]]:
-        """Ids of added tokens, and the texts between them, normalised; each with whether it starts the input.
+        """Ids of added tokens, and the texts between them, normalised; each with whether it starts
+        the input.
 
         allowed: the special tokens that are looked for; the others are always.
         """

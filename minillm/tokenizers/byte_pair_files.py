@@ -12,60 +12,39 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
-from minillm.tokenizers.byte_pair import END_OF_TEXT, BytePairTokenizer
-from minillm.tokenizers.byte_spelling import bytes_of, spell, unspell
+from minillm.tokenizers.byte_spelling import bytes_of, spell
 from minillm.tokenizers.merging import read_merges
 from minillm.tokenizers.pair_files import PAIRS_OF_FILES
 from minillm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern
-from minillm.tokenizers.rank_files import load_tiktoken, save_tiktoken
-from minillm.tokenizers.tokenizer import write_json
-
-__all__ = [
-    "END_OF_TEXT",
-    "PAIRS_OF_FILES",
-    "from_spelled_parts",
-    "huggingface_contents",
-    "load_byte_pair",
-    "load_tiktoken",
-    "pre_tokenizer_of",
-    "save_pair_of_files",
-    "save_tiktoken",
-    "spell",
-    "unspell",
-]
+from minillm.tokenizers.tokenizer import Tokenizer, write_json
 
 
-def load_byte_pair(path: Path) -> BytePairTokenizer:
-    """Open a folder or a file, by what is there. Raises UserError for files that are missing, broken or of another kind."""
-    from minillm.tokenizers.opening import open_tokenizer  # which opens all kinds
+def spelled_parts(
+    tokens, merges, special_tokens, where="the vocabulary"
+) -> tuple[list[bytes], list[tuple[int, int, int]]]:
+    """The tokens and merges that BytePairTokenizer takes. Raises UserError.
 
-    tokenizer = open_tokenizer(path)
-    if not isinstance(tokenizer, BytePairTokenizer):
-        raise UserError(f"{path} is no byte-level tokenizer: minillm.tokenizers.load_tokenizer opens it")
-    return tokenizer
-
-
-def from_spelled_parts(tokens, merges, pattern, special_tokens, where="the vocabulary", ignore_merges=False):
-    """tokens: id -> spelling; merges: "a b" or [a, b], in order; special_tokens: text -> id. Raises UserError."""
+    tokens: id -> spelling; merges: "a b" or [a, b], in order; special_tokens: text -> id.
+    """
     special_ids = set(special_tokens.values())
     if special_ids and not 0 <= min(special_ids) <= max(special_ids) < len(tokens):
         raise UserError(f"{where}: a special token has an id outside of the {len(tokens)} ids")
     ids = {token: index for index, token in enumerate(tokens)}
     plain = [token.encode("utf-8") if index in special_ids else bytes_of(token) for index, token in enumerate(tokens)]
-    triples = [(ids[a], ids[b], ids[a + b]) for a, b in read_merges(merges, ids, where)]
-    return BytePairTokenizer(plain, triples, pattern, special_tokens, ignore_merges)
+    return plain, [(ids[a], ids[b], ids[a + b]) for a, b in read_merges(merges, ids, where)]
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def huggingface_contents(tokenizer: BytePairTokenizer) -> dict:
+def huggingface_contents(tokenizer: Tokenizer) -> dict:
     """The contents of its tokenizer.json."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     added = sorted(tokenizer.added_tokens, key=lambda token: token.id)
     vocabulary = _spelled_vocabulary(tokenizer)
     if [token.id for token in added] != list(range(len(vocabulary), len(vocabulary) + len(added))):
-        # `tokenizers` numbers added tokens from the end of the vocabulary on, unless they stand in it
+        # `tokenizers` numbers added tokens from the end of the vocabulary on, unless they stand in
+        # it
         vocabulary |= {token.content: token.id for token in added}
     return {
         "version": "1.0",
@@ -108,8 +87,10 @@ def pre_tokenizer_of(pattern: str) -> dict:
     return {"type": "Sequence", "pretokenizers": [split, byte_level | {"use_regex": False}]}
 
 
-def save_pair_of_files(tokenizer: BytePairTokenizer, folder: str | Path, names=PAIRS_OF_FILES[0]) -> None:
-    """vocab.json and merges.txt, or with names=("encoder.json", "vocab.bpe") the same under OpenAI's names."""
+def save_pair_of_files(tokenizer: Tokenizer, folder: str | Path, names=PAIRS_OF_FILES[0]) -> None:
+    """vocab.json and merges.txt, or with names=("encoder.json", "vocab.bpe") the same under
+    OpenAI's names.
+    """
     if tokenizer.pattern is None or compile_pattern(tokenizer.pattern).pattern != GPT2:
         raise UserError(
             "vocab.json and merges.txt cannot say that text is cut in another way than GPT-2's: use tokenizer.json"
@@ -120,10 +101,10 @@ def save_pair_of_files(tokenizer: BytePairTokenizer, folder: str | Path, names=P
     write_atomically(Path(folder) / names[1], "\n".join(lines).encode("utf-8"))
 
 
-def _spelled_vocabulary(tokenizer: BytePairTokenizer) -> dict[str, int]:
+def _spelled_vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
     special = set(tokenizer.special_tokens.values())
     return {spell(token): index for index, token in enumerate(tokenizer.tokens) if index not in special}
 
 
-def _spelled_merges(tokenizer: BytePairTokenizer) -> list[str]:
+def _spelled_merges(tokenizer: Tokenizer) -> list[str]:
     return [f"{spell(tokenizer.tokens[a])} {spell(tokenizer.tokens[b])}" for a, b, _ in tokenizer.merges]

@@ -1,16 +1,18 @@
-"""Learning a byte-pair vocabulary: again and again, the pair of neighbours that is most frequent becomes a token.
+"""Learning a byte-pair vocabulary: again and again, the pair of neighbours that is most frequent
+becomes a token.
 
-Source: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units" (ACL 2016), algorithm 1, on bytes
-as in GPT-2. Of equally frequent pairs the smallest pair of byte strings is taken, so that the result depends on what the text
-contains and not on its order.
+Source: Sennrich, Haddow, Birch, "Neural Machine Translation of Rare Words with Subword Units" (ACL
+2016), algorithm 1, on bytes as in GPT-2. Of equally frequent pairs the smallest pair of byte
+strings is taken, so that the result depends on what the text contains and not on its order.
 
     "aaab aaab", pieces aaab and _aaab:   a a a b,  _ a a a b     aa 2+2, ab 1+1, _a 1
     aa -> X:                              X a b,    _ X a b       Xa 2, ab 2, _X 1     of the two, "a","b" is smaller
     ab -> Y:                              X Y,      _ X Y         XY 2, _X 1
 
-Pieces are counted, and each distinct piece is merged once for all its occurrences. Counts of pairs are kept and changed where a
-merge changes them; the most frequent pair comes from a heap whose entries may be out of date, and are then put back with
-the count of now (a pair's count only falls once it has been counted in full).
+Pieces are counted, and each distinct piece is merged once for all its occurrences. Counts of pairs
+are kept and changed where a merge changes them; the most frequent pair comes from a heap whose
+entries may be out of date, and are then put back with the count of now (a pair's count only falls
+once it has been counted in full).
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ BYTES = 256
 
 
 def count_pieces(texts: Iterable[str], pattern: str) -> Counter[bytes]:
-    """How often each distinct piece occurs. Each text is taken by itself: no piece crosses from one to the next."""
+    """How often each distinct piece occurs.
+
+    Each text is taken by itself: no piece crosses from one to the next.
+    """
     compiled, counts = compile_pattern(pattern), Counter()
     for text in texts:
         counts.update(pieces(compiled, text))
@@ -40,7 +45,8 @@ def count_pieces(texts: Iterable[str], pattern: str) -> Counter[bytes]:
 def learn_merges(
     counts: Counter[bytes], merges: int, progress: Callable[[int], None] | None = None
 ) -> list[tuple[int, int]]:
-    """The pairs of token ids that are merged, in order; merge i makes token 256 + i. Fewer if there is nothing left to merge.
+    """The pairs of token ids that are merged, in order; merge i makes token 256 + i. Fewer if there
+    is nothing left to merge.
 
     progress: called with the number of merges done, now and then.
 

@@ -1,6 +1,8 @@
-"""Bytes spelled as characters, so that white space and control bytes are visible: GPT-2's files, tokenizer.json, GGUF.
+"""Bytes spelled as characters, so that white space and control bytes are visible: GPT-2's files,
+tokenizer.json, GGUF.
 
-A byte that is a printable character of Latin-1 is that character, the others are U+0100 and on, in order ("Ġ" is the space).
+A byte that is a printable character of Latin-1 is that character, the others are U+0100 and on, in
+order ("Ġ" is the space).
 """
 
 from __future__ import annotations

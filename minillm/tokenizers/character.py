@@ -25,7 +25,7 @@ CODE_POINTS = 0x110000
 EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
 
 
-class CharacterTokenizer(Tokenizer):
+class CharacterTokenizer(Tokenizer, kind="characters"):
     """Ids are positions in `characters`, a string of distinct characters."""
 
     def __init__(self, characters: str):
@@ -50,7 +50,10 @@ class CharacterTokenizer(Tokenizer):
         disallowed_special: Collection[str] | str = "all",
         add_special_tokens: bool = True,
     ) -> list[int]:
-        """The ids of a text. There are no special tokens. Raises UserError for a character that is not in the vocabulary."""
+        """The ids of a text.
+
+        There are no special tokens. Raises UserError for a character that is not in the vocabulary.
+        """
         try:
             code_points = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
         except UnicodeEncodeError as error:
@@ -95,13 +98,19 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> CharacterTokenizer:
-        """The tokenizer of a folder. Raises UserError if its tokenizer.json is missing, broken or of another kind."""
+        """The tokenizer of a folder.
+
+        Raises UserError if its tokenizer.json is missing, broken or of another kind.
+        """
         path = Path(folder) / TOKENIZER_FILE
         return cls.from_contents(read_json(path), str(path))
 
     @classmethod
     def from_contents(cls, contents: dict, where: str) -> CharacterTokenizer:
-        """From the contents of a tokenizer.json. Raises UserError for what is not a tokenizer of characters."""
+        """From the contents of a tokenizer.json.
+
+        Raises UserError for what is not a tokenizer of characters.
+        """
         model = contents.get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocabulary, dict) or model.get("type") != "WordLevel":

@@ -1,9 +1,11 @@
-"""Byte-pair encoding over characters, as the first Llamas have it: a character that is no token becomes its bytes, or unknown.
+"""Byte-pair encoding over characters, as the first Llamas have it: a character that is no token
+becomes its bytes, or unknown.
 
     "▁aé"  ->  ▁ a <0xC3> <0xA9>  ->  ▁a <0xC3> <0xA9>      with the merge ▁ + a
 
-Merges are listed, as in tokenizer.json: only a listed pair is joined, the first of the list first. Or tokens have scores, as in
-SentencePiece's files, GGUF and llama2.c: two neighbours are joined if together they are a token, the best score first.
+Merges are listed, as in tokenizer.json: only a listed pair is joined, the first of the list first.
+Or tokens have scores, as in SentencePiece's files, GGUF and llama2.c: two neighbours are joined if
+together they are a token, the best score first.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ CROSSES_WORDS = re.compile(f"[^{SPACE}]{SPACE}")
 
 
 class CharacterPairs:
-    """ids: token -> id. merge_of: pair of ids -> (rank, id of both together), or None. made: the tokens that
-    merging makes. unknown: the id for a character that has neither a token nor bytes, None to refuse it.
-    fuse_unknown: whether neighbours of this kind become one id. ignore_merges: whether a piece that is a
-    token stays whole."""
+    """ids: token -> id. merge_of: pair of ids -> (rank, id of both together), or None.
+
+    made: the tokens that merging makes. unknown: the id for a character that has neither a token
+    nor bytes, None to refuse it. fuse_unknown: whether neighbours of this kind become one id.
+    ignore_merges: whether a piece that is a token stays whole.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,8 @@ class CharacterPairs:
         self.ids, self.merge_of, self.unknown, self.fuse_unknown = ids, merge_of, unknown, fuse_unknown
         self.ignore_merges = ignore_merges
         self.byte_ids = [ids.get(f"<0x{byte:02X}>", -1) for byte in range(256)] if byte_fallback else [-1] * 256
-        # where no token reaches from one word into the next, each word can be merged by itself, and remembered
+        # where no token reaches from one word into the next, each word can be merged by itself, and
+        # remembered
         self._by_words = SPACE in ids and not ignore_merges and not any(map(CROSSES_WORDS.search, made))
         self._cache: dict[str, list[int]] = {}
 

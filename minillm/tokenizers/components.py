@@ -18,7 +18,8 @@ from minillm.tokenizers.patterns import compile_expression
 REQUIRED = object()
 # Of how `tokenizers` reports where a token stands in the text; ids do not depend on it.
 OFFSETS_ONLY = (bool, True)
-# Of Metaspace, which cuts text and puts it together again. str_rep and add_prefix_space are the older spellings.
+# Of Metaspace, which cuts text and puts it together again. str_rep and add_prefix_space are the
+# older spellings.
 METASPACE_OPTIONS = {
     "replacement": (str, REQUIRED),
     "prepend_scheme": (str, "always"),
@@ -29,14 +30,18 @@ METASPACE_OPTIONS = {
 
 
 class Kind(NamedTuple):
-    """How a type of component is made, and its options: name -> (type of its value, default or REQUIRED)."""
+    """How a type of component is made, and its options: name -> (type of its value, default or
+    REQUIRED).
+    """
 
     make: Callable[..., Any]
     options: dict[str, tuple[Any, Any]] = {}
 
 
 def read_component(data, where: str, kinds: dict[str, Kind]):
-    """What the maker of the component's type makes of its options. `where`: file and place. Raises UserError."""
+    """What the maker of the component's type makes of its options. `where`: file and place. Raises
+    UserError.
+    """
     if not isinstance(data, dict):
         raise UserError(f"{where} is {data!r:.60}, expected an object with a type")
     kind = data.get("type")
@@ -48,7 +53,10 @@ def read_component(data, where: str, kinds: dict[str, Kind]):
 
 
 def checked(data: dict, where: str, options: dict[str, tuple[Any, Any]]) -> dict[str, Any]:
-    """The values of all options, defaults included. Raises UserError for one that is unknown, missing or of another type."""
+    """The values of all options, defaults included.
+
+    Raises UserError for one that is unknown, missing or of another type.
+    """
     if unknown := [name for name in data if name not in options]:
         raise UserError(f"{where}: the option {unknown[0]!r} ({data[unknown[0]]!r:.60}) is not known here")
     values = {}
@@ -69,7 +77,9 @@ def parts_of(data, where: str, read: Callable[[Any, str], Any]) -> list:
 
 
 def read_pattern(data, where: str) -> regex.Pattern:
-    """{"String": "..."} or {"Regex": "..."}; an empty one matches between all characters. Raises UserError."""
+    """{"String": "..."} or {"Regex": "..."}; an empty one matches between all characters. Raises
+    UserError.
+    """
     if not isinstance(data, dict) or len(data) != 1:
         raise UserError(f"{where}: the pattern {data!r:.60} is neither a String nor a Regex")
     [(kind, text)] = data.items()

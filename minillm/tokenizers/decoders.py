@@ -2,8 +2,8 @@
 
     Replace "▁" by " ", ByteFallback, Fuse, Strip one " " at the start:      ▁a|▁|<0xC3>|<0xA9>   ->   "a é"
 
-Each step goes from a list of texts to a list of texts. What they do to one token of a stream, whose neighbours are not known
-yet, is told by `Decoder.bytes_of`.
+Each step goes from a list of texts to a list of texts. `Decoder.bytes_of` says what they do to one
+token of a stream, whose neighbours are not known yet.
 
 >>> decoder = read_decoder({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}, "decoder")
 >>> decoder.decode(["▁a", "▁b"])
@@ -33,9 +33,12 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Step(NamedTuple):
-    """all: texts -> texts. one: a token's text, and whether it is the first -> its text, or bytes if it is bytes.
+    """all: texts -> texts.
 
-    fuses: all are one text afterwards. front: (character, count) that are taken away where the text begins.
+    one: a token's text, and whether it is the first -> its text, or bytes if it is bytes.
+
+    fuses: all are one text afterwards. front: (character, count) that are taken away where the text
+    begins.
     """
 
     all: Callable[[list[str]], list[str]]
@@ -65,7 +68,9 @@ class Decoder:
         return "".join(tokens)
 
     def bytes_of(self, token: str, first: bool) -> bytes:
-        """What one token of a stream adds to its text; where the text begins, `front` is still to be taken away."""
+        """What one token of a stream adds to its text; where the text begins, `front` is still to
+        be taken away.
+        """
         if self.steps is None:
             return (token if first else " " + token).encode("utf-8")
         for step in self._before:
@@ -81,7 +86,9 @@ def read_decoder(data, where: str) -> Decoder:
 
 
 def is_byte_level(data) -> bool:
-    """Whether a decoder only puts bytes together again; none is taken for one, since nothing else could be meant."""
+    """Whether a decoder only puts bytes together again; none is taken for one, since nothing else
+    could be meant.
+    """
     if isinstance(data, dict) and data.get("type") == "Sequence" and isinstance(data.get("decoders"), list):
         return len(data["decoders"]) == 1 and is_byte_level(data["decoders"][0])
     return data is None or isinstance(data, dict) and data.get("type") == "ByteLevel"
@@ -141,8 +148,8 @@ def _byte_fallback(where: str) -> Step:
 def text_of_bytes(run: bytes) -> str:
     """The text of bytes, with U+FFFD for each that is part of no character.
 
-    `tokenizers` gives up whole characters, too, where anything in a run of bytes is broken: a text that is
-    cut off would lose its last ones.
+    `tokenizers` gives up whole characters, too, where anything in a run of bytes is broken: a text
+    that is cut off would lose its last ones.
 
     >>> text_of_bytes("é東".encode()[:-1])
     'é��'

@@ -1,8 +1,9 @@
-"""Regular expressions of tokenizer.json, which are Oniguruma's, in the language of the package `regex`.
+"""Regular expressions of tokenizer.json, which are Oniguruma's, in the language of the package
+`regex`.
 
-The library `tokenizers` runs them with Oniguruma in its syntax for Ruby. Most of what occurs is spelled
-and meant alike in both. What is spelled alike and means something else is spelled anew here, and what has
-no equal is refused by its name:
+The library `tokenizers` runs them with Oniguruma in its syntax for Ruby. Most of what occurs is
+spelled and meant alike in both. What is spelled alike and means something else is spelled anew
+here, and what has no equal is refused by its name:
 
     ^ $           of every line                               a{1,2}+    (a{1,2})+, not possessive
     \\w            letters, marks, digits, connectors      a{2}?      (a{2})?, not lazy
@@ -39,7 +40,9 @@ HEX = regex.compile(r"x(?:\{([0-9a-fA-F]+)\}|([0-9a-fA-F]{1,2}))|u([0-9a-fA-F]{4
 
 
 class NotTheSame(Exception):
-    """A part of an expression that means something else in the package `regex`; its text names the part."""
+    """A part of an expression that means something else in the package `regex`; its text names the
+    part.
+    """
 
 
 def translated(expression: str) -> str:
@@ -56,7 +59,9 @@ def translated(expression: str) -> str:
 
 
 class _Translation:
-    """Goes through an expression once. `atom` is where in `out` that stands which a quantifier would repeat."""
+    """Goes through an expression once. `atom` is where in `out` that stands which a quantifier
+    would repeat.
+    """
 
     def __init__(self, expression: str):
         self.text, self.at = expression, 0

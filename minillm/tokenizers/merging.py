@@ -1,7 +1,8 @@
-"""Merging neighbours in the order of a rank, in n log n steps however long the text, and how files list what is merged.
+"""Merging neighbours in the order of a rank, in n log n steps however long the text, and how files
+list what is merged.
 
-Tokens are a linked list, and the pairs that can be merged wait in a heap; a pair one of whose tokens has been merged meanwhile
-is found out of date when it is taken from the heap.
+Tokens are a linked list, and the pairs that can be merged wait in a heap; a pair one of whose
+tokens has been merged meanwhile is found out of date when it is taken from the heap.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from minillm.errors import UserError
 
 
 def merge_in_order(ids: list[int], merge_of: Callable[[tuple[int, int]], tuple[float, int] | None]) -> list[int]:
-    """Merge the pair of the smallest rank, the first of several, until none is left. `ids` is used up.
+    """Merge the pair of the smallest rank, the first of several, until none is left. `ids` is used
+    up.
 
     merge_of: a pair of ids -> (rank, id of both together), or None.
 
@@ -43,7 +45,9 @@ def merge_in_order(ids: list[int], merge_of: Callable[[tuple[int, int]], tuple[f
 
 
 def read_merges(merges, vocabulary: dict[str, int], where: str) -> list[tuple[str, str]]:
-    """Merges as files list them, each as "a b" or [a, b]. Raises UserError for one whose tokens are not in the vocabulary.
+    """Merges as files list them, each as "a b" or [a, b].
+
+    Raises UserError for one whose tokens are not in the vocabulary.
 
     >>> read_merges(["a b", ["ab", "c d"]], {"a": 0, "b": 1, "ab": 2, "c d": 3, "abc d": 4}, "the file")
     [('a', 'b'), ('ab', 'c d')]

@@ -3,8 +3,9 @@
     Prepend "▁", Replace " " by "▁":     "a b"  ->  "▁a▁b"        (the first Llamas)
     NFC:                                 "e" and U+0301  ->  "é"  (Qwen)
 
-A normalizer is a function (text, starts) -> (text, starts). `starts` says whether the text's first character stands at the
-beginning of the input, or was made from the one that does: the pre-tokenizer Metaspace asks for it.
+A normalizer is a function (text, starts) -> (text, starts). `starts` says whether the text's first
+character stands at the beginning of the input, or was made from the one that does: the
+pre-tokenizer Metaspace asks for it.
 
 >>> normalize = read_normalizer({"type": "Prepend", "prepend": "▁"}, "normalizer")
 >>> normalize("a b", True)
@@ -26,7 +27,9 @@ LEADING_SPACE, TRAILING_SPACE = regex.compile(r"^\p{White_Space}+"), regex.compi
 
 
 def read_normalizer(data, where: str) -> Normalizer | None:
-    """The function that a normalizer stands for; None for none. Raises UserError for what is not known."""
+    """The function that a normalizer stands for; None for none. Raises UserError for what is not
+    known.
+    """
     if data is None:
         return None
     return read_component(data, where, KINDS)
@@ -82,7 +85,8 @@ def _without_accents(where: str) -> Normalizer:
 
 
 def _lower_case(where: str) -> Normalizer:
-    # one character at a time: the end of a word, where Greek has another small sigma, is not looked for
+    # one character at a time: the end of a word, where Greek has another small sigma, is not looked
+    # for
     return lambda text, starts: (text.lower() if text.isascii() else "".join(map(str.lower, text)), starts)
 
 

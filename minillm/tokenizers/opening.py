@@ -13,7 +13,10 @@ from minillm.tokenizers.tokenizer_json import read_tokenizer, tokenizer_of_conte
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a folder or a file, by what is there. Raises UserError for files that are missing, broken or unknown."""
+    """The tokenizer of a folder or a file, by what is there.
+
+    Raises UserError for files that are missing, broken or unknown.
+    """
     if path.is_dir():
         return _of_folder(path)
     if not path.exists():

@@ -1,10 +1,12 @@
-"""vocab.json and merges.txt, Hugging Face's older pair of files, and OpenAI's encoder.json and vocab.bpe, which are the same.
+"""vocab.json and merges.txt, Hugging Face's older pair of files, and OpenAI's encoder.json and
+vocab.bpe, which are the same.
 
     vocab.json    {"!": 0, ..., "Ġthe": 262, ...}
     merges.txt    a line for each merge, "Ġ t", in order; the first line may name a version
 
-They say neither how text is cut nor what is added: tokenizer_config.json beside them names the class that does, GPT-2's or
-Qwen's, and the special tokens; added_tokens.json has those that were added later.
+They say neither how text is cut nor what is added: tokenizer_config.json beside them names the
+class that does, GPT-2's or Qwen's, and the special tokens; added_tokens.json has those that were
+added later.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
-from minillm.tokenizers.byte_pair import END_OF_TEXT
 from minillm.tokenizers.patterns import QWEN2
+from minillm.tokenizers.tokenizer import END_OF_TEXT
 from minillm.tokenizers.tokenizer_config import added_later, around_of, named_tokens, read_config
 
 PAIRS_OF_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
@@ -23,7 +25,9 @@ LIKE_GPT2 = ("GPT2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizer", "Tokeni
 
 
 def pair_contents(vocabulary_path: Path, merges_path: Path) -> tuple[dict, dict]:
-    """What the files say, as the contents of tokenizer.json and of tokenizer_config.json. Raises UserError."""
+    """What the files say, as the contents of tokenizer.json and of tokenizer_config.json. Raises
+    UserError.
+    """
     folder, vocabulary = vocabulary_path.parent, read_json(vocabulary_path)
     config = read_config(folder)
     if END_OF_TEXT in vocabulary:

@@ -12,7 +12,8 @@ import regex
 from minillm.errors import UserError
 from minillm.tokenizers.file_patterns import NotTheSame, translated
 
-# Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), and the code released with it.
+# Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), and the code
+# released with it.
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # GPT-4 and Llama 3: contractions in capitals too, numbers in threes, line ends by themselves.
 CL100K = (
@@ -35,7 +36,9 @@ PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "smollm": SMOLLM, "qwen2": QWEN2, "o
 
 
 def compile_pattern(pattern: str) -> regex.Pattern:
-    """A pattern by its name or as a regular expression, in the spelling of tokenizer.json. Raises UserError if it is neither.
+    """A pattern by its name or as a regular expression, in the spelling of tokenizer.json.
+
+    Raises UserError if it is neither.
 
     Each match is a piece; what lies between matches is a piece too, so that no text is lost.
     """
@@ -89,7 +92,9 @@ def pieces(pattern: regex.Pattern, text: str) -> list[str]:
 
 
 def matches(pattern: regex.Pattern, text: str) -> list[tuple[int, int]]:
-    """Where a pattern matches, from left to right. There is no empty match where another one ends, nor in an empty text.
+    """Where a pattern matches, from left to right.
+
+    There is no empty match where another one ends, nor in an empty text.
 
     >>> matches(compile_pattern("a*"), "baac")
     [(0, 0), (1, 3), (4, 4)]

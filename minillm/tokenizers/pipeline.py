@@ -1,42 +1,33 @@
-"""A tokenizer as a pipeline: what stands around the model that turns pieces of text into ids.
+"""A tokenizer as a pipeline around the model that turns pre-tokens into ids.
 
-    text -> added tokens are found -> normalizer -> (pre-tokenizer -> model) -> ids of the post-processor around them
-    "<s>Hi"  ->  1 | "Hi"          ->  1 | "▁Hi" ->  1 | 432                 ->  [1, 1, 432]
+    text                               "<s>Hi"
+    added tokens are found             1 | "Hi"
+    normalizer                         1 | "▁Hi"
+    (pre-tokenizer -> model)           1 | 432
+    ids of the post-processor around   [1, 1, 432]
 
-Every part is as tokenizer.json says; see tokenizer_json.py. The parts in brackets are those of the classes that follow.
+Every part is as tokenizer.json says; see tokenizer_json.py. The parts in brackets are those of the
+classes that follow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import NamedTuple
 
 from minillm.errors import UserError
-from minillm.tokenizers.added_tokens import AddedToken, AddedTokens
-from minillm.tokenizers.normalizers import Normalizer
-from minillm.tokenizers.post_processors import Around
+from minillm.tokenizers.added_tokens import AddedToken
+from minillm.tokenizers.surroundings import Surroundings, token_text
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer, write_json
-
-
-class Surroundings(NamedTuple):
-    """All of a tokenizer but its pre-tokenizer, model and decoder.
-
-    contents: the tokenizer.json that it was read from, None if it was made otherwise. config: its tokenizer_config.json.
-    """
-
-    added: AddedTokens = AddedTokens()
-    normalizer: Normalizer | None = None
-    around: Around = Around()
-    contents: dict | None = None
-    config: dict | None = None
+from minillm.tokenizers.tokenizer_json import check_opens
 
 
 class PipelineTokenizer(Tokenizer):
     """What byte-level and character-level tokenizers share.
 
-    special_tokens: text -> id of the tokens that control the model. added_tokens: all that are looked for in a text.
-    bos_token, eos_token: the texts that the files name so, None if they name none.
+    special_tokens: text -> id of the tokens that control the model. added_tokens: all that are
+    looked for in a text. bos_token, eos_token: the texts that the files name so, None if they name
+    none.
     """
 
     special_tokens: dict[str, int]
@@ -83,7 +74,10 @@ class PipelineTokenizer(Tokenizer):
         return [*before, *ids, *after] if before or after else ids
 
     def _encode_parts(self, text: str, allowed: Collection[str]) -> list[int]:
-        """The ids of added tokens, and of the texts between them. allowed: the special ones that are looked for."""
+        """The ids of added tokens, and of the texts between them.
+
+        allowed: the special ones that are looked for.
+        """
         parts = self._parts.added.split(text, allowed)
         if len(parts) == 1 and isinstance(parts[0][0], str):
             return self._encode_ordinary(*parts[0])
@@ -96,7 +90,10 @@ class PipelineTokenizer(Tokenizer):
         return ids
 
     def _encode_ordinary(self, text: str, starts: bool) -> list[int]:
-        """The ids of a text without added tokens, normalised. starts: whether it starts the input (normalizers.py)."""
+        """The ids of a text without added tokens, normalised.
+
+        starts: whether it starts the input (normalizers.py).
+        """
         raise NotImplementedError
 
     def _refuse_special(self, text, allowed, disallowed) -> None:
@@ -126,13 +123,12 @@ class PipelineTokenizer(Tokenizer):
         raise NotImplementedError
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, as Hugging Face's `tokenizers` and `transformers` read them.
+        """Write tokenizer.json and tokenizer_config.json, as Hugging Face's `tokenizers` and
+        `transformers` read them.
 
-        What was read from such files is written back. What was made otherwise is opened before it is written. Raises
-        UserError where it cannot be opened, or would not be the same tokenizer.
+        What was read from such files is written back. What was made otherwise is opened before it
+        is written. Raises UserError where it cannot be opened, or would not be the same tokenizer.
         """
-        from minillm.tokenizers.tokenizer_json import check_opens  # which imports the classes of tokenizers
-
         contents, config = self.contents(), self.config()
         if self._parts.contents is None:
             check_opens(self, contents, config)
@@ -140,17 +136,6 @@ class PipelineTokenizer(Tokenizer):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / TOKENIZER_FILE, contents)
         write_json(folder / CONFIG_FILE, config)
-
-
-def token_text(token) -> str | None:
-    """The text of a special token in tokenizer_config.json, which is a string or an object."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
-
-
-def special_tokens_of(tokens: dict[str, int]) -> AddedTokens:
-    """Control tokens, by text and id, that are looked for as they are."""
-    return AddedTokens(AddedToken(index, text) for text, index in sorted(tokens.items(), key=lambda item: item[1]))
 
 
 def _check_unicode(text: str) -> None:

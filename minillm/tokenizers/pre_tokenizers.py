@@ -1,11 +1,13 @@
-"""Pre-tokenizers of tokenizer.json: how a text is cut into the pieces that the model sees one by one.
+"""Pre-tokenizers of tokenizer.json: how a text is cut into the pieces that the model sees one by
+one.
 
     Digits, one by one:                 "ab12"     ->  ab|1|2
     Split at " ", MergedWithNext:       "a b c"    ->  a| b| c
     Metaspace, prepend_scheme "first":  "a b"      ->  ▁a|▁b
     ByteLevel:                          " é b"     ->  ĠÃ©|Ġb      (GPT-2's pattern, then bytes spelled as characters)
 
-A piece is (text, starts), `starts` as in normalizers.py. Every step cuts the pieces of the step before.
+A piece is (text, starts), `starts` as in normalizers.py. Every step cuts the pieces of the step
+before.
 
 >>> read_pre_tokenizer({"type": "Digits", "individual_digits": True}, "pre_tokenizer").pieces("ab12")
 ['ab', '1', '2']
@@ -40,7 +42,10 @@ WHITE_SPACE, NUMERIC = regex.compile(r"\p{White_Space}"), regex.compile(r"\p{N}"
 
 
 class Step(NamedTuple):
-    """data: as it stands in the file. cut: a piece -> pieces. spelled: whether bytes are spelled as characters afterwards."""
+    """data: as it stands in the file.
+
+    cut: a piece -> pieces. spelled: whether bytes are spelled as characters afterwards.
+    """
 
     data: dict
     cut: Callable[[str, bool], list[Piece]]
@@ -63,7 +68,10 @@ class PreTokenizer:
         return [piece for piece, _ in found]
 
     def without_spelling(self) -> PreTokenizer:
-        """The same cuts, for a model of bytes: pieces stay text. The last step has to be the one that spells."""
+        """The same cuts, for a model of bytes: pieces stay text.
+
+        The last step has to be the one that spells.
+        """
         return PreTokenizer([*self.steps[:-1], self.steps[-1]._replace(spelled=False)])
 
 
@@ -87,7 +95,9 @@ def _sequence(where: str, pretokenizers: list) -> list[Step]:
 
 
 def cut_at(found: list[tuple[int, int]], text: str, starts: bool, behavior: str, invert: bool = False) -> list[Piece]:
-    """Pieces of a text in which there are matches; `behavior` says where these go. invert: what is no match is the match.
+    """Pieces of a text in which there are matches; `behavior` says where these go.
+
+    invert: what is no match is the match.
 
     >>> [piece for piece, _ in cut_at([(1, 2), (3, 4)], "a b c", True, "MergedWithPrevious")]
     ['a ', 'b ', 'c']

@@ -1,9 +1,12 @@
-"""OpenAI's rank files, *.tiktoken: a line for each token, base64 and rank. Llama 3's tokenizer.model is one, too.
+"""OpenAI's rank files, *.tiktoken: a line for each token, base64 and rank.
+
+Llama 3's tokenizer.model is one, too.
 
     SGVsbG8= 1043          the bytes of "Hello", which is token 1043
 
-The file holds neither the pattern nor the special tokens. Both are known for the files that have the names of OpenAI's and
-Qwen's encodings and for Llama 3's; else they have to be said. Source: the packages tiktoken and llama-models.
+The file holds neither the pattern nor the special tokens. Both are known for the files that have
+the names of OpenAI's and Qwen's encodings and for Llama 3's; else they have to be said. Source: the
+packages tiktoken and llama-models.
 """
 
 from __future__ import annotations
@@ -15,13 +18,16 @@ from typing import NamedTuple
 
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
-from minillm.tokenizers.byte_pair import BytePairTokenizer
+from minillm.tokenizers.tokenizer import KINDS, Tokenizer
 
 LLAMA3_MODEL = "tokenizer.model"
 
 
 class Encoding(NamedTuple):
-    """pattern: a name of patterns.py. tokens: how many a whole file has. special: of the whole file, text -> id."""
+    """pattern: a name of patterns.py.
+
+    tokens: how many a whole file has. special: of the whole file, text -> id.
+    """
 
     pattern: str
     tokens: int
@@ -50,15 +56,16 @@ ENCODINGS = {
 UNKNOWN = Encoding("cl100k", -1, {})
 
 
-def load_tiktoken(
-    path: Path, pattern: str | None = None, special_tokens: dict[str, int] | None = None
-) -> BytePairTokenizer:
-    """Open a rank file. Raises UserError for one that is damaged, or has gaps that no special token fills.
+def load_tiktoken(path: Path, pattern: str | None = None, special_tokens: dict[str, int] | None = None) -> Tokenizer:
+    """Open a rank file. Raises UserError for one that is damaged, or has gaps that no special token
+    fills.
 
-    pattern: a name of patterns.py or a regular expression; by default that of the encoding of the file's name, else GPT-4's.
-    special_tokens: text -> id; by default those of the encoding, if the file has all of its tokens.
+    pattern: a name of patterns.py or a regular expression; by default that of the encoding of the
+    file's name, else GPT-4's. special_tokens: text -> id; by default those of the encoding, if the
+    file has all of its tokens.
 
-    A pair of tokens that together are a token is merged in the order of that token's rank, whatever pair it was learned from.
+    A pair of tokens that together are a token is merged in the order of that token's rank, whatever
+    pair it was learned from.
     """
     ranks = read_ranks(path)
     encoding = ENCODINGS.get(path.name if path.name == LLAMA3_MODEL else path.stem.lower(), UNKNOWN)
@@ -66,7 +73,7 @@ def load_tiktoken(
         special_tokens = encoding.special if len(ranks) == encoding.tokens else {}
     tokens = _tokens(path, ranks, special_tokens)
     merges = merges_of_ranks(ranks)
-    return BytePairTokenizer(tokens, merges, pattern or encoding.pattern, special_tokens, ignore_merges=True)
+    return KINDS["byte-level"](tokens, merges, pattern or encoding.pattern, special_tokens, ignore_merges=True)
 
 
 def is_rank_file(path: Path) -> bool:
@@ -138,8 +145,10 @@ def merges_of_ranks(ranks: dict[bytes, int]) -> list[tuple[int, int, int]]:
     return merges
 
 
-def save_tiktoken(tokenizer: BytePairTokenizer, path: str | Path) -> None:
-    """A rank file. The ids of special tokens must come after all others, and the pattern has to be said when it is opened."""
+def save_tiktoken(tokenizer: Tokenizer, path: str | Path) -> None:
+    """A rank file. The ids of special tokens must come after all others, and the pattern has to be
+    said when it is opened.
+    """
     special = {token.id for token in tokenizer.added_tokens}
     plain = [token for index, token in enumerate(tokenizer.tokens) if index not in special]
     if special and min(special) < len(plain):

@@ -1,12 +1,14 @@
 """The tokenizer of the first Llamas: characters, and what was merged from them.
 
-Source: Kudo, Richardson, "SentencePiece" (2018), its BPE model with byte fallback, as llama2.c, GGUF, tokenizer.model and
-tokenizer.json carry it. A space is "▁" inside, and one is put before the text where the file says so; a character that is no
-token becomes the tokens of its UTF-8 bytes, "<0x00>" to "<0xFF>"; a text begins with the token BOS:
+Source: Kudo, Richardson, "SentencePiece" (2018), its BPE model with byte fallback, as llama2.c,
+GGUF, tokenizer.model and tokenizer.json carry it. A space is "▁" inside, and one is put before the
+text where the file says so; a character that is no token becomes the tokens of its UTF-8 bytes,
+"<0x00>" to "<0xFF>"; a text begins with the token BOS:
 
     "Once"  ->  BOS | '▁' 'O' 'n' 'c' 'e'  ->  '▁O' 'n' ...  ->  '▁Once'
 
-The merging is in character_pairs.py. Every tokenizer.json of the kind BPE that is not byte-level is read as this class.
+The merging is in character_pairs.py. Every tokenizer.json of the kind BPE that is not byte-level is
+read as this class.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from minillm.tokenizers.added_tokens import AddedToken, AddedTokens
 from minillm.tokenizers.character_pairs import SPACE, CharacterPairs, by_score, every_merge
 from minillm.tokenizers.decoders import BYTE_TOKEN, Decoder, read_decoder, whole_characters
 from minillm.tokenizers.normalizers import read_normalizer
-from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings
+from minillm.tokenizers.opening import open_tokenizer
+from minillm.tokenizers.pipeline import PipelineTokenizer
 from minillm.tokenizers.post_processors import Around, template_of
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
+from minillm.tokenizers.surroundings import Surroundings
 from minillm.tokenizers.tokenizer import StreamingDecoder
 
 LONGEST_TOKEN = 1 << 16  # bytes
@@ -32,10 +36,11 @@ SPACES_BACK = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
 WITHOUT_FIRST = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
-class ScoreTokenizer(PipelineTokenizer):
-    """tokens: the text of each id, with plain spaces; scores: of each id; bos, eos: ids, None if there is
-    none. unknown: the id of a character that has neither a token nor bytes. prefix_space: whether a space is
-    put before a text."""
+class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
+    """tokens: the text of each id, with plain spaces; scores: of each id; bos, eos: ids, None if
+    there is none. unknown: the id of a character that has neither a token nor bytes. prefix_space:
+    whether a space is put before a text.
+    """
 
     def __init__(
         self,
@@ -138,8 +143,9 @@ class ScoreTokenizer(PipelineTokenizer):
     ) -> list[int]:
         """The ids of a text: see Tokenizer.encode. with_bos=False is add_special_tokens=False.
 
-        Here control tokens in the text are read by default, as in `tokenizers`: SentencePiece has no other way to write a
-        conversation. allowed_special=() refuses them, and with disallowed_special=() as well they are text like any other.
+        Here control tokens in the text are read by default, as in `tokenizers`: SentencePiece has
+        no other way to write a conversation. allowed_special=() refuses them, and with
+        disallowed_special=() as well they are text like any other.
         """
         return self._encode(text, allowed_special, disallowed_special, add_special_tokens and with_bos)
 
@@ -152,7 +158,8 @@ class ScoreTokenizer(PipelineTokenizer):
     # --------------------------------------------------------------------------------------------------- ids to text
 
     def decode(self, ids, errors: str = "replace") -> str:
-        """The text of ids. BOS and EOS have none, and the space that was put before the text is taken away again.
+        """The text of ids. BOS and EOS have none, and the space that was put before the text is
+        taken away again.
 
         Bytes that are no UTF-8 become U+FFFD; with errors="strict" they raise UserError.
         """
@@ -166,13 +173,19 @@ class ScoreTokenizer(PipelineTokenizer):
         return self._decoder.decode([text for index in ids if (text := self._text(index))])
 
     def _text(self, index: int) -> str:
-        """The spelling of an id, "" for BOS and EOS. Raises UserError for an id outside of the vocabulary."""
+        """The spelling of an id, "" for BOS and EOS.
+
+        Raises UserError for an id outside of the vocabulary.
+        """
         if not 0 <= index < self.vocab_size:
             raise UserError(f"id {index} is outside the vocabulary of {self.vocab_size} tokens")
         return "" if index in self._silent else self._content.get(index, self._spelled[index])
 
     def bytes_of(self, index: int, first: bool = False) -> bytes:
-        """The bytes of an id, `first` in a text or not. Raises UserError for an id outside of the vocabulary."""
+        """The bytes of an id, `first` in a text or not.
+
+        Raises UserError for an id outside of the vocabulary.
+        """
         text = self._text(index)
         return self._decoder.bytes_of(text, first) if text else b""
 
@@ -190,7 +203,9 @@ class ScoreTokenizer(PipelineTokenizer):
 
     @classmethod
     def from_llama2c(cls, path: str | Path, vocab_size: int) -> ScoreTokenizer:
-        """Open llama2.c's tokenizer.bin: int32 longest token, then for each token float32 score, int32 length, bytes."""
+        """Open llama2.c's tokenizer.bin: int32 longest token, then for each token float32 score,
+        int32 length, bytes.
+        """
         path = Path(path)
         try:
             data = path.read_bytes()
@@ -216,8 +231,6 @@ class ScoreTokenizer(PipelineTokenizer):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ScoreTokenizer:
         """Open a folder or a file of this kind: tokenizer.json, tokenizer.model. Raises UserError."""
-        from minillm.tokenizers.opening import open_tokenizer  # which opens all kinds
-
         tokenizer = open_tokenizer(Path(folder))
         if not isinstance(tokenizer, cls):
             raise UserError(f"{folder} is not a tokenizer of characters: minillm.tokenizers.load_tokenizer opens it")
@@ -253,7 +266,9 @@ class ScoreTokenizer(PipelineTokenizer):
 
 
 def _ends(ids: dict[str, int], surroundings: Surroundings) -> tuple[int | None, int | None]:
-    """The ids of BOS and EOS: of the tokens that the configuration names, else those around a text, else <s> and </s>."""
+    """The ids of BOS and EOS: of the tokens that the configuration names, else those around a text,
+    else <s> and </s>.
+    """
     config, special, found = surroundings.config or {}, surroundings.added.special, []
     for name, usual, side in zip(("bos", "eos"), ("<s>", "</s>"), surroundings.around):
         token = config.get(f"{name}_token")

@@ -1,4 +1,5 @@
-"""tokenizer.model, the file of SentencePiece: a Protocol Buffers message, of which what is needed is read here.
+"""tokenizer.model, the file of SentencePiece: a Protocol Buffers message, of which what is needed
+is read here.
 
     ModelProto      1 pieces (SentencePiece, repeated)   2 trainer_spec   3 normalizer_spec
     SentencePiece   1 piece (string)   2 score (float)   3 type: 1 normal, 2 unknown, 3 control,
@@ -6,12 +7,13 @@
     TrainerSpec     3 model_type: 1 unigram, 2 BPE       40 unk_id   41 bos_id   42 eos_id
     NormalizerSpec  2 precompiled_charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces   5 escape_whitespaces
 
-A message is a row of fields, each a number (field << 3 | wire type) and a value: 0 a variable-length
-number, 1 eight bytes, 2 a length and as many bytes, 5 four bytes. Source: sentencepiece_model.proto.
+A message is a row of fields, each a number (field << 3 | wire type) and a value: 0 a
+variable-length number, 1 eight bytes, 2 a length and as many bytes, 5 four bytes. Source:
+sentencepiece_model.proto.
 
-Only models of the type BPE whose normalizer changes nothing are opened: those of Llama 2 and the first
-Mistral. BOS is put before a text unless add_bos_token in tokenizer_config.json says otherwise, as
-LlamaTokenizer does.
+Only models of the type BPE whose normalizer changes nothing are opened: those of Llama 2 and the
+first Mistral. BOS is put before a text unless add_bos_token in tokenizer_config.json says
+otherwise, as LlamaTokenizer does.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from minillm.errors import UserError
 from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.character_pairs import SPACE
 from minillm.tokenizers.post_processors import Around
-from minillm.tokenizers.sentencepiece import ScoreTokenizer
+from minillm.tokenizers.tokenizer import KINDS, Tokenizer
 from minillm.tokenizers.tokenizer_config import added_later, read_config
 
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -36,8 +38,11 @@ ADVICE = (
 )
 
 
-def load_sentencepiece(path: Path) -> ScoreTokenizer:
-    """The tokenizer of a file, with what tokenizer_config.json beside it says. Raises UserError for what is not known."""
+def load_sentencepiece(path: Path) -> Tokenizer:
+    """The tokenizer of a file, with what tokenizer_config.json beside it says.
+
+    Raises UserError for what is not known.
+    """
     try:
         message = _fields(path.read_bytes())
         pieces = [_fields(value) for value in message.get(1, [])]
@@ -68,7 +73,8 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
     config = read_config(path.parent)
     space = bool(_number(normalizer, 3, 1)) and config.get("add_prefix_space") is not False
     added = added_by_type(tokens, types, space)
-    # they are looked for in the text as it is, so that each part between them has its space in front
+    # they are looked for in the text as it is, so that each part between them has its space in
+    # front
     more = added_later(config, path.parent, str(path))
     later = [replace(token, normalized=False) for token in more if token.id >= len(tokens)]
     if [token.id for token in later] != list(range(len(tokens), len(tokens) + len(later))):
@@ -79,14 +85,16 @@ def load_sentencepiece(path: Path) -> ScoreTokenizer:
     )
     texts = tokens + [token.content for token in later]
     scores += [0.0] * len(later)
-    return ScoreTokenizer.from_scores(texts, scores, added + later, bos, eos, unknown, space, around, config)
+    return KINDS["character-level"].from_scores(texts, scores, added + later, bos, eos, unknown, space, around, config)
 
 
 def added_by_type(tokens: list[str], types: list[int], space: bool) -> list[AddedToken]:
-    """Control, unknown and user-defined tokens as tokens that are looked for in a text. space: whether one is put before it.
+    """Control, unknown and user-defined tokens as tokens that are looked for in a text.
 
-    Runs of spaces are looked for where that space is already there. An added token of this kind is itself normalised, and so
-    has one space less in its content.
+    space: whether one is put before it.
+
+    Runs of spaces are looked for where that space is already there. An added token of this kind is
+    itself normalised, and so has one space less in its content.
 
     >>> [token.content for token in added_by_type(["<s>", "▁▁▁", "a"], [CONTROL, USER_DEFINED, NORMAL], space=True)]
     ['<s>', '  ']

@@ -1,18 +1,17 @@
-"""With what a text begins where nobody said it, and what to propose to somebody who wants to try a new model."""
+"""How a text begins when no prompt is given, and the prompt that is proposed for a new model."""
 
 from __future__ import annotations
 
 from minillm.errors import UserError
-from minillm.tokenizers.byte_pair_files import END_OF_TEXT
-from minillm.tokenizers.tokenizer import Tokenizer
+from minillm.tokenizers.tokenizer import END_OF_TEXT, Tokenizer
 
 USUAL, LONGEST = "The", 12  # characters of a proposal
 
 
 def start_of_text(tokenizer: Tokenizer) -> tuple[list[int], str]:
-    """(one id to write on from, its text): what the tokenizer itself begins a text with, else its BOS, else an end of text,
-    after which the next text began in training; else a newline; else the first token that can be read. The text of a control
-    token is empty.
+    """(one id to write on from, its text): what the tokenizer itself begins a text with, else its
+    BOS, else an end of text, after which the next text began in training; else a newline; else the
+    first token that can be read. The text of a control token is empty.
     """
     special = getattr(tokenizer, "special_tokens", {})
     own = tokenizer.encode("")[:1]
@@ -26,7 +25,9 @@ def start_of_text(tokenizer: Tokenizer) -> tuple[list[int], str]:
 
 
 def first_prompt(tokenizer: Tokenizer, text: str) -> str | None:
-    """A prompt to try a model with that was trained on texts like this one: "The", or a word of the text; None without one."""
+    """A prompt to try a model with that was trained on texts like this one: "The", or a word of the
+    text; None without one.
+    """
     if USUAL in text and can_encode(tokenizer, USUAL):
         return USUAL
     words = [word[:LONGEST] for word in text.split()]

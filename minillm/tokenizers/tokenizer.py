@@ -9,19 +9,28 @@ from pathlib import Path
 from minillm.files.atomic import write_atomically
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+END_OF_TEXT = "<|endoftext|>"
+KINDS: dict[
+    str, type[Tokenizer]
+] = {}  # what readers of files make: each class that is defined with a `kind` enters itself
 
 
 class Tokenizer:
     """Text to ids and back. `vocab_size` is the number of ids.
 
-    special_tokens: text -> id of the tokens that control the model, as an end of text. bos_token, eos_token: the texts of those
-    that begin and end a text, None where the files name none.
+    special_tokens: text -> id of the tokens that control the model, as an end of text. bos_token,
+    eos_token: the texts of those that begin and end a text, None where the files name none.
     """
 
     vocab_size: int
     special_tokens: dict[str, int] = {}
     bos_token: str | None = None
     eos_token: str | None = None
+
+    def __init_subclass__(cls, kind: str | None = None, **others):
+        super().__init_subclass__(**others)
+        if kind is not None:
+            KINDS[kind] = cls
 
     def encode(
         self,
@@ -32,11 +41,13 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a text. Raises UserError for text that the vocabulary cannot express.
 
-        Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all") become their ids; text that
-        contains one of disallowed_special ("all": every other) is an error, because it may come from somebody who should
-        not be able to write control tokens; with disallowed_special=() it is text like any other.
+        Special tokens in the text follow tiktoken's rules: those in allowed_special (or "all")
+        become their ids; text that contains one of disallowed_special ("all": every other) is an
+        error, because a user of a service should not be able to write control tokens; with
+        disallowed_special=() it is text like any other.
 
-        add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS or EOS, are put there.
+        add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS
+        or EOS, are put there.
         """
         raise NotImplementedError
 
@@ -49,7 +60,10 @@ class Tokenizer:
         raise NotImplementedError
 
     def piece(self, index: int) -> str:
-        """The text of an id in the middle of a text. Raises UserError for an id outside the vocabulary."""
+        """The text of an id in the middle of a text.
+
+        Raises UserError for an id outside the vocabulary.
+        """
         return self.decode([index])
 
     def stream(self) -> StreamingDecoder:

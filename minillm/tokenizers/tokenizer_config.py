@@ -1,10 +1,12 @@
-"""tokenizer_config.json and the older files beside it: the names of special tokens, and tokens that were added later.
+"""tokenizer_config.json and the older files beside it: the names of special tokens, and tokens that
+were added later.
 
     tokenizer_config.json       {"bos_token": "<s>", "add_bos_token": true, "added_tokens_decoder": {"32000": {"content": ...}}}
     special_tokens_map.json     {"bos_token": {"content": "<s>", "lstrip": false, ...}, "additional_special_tokens": [...]}
     added_tokens.json           {"<|im_start|>": 32000}
 
-Where the first says nothing, the second counts. `transformers` reads them so, and so the ids are those of its AutoTokenizer.
+Where the first says nothing, the second counts. `transformers` reads them so, and so the ids are
+those of its AutoTokenizer.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
 from minillm.tokenizers.added_tokens import AddedToken
-from minillm.tokenizers.pipeline import token_text
 from minillm.tokenizers.post_processors import template_of
+from minillm.tokenizers.surroundings import token_text
 from minillm.tokenizers.tokenizer import CONFIG_FILE
 
 MAP_FILE, ADDED_FILE = "special_tokens_map.json", "added_tokens.json"
@@ -25,7 +27,10 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
 def read_config(folder: Path) -> dict:
-    """What the files of a folder say, with the names of special tokens from either file. Raises UserError for a broken file."""
+    """What the files of a folder say, with the names of special tokens from either file.
+
+    Raises UserError for a broken file.
+    """
     config, names = (read_json(folder / name) if (folder / name).is_file() else {} for name in (CONFIG_FILE, MAP_FILE))
     return {name: value for name, value in names.items() if name in (*NAMES, *LISTS)} | config
 
@@ -45,7 +50,10 @@ def _listed(value) -> list:
 
 
 def added_later(config: dict, folder: Path | None, where: str) -> list[AddedToken]:
-    """The tokens of added_tokens_decoder and of added_tokens.json, by id. Raises UserError for what is not right."""
+    """The tokens of added_tokens_decoder and of added_tokens.json, by id.
+
+    Raises UserError for what is not right.
+    """
     named, tokens = special_names(config), {}
     if folder is not None and (folder / ADDED_FILE).is_file():
         for text, index in read_json(folder / ADDED_FILE).items():
@@ -78,9 +86,11 @@ def named_tokens(config: dict, vocabulary: dict[str, int]) -> list[AddedToken]:
 
 
 def around_of(config: dict, ids: dict[str, int], where: str) -> dict | None:
-    """The post-processor that add_bos_token and add_eos_token ask for; None if neither stands there.
+    """The post-processor that add_bos_token and add_eos_token ask for; None if neither stands
+    there.
 
-    ids: of all tokens. Raises UserError if a token is to be added that is not named, or not in the vocabulary.
+    ids: of all tokens. Raises UserError if a token is to be added that is not named, or not in the
+    vocabulary.
     """
     asked = {name: config.get(f"add_{name}") for name in ("bos_token", "eos_token")}
     if not any(isinstance(value, bool) for value in asked.values()):

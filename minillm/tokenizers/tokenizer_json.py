@@ -1,13 +1,15 @@
-"""tokenizer.json, the file of the library `tokenizers`: a pipeline, every part of which is used or refused by its name.
+"""tokenizer.json, the file of the library `tokenizers`: a pipeline, every part of which is used or
+refused by its name.
 
     added_tokens -> normalizer -> pre_tokenizer -> model -> post_processor       decoder the other way
 
-A model of the type BPE whose pre-tokenizer ends by spelling bytes is a BytePairTokenizer, any other one a
-ScoreTokenizer; a WordLevel model of single characters is a CharacterTokenizer. Ids and texts are those of
-`tokenizers` for the same file, with these differences: a byte or character that cannot be expressed is an
-error in place of nothing; special tokens in a text are treated as Tokenizer.encode says; added tokens
-whose ids `tokenizers` would not take from the file are refused, as are truncation and padding, which would
-change texts unasked; bytes that are no character hide no character beside them.
+A model of the type BPE whose pre-tokenizer ends by spelling bytes is a BytePairTokenizer, any other
+one a ScoreTokenizer; a WordLevel model of single characters is a CharacterTokenizer. Ids and texts
+are those of `tokenizers` for the same file, with these differences: a byte or character that cannot
+be expressed is an error in place of nothing; special tokens in a text are treated as
+Tokenizer.encode says; added tokens whose ids `tokenizers` would not take from the file are refused,
+as are truncation and padding, which would change texts unasked; bytes that are no character hide no
+character beside them.
 """
 
 from __future__ import annotations
@@ -18,20 +20,17 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
 from minillm.tokenizers.added_tokens import AddedToken, AddedTokens, read_added_tokens
-from minillm.tokenizers.byte_pair import BytePairTokenizer
 from minillm.tokenizers.byte_spelling import bytes_to_unicode, unspell
-from minillm.tokenizers.character import CharacterTokenizer
 from minillm.tokenizers.character_pairs import CharacterPairs, by_list
 from minillm.tokenizers.components import REQUIRED, checked
 from minillm.tokenizers.decoders import is_byte_level, read_decoder
 from minillm.tokenizers.merging import read_merges
 from minillm.tokenizers.normalizers import read_normalizer
 from minillm.tokenizers.patterns import pattern_name
-from minillm.tokenizers.pipeline import PipelineTokenizer, Surroundings
 from minillm.tokenizers.post_processors import read_post_processor
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
-from minillm.tokenizers.sentencepiece import ScoreTokenizer
-from minillm.tokenizers.tokenizer import CONFIG_FILE, Tokenizer
+from minillm.tokenizers.surroundings import Surroundings
+from minillm.tokenizers.tokenizer import CONFIG_FILE, KINDS, Tokenizer
 from minillm.tokenizers.tokenizer_config import added_later, read_config
 
 COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
@@ -54,22 +53,26 @@ BPE_OPTIONS = {
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a file, with the names of special tokens, and tokens added later, of tokenizer_config.json beside it.
+    """The tokenizer of a file, with the names of special tokens, and tokens added later, of
+    tokenizer_config.json beside it.
 
-    Whether BOS and EOS are put around a text is said by tokenizer.json alone, as in `transformers`. Raises UserError.
+    Whether BOS and EOS are put around a text is said by tokenizer.json alone, as in `transformers`.
+    Raises UserError.
     """
     return tokenizer_of_contents(read_json(path), read_config(path.parent), str(path))
 
 
 def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer:
-    """The tokenizer that tokenizer.json and tokenizer_config.json describe. `where` names the file. Raises UserError."""
+    """The tokenizer that tokenizer.json and tokenizer_config.json describe. `where` names the file.
+    Raises UserError.
+    """
     _check_top(contents, where)
     model = contents.get("model")
     kind = model.get("type", "BPE" if "merges" in model else None) if isinstance(model, dict) else None
     if kind not in MODELS:
         raise UserError(f"{where}: model type {kind!r} is not one of {', '.join(MODELS)}")
     if kind == "WordLevel":
-        return CharacterTokenizer.from_contents(contents, where)
+        return KINDS["characters"].from_contents(contents, where)
     options = _checked_model(model, where)
     _check_texts(contents, where)
     contents = _with_later_tokens(contents, config, options["vocab"], where)
@@ -90,7 +93,7 @@ def tokenizer_of_contents(contents: dict, config: dict, where: str) -> Tokenizer
     return _character_level(options, pre_tokenizer, decoder, parts, size, where)
 
 
-def check_opens(tokenizer: PipelineTokenizer, contents: dict, config: dict) -> None:
+def check_opens(tokenizer: Tokenizer, contents: dict, config: dict) -> None:
     """Raises UserError unless these files, which are about to be written, make the same tokenizer."""
     try:
         opened = tokenizer_of_contents(contents, config, "tokenizer.json")
@@ -161,7 +164,9 @@ def _check_texts(contents: dict, where: str) -> None:
 
 
 def _with_later_tokens(contents: dict, config: dict, vocabulary: dict[str, int], where: str) -> dict:
-    """With the tokens of tokenizer_config.json's added_tokens_decoder that the file itself does not have."""
+    """With the tokens of tokenizer_config.json's added_tokens_decoder that the file itself does not
+    have.
+    """
     present = contents.get("added_tokens") or []
     if not isinstance(present, list):
         raise UserError(f"{where}: added_tokens is {present!r:.60}, expected a list")
@@ -172,7 +177,9 @@ def _with_later_tokens(contents: dict, config: dict, vocabulary: dict[str, int],
 
 
 def _check_added_ids(added: list[AddedToken], vocabulary: dict[str, int], where: str) -> None:
-    """Raises UserError for an id that `tokenizers` would not take from the file: it numbers from the vocabulary's end on."""
+    """Raises UserError for an id that `tokenizers` would not take from the file: it numbers from
+    the vocabulary's end on.
+    """
     following = len(vocabulary)
     for token in added:
         expected = vocabulary.get(token.content, following)
@@ -203,7 +210,7 @@ def _is_byte_level(pre_tokenizer: PreTokenizer, decoder, options: dict) -> bool:
     return whole or not options["unk_token"] and not options["byte_fallback"]
 
 
-def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer:
+def _byte_level(options, pre_tokenizer, parts, size, where) -> Tokenizer:
     vocabulary = options["vocab"]
     tokens = [b""] * size
     ids = {}
@@ -219,11 +226,13 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> BytePairTokenizer
         (vocabulary[a], vocabulary[b], vocabulary[a + b]) for a, b in read_merges(options["merges"], vocabulary, where)
     ]
     cut = _known_pattern(pre_tokenizer) or pre_tokenizer.without_spelling()
-    return BytePairTokenizer.from_pipeline(tokens, merges, ids, cut, bool(options["ignore_merges"]), parts)
+    return KINDS["byte-level"].from_pipeline(tokens, merges, ids, cut, bool(options["ignore_merges"]), parts)
 
 
 def _known_pattern(pre_tokenizer: PreTokenizer) -> str | None:
-    """The one pattern that cuts as the steps do: by its name, or as it stands in the file. None if there is none."""
+    """The one pattern that cuts as the steps do: by its name, or as it stands in the file. None if
+    there is none.
+    """
     steps = [step.data for step in pre_tokenizer.steps]
     kinds, last = [step["type"] for step in steps], steps[-1]
     by_gpt2 = last.get("use_regex", True)
@@ -243,7 +252,7 @@ def _known_pattern(pre_tokenizer: PreTokenizer) -> str | None:
     return name if behavior == "Removed" and steps[0]["invert"] else None
 
 
-def _character_level(options, pre_tokenizer, decoder, parts, size, where) -> ScoreTokenizer:
+def _character_level(options, pre_tokenizer, decoder, parts, size, where) -> Tokenizer:
     vocabulary = options["vocab"]
     pairs = read_merges(options["merges"], vocabulary, where)
     made = [a + b for a, b in pairs]
@@ -257,4 +266,4 @@ def _character_level(options, pre_tokenizer, decoder, parts, size, where) -> Sco
         tokens[token.id] = token.content
     for rank, token in reversed(list(enumerate(made))):
         scores[vocabulary[token]] = -float(rank)
-    return ScoreTokenizer.from_pipeline(tokens, model, pre_tokenizer, decoder, parts, scores)
+    return KINDS["character-level"].from_pipeline(tokens, model, pre_tokenizer, decoder, parts, scores)

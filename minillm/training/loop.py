@@ -1,4 +1,6 @@
-"""The training loop: draw a batch, compute the loss, backpropagate, update, evaluate every eval_interval steps."""
+"""The training loop: draw a batch, compute the loss, backpropagate, update, evaluate every
+eval_interval steps.
+"""
 
 from __future__ import annotations
 

@@ -174,7 +174,8 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
 
 
 def _make_tokenizer(settings: TrainingSettings, text: str, kind: type[LanguageModel]) -> Tokenizer:
-    """A new tokenizer for a kind of model, of the characters of the whole text or of the byte pairs of its training part.
+    """A new tokenizer for a kind of model, of the characters of the whole text or of the byte pairs
+    of its training part.
 
     If documents are separated by <|endoftext|>, that is a token, and no pairs are learned from its
     letters.

@@ -194,7 +194,7 @@ ELEMENTWISE = {  # forward and backward of bfloat16 arrays, to be compared with 
         swiglu.swiglu_forward(x, dy)[0],
         *swiglu.swiglu_backward(dy, swiglu.swiglu_forward(x, dy)[1]),
     ),
-    "rotary": lambda x, dy: (_turned(x), rotary.rotary_backward(dy[None, None], (*TABLES, False))),
+    "rotary": lambda x, dy: (_rotated(x), rotary.rotary_backward(dy[None, None], (*TABLES, False))),
     "rms_norm": lambda x, dy: (
         rms_norm.rms_norm_forward(x, np.ones(32, np.float32))[0],
         rms_norm.rms_norm_backward(dy, rms_norm.rms_norm_forward(x, np.ones(32, np.float32))[1])[0],
@@ -203,7 +203,7 @@ ELEMENTWISE = {  # forward and backward of bfloat16 arrays, to be compared with 
 TABLES = rotary.rotary_tables(40, 32)
 
 
-def _turned(x):
+def _rotated(x):
     return rotary.rotary_forward(x[None, None], *TABLES)[0]
 
 

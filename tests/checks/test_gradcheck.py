@@ -66,6 +66,25 @@ def test_layer_is_left_without_gradients():
     assert "weight" in str(report)
 
 
+def test_a_report_says_that_it_passed_wherever_it_is_shown():
+    report = minillm.gradcheck(Linear(array("w", 4, 5)), array("x", 2, 4))
+    assert repr(report) == str(report)
+    assert str(report).startswith("Linear, step 0.001: 1 input, 1 parameter: passed, largest relative error ")
+
+
+def test_inputs_have_the_names_they_are_given():
+    report = minillm.gradcheck(Linear(array("w", 4, 5)), array("x", 2, 4), input_names=["x"])
+    assert [row.tensor for row in report.rows] == ["x", "weight"]
+    with pytest.raises(TypeError, match="input_names has 2 names for 1 input"):
+        minillm.gradcheck(Linear(array("w", 4, 5)), array("x", 2, 4), input_names=["x", "y"])
+
+
+def test_reports_name_the_inputs_of_an_operation():
+    (norm,) = [report for _, report in run(["residual_layer_norm"])]
+    assert [row.tensor for row in norm.rows] == ["x", "delta", "weight", "bias"]
+    assert [report.name for _, report in run(["swiglu"])] == ["swiglu", "swiglu MLP, no bias", "swiglu MLP, bias"]
+
+
 def test_unknown_name():
     with pytest.raises(UserError, match='no gradient check is named "relu"'):
         list(run(["linear", "relu"]))

@@ -232,7 +232,7 @@ def test_dropout_asks_for_its_key():
     with pytest.raises(ValueError, match="needs an rng_key in training mode"):
         minillm.gradcheck(Dropout(0.5), X)
     assert verdict(Dropout(0.5), X, rng_key=(0, "check")) == PASSED
-    with pytest.raises(TypeError, match="forward takes no key"):
+    with pytest.raises(TypeError, match="forward takes no rng_key"):
         minillm.gradcheck(Scale(), X, rng_key=(0,))
 
 

@@ -4,7 +4,7 @@ import pytest
 from kernel_testing import needs_compiler
 from typer.testing import CliRunner
 
-from minillm.checks.kernel_samples import SAMPLES
+from minillm.checks.cases import KERNELS
 from minillm.checks.simulate import parse_argument
 from minillm.cli.app import app
 from minillm.errors import UserError
@@ -35,7 +35,7 @@ def simulate(*arguments):
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", KERNELS)
 def test_every_kernel_agrees_in_its_sample(name):
     code, output = simulate(name)
     assert code == 0 and "relative error" in output

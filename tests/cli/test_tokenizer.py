@@ -6,7 +6,8 @@ from model_files import TOKENIZER, add_byte_pairs, write_gguf, write_llama2c
 
 from minillm import GPT2
 from minillm.tokenizers import load_tokenizer
-from minillm.tokenizers.byte_pair_files import save_pair_of_files, save_tiktoken
+from minillm.tokenizers.byte_pair_files import save_pair_of_files
+from minillm.tokenizers.rank_files import save_tiktoken
 
 END = TOKENIZER.special_tokens["<|end|>"]
 TEXT = "the quick brown fox jumps over the lazy dog. " * 60

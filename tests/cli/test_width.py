@@ -1,5 +1,6 @@
 """What the commands print fits a terminal of 80 columns, and is wider where there is room."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_every_command_fits(minillm, train, narrow):
 def test_help_fits_and_cuts_no_name(minillm, narrow, command):
     shown = minillm(*command.split(), "--help").stdout
     assert too_long(shown) == [] and "…" not in shown
+
+
+def test_long_names_have_a_line_of_their_own(minillm, narrow):
+    """All help texts of a panel begin in the same column, and every name of an option is whole."""
+    shown = minillm("train", "--help").stdout
+    assert "\n│ --checkpoint-activations / --no-checkpoint-activations" + " " * 23 + "│\n" in shown
+    rows = [line[2:-2] for line in shown.splitlines() if line.startswith("│ --")]
+    names = re.compile(r"--[a-z0-9-]+( / --[a-z0-9-]+)?( \S+)? *")
+    assert len(rows) > 50
+    assert [
+        row for row in rows if not (names.fullmatch(row) or (names.fullmatch(row[:28]) and row[26:28] == "  "))
+    ] == []
 
 
 def test_a_wide_terminal_has_every_column(minillm, train, monkeypatch):

@@ -26,7 +26,8 @@ def test_source_files_that_are_named_exist():
     """`minillm/layers/mlp.py`, `kernels/gelu.cu`: as the pages write them, in backquotes."""
     for page, text in TEXTS.items():
         for name in re.findall(r"`((?:minillm|kernels|tests|benchmarks|docs)/[\w./-]+)`", text):
-            assert (ROOT / name).exists(), f"{page.name}: there is no {name}"
+            is_pattern = re.search(r"[A-Z]{3}", name)  # tests/layers/test_OPERATION.py
+            assert is_pattern or (ROOT / name).exists(), f"{page.name}: there is no {name}"
 
 
 def test_every_page_is_reached_from_the_readme():
@@ -48,10 +49,10 @@ def test_the_readme_is_a_door():
 
 
 def test_lines_are_not_wider_than_a_page():
-    """Prose at most 130 columns; tables and fences are as wide as they have to be."""
+    """Prose at most 140 columns; tables and fences are as wide as they have to be."""
     for page, text in TEXTS.items():
         for number, line in enumerate(prose(text).splitlines(), start=1):
-            assert len(line) <= 130 or line.startswith("|") or "](" in line, (
+            assert len(line) <= 140 or line.startswith("|") or "](" in line, (
                 f"{page.name}:{number} has {len(line)} columns"
             )
 

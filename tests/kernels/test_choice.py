@@ -27,6 +27,23 @@ def test_a_simulated_array_gets_the_launcher(operation):
     assert kernel_for(operation, array()).__name__ == f"minillm.kernels.{operation}"
 
 
+def test_an_attention_kernel_is_compiled_without_its_other_widths(monkeypatch):
+    from minillm.kernels import simulator
+    from minillm.kernels.attention import flash
+
+    compiled, file = [], flash.CUDA.with_text(flash.CUDA.text)
+
+    def module(code, options, name_expressions):
+        compiled.append(name_expressions)
+        return simulator_module(code=code, options=options, name_expressions=name_expressions)
+
+    simulator_module = simulator.RawModule
+    monkeypatch.setattr(simulator, "RawModule", module)
+    for kernel in ("row_delta<float>", "flash_forward<32, 64>", "row_delta<float>"):
+        file.module(array(), kernel)
+    assert compiled == [("row_delta<float>",), ("flash_forward<32, 64>",)]
+
+
 def test_no_launcher_for_host_memory_or_another_dtype():
     assert kernel_for("gelu", array(device="cpu")) is None
     assert kernel_for("gelu", array("float64")) is None

@@ -204,7 +204,7 @@ FAULTS_OF_DROPOUT = {
     "dp without the factor": ("dp *= factor", "pass"),
     "dv without the factor": ("matmul(transpose(dropped(p, factor)), dy)", "matmul(transpose(p), dy)"),
 }
-FAULTS_OF_MASKS = {
+FORMULA_FAULTS = {
     "no mask": ("    s += mask\n", ""),
     "a token does not see itself": ("seen = j <= i if", "seen = j < i if"),
     "a window of one more": ("(j > i - window)", "(j >= i - window)"),
@@ -247,7 +247,7 @@ def test_faults_of_dropout_are_caught(right, wrong):
     assert_caught(attention, right, wrong, pair_with(dropout=0.4, rng_key=KEY), *qkv(time=5))
 
 
-@named(FAULTS_OF_MASKS)
+@named(FORMULA_FAULTS)
 def test_faults_of_masks_change_the_result(right, wrong):
     inputs, faulty = qkv(), planted(attention, right, wrong)
     faulty.QUERY_BLOCK = 2

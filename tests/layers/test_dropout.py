@@ -1,22 +1,53 @@
+"""Dropout: gradients, formula, every implementation, and the faults that these tests notice."""
+
 import numpy as np
 import pytest
-from planting import assert_caught
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
+    assert_numpy_agrees_in_float32,
+    reference,
+)
+from planting import assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import KEY, array
-from minillm.layers import dropout
+from minillm.checks.agreement import kernel_results
+from minillm.checks.cases import DROPOUT, KEY, array, at
 from minillm.layers.dropout import Dropout, dropout_backward, dropout_factor, dropout_forward
 
+FAULTS = {
+    "the gradient has no mask": ("return downcast(upcast(dy) * factor, dy)", "return dy"),
+    "the gradient is not scaled": ("return downcast(upcast(dy) * factor, dy)", "return dy * (factor != 0)"),
+}
 
-@pytest.mark.parametrize("wrong", ["return dy", "return dy * (factor != 0)"])  # no mask; no scale
-def test_faults_are_caught(wrong):
-    assert_caught(
-        dropout,
-        "return downcast(upcast(dy) * factor, dy)",
-        wrong,
-        lambda m: m.Dropout(0.4),
-        array("x", 3, 4, 5),
-        rng_key=KEY,
-    )
+# (a text of the kernel's source, what is put in its place, what notices it)
+KERNEL_FAULTS = {
+    "halves of a word swapped": ("index % 2 ? 32 : 0", "index % 2 ? 0 : 32", "numbers"),
+    "last block not cut": ("n < count", "n <= count", "check"),
+    "the rows before are forgotten": ("* block + i - first;", "* block + i - first / 8 * 8;", "numbers"),
+}
+
+
+@pytest.mark.parametrize("problem", DROPOUT.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(DROPOUT, problem)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(DROPOUT, *FAULTS[fault])
+
+
+def test_forward_is_the_formula():
+    """Zero where the factor of the key is zero, divided by 1 - p elsewhere."""
+    x, p = array("x", 6, 7), 0.4
+    kept = dropout_factor(x.shape, p, KEY, x) != 0
+    assert kept.any() and not kept.all()
+    y = dropout_forward(x, p, KEY)[0]
+    for position in np.ndindex(*x.shape):
+        assert y[position] == pytest.approx(x[position] / (1 - p) if kept[position] else 0, rel=1e-15)
 
 
 def test_the_key_decides():
@@ -57,3 +88,37 @@ def test_evaluation_mode_and_zero_probability_do_nothing():
 def test_a_key_is_needed():
     with pytest.raises(ValueError, match=r"needs an rng_key in training mode: pass rng_key=\(seed, step\)"):
         Dropout(0.5).forward(array("x", 4))
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(DROPOUT)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(DROPOUT)
+
+
+@pytest.mark.parametrize("problem", DROPOUT.kernels, ids=str)
+def test_kernel_agrees(problem, device):
+    assert_kernel_agrees(DROPOUT, problem, device)
+
+
+def test_the_kernels_mask_is_that_of_the_cpu_bit_for_bit(device):
+    problem = at(11, 1001, p=0.37)
+    (outputs, _) = kernel_results(DROPOUT, *DROPOUT.kernel, problem, device)
+    np.testing.assert_array_equal(outputs["y"] == 0, reference(DROPOUT, problem)[0]["y"] == 0)
+
+
+@pytest.mark.parametrize("problem", DROPOUT.kernels, ids=str)
+def test_kernel_agrees_in_bfloat16(problem, device):
+    assert_kernel_agrees_in_bfloat16(DROPOUT, problem, device)
+
+
+@pytest.mark.parametrize("problem", DROPOUT.kernels, ids=str)
+def test_check_mode_reports_nothing(problem, simulator):
+    assert_check_mode_reports_nothing(DROPOUT, problem)
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
+    assert_kernel_fault_is_noticed(DROPOUT, KERNEL_FAULTS[fault], monkeypatch)

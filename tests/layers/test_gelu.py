@@ -1,35 +1,55 @@
+"""GELU: gradients, formula, every implementation, and the faults that these tests notice."""
+
 import math
 
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
+    assert_numpy_agrees_in_float32,
+)
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import array
+from minillm.checks.cases import GELU, array
 from minillm.layers import gelu
-from minillm.layers.gelu import GELU, erf, gelu_forward
+from minillm.layers.gelu import erf, gelu_forward
 
 FAULTS = {
-    "tanh": [
-        ("slope += gate", "pass"),
-        ("slope *= x\n    slope += gate", "slope += gate"),
-        ("slope *= 1 - gate", "pass"),
-        ("slope *= 3 * A * C * 2", "slope *= A * C * 2"),
-    ],
-    "none": [("slope *= -0.5", "slope *= 0.5"), ("slope *= 1 / math.sqrt(2 * math.pi)", "pass")],
-}
+    "tanh: the gate is left out of the slope": ("slope += gate", "pass"),
+    "tanh: the slope is not multiplied by x": ("slope *= x\n    slope += gate", "slope += gate"),
+    "tanh: the derivative of the sigmoid without 1 - gate": ("slope *= 1 - gate", "pass"),
+    "tanh: the cube without its 3": ("slope *= 3 * A * C * 2", "slope *= A * C * 2"),
+    "none: the exponent has the wrong sign": ("slope *= -0.5", "slope *= 0.5"),
+    "none: the density is not normalised": ("slope *= 1 / math.sqrt(2 * math.pi)", "pass"),
+    "dbias is a mean in place of a sum": (
+        "dtype=dx.dtype) @ dx_rows if", "dtype=dx.dtype) @ dx_rows / len(dx_rows) if"),
+}  # fmt: skip
+
+# (a text of the kernel's source, what is put in its place, what notices it)
+KERNEL_FAULTS = {
+    "column_sum: rows counted twice": ("row += ADDENDS", "row += ADDENDS - 1", "numbers"),
+    "wrong derivative": ("1 + 3 * A", "1 + A", "numbers"),
+    "no bound on the column": ("if (column >= width) return;", "", "check"),
+    "all blocks write one row of partial sums": (
+        "dbias_partials[(long long)blockIdx.x * width + column]", "dbias_partials[column]", "check"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("form, right, wrong", [(form, *fault) for form, faults in FAULTS.items() for fault in faults])
-def test_faults_are_caught(form, right, wrong):
-    assert_caught(gelu, right, wrong, lambda m: m.GELU(form), array("x", 4, 5))
+@pytest.mark.parametrize("problem", GELU.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(GELU, problem)
 
 
-def test_fault_in_the_bias_is_caught():
-    fault = ("dtype=dx.dtype) @ dx_rows if", "dtype=dx.dtype) @ dx_rows / len(dx_rows) if")
-    assert_caught(gelu, *fault, lambda m: (m.gelu_forward, m.gelu_backward), array("x", 4, 5), array("b", 5))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(GELU, *FAULTS[fault])
 
 
-def test_forms():
+def test_forward_is_the_formula():
     x = np.linspace(-6, 6, 101)
     exact = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x])
     tanh = np.array([0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x])
@@ -49,4 +69,32 @@ def test_erf(dtype, tolerance):
 
 def test_unknown_form():
     with pytest.raises(ValueError, match="approximate is 'relu'"):
-        GELU("relu").forward(array("x", 3))
+        gelu.GELU("relu").forward(array("x", 3))
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(GELU)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(GELU)
+
+
+@pytest.mark.parametrize("problem", GELU.kernels, ids=str)
+def test_kernel_agrees(problem, device):
+    assert_kernel_agrees(GELU, problem, device)
+
+
+@pytest.mark.parametrize("problem", GELU.kernels, ids=str)
+def test_kernel_agrees_in_bfloat16(problem, device):
+    assert_kernel_agrees_in_bfloat16(GELU, problem, device)
+
+
+@pytest.mark.parametrize("problem", GELU.kernels, ids=str)
+def test_check_mode_reports_nothing(problem, simulator):
+    assert_check_mode_reports_nothing(GELU, problem)
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
+    assert_kernel_fault_is_noticed(GELU, KERNEL_FAULTS[fault], monkeypatch)

@@ -1,30 +1,36 @@
+"""Linear: gradients, formula, and the faults that these tests notice. The products are the BLAS's, or cuBLAS's."""
+
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from kernel_testing import assert_numpy_agrees_in_float32
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import array
-from minillm.layers import linear
+from minillm.checks.cases import LINEAR, array
 from minillm.layers.linear import Linear, linear_forward
 
-FAULTS = [
-    ("dx = matmul(dy_rows, w.T)", "dx = matmul(dy_rows, w.T * 0.5)"),
-    ("dweight = matmul(rows.T, dy_rows,", "dweight = matmul(rows.T, dy_rows / len(rows),"),  # mean in place of sum
-    ("dbias = matmul(ones, dy_rows)", "dbias = matmul(ones, dy_rows / len(dy_rows))"),
-]
+FAULTS = {
+    "dx is half of what it should be": ("dx = matmul(dy_rows, w.T)", "dx = matmul(dy_rows, w.T * 0.5)"),
+    "dweight is a mean in place of a sum": (
+        "dweight = matmul(rows.T, dy_rows,", "dweight = matmul(rows.T, dy_rows / len(rows),"),
+    "dbias is a mean in place of a sum": (
+        "dbias = matmul(ones, dy_rows)", "dbias = matmul(ones, dy_rows / len(dy_rows))"),
+    "transposed: dweight is twice what it should be": (
+        "dweight = matmul(dy_rows.T, rows,", "dweight = matmul(dy_rows.T, rows * 2,"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS)
-def test_faults_are_caught(right, wrong):
-    assert_caught(linear, right, wrong, lambda m: m.Linear(array("w", 4, 5), array("b", 5)), array("x", 2, 3, 4))
+@pytest.mark.parametrize("problem", LINEAR.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(LINEAR, problem)
 
 
-def test_transposed_fault_is_caught():
-    fault = ("dweight = matmul(dy_rows.T, rows,", "dweight = matmul(dy_rows.T, rows * 2,")
-    assert_caught(linear, *fault, lambda m: m.Linear(array("w", 5, 4), transposed=True), array("x", 2, 3, 4))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(LINEAR, *FAULTS[fault])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (2, 3, 4), (1, 2, 3, 4)])
-def test_forward_is_the_sum_it_says(shape):
+def test_forward_is_the_formula(shape):
     x, w, b = array("x", *shape), array("w", shape[-1], 5), array("b", 5)
     expected = np.empty((*shape[:-1], 5))
     for position in np.ndindex(*shape[:-1]):
@@ -72,3 +78,7 @@ class TestOrderOfCalls:
 def test_gradient_of_a_wrong_shape_is_refused():
     with pytest.raises(ValueError, match=r"gradient of shape \(5, 4\) for a parameter of shape \(4, 5\)"):
         Linear(array("w", 4, 5)).weight.add_grad(array("g", 5, 4))
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(LINEAR)

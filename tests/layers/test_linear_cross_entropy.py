@@ -1,8 +1,11 @@
+"""The head fused with its loss: gradients, formula, and the faults that these tests notice."""
+
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from kernel_testing import assert_numpy_agrees_in_float32
+from planting import assert_caught, assert_close, assert_gradients
 
-from minillm.checks.cases import array
+from minillm.checks.cases import LINEAR_CROSS_ENTROPY, array
 from minillm.layers import linear_cross_entropy
 from minillm.layers.cross_entropy import cross_entropy_forward
 from minillm.layers.layer import Parameter
@@ -10,10 +13,16 @@ from minillm.layers.linear import linear_backward, linear_forward
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy, linear_cross_entropy_forward
 
 TARGETS = np.array([[1, 0, 5], [3, -100, 1]])
-FAULTS = [
-    ("out=dweight[strip], add=True)", "out=dweight[strip])"),  # only the last chunk counts
-    ("matmul(dlogits, weight, out=dx[chunk])", "dx[chunk] = 0"),
-]
+
+FAULTS = {
+    "only the last chunk counts": ("out=dweight[strip], add=True)", "out=dweight[strip])"),
+    "no gradient of x": ("matmul(dlogits, weight, out=dx[chunk])", "dx[chunk] = 0"),
+}
+
+
+@pytest.mark.parametrize("problem", LINEAR_CROSS_ENTROPY.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(LINEAR_CROSS_ENTROPY, problem)
 
 
 def smallest_chunks(module):
@@ -22,17 +31,17 @@ def smallest_chunks(module):
     return module.LinearCrossEntropy(Parameter(array("w", 6, 4)))
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS)
-def test_faults_are_caught(right, wrong, monkeypatch):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault, monkeypatch):
     for name in ("CHUNK_LOGITS", "STRIP_ROWS"):
         monkeypatch.setattr(linear_cross_entropy, name, getattr(linear_cross_entropy, name))
-    assert_caught(linear_cross_entropy, right, wrong, smallest_chunks, array("x", 2, 3, 4), TARGETS)
+    assert_caught(linear_cross_entropy, *FAULTS[fault], smallest_chunks, array("x", 2, 3, 4), TARGETS)
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 5, 6, 100])
 @pytest.mark.parametrize("strip_rows", [1, 4, 6, 100])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_equals_linear_and_cross_entropy(monkeypatch, chunk_rows, strip_rows, label_smoothing):
+def test_is_linear_and_then_cross_entropy(monkeypatch, chunk_rows, strip_rows, label_smoothing):
     monkeypatch.setattr(linear_cross_entropy, "STRIP_ROWS", strip_rows)
     x, weight = array("x", 2, 3, 4), array("w", 6, 4)
     logits, saved = linear_forward(x, weight, transposed=True)
@@ -63,3 +72,7 @@ def test_evaluation_computes_the_loss_only_and_without_smoothing():
     assert layer.weight.grad is None
     with pytest.raises(RuntimeError):
         layer.backward()
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(LINEAR_CROSS_ENTROPY)

@@ -4,11 +4,24 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from planting import planted
+from planting import assert_gradients, planted
 
 import minillm
+from minillm.checks.cases import RECOMPUTE
 from minillm.layers import recompute
 from minillm.layers.dropout import Dropout
+
+FAULTS = {
+    "backward does not compute the block again": (
+        "block.forward(x, rng_key)\n    return block", "return block", "the same gradients to the last bit"),
+    "the inside of a block is kept": ("block.forget_saved()", "pass", "nothing is kept between steps"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("problem", RECOMPUTE.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(RECOMPUTE, problem)
+
 
 GPT2 = minillm.GPT2Config(vocab_size=50, context_length=64, n_layer=6, n_head=4, d_model=64, dropout=0.1)
 LLAMA = minillm.LlamaConfig(vocab_size=50, context_length=64, n_layer=6, n_head=4, n_kv_head=2, d_model=64)
@@ -65,10 +78,9 @@ def test_another_mask_in_the_second_pass_would_be_noticed(monkeypatch):
     assert any((kept[name] != recomputed[name]).any() for name in kept)
 
 
-@pytest.mark.parametrize(
-    "before, after", [("block.forward(x, rng_key)\n    return block", "return block"), ("block.forget_saved()", "pass")]
-)
-def test_faults_are_caught(before, after):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    before, after, _ = FAULTS[fault]
     faulty = planted(recompute, before, after)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("minillm.models.gpt2", "minillm.models.llama"):

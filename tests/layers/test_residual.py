@@ -1,45 +1,32 @@
+"""Residual: gradients, formula, and the faults that these tests notice."""
+
 import pytest
-from planting import assert_caught, planted
+from kernel_testing import assert_numpy_agrees_in_float32
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import CATALOGUE, array
-from minillm.checks.gradcheck import GradientError, gradcheck
-from minillm.layers import mlp, residual
-from minillm.layers.linear import Linear
-from minillm.models import gpt2
+from minillm.checks.cases import RESIDUAL, array
+from minillm.layers.residual import residual_forward
 
-
-@pytest.mark.parametrize("wrong", ["return dy, 2 * dy", "return 0 * dy, dy"])  # the branch, the direct path
-def test_faults_are_caught(wrong):
-    inputs = array("x", 2, 3), array("branch", 2, 3)
-    assert_caught(residual, "return dy, dy", wrong, lambda m: (m.residual_forward, m.residual_backward), *inputs)
+FAULTS = {
+    "the branch counts twice": ("return dy, dy", "return dy, 2 * dy"),
+    "no direct path": ("return dy, dy", "return 0 * dy, dy"),
+}
 
 
-@pytest.mark.parametrize(
-    "right, wrong",
-    [
-        ("dx = dx + self.ln_2.backward(", "dx = self.ln_2.backward("),
-        ("return dx + self.ln_1.backward(", "return self.ln_1.backward("),
-        ("self.mlp_resid_dropout.backward(dmlp_out)", "dmlp_out"),
-        ("self.attn_resid_dropout.backward(dattn_out)", "dattn_out"),
-    ],
-)
-def test_faults_in_the_block_are_caught(right, wrong):
-    (_, block, inputs, key) = [case for case in CATALOGUE["residual"]() if case[0] == "residual block"][0]
-    gradcheck(block, *inputs, rng_key=key)
-    block.__class__ = planted(gpt2, right, wrong).ResidualBlock
-    with pytest.raises(GradientError):
-        gradcheck(block, *inputs, rng_key=key)
+@pytest.mark.parametrize("problem", RESIDUAL.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(RESIDUAL, problem)
 
 
-@pytest.mark.parametrize(
-    "right, wrong",
-    [
-        ("self.c_fc.bias.add_grad(dbias)", "self.c_fc.bias.add_grad(2 * dbias)"),
-        ("self.c_fc.backward(dz)", "self.c_fc.backward(dh)"),
-    ],
-)
-def test_faults_in_the_mlp_are_caught(right, wrong):
-    def layer(module):
-        return module.MLP(Linear(array("fc", 4, 8), array("fc_b", 8)), Linear(array("proj", 8, 4)))
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(RESIDUAL, *FAULTS[fault])
 
-    assert_caught(mlp, right, wrong, layer, array("x", 2, 3, 4))
+
+def test_forward_is_the_formula():
+    x, branch = array("x", 2, 3), array("branch", 2, 3)
+    assert_close(residual_forward(x, branch)[0], x + branch)
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(RESIDUAL)

@@ -1,31 +1,83 @@
+"""Residual and layer norm in one: gradients, formula, every implementation, and the faults that are noticed."""
+
 import numpy as np
-from planting import assert_caught, assert_close
+import pytest
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
+    assert_numpy_agrees_in_float32,
+)
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import array
-from minillm.layers import residual_layer_norm
+from minillm.backend.precision import bfloat16
+from minillm.checks.cases import RESIDUAL_LAYER_NORM, array
 from minillm.layers.layer_norm import layer_norm_forward
-from minillm.layers.residual_layer_norm import residual_layer_norm_forward
+from minillm.layers.residual_layer_norm import residual_layer_norm_backward, residual_layer_norm_forward
 
-INPUTS = (array("x", 2, 3, 8), array("delta", 2, 3, 8), array("w", 8), array("b", 8))
+FAULTS = {"the gradient of the sum is dropped": ("dx += upcast(dsum)", "pass")}
 
-
-def test_fault_is_caught():
-    def pair(module):
-        def forward(*inputs):
-            results, saved = module.residual_layer_norm_forward(*inputs)
-            return np.stack(results), saved
-
-        def backward(dresults, saved):
-            dx, dweight, dbias = module.residual_layer_norm_backward(*dresults, saved)
-            return dx, dx, dweight, dbias
-
-        return forward, backward
-
-    assert_caught(residual_layer_norm, "dx += upcast(dsum)", "pass", pair, *INPUTS)
+# (a text of the kernel's source, what is put in its place, what notices it)
+KERNEL_FAULTS = {
+    "the stream's gradient is dropped": (
+        "has_dsum ? gradient + (float)dsum[c] : gradient", "gradient", "numbers"),
+}  # fmt: skip
 
 
-def test_forward_is_a_sum_and_its_norm():
-    x, delta, weight, bias = INPUTS
+@pytest.mark.parametrize("problem", RESIDUAL_LAYER_NORM.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(RESIDUAL_LAYER_NORM, problem)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(RESIDUAL_LAYER_NORM, *FAULTS[fault])
+
+
+def test_forward_is_the_formula():
+    x, delta, weight, bias = array("x", 2, 3, 8), array("delta", 2, 3, 8), array("w", 8), array("b", 8)
     (total, y), _ = residual_layer_norm_forward(x, delta, weight, bias)
     assert_close(total, x + delta)
     assert_close(y, layer_norm_forward(x + delta, weight, bias)[0])
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(RESIDUAL_LAYER_NORM)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(RESIDUAL_LAYER_NORM, RoundedSum)
+
+
+@pytest.mark.parametrize("problem", RESIDUAL_LAYER_NORM.kernels, ids=str)
+def test_kernel_agrees(problem, device):
+    assert_kernel_agrees(RESIDUAL_LAYER_NORM, problem, device)
+
+
+class RoundedSum:
+    """What the kernel defines in bfloat16: the norm is that of the sum that is handed on, the rounded one."""
+
+    @staticmethod
+    def residual_layer_norm_forward(x, delta, weight, bias, eps):
+        total = (x + delta).astype(bfloat16()).astype(np.float64)
+        y, saved = layer_norm_forward(total, weight, bias, eps)
+        return (total, y), saved
+
+    residual_layer_norm_backward = staticmethod(residual_layer_norm_backward)
+
+
+@pytest.mark.parametrize("problem", RESIDUAL_LAYER_NORM.kernels, ids=str)
+def test_kernel_agrees_in_bfloat16(problem, device):
+    assert_kernel_agrees_in_bfloat16(RESIDUAL_LAYER_NORM, problem, device, RoundedSum)
+
+
+@pytest.mark.parametrize("problem", RESIDUAL_LAYER_NORM.kernels, ids=str)
+def test_check_mode_reports_nothing(problem, simulator):
+    assert_check_mode_reports_nothing(RESIDUAL_LAYER_NORM, problem)
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
+    assert_kernel_fault_is_noticed(RESIDUAL_LAYER_NORM, KERNEL_FAULTS[fault], monkeypatch)

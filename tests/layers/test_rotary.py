@@ -1,12 +1,21 @@
+"""Rotary embedding: gradients, formula, every implementation, and the faults that these tests notice."""
+
 import cmath
 
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
+    assert_numpy_agrees_in_float32,
+)
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import array
+from minillm.checks.cases import ROTARY, array
 from minillm.errors import UserError
-from minillm.layers import rotary
 from minillm.layers.rotary import (
     Llama3Scaling,
     halves_to_interleaved,
@@ -17,31 +26,33 @@ from minillm.layers.rotary import (
 
 TABLES = rotary_tables(5, 6, dtype="float64")
 
+FAULTS = {"backward rotates forward": ("(upcast(dy), cos, -sin, interleaved)", "(upcast(dy), cos, sin, interleaved)")}
+
+# (a text of the kernel's source, what is put in its place, what notices it)
+KERNEL_FAULTS = {"backward rotates forward": ("sign * sine[pair]", "sine[pair]", "numbers")}
+
+
+@pytest.mark.parametrize("problem", ROTARY.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(ROTARY, problem)
+
+
+@pytest.mark.parametrize("problem", ROTARY.gradcheck, ids=str)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault, problem):
+    assert_gradcheck_catches(ROTARY, *FAULTS[fault], [problem])
+
 
 @pytest.mark.parametrize("interleaved", [False, True])
-def test_faults_are_caught(interleaved):
-    def pair(module):
-        return (lambda x: module.rotary_forward(x, *TABLES, interleaved)), module.rotary_backward
-
-    assert_caught(
-        rotary,
-        "_turned(upcast(dy), cos, -sin, interleaved)",
-        "_turned(upcast(dy), cos, sin, interleaved)",
-        pair,
-        array("x", 1, 2, 5, 6),
-    )
-
-
-@pytest.mark.parametrize("interleaved", [False, True])
-def test_pairs_are_turned_as_complex_numbers(interleaved):
+def test_forward_is_the_formula(interleaved):
     """Equation 34: a pair, as one complex number, times exp(i t theta)."""
     x = array("x", 1, 1, 5, 6)
     y, _ = rotary_forward(x, *TABLES, interleaved)
     for t in range(5):
         for i in range(3):
             a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + 3)
-            turned = complex(x[0, 0, t, a], x[0, 0, t, b]) * cmath.exp(1j * t * 10000.0 ** (-2 * i / 6))
-            assert_close([y[0, 0, t, a], y[0, 0, t, b]], [turned.real, turned.imag])
+            rotated = complex(x[0, 0, t, a], x[0, 0, t, b]) * cmath.exp(1j * t * 10000.0 ** (-2 * i / 6))
+            assert_close([y[0, 0, t, a], y[0, 0, t, b]], [rotated.real, rotated.imag])
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -59,7 +70,7 @@ def test_length_is_kept():
 
 
 def test_the_order_of_pairs_is_a_matter_of_rows():
-    """Projected, turned, multiplied: with rows moved, halves give the products that interleaved pairs gave."""
+    """Projected, rotated, multiplied: with rows moved, halves give the products that interleaved pairs gave."""
     weights = {name: array(name, 12, 4) for name in "qk"}  # 2 heads of width 6
     x = array("x", 1, 5, 4)
 
@@ -99,3 +110,31 @@ def test_llama_3_scaling():
 def test_impossible_scaling(fields, message):
     with pytest.raises(UserError, match=message):
         Llama3Scaling(**fields)
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(ROTARY)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(ROTARY)
+
+
+@pytest.mark.parametrize("problem", ROTARY.kernels, ids=str)
+def test_kernel_agrees(problem, device):
+    assert_kernel_agrees(ROTARY, problem, device)
+
+
+@pytest.mark.parametrize("problem", ROTARY.kernels, ids=str)
+def test_kernel_agrees_in_bfloat16(problem, device):
+    assert_kernel_agrees_in_bfloat16(ROTARY, problem, device)
+
+
+@pytest.mark.parametrize("problem", ROTARY.kernels, ids=str)
+def test_check_mode_reports_nothing(problem, simulator):
+    assert_check_mode_reports_nothing(ROTARY, problem)
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
+    assert_kernel_fault_is_noticed(ROTARY, KERNEL_FAULTS[fault], monkeypatch)

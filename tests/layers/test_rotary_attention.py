@@ -1,9 +1,13 @@
+"""The attention of Llama: gradients, formula, and the faults that these tests notice."""
+
+import cmath
+
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from planting import assert_caught, assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.backend.arrays import to_device, to_host
-from minillm.checks.cases import KEY, array
+from minillm.checks.cases import KEY, ROTARY_ATTENTION, array
 from minillm.checks.gradcheck import gradcheck
 from minillm.layers import rotary_attention
 from minillm.layers.attention import attention_backward
@@ -13,8 +17,8 @@ from minillm.layers.rotary import rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 
 FAULTS = {
-    "k_proj's part of dx": ("    dx += self.k_proj", "    self.k_proj"),
-    "v_proj's part of dx": ("    dx += self.v_proj", "    self.v_proj"),
+    "no path through the keys": ("    dx += self.k_proj", "    self.k_proj"),
+    "no path through the values": ("    dx += self.v_proj", "    self.v_proj"),
     "dq not rotated back": ("rotate_backward(contiguous(dq), saved_q)", "dq"),
     "dk not rotated back": ("rotate_backward(contiguous(dk), saved_k)", "dk"),
     "dk and dv exchanged": ("dq, dk, dv = ", "dq, dv, dk = "),
@@ -28,6 +32,16 @@ FAULTS_OF_NORMS = {
 }
 
 
+@pytest.mark.parametrize("problem", ROTARY_ATTENTION.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(ROTARY_ATTENTION, problem)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(ROTARY_ATTENTION, *FAULTS[fault])
+
+
 def layer(module=rotary_attention, width=6, n_kv_head=2, **settings):
     sizes = (("q", 8, width), ("k", 2 * n_kv_head, width), ("v", 2 * n_kv_head, width), ("o", width, 8))
     linears = (Linear(array(name, rows, columns), transposed=True) for name, rows, columns in sizes)
@@ -38,9 +52,21 @@ def layer_with_norms(module=rotary_attention, **settings):
     return layer(module, q_norm=RMSNorm(array("q_norm", 2)), k_norm=RMSNorm(array("k_norm", 2)), **settings)
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS.values(), ids=FAULTS.keys())
-def test_faults_are_caught(right, wrong):
-    assert_caught(rotary_attention, right, wrong, layer, array("x", 2, 5, 6), rng_key=KEY)
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+def test_scores_are_those_of_complex_numbers(n_kv_head):
+    """Heads of width 2 are complex numbers: the score of q and k is Re(q e^(is) conj(k e^(it))) / sqrt(2)."""
+    attention, x = layer(n_kv_head=n_kv_head).eval(), array("x", 1, 5, 6)
+    q, k, v = (
+        (x[0] @ linear.weight.value.T).reshape(5, -1, 2)
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    y = np.zeros((5, 4, 2))
+    for h, t in np.ndindex(4, 5):
+        g = h * n_kv_head // 4
+        turned = complex(*q[t, h]) * cmath.exp(1j * t)
+        scores = [(turned * (complex(*k[s, g]) * cmath.exp(1j * s)).conjugate()).real / 2**0.5 for s in range(t + 1)]
+        y[t, h] = np.exp(scores) @ v[: t + 1, g] / np.exp(scores).sum()
+    assert_close(attention.forward(x)[0], y.reshape(5, 8) @ attention.o_proj.weight.value.T)
 
 
 @pytest.mark.parametrize("right, wrong", FAULTS_OF_NORMS.values(), ids=FAULTS_OF_NORMS.keys())

@@ -1,21 +1,40 @@
+"""Softmax: gradients, formula, and the faults that these tests notice. Attention's kernels have their own."""
+
+import math
+
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from kernel_testing import assert_numpy_agrees_in_float32
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import array
-from minillm.layers import softmax
+from minillm.checks.cases import SOFTMAX, array
 from minillm.layers.softmax import row_max, row_sum, softmax_forward
 
-FAULTS = [
-    ("return p * (dp - average)", "return p * dp"),
-    ("return p * (dp - average)", "return dp - average"),
-    ("average = row_sum(dp * p)", "average = dp.mean(axis=-1, keepdims=True)"),
-]
+FAULTS = {
+    "the term common to the row is left out": ("return p * (dp - average)", "return p * dp"),
+    "not multiplied by p": ("return p * (dp - average)", "return dp - average"),
+    "the average is not weighted by p": (
+        "average = row_sum(dp * p)", "average = dp.mean(axis=-1, keepdims=True)"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS)
-def test_faults_are_caught(right, wrong):
-    assert_caught(softmax, right, wrong, lambda m: m.Softmax(), array("x", 2, 3, 5))
+@pytest.mark.parametrize("problem", SOFTMAX.gradcheck, ids=str)
+def test_gradients(problem):
+    assert_gradients(SOFTMAX, problem)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(SOFTMAX, *FAULTS[fault])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 3, 5)])
+def test_forward_is_the_formula(shape):
+    x = array("x", *shape)
+    expected = np.empty(shape)
+    for position in np.ndindex(*shape):
+        expected[position] = math.exp(x[position]) / sum(math.exp(each) for each in x[position[:-1]])
+    assert_close(softmax_forward(x)[0], expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -33,3 +52,7 @@ def test_rows(shape):
     assert (row_max(x) == x.max(axis=-1, keepdims=True)).all()
     assert_close(row_sum(x), x.sum(axis=-1, keepdims=True))
     assert_close(softmax_forward(x)[0].sum(axis=-1), np.ones(shape[:-1]))
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(SOFTMAX)

@@ -1,43 +1,56 @@
+"""SwiGLU and the MLP around it: gradients, formula, every implementation, and the faults that are noticed."""
+
 import numpy as np
 import pytest
-from planting import assert_caught, assert_close
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_agrees_in_bfloat16,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
+    assert_numpy_agrees_in_float32,
+)
+from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
-from minillm.checks.cases import array
-from minillm.layers import swiglu
-from minillm.layers.linear import Linear
+from minillm.checks.cases import SWIGLU, SWIGLU_MLP, array
 from minillm.layers.swiglu import swiglu_forward
 
+FAULTS = {
+    "dup not multiplied by dh": ("    dup *= dh\n", ""),
+    "s in place of 1 - s": ("    dgate = 1 - s\n", "    dgate = s.copy()\n"),
+    "the gate's own path is left out": ("    dgate += 1\n", ""),
+    "dgate not multiplied by s": ("    dgate *= s\n", ""),
+    "dgate not multiplied by up": ("    dgate *= up\n", ""),
+    "dgate not multiplied by dh": ("    dgate *= dh\n", ""),
+    "dgate and dup exchanged": (
+        "return downcast(dgate, like), downcast(dup, like)", "return downcast(dup, like), downcast(dgate, like)"),
+}  # fmt: skip
 
-@pytest.mark.parametrize(
-    "right, wrong",
-    [
-        ("    dup *= dh\n", ""),
-        ("    dgate = 1 - s\n", "    dgate = s.copy()\n"),
-        ("    dgate += 1\n", ""),
-        ("    dgate *= s\n", ""),
-        ("    dgate *= up\n", ""),
-        ("    dgate *= dh\n", ""),
-        ("return downcast(dgate, like), downcast(dup, like)", "return downcast(dup, like), downcast(dgate, like)"),
-    ],
-)
-def test_faults_are_caught(right, wrong):
-    inputs = array("gate", 2, 3), array("up", 2, 3)
-    assert_caught(swiglu, right, wrong, lambda m: (m.swiglu_forward, m.swiglu_backward), *inputs)
+LAYER_FAULTS = {
+    "the path through up is left out": ("dx += self.up_proj.backward(dup)", "self.up_proj.backward(dup)"),
+    "the gate gets the gradient of up": ("self.gate_proj.backward(dgate)", "self.gate_proj.backward(dup)"),
+}
+
+# (a text of the kernel's source, what is put in its place, what notices it)
+KERNEL_FAULTS = {
+    "the sigmoid's own gradient is dropped": (" * (1 + g * (1 - s))", "", "numbers"),
+    "last block not cut": ("n < count", "n <= count", "check"),
+}
 
 
-@pytest.mark.parametrize(
-    "right, wrong",
-    [
-        ("dx += self.up_proj.backward(dup)", "self.up_proj.backward(dup)"),  # one of the two ways forgotten
-        ("self.gate_proj.backward(dgate)", "self.gate_proj.backward(dup)"),
-    ],
-)
-def test_faults_in_the_layer_are_caught(right, wrong):
-    def layer(module):
-        shapes = (("gate", 7, 4), ("up", 7, 4), ("down", 4, 7))
-        return module.SwiGLU(*(Linear(array(name, o, i), transposed=True) for name, o, i in shapes))
+@pytest.mark.parametrize("case, problem", [(case, p) for case in (SWIGLU, SWIGLU_MLP) for p in case.gradcheck], ids=str)
+def test_gradients(case, problem):
+    assert_gradients(case, problem)
 
-    assert_caught(swiglu, right, wrong, layer, array("x", 2, 3, 4))
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_caught(fault):
+    assert_gradcheck_catches(SWIGLU, *FAULTS[fault])
+
+
+@pytest.mark.parametrize("fault", LAYER_FAULTS)
+def test_faults_in_the_layer_are_caught(fault):
+    assert_gradcheck_catches(SWIGLU_MLP, *LAYER_FAULTS[fault])
 
 
 def test_forward_is_the_formula():
@@ -49,3 +62,31 @@ def test_large_values_do_not_overflow():
     gate = np.array([-1e4, -100.0, 0.0, 100.0, 1e4], np.float32)
     h = swiglu_forward(gate, np.ones_like(gate))[0]
     assert_close(h, [0, 0, 0, 100, 1e4], 1e-6)
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(SWIGLU)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(SWIGLU)
+
+
+@pytest.mark.parametrize("problem", SWIGLU.kernels, ids=str)
+def test_kernel_agrees(problem, device):
+    assert_kernel_agrees(SWIGLU, problem, device)
+
+
+@pytest.mark.parametrize("problem", SWIGLU.kernels, ids=str)
+def test_kernel_agrees_in_bfloat16(problem, device):
+    assert_kernel_agrees_in_bfloat16(SWIGLU, problem, device)
+
+
+@pytest.mark.parametrize("problem", SWIGLU.kernels, ids=str)
+def test_check_mode_reports_nothing(problem, simulator):
+    assert_check_mode_reports_nothing(SWIGLU, problem)
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
+    assert_kernel_fault_is_noticed(SWIGLU, KERNEL_FAULTS[fault], monkeypatch)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from minillm.lessons import overfitting
@@ -5,6 +7,7 @@ from minillm.lessons.letters import ALPHABET, reference_letters
 from minillm.lessons.overfitting import Evaluated
 
 
+@pytest.mark.slow
 def test_what_the_lesson_claims():
     measured = overfitting.LESSON.measure()
     assert measured.holds, measured.findings
@@ -21,6 +24,18 @@ def test_what_the_lesson_claims():
     assert figures["weight decay: best"] < figures["none: best"]
     assert figures["more text: best"] < 0.75 * figures["none: best"]
     assert figures["more text: gap"] < 0.5
+
+
+def test_a_small_text_is_overfitted_and_early_stopping_helps():
+    """The first two claims: one training in place of four."""
+    learned, validated = reference_letters()
+    history = overfitting.learn(learned[: overfitting.LETTERS], validated)
+    lowest, last = overfitting.best(history), history[-1]
+    stopped, stopped_at = overfitting.stop_early(history)
+    assert 20 <= lowest.step <= 240
+    assert math.exp(last.validation) > 1.25 * math.exp(lowest.validation)
+    assert math.exp(last.training) < 3.5 and last.validation - last.training > 1.5
+    assert math.exp(stopped.validation) < 0.85 * math.exp(last.validation) and stopped_at < overfitting.STEPS
 
 
 def test_early_stopping_keeps_the_best_of_those_it_saw():

@@ -12,7 +12,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from minillm.checks.cases import CATALOGUE
+from minillm.checks.cases import GRADCHECKED
 from minillm.cli.app import app
 from minillm.errors import UserError
 from minillm.lessons import NAMES, find_lesson, report
@@ -221,7 +221,7 @@ def check_command(words: list[str]) -> None:
     if words[1] == "lesson":
         find_lesson(parameters["name"])
     if words[1] == "gradcheck":
-        assert set(parameters["layers"] or ()) <= set(CATALOGUE), words
+        assert set(parameters["layers"] or ()) <= set(GRADCHECKED), words
 
 
 # ------------------------------------------------------------------------------------------------- while a lesson computes

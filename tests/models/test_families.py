@@ -12,15 +12,15 @@ from planting import assert_close
 import minillm
 from minillm.backend.arrays import to_host
 from minillm.backend.random_streams import stream
-from minillm.checks.cases import CATALOGUE, randomised
+from minillm.checks.cases import MODELS, randomised
 from minillm.kernels.simulator import compiler_available
 from minillm.layers.linear import Linear
 from minillm.models.architectures import ARCHITECTURES, config_from_dict, config_to_dict, make_model
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.models.presets import PRESETS
 from minillm.pretrained.adapter import apply_adapter, save_adapter
+from minillm.profiling.flops import flops_per_token, multiplied_weights
 from minillm.profiling.memory import count_parameters
-from minillm.profiling.operations import flops_per_token, multiplied_weights
 
 CONTEXT, VOCABULARY = 32, 17
 IDS, TARGETS = (stream("test", name).integers(VOCABULARY, (2, 12)) for name in ("ids", "targets"))
@@ -29,10 +29,10 @@ IDS, TARGETS = (stream("test", name).integers(VOCABULARY, (2, 12)) for name in (
 def configs():
     """Label -> the configuration of a case, with a longer context and without dropout; each once."""
     found = {}
-    for name in ARCHITECTURES:
-        for label, model, *_ in CATALOGUE[name]():
-            config = replace(model.config, context_length=CONTEXT, vocab_size=VOCABULARY, dropout=0.0)
-            found.setdefault(config, label)
+    for case in MODELS:
+        for problem in case.gradcheck:
+            config = replace(case.make(problem).config, context_length=CONTEXT, vocab_size=VOCABULARY, dropout=0.0)
+            found.setdefault(config, case.label(problem))
     return [
         pytest.param(config, id=label.removesuffix(", dropout").removesuffix(", no dropout"))
         for config, label in found.items()

@@ -1,4 +1,7 @@
-"""AdamW and Adam against their papers, one number at a time, and against two steps worked out by hand."""
+"""AdamW and Adam: against their papers, one number at a time, against two steps worked out by hand, and the kernel.
+
+The faults that these tests notice: FORMULA_FAULTS and KERNEL_FAULTS.
+"""
 
 import importlib
 import inspect
@@ -6,15 +9,41 @@ import math
 
 import numpy as np
 import pytest
+from kernel_testing import (
+    assert_check_mode_reports_nothing,
+    assert_kernel_agrees,
+    assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_float32,
+    on_device,
+)
 from planting import assert_close, planted
 
-from minillm.checks.cases import array
+from minillm.backend.arrays import to_host
+from minillm.checks.cases import ADAMW, array, at
 from minillm.errors import UserError
+from minillm.kernels import global_norm
 from minillm.layers.layer import Parameter
 from minillm.optim import Adam, AdamW, adamw
 from minillm.optim.adamw import adamw_formula, adamw_update
 
 SETTINGS = dict(lr=0.1, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.5)
+
+FORMULA_FAULTS = {
+    "first moment not corrected": ("change *= lr / (1 - b1**t)", "change *= lr"),
+    "second moment not corrected": ("change *= 1 / math.sqrt(1 - b2**t)", "pass"),
+    "the decay is not multiplied by the learning rate": ("w *= 1 - lr * decay", "w *= 1 - decay"),
+    "no eps": ("change += eps", "pass"),
+    "b1 in place of b2": ("v *= b2", "v *= b1"),
+    "b2 in place of b1": ("m *= b1", "m *= b2"),
+    "the gradient is not scaled": ("xp.multiply(gradient, gradient_scale, out=g)", "g[...] = gradient"),
+}  # fmt: skip
+
+# (a text of the kernel's source, what is put in its place, what notices it)
+KERNEL_FAULTS = {
+    "second moment not corrected": ("v / correction2", "v", "numbers"),
+    "the decay of Adam is decoupled": ("(decoupled ? 0 : decay * w)", "0", "numbers"),
+    "pieces overlap": ("start + PIECE < size ? start + PIECE : size", "size", "check"),
+}
 
 
 def adamw_by_the_paper(theta, gradients, lr, betas, eps, weight_decay):
@@ -114,22 +143,11 @@ def test_it_has_the_arguments_of_its_kernel():
     assert inspect.signature(adamw_update) == inspect.signature(kernel)
 
 
-FAULTS = {
-    "m^ without its correction": ("term *= lr / (1 - b1**t)", "term *= lr"),
-    "v^ without its correction": ("term *= 1 / math.sqrt(1 - b2**t)", "pass"),
-    "decay not times the learning rate": ("w *= 1 - lr * decay", "w *= 1 - decay"),
-    "no eps": ("term += eps", "pass"),
-    "beta1 for v": ("v *= b2", "v *= b1"),
-    "beta2 for m": ("m *= b1", "m *= b2"),
-    "the gradient not scaled": ("xp.multiply(gradient, gradient_scale, out=g)", "g[...] = gradient"),
-}
-
-
-@pytest.mark.parametrize("right, wrong", FAULTS.values(), ids=FAULTS.keys())
-def test_faults_are_caught(right, wrong):
+@pytest.mark.parametrize("fault", FORMULA_FAULTS)
+def test_faults_are_noticed_by_the_formula(fault):
     gradients = [{name: array(f"{name} {t}", *shape) for name, shape in SHAPES.items()} for t in range(3)]
     values = train(AdamW, SHAPES, gradients, 0.5, eps=0.1)
-    faulty = train(planted(adamw, right, wrong).AdamW, SHAPES, gradients, 0.5, eps=0.1)
+    faulty = train(planted(adamw, *FORMULA_FAULTS[fault]).AdamW, SHAPES, gradients, 0.5, eps=0.1)
     assert any(np.abs(values[name] - faulty[name]).max() > 1e-6 for name in SHAPES)
 
 
@@ -162,3 +180,49 @@ def test_a_parameter_without_gradient_is_named_and_nothing_changes():
 def test_impossible_settings(settings, message):
     with pytest.raises(UserError, match=message):
         AdamW({}, **settings)
+
+
+# ---------------------------------------------------------------------------------------------------- the kernel
+
+
+def test_numpy_agrees_in_float32():
+    assert_numpy_agrees_in_float32(ADAMW)
+
+
+@pytest.mark.parametrize("problem", ADAMW.kernels, ids=str)
+def test_kernel_agrees(problem, device):
+    assert_kernel_agrees(ADAMW, problem, device)
+
+
+@pytest.mark.parametrize("problem", ADAMW.kernels, ids=str)
+def test_check_mode_reports_nothing(problem, simulator):
+    assert_check_mode_reports_nothing(ADAMW, problem)
+
+
+@pytest.mark.parametrize("fault", KERNEL_FAULTS)
+def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
+    assert_kernel_fault_is_noticed(ADAMW, KERNEL_FAULTS[fault], monkeypatch)
+
+
+def test_a_step_on_the_device_needs_no_host_scale(device):
+    op, a = on_device(ADAMW, at((3, 4), (5,)), device)
+    norm = global_norm.global_norm(a.gradients)
+    before = [to_host(value).copy() for value in a.values]
+    settings = dict(lr=0.1, betas=(0.0, 0.0), eps=1.0, weight_decays=[0.0, 0.0], step=1)
+    op.adamw_update(a.values, a.gradients, a.first, a.second, **settings, gradient_scale=1 / norm)
+    for value, old, gradient in zip(a.values, before, a.gradients):
+        g = to_host(gradient).astype(np.float64) / float(norm)
+        np.testing.assert_allclose(to_host(value), old - 0.1 * g / (np.abs(g) + 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_gradient_that_is_not_finite_changes_nothing(bad, device):
+    op, a = on_device(ADAMW, at((3, 4), (5000,)), device)
+    a.gradients[1][4321] = bad
+    norm, scale = global_norm.clipped_norm(a.gradients, 1.0)
+    assert not np.isfinite(float(norm)) and np.isnan(float(scale))
+    before = [to_host(x).copy() for x in (*a.values, *a.first, *a.second)]
+    settings = dict(lr=0.1, betas=(0.9, 0.9), eps=1.0, weight_decays=[0.1, 0.1], step=1, gradient_scale=scale)
+    op.adamw_update(a.values, a.gradients, a.first, a.second, **settings)
+    for after, old in zip((*a.values, *a.first, *a.second), before):
+        np.testing.assert_array_equal(to_host(after), old)

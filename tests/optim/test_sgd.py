@@ -56,7 +56,7 @@ def test_without_momentum_it_is_gradient_descent():
     assert parameter.value.tolist() == [0.0, 1.0, 3.0]
 
 
-FAULTS = {
+FORMULA_FAULTS = {
     "no momentum": ("m = beta * m + g", "m = g"),
     "the older gradient gone": ("m = beta * m + g", "m = beta * m + (1 - beta) * g"),
     "a step uphill": ("w = w - lr * m", "w = w + lr * m"),
@@ -65,7 +65,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.parametrize("right, wrong", FORMULA_FAULTS.values(), ids=FORMULA_FAULTS.keys())
 def test_faults_are_caught(right, wrong):
     expected, faulty = train(), train(planted(sgd, right, wrong).SGD)
     assert any(np.abs(faulty[name] - expected[name]).max() > 1e-6 for name in SHAPES)

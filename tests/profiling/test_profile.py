@@ -10,7 +10,7 @@ import minillm
 from minillm.kernels.simulator import compiler_available
 from minillm.models.architectures import config_from_dict, make_model
 from minillm.profiling import profile
-from minillm.profiling.operations import flops_per_token, multiplied_weights
+from minillm.profiling.flops import flops_per_token, multiplied_weights
 from minillm.profiling.peaks import PEAKS
 from minillm.profiling.profile import WARM_UP_STEPS, Part, Profiler, StepProfile, add_up
 from minillm.profiling.profile_recording import Recorder, Window

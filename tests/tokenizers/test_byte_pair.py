@@ -9,10 +9,11 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planting import planted
 
 from minillm import BytePairTokenizer
 from minillm.errors import UserError
-from minillm.tokenizers import byte_pair, load_tokenizer
+from minillm.tokenizers import load_tokenizer, piece_cache
 from minillm.tokenizers.byte_pair_batch import merge_pieces
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.patterns import CL100K, GPT2, PATTERNS, compile_pattern, pieces
@@ -124,7 +125,7 @@ def trained(request):
 
 def test_encoding_is_that_of_the_definition(trained):
     ids = trained.encode(TEXT)
-    assert ids == slow_encode(trained, TEXT)
+    assert ids == trained.encode_plainly(TEXT) == slow_encode(trained, TEXT)
     assert trained.decode(ids) == TEXT
 
 
@@ -138,7 +139,7 @@ def test_any_text_comes_back_and_is_cut_as_the_pattern_says(text):
         tokenizer = TRAINED[pattern]
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
-        assert ids == slow_encode(tokenizer, text)
+        assert ids == tokenizer.encode_plainly(text) == slow_encode(tokenizer, text)
 
 
 TRAINED = {pattern: BytePairTokenizer.train(TEXT, 300, pattern=pattern) for pattern in PATTERNS}
@@ -149,17 +150,17 @@ def test_long_pieces_and_short_ones_are_merged_alike(monkeypatch):
     texts = ["the" * 100, "".join(np.random.default_rng(1).choice(list("thequickbrown"), 500)), "a" * 999]
     expected = [slow_encode(tokenizer, text) for text in texts]
     for short in (0, 10**6):  # all with a heap, all without
-        monkeypatch.setattr(byte_pair, "SHORT", short)
+        monkeypatch.setattr(piece_cache, "SHORT", short)
         tokenizer.pattern = "gpt2"  # forgets what it remembers
         assert [tokenizer.encode(text) for text in texts] == expected
 
 
 def test_a_full_cache_is_emptied(monkeypatch):
-    monkeypatch.setattr(byte_pair, "CACHED_PIECES", 50)
+    monkeypatch.setattr(piece_cache, "CACHED_PIECES", 50)
     tokenizer = BytePairTokenizer.train(TEXT, 300)
     text = " ".join(str(number) for number in range(3000))
     assert tokenizer.encode(text) == slow_encode(tokenizer, text)
-    assert len(tokenizer._pieces) <= 50 and len(tokenizer._stretches) <= 50
+    assert len(tokenizer._cache._pretokens) <= 50 and len(tokenizer._cache._words) <= 50
 
 
 def test_setting_the_pattern_rebuilds_what_depends_on_it():
@@ -317,7 +318,7 @@ def test_a_megabyte_without_a_space_does_not_take_quadratic_time(gpt2):
         profiler, count = sys.getprofile(), Counter()
         sys.setprofile(lambda frame, event, arg, count=count: count.update([event == "c_call"]))
         try:
-            gpt2._encode_piece(text)
+            gpt2._cache._encode_pretoken(text)
         finally:
             sys.setprofile(profiler)
         steps.append(count[True])
@@ -336,15 +337,41 @@ def test_many_pieces_at_once_are_merged_as_one_by_one():
     tokenizer = TRAINED["gpt2"]
     rng = np.random.default_rng(5)
     new = ["".join(rng.choice(list("thequickbrown é"), rng.integers(1, 20))) for _ in range(500)]
-    expected = [tuple(tokenizer._merged([tokenizer._byte_ids[b] for b in piece.encode()])) for piece in new]
-    assert merge_pieces([piece.encode() for piece in new], tokenizer._pair_table) == expected
+    expected = [tuple(tokenizer._cache._merged([tokenizer._byte_ids[b] for b in piece.encode()])) for piece in new]
+    assert merge_pieces([piece.encode() for piece in new], tokenizer._cache._pair_table) == expected
 
 
 @pytest.mark.parametrize("repeated", [False, True])
 def test_a_long_text_is_learned_at_once(repeated, monkeypatch):
-    monkeypatch.setattr(byte_pair, "FEW", 20)
+    monkeypatch.setattr(piece_cache, "FEW", 20)
     rng = np.random.default_rng(6)
     words = ["".join(rng.choice(list("thequickbrown,\n"), rng.integers(1, 9))) for _ in range(400)]
     text = " ".join(words * (4 if repeated else 1))
     tokenizer = BytePairTokenizer.train(TEXT, 350)
     assert tokenizer.encode(text) == slow_encode(tokenizer, text)
+
+
+CACHE_FAULTS = {
+    "the largest rank first": ("best := min(merges)", "best := max(merges)"),
+    "the pair on the left not looked at again": ("if at:\n", "if False:\n"),
+    "the pair on the right not looked at again": ("if at < len(merges):", "if False:"),
+    "a word without its space": ('self._encode_pretokens(" " + word)', "self._encode_pretokens(word)"),
+    "whole tokens merged all the same": ("if self._whole is not None and data in self._whole:", "if False:"),
+}
+
+
+@pytest.mark.parametrize("right, wrong", CACHE_FAULTS.values(), ids=CACHE_FAULTS.keys())
+def test_faults_of_the_cache_are_caught(right, wrong, monkeypatch):
+    """The plain algorithm notices each of them."""
+    tokens = [*(bytes([value]) for value in range(256)), b"lo", b"ow", b"low", b"whole"]
+    merges = [(108, 111, 256), (111, 119, 257), (256, 119, 258)]
+    texts = ["low  lower \n lowest", "the whole  of it", "wholow \t low", "whole"]
+
+    def differences():
+        made = [BytePairTokenizer(tokens, merges, ignore_merges=whole) for whole in (False, True)]
+        made.append(BytePairTokenizer.train(TEXT, 400))
+        return sum(each.encode(text) != each.encode_plainly(text) for each in made for text in (*texts, TEXT))
+
+    assert differences() == 0
+    monkeypatch.setattr("minillm.tokenizers.byte_pair.PieceCache", planted(piece_cache, right, wrong).PieceCache)
+    assert differences() > 0

@@ -10,12 +10,10 @@ from minillm.errors import UserError
 from minillm.tokenizers import load_tokenizer
 from minillm.tokenizers.byte_pair_files import (
     PAIRS_OF_FILES,
-    load_tiktoken,
     save_pair_of_files,
-    save_tiktoken,
-    spell,
-    unspell,
 )
+from minillm.tokenizers.byte_spelling import spell, unspell
+from minillm.tokenizers.rank_files import load_tiktoken, save_tiktoken
 
 TEXT = "The quick brown fox jumps over the lazy dog; the dogs don't care. Grüße, 東京! \n\t 12 345\n" * 5
 SPECIAL = "<|endoftext|>"

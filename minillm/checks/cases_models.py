@@ -1,0 +1,140 @@
+"""The cases of whole models, one entry for each architecture, and of their blocks."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from minillm.checks.case import KEY, Case, Problem, at, randomised
+from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.layer import Layer
+from minillm.layers.layer_norm import LayerNorm
+from minillm.layers.linear import Linear
+from minillm.layers.mlp import MLP
+from minillm.models.gpt2 import GPT2
+from minillm.models.llama import Llama
+from minillm.models.mistral import Mistral
+from minillm.models.qwen2 import Qwen2
+from minillm.models.qwen3 import Qwen3
+
+
+def model_case(kind: type, variants: list[Problem], **shape) -> Case:
+    """Every parameter of a small model, through its loss.
+
+    kind: the class of the model. shape: the fields of its config, for a few hundred parameters.
+    variants: `at(label=..., **fields that differ)`.
+    """
+
+    def inputs(rng, **fields):
+        config = kind.config_class(**{**shape, **fields})
+        ids, targets = rng.integers(config.vocab_size, size=(2, 2, 5))
+        return dict(ids=ids, targets=targets, config=config, rng_key=KEY)
+
+    def layer(module, a):
+        return randomised(getattr(module, kind.__name__)(a.config, seed=0, dtype="float64"))
+
+    name, home = kind.__module__.rpartition(".")[2], kind.__module__
+    return Case(name, home=home, inputs=inputs, layer=layer, layer_inputs=("ids", "targets"), gradcheck=variants)
+
+
+SMALL = dict(vocab_size=5, context_length=6, n_layer=2, n_head=2, d_model=4, d_ff=5)
+SMALL_LLAMA = SMALL | dict(n_kv_head=1, head_dim=4, rope_theta=50.0)
+
+MODELS = (
+    model_case(
+        GPT2,
+        [
+            at(
+                label=f"{'tied' if tied else 'untied'}, {'' if bias else 'no '}bias, {'' if dropout else 'no '}dropout",
+                tie_embeddings=tied, bias=bias, dropout=dropout,
+            )
+            for tied, bias, dropout in product((True, False), (True, False), (0.0, 0.25))
+        ],
+        **SMALL,
+    ),
+    model_case(
+        Llama,
+        [
+            at(label="tied, no bias", tie_embeddings=True),
+            at(
+                label="untied, bias, dropout",
+                tie_embeddings=False, attention_bias=True, mlp_bias=True, dropout=0.25, rope_interleaved=True,
+            ),
+        ],
+        **SMALL_LLAMA,
+    ),
+    model_case(
+        Qwen2,
+        [at(label="tied", tie_embeddings=True), at(label="untied, dropout", n_kv_head=2, dropout=0.25)],
+        **SMALL_LLAMA,
+    ),
+    model_case(
+        Qwen3,
+        [
+            at(label="tied, wide heads", tie_embeddings=True, head_dim=6),
+            at(label="untied, bias, dropout", attention_bias=True, dropout=0.25),
+        ],
+        **SMALL_LLAMA,
+    ),
+    model_case(
+        Mistral,
+        [
+            at(label="window of 3", sliding_window=3, tie_embeddings=True),
+            at(label="window of 2, dropout", sliding_window=2, dropout=0.25),
+            at(label="no window"),
+        ],
+        **SMALL_LLAMA,
+    ),
+)  # fmt: skip
+
+
+def residual_block_inputs(rng, B, T, C):
+    shapes = {"qkv": (C, 3 * C), "o": (C, C), "fc": (C, 2 * C), "fc_bias": 2 * C, "proj": (2 * C, C)}
+    norms = {name: C for name in ("weight_1", "bias_1", "weight_2", "bias_2")}
+    arrays = {name: rng.normal(size=shape) for name, shape in {"x": (B, T, C), **shapes, **norms}.items()}
+    return {**arrays, "rng_key": KEY}
+
+
+def residual_block(module, a):
+    """A block of a GPT-2: attention and MLP, each behind a norm, with dropout."""
+    return module.ResidualBlock(
+        LayerNorm(a.weight_1, a.bias_1),
+        CausalSelfAttention(Linear(a.qkv), Linear(a.o), n_head=2, dropout=0.1),
+        LayerNorm(a.weight_2, a.bias_2),
+        MLP(Linear(a.fc, a.fc_bias), Linear(a.proj)),
+        dropout=0.2,
+    )
+
+
+RESIDUAL_BLOCK = Case(
+    "residual block",
+    home="minillm.models.gpt2",
+    inputs=residual_block_inputs,
+    layer=residual_block,
+    gradcheck=[at(2, 3, 4)],
+)
+
+
+class RecomputedBlock(Layer):
+    """A block whose forward keeps its input alone.
+
+    module: minillm.layers.recompute, or a copy with a fault.
+    """
+
+    def __init__(self, module, block: Layer):
+        self.module, self.block = module, block
+
+    def forward(self, x, rng_key):
+        y, saved = self.module.recomputed_forward(self.block, x, rng_key)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy):
+        return self.module.recomputed_backward(self.block, dy, self.take_saved())
+
+
+RECOMPUTE = Case(
+    "recompute",
+    inputs=residual_block_inputs,
+    layer=lambda module, a: RecomputedBlock(module, residual_block(RESIDUAL_BLOCK.module, a)),
+    gradcheck=[at(2, 3, 4)],
+)
