@@ -115,7 +115,7 @@ def _byte_level(file: GGUF, tokens: list[str], types: list[int]) -> Tokenizer:
     ends = {each: _token_id(file, each, len(tokens)) for each in ("bos", "eos", "unknown", "padding")}
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
     config = {names[each]: tokens[index] for each, index in ends.items() if index is not None}
-    added = {
+    flags = {
         "add_bos_token": _flag(file, "add_bos_token", cut.bos),
         "add_eos_token": _flag(file, "add_eos_token", False),
     }
@@ -132,7 +132,7 @@ def _byte_level(file: GGUF, tokens: list[str], types: list[int]) -> Tokenizer:
         "added_tokens": added,
         "normalizer": cut.normalizer,
         "pre_tokenizer": pre_tokenizer_of(cut.pattern),
-        "post_processor": around_of(config | added, vocabulary, str(file.path)),
+        "post_processor": around_of(config | flags, vocabulary, str(file.path)),
         "decoder": BYTE_LEVEL,
         "model": {
             "type": "BPE",

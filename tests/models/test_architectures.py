@@ -1,4 +1,4 @@
-"""An architecture is told once: no other part of the package knows one by its class or its name."""
+"""An architecture is described once: no other part of the package names its classes or compares its name."""
 
 import ast
 from pathlib import Path
@@ -15,8 +15,8 @@ CLASSES |= {"ResidualBlock", "LlamaBlock", "LlamaBody", "Transformer"}
 TOKENIZERS = ("tokenizers/", "pretrained/gguf_tokenizer.py")
 
 
-def asked_by_name(source: str, place: str = "") -> list[str]:
-    """The expressions that ask which architecture a model has, by its class or by its name."""
+def comparisons_by_name(source: str, place: str = "") -> list[str]:
+    """The expressions that depend on the architecture of a model, by its class or by its name."""
     in_tokenizers, in_models = place.startswith(TOKENIZERS), place.startswith("models/")
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -35,11 +35,11 @@ def asked_by_name(source: str, place: str = "") -> list[str]:
     return found
 
 
-def test_nobody_asks_by_name():
+def test_no_module_compares_names_of_architectures():
     wrong = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).as_posix()
-        if found := asked_by_name(path.read_text("utf-8"), place):
+        if found := comparisons_by_name(path.read_text("utf-8"), place):
             wrong[place] = found
     assert wrong == {}
 
@@ -58,7 +58,7 @@ def test_nobody_asks_by_name():
     ],
 )
 def test_the_check_bites(source):
-    assert asked_by_name(source)
+    assert comparisons_by_name(source)
 
 
 def test_a_configuration_is_stored_and_read_back():

@@ -115,7 +115,7 @@ def test_layer_types_that_say_what_the_window_says(tmp_path):
     assert read(tmp_path, "mistral", layer_types=FULL, sliding_window=None).sliding_window is None
 
 
-@pytest.mark.parametrize("name, tensor", [("qwen2", "q_proj.bias"), ("qwen3", "q_norm.weight")])
+@pytest.mark.parametrize("name, tensor", [("qwen2", "k_proj.bias"), ("qwen3", "k_norm.weight")])
 def test_tensors_of_the_family_alone(tmp_path, name, tensor):
     """A Llama has neither, and says so."""
     kind = ARCHITECTURES[name]

@@ -119,7 +119,7 @@ class TestAngles:
 @pytest.mark.parametrize(
     "method, key, value, words",
     [
-        ("add_uint32", "llama.attention.sliding_window", 8, "sliding_window is 8"),
+        ("add_string", "llama.attention.sliding_window", "8", "sliding_window is '8'"),
         ("add_uint32", "llama.expert_count", 8, "mixture of experts"),
         ("add_float32", "llama.final_logit_softcapping", 30.0, "final_logit_softcapping"),
         ("add_float32", "llama.attn_logit_softcapping", 50.0, "attn_logit_softcapping"),
