@@ -89,6 +89,11 @@ class Parameter:
         self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
         self._is_buffered = False
 
+    def to(self, device: str) -> None:
+        """Move the value to a device; the gradient and its memory are dropped."""
+        self.value = to_device(self.value, device)
+        self.grad = self._spare = None
+
     def zero_grad(self) -> None:
         """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free
         otherwise.
@@ -228,7 +233,7 @@ class Layer:
         Make the optimizer afterwards: it keeps its moments where the parameters are.
         """
         for parameter in self.parameters().values():
-            parameter.__init__(to_device(parameter.value, device))
+            parameter.to(device)
         return self
 
     def zero_grad(self) -> None:
