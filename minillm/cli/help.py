@@ -19,10 +19,23 @@ def print_help(command, context) -> None:
     console = Console(highlight=False)
     console.print(Text(f"\n {command.get_usage(context)}\n", style="bold"))
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
-        console.print(Text("\n".join(_filled(paragraph, console.width - 2)) + "\n"))
+        lines = _presets(console.width - 2) if paragraph == "{presets}" else _filled(paragraph, console.width - 2)
+        console.print(Text("\n".join(lines) + "\n"))
     for title, records in _panels(command, context).items():
         lines = [line for record in records for line in _lines(*record, console.width - 4)]
         console.print(Panel(Text("\n").join(lines), title=title, title_align="left", border_style="dim"))
+
+
+def _presets(width: int) -> list[str]:
+    """A line for each preset, for a docstring that has a paragraph {presets}."""
+    from minillm.models.presets import PRESETS
+
+    column = max(map(len, PRESETS)) + 2
+    lines = ["Presets:"]
+    for name, preset in PRESETS.items():
+        first, *more = _filled(preset.summary, width - column - 2)
+        lines += [f"  {name:<{column}}{first}", *(" " * (column + 2) + row for row in more)]
+    return lines
 
 
 def _panels(command, context) -> dict[str, list[tuple[str, str]]]:

@@ -58,13 +58,12 @@ def command(
     head_width: Annotated[Optional[int], typer.Option(hidden=True)] = None,  # as --head-dim was called
     **settings,
 ) -> None:
-    """Train a GPT-2 or a Llama on text, from nothing, and leave a run folder that generates,
-    resumes and opens in transformers.
+    """Train a language model on text, from nothing, and leave a run folder that generates, resumes
+    and opens in transformers.
 
-    Presets: default (byte pairs, about a minute on two cores), shakespeare-char-cpu and
-    shakespeare-char (nanoGPT's published runs), llama-small (a Llama, about a minute), fine-tune
-    (for --init), and sizes for a GPU: gpt2, gpt2-medium, gpt2-large, gpt2-xl, smollm2-135m,
-    tinyllama, llama-3.2-1b. The defaults below are those of the preset default.
+    {presets}
+
+    The defaults below are those of the preset default.
 
     Without --out the run goes to runs/NAME-1, or the first number that is free. NAME is the preset;
     the text's, where neither a preset nor a model is named.
