@@ -17,8 +17,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from minillm.backend.overlap import memory_conflict
 from minillm.errors import UserError
-from minillm.layers.layer import Layer, Parameter, entries, memory_conflict
+from minillm.layers.layer import Layer, Parameter, entries
 
 SAME = 1e-10  # two results of one computation, relative to the largest number: a BLAS may add in another order
 

@@ -25,8 +25,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from minillm.backend.arrays import array_module
+from minillm.backend.overlap import memory_conflict
 from minillm.errors import UserError
-from minillm.layers.layer import Parameter, memory_conflict
+from minillm.layers.layer import Parameter
 
 
 class Optimizer:

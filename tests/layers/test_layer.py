@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import minillm
-from minillm.layers.layer import memory_conflict
+from minillm.backend.overlap import memory_conflict
 
 
 def made(**attributes):
