@@ -8,8 +8,17 @@ import pytest
 pytest.register_assert_rewrite("kernel_testing", "planting")
 
 from kernel_testing import needs_compiler  # noqa: E402
+from slow_tests import SLOW  # noqa: E402
 
 from minillm.kernels.simulator import configured  # noqa: E402
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the exhaustive tests `slow`, before pytest leaves out what is not asked for."""
+    for item in items:
+        if SLOW.search(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,42 @@
+"""The exhaustive tests: what `pytest` leaves out, and `pytest -m slow` and continuous integration run.
+
+Of each kind the plain run keeps some: one fault of each rung of attention, one thread order, one
+lesson of each subject. A pattern that fits no test fails tests/test_slow_tests.py.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Regular expressions that are searched for in the id of a test, tests/FILE.py::NAME[PARAMETERS].
+PATTERNS = (
+    # attention's kernels: all faults, all shapes, all orders
+    r"kernels/test_attention\.py::test_planted_fault_is_noticed\["
+    r"(?!naive: the diagonal|tiled: barrier in a branch|online: no barrier|flash: no barrier|tensor cores: the copy)",
+    r"kernels/test_attention\.py::test_check_mode_reports_nothing\[(?!.*-1-2-1-(35|65)-|naive|tiled)",
+    r"kernels/test_attention\.py::test_every_rung_agrees_with_numpy_in_float64\[(descending|shuffled)-",
+    r"kernels/test_attention\.py::test_every_rung_agrees_with_numpy_in_float64\[ascending-.*-(1-1-1-1000-64|2-2-1-66-96-|1-1-1-100-128-)",
+    r"kernels/test_attention\.py::test_same_input_same_bits\[.*-(1-1-1-1000-64|1-4-2-257-32-|2-2-1-66-96-)",
+    # inspection: every gradient of a second model, faults in more places
+    r"inspection/test_inspection\.py::TestNumbers::test_every_gradient_passes_its_check\[llama\]",
+    r"inspection/test_inspection\.py::TestFaults::test_localised\[minillm\.layers\.(gelu|layer_norm|linear)-",
+    # the command line in processes of its own
+    r"cli/test_streams\.py::test_what_the_output_cannot_show_is_replaced\[(ascii|latin-1|utf-8)\]",
+    r"cli/test_streams\.py::test_an_output_that_is_full_or_closed\[(tokenizer|info|generate run --max-tokens 2-1)",
+    r"cli/test_inspect\.py::test_a_wrong_gradient_is_exit_code_1",
+    r"cli/test_lesson\.py::test_a_lesson_by_name_and_by_number_is_the_same",
+    # texts as frequent as they should be: more settings, more faults
+    r"generation/test_speculative\.py::test_texts_are_as_frequent_as_the_target_makes_them\[.*setting[123]\]",
+    r"generation/test_speculative\.py::test_wrong_(frequencies|numbers_and_histories)_are_noticed\[(?!accepts always)",
+    # fresh models: the widest
+    r"checks/test_gradcheck_fresh\.py::test_fresh_models_pass\[(gpt2-8-1|llama-8-3)\]",
+    r"checks/test_gradcheck_fresh\.py::test_an_error_in_the_sixth_digit_of_a_fresh_model_is_seen\[-",
+    # lessons that train, or run many kernels
+    r"lessons/test_(one_page|cross_entropy|kernel)\.py::test_what_the_lesson_claims",
+    r"lessons/test_adam\.py::test_one_decay_of_each_kind",
+    r"lessons/test_overfitting\.py::test_a_run_is_the_same_each_time",
+    r"lessons/test_greedy_or_sampling\.py::test_a_sentence_of_the_readers_own_is_continued",
+    # pages whose commands compile many kernels, or train
+    r"docs/test_pages\.py::test_page\[docs/adding\.md\]",
+)
+SLOW = re.compile("|".join(PATTERNS))
