@@ -13,12 +13,23 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def slow_ids():
-    files = sorted({ROOT / "tests" / re.match(r"([a-z_/]+)", pattern)[1] for pattern in PATTERNS})
-    found = {path for file in files for path in file.parent.glob(f"{file.name}*.py")}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-q", "-q", "-m", "slow", "--no-header"]
-    command += ["-o", "addopts=--import-mode=importlib", *map(str, sorted(found))]
-    done = subprocess.run([*command, "-vv"], cwd=ROOT, capture_output=True, text=True)
-    return [line for line in done.stdout.splitlines() if "::" in line]
+    """The ids of all tests that are marked slow, by pytest itself."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "--collect-only",
+        "-m",
+        "slow",
+        "-o",
+        "addopts=--import-mode=importlib",
+    ]
+    done = subprocess.run([*command, "-q", "tests"], cwd=ROOT, capture_output=True, text=True)
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert ids, done.stdout + done.stderr
+    return ids
 
 
 @pytest.mark.slow
