@@ -1,4 +1,4 @@
-"""Launcher of adamw.cu: one step of minillm/optim/adamw.py, or adam.py, for all tensors,, for
+"""Launcher of adamw.cu: one step of minillm/optim/adamw.py, or adam.py, for all tensors, for
 "cuda" and "cudasim".
 """
 

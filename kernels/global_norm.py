@@ -1,4 +1,4 @@
-"""Launcher of global_norm.cu: the norm that minillm/optim/global_norm.py clips by,, for "cuda" and
+"""Launcher of global_norm.cu: the norm that minillm/optim/global_norm.py clips by, for "cuda" and
 "cudasim".
 """
 

@@ -167,8 +167,8 @@ def _inside(x):
 
 
 def _outside(x):
-    if isinstance(x, tuple):
-        return tuple(map(_outside, x))
+    if isinstance(x, (list, tuple)):
+        return type(x)(map(_outside, x))
     return Array(x) if isinstance(x, (np.ndarray, np.generic)) else x
 
 

@@ -29,7 +29,7 @@ def find_lesson(name: str) -> tuple[int, Lesson]:
     number = int(name) if name.isdecimal() and int(name) < len(NAMES) else None
     if number is None and name not in NAMES:
         close = difflib.get_close_matches(name, (*NAMES, "all"), n=1, cutoff=0.5)
-        meant = f'did you mean "{close[0]}"? There' if close else "there"
+        meant = f'did you mean "{close[0]}"? There' if close and close[0] != name else "there"
         raise UserError(f'no lesson "{name}": {meant} are 0 to {len(NAMES) - 1}, {", ".join(NAMES)}, and all')
     number = NAMES.index(name) if number is None else number
     return number, import_module(f"{__name__}.{NAMES[number].replace('-', '_')}").LESSON

@@ -1,4 +1,4 @@
-"""The record of an architecture: all that the rest of the package needs to know of it, given by its model class.
+"""The record of an architecture: all that the rest of the package needs to know of it.
 
 A model class (gpt2.py, llama.py, ...) sets the attributes below; the methods follow from them, and
 a class overrides those that are different for it. Opening and saving model files, memory and FLOP

@@ -16,8 +16,8 @@ from minillm.profiling.memory_advice import format_bytes, memory_of
 
 LEGEND = (
     "weights and AdamW's two moments are float32 (float64 for float64) whatever the products are computed in;",
-    "activations: what layers keep for backward; workspace: arrays that come and go; gradients: those that exist",
-    "when the sum of all is largest, the peak, since some of them come later.",
+    "activations: what layers keep for backward; workspace: arrays that come and go;",
+    "gradients: those that exist at the peak, when the sum of all is largest; some come later.",
 )
 
 

@@ -14,7 +14,9 @@ def sizes(shown: str) -> dict[str, float]:
 
 def test_info_says_what_training_takes(minillm):
     done = minillm(*"info --model gpt2 --batch 16 --context 1024 --dtype bfloat16 --device cuda".split())
-    assert "gpt2: GPT-2, 124,439,808 parameters; a step of 16 x 1024 tokens, bfloat16, on cuda" in done.stdout
+    assert "gpt2: GPT-2, 124,439,808 parameters; a step of 16 x 1024 tokens, bfloat16, on cuda" in " ".join(
+        done.stdout.split()
+    )
     found = sizes(done.stdout)
     parts = ("weights", "moments", "gradients", "activations", "workspace")
     assert found["total"] == pytest.approx(sum(found[part] for part in parts), abs=0.5)

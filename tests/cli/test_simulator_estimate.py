@@ -34,7 +34,7 @@ def test_it_is_printed_once_and_in_the_simulator_only(device, lines):
     shown = StringIO()
     reporter = ProgressReporter(run, Console(file=shown, width=80))
     for step in (1, 2):
-        reporter.stepped(step, 4.0, 1e-3, 1.0, 64.0)
+        reporter.on_step(step, 4.0, 1e-3, 1.0, 64.0)
     assert shown.getvalue().count("the first step took 2.0 s in the simulator: 19 more") == lines
 
 

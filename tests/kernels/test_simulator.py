@@ -85,7 +85,9 @@ def test_wrong_arguments_are_named(arguments, message):
 
 def test_a_write_outside_of_an_array_is_reported_and_the_array_untouched():
     y = np.zeros(4, np.float32)
-    with pytest.raises(SimulatorError, match=r"argument 0 \(y\): the kernel wrote outside of the array, 16 bytes"):
+    with pytest.raises(
+        SimulatorError, match=r"argument 0 \(y\): the kernel wrote outside of the array, element 4 \(it has 4\)"
+    ):
         kernel("y[threadIdx.x] = 1.0f;")((1,), (5,), (y,))
     assert (y == 0).all()
 

@@ -153,7 +153,7 @@ def test_a_write_beyond_an_array_behind_a_table():
     needs_compiler()
     _, _, *pointers = tables(8, 5)
     with pytest.raises(
-        SimulatorError, match=r"argument 0 \(to\)\[1\]: the kernel wrote outside of the array, 2. bytes"
+        SimulatorError, match=r"argument 0 \(to\)\[1\]: the kernel wrote outside of the array, element 5 \(it has 5\)"
     ):
         run("many", *pointers, np.int32(8), grid=(2,))
     with (
