@@ -350,6 +350,7 @@ def draw(rows, device) -> None:
     """The ladder: TFLOP/s over T. The roofline: TFLOP/s over operations per byte. Needs the extra `plots`."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullFormatter
     except ImportError:
         raise MissingExtra("drawing the results", "matplotlib", "plots") from None
     widths = sorted({row["shape"]["D"] for row in rows})
@@ -361,9 +362,11 @@ def draw(rows, device) -> None:
                 points = [r for r in rows if (r["way"], r["direction"], r["shape"]["D"]) == (name, direction, width)]
                 axis.plot([r["shape"]["T"] for r in points], [r["tflops"] for r in points], "o-", label=name)
             axis.set(
-                xscale="log", yscale="log", xlabel="T", ylabel="TFLOP/s", title=f"{direction}, D = {width}, causal"
+                xscale="log", yscale="log", xlabel="tokens T", ylabel="TFLOP/s", title=f"{direction}, D = {width}, causal"
             )
             axis.set_xscale("log", base=2)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
     axes[0, 0].legend()
     figure.suptitle(f"attention on {device or 'the CPU'}")
     figure.savefig(RESULTS / "attention_ladder.png", dpi=120)
