@@ -362,7 +362,11 @@ def draw(rows, device) -> None:
                 points = [r for r in rows if (r["way"], r["direction"], r["shape"]["D"]) == (name, direction, width)]
                 axis.plot([r["shape"]["T"] for r in points], [r["tflops"] for r in points], "o-", label=name)
             axis.set(
-                xscale="log", yscale="log", xlabel="tokens T", ylabel="TFLOP/s", title=f"{direction}, D = {width}, causal"
+                xscale="log",
+                yscale="log",
+                xlabel="tokens T",
+                ylabel="TFLOP/s",
+                title=f"{direction}, D = {width}, causal",
             )
             axis.set_xscale("log", base=2)
             axis.yaxis.set_major_formatter("{x:g}")

@@ -72,6 +72,10 @@ class Subject:
     parameters: dict[str, Parameter] = {}
 
     def __init__(self, inputs: tuple, rng_key, name: str, input_names: tuple[str, ...]):
+        if listed := [i for i, x in enumerate(inputs) if isinstance(x, (list, tuple))]:
+            raise TypeError(
+                f"{name}: {input_names[listed[0]]} is a {type(inputs[listed[0]]).__name__}: give np.array(...)"
+            )
         self.name, self.input_names = name, input_names
         self.inputs = [_copied(x) for x in inputs]
         self.rng_key = {} if rng_key is None else {"rng_key": rng_key}

@@ -5,20 +5,19 @@ note.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 
 from minillm.cli.options import option
 from minillm.errors import UserError
+from minillm.sampler import settings
+from minillm.sampler.settings import SamplerSettings
 
 DEFAULT_TOKENS = 500  # --max-tokens
-CUTS = (
-    *("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"),
-    *("xtc_probability", "xtc_threshold", "mirostat_tau", "mirostat_eta"),
+NO_CHOICE = ("ties", "order")  # how other settings are read
+CUTS, PENALTIES, WANTED = (
+    tuple(f.name for f in fields(SamplerSettings) if f.metadata.get("panel") == panel and f.name not in NO_CHOICE)
+    for panel in (settings.CUTS, settings.MEMORY, settings.WANTED)
 )
-PENALTIES = (
-    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("no_repeat_ngram", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_breakers", "penalty_window"),
-)
-WANTED = ("logit_bias", "banned_tokens", "forced_tokens", "min_tokens")
 SEARCHES = (
     *("beams", "length_penalty", "early_stopping", "n_best", "contrastive_alpha"),
     *("draft", "lookup", "lookahead"),

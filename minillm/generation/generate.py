@@ -39,6 +39,8 @@ def generate(
     """
     if isinstance(ids, str):
         raise UserError(f"the prompt is the text {ids!r:.40}: give ids, np.array([tokenizer.encode(text)])")
+    if not hasattr(model, "config"):
+        raise UserError(f"the model is a {type(model).__name__}: give one that minillm.from_pretrained opened")
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise UserError(f"the prompt has shape {ids.shape}: at least one token is needed, as (B, T), to continue from")

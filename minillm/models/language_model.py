@@ -56,6 +56,9 @@ class LanguageModel(Layer, Architecture):
             cls.backward = _after_loss(vars(cls)["backward"])
 
     def __init__(self, config, seed: int | None = 0, dtype="float32"):
+        if not isinstance(config, self.config_class):
+            kind = type(self).__name__
+            raise UserError(f"{kind} takes a {self.config_class.__name__}, not {config!r:.40}")
         self.config = config
         self._seed, self._dtype = seed, weight_dtype(dtype)
         self.precision = dtype if isinstance(dtype, str) else self._dtype.name

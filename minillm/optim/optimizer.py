@@ -107,6 +107,8 @@ def check_settings(lr, betas, eps, weight_decay) -> None:
     """Raises UserError for settings with which no step can be right."""
     if not (math.isfinite(lr) and lr >= 0):
         raise UserError(f"learning rate is {lr}: it must be a finite number of at least 0")
+    if not isinstance(betas, (tuple, list)):
+        raise UserError(f"betas is {betas!r}: give two numbers, as (0.9, 0.99)")
     for index, beta in enumerate(betas, start=1):
         if not 0 <= beta < 1:
             raise UserError(f"beta{index} is {beta}: it must be at least 0 and below 1")

@@ -464,3 +464,8 @@ def test_progress_is_told():
     told = []
     minillm.gradcheck((double, doubled), X, progress=lambda *where: told.append(where))
     assert told == [(done, 20, "input 0") for done in range(1, 21)]
+
+
+def test_a_list_is_no_input():
+    with pytest.raises(TypeError, match=r"Linear: input 0 is a list: give np.array\(...\)"):
+        minillm.gradcheck(minillm.Linear(np.ones((3, 3))), [[1.0, 2, 3]])

@@ -1,11 +1,14 @@
 """Options that make no sense beside others are refused; those that change nothing are told."""
 
+from dataclasses import fields
+
 import pytest
 
-from minillm.cli.generate_checks import NEEDS, OFF, check_options
+from minillm.cli.generate_checks import CUTS, NEEDS, NO_CHOICE, OFF, PENALTIES, WANTED, check_options
 from minillm.cli.options import option
 from minillm.errors import UserError
 from minillm.sampler.penalties import breaker_tokens
+from minillm.sampler.settings import SamplerSettings
 from minillm.tokenizers import CharacterTokenizer
 
 SAMPLING = dict(
@@ -81,3 +84,9 @@ def test_what_changes_nothing_is_told(given, notes):
 def test_an_empty_breaker_is_refused_by_the_sampler_too():
     with pytest.raises(UserError, match="a breaker of DRY is empty"):
         breaker_tokens(CharacterTokenizer("ab"), ["a", ""])
+
+
+def test_every_setting_of_the_sampler_is_refused_beside_compare():
+    """A new one, too: the lists are made from the settings' panels."""
+    shown = {field.name for field in fields(SamplerSettings) if field.metadata.get("panel")}
+    assert shown <= {*CUTS, *PENALTIES, *WANTED, *NO_CHOICE, "temperature"}

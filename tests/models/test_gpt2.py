@@ -200,3 +200,10 @@ def test_transformers_computes_the_same(tmp_path, tied, bias, activation):
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in model.parameters().items():
         assert_close(parameter.grad, gradients[name].numpy(), 1e-5)
+
+
+def test_a_model_is_made_from_its_configuration():
+    with pytest.raises(UserError, match="GPT2 takes a GPT2Config, not 65"):
+        minillm.GPT2(65)
+    with pytest.raises(UserError, match="the model is a str: give one that minillm.from_pretrained opened"):
+        list(minillm.generate("runs/default-1", [[1]], 3))

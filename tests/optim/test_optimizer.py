@@ -5,6 +5,7 @@ import pytest
 from planting import planted
 
 import minillm
+from minillm.errors import UserError
 from minillm.optim import OPTIMIZERS, Optimizer, optimizer
 from minillm.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from minillm.training.settings import TrainingSettings
@@ -92,3 +93,8 @@ def test_biases_and_norms_are_not_decayed():
     assert (made.decay_of(matrix), made.decay_of(vector)) == (0.3, 0.0)
     faulty = planted(optimizer, "if parameter.value.ndim >= 2 else 0.0", "").Optimizer({}, weight_decay=0.3)
     assert faulty.decay_of(vector) == 0.3
+
+
+def test_betas_are_two_numbers():
+    with pytest.raises(UserError, match=r"betas is 0.9: give two numbers, as \(0.9, 0.99\)"):
+        minillm.AdamW({}, betas=0.9)
