@@ -225,8 +225,8 @@ def _lines(node: ast.AST | None) -> set[int]:
 def _assignments(function, name: str | None) -> list[ast.stmt]:
     """The statements that assign or change `name`.
 
-    They are assignments, calls with `out=name`, and calls as statements with `name` as first
-    argument.
+    They are assignments, statements with a call that has `out=name`, and calls as statements with
+    `name` as first argument.
     """
     return [] if name is None else [s for s in ast.walk(_tree(function)) if isinstance(s, SIMPLE) and _assigns(s, name)]
 
@@ -238,15 +238,16 @@ def _targets(statement: ast.stmt) -> list[str | None]:
 
 
 def _assigns(statement: ast.stmt, name: str) -> bool:
-    if name in _targets(statement):
+    calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    out = [_root(keyword.value) for call in calls for keyword in call.keywords if keyword.arg == "out"]
+    if name in out or name in _targets(statement):
         return True
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call) or out:
         return False
     called = statement.value
     if isinstance(called.func, ast.Attribute) and _root(called.func) is None:  # self.c_proj.backward(dy) only reads dy
         return False
-    out = [keyword.value for keyword in called.keywords if keyword.arg == "out"]
-    return name in map(_root, out or called.args[:1])
+    return name in map(_root, called.args[:1])
 
 
 def _lines_assigning(function, name: str | None) -> set[int]:
