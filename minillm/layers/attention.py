@@ -14,8 +14,8 @@ Backward, line by line, with dx = dL/dx:
 
     dv_jd = sum_i p_ij dy_id                      dv = p^T dy
     dp_ij = sum_d dy_id v_jd                      dp = dy v^T
-    ds_ij = p_ij (dp_ij - sum_k p_ik dp_ik)       the gradient of softmax (softmax.py)
-          = p_ij (dp_ij - sum_d dy_id y_id)       since sum_k p_ik v_kd = y_id: a sum over D in place of T
+    ds_ij = p_ij (dp_ij - sum_l p_il dp_il)       the gradient of softmax (softmax.py)
+          = p_ij (dp_ij - sum_d dy_id y_id)       since sum_l p_il v_ld = y_id: a sum over D in place of T
     dq_id = sum_j ds_ij k_jd / sqrt(D)            dq = ds k / sqrt(D)
     dk_jd = sum_i ds_ij q_id / sqrt(D)            dk = ds^T q / sqrt(D)
 

@@ -6,8 +6,12 @@ Source: Ba, Kiros, Hinton, "Layer Normalization" (2016), equation 4. For one row
     mean = 1/C sum_i x_i          variance = 1/C sum_i (x_i - mean)^2
     rstd = 1 / sqrt(variance + eps)        n_i = (x_i - mean) rstd        y_i = n_i w_i + b_i
 
-(n is `normed` in the code.) Backward. Let g_i = dL/dn_i = dy_i w_i. x_i acts on n_j in three ways:
-directly if i = j, through the mean, and through rstd. With delta_ij = 1 if i = j, else 0:
+(n is `normed` in the code, and g below `dnormed`.) Backward. w and b are the same for all rows:
+
+    dw_i = sum over rows dy_i n_i          db_i = sum over rows dy_i
+
+Let g_i = dL/dn_i = dy_i w_i. x_i acts on n_j in three ways: directly if i = j, through the mean,
+and through rstd. With delta_ij = 1 if i = j, else 0:
 
     dn_j/dx_i = (delta_ij - 1/C) rstd + (x_j - mean) drstd/dx_i
 
