@@ -35,5 +35,5 @@ def attention_backward(dy, saved):
 
 def _launch_product(kernel, result, problem, arrays, *scalars):
     """One thread for each number of the result."""
-    sizes = np.array([problem.batch, problem.heads, problem.kv_heads, problem.time, problem.width], np.int32)
+    sizes = np.array([problem.B, problem.H, problem.H_kv, problem.T, problem.D], np.int32)
     CUDA.launch(kernel, (blocks_for(result.size, THREADS),), (THREADS,), (*arrays, *sizes, *scalars))

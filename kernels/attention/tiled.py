@@ -37,7 +37,7 @@ def attention_backward(dy, saved):
 
 def _launch_product(kernel, result, problem, arrays, *scalars):
     """One block for each tile of each head's result."""
-    batch, heads, rows, columns = result.shape
-    grid = (batch * heads, blocks_for(rows, TILE), blocks_for(columns, TILE))
-    sizes = np.array([problem.heads, problem.kv_heads, problem.time, problem.width], np.int32)
+    B, H, rows, columns = result.shape
+    grid = (B * H, blocks_for(rows, TILE), blocks_for(columns, TILE))
+    sizes = np.array([problem.H, problem.H_kv, problem.T, problem.D], np.int32)
     CUDA.launch(kernel, grid, (TILE, TILE // ROWS), (*arrays, *sizes, *scalars))

@@ -147,6 +147,7 @@ def attention_backward(dy, saved):
     v_quick = quick_to_transpose(v)
     # From the last block to the first: the last one sees the most keys, and its dk and dv become
     # the whole ones.
+    # forward: y[:, :, rows] = attend(q[:, :, rows], k[:, :, keys], v[:, :, keys])
     for p_rows, (rows, keys) in reversed(list(zip(p, _blocks(T, causal, window)))):
         block = dy[:, :, rows], q[:, :, rows], k[:, :, keys], v_quick[:, :, keys], y[:, :, rows], p_rows
         gradients = accumulate(gradients, rows, keys, T, attend_backward(*block, _block_of(factor, rows, keys)))
@@ -226,8 +227,8 @@ def sum_heads(dx, n_kv_head):
 
 def split_heads(x, n_head):
     """(B, T, H D) -> (B, H, T, D), a view."""
-    B, T, width = x.shape
-    return x.reshape(B, T, n_head, width // n_head).transpose(0, 2, 1, 3)
+    B, T, C = x.shape
+    return x.reshape(B, T, n_head, C // n_head).transpose(0, 2, 1, 3)
 
 
 def merge_heads(y):

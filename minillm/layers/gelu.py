@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +35,15 @@ from minillm.layers.layer import Layer
 C = math.sqrt(2 / math.pi)
 A = 0.044715
 APPROXIMATIONS = ("tanh", "none")
+
+
+class GELUSaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., F), the bias added
+    gate: Any  # (..., F), g(x)
+    has_bias: bool
+    approximate: str
 
 
 def gelu_forward(x, bias=None, approximate="tanh"):
@@ -55,7 +65,7 @@ def gelu_forward(x, bias=None, approximate="tanh"):
         gate += 0.5  # Phi(x)
     else:
         raise ValueError(f"approximate is {approximate!r}: use one of {', '.join(map(repr, APPROXIMATIONS))}")
-    return downcast(x * gate, like), (x, gate, bias is not None, approximate)
+    return downcast(x * gate, like), GELUSaved(x, gate, bias is not None, approximate)
 
 
 def gelu_backward(dy, saved):

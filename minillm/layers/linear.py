@@ -16,11 +16,22 @@ The weight is stored as (in, out), the orientation of GPT-2's files, unless `tra
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from minillm.backend.arrays import array_module
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.layer import Layer, Parameter
+
+
+class LinearSaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., I)
+    weight: Any  # (I, O) or, if transposed, (O, I)
+    has_bias: bool
+    transposed: bool
 
 
 def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
@@ -34,7 +45,7 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     y = matmul(rows, w, dtype=dtype)  # (N, I) @ (I, O)
     if bias is not None:
         y += downcast(bias, y)
-    return y.reshape(*x.shape[:-1], w.shape[1]), (x, weight, bias is not None, transposed)
+    return y.reshape(*x.shape[:-1], w.shape[1]), LinearSaved(x, weight, bias is not None, transposed)
 
 
 def linear_backward(dy, saved, needs_dweight=True):

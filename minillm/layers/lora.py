@@ -22,9 +22,21 @@ transpose as (out, in)).
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from minillm.backend.matmul import matmul
 from minillm.layers.layer import Parameter
 from minillm.layers.linear import Linear
+
+
+class LoRASaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., I)
+    a: Any  # (r, I)
+    b: Any  # (O, r)
+    h: Any  # (N, r), scaled
+    scale: float
 
 
 def lora_forward(x, a, b, scale):
@@ -32,7 +44,7 @@ def lora_forward(x, a, b, scale):
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     h = matmul(rows, a.T)  # (N, I) @ (I, r)
     h *= scale
-    return matmul(h, b.T).reshape(*x.shape[:-1], len(b)), (x, a, b, h, scale)  # (N, r) @ (r, O)
+    return matmul(h, b.T).reshape(*x.shape[:-1], len(b)), LoRASaved(x, a, b, h, scale)  # (N, r) @ (r, O)
 
 
 def lora_backward(dy, saved):

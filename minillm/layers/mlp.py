@@ -2,8 +2,8 @@
 
     h = gelu(x W_fc + b_fc)        y = h W_proj + b_proj                  x (..., C), h (..., F), usually F = 4C
 
-Backward calls the backward of each part, in reverse order. The first
-bias is added by the GELU, which visits every element anyway.
+Backward calls the backward of each part, in reverse order. The first bias is added by the GELU,
+which visits every element anyway.
 """
 
 from __future__ import annotations

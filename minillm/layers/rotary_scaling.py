@@ -1,5 +1,5 @@
-"""Turning the pairs of rotary embedding more slowly, so that a model reads longer texts than it was
-trained on.
+"""Rotating the pairs of rotary embedding more slowly, so that a model reads longer texts than it
+was trained on.
 
 Three kinds are computed; each makes theta_i' (D/2,) of theta_i (rotary.py):
 

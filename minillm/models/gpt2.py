@@ -194,6 +194,7 @@ class Transformer(Layer):
         return self.ln_f.forward(x)
 
     def backward(self, dx) -> None:
+        # forward: x = ln_f(blocks(embd_dropout(x)))
         dx = run_blocks_backward(self.h, self.ln_f.backward(dx), self.take_saved())
         dx = self.embd_dropout.backward(dx)
         # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch

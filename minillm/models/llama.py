@@ -4,7 +4,7 @@ Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (
 the Llama team, "The Llama 3 Herd of Models" (2024).
 
     x = embed_tokens[ids]                                       (B, T, C); no table of positions
-    x = x + attention(norm(x))        n_layer times             rotary_attention.py: q and k are turned by their position
+    x = x + attention(norm(x))        n_layer times             rotary_attention.py: q and k are rotated by their position
     x = x + swiglu(norm(x))                                     swiglu.py: a gated MLP
     logits = norm(x) W_head^T                                   rms_norm.py: no mean, no shift; (B, T, C) @ (C, V)
 
@@ -106,7 +106,7 @@ def complete_llama_shape(config) -> None:
             f"rope_scaling has {len(config.rope_scaling.factors)} factors, a head has {config.head_dim // 2} pairs"
         )
     if config.head_dim % 2:
-        raise UserError(f"a head is {config.head_dim} wide: rotary embedding turns pairs, so the width must be even")
+        raise UserError(f"a head is {config.head_dim} wide: rotary embedding rotates pairs, so the width must be even")
 
 
 class Llama(LanguageModel):
@@ -270,6 +270,7 @@ class LlamaBody(Layer):
         return self.norm.forward(x)
 
     def backward(self, dx) -> None:
+        # forward: x = norm(blocks(x))
         dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
         # forward: x = embed_tokens[ids]
         self.embed_tokens.backward(dx)
