@@ -54,7 +54,11 @@ CUDA = CudaFile(
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
     y, lse = empty(q.shape, q), empty(q.shape[:3], q)
     rows, _ = TILE_ROWS[problem.D]

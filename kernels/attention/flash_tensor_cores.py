@@ -80,7 +80,11 @@ CUDA = CudaFile(
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
     y, lse = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
     _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse))

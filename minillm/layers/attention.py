@@ -63,8 +63,9 @@ def attend(q, k, v, mask, factor=None, out=None):
 
 
 def attend_backward(dy, q, k, v, y, p, factor=None):
-    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B,
-    H, T, D)
+    """Its gradient: dy (B, H, t, D)  ->  dq (B, H, t, D), dk and dv (B, H, T, D)
+
+    What forward took and gave: q, y (B, H, t, D), k, v (B, H, T, D), p and factor (B, H, t, T).
     """
     scale = 1 / math.sqrt(q.shape[-1])
     # forward: y = dropped(p) @ v
@@ -285,6 +286,7 @@ class CausalSelfAttention(Layer):
         return self.c_attn.backward(dqkv.reshape(B, T, 3 * H * D))
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         B, t, C = x.shape
         qkv = self.c_attn.decode(x, cache).reshape(B, t, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)

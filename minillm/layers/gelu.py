@@ -47,7 +47,10 @@ class GELUSaved(NamedTuple):
 
 
 def gelu_forward(x, bias=None, approximate="tanh"):
-    """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved"""
+    """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved
+
+    approximate: "tanh" or "none", the exact form. Raises ValueError for another one.
+    """
     xp, like, x = array_module(x), x, upcast(x)
     if bias is not None:
         x = x + bias
@@ -160,5 +163,6 @@ class GELU(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, F) -> y (B, t, F); see Layer.decode."""
         y, _ = gelu_forward(x, approximate=self.approximate)
         return y

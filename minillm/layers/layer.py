@@ -251,7 +251,7 @@ class Layer:
 
     def take_saved(self):
         """Called at the start of backward: hands out what forward saved and forgets it, so that its
-        memory can be freed.
+        memory can be freed. Raises RuntimeError if there is nothing.
         """
         if self._saved is None:
             where = f"{type(self).__name__}({self.name})" if self.name else type(self).__name__

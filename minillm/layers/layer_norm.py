@@ -49,7 +49,10 @@ class LayerNormSaved(NamedTuple):
 
 
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
-    """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
+    """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved
+
+    eps: added to the variance.
+    """
     xp = array_module(x)
     C = x.shape[-1]
     rows = upcast(x).reshape(-1, C)  # (N, C)
@@ -136,6 +139,7 @@ class LayerNorm(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         bias = self.bias.value if hasattr(self, "bias") else None
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)

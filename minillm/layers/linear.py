@@ -49,8 +49,9 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
 
 
 def linear_backward(dy, saved, needs_dweight=True):
-    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or
-    None
+    """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
+
+    needs_dweight=False: dweight is not computed, and None.
     """
     x, weight, has_bias, transposed = saved
     xp = array_module(dy)
@@ -86,7 +87,10 @@ class Linear(Layer):
         self.transposed = transposed
 
     def forward(self, x, with_bias=True, dtype=None):
-        """x (..., I)  ->  y (..., O) of `dtype`, by default that of x."""
+        """x (..., I)  ->  y (..., O) of `dtype`, by default that of x.
+
+        with_bias=False: the bias is left to the caller, who adds its gradient, too.
+        """
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
         y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
         self.save_for_backward(saved)
@@ -105,7 +109,10 @@ class Linear(Layer):
         return dx
 
     def decode(self, x, cache, with_bias=True):
-        """x (B, t, I) -> (B, t, O). One row: packed_linear.py; a few rows: skinny_matmul.py."""
+        """x (B, t, I) -> (B, t, O). One row: packed_linear.py; a few rows: skinny_matmul.py.
+
+        with_bias=False: the bias is left to the caller.
+        """
         weight = self.weight.value
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:

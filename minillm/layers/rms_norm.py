@@ -29,7 +29,10 @@ from minillm.layers.layer import Layer, Parameter
 
 
 def rms_norm_forward(x, weight, eps=1e-5):
-    """x (..., C), weight (C,)  ->  y (..., C), saved"""
+    """x (..., C), weight (C,)  ->  y (..., C), saved
+
+    eps: added to the mean of squares.
+    """
     xp = array_module(x)
     C = x.shape[-1]
     rows = upcast(x).reshape(-1, C)  # (N, C)
@@ -93,6 +96,7 @@ class RMSNorm(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return rms_norm_of_one_row(x, self.weight.value, self.eps)
         y, _ = rms_norm_forward(x, self.weight.value, self.eps)

@@ -98,7 +98,10 @@ def halves_to_interleaved(weight, n_head: int):
 
 
 def rotary_forward(x, cos, sin, interleaved=False):
-    """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
+    """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved
+
+    interleaved: the pairs are (2i, 2i + 1), and not (i, i + D/2).
+    """
     return downcast(_rotate(upcast(x), cos, sin, interleaved), x), (cos, sin, interleaved)
 
 

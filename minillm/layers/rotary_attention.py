@@ -167,6 +167,7 @@ class RotarySelfAttention(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         B, t, _ = x.shape
         H, H_kv = self.n_head, self.n_kv_head
         qkv = packed_linear(x, (self.q_proj, self.k_proj, self.v_proj), cache)

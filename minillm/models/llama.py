@@ -264,12 +264,17 @@ class LlamaBody(Layer):
             yield name.replace("blocks.", "layers."), child
 
     def forward(self, ids, rng_key):
+        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode."""
         x = self.embed_tokens.forward(ids, self.activations)
         x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training)
         self.save_for_backward(saved)
         return self.norm.forward(x)
 
     def backward(self, dx) -> None:
+        """dx (B, T, C): adds to the gradients of all parameters below the head.
+
+        RuntimeError without a forward.
+        """
         # forward: x = norm(blocks(x))
         dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
         # forward: x = embed_tokens[ids]
@@ -303,12 +308,17 @@ class LlamaBlock(Layer):
         self.mlp = mlp
 
     def forward(self, x, rng_key=None):
+        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode."""
         x, saved_attn = residual_forward(x, self.self_attn.forward(self.input_layernorm.forward(x), rng_key))
         x, saved_mlp = residual_forward(x, self.mlp.forward(self.post_attention_layernorm.forward(x)))
         self.save_for_backward((saved_attn, saved_mlp))
         return x
 
     def backward(self, dy):
+        """dy (B, T, C) -> dx (B, T, C); adds to the gradients of the block's parameters.
+
+        RuntimeError without a forward.
+        """
         saved_attn, saved_mlp = self.take_saved()
         # forward: x = x + mlp(post_attention_layernorm(x))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
@@ -318,5 +328,6 @@ class LlamaBlock(Layer):
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
         return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)
