@@ -40,6 +40,8 @@ def use_kernels(choice=True, /, **operations) -> None:
     use_kernels({"layer_norm": False})     the same choices as a dict
     use_kernels(attention="tiled")         all, and of attention this rung: "naive", "tiled", "online", "flash" or
                                            "flash_tensor_cores" (which rounds float32 to TF32)
+
+    Raises UserError for an unknown operation or rung.
     """
     if isinstance(choice, dict):
         choice, operations = True, {**choice, **operations}

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,16 @@ for _number in NUMBERS.values():
 CUDA = CudaFile(__file__, "layer_norm.cu", _instances, constants=COLUMN_SUM_CONSTANTS)
 
 
+class LayerNormSaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., C); after residual_layer_norm, the sum
+    mean: Any  # (N,)
+    rstd: Any  # (N,)
+    weight: Any  # (C,)
+    has_bias: bool
+
+
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
     rows, width = check_norm("layer_norm_forward", x, weight, bias)
@@ -40,7 +51,7 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     kernel = f"layer_norm_forward<{c_type(x)}, {'false' if bias is None else 'true'}>"
     arguments = (x, weight, weight if bias is None else bias, y, mean, rstd, np.int32(width), np.float32(eps))
     CUDA.launch(kernel, (rows,), (row_threads(width),), arguments)
-    return y, (x, mean, rstd, weight, bias is not None)
+    return y, LayerNormSaved(x, mean, rstd, weight, bias is not None)
 
 
 def layer_norm_backward(dy, saved):

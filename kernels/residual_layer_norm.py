@@ -6,7 +6,7 @@ import numpy as np
 
 from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS, COLUMN_SUM_INSTANCES, column_sum
 from minillm.kernels.launch import NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty, row_threads
-from minillm.kernels.layer_norm import MAX_PARTIALS, MAX_WIDTH, check_norm
+from minillm.kernels.layer_norm import MAX_PARTIALS, MAX_WIDTH, LayerNormSaved, check_norm
 
 _instances = dict(COLUMN_SUM_INSTANCES)
 for _number in NUMBERS.values():
@@ -27,7 +27,7 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
     outputs = (total, y, mean, rstd, np.int32(width), np.float32(eps))
     arguments = (x, delta, weight, weight if bias is None else bias, *outputs)
     CUDA.launch(kernel, (rows,), (row_threads(width),), arguments)
-    return (total, y), (total, mean, rstd, weight, bias is not None)
+    return (total, y), LayerNormSaved(total, mean, rstd, weight, bias is not None)
 
 
 def residual_layer_norm_backward(dsum, dy, saved):

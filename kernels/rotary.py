@@ -37,10 +37,10 @@ def rotary_backward(dy, saved):
 
 def _rotate(x, saved, sign):
     cos, sin, interleaved = saved
-    batch, n_head, time, width = x.shape
-    y, heads = empty(x.shape, x, x.dtype), batch * n_head
-    grid = (blocks_for(time * width // 2, THREADS), blocks_for(heads, 1, MAX_HEAD_BLOCKS))
-    sizes = (np.int64(heads), np.int32(time), np.int32(width // 2))
+    B, H, T, D = x.shape
+    y, heads = empty(x.shape, x, x.dtype), B * H
+    grid = (blocks_for(T * D // 2, THREADS), blocks_for(heads, 1, MAX_HEAD_BLOCKS))
+    sizes = (np.int64(heads), np.int32(T), np.int32(D // 2))
     kernel = f"rotary<{c_type(x)}, {'true' if interleaved else 'false'}>"
     CUDA.launch(kernel, grid, (THREADS,), (x, cos, sin, y, np.float32(sign), *sizes))
     return y

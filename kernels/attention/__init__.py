@@ -56,7 +56,11 @@ def best_rung(q) -> str:
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     like, used = q, rung(chosen_rung() or best_rung(q))
     if used is not rung("flash_tensor_cores"):  # the others take float32 alone
         q, k, v = upcast(q), upcast(k), upcast(v)

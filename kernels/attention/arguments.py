@@ -4,7 +4,7 @@ Dropout.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,18 +23,18 @@ class Problem(NamedTuple):
     scalars: the arguments that end every list.
     """
 
-    batch: int
-    heads: int
-    kv_heads: int
-    time: int
-    width: int
+    B: int
+    H: int
+    H_kv: int
+    T: int
+    D: int
     causal: bool
     dropout: tuple  # the fields of the struct Dropout
 
     @property
     def scale(self) -> float:
         """1 / sqrt(D)."""
-        return 1 / float(np.sqrt(self.width))
+        return 1 / float(np.sqrt(self.D))
 
     @property
     def drop(self) -> np.void:
@@ -44,8 +44,19 @@ class Problem(NamedTuple):
     @property
     def scalars(self) -> tuple:
         """The last arguments of every kernel without the T x T matrix."""
-        sizes = (np.int32(self.heads), np.int32(self.kv_heads), np.int32(self.time))
+        sizes = (np.int32(self.H), np.int32(self.H_kv), np.int32(self.T))
         return (*sizes, np.float32(self.scale), np.int32(self.causal), self.drop)
+
+
+class FlashSaved(NamedTuple):
+    """What the backward of a rung without the T x T matrix needs of its forward."""
+
+    problem: Problem
+    q: Any  # (B, H, T, D)
+    k: Any  # (B, H_kv, T, D)
+    v: Any  # (B, H_kv, T, D)
+    y: Any  # (B, H, T, D)
+    lse: Any  # (B, H, T): the logarithm of the sum of exp(s) in each row
 
 
 def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
@@ -60,24 +71,20 @@ def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("f
     check_array(kernel, "q", q, dtype=dtype)
     if q.ndim != 4:
         raise ValueError(f"{kernel}: q is {q.shape} but has to be (batch, heads, time, width)")
-    batch, heads, time, width = q.shape
-    kv_heads = k.shape[1] if getattr(k, "ndim", 0) == 4 else 0
-    if kv_heads < 1 or heads % kv_heads:
+    B, H, T, D = q.shape
+    H_kv = k.shape[1] if getattr(k, "ndim", 0) == 4 else 0
+    if H_kv < 1 or H % H_kv:
         shape = getattr(k, "shape", type(k).__name__)
-        raise ValueError(f"{kernel}: k is {shape} but its heads (axis 1) have to divide the {heads} heads of q")
-    expected = (batch, kv_heads, time, width)
+        raise ValueError(f"{kernel}: k is {shape} but its heads (axis 1) have to divide the {H} heads of q")
+    expected = (B, H_kv, T, D)
     check_array(kernel, "k", k, like=q, shape=expected, dtype=dtype, because=f"q is {q.shape}")
     check_array(kernel, "v", v, like=q, shape=expected, dtype=dtype, because=f"k is {k.shape}")
-    if widths is not None and width not in widths:
+    if widths is not None and D not in widths:
         advice = ': rung "tiled" takes any' if q.dtype == "float32" else ""
-        raise ValueError(
-            f"{kernel}: q has heads of width {width}, the kernel takes {', '.join(map(str, widths))}{advice}"
-        )
+        raise ValueError(f"{kernel}: q has heads of width {D}, the kernel takes {', '.join(map(str, widths))}{advice}")
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_alignment(kernel, name, array)
-    return Problem(
-        *q.shape[:2], kv_heads, time, width, bool(causal), _dropout(kernel, q, dropout, rng_key, batch_offset)
-    )
+    return Problem(B, H, H_kv, T, D, bool(causal), _dropout(kernel, q, dropout, rng_key, batch_offset))
 
 
 def check_backward(dy, q) -> None:
@@ -111,6 +118,6 @@ def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> tuple:
     if dropout and rng_key is None:
         raise ValueError(f"{kernel}: dropout={dropout} needs an rng_key")
     philox_key = stream(*rng_key).philox_key if dropout else np.zeros(2, np.uint64)
-    _, heads, time, _ = q.shape
-    first = batch_offset * heads * time * time
+    _, H, T, _ = q.shape
+    first = batch_offset * H * T * T
     return *philox_key, round(dropout * 2**32), first, 1 / (1 - dropout)

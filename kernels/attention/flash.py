@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from minillm.kernels.attention.arguments import check_backward, check_forward, row_delta
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 OWNED, THREADS = 64, 128  # rows and threads of a block
@@ -54,13 +54,17 @@ CUDA = CudaFile(
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
     y, lse = empty(q.shape, q), empty(q.shape[:3], q)
-    rows, _ = TILE_ROWS[problem.width]
-    shared = _forward_shared(problem.width, rows)
-    _launch(f"flash_forward<{problem.width}, {rows}>", problem, problem.heads, (q, k, v, y, lse), shared)
-    return y, (problem, q, k, v, y, lse)
+    rows, _ = TILE_ROWS[problem.D]
+    shared = _forward_shared(problem.D, rows)
+    _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, (q, k, v, y, lse), shared)
+    return y, FlashSaved(problem, q, k, v, y, lse)
 
 
 def attention_backward(dy, saved):
@@ -69,14 +73,14 @@ def attention_backward(dy, saved):
     check_backward(dy, q)
     delta = row_delta(CUDA, dy, y)
     dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
-    _, rows = TILE_ROWS[problem.width]
-    template, shared = f"<{problem.width}, {rows}>", _backward_shared(problem.width, rows)
+    _, rows = TILE_ROWS[problem.D]
+    template, shared = f"<{problem.D}, {rows}>", _backward_shared(problem.D, rows)
     given = (q, k, v, dy, lse, delta)
-    _launch(f"flash_backward_queries{template}", problem, problem.heads, (*given, dq), shared)
-    _launch(f"flash_backward_keys{template}", problem, problem.kv_heads, (*given, dk, dv), shared)
+    _launch(f"flash_backward_queries{template}", problem, problem.H, (*given, dq), shared)
+    _launch(f"flash_backward_keys{template}", problem, problem.H_kv, (*given, dk, dv), shared)
     return dq, dk, dv
 
 
 def _launch(kernel, problem, heads, arrays, shared):
-    grid = (problem.batch * heads, blocks_for(problem.time, OWNED))
+    grid = (problem.B * heads, blocks_for(problem.T, OWNED))
     CUDA.launch(kernel, grid, (THREADS,), (*arrays, *problem.scalars), shared)

@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
-from minillm.kernels.attention.arguments import check_backward, check_forward, row_delta
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 WIDTHS, DTYPES = TENSOR_CORE_WIDTHS, ("bfloat16", "float32")
@@ -80,11 +80,15 @@ CUDA = CudaFile(
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
     y, lse = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
-    _launch("flash_forward", forward_tiling, problem, problem.heads, (q, k, v, y, lse))
-    return y, (problem, q, k, v, y, lse)
+    _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse))
+    return y, FlashSaved(problem, q, k, v, y, lse)
 
 
 def attention_backward(dy, saved):
@@ -94,15 +98,13 @@ def attention_backward(dy, saved):
     delta = row_delta(CUDA, dy, y)
     dq, dk, dv = (empty(x.shape, x, x.dtype) for x in (q, k, v))
     given = (q, k, v, dy, lse, delta)
-    _launch("flash_backward_queries", backward_tiling, problem, problem.heads, (*given, dq))
-    _launch("flash_backward_keys", backward_tiling, problem, problem.kv_heads, (*given, dk, dv))
+    _launch("flash_backward_queries", backward_tiling, problem, problem.H, (*given, dq))
+    _launch("flash_backward_keys", backward_tiling, problem, problem.H_kv, (*given, dk, dv))
     return dq, dk, dv
 
 
 def _launch(kernel, tiling_for, problem, heads, arrays):
-    tiling = tiling_for(arrays[0].dtype.name, problem.width)
-    grid = (problem.batch * heads, blocks_for(problem.time, tiling.owned))
+    tiling = tiling_for(arrays[0].dtype.name, problem.D)
+    grid = (problem.B * heads, blocks_for(problem.T, tiling.owned))
     arguments = (*arrays, *problem.scalars)
-    CUDA.launch(
-        kernel + tiling.template(problem.width), grid, (tiling.threads,), arguments, tiling.shared(problem.width)
-    )
+    CUDA.launch(kernel + tiling.template(problem.D), grid, (tiling.threads,), arguments, tiling.shared(problem.D))

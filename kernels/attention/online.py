@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from minillm.kernels.attention.arguments import check_backward, check_forward, row_delta
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 WIDTHS = (32, 64, 96)  # of heads: for 128, dk and dv of a key would not fit into the registers of a thread
@@ -20,11 +20,15 @@ CUDA = CudaFile(__file__, "online.cu", INSTANCES, constants={"ROWS": ROWS, "TILE
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
     y, lse = empty(q.shape, q), empty(q.shape[:3], q)
-    _launch("online_forward", problem, problem.heads, (q, k, v, y, lse))
-    return y, (problem, q, k, v, y, lse)
+    _launch("online_forward", problem, problem.H, (q, k, v, y, lse))
+    return y, FlashSaved(problem, q, k, v, y, lse)
 
 
 def attention_backward(dy, saved):
@@ -33,11 +37,11 @@ def attention_backward(dy, saved):
     check_backward(dy, q)
     delta = row_delta(CUDA, dy, y)
     dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
-    _launch("online_backward_queries", problem, problem.heads, (q, k, v, dy, lse, delta, dq))
-    _launch("online_backward_keys", problem, problem.kv_heads, (q, k, v, dy, lse, delta, dk, dv))
+    _launch("online_backward_queries", problem, problem.H, (q, k, v, dy, lse, delta, dq))
+    _launch("online_backward_keys", problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv))
     return dq, dk, dv
 
 
 def _launch(kernel, problem, heads, arrays):
-    grid = (problem.batch * heads, blocks_for(problem.time, ROWS))
-    CUDA.launch(f"{kernel}<{problem.width}>", grid, (ROWS,), (*arrays, *problem.scalars))
+    grid = (problem.B * heads, blocks_for(problem.T, ROWS))
+    CUDA.launch(f"{kernel}<{problem.D}>", grid, (ROWS,), (*arrays, *problem.scalars))

@@ -26,7 +26,11 @@ CUDA = CudaFile(
 
 
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
-    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved"""
+    """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
+
+    The arguments are those of layers/attention.py, but for `window`; the errors those of
+    `check_forward` in arguments.py.
+    """
     return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, rng_key, batch_offset)
 
 
@@ -37,7 +41,7 @@ def attention_backward(dy, saved):
 
 def _launch_product(kernel, result, problem, arrays, *scalars):
     """One block for each tile of each head's result."""
-    batch, heads, rows, columns = result.shape
-    grid = (batch * heads, blocks_for(rows, TILE), blocks_for(columns, TILE))
-    sizes = np.array([problem.heads, problem.kv_heads, problem.time, problem.width], np.int32)
+    B, H, rows, columns = result.shape
+    grid = (B * H, blocks_for(rows, TILE), blocks_for(columns, TILE))
+    sizes = np.array([problem.H, problem.H_kv, problem.T, problem.D], np.int32)
     CUDA.launch(kernel, grid, (TILE, TILE // ROWS), (*arrays, *sizes, *scalars))

@@ -91,6 +91,7 @@ def tf32_enabled() -> bool:
 
 
 def is_bfloat16(array) -> bool:
+    """Whether the array's dtype is bfloat16."""
     return array.dtype.itemsize == 2 and array.dtype.name == "bfloat16"
 
 

@@ -23,7 +23,8 @@ def stream(*key: int | str) -> Stream:
     """The random stream of a key, such as `stream(seed, "dropout", step, "h.0.attn")`.
 
     Parts of the key are integers and strings. Different keys give streams that are independent for
-    every practical purpose: the 128-bit Philox key is a BLAKE2b hash of the parts.
+    every practical purpose: the 128-bit Philox key is a BLAKE2b hash of the parts. Raises
+    ValueError for a string with a NUL character.
     """
     parts = (f"s{part}" if isinstance(part, str) else f"i{int(part)}" for part in key)
     text = "\x00".join(parts)  # unambiguous: strings with a NUL are rejected below
@@ -38,7 +39,8 @@ class Stream:
     (key, 1 + i // 4)[i % 4].
 
     (NumPy's generator increments the counter before it computes the first block, hence the 1.) Each
-    method consumes the next words of the sequence.
+    method consumes the next words of the sequence. shape: of the array that is returned, a tuple or
+    an integer; () gives a single number.
     """
 
     def __init__(self, philox_key: np.ndarray):

@@ -59,6 +59,7 @@ def beam_search(
     """The best continuations of ids (B, T): for each row `n_best`, best first (fewer if no more
     exist).
 
+    model: a LanguageModel. beams: how many beginnings are kept. length_penalty: of the score above.
     eos_ids: the id or ids that finish a text; at `max_new_tokens` it is finished in any case.
     padding (B,): see `left_padded`. early_stopping: when a row ends, once `beams` of its texts are
     finished. True: at once. False: when the best unfinished text has, at its present length, no

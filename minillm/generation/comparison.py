@@ -76,9 +76,10 @@ def compare(
     eos_ids: Collection[int] = (),
     stop=(),
 ) -> list[Compared]:
-    """Continue a prompt (ids) with every strategy.
+    """Continue a prompt (ids) with every strategy, by up to max_tokens tokens.
 
-    samples: texts by each strategy that draws; the others have one.
+    model: a LanguageModel; tokenizer: its own. samples: texts by each strategy that draws; the
+    others have one. eos_ids: the ids that end a text; stop: strings that do.
 
     Raises UserError where prompt and text do not fit into the context.
     """

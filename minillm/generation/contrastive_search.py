@@ -45,11 +45,11 @@ def contrastive_search(
 ) -> Iterator[np.ndarray]:
     """Continue ids (B, T) token by token; yields the next ids (B,).
 
-    It yields `max_new_tokens` times, less often if all rows end. top_k: how many of the likeliest
-    tokens are tried. penalty_alpha: the weight of dissimilarity, from 0 to 1. eos_ids, padding and
-    over are those of `generate`. When the context is full, its oldest quarter is dropped, and
-    vectors are compared with those of the visible places. Equal scores: the likelier token, then
-    the lowest id. Raises UserError for invalid settings.
+    model: a LanguageModel. It yields `max_new_tokens` times, less often if all rows end. top_k: how
+    many of the likeliest tokens are tried. penalty_alpha: the weight of dissimilarity, from 0 to 1.
+    eos_ids, padding and over are those of `generate`. When the context is full, its oldest quarter
+    is dropped, and vectors are compared with those of the visible places. Equal scores: the
+    likelier token, then the lowest id. Raises UserError for invalid settings.
     """
     ids = np.asarray(ids)
     _check(ids, top_k, penalty_alpha)

@@ -62,6 +62,7 @@ class Decoder:
     """
 
     def __init__(self, model, window: str = "slide"):
+        """Raises UserError for an unknown `window`."""
         if window not in WINDOWS:
             raise UserError(f'window is "{window}": use one of {", ".join(WINDOWS)}')
         self.model, self.window = model, window
@@ -87,13 +88,15 @@ class Decoder:
         """The next tokens of each row, ids (B, t) int  ->  logits (B, V) of the token after them.
 
         padding (B,): with the first call, how many ids at the start of each row are none (see
-        `left_padded`). Raises UserError for ids outside the vocabulary.
+        `left_padded`). Raises UserError for ids outside the vocabulary, ContextFull where the
+        window is "stop" and the context is full, ValueError for padding that does not fit ids, or
+        that comes with a later call.
         """
         return self.read_last(ids, 1, padding)[:, 0]
 
     def read_last(self, ids, count: int, padding=None):
-        """As `read`, with logits (B, count, V) of what follows each of the last `count` of the
-        columns that are read.
+        """As `read`, errors included, with logits (B, count, V) of what follows each of the last
+        `count` of the columns that are read.
         """
         if self._whole:
             self._append(ids, padding)
@@ -158,7 +161,7 @@ class Decoder:
 
     def truncate(self, count: int) -> None:
         """The last `count` columns count as never read. At least one must stay, and what slid away
-        does not return.
+        does not return. Raises ValueError for a larger or negative count.
         """
         if not 0 <= count < max(self.visible, 1):
             raise ValueError(f"{count} columns cannot be taken back: {self.visible} are visible, and one must stay")
@@ -211,6 +214,8 @@ def reader(model, window: str = "slide"):
 
 def left_padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Prompts as one batch: ids (B, T), zeros at the left of shorter rows, and their number (B,).
+
+    Raises UserError for no prompt, or one without tokens.
 
     >>> left_padded([[7, 8, 9], [5]])
     (array([[7, 8, 9],

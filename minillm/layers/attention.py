@@ -63,8 +63,9 @@ def attend(q, k, v, mask, factor=None, out=None):
 
 
 def attend_backward(dy, q, k, v, y, p, factor=None):
-    """Its gradient: dy (B, H, t, D), what forward took and gave  ->  dq (B, H, t, D), dk and dv (B,
-    H, T, D)
+    """Its gradient: dy (B, H, t, D)  ->  dq (B, H, t, D), dk and dv (B, H, T, D)
+
+    What forward took and gave: q, y (B, H, t, D), k, v (B, H, T, D), p and factor (B, H, t, T).
     """
     scale = 1 / math.sqrt(q.shape[-1])
     # forward: y = dropped(p) @ v
@@ -147,6 +148,7 @@ def attention_backward(dy, saved):
     v_quick = quick_to_transpose(v)
     # From the last block to the first: the last one sees the most keys, and its dk and dv become
     # the whole ones.
+    # forward: y[:, :, rows] = attend(q[:, :, rows], k[:, :, keys], v[:, :, keys])
     for p_rows, (rows, keys) in reversed(list(zip(p, _blocks(T, causal, window)))):
         block = dy[:, :, rows], q[:, :, rows], k[:, :, keys], v_quick[:, :, keys], y[:, :, rows], p_rows
         gradients = accumulate(gradients, rows, keys, T, attend_backward(*block, _block_of(factor, rows, keys)))
@@ -226,8 +228,8 @@ def sum_heads(dx, n_kv_head):
 
 def split_heads(x, n_head):
     """(B, T, H D) -> (B, H, T, D), a view."""
-    B, T, width = x.shape
-    return x.reshape(B, T, n_head, width // n_head).transpose(0, 2, 1, 3)
+    B, T, C = x.shape
+    return x.reshape(B, T, n_head, C // n_head).transpose(0, 2, 1, 3)
 
 
 def merge_heads(y):
@@ -284,6 +286,7 @@ class CausalSelfAttention(Layer):
         return self.c_attn.backward(dqkv.reshape(B, T, 3 * H * D))
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         B, t, C = x.shape
         qkv = self.c_attn.decode(x, cache).reshape(B, t, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)

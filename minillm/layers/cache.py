@@ -31,7 +31,7 @@ BLOCK = 256  # columns that are appended before a windowed array is moved to the
 
 
 class Cache:
-    """What the layers of one model keep of `batch` texts.
+    """What the layers of one model keep of B texts.
 
     length: how many columns were read before the present pass; count: how many it reads; one_token:
     whether that is one token in all, of a batch of one. shared: a dict for what several layers need
@@ -44,8 +44,8 @@ class Cache:
     `advance()`.
     """
 
-    def __init__(self, like, batch: int, padding=None):
-        self._like, self._batch = like, batch
+    def __init__(self, like, B: int, padding=None):
+        self._like, self._B = like, B
         self._packed: dict[tuple, PackedLinear | None] = {}
         self.restart(padding)
 
@@ -60,7 +60,7 @@ class Cache:
 
     def start(self, count: int) -> None:
         """A pass over `count` new columns begins."""
-        self.count, self.one_token = count, count * self._batch == 1
+        self.count, self.one_token = count, count * self._B == 1
         self.shared, self._positions, self._hidden = {}, None, None
         if self.padding is not None:
             hidden = self._new_columns() < self.padding[:, None]  # (B, t)
@@ -152,7 +152,7 @@ class Cache:
         differ from the old ones. Beams of one prompt share most of their columns: only the others
         are copied.
         """
-        self._batch = len(rows)
+        self._B = len(rows)
         if self.padding is not None:
             self.padding = self.padding[rows]
         for places in self._columns.values():
@@ -254,6 +254,6 @@ class _Columns:
         return [array[..., lowest:, :] for array in joined]
 
 
-def _empty(like, batch: int, capacity: int):
-    shape = (batch, *like.shape[1:-2], capacity, like.shape[-1])
+def _empty(like, B: int, capacity: int):
+    shape = (B, *like.shape[1:-2], capacity, like.shape[-1])
     return array_module(like).empty_like(like, shape=shape, order="C")

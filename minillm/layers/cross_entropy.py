@@ -37,9 +37,11 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if
     no array is given for it.
 
-    logits (..., V), targets (...) int, count: what the sum is divided by, by default the number of
-    rows that are not ignored  ->  loss (0-d, float64), saved gradient: an array (N, V or more) for
-    the gradient of logits (N, V), which is rounded to its dtype.
+    logits (..., V), targets (...) int  ->  loss (0-d, float64), saved
+
+    ignore_index: a target that does not count. label_smoothing: e, from 0 to below 1. count: what
+    the sum is divided by, by default the number of rows that are not ignored. gradient: an array
+    (N, V or more) for the gradient of logits (N, V), which is rounded to its dtype.
 
     Raises ValueError if every target is ignored: the mean of nothing has no value.
     """
@@ -91,6 +93,7 @@ class CrossEntropy(Layer):
     """
 
     def __init__(self, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
+        """ignore_index: a target that does not count; label_smoothing: e, from 0 to below 1."""
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 

@@ -27,7 +27,11 @@ from minillm.layers.layer import Layer
 
 
 def dropout_forward(x, p, rng_key, batch_offset=0):
-    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved.  x[0] is row `batch_offset` of the batch."""
+    """x (...), p in [0, 1)  ->  y (...), saved
+
+    rng_key: a tuple of integers and strings, the key of the mask. batch_offset: which row of the
+    batch x[0] is, so that a part of a batch gets its part of the mask.
+    """
     factor = dropout_factor(x.shape, p, rng_key, upcast(x), batch_offset)
     return downcast(upcast(x) * factor, x), factor
 
@@ -41,7 +45,7 @@ def dropout_backward(dy, saved):
 
 def dropout_factor(shape, p, rng_key, like, batch_offset=0):
     """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype
-    and device of `like`."""
+    and device of `like`. rng_key and batch_offset as in `dropout_forward`."""
     words = stream(*rng_key).words32(math.prod(shape), start=batch_offset * math.prod(shape[1:]))
     kept = (words >= round(p * 2**32)).reshape(shape)
     return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
@@ -80,6 +84,7 @@ class Dropout(Layer):
         return dropout_backward(dy, saved)
 
     def decode(self, x, cache):
+        """x itself: nothing is dropped in generation; see Layer.decode."""
         return x
 
     def settings(self, rng_key) -> dict:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,8 +37,20 @@ A = 0.044715
 APPROXIMATIONS = ("tanh", "none")
 
 
+class GELUSaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., F), the bias added
+    gate: Any  # (..., F), g(x)
+    has_bias: bool
+    approximate: str
+
+
 def gelu_forward(x, bias=None, approximate="tanh"):
-    """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved"""
+    """y = gelu(x + bias).  x (..., F), bias (F,) or None  ->  y (..., F), saved
+
+    approximate: "tanh" or "none", the exact form. Raises ValueError for another one.
+    """
     xp, like, x = array_module(x), x, upcast(x)
     if bias is not None:
         x = x + bias
@@ -55,7 +68,7 @@ def gelu_forward(x, bias=None, approximate="tanh"):
         gate += 0.5  # Phi(x)
     else:
         raise ValueError(f"approximate is {approximate!r}: use one of {', '.join(map(repr, APPROXIMATIONS))}")
-    return downcast(x * gate, like), (x, gate, bias is not None, approximate)
+    return downcast(x * gate, like), GELUSaved(x, gate, bias is not None, approximate)
 
 
 def gelu_backward(dy, saved):
@@ -150,5 +163,6 @@ class GELU(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, F) -> y (B, t, F); see Layer.decode."""
         y, _ = gelu_forward(x, approximate=self.approximate)
         return y

@@ -113,9 +113,11 @@ class Parameter:
         return buffer
 
     def add_grad(self, grad) -> None:
-        """Add `grad` (same shape as the value) to the gradient. The first one is kept as it is and
-        owned from then on: later ones are added into its memory, so it must not be dy, or anything
-        else that is still needed.
+        """Add `grad` (same shape as the value) to the gradient.
+
+        The first gradient is stored without a copy, and later ones are added into it: the caller
+        must not modify it, and it must not be dy, dx or a view of them. Raises ValueError for
+        another shape.
         """
         if not hasattr(grad, "shape"):
             grad = np.array(grad, self.value.dtype)
@@ -249,13 +251,14 @@ class Layer:
 
     def take_saved(self):
         """Called at the start of backward: hands out what forward saved and forgets it, so that its
-        memory can be freed.
+        memory can be freed. Raises RuntimeError if there is nothing.
         """
         if self._saved is None:
             where = f"{type(self).__name__}({self.name})" if self.name else type(self).__name__
             why = "call forward first, and backward once for each forward" if self.training else "call train() first"
             raise RuntimeError(f"{where}: backward has nothing to work from: {why}")
-        (saved,), self._saved = self._saved, None
+        (saved,) = self._saved
+        self._saved = None
         return saved
 
     # ----------------------------------------------------------------------------------- generation

@@ -33,6 +33,7 @@ cannot move.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,12 +43,24 @@ from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
 
 
+class LayerNormSaved(NamedTuple):
+    """What backward needs of forward."""
+
+    normed: Any  # (N, C)
+    rstd: Any  # (N,)
+    weight: Any  # (C,)
+    has_bias: bool
+
+
 def layer_norm_forward(x, weight, bias=None, eps=1e-5):
-    """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved"""
+    """x (..., C), weight (C,), bias (C,) or None  ->  y (..., C), saved
+
+    eps: added to the variance.
+    """
     xp = array_module(x)
-    width = x.shape[-1]
-    rows = upcast(x).reshape(-1, width)  # (N, C)
-    average = xp.full(width, 1 / width, dtype=rows.dtype)
+    C = x.shape[-1]
+    rows = upcast(x).reshape(-1, C)  # (N, C)
+    average = xp.full(C, 1 / C, dtype=rows.dtype)
     # Sums along a row as products with a vector: the BLAS takes a quarter of the time of
     # mean(axis=-1).
     normed = rows - (rows @ average)[:, None]  # x - mean: (N, C)
@@ -57,17 +70,17 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     y = normed * weight
     if bias is not None:
         y += bias
-    return downcast(y, x).reshape(x.shape), (normed, rstd, weight, bias is not None)
+    return downcast(y, x).reshape(x.shape), LayerNormSaved(normed, rstd, weight, bias is not None)
 
 
 def layer_norm_backward(dy, saved):
     """dy (..., C)  ->  dx (..., C), dweight (C,), dbias (C,) or None"""
     normed, rstd, weight, has_bias = saved
     xp = array_module(dy)
-    count, width = normed.shape
-    dy_rows = upcast(dy).reshape(count, width)
-    ones = xp.ones(count, dtype=dy_rows.dtype)
-    average = xp.full(width, 1 / width, dtype=dy_rows.dtype)
+    N, C = normed.shape
+    dy_rows = upcast(dy).reshape(N, C)
+    ones = xp.ones(N, dtype=dy_rows.dtype)
+    average = xp.full(C, 1 / C, dtype=dy_rows.dtype)
     # forward: y = normed * weight + bias, the same weight and bias for every row
     product = dy_rows * normed
     dweight = ones @ product  # (N,) @ (N, C)
@@ -130,6 +143,7 @@ class LayerNorm(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         bias = self.bias.value if hasattr(self, "bias") else None
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)

@@ -16,11 +16,22 @@ The weight is stored as (in, out), the orientation of GPT-2's files, unless `tra
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from minillm.backend.arrays import array_module
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.layer import Layer, Parameter
+
+
+class LinearSaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., I)
+    weight: Any  # (I, O) or, if transposed, (O, I)
+    has_bias: bool
+    transposed: bool
 
 
 def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
@@ -34,12 +45,13 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     y = matmul(rows, w, dtype=dtype)  # (N, I) @ (I, O)
     if bias is not None:
         y += downcast(bias, y)
-    return y.reshape(*x.shape[:-1], w.shape[1]), (x, weight, bias is not None, transposed)
+    return y.reshape(*x.shape[:-1], w.shape[1]), LinearSaved(x, weight, bias is not None, transposed)
 
 
 def linear_backward(dy, saved, needs_dweight=True):
-    """dy (..., O)  ->  dx (..., I), dweight (as weight; None if it is not needed), dbias (O,) or
-    None
+    """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
+
+    needs_dweight=False: dweight is not computed, and None.
     """
     x, weight, has_bias, transposed = saved
     xp = array_module(dy)
@@ -75,7 +87,10 @@ class Linear(Layer):
         self.transposed = transposed
 
     def forward(self, x, with_bias=True, dtype=None):
-        """x (..., I)  ->  y (..., O) of `dtype`, by default that of x."""
+        """x (..., I)  ->  y (..., O) of `dtype`, by default that of x.
+
+        with_bias=False: the bias is left to the caller, who adds its gradient, too.
+        """
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
         y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
         self.save_for_backward(saved)
@@ -94,7 +109,10 @@ class Linear(Layer):
         return dx
 
     def decode(self, x, cache, with_bias=True):
-        """x (B, t, I) -> (B, t, O). One row: packed_linear.py; a few rows: skinny_matmul.py."""
+        """x (B, t, I) -> (B, t, O). One row: packed_linear.py; a few rows: skinny_matmul.py.
+
+        with_bias=False: the bias is left to the caller.
+        """
         weight = self.weight.value
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:

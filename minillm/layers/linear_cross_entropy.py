@@ -48,11 +48,12 @@ def linear_cross_entropy_forward(
 ):
     """x (..., C), weight (V, C), targets (...) int  ->  mean loss in nats (0-d, float64), saved
 
-    dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one.
-    chunk_rows: rows of logits that exist at a time; by default as many as make CHUNK_LOGITS. count:
-    what the sum of losses is divided by, a number or 0-d; by default the number of targets that are
-    not ignored. With needs_gradient=False only the loss is computed, and saved is None; with
-    needs_dweight=False dweight is None.
+    ignore_index and label_smoothing: see cross_entropy.py. dweight: a buffer (V, C) that the
+    weight's gradient is added to; by default a new one. chunk_rows: rows of logits that exist at a
+    time; by default as many as make CHUNK_LOGITS. count: what the sum of losses is divided by, a
+    number or 0-d; by default the number of targets that are not ignored. With needs_gradient=False
+    only the loss is computed, and saved is None; with needs_dweight=False dweight is None. Raises
+    ValueError if every target is ignored.
     """
     xp = array_module(x)
     rows = x.reshape(-1, x.shape[-1])  # (N, C)
@@ -105,6 +106,7 @@ class LinearCrossEntropy(Layer):
     """
 
     def __init__(self, weight: Parameter, ignore_index: int = IGNORE_INDEX, label_smoothing: float = 0.0):
+        """weight (V, C); ignore_index and label_smoothing: see cross_entropy.py."""
         self.weight = weight
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing

@@ -22,17 +22,32 @@ transpose as (out, in)).
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from minillm.backend.matmul import matmul
 from minillm.layers.layer import Parameter
 from minillm.layers.linear import Linear
 
 
+class LoRASaved(NamedTuple):
+    """What backward needs of forward."""
+
+    x: Any  # (..., I)
+    a: Any  # (r, I)
+    b: Any  # (O, r)
+    h: Any  # (N, r), scaled
+    scale: float
+
+
 def lora_forward(x, a, b, scale):
-    """x (..., I), a (r, I), b (O, r)  ->  what is added to the layer's output (..., O), saved"""
+    """x (..., I), a (r, I), b (O, r)  ->  what is added to the layer's output (..., O), saved
+
+    scale: s, the number that x A^T B^T is multiplied by.
+    """
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     h = matmul(rows, a.T)  # (N, I) @ (I, r)
     h *= scale
-    return matmul(h, b.T).reshape(*x.shape[:-1], len(b)), (x, a, b, h, scale)  # (N, r) @ (r, O)
+    return matmul(h, b.T).reshape(*x.shape[:-1], len(b)), LoRASaved(x, a, b, h, scale)  # (N, r) @ (r, O)
 
 
 def lora_backward(dy, saved):
@@ -53,6 +68,9 @@ class LoRALinear(Linear):
     lora_B (O, r)."""
 
     def __init__(self, base: Linear, a, b, alpha: float):
+        """base: the layer whose weight and bias are shared, and frozen from now on. a (r, I) and b
+        (O, r) become lora_A and lora_B; alpha: what is added is multiplied by alpha / r.
+        """
         bias = base.bias if hasattr(base, "bias") else None
         super().__init__(base.weight, None, base.transposed)
         if bias is not None:
@@ -64,7 +82,7 @@ class LoRALinear(Linear):
         self.scale = alpha / len(a)
 
     def forward(self, x, with_bias=True):
-        """x (..., I)  ->  y (..., O)"""
+        """x (..., I)  ->  y (..., O). with_bias=False: without the bias of the base."""
         y = super().forward(x, with_bias)
         of_base = self._saved
         added, saved = lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)
@@ -88,6 +106,7 @@ class LoRALinear(Linear):
         return dx
 
     def decode(self, x, cache, with_bias=True):
+        """The new tokens x (B, t, I) -> y (B, t, O); see Layer.decode."""
         y = super().decode(x, cache, with_bias)
         y += lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)[0]
         return y

@@ -2,8 +2,8 @@
 
     h = gelu(x W_fc + b_fc)        y = h W_proj + b_proj                  x (..., C), h (..., F), usually F = 4C
 
-Backward calls the backward of each part, in reverse order. The first
-bias is added by the GELU, which visits every element anyway.
+Backward calls the backward of each part, in reverse order. The first bias is added by the GELU,
+which visits every element anyway.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class MLP(Layer):
     """x (..., C) -> y (..., C); approximate="tanh" (GPT-2) or "none" (exact GELU)."""
 
     def __init__(self, c_fc: Linear, c_proj: Linear, approximate: str = "tanh"):
+        """c_fc: C -> F; c_proj: F -> C; approximate: see gelu.py."""
         self.c_fc = c_fc
         self.c_proj = c_proj
         self.approximate = approximate
@@ -47,6 +48,7 @@ class MLP(Layer):
         return self.c_fc.backward(dz)
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (B, t, C) @ (C, F)
         h, _ = gelu_forward(h, bias, self.approximate)

@@ -60,5 +60,6 @@ def run_blocks_backward(blocks, dx, saved):
     while saved:
         kept = saved.pop()  # its memory is free once the block is done
         block = blocks[len(saved)]
+        # forward: x = block(x)
         dx = block.backward(dx) if kept is None else recomputed_backward(block, dx, kept)
     return dx

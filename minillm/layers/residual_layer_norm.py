@@ -18,7 +18,10 @@ from minillm.layers.layer_norm import layer_norm_backward, layer_norm_forward
 
 
 def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5):
-    """x and delta (..., C), weight (C,), bias (C,) or None  ->  (sum, y), both (..., C), saved"""
+    """x and delta (..., C), weight (C,), bias (C,) or None  ->  (sum, y), both (..., C), saved
+
+    eps: added to the variance.
+    """
     total = x + delta
     y, saved = layer_norm_forward(total, weight, bias, eps)
     return (total, y), saved

@@ -29,11 +29,14 @@ from minillm.layers.layer import Layer, Parameter
 
 
 def rms_norm_forward(x, weight, eps=1e-5):
-    """x (..., C), weight (C,)  ->  y (..., C), saved"""
+    """x (..., C), weight (C,)  ->  y (..., C), saved
+
+    eps: added to the mean of squares.
+    """
     xp = array_module(x)
-    width = x.shape[-1]
-    rows = upcast(x).reshape(-1, width)  # (N, C)
-    average = xp.full(width, 1 / width, dtype=rows.dtype)
+    C = x.shape[-1]
+    rows = upcast(x).reshape(-1, C)  # (N, C)
+    average = xp.full(C, 1 / C, dtype=rows.dtype)
     rstd = 1 / xp.sqrt(xp.square(rows) @ average + rows.dtype.type(eps))  # (N,)
     normed = rows * rstd[:, None]
     return downcast(normed * weight, x).reshape(x.shape), (normed, rstd, weight)
@@ -43,13 +46,13 @@ def rms_norm_backward(dy, saved):
     """dy (..., C)  ->  dx (..., C), dweight (C,)"""
     normed, rstd, weight = saved
     xp = array_module(dy)
-    count, width = normed.shape
-    dy_rows = upcast(dy).reshape(count, width)
+    N, C = normed.shape
+    dy_rows = upcast(dy).reshape(N, C)
     # forward: y = normed * weight, the same weight for every row
     product = dy_rows * normed
-    dweight = xp.ones(count, dtype=dy_rows.dtype) @ product  # (N,) @ (N, C)
+    dweight = xp.ones(N, dtype=dy_rows.dtype) @ product  # (N,) @ (N, C)
     # forward: normed = x * rstd, where rstd is a function of the whole row
-    along_normed = product @ (weight * weight.dtype.type(1 / width))  # 1/C sum_j g_j n_j, g = dy w: (N,)
+    along_normed = product @ (weight * weight.dtype.type(1 / C))  # 1/C sum_j g_j n_j, g = dy w: (N,)
     dx = dy_rows * weight
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
@@ -93,6 +96,7 @@ class RMSNorm(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return rms_norm_of_one_row(x, self.weight.value, self.eps)
         y, _ = rms_norm_forward(x, self.weight.value, self.eps)

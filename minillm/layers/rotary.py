@@ -70,15 +70,14 @@ class Llama3Scaling:
         return (1 - s) * theta / self.factor + s * theta
 
 
-def rotary_tables(time: int, width: int, base: float = 10000.0, dtype="float32", scaling: Llama3Scaling | None = None):
-    """cos and sin of t theta_i for the positions 0 ...
-
-    time - 1 and a head of `width`: two NumPy arrays (T, D/2).
+def rotary_tables(T: int, D: int, base: float = 10000.0, dtype="float32", scaling: Llama3Scaling | None = None):
+    """cos and sin of t theta_i for the positions 0 ... T - 1 and a head of width D: two NumPy
+    arrays (T, D/2).
     """
-    theta = base ** (-2 * np.arange(width // 2) / width)  # (D/2,)
+    theta = base ** (-2 * np.arange(D // 2) / D)  # (D/2,)
     if scaling is not None:
         theta = scaling.stretched(theta)
-    angle = np.arange(time)[:, None] * theta  # (T, D/2), float64: far positions keep their digits
+    angle = np.arange(T)[:, None] * theta  # (T, D/2), float64: far positions keep their digits
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
@@ -99,7 +98,10 @@ def halves_to_interleaved(weight, n_head: int):
 
 
 def rotary_forward(x, cos, sin, interleaved=False):
-    """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved"""
+    """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved
+
+    interleaved: the pairs are (2i, 2i + 1), and not (i, i + D/2).
+    """
     return downcast(_rotate(upcast(x), cos, sin, interleaved), x), (cos, sin, interleaved)
 
 

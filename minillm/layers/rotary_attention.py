@@ -15,6 +15,8 @@ Backward is that of the parts in reverse. x is read three times, so its three gr
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from minillm.backend.arrays import array_module, contiguous, device_of, to_device
@@ -35,23 +37,23 @@ class RotaryPositions:
     They grow when longer texts come.
     """
 
-    def __init__(self, width: int, base: float = 10000.0, scaling: Llama3Scaling | None = None, interleaved=False):
-        self.width, self.base, self.scaling, self.interleaved = width, base, scaling, interleaved
+    def __init__(self, head_dim: int, base: float = 10000.0, scaling: Llama3Scaling | None = None, interleaved=False):
+        self.head_dim, self.base, self.scaling, self.interleaved = head_dim, base, scaling, interleaved
         self._tables = {}  # (dtype, device) -> cos, sin
         self._token_tables = {}  # the same for `tables_for_tokens`
 
-    def tables(self, time: int, like):
-        """cos and sin (T, D/2) for the first `time` positions, of the dtype and on the device of
+    def tables(self, T: int, like):
+        """cos and sin (T, D/2) for the first T positions, of the dtype and on the device of
         `like`.
         """
         key = (np.dtype(like.dtype).name, device_of(like))
         tables = self._tables.get(key)
-        if tables is None or len(tables[0]) < time:
-            grown = 1 << (time - 1).bit_length()
-            tables = rotary_tables(grown, self.width, self.base, key[0], self.scaling)
+        if tables is None or len(tables[0]) < T:
+            grown = 1 << (T - 1).bit_length()
+            tables = rotary_tables(grown, self.head_dim, self.base, key[0], self.scaling)
             tables = self._tables[key] = tuple(to_device(table, key[1]) for table in tables)
         cos, sin = tables
-        return cos[:time], sin[:time]
+        return cos[:T], sin[:T]
 
     def tables_for_tokens(self, cache, like):
         """cos and sin as `rotate_tokens` takes them, for the new columns of a cache.
@@ -63,17 +65,27 @@ class RotaryPositions:
         return cache.shared[self]
 
     def _tables_at(self, cache, like):
-        time = cache.length + cache.count
+        T = cache.length + cache.count
         key = (np.dtype(like.dtype).name, device_of(like), self.interleaved)
         tables = self._token_tables.get(key)
-        if tables is None or tables[0].shape[0] < time:
-            grown = 1 << (time - 1).bit_length()
+        if tables is None or tables[0].shape[0] < T:
+            grown = 1 << (T - 1).bit_length()
             xp, axis = array_module(like), -1 if self.interleaved else -2  # where the two of a pair are
             cos, sin = (table[:, None] for table in self.tables(grown, like))  # (T, 1, D/2)
             tables = xp.stack([cos, cos], axis), xp.stack([-sin, sin], axis)  # (T, 1, 2, D/2)
             self._token_tables[key] = tables
-        at = slice(cache.length, time) if cache.padding is None else cache.positions()
+        at = slice(cache.length, T) if cache.padding is None else cache.positions()
         return tables[0][at], tables[1][at]
+
+
+class RotaryAttentionSaved(NamedTuple):
+    """What backward needs of forward: two functions, and what each was given to keep."""
+
+    rotate_backward: Any
+    q: tuple  # of the rotation of q
+    k: tuple  # of the rotation of k
+    backward: Any
+    attention: tuple
 
 
 class RotarySelfAttention(Layer):
@@ -129,7 +141,7 @@ class RotarySelfAttention(Layer):
         else:
             forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)
-        self.save_for_backward((rotate_backward, saved_q, saved_k, backward, saved))
+        self.save_for_backward(RotaryAttentionSaved(rotate_backward, saved_q, saved_k, backward, saved))
         return self.o_proj.forward(merge_heads(y))
 
     def backward(self, dy):
@@ -155,6 +167,7 @@ class RotarySelfAttention(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         B, t, _ = x.shape
         H, H_kv = self.n_head, self.n_kv_head
         qkv = packed_linear(x, (self.q_proj, self.k_proj, self.v_proj), cache)

@@ -1,5 +1,5 @@
-"""Turning the pairs of rotary embedding more slowly, so that a model reads longer texts than it was
-trained on.
+"""Rotating the pairs of rotary embedding more slowly, so that a model reads longer texts than it
+was trained on.
 
 Three kinds are computed; each makes theta_i' (D/2,) of theta_i (rotary.py):
 
@@ -27,7 +27,10 @@ SAME = 1e-5  # relative: factors in files are float32
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Every position counts for 1 / factor of one."""
+    """Every position counts for 1 / factor of one.
+
+    Raises UserError unless factor is a finite number above 0.
+    """
 
     factor: float
 
@@ -41,7 +44,7 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class TableScaling:
-    """A factor for each pair of a head."""
+    """A factor for each pair of a head. Raises UserError unless they are finite numbers above 0."""
 
     factors: tuple[float, ...]
 
@@ -52,7 +55,7 @@ class TableScaling:
         _check_factors(self.factors, "factors")
 
     def stretched(self, theta):
-        """theta_i (D/2,)  ->  theta_i' (D/2,)"""
+        """theta_i (D/2,)  ->  theta_i' (D/2,). Raises UserError for another number of pairs."""
         if len(theta) != len(self.factors):
             raise UserError(f"rope_scaling has {len(self.factors)} factors, a head has {len(theta)} pairs")
         return theta / np.array(self.factors)
@@ -62,7 +65,7 @@ Scaling = Llama3Scaling | LinearScaling | TableScaling
 
 
 def scaling_from_fields(fields: dict) -> Scaling:
-    """The scaling that has these fields."""
+    """The scaling that has these fields. Raises UserError for values that cannot be."""
     if "factors" in fields:
         return TableScaling(**fields)
     return LinearScaling(**fields) if set(fields) == {"factor"} else Llama3Scaling(**fields)

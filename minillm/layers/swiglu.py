@@ -74,6 +74,7 @@ class SwiGLU(Layer):
     """
 
     def __init__(self, gate_proj: Linear, up_proj: Linear, down_proj: Linear):
+        """gate_proj and up_proj: C -> F; down_proj: F -> C."""
         self.gate_proj = gate_proj
         self.up_proj = up_proj
         self.down_proj = down_proj
@@ -100,6 +101,7 @@ class SwiGLU(Layer):
         return dx
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)  # (B, t, C) @ (C, 2F)
         F = gate_up.shape[-1] // 2
         h = swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])

@@ -198,7 +198,7 @@ def loss_with_other_scores(model, ids, targets, index: int, pairs, change) -> fl
     for layer, block in enumerate(body.h):
         a = block.ln_1.forward(x)
         if layer == index:
-            q, k, v = split_heads(block.attn.c_attn.forward(a), block.attn.n_head)
+            q, k, v = split_qkv(block.attn.c_attn.forward(a), block.attn.n_head)
             s = scores(q, k)
             s[pairs] += change
             y = causal_attention(s) @ v  # (B, H, T, T) @ (B, H, T, D)
@@ -209,10 +209,10 @@ def loss_with_other_scores(model, ids, targets, index: int, pairs, change) -> fl
     return float(model.loss_head.forward(body.ln_f.forward(x), targets))
 
 
-def split_heads(qkv, n_head: int):
+def split_qkv(qkv, n_head: int):
     """(B, T, 3C)  ->  q, k, v (B, H, T, D) each"""
-    batch, time, width = qkv.shape
-    return qkv.reshape(batch, time, 3, n_head, width // (3 * n_head)).transpose(2, 0, 3, 1, 4)
+    B, T, C3 = qkv.shape
+    return qkv.reshape(B, T, 3, n_head, C3 // (3 * n_head)).transpose(2, 0, 3, 1, 4)
 
 
 def _findings(figures: dict[str, float], config, nearest: int) -> list[Finding]:

@@ -194,7 +194,7 @@ def get_batch(ids, B, T, rng):
 
 
 def train(w, ids, steps, heads, rng, B=16, lr=5e-3):
-    """Change the weights w to make the text ids (N,) likelier; yields the loss before each step."""
+    """Change w to make the text ids (N,) likelier, B pieces a step; yields each step's loss."""
     m, v = ({name: np.zeros_like(value) for name, value in w.items()} for _ in "mv")
     for step in range(1, steps + 1):
         inputs, targets = get_batch(ids, B, len(w["wpe.weight"]), rng)
@@ -205,7 +205,7 @@ def train(w, ids, steps, heads, rng, B=16, lr=5e-3):
 
 
 def lr_at(lr, step, steps):
-    """The learning rate: it rises while m and v fill, and falls so that the weights settle."""
+    """For step 1 ... steps: it rises to lr while m and v fill, and falls so that w settles."""
     return lr * min(1, step / 20, 1.5 * (steps - step + 1) / steps)
 
 
@@ -216,7 +216,7 @@ def sample(p, number):
 
 
 def generate(w, ids, count, heads, rng, temperature=0.7):
-    """Continue ids (N,) by `count` tokens; a temperature below 1 prefers likely tokens."""
+    """Continue ids (N,) by `count` tokens -> (N + count,); temperature < 1 prefers likely ones."""
     for _ in range(count):
         logits, _ = forward(w, ids[None, -len(w["wpe.weight"]) :], heads)
         ids = np.append(ids, sample(softmax(logits[0, -1] / temperature), rng.random()))

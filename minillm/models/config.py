@@ -20,6 +20,7 @@ def option(default, help: str, panel: str = "The model", **more):
 
 
 def check_positive_integers(config, names: tuple[str, ...]) -> None:
+    """Raises UserError unless these fields are whole numbers from 1 to LARGEST."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -29,6 +30,7 @@ def check_positive_integers(config, names: tuple[str, ...]) -> None:
 
 
 def check_numbers(config, names: tuple[str, ...]) -> None:
+    """Raises UserError unless these fields are finite numbers above 0."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
@@ -36,12 +38,14 @@ def check_numbers(config, names: tuple[str, ...]) -> None:
 
 
 def check_flags(config, names: tuple[str, ...]) -> None:
+    """Raises UserError unless these fields are True or False."""
     for name in names:
         if not isinstance(getattr(config, name), bool):
             raise UserError(f"{name} is {getattr(config, name)!r}: it must be true or false")
 
 
 def check_heads(config) -> None:
+    """Raises UserError unless d_model is divisible by n_head."""
     if config.d_model % config.n_head:
         lower = config.d_model // config.n_head * config.n_head
         raise UserError(
@@ -51,5 +55,6 @@ def check_heads(config) -> None:
 
 
 def check_dropout(config) -> None:
+    """Raises UserError unless dropout is a number from 0 to below 1."""
     if isinstance(config.dropout, bool) or not isinstance(config.dropout, (int, float)) or not 0 <= config.dropout < 1:
         raise UserError(f"dropout is {config.dropout!r}: it must be at least 0 and below 1 (0 turns it off)")

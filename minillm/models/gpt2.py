@@ -185,6 +185,10 @@ class Transformer(Layer):
         self.ln_f = ln_f
 
     def forward(self, ids, rng_key):
+        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode.
+
+        Raises ValueError where dropout needs a key and there is none.
+        """
         positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
         # (B, T, C) + (T, C): the same positions in every row
         x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
@@ -194,6 +198,11 @@ class Transformer(Layer):
         return self.ln_f.forward(x)
 
     def backward(self, dx) -> None:
+        """dx (B, T, C): adds to the gradients of all parameters below the head.
+
+        RuntimeError without a forward.
+        """
+        # forward: x = ln_f(blocks(embd_dropout(x)))
         dx = run_blocks_backward(self.h, self.ln_f.backward(dx), self.take_saved())
         dx = self.embd_dropout.backward(dx)
         # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch
@@ -225,6 +234,7 @@ class ResidualBlock(Layer):
         self.mlp_resid_dropout = Dropout(dropout)
 
     def forward(self, x, rng_key=None):
+        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode."""
         attn_out = self.attn_resid_dropout.forward(self.attn.forward(self.ln_1.forward(x), rng_key), rng_key)
         x, saved_attn = residual_forward(x, attn_out)
         mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), rng_key)
@@ -233,6 +243,10 @@ class ResidualBlock(Layer):
         return x
 
     def backward(self, dy):
+        """dy (B, T, C) -> dx (B, T, C); adds to the gradients of the block's parameters.
+
+        RuntimeError without a forward.
+        """
         saved_attn, saved_mlp = self.take_saved()
         # forward: x = x + dropout(mlp(ln_2(x)))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
@@ -242,5 +256,6 @@ class ResidualBlock(Layer):
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         x = x + self.attn_resid_dropout.decode(self.attn.decode(self.ln_1.decode(x, cache), cache), cache)
         return x + self.mlp_resid_dropout.decode(self.mlp.decode(self.ln_2.decode(x, cache), cache), cache)

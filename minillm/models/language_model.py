@@ -70,6 +70,7 @@ class LanguageModel(Layer, Architecture):
 
     @property
     def body(self) -> Layer:
+        """Everything below the head: ids (B, T) -> x (B, T, C)."""
         return getattr(self, self.body_name)
 
     @property

@@ -4,7 +4,7 @@ Source: Touvron et al., "LLaMA: Open and Efficient Foundation Language Models" (
 the Llama team, "The Llama 3 Herd of Models" (2024).
 
     x = embed_tokens[ids]                                       (B, T, C); no table of positions
-    x = x + attention(norm(x))        n_layer times             rotary_attention.py: q and k are turned by their position
+    x = x + attention(norm(x))        n_layer times             rotary_attention.py: q and k are rotated by their position
     x = x + swiglu(norm(x))                                     swiglu.py: a gated MLP
     logits = norm(x) W_head^T                                   rms_norm.py: no mean, no shift; (B, T, C) @ (C, V)
 
@@ -106,7 +106,7 @@ def complete_llama_shape(config) -> None:
             f"rope_scaling has {len(config.rope_scaling.factors)} factors, a head has {config.head_dim // 2} pairs"
         )
     if config.head_dim % 2:
-        raise UserError(f"a head is {config.head_dim} wide: rotary embedding turns pairs, so the width must be even")
+        raise UserError(f"a head is {config.head_dim} wide: rotary embedding rotates pairs, so the width must be even")
 
 
 class Llama(LanguageModel):
@@ -264,12 +264,18 @@ class LlamaBody(Layer):
             yield name.replace("blocks.", "layers."), child
 
     def forward(self, ids, rng_key):
+        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode."""
         x = self.embed_tokens.forward(ids, self.activations)
         x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training)
         self.save_for_backward(saved)
         return self.norm.forward(x)
 
     def backward(self, dx) -> None:
+        """dx (B, T, C): adds to the gradients of all parameters below the head.
+
+        RuntimeError without a forward.
+        """
+        # forward: x = norm(blocks(x))
         dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
         # forward: x = embed_tokens[ids]
         self.embed_tokens.backward(dx)
@@ -302,12 +308,17 @@ class LlamaBlock(Layer):
         self.mlp = mlp
 
     def forward(self, x, rng_key=None):
+        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode."""
         x, saved_attn = residual_forward(x, self.self_attn.forward(self.input_layernorm.forward(x), rng_key))
         x, saved_mlp = residual_forward(x, self.mlp.forward(self.post_attention_layernorm.forward(x)))
         self.save_for_backward((saved_attn, saved_mlp))
         return x
 
     def backward(self, dy):
+        """dy (B, T, C) -> dx (B, T, C); adds to the gradients of the block's parameters.
+
+        RuntimeError without a forward.
+        """
         saved_attn, saved_mlp = self.take_saved()
         # forward: x = x + mlp(post_attention_layernorm(x))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
@@ -317,5 +328,6 @@ class LlamaBlock(Layer):
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def decode(self, x, cache):
+        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
         return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)

@@ -31,7 +31,9 @@ BLOCK = 1 << 16  # elements updated at a time: value, gradient, moments and scra
 
 
 def adamw_formula(w, g, m, v, lr, betas, eps, decay, t):
-    """w, its gradient and moments of one shape, at step t = 1, 2, ...  ->  the new w, m, v. The
+    """w, its gradient and moments of one shape, at step t = 1, 2, ...  ->  the new w, m, v
+
+    lr: the learning rate; betas: (b1, b2); eps: added to sqrt(v^); decay: the weight decay. The
     tests' reference.
     """
     b1, b2 = betas
@@ -57,7 +59,8 @@ def adamw_update(
     """One step: the arrays of values, first_moments and second_moments are written over.
 
     Lists of equally many arrays, in any memory layout; weight_decays is a list of as many numbers;
-    step counts from 1. gradient_scale: a number, or a 0-d array, that every gradient is multiplied
+    lr: the learning rate; betas: (b1, b2); eps: added to sqrt(v^); step counts from 1.
+    gradient_scale: a number, or a 0-d array, that every gradient is multiplied
     with. decoupled=False is Adam: the decay goes into the gradient. The twin in kernels/adamw.py
     has the same arguments.
     """

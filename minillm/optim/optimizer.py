@@ -47,6 +47,9 @@ class Optimizer:
     state_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: dict[str, Parameter], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        """lr: the learning rate; betas: two numbers from 0 to below 1; eps: above 0, added to a
+        divisor; weight_decay: at least 0.
+        """
         check_settings(lr, betas, eps, weight_decay)
         check_parameters(parameters, type(self).__name__)
         self.parameters = parameters

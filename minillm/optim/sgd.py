@@ -19,7 +19,10 @@ from minillm.optim.optimizer import Optimizer
 
 
 def sgd_formula(w, g, m, lr, beta, decay):
-    """w, its gradient and momentum, of one shape  ->  the new w and m"""
+    """w, its gradient and momentum, of one shape  ->  the new w and m
+
+    lr: the learning rate; beta: of the momentum; decay: the weight decay.
+    """
     g = g + decay * w
     m = beta * m + g
     w = w - lr * m
@@ -37,5 +40,5 @@ class SGD(Optimizer):
     state_names = ("momentum",)
 
     def update(self, w, g, decay, momentum):
-        """The formula for one tensor  ->  the new w and momentum"""
+        """The formula for one tensor, with its weight decay  ->  the new w and momentum"""
         return sgd_formula(w, g, momentum, self.lr, self.betas[0], decay)

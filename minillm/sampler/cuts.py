@@ -20,7 +20,8 @@ TIES = ("lowest", "all")
 
 
 def top_k_cut(logits, k: int | None, ties: str = "lowest"):
-    """Keep the k largest logits of each row; a k of None, 0 or >= V cuts nothing.
+    """Keep the k largest logits of each row; a k of None, 0 or >= V cuts nothing. logits (B, V)  ->
+    (B, V)
 
     ties: "lowest" keeps exactly k tokens; of several logits equal to the k-th, those with the
     lowest ids. "all" keeps all of them, as transformers does. Source: Fan, Lewis, Dauphin,
@@ -78,6 +79,7 @@ def _largest(row, k: int) -> np.ndarray:
 
 def top_p_cut(logits, p: float | None):
     """Keep the likeliest tokens, down to and including the one with which their sum reaches p.
+    logits (B, V)  ->  (B, V)
 
     Ties go to the lowest id. A p of None or 1 cuts nothing. Source: Holtzman et al., "The Curious
     Case of Neural Text Degeneration" (2020), section 3.1 (nucleus sampling).
@@ -101,7 +103,7 @@ def top_p_cut(logits, p: float | None):
 def min_p_cut(logits, p: float | None):
     """Keep the tokens that are at least p times as likely as the likeliest.
 
-    A p of None or 0 cuts nothing.
+    A p of None or 0 cuts nothing. logits (B, V)  ->  (B, V)
 
     As logits: l_i >= max(l) + log p. Source: Nguyen et al., "Turning Up the Heat: Min-p Sampling
     for Creative and Coherent LLM Outputs" (2024).
@@ -119,8 +121,8 @@ def typical_cut(logits, p: float | None, ties: str = "lowest", more: bool = Fals
 
     The surprise of a token is -log p_i; the expected surprise is the entropy H. Tokens are taken in
     the order of |-log p_i - H|, ties to the lowest id; ties="all" also keeps all that are as near
-    as the last one. more: the sum must exceed p. A p of None or 1 cuts nothing. Source: Meister et
-    al., "Locally Typical Sampling" (2023).
+    as the last one. more: the sum must exceed p. A p of None or 1 cuts nothing. logits (B, V)  ->
+    (B, V). Source: Meister et al., "Locally Typical Sampling" (2023).
 
     >>> typical_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.4).round(2)
     array([[ -inf,  -inf, -1.2 , -1.61]], dtype=float32)
@@ -143,8 +145,8 @@ def epsilon_cut(logits, epsilon: float | None, ties: str = "lowest"):
     """Keep tokens with a probability of at least epsilon, and always the likeliest.
 
     None or 0 cuts nothing. If no token reaches epsilon and several are the likeliest, the one with
-    the lowest id is kept, or with ties="all" all of them. Source: Hewitt,
-    Manning, Liang, "Truncation Sampling as Language Model Desmoothing" (2022), section 4.1.
+    the lowest id is kept, or with ties="all" all of them. logits (B, V)  ->  (B, V). Source:
+    Hewitt, Manning, Liang, "Truncation Sampling as Language Model Desmoothing" (2022), section 4.1.
 
     >>> epsilon_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25).round(2)
     array([[ -inf, -0.92, -1.2 ,  -inf]], dtype=float32)
@@ -159,8 +161,8 @@ def eta_cut(logits, epsilon: float | None, ties: str = "lowest"):
     entropy.
 
     The likeliest token is always kept. Where the model is unsure (H large) less likely tokens are
-    kept as well. None or 0 cuts nothing; ties as in `epsilon_cut`. Source: Hewitt et al. (2022),
-    section 4.2.
+    kept as well. None or 0 cuts nothing; ties as in `epsilon_cut`. logits (B, V)  ->  (B, V).
+    Source: Hewitt et al. (2022), section 4.2.
 
     >>> eta_cut(np.log(np.array([[0.1, 0.4, 0.3, 0.2]], np.float32)), 0.25).round(2)
     array([[ -inf, -0.92, -1.2 , -1.61]], dtype=float32)
@@ -180,8 +182,8 @@ def top_n_sigma_cut(logits, n: float | None):
     """Keep the logits that are at most n standard deviations below the largest. None or 0 cuts
     nothing.
 
-    The deviation is that of the logits that are not -inf. Source: Tang et al., "Top-n-sigma: Not
-    All Logits Are You Need" (2024).
+    The deviation is that of the logits that are not -inf. logits (B, V)  ->  (B, V). Source: Tang
+    et al., "Top-n-sigma: Not All Logits Are You Need" (2024).
 
     >>> top_n_sigma_cut(np.array([[0.0, 4.0, 3.0, 1.0]], np.float32), 1.0)
     array([[-inf,   4.,   3., -inf]], dtype=float32)
@@ -197,8 +199,9 @@ def xtc_cut(logits, threshold: float, excluding):
     """XTC, "exclude top choices": of the tokens that reach the threshold keep only the least
     likely.
 
-    excluding (B,) bool: in which rows this is done; the sampler draws it at random. If fewer than
-    two tokens reach the threshold nothing is cut; of equally likely ones the highest id is kept.
+    logits (B, V)  ->  (B, V). threshold: a probability. excluding (B,) bool: in which rows this is
+    done; the sampler draws it at random. If fewer than two tokens reach the threshold nothing is
+    cut; of equally likely ones the highest id is kept.
     Source: p-e-w, "Exclude Top Choices (XTC): A sampler that boosts creativity, breaks writing
     cliches, and inhibits non-verbatim repetition" (text-generation-webui, pull request 6335, 2024).
 

@@ -1,7 +1,7 @@
 """Penalties: lower the logits of tokens that already occurred.
 
-Each is a function of logits (B, V) float32 and of the tokens so far of each row. It returns logits
-(B, V) and does not change its arguments.
+Each is a function of logits (B, V) float32 and of `seen`, the tokens so far of each row: B
+sequences of ids. It returns logits (B, V) and does not change its arguments.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LARGEST_PENALTY = 1e30  # keeps penalties that grow exponentially finite
 def repetition_penalty(logits, seen: list[Sequence[int]], penalty: float):
     """Divide positive logits of seen tokens by the penalty, and multiply negative ones by it.
 
-    A penalty above 1 makes seen tokens less likely. Source: Keskar et al., "CTRL" (2019), section
-    4.1, with the change made in transformers: CTRL divides negative logits as well, which makes
-    those tokens more likely.
+    A penalty above 1 makes seen tokens less likely, 1 changes nothing. Source: Keskar et al.,
+    "CTRL" (2019), section 4.1, with the change made in transformers: CTRL divides negative logits
+    as well, which makes those tokens more likely.
 
     >>> repetition_penalty(np.array([[1.0, 3.0, -2.0, 2.0]], np.float32), [[1, 2, 1]], 2.0)
     array([[ 1. ,  1.5, -4. ,  2. ]], dtype=float32)
@@ -40,7 +40,8 @@ def repetition_penalty(logits, seen: list[Sequence[int]], penalty: float):
 def presence_penalty(logits, seen: list[Sequence[int]], penalty: float):
     """Subtract the penalty from the logits of seen tokens, once however often they were seen.
 
-    Source: OpenAI's API reference, "Frequency and presence penalties".
+    A penalty of 0 changes nothing. Source: OpenAI's API reference, "Frequency and presence
+    penalties".
 
     >>> presence_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[1, 2, 1]], 0.5)
     array([[1. , 2.5, 1.5, 2. ]], dtype=float32)
@@ -60,8 +61,8 @@ def frequency_penalty(logits, seen: list[Sequence[int]], penalty: float):
 def no_repeat_ngram(logits, seen: list[Sequence[int]], size: int):
     """Ban (-inf) the tokens that would complete an n-gram of this size that is already in the text.
 
-    If this would ban all tokens of a row, the row is not changed. Source: Paulus et al., "A Deep
-    Reinforced Model for Abstractive Summarization" (2017), section 2.5.
+    If this would ban all tokens of a row, the row is not changed. A size of 0 bans nothing. Source:
+    Paulus et al., "A Deep Reinforced Model for Abstractive Summarization" (2017), section 2.5.
 
     >>> no_repeat_ngram(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[0, 1, 2, 0]], 2)
     array([[  1., -inf,   2.,   2.]], dtype=float32)
@@ -89,10 +90,10 @@ def dry_penalty(
 
     If the last n tokens also occur earlier in the text, the token that followed them there would
     make it a repetition of n + 1. Its logit is lowered by multiplier * base^(n - allowed_length),
-    for the largest such n, if n >= allowed_length. A repetition does not extend over a breaker
-    (such as a line end or a quotation mark), and breakers are not penalised. Source: p-e-w, "DRY: A
-    modern repetition penalty that reliably prevents looping" (text-generation-webui, pull request
-    5677, 2024), and its form in llama.cpp.
+    for the largest such n, if n >= allowed_length. A multiplier of 0 changes nothing. A repetition
+    does not extend over a breaker (such as a line end or a quotation mark), and breakers are not
+    penalised. Source: p-e-w, "DRY: A modern repetition penalty that reliably prevents looping"
+    (text-generation-webui, pull request 5677, 2024), and its form in llama.cpp.
 
     >>> dry_penalty(np.array([[1.0, 3.0, 2.0, 2.0]], np.float32), [[0, 1, 3, 0, 1]], 0.8)
     array([[1. , 3. , 2. , 1.2]], dtype=float32)

@@ -161,7 +161,8 @@ class MetricsReader:
         """Read the outstanding numbers. Raises Diverged; call it before saving."""
         if self._outstanding is None:
             return
-        (step, later), self._outstanding = self._outstanding, None
+        step, later = self._outstanding
+        self._outstanding = None
         loss, norm = later.numbers()
         self._told += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -181,7 +182,8 @@ class MetricsReader:
         while self._told > self._steps_timed:
             self._begun.popleft()
             self._told -= 1
-        done_by, self._done_by = self._done_by or time.perf_counter(), None
+        done_by = self._done_by or time.perf_counter()
+        self._done_by = None
         return self._tokens * self._told / (done_by - self._begun[0])
 
 

@@ -22,7 +22,7 @@ FAULTS = {
     "dweight from dy alone": ("dweight = ones @ product", "dweight = ones @ dy_rows"),
     "dbias from dy times n": ("dbias = ones @ dy_rows", "dbias = ones @ product"),
     "dy not multiplied by the weight": ("dnormed = dy_rows * weight\n", "dnormed = dy_rows.copy()\n"),
-    "dweight is a mean in place of a sum": ("dweight = ones @ product", "dweight = ones @ product / count"),
+    "dweight is a mean in place of a sum": ("dweight = ones @ product", "dweight = ones @ product / N"),
 }
 
 # (a text of the kernel's source, what is put in its place, what notices it)

@@ -21,7 +21,7 @@ FAULTS = {
     "dx not divided by the root mean square": ("dx *= rstd[:, None]", "pass"),
     "dy not multiplied by the weight": ("dx = dy_rows * weight\n", "dx = dy_rows.copy()\n"),
     "dweight is a mean in place of a sum": (
-        "dtype=dy_rows.dtype) @ product  #", "dtype=dy_rows.dtype) @ product / count  #"),
+        "dtype=dy_rows.dtype) @ product  #", "dtype=dy_rows.dtype) @ product / N  #"),
 }  # fmt: skip
 
 # (a text of the kernel's source, what is put in its place, what notices it)

@@ -63,8 +63,8 @@ def test_scores_are_those_of_complex_numbers(n_kv_head):
     y = np.zeros((5, 4, 2))
     for h, t in np.ndindex(4, 5):
         g = h * n_kv_head // 4
-        turned = complex(*q[t, h]) * cmath.exp(1j * t)
-        scores = [(turned * (complex(*k[s, g]) * cmath.exp(1j * s)).conjugate()).real / 2**0.5 for s in range(t + 1)]
+        rotated = complex(*q[t, h]) * cmath.exp(1j * t)
+        scores = [(rotated * (complex(*k[s, g]) * cmath.exp(1j * s)).conjugate()).real / 2**0.5 for s in range(t + 1)]
         y[t, h] = np.exp(scores) @ v[: t + 1, g] / np.exp(scores).sum()
     assert_close(attention.forward(x)[0], y.reshape(5, 8) @ attention.o_proj.weight.value.T)
 
