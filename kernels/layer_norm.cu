@@ -5,7 +5,8 @@
 //
 // and backward, with g_i = dy_i w_i (minillm/layers/layer_norm.py derives it):
 //
-//     dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)        dw_i = sum over rows of dy_i n_i        db_i = sum of dy_i
+//     dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
+//     dw_i = sum over rows of dy_i n_i        db_i = sum over rows of dy_i
 //
 // Forward. Work: one block a row, up to 512 threads, about four columns each. Shared memory: 32
 // partial sums.

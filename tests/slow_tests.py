@@ -22,7 +22,8 @@ PATTERNS = (
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[ascending-settings1",
     r"kernels/test_simulator_stops\.py::test_loops_that_wait_for_ever\[run-nobody_(adds|sets)",
     # whole models: further settings of an architecture, further faults, LoRA on a second architecture
-    r"models/test_gradients\.py::test_gradients_of_a_model\[(gpt2, untied, bias, dr|qwen2, tied|qwen3, tied|mistral, (window of 2|no))",
+    r"models/test_gradients\.py::test_gradients_of_a_model\["
+    r"(gpt2, untied, bias, dr|qwen2, tied|qwen3, tied|mistral, (window of 2|no))",
     r"models/test_llama\.py::test_faults_are_caught\[(run_blocks|return dx)",
     r"models/test_fine_tuning\.py::test_gradients\[llama\]",
     r"training/test_fine_tuning\.py::test_(lora_runs|interrupted_and_resumed_is_the_same_bit_for_bit)\[llama",
@@ -53,7 +54,8 @@ PATTERNS = (
     r"tokenizers/test_byte_pair\.py::test_smollm_cuts_as_its_tokenizer_json_does",
     r"pretrained/test_fuzz\.py::test_damaged_files\[(gguf|tokenizer\.bin)\]",
     # memory as it is measured, in every way to train
-    r"profiling/test_memory\.py::test_close_with_kernels\[(gpt2, checkpointing|gpt2, heads|gpt2, bfloat16|gpt2, dropout|llama, )",
+    r"profiling/test_memory\.py::test_close_with_kernels\["
+    r"(gpt2, checkpointing|gpt2, heads|gpt2, bfloat16|gpt2, dropout|llama, )",
     r"profiling/test_memory\.py::test_close_to_what_numpy_counts\[.*checkpointing\]",
     # pages whose commands compile many kernels, or train
     r"docs/test_pages\.py::test_page\[docs/adding\.md\]",

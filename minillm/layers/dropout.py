@@ -27,7 +27,10 @@ from minillm.layers.layer import Layer
 
 
 def dropout_forward(x, p, rng_key, batch_offset=0):
-    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved.  x[0] is row `batch_offset` of the batch."""
+    """x (...), p in [0, 1), rng_key (a tuple)  ->  y (...), saved
+
+    x[0] is row `batch_offset` of the batch.
+    """
     factor = dropout_factor(x.shape, p, rng_key, upcast(x), batch_offset)
     return downcast(upcast(x) * factor, x), factor
 
