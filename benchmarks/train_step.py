@@ -111,7 +111,7 @@ class MinillmTrainer:
         self.optimizer.zero_grad()
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device has finished."""
         if self.device == "cuda":
             import cupy
 

@@ -118,7 +118,7 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
         self.merges = list(merges)
         self.ignore_merges = ignore_merges
         self._id_of = ids
-        # some vocabularies lack bytes that their text never had; -1 stands for these
+        # some vocabularies lack bytes that their text never had; -1 means these
         self._byte_ids = [ids.get(bytes([value]), -1) for value in range(256)]
         self._surround(surroundings)
 

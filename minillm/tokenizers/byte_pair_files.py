@@ -24,7 +24,7 @@ def huggingface_contents(tokenizer: Tokenizer) -> dict:
     added = sorted(tokenizer.added_tokens, key=lambda token: token.id)
     vocabulary = _spelled_vocabulary(tokenizer)
     if [token.id for token in added] != list(range(len(vocabulary), len(vocabulary) + len(added))):
-        # `tokenizers` numbers added tokens from the end of the vocabulary on, unless they stand in
+        # `tokenizers` numbers added tokens from the end of the vocabulary on, unless they are in
         # it
         vocabulary |= {token.content: token.id for token in added}
     return {
