@@ -2,7 +2,7 @@
 
 Each layer of a GPT-2 of some widths runs forward and backward on the CPU (NumPy, all cores) and on the GPU (CuPy and our
 kernels), in turns; the whole step is that of a model of 4 layers, and AdamW updates its weights. A GPU call is timed until the
-device is done. Work below some size is over before a GPU has been told of it: `pays from` is the smallest width from which on
+device is done. Work below some size is over before a GPU has begun: `pays from` is the smallest width from which on
 the GPU is faster at all larger ones, too.
 
 Without a GPU the CPU's times are printed alone, and nothing is written. --write makes benchmarks/results/cpu_vs_gpu.json and
@@ -165,7 +165,7 @@ def seconds_of(work: Callable, device: str) -> float:
 
 
 def wait(device: str) -> None:
-    """Until the GPU has done what it was told."""
+    """Wait until the GPU has finished."""
     if device == "cuda":
         import cupy
 

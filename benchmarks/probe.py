@@ -1,5 +1,5 @@
 """python benchmarks/probe.py: what a GPU takes for each piece of a GPT-2 124M step in bfloat16, B 16, T 1024, and for what
-could stand in its place.
+could be in its place.
 
 Times are the device's, without launch gaps (gpu_timing.py), the median of 7. At the end: the sum of what a step calls, to be
 compared with what `python -m benchmarks.train_step` measures for the whole.

@@ -116,7 +116,7 @@ def take_turns(contestants: dict, rounds: int) -> dict:
     """Name -> median milliseconds of a call; of the best of the others to minillm the ratio, and that of the fastest calls.
 
     The first round warms up and is not counted. minillm comes last: the threads of the one before it still wait actively,
-    and should be in nobody else's way.
+    and should slow down none of the others.
     """
     times = {name: [] for name in contestants}
     for turn in range(rounds + 1):

@@ -5,7 +5,7 @@ which is a property of the machine, and how often the draft guesses right, which
 parts measure them, each with its contestants taking turns:
 
 passes      GPT-2 124M and the shape of SmolLM2-135M in float32, random weights: milliseconds of a pass over 1 ... 8 tokens.
-gpt2        GPT-2 124M. With random weights there is no language to guess, so the drafts stand for what can be, not for a
+gpt2        GPT-2 124M. With random weights there is no language to guess, so the drafts show what can be, not a
             text. The draft is the model's own first two layers and its head, a quarter of its step. Where the layers above
             add nothing it is always right (the ceiling); where they add what random weights add it is right about two times
             in three at temperature 1, and hardly ever at 0 (the floor). For look-up, the ceiling is a target that writes its

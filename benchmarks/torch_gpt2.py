@@ -85,7 +85,7 @@ class TorchTrainer:
         return tensor if self.device == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device has finished."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 

@@ -43,7 +43,7 @@ NOT_COUNTED = 2  # steps at the beginning of a block
 def main() -> None:
     arguments = parse_arguments()
     preset = find_preset(arguments.preset)
-    vocab_size = arguments.vocab_size or (50257 if arguments.preset.startswith("gpt2") else 65)
+    vocab_size = arguments.vocab_size or preset.vocab_size
     shape = {**preset.model, "dropout": 0.0}
     if arguments.context_length:
         shape["context_length"] = arguments.context_length
@@ -67,13 +67,13 @@ def parse_arguments():
     parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, help="windows in a batch; by default the preset's")
     parser.add_argument("--context-length", type=int, help="tokens in a window; by default the preset's")
-    parser.add_argument("--vocab-size", type=int, help="by default 65 (tiny shakespeare), 50257 for the gpt2 presets")
+    parser.add_argument("--vocab-size", type=int, help="by default the preset's")
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
     parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--write", action="store_true", help="write a file in benchmarks/results/")
     arguments = parser.parse_args()
-    if find_preset(arguments.preset).architecture != "gpt2":
+    if find_preset(arguments.preset).architecture != minillm.GPT2.model_type:
         parser.error(f"--preset {arguments.preset} is no GPT-2: the model in PyTorch is one")
     if arguments.device == "cpu" and arguments.dtype != "float32":
         parser.error(f"--dtype {arguments.dtype} is for --device cuda: a CPU only imitates it")
@@ -111,7 +111,7 @@ class MinillmTrainer:
         self.optimizer.zero_grad()
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device has finished."""
         if self.device == "cuda":
             import cupy
 

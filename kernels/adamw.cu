@@ -5,14 +5,16 @@
 //
 // and with decoupled = 0, which is Adam, decay w is added to g in place of the last line.
 //
-// Work: tensor_list.cuh deals out blocks of 256 threads to pieces of 4096 elements; a thread updates 16 of them. Shared
-// memory: none. Memory moved: 28 bytes an element (w, m and v in and out, g in), for about ten operations.
+// Work: tensor_list.cuh deals out blocks of 256 threads to pieces of 4096 elements; a thread
+// updates 16 of them. Shared memory: none. Memory moved: 28 bytes an element (w, m and v in and
+// out, g in), for about ten operations.
 
 #include "tensor_list.cuh"
 
-// The four tables of addresses and `weight_decays` have one entry a tensor. gradient_scale is read from the device, so
-// that clipping by a norm that was computed there does not wait for the host. Where it is not finite, because a gradient is
-// not, nothing is changed: the host hears of it a step later, and finds the weights as they were.
+// The four tables of addresses and `weight_decays` have one entry a tensor. gradient_scale is read
+// from the device, so that clipping by a norm that was computed there does not wait for the host.
+// Where it is not finite, because a gradient is not, nothing is changed: the host reads the norm
+// one step later; the weights are still unchanged.
 __global__ void adamw(float* const* values, const float* const* gradients, float* const* first_moments,
                       float* const* second_moments, const long long* layout, const float* weight_decays,
                       const float* gradient_scale, int tensors, float lr, float beta1, float one_minus_beta1,

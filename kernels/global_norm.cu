@@ -1,13 +1,16 @@
-// The norm of all gradients as one long vector, in two launches, and what clipping multiplies them with. The gradients are
-// sums over `accumulated` batches, and what counts is their mean:
+// The norm of all gradients as one long vector, in two launches, and what clipping multiplies them
+// with. The gradients are sums over `accumulated` batches, and what counts is their mean:
 //
 //     norm = sqrt(sum over all tensors of g^2) / accumulated        scale = min(1, max_norm / norm) / accumulated
 //
-// Both stay on the device. Where the norm is not finite the scale is NaN, at which adamw.cu changes nothing.
+// Both stay on the device. Where the norm is not finite the scale is NaN, at which adamw.cu changes
+// nothing.
 //
-// 1. sums_of_squares. Work: tensor_list.cuh deals out blocks of 256 threads to pieces of 4096 elements; a thread squares 16
-//    of them in float, and the block adds the threads' sums in double. Shared memory: 32 partial sums.
-// 2. root_of_sum. Work: one block adds the blocks' sums, always in the same order. Shared memory: 32 partial sums.
+// 1. sums_of_squares. Work: tensor_list.cuh deals out blocks of 256 threads to pieces of 4096
+//    elements; a thread squares 16 of them in float, and the block adds the threads' sums in double.
+//    Shared memory: 32 partial sums.
+// 2. root_of_sum. Work: one block adds the blocks' sums, always in the same order. Shared memory:
+//    32 partial sums.
 //
 // Memory moved: 4 bytes an element.
 

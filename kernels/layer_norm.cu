@@ -5,7 +5,8 @@
 //
 // and backward, with g_i = dy_i w_i (minillm/layers/layer_norm.py derives it):
 //
-//     dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)        dw_i = sum over rows of dy_i n_i        db_i = sum of dy_i
+//     dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
+//     dw_i = sum over rows of dy_i n_i        db_i = sum over rows of dy_i
 //
 // Forward. Work: one block a row, up to 512 threads, about four columns each. Shared memory: 32
 // partial sums.
@@ -47,6 +48,7 @@ __global__ void layer_norm_backward(const Number* dy, const Number* x, const flo
     for (int c = threadIdx.x; c < width; c += blockDim.x) dweight[c] = dbias[c] = 0;
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         RowStatistics statistics = {mean[row], rstd[row]};
+        // forward: y = layer_norm(x) * weight + bias
         layer_norm_backward_row<false, Number>(dy + row * width, x + row * width, weight, nullptr, dx + row * width, dweight,
                                                dbias, statistics, width, scratch);
     }

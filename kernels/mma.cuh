@@ -1,7 +1,8 @@
 // Tensor cores: D = A B + C for small tiles, computed by the 32 lanes of a warp together.
 //
-// Each wrapper is one PTX instruction on the GPU (sm_80 and later). Under the simulator (MINILLM_SIMULATOR) the same
-// names are the documented register layout, executed by the warp as a whole: kernels/simulator/mma_fragments.h.
+// Each wrapper is one PTX instruction on the GPU (sm_80 and later). Under the simulator
+// (MINILLM_SIMULATOR) the same names are the documented register layout, executed by the warp as a
+// whole: kernels/simulator/mma_fragments.h.
 //
 // What each lane holds. With g = lane / 4 ("group", 0..7) and t = lane % 4:
 //
@@ -25,8 +26,8 @@
 //     an ldmatrix_x2 where lane l passes &Bt[l % 8][8 * (l / 8 % 2)]; with B stored k by n (the V of attention), an
 //     ldmatrix_x2_trans where lane l passes &B[l % 16][0].
 //
-// d and c may be the same array. Source: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type" and
-// "... for mma.m16n8k8", and "ldmatrix".
+// d and c may be the same array. Source: PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating
+// point type" and "... for mma.m16n8k8", and "ldmatrix".
 #pragma once
 
 #ifdef MINILLM_SIMULATOR

@@ -143,7 +143,7 @@ def no_repeat_ngram(row, seen, size):
 
 
 def dry_penalty(row, seen, multiplier, base=1.75, allowed=2, breakers=()):
-    """For every token, every length and every place: would the last tokens and this one repeat what stands there?"""
+    """For every token, every length and every place: would the last tokens and this one repeat what is there?"""
     seen = list(seen)
     changed = list(row)
     for token in set(seen) - set(breakers):

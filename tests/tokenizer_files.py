@@ -74,7 +74,7 @@ def byte_level(pre_tokenizer, tokens, size=420, first_id=None, **changes):
 def gpt2_old():
     contents = byte_level(BYTE_LEVEL, [("<|endoftext|>", True, {"normalized": True})], post_processor=BYTE_LEVEL)
     model = contents["model"]
-    model["vocab"]["<|endoftext|>"] = len(model["vocab"])  # it stands in the vocabulary, too
+    model["vocab"]["<|endoftext|>"] = len(model["vocab"])  # it is in the vocabulary, too
     merges = [" ".join(merge) for merge in model["merges"]]
     old = {
         "dropout": None,

@@ -2,8 +2,8 @@
 adding one idea.
 
     rung                 idea                                               lines   bytes of global memory
-    naive                the formulas, one kernel each                         77               20,635,136
-    tiled                products go through shared memory                    123                  753,664
+    naive                the formulas, one kernel each                         81               20,635,136
+    tiled                products go through shared memory                    127                  753,664
     online               a running softmax: no T x T matrix                   145                  459,264
     flash                register tiling                                      323                  165,888
     flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       404                  164,352

@@ -23,7 +23,7 @@ void touch(const void* address, size_t size, int kind, const void* pc) {
     runner->fail_at(reinterpret_cast<uint64_t>(pc), text);
 }
 
-// The texts that a format takes are read by the C library, where nobody looks.
+// The texts that a format takes are read by the C library, whose accesses are not observed.
 void look_at_texts(const char* format, va_list arguments, const void* pc) {
     if (!runner || !runner->checker) return;
     runner->checker->text(format, ~0ull, pc);

@@ -27,8 +27,8 @@ DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (s
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
 # A frame that does not fit on a thread's stack touches the guard below it; a division by zero is
-# told with its line; who called a function that faults stands on the stack; variables can be laid
-# out with gaps between them.
+# reported with its line; the callers of a function that faults are on the stack; variables can be
+# laid out with gaps between them.
 KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero", "-fno-optimize-sibling-calls")
 KERNEL_FLAGS += ("-fdata-sections",)
 KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
@@ -62,7 +62,7 @@ cooperative_groups/reduce.h cooperative_groups/scan.h
 HOST_LIBRARIES = re.compile(
     r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
 )
-# Ours that stand before the user's macros if the source asks for them.
+# Ours that come before the user's macros if the source asks for them.
 FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from minillm.kernels.simulator.source import KernelText, line_of, masked
+from minillm.kernels.simulator.source import KernelText, line_of, masked, split_list
 
 # What CUDA has and the simulator has not: name -> what to use. The first pattern that fits a whole
 # name counts.
@@ -100,8 +100,6 @@ def kernel_name_error(name: str, file: str, kernels: list[KernelText]) -> str | 
 
 def types_of(kernel: KernelText) -> str:
     """The types of a kernel's parameters, without their names."""
-    from minillm.kernels.simulator.source import split_list
-
     parts = [part.partition("=")[0].strip() for part in split_list(kernel.parameters)]
     return ", ".join(
         re.sub(r"\s*\b(?!(?:int|float|double|char|long|short|bool|unsigned)$)\w+$", "", part) for part in parts

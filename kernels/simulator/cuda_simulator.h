@@ -7,7 +7,7 @@
 // threadIdx, ...  fields of the thread that is running now, one of the many fibers of an OS thread.
 //   __syncthreads   suspends the fiber until all the others of its block have come to a barrier.
 //
-// All of it stands before the user's source, so that no macro of the user's reaches it. A macro of
+// All of it comes before the user's source, so that no macro of the user's reaches it. A macro of
 // ours is expanded inside of the user's source: it uses reserved names only. What CUDA does not
 // declare has a name of our own (minillm_...).
 #pragma once

@@ -87,6 +87,6 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, MINILLM
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = 32, MINILLM_SITE) {
     int lane = minillm_sim::running->lane, source = lane ^ lane_mask;
-    // a source in a later segment than one's own is the lane itself (PTX ISA, shfl.bfly)
+    // a source in a later segment than the lane's own is the lane itself (PTX ISA, shfl.bfly)
     return minillm_sim::exchange(mask, value, source <= (lane | (width - 1)) ? source : lane, width, file, line);
 }

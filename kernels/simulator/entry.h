@@ -1,12 +1,12 @@
 // How Python calls a kernel: a function that unpacks an array of pointers to the arguments, and a
-// description of the parameters, both derived from the kernel's C++ type. It stands before the
+// description of the parameters, both derived from the kernel's C++ type. It comes before the
 // kernel's source, whose macros do not reach it; MINILLM_ENTRY is expanded behind that, and uses
 // reserved names only.
 #pragma once
 
 namespace minillm_sim {
 
-// A copy of this struct stands in module.py.
+// module.py has a copy of this struct.
 struct Parameter {
     char kind;        // i, u, f: integer, unsigned, floating point; b: bool; h: bf16; v: void; s: any other type
     char is_const;    // of a pointer: what it points to cannot be written through it

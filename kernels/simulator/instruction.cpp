@@ -12,7 +12,7 @@ namespace {
 constexpr int kRegisters[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                 REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
-// What stands before the byte ModRM: prefixes and the operation. x and b: the fourth bits of index
+// What comes before the byte ModRM: prefixes and the operation. x and b: the fourth bits of index
 // and base.
 struct Head {
     const unsigned char* modrm;

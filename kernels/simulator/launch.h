@@ -19,7 +19,7 @@ struct Thread;
 enum class TurnOrder { kAscending, kDescending, kShuffled };
 enum class Mode { kRun, kCheck, kProfile };
 
-// What went wrong, for Python to put into words. A copy of this struct stands in launch_types.py.
+// What went wrong, for Python to put into words. launch_types.py has a copy of this struct.
 struct Finding {
     char text[400];
     const char* file;
@@ -32,7 +32,7 @@ struct Finding {
     uint64_t callers[4];             // where pc is of a function of the simulator's own: calls that may have led there
 };
 
-// A launch as Python describes it; the same struct stands in launch_types.py.
+// A launch as Python describes it; launch_types.py has the same struct.
 struct Launch {
     void (*entry)(void**);
     void** arguments;

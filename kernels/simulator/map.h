@@ -12,7 +12,7 @@ struct Launch;
 
 enum RegionKind { kArgument, kVariable, kConstants };  // constants: string literals, tables of virtual functions, ...
 
-// As Python describes it; the same struct stands in launch_types.py.
+// As Python describes it; launch_types.py has the same struct.
 struct Region {
     uint64_t address, size, gap;  // gap: how far from the region an address still counts as a slip over its end
     const char* name;             // "argument 0 (y)"

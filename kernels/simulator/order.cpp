@@ -109,7 +109,7 @@ void Order::release(unsigned thread, const Place& place, const Fence& fence, boo
     if (last >= fence.id) return;
     last = fence.id;
     Release made{++log.version, uint16_t(thread), whole_device, fence};
-    made.fence.known.erase(place);  // whoever reads this version has all that was told here before
+    made.fence.known.erase(place);  // a thread that reads this version knows all earlier ones here
     if (!made.fence.known.empty() && (log.links.empty() || log.links.back().second != made.fence.known))
         log.links.emplace_back(made.version, made.fence.known);
     made.fence.known.clear();

@@ -13,7 +13,7 @@ namespace minillm_sim {
 
 class BlockRunner;
 
-// The accesses of one instruction to one kind of memory; the same struct stands in launch_types.py.
+// The accesses of one instruction to one kind of memory; launch_types.py has the same struct.
 struct ProfileRecord {
     uint64_t pc;
     int shared, kind;                 // shared or global memory; AccessKind

@@ -174,7 +174,7 @@ def kernels(source: str) -> list[KernelText]:
 
 
 def split_list(text: str) -> list[str]:
-    """The parts between the commas that stand in no brackets."""
+    """The parts between the commas that are in no brackets."""
     parts, depth, start = [], 0, 0
     for i, letter in enumerate(text + ","):
         depth += (letter in "(<[{") - (letter in ")>]}")
@@ -224,7 +224,7 @@ def without_host_code(source: str) -> tuple[str, list[str]]:
 
 def with_pointers_to_shared(source: str) -> str:
     """The source with a pointer in place of each `extern __shared__` array inside of a function
-    whose name stands for arrays of different types, or of a template's type: g++ takes them for one
+    whose name means arrays of different types, or of a template's type: g++ takes them for one
     array. Line numbers stay.
     """
     plain = masked(source)
@@ -270,7 +270,7 @@ def _macros(source: str) -> dict[str, str]:
 
 
 def _opens_scope(head: str) -> bool:
-    """Whether what stands in front of a brace is a namespace, a class, or extern "C"."""
+    """Whether what comes before a brace is a namespace, a class, or extern "C"."""
     if re.search(r'\bextern\s*"[^"]*"\s*$', head):
         return True
     plain = re.sub(rf"\b(?:{'|'.join(ATTRIBUTES)})\s*\((?:[^()]|\([^()]*\))*\)", " ", _without_template(head))
@@ -294,7 +294,7 @@ def _scope_name(head: str) -> str:
 
 
 def _bracketed(text: str, opening: int) -> str:
-    """What stands between the bracket at `opening` and the one that closes it."""
+    """The text between the bracket at `opening` and the one that closes it."""
     closes = {"(": ")", "<": ">"}[text[opening]]
     depth = 0
     for i in range(opening, len(text)):
@@ -323,7 +323,7 @@ def _parameter_list(head: str) -> int | None:
     depth, opening = 0, None
     for i, letter in enumerate(head):
         if annotated and i < annotated.end():
-            continue  # a macro's call may stand in front
+            continue  # a macro's call may come first
         if letter == "(":
             if depth == 0:
                 before = NAME_OF_FUNCTION.search(head[:i])

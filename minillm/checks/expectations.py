@@ -1,4 +1,4 @@
-"""What a kernel of one's own should compute: `minillm simulate my.cu --expect "y = a * x + y"`.
+"""What a kernel of your own should compute: `minillm simulate my.cu --expect "y = a * x + y"`.
 
 The left side is an array argument of the kernel, the right side a NumPy expression of the arguments
 by their names, with the values that they had before the launch. It is computed in float64.

@@ -1,6 +1,6 @@
 """What `minillm simulate` does: run a kernel of ours, or one of the reader's own, in the simulator.
 
-A kernel of one's own is given its arguments as text:
+A kernel of your own is given its arguments as text:
 
     float32:2        a scalar                      float32[1000]     an array of standard normal numbers
     int32:1000       a scalar                      int32[8,4]=7      an array filled with a number

@@ -38,8 +38,8 @@ def command(
     """Look into one forward and backward pass, tensor by tensor.
 
     For every activation, in the order in which it is computed, and every parameter: shape, mean,
-    spread, largest value, norm of the gradient, bytes kept for backward, operations. A narrow
-    terminal has fewer columns; --json has all.
+    standard deviation, largest absolute value, norm of the gradient, bytes saved for backward,
+    operations. A narrow terminal has fewer columns; --json has all.
 
     With --tensor NAME the lines of code that compute this tensor and its gradient, which is
     compared with finite differences in float64 on the CPU; exit code 1 if it is wrong.

@@ -125,8 +125,9 @@ def _name_of(given) -> str:
 def _describe(run: Run, console: Console) -> None:
     config, settings = run.model.config, run.settings
     count = sum(parameter.value.size for parameter in run.model.parameters().values())
+    layers = "1 layer" if config.n_layer == 1 else f"{config.n_layer} layers"
     console.print(
-        f"{type(run.model).__name__} with {count:,} parameters:\n{config.n_layer} layers, {config.n_head} heads, "
+        f"{type(run.model).__name__} with {count:,} parameters:\n{layers}, {config.n_head} heads, "
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())

@@ -35,7 +35,7 @@ READABLE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # type in 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: where it stands, and how to read it."""
+    """A tensor in a file: where it is, and how to read it."""
 
     path: Path
     name: str
@@ -148,7 +148,7 @@ def _checked_entry(name: str, entry, data_size: int, path: Path) -> tuple[str, t
         raise _broken(path, f"tensor {name!r} has the shape {shape!r:.99} at {offsets!r:.99}")
     begin, end = offsets
     if begin > end or end > data_size:
-        raise _broken(path, f"tensor {name!r} stands at {begin} to {end}, outside the {data_size} bytes of data")
+        raise _broken(path, f"tensor {name!r} is at {begin} to {end}, outside the {data_size} bytes of data")
     if math.prod(shape) * ITEM_BYTES[dtype] != end - begin:
         raise _broken(
             path, f"tensor {name!r} of shape {shape!r:.99} and type {dtype} does not fill {end - begin} bytes"
@@ -161,7 +161,7 @@ def _are_sizes(values) -> bool:
 
 
 def _check_layout(spans, data_size: int, path: Path) -> None:
-    """Tensors stand one after the other: none overlaps another, and no byte belongs to none."""
+    """Tensors come one after the other: none overlaps another, and no byte belongs to none."""
     reached, last = 0, None
     for begin, end, name in spans:
         if begin < reached:

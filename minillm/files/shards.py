@@ -1,5 +1,5 @@
-"""The safetensors files of a model folder: one, or several ("shards") with an index that says what
-stands where.
+"""The safetensors files of a model folder: one, or several ("shards") with an index that says which
+tensor is in which.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _open_shards(index: Path, folder: Path) -> dict[str, StoredTensor]:
 
 
 def file_inside(path: Path, folder: Path) -> Path:
-    """The path, if what it leads to stands in the folder.
+    """The path, if what it leads to is in the folder.
 
     A snapshot in the Hugging Face cache links to its blobs folder.
     """

@@ -17,12 +17,12 @@ from minillm.inspection.text import Closer, Inspection
 
 FEW_BLOCKS = 2  # are shown whole
 BLOCK = re.compile(r"[a-z]+\.(\d+)(?=\.|$| )")  # h.3 in h.3.attn, in h.3, and in the folded "h.3 +"
-HEADINGS = ("shape", "mean", "spread", "largest", "|gradient|", "kept bytes", "ops forward", "backward")
-LEAST_NEEDED = ("ops forward", "backward", "mean", "kept bytes", "largest")  # in the order in which they are left out
+HEADINGS = ("shape", "mean", "std", "max abs", "|gradient|", "saved bytes", "ops forward", "backward")
+LEAST_NEEDED = ("ops forward", "backward", "mean", "saved bytes", "max abs")  # in the order in which they are left out
 UNLIMITED = 1000  # columns
 NOTES = """\
-spread: standard deviation; largest: of the absolute values; |gradient|: the norm of dloss/dtensor.
-kept: what layers hold for backward, each buffer once; views belong to the tensor they look into, weights are not counted.
+std: standard deviation; max abs: the largest absolute value; |gradient|: the norm of dloss/dtensor.
+saved: what layers hold for backward, each buffer once; views belong to the tensor they look into, weights are not counted.
 ops: operations of matrix products, a multiply-add is two; attention is causal, so only pairs j <= i are counted."""
 
 
@@ -58,8 +58,8 @@ def format_table(
 def json_lines(inspection: Inspection) -> str:
     """A line for every tensor, and one with the totals."""
     record = inspection.record
-    kept, forward, backward = _sums(record.tensors)
-    end = {"loss": record.loss, "perplexity": _perplexity(record.loss), "tokens": record.tokens, "saved_bytes": kept}
+    saved, forward, backward = _sums(record.tensors)
+    end = {"loss": record.loss, "perplexity": _perplexity(record.loss), "tokens": record.tokens, "saved_bytes": saved}
     end |= {"forward_operations": forward, "backward_operations": backward}
     rows = [_fields(tensor, "activation") for tensor in record.activations]
     rows += [_fields(tensor, "parameter") for tensor in record.parameters]
@@ -189,8 +189,8 @@ def _fields(tensor: Tensor, kind: str) -> dict:
         "kind": kind,
         "shape": tensor.shape,
         "mean": tensor.values.mean,
-        "spread": tensor.values.std,
-        "largest": tensor.values.max_abs,
+        "std": tensor.values.std,
+        "max_abs": tensor.values.max_abs,
         "gradient_norm": None if tensor.gradient is None else tensor.gradient.norm,
         "saved_bytes": tensor.saved_bytes,
         "forward_operations": forward,

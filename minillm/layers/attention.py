@@ -40,13 +40,11 @@ from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
-from minillm.layers.cached_attention import cached_attention
+from minillm.layers.cached_attention import QUERY_BLOCK, cached_attention
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.softmax import softmax_forward
-
-QUERY_BLOCK = 128
 
 
 def attend(q, k, v, mask, factor=None, out=None):

@@ -8,7 +8,7 @@ them:
     dL/dW_vc = sum_n dy_nc [id_n = v]                        a token that occurs five times gets five contributions
 
 A plain `dW[ids] += dy` keeps only one of them. Here the rows of dy are sorted by id, so that equal
-ids stand together, and each run is summed at once: no order of additions depends on threads, so the
+ids are together, and each run is summed at once: no order of additions depends on threads, so the
 result is the same to the bit each time.
 """
 

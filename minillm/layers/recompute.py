@@ -16,7 +16,10 @@ from __future__ import annotations
 
 
 def recomputed_forward(block, x, rng_key):
-    """y = block(x), of which only what is needed to do it again is kept.  x (..., C)  ->  y (..., C), saved"""
+    """y = block(x), of which only what is needed to do it again is kept.
+
+    x (..., C)  ->  y (..., C), saved
+    """
     y = block.forward(x, rng_key)
     block.forget_saved()
     return y, (x, rng_key)

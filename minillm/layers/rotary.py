@@ -91,12 +91,6 @@ def interleaved_to_halves(weight, n_head: int):
     return heads.swapaxes(1, 2).reshape(weight.shape)
 
 
-def halves_to_interleaved(weight, n_head: int):
-    """The inverse of `interleaved_to_halves`."""
-    heads = weight.reshape(n_head, 2, -1, *weight.shape[1:])  # (H, 2, D/2, C)
-    return heads.swapaxes(1, 2).reshape(weight.shape)
-
-
 def rotary_forward(x, cos, sin, interleaved=False):
     """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved
 

@@ -48,7 +48,7 @@ class Lesson:
 
     claim: one or two sentences that the measurement can refute. idea: a paragraph for a reader who
     has read one chapter on language models. measure: takes a sentence if `sentence` is set, and no
-    argument otherwise. commands: things to try; MODEL stands for the folder of the small model.
+    argument otherwise. commands: things to try; MODEL means the folder of the small model.
     read: files of the repository. sentence: the default one. seconds: how long `measure` takes on
     one idle core, not counting the training of the small model.
     """

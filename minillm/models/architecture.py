@@ -37,7 +37,8 @@ class Architecture:
     model_type          the name in config.json and in run folders, "llama"
     display_name        the name in messages, "Llama"
     config_class        the dataclass of its shape
-    former_fields       fields of the configuration that older run folders have by another name: that name -> the present one
+    former_fields       fields of the configuration that older run folders have by another name:
+                        that name -> the present one
     body_name           the attribute of the body, which begins the name of each of its parameters
     names               tensors: Hugging Face's name -> GGUF's, without block number and ".weight"
 

@@ -4,7 +4,7 @@ made of it.
 ids             config.json: which ids begin and end a text, and fill a batch up
 generation      generation_config.json: how its makers let it write
 templates       chat templates by name, "default" for the one that has none
-tokenizer       tokenizer_config.json: names of special tokens, and what else stands there
+tokenizer       tokenizer_config.json: names of special tokens, and what else is there
 
 Templates are written as `transformers` writes them since 4.50: chat_template.jinja,
 additional_chat_templates/NAME.jinja.
@@ -75,7 +75,7 @@ class Carried:
         path = folder / TOKENIZER_CONFIG
         written = read_json(path) if path.is_file() else {}
         if self.templates:
-            written.pop("chat_template", None)  # they stand in files of their own
+            written.pop("chat_template", None)  # they have files of their own
         carried = {name: value for name, value in self.tokenizer.items() if name not in OF_THE_FILES}
         text = json.dumps({**written, **carried}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(path, text.encode("utf-8"))

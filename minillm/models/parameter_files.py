@@ -2,8 +2,8 @@
 
 A model folder describes a model by its configuration. A model that was changed in Python is
 described by that Python code alone, so what is kept of it is its weights: a safetensors file of
-`model.parameters()`, by their names. Beside them, in the file's metadata, stands of which layers
-the model was made, with the constants of those that minillm knows, so that the weights are not
+`model.parameters()`, by their names. Beside them, the file's metadata says of which layers the
+model was made, with the constants of those that minillm knows, so that the weights are not
 taken for those of another model with the same tensors.
 
     minillm.save_parameters(model, "mine.safetensors")

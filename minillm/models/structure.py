@@ -234,7 +234,7 @@ def _exchanged(base: type) -> str | None:
 
 _known: dict[
     type, list
-] = {}  # a class -> namespaces, and what stood in them when all was as in its file: quick to compare
+] = {}  # a class -> namespaces, and what was in them when all was as in its file: quick to compare
 
 
 def _is_foreign(value, space: dict, name: str) -> bool:

@@ -61,7 +61,7 @@ def adamw_update(
     Lists of equally many arrays, in any memory layout; weight_decays is a list of as many numbers;
     lr: the learning rate; betas: (b1, b2); eps: added to sqrt(v^); step counts from 1.
     gradient_scale: a number, or a 0-d array, that every gradient is multiplied
-    with. decoupled=False is Adam: the decay goes into the gradient. The twin in kernels/adamw.py
+    with. decoupled=False is Adam: the decay goes into the gradient. The kernel in kernels/adamw.py
     has the same arguments.
     """
     for w, g, m, v, decay in zip(values, gradients, first_moments, second_moments, weight_decays):

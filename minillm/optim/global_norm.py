@@ -34,7 +34,7 @@ def clipped_norm(arrays, max_norm=0.0, accumulated=1):
 
     The scale is what every array is to be multiplied with so that it is divided by `accumulated`
     and the norm is at most max_norm (0: no limit). On a device it is NaN where the norm is not
-    finite. The twin in kernels/global_norm.py has the same arguments.
+    finite. The kernel in kernels/global_norm.py has the same arguments.
     """
     norm = global_norm(arrays) / accumulated
     if device_of(norm) == "cpu":

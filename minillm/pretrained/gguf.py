@@ -2,7 +2,7 @@
 (gguf_tokenizer.py), in one file.
 
 They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts,
-lengths and offsets fit the file. A file that was split is joined. What keys and tensors mean stands
+lengths and offsets fit the file. A file that was split is joined. What keys and tensors mean is
 in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates interleaved
 pairs in some architectures, whose rows of query and key weights have been moved for it; here they
 are moved back, and the model is that of the Hugging Face folder it was made from.

@@ -187,7 +187,7 @@ class _Peak:
 
 
 class _Walk:
-    """Where the step stands: bytes saved by each kind of layer, bytes of gradients; and the largest
+    """The state of the step: bytes saved by each kind of layer, bytes of gradients; and the largest
     sum so far.
 
     accumulating: every weight has a gradient already, to which the new one is added. share: of the

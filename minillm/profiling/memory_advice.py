@@ -199,7 +199,7 @@ def memory_of(device: str) -> Memory:
         cupy = sys.modules["cupy"]
         free, _ = cupy.cuda.runtime.memGetInfo()
         return Memory(free, free + cupy.get_default_memory_pool().total_bytes())
-    if not Path("/proc/self/status").is_file():  # not Linux: all that can be told is how much there is
+    if not Path("/proc/self/status").is_file():  # not Linux: only the total is known
         pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
         total = pages * os.sysconf("SC_PAGE_SIZE") if pages else 0
         return Memory(total, total)

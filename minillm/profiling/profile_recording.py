@@ -167,7 +167,7 @@ class GpuClock:
         self._cupy.cuda.get_current_stream().launch_host_func(time.sleep, seconds)
 
     def wait(self) -> None:
-        """Until the device has done what it was told."""
+        """Wait until the device has finished."""
         self._cupy.cuda.Device().synchronize()
 
     def now(self):

@@ -71,7 +71,7 @@ def read_added_tokens(data, where: str) -> list[AddedToken]:
 
 
 class AddedTokens:
-    """The added tokens of a tokenizer, and where they stand in a text."""
+    """The added tokens of a tokenizer, and where they are in a text."""
 
     def __init__(self, tokens: Iterable[AddedToken] = (), normalizer: Normalizer | None = None):
         self.tokens = list(tokens)
@@ -81,7 +81,7 @@ class AddedTokens:
         self._special_text = _any_of(self.special)
 
     def first_special(self, text: str, besides: Collection[str]) -> re.Match | None:
-        """Where the first special token stands that is not one of `besides`."""
+        """Where the first special token is that is not one of `besides`."""
         looked_for = self._special_text if not besides else _any_of(self.special.keys() - besides)
         return looked_for.search(text) if looked_for else None
 

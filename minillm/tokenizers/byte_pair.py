@@ -39,7 +39,7 @@ from pathlib import Path
 import regex
 
 from minillm.errors import UserError
-from minillm.tokenizers.byte_pair_files import huggingface_contents, pre_tokenizer_of, spelled_parts
+from minillm.tokenizers.byte_pair_files import huggingface_contents, pre_tokenizer_of
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.byte_spelling import bytes_to_unicode, spell
 from minillm.tokenizers.opening import open_tokenizer
@@ -118,7 +118,7 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
         self.merges = list(merges)
         self.ignore_merges = ignore_merges
         self._id_of = ids
-        # some vocabularies lack bytes that their text never had; -1 stands for these
+        # some vocabularies lack bytes that their text never had; -1 means these
         self._byte_ids = [ids.get(bytes([value]), -1) for value in range(256)]
         self._surround(surroundings)
 
@@ -249,16 +249,6 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
         if not isinstance(tokenizer, BytePairTokenizer):
             raise UserError(f"{path} is no byte-level tokenizer: minillm.tokenizers.load_tokenizer opens it")
         return tokenizer
-
-    @classmethod
-    def from_parts(
-        cls, tokens: list[str], merges: list[str], pattern: str = "gpt2", special_tokens: dict[str, int] | None = None
-    ) -> BytePairTokenizer:
-        """From tokens and merges ("a b") in GPT-2's spelling of bytes, as vocab.json and merges.txt
-        have them.
-        """
-        plain, triples = spelled_parts(tokens, merges, special_tokens or {})
-        return cls(plain, triples, pattern, special_tokens or {})
 
 
 def check_vocabulary_size(vocab_size: int, special_tokens: Collection[str]) -> int:

@@ -12,29 +12,10 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
-from minillm.tokenizers.byte_spelling import bytes_of, spell
-from minillm.tokenizers.merging import read_merges
+from minillm.tokenizers.byte_spelling import spell
 from minillm.tokenizers.pair_files import PAIRS_OF_FILES
 from minillm.tokenizers.patterns import GPT2, PATTERNS, compile_pattern
 from minillm.tokenizers.tokenizer import Tokenizer, write_json
-
-
-def spelled_parts(
-    tokens, merges, special_tokens, where="the vocabulary"
-) -> tuple[list[bytes], list[tuple[int, int, int]]]:
-    """The tokens and merges that BytePairTokenizer takes. Raises UserError.
-
-    tokens: id -> spelling; merges: "a b" or [a, b], in order; special_tokens: text -> id.
-    """
-    special_ids = set(special_tokens.values())
-    if special_ids and not 0 <= min(special_ids) <= max(special_ids) < len(tokens):
-        raise UserError(f"{where}: a special token has an id outside of the {len(tokens)} ids")
-    ids = {token: index for index, token in enumerate(tokens)}
-    plain = [token.encode("utf-8") if index in special_ids else bytes_of(token) for index, token in enumerate(tokens)]
-    return plain, [(ids[a], ids[b], ids[a + b]) for a, b in read_merges(merges, ids, where)]
-
-
-# ------------------------------------------------------------------------------------------------------------- writing
 
 
 def huggingface_contents(tokenizer: Tokenizer) -> dict:
@@ -43,7 +24,7 @@ def huggingface_contents(tokenizer: Tokenizer) -> dict:
     added = sorted(tokenizer.added_tokens, key=lambda token: token.id)
     vocabulary = _spelled_vocabulary(tokenizer)
     if [token.id for token in added] != list(range(len(vocabulary), len(vocabulary) + len(added))):
-        # `tokenizers` numbers added tokens from the end of the vocabulary on, unless they stand in
+        # `tokenizers` numbers added tokens from the end of the vocabulary on, unless they are in
         # it
         vocabulary |= {token.content: token.id for token in added}
     return {

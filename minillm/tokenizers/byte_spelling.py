@@ -33,7 +33,7 @@ def _bytes_of_characters() -> dict[str, int]:
 
 
 def unspell(token: str) -> bytes:
-    """Characters as bytes. Raises KeyError for a character that stands for none."""
+    """Characters as bytes. Raises KeyError for a character that means no byte."""
     return bytes(map(_bytes_of_characters().__getitem__, token))
 
 

@@ -2,7 +2,7 @@
 
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
 
-What a file has and minillm does not know is an error that names it and where it stands.
+What a file has and minillm does not know is an error that names it and its place.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from minillm.errors import UserError
 from minillm.tokenizers.patterns import compile_expression
 
 REQUIRED = object()
-# Of how `tokenizers` reports where a token stands in the text; ids do not depend on it.
+# Of how `tokenizers` reports where a token is in the text; ids do not depend on it.
 OFFSETS_ONLY = (bool, True)
 # Of Metaspace, which cuts text and puts it together again. str_rep and add_prefix_space are the
 # older spellings.

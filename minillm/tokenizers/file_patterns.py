@@ -59,8 +59,8 @@ def translated(expression: str) -> str:
 
 
 class _Translation:
-    """Goes through an expression once. `atom` is where in `out` that stands which a quantifier
-    would repeat.
+    """Goes through an expression once. `atom` is where in `out` that part begins which a
+    quantifier would repeat.
     """
 
     def __init__(self, expression: str):

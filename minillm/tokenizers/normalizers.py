@@ -4,7 +4,7 @@
     NFC:                                 "e" and U+0301  ->  "é"  (Qwen)
 
 A normalizer is a function (text, starts) -> (text, starts). `starts` says whether the text's first
-character stands at the beginning of the input, or was made from the one that does: the
+character is at the beginning of the input, or was made from the one that does: the
 pre-tokenizer Metaspace asks for it.
 
 >>> normalize = read_normalizer({"type": "Prepend", "prepend": "▁"}, "normalizer")
@@ -27,7 +27,7 @@ LEADING_SPACE, TRAILING_SPACE = regex.compile(r"^\p{White_Space}+"), regex.compi
 
 
 def read_normalizer(data, where: str) -> Normalizer | None:
-    """The function that a normalizer stands for; None for none. Raises UserError for what is not
+    """The function that a normalizer describes; None for none. Raises UserError for what is not
     known.
     """
     if data is None:

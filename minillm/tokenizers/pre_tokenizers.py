@@ -42,7 +42,7 @@ WHITE_SPACE, NUMERIC = regex.compile(r"\p{White_Space}"), regex.compile(r"\p{N}"
 
 
 class Step(NamedTuple):
-    """data: as it stands in the file.
+    """data: as it is in the file.
 
     cut: a piece -> pieces. spelled: whether bytes are spelled as characters afterwards.
     """

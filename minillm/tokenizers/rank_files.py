@@ -108,7 +108,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         except (ValueError, binascii.Error):
             raise UserError(f'{path}, line {number}: "{line[:40]}" is not a token in base64 and its rank') from None
         if token in ranks or index < 0:
-            raise UserError(f"{path}, line {number}: the token {token!r} stands there twice, or its rank is negative")
+            raise UserError(f"{path}, line {number}: the token {token!r} is there twice, or its rank is negative")
         ranks[token] = index
     return ranks
 

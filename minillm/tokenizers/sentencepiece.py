@@ -72,7 +72,7 @@ class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
         config: dict | None = None,
         unused: set[int] = frozenset(),
     ) -> ScoreTokenizer:
-        """From a vocabulary with scores in which "▁" stands for the space.
+        """From a vocabulary with scores in which "▁" means the space.
 
         added: all tokens that are looked for in a text. unused: ids that no text has.
         """

@@ -1,6 +1,5 @@
-"""What stands around the model of a tokenizer:
-
-added tokens, normalizer, ids around a text, and the files they are from.
+"""The parts around the model of a tokenizer: added tokens, normalizer, ids around a text, and the
+files that they are from.
 """
 
 from __future__ import annotations

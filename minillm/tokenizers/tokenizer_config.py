@@ -37,7 +37,7 @@ def read_config(folder: Path) -> dict:
 
 def special_names(config: dict) -> dict[str, dict]:
     """The special tokens that a configuration names: text -> its flags, as far as they
-    stand there.
+    are there.
     """
     found = {}
     for value in [config.get(name) for name in NAMES] + [each for name in LISTS for each in _listed(config.get(name))]:
@@ -82,13 +82,13 @@ def _token(index, text, flags: dict, where: str) -> AddedToken:
 
 
 def named_tokens(config: dict, vocabulary: dict[str, int]) -> list[AddedToken]:
-    """The special tokens that a configuration names and that stand in the vocabulary."""
+    """The special tokens that a configuration names and that are in the vocabulary."""
     known = [(text, flags) for text, flags in special_names(config).items() if text in vocabulary]
     return [_token(vocabulary[text], text, {**flags, "special": True}, CONFIG_FILE) for text, flags in known]
 
 
 def around_of(config: dict, ids: dict[str, int], where: str) -> dict | None:
-    """The post-processor that add_bos_token and add_eos_token ask for; None if neither stands
+    """The post-processor that add_bos_token and add_eos_token ask for; None if neither is
     there.
 
     ids: of all tokens. Raises UserError if a token is to be added that is not named, or not in the

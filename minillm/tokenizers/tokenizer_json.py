@@ -232,7 +232,7 @@ def _byte_level(options, pre_tokenizer, parts, size, where) -> Tokenizer:
 
 
 def _known_pattern(pre_tokenizer: PreTokenizer) -> str | None:
-    """The one pattern that cuts as the steps do: by its name, or as it stands in the file. None if
+    """The one pattern that cuts as the steps do: by its name, or as it is in the file. None if
     there is none.
     """
     steps = [step.data for step in pre_tokenizer.steps]

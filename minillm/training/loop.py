@@ -139,7 +139,7 @@ class MetricsReader:
     def start_clock(self) -> None:
         """Start timing anew, for example after an evaluation. Nothing may be outstanding."""
         self._begun: deque[float] = deque()  # start times of the steps: those reported, and the present one
-        self._told = 0  # number of reported steps
+        self._reported = 0  # number of reported steps
         self._done_by: float | None = None  # end time of the step that is read next, if known
 
     def begin(self) -> None:
@@ -164,13 +164,13 @@ class MetricsReader:
         step, later = self._outstanding
         self._outstanding = None
         loss, norm = later.numbers()
-        self._told += 1
+        self._reported += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             repeat_gradients(self._run, self._parallel, self._batches, step)
             check_finite(self._run, step, loss, norm)
-        self._tell(step + 1, loss, norm, self._schedule(step))
+        self._report(step + 1, loss, norm, self._schedule(step))
 
-    def _tell(self, steps_done: int, loss: float, norm: float, lr: float) -> None:
+    def _report(self, steps_done: int, loss: float, norm: float, lr: float) -> None:
         speed = self._speed()
         if steps_done % LOG_INTERVAL == 0 or steps_done == self._run.settings.max_steps:
             values = dict(loss=loss, lr=lr, gradient_norm=norm, tokens_per_second=round(speed))
@@ -179,15 +179,15 @@ class MetricsReader:
 
     def _speed(self) -> float:
         """Tokens a second, now that one more step is done."""
-        while self._told > self._steps_timed:
+        while self._reported > self._steps_timed:
             self._begun.popleft()
-            self._told -= 1
+            self._reported -= 1
         done_by = self._done_by or time.perf_counter()
         self._done_by = None
-        return self._tokens * self._told / (done_by - self._begun[0])
+        return self._tokens * self._reported / (done_by - self._begun[0])
 
 
-# --------------------------------------------------------------------------------------------------- looking up
+# --------------------------------------------------------------------------------------------------- evaluation
 
 
 def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> None:

@@ -113,11 +113,11 @@ def start_run(
 ) -> Run:
     """Create a run folder with a first checkpoint, and open it.
 
-    model_fields: fields of the model's configuration, and model_type (by default "gpt2"); the size
-    of the vocabulary comes from the text. The folder is created completely or not at all. numbered:
-    use FOLDER-1, or the first free number. Raises UserError, before anything is written, for
-    invalid settings, texts or folders, for a folder in which another process trains, and for one
-    that the run needs as an input (needed.py).
+    model_fields: fields of the model's configuration, and model_type (by default that of the preset
+    "default"); the size of the vocabulary comes from the text. The folder is created completely or
+    not at all. numbered: use FOLDER-1, or the first free number. Raises UserError, before anything
+    is written, for invalid settings, texts or folders, for a folder in which another process
+    trains, and for one that the run needs as an input (needed.py).
     """
     folder = Path(folder)
     if not numbered:

@@ -1,4 +1,4 @@
-"""A step on a device: nothing in it is waited for, one launch updates everything, and what goes wrong is told in time."""
+"""A step on a device: nothing in it is waited for, one launch updates everything, and what goes wrong is reported in time."""
 
 import json
 
@@ -95,7 +95,7 @@ def test_without_kernels_neither(tmp_path, device):
         ),
     ],
 )
-def test_whoever_waits_is_found(module, name, waiting, tmp_path, device, monkeypatch):
+def test_code_that_waits_is_found(module, name, waiting, tmp_path, device, monkeypatch):
     inner, run = getattr(module, name), start(tmp_path, device)
     monkeypatch.setattr(module, name, lambda *args, **named: waiting(inner(*args, **named), args))
     with pytest.raises(HostSyncError, match="copies from the device to the host"):
@@ -169,7 +169,7 @@ def weights(run):
 @pytest.mark.parametrize(
     "max_steps, stop_after", [(8, None), (3, None), (8, 3)]
 )  # with another step under way, or the last
-def test_a_bad_step_is_told_and_nothing_bad_is_saved(max_steps, stop_after, tmp_path, device, bad_step):
+def test_a_bad_step_is_reported_and_nothing_bad_is_saved(max_steps, stop_after, tmp_path, device, bad_step):
     run, recorder = start(tmp_path, device, max_steps=max_steps), Recorder()
     bad_step(run)
     message = (
@@ -183,7 +183,7 @@ def test_a_bad_step_is_told_and_nothing_bad_is_saved(max_steps, stop_after, tmp_
     assert all(np.isfinite(value).all() for value in weights(resumed).values())
 
 
-def test_a_bad_step_before_an_evaluation_is_told_before_it(tmp_path, device, bad_step):
+def test_a_bad_step_before_an_evaluation_is_reported_before_it(tmp_path, device, bad_step):
     run = start(tmp_path, device, max_steps=8, eval_interval=3)
     bad_step(run)
     with pytest.raises(Diverged, match="at step 2"):
@@ -237,7 +237,7 @@ def test_later_brings_numbers_without_a_wait(device):
     assert AsyncRead(3.0, np.float64(4.0)).numbers() == [3.0, 4.0]
 
 
-def test_the_guard_on_cupys_arrays_lets_only_copies_pass_that_nobody_waits_for():
+def test_the_guard_on_cupys_arrays_lets_only_copies_pass_without_waiting():
     """With a class that has CuPy's methods; with CuPy itself in the tests marked gpu."""
 
     class Array:

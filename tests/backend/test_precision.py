@@ -292,7 +292,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("shape", [(3, 5), (1, 5), (5, 1), (1, 1)])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_cublas_is_told_is_the_transpose_of_the_matrix(name, shape):
+def test_what_cublas_is_given_is_the_transpose_of_the_matrix(name, shape):
     """The call itself needs a GPU (test_products); here its numbers are read as cuBLAS documents them."""
     x = LAYOUTS[name](np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape))
     operation, step = layout(x)

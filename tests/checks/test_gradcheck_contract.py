@@ -460,7 +460,7 @@ def test_forward_that_gives_no_number():
         minillm.gradcheck((double, lambda dy, s: 2 * np.where(at_zero() == 0, np.nan, dy)), X)
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     told = []
     minillm.gradcheck((double, doubled), X, progress=lambda *where: told.append(where))
     assert told == [(done, 20, "input 0") for done in range(1, 21)]

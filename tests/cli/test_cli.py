@@ -206,7 +206,7 @@ class TestComplaints:
         (tmp_path / "bytes").write_bytes(b"abc\xff")
         assert "byte 0xff at offset 3" in complaint(minillm("train", "--data", "bytes", expect=2))
 
-    def test_a_run_that_stands_there(self, minillm, trained):
+    def test_a_run_that_exists(self, minillm, trained):
         message = complaint(minillm("train", "--data", "text.txt", "--out", trained, *SMALL, expect=2))
         assert "run already holds a run: continue it with --resume run, replace it with --overwrite" in message
 

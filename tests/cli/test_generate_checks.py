@@ -1,4 +1,4 @@
-"""Options that make no sense beside others are refused; those that change nothing are told."""
+"""Options that make no sense beside others are refused; those that change nothing are reported."""
 
 from dataclasses import fields
 
@@ -76,7 +76,7 @@ def test_what_needs_another_option(name):
         (dict(temperature=0.0, repetition_penalty=1.2), []),
     ],
 )  # fmt: skip
-def test_what_changes_nothing_is_told(given, notes):
+def test_what_changes_nothing_is_reported(given, notes):
     told = check_options(given)
     assert len(told) == len(notes) and all(line.startswith(start) for line, start in zip(told, notes)), told
 

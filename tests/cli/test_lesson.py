@@ -17,7 +17,7 @@ def trained():
 
 
 def complaint(done, told=""):
-    """The one line that a failure prints; what was told before it."""
+    """The one line that a failure prints; what was printed before it."""
     assert done.stderr.startswith("minillm: ") and done.stderr.count("\n") == 1, done.stderr
     assert told in done.stdout and (told or done.stdout == "")
     return done.stderr

@@ -57,7 +57,7 @@ def test_perplexity_has_ticks_over_its_whole_axis(lowest, highest):
     assert ticks[0] < lowest * 2.5 and ticks[-1] > highest / 2.5
 
 
-def test_runs_of_the_same_name_are_told_apart(runs):
+def test_runs_of_the_same_name_are_distinguished(runs):
     pytest.importorskip("matplotlib")
     from minillm.training.plot import _names
 

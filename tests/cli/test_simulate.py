@@ -167,7 +167,7 @@ def test_much_shared_memory_and_an_empty_array(tmp_path):
         (["saxpy.cu", "--size", "3"], "--size is for kernels of minillm"),
     ],
 )
-def test_options_that_do_not_fit_are_told(arguments, message):
+def test_options_that_do_not_fit_are_reported(arguments, message):
     code, output = simulate(*arguments)
     assert code == 2 and message in output
 

@@ -121,7 +121,7 @@ def test_what_may_not_be_read_or_written(here, tmp_path):
 
 
 @posix
-def test_ctrl_c_is_told(here):
+def test_ctrl_c_is_reported(here):
     command = [sys.executable, "-m", "minillm", "generate", "run", "--max-tokens", "10000000"]
     heeded = partial(
         signal.signal, signal.SIGINT, signal.default_int_handler

@@ -83,7 +83,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch):
-    """Stands for the network: set `server.answer` to bytes or an exception."""
+    """Takes the place of the network: set `server.answer` to bytes or an exception."""
 
     class Server:
         answer = b"First Citizen:\r\n"

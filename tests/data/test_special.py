@@ -1,4 +1,4 @@
-"""Special tokens that stand in a text."""
+"""Special tokens in a text."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_prompts_are_text():
         encode_prompt(TOKENIZER, "<|endoftext|>", "refuse")
 
 
-def test_bos_never_stands_twice():
+def test_bos_is_never_there_twice():
     one = letters("one")
     assert encode_prompt(BOS_FIRST, "one", "allow") == encode_prompt(BOS_FIRST, "<|x|>one", "allow") == [OTHER, *one]
     assert encode_prompt(BOS_FIRST, "<|x|><|x|>one", "allow") == [OTHER, OTHER, *one], "as it was asked for"

@@ -1,4 +1,4 @@
-"""Files and folders that are something else are called what they are, at whatever place they stand."""
+"""Files and folders that are something else are called what they are, at whatever place they are."""
 
 import pytest
 from folder_files import saved, shard

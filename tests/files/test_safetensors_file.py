@@ -1,4 +1,4 @@
-"""Safetensors files that somebody may have made to do harm."""
+"""Safetensors files that may have been made to do harm."""
 
 import json
 import resource

@@ -102,7 +102,7 @@ def test_stopping():
 
 
 def test_what_was_refused_was_never_read():
-    """A decoder that stops goes on as if nobody had asked: tokens are taken back, written, and rows are selected."""
+    """A decoder that stops goes on as if it had not been asked: tokens are taken back, written, and rows are selected."""
     model, ids = make(*MODELS[0]), np.repeat(ids_of(1, CONTEXT), 2, axis=0)  # two beams of one prompt
     decoder = Decoder(model, window="stop")
     decoder.read(ids)

@@ -209,7 +209,7 @@ class TestKept:
         sizes = {
             "wte": 8 * T,  # ids
             "wpe": 8 * T,  # positions
-            "embd_dropout": 0,  # x itself: nobody needs it
+            "embd_dropout": 0,  # x itself: no layer needs it
             "h.0.ln_1": (2 * T * C + T) * number,  # y, which c_attn reads, and the normed rows with their rstd
             "h.0.attn.c_attn": 3 * T * C * number,  # q, k and v look into it
             "h.0.attn.q": 0,
@@ -248,7 +248,7 @@ class TestKept:
         finally:
             tracemalloc.stop()
         assert loss > 0 and kept > 2_000_000
-        # the grad buffer of the head and the tables of angles may stand there since the first pass
+        # the grad buffer of the head and the tables of angles may be there since the first pass
         assert kept - 500 * 64 * 4 - 2 * 256 * 8 * 4 * 2 <= measured <= 1.02 * kept
 
     def test_no_block_is_computed_twice(self):
@@ -351,7 +351,7 @@ class TestObservation:
 class TestCode:
     @CONFIGS
     def test_marked_lines_are_in_the_files(self, config):
-        """Every tensor has code, with a line marked in each function, and what is shown is what stands in the file there."""
+        """Every tensor has code, with a line marked in each function, and what is shown is what the file has there."""
         for tensor in record(made(config), IDS, TARGETS).tensors:
             forward, backward = forward_passages(tensor), gradient_passages(tensor)
             assert forward and backward, tensor.name
@@ -489,7 +489,7 @@ class TestText:
         assert len(lines) == len(inspection.record.tensors) + 1
 
     def test_a_deep_model_is_folded(self):
-        """A row for a block: what stands in its last tensor, with the sums of all of them."""
+        """A row for a block: what its last tensor has, with the sums of all of them."""
         model = made(replace(GPT2, n_layer=5))
         inspection = inspect_text(model, Letters(), "dbebfjcg")
         names = [line.split("  ")[0] for line in format_table(inspection).splitlines()]

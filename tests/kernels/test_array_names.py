@@ -21,7 +21,7 @@ __global__ void f(const float* x, float* y) {
         ("float [128]", "    part[threadIdx.x] = x[threadIdx.x];", "part, which has 128 elements"),
         ("float [33]", "    y[0] = tile[threadIdx.x][33];", "tile, which has 33 elements"),
         ("float [32][33]", "    y[0] = tile[40][0];", "tile, which has 32 elements"),
-        ("float [33]", "    y[1] = part[0] + tile[0][40];", "the array 'float [33]'"),  # one of two: not told
+        ("float [33]", "    y[1] = part[0] + tile[0][40];", "the array 'float [33]'"),  # one of two: not named
         ("float [128]", "", "the array 'float [128]'"),
     ],
 )

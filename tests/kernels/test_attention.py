@@ -246,7 +246,7 @@ def test_the_package_remembers_which_rung_went_forward(simulator):
 
 # ------------------------------------------------------------------------------------------------ planted faults
 
-# (rung, what stands in its source, what is put in its place, who must notice: "check" or "numbers")
+# (rung, the text in its source, the text that replaces it, what must notice: "check" or "numbers")
 FAULTS = {
     "naive: the diagonal is masked": ("naive", "causal && j > i", "causal && j >= i", "numbers"),
     "naive: one key too many": ("naive", "causal ? i + 1 : time", "causal ? i + 2 : time", "check"),

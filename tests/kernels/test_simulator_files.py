@@ -165,7 +165,7 @@ def test_line_directives_are_followed(tmp_path):
         RawModule(path=path, name_expressions=("k",)).library("run")
 
 
-def test_a_cache_that_cannot_be_written_is_told(monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(monkeypatch):
     monkeypatch.setenv("MINILLM_CACHE", "/proc/nowhere")
     with pytest.raises(UserError, match="/proc/nowhere.*name a folder in MINILLM_CACHE"):
         compiler.cache_folder()

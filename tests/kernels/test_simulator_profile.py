@@ -97,7 +97,7 @@ def test_lanes_that_go_round_a_loop_again_are_an_instruction_of_their_own(module
     assert (load.instructions, load.bytes, load.actual) == (2, 128 + 64, 4 + 4)
 
 
-def test_atomics_are_told_apart(module):
+def test_atomics_are_distinguished(module):
     found = line(profile(module, "adds", floats(1), block=(64,), grid=(3,)), "global", "atomic")
     assert (found.instructions, found.actual, found.ideal) == (6, 6, 6)
 

@@ -32,8 +32,8 @@ extern "C" __global__ void unaligned(int* y, long long* z) { z[threadIdx.x] = *(
 extern "C" __global__ void quarter(float* y, float4* z) { z[0] = *(float4*)(y + 1); }
 
 extern "C" __global__ void for_ever(int* y) { if (threadIdx.x == 5) for (;;) {} y[threadIdx.x] = 1; }
-extern "C" __global__ void nobody_sets(volatile int* y) { while (y[0] == 0) {} y[1] = 1; }
-extern "C" __global__ void nobody_adds(int* y) { while (atomicAdd(y, 0) == 0) {} y[1] = 1; }
+extern "C" __global__ void never_set(volatile int* y) { while (y[0] == 0) {} y[1] = 1; }
+extern "C" __global__ void never_added(int* y) { while (atomicAdd(y, 0) == 0) {} y[1] = 1; }
 extern "C" __global__ void never_unlocked(int* y) { while (atomicCAS(y, 0, 1) != 0) {} y[1 + threadIdx.x] = 1; }
 extern "C" __global__ void set_by_a_warp(volatile int* y, int setter) {
     if (threadIdx.x == 32 - setter) { while (y[0] == 0) {} y[1] = 1; }
@@ -47,7 +47,7 @@ extern "C" __global__ void long_sum(float* y, int n) {
 extern "C" __global__ void count_on(unsigned long long* y) {
     unsigned long long x = y[0] + 1;
     while (x != 0) {
-        x = x * 6364136223846793005ull + 1442695040888963407ull;  // comes to 0 after centuries, and never stands still
+        x = x * 6364136223846793005ull + 1442695040888963407ull;  // comes to 0 after centuries, and never repeats itself
         asm volatile("" : "+r"(x));
     }
     y[0] = x;
@@ -126,9 +126,7 @@ def test_misaligned_vectors(mode):
         assert "misaligned" in fault("unaligned", ints(128), np.zeros(32, np.int64), thread=0)
 
 
-@pytest.mark.parametrize(
-    "name, thread", [("for_ever", 5), ("nobody_sets", 0), ("nobody_adds", 0), ("never_unlocked", 1)]
-)
+@pytest.mark.parametrize("name, thread", [("for_ever", 5), ("never_set", 0), ("never_added", 0), ("never_unlocked", 1)])
 def test_loops_that_wait_for_ever(mode, name, thread):
     block = 2 if name == "never_unlocked" else 32
     assert "it waits in a loop for a value that no thread writes" in fault(name, ints(), thread=thread, block=block)

@@ -22,7 +22,7 @@ from minillm.layers.rotary_attention import RotarySelfAttention
 V, CONTEXT = 11, 64
 
 
-def attended(q, k, v, first_query=0, padding=None, window=None):
+def formula(q, k, v, first_query=0, padding=None, window=None):
     """The formula, query by query. q (B, H, t, D) of the columns from `first_query` on, k and v (B, H_kv, T, D)"""
     y = np.zeros_like(q)
     for b, h, i in np.ndindex(q.shape[:3]):
@@ -43,13 +43,13 @@ def test_it_is_the_formula(monkeypatch, padding, window, block):
     monkeypatch.setattr(cached_attention, "QUERY_BLOCK", block)
     q, k, v = array("q", 2, 4, 5, 6), array("k", 2, 2, 9, 6), array("v", 2, 2, 9, 6)
     y = cached_attention.cached_attention(q, k, v, padding, window)
-    assert_close(y, attended(q, k, v, 4, padding, window))
+    assert_close(y, formula(q, k, v, 4, padding, window))
     if padding is None:
         lowest = 0 if window is None else max(0, 9 - window)
         y = cached_attention.cached_attention(q[:, :, -1:], k[:, :, lowest:], v[:, :, lowest:], None, window)
-        assert_close(y, attended(q[:, :, -1:], k, v, 8, None, window))
+        assert_close(y, formula(q[:, :, -1:], k, v, 8, None, window))
         y = cached_attention.cached_attention(q[:, :, -1:], k, v, None, window)  # more than the window
-        assert_close(y, attended(q[:, :, -1:], k, v, 8, None, window))
+        assert_close(y, formula(q[:, :, -1:], k, v, 8, None, window))
 
 
 # ------------------------------------------------------------------------------------------------------------- windows
@@ -66,7 +66,7 @@ class Windowed(RotarySelfAttention):
         cos, sin = self.positions.tables(x.shape[1], x)
         q, _ = rotary_forward(q, cos, sin, self.positions.interleaved)
         k, _ = rotary_forward(k, cos, sin, self.positions.interleaved)
-        return self.o_proj.forward(merge_heads(attended(q, k, v, window=self.window)))
+        return self.o_proj.forward(merge_heads(formula(q, k, v, window=self.window)))
 
     decode = RotarySelfAttention.decode
 

@@ -41,7 +41,7 @@ def test_faults_are_caught(fault, monkeypatch):
 @pytest.mark.parametrize("chunk_rows", [1, 2, 5, 6, 100])
 @pytest.mark.parametrize("strip_rows", [1, 4, 6, 100])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_is_linear_and_then_cross_entropy(monkeypatch, chunk_rows, strip_rows, label_smoothing):
+def test_forward_is_the_formula(monkeypatch, chunk_rows, strip_rows, label_smoothing):
     monkeypatch.setattr(linear_cross_entropy, "STRIP_ROWS", strip_rows)
     x, weight = array("x", 2, 3, 4), array("w", 6, 4)
     logits, saved = linear_forward(x, weight, transposed=True)

@@ -18,7 +18,6 @@ from minillm.checks.cases import ROTARY, array
 from minillm.errors import UserError
 from minillm.layers.rotary import (
     Llama3Scaling,
-    halves_to_interleaved,
     interleaved_to_halves,
     rotary_forward,
     rotary_tables,
@@ -67,6 +66,11 @@ def test_products_depend_on_the_distance_only(interleaved):
 def test_length_is_kept():
     x = array("x", 2, 2, 5, 6)
     assert_close(np.linalg.norm(rotary_forward(x, *TABLES)[0], axis=-1), np.linalg.norm(x, axis=-1))
+
+
+def halves_to_interleaved(weight, heads):
+    """The inverse of `interleaved_to_halves`."""
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def test_the_order_of_pairs_is_a_matter_of_rows():

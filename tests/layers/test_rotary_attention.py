@@ -130,7 +130,7 @@ def test_later_tokens_do_not_matter_and_the_order_does():
 
 
 def test_only_distances_matter():
-    """The same tokens, later: the same result, as long as nothing stands before them that they can see."""
+    """The same tokens, later: the same result, as long as nothing comes before them that they can see."""
     attention, x = layer().eval(), array("x", 1, 3, 6)
     expected = attention.forward(x)
     positions = attention.positions

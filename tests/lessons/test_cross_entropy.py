@@ -68,7 +68,7 @@ class Knowing:
         return np.log(np.maximum(self.p, 1e-300))
 
 
-def test_a_model_that_knows_the_grammar_stands_at_the_floor():
+def test_a_model_that_knows_the_grammar_is_at_the_floor():
     grammar = Grammar(cross_entropy.GRAMMAR_SEED)
     text = grammar.write(20_000, seed=9)
     at = cross_entropy.distances(Knowing(grammar, text), grammar, text, step=0)

@@ -141,7 +141,7 @@ def test_a_text_longer_than_the_context_is_continued_from_its_end():
     assert whole[-1] == end[-1]
 
 
-def test_the_page_stands_alone_and_is_one_page():
+def test_the_page_needs_no_other_file_and_is_one_page():
     source = inspect.getsource(gpt_page)
     imports = [
         ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)

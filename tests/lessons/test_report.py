@@ -1,4 +1,4 @@
-"""How a lesson is told: by a lesson made up here, whose words and numbers are known, and for all of them what they point to."""
+"""How a lesson is printed: by a lesson made up here, whose words and numbers are known; and what all lessons point to."""
 
 import ast
 import io
@@ -39,7 +39,7 @@ def console():
     return Console(file=io.StringIO(), width=80, highlight=False)
 
 
-def test_a_lesson_is_told(console, tmp_path):
+def test_a_lesson_is_printed(console, tmp_path):
     assert report.give_lesson(3, made_up(), tmp_path, None, False, console)
     path = tmp_path / f"03-{NAMES[3]}.png"
     told = [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -159,7 +159,7 @@ def test_a_table_in_a_narrow_terminal():
         assert set(text.split()) <= set(told.split())
 
 
-def test_numbers_stand_at_the_right(console):
+def test_numbers_are_at_the_right(console):
     rows = [("1", "5%", "NaN", "7 a"), ("22", "-1,000", "", "b")]
     report.print_table(console, Table("A title that is longer than the table", ("n", "p", "x", "y"), rows))
     told = [line.rstrip() for line in console.file.getvalue().splitlines()]

@@ -213,7 +213,7 @@ def test_code_that_is_exchanged(monkeypatch, owner, name, exchange):
 
 
 def test_what_training_alone_calls_changes_no_text(monkeypatch):
-    """A loss or backward of one's own: the model is written with, and saved, as before; a run could not be resumed."""
+    """A loss or backward of the user's own: the model is written with, and saved, as before; a run could not be resumed."""
 
     class Weighted(minillm.GPT2):
         def loss(self, ids, targets, rng_key=None, count=None):

@@ -1,4 +1,4 @@
-"""The contract of an optimizer of one's own: a formula, named state, a name for --optimizer, and a run that resumes."""
+"""The contract of an optimizer of your own: a formula, named state, a name for --optimizer, and a run that resumes."""
 
 import numpy as np
 import pytest

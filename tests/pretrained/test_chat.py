@@ -295,7 +295,7 @@ def test_templates_are_fetched_from_the_hub():
     assert not fetched("pytorch_model.bin") and not fetched("modeling_x.py")
 
 
-def test_a_template_that_writes_nothing_is_told(folder):
+def test_a_template_that_writes_nothing_is_reported(folder):
     change(folder, chat_template="{% for m in messages %}{% endfor %}")
     with pytest.raises(UserError, match="model: its chat template makes no text of the question"):
         ask(folder, TOKENIZER, "Hi")

@@ -1,7 +1,7 @@
 """The four orders: chains of stages against scalar chains, and against the libraries whose orders they are.
 
 transformers is asked itself. vLLM and llama.cpp need a compiler or a GPU, so that their definitions are written down here
-once more, as they stand in vllm/v1/sample (sampler.py, ops/topk_topp_sampler.py, logits_processor/builtin.py,
+once more, as they are in vllm/v1/sample (sampler.py, ops/topk_topp_sampler.py, logits_processor/builtin.py,
 model_executor/layers/utils.py) and in llama.cpp's src/llama-sampler.cpp and common/sampling.cpp.
 """
 
@@ -30,7 +30,7 @@ def logits_of(*key):
 
 
 def texts_of(*key):
-    """A prompt of 60 tokens and 30 more; the last six stand further back than llama.cpp's penalties look."""
+    """A prompt of 60 tokens and 30 more; the last six are further back than llama.cpp's penalties look."""
     texts = stream("texts", *key).integers(VOCABULARY // 2, (ROWS, 90))
     texts[:, -6:] = texts[:, 12:18]
     return History(texts.tolist(), [PROMPT] * ROWS)

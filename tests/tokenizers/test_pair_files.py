@@ -1,4 +1,4 @@
-"""vocab.json and merges.txt with the files that stand beside them, and tokenizer_config.json beside a tokenizer.json."""
+"""vocab.json and merges.txt with the files beside them, and tokenizer_config.json beside a tokenizer.json."""
 
 import json
 
@@ -12,7 +12,7 @@ SIZE = len(gpt2_old()["model"]["vocab"]) if pytest.importorskip("tokenizers") el
 FLAGS = {"lstrip": False, "rstrip": True, "normalized": False, "single_word": False, "special": True}
 START, THINK = {"content": "<|im_start|>"} | FLAGS, {"content": "<think>"} | FLAGS | {"special": False}
 SAMPLES = list(texts({"added_tokens": [{"content": t} for t in ("<|im_start|>", "<think>", "<|endoftext|>")]}, 100))
-# what stands beside the pair: name of the file -> its contents
+# the files beside the pair: name of the file -> its contents
 BESIDE = {
     "nothing": {},
     "a class": {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}},
@@ -31,7 +31,7 @@ BESIDE = {
 
 
 def write(folder, beside, contents=None):
-    """A pair of files, or a tokenizer.json, and what stands beside it."""
+    """A pair of files, or a tokenizer.json, and the files beside it."""
     if contents is None:
         model = gpt2_old()["model"]
         (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
@@ -99,7 +99,7 @@ CONFIGS = {
 @pytest.mark.peers
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_configuration_beside_tokenizer_json(config, tmp_path):
-    """It names tokens and adds some; whether BOS stands before a text is said by tokenizer.json alone."""
+    """It names tokens and adds some; whether BOS comes before a text is said by tokenizer.json alone."""
     transformers = pytest.importorskip("transformers", reason="comparison with the package transformers")
     contents = byte_level(BYTE_LEVEL, [(BOS, True)], post_processor=BYTE_LEVEL)
     ours = write(

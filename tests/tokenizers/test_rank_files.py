@@ -82,5 +82,5 @@ def test_a_gap_that_no_special_token_fills(tmp_path):
     with pytest.raises(UserError, match="id 97 of the special token '<.x.>' is taken by b'a'"):
         load_tiktoken(path, "gpt2", {"<|x|>": 97, "<|y|>": 257})
     write(path, [*BYTES, b"a"])
-    with pytest.raises(UserError, match="line 257: the token b'a' stands there twice"):
+    with pytest.raises(UserError, match="line 257: the token b'a' is there twice"):
         load_tiktoken(path)

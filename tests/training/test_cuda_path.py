@@ -88,7 +88,7 @@ def test_the_same_loss_and_the_same_text(kind, tmp_path, cublas_calls):
     assert found[1][1] == found[0][1]
 
 
-def test_numbers_travel_while_nobody_waits(cublas_calls):
+def test_numbers_travel_without_waiting(cublas_calls):
     x = Array(np.array([1.5, -2.5]))
     with no_waits():
         later = AsyncRead(x[0], x.sum())
@@ -117,7 +117,7 @@ def test_the_face_is_as_strict_as_cupy(cublas_calls):
 
 
 def test_for_cupy_the_shape_of_a_number_is_none_at_all(cublas_calls):
-    """cupy.empty_like(x, shape=()) has the shape of x: whoever wants a number asks for it in another way."""
+    """cupy.empty_like(x, shape=()) has the shape of x: code that needs a number asks for it in another way."""
     import cupy
 
     x = Array(np.ones((2, 3), np.float32))

@@ -118,7 +118,7 @@ def test_early_stop(new_run):
     assert sum(step > run.progress.best_step for step, _, _ in run.progress.history) == 3
 
 
-def test_overfitting_is_told_once_and_the_folder_keeps_the_best_model(new_run, text_file):
+def test_overfitting_is_reported_once_and_the_folder_keeps_the_best_model(new_run, text_file):
     text_file.write_text(load_text(["python-docs"])[:700], encoding="utf-8")  # soon known by heart
     recorder = Recorder()
     model = dict(n_layer=2, d_model=96, context_length=16)

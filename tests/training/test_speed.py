@@ -32,7 +32,7 @@ class Speeds(Reporter):
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """A function that trains 20 steps on a device, of which the host takes part in each for so many seconds, and returns the
-    run and the speeds that were told."""
+    run and the speeds that were reported."""
 
     def on(device, clock, seconds):
         step = loop_module.train_step
