@@ -48,7 +48,7 @@ SHORTER = {
     r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 "
     "--d-model 32",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
-    "--sample-tokens 8 --d-model 32 --n-layer 1 --vocab-size 300",
+    "--sample-tokens 8 --d-model 32 --n-layer 2 --vocab-size 300",
     r"minillm gradcheck": "minillm gradcheck linear layer_norm",
     r"minillm generate .* --compare.*": "--max-tokens 4",
     r"python -m benchmarks.attention --only-simulate": "--times 32 --widths 32",

@@ -9,15 +9,9 @@ from dataclasses import fields
 
 from minillm.cli.options import option
 from minillm.errors import UserError
-from minillm.sampler import settings
-from minillm.sampler.settings import SamplerSettings
 
 DEFAULT_TOKENS = 500  # --max-tokens
 NO_CHOICE = ("ties", "order")  # how other settings are read
-CUTS, PENALTIES, WANTED = (
-    tuple(f.name for f in fields(SamplerSettings) if f.metadata.get("panel") == panel and f.name not in NO_CHOICE)
-    for panel in (settings.CUTS, settings.MEMORY, settings.WANTED)
-)
 SEARCHES = (
     *("beams", "length_penalty", "early_stopping", "n_best", "contrastive_alpha"),
     *("draft", "lookup", "lookahead"),
@@ -43,6 +37,27 @@ NEEDS = {  # an option, and those of which one must be there for it to have an e
 }
 
 
+def cuts() -> list[str]:
+    """The settings that say which tokens may be chosen."""
+    from minillm.sampler.settings import CUTS
+
+    return _of_panels(CUTS)
+
+
+def choosing() -> list[str]:
+    """The settings that choose a token: cuts, penalties, tokens that are wanted or not."""
+    from minillm.sampler.settings import CUTS, MEMORY, WANTED
+
+    return _of_panels(CUTS, MEMORY, WANTED)
+
+
+def _of_panels(*panels: str) -> list[str]:
+    from minillm.sampler.settings import SamplerSettings
+
+    named = [field.name for field in fields(SamplerSettings) if field.metadata.get("panel") in panels]
+    return [name for name in named if name not in NO_CHOICE]
+
+
 def check_options(given: Mapping) -> list[str]:
     """Raises UserError for options that exclude each other; returns a line for each that has no
     effect.
@@ -53,7 +68,7 @@ def check_options(given: Mapping) -> list[str]:
     if "dry_breakers" in given and not all(given["dry_breakers"]):
         raise UserError("--dry-breaker is empty: it would be in every token, and DRY would do nothing; leave it out")
     if "compare" in on:
-        refused = ("temperature", *CUTS, *PENALTIES, *WANTED, *SEARCHES, "order", "json_lines", "trace", "logprobs")
+        refused = ("temperature", *choosing(), *SEARCHES, "order", "json_lines", "trace", "logprobs")
         kept_for = "--compare shows every strategy in a table of its own"
         _refuse(kept_for, [name for name in (*refused, "max_time") if name in on])
         return list(_without_effect(given, on))
@@ -77,7 +92,7 @@ def _check_search(search: str, on: set[str], given: Mapping) -> None:
     """
     allowed = ("top_k",) if search == "contrastive_alpha" else ()
     asked = on | ({"temperature"} if given.get("temperature") == 0 else set())
-    ignored = [name for name in ("temperature", *CUTS, *PENALTIES, *WANTED, "order") if name not in allowed]
+    ignored = [name for name in ("temperature", *choosing(), "order") if name not in allowed]
     _refuse(f"{option(search)} looks at the model's own probabilities", [name for name in ignored if name in asked])
 
 
@@ -89,9 +104,9 @@ def _without_effect(given: Mapping, on: set[str]) -> Iterator[str]:
     if "seed" in given and (searches or is_greedy(given)) and "compare" not in on:
         yield "--seed changes nothing: nothing is drawn where the likeliest is chosen"
     if given.get("temperature") == 0 and not searches:
-        cuts = [option(name) for name in CUTS if name in on and name not in NEEDS]
-        if cuts:
-            yield f"{', '.join(cuts)}: no effect at --temperature 0, which takes the likeliest token anyway"
+        named = [option(name) for name in cuts() if name in on and name not in NEEDS]
+        if named:
+            yield f"{', '.join(named)}: no effect at --temperature 0, which takes the likeliest token anyway"
     if given.get("num_samples", 1) > 1 and is_greedy(given):
         yield f"--num-samples {given['num_samples']}: the likeliest token is always the same, and so are the texts"
     if "xtc_probability" in on and given.get("xtc_threshold", 0) > 0.5:

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from minillm.cli.generate_checks import CUTS, NEEDS, NO_CHOICE, OFF, PENALTIES, WANTED, check_options
+from minillm.cli.generate_checks import NEEDS, NO_CHOICE, OFF, check_options, choosing, cuts
 from minillm.cli.options import option
 from minillm.errors import UserError
 from minillm.sampler.penalties import breaker_tokens
@@ -89,4 +89,4 @@ def test_an_empty_breaker_is_refused_by_the_sampler_too():
 def test_every_setting_of_the_sampler_is_refused_beside_compare():
     """A new one, too: the lists are made from the settings' panels."""
     shown = {field.name for field in fields(SamplerSettings) if field.metadata.get("panel")}
-    assert shown <= {*CUTS, *PENALTIES, *WANTED, *NO_CHOICE, "temperature"}
+    assert shown <= {*choosing(), *NO_CHOICE, "temperature"} and set(cuts()) < set(choosing())

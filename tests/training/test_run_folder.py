@@ -79,7 +79,7 @@ def test_nothing_is_written_for_unusable_settings(new_run, tmp_path, settings, m
         (dict(batch_size=0), "batch_size is 0: it must be a whole number of at least 1"),
         (dict(max_steps=1.5), "max_steps is 1.5"),
         (dict(early_stop=-1), "early_stop is -1"),
-        (dict(optimizer="lion"), 'unknown optimizer "lion"'),
+        (dict(optimizer="adagrad"), 'unknown optimizer "adagrad"'),
         (dict(schedule="step"), 'unknown schedule "step"'),
         (dict(gradient_clip=-1.0), "gradient_clip is -1.0"),
         (dict(label_smoothing=1.0), "label_smoothing is 1.0"),
