@@ -10,6 +10,7 @@ pytest.register_assert_rewrite("kernel_testing", "planting")
 from kernel_testing import needs_compiler  # noqa: E402
 from slow_tests import SLOW  # noqa: E402
 
+from minillm.kernels import use_kernels  # noqa: E402
 from minillm.kernels.simulator import configured  # noqa: E402
 
 
@@ -19,6 +20,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def all_kernels_afterwards():
+    """What a test, a benchmark or a page turned off is on again for the next one."""
+    yield
+    use_kernels(True)
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,6 @@ from minillm.errors import UserError
 from minillm.kernels import OPERATIONS, kernel_for, use_kernels
 
 
-@pytest.fixture(autouse=True)
-def all_kernels_afterwards():
-    yield
-    use_kernels(True)
-
-
 def array(dtype="float32", device="cudasim"):
     return to_device(np.zeros(3, dtype), device)
 
