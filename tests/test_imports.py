@@ -16,7 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (  # the upper ones may import the lower ones; rooms beside each other are listed together
-    "cli | lessons",
+    "cli",
+    "web",
+    "lessons",
     "training | inspection",
     "profiling | checks | pretrained",
     "generation",

@@ -1,0 +1,57 @@
+// The frame of the page: the row of views, messages, light and dark. A view is a module with
+// show(root, api, say) -> undefined or a function that ends it.
+import { h } from "./look/dom.js";
+import { post, stream, ServerError } from "./api.js";
+
+const VIEWS = { write: "Write", backward: "Backward", train: "Train", kernel: "Kernel", tokens: "Tokens" };
+const api = { post, stream };
+const view = document.getElementById("view");
+const message = document.getElementById("message");
+let end = null;
+
+// Shows what went wrong above the view; say("") takes it away.
+function say(error) {
+  if (error && error.name === "AbortError") return;
+  message.textContent = error instanceof Error ? error.message : error;
+}
+
+function complain(event) {
+  const error = event.reason ?? event.error;
+  say(error);
+  if (error instanceof ServerError || error?.name === "AbortError") event.preventDefault();
+}
+
+async function open() {
+  const name = location.hash.slice(1).split("?")[0];
+  const chosen = name in VIEWS ? name : "write";
+  for (const link of document.querySelectorAll("#views a")) {
+    if (link.hash === `#${chosen}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  end?.();
+  end = null;
+  say("");
+  view.replaceChildren();
+  document.title = `${VIEWS[chosen]} - minillm play`;
+  const module = await import(`./${chosen}.js`);
+  const root = h("div", { id: chosen });
+  view.replaceChildren(root);
+  end = (await module.show(root, api, say)) ?? null;
+}
+
+function switchTheme() {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
+  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
+}
+
+addEventListener("unhandledrejection", complain);
+addEventListener("error", complain);
+addEventListener("hashchange", open);
+document.getElementById("theme").addEventListener("click", switchTheme);
+document.getElementById("views").append(...Object.entries(VIEWS).map(([name, title]) => h("a", { href: `#${name}` }, title)));
+open();
+post("about").then((about) => {
+  document.getElementById("model").textContent =
+    `${about.model}: ${about.weights.toLocaleString("en")} weights, context ${about.context}, vocabulary ${about.vocabulary}`;
+});

@@ -1,0 +1,6 @@
+// The view tokens.
+import { h } from "./look/dom.js";
+
+export function show(root, api) {
+  root.append(h("p", {}, "not written yet"));
+}

@@ -1,0 +1,1 @@
+"""Read: for each operation the derivation, forward, backward and kernel, side by side."""
