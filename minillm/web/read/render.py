@@ -266,7 +266,7 @@ def shown(path: Path) -> str:
 def _kernels_html(operation: Operation, facts: Facts) -> str:
     assigned = assigned_names(operation, [pair for pair in operation.pairs if _is_formula(pair)])
     files = "".join(
-        _file_html(source, functions(source, number, assigned))
+        _file_html(source, functions(source, number, assigned), bool(facts.ladder))
         for number, source in enumerate(kernel_sources(operation).values())
     )
     if not files:
@@ -280,19 +280,19 @@ def _is_formula(pair: Pair) -> bool:
     return pair.forward[:1].islower()
 
 
-def _file_html(source: Source, kernels: list[Kernel]) -> str:
+def _file_html(source: Source, kernels: list[Kernel], is_ladder: bool) -> str:
     return f"""<h3><code>{escape(shown(source.path))}</code></h3>
-{"".join(_kernel_html(kernel, at == 0) for at, kernel in enumerate(kernels))}"""
+{"".join(_kernel_html(kernel, at == 0, is_ladder) for at, kernel in enumerate(kernels))}"""
 
 
-def _kernel_html(kernel: Kernel, is_header: bool) -> str:
+def _kernel_html(kernel: Kernel, is_header: bool, is_ladder: bool) -> str:
     tied = any(part.identity for part in kernel.parts)
     role = f'role="listbox" aria-label="CUDA: {escape(kernel.opening)}"' if tied else ""
     parts = "".join(_part_html(part, ()) for part in kernel.parts)
-    shut = "" if is_header or kernel.is_global or tied else ""
-    title = "What it does" if is_header else escape(kernel.opening)
+    is_open = kernel.is_global or tied or is_header and is_ladder
+    title = "What it does" if is_header else f"<code>{escape(kernel.opening)}</code>"
     kind = ' <span class="quiet">kernel</span>' if kernel.is_global else ""
     return (
-        f'<details{shut or " open"}><summary><code>{title}</code>{kind}</summary>'
+        f'<details{" open" if is_open else ""}><summary>{title}{kind}</summary>'
         f'<div class="code" {role} data-language="cuda">{parts}</div></details>\n'
     )

@@ -87,7 +87,8 @@ def _stop_html(at: int, stop: Stop) -> str:
     name = f"stop-{at}"
     return f"""
 <li class="stop panel" data-stop="{at}">
-<h3><span class="place" aria-hidden="true">{at + 1}</span> <span>{escape(stop.title)}</span></h3>
+<h3><span class="place" aria-hidden="true">{at + 1}</span> <span>{escape(stop.title)}</span>\
+ <span class="mark"></span></h3>
 <p class="closed quiet" hidden>It opens with the answer to stop {at}.</p>
 <div class="inside">
 <p>{marked_up(stop.idea)} <a href="{stop.name}.html">Read {escape(stop.name)}</a></p>
