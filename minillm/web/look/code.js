@@ -15,6 +15,7 @@ const PYTHON = "and as assert break class continue def del elif else except fina
 const CUDA = "auto bool break char const constexpr continue do double else extern false float float4 for if inline int " +
   "long namespace return short sizeof static struct switch template true typedef typename unsigned using void while " +
   "__device__ __forceinline__ __global__ __restrict__ __shared__ __launch_bounds__";
+const DEEP = 20; // leading spaces from which on a line only is aligned with what is above it
 const KEYWORDS = { python: new Set(PYTHON.split(" ")), cuda: new Set(CUDA.split(" ")) };
 const TEXT = /(?:[rbf]?"""[^]*?(?:"""|$)|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')/.source;
 const NAME_OR_NUMBER = "|([A-Za-z_]\\w*)|(\\d[\\w.]*(?:(?<=[eE])[+-]\\d+)?)";
@@ -143,8 +144,16 @@ export function colour(root, language) {
   for (const part of root.querySelectorAll(".statement, .block")) {
     const lines = [...part.querySelectorAll(".line")];
     const painted = paint(lines.map((line) => line.textContent).join("\n"), language);
-    lines.forEach((line, index) => line.replaceChildren(...painted[index]));
+    lines.forEach((line, index) => fillLine(line, painted[index]));
   }
+}
+
+// A line that wraps goes on under its own beginning; leading spaces that only align are cut short where there is no room.
+function fillLine(line, nodes) {
+  const [, spaces, rest] = /^( *)([^]*)$/.exec(typeof nodes[0] === "string" ? nodes[0] : "");
+  if (spaces.length >= DEEP) nodes.splice(0, 1, h("span", { class: "deep" }, spaces), rest);
+  line.style.setProperty("--indent", Math.min(spaces.length, DEEP / 2));
+  line.replaceChildren(...nodes);
 }
 
 // The lines of a text, each a list of strings and elements: comments, strings, keywords, numbers and names.

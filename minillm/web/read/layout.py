@@ -140,8 +140,8 @@ def _name(lines: tuple[str, ...]) -> str:
     >>> _name(("// y", "template <int D>", "__global__ void f(const float* x,", "       int n) {"))
     'f'
     """
-    code = " ".join(line for line in lines if not line.startswith(("//", "#", " ")) or "__launch" not in line)
-    code = re.sub(r"__launch_bounds__\([^)]*\)|template <[^>]*>", "", code)
+    declared = " ".join(line for line in lines if not line.startswith(("//", "#"))).partition("{")[0]
+    code = re.sub(r"__launch_bounds__\([^)]*\)|template <[^>]*>", "", declared)
     named = re.search(r"(?:struct|class) (\w+)", code) or re.search(r"(\w+)\(", code)
     return named[1] if named else ""
 

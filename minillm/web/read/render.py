@@ -48,22 +48,24 @@ def page(operation: Operation, facts: Facts) -> str:
     body = f"""
 <a class="skip" href="#sheet">To the code</a>
 <header class="bar">
-<nav aria-label="Pages">{_way(facts.neighbours[0], "previous", "←")}<a href="index.html" id="index">All pages</a>\
+<nav aria-label="Pages">{_way(facts.neighbours[0], "prev", "←")}<a href="index.html" id="index">All pages</a>\
 {_way(facts.neighbours[1], "next", "→")}</nav>
 <h1>{escape(operation.title)}</h1>
 <div class="tools">
-<div class="row" role="group" aria-label="Columns" id="columns">{_toggles(bool(kernels))}</div>
 <button type="button" id="numbers" aria-pressed="false" title="Numbers of a small real pass (n)">Numbers</button>
 <button type="button" id="order" aria-pressed="false" title="Backward in the order of its file (o)">File order</button>
 <button type="button" id="theme" title="Light or dark (t)">Light or dark</button>
 <button type="button" id="help" title="Keys (?)" aria-haspopup="dialog">Keys</button>
 </div>
 </header>
+<div class="second">
+<div role="group" aria-label="Columns" id="columns">{_toggles(bool(kernels))}</div>
 {_symbols_html(facts.symbols)}
+</div>
 <main id="sheet" class="sheet{ladder}{"" if kernels else " bare"}" tabindex="-1">
 <section class="derivation" aria-labelledby="derivation-title" tabindex="0">
 <h2 id="derivation-title">Derivation</h2>
-{facts.ladder}{derivation_html(operation.derivation, facts.symbols["derivation"])}
+{derivation_html(operation.derivation, facts.symbols["derivation"])}
 </section>
 <section class="pairs" aria-labelledby="pairs-title" tabindex="0">
 <h2 id="pairs-title" class="sr-only">Forward and backward</h2>
@@ -76,7 +78,7 @@ def page(operation: Operation, facts: Facts) -> str:
 {KEYS}
 """
     data = {
-        "symbols": {column: facts.symbols[column] for column in ("code", "kernel")},
+        "symbols": facts.symbols,
         "previous": facts.neighbours[0] and facts.neighbours[0].name,
         "next": facts.neighbours[1] and facts.neighbours[1].name,
     }
@@ -86,10 +88,9 @@ def page(operation: Operation, facts: Facts) -> str:
 def _way(operation: Operation | None, relation: str, arrow: str) -> str:
     if operation is None:
         return ""
-    return (
-        f'<a href="{operation.name}.html" rel="{"prev" if relation == "previous" else "next"}" '
-        f'title="{escape(operation.title)}"><span aria-hidden="true">{arrow}</span> {escape(operation.name)}</a>'
-    )
+    mark = f'<span aria-hidden="true">{arrow}</span>'
+    text = f"{mark} {escape(operation.name)}" if relation == "prev" else f"{escape(operation.name)} {mark}"
+    return f'<a href="{operation.name}.html" rel="{relation}" title="{escape(operation.title)}">{text}</a>'
 
 
 def _toggles(has_kernels: bool) -> str:
@@ -273,7 +274,7 @@ def _kernels_html(operation: Operation, facts: Facts) -> str:
         return ""
     return f"""<section class="kernels" aria-labelledby="kernels-title" tabindex="0">
 <h2 id="kernels-title">CUDA</h2>
-{files}</section>"""
+{facts.ladder}{files}</section>"""
 
 
 def _is_formula(pair: Pair) -> bool:
