@@ -26,7 +26,10 @@ class Comment:
     parts: tuple[str, ...]
 
     def quotations(self) -> list[ast.stmt]:
-        """The statements and expressions that it quotes. Raises SyntaxError for what is no Python."""
+        """The statements and expressions that it quotes.
+
+        Raises SyntaxError for what is no Python.
+        """
         return [statement for part in self.parts for statement in ast.parse(split(part)[0]).body]
 
 
@@ -96,7 +99,7 @@ def leaves(body: list[ast.stmt]) -> list[ast.stmt]:
     """
     found = []
     for node in body:
-        if not _is_docstring(node):
+        if not is_docstring(node):
             found.append(node)
         for block in headed(node):
             found += leaves(block)
@@ -123,13 +126,32 @@ def quotes(quotation: ast.stmt, node: ast.stmt) -> bool:
     number alone is no quotation.
     """
     if not isinstance(quotation, ast.Expr):
-        return not headed(node) and ast.dump(quotation) == ast.dump(node)
+        return not headed(node) and _same(quotation, node)
     if isinstance(quotation.value, (ast.Name, ast.Constant)):
         return False
-    wanted, kind = ast.dump(quotation.value), type(quotation.value)
     parts = header(node) if headed(node) else [node]
-    return any(ast.dump(n) == wanted for part in parts for n in ast.walk(part) if type(n) is kind)
+    return any(_same(quotation.value, inner) for part in parts for inner in ast.walk(part))
 
 
-def _is_docstring(node: ast.stmt) -> bool:
+def _same(quoted, found) -> bool:
+    """Whether two nodes of syntax trees, or parts of nodes, are equal but for arguments left
+    out.
+    """
+    if isinstance(quoted, ast.AST):
+        if type(quoted) is not type(found):
+            return False
+        if isinstance(quoted, ast.Call) and quoted.args and _is_ellipsis(quoted.args[-1]) and not quoted.keywords:
+            given = quoted.args[:-1]
+            return _same(quoted.func, found.func) and _same(given, found.args[: len(given)])
+        return all(_same(getattr(quoted, name), getattr(found, name)) for name in quoted._fields)
+    if isinstance(quoted, list):
+        return len(quoted) == len(found) and all(map(_same, quoted, found))
+    return quoted == found
+
+
+def _is_ellipsis(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...
+
+
+def is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

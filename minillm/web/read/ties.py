@@ -9,13 +9,15 @@ The source says so in a comment above the backward statement:
 What follows `# forward:` up to the first colon outside of brackets is a quotation: Python, one or
 several statements of the forward function with semicolons between them, or expressions that occur
 in it. Quotation and source are compared as syntax trees, so spaces and line ends do not count. What
-follows the colon is words. A comment goes on in the lines of comment below it; a line there that
-begins with `# forward:` again adds its quotations. A comment covers the statements up to the next
-such comment in the same block, with the blocks inside of them.
+follows the colon is words. `...` as the last argument of a call leaves out the arguments that
+follow. A statement that forward has more than once is the first one below what was quoted before
+it. A comment goes on in the lines of comment below it; a line there that begins with `# forward:`
+again adds its quotations. A comment covers the statements up to the next such comment in the same
+block, with the blocks inside of them.
 
 Forward is the forward function of the pair, and those functions of the operation without a backward
 that it calls. A forward function that computes gradients itself, as in cross_entropy.py, quotes its
-own statements.
+own statements above.
 
 Every statement of a backward function has a partner in this way, but for bookkeeping, which
 computes no numbers: what was saved is unpacked, an array gets another dtype or is cut into rows,
@@ -38,7 +40,7 @@ from pathlib import Path
 import minillm
 from minillm.web.read.bookkeeping import CLOSING, Bookkeeping
 from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, sources
-from minillm.web.read.quotations import Comment, comments_of, headed, leaves, lines_of, quotes
+from minillm.web.read.quotations import Comment, comments_of, headed, is_docstring, leaves, lines_of, quotes
 
 ROOT = Path(minillm.__file__).parents[1]
 RULE = "minillm/web/read/ties.py has the convention"
@@ -56,7 +58,7 @@ def ties(operation: Operation) -> list[Tie]:
 
 
 def problems(operation: Operation) -> list[str]:
-    """Where the sources do not keep to the convention: "file:line: what is wrong, and what to do"."""
+    """Where the sources do not keep to the convention: "file:line: what is wrong, what to do"."""
     return [problem for reading in readings(operation) for problem in reading.problems]
 
 
@@ -121,7 +123,7 @@ class _Reader:
             for comment in here:
                 passage = self._passage(comment)
                 self._reading.passages.append(passage)
-            if node in leaves([node]):
+            if not is_docstring(node):
                 self._read_statement(node, passage)
             _, above = lines_of(node)
             for block in headed(node):
@@ -133,7 +135,8 @@ class _Reader:
             Place(self._source.function, *lines_of(node)),
             self._rule.needs_partner(node, passage is not None),
         )
-        if passage is not None and (needs or not isinstance(node, CLOSING) and not headed(node)):
+        closing = isinstance(node, CLOSING) or headed(node)
+        if passage is not None and (not closing or needs and self._is_backward):
             passage.statements.append(place)
         elif needs and self._is_backward:
             what = "needs the forward line that it differentiates: quote it above, `# forward: ...`"
@@ -149,11 +152,18 @@ class _Reader:
             return Passage(comment, ())
         if not quotations:
             self._problem(comment.first, "the comment quotes nothing: `# forward: <a forward line>: <words>`")
-        places = [place for quotation in quotations for place in self._quoted(quotation, comment)]
+        places: list[Place] = []
+        for quotation in quotations:
+            here = self._quoted(quotation, comment)
+            below = [place for place in here if places and _is_below(place, places[-1])]
+            places += here if len(here) < 2 else below[:1] or here
         return Passage(comment, tuple(dict.fromkeys(places)))
 
     def _quoted(self, quotation: ast.stmt, comment: Comment) -> list[Place]:
-        """The forward statements that are quoted. None: a problem, which names another function that has them."""
+        """The forward statements that have what is quoted.
+
+        If there are none, that is a problem, which names other functions that have it.
+        """
         places = _places(quotation, self._forward, comment if not self._is_backward else None)
         if not places:
             others = {place.function for place in _places(quotation, list(self._found.values()), None)}
@@ -180,10 +190,18 @@ def _places(quotation: ast.stmt, functions: list[Source], before: Comment | None
 
 def _forward_functions(operation: Operation, pair: Pair, found: dict[str, Source]) -> list[Source]:
     """The forward function of a pair, and those without a backward that it calls."""
-    calls = [node.func for node in ast.walk(found[pair.forward].tree) if isinstance(node, ast.Call)]
-    called = {getattr(function, "id", None) or getattr(function, "attr", None) for function in calls}
-    alone = [each.forward for each in operation.pairs if each.backward is None and each != pair]
-    return [found[pair.forward], *(found[name] for name in alone if name.rpartition(".")[2] in called)]
+    functions = [found[pair.forward]]
+    waiting = [each.forward for each in operation.pairs if each.backward is None and each != pair]
+    while called := [name for name in waiting if name.rpartition(".")[2] in set().union(*map(_calls, functions))]:
+        functions += [found[name] for name in called]
+        waiting = [name for name in waiting if name not in called]
+    return functions
+
+
+def _calls(source: Source) -> set[str]:
+    """The names of the functions and methods that a function calls."""
+    calls = [node.func for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+    return {getattr(function, "id", None) or getattr(function, "attr", None) for function in calls}
 
 
 def _names(source: Source) -> set[str]:
@@ -191,6 +209,10 @@ def _names(source: Source) -> set[str]:
     nodes = list(ast.walk(source.tree))
     stored = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     return stored | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+def _is_below(place: Place, other: Place) -> bool:
+    return place.function == other.function and place.first > other.first
 
 
 def _short(node: ast.AST) -> str:
