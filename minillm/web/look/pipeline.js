@@ -1,6 +1,7 @@
 // The sampler as a pipeline: a column for each stage, a row for each token, and where the number drawn falls.
 //
 //   pipeline(stages, { draw, came, picked, onPick, onMove }) -> element
+//   element.update(stages, { draw, came, picked, onPick, onMove })       draws it anew; focus and scrolling stay
 //
 // stages   in order, the first is the model itself: [{ name, note, kept, removed, entropy, choices, tokens, rest }]
 //            name      "model", "temperature", "top_k", ...: the names of Sampler.trace
@@ -22,9 +23,17 @@ import { h, svg, short, visible } from "./dom.js";
 const NARROWEST = 0.03;  // of [0, 1): an interval that has room for the name of its token
 
 export function pipeline(stages, options = {}) {
-  const parts = [stageTable(stages, options)];
-  if (options.draw) parts.unshift(drawStrip(options.draw, options));
-  return h("div", { class: "pipeline" }, parts);
+  const strip = h("div", { class: "draw" });
+  const frame = h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Stages of the sampler" });
+  const element = h("div", { class: "pipeline" }, strip, frame);
+  element.update = (newStages, newOptions = {}) => {
+    updateDraw(strip, newOptions);
+    const focused = frame.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
+    frame.replaceChildren(stageTable(newStages, newOptions));
+    if (focused !== undefined) focusRow([...frame.querySelectorAll("button")].find((row) => row.dataset.id === focused));
+  };
+  element.update(stages, options);
+  return element;
 }
 
 // ------------------------------------------------------------------------------------------------------- the stages
@@ -34,7 +43,7 @@ function stageTable(stages, options) {
   const body = h("tbody", { onkeydown: moveBetweenRows }, rows.map((row) => tokenRow(row, stages, options)));
   const first = body.querySelector(".lit button") ?? body.querySelector("button");
   if (first) first.tabIndex = 0;
-  const table = h("table", { class: "stages" },
+  return h("table", { class: "stages" },
     h("caption", { class: "sr-only" }, "The stages of the sampler, and the tokens that each leaves"),
     h("thead", {},
       h("tr", {}, h("th", { scope: "col" }, "stage"), stages.map(stageHead)),
@@ -44,7 +53,6 @@ function stageTable(stages, options) {
       figures("choices", stages, (stage) => short(Number(stage.choices.toFixed(2))))),
     body,
     h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "all others"), stages.map(restCell))));
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Stages of the sampler" }, table);
 }
 
 function stageHead(stage) {
@@ -94,22 +102,42 @@ function moveBetweenRows(event) {
   const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: buttons.length - 1 }[event.key];
   if (at < 0 || !buttons[to]) return;
   event.preventDefault();
-  buttons[at].tabIndex = -1;
-  buttons[to].tabIndex = 0;
-  buttons[to].focus();
+  focusRow(buttons[to]);
+}
+
+// Of all rows only one is reached with Tab.
+function focusRow(row) {
+  if (!row) return;
+  for (const other of row.closest("tbody").querySelectorAll("button")) other.tabIndex = other === row ? 0 : -1;
+  row.focus();
 }
 
 // ---------------------------------------------------------------------------------------------------------- the draw
 
-function drawStrip(draw, { onMove, picked }) {
+// The slider stays the same element, so that it can be dragged while the rest is drawn anew.
+function updateDraw(strip, { draw, onMove, picked }) {
+  if (!draw) {
+    strip.replaceChildren();
+    return;
+  }
+  let slider = strip.querySelector("input");
+  if (!slider) {
+    slider = h("input", { type: "range", min: 0, max: 0.9999, step: 0.0001, "aria-label": "The number drawn" });
+    strip.append(h("div", {}), slider, h("p", { role: "status" }));
+  }
+  const [picture, , sentence] = strip.children;
+  picture.replaceChildren(intervals(draw, picked));
+  sentence.textContent = sentenceOf(draw);
+  slider.hidden = !onMove || draw.u === null;
+  slider.oninput = () => onMove(Number(slider.value));
+  if (document.activeElement !== slider) slider.value = draw.u ?? 0;
+}
+
+function sentenceOf(draw) {
   const name = `“${visible(draw.text)}”`;
-  const interval = `[${draw.first.toFixed(4)}, ${draw.past.toFixed(4)})`;
-  const told = draw.u === null
-    ? `Temperature 0: the token of the largest logit is taken, ${name}.`
-    : `The number ${draw.u.toFixed(6)} falls into ${interval}, the interval of ${name}, probability ${percent(draw.p)}.`;
-  const slider = onMove && draw.u !== null && h("input", { type: "range", class: "number", min: 0, max: 0.9999, step: 0.0001,
-    value: draw.u, "aria-label": "The number drawn", oninput: (event) => onMove(Number(event.target.value)) });
-  return h("div", { class: "draw" }, intervals(draw, picked), slider, h("p", { role: "status" }, told));
+  if (draw.u === null) return `Temperature 0: the token of the largest logit is taken, ${name}.`;
+  const interval = `[${draw.first.toFixed(6)}, ${draw.past.toFixed(6)})`;
+  return `The number ${draw.u.toFixed(6)} falls into ${interval}: ${name}, probability ${percent(draw.p)}.`;
 }
 
 // [0, 1) from left to right, in percent of the width.
