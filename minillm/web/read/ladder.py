@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from minillm.kernels import attention
-from minillm.web.read.operation import OPERATIONS, Operation
+from minillm.web.read.operation import Operation
 
 GROUP = "attention ladder"
 ROW = re.compile(r"^ {4}(\w+) {2,}(\S.*?) {2,}(\d+) +([\d,]+)$", re.MULTILINE)
@@ -41,8 +41,9 @@ def ladder_html(operation: Operation) -> str:
     for rung in rungs():
         name = f"attention_{rung.name}"
         gain = "" if before is None else _gain(before, rung)
-        here = ' aria-current="page"' if name == operation.name else ""
-        label = f'<a href="{name}.html">{escape(rung.name)}</a>' if name in OPERATIONS else escape(rung.name)
+        is_here = name == operation.name
+        here = ' aria-current="page"' if is_here else ""
+        label = escape(rung.name) if is_here else f'<a href="{name}.html">{escape(rung.name)}</a>'
         rows.append(
             f'<tr{here}><th scope="row">{label}</th><td>{escape(rung.idea)}</td><td class="number">{rung.lines}</td>'
             f'<td class="number">{rung.bytes:,}</td><td class="number">{gain}</td></tr>'

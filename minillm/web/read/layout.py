@@ -40,10 +40,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A function of a CUDA source, or what is before the first. opening: its declaration in one line."""
+    """A function of a CUDA source by its name, or, without one, what is before the first."""
 
     source: Source
-    opening: str
+    name: str
     parts: tuple[Part, ...]
     is_global: bool
 
@@ -104,14 +104,14 @@ def functions(source: Source, number: int, assigned: dict[str, tuple[str, ...]])
     number: of the source among those of the page. assigned: the names that forward assigns -> the
     identities of these statements. What follows `// forward: y = ...` is tied to them.
     """
-    starts = [at for at, line in enumerate(source.lines) if _opens(source.lines, at)]
+    starts = [at for at in range(len(source.lines)) if _opens(source.lines, at)]
+    starts = [at for at in starts if at == 0 or _name(_passage(source.lines, at))]  # constants stay with what is above
     found = []
     for at, start in enumerate(starts):
         stop = starts[at + 1] if at + 1 < len(starts) else len(source.lines)
         lines = _without_blank_end(source.lines[start:stop])
-        opening = next((line for line in lines if not line.startswith(("//", "template", "#", "    "))), "")
         parts = _kernel_parts(source, start, lines, number, assigned)
-        found.append(Kernel(source, _name(lines) or opening, tuple(parts), any("__global__" in line for line in lines)))
+        found.append(Kernel(source, _name(lines), tuple(parts), any("__global__" in line for line in lines)))
     return found
 
 
@@ -132,6 +132,11 @@ def assigned_names(operation: Operation, pairs: Iterable[Pair]) -> dict[str, tup
 def _opens(lines: tuple[str, ...], at: int) -> bool:
     """Whether a function, or the comment above one, begins at a line: after a blank one, at the margin."""
     return at == 0 or (lines[at - 1] == "" and lines[at] != "" and not lines[at].startswith((" ", "#include")))
+
+
+def _passage(lines: tuple[str, ...], at: int) -> tuple[str, ...]:
+    """The lines from one up to the next blank one."""
+    return lines[at : next((stop for stop in range(at, len(lines)) if not lines[stop]), len(lines))]
 
 
 def _name(lines: tuple[str, ...]) -> str:

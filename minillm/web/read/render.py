@@ -47,7 +47,8 @@ def page(operation: Operation, facts: Facts) -> str:
     kernels = _kernels_html(operation, facts)
     body = f"""
 <a class="skip" href="#sheet">To the code</a>
-<header class="bar">
+<header class="top">
+<div class="bar">
 <nav aria-label="Pages">{_way(facts.neighbours[0], "prev", "←")}<a href="index.html" id="index">All pages</a>\
 {_way(facts.neighbours[1], "next", "→")}</nav>
 <h1>{escape(operation.title)}</h1>
@@ -57,11 +58,12 @@ def page(operation: Operation, facts: Facts) -> str:
 <button type="button" id="theme" title="Light or dark (t)">Light or dark</button>
 <button type="button" id="help" title="Keys (?)" aria-haspopup="dialog">Keys</button>
 </div>
-</header>
+</div>
 <div class="second">
 <div role="group" aria-label="Columns" id="columns">{_toggles(bool(kernels))}</div>
 {_symbols_html(facts.symbols)}
 </div>
+</header>
 <main id="sheet" class="sheet{ladder}{"" if kernels else " bare"}" tabindex="-1">
 <section class="derivation" aria-labelledby="derivation-title" tabindex="0">
 <h2 id="derivation-title">Derivation</h2>
@@ -288,10 +290,11 @@ def _file_html(source: Source, kernels: list[Kernel], is_ladder: bool) -> str:
 
 def _kernel_html(kernel: Kernel, is_header: bool, is_ladder: bool) -> str:
     tied = any(part.identity for part in kernel.parts)
-    role = f'role="listbox" aria-label="CUDA: {escape(kernel.opening)}"' if tied else ""
+    role = f'role="listbox" aria-label="CUDA: {escape(kernel.name)}"' if tied else ""
     parts = "".join(_part_html(part, ()) for part in kernel.parts)
     is_open = kernel.is_global or tied or is_header and is_ladder
-    title = "What it does" if is_header else f"<code>{escape(kernel.opening)}</code>"
+    header = "The idea of this rung" if is_ladder else "What it does"
+    title = header if is_header else f"<code>{escape(kernel.name)}</code>"
     kind = ' <span class="quiet">kernel</span>' if kernel.is_global else ""
     return (
         f'<details{" open" if is_open else ""}><summary>{title}{kind}</summary>'
