@@ -30,6 +30,7 @@ BOOKKEEPING = {
     "reversed", "items", "take_saved", "grad_buffer", "pop", "check_backward",
 }  # fmt: skip
 SHAPES = {"shape", "ndim", "size"}
+MODULES = {"math", "np", "xp"}  # whose functions have no other arguments than those in the brackets
 CLOSING = (ast.Delete, ast.Raise, ast.Pass, ast.Return)
 HEADERS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.FunctionDef)
 
@@ -105,7 +106,8 @@ class Bookkeeping:
         if isinstance(node, ast.Attribute):
             return node.attr in SHAPES
         if isinstance(node, ast.Call):
-            return _called(node) == "len" or bool(node.args) and all(map(self._is_shape, node.args))
+            plain = isinstance(node.func, ast.Name) or getattr(node.func.value, "id", None) in MODULES
+            return _called(node) == "len" or plain and bool(node.args) and all(map(self._is_shape, node.args))
         if isinstance(node, ast.Subscript):
             return self._is_shape(node.value)
         return isinstance(node, ast.Constant) or (

@@ -89,8 +89,11 @@ def _comment_lines(source: Source) -> list[tuple[int, int, str]]:
 
 def headed(node: ast.stmt) -> list[list[ast.stmt]]:
     """The blocks inside of a compound statement; none of a simple one."""
-    blocks = [getattr(node, name, []) for name in ("body", "orelse", "finalbody")]
-    return [block for block in blocks if block and isinstance(node, COMPOUND)]
+    if not isinstance(node, COMPOUND):
+        return []
+    handled = [handler.body for handler in getattr(node, "handlers", [])]
+    body, orelse, last = (getattr(node, name, []) for name in ("body", "orelse", "finalbody"))
+    return [block for block in (body, *handled, orelse, last) if block]
 
 
 def leaves(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -118,7 +121,8 @@ def lines_of(node: ast.stmt) -> tuple[int, int]:
 def header(node: ast.stmt) -> list[ast.AST]:
     """What a compound statement is made of besides its blocks: test, target, arguments."""
     inside = {id(statement) for block in headed(node) for statement in block}
-    return [part for part in ast.iter_child_nodes(node) if id(part) not in inside]
+    parts = [part for part in ast.iter_child_nodes(node) if id(part) not in inside]
+    return [part for part in parts if not isinstance(part, ast.ExceptHandler)]
 
 
 def quotes(quotation: ast.stmt, node: ast.stmt) -> bool:

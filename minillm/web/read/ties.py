@@ -27,7 +27,6 @@ the gradient `dx` of a name `x` of forward.
     ties(operation)         all ties, in the order of the source
     problems(operation)     statements without a partner, and comments that quote no forward line,
                             each with its place and what to do; none for the sources of minillm
-    rows(operation)         forward and backward side by side
 """
 
 from __future__ import annotations
@@ -118,25 +117,29 @@ class _Reader:
 
     def _read_block(self, body: list[ast.stmt], above: int, passage: Passage | None) -> None:
         """above: the last line before the block. passage: that of the comment that covers it."""
+        inner = passage is not None
         for node in body:
             here = [c for c in self._comments if above < c.first < node.lineno and c.column == node.col_offset]
             for comment in here:
-                passage = self._passage(comment)
+                passage, inner = self._passage(comment), False
                 self._reading.passages.append(passage)
             if not is_docstring(node):
-                self._read_statement(node, passage)
+                self._read_statement(node, passage, inner)
             _, above = lines_of(node)
             for block in headed(node):
                 self._read_block(block, above, passage)
                 above = block[-1].end_lineno
 
-    def _read_statement(self, node: ast.stmt, passage: Passage | None) -> None:
+    def _read_statement(self, node: ast.stmt, passage: Passage | None, inner: bool) -> None:
+        """inner: whether the comment that covers it is in a block around its own, where bookkeeping
+        does not belong to it.
+        """
         place, needs = (
             Place(self._source.function, *lines_of(node)),
             self._rule.needs_partner(node, passage is not None),
         )
-        closing = isinstance(node, CLOSING) or headed(node)
-        if passage is not None and (not closing or needs and self._is_backward):
+        closing = inner or isinstance(node, CLOSING) or headed(node)
+        if passage is not None and (not closing or needs and (self._is_backward or inner)):
             passage.statements.append(place)
         elif needs and self._is_backward:
             what = "needs the forward line that it differentiates: quote it above, `# forward: ...`"
