@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, sources
+from minillm.web.read.rows import Row
 
 QUOTED = re.compile(r"(?:^|, |; )(?:\w+ )?(\w+)(?:\[[^\]]*\])? \+?= ")  # the names that a kernel's `// forward:` assigns
 MARK = "// forward: "
@@ -51,10 +52,10 @@ class Kernel:
 # ------------------------------------------------------------------------------------------------- forward and backward
 
 
-def columns(rows: list, forward: Source, backward: Source | None, ties: list[Tie]) -> tuple[list[Part], list[Part]]:
+def columns(rows: list[Row], forward: Source, backward: Source | None, ties: list[Tie]) -> tuple[list[Part], list[Part]]:
     """The parts of a forward and a backward function, each in the order of its file.
 
-    rows: of the pair, as `ties.rows` gives them. Row 1 has what is before the first statement.
+    rows: of the pair. Row 1 has what is before the first statement.
     """
     left, right = (
         {place: at for at, row in enumerate(rows, 2) for place in getattr(row, side)} for side in ("forward", "backward")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
+from minillm.kernels.simulator.errors import CompilerMissing
 from minillm.web.read.front import front_page
 from minillm.web.read.ladder import ladder_html
 from minillm.web.read.operation import OPERATIONS, Operation
 from minillm.web.read.render import Facts, page
+from minillm.web.read.rows import rows
 from minillm.web.read.shapes import shape_problems
 from minillm.web.read.symbols import symbols
-from minillm.web.read.ties import problems, rows, ties
+from minillm.web.read.ties import problems, ties
 from minillm.web.read.values import observe
 
 INDEX = "index.html"
@@ -61,11 +63,16 @@ def check_sources(operations: list[Operation]) -> None:
 
 def facts(operation: Operation, before: Operation | None = None, after: Operation | None = None) -> Facts:
     """All that a page shows of an operation. before, after: its neighbours in reading order."""
+    try:
+        seen, no_numbers = observe(operation), ""
+    except CompilerMissing as missing:  # the attention ladder runs in the simulator
+        seen, no_numbers = [], str(missing)
     return Facts(
         ties(operation),
         rows(operation),
-        observe(operation),
+        seen,
         symbols(operation),
+        no_numbers,
         ladder_html(operation),
         (before, after),
     )

@@ -5,6 +5,7 @@ Lines are plain text in the file; read.js colours them and ties them together (l
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import defaultdict
@@ -17,6 +18,7 @@ import minillm
 from minillm.web.page import LOOK, document
 from minillm.web.read.layout import Kernel, Part, assigned_names, columns, functions
 from minillm.web.read.operation import Operation, Pair, Seen, Source, Tie, kernel_sources, sources
+from minillm.web.read.rows import Row
 
 HERE = Path(__file__).parent
 ROOT = Path(minillm.__file__).parents[1]
@@ -28,15 +30,16 @@ NAME = re.compile(r"[A-Za-z]+\^?")  # in a formula: x in x_i, m^
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an operation. rows: for each pair.
+    """What is known of an operation.
 
     symbols: column ("derivation", "code" or "kernel") -> spelling there -> the symbol that it is.
     """
 
     ties: list[Tie]
-    rows: list[list]
+    rows: dict[Pair, list[Row]]
     seen: list[Seen]
     symbols: dict[str, dict[str, str]]
+    no_numbers: str = ""  # why there are none
     ladder: str = ""  # HTML of the table of rungs
     neighbours: tuple[Operation | None, Operation | None] = field(default=(None, None))
 
@@ -71,7 +74,7 @@ def page(operation: Operation, facts: Facts) -> str:
 </section>
 <section class="pairs" aria-labelledby="pairs-title" tabindex="0">
 <h2 id="pairs-title" class="sr-only">Forward and backward</h2>
-{"".join(_pair_html(operation, facts, at) for at in range(len(operation.pairs)))}
+{_no_numbers_html(facts.no_numbers)}{"".join(_pair_html(operation, facts, at) for at in range(len(operation.pairs)))}
 </section>
 {kernels}
 </main>
@@ -186,7 +189,7 @@ def _symbols_html(symbols: dict[str, dict[str, str]]) -> str:
 def _pair_html(operation: Operation, facts: Facts, at: int) -> str:
     pair, code = operation.pairs[at], sources(operation)
     forward, backward = code[pair.forward], code[pair.backward] if pair.backward else None
-    left, right = columns(facts.rows[at], forward, backward, facts.ties)
+    left, right = columns(facts.rows[pair], forward, backward, facts.ties)
     seen = _by_function(facts.seen)
     second = _column_html(backward, right, seen, "backward") if backward else ""
     count = max(part.row for part in (*left, *right))
@@ -218,28 +221,32 @@ def _part_html(part: Part, seen: Iterable[Seen]) -> str:
         f'<div class="line" data-n="{number}">{escape(line, quote=False)}</div>'
         for number, line in enumerate(part.lines, part.first)
     )
-    if not part.identity:
-        return f'<div class="block">{lines}</div>'
-    lights = f' data-lights="{" ".join(part.lights)}"' if part.lights else ""
     numbers = "".join(seen_html(one) for one in seen if part.first <= one.line <= part.last)
     numbers = f'<div class="seen">{numbers}</div>' if numbers else ""
+    if not part.identity:
+        return f'<div class="block">{lines}{numbers}</div>'
+    lights = f' data-lights="{" ".join(part.lights)}"' if part.lights else ""
     return (
         f'<div class="statement" role="option" aria-selected="false" tabindex="-1" data-id="{part.identity}"{lights}>'
         f"{lines}{numbers}</div>"
     )
 
 
+def _no_numbers_html(reason: str) -> str:
+    return f'<p class="quiet">There are no numbers here: {escape(reason)}</p>' if reason else ""
+
+
 def seen_html(seen: Seen) -> str:
     """What a name held after its line: shape, norm and the first values."""
-    values = ", ".join(map(short, seen.values[:SHOWN]))
-    if not seen.shape:
-        return f"<div><b>{escape(seen.name)}</b> = {values}</div>"
-    count = 1
-    for size in seen.shape:
-        count *= size
-    more = ", …" if count > len(seen.values[:SHOWN]) else ""
     shape = ", ".join(map(str, seen.shape)) + ("," if len(seen.shape) == 1 else "")
-    return f"<div><b>{escape(seen.name)}</b> ({shape}) norm {short(seen.norm)}: {values}{more}</div>"
+    shape = f" ({shape})" if seen.shape else ""
+    dtype = "" if seen.dtype == "float32" else f" {seen.dtype}"
+    norm = f" norm {short(seen.norm)}" if seen.norm is not None and seen.shape else ""
+    values = ", ".join(map(short, seen.values[:SHOWN]))
+    more = ", …" if math.prod(seen.shape) > SHOWN else ""
+    values = f": {values}{more}" if values else ""
+    times = f" (first of {seen.times} times)" if seen.times > 1 else ""
+    return f"<div><b>{escape(seen.name)}</b>{shape}{dtype}{norm}{values}{times}</div>"
 
 
 def short(number: float) -> str:
