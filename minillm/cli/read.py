@@ -19,14 +19,19 @@ def command(
 ) -> None:
     """Pages made from the sources: derivation, forward, backward and kernel, side by side.
 
-    The pages open from disk, without a network. Their path is printed.
+    The pages open from disk, without a network. The path of the one to open is printed; it is made
+    first, and the others after it.
     """
     import webbrowser
 
-    from minillm.web.read.pages import write_pages
+    from minillm.web.read.pages import page_path, write_pages
 
+    path = page_path(out, name)
     with waiting("making the pages", plain=False):
-        path = write_pages(out, name)
-    print(path)
+        write_pages(out, [name] if name else None)
+    print(path, flush=True)
     if browser:
         webbrowser.open(path.resolve().as_uri())
+    if name:
+        with waiting("making the other pages", plain=False):
+            write_pages(out)

@@ -57,8 +57,9 @@ def columns(rows: list[Row], forward: Source, backward: Source | None, ties: lis
 
     rows: of the pair. Row 1 has what is before the first statement.
     """
+    level = _level(rows)
     left, right = (
-        {place: at for at, row in enumerate(rows, 2) for place in getattr(row, side)} for side in ("forward", "backward")
+        {place: at for at, row in enumerate(level, 2) for place in getattr(row, side)} for side in ("forward", "backward")
     )
     return _parts(forward, left, ties), _parts(backward, right, ties) if backward else []
 
@@ -70,6 +71,21 @@ def identity(place: Place) -> str:
     'L12'
     """
     return f"L{place.first}"
+
+
+def _level(rows: list[Row]) -> list[Row]:
+    """The rows, where those one after another that tie nothing are one."""
+    level: list[Row] = []
+    for row in rows:
+        if level and not _is_paired(row) and not _is_paired(level[-1]):
+            before = level.pop()
+            row = Row(before.forward + row.forward, before.backward + row.backward)
+        level.append(row)
+    return level
+
+
+def _is_paired(row: Row) -> bool:
+    return bool(row.forward and row.backward)
 
 
 def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Part]:

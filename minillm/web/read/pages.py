@@ -25,21 +25,28 @@ from minillm.web.read.values import observe
 INDEX = "index.html"
 
 
-def write_pages(folder: Path, name: str | None = None) -> Path:
-    """Write all pages into a folder, which is made if it is missing -> the path of the page `name`, or of the index.
+def write_pages(folder: Path, names: list[str] | None = None) -> None:
+    """Write the front page and the pages of these names, or of all, into a folder, which is made if it is missing.
 
-    Raises UserError for an unknown name, and for a fault in the sources, with its file and line: a
-    backward statement without a forward line, or a shape comment that is not what was observed.
+    Raises UserError for a fault in their sources, with its file and line: a backward statement
+    without a forward line, or a shape comment that is not what was observed.
     """
-    check_name(name)
     operations = list(OPERATIONS.values())
-    check_sources(operations)
+    wanted = [each for each in operations if names is None or each.name in names]
+    check_sources(wanted)
     files = {INDEX: front_page(operations)}
-    for at, operation in enumerate(operations):
+    for operation in wanted:
+        at = operations.index(operation)
         files[f"{operation.name}.html"] = page(operation, facts(operation, *_neighbours(operations, at)))
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         write_atomically(folder / file, text.encode("utf-8"))
+
+
+def page_path(folder: Path, name: str | None) -> Path:
+    """Of the page of an operation, or of the front page. Raises UserError, with the names that there are, for a name
+    that is none of them."""
+    check_name(name)
     return folder / (f"{name}.html" if name else INDEX)
 
 

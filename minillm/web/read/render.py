@@ -221,8 +221,7 @@ def _part_html(part: Part, seen: Iterable[Seen]) -> str:
         f'<div class="line" data-n="{number}">{escape(line, quote=False)}</div>'
         for number, line in enumerate(part.lines, part.first)
     )
-    numbers = "".join(seen_html(one) for one in seen if part.first <= one.line <= part.last)
-    numbers = f'<div class="seen">{numbers}</div>' if numbers else ""
+    numbers = _numbers_html([one for one in seen if part.first <= one.line <= part.last])
     if not part.identity:
         return f'<div class="block">{lines}{numbers}</div>'
     lights = f' data-lights="{" ".join(part.lights)}"' if part.lights else ""
@@ -230,6 +229,14 @@ def _part_html(part: Part, seen: Iterable[Seen]) -> str:
         f'<div class="statement" role="option" aria-selected="false" tabindex="-1" data-id="{part.identity}"{lights}>'
         f"{lines}{numbers}</div>"
     )
+
+
+def _numbers_html(seen: list[Seen]) -> str:
+    if not seen:
+        return ""
+    times = max(one.times for one in seen)
+    again = f"<div>the first of {times} times</div>" if times > 1 else ""
+    return f'<div class="seen">{"".join(map(seen_html, seen))}{again}</div>'
 
 
 def _no_numbers_html(reason: str) -> str:
@@ -245,8 +252,7 @@ def seen_html(seen: Seen) -> str:
     values = ", ".join(map(short, seen.values[:SHOWN]))
     more = ", …" if math.prod(seen.shape) > SHOWN else ""
     values = f": {values}{more}" if values else ""
-    times = f" (first of {seen.times} times)" if seen.times > 1 else ""
-    return f"<div><b>{escape(seen.name)}</b>{shape}{dtype}{norm}{values}{times}</div>"
+    return f"<div><b>{escape(seen.name)}</b>{shape}{dtype}{norm}{values}</div>"
 
 
 def short(number: float) -> str:
