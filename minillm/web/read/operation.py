@@ -25,7 +25,7 @@ KERNELS = Path(kernels.__file__).parent
 
 @dataclass(frozen=True)
 class Pair:
-    """A forward function and its backward, by their names in the module: "attend", "Linear.forward".
+    """A forward function and its backward, by their names in the module, such as "Linear.forward".
 
     Without a backward it is a function that a forward calls, or one that has no gradient.
     """
@@ -70,7 +70,10 @@ class Operation:
 
 @dataclass(frozen=True)
 class Source:
-    """A function, or a CUDA source, as it is in its file. first: the number of its first line there."""
+    """A function, or a CUDA source, as it is in its file.
+
+    first: the number of its first line there.
+    """
 
     function: str
     path: Path
@@ -338,6 +341,9 @@ _ALL = (
         "language_model",
         "A language model: body, head and loss",
         "LanguageModel.loss / LanguageModel.backward",
+        "LanguageModel._loss_of_logits /",
+        "LanguageModel._forward_with /",
+        "LanguageModel.forward /",
         "LanguageModel._hidden /",
         "LanguageModel._logits /",
         case="gpt2",
