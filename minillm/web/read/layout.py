@@ -76,16 +76,15 @@ def identity(place: Place) -> str:
 def _level(rows: list[Row]) -> list[Row]:
     """The rows, where those one after another that tie nothing are one."""
     level: list[Row] = []
+    was_paired = True
     for row in rows:
-        if level and not _is_paired(row) and not _is_paired(level[-1]):
+        is_paired = bool(row.forward and row.backward)
+        if not is_paired and not was_paired:
             before = level.pop()
             row = Row(before.forward + row.forward, before.backward + row.backward)
         level.append(row)
+        was_paired = is_paired
     return level
-
-
-def _is_paired(row: Row) -> bool:
-    return bool(row.forward and row.backward)
 
 
 def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Part]:

@@ -58,19 +58,20 @@ function onPoint(statement, pinned) {
   const others = statement ? tiedTo(sheet, statement).map(placed).filter((other) => other && other !== statement) : [];
   said.textContent = others.length ? `tied to ${others.map((other) => `${sideOf(other)} line ${lineOf(other)}`).join(", ")}` : "";
   const byKeyboard = statement?.matches(":focus-visible");
-  if (pinned || byKeyboard) reveal(statement, others);
   showPartners(pinned || byKeyboard ? others : []);
+  if (pinned || byKeyboard) reveal(statement, others);
 }
 
-// Scrolls the nearest partner of each other column into view, without moving the statement itself where it can be avoided.
+// Scrolls the first partner of each other column into view, and the statement itself last.
 function reveal(statement, others) {
   const columns = new Set([statement.closest(".column, details")]);
   for (const other of others) {
     const column = other.closest(".column, details");
     if (columns.has(column) || !other.checkVisibility()) continue;
     columns.add(column);
-    other.scrollIntoView({ block: "nearest", inline: "nearest" });
+    other.scrollIntoView({ block: "nearest" });
   }
+  statement.scrollIntoView({ block: "nearest" });
 }
 
 // On a narrow screen the partner is in another column: its code is shown below, and a button that goes there.
