@@ -8,13 +8,13 @@ from pathlib import Path
 
 from minillm.web.page import LOOK, document
 from minillm.web.read.operation import GROUPS, Operation
+from minillm.web.read.sampler_page import NAME as SAMPLER
 from minillm.web.read.stops import STOPS
 from minillm.web.read.tour import checks, tour_html
 
 HERE = Path(__file__).parent
 STYLES = [HERE / "front.css"]
 SCRIPTS = [LOOK / "dom.js", HERE / "browser.js", HERE / "tour.js"]
-SAMPLER = "sampler.html"
 
 
 def front_page(operations: Iterable[Operation]) -> str:

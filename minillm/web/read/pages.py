@@ -17,6 +17,8 @@ from minillm.web.read.ladder import ladder_html
 from minillm.web.read.operation import OPERATIONS, Operation
 from minillm.web.read.render import Facts, page
 from minillm.web.read.rows import rows
+from minillm.web.read.sampler_page import NAME as SAMPLER
+from minillm.web.read.sampler_page import sampler_page
 from minillm.web.read.shapes import shape_problems
 from minillm.web.read.symbols import symbols
 from minillm.web.read.ties import problems, ties
@@ -26,7 +28,7 @@ INDEX = "index.html"
 
 
 def write_pages(folder: Path, names: list[str] | None = None) -> None:
-    """Write the front page and the pages of these names, or of all, into a folder, which is made if it is missing.
+    """Write the front page and the pages of these names, or all pages, into a folder, which is made if it is missing.
 
     Raises UserError for a fault in their sources, with its file and line: a backward statement
     without a forward line, or a shape comment that is not what was observed.
@@ -38,6 +40,8 @@ def write_pages(folder: Path, names: list[str] | None = None) -> None:
     for operation in wanted:
         at = operations.index(operation)
         files[f"{operation.name}.html"] = page(operation, facts(operation, *_neighbours(operations, at)))
+    if names is None:
+        files[SAMPLER] = sampler_page()
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         write_atomically(folder / file, text.encode("utf-8"))
@@ -78,11 +82,21 @@ def facts(operation: Operation, before: Operation | None = None, after: Operatio
         ties(operation),
         rows(operation),
         seen,
-        symbols(operation),
+        _spellings(operation),
         no_numbers,
         ladder_html(operation),
         (before, after),
     )
+
+
+def _spellings(operation: Operation) -> dict[str, dict[str, str]]:
+    """Column -> a spelling in it -> the symbol."""
+    found: dict[str, dict[str, str]] = {"derivation": {}, "code": {}, "kernel": {}}
+    for name, occurrences in symbols(operation).items():
+        for occurrence in occurrences:
+            column = occurrence.where if occurrence.where in found else "code"
+            found[column][occurrence.spelling] = name
+    return found
 
 
 def _neighbours(operations: list[Operation], at: int) -> tuple[Operation | None, Operation | None]:

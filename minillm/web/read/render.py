@@ -25,7 +25,7 @@ ROOT = Path(minillm.__file__).parents[1]
 STYLES = [LOOK / "code.css", HERE / "read.css"]
 SCRIPTS = [LOOK / "dom.js", LOOK / "code.js", HERE / "browser.js", HERE / "read.js"]
 SHOWN = 4  # values of an intermediate
-NAME = re.compile(r"[A-Za-z]+\^?")  # in a formula: x in x_i, m^
+NAME = re.compile(r"[A-Za-z]\w*\^?")  # in a formula: x_i, m^
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,9 @@ def _with_symbols(text: str, symbols: set[str]) -> str:
 
 
 def _symbols_html(symbols: dict[str, dict[str, str]]) -> str:
-    """A button for every symbol, in the order of the derivation: the way to light one by keyboard."""
-    names = dict.fromkeys(symbol for column in ("derivation", "code", "kernel") for symbol in symbols[column].values())
+    """A button for every symbol of derivation or kernel, or of the code without them: to light one by keyboard."""
+    names = dict.fromkeys([*symbols["derivation"].values(), *symbols["kernel"].values()])
+    names = names or dict.fromkeys(symbols["code"].values())
     if not names:
         return ""
     buttons = "".join(
