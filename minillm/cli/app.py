@@ -4,7 +4,20 @@ from inspect import getdoc
 
 import typer
 
-from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, play, plot, read, simulate, tokenizer, train
+from minillm.cli import (
+    evaluate,
+    generate,
+    gradcheck,
+    info,
+    inspect,
+    lesson,
+    play,
+    plot,
+    read,
+    simulate,
+    tokenizer,
+    train,
+)
 from minillm.cli.options import Command
 
 app = typer.Typer(

@@ -12,7 +12,8 @@ from minillm.cli.terminal import waiting
 
 def command(
     name: Annotated[
-        Optional[str], typer.Argument(help="The page to open, such as layer_norm; the tour if left out.", show_default=False)
+        Optional[str],
+        typer.Argument(help="The page to open, such as layer_norm; the tour if left out.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for the pages.")] = Path("read"),
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,

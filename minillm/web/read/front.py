@@ -49,7 +49,9 @@ up; the numbers are those of a small real pass.</p></div>
 
 def _groups_html(operations: list[Operation]) -> str:
     found = {group: [each for each in operations if each.group == group] for group in GROUPS}
-    lists = [_list_html(group, [(f"{each.name}.html", each.title) for each in members]) for group, members in found.items()]
+    lists = [
+        _list_html(group, [(f"{each.name}.html", each.title) for each in members]) for group, members in found.items()
+    ]
     return "".join([*lists, _list_html("sampling", [(SAMPLER, "The sampler: from logits to a token")])])
 
 

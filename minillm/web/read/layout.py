@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, sources
 from minillm.web.read.rows import Row
 
-QUOTED = re.compile(r"(?:^|, |; )(?:\w+ )?(\w+)(?:\[[^\]]*\])? \+?= ")  # the names that a kernel's `// forward:` assigns
+QUOTED = re.compile(
+    r"(?:^|, |; )(?:\w+ )?(\w+)(?:\[[^\]]*\])? \+?= "
+)  # the names that a kernel's `// forward:` assigns
 MARK = "// forward: "
 
 
@@ -52,14 +54,17 @@ class Kernel:
 # ------------------------------------------------------------------------------------------------- forward and backward
 
 
-def columns(rows: list[Row], forward: Source, backward: Source | None, ties: list[Tie]) -> tuple[list[Part], list[Part]]:
+def columns(
+    rows: list[Row], forward: Source, backward: Source | None, ties: list[Tie]
+) -> tuple[list[Part], list[Part]]:
     """The parts of a forward and a backward function, each in the order of its file.
 
     rows: of the pair. Row 1 has what is before the first statement.
     """
     level = _level(rows)
     left, right = (
-        {place: at for at, row in enumerate(level, 2) for place in getattr(row, side)} for side in ("forward", "backward")
+        {place: at for at, row in enumerate(level, 2) for place in getattr(row, side)}
+        for side in ("forward", "backward")
     )
     return _parts(forward, left, ties), _parts(backward, right, ties) if backward else []
 

@@ -179,7 +179,8 @@ def _symbols_html(symbols: dict[str, dict[str, str]]) -> str:
     if not names:
         return ""
     buttons = "".join(
-        f'<button type="button" data-symbol="{escape(name)}" aria-pressed="false">{escape(name)}</button>' for name in names
+        f'<button type="button" data-symbol="{escape(name)}" aria-pressed="false">{escape(name)}</button>'
+        for name in names
     )
     return f'<div class="symbols" role="group" aria-label="Symbols">{buttons}</div>'
 
@@ -311,6 +312,6 @@ def _kernel_html(kernel: Kernel, is_header: bool, is_ladder: bool) -> str:
     title = header if is_header else f"<code>{escape(kernel.name)}</code>"
     kind = ' <span class="quiet">kernel</span>' if kernel.is_global else ""
     return (
-        f'<details{" open" if is_open else ""}><summary>{title}{kind}</summary>'
+        f"<details{' open' if is_open else ''}><summary>{title}{kind}</summary>"
         f'<div class="code" {role} data-language="cuda">{parts}</div></details>\n'
     )

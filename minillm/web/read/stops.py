@@ -150,7 +150,10 @@ STOPS = (
         repeated_token,
         "Row 5 has a part in the first and in the third row of y.",
         slips=(
-            (0.25, "That is the last one alone. `dweight[ids] += dy` does just that in NumPy: the bug this question is about."),
+            (
+                0.25,
+                "That is the last one alone. `dweight[ids] += dy` does just that in NumPy: the bug this question is about.",
+            ),
             (0.5, "That is the first one alone. The token occurs a second time."),
             (0.375, "That is the mean of both. The chain rule adds them."),
             (2.75, "That has the gradient of token 2 in it, which belongs to row 2."),
@@ -341,8 +344,8 @@ STOPS = (
             Choice(
                 "L = m + log l: p = exp(s - L)",
                 lambda: np.exp(kept_row().s - kept_row().L),
-                "Right: exp(s - m - log l) = exp(s - m) / l. T numbers are kept in place of T x T, and backward makes p of them "
-                "tile by tile.",
+                "Right: exp(s - m - log l) = exp(s - m) / l. T numbers are kept in place of T x T, and backward makes p "
+                "of them tile by tile.",
             ),
             Choice(
                 "the mean of the scores: p = exp(s - mean)",

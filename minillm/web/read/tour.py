@@ -56,7 +56,9 @@ def right_choice(stop: Stop) -> int:
     """
     answer = np.asarray(stop.engine())
     claims = [np.asarray(choice.claim()) for choice in stop.choices]
-    equal = [at for at, claim in enumerate(claims) if claim.shape == answer.shape and np.allclose(claim, answer, **CLOSE)]
+    equal = [
+        at for at, claim in enumerate(claims) if claim.shape == answer.shape and np.allclose(claim, answer, **CLOSE)
+    ]
     if len(equal) != 1:
         raise UserError(
             f"minillm/web/read/stops.py: stop {stop.name}: {len(equal)} choices equal the engine's gradient: "
