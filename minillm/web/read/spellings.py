@@ -58,7 +58,7 @@ SPELLINGS: dict[str, Table] = {
 IN_TEXT: dict[str, Table] = {"lora": {"bias": ("b",)}}
 IN_CUDA: dict[str, Table] = {
     "layer_norm": {"C": ("width",)},
-    "residual_layer_norm": {"total": ("sum",)},
+    "residual_layer_norm": {"total": ("sum",), "dsum": ("dsum",)},
     "rms_norm": {"C": ("width",)},
     "gelu": {"dx": ("dz", "gradient"), "x": ("z",)},
     "swiglu": {"s": ("sigmoid",), "dh": ("gradient",)},
