@@ -72,7 +72,7 @@ def backward_functions():
 def test_no_backward_function_is_without_a_page():
     shown = {(s.path, name) for operation in OPERATIONS.values() for name, s in sources(operation).items()}
     there = [(path, name) for path, name in backward_functions() if name != "Layer.save_for_backward"]
-    assert len(there) > 35
+    assert len(there) > 30
     assert not [
         f"{path}: {name} has no page: add it to OPERATIONS" for path, name in there if (path, name) not in shown
     ]
@@ -232,9 +232,9 @@ FAULTS = {
         ["19: no statement follows this comment in its block"],
     ),
     "a gradient that is a view": (
-        "    # forward: n = x * r\n    dx = dn * r\n",
-        "    if r is None:\n        return dy.reshape(-1), dw\n    # forward: n = x * r\n    dx = dn * r\n",
-        ["16: `return dy.reshape(-1), dw` needs the forward line"],
+        "    n, w, r = saved\n",
+        "    n, w, r = saved\n    if r is None:\n        return dy.reshape(-1), w\n",
+        ["13: `return (dy.reshape(-1), w)` needs the forward line"],
     ),
     "a gradient before the first comment": (
         "    n, w, r = saved\n",
@@ -491,7 +491,7 @@ def test_comments_strings_and_numbers_of_cuda_have_no_symbols(tmp_path, monkeypa
     monkeypatch.setattr(module, "KERNELS", tmp_path)
     found = symbols(OPERATIONS["swiglu"])
     at = {name: [(o.line, o.column) for o in here if o.where == "kernel"] for name, here in found.items()}
-    assert at["gate"] == [(4, 19)] and at["up"] == [(5, 25)]
+    assert at["gate"] == [(4, 19)] and at["up"] == [(5, 23)]
 
 
 def test_names_in_python_strings_and_keywords_have_no_symbols(tmp_path, monkeypatch):
@@ -501,7 +501,7 @@ def test_names_in_python_strings_and_keywords_have_no_symbols(tmp_path, monkeypa
     found = symbols(spoilt(tmp_path, monkeypatch, text=text))
     line = text.splitlines().index('    y = f(n * w, f"{n} w", r=3, n="r")  # n w') + 1
     there = [(name, o.column) for name, here in found.items() for o in here if o.line == line]
-    assert sorted(there) == [("n", 10), ("w", 14), ("y", 4)]
+    assert sorted(there) == [("n", 10), ("w", 14)]
 
 
 @pytest.mark.parametrize("name", sorted({*SPELLINGS, *IN_TEXT, *IN_CUDA}))

@@ -27,7 +27,7 @@ WORD = re.compile(r" [a-z]{3,}\b")
 
 @dataclass(frozen=True)
 class Word:
-    """A name in a formula. sure: it can be nothing but a symbol; else it may be a word of English."""
+    """A name in a formula. sure: it is a symbol; else it may be a word of English."""
 
     name: str
     line: int
@@ -55,7 +55,9 @@ def _docstring_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _formulas(text: str) -> Iterator[tuple[int, str]]:
-    """The formulas of a line with their columns: parts of indented lines, and code in a sentence."""
+    """The formulas of a line with their columns: of an indented line its parts, of another one the
+    code between back quotes.
+    """
     if not text.startswith("    "):
         yield from ((code.start(1), code[1]) for code in CODE.finditer(text))
         return

@@ -143,7 +143,7 @@ def _python_names(where: str, source: Source) -> Iterator[Occurrence]:
 
 
 def _tokens(source: Source) -> list[tokenize.TokenInfo]:
-    """The tokens outside of strings: from Python 3.12 on a formatted string has tokens of its own."""
+    """The tokens outside of strings. From Python 3.12 on formatted strings have tokens inside."""
     found, inside = [], 0
     for token in tokenize.generate_tokens(io.StringIO("\n".join(source.lines) + "\n").readline):
         kind = tokenize.tok_name[token.type]
