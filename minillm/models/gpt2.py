@@ -254,11 +254,13 @@ class ResidualBlock(Layer):
         saved_attn, saved_mlp = self.take_saved()
         # forward: x, saved_mlp = residual_forward(x, mlp_out): x = x + dropout(mlp(ln_2(x)))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
-        # forward: self.mlp_resid_dropout.forward(...); self.mlp.forward(self.ln_2.forward(x))
+        # forward: self.mlp_resid_dropout.forward(...)
+        # forward: self.mlp.forward(self.ln_2.forward(x))
         dx = dx + self.ln_2.backward(self.mlp.backward(self.mlp_resid_dropout.backward(dmlp_out)))
         # forward: x, saved_attn = residual_forward(x, attn_out): x = x + dropout(attn(ln_1(x)))
         dx, dattn_out = residual_backward(dx, saved_attn)
-        # forward: self.attn_resid_dropout.forward(...); self.attn.forward(self.ln_1.forward(x), ...)
+        # forward: self.attn_resid_dropout.forward(...)
+        # forward: self.attn.forward(self.ln_1.forward(x), rng_key)
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
     def decode(self, x, cache):

@@ -82,7 +82,7 @@ class Bookkeeping:
         names = [name for name in stored_names(target) if self._is_gradient(name)]
         if not names or _makes_room(value):
             return False
-        return not (names[0] in self.incoming and self._carried(value) == set(names))
+        return not (names[0] in self.incoming and _same_numbers(value) == names[0])
 
     def _is_bookkeeping(self, node: ast.AST) -> bool:
         """Whether an expression computes no numbers but of shapes."""
@@ -158,6 +158,13 @@ def _makes_room(value: ast.expr) -> bool:
     if isinstance(value, ast.GeneratorExp):
         return _makes_room(value.elt)
     return isinstance(value, ast.Call) and _called(value) in ROOM
+
+
+def _same_numbers(value: ast.expr) -> str | None:
+    """The name whose numbers an expression is, in another type or cut into rows."""
+    while isinstance(value, ast.Call) and _called(value) in SAME_NUMBERS:
+        value = value.func.value if isinstance(value.func, ast.Attribute) else value.args[0]
+    return value.id if isinstance(value, ast.Name) else None
 
 
 def _called(call: ast.Call) -> str | None:

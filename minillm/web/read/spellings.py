@@ -13,17 +13,12 @@ from __future__ import annotations
 
 Table = dict[str, tuple[str, ...]]
 
-_AFFINE: Table = {"weight": ("w", "W"), "bias": ("b",)}
+_AFFINE: Table = {"weight": ("w",), "bias": ("b",)}
 _NORM: Table = {**_AFFINE, "normed": ("n",), "dnormed": ("g",), "rstd": ("r",)}
-_ATTENTION: Table = {"factor": ("f",), "n_kv_head": ("H_kv",), "H": ("n_head",)}
-_ATTENTION_IN_CUDA: Table = {
-    "p": ("probability",),
-    "y": ("o",),
-    "H": ("heads",),
-    "n_kv_head": ("kv_heads",),
-    "T": ("time",),
-    "D": ("width",),
-}
+_HEADS_IN_CUDA: Table = {"H": ("heads",), "n_kv_head": ("kv_heads",), "T": ("time",)}
+_MATRIX_IN_CUDA: Table = {**_HEADS_IN_CUDA, "D": ("width",)}
+_ONLINE_IN_CUDA: Table = {**_HEADS_IN_CUDA, "y": ("o",)}
+_FLASH_IN_CUDA: Table = {**_ONLINE_IN_CUDA, "p": ("probability",)}
 _MOMENTS: Table = {
     "b1": ("beta1",),
     "b2": ("beta2",),
@@ -45,8 +40,8 @@ SPELLINGS: dict[str, Table] = {
     "gelu": {"bias": ("b",), "C": ("c",), "A": ("a",), "gate": ("g", "s")},
     "mlp": {"c_fc": ("W_fc",), "c_proj": ("W_proj",)},
     "swiglu": {"gate": ("g",), "up": ("u",)},
-    "attention": _ATTENTION,
-    **{f"attention_{name}": _ATTENTION for name in _RUNGS},
+    "attention": {"factor": ("f",), "H": ("n_head",)},
+    **{f"attention_{name}": {"factor": ("f",)} for name in _RUNGS},
     "dropout": {"factor": ("m",)},
     "lora": {"a": ("A",), "b": ("B",), "scale": ("s",)},
     "cross_entropy": {"logits": ("z",), "targets": ("t", "target"), "label_smoothing": ("e",), "loss": ("losses",)},
@@ -58,14 +53,18 @@ SPELLINGS: dict[str, Table] = {
 IN_TEXT: dict[str, Table] = {"lora": {"bias": ("b",)}}
 IN_CUDA: dict[str, Table] = {
     "layer_norm": {"C": ("width",)},
-    "residual_layer_norm": {"total": ("sum",)},
+    "residual_layer_norm": {"total": ("sum",), "dsum": ("dsum",)},
     "rms_norm": {"C": ("width",)},
     "gelu": {"dx": ("dz", "gradient"), "x": ("z",)},
     "swiglu": {"s": ("sigmoid",), "dh": ("gradient",)},
     "rotary": {"cos": ("cosine", "c"), "sin": ("sine", "s")},
     "cross_entropy": {"V": ("vocabulary",), "total": ("sum",)},
-    "attention": _ATTENTION_IN_CUDA,
-    **{f"attention_{name}": _ATTENTION_IN_CUDA for name in _RUNGS},
+    "attention": _FLASH_IN_CUDA,
+    "attention_naive": _MATRIX_IN_CUDA,
+    "attention_tiled": _MATRIX_IN_CUDA,
+    "attention_online": _ONLINE_IN_CUDA,
+    "attention_flash": _FLASH_IN_CUDA,
+    "attention_flash_tensor_cores": _FLASH_IN_CUDA,
     "adamw": {"gradient_scale": ("scale",)},
     "adam": {"gradient_scale": ("scale",)},
     "global_norm": {"norm": ("length",)},

@@ -32,12 +32,12 @@ the gradient `dx` of a name `x` of forward.
 from __future__ import annotations
 
 import ast
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import minillm
 from minillm.web.read.bookkeeping import CLOSING, Bookkeeping
+from minillm.web.read.kernel_comments import kernel_problems
 from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, sources
 from minillm.web.read.quotations import Comment, comments_of, headed, is_docstring, leaves, lines_of, quotes
 
@@ -57,8 +57,12 @@ def ties(operation: Operation) -> list[Tie]:
 
 
 def problems(operation: Operation) -> list[str]:
-    """Where the sources do not keep to the convention: "file:line: what is wrong, what to do"."""
-    return [problem for reading in readings(operation) for problem in reading.problems]
+    """Where the sources do not keep to the convention: "file:line: what is wrong, what to do".
+
+    In CUDA sources the comments are to quote formulas that the file has: kernel_comments.py.
+    """
+    found = [problem for reading in readings(operation) for problem in reading.problems]
+    return found + [_located(source, line, text) for source, line, text in kernel_problems(operation)]
 
 
 # ------------------------------------------------------------------------------------------------ reading one function
@@ -178,7 +182,7 @@ class _Reader:
         return places
 
     def _problem(self, line: int, text: str) -> None:
-        self._reading.problems.append(f"{_shown(self._source.path)}:{line}: {text} ({RULE})")
+        self._reading.problems.append(_located(self._source, line, text))
 
 
 def _places(quotation: ast.stmt, functions: list[Source], before: Comment | None) -> list[Place]:
@@ -224,5 +228,6 @@ def _short(node: ast.AST) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _shown(path: Path) -> str:
-    return os.path.relpath(path, ROOT) if path.is_relative_to(ROOT) else str(path)
+def _located(source: Source, line: int, text: str) -> str:
+    path = source.path.relative_to(ROOT) if source.path.is_relative_to(ROOT) else source.path
+    return f"{path}:{line}: {text} ({RULE})"
