@@ -22,6 +22,10 @@ from minillm.checks.agreement import placed
 from minillm.checks.case import KEY, Case, Problem, array, at
 from minillm.checks.cases import CASES
 from minillm.generation.decoder import Decoder, left_padded
+from minillm.layers import linear_cross_entropy, lora, rotary
+from minillm.layers.cache import Cache
+from minillm.layers.layer import decode_problem
+from minillm.layers.linear import Linear
 from minillm.lessons import gpt_page
 from minillm.models.gpt2 import GPT2, GPT2Config
 from minillm.models.language_model import LanguageModel
@@ -68,14 +72,15 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
     "global_norm": (at((7, 5), (5,)),),
 }
 RUNG = at(2, 6, 3, 5, 32, dropout=0.2)  # of the attention ladder; flash has kernels for heads of 32 and more
-SHAPE = dict(vocab_size=11, context_length=16, n_layer=1)
-WIDE = SHAPE | dict(n_head=6, n_kv_head=3, head_dim=4, d_model=14, d_ff=9)
-MODELS: dict[type, object] = {
-    GPT2: GPT2Config(**SHAPE, n_head=3, d_model=12, d_ff=10, dropout=0.1),
-    Llama: LlamaConfig(**WIDE),
-    Qwen3: Qwen3Config(**WIDE),
-    Mistral: MistralConfig(**WIDE, sliding_window=3),
-}
+SHAPE = dict(vocab_size=11, context_length=20, n_layer=1)
+WIDE = SHAPE | dict(n_head=6, n_kv_head=3, head_dim=16, d_model=14, d_ff=9)
+MODELS: tuple[tuple[type, object], ...] = (
+    (GPT2, GPT2Config(**SHAPE, n_head=3, d_model=12, d_ff=10, dropout=0.1)),
+    (Llama, LlamaConfig(**WIDE)),
+    (Llama, LlamaConfig(**WIDE, rope_interleaved=True)),
+    (Qwen3, Qwen3Config(**WIDE)),
+    (Mistral, MistralConfig(**WIDE, sliding_window=3)),
+)
 
 
 def passes(operation: Operation) -> Iterator[Pass]:
@@ -87,8 +92,8 @@ def passes(operation: Operation) -> Iterator[Pass]:
 
 def model_passes(operation: Operation) -> Iterator[Pass]:
     """The passes of each small model, that of the operation's case first."""
-    for kind in sorted(MODELS, key=lambda kind: kind.__module__ != f"minillm.models.{operation.case}"):
-        model = kind(MODELS[kind], seed=0)
+    for kind, config in sorted(MODELS, key=lambda each: each[0].__module__ != f"minillm.models.{operation.case}"):
+        model = kind(config, seed=0)
         ids = _ids(2, 6)
         yield lambda model=model, ids=ids: _step(model, ids)
         yield lambda model=model, ids=ids: _read(model, ids)
@@ -101,11 +106,11 @@ def _layer_passes(operation: Operation) -> Iterator[Pass]:
     cases = [case for case in CASES if case.home == operation.module and case.name in PROBLEMS]
     for case in sorted(cases, key=lambda case: case.name != operation.case):
         for problem in PROBLEMS[case.name]:
-            a = placed(case, case.make(problem), "cpu")
-            if case.layer and case.layer(case.module, a) is not None:
+            if case.layer and case.layer(case.module, case.make(problem)) is not None:
                 yield _of_layer(case, placed(case, case.make(problem), "cpu"))
             if case.forward:
-                yield _of_functions(case, a, case.module)
+                yield _of_functions(case, placed(case, case.make(problem), "cpu"), case.module)
+    yield from _FURTHER.get(operation.name, ())
 
 
 def _of_functions(case: Case, a: SimpleNamespace, module) -> Pass:
@@ -118,13 +123,50 @@ def _of_functions(case: Case, a: SimpleNamespace, module) -> Pass:
 
 
 def _of_layer(case: Case, a: SimpleNamespace) -> Pass:
+    """Forward and backward; then, where the layer has a `decode` of its own, that of the same
+    input.
+    """
+
     def run():
         layer = case.layer(case.module, a).train()
+        inputs = [getattr(a, name) for name in case.layer_inputs]
         takes_key = "rng_key" in inspect.signature(layer.forward).parameters
-        y = layer.forward(*(getattr(a, name) for name in case.layer_inputs), **({"rng_key": KEY} if takes_key else {}))
+        y = layer.forward(*inputs, **({"rng_key": KEY} if takes_key else {}))
         layer.backward(array("dy", *y.shape).astype(y.dtype) if np.ndim(y) else 1.0)
+        if decode_problem(layer) is None and inputs[0].ndim == 3:
+            cache = Cache(inputs[0], len(inputs[0]))
+            cache.start(inputs[0].shape[1])
+            layer.eval().decode(inputs[0], cache)
 
     return run
+
+
+def _further_of_loss() -> None:
+    """Chunks of 4 rows, and a vocabulary of two strips."""
+    case = next(case for case in CASES if case.name == "linear_cross_entropy")
+    a = placed(case, case.make(at(2, 5, 6, linear_cross_entropy.STRIP_ROWS + 3)), "cpu")
+    linear_cross_entropy.linear_cross_entropy_forward(a.x, a.weight, a.targets, chunk_rows=4)
+
+
+def _further_of_rotary() -> None:
+    rotary.rotary_tables(5, 8, scaling=rotary.Llama3Scaling())
+    for shape in ((48, 14), (48,)):
+        rotary.interleaved_to_halves(array("weight", *shape), 6)
+
+
+def _further_of_lora() -> None:
+    for transposed in (False, True):
+        weight = array("weight", *((3, 7) if transposed else (7, 3)))
+        base = Linear(weight, transposed=transposed)
+        lora.LoRALinear(base, array("a", 4, 7), array("b", 3, 4), alpha=2.0).merged_weight()
+
+
+# Functions that neither the cases nor the models call.
+_FURTHER: dict[str, tuple[Pass, ...]] = {
+    "linear_cross_entropy": (_further_of_loss,),
+    "rotary": (_further_of_rotary,),
+    "lora": (_further_of_lora,),
+}
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -137,20 +179,22 @@ def _step(model: LanguageModel, ids) -> None:
 
 
 def _read(model: LanguageModel, ids) -> None:
-    """All logits; then prompts of one length, of several lengths, and one alone, each with more
-    tokens behind it.
+    """All logits and their backward; then prompts of one length, of several lengths, and one alone,
+    each with more tokens behind it.
     """
-    model.eval().forward(ids)
+    logits = model.train().forward(ids[:, :-1], rng_key=KEY)
+    model.backward(array("dlogits", *logits.shape).astype(logits.dtype))
+    model.eval().next_token_logits(ids)
+    model.logits_of(model.hidden(ids))
     several = Decoder(model)
-    for part in (ids[:, :4], ids[:, 3:], ids[:, :1]):  # 4 tokens, then 3, then 1
-        several.read(part)
+    several.read(ids[:, :4])
+    several.read(ids[:, 3:])
     padded = Decoder(model)
     padded.read(*left_padded([ids[0, :4].tolist(), ids[1, :2].tolist()]))
-    for part in (ids[:, :3], ids[:, :1]):
-        padded.read(part)
+    padded.read(ids[:, :1])
     alone = Decoder(model)
-    for part in (ids[:1, :4], ids[:1, :1]):
-        alone.read(part)
+    alone.read(ids[:1, :4])
+    alone.read(ids[:1, :1])
 
 
 def _ids(B: int, T: int) -> np.ndarray:
@@ -178,7 +222,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "adam": Adam, "sgd": S
 
 
 def _after_one_step(kind: type[Optimizer]) -> tuple[Optimizer, dict]:
-    model, ids = GPT2(MODELS[GPT2], seed=0), _ids(2, 6)
+    model, ids = GPT2(MODELS[0][1], seed=0), _ids(2, 6)
     optimizer = kind(model.parameters(), lr=1e-3, weight_decay=0.1)
     for is_last in (False, True):
         model.zero_grad()

@@ -21,6 +21,7 @@ import numpy as np
 from minillm.backend.matmul import matmul
 from minillm.kernels.launch import CudaFile
 from minillm.layers.layer import Parameter
+from minillm.layers.linear import Linear
 from minillm.web.read.statements import File, Product, Statement, Written, file_of
 
 SHOWN = 4  # numbers of an array
@@ -92,6 +93,9 @@ def describe(value, has_numbers: Callable[[np.ndarray], bool] = lambda array: Tr
 
     has_numbers: whether those of an array are wanted beside its shape and dtype.
     """
+    if isinstance(value, Linear) and "weight" in vars(value):
+        weight = value.weight.value
+        return describe(weight.T if value.transposed else weight, has_numbers)
     if isinstance(value, Parameter):
         value = vars(value).get("value")  # not yet there while one is made
     if isinstance(value, (np.ndarray, np.generic)):
@@ -224,8 +228,8 @@ class Tracer:
             return
         self._finish(running, frame, value)
         call = running.call
-        call.finished = not frame.f_code.co_flags & GENERATOR
-        call.returned = describe(value, _never)
+        call.finished = True
+        call.returned = None if frame.f_code.co_flags & GENERATOR else describe(value, _never)
         call.at_end = {name: describe(each, _never) for name, each in frame.f_locals.items()}
         self._add_operands(call.returned)
 
@@ -301,7 +305,7 @@ def _arguments(frame: FrameType) -> Iterator[tuple[str, object]]:
 
 
 def _operands(product: Product, frame: FrameType) -> tuple | None:
-    """What a return statement computed itself, by name: no plain name."""
+    """Its operands, computed from copies of the arrays; None where the product is not computed."""
     if not product.pure:
         return None
     names = {n: each.copy() if isinstance(each, np.ndarray) else each for n, each in frame.f_locals.items()}
