@@ -33,7 +33,7 @@ let surveyed = 0;
 
 document.getElementById("sampler").replaceChildren(
   h("p", {}, INTRODUCTION), alert,
-  h("section", { class: "controls panel", tabindex: 0, "aria-label": "Settings of the sampler" }, form.element),
+  h("details", { class: "controls panel", open: !matchMedia("(max-width: 760px)").matches }, h("summary", {}, "Settings"), form.element),
   h("section", { class: "work", "aria-label": "The text and the stages" },
     h("div", { class: "row" },
       labelled(place, "position"), button("Back", () => goTo(state.position - 1)), button("Next", () => goTo(state.position + 1)),
