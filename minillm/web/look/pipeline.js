@@ -56,7 +56,8 @@ function stageTable(stages, options) {
 }
 
 function stageHead(stage) {
-  return h("th", { scope: "col" }, stage.name, stage.note ? h("span", { class: "quiet" }, stage.note) : null);
+  const name = stage.name.split("_").flatMap((part, at) => (at ? ["_", h("wbr"), part] : [part]));
+  return h("th", { scope: "col" }, name, stage.note ? h("span", { class: "quiet" }, stage.note) : null);
 }
 
 function figures(name, stages, text) {
