@@ -56,7 +56,8 @@ function stageTable(stages, options) {
 }
 
 function stageHead(stage) {
-  return h("th", { scope: "col" }, stage.name, stage.note ? h("span", { class: "quiet" }, stage.note) : null);
+  const name = stage.name.split("_").flatMap((part, at) => (at ? ["_", h("wbr"), part] : [part]));
+  return h("th", { scope: "col" }, name, stage.note ? h("span", { class: "quiet" }, stage.note) : null);
 }
 
 function figures(name, stages, text) {
@@ -158,10 +159,12 @@ function intervals(draw, picked) {
   });
   const marker = draw.u === null ? null
     : svg("g", {}, svg("line", { x1: `${100 * draw.u}%`, x2: `${100 * draw.u}%`, y1: 2, y2: 48 }));
-  return svg("svg", { class: "intervals", width: "100%", height: 50, "aria-hidden": true }, boxes, marker);
+  return svg("svg", { class: "intervals", width: "100%", height: 50, "aria-hidden": true }, boxes.flat(), marker);
 }
 
 function percent(share) {
-  const digits = share !== 0 && share < 0.001 ? 3 : share < 0.1 ? 2 : 1;
+  if (share < 1e-12) return "0 %";  // what rounding leaves of 0
+  if (share < 1e-5) return "<0.001 %";
+  const digits = share < 0.001 ? 3 : share < 0.1 ? 2 : 1;
   return `${(100 * share).toFixed(digits)} %`;
 }

@@ -8,6 +8,7 @@ import { readList, settingsForm } from "./settings.js";
 const ROWS = 20;  // tokens that have a row
 const NARROW = 0.002;  // intervals of the draw below this width are not drawn one by one
 const ESCAPE = -128;  // as in sampler_page.py
+const EXAMPLE = "position=28&u=0.42&temperature=0.8&top_k=40&top_p=0.9";  // where the address says nothing
 const INTRODUCTION = "A small model has read this text token by token. At every position its logits are saved here, rounded to "
   + "1/24. Choose a position, move the settings, and see what each stage of the sampler leaves of the prediction. The token "
   + "that really came is marked. The address of this page holds all of it: copy it to share what you see.";
@@ -33,7 +34,7 @@ let surveyed = 0;
 
 document.getElementById("sampler").replaceChildren(
   h("p", {}, INTRODUCTION), alert,
-  h("section", { class: "controls panel", tabindex: 0, "aria-label": "Settings of the sampler" }, form.element),
+  h("details", { class: "controls panel", open: !matchMedia("(max-width: 760px)").matches }, h("summary", {}, "Settings"), form.element),
   h("section", { class: "work", "aria-label": "The text and the stages" },
     h("div", { class: "row" },
       labelled(place, "position"), button("Back", () => goTo(state.position - 1)), button("Next", () => goTo(state.position + 1)),
@@ -68,7 +69,7 @@ function goOn() {
 }
 
 function readAddress() {
-  const given = new URLSearchParams(location.hash.slice(1));
+  const given = new URLSearchParams(location.hash.slice(1) || EXAMPLE);
   const numberOf = (name, otherwise) => (given.has(name) && Number.isFinite(Number(given.get(name))) ? Number(given.get(name)) : otherwise);
   state.position = Math.min(Math.max(Math.round(numberOf("position", 0)), 0), text.length - 1);
   state.u = Math.min(Math.max(numberOf("u", 0.5), 0), 1 - 2 ** -53);
