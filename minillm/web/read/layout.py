@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, sources
+from minillm.web.read.operation import Operation, Place, Source, Tie, sources
 from minillm.web.read.rows import Row
 
-QUOTED = re.compile(
-    r"(?:^|, |; )(?:\w+ )?(\w+)(?:\[[^\]]*\])? \+?= "
-)  # the names that a kernel's `// forward:` assigns
 MARK = "// forward: "
 
 
@@ -136,18 +132,42 @@ def functions(source: Source, number: int, assigned: dict[str, tuple[str, ...]])
     return found
 
 
-def assigned_names(operation: Operation, pairs: Iterable[Pair]) -> dict[str, tuple[str, ...]]:
-    """Every name that a forward function assigns -> the identities of the statements that do so."""
+def assigned_names(operation: Operation, derived: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    """Every name that a forward function computes -> the identities of the statements that do so.
+
+    derived: spelling in the derivation -> name in the code; these are names here, too, without
+    their indices: n of n_i. Room that is only made, with `empty`, does not count.
+    """
     found: dict[str, tuple[str, ...]] = {}
     code = sources(operation)
-    for pair in pairs:
+    for pair in operation.pairs:
         for node in ast.walk(code[pair.forward].tree):
-            if isinstance(node, (ast.Assign, ast.AugAssign)):
+            if isinstance(node, (ast.Assign, ast.AugAssign)) and "empty" not in ast.unparse(node.value):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 here = (identity(Place(pair.forward, node.lineno, node.end_lineno)),)
                 for name in {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}:
                     found[name] = (*found.get(name, ()), *here)
-    return found
+    return {_base(spelling): found[name] for spelling, name in derived.items() if name in found} | found
+
+
+def _base(name: str) -> str:
+    """A name of a formula without its indices.
+
+    >>> _base("n_i"), _base("s(g)")
+    ('n', 's')
+    """
+    return re.split(r"[_(]", name.strip())[0]
+
+
+def _quoted_names(comment: str) -> list[str]:
+    """The names that a comment's formulas define, and their small letters: Y is y in Python.
+
+    >>> _quoted_names("// forward: n_i = x_i r; Y = P V: r = 1 / rms")
+    ['n', 'n', 'Y', 'y']
+    """
+    formulas = comment.removeprefix(MARK).split(": ")[0].split(";") if comment.startswith(MARK) else []
+    bases = [_base(formula.partition("=")[0]) for formula in formulas if "=" in formula]
+    return [name for base in bases for name in (base, base.lower())]
 
 
 def _opens(lines: tuple[str, ...], at: int) -> bool:
@@ -187,7 +207,7 @@ def _kernel_parts(source: Source, start: int, lines: tuple[str, ...], number: in
             continue
         names, indent = [], len(lines[at]) - len(lines[at].lstrip())
         while at < len(lines) and lines[at].strip().startswith("//"):
-            names += QUOTED.findall(lines[at].strip().removeprefix(MARK))
+            names += _quoted_names(lines[at].strip())
             at += 1
         end = _covered(lines, at, indent)
         lights = tuple(dict.fromkeys(one for name in names for one in assigned.get(name, ())))

@@ -65,11 +65,19 @@ def check_name(name: str | None) -> None:
 
 def check_sources(operations: list[Operation]) -> None:
     """Raises UserError for the first fault, with the number of the others."""
-    found = [problem for each in operations for problem in (*problems(each), *shape_problems(each))]
+    found = [problem for each in operations for problem in (*problems(each), *_shape_problems(each))]
     found = list(dict.fromkeys(found))
     if found:
         others = f" ({len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}")
+
+
+def _shape_problems(operation: Operation) -> list[str]:
+    """Of the attention ladder, whose pass runs in the simulator, only where there is a compiler."""
+    try:
+        return shape_problems(operation)
+    except CompilerMissing:
+        return []
 
 
 def facts(operation: Operation, before: Operation | None = None, after: Operation | None = None) -> Facts:

@@ -282,7 +282,7 @@ def shown(path: Path) -> str:
 
 
 def _kernels_html(operation: Operation, facts: Facts) -> str:
-    assigned = assigned_names(operation, [pair for pair in operation.pairs if _is_formula(pair)])
+    assigned = assigned_names(operation, facts.symbols["derivation"])
     files = "".join(
         _file_html(source, functions(source, number, assigned), bool(facts.ladder))
         for number, source in enumerate(kernel_sources(operation).values())
@@ -292,10 +292,6 @@ def _kernels_html(operation: Operation, facts: Facts) -> str:
     return f"""<section class="kernels" aria-labelledby="kernels-title" tabindex="0">
 <h2 id="kernels-title">CUDA</h2>
 {facts.ladder}{files}</section>"""
-
-
-def _is_formula(pair: Pair) -> bool:
-    return pair.forward[:1].islower()
 
 
 def _file_html(source: Source, kernels: list[Kernel], is_ladder: bool) -> str:
