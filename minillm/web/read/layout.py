@@ -14,14 +14,16 @@ from minillm.web.read.operation import Operation, Place, Source, Tie, sources
 from minillm.web.read.rows import Row
 
 MARK = "// forward: "
+RETURNED = "return"
+ASSIGNMENTS = (ast.Assign, ast.AugAssign)
 
 
 @dataclass(frozen=True)
 class Part:
     """Lines one after another. identity: of a statement that can be pointed at, "" for lines to read.
 
-    lights: the identities of the statements that it is tied to. row: where it is in its column, from
-    1. function: its name.
+    lights: the identities of the statements that it is tied to. computes: the names that it assigns, or
+    whose formula it quotes. row: where it is in its column, from 1. function: its name.
     """
 
     function: str
@@ -30,6 +32,7 @@ class Part:
     row: int = 1
     identity: str = ""
     lights: tuple[str, ...] = ()
+    computes: tuple[str, ...] = ()
 
     @property
     def last(self) -> int:
@@ -92,6 +95,7 @@ def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Pa
     lights = {tie.backward: () for tie in ties}
     for tie in ties:
         lights[tie.backward] += tuple(map(identity, tie.forward))
+    computed = _names_by_line(source)
     parts, done = [], source.first
     for place in sorted(row_of, key=lambda place: (place.first, place.last)):
         if place.last < done:  # a second statement on the same line
@@ -101,9 +105,21 @@ def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Pa
         first = max(place.first, done)
         lines = source.lines[first - source.first : place.last - source.first + 1]
         own = tuple(dict.fromkeys(lights.get(place, ())))
-        parts.append(Part(source.function, first, lines, row_of[place], identity(place), own))
+        names = computed.get(place.first, ())
+        parts.append(Part(source.function, first, lines, row_of[place], identity(place), own, names))
         done = place.last + 1
     return [*parts, *_between(source, done, source.last + 1, max(row_of.values(), default=1))]
+
+
+def _names_by_line(source: Source) -> dict[int, tuple[str, ...]]:
+    """The first line of a statement -> the names that it assigns."""
+    return {node.lineno: _assigned(node) for node in ast.walk(source.tree) if isinstance(node, ASSIGNMENTS)}
+
+
+def _assigned(node: ast.stmt) -> tuple[str, ...]:
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    stored = [each for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+    return tuple(dict.fromkeys(each.id for each in stored))
 
 
 def _between(source: Source, start: int, stop: int, row: int) -> list[Part]:
@@ -136,18 +152,24 @@ def assigned_names(operation: Operation, derived: dict[str, str]) -> dict[str, t
     """Every name that a forward function computes -> the identities of the statements that do so.
 
     derived: spelling in the derivation -> name in the code; these are names here, too, without
-    their indices: n of n_i. Room that is only made, with `empty`, does not count.
+    their indices: n of n_i. Where no statement computes y, it is what is returned. Room that is
+    only made, with `empty`, does not count.
     """
     found: dict[str, tuple[str, ...]] = {}
     code = sources(operation)
-    for pair in operation.pairs:
-        for node in ast.walk(code[pair.forward].tree):
-            if isinstance(node, (ast.Assign, ast.AugAssign)) and "empty" not in ast.unparse(node.value):
-                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                here = (identity(Place(pair.forward, node.lineno, node.end_lineno)),)
-                for name in {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}:
-                    found[name] = (*found.get(name, ()), *here)
-    return {_base(spelling): found[name] for spelling, name in derived.items() if name in found} | found
+    names = [pair.forward for pair in operation.pairs]
+    for name in [each for each in names if each[0].islower()] or names:  # functions, or the methods of a layer
+        for node in ast.walk(code[name].tree):
+            here = (identity(Place(name, node.lineno, node.end_lineno)),) if isinstance(node, ast.stmt) else ()
+            if isinstance(node, ASSIGNMENTS) and "empty" not in ast.unparse(node.value):
+                for each in _assigned(node):
+                    found[each] = (*found.get(each, ()), *here)
+            elif isinstance(node, ast.Return) and code[name].tree.body[-1] is node:
+                found[RETURNED] = (*found.get(RETURNED, ()), *here)
+    returned = found.pop(RETURNED, ())
+    return (
+        {"y": returned} | {_base(spelling): found[name] for spelling, name in derived.items() if name in found} | found
+    )
 
 
 def _base(name: str) -> str:
@@ -212,13 +234,14 @@ def _kernel_parts(source: Source, start: int, lines: tuple[str, ...], number: in
         end = _covered(lines, at, indent)
         lights = tuple(dict.fromkeys(one for name in names for one in assigned.get(name, ())))
         parts += _kernel_part(source, start, lines, done, at, "")
-        parts += _kernel_part(source, start, lines, at, end, f"K{number}-{start + at + 1}", lights)
+        computes = tuple(dict.fromkeys(names))
+        parts += _kernel_part(source, start, lines, at, end, f"K{number}-{start + at + 1}", lights, computes)
         done = at = end
     return [*parts, *_kernel_part(source, start, lines, done, len(lines), "")]
 
 
-def _kernel_part(source: Source, start: int, lines, first: int, stop: int, identity: str, lights=()) -> list[Part]:
-    part = Part(source.function, start + first + 1, tuple(lines[first:stop]), 1, identity, lights)
+def _kernel_part(source: Source, start: int, lines, first: int, stop: int, identity: str, lights=(), computes=()):
+    part = Part(source.function, start + first + 1, tuple(lines[first:stop]), 1, identity, lights, computes)
     return [part] if part.lines else []
 
 

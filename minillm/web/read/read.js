@@ -11,6 +11,7 @@ const keys = document.getElementById("keys");
 const wide = matchMedia("(min-width: 1000px)");
 const symbols = new Map(); // a symbol -> the elements that spell it
 let held = null; // the symbol that a click holds
+let isPinned = false; // whether a statement is
 
 // ------------------------------------------------------------------------------------------------------ symbols
 
@@ -54,19 +55,39 @@ const sideOf = (statement) => statement.closest(".forward, .backward, .kernels")
   ? "cuda" : statement.closest(".column").classList[1];
 const lineOf = (statement) => statement.querySelector(".line").dataset.n;
 
+// The formulas that define what a statement computes.
+const formulasOf = (statement) => {
+  const computed = new Set((statement?.dataset.computes ?? "").split(" "));
+  return [...sheet.querySelectorAll("[data-defines]")].filter((formula) => computed.has(formula.dataset.defines));
+};
+
 function onPoint(statement, pinned) {
+  isPinned = pinned;
+  const formulas = formulasOf(statement);
+  for (const formula of sheet.querySelectorAll("[data-defines]")) formula.classList.toggle("lit", formulas.includes(formula));
   const others = statement ? tiedTo(sheet, statement).map(placed).filter((other) => other && other !== statement) : [];
   said.textContent = others.length ? `tied to ${others.map((other) => `${sideOf(other)} line ${lineOf(other)}`).join(", ")}` : "";
   const byKeyboard = statement?.matches(":focus-visible");
   showPartners(pinned || byKeyboard ? others : []);
-  if (pinned || byKeyboard) reveal(statement, others);
+  if (pinned || byKeyboard) reveal(statement, [...others, ...formulas]);
+}
+
+// Pointing at a formula lights it, and the statements that compute what it defines.
+function pointAtFormula(event) {
+  const formula = event.target.closest?.("[data-defines]");
+  if (!formula || isPinned) return;
+  const computing = [...sheet.querySelectorAll(".statement[data-computes]")].filter((statement) =>
+    statement.dataset.computes.split(" ").includes(formula.dataset.defines),
+  );
+  light(sheet, computing.map((statement) => statement.dataset.id));
+  formula.classList.add("lit");
 }
 
 // Scrolls the first partner of each other column into view, and the statement itself last.
 function reveal(statement, others) {
-  const columns = new Set([statement.closest(".column, details")]);
+  const columns = new Set([statement.closest(".column, details, .derivation")]);
   for (const other of others) {
-    const column = other.closest(".column, details");
+    const column = other.closest(".column, details, .derivation");
     if (columns.has(column) || !other.checkVisibility()) continue;
     columns.add(column);
     other.scrollIntoView({ block: "nearest" });
@@ -157,4 +178,5 @@ for (const column of sheet.querySelectorAll(".code")) colour(column, column.data
 collectSymbols();
 showColumns();
 follow(sheet, onPoint);
+document.addEventListener("pointerover", pointAtFormula);
 if (placed(location.hash.slice(1))) goTo(placed(location.hash.slice(1)));

@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 ROOT = Path(minillm.__file__).parents[1]
 STYLES = [LOOK / "code.css", HERE / "read.css"]
 SCRIPTS = [LOOK / "dom.js", LOOK / "code.js", HERE / "browser.js", HERE / "read.js"]
+DEFINED = re.compile(r"([A-Za-z]\w*\^?) *= ")  # the name that a formula defines
 SHOWN = 4  # values of an intermediate
 NAME = re.compile(r"[A-Za-z]\w*\^?")  # in a formula: x_i, m^
 
@@ -125,13 +126,16 @@ KEYS = """<dialog id="keys" aria-labelledby="keys-title">
 # ---------------------------------------------------------------------------------------------------------- derivation
 
 
-def derivation_html(text: str, symbols: Iterable[str]) -> str:
-    """A docstring: paragraphs, and formulas where it is indented. Symbols are marked up as var."""
+def derivation_html(text: str, symbols: dict[str, str]) -> str:
+    """A docstring: paragraphs, and formulas where it is indented. Symbols are marked up as var.
+
+    symbols: spelling -> symbol. A formula that defines one bears its name.
+    """
     blocks = re.split(r"\n\n+", text)
-    return "\n".join(_block_html(block.split("\n"), set(symbols)) for block in blocks)
+    return "\n".join(_block_html(block.split("\n"), symbols) for block in blocks)
 
 
-def _block_html(lines: list[str], symbols: set[str]) -> str:
+def _block_html(lines: list[str], symbols: dict[str, str]) -> str:
     """One block, whose lines may change between words and formulas."""
     found, words = [], []
     for line in [*lines, ""]:
@@ -145,16 +149,21 @@ def _block_html(lines: list[str], symbols: set[str]) -> str:
     return "".join(found)
 
 
-def _formula_html(line: str, symbols: set[str]) -> str:
+def _formula_html(line: str, symbols: dict[str, str]) -> str:
     """Parts of a line that many spaces keep apart stay whole where the column is narrow."""
     pieces = re.split(r"( {3,})", line.rstrip())
-    parts = "".join(
-        f"<span>{_with_symbols(piece, symbols)}</span>" if piece.strip() else piece for piece in pieces if piece
-    )
+    parts = "".join(_formula_part_html(piece, symbols) if piece.strip() else piece for piece in pieces if piece)
     return f'<div class="formula">{parts}</div>'
 
 
-def _words_html(line: str, symbols: set[str]) -> str:
+def _formula_part_html(text: str, symbols: dict[str, str]) -> str:
+    defined = DEFINED.match(text)
+    name = symbols.get(defined[1]) if defined else None
+    defines = f' data-defines="{name}"' if name else ""
+    return f"<span{defines}>{_with_symbols(text, symbols)}</span>"
+
+
+def _words_html(line: str, symbols: dict[str, str]) -> str:
     parts = line.split("`")
     return "".join(
         f"<code>{_with_symbols(part, symbols)}</code>" if at % 2 else escape(part, quote=False)
@@ -162,7 +171,7 @@ def _words_html(line: str, symbols: set[str]) -> str:
     )
 
 
-def _with_symbols(text: str, symbols: set[str]) -> str:
+def _with_symbols(text: str, symbols: dict[str, str]) -> str:
     done, found = 0, []
     for name in NAME.finditer(text):
         spelled = name[0] if name[0] in symbols else name[0].rstrip("^")
@@ -193,23 +202,23 @@ def _pair_html(operation: Operation, facts: Facts, at: int) -> str:
     forward, backward = code[pair.forward], code[pair.backward] if pair.backward else None
     left, right = columns(facts.rows[pair], forward, backward, facts.ties)
     seen = _by_function(facts.seen)
-    second = _column_html(backward, right, seen, "backward") if backward else ""
+    second = _column_html(facts, backward, right, seen, "backward") if backward else ""
     count = max(part.row for part in (*left, *right))
     title = " and ".join(f"<code>{escape(name)}</code>" for name in (pair.forward, pair.backward) if name)
     lone = "" if backward else " lone"
     return f"""<section class="pair{lone}" aria-labelledby="pair-{at}">
 <h3 id="pair-{at}">{title} <span class="quiet">{escape(shown(forward.path))}</span></h3>
 <div class="columns" style="--rows:{count}">
-{_column_html(forward, left, seen, "forward")}{second}
+{_column_html(facts, forward, left, seen, "forward")}{second}
 </div>
 </section>
 """
 
 
-def _column_html(source: Source, parts: list[Part], seen: dict, side: str) -> str:
+def _column_html(facts: Facts, source: Source, parts: list[Part], seen: dict, side: str) -> str:
     cells = defaultdict(list)
     for part in parts:
-        cells[part.row].append(_part_html(part, seen.get(source.function, ())))
+        cells[part.row].append(_part_html(part, facts.symbols["code"], seen.get(source.function, ())))
     inside = "".join(f'<div class="cell" style="grid-row:{row}">{"".join(html)}</div>' for row, html in cells.items())
     return (
         f'<div class="column {side}"><p class="head" aria-hidden="true">{side}</p>'
@@ -218,7 +227,7 @@ def _column_html(source: Source, parts: list[Part], seen: dict, side: str) -> st
     )
 
 
-def _part_html(part: Part, seen: Iterable[Seen]) -> str:
+def _part_html(part: Part, symbols: dict[str, str], seen: Iterable[Seen] = ()) -> str:
     lines = "".join(
         f'<div class="line" data-n="{number}">{escape(line, quote=False)}</div>'
         for number, line in enumerate(part.lines, part.first)
@@ -227,8 +236,10 @@ def _part_html(part: Part, seen: Iterable[Seen]) -> str:
     if not part.identity:
         return f'<div class="block">{lines}{numbers}</div>'
     lights = f' data-lights="{" ".join(part.lights)}"' if part.lights else ""
+    names = dict.fromkeys(symbols[name] for name in part.computes if name in symbols)
+    computes = f' data-computes="{" ".join(names)}"' if names else ""
     return (
-        f'<div class="statement" role="option" aria-selected="false" tabindex="-1" data-id="{part.identity}"{lights}>'
+        f'<div class="statement" role="option" aria-selected="false" tabindex="-1" data-id="{part.identity}"{lights}{computes}>'
         f"{lines}{numbers}</div>"
     )
 
@@ -284,7 +295,7 @@ def shown(path: Path) -> str:
 def _kernels_html(operation: Operation, facts: Facts) -> str:
     assigned = assigned_names(operation, facts.symbols["derivation"])
     files = "".join(
-        _file_html(source, functions(source, number, assigned), bool(facts.ladder))
+        _file_html(source, functions(source, number, assigned), facts)
         for number, source in enumerate(kernel_sources(operation).values())
     )
     if not files:
@@ -294,15 +305,16 @@ def _kernels_html(operation: Operation, facts: Facts) -> str:
 {facts.ladder}{files}</section>"""
 
 
-def _file_html(source: Source, kernels: list[Kernel], is_ladder: bool) -> str:
+def _file_html(source: Source, kernels: list[Kernel], facts: Facts) -> str:
     return f"""<h3><code>{escape(shown(source.path))}</code></h3>
-{"".join(_kernel_html(kernel, at == 0, is_ladder) for at, kernel in enumerate(kernels))}"""
+{"".join(_kernel_html(kernel, at == 0, facts) for at, kernel in enumerate(kernels))}"""
 
 
-def _kernel_html(kernel: Kernel, is_header: bool, is_ladder: bool) -> str:
+def _kernel_html(kernel: Kernel, is_header: bool, facts: Facts) -> str:
+    is_ladder, names = bool(facts.ladder), _names_of_formulas(facts.symbols)
     tied = any(part.identity for part in kernel.parts)
     role = f'role="listbox" aria-label="CUDA: {escape(kernel.name)}"' if tied else ""
-    parts = "".join(_part_html(part, ()) for part in kernel.parts)
+    parts = "".join(_part_html(part, names) for part in kernel.parts)
     is_open = kernel.is_global or tied or is_header and is_ladder
     header = "The idea of this rung" if is_ladder else "What it does"
     title = header if is_header else f"<code>{escape(kernel.name)}</code>"
@@ -311,3 +323,9 @@ def _kernel_html(kernel: Kernel, is_header: bool, is_ladder: bool) -> str:
         f"<details{' open' if is_open else ''}><summary>{title}{kind}</summary>"
         f'<div class="code" {role} data-language="cuda">{parts}</div></details>\n'
     )
+
+
+def _names_of_formulas(symbols: dict[str, dict[str, str]]) -> dict[str, str]:
+    """The names that kernels quote formulas by -> symbols: those of the derivation without indices, and of the code."""
+    without_indices = {spelling.partition("_")[0]: name for spelling, name in symbols["derivation"].items()}
+    return symbols["code"] | without_indices
