@@ -110,7 +110,7 @@ def test_the_numbers_of_a_line_are_those_of_the_pass(opened, name):
         assert any(first <= seen.line <= last and text == each for first, last, each in shown), seen
 
 
-def test_numbers_stand_beside_the_line_that_is_pointed_at(opened):
+def test_numbers_are_beside_the_line_that_is_pointed_at(opened):
     page = opened("layer_norm")
     _, backward = a_tie("layer_norm")
     numbers = page.locator(f"[data-id={backward}] .seen")
@@ -147,6 +147,34 @@ def test_backward_is_level_with_forward_or_in_the_order_of_its_file(opened):
     page.keyboard.press("o")
     in_file = page.evaluate(tops)
     assert level != sorted(level) and in_file == sorted(in_file)
+
+
+def test_the_head_of_a_block_stays_with_what_it_begins(opened):
+    page = opened("attention")
+    cell = "(text) => [...document.querySelectorAll('.backward .line')].find(line => line.textContent.trim() === text)"
+    row = f"(text) => ({cell})(text).closest('.cell').style.gridRow"
+    assert page.evaluate(row, "if factor is not None:") == page.evaluate(row, "dp *= factor")
+
+
+def test_a_kernel_lights_the_forward_line_whose_formula_it_quotes(opened):
+    page = opened("attention")
+    page.locator(".kernels .statement[data-lights]").first.hover()
+    text = page.locator(".forward .statement.lit .line").first.inner_text()
+    assert text.strip().startswith("y = matmul(dropped(p, factor), v")
+
+
+def test_a_formula_lights_with_the_statement_that_computes_it(opened):
+    page = opened("attention")
+    formula = page.locator(".derivation [data-defines=dv]").first
+    formula.hover()
+    statement = page.locator(".backward .statement.lit").first
+    assert statement.inner_text().strip().startswith("dv = ")
+    page.locator("h1").hover()
+    statement = page.locator(f"[data-id={page.locator('.backward [data-computes=dv]').first.get_attribute('data-id')}]")
+    statement.click()
+    assert "lit" in formula.get_attribute("class")
+    box, pane = formula.bounding_box(), page.locator(".derivation").bounding_box()
+    assert pane["y"] <= box["y"] <= pane["y"] + pane["height"]
 
 
 def test_a_partner_that_is_out_of_sight_is_scrolled_into_view(opened):
@@ -327,13 +355,16 @@ def test_every_line_of_a_function_and_a_kernel_is_shown_once(site):
 
 
 def test_a_fault_in_the_sources_leaves_the_old_pages(tmp_path, monkeypatch):
-    write_pages(tmp_path, ["residual"])
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    fault = "minillm/layers/residual.py:37: `return dy, dy` needs the forward line: quote it above"
-    monkeypatch.setattr(pages, "problems", lambda operation: [fault] if operation.name == "residual" else [])
-    with pytest.raises(UserError, match=re.escape(fault)):
-        write_pages(tmp_path, ["linear", "residual"])
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    write_pages(tmp_path / "read", ["residual"])
+    before = {file.name: file.read_bytes() for file in (tmp_path / "read").iterdir()}
+    source = Path(OPERATIONS["residual"].home.__file__).read_text(encoding="utf-8")
+    (tmp_path / "faulty_residual.py").write_text(source.replace("# forward: x + branch", "#"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    faulty = replace(OPERATIONS["residual"], module="faulty_residual")
+    monkeypatch.setitem(pages.OPERATIONS, "residual", faulty)
+    with pytest.raises(UserError, match=r"faulty_residual\.py:\d+: `return dy, dy` needs the forward line"):
+        write_pages(tmp_path / "read", ["linear", "residual"])
+    assert {file.name: file.read_bytes() for file in (tmp_path / "read").iterdir()} == before
 
 
 def test_a_wrong_shape_comment_fails_the_build(tmp_path, monkeypatch):

@@ -18,7 +18,10 @@ SCRIPTS = [LOOK / "dom.js", HERE / "browser.js", HERE / "tour.js"]
 
 
 def front_page(operations: Iterable[Operation]) -> str:
-    """The whole HTML file. Raises UserError where the engine does not answer a question of the tour."""
+    """The whole HTML file.
+
+    Raises UserError where the engine does not answer a question of the tour.
+    """
     body = f"""
 <div class="front">
 <header>

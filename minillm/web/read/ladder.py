@@ -19,7 +19,9 @@ ROW = re.compile(r"^ {4}(\w+) {2,}(\S.*?) {2,}(\d+) +([\d,]+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Rung:
-    """One rung: its idea, the lines of its .cu file, and the bytes of global memory that forward moves."""
+    """One rung: its idea, the lines of its .cu file, and the bytes of global memory that forward
+    moves.
+    """
 
     name: str
     idea: str

@@ -16,14 +16,17 @@ from minillm.web.read.rows import Row
 MARK = "// forward: "
 RETURNED = "return"
 ASSIGNMENTS = (ast.Assign, ast.AugAssign)
+HEADS = (ast.If, ast.For, ast.While, ast.With, ast.Try)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Lines one after another. identity: of a statement that can be pointed at, "" for lines to read.
+    """Lines one after another.
 
-    lights: the identities of the statements that it is tied to. computes: the names that it assigns, or
-    whose formula it quotes. row: where it is in its column, from 1. function: its name.
+    identity: of a statement that can be pointed at, "" for lines to read.
+
+    lights: the identities of the statements that it is tied to. computes: the names that it
+    assigns, or whose formula it quotes. row: where it is in its column, from 1. function: its name.
     """
 
     function: str
@@ -65,6 +68,9 @@ def columns(
         {place: at for at, row in enumerate(level, 2) for place in getattr(row, side)}
         for side in ("forward", "backward")
     )
+    alone = {place for row in rows if not (row.forward and row.backward) for place in (*row.forward, *row.backward)}
+    left = _kept_together(forward, left, alone)
+    right = _kept_together(backward, right, alone) if backward else {}
     return _parts(forward, left, ties), _parts(backward, right, ties) if backward else []
 
 
@@ -89,6 +95,27 @@ def _level(rows: list[Row]) -> list[Row]:
         level.append(row)
         was_paired = is_paired
     return level
+
+
+def _kept_together(source: Source, row_of: dict[Place, int], alone: set[Place]) -> dict[Place, int]:
+    """The rows of places, where what ties nothing is not taken out of its context.
+
+    The head of a block is in the row of what it begins; a statement between two of one row is in
+    it.
+    """
+    heads = {node.lineno for node in ast.walk(source.tree) if isinstance(node, HEADS)}
+    places = sorted(row_of, key=lambda place: (place.first, place.last))
+    rows = [None if place in alone else row_of[place] for place in places]
+    for at in reversed(range(len(places) - 1)):
+        if rows[at] is None and places[at].first in heads:
+            rows[at] = rows[at + 1]
+    before = None
+    for at, row in enumerate(rows):
+        if row is None:
+            after = next((each for each in rows[at:] if each is not None), None)
+            rows[at] = before if before is not None and before == after else None
+        before = rows[at] if rows[at] is not None else before
+    return {place: row_of[place] if row is None else row for place, row in zip(places, rows)}
 
 
 def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Part]:
@@ -193,7 +220,9 @@ def _quoted_names(comment: str) -> list[str]:
 
 
 def _opens(lines: tuple[str, ...], at: int) -> bool:
-    """Whether a function, or the comment above one, begins at a line: after a blank one, at the margin."""
+    """Whether a function, or the comment above one, begins at a line: after a blank one, at the
+    margin.
+    """
     return at == 0 or (lines[at - 1] == "" and lines[at] != "" and not lines[at].startswith((" ", "#include")))
 
 
@@ -246,13 +275,15 @@ def _kernel_part(source: Source, start: int, lines, first: int, stop: int, ident
 
 
 def _covered(lines: tuple[str, ...], at: int, indent: int) -> int:
-    """The end of what a comment covers: up to the next such comment in its block, or the block's end."""
+    """The end of what a comment covers: up to the next such comment in its block, or the block's
+    end.
+    """
     end = at
     while end < len(lines) and lines[end].strip():
         depth = len(lines[end]) - len(lines[end].lstrip())
         if depth < indent and not lines[end].startswith("#"):
             break
-        if end > at and depth == indent and lines[end].strip().startswith("//"):
+        if lines[end].strip().startswith(MARK) or end > at and depth == indent and lines[end].strip().startswith("//"):
             break
         end += 1
     return end

@@ -28,7 +28,8 @@ INDEX = "index.html"
 
 
 def write_pages(folder: Path, names: list[str] | None = None) -> None:
-    """Write the front page and the pages of these names, or all pages, into a folder, which is made if it is missing.
+    """Write the front page and the pages of these names, or all pages, into a folder, which is made
+    if it is missing.
 
     Raises UserError for a fault in their sources, with its file and line: a backward statement
     without a forward line, or a shape comment that is not what was observed.
@@ -48,8 +49,10 @@ def write_pages(folder: Path, names: list[str] | None = None) -> None:
 
 
 def page_path(folder: Path, name: str | None) -> Path:
-    """Of the page of an operation, or of the front page. Raises UserError, with the names that there are, for a name
-    that is none of them."""
+    """Of the page of an operation, or of the front page.
+
+    Raises UserError, with the names that there are, for a name that is none of them.
+    """
     check_name(name)
     return folder / (f"{name}.html" if name else INDEX)
 

@@ -25,7 +25,7 @@ ROOT = Path(minillm.__file__).parents[1]
 STYLES = [LOOK / "code.css", HERE / "read.css"]
 SCRIPTS = [LOOK / "dom.js", LOOK / "code.js", HERE / "browser.js", HERE / "read.js"]
 DEFINED = re.compile(r"([A-Za-z]\w*\^?) *= ")  # the name that a formula defines
-SHOWN = 4  # values of an intermediate
+SHOWN = 3  # values of an intermediate
 NAME = re.compile(r"[A-Za-z]\w*\^?")  # in a formula: x_i, m^
 
 
@@ -57,7 +57,8 @@ def page(operation: Operation, facts: Facts) -> str:
 {_way(facts.neighbours[1], "next", "→")}</nav>
 <h1>{escape(operation.title)}</h1>
 <div class="tools">
-<button type="button" id="numbers" aria-pressed="false" title="Numbers of a small real pass (n)">Numbers</button>
+<button type="button" id="numbers" aria-pressed="false"
+title="Of a small real pass; of a line that ran often, the first time (n)">Numbers</button>
 <button type="button" id="order" aria-pressed="false" title="Backward in the order of its file (o)">File order</button>
 <button type="button" id="theme" title="Light or dark (t)">Light or dark</button>
 <button type="button" id="help" title="Keys (?)" aria-haspopup="dialog">Keys</button>
@@ -182,7 +183,9 @@ def _with_symbols(text: str, symbols: dict[str, str]) -> str:
 
 
 def _symbols_html(symbols: dict[str, dict[str, str]]) -> str:
-    """A button for every symbol of derivation or kernel, or of the code without them: to light one by keyboard."""
+    """A button for every symbol of derivation or kernel, or of the code without them: to light one
+    by keyboard.
+    """
     names = dict.fromkeys([*symbols["derivation"].values(), *symbols["kernel"].values()])
     names = names or dict.fromkeys(symbols["code"].values())
     if not names:
@@ -232,7 +235,8 @@ def _part_html(part: Part, symbols: dict[str, str], seen: Iterable[Seen] = ()) -
         f'<div class="line" data-n="{number}">{escape(line, quote=False)}</div>'
         for number, line in enumerate(part.lines, part.first)
     )
-    numbers = _numbers_html([one for one in seen if part.first <= one.line <= part.last])
+    numbers = "".join(seen_html(one) for one in seen if part.first <= one.line <= part.last)
+    numbers = f'<div class="seen">{numbers}</div>' if numbers else ""
     if not part.identity:
         return f'<div class="block">{lines}{numbers}</div>'
     lights = f' data-lights="{" ".join(part.lights)}"' if part.lights else ""
@@ -242,14 +246,6 @@ def _part_html(part: Part, symbols: dict[str, str], seen: Iterable[Seen] = ()) -
         f'<div class="statement" role="option" aria-selected="false" tabindex="-1" data-id="{part.identity}"{lights}{computes}>'
         f"{lines}{numbers}</div>"
     )
-
-
-def _numbers_html(seen: list[Seen]) -> str:
-    if not seen:
-        return ""
-    times = max(one.times for one in seen)
-    again = f"<div>the first of {times} times</div>" if times > 1 else ""
-    return f'<div class="seen">{"".join(map(seen_html, seen))}{again}</div>'
 
 
 def _no_numbers_html(reason: str) -> str:
@@ -326,6 +322,8 @@ def _kernel_html(kernel: Kernel, is_header: bool, facts: Facts) -> str:
 
 
 def _names_of_formulas(symbols: dict[str, dict[str, str]]) -> dict[str, str]:
-    """The names that kernels quote formulas by -> symbols: those of the derivation without indices, and of the code."""
+    """The names that kernels quote formulas by -> symbols: those of the derivation without indices,
+    and of the code.
+    """
     without_indices = {spelling.partition("_")[0]: name for spelling, name in symbols["derivation"].items()}
     return symbols["code"] | without_indices
