@@ -362,7 +362,7 @@ def test_a_fault_in_the_sources_leaves_the_old_pages(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     faulty = replace(OPERATIONS["residual"], module="faulty_residual")
     monkeypatch.setitem(pages.OPERATIONS, "residual", faulty)
-    with pytest.raises(UserError, match=r"faulty_residual\.py:\d+: `return dy, dy` needs the forward line"):
+    with pytest.raises(UserError, match=r"faulty_residual\.py:\d+: `return \(dy, dy\)` needs the forward line"):
         write_pages(tmp_path / "read", ["linear", "residual"])
     assert {file.name: file.read_bytes() for file in (tmp_path / "read").iterdir()} == before
 
