@@ -72,7 +72,7 @@ PLANTED = {
         "a, b = x[..., first], x[..., second]  # (B, H, T, D/2)",
         "a, b = x[..., first], x[..., second]  # (B, T, D/2)",
     ),
-    "a wrong multiple": ("gpt_page", "qkv (B, T, 3C)", "qkv (B, T, 4C)"),
+    "a wrong multiple": ("gpt_page", "(B, T, 3C) -> (B, T, C)", "(B, T, 4C) -> (B, T, C)"),
     "a field": ("gelu", "gate: Any  # (..., F)", "gate: Any  # (F,)"),
     "a field that is named likewise": (
         "attention",
