@@ -62,7 +62,7 @@ class Report:
 def report(path: str, calls: Iterable[Call], source: str | None = None) -> Report:
     """Compare the comments of a file with the calls of its functions."""
     comments = Comments(Path(path).read_text(encoding="utf-8") if source is None else source)
-    return _Comparison(path, comments).of([call for call in calls if call.finished])
+    return _Comparison(path, comments).of(calls)
 
 
 # ---------------------------------------------------------------------------------------------------------- observed
@@ -83,11 +83,12 @@ def _calls_of_models() -> tuple[Call, ...]:
 
 
 def _traced(runs, files: set[str]) -> tuple[Call, ...]:
+    """The calls that finished, of several with the same shapes one."""
     tracer = Tracer(files, numbers=False)
     for run in runs:
         with tracer:
             run()
-    return tuple(tracer.calls)
+    return tuple({repr(call): call for call in tracer.calls if call.finished}.values())
 
 
 @lru_cache
@@ -111,31 +112,33 @@ class _Comparison:
 
     def __init__(self, path: str, comments: Comments):
         self._path, self._comments = path, comments
+        fields = [claim for claim in comments.claims if claim.kind == "field"]
+        self._claims = {None: fields}  # those of a function, and of all fields
+        for where in {claim.where for claim in comments.claims}:
+            self._claims[where] = [c for c in comments.claims if c.where == where and c.kind != "field"] + fields
         self._problems: dict[tuple, str] = {}
         self._compared: set[Claim] = set()
         self._letters: dict[str, dict[tuple[str, str], bool]] = {}  # function -> two letters -> were they different
 
-    def of(self, calls: list[Call]) -> Report:
+    def of(self, calls: Iterable[Call]) -> Report:
         """The report."""
-        called, seen = set(), set()
-        for call in calls:
-            own = call.file == self._path
-            if own:
-                called.add(call.function)
-            constraints = tuple(self._constraints(call, own))
-            key = call.file, call.function, constraints
-            if constraints and key not in seen:
-                seen.add(key)
+        called = {call.function for call in calls if call.file == self._path}
+        found = {(call.file, call.function, tuple(self._constraints(call))): call for call in calls}
+        for (_, _, constraints), call in found.items():
+            if constraints:
                 self._check(call, list(constraints))
         self._check_letters()
         problems = [self._problems[key] for key in sorted(self._problems, key=lambda key: key[0].line)]
         return Report(problems, list(self._unchecked(called)), len(self._compared))
 
-    def _constraints(self, call: Call, own: bool) -> Iterator[_Constraint]:
-        for claim in self._comments.claims:
+    def _constraints(self, call: Call) -> Iterator[_Constraint]:
+        saved = [part for part in _flat(call.returned) if isinstance(part, Fields)]
+        own = call.function if call.file == self._path else None
+        for claim in self._claims.get(own, self._claims[None]) if own or saved else ():
             if claim.kind == "field":
-                yield from _of_field(claim, call)
-            elif own and claim.where == call.function:
+                for part in saved:
+                    yield from _of_field(claim, part)
+            else:
                 if claim.kind in _FOUND:
                     found = _FOUND[claim.kind](claim, call)
                     yield from (_Constraint(claim, _options(claim, look.shape)) for look in found)
@@ -291,12 +294,12 @@ def _is_array(described) -> bool:
     return isinstance(described, Look) and described.shape != ()
 
 
-def _of_field(claim: Claim, call: Call) -> Iterator[_Constraint]:
-    for part in _flat(call.returned):
-        if isinstance(part, Fields) and part.kind == claim.where:
-            for index, look in enumerate(_each(part.values[claim.name], claim)):
-                scope = ("field", claim.name, index) if isinstance(part.values[claim.name], tuple) else ("field",)
-                yield _Constraint(claim, _options(claim, look.shape, scope))
+def _of_field(claim: Claim, saved: Fields) -> Iterator[_Constraint]:
+    if saved.kind == claim.where:
+        described = saved.values[claim.name]
+        for index, look in enumerate(_each(described, claim)):  # of a list each array has small letters of its own
+            scope = ("field", claim.name, index) if isinstance(described, tuple) else ("field",)
+            yield _Constraint(claim, _options(claim, look.shape, scope))
 
 
 def _at_step(claim: Claim, step: Step, index: int) -> Iterator[_Constraint]:
