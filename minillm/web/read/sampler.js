@@ -1,6 +1,7 @@
 // The page of the sampler: a real text, its saved logits, and all stages computed here (look/stages.js). The whole state
 // is in the address: #position=12&u=0.42&top_k=40, so that what is seen can be linked to.
 import { h, visible } from "./dom.js";
+import { keptTheme, switchTheme } from "./theme.js";
 import { Refused, trace } from "./stages.js";
 import { pipeline } from "./pipeline.js";
 import { readList, settingsForm } from "./settings.js";
@@ -42,6 +43,7 @@ document.getElementById("sampler").replaceChildren(
       labelled(coin, "number for XTC"), labelled(mu, "mirostat's μ, bits")),
     words, survey, h("div", { class: "panel" }, view), lens));
 document.getElementById("theme").addEventListener("click", switchTheme);
+keptTheme();
 addEventListener("hashchange", () => { readAddress(); form.set(state.settings); show(); });
 show();
 
@@ -208,7 +210,8 @@ function surveyText(wanted) {
 // --------------------------------------------------------------------------------------------------------- the text
 
 function wordOf(id, position) {
-  return h("span", { role: "option", id: `word-${position}`, "aria-selected": "false" }, pieces[id].replaceAll("\n", "⏎\n"));
+  return h("span", { role: "option", id: `word-${position}`, "aria-selected": "false", "aria-label": visible(pieces[id]) },
+    pieces[id].replaceAll("\n", "⏎\n"));
 }
 
 function markPosition() {
@@ -250,12 +253,6 @@ function labelled(field, name) {
 
 function button(name, onclick, kind = "") {
   return h("button", { type: "button", class: kind, onclick }, name);
-}
-
-function switchTheme() {
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
 }
 
 // --------------------------------------------------------------------------------------------------- the saved data

@@ -33,7 +33,7 @@ BREAKERS = ("\n", ":", '"', "*")  # of DRY, as for `minillm generate`
 
 HERE = Path(__file__).parent
 STYLES = [LOOK / "pipeline.css", HERE / "sampler.css"]
-SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
+SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "theme", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
 BODY = """<header class="top">
 <h1>The sampler, stage by stage</h1>
 <button id="theme" type="button">dark or light</button>
