@@ -136,8 +136,7 @@ def test_a_file_that_cannot_be_written(three, console, tmp_path, file, reason):
     assert console.file.getvalue() == ""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
 def test_it_fits_the_screen_and_all_can_use_it(page, temperature, width, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -e .[test-web]")
     page.set_viewport_size({"width": width, "height": 800})

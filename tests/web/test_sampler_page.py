@@ -242,8 +242,7 @@ def test_by_keyboard_alone(open_page):
     assert page.locator(".stages tbody button[tabindex='0']").count() == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
 def test_it_fits_the_screen_and_all_can_use_it(open_page, page, width, scheme):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
@@ -253,6 +252,21 @@ def test_it_fits_the_screen_and_all_can_use_it(open_page, page, width, scheme):
         page.get_by_text("Settings", exact=True).click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations(page) == []
+
+
+def test_a_link_to_the_front_page():
+    assert '<a href="index.html">all pages</a>' in sampler_page.sampler_page("index.html")
+    assert "<a " not in sampler_page.sampler_page()
+
+
+def test_a_survey_that_fails_names_the_position(open_page):
+    """At the first position nothing is written yet, so that no penalty acts; afterwards a logit becomes infinite."""
+    token = saved_text().text[0]
+    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty=-3e38)
+    page.get_by_text(f"At position 1: logits[0, {token}] is inf after presence_penalty").wait_for()
+    assert page.get_by_role("alert").inner_text() == ""
+    page.get_by_role("button", name="Next", exact=True).click()
+    assert "is inf after presence_penalty" in page.get_by_role("alert").inner_text()
 
 
 def test_light_and_dark(open_page):
