@@ -63,8 +63,11 @@ def expected(position, settings):
 def assert_shows(page, position, settings):
     shown, wanted = columns(page), expected(position, settings)
     assert list(shown) == list(wanted)
-    for name, figures in wanted.items():
-        assert shown[name] == pytest.approx(figures, rel=2e-3, abs=5.1e-3), name
+    for name, (kept, removed, entropy, choices) in wanted.items():
+        assert shown[name][0] == kept
+        assert shown[name][1] == pytest.approx(removed, abs=0.051), name  # one decimal from 10 % on
+        assert shown[name][2] == pytest.approx(entropy, abs=5.1e-4), name
+        assert shown[name][3] == pytest.approx(choices, rel=1e-3, abs=5.1e-3), name
 
 
 def violations(page):
@@ -169,13 +172,11 @@ def test_a_setting_that_cannot_be_is_named(open_page):
 def test_the_number_falls_into_the_interval_of_the_token_drawn(open_page):
     page = open_page(position=63, u=0.5, top_k=5)
     drawn = page.locator("tr", has=page.locator(".mark", has_text="drawn")).locator("button").get_attribute("data-id")
-    seed = next(
-        seed
-        for seed in range(50)
-        if Sampler(top_k=5, seed=seed).trace(saved_text().logits[63][None])[0].token == int(drawn)
-    )
-    [traced] = Sampler(top_k=5, seed=seed).trace(saved_text().logits[63][None])
-    assert f"[{traced.first:.6f}, {traced.past:.6f})" in page.locator(".draw p").inner_text()
+    logits = saved_text().logits[63][None]
+    traces = (Sampler(top_k=5, seed=seed).trace(logits)[0] for seed in range(50))
+    traced = next(trace for trace in traces if trace.token == int(drawn))
+    first, past = re.search(r"\[([\d.]+), ([\d.]+)\)", page.locator(".draw p").inner_text()).groups()
+    assert (float(first), float(past)) == pytest.approx((traced.first, traced.past), abs=2e-6)
     page.get_by_label("The number drawn").press("Home")
     assert page.locator("#u").input_value() == "0" and "falls into [0.000000" in page.locator(".draw p").inner_text()
     page.get_by_role("button", name="Draw", exact=True).click()
@@ -230,7 +231,7 @@ def test_by_keyboard_alone(open_page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     assert page.locator("#position").input_value() == "21"
-    assert page.get_by_role("option", selected=True).get_attribute("id") == "word-21"
+    assert page.locator('.text [aria-selected="true"]').get_attribute("id") == "word-21"
     page.locator(".stages tbody button[tabindex='0']").focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowDown")
@@ -241,8 +242,7 @@ def test_by_keyboard_alone(open_page):
     assert page.locator(".stages tbody button[tabindex='0']").count() == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width, scheme", [(1280, "light"), (390, "dark")])
 def test_it_fits_the_screen_and_all_can_use_it(open_page, page, width, scheme):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
@@ -252,6 +252,21 @@ def test_it_fits_the_screen_and_all_can_use_it(open_page, page, width, scheme):
         page.get_by_text("Settings", exact=True).click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations(page) == []
+
+
+def test_a_link_to_the_front_page():
+    assert '<a href="index.html">all pages</a>' in sampler_page.sampler_page("index.html")
+    assert "<a " not in sampler_page.sampler_page()
+
+
+def test_a_survey_that_fails_names_the_position(open_page):
+    """At the first position nothing is written yet, so that no penalty acts; afterwards a logit becomes infinite."""
+    token = saved_text().text[0]
+    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty=-3e38)
+    page.get_by_text(f"At position 1: logits[0, {token}] is inf after presence_penalty").wait_for()
+    assert page.get_by_role("alert").inner_text() == ""
+    page.get_by_role("button", name="Next", exact=True).click()
+    assert "is inf after presence_penalty" in page.get_by_role("alert").inner_text()
 
 
 def test_light_and_dark(open_page):

@@ -277,7 +277,7 @@ FAULTS = {
     "negative logits divided": ("logits[id] / penalty : logits[id] * penalty", "logits[id] / penalty : logits[id] / penalty"),
     "presence by count": ("for (const id of new Set(seen)) changed[id] -= Math", "for (const id of seen) changed[id] -= Math"),
     "the prompt is written": ("last(c.written, window))", "seen(c))"),
-    "DRY over breakers": (" && !breakers.includes(seen[end - length])", ""),
+    "DRY over breakers": (" && !breakers.includes(seen[end - n])", ""),
     "DRY's exponent": ("(length - s.dry_allowed_length)", "length"),
     "the window of llama.cpp": ("const LLAMA_CPP_WINDOW = 64", "const LLAMA_CPP_WINDOW = 65"),
     "XTC keeps the lowest id": ("x <= logits[stays]", "x < logits[stays]"),

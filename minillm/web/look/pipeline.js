@@ -30,7 +30,8 @@ export function pipeline(stages, options = {}) {
     updateDraw(strip, newOptions);
     const focused = frame.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
     frame.replaceChildren(stageTable(newStages, newOptions));
-    if (focused !== undefined) focusRow([...frame.querySelectorAll("button")].find((row) => row.dataset.id === focused));
+    const rows = [...frame.querySelectorAll("button")];
+    if (focused !== undefined) focusRow(rows.find((row) => row.dataset.id === focused));
   };
   element.update(stages, options);
   return element;
@@ -61,7 +62,8 @@ function stageHead(stage) {
 }
 
 function figures(name, stages, text) {
-  return h("tr", { class: "figures" }, h("th", { scope: "row" }, name), stages.map((stage) => h("td", {}, text(stage))));
+  const cells = stages.map((stage) => h("td", {}, text(stage)));
+  return h("tr", { class: "figures" }, h("th", { scope: "row" }, name), cells);
 }
 
 // Every token that a stage names, in the order in which they are first named, with p by stage.
@@ -155,7 +157,8 @@ function intervals(draw, picked) {
     const middle = 50 * (segment.first + segment.past);
     const room = Math.max(1, Math.floor(60 * width));  // letters
     const text = visible(segment.text);
-    return [box, svg("text", { x: `${middle}%`, y: 30, class: state }, text.length > room ? `${text.slice(0, room)}…` : text)];
+    const name = text.length > room ? `${text.slice(0, room)}…` : text;
+    return [box, svg("text", { x: `${middle}%`, y: 30, class: state }, name)];
   });
   const marker = draw.u === null ? null
     : svg("g", {}, svg("line", { x1: `${100 * draw.u}%`, x2: `${100 * draw.u}%`, y1: 2, y2: 48 }));

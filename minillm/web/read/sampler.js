@@ -1,28 +1,31 @@
-// The page of the sampler: a real text, its saved logits, and all stages computed here (look/stages.js). The whole state
-// is in the address: #position=12&u=0.42&top_k=40, so that what is seen can be linked to.
+// The page of the sampler: a real text, its saved logits, and all stages computed here (look/stages.js). The whole
+// state is in the address: #position=12&u=0.42&top_k=40, so that what is seen can be linked to.
 import { h, visible } from "./dom.js";
+import { keptTheme, switchTheme } from "./theme.js";
 import { Refused, trace } from "./stages.js";
 import { pipeline } from "./pipeline.js";
 import { readList, settingsForm } from "./settings.js";
 
 const ROWS = 20;  // tokens that have a row
 const NARROW = 0.002;  // intervals of the draw below this width are not drawn one by one
+const AT_ONCE = 10;  // positions of the survey
 const ESCAPE = -128;  // as in sampler_page.py
 const EXAMPLE = "position=28&u=0.42&temperature=0.8&top_k=40&top_p=0.9";  // where the address says nothing
-const INTRODUCTION = "A small model has read this text token by token. At every position its logits are saved here, rounded to "
-  + "1/24. Choose a position, move the settings, and see what each stage of the sampler leaves of the prediction. The token "
-  + "that really came is marked. The address of this page holds all of it: copy it to share what you see.";
 
 const saved = await readSaved(JSON.parse(document.getElementById("data").textContent));
 const { pieces, prompt, text } = saved;
+const introduction = "A small model has read this text token by token. At every position its logits are saved here, "
+  + `rounded to 1/${saved.steps}. Choose a position, move the settings, and see what each stage of the sampler leaves of `
+  + "the prediction. The token that really came is marked. The address of this page holds all of it: copy it to share "
+  + "what you see.";
 const controls = saved.controls.filter((control) => control.name !== "seed");  // the number drawn is set itself
 const state = { position: 0, u: 0.5, coin: 0.5, mu: null, picked: null, settings: {} };
 readAddress();
 
 const alert = h("div", { role: "alert" });
 const form = settingsForm(controls, { values: state.settings, onChange: (settings) => change({ settings }) });
-const words = h("div", { class: "text panel", role: "listbox", tabindex: 0, "aria-label": "The text: choose the token to predict",
-  onkeydown: moveInText, onclick: pickInText }, text.map(wordOf));
+const words = h("div", { class: "text panel", role: "listbox", tabindex: 0, onkeydown: moveInText, onclick: pickInText,
+  "aria-label": "The text: choose the token to predict" }, text.map(wordOf));
 const survey = h("p", { class: "quiet", role: "status" });
 const place = numberField("position", 0, text.length - 1, 1, (position) => goTo(position));
 const number = numberField("u", 0, 0.999999, "any", (u) => change({ u }));
@@ -33,15 +36,18 @@ const lens = h("div", { class: "lens panel row" });
 let surveyed = 0;
 
 document.getElementById("sampler").replaceChildren(
-  h("p", {}, INTRODUCTION), alert,
-  h("details", { class: "controls panel", open: !matchMedia("(max-width: 760px)").matches }, h("summary", {}, "Settings"), form.element),
+  h("p", {}, introduction), alert,
+  h("details", { class: "controls panel", open: !matchMedia("(max-width: 760px)").matches },
+    h("summary", {}, "Settings"), form.element),
   h("section", { class: "work", "aria-label": "The text and the stages" },
     h("div", { class: "row" },
-      labelled(place, "position"), button("Back", () => goTo(state.position - 1)), button("Next", () => goTo(state.position + 1)),
+      labelled(place, "position"),
+      button("Back", () => goTo(state.position - 1)), button("Next", () => goTo(state.position + 1)),
       labelled(number, "number drawn, u"), button("Draw", draw), button("Take it and go on", goOn, "primary"),
       labelled(coin, "number for XTC"), labelled(mu, "mirostat's μ, bits")),
     words, survey, h("div", { class: "panel" }, view), lens));
 document.getElementById("theme").addEventListener("click", switchTheme);
+keptTheme();
 addEventListener("hashchange", () => { readAddress(); form.set(state.settings); show(); });
 show();
 
@@ -70,7 +76,10 @@ function goOn() {
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1) || EXAMPLE);
-  const numberOf = (name, otherwise) => (given.has(name) && Number.isFinite(Number(given.get(name))) ? Number(given.get(name)) : otherwise);
+  const numberOf = (name, otherwise) => {
+    const value = given.get(name) || "none";
+    return Number.isFinite(Number(value)) ? Number(value) : otherwise;
+  };
   state.position = Math.min(Math.max(Math.round(numberOf("position", 0)), 0), text.length - 1);
   state.u = Math.min(Math.max(numberOf("u", 0.5), 0), 1 - 2 ** -53);
   state.coin = Math.min(Math.max(numberOf("coin", 0.5), 0), 1 - 2 ** -53);
@@ -89,20 +98,22 @@ function readValue(control, value) {
 
 function writeAddress() {
   const { position, u, coin: chance, mu: bits, picked, settings } = state;
-  const parts = { position, u, ...(settings.xtc_probability ? { coin: chance } : {}), ...(bits === null ? {} : { mu: bits }),
-    ...(picked === null ? {} : { picked }), ...settings };
-  const address = Object.entries(parts).map(([name, value]) => `${name}=${encodeURIComponent(textOf(value))}`).join("&");
+  const parts = { position, u, coin: settings.xtc_probability ? chance : null, mu: bits, picked, ...settings };
+  const address = Object.entries(parts).filter(([, value]) => value !== null)
+    .map(([name, value]) => `${name}=${encodeURIComponent(textOf(value))}`).join("&");
   history.replaceState(null, "", `#${address.replaceAll("%2C", ",").replaceAll("%3A", ":")}`);
 }
 
 function textOf(value) {
   if (Array.isArray(value)) return value.join(",");
-  return value && typeof value === "object" ? Object.entries(value).map((pair) => pair.join(":")).join(",") : value;
+  if (typeof value !== "object") return value;
+  return Object.entries(value).map((pair) => pair.join(":")).join(",");
 }
 
 // ---------------------------------------------------------------------------------------------------- what is shown
 
 function show() {
+  surveyed += 1;  // ends a survey that is under way
   writeAddress();
   for (const [field, value] of [[place, state.position], [number, state.u], [coin, state.coin], [mu, muNow()]]) {
     if (document.activeElement !== field) field.value = value;
@@ -124,7 +135,6 @@ function show() {
   view.update(columnsOf(traced, [came, picked, traced.draw.token]),
     { draw: drawOf(traced.draw), came, picked, onPick: (id) => change({ picked: id }), onMove: (u) => change({ u }) });
   lookAt(picked, traced);
-  surveyed += 1;
   setTimeout(surveyText, 150, surveyed);
 }
 
@@ -173,9 +183,11 @@ function lookAt(id, { stages, draw: drawn }) {
   const bias = state.settings.logit_bias?.[id] ?? 0;
   const biased = (amount) => button(amount > 0 ? "+1" : "−1", () => setBias(id, Number(bias) + amount));
   lens.replaceChildren(
-    h("p", {}, h("b", { class: "mono" }, `“${visible(pieces[id])}”`), ` token ${id}, logit ${stages[0].logits[id].toFixed(3)}, rank ${before + 1}, `,
+    h("p", {}, h("b", { class: "mono" }, `“${visible(pieces[id])}”`),
+      ` token ${id}, logit ${stages[0].logits[id].toFixed(3)}, rank ${before + 1}, `,
       `the model gives it ${(100 * stages[0].p[id]).toFixed(2)} %, ${end}.`),
-    h("span", { class: "row" }, `bias ${bias}`, bias === "-inf" ? null : [biased(1), biased(-1), button("Ban it", () => setBias(id, "-inf"))],
+    h("span", { class: "row" }, `bias ${bias}`,
+      bias === "-inf" ? null : [biased(1), biased(-1), button("Ban it", () => setBias(id, "-inf"))],
       bias ? button("No bias", () => setBias(id, 0)) : null));
 }
 
@@ -189,26 +201,38 @@ function setBias(id, number) {
 }
 
 // The whole text under these settings: what the cuts would have made impossible, and how surprising the rest is.
-function surveyText(wanted) {
-  if (wanted !== surveyed) return;  // something has changed since
+// A few positions at a time, so that the page answers in between; it ends when something changes.
+async function surveyText(wanted) {
   let surprise = 0, lost = 0;
-  text.forEach((id, position) => {
-    const { logits, p } = traceAt(position).stages.at(-1);
-    const isLost = logits[id] === -Infinity;
+  for (const [position, id] of text.entries()) {
+    if (position % AT_ONCE === 0) await new Promise((goOn) => setTimeout(goOn));
+    if (wanted !== surveyed) return;
+    let end;
+    try {
+      end = traceAt(position).stages.at(-1);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      survey.textContent = `At position ${position}: ${error.message}`;
+      return;
+    }
+    const isLost = end.logits[id] === -Infinity;
     words.children[position].classList.toggle("lost", isLost);
-    words.children[position].style.setProperty("--p", p[id].toFixed(3));
+    words.children[position].style.setProperty("--p", end.p[id].toFixed(3));
     if (isLost) lost += 1;
-    else surprise -= Math.log(p[id]);
-  });
+    else surprise -= Math.log(end.p[id]);
+  }
   const perplexity = Math.exp(surprise / (text.length - lost));
-  survey.textContent = `With these settings the token that really came is removed at ${lost} of ${text.length} positions (struck out); `
-    + `where it is left, the perplexity is ${perplexity.toFixed(2)}. The line below a token is as strong as the token is likely.`;
+  survey.textContent = `With these settings the token that really came is removed at ${lost} of ${text.length} `
+    + `positions (struck out); where it is left, the perplexity is ${perplexity.toFixed(2)}. The line below a token is as `
+    + "strong as the token is likely.";
 }
 
 // --------------------------------------------------------------------------------------------------------- the text
 
 function wordOf(id, position) {
-  return h("span", { role: "option", id: `word-${position}`, "aria-selected": "false" }, pieces[id].replaceAll("\n", "⏎\n"));
+  const name = visible(pieces[id]);
+  return h("span", { role: "option", id: `word-${position}`, "aria-selected": "false", "aria-label": name },
+    pieces[id].replaceAll("\n", "⏎\n"));
 }
 
 function markPosition() {
@@ -224,7 +248,8 @@ function markPosition() {
 }
 
 function moveInText(event) {
-  const to = { ArrowRight: state.position + 1, ArrowLeft: state.position - 1, Home: 0, End: text.length - 1 }[event.key];
+  const { position } = state;
+  const to = { ArrowRight: position + 1, ArrowLeft: position - 1, Home: 0, End: text.length - 1 }[event.key];
   if (to === undefined) return;
   event.preventDefault();
   goTo(to);
@@ -250,12 +275,6 @@ function labelled(field, name) {
 
 function button(name, onclick, kind = "") {
   return h("button", { type: "button", class: kind, onclick }, name);
-}
-
-function switchTheme() {
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
 }
 
 // --------------------------------------------------------------------------------------------------- the saved data

@@ -11,6 +11,7 @@ import base64
 import json
 import zlib
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,6 @@ from minillm.data.corpora import load_text, split_text
 from minillm.errors import UserError
 from minillm.files.atomic import replacing
 from minillm.lessons.small_model import CORPUS, small_model
-from minillm.sampler.penalties import breaker_tokens
 from minillm.web.page import LOOK, document
 from minillm.web.sampler_controls import sampler_controls
 
@@ -29,14 +29,13 @@ POSITIONS = 200
 STEPS = 24  # a logit is saved as a multiple of 1 / STEPS
 ESCAPE = -128  # in place of a difference that a byte cannot hold
 SEARCHED = 40_000  # letters of the validation text in which the page's text is looked for
-BREAKERS = ("\n", ":", '"', "*")  # of DRY, as for `minillm generate`
 
 HERE = Path(__file__).parent
 STYLES = [LOOK / "pipeline.css", HERE / "sampler.css"]
-SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
+SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "theme", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
 BODY = """<header class="top">
 <h1>The sampler, stage by stage</h1>
-<button id="theme" type="button">dark or light</button>
+{home}<button id="theme" type="button">dark or light</button>
 </header>
 <main id="sampler"><noscript>This page computes every stage itself: it needs JavaScript.</noscript></main>
 """
@@ -69,14 +68,13 @@ def write_sampler_page(folder: Path) -> Path:
     return path
 
 
-def sampler_page() -> str:
-    """The page: HTML with all it needs inside."""
+def sampler_page(home: str = "") -> str:
+    """The page: HTML with all it needs inside. home: the address of a front page to link to."""
     saved, small = saved_text(), small_model()
     words = {
         "pieces": [small.tokenizer.piece(index) for index in range(small.tokenizer.vocab_size)],
         "prompt": saved.prompt,
         "text": saved.text,
-        "breakers": breaker_tokens(small.tokenizer, BREAKERS),
         "controls": sampler_controls(),
         "steps": STEPS,
     }
@@ -84,7 +82,8 @@ def sampler_page() -> str:
         "words": packed(json.dumps(words, separators=(",", ":")).encode()),
         "logits": packed(bytes_of(saved.logits)),
     }
-    return document("The sampler, stage by stage", BODY, STYLES, SCRIPTS, data)
+    body = BODY.format(home=f'<a href="{escape(home)}">all pages</a>\n' if home else "")
+    return document("The sampler, stage by stage", body, STYLES, SCRIPTS, data)
 
 
 @lru_cache(maxsize=1)
