@@ -40,6 +40,7 @@ def opened(page, site):
 
     def open_page(name):
         page.goto((site / f"{name}.html").as_uri())
+        page.wait_for_selector("html[data-ready]", state="attached")
         return page
 
     return open_page
@@ -61,7 +62,6 @@ def a_tie(name):
 def test_a_page_opens_from_disk_and_asks_for_nothing_else(opened, site):
     page = opened("layer_norm")
     assert page.title() == "layer_norm - minillm read"
-    page.wait_for_selector(".code .name")
     assert page.requests == [(site / "layer_norm.html").as_uri()]
 
 
@@ -216,6 +216,7 @@ def test_light_and_dark(opened):
     assert page.evaluate(background) != light
     dark = page.evaluate(background)
     page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
     assert page.evaluate(background) == dark, "the choice is remembered"
 
 
@@ -251,6 +252,7 @@ def test_progress_is_remembered_and_can_be_begun_again(opened):
     page = opened("index")
     answer(page, 0, right_choice(STOPS[0]))
     page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
     assert page.locator(".stop[data-stop='1'] .inside").is_visible()
     assert "1 of 10" in page.locator("#progress").inner_text()
     page.get_by_role("button", name="Begin again").click()
@@ -270,6 +272,7 @@ def test_the_tour_works_where_storage_is_refused(opened):
     page = opened("index")
     page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } })")
     page.reload()
+    page.wait_for_selector("html[data-ready]", state="attached")
     answer(page, 0, right_choice(STOPS[0]))
     assert page.locator(".stop[data-stop='1'] .inside").is_visible()
 

@@ -7,7 +7,8 @@
 //                                            a click or Enter pins that; arrows and j, k go through a column, left and
 //                                            right to a partner. onPoint(statement or null, pinned) hears of each
 //   light(root, ids)                         lights these statements, and no others
-//   colour(root, language)                   colours keywords, comments, strings and numbers of the lines in a root
+//   colour(root, language, names)            colours keywords, comments, strings and numbers of the lines in a root;
+//                                            of the names, those in the set `names` become elements of class "name"
 import { h } from "./dom.js";
 
 const PYTHON = "and as assert break class continue def del elif else except finally for from global if import in is lambda " +
@@ -140,10 +141,10 @@ function columnOf(statement) {
   return statement.closest(".code");
 }
 
-export function colour(root, language) {
+export function colour(root, language, names = new Set()) {
   for (const part of root.querySelectorAll(".statement, .block")) {
     const lines = [...part.querySelectorAll(".line")];
-    const painted = paint(lines.map((line) => line.textContent).join("\n"), language);
+    const painted = paint(lines.map((line) => line.textContent).join("\n"), language, names);
     lines.forEach((line, index) => fillLine(line, painted[index]));
   }
 }
@@ -156,19 +157,22 @@ function fillLine(line, nodes) {
   line.replaceChildren(...nodes);
 }
 
-// The lines of a text, each a list of strings and elements: comments, strings, keywords, numbers and names.
-function paint(text, language) {
+// The lines of a text, each a list of strings and elements: comments, strings, keywords, numbers and some names.
+function paint(text, language, names) {
   const lines = [[]];
   const add = (kind, piece) =>
     piece.split("\n").forEach((part, index) => {
       if (index) lines.push([]);
-      if (part) lines.at(-1).push(kind ? h("span", { class: kind }, part) : part);
+      const line = lines.at(-1);
+      if (kind) line.push(h("span", { class: kind }, part));
+      else if (typeof line.at(-1) === "string") line.push(line.pop() + part);
+      else if (part) line.push(part);
     });
   let done = 0;
   for (const found of text.matchAll(TOKEN[language])) {
     const [whole, comment, string, name] = found;
     add(null, text.slice(done, found.index));
-    if (name) add(KEYWORDS[language].has(name) ? "keyword" : "name", name);
+    if (name) add(KEYWORDS[language].has(name) ? "keyword" : names.has(name) ? "name" : null, name);
     else add(comment ? "comment" : string ? "string" : "digits", whole);
     done = found.index + whole.length;
   }

@@ -173,10 +173,19 @@ for (const button of toggles) button.addEventListener("click", () => choose(butt
 document.getElementById("help").addEventListener("click", () => keys.showModal());
 wide.addEventListener("change", showColumns);
 
+// What is seen at once needs no colours and no ties: they come after the first picture.
+function begin() {
+  for (const column of sheet.querySelectorAll(".code")) {
+    const spelled = column.closest(".kernels") ? data.symbols.kernel : data.symbols.code;
+    colour(column, column.dataset.language, new Set(Object.keys(spelled)));
+  }
+  collectSymbols();
+  follow(sheet, onPoint);
+  document.addEventListener("pointerover", pointAtFormula);
+  if (placed(location.hash.slice(1))) goTo(placed(location.hash.slice(1)));
+  document.documentElement.dataset.ready = "true";
+}
+
 openTheme();
-for (const column of sheet.querySelectorAll(".code")) colour(column, column.dataset.language);
-collectSymbols();
 showColumns();
-follow(sheet, onPoint);
-document.addEventListener("pointerover", pointAtFormula);
-if (placed(location.hash.slice(1))) goTo(placed(location.hash.slice(1)));
+requestAnimationFrame(() => setTimeout(begin));

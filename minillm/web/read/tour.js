@@ -58,3 +58,4 @@ document.getElementById("again").addEventListener("click", () => {
 });
 openTheme();
 show();
+document.documentElement.dataset.ready = "true";
