@@ -86,6 +86,12 @@ def test_no_kernel_is_without_a_page():
     assert len(there) > 12 and there <= shown
 
 
+def test_no_optimizer_is_without_a_page():
+    from minillm.optim import OPTIMIZERS
+
+    assert set(OPTIMIZERS) <= {operation.name for operation in OPERATIONS.values() if operation.group == "optimizers"}
+
+
 def test_no_comment_with_a_quotation_is_left_out():
     """Every `# forward:` in a file of an operation is in a function that is read."""
     files: dict[Path, set[int]] = {}
@@ -483,6 +489,7 @@ SPELLED = {  # name, column -> spellings
     ("attention", "dv"): {"derivation": {"dv", "dv_jd"}, "kernel": {"dv", "dv_sum"}},
     ("attention", "p"): {"derivation": {"p", "p_ij", "p_il"}, "kernel": {"p", "p_tile", "probability"}},
     ("cross_entropy", "dlogits"): {"derivation": {"dL/dz_j"}, "kernel": {"dz"}},
+    ("softmax", "m"): {"derivation": {"m"}, "forward": {"row_max"}},
     ("adamw", "m"): {"derivation": {"m"}, "kernel": {"m", "first_moment", "first_moments"}},
 }
 
