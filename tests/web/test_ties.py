@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,12 @@ def test_no_kernel_is_without_a_page():
     shown = {name for operation in OPERATIONS.values() for name in operation.kernels}
     there = {str(path.relative_to(KERNELS)) for path in (*KERNELS.glob("*.cu"), *KERNELS.glob("attention/*.cu"))}
     assert len(there) > 12 and there <= shown
+
+
+def test_no_optimizer_is_without_a_page():
+    from minillm.optim import OPTIMIZERS
+
+    assert set(OPTIMIZERS) <= {operation.name for operation in OPERATIONS.values() if operation.group == "optimizers"}
 
 
 def test_no_comment_with_a_quotation_is_left_out():
@@ -248,8 +256,10 @@ def spoilt(tmp_path, monkeypatch, right="", wrong="", operation=SPOILT, text=LAY
     """The operation in a module of its own, with `right`, which occurs once, replaced by `wrong`."""
     assert not right or text.count(right) == 1
     name = f"spoilt_{abs(hash((right, wrong, text)))}"
-    (tmp_path / f"{name}.py").write_text(text.replace(right, wrong) if right else text, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    module = types.ModuleType(name)
+    module.__file__ = str(tmp_path / f"{name}.py")
+    Path(module.__file__).write_text(text.replace(right, wrong) if right else text, encoding="utf-8")
+    monkeypatch.setitem(sys.modules, name, module)
     return dataclasses.replace(operation, module=name, kernels=())
 
 
@@ -293,6 +303,47 @@ def test_a_changed_line_of_a_real_layer_is_noticed(name, tmp_path, monkeypatch):
     text = Path(operation.home.__file__).read_text(encoding="utf-8")
     assert problems(spoilt(tmp_path, monkeypatch, operation=operation, text=text)) == []
     assert problems(spoilt(tmp_path, monkeypatch, *REAL_FAULTS[name], operation=operation, text=text))
+
+
+def written_once(operation, function):
+    """The places of the statements that a function has once."""
+    statements = [(ast.dump(node), node) for node in leaves(sources(operation)[function].tree.body)]
+    texts = [text for text, _ in statements]
+    return [Place(function, *lines_of(node)) for text, node in statements if texts.count(text) == 1]
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_forward_statement_that_is_taken_out_is_missed(name, tmp_path, monkeypatch):
+    """One after the other, each forward statement that is quoted, but those that are written twice."""
+    operation = OPERATIONS[name]
+    text = Path(operation.home.__file__).read_text(encoding="utf-8").splitlines()
+    quoted = {place for tie in ties(operation) for place in tie.forward}
+    once = {place for function in sources(operation) for place in written_once(operation, function)}
+    for place in sorted(quoted & once, key=repr):
+        line = text[place.first - 1]
+        indent = line[: len(line) - len(line.lstrip())]
+        changed = [*text[: place.first - 1], f"{indent}pass", *text[place.last :]]
+        copy = spoilt(tmp_path, monkeypatch, operation=operation, text="\n".join(changed) + "\n")
+        assert problems(copy), f"{place}: nothing is missed without {line.strip()}"
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_function_without_its_comments_has_a_problem_for_each_gradient(name, tmp_path, monkeypatch):
+    operation = OPERATIONS[name]
+    lines = Path(operation.home.__file__).read_text(encoding="utf-8").splitlines()
+    bare = "\n".join("" if line.lstrip().startswith("#") else line for line in lines) + "\n"
+    missing = problems(spoilt(tmp_path, monkeypatch, operation=operation, text=bare))
+    needing = {place.first for place in (tie.backward for tie in ties(operation)) if "backward" in place.function}
+    places = {int(problem.split(":")[1]) for problem in missing}
+    assert all(lines[place - 1].lstrip().startswith("return ") for place in places - needing)
+    assert len(places & needing) > len(needing) / 2
+    for pair in operation.pairs:
+        if pair.backward:
+            assert any(
+                source.first <= place <= source.last
+                for place in places
+                for source in [sources(operation)[pair.backward]]
+            )
 
 
 def test_a_formula_that_a_kernel_does_not_have_is_a_problem(tmp_path, monkeypatch):
@@ -354,6 +405,17 @@ def test_where_a_quotation_ends(text, parts):
         ("return p + 1", True),
         ("for dx in p:\n    pass", True),
         ("for part in p:\n    pass", False),
+        ("for part in [dy * 2]:\n    pass", True),
+        ("if (part := w * 2) is None:\n    pass", True),
+        ("with room(dy) as part:\n    pass", True),
+        ("if w is not None:\n    pass", False),
+        ("p = w > 0", True),
+        ("p = w if w.ndim else x", False),
+        ("p = w if (z := 2 * x) else x", True),
+        ("p = xp.zeros(3, out=w)", True),
+        ("p = lambda: w * 2", True),
+        ("p = [w * 2 for w in x]", True),
+        ("p: int = w", True),
     ],
 )
 def test_what_needs_a_forward_line(statement, needs):
@@ -427,6 +489,7 @@ SPELLED = {  # name, column -> spellings
     ("attention", "dv"): {"derivation": {"dv", "dv_jd"}, "kernel": {"dv", "dv_sum"}},
     ("attention", "p"): {"derivation": {"p", "p_ij", "p_il"}, "kernel": {"p", "p_tile", "probability"}},
     ("cross_entropy", "dlogits"): {"derivation": {"dL/dz_j"}, "kernel": {"dz"}},
+    ("softmax", "m"): {"derivation": {"m"}, "forward": {"row_max"}},
     ("adamw", "m"): {"derivation": {"m"}, "kernel": {"m", "first_moment", "first_moments"}},
 }
 

@@ -22,6 +22,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, field
 
+from minillm.web.read.quotations import COMPOUND, header
+
 ROOM = {"empty", "empty_like"}
 SAME_NUMBERS = {"upcast", "downcast", "contiguous", "reshape", "astype", "quick_to_transpose"}
 BOOKKEEPING = {
@@ -30,9 +32,12 @@ BOOKKEEPING = {
     "reversed", "items", "take_saved", "grad_buffer", "pop", "check_backward",
 }  # fmt: skip
 SHAPES = {"shape", "ndim", "size"}
+PUT_TOGETHER = (
+    ast.Attribute, ast.Subscript, ast.Slice, ast.Starred, ast.Tuple, ast.List, ast.Dict, ast.JoinedStr,
+    ast.FormattedValue, ast.GeneratorExp, ast.ListComp, ast.DictComp,
+)  # fmt: skip
 MODULES = {"math", "np", "xp"}  # whose functions have no other arguments than those in the brackets
 CLOSING = (ast.Delete, ast.Raise, ast.Pass, ast.Return)
-HEADERS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.FunctionDef)
 
 
 @dataclass
@@ -61,8 +66,8 @@ class Bookkeeping:
         return needs
 
     def _needs_partner(self, statement: ast.stmt) -> bool:
-        if isinstance(statement, HEADERS):
-            return isinstance(statement, ast.For) and any(map(self._is_gradient, stored_names(statement.target)))
+        if isinstance(statement, COMPOUND):
+            return self._header_needs_partner(statement)
         if isinstance(statement, ast.Assign):
             return any(
                 not self._is_bookkeeping(value) or self._hides_gradient(target, value)
@@ -74,6 +79,16 @@ class Bookkeeping:
         if isinstance(statement, ast.Expr):
             return not self._is_bookkeeping(statement.value)
         return not isinstance(statement, CLOSING)
+
+    def _header_needs_partner(self, statement: ast.stmt) -> bool:
+        """Of a compound statement without its blocks: one that gives a name to what it computes."""
+        if any(isinstance(part, ast.NamedExpr) for node in header(statement) for part in ast.walk(node)):
+            return True
+        for target, value in _assignments(statement):
+            computes = not self._is_bookkeeping(value) and _names_in(value) & self._raw
+            if computes or any(map(self._is_gradient, stored_names(target))):
+                return True
+        return False
 
     def _is_gradient(self, name: str) -> bool:
         return name.startswith("d") and name[1:] in self.forward_names
@@ -92,12 +107,13 @@ class Bookkeeping:
             if _called(node) not in BOOKKEEPING:
                 return False
             receiver = [node.func.value] if isinstance(node.func, ast.Attribute) else []
-            return all(map(self._is_bookkeeping, (*receiver, *node.args, *(k.value for k in node.keywords))))
-        if isinstance(node, (ast.BinOp, ast.UnaryOp)):
-            return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
-        if isinstance(node, (ast.NamedExpr, ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom)):
-            return False
-        return all(map(self._is_bookkeeping, _parts(node)))
+            given = [keyword.value for keyword in node.keywords]
+            written = any(keyword.arg == "out" for keyword in node.keywords)
+            return not written and all(map(self._is_bookkeeping, (*receiver, *node.args, *given)))
+        if isinstance(node, ast.IfExp):
+            named = any(isinstance(part, ast.NamedExpr) for part in ast.walk(node.test))
+            return not named and self._is_bookkeeping(node.body) and self._is_bookkeeping(node.orelse)
+        return isinstance(node, PUT_TOGETHER) and all(map(self._is_bookkeeping, _parts(node)))
 
     def _is_shape(self, node: ast.AST) -> bool:
         """Whether an expression is made of shapes, lengths and constants alone."""
@@ -107,7 +123,8 @@ class Bookkeeping:
             return node.attr in SHAPES
         if isinstance(node, ast.Call):
             plain = isinstance(node.func, ast.Name) or getattr(node.func.value, "id", None) in MODULES
-            return _called(node) == "len" or plain and bool(node.args) and all(map(self._is_shape, node.args))
+            known = plain and bool(node.args) and not node.keywords and all(map(self._is_shape, node.args))
+            return known or _called(node) == "len"
         if isinstance(node, ast.Subscript):
             return self._is_shape(node.value)
         return isinstance(node, ast.Constant) or (
@@ -141,7 +158,13 @@ def stored_names(target: ast.AST) -> list[str]:
 
 
 def _assignments(statement: ast.stmt) -> list[tuple[ast.expr, ast.expr]]:
-    """Target and value, one by one where tuples of equal length are assigned."""
+    """Target and value, one by one where tuples of equal length are assigned; of a loop its
+    variable and what it goes through.
+    """
+    if isinstance(statement, ast.For):
+        return [(statement.target, statement.iter)]
+    if isinstance(statement, ast.With):
+        return [(item.optional_vars, item.context_expr) for item in statement.items if item.optional_vars]
     if not isinstance(statement, ast.Assign):
         return [(statement.target, statement.value)] if isinstance(statement, ast.AugAssign) else []
     pairs = []
@@ -152,6 +175,10 @@ def _assignments(statement: ast.stmt) -> list[tuple[ast.expr, ast.expr]]:
         else:
             pairs.append(both)
     return pairs
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
 
 
 def _makes_room(value: ast.expr) -> bool:

@@ -42,6 +42,7 @@ SPELLINGS: dict[str, Table] = {
     "swiglu": {"gate": ("g",), "up": ("u",)},
     "attention": {"factor": ("f",), "H": ("n_head",)},
     **{f"attention_{name}": {"factor": ("f",)} for name in _RUNGS},
+    "softmax": {"m": ("row_max",)},
     "dropout": {"factor": ("m",)},
     "lora": {"a": ("A",), "b": ("B",), "scale": ("s",)},
     "cross_entropy": {"logits": ("z",), "targets": ("t", "target"), "label_smoothing": ("e",), "loss": ("losses",)},
