@@ -11,6 +11,7 @@ which is which, and a wrong letter would not be noticed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,7 @@ from minillm.web.read.passes import model_passes, passes
 from minillm.web.read.shape_comments import Claim, Comments
 from minillm.web.read.shape_text import LETTER, Fit, Letters, letters_of
 from minillm.web.read.tracing import Call, Fields, Look, Step, Tracer
+from minillm.web.read.values import forget_results
 
 # The base of layers has no shapes, and much that is called.
 LAYERS = tuple(str(path) for path in sorted(Path(layers.__file__).parent.glob("*.py")) if path.name != "layer.py")
@@ -84,6 +86,9 @@ def _calls_of_models() -> tuple[Call, ...]:
 
 def _traced(runs, files: set[str]) -> tuple[Call, ...]:
     """The calls that finished, of several with the same shapes one."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) in files:
+            forget_results(module)
     tracer = Tracer(files, numbers=False)
     for run in runs:
         with tracer:

@@ -70,6 +70,13 @@ class Statement:
         value = self.node.value if isinstance(self.node, ast.Return) else None
         return tuple(value.elts) if isinstance(value, ast.Tuple) else (value,) if value else ()
 
+    def is_end_of_loop(self, following: Statement | None) -> bool:
+        """Whether it is the header of a `for` that found no further item, so that `following` runs."""
+        if not isinstance(self.node, ast.For):
+            return False
+        body = self.node.body
+        return following is None or not body[0].lineno <= following.first <= body[-1].end_lineno
+
     @cached_property
     def products(self) -> tuple[Product, ...]:
         """Its products `a @ b`, in the order of the source."""

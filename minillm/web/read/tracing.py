@@ -185,7 +185,7 @@ class Tracer:
             running.raised = False
             statement = running.file.statements.get(frame.f_lineno)
             if statement is not None and (running.step is None or running.step.statement is not statement):
-                self._finish(running, frame)
+                self._finish(running, frame, statement)
                 self._begin(running, statement, frame)
         elif event == "exception":
             running.step, running.raised = None, True
@@ -203,9 +203,9 @@ class Tracer:
             if operands is not None:
                 self._add_product(*operands)
 
-    def _finish(self, running: _Running, frame: FrameType, returned=None) -> None:
+    def _finish(self, running: _Running, frame: FrameType, following: Statement | None, returned=None) -> None:
         step, running.step = running.step, None
-        if step is None:
+        if step is None or step.statement.is_end_of_loop(following):
             return
         for written in step.statement.written:
             try:
@@ -226,7 +226,7 @@ class Tracer:
         self._stack.pop()
         if running.raised:
             return
-        self._finish(running, frame, value)
+        self._finish(running, frame, None, value)
         call = running.call
         call.finished = True
         call.returned = None if frame.f_code.co_flags & GENERATOR else describe(value, _never)

@@ -8,6 +8,7 @@ line may write over the same memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
 from minillm.web.read.operation import Operation, Seen
 from minillm.web.read.passes import model_passes, passes
@@ -46,6 +47,7 @@ def observe(operation: Operation) -> list[Seen]:
 def _calls(operation: Operation) -> list[Call]:
     """Of its own passes; of models only if there are functions that those do not call."""
     wanted = {name for pair in operation.pairs for name in (pair.forward, pair.backward) if name}
+    forget_results(operation.home)
     tracer = Tracer([operation.home.__file__])
     for run in passes(operation):
         with tracer:
@@ -58,6 +60,13 @@ def _calls(operation: Operation) -> list[Call]:
     if missing := wanted - {call.function for call in tracer.calls}:
         raise LookupError(f"{operation.name}: no pass runs {', '.join(sorted(missing))} of {operation.module}")
     return tracer.calls
+
+
+def forget_results(module: ModuleType) -> None:
+    """Make the functions of a module that keep their results (`lru_cache`) compute them again."""
+    for value in vars(module).values():
+        if hasattr(value, "cache_clear") and value.__module__ == module.__name__:
+            value.cache_clear()
 
 
 def _named(name: str, described) -> Iterator[tuple[str, Look]]:
