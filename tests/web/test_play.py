@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+from model_files import write_gguf
 from web_testing import served
 
 from minillm.errors import UserError
@@ -236,10 +237,12 @@ def test_what_is_no_model_is_one_line(tmp_path):
             open_studio(source, tmp_path)
 
 
-def test_the_size_is_said_before_a_weight_is_read(real_data, monkeypatch):
-    folder = small_model().folder
+def test_the_size_is_said_before_a_weight_is_read(real_data, monkeypatch, tmp_path):
+    folder, gguf = small_model().folder, tmp_path / "model.gguf"
+    write_gguf(gguf, small_model().model)
     monkeypatch.setattr("minillm.web.play.opening.from_pretrained", None)
     assert size_of(folder) == "467,584 weights, 1.87 MB in float32"
+    assert size_of(gguf) == "467,584 weights, 1.87 MB in float32"
     assert size_of(real_data / "stories260K" / "stories260K.bin").startswith("a file of 1.0")
 
 

@@ -23,8 +23,8 @@ PATIENCE = 0.7  # seconds in which everything ends after Ctrl-C
 def serve(studio: Studio, port: int | None, browser: bool, say: Callable[[str], None]) -> None:
     """Serve until Ctrl-C, which raises KeyboardInterrupt here after everything has ended.
 
-    port: None for USUAL_PORT, or any other where that is taken; 0 for any. browser: open the page in one. say is given the address. Raises
-    UserError where the port cannot be had.
+    port: None for USUAL_PORT, or any other where that is taken; 0 for any. browser: open the page
+    in one. say is given the address. Raises UserError where the port cannot be had.
     """
     listening = listen_somewhere() if port is None else listen(port)
     port, token = listening.getsockname()[1], secrets.token_urlsafe(16)
