@@ -19,6 +19,7 @@ from web_testing import served
 
 from minillm.errors import UserError
 from minillm.lessons.small_model import small_model
+from minillm.web.page import LOOK
 from minillm.web.play import app as app_module
 from minillm.web.play.answers import LARGEST, answer, stream
 from minillm.web.play.opening import open_studio, size_of
@@ -290,3 +291,16 @@ def test_a_server_that_has_stopped_is_said(page, tmp_path):
         expect(page.locator("#model")).to_contain_text("weights")
     page.evaluate("location.hash = 'tokens'")
     expect(page.get_by_role("alert")).to_contain_text("minillm play")
+
+
+# ------------------------------------------------------------------------------------------------------ its weight
+
+
+def test_all_of_the_page_is_below_400_kilobytes():
+    files = [path for folder in (LOOK, app_module.STATIC) for path in folder.rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in files) < 400_000
+
+
+def test_each_view_has_a_script():
+    for name in ("write", "backward", "train", "kernel", "tokens"):
+        assert (app_module.STATIC / f"{name}.js").is_file()
