@@ -98,7 +98,7 @@ __global__ void cross_entropy(const float* logits, Number* gradients, const long
         float loss = logf(online.sum) + (online.max - at_target) - smoothed;
         losses[blockIdx.x] = known ? loss : NOT_A_NUMBER;
     }
-    // forward: loss = 1/count sum (lse(z) - sum_j q_j z_j)
+    // forward: loss = lse(z) - (1 - e) z_t - e/V sum_j z_j: its mean over count rows
     float scale = (float)(1 / *count);
     float softmax_scale = scale / online.sum, everywhere = scale * label_smoothing / vocabulary;
     for (int j = threadIdx.x; j < vocabulary; j += blockDim.x) {

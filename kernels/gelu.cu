@@ -65,10 +65,10 @@ __global__ void gelu_backward(const Number* __restrict__ dy, const Number* __res
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         float x = (float)z[row * width + column] + b;
         float g = gate<tanh_form>(x);
-        // forward: y = x * gate(x)
+        // forward: y = x s(x); y = x Phi(x): the gate
         float gradient = (float)dy[row * width + column] * (g + x * gate_slope<tanh_form>(x, g));
         dz[row * width + column] = (Number)gradient;
-        // forward: x = z + bias, the same bias for every row
+        // forward: x = z + b: the same bias for every row
         sum += gradient;
     }
     if (has_bias) dbias_partials[(long long)blockIdx.x * width + column] = sum;

@@ -48,7 +48,7 @@ __global__ void layer_norm_backward(const Number* dy, const Number* x, const flo
     for (int c = threadIdx.x; c < width; c += blockDim.x) dweight[c] = dbias[c] = 0;
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         RowStatistics statistics = {mean[row], rstd[row]};
-        // forward: y = layer_norm(x) * weight + bias
+        // forward: n_i = (x_i - mean) r; y_i = n_i w_i + b_i
         layer_norm_backward_row<false, Number>(dy + row * width, x + row * width, weight, nullptr, dx + row * width, dweight,
                                                dbias, statistics, width, scratch);
     }

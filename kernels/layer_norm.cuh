@@ -55,7 +55,7 @@ __device__ inline void layer_norm_backward_row(const Number* dy, const Number* x
         float g = (float)dy[c] * weight[c];
         sum_g += g;
         sum_g_normed += g * normed;
-        // forward: y = normed * weight + bias
+        // forward: y_c = n_c w_c + b_c
         dweight[c] += (float)dy[c] * normed;
         dbias[c] += (float)dy[c];
     }
@@ -64,7 +64,7 @@ __device__ inline void layer_norm_backward_row(const Number* dy, const Number* x
     for (int c = threadIdx.x; c < width; c += blockDim.x) {
         float normed = ((float)x[c] - statistics.mean) * statistics.rstd;
         float g = (float)dy[c] * weight[c];
-        // forward: normed = (x - mean) * rstd, where mean and rstd are functions of the whole row
+        // forward: n_c = (x_c - mean) rstd: mean and rstd are functions of the whole row
         float gradient = statistics.rstd * (g - mean_g - normed * mean_g_normed);
         dx[c] = (Number)(has_dsum ? gradient + (float)dsum[c] : gradient);
     }

@@ -46,7 +46,7 @@ __global__ void residual_layer_norm_backward(const Number* dsum, const Number* d
     for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
         RowStatistics statistics = {mean[row], rstd[row]};
         long long first = row * width;
-        // forward: sum = x + delta, y = layer_norm(sum) * weight + bias
+        // forward: s = x + delta; y = layer_norm(s) w + b
         layer_norm_backward_row<true>(dy + first, sum + first, weight, dsum + first, dx + first, dweight, dbias,
                                       statistics, width, scratch);
     }

@@ -43,14 +43,14 @@ __global__ void rms_norm_backward(const Number* dy, const Number* x, const float
         long long first = row * width;
         float r = rstd[row], sum_g_normed = 0;
         for (int c = threadIdx.x; c < width; c += blockDim.x) {
-            // forward: y = normed * weight
+            // forward: y_i = n_i w_i
             float dy_normed = (float)dy[first + c] * ((float)x[first + c] * r);
             dweight[c] += dy_normed;
             sum_g_normed += dy_normed * weight[c];
         }
         float mean_g_normed = block_sum(sum_g_normed, scratch) / width;
         for (int c = threadIdx.x; c < width; c += blockDim.x) {
-            // forward: normed = x * r, where r is a function of the whole row
+            // forward: n_i = x_i r: r is a function of the whole row
             float g = (float)dy[first + c] * weight[c];
             dx[first + c] = (Number)(r * (g - (float)x[first + c] * r * mean_g_normed));
         }

@@ -25,7 +25,7 @@ __global__ void rotary(const Number* __restrict__ x, const float* cosine, const 
         long long first = row + (interleaved ? 2 * i : i);
         long long second = interleaved ? first + 1 : first + half_width;
         float a = (float)x[first], b = (float)x[second];
-        // forward: the rotation by t theta_i (sign = 1); of gradients, by -t theta_i (sign = -1)
+        // forward: y_i = x_i cos - x_j sin; y_j = x_j cos + x_i sin: of gradients with sign = -1
         y[first] = (Number)(a * c - b * s);
         y[second] = (Number)(b * c + a * s);
     }

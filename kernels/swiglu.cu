@@ -30,9 +30,9 @@ __global__ void swiglu_backward(const Number* __restrict__ dh, const Number* __r
 #pragma unroll 4
     for (long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x; n < count; n += (long long)gridDim.x * blockDim.x) {
         float g = (float)gate[n], gradient = (float)dh[n], s = sigmoid(g);
-        // forward: h = g * s * up
+        // forward: h = g s(g) u
         dup[n] = (Number)(gradient * g * s);
-        // forward: s = sigmoid(g), so d(g * s) = s * (1 + g * (1 - s))
+        // forward: s(g) = 1 / (1 + exp(-g)): so d(g s) = s (1 + g (1 - s))
         dgate[n] = (Number)(gradient * (float)up[n] * s * (1 + g * (1 - s)));
     }
 }

@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         __syncthreads();
         float p[R][N / 16], ds[R][N / 16];
         matmul_abt<D>(p, q_tile, k_tile);
-        // forward: y = dropped @ v
+        // forward: Y = P V
         matmul_abt<D>(ds, dy_tile, v_tile);
         KeptTile<N> kept(drop, head, time, first_query + threadIdx.x / 32 * 16, first_key);
 #pragma unroll
@@ -247,12 +247,12 @@ __global__ void __launch_bounds__(THREADS, 2)
                 int i = first_query + row_of(r), j = first_key + x + 16 * c;
                 bool masked = j >= time || (causal && j > i);
                 float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i[r]);
-                // forward: p = softmax(s), dropped = p * factor
+                // forward: P = exp(S - L): P meets V with the factor of dropout
                 float factor = kept.factor(drop, row_of(r) % 16, x + 16 * c);
                 ds[r][c] = probability * (ds[r][c] * factor - delta_i[r]);
             }
         store_to_shared<N>(ds_tile, ds);
-        // forward: s = q @ k^T / sqrt(D)
+        // forward: S = Q K^T / sqrt(D)
         add_matmul_ab<D, N>(dq_sum, ds_tile, k_tile);
         __syncthreads();
     }
@@ -305,14 +305,14 @@ __global__ void __launch_bounds__(THREADS, 2)
                     float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i);
                     float factor = kept.factor(drop, x + 16 * c, row_of(r) % 16);
                     p[r][c] = probability * factor;
-                    // forward: p = softmax(s), dropped = p * factor
+                    // forward: P = exp(S - L): P meets V with the factor of dropout
                     ds[r][c] = probability * (ds[r][c] * factor - delta_i);
                 }
             }
-            // forward: y = dropped @ v
+            // forward: Y = P V
             store_to_shared<N>(w_tile, p);
             add_matmul_ab<D, N>(dv_sum, w_tile, dy_tile);
-            // forward: s = q @ k^T / sqrt(D)
+            // forward: S = Q K^T / sqrt(D)
             store_to_shared<N>(w_tile, ds);
             add_matmul_ab<D, N>(dk_sum, w_tile, q_tile);
             __syncthreads();

@@ -71,6 +71,8 @@ def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
     problem, q, k, v, y, lse = saved
     check_backward(dy, q)
+    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...):
+    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
     delta = row_delta(CUDA, dy, y)
     dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
     _, rows = TILE_ROWS[problem.D]

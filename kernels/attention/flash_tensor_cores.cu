@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
         }
         float p[N / 8][4], ds[N / 8][4];
         matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
-        // forward: y = dropped @ v
+        // forward: Y = P V
         matmul_abt<Operand, D, N>(ds, dy_tile + 16 * warp() * STRIDE, v_tiles + tile * TILE);
         KeptTile<N> kept(drop, head, time, row, first_key);
 #pragma unroll
@@ -325,11 +325,11 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
                 int i = row + group() + e / 2 * 8, column = 8 * n + 2 * within() + e % 2, j = first_key + column;
                 bool masked = j >= time || (causal && j > i);
                 float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i[e / 2]);
-                // forward: p = softmax(s), dropped = p * factor
+                // forward: P = exp(S - L): P meets V with the factor of dropout
                 float factor = kept.factor(drop, group() + e / 2 * 8, column);
                 ds[n][e] = probability * (ds[n][e] * factor - delta_i[e / 2]);
             }
-        // forward: s = q @ k^T / sqrt(D)
+        // forward: S = Q K^T / sqrt(D)
         add_matmul_ab<Operand, D, N>(dq_sum, ds, k_tiles + tile * TILE);
     }
     store_rows<Operand, D>(dq + head * time * D, dq_sum, dq_factor, row, time);
@@ -389,13 +389,13 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
                     float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i);
                     float factor = kept.factor(drop, column, group() + e / 2 * 8);
                     p[n][e] = probability * factor;
-                    // forward: p = softmax(s), dropped = p * factor
+                    // forward: P = exp(S - L): P meets V with the factor of dropout
                     ds[n][e] = probability * (ds[n][e] * factor - delta_i);
                 }
             }
-        // forward: y = dropped @ v
+        // forward: Y = P V
         add_matmul_ab<Operand, D, N>(dv_sum, p, dy_tiles + tile * TILE);
-        // forward: s = q @ k^T / sqrt(D)
+        // forward: S = Q K^T / sqrt(D)
         add_matmul_ab<Operand, D, N>(dk_sum, ds, q_tiles + tile * TILE);
     }
     float dk_factor[2] = {scale, scale}, dv_factor[2] = {1, 1};

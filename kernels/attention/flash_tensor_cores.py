@@ -95,6 +95,8 @@ def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
     problem, q, k, v, y, lse = saved
     check_backward(dy, q)
+    # forward: _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse)):
+    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
     delta = row_delta(CUDA, dy, y)
     dq, dk, dv = (empty(x.shape, x, x.dtype) for x in (q, k, v))
     given = (q, k, v, dy, lse, delta)

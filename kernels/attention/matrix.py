@@ -46,11 +46,13 @@ def backward(cuda, launch_product, dy, saved):
     check_backward(dy, q)
     causal = np.int32(problem.causal)
     dq, dk, dv, ds = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q), empty(p.shape, q)
-    # forward: y = dropped @ v
+    # forward: launch_product("matmul_ab", y, problem, (dropped, v, y), np.int32(problem.causal)):
+    # y = dropped @ v
     launch_product("matmul_atb", dv, problem, (dropped, dy, dv), causal)
     launch_product("matmul_abt", ds, problem, (dy, v, ds), np.float32(1), causal, np.float32(0))
-    # forward: dropped = softmax(s) * factor, s = q @ k^T / sqrt(D)
+    # forward: _launch_rows(cuda, "softmax_forward", problem, (p, dropped)): softmax(s) * factor
     _launch_rows(cuda, "softmax_backward", problem, (p, ds), np.float32(problem.scale))
+    # forward: launch_product("matmul_abt", p, problem, (q, k, p), ...): s = q @ k^T / sqrt(D)
     launch_product("matmul_ab", dq, problem, (ds, k, dq), causal)
     launch_product("matmul_atb", dk, problem, (ds, q, dk), causal)
     return dq, dk, dv

@@ -39,7 +39,7 @@ __global__ void matmul_abt(const float* a, const float* b, float* s, int batch, 
     const float* a_row = a + row * width;
     const float* b_row = b + (head / (heads / kv_heads) * time + j) * width;
     float sum = 0;
-    // forward: y = dropped @ v, whose d(dropped) is this sum with a = dy, b = v, scale = 1
+    // forward: Y = P V: dP is this sum with a = dy, b = v, scale = 1
     for (int d = 0; d < width; ++d) sum += a_row[d] * b_row[d];
     s[n] = sum * scale;
 }
@@ -56,7 +56,7 @@ __global__ void matmul_ab(const float* w, const float* x, float* y, int batch, i
     const float* x_column = x + head / (heads / kv_heads) * time * width + d;
     int end = causal ? i + 1 : time;
     float sum = 0;
-    // forward: s = q @ k^T / sqrt(D), whose dq is this sum with w = ds, x = k
+    // forward: S = Q K^T / sqrt(D): dQ is this sum with w = ds, x = k
     for (int j = 0; j < end; ++j) sum += w_row[j] * x_column[(long long)j * width];
     y[n] = sum;
 }
@@ -69,8 +69,8 @@ __global__ void matmul_atb(const float* w, const float* x, float* y, int batch, 
     if (n >= (long long)batch * kv_heads * time * width) return;
     int d = n % width, j = n / width % time, group = heads / kv_heads;
     float sum = 0;
-    // forward: y = dropped @ v, whose dv is this sum with w = dropped, x = dy
-    // forward: s = q @ k^T / sqrt(D), whose dk is this sum with w = ds, x = q
+    // forward: Y = P V: dV is this sum with w = dropped, x = dy
+    // forward: S = Q K^T / sqrt(D): dK is this sum with w = ds, x = q
     for (int member = 0; member < group; ++member) {
         long long head = n / width / time * group + member;
         const float* w_column = w + head * time * time + j;

@@ -100,10 +100,10 @@ __global__ void __launch_bounds__(ROWS)
         __syncthreads();
         for (int j = start; j < min(start + TILE, end) && (!causal || j <= i); ++j) {
             float p = expf(dot<D>(q_rows[threadIdx.x], k_tile[j - start]) * scale - lse_i);
-            // forward: y = (p * factor) @ v
+            // forward: Y = P V: P with the factor of dropout
             float factor = dropout_factor(drop, (head * time + i) * time + j);
             float dp = dot<D>(dy_rows[threadIdx.x], v_tile[j - start]) * factor;
-            // forward: p = softmax(s), s = q @ k^T * scale
+            // forward: P = exp(S - L); S = Q K^T / sqrt(D)
             add<D>(dq_i, 1, p * (dp - delta_i), k_tile[j - start]);
         }
         __syncthreads();
@@ -130,11 +130,11 @@ __global__ void __launch_bounds__(ROWS)
             __syncthreads();
             for (int i = causal ? max(start, j) : start; i < min(start + TILE, time); ++i) {
                 float p = expf(dot<D>(q_tile[i - start], k_rows[threadIdx.x]) * scale - lse[head * time + i]);
-                // forward: y = (p * factor) @ v
+                // forward: Y = P V: P with the factor of dropout
                 float factor = dropout_factor(drop, (head * time + i) * time + j);
                 add<D>(dv_j, 1, p * factor, dy_tile[i - start]);
                 float dp = dot<D>(dy_tile[i - start], v_rows[threadIdx.x]) * factor;
-                // forward: p = softmax(s), s = q @ k^T * scale
+                // forward: P = exp(S - L); S = Q K^T / sqrt(D)
                 add<D>(dk_j, 1, p * (dp - delta[head * time + i]), q_tile[i - start]);
             }
             __syncthreads();

@@ -35,6 +35,8 @@ def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
     problem, q, k, v, y, lse = saved
     check_backward(dy, q)
+    # forward: _launch("online_forward", problem, problem.H, (q, k, v, y, lse)):
+    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
     delta = row_delta(CUDA, dy, y)
     dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
     _launch("online_backward_queries", problem, problem.H, (q, k, v, dy, lse, delta, dq))

@@ -41,12 +41,12 @@ __global__ void softmax_backward(const float* p, float* ds, long long rows, int 
     if (row >= rows) return;
     float delta = 0;
     for (long long n = row * time + lane; n < (row + 1) * time; n += 32) {
-        // forward: dropped = p * factor
+        // forward: s[j] * drop.scale
         if (drop.threshold) ds[n] = kept_bits<1>(drop, n) ? ds[n] * drop.scale : 0;
         delta += ds[n] * p[n];
     }
     delta = warp_sum(delta);
-    // forward: p = softmax(s), s = q . k / sqrt(D)
+    // forward: P_ij = exp(S_ij - m_i) / l_i: S has the factor 1 / sqrt(D)
     for (long long n = row * time + lane; n < (row + 1) * time; n += 32)
         ds[n] = p[n] * (ds[n] - delta) * scale;
 }

@@ -65,7 +65,7 @@ __global__ void matmul_abt(const float* a, const float* b, float* s, int heads, 
     b += head / (heads / kv_heads) * time * width;
     float sum[ROWS] = {};
     bool hidden = causal && column > row + TILE - 1;
-    // forward: y = dropped @ v, whose d(dropped) is this sum with a = dy, b = v, scale = 1
+    // forward: Y = P V: dP is this sum with a = dy, b = v, scale = 1
     for (int d = 0; d < width && !hidden; d += TILE) {
         load(a_tile, a, row, d, time, width, false);
         load(b_tile, b, column, d, time, width, true);
@@ -92,7 +92,7 @@ __global__ void matmul_ab(const float* w, const float* x, float* y, int heads, i
     x += head / (heads / kv_heads) * time * width;
     float sum[ROWS] = {};
     int end = causal ? min(row + TILE, time) : time;  // w is 0 beyond its diagonal
-    // forward: s = q @ k^T / sqrt(D), whose dq is this sum with w = ds, x = k
+    // forward: S = Q K^T / sqrt(D): dQ is this sum with w = ds, x = k
     for (int j = 0; j < end; j += TILE) {
         load(w_tile, w, row, j, time, time, false);
         load(x_tile, x, j, column, time, width, false);
@@ -111,8 +111,8 @@ __global__ void matmul_atb(const float* w, const float* x, float* y, int heads, 
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
     int row = blockIdx.y * TILE, column = blockIdx.z * TILE, group = heads / kv_heads;
     float sum[ROWS] = {};
-    // forward: y = dropped @ v, whose dv is this sum with w = dropped, x = dy
-    // forward: s = q @ k^T / sqrt(D), whose dk is this sum with w = ds, x = q
+    // forward: Y = P V: dV is this sum with w = dropped, x = dy
+    // forward: S = Q K^T / sqrt(D): dK is this sum with w = ds, x = q
     for (int member = 0; member < group; ++member) {
         long long head = kv_head * group + member;
         for (int i = causal ? row : 0; i < time; i += TILE) {  // a multiple of TILE: the tile with the diagonal first

@@ -66,20 +66,21 @@ def attend_backward(dy, q, k, v, y, p, factor=None):
     What forward took and gave: q, y (B, H, t, D), k, v (B, H, T, D), p and factor (B, H, t, T).
     """
     scale = 1 / math.sqrt(q.shape[-1])
-    # forward: y = dropped(p) @ v
+    # forward: y = matmul(dropped(p, factor), v, out=out)
     dp = matmul(dy, transpose(v))  # (B, H, t, D) @ (B, H, D, T)
+    # forward: p * factor
     if factor is not None:
         dp *= factor
-    # forward: p = softmax(s), so ds = p * (dp - row_dot(dy, y)), here written over dp
+    # forward: p, _ = softmax_forward(s, out=s): ds = p * (dp - row_dot(dy, y)), over dp
     ds = dp
     ds -= row_dot(dy, y)
     ds *= p
-    # forward: s = q @ k^T * scale + mask
+    # forward: s = matmul(q * scale, transpose(k)); s += mask
     ds *= scale
     dq = matmul(ds, k)  # (B, H, t, T) @ (B, H, T, D)
     dk = matmul(transpose(ds), q)  # (B, H, T, t) @ (B, H, t, D)
     del dp, ds  # their memory is free for dv
-    # forward: y = dropped(p) @ v
+    # forward: y = matmul(dropped(p, factor), v, out=out)
     dv = matmul(transpose(dropped(p, factor)), dy)  # (B, H, T, t) @ (B, H, t, D)
     return dq, dk, dv
 
@@ -146,11 +147,12 @@ def attention_backward(dy, saved):
     v_quick = quick_to_transpose(v)
     # From the last block to the first: the last one sees the most keys, and its dk and dv become
     # the whole ones.
-    # forward: y[:, :, rows] = attend(q[:, :, rows], k[:, :, keys], v[:, :, keys])
+    # forward: attend(*block, _block_of(factor, rows, keys), out=y[:, :, rows])
     for p_rows, (rows, keys) in reversed(list(zip(p, _blocks(T, causal, window)))):
         block = dy[:, :, rows], q[:, :, rows], k[:, :, keys], v_quick[:, :, keys], y[:, :, rows], p_rows
         gradients = accumulate(gradients, rows, keys, T, attend_backward(*block, _block_of(factor, rows, keys)))
     dq, dk, dv = gradients
+    # forward: k, v = repeat_heads(k, H), repeat_heads(v, H)
     dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
     return downcast(dq, like), downcast(dk, like), downcast(dv, like)
 
@@ -221,6 +223,7 @@ def repeat_heads(x, n_head):
 def sum_heads(dx, n_kv_head):
     """The gradient of `repeat_heads`: (B, H, T, D) -> (B, H_kv, T, D)."""
     B, H, T, D = dx.shape
+    # forward: array_module(x).repeat(x, n_head // x.shape[1], axis=1): gradients of copies add up
     return dx if H == n_kv_head else dx.reshape(B, n_kv_head, H // n_kv_head, T, D).sum(axis=2)
 
 
@@ -272,11 +275,11 @@ class CausalSelfAttention(Layer):
         RuntimeError without a forward.
         """
         backward, saved = self.take_saved()
-        # forward: out = c_proj(merge_heads(y))
+        # forward: self.c_proj.forward(merge_heads(y))
         dy = split_heads(self.c_proj.backward(dy), self.n_head)
-        # forward: y = attention(q, k, v)
+        # forward: y, saved = forward(q, k, v, causal=True, **self.attn_dropout.settings(rng_key))
         gradients = backward(dy if backward is attention_backward else contiguous(dy), saved)
-        # forward: q, k, v = split_heads(c_attn(x))
+        # forward: array_module(x).split(self.c_attn.forward(x), 3, axis=-1): of each split_heads
         B, H, T, D = gradients[0].shape
         dqkv = array_module(dy).empty_like(dy, shape=(B, T, 3, H, D), order="C")
         for i, gradient in enumerate(gradients):

@@ -64,10 +64,15 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     losses = xp.log(total) - (1 - label_smoothing) * at_target - label_smoothing * at_average
     loss = xp.where(counted, losses, 0).sum(dtype="float64") / count
 
-    # forward: loss = 1/count sum (lse(z) - sum_j q_j z_j)
+    # forward: loss = xp.where(counted, losses, 0).sum(dtype="float64") / count: in all, the loss is
+    # 1/count sum (lse(z) - sum_j q_j z_j)
     scale = (counted / count).astype(z.dtype)  # (N,), 0 for ignored rows
+    # forward: p = xp.exp(z, out=z); total = row_sum(p)[:, 0]; xp.log(total): the gradient of lse
     p *= (scale / total)[:, None]  # softmax / count
+    # forward: at_target = z[rows, t]; (1 - label_smoothing) * at_target
     p[rows, t] -= (1 - label_smoothing) * scale
+    # forward: at_average = z.mean(axis=-1) if label_smoothing else 0.0
+    # forward: label_smoothing * at_average
     if label_smoothing:
         p -= (label_smoothing / vocabulary * scale)[:, None]
     return loss, p.reshape(logits.shape) if gradient is None else _rounded_into(gradient[:, :vocabulary], p)
@@ -80,6 +85,8 @@ def _rounded_into(gradient, p):
 
 def cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
+    # forward: loss = xp.where(counted, losses, 0).sum(dtype="float64") / count: the gradient for
+    # dloss = 1 was computed there, and it is linear in dloss
     dlogits = saved
     if dloss != 1:
         dlogits *= dloss
@@ -111,4 +118,5 @@ class CrossEntropy(Layer):
     def backward(self, dloss=1.0):
         """dloss (0-d)  ->  dlogits (..., V). Raises RuntimeError without a forward before it."""
         cross_entropy_backward, saved = self.take_saved()
+        # forward: loss, saved = forward(logits, targets, self.ignore_index, self.label_smoothing)
         return cross_entropy_backward(dloss, saved)

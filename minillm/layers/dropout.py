@@ -39,7 +39,7 @@ def dropout_forward(x, p, rng_key, batch_offset=0):
 def dropout_backward(dy, saved):
     """dy (...)  ->  dx (...)"""
     factor = saved
-    # forward: y = x * factor
+    # forward: upcast(x) * factor
     return downcast(upcast(dy) * factor, dy)
 
 
@@ -79,8 +79,10 @@ class Dropout(Layer):
         """
         taken = self.take_saved()
         if taken is None:
+            # forward: return x
             return dy
         dropout_backward, saved = taken
+        # forward: y, saved = forward(x, self.p, self.layer_key(rng_key), self.batch_offset)
         return dropout_backward(dy, saved)
 
     def decode(self, x, cache):

@@ -37,9 +37,9 @@ def embedding_backward(dy, saved, dweight=None):
     ids, weight_shape = saved
     xp = array_module(dy)
     dy_rows = upcast(dy).reshape(-1, dy.shape[-1])  # (N, C)
+    # forward: weight[ids]: a row that is read several times gets the sum of its gradients
     if dweight is None:
         dweight = xp.zeros(weight_shape, dtype=dy_rows.dtype)
-    # forward: y = weight[ids]
     if xp is not np:  # CuPy has no reduceat
         xp.add.at(dweight, ids.reshape(-1), dy_rows)
         return dweight
@@ -78,6 +78,7 @@ class Embedding(Layer):
             return
         buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
         embedding_backward, saved = self.take_saved()
+        # forward: y, saved = forward(ids, self.weight.value, dtype)
         self.weight.grad = embedding_backward(dy, saved, buffer)
 
     def decode(self, ids, cache):

@@ -75,23 +75,27 @@ def gelu_backward(dy, saved):
     """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
     x, gate, has_bias, approximate = saved
     xp, like, dy = array_module(dy), dy, upcast(dy)
+    # forward: x * gate: its slope is gate + x gate', and first comes gate'
     slope = x * x
     if approximate == "tanh":
-        # forward: gate = s(u(x)), so gate' = 2 s (1 - s) u'
+        # forward: gate = x * x; gate *= C * A; gate += C; gate *= x: this is u
+        # forward: xp.tanh(gate, out=gate); gate *= 0.5; gate += 0.5: and this s, so that
+        # gate' = 2 s (1 - s) u'
         slope *= 3 * A * C * 2
         slope += C * 2  # 2 u' = 2 c (1 + 3 a x^2)
         slope *= gate
         slope *= 1 - gate
     else:
-        # forward: gate = Phi(x), so gate' = phi(x)
+        # forward: gate = erf(x * math.sqrt(0.5)); gate *= 0.5; gate += 0.5: Phi(x), so that
+        # gate' = phi(x)
         slope *= -0.5
         xp.exp(slope, out=slope)
         slope *= 1 / math.sqrt(2 * math.pi)
-    # forward: y = x * gate(x)
+    # forward: x * gate
     slope *= x
     slope += gate  # dy/dx = gate + x gate'
     dx = xp.multiply(slope, dy, out=slope)
-    # forward: x = z + bias, the same bias for every row
+    # forward: x = x + bias: the same bias for every row
     dx_rows = dx.reshape(-1, dx.shape[-1])
     dbias = xp.ones(len(dx_rows), dtype=dx.dtype) @ dx_rows if has_bias else None  # (N,) @ (N, F)
     return downcast(dx, like), dbias
@@ -159,6 +163,7 @@ class GELU(Layer):
     def backward(self, dy):
         """dy (..., F)  ->  dx (..., F). Raises RuntimeError without a forward before it."""
         gelu_backward, saved = self.take_saved()
+        # forward: y, saved = forward(x, approximate=self.approximate)
         dx, _ = gelu_backward(dy, saved)
         return dx
 

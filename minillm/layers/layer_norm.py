@@ -81,11 +81,13 @@ def layer_norm_backward(dy, saved):
     dy_rows = upcast(dy).reshape(N, C)
     ones = xp.ones(N, dtype=dy_rows.dtype)
     average = xp.full(C, 1 / C, dtype=dy_rows.dtype)
-    # forward: y = normed * weight + bias, the same weight and bias for every row
+    # forward: y = normed * weight; y += bias: the same weight and bias for every row
     product = dy_rows * normed
     dweight = ones @ product  # (N,) @ (N, C)
     dbias = ones @ dy_rows if has_bias else None  # (N,) @ (N, C)
-    # forward: normed = (x - mean) * rstd, where mean and rstd are functions of the whole row
+    # forward: normed = rows - (rows @ average)[:, None]; variance = xp.square(normed) @ average
+    # forward: rstd = 1 / xp.sqrt(variance + rows.dtype.type(eps)); normed *= rstd[:, None]:
+    # normed = (x - mean) * rstd, where mean and rstd are functions of the whole row
     dnormed = dy_rows * weight
     along_normed = product @ (weight * average)  # 1/C sum_j g_j n_j, g = dy w: (N,)
     dx = dnormed
@@ -136,6 +138,7 @@ class LayerNorm(Layer):
         Raises RuntimeError without a forward before it.
         """
         layer_norm_backward, saved = self.take_saved()
+        # forward: y, saved = forward(x, self.weight.value, bias, self.eps)
         dx, dweight, dbias = layer_norm_backward(dy, saved)
         self.weight.add_grad(dweight)
         if dbias is not None:

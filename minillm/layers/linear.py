@@ -58,7 +58,7 @@ def linear_backward(dy, saved, needs_dweight=True):
     w = weight.T if transposed else weight
     dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, O)
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
-    # forward: y = x @ w
+    # forward: y = matmul(rows, w, dtype=dtype)
     dx = matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, I)
     if not needs_dweight:
         dweight = None
@@ -66,8 +66,8 @@ def linear_backward(dy, saved, needs_dweight=True):
         dweight = matmul(dy_rows.T, rows, dtype=weight.dtype)  # (O, N) @ (N, I)
     else:
         dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
-    # forward: y = y + b, the same b for every row. As a product with ones the sum runs at the speed
-    # of the BLAS.
+    # forward: y += downcast(bias, y): the same bias for every row. As a product with ones the sum
+    # runs at the speed of the BLAS.
     ones = xp.ones(len(dy_rows), dtype=weight.dtype) if has_bias else None
     dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
     return dx, dweight, dbias
@@ -101,6 +101,7 @@ class Linear(Layer):
 
         Raises RuntimeError without a forward before it.
         """
+        # forward: y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
         if dweight is not None:
             self.weight.add_grad(dweight)

@@ -78,7 +78,7 @@ def linear_cross_entropy_forward(
         chunk_loss, dlogits = forward(logits, t[chunk], ignore_index, label_smoothing, count, gradient)
         loss = loss + chunk_loss
         if needs_gradient:
-            # forward: logits = x @ weight.T
+            # forward: logits = matmul(rows[chunk], weight.T, dtype=weight.dtype)
             matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
             for first in range(0, len(weight) if needs_dweight else 0, strip_rows):
                 strip = slice(first, first + strip_rows)
@@ -89,9 +89,10 @@ def linear_cross_entropy_forward(
 
 def linear_cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dx (..., C), dweight (V, C)"""
+    # forward: loss = loss + chunk_loss: both were computed there for dloss = 1, and the gradient is
+    # linear in dloss
     dx, dweight = saved
     if dloss != 1:
-        # forward: both were computed for dloss = 1, and the gradient is linear in dloss
         dx = dx * dloss
         dweight = None if dweight is None else dweight * dloss
     return dx, dweight
@@ -136,6 +137,7 @@ class LinearCrossEntropy(Layer):
 
         Raises RuntimeError without a forward before it.
         """
+        # forward: loss, saved = linear_cross_entropy_forward(x, self.weight.value, targets, ...)
         dx, dweight = linear_cross_entropy_backward(dloss, self.take_saved())
         if dweight is not None:
             self.weight.add_grad(dweight)

@@ -54,10 +54,10 @@ def lora_backward(dy, saved):
     """dy (..., O)  ->  dx (..., I), da (r, I), db (O, r)"""
     x, a, b, h, scale = saved
     rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    # forward: y = h @ b.T, where h is scaled already
+    # forward: matmul(h, b.T): h is scaled already
     db = matmul(dy_rows.T, h, dtype=b.dtype)  # (O, N) @ (N, r)
     dh = matmul(dy_rows, b)  # (N, O) @ (O, r)
-    # forward: h = (x @ a.T) * scale
+    # forward: h = matmul(rows, a.T); h *= scale
     dh *= scale
     da = matmul(dh.T, rows, dtype=a.dtype)  # (r, N) @ (N, I)
     return matmul(dh, a).reshape(x.shape), da, db  # (N, r) @ (r, I)
@@ -97,8 +97,10 @@ class LoRALinear(Linear):
         """
         of_base, saved = self.take_saved()
         self._saved = of_base  # for the backward of Linear
-        # forward: y = linear(x) + lora(x), the same x in both
+        # forward: y = super().forward(x, with_bias)
         dx = super().backward(dy)
+        # forward: added, saved = lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)
+        # forward: y += added: the same x as above
         dx_added, da, db = lora_backward(dy, saved)
         self.lora_A.add_grad(da)
         self.lora_B.add_grad(db)

@@ -38,13 +38,13 @@ class MLP(Layer):
         Raises RuntimeError without a forward before it.
         """
         gelu_backward, saved_gelu = self.take_saved()
-        # forward: y = c_proj(h)
+        # forward: self.c_proj.forward(h)
         dh = self.c_proj.backward(dy)
-        # forward: h = gelu(z + bias)
+        # forward: h, saved_gelu = forward(h, bias, self.approximate): gelu(z + bias)
         dz, dbias = gelu_backward(dh, saved_gelu)
         if dbias is not None:
             self.c_fc.bias.add_grad(dbias)
-        # forward: z = x @ weight
+        # forward: h = self.c_fc.forward(x, with_bias=False): z = x @ weight
         return self.c_fc.backward(dz)
 
     def decode(self, x, cache):

@@ -28,7 +28,7 @@ def recomputed_forward(block, x, rng_key):
 def recomputed_backward(block, dy, saved):
     """dy (..., C)  ->  dx (..., C); parameters of the block get their gradients"""
     x, rng_key = saved
-    # forward: y = block(x)
+    # forward: y = block.forward(x, rng_key)
     block.forward(x, rng_key)
     return block.backward(dy)
 
@@ -63,6 +63,6 @@ def run_blocks_backward(blocks, dx, saved):
     while saved:
         kept = saved.pop()  # its memory is free once the block is done
         block = blocks[len(saved)]
-        # forward: x = block(x)
+        # forward: x = block.forward(x, rng_key); x, kept = recomputed_forward(block, x, rng_key)
         dx = block.backward(dx) if kept is None else recomputed_backward(block, dx, kept)
     return dx

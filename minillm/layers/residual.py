@@ -29,5 +29,5 @@ def residual_backward(dy, saved):
     """dy (..., C)  ->  dx (..., C) of the direct path, dbranch (..., C). Both are dy itself: not to
     be written to.
     """
-    # forward: y = x + branch
+    # forward: x + branch
     return dy, dy

@@ -31,8 +31,8 @@ def residual_layer_norm_backward(dsum, dy, saved):
     """dsum and dy (..., C)  ->  dx (..., C), which is ddelta too, dweight (C,), dbias
     (C,) or None
     """
-    # forward: y = layer_norm(sum)
+    # forward: y, saved = layer_norm_forward(total, weight, bias, eps)
     dx, dweight, dbias = layer_norm_backward(upcast(dy), saved)
-    # forward: sum = x + delta, and sum is a result too
+    # forward: total = x + delta: total is a result too, with the gradient dsum
     dx += upcast(dsum)
     return downcast(dx, dy), dweight, dbias

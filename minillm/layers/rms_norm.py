@@ -48,10 +48,11 @@ def rms_norm_backward(dy, saved):
     xp = array_module(dy)
     N, C = normed.shape
     dy_rows = upcast(dy).reshape(N, C)
-    # forward: y = normed * weight, the same weight for every row
+    # forward: normed * weight: the same weight for every row
     product = dy_rows * normed
     dweight = xp.ones(N, dtype=dy_rows.dtype) @ product  # (N,) @ (N, C)
-    # forward: normed = x * rstd, where rstd is a function of the whole row
+    # forward: rstd = 1 / xp.sqrt(xp.square(rows) @ average + rows.dtype.type(eps))
+    # forward: normed = rows * rstd[:, None]: rstd is a function of the whole row
     along_normed = product @ (weight * weight.dtype.type(1 / C))  # 1/C sum_j g_j n_j, g = dy w: (N,)
     dx = dy_rows * weight
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
@@ -91,6 +92,7 @@ class RMSNorm(Layer):
         Raises RuntimeError without a forward before it.
         """
         rms_norm_backward, saved = self.take_saved()
+        # forward: y, saved = forward(x, self.weight.value, self.eps)
         dx, dweight = rms_norm_backward(dy, saved)
         self.weight.add_grad(dweight)
         return dx

@@ -102,7 +102,7 @@ def rotary_forward(x, cos, sin, interleaved=False):
 def rotary_backward(dy, saved):
     """dy (B, H, T, D)  ->  dx (B, H, T, D); the tables have no gradient."""
     cos, sin, interleaved = saved
-    # forward: y = x rotated by (cos, sin); back by the opposite angle
+    # forward: _rotate(upcast(x), cos, sin, interleaved): back by the opposite angle
     return downcast(_rotate(upcast(dy), cos, -sin, interleaved), dy)
 
 

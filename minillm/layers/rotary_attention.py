@@ -150,18 +150,21 @@ class RotarySelfAttention(Layer):
         RuntimeError without a forward.
         """
         rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
-        # forward: out = o_proj(merge_heads(y))
+        # forward: self.o_proj.forward(merge_heads(y))
         dy = contiguous(split_heads(self.o_proj.backward(dy), self.n_head))
-        # forward: y = attention(q, k, v)
+        # forward: y, saved = forward(q, k, v, causal=True, **settings)
         dq, dk, dv = backward(dy, saved)
-        # forward: q = rotate(q), k = rotate(k)
+        # forward: q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
         dq = rotate_backward(contiguous(dq), saved_q)
+        # forward: k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
         dk = rotate_backward(contiguous(dk), saved_k)
-        # forward: q = q_norm(q), k = k_norm(k)
+        # forward: q, k = self.q_norm.forward(q), self.k_norm.forward(k)
         if self.q_norm is not None:
             dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)
-        # forward: q = q_proj(x), k = k_proj(x), v = v_proj(x), the same x in all three
+        # forward: q = contiguous(split_heads(self.q_proj.forward(x), self.n_head))
         dx = self.q_proj.backward(merge_heads(dq))
+        # forward: self.k_proj.forward(x); self.v_proj.forward(x): the same x, and the
+        # gradients add up
         dx += self.k_proj.backward(merge_heads(dk))
         dx += self.v_proj.backward(merge_heads(dv))
         return dx

@@ -31,7 +31,8 @@ def softmax_forward(x, out=None):
 def softmax_backward(dp, saved):
     """dp (..., V)  ->  dx (..., V)"""
     p = saved
-    # forward: p = exp(x) / sum(exp(x))
+    # forward: p = xp.subtract(x, row_max(x), out=out); xp.exp(p, out=p); p *= 1 / row_sum(p):
+    # p = exp(x) / sum(exp(x))
     average = row_sum(dp * p)  # sum_j dp_j p_j
     return p * (dp - average)
 
@@ -63,4 +64,5 @@ class Softmax(Layer):
 
     def backward(self, dp):
         """dp (..., V)  ->  dx (..., V). Raises RuntimeError without a forward before it."""
+        # forward: p, saved = softmax_forward(x)
         return softmax_backward(dp, self.take_saved())

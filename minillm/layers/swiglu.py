@@ -42,10 +42,12 @@ def swiglu_backward(dh, saved):
     """dh (..., F)  ->  dgate and dup (..., F)"""
     gate, up, s = saved
     like, dh = dh, upcast(dh)
-    # forward: h = gate * s * up
+    # forward: h = gate * s; h *= up
     dup = gate * s
     dup *= dh
-    # forward: s = sigmoid(gate), so d(gate * s) = s * (1 + gate * (1 - s))
+    # forward: s = xp.multiply(gate, gate.dtype.type(0.5)); xp.tanh(s, out=s); s += 1
+    # forward: s *= gate.dtype.type(0.5): this is sigmoid(gate)
+    # forward: h = gate * s: so d(gate * s) = s * (1 + gate * (1 - s))
     dgate = 1 - s
     dgate *= gate
     dgate += 1
@@ -93,9 +95,9 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        # forward: y = down_proj(h)
+        # forward: self.down_proj.forward(h); h, saved = forward(gate, up)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
-        # forward: gate = gate_proj(x), up = up_proj(x), the same x in both
+        # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
         dx = self.gate_proj.backward(dgate)
         dx += self.up_proj.backward(dup)
         return dx

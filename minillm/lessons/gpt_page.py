@@ -4,15 +4,14 @@
 
 A text is a row of numbers, its tokens (here a character is a token). The model reads the tokens up
 to some place and gives every token of its vocabulary a probability of coming next. Training makes
-the tokens that really came likelier. The gradient of a weight says which way to change it: how much
-the loss rises when the weight rises a little. The chain rule gives all gradients in one pass
-backwards through the model. So each part is followed by its backward function, which takes dy, the
-gradient of the loss with respect to the part's result y, and returns the gradients of its inputs.
-Above every gradient line is the forward line that it differentiates.
+those that really came likelier. The gradient of a weight says which way to change it: how much the
+loss rises when the weight rises a little. The chain rule gives all gradients in one pass backwards:
+each part is followed by its backward function, which takes dy, the gradient of the loss by the
+part's result y, and returns those of its inputs. Above each gradient is its forward line, quoted.
 
 Letters: B texts at a time, T tokens in each, C numbers for each token, H heads of D = C / H of
-them, V tokens in the vocabulary; (B, T, C) is the shape of an array. Source: Radford et al.,
-"Language Models are Unsupervised Multitask Learners" (GPT-2, 2019).
+them, V tokens in the vocabulary; (B, T, C) is a shape. Source: Radford et al., "Language Models are
+Unsupervised Multitask Learners" (GPT-2, 2019).
 """
 
 import numpy as np
@@ -26,7 +25,7 @@ def linear(x, weight, bias):
 
 
 def linear_backward(dy, x, weight):
-    # forward: y_o = sum_i x_i weight_io + bias_o; all tokens share weight and bias: sum over tokens
+    # forward: x @ weight + bias: all tokens share weight and bias, so sum over tokens
     dx = dy @ weight.T
     dweight = np.einsum("bti,bto->io", x, dy, optimize=True)
     dbias = dy.sum(axis=(0, 1))
@@ -42,9 +41,10 @@ def layer_norm(x, weight, bias):
 
 def layer_norm_backward(dy, cache):
     n, rstd, weight = cache
-    # forward: y = n * weight + bias
+    # forward: n * weight + bias
     dweight, dbias, dn = (dy * n).sum(axis=(0, 1)), dy.sum(axis=(0, 1)), dy * weight
-    # forward: n = (x - mean) * rstd; mean and rstd depend on x: each takes a direction out of dn
+    # forward: rstd = 1 / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+    # forward: n = (x - x.mean(axis=-1, keepdims=True)) * rstd: each takes a direction out of dn
     dx = rstd * (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True))
     return dx, dweight, dbias
 
@@ -56,10 +56,7 @@ def softmax(x):
 
 
 def attention(qkv, heads):
-    """Every token averages the values v of itself and those before it, weighted by how q fits k.
-
-    It is the one part in which tokens exchange information.  qkv (B, T, 3C)  ->  y (B, T, C), cache
-    """
+    """Tokens read one another: y averages v by how q fits k.  (B, T, 3C) -> (B, T, C), cache"""
     B, T, C3 = qkv.shape
     q, k, v = qkv.reshape(B, T, 3, heads, -1).transpose(2, 0, 3, 1, 4)  # 3 of (B, H, T, D)
     s = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[3])  # (B, H, T, D) @ (B, H, D, T): a score for each pair of tokens
@@ -72,13 +69,14 @@ def attention(qkv, heads):
 def attention_backward(dy, cache):
     q, k, v, p = cache
     B, H, T, D = q.shape
+    # forward: y = p @ v; y.transpose(0, 2, 1, 3)
     dy = dy.reshape(B, T, H, D).transpose(0, 2, 1, 3)
-    # forward: y = p @ v
     dp, dv = dy @ v.swapaxes(2, 3), p.swapaxes(2, 3) @ dy
-    # forward: p_j = exp(s_j) / sum_k exp(s_k), so dp_j/ds_i = p_j ((i = j) - p_i); ds is 0 if p is
+    # forward: p = softmax(s); e / e.sum(axis=-1, keepdims=True): dp_j/ds_i = p_j ((i = j) - p_i)
     ds = p * (dp - (dp * p).sum(axis=-1, keepdims=True))
-    # forward: s = q @ k^T / sqrt(D)
+    # forward: s = q @ k.swapaxes(2, 3) / np.sqrt(q.shape[3])
     dq, dk = ds @ k / np.sqrt(D), ds.swapaxes(2, 3) @ q / np.sqrt(D)
+    # forward: q, k, v = qkv.reshape(B, T, 3, heads, -1).transpose(2, 0, 3, 1, 4)
     return np.stack((dq, dk, dv)).transpose(1, 3, 0, 2, 4).reshape(B, T, 3 * H * D)
 
 
@@ -90,7 +88,7 @@ def gelu(x):
 
 def gelu_backward(dy, cache):
     x, gate = cache
-    # forward: y = x * gate; gate = (1 + tanh u)/2; y' = gate + x gate'; gate' = 2 gate(1 - gate) u'
+    # forward: gate = 0.5 * (1 + np.tanh(...)); x * gate: y' = gate + x gate', 2 gate (1 - gate) u'
     return dy * (gate + x * 2 * gate * (1 - gate) * np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x))
 
 
@@ -99,7 +97,7 @@ def cross_entropy(logits, targets):
     p = softmax(logits)
     row, place = np.indices(targets.shape)
     loss = -np.log(p[row, place, targets]).mean()
-    # forward: loss = mean of log(sum_v exp(logit_v)) - logit_target: p - 1 at target, p elsewhere
+    # forward: softmax(logits); -np.log(p[row, place, targets]).mean(): p - 1 at the target, else p
     p[row, place, targets] -= 1
     return loss, p / targets.size
 
@@ -147,25 +145,30 @@ def backward(w, dlogits, saved):
     ids, blocks, n, norm = saved
     g = {name: np.zeros_like(value) for name, value in w.items()}
 
-    def record(name, gradients):  # stores the gradients of weight and bias; returns that of x
+    def record(name, gradients):
+        # forward: pair(w, "ln_f"): and every pair; stores its gradients, and returns that of x
         dx, g[f"{name}.weight"], g[f"{name}.bias"] = gradients
         return dx
 
-    # forward: logits = n @ wte^T
+    # forward: n @ w["wte.weight"].T; n, norm = layer_norm(x, *pair(w, "ln_f"))
     g["wte.weight"] += np.einsum("btv,btc->vc", dlogits, n, optimize=True)
     dx = record("ln_f", layer_norm_backward(dlogits @ w["wte.weight"], norm))
     for i in reversed(range(len(blocks))):
         norm1, n1, attn_cache, y, norm2, n2, gelu_cache, a = blocks[i]
-        # forward: x = x + mlp(norm2(x)): dx passes unchanged, the gradient of the branch is added
+        # forward: x = x + linear(a, *pair(w, f"h.{i}.mlp.c_proj")): dx passes unchanged
         da = record(f"h.{i}.mlp.c_proj", linear_backward(dx, a, w[f"h.{i}.mlp.c_proj.weight"]))
+        # forward: a, gelu_cache = gelu(linear(n2, *pair(w, f"h.{i}.mlp.c_fc")))
         dn2 = record(f"h.{i}.mlp.c_fc", linear_backward(gelu_backward(da, gelu_cache), n2, w[f"h.{i}.mlp.c_fc.weight"]))
+        # forward: n2, norm2 = layer_norm(x, *pair(w, f"h.{i}.ln_2")): the branch adds its gradient
         dx = dx + record(f"h.{i}.ln_2", layer_norm_backward(dn2, norm2))
-        # forward: x = x + attention(norm1(x))
+        # forward: x = x + linear(y, *pair(w, f"h.{i}.attn.c_proj"))
         dattn = record(f"h.{i}.attn.c_proj", linear_backward(dx, y, w[f"h.{i}.attn.c_proj.weight"]))
+        # forward: y, attn_cache = attention(linear(n1, *pair(w, f"h.{i}.attn.c_attn")), heads)
         dqkv = attention_backward(dattn, attn_cache)
         dn1 = record(f"h.{i}.attn.c_attn", linear_backward(dqkv, n1, w[f"h.{i}.attn.c_attn.weight"]))
+        # forward: n1, norm1 = layer_norm(x, *pair(w, f"h.{i}.ln_1"))
         dx = dx + record(f"h.{i}.ln_1", layer_norm_backward(dn1, norm1))
-    # forward: x = wte[ids] + wpe[0 .. T-1]: a token that occurs twice gets both gradients
+    # forward: w["wte.weight"][ids] + w["wpe.weight"][: ids.shape[1]]: repeated tokens get the sum
     np.add.at(g["wte.weight"], ids, dx)
     g["wpe.weight"][: ids.shape[1]] += dx.sum(axis=0)
     return g
@@ -175,10 +178,7 @@ def backward(w, dlogits, saved):
 
 
 def adamw(w, g, m, v, step, lr, b1=0.9, b2=0.99, eps=1e-8, decay=0.1):
-    """Move each weight against its mean gradient m, divided by its usual size sqrt(v).
-
-    Loshchilov, Hutter, "Decoupled Weight Decay Regularization" (2019), algorithm 2.
-    """
+    """Loshchilov, Hutter (2019): move weights against the mean gradient m by its size sqrt(v)."""
     for name in w:
         m[name] = b1 * m[name] + (1 - b1) * g[name]
         v[name] = b2 * v[name] + (1 - b2) * g[name] ** 2

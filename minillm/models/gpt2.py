@@ -202,11 +202,15 @@ class Transformer(Layer):
 
         RuntimeError without a forward.
         """
-        # forward: x = ln_f(blocks(embd_dropout(x)))
+        # forward: self.ln_f.forward(x)
+        # forward: x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training)
         dx = run_blocks_backward(self.h, self.ln_f.backward(dx), self.take_saved())
+        # forward: x = self.embd_dropout.forward(x, rng_key)
         dx = self.embd_dropout.backward(dx)
-        # forward: x = wte[ids] + wpe[positions], the same positions in every row of the batch
+        # forward: self.wpe.forward(positions, self.activations): the same positions in every row of
+        # the batch
         self.wpe.backward(dx.sum(axis=0, dtype=self.wpe.weight.value.dtype))
+        # forward: self.wte.forward(ids, self.activations)
         self.wte.backward(dx)
 
     def decode(self, ids, cache):
@@ -248,11 +252,15 @@ class ResidualBlock(Layer):
         RuntimeError without a forward.
         """
         saved_attn, saved_mlp = self.take_saved()
-        # forward: x = x + dropout(mlp(ln_2(x)))
+        # forward: x, saved_mlp = residual_forward(x, mlp_out): x = x + dropout(mlp(ln_2(x)))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
+        # forward: self.mlp_resid_dropout.forward(...)
+        # forward: self.mlp.forward(self.ln_2.forward(x))
         dx = dx + self.ln_2.backward(self.mlp.backward(self.mlp_resid_dropout.backward(dmlp_out)))
-        # forward: x = x + dropout(attn(ln_1(x)))
+        # forward: x, saved_attn = residual_forward(x, attn_out): x = x + dropout(attn(ln_1(x)))
         dx, dattn_out = residual_backward(dx, saved_attn)
+        # forward: self.attn_resid_dropout.forward(...)
+        # forward: self.attn.forward(self.ln_1.forward(x), rng_key)
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
     def decode(self, x, cache):

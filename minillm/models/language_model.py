@@ -138,13 +138,16 @@ class LanguageModel(Layer, Architecture):
         (B, T, V).
         """
         if dlogits is None:
+            # forward: self._dlogits = backward(1.0, saved) if self.training else None
             dlogits, self._dlogits = self._dlogits, None
-        # forward: loss = cross_entropy(logits), logits = body(ids) @ W_head.T
         with matmul_precision(self.precision):
             if dlogits is None:
+                # forward: self.loss_head.forward(self._hidden(ids, rng_key), targets, count)
                 dx = self.loss_head.backward()
             else:
+                # forward: self.lm_head.forward(x, dtype=self._dtype)
                 dx = self.lm_head.backward(dlogits.astype(activation_dtype(self.precision), copy=False))
+            # forward: self.body.forward(ids, rng_key)
             self.body.backward(dx)
 
     def to(self, device: str) -> LanguageModel:

@@ -275,9 +275,10 @@ class LlamaBody(Layer):
 
         RuntimeError without a forward.
         """
-        # forward: x = norm(blocks(x))
+        # forward: self.norm.forward(x)
+        # forward: x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training)
         dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
-        # forward: x = embed_tokens[ids]
+        # forward: x = self.embed_tokens.forward(ids, self.activations)
         self.embed_tokens.backward(dx)
 
     def decode(self, ids, cache):
@@ -320,11 +321,13 @@ class LlamaBlock(Layer):
         RuntimeError without a forward.
         """
         saved_attn, saved_mlp = self.take_saved()
-        # forward: x = x + mlp(post_attention_layernorm(x))
+        # forward: x, saved_mlp = residual_forward(x, ...): x = x + mlp(post_attention_layernorm(x))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
+        # forward: self.mlp.forward(self.post_attention_layernorm.forward(x))
         dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
-        # forward: x = x + self_attn(input_layernorm(x))
+        # forward: x, saved_attn = residual_forward(x, ...): x = x + self_attn(input_layernorm(x))
         dx, dattn_out = residual_backward(dx, saved_attn)
+        # forward: self.self_attn.forward(self.input_layernorm.forward(x), rng_key)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def decode(self, x, cache):
