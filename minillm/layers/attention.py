@@ -110,7 +110,7 @@ class AttentionSaved(NamedTuple):
     k: Any  # (B, H, T, D), v likewise: after `repeat_heads`
     v: Any
     y: Any
-    p: list  # for each block of queries (B, H, t, T)
+    p: list  # for each block of t queries, which see n keys: (B, H, t, n)
     factor: Any  # of dropout (B, H, T, T), or None
     n_kv_head: int
     causal: bool
@@ -158,9 +158,10 @@ def attention_backward(dy, saved):
 
 
 def accumulate(gradients, rows, keys, T, parts):
-    """Add the parts of one block to dq at `rows`, and to dk and dv at `keys`; all (B, H, T, D).
+    """Add the parts of one block to dq at `rows`, and to dk and dv at `keys`.
 
-    gradients None: the parts begin them, without a copy where they are of all T tokens.
+    gradients: dq, dk and dv, each (B, H, T, D). None: the parts begin them, without a copy where
+    they are of all T tokens.
     """
     places = rows, keys, keys
     if gradients is None:
@@ -189,7 +190,7 @@ def _blocks(T, causal, window):
 
 
 def _mask(rows, keys, causal, window, q):
-    """What is added to the scores of a block: (t, T), or 0 where every query sees every key."""
+    """The array (t, T) that is added to a block's scores, or 0 where every query sees every key."""
     return _causal_mask(rows.start, keys.start, rows.stop, window, q.dtype.name, array_module(q)) if causal else 0
 
 
@@ -241,11 +242,12 @@ def merge_heads(y):
 
 
 class CausalSelfAttention(Layer):
-    """Multi-head causal self-attention with its projections, as in GPT-2, x and y (B, T, C).
+    """Multi-head causal self-attention with its projections, x (B, T, C) -> y (B, T, C), as in
+    GPT-2.
 
         q, k, v = split_heads(c_attn(x))        y = c_proj(merge_heads(attention(q, k, v)))
 
-    c_attn computes queries, keys and values of all heads in one product, (B, T, 3C), side by side.
+    c_attn computes queries, keys and values of all heads in one product, side by side.
     """
 
     def __init__(self, c_attn: Linear, c_proj: Linear, n_head: int, dropout: float = 0.0):

@@ -53,7 +53,7 @@ def cached_attention(q, k, v, padding=None, window: int | None = None):
 
 
 def _visible(i, j, padding, window: int | None):
-    """Which keys j (T,) the queries i (t, 1) see: (t, T); with padding (B, 1, 1, t, T)."""
+    """Which keys the queries see: i (t, 1), j (T,) -> (t, T) or, with padding, (B, 1, 1, t, T)."""
     visible = j <= i
     if window is not None:
         visible &= j > i - window

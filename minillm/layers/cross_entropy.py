@@ -41,7 +41,7 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
 
     ignore_index: a target that does not count. label_smoothing: e, from 0 to below 1. count: what
     the sum is divided by, by default the number of rows that are not ignored. gradient: an array
-    (N, V or more) for the gradient of logits (N, V), which is rounded to its dtype.
+    of N rows and V columns, or more, for that of the logits, which is rounded to its dtype.
 
     Raises ValueError if every target is ignored: the mean of nothing has no value.
     """

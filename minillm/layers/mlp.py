@@ -50,6 +50,6 @@ class MLP(Layer):
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
-        h = self.c_fc.decode(x, cache, with_bias=False)  # (B, t, C) @ (C, F)
+        h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
         h, _ = gelu_forward(h, bias, self.approximate)
-        return self.c_proj.decode(h, cache)  # (B, t, F) @ (F, C)
+        return self.c_proj.decode(h, cache)  # (..., F) @ (F, C)

@@ -98,7 +98,7 @@ class RMSNorm(Layer):
         return dx
 
     def decode(self, x, cache):
-        """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
+        """The new tokens x (B, t, ..., C) -> y (B, t, ..., C); see Layer.decode."""
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return rms_norm_of_one_row(x, self.weight.value, self.eps)
         y, _ = rms_norm_forward(x, self.weight.value, self.eps)

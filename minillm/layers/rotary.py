@@ -87,7 +87,8 @@ def interleaved_to_halves(weight, n_head: int):
 
     Row 2i of a head goes to i, and row 2i + 1 to i + D/2.
     """
-    heads = weight.reshape(n_head, -1, 2, *weight.shape[1:])  # (H, D/2, 2, C): the two channels of pair i side by side
+    # (H, D/2, 2, ...): the two channels of pair i side by side
+    heads = weight.reshape(n_head, -1, 2, *weight.shape[1:])
     return heads.swapaxes(1, 2).reshape(weight.shape)
 
 
@@ -109,9 +110,9 @@ def rotary_backward(dy, saved):
 def rotate_tokens(x, cos, sin, interleaved=False):
     """rotary_forward for decoding, x (B, t, H, D) -> y (B, t, H, D), with nothing saved.
 
-    cos: (t, 1, 2, D/2), each number twice, for a and b; (B, t, 1, 2, D/2) where rows are padded and
-    each has positions of its own. sin: likewise (-sin, sin). Both (..., D/2, 2) if interleaved.
-    With the halves (x_a, x_b) of x as an axis of its own,
+    cos (t, 1, 2, D/2) or, where rows are padded and each has positions of its own,
+    (B, t, 1, 2, D/2), or, if interleaved, (..., D/2, 2): each number twice, for a and b. sin:
+    likewise (-sin, sin). With the halves (x_a, x_b) of x as an axis of its own,
 
         y = (x_a, x_b) (cos, cos) + (x_b, x_a) (-sin, sin)
 

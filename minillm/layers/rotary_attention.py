@@ -71,8 +71,9 @@ class RotaryPositions:
         if tables is None or tables[0].shape[0] < T:
             grown = 1 << (T - 1).bit_length()
             xp, axis = array_module(like), -1 if self.interleaved else -2  # where the two of a pair are
-            cos, sin = (table[:, None] for table in self.tables(grown, like))  # (T, 1, D/2)
-            tables = xp.stack([cos, cos], axis), xp.stack([-sin, sin], axis)  # (T, 1, 2, D/2)
+            cos, sin = (table[:, None] for table in self.tables(grown, like))  # (grown, 1, D/2)
+            # (grown, 1, 2, D/2) or, if interleaved, (grown, 1, D/2, 2)
+            tables = xp.stack([cos, cos], axis), xp.stack([-sin, sin], axis)
             self._token_tables[key] = tables
         at = slice(cache.length, T) if cache.padding is None else cache.positions()
         return tables[0][at], tables[1][at]
@@ -91,7 +92,7 @@ class RotaryAttentionSaved(NamedTuple):
 class RotarySelfAttention(Layer):
     """x (B, T, C) -> y (B, T, C).
 
-    Weights are stored as (out, in): q (H D, C), k and v (H_kv D, C), o (C, H D).
+    Weights are stored as (out, in).
     """
 
     def __init__(
@@ -108,7 +109,8 @@ class RotarySelfAttention(Layer):
         q_norm: RMSNorm | None = None,
         k_norm: RMSNorm | None = None,
     ):
-        """n_head H is a multiple of n_kv_head H_kv.
+        """q_proj: C -> H D; k_proj and v_proj: C -> H_kv D; o_proj: H D -> C. n_head H is a
+        multiple of n_kv_head H_kv.
 
         dropout: of attention probabilities. q_norm, k_norm: of width D.
         """

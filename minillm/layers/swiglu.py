@@ -71,9 +71,7 @@ def swiglu_by_tanh(gate, up):
 
 
 class SwiGLU(Layer):
-    """x (..., C) -> y (..., C); the projections are (F, C), (F, C) and (C, F), stored as
-    (out, in).
-    """
+    """x (..., C) -> y (..., C); the weights of the projections are stored as (out, in)."""
 
     def __init__(self, gate_proj: Linear, up_proj: Linear, down_proj: Linear):
         """gate_proj and up_proj: C -> F; down_proj: F -> C."""
@@ -104,7 +102,8 @@ class SwiGLU(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)  # (B, t, C) @ (C, 2F)
+        # twice (..., C) @ (C, F), or (1, 1, C) @ (C, 2F)
+        gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)
         F = gate_up.shape[-1] // 2
         h = swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])
-        return self.down_proj.decode(h, cache)  # (B, t, F) @ (F, C)
+        return self.down_proj.decode(h, cache)  # (..., F) @ (F, C)

@@ -33,7 +33,7 @@ def linear_backward(dy, x, weight):
 
 
 def layer_norm(x, weight, bias):
-    """Give each token's numbers mean 0, variance 1, then scale and shift.  (B, T, C) both, cache"""
+    """Give each token mean 0 and variance 1, then scale and shift.  x (B, T, C)  ->  y (B, T, C), cache"""
     rstd = 1 / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
     n = (x - x.mean(axis=-1, keepdims=True)) * rstd
     return n * weight + bias, (n, rstd, weight)
@@ -188,7 +188,7 @@ def adamw(w, g, m, v, step, lr, b1=0.9, b2=0.99, eps=1e-8, decay=0.1):
 
 
 def get_batch(ids, B, T, rng):
-    """Random pieces of the text ids (N,), and the token after each of their tokens, (B, T) both."""
+    """Random pieces of the text ids (N,), and the token after each token  ->  two arrays (B, T)"""
     windows = ids[rng.integers(0, len(ids) - T, (B, 1)) + np.arange(T + 1)]
     return windows[:, :-1], windows[:, 1:]
 

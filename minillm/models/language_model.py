@@ -134,8 +134,8 @@ class LanguageModel(Layer, Architecture):
     def backward(self, dlogits=None) -> None:
         """Add the gradient of the loss to `.grad` of every parameter.
 
-        After `loss(...)` without an argument; after `forward(...)` with the gradient of the logits
-        (B, T, V).
+        After `loss(...)` without an argument; after `forward(...)` with dlogits (B, T, V), the
+        gradient of the logits.
         """
         if dlogits is None:
             # forward: self._dlogits = backward(1.0, saved) if self.training else None

@@ -110,14 +110,21 @@ class Tie:
 
 @dataclass(frozen=True)
 class Seen:
-    """A name after a line ran in the small real pass. values: the first few; norm: Euclidean."""
+    """A name after a line ran in the small real pass (values.py).
+
+    norm: Euclidean, of the finite numbers; values: the first few, of which some may be infinite.
+    None and () where the memory holds no numbers yet. times: how often the line ran; this is the
+    first time.
+    """
 
     function: str
     line: int
     name: str
     shape: tuple[int, ...]
-    norm: float
+    norm: float | None
     values: tuple[float, ...]
+    dtype: str = "float32"
+    times: int = 1
 
 
 # ------------------------------------------------------------------------------------------------------- the sources
