@@ -262,7 +262,7 @@ def test_a_link_to_the_front_page():
 def test_a_survey_that_fails_names_the_position(open_page):
     """At the first position nothing is written yet, so that no penalty acts; afterwards a logit becomes infinite."""
     token = saved_text().text[0]
-    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty=-3e38)
+    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty="-3e38")
     page.get_by_text(f"At position 1: logits[0, {token}] is inf after presence_penalty").wait_for()
     assert page.get_by_role("alert").inner_text() == ""
     page.get_by_role("button", name="Next", exact=True).click()
