@@ -6,6 +6,7 @@ from pathlib import Path
 
 from minillm.lessons.small_model import small_model
 from minillm.pretrained import from_pretrained, tokenizer_of
+from minillm.pretrained.end_tokens import end_tokens
 from minillm.web.play.studio import Studio
 
 
@@ -13,5 +14,7 @@ def open_studio(model: Path | None, runs: Path) -> Studio:
     """The studio of a model that `minillm generate` takes, or of the lessons' small model for None."""
     if model is None:
         small = small_model()
-        return Studio(small.model, small.tokenizer, "the lessons' small model", runs)
-    return Studio(from_pretrained(model).eval(), tokenizer_of(model), str(model), runs)
+        end = end_tokens(small.folder, small.tokenizer)
+        return Studio(small.model, small.tokenizer, "the lessons' small model", runs, end)
+    tokenizer = tokenizer_of(model)
+    return Studio(from_pretrained(model).eval(), tokenizer, str(model), runs, end_tokens(model, tokenizer))
