@@ -44,7 +44,8 @@ class Worker:
 class Studio:
     """What the views share. model: in evaluation mode; every use of it runs in `worker`.
 
-    name: as the user gave it. end: the tokens that end its texts. runs: the folder of run folders, the only one that a page can name files of.
+    name: as the user gave it. end: the tokens that end its texts. runs: the folder of run folders, the only one
+    that a page can name files of.
     """
 
     model: LanguageModel

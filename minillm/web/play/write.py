@@ -34,6 +34,7 @@ TEMPERATURE = 0.8  # at first, as of `minillm generate`
 LONGEST_PROMPT = 100_000  # characters
 LONGEST_TEXT = 10_000  # tokens that are written
 MOST_AT_ONCE = 1_000  # tokens of a run
+EMPTY = "the prompt is empty: write a word, or begin as the model's texts begin"
 SESSION = 64  # characters of a session's name
 
 
@@ -84,7 +85,7 @@ def start(studio: Studio, texts: Texts, arguments: dict) -> dict:
         shown = text(arguments, "prompt", LONGEST_PROMPT)
         ids = encode_prompt(tokenizer, shown, special)
     if not ids:
-        raise UserError("the prompt is empty: write a word, or begin as the model's texts begin")
+        raise UserError(EMPTY)
     logprobs = texts.of(text(arguments, "session", SESSION)).prompt_logprobs(ids)
     return {
         "ids": list(ids),
@@ -133,6 +134,14 @@ def run(studio: Studio, texts: Texts, arguments: dict) -> Iterator[dict]:
         token, mu = made["trace"]["token"], made["mu"]
 
 
+def prompt_of(studio: Studio, arguments: dict) -> list[int]:
+    """The ids of the prompt. Raises UserError for none, and for those of another vocabulary."""
+    prompt = id_list(arguments, "prompt", studio.model.config.vocab_size, LONGEST_PROMPT)
+    if not prompt:
+        raise UserError(EMPTY)
+    return prompt
+
+
 def piece(tokenizer, token: int) -> str:
     """The text of a token; empty for an id beyond the tokenizer's."""
     return tokenizer.piece(token) if token < tokenizer.vocab_size else ""
@@ -164,12 +173,9 @@ def _usual_breakers(tokenizer) -> tuple[int, ...]:
 
 def _place(studio: Studio, arguments: dict) -> tuple[list[int], list[int], SamplerSettings, float | None]:
     """Prompt, what was written, settings, mirostat's mu."""
-    vocabulary = studio.model.config.vocab_size
-    prompt = id_list(arguments, "prompt", vocabulary, LONGEST_PROMPT)
-    if not prompt:
-        raise UserError("the prompt is empty: write a word, or begin as the model's texts begin")
-    written = id_list(arguments, "written", vocabulary, LONGEST_TEXT)
-    return prompt, written, sampler_settings(studio, arguments.get("settings", {})), number_or_none(arguments, "mu")
+    written = id_list(arguments, "written", studio.model.config.vocab_size, LONGEST_TEXT)
+    settings = sampler_settings(studio, arguments.get("settings", {}))
+    return prompt_of(studio, arguments), written, settings, number_or_none(arguments, "mu")
 
 
 def _shown(studio: Studio, made: dict, prompt: list[int], written: list[int]) -> dict:
