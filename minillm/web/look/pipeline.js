@@ -144,7 +144,7 @@ function sentenceOf(draw) {
 function intervals(draw, picked) {
   const segments = draw.segments ?? [draw];
   const all = segments.some((segment) => (segment.id ?? draw.token) === draw.token) ? segments : [...segments, draw];
-  const boxes = all.map((segment) => {
+  const boxes = all.flatMap((segment) => {
     const id = segment.id ?? draw.token;
     const state = [id === draw.token ? "drawn" : null, id === picked ? "lit" : null].filter(Boolean).join(" ");
     const width = segment.past - segment.first;
@@ -158,7 +158,7 @@ function intervals(draw, picked) {
   });
   const marker = draw.u === null ? null
     : svg("g", {}, svg("line", { x1: `${100 * draw.u}%`, x2: `${100 * draw.u}%`, y1: 2, y2: 48 }));
-  return svg("svg", { class: "intervals", width: "100%", height: 50, "aria-hidden": true }, boxes, marker);
+  return svg("svg", { class: "intervals", width: "100%", height: 50, "aria-hidden": "true" }, boxes, marker);
 }
 
 function percent(share) {

@@ -14,7 +14,8 @@ def open_studio(model: Path | None, runs: Path) -> Studio:
     """The studio of a model that `minillm generate` takes, or of the lessons' small model for None."""
     if model is None:
         small = small_model()
-        end = end_tokens(small.folder, small.tokenizer)
-        return Studio(small.model, small.tokenizer, "the lessons' small model", runs, end)
+        ends = end_tokens(small.folder, small.tokenizer)
+        return Studio(small.model, small.tokenizer, "the lessons' small model", runs, end_tokens=ends)
     tokenizer = tokenizer_of(model)
-    return Studio(from_pretrained(model).eval(), tokenizer, str(model), runs, end_tokens(model, tokenizer))
+    ends = end_tokens(model, tokenizer)
+    return Studio(from_pretrained(model).eval(), tokenizer, str(model), runs, end_tokens=ends)

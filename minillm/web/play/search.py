@@ -60,7 +60,7 @@ def beams(studio: Studio, arguments: dict) -> Iterator[dict]:
         n_best=count,
         length_penalty=1.0 if penalty is None else penalty,
         early_stopping=arguments.get("early_stopping", False),
-        eos_ids=studio.end or None,
+        eos_ids=studio.end_tokens or None,
     )
     for step in steps:
         if step and isinstance(step[0], Candidate):
@@ -90,7 +90,7 @@ def speculate(studio: Studio, arguments: dict) -> Iterator[dict]:
         draft=_draft(studio, name),
         lookahead=lookahead,
         sampler=Sampler(**vars(sampler_settings(studio, arguments.get("settings", {})))),
-        eos_ids=studio.end,
+        eos_ids=studio.end_tokens,
     )
     speculation.rounds, ids, shown = [], [], 0
     for token in speculation:
@@ -158,5 +158,5 @@ def _sum(studio: Studio, prompt: list[int], ids: list[int], speculation: Specula
 def _text(studio: Studio, prompt: list[int], ids: list[int]) -> str:
     """The text of ids after a prompt, without the token that ends it."""
     decoder = TextStream(studio.tokenizer, (), prompt)
-    text = "".join(decoder.push(token) for token in ids if token not in studio.end)
+    text = "".join(decoder.push(token) for token in ids if token not in studio.end_tokens)
     return text + decoder.finish()

@@ -44,13 +44,13 @@ class Worker:
 class Studio:
     """What the views share. model: in evaluation mode; every use of it runs in `worker`.
 
-    name: as the user gave it. end: the tokens that end its texts. runs: the folder of run folders, the only one
-    that a page can name files of.
+    name: as the user gave it. runs: the folder of run folders, the only one that a page can name files of.
+    end_tokens: those that end a text.
     """
 
     model: LanguageModel
     tokenizer: Tokenizer
     name: str
     runs: Path
-    end: tuple[int, ...] = ()
     worker: Worker = field(default_factory=lambda: Worker("model"))
+    end_tokens: tuple[int, ...] = ()

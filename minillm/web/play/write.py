@@ -66,7 +66,7 @@ def settings(studio: Studio, arguments: dict) -> dict:
         "values": {"temperature": TEMPERATURE},
         "readings": list(CHOICES),
         "prompt": first_prompt(studio.tokenizer, "The") or "",
-        "ends": list(studio.end),
+        "ends": list(studio.end_tokens),
         "context": studio.model.config.context_length,
     }
 
@@ -129,7 +129,7 @@ def run(studio: Studio, texts: Texts, arguments: dict) -> Iterator[dict]:
             raise UserError(f"the text has {LONGEST_TEXT:,} tokens: begin a new one")
         made = choice(texts.of(session).logits(prompt, written), settings, prompt, written, mu)
         yield _shown(studio, made, prompt, written)
-        if not endless and written and written[-1] in studio.end:
+        if not endless and written and written[-1] in studio.end_tokens:
             return
         token, mu = made["trace"]["token"], made["mu"]
 
@@ -157,9 +157,9 @@ def sampler_settings(studio: Studio, values: object) -> SamplerSettings:
         raise UserError("the page sent settings that are no object: reload it")
     values = dict(values)
     if values.get("min_tokens"):
-        if not studio.end:
+        if not studio.end_tokens:
             raise UserError("min_tokens: the model knows no end of text that could come too early; leave it out")
-        values["end_tokens"] = list(studio.end)
+        values["end_tokens"] = list(studio.end_tokens)
     made = settings_from(values)
     if made.dry_multiplier and "dry_breakers" not in values:
         made = replace(made, dry_breakers=_usual_breakers(studio.tokenizer))
@@ -184,7 +184,7 @@ def _shown(studio: Studio, made: dict, prompt: list[int], written: list[int]) ->
         **made,
         "pieces": [piece(tokenizer, row) for row in made["rows"]],
         "text": piece(tokenizer, token),
-        "ends": token in studio.end,
+        "ends": token in studio.end_tokens,
         "visible": last_pass(studio.model.config.context_length, len(prompt), len(written))[1],
     }
 
