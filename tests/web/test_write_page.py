@@ -83,7 +83,7 @@ def test_the_text_and_its_figures_are_those_of_generate(view, expect):
     assert tokens_of(view) == [shown(piece) for piece in pieces]
 
     view.locator("#text .tokens .token").nth(6).click()
-    view.locator("#write-heading", has_text="token 7 was chosen").wait_for()
+    view.locator("#write-heading", has_text="(token 7) was chosen").wait_for()
     trace = expected["trace"][6]
     kept, removed, entropy, choices = figures(view)
     assert stage_names(view) == [stage["name"] for stage in trace["stages"]]
@@ -166,9 +166,9 @@ def test_a_chosen_token_is_looked_at_and_replaced(view, expect):
     wait_written(view, 10)
     first = tokens_of(view)
     view.locator("#text .tokens .token").nth(2).click()
-    view.locator("#write-heading", has_text="token 3 was chosen").wait_for()
+    view.locator("#write-heading", has_text="(token 3) was chosen").wait_for()
     set_number(view, "top_k", 15)
-    view.locator("#write-heading", has_text="token 3 would be chosen with these settings").wait_for()
+    view.locator("#write-heading", has_text="(token 3) would be chosen with these settings").wait_for()
     view.locator(".stages .token:not(:has(.mark))").first.click()
     wait_written(view, 3)
     assert tokens_of(view)[:2] == first[:2] and tokens_of(view)[2] != first[2]
@@ -176,7 +176,7 @@ def test_a_chosen_token_is_looked_at_and_replaced(view, expect):
 
 def test_it_runs_until_it_is_stopped(view, expect):
     button(view, "Run").click()
-    view.locator("#write-status", has_text=re.compile(r", (\d{3}) written.* slid out of view")).wait_for()
+    view.locator("#write-status", has_text=re.compile(r"the oldest \d\d of the text slid out of view")).wait_for()
     button(view, "Stop").click()
     button(view, "Run").wait_for()
     count = len(tokens_of(view))
@@ -192,10 +192,10 @@ def test_the_keyboard(view, expect):
         view.keyboard.press(key)
         wait_written(view, count)
     view.keyboard.press("ArrowLeft")
-    view.locator("#write-heading", has_text="token 3 was chosen").wait_for()
+    view.locator("#write-heading", has_text="(token 3) was chosen").wait_for()
     assert text.get_attribute("aria-activedescendant") == view.locator("#text [aria-selected=true]").get_attribute("id")
     view.keyboard.press("Home")
-    view.locator("#write-heading", has_text="token 1 was chosen").wait_for()
+    view.locator("#write-heading", has_text="(token 1) was chosen").wait_for()
     view.keyboard.press("End")
     view.locator("#write-heading", has_text="How the next token is chosen").wait_for()
     view.keyboard.press("Backspace")
@@ -265,6 +265,7 @@ def test_narrow_screens_and_accessibility(page, play, scheme, expect):
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme=scheme)
     view = opened(page, play)
+    view.locator("summary", has_text="Settings").click()
     set_number(view, "top_k", 10)
     button(view, "Ten").click()
     wait_written(view, 10)

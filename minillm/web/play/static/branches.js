@@ -11,7 +11,9 @@ export function branchesPicture(tree, onOpen) {
   const x = (node) => LEFT + step * node.depth;
   const y = (node) => LANE * lanes.get(node) + LANE / 2;
   const present = new Set(tree.path());
-  const edges = [...lanes.keys()].filter((node) => node.parent).map((node) => edge(node, x, y, present.has(node)));
+  const nodes = [...lanes.keys()].filter((node) => node.parent);
+  const edges = [false, true].map((isPresent) => svg("path", { class: isPresent ? "edge present" : "edge",
+    d: nodes.filter((node) => present.has(node) === isPresent).map((node) => line(node, x, y)).join("") }));
   const dots = step < 6 ? [] : [...lanes.keys()].map((node) => dot(node, x, y, present.has(node)));
   const here = svg("circle", { class: "here", cx: x(tree.here), cy: y(tree.here), r: 6 });
   const ends = leaves.map((leaf, at) => branchEnd(leaf, { x: x(leaf), y: y(leaf), at, leaves, tree, onOpen }));
@@ -21,10 +23,10 @@ export function branchesPicture(tree, onOpen) {
   return h("div", { class: "scroll" }, picture);
 }
 
-function edge(node, x, y, isPresent) {
+// From the parent to the node: straight in a lane, round a corner into another one.
+function line(node, x, y) {
   const [x1, y1, x2, y2] = [x(node.parent), y(node.parent), x(node), y(node)];
-  const path = y1 === y2 ? `M${x1} ${y1}H${x2}` : `M${x1} ${y1}V${y2 - 6}Q${x1} ${y2} ${Math.min(x1 + 6, x2)} ${y2}H${x2}`;
-  return svg("path", { d: path, class: isPresent ? "edge present" : "edge" });
+  return y1 === y2 ? `M${x1} ${y1}H${x2}` : `M${x1} ${y1}V${y2 - 6}Q${x1} ${y2} ${Math.min(x1 + 6, x2)} ${y2}H${x2}`;
 }
 
 function dot(node, x, y, isPresent) {

@@ -29,6 +29,7 @@ class Write {
     this.running = null;   // the AbortController of a run
     this.turn = Promise.resolve();
     this.waiting = 0;      // how many acts are not done yet
+    this.frame = null;     // the animation frame that draws
     this.asked = false;    // whether a refresh waits for its turn
     this.form = settingsForm(about.controls, {
       values: kept.values ?? about.values, leaveOut: ["end_tokens"], onChange: () => this.changed(),
@@ -131,7 +132,7 @@ class Write {
     this.waiting += 1;
     const done = this.turn.then(() => { this.say(""); return act(); }).finally(() => { this.waiting -= 1; });
     this.turn = done.catch(() => {});
-    return done;
+    return done.then((result) => result);  // a promise of its own, whose failure the frame sees
   }
 
   async begin() {
@@ -171,7 +172,7 @@ class Write {
         await this.api.stream("write/run", body, (choice) => {
           const place = kept.tree.grow(kept.tree.here, before.choice, before.settings);
           this.live = before = { place, choice, settings: before.settings };
-          this.draw();
+          this.drawSoon();
         }, this.running.signal);
       } finally {
         this.running = null;
@@ -308,7 +309,14 @@ class Write {
 
   // --------------------------------------------------------------------------------------------------------- the picture
 
+  // Draws once for all tokens that come before the next frame.
+  drawSoon() {
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
   draw() {
+    if (this.frame) cancelAnimationFrame(this.frame);
+    this.frame = null;
     const { tree } = kept;
     const shown = this.shown();
     const total = tree.prompt.ids.length + tree.here.depth;
@@ -346,9 +354,9 @@ class Write {
       this.remark.textContent = "";
       return;
     }
-    const name = seen && `“${visible(seen.piece)}”, token ${seen.depth}`;
+    const name = seen && `“${visible(seen.piece)}” (token ${seen.depth})`;
     const would = seen && shown.isNow;
-    this.heading.textContent = !seen ? "How the next token is chosen" : `How ${name}, ${would ? "would be chosen with these settings" : "was chosen"}`;
+    this.heading.textContent = !seen ? "How the next token is chosen" : `How ${name} ${would ? "would be chosen with these settings" : "was chosen"}`;
     const hand = seen?.byHand ? "It was chosen by hand, not by the number drawn. " : "";
     this.remark.textContent = `${hand}${seen ? "Choose a row, and the text branches here." : "Choose a row to write that token in place of the one drawn."}`;
     this.pipeline.update(stagesOf(shown), { draw: drawOf(shown), came: seen?.token, onPick: (token) => this.pick(token) });
