@@ -16,6 +16,7 @@ from minillm.backend.random_streams import stream
 from minillm.errors import UserError
 from minillm.generation.decoder import Decoder
 from minillm.generation.score import score_text
+from minillm.models.mistral import Mistral, MistralConfig
 from minillm.sampler.settings import SamplerSettings
 from minillm.web.play import texts as texts_module
 from minillm.web.play import write
@@ -102,6 +103,15 @@ def test_every_way_to_a_place_gives_the_same_logits(studio):
         assert (text.logits(prompt, place) == plain[place]).all(), len(place)
         if numbers.integers(2):
             text._logits.clear()  # so that it has to be computed again
+
+
+def test_what_a_window_forgot_is_read_again():
+    config = MistralConfig(vocab_size=50, context_length=512, n_layer=1, n_head=2, d_model=8, sliding_window=3)
+    model, written = Mistral(config, seed=0).eval(), stream("test", "window").integers(50, 420).tolist()
+    text, again = Text(model), Text(model)
+    text.logits([1], written)
+    text._logits.clear()
+    assert (text.logits([1], written[:200]) == again.logits([1], written[:200])).all()
 
 
 @pytest.mark.parametrize("fault", ["visible_after_slide(context)", "self._last_pass(len(self._written))[0] > common"])

@@ -14,7 +14,8 @@ function field(label, properties) {
 function searchForm(fields, title, begin) {
   let running = null;
   const button = h("button", { class: "primary", type: "submit" }, title);
-  const form = h("form", { class: "row", onsubmit: submit }, fields, button);
+  // The server says in a sentence what is wrong with a number.
+  const form = h("form", { class: "row", novalidate: true, onsubmit: submit }, fields, button);
 
   async function submit(event) {
     event.preventDefault();
