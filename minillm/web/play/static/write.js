@@ -122,7 +122,8 @@ class Write {
     kept.part = part;
     for (const [name, element] of Object.entries(this.parts)) element.hidden = name !== part;
     for (const button of this.choosers) button.setAttribute("aria-pressed", String(button.dataset.part === part));
-    this.aside.hidden = part === "beams";
+    this.aside.hidden = part === "beams";  // the search uses the model's own probabilities
+    this.columns.classList.toggle("one-column", this.aside.hidden);
   }
 
   // ----------------------------------------------------------------------------------------------------- what is done
@@ -330,6 +331,7 @@ class Write {
     this.buttons.run.textContent = this.running ? "Stop" : "Run";
     this.buttons.ten.disabled = Boolean(this.running) || this.hasEnded();
     this.buttons.run.disabled = !this.running && this.hasEnded();
+    this.text.scroll();
   }
 
   hasEnded() {

@@ -32,10 +32,14 @@ export function writtenText({ onSelect, onKey }) {
       "aria-label": "the next token" }, "▏");
     list.replaceChildren(...options, next, ...later.map((node) => token(node, { seen, colour, isLater: true })));
     list.setAttribute("aria-activedescendant", seen ? `token-${seen.id}` : "token-next");
+  }
+
+  // At the end of all drawing: the browser has to know where everything is.
+  function scroll() {
     list.querySelector("[aria-selected=true]").scrollIntoView({ block: "nearest" });
   }
 
-  return { element, update, focus: () => list.focus() };
+  return { element, update, scroll };
 }
 
 // "␣the, probability 12.3 %, surprise 3.02 bits"
