@@ -20,6 +20,9 @@ def command(
         Optional[str], typer.Option(help="A sentence of your own, for lessons that read one.", show_default=False)
     ] = None,
     out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("lessons"),
+    html: Annotated[
+        Optional[Path], typer.Option(help="One page of it in this file, pictures inside.", show_default=False)
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Open the picture in a window, too.")] = False,
 ) -> None:
     """A runnable demonstration for each idea: a claim, what was measured, a picture, and what to
@@ -33,9 +36,17 @@ def command(
 
     console = Console(highlight=False)
     if name is None:
-        if given := [each for each in ("text", "out", "show") if is_given(context, each)]:
+        if given := [each for each in ("text", "out", "html", "show") if is_given(context, each)]:
             raise UserError(f"{option(given[0])} is for a lesson that is given: name one")
         list_lessons(console)
+        return
+    if html is not None:
+        if given := [each for each in ("out", "show") if is_given(context, each)]:
+            raise UserError(f"with --html the pictures are inside the page: leave out {option(given[0])}")
+        from minillm.web.lessons_page import write_lessons_page
+
+        if not write_lessons_page(name, html, text, console):
+            raise typer.Exit(1)
         return
     if not give_lessons(name, out, text, show, console):
         raise typer.Exit(1)

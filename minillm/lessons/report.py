@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 
@@ -35,11 +36,7 @@ def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, cons
     takes none, a folder that cannot be written, and `show` without a screen. With "all", a lesson
     that cannot run on this machine does not stop the others; the UserError is raised at the end.
     """
-    lessons = dict(map(find_lesson, NAMES if name == "all" else [name]))
-    if sentence is not None and not sentence:
-        raise UserError("--text is empty: give a sentence, or leave it out for the lesson's own")
-    if sentence is not None and all(lesson.sentence is None for lesson in lessons.values()):
-        raise UserError(f"lesson {NAMES[next(iter(lessons))]} takes no --text")
+    lessons = chosen_lessons(name, sentence)
     if show:
         import_pyplot()
     check_folder(folder)
@@ -55,8 +52,27 @@ def give_lessons(name: str, folder: Path, sentence: str | None, show: bool, cons
     if refused:
         raise UserError(f"lessons that could not be given: {'; '.join(refused)}")
     if name == "all":
-        console.print(f"Claims that did not hold: {', '.join(failed)}" if failed else "All claims held.")
+        console.print(verdict_of(failed))
     return not failed
+
+
+def chosen_lessons(name: str, sentence: str | None) -> dict[int, Lesson]:
+    """Number -> lesson, for a name, a number or "all".
+
+    Raises UserError for an unknown name, and for a sentence that is empty or that none of the
+    lessons takes.
+    """
+    lessons = dict(map(find_lesson, NAMES if name == "all" else [name]))
+    if sentence is not None and not sentence:
+        raise UserError("--text is empty: give a sentence, or leave it out for the lesson's own")
+    if sentence is not None and all(lesson.sentence is None for lesson in lessons.values()):
+        raise UserError(f"lesson {NAMES[next(iter(lessons))]} takes no --text")
+    return lessons
+
+
+def verdict_of(failed: list[str]) -> str:
+    """The last line after several lessons. failed: the names of those whose claim did not hold."""
+    return f"Claims that did not hold: {', '.join(failed)}" if failed else "All claims held."
 
 
 def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None, show: bool, console: Console) -> bool:
@@ -67,9 +83,7 @@ def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None,
     console.print(Text(f"\n{number}  {lesson.title}\n", style="bold"))
     console.print(Text(lesson.idea + "\n"))
     console.print(Text.assemble(("Claim. ", "bold"), lesson.claim, "\n"))
-    # one thread: the products are too small to gain from a second one
-    with blas_threads(1), waiting(f"measuring, about {lesson.seconds} seconds on an idle machine"):
-        measured = lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
+    measured = measure(lesson, sentence)
     for table in measured.tables:
         print_table(console, table)
         console.print()
@@ -82,14 +96,27 @@ def give_lesson(number: int, lesson: Lesson, folder: Path, sentence: str | None,
     except MissingExtra as error:
         console.print(Text(f"\n{error}"), soft_wrap=True)
     console.print(Text("\nTry this", style="bold"))
-    for command in lesson.commands:
-        if "MODEL" in command:
-            command = command.replace("MODEL", str(small_model().folder))
+    for command in commands_of(lesson):
         console.print(Text(f"  {command}"), soft_wrap=True)
     console.print(Text(f"\nFiles to read: {', '.join(lesson.read)}\n"), soft_wrap=True)
     if show:
         show_picture(measured, lesson)
     return measured.holds
+
+
+def measure(lesson: Lesson, sentence: str | None) -> Measured:
+    """The lesson's measurement, with the sentence where the lesson takes one."""
+    # one thread: the products are too small to gain from a second one
+    with blas_threads(1), waiting(f"measuring, about {lesson.seconds} seconds on an idle machine"):
+        return lesson.measure() if lesson.sentence is None else lesson.measure(sentence or lesson.sentence)
+
+
+def commands_of(lesson: Lesson) -> list[str]:
+    """The commands to try, with the folder of the small model in them."""
+    return [
+        command.replace("MODEL", str(small_model().folder)) if "MODEL" in command else command
+        for command in lesson.commands
+    ]
 
 
 def list_lessons(console: Console) -> None:
@@ -114,12 +141,11 @@ def print_table(console: Console, table: Table) -> None:
     )
     for index, column in enumerate(table.columns):
         cells = [row[index] for row in table.rows]
-        numeric = index and all(map(_is_numeric, filter(None, cells)))
         whole = max(map(len, cells + column.split()))
         broken = fill(column, max(whole, HEADING), break_long_words=False, break_on_hyphens=False)
         drawn.add_column(
             Text(column if column.startswith(("'", '"')) else broken),
-            justify="right" if numeric else "left",
+            justify="right" if is_numeric(table, index) else "left",
             overflow="fold",
             no_wrap=whole <= WHOLE_CELL,
         )
@@ -127,6 +153,11 @@ def print_table(console: Console, table: Table) -> None:
         drawn.add_row(*map(Text, row))
     console.print(Text(table.title, style="bold"))
     console.print(drawn)
+
+
+def is_numeric(table: Table, index: int) -> bool:
+    """Whether this column is of numbers; the first column names the rows."""
+    return bool(index) and all(_is_number(row[index]) for row in table.rows if row[index])
 
 
 def check_folder(folder: Path) -> None:
@@ -147,20 +178,30 @@ def save_picture(measured: Measured, lesson: Lesson, path: Path) -> None:
 
     Raises MissingExtra without matplotlib, UserError if the file cannot be written.
     """
+    picture = picture_of(measured, lesson)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(picture)
+    except OSError as error:
+        raise _cannot_be_written(path, error) from None
+
+
+def picture_of(measured: Measured, lesson: Lesson, kind: str = "png", **settings) -> bytes:
+    """The picture as a file of this kind. settings: of matplotlib's `savefig`.
+
+    Raises MissingExtra without matplotlib.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtra("the picture", "matplotlib", "plots") from None
-    figure = Figure(**SIZE)
+    figure, file = Figure(**SIZE), BytesIO()
     FigureCanvasAgg(figure)
     figure.suptitle(lesson.title)
     measured.draw(figure)
-    try:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png")
-    except OSError as error:
-        raise _cannot_be_written(path, error) from None
+    figure.savefig(file, format=kind, **settings)
+    return file.getvalue()
 
 
 def show_picture(measured: Measured, lesson: Lesson) -> None:
@@ -191,5 +232,5 @@ def _cannot_be_written(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out")
 
 
-def _is_numeric(cell: str) -> bool:
+def _is_number(cell: str) -> bool:
     return cell.lstrip("+-")[:1].isdigit() or cell.lower() in ("nan", "inf", "-inf")

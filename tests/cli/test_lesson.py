@@ -64,6 +64,11 @@ def test_a_sentence_of_the_readers_own(minillm):
         (["temperature", "--text", ""], "--text is empty: give a sentence"),
         (["temperature", "--out", "text.txt"], "text.txt cannot be written (File exists): choose another folder with --out"),
         (["temperature", "--out", "text.txt/in"], "cannot be written (Not a directory): choose another folder with --out"),
+        (["adam", "--html", "a.html", "--text", "A sentence."], "lesson adam takes no --text"),
+        (["temperature", "--html", "text.txt/a.html"], "cannot be written (File exists): choose another file with --html"),
+        (["temperature", "--html", "a.html", "--out", "b"], "pictures are inside the page: leave out --out"),
+        (["temperature", "--html", "a.html", "--show"], "pictures are inside the page: leave out --show"),
+        (["--html", "a.html"], "--html is for a lesson that is given: name one"),
         (["temperature", "cuts"], "Got unexpected extra argument"),
     ],
 )  # fmt: skip
@@ -83,8 +88,17 @@ def test_a_window_that_cannot_be_opened(minillm, monkeypatch):
     assert "--show needs a screen" in complaint(minillm("lesson", "temperature", "--show", expect=2))
 
 
+def test_a_page(minillm, tmp_path):
+    told = minillm("lesson", "temperature", "--html", "new/t.html", "--text", "If the").stdout
+    assert told == " 8  temperature: the claim holds\nPage: new/t.html\n".replace("/", os.sep)
+    page = (tmp_path / "new" / "t.html").read_text(encoding="utf-8")
+    assert "The next token after &quot;If the&quot;" in page
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new", "t.html", "text.txt"]
+
+
 def test_a_claim_that_fails_gives_exit_code_1(minillm, monkeypatch):
     monkeypatch.setattr(temperature, "TEMPERATURES", temperature.TEMPERATURES[::-1])
     done = minillm("lesson", "temperature", expect=1)
     assert done.stderr == ""
     assert "\nNO   entropy rises from" in done.stdout and done.stdout.count("\nyes  ") == 3
+    assert "the claim does not hold" in minillm("lesson", "temperature", "--html", "t.html", expect=1).stdout

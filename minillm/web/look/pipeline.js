@@ -30,7 +30,8 @@ export function pipeline(stages, options = {}) {
     updateDraw(strip, newOptions);
     const focused = frame.contains(document.activeElement) ? document.activeElement.dataset.id : undefined;
     frame.replaceChildren(stageTable(newStages, newOptions));
-    if (focused !== undefined) focusRow([...frame.querySelectorAll("button")].find((row) => row.dataset.id === focused));
+    const rows = [...frame.querySelectorAll("button")];
+    if (focused !== undefined) focusRow(rows.find((row) => row.dataset.id === focused));
   };
   element.update(stages, options);
   return element;
@@ -56,11 +57,13 @@ function stageTable(stages, options) {
 }
 
 function stageHead(stage) {
-  return h("th", { scope: "col" }, stage.name, stage.note ? h("span", { class: "quiet" }, stage.note) : null);
+  const name = stage.name.split("_").flatMap((part, at) => (at ? ["_", h("wbr"), part] : [part]));
+  return h("th", { scope: "col" }, name, stage.note ? h("span", { class: "quiet" }, stage.note) : null);
 }
 
 function figures(name, stages, text) {
-  return h("tr", { class: "figures" }, h("th", { scope: "row" }, name), stages.map((stage) => h("td", {}, text(stage))));
+  const cells = stages.map((stage) => h("td", {}, text(stage)));
+  return h("tr", { class: "figures" }, h("th", { scope: "row" }, name), cells);
 }
 
 // Every token that a stage names, in the order in which they are first named, with p by stage.
@@ -144,7 +147,7 @@ function sentenceOf(draw) {
 function intervals(draw, picked) {
   const segments = draw.segments ?? [draw];
   const all = segments.some((segment) => (segment.id ?? draw.token) === draw.token) ? segments : [...segments, draw];
-  const boxes = all.flatMap((segment) => {
+  const boxes = all.map((segment) => {
     const id = segment.id ?? draw.token;
     const state = [id === draw.token ? "drawn" : null, id === picked ? "lit" : null].filter(Boolean).join(" ");
     const width = segment.past - segment.first;
@@ -154,14 +157,17 @@ function intervals(draw, picked) {
     const middle = 50 * (segment.first + segment.past);
     const room = Math.max(1, Math.floor(60 * width));  // letters
     const text = visible(segment.text);
-    return [box, svg("text", { x: `${middle}%`, y: 30, class: state }, text.length > room ? `${text.slice(0, room)}…` : text)];
+    const name = text.length > room ? `${text.slice(0, room)}…` : text;
+    return [box, svg("text", { x: `${middle}%`, y: 30, class: state }, name)];
   });
   const marker = draw.u === null ? null
     : svg("g", {}, svg("line", { x1: `${100 * draw.u}%`, x2: `${100 * draw.u}%`, y1: 2, y2: 48 }));
-  return svg("svg", { class: "intervals", width: "100%", height: 50, "aria-hidden": "true" }, boxes, marker);
+  return svg("svg", { class: "intervals", width: "100%", height: 50, "aria-hidden": true }, boxes.flat(), marker);
 }
 
 function percent(share) {
-  const digits = share !== 0 && share < 0.001 ? 3 : share < 0.1 ? 2 : 1;
+  if (share < 1e-12) return "0 %";  // what rounding leaves of 0
+  if (share < 1e-5) return "<0.001 %";
+  const digits = share < 0.001 ? 3 : share < 0.1 ? 2 : 1;
   return `${(100 * share).toFixed(digits)} %`;
 }

@@ -2,8 +2,8 @@
 //
 //   settingsForm(controls, { values, leaveOut, onChange }) -> { element, values(), set(values) }
 //
-// values     name -> value, as SamplerSettings has them: numbers, names, null, [id, ...], { id: number, ... }. A bias of
-//            minus infinity is the text "-inf". Only what differs from the default, and what the chosen order has.
+// values     name -> value, as SamplerSettings has them: numbers, names, null, [id, ...], { id: number, ... }. A bias
+//            of minus infinity is the text "-inf". Only what differs from the default, and what the chosen order has.
 // leaveOut   names of settings that have no control.
 // onChange   (values) => ..., after every change, while a slider moves too.
 import { h } from "./dom.js";
@@ -42,11 +42,14 @@ export function settingsForm(controls, { values = {}, leaveOut = [], onChange = 
     mark();
   }
 
-  const groups = [...new Set(shown.map((control) => control.group))].map((name) => h("fieldset", {}, h("legend", {}, name),
-    shown.filter((control) => control.group === name).map((control) => settings.get(control.name).element)));
+  const groups = [...new Set(shown.map((control) => control.group))].map((name) => {
+    const own = shown.filter((control) => control.group === name);
+    return h("fieldset", {}, h("legend", {}, name), own.map((control) => settings.get(control.name).element));
+  });
   const reset = h("button", { type: "button", onclick: () => { set({}); onChange(now()); } }, "Reset all settings");
   set(values);
-  return { element: h("form", { class: "settings", onsubmit: (event) => event.preventDefault() }, groups, reset), values: now, set };
+  const element = h("form", { class: "settings", onsubmit: (event) => event.preventDefault() }, groups, reset);
+  return { element, values: now, set };
 }
 
 // ------------------------------------------------------------------------------------------------------ one setting
@@ -57,7 +60,8 @@ function setting(control, changed) {
   const made = (kinds[control.kind] ?? textSetting)(control, changed);
   const note = h("p", { class: "quiet", id: `note-${control.name}`, role: "status" });
   for (const input of made.inputs) input.setAttribute("aria-describedby", note.id);
-  const label = h("label", { for: `set-${control.name}`, title: `${control.help} It is ${control.rule}.` }, control.name);
+  const title = `${control.help} It is ${control.rule}.`;
+  const label = h("label", { for: `set-${control.name}`, title }, control.name);
   const element = h("div", { class: "setting" }, label, made.inputs, note);
   return { problem: () => "", ...made, control, element, note };
 }
@@ -93,7 +97,8 @@ function choiceSetting(control, changed) {
 function textSetting(control, changed) {
   const pairs = control.kind !== "ids";
   const example = { ids: "ids: 12, 40", biases: "id:number, such as 12:-1.5, 40:-inf", positions: "position:id" };
-  const field = h("input", { type: "text", id: `set-${control.name}`, placeholder: example[control.kind], oninput: changed });
+  const id = `set-${control.name}`;
+  const field = h("input", { type: "text", id, placeholder: example[control.kind], oninput: changed });
   return {
     inputs: [field],
     read: () => readList(field.value, pairs) ?? control.default,
@@ -107,7 +112,7 @@ function textSetting(control, changed) {
 // "12, 40" -> [12, 40]; with pairs "12:-1.5, 40:-inf" -> { 12: -1.5, 40: "-inf" }; null if it is neither.
 export function readList(text, pairs) {
   const parts = text.split(/[\s,]+/).filter(Boolean);
-  const form = pairs ? /^\d+:([-+]?(\d+\.?\d*|\.\d+)|-inf)$/ : /^\d+$/;
+  const form = pairs ? /^\d+:([-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|-inf)$/ : /^\d+$/;
   if (!parts.every((part) => form.test(part))) return null;
   if (!pairs) return parts.map(Number);
   return Object.fromEntries(parts.map((part) => {

@@ -2,9 +2,10 @@
 //
 //   trace(logits, settings, context) -> { stages: [{ name, logits, p, kept, removed, entropy, choices }], draw }
 //
-// logits     Float32Array (V,).     settings   name -> value, those of SamplerSettings; what is missing has its default.
-// context    { prompt: [id], written: [id], u, coin, mu }: the tokens so far; the number drawn, in [0, 1); the number that
-//            decides on XTC, in [0, 1); the surprise in bits that mirostat allows, by default twice mirostat_tau.
+// logits     Float32Array (V,).
+// settings   name -> value, those of SamplerSettings; what is missing has its default.
+// context    { prompt: [id], written: [id], u, coin, mu }: the tokens so far; the number drawn, in [0, 1); the number
+//            that decides on XTC, in [0, 1); the surprise in bits that mirostat allows, by default twice mirostat_tau.
 // draw       { token, p, first, past, u, mu, probabilities }: u is null for greedy; mu is mirostat's next one.
 //
 // Logits are in float32, as in Python: Math.fround rounds after each operation. Probabilities are in float64. Throws a
@@ -43,8 +44,9 @@ export const ORDERS = {
 };
 
 const DEFAULTS = {
-  temperature: 1, order: "minillm", ties: null, top_k: null, top_p: null, min_p: null, typical_p: null, epsilon_cutoff: null,
-  eta_cutoff: null, top_n_sigma: null, xtc_probability: 0, xtc_threshold: 0.1, repetition_penalty: 1, presence_penalty: 0,
+  temperature: 1, order: "minillm", ties: null, top_k: null, top_p: null, min_p: null, typical_p: null,
+  epsilon_cutoff: null, eta_cutoff: null, top_n_sigma: null,
+  xtc_probability: 0, xtc_threshold: 0.1, repetition_penalty: 1, presence_penalty: 0,
   frequency_penalty: 0, no_repeat_ngram: 0, dry_multiplier: 0, dry_base: 1.75, dry_allowed_length: 2, dry_breakers: [],
   penalty_window: null, logit_bias: {}, banned_tokens: [], forced_tokens: {}, min_tokens: 0, end_tokens: [],
   mirostat_tau: null, mirostat_eta: 0.1,
@@ -69,13 +71,16 @@ const OFF_AT_0_OR_NULL = ["a finite number of at least 0 (0 or None turns it off
 const ANY_NUMBER = ["a finite number (0 turns it off)", () => true];
 const ABOVE_0 = ["a finite number above 0", (x) => x > 0];
 const SHARE = ["a number from 0 (off) to 1", (x) => x === null || (x >= 0 && x <= 1)];
-const SHARE_ABOVE_0 = ["a number above 0 and at most 1 (1 or None turns it off)", (x) => x === null || (x > 0 && x <= 1)];
+const SHARE_ABOVE_0 = [
+  "a number above 0 and at most 1 (1 or None turns it off)", (x) => x === null || (x > 0 && x <= 1),
+];
 const COUNT = ["a whole number of at least 0 (0 turns it off)", isCount];
 const COUNT_OR_NULL = ["a whole number of at least 0 (0 or None turns it off)", (x) => x === null || isCount(x)];
 const RULES = {
   temperature: ["a finite number of at least 0 (0 is greedy)", (x) => x >= 0],
-  top_k: COUNT_OR_NULL, top_p: SHARE_ABOVE_0, min_p: SHARE, typical_p: SHARE_ABOVE_0, epsilon_cutoff: SHARE, eta_cutoff: SHARE,
-  top_n_sigma: OFF_AT_0_OR_NULL, xtc_probability: SHARE, xtc_threshold: ["a number from 0 to 1", (x) => x >= 0 && x <= 1],
+  top_k: COUNT_OR_NULL, top_p: SHARE_ABOVE_0, min_p: SHARE, typical_p: SHARE_ABOVE_0,
+  epsilon_cutoff: SHARE, eta_cutoff: SHARE, top_n_sigma: OFF_AT_0_OR_NULL,
+  xtc_probability: SHARE, xtc_threshold: ["a number from 0 to 1", (x) => x >= 0 && x <= 1],
   repetition_penalty: ABOVE_0, presence_penalty: ANY_NUMBER, frequency_penalty: ANY_NUMBER, no_repeat_ngram: COUNT,
   dry_multiplier: OFF_AT_0_OR_NULL, dry_base: ["a finite number of at least 1", (x) => x >= 1],
   dry_allowed_length: ["a whole number of at least 1", (x) => isCount(x) && x >= 1], penalty_window: COUNT_OR_NULL,
@@ -139,7 +144,8 @@ function allStages(s) {
     change("banned_tokens", s.banned_tokens.length, (x) => ban(x, s.banned_tokens)),
     change("min_tokens", s.min_tokens, (x, c) => (count(c) < s.min_tokens ? ban(x, s.end_tokens) : x)),
     change("forced_tokens", Object.keys(s.forced_tokens).length, (x, c) => force(x, s.forced_tokens[count(c)])),
-    change("repetition_penalty", s.repetition_penalty !== 1, (x, c) => repetitionPenalty(x, seen(c), s.repetition_penalty)),
+    change("repetition_penalty", s.repetition_penalty !== 1,
+      (x, c) => repetitionPenalty(x, seen(c), s.repetition_penalty)),
     change("presence_penalty", s.presence_penalty, (x, c) => presencePenalty(x, written(c), s.presence_penalty)),
     change("frequency_penalty", s.frequency_penalty, (x, c) => frequencyPenalty(x, written(c), s.frequency_penalty)),
     change("no_repeat_ngram", s.no_repeat_ngram, (x, c) => noRepeatNgram(x, seen(c), s.no_repeat_ngram)),
@@ -234,7 +240,8 @@ function repetitions(seen, breakers) {
   const longest = new Map();
   for (let end = 0; end < last; end++) {
     let length = 0;
-    while (length <= end && seen[end - length] === seen[last - length] && !breakers.includes(seen[end - length])) length++;
+    const repeats = (n) => seen[end - n] === seen[last - n] && !breakers.includes(seen[end - n]);
+    while (length <= end && repeats(length)) length++;
     const next = seen[end + 1];
     if (length && !breakers.includes(next)) longest.set(next, Math.max(longest.get(next) ?? 0, length));
   }
@@ -401,7 +408,9 @@ function drawn({ logits, p }, s, { u, mu }) {
 function refuseInvalid(logits, stage) {
   const where = stage === "model" ? "" : ` after ${stage}`;
   const largest = largestOf(logits);
-  if (largest === -Infinity) throw new Refused(`row 0 of the logits is -inf everywhere${where}: no token is left to choose`);
+  if (largest === -Infinity) {
+    throw new Refused(`row 0 of the logits is -inf everywhere${where}: no token is left to choose`);
+  }
   if (Number.isFinite(largest)) return logits;
   const token = logits.findIndex((x) => !(x < Infinity));
   const named = Number.isNaN(logits[token]) ? "nan" : "inf";
