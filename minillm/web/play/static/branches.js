@@ -18,8 +18,9 @@ export function branchesPicture(tree, onOpen) {
   const here = svg("circle", { class: "here", cx: x(tree.here), cy: y(tree.here), r: 6 });
   const ends = leaves.map((leaf, at) => branchEnd(leaf, { x: x(leaf), y: y(leaf), at, leaves, tree, onOpen }));
   const width = LEFT + step * deepest + 8 * LETTERS + 40;
-  const picture = svg("svg", { class: "branches", width, height: LANE * leaves.length, role: "group",
-    "aria-label": `${leaves.length} ${leaves.length === 1 ? "branch" : "branches"}` }, edges, dots, here, ends);
+  const picture = svg("svg", {
+    class: "branches", width, height: LANE * leaves.length, role: "group", "aria-label": "Tree of the branches",
+  }, edges, dots, here, ends);
   return h("div", { class: "scroll" }, picture);
 }
 
@@ -33,7 +34,8 @@ function dot(node, x, y, isPresent) {
   const mark = node.byHand ? svg("rect", { x: x(node) - 3, y: y(node) - 3, width: 6, height: 6 })
     : svg("circle", { cx: x(node), cy: y(node), r: node.parent ? 2.5 : 4 });
   mark.setAttribute("class", isPresent ? "dot present" : "dot");
-  mark.append(svg("title", {}, node.parent ? `${visible(node.piece)}${node.byHand ? ", chosen by hand" : ""}` : "prompt"));
+  const name = node.parent ? visible(node.piece) : "prompt";
+  mark.append(svg("title", {}, `${name}${node.byHand ? ", chosen by hand" : ""}`));
   return mark;
 }
 
@@ -44,10 +46,11 @@ function branchEnd(leaf, { x, y, at, leaves, tree, onOpen }) {
     own.unshift(node.piece);
     if (node.parent.children.length > 1) break;
   }
-  const words = visible(own.join(""));
-  const name = words.length > LETTERS ? `${words.slice(0, LETTERS)}…` : words;
+  const text = visible(own.join(""));
+  const name = text.length > LETTERS ? `${text.slice(0, LETTERS)}…` : text;
   const isOpen = [...tree.path(), ...tree.continuation()].at(-1) === leaf;
-  const label = `Branch ${at + 1} of ${leaves.length}, ${leaf.depth} tokens${isOpen ? ", open" : ""}: ${name || "nothing written"}`;
+  const words = `${leaf.depth} tokens${isOpen ? ", open" : ""}: ${name || "nothing written"}`;
+  const label = `Branch ${at + 1} of ${leaves.length}, ${words}`;
   const open = () => onOpen(leaf);
   const onkeydown = (event) => {
     if (event.key !== "Enter" && event.key !== " ") return;
@@ -55,7 +58,8 @@ function branchEnd(leaf, { x, y, at, leaves, tree, onOpen }) {
     event.stopPropagation();
     open();
   };
-  return svg("g", { role: "button", tabindex: 0, class: isOpen ? "branch open" : "branch", "aria-label": label, onclick: open, onkeydown },
+  const classes = isOpen ? "branch open" : "branch";
+  return svg("g", { role: "button", tabindex: 0, class: classes, "aria-label": label, onclick: open, onkeydown },
     svg("rect", { x: x + 8, y: y - 11, width: 8 * name.length + 46, height: 22, rx: 5 }),
     svg("text", { x: x + 14, y: y + 4 }, `${isOpen ? "▸ " : ""}${name || "(prompt)"}  ${leaf.depth}`));
 }

@@ -9,7 +9,7 @@ export class TextTree {
   // prompt: the answer of write/start.
   constructor(prompt) {
     this.prompt = prompt;
-    this.root = { id: 0, parent: null, children: [], token: null, piece: "", choice: null, mu: null, later: null, depth: 0 };
+    this.root = { id: 0, parent: null, children: [], token: null, piece: "", mu: null, later: null, depth: 0 };
     this.here = this.root;
     this.count = 1;
   }

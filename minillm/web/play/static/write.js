@@ -1,28 +1,33 @@
 // Write: a text token by token, the sampler as a pipeline, branches; beam search and speculative decoding beside it.
-import { h, visible } from "./look/dom.js";
-import { pipeline } from "./look/pipeline.js";
+import { h } from "./look/dom.js";
 import { settingsForm } from "./look/settings.js";
+import { beamsPanel } from "./beams.js";
 import { branchesPicture } from "./branches.js";
-import { beamsPanel, speculationPanel } from "./search.js";
+import { choicePanel } from "./choice.js";
+import { speculationPanel } from "./speculation.js";
 import { TextTree } from "./text_tree.js";
-import { COLOURS, describe, writtenText } from "./written.js";
+import { branchesPanel, promptPanel, textPanel } from "./write_panels.js";
+import { describe } from "./written.js";
 
 const TEN = 10, MOST = 1000;  // tokens of a run
-const KEYS = "Keys in the text: Space or Enter writes one token, Backspace goes back, ← and → move through the tokens, "
-  + "Home and End to its ends.";
+const PARTS = { sampler: "Sampler", beams: "Beam search", speculation: "Speculative decoding" };
+const STYLES = ["write.css", "look/pipeline.css"];
+const WIDE = 900;  // pixels from which on the settings are open
 // What stays when another view is opened. Every tab has a session of its own.
 const kept = { session: crypto.randomUUID(), tree: null, values: null, colour: "surprise", part: "sampler" };
 
 export async function show(root, api, say) {
   const about = await api.post("write/settings");
-  const view = new Write(root, api, say, about);
+  const view = new Write(api, say, about);
+  root.append(...STYLES.map((href) => h("link", { rel: "stylesheet", href })), ...view.elements);
   if (kept.tree) await view.refresh();
   else await view.begin();
   return () => view.end();
 }
 
 class Write {
-  constructor(root, api, say, about) {
+  // about: the answer of write/settings.
+  constructor(api, say, about) {
     Object.assign(this, { api, say, about });
     this.seen = null;      // the selected token; null for the next one
     this.live = null;      // { place, choice, settings }: how the token after `place` would be chosen now
@@ -34,90 +39,45 @@ class Write {
     this.form = settingsForm(about.controls, {
       values: kept.values ?? about.values, leaveOut: ["end_tokens"], onChange: () => this.changed(),
     });
-    this.text = writtenText({ onSelect: (node) => this.select(node), onKey: (event) => this.onKey(event) });
-    this.pipeline = pipeline([]);
+    this.prompt = promptPanel(about, kept.tree?.prompt, () => this.inTurn(() => this.begin()));
+    this.text = textPanel(about, kept.colour, {
+      one: () => this.one(), ten: () => this.run(TEN), run: () => (this.running ? this.stop() : this.run(MOST)),
+      back: () => this.back(), again: () => this.again(), select: (node) => this.select(node),
+      key: (event) => this.onKey(event), endless: () => this.draw(),
+      colour: (name) => { kept.colour = name; this.draw(); },
+    });
+    this.choice = choicePanel((token) => this.pick(token));
+    this.branches = branchesPanel();
+    this.elements = this.layout();
     this.onPageKey = (event) => this.pageKey(event);
     document.addEventListener("keydown", this.onPageKey);
-    root.append(...this.layout());
     this.open(kept.part);
   }
 
   end() {
     this.stop();
-    this.panels.beams.end();
-    this.panels.speculation.end();
+    this.searches.forEach((search) => search.end());
     document.removeEventListener("keydown", this.onPageKey);
   }
 
-  // ---------------------------------------------------------------------------------------------------- the elements
-
   layout() {
-    const sampler = h("section", { id: "part-sampler", class: "parts" }, this.textPanel(), this.stagesPanel(), this.branchesPanel());
     const promptIds = () => this.promptIds();
-    this.panels = { beams: beamsPanel(this.api, promptIds), speculation: speculationPanel(this.api, promptIds, () => this.form.values()) };
-    this.parts = { sampler, beams: this.panels.beams.element, speculation: this.panels.speculation.element };
-    const names = { sampler: "Sampler", beams: "Beam search", speculation: "Speculative decoding" };
-    this.choosers = Object.entries(names).map(([name, title]) =>
-      h("button", { type: "button", "data-part": name, onclick: () => this.open(name) }, title));
+    const beams = beamsPanel(this.api, promptIds);
+    const speculation = speculationPanel(this.api, promptIds, () => this.form.values());
+    this.searches = [beams, speculation];
+    const sampler = h("div", { class: "parts" }, this.text.element, this.choice.element, this.branches.element);
+    this.parts = { sampler, beams: beams.element, speculation: speculation.element };
+    this.choosers = Object.entries(PARTS).map(([part, title]) =>
+      h("button", { type: "button", "data-part": part, onclick: () => this.open(part) }, title));
     this.aside = h("aside", { class: "panel", "aria-label": "Settings of the sampler" },
-      h("details", { open: innerWidth > 900 }, h("summary", {}, h("h2", {}, "Settings")), this.form.element));
-    const styles = ["write.css", "look/pipeline.css"].map((href) => h("link", { rel: "stylesheet", href }));
-    this.columns = h("div", { class: "write-columns" }, h("div", { class: "parts" }, Object.values(this.parts)), this.aside);
-    return [...styles, this.promptPanel(), h("div", { class: "row write-parts", role: "group", "aria-label": "Ways to write" }, this.choosers), this.columns];
+      h("details", { open: innerWidth > WIDE }, h("summary", {}, h("h2", {}, "Settings")), this.form.element));
+    this.columns = h("div", { class: "write-columns" },
+      h("div", { class: "parts" }, Object.values(this.parts)), this.aside);
+    const row = h("div", { class: "row write-parts", role: "group", "aria-label": "Ways to write" }, this.choosers);
+    return [this.prompt.element, row, this.columns];
   }
 
-  promptPanel() {
-    const prompt = kept.tree ? kept.tree.prompt.text : this.about.prompt;
-    this.prompt = h("textarea", { id: "write-prompt", rows: 2, spellcheck: "false",
-      onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.inTurn(() => this.begin()); } });
-    this.prompt.value = prompt;
-    this.special = h("select", { id: "write-special" }, this.about.readings.map((name) =>
-      h("option", { value: name, selected: name === "text" }, name)));
-    this.without = h("input", { type: "checkbox", onchange: () => { this.prompt.disabled = this.without.checked; } });
-    this.notes = h("p", { class: "quiet notes", role: "status" });
-    return h("form", { class: "panel prompt-panel", onsubmit: (event) => { event.preventDefault(); this.inTurn(() => this.begin()); } },
-      h("label", { for: "write-prompt" }, h("h2", {}, "Prompt")), this.prompt,
-      h("div", { class: "row" }, h("button", { class: "primary", type: "submit", title: "Ctrl and Enter in the prompt" }, "Begin"),
-        h("label", {}, "special tokens", this.special),
-        h("label", {}, this.without, "no prompt: as the model's texts begin")),
-      this.notes);
-  }
-
-  textPanel() {
-    const button = (label, title, act, more) => h("button", { type: "button", title, onclick: act, ...more }, label);
-    this.buttons = {
-      one: button("One token", "Space or Enter", () => this.one(), { class: "primary" }),
-      ten: button("Ten", "Write ten tokens", () => this.run(TEN)),
-      run: button("Run", "Write until it is stopped, or the text ends", () => this.running ? this.stop() : this.run(MOST)),
-      back: button("Back", "Backspace: before the selected token, or the last one", () => this.back()),
-      again: button("Draw again", "Another token in place of the selected one, or the last, with the next seed", () => this.again()),
-    };
-    this.endless = h("input", { type: "checkbox", onchange: () => this.draw() });
-    const colour = h("select", { onchange: (event) => { kept.colour = event.target.value; this.draw(); } },
-      Object.entries(COLOURS).map(([name, title]) => h("option", { value: name, selected: name === kept.colour }, title)));
-    this.status = h("p", { class: "quiet", id: "write-status", role: "status" });
-    return h("section", { class: "panel", "aria-label": "Text" },
-      h("div", { class: "row heading" }, h("h2", {}, "Text"), h("label", {}, "colour", colour)),
-      this.text.element,
-      h("div", { class: "row" }, Object.values(this.buttons),
-        this.about.ends.length ? h("label", {}, this.endless, "write on after the end") : null),
-      this.status, h("p", { class: "quiet keys", id: "write-keys" }, KEYS));
-  }
-
-  stagesPanel() {
-    this.heading = h("h2", { id: "write-heading" });
-    this.remark = h("p", { class: "quiet", id: "write-remark" });
-    return h("section", { class: "panel", "aria-labelledby": "write-heading" }, this.heading, this.remark, this.pipeline);
-  }
-
-  branchesPanel() {
-    this.branches = h("div", {});
-    return h("section", { class: "panel", "aria-label": "Branches" }, h("h2", {}, "Branches"),
-      h("p", { class: "quiet" }, "Go back, then choose a row of the table or draw again: what was written before stays, and is opened here."),
-      this.branches);
-  }
-
-  // sampler, beams or speculation
+  // part: one of PARTS.
   open(part) {
     kept.part = part;
     for (const [name, element] of Object.entries(this.parts)) element.hidden = name !== part;
@@ -138,19 +98,18 @@ class Write {
 
   async begin() {
     this.stop();
-    const prompt = this.without.checked ? null : this.prompt.value;
-    const begun = await this.api.post("write/start", { session: kept.session, prompt, special: this.special.value });
-    kept.tree = new TextTree({ ...begun, asked: prompt, special: this.special.value });
-    this.notes.textContent = begun.notes.join(" ");
-    this.seen = null;
-    await this.refresh();
+    const asked = this.prompt.asked();
+    const begun = await this.api.post("write/start", { session: kept.session, ...asked });
+    kept.tree = new TextTree({ ...begun, asked });
+    this.prompt.note(begun.notes.join(" "));
+    await this.moved();
   }
 
   // The ids of the prompt that is in the field; a new one begins a new text.
   async promptIds() {
-    const asked = this.without.checked ? null : this.prompt.value;
-    const { prompt } = kept.tree ?? { prompt: {} };
-    if (prompt.asked !== asked || prompt.special !== this.special.value) await this.inTurn(() => this.begin());
+    const { prompt, special } = this.prompt.asked();
+    const before = kept.tree?.prompt.asked;
+    if (before?.prompt !== prompt || before.special !== special) await this.inTurn(() => this.begin());
     return kept.tree.prompt.ids;
   }
 
@@ -162,24 +121,28 @@ class Write {
     });
   }
 
+  // Writes `count` tokens, or until it is stopped or the text ends.
   run(count) {
     return this.inTurn(async () => {
       await this.current();
       this.running = new AbortController();
-      let before = this.live;
-      const body = { ...this.body(kept.tree.here), token: [before.choice.trace.token], count, mu: before.choice.mu,
-        endless: this.endless.checked };
+      const { choice, settings } = this.live;
+      const token = [choice.trace.token];
+      const body = { ...this.body(kept.tree.here), token, count, mu: choice.mu, endless: this.text.isEndless() };
       try {
-        await this.api.stream("write/run", body, (choice) => {
-          const place = kept.tree.grow(kept.tree.here, before.choice, before.settings);
-          this.live = before = { place, choice, settings: before.settings };
+        // Each answer is the choice of the token after the one that was known before.
+        await this.api.stream("write/run", body, (next) => {
+          const place = kept.tree.grow(kept.tree.here, this.live.choice, settings);
+          this.live = { place, choice: next, settings };
           this.drawSoon();
         }, this.running.signal);
+      } catch (error) {
+        if (error.name !== "AbortError") throw error;
       } finally {
         this.running = null;
         this.draw();
       }
-    }).catch((error) => { if (error.name !== "AbortError") throw error; });
+    });
   }
 
   stop() {
@@ -196,13 +159,14 @@ class Write {
     });
   }
 
+  // Another token in place of the selected one, or the last: with the next seed that draws one not tried here.
   again() {
     this.stop();
     return this.inTurn(async () => {
       const last = this.seen ?? kept.tree.here;
       if (!last.parent) return;
-      const settings = this.form.values();
       const unlike = last.parent.children.map((child) => child.token);
+      const settings = this.form.values();
       const choice = await this.api.post("write/next", { ...this.body(last.parent), unlike });
       this.form.set({ ...settings, seed: choice.seed });
       kept.values = this.form.values();
@@ -229,11 +193,11 @@ class Write {
     });
   }
 
+  // node: a token, of which the table is then; null for the next one. A token that was left is gone to.
   select(node) {
     if (node && node.depth > kept.tree.here.depth) return this.goTo(node);
     this.seen = node;
-    if (!node) return this.inTurn(() => this.current());
-    return this.draw();
+    return node ? this.draw() : this.inTurn(() => this.current());
   }
 
   async moved() {
@@ -252,15 +216,15 @@ class Write {
 
   // The request for the choice of the token after a node.
   body(place) {
-    const { prompt } = kept.tree;
-    return { session: kept.session, prompt: prompt.ids, written: kept.tree.written(place), settings: this.form.values(), mu: place.mu };
+    const written = kept.tree.written(place);
+    return { session: kept.session, prompt: kept.tree.prompt.ids, written, settings: this.form.values(), mu: place.mu };
   }
 
   // Asks how the next token is chosen, or how the selected one would be, with the present settings.
   async refresh() {
     const place = this.seen ? this.seen.parent : kept.tree.here;
-    this.live = null;
     const settings = this.form.values();
+    this.live = null;
     try {
       this.live = { place, settings, choice: await this.api.post("write/next", this.body(place)) };
     } finally {
@@ -275,11 +239,11 @@ class Write {
     else this.draw();
   }
 
-  // What the table is of: { place, choice, settings, isNow }.
+  // What the table is of: { place, choice, settings, isNow }; null where nothing can be chosen.
   shown() {
     const { seen, live } = this;
-    if (seen && live?.place !== seen.parent) return { place: seen.parent, choice: seen.choice, settings: seen.settings, isNow: false };
-    return live && { ...live, isNow: true };
+    if (!seen || live?.place === seen.parent) return live && { ...live, isNow: true };
+    return { place: seen.parent, choice: seen.choice, settings: seen.settings, isNow: false };
   }
 
   // ------------------------------------------------------------------------------------------------------ the keyboard
@@ -308,7 +272,7 @@ class Write {
     if (isFree && kept.part === "sampler" && kept.tree) this.onKey(event);
   }
 
-  // --------------------------------------------------------------------------------------------------------- the picture
+  // ------------------------------------------------------------------------------------------------------- the picture
 
   // Draws once for all tokens that come before the next frame.
   drawSoon() {
@@ -319,72 +283,23 @@ class Write {
     if (this.frame) cancelAnimationFrame(this.frame);
     this.frame = null;
     const { tree } = kept;
-    const shown = this.shown();
     const total = tree.prompt.ids.length + tree.here.depth;
-    const visibleNow = this.live?.place === tree.here ? this.live.choice.visible : Math.min(total, this.about.context);
-    this.text.update(tree, this.seen, kept.colour, total - visibleNow);
-    this.drawStages(shown);
-    this.branches.replaceChildren(branchesPicture(tree, (leaf) => this.goTo(leaf)));
-    this.drawStatus(total, visibleNow);
-    const last = this.seen ?? tree.here;
-    this.buttons.back.disabled = this.buttons.again.disabled = !last.parent;
-    this.buttons.run.textContent = this.running ? "Stop" : "Run";
-    this.buttons.ten.disabled = Boolean(this.running) || this.hasEnded();
-    this.buttons.run.disabled = !this.running && this.hasEnded();
-    this.text.scroll();
+    const isLive = this.live?.place === tree.here;
+    const visible = isLive ? this.live.choice.visible : Math.min(total, this.about.context);
+    this.choice.update(this.shown(), this.seen);
+    this.branches.show(branchesPicture(tree, (leaf) => this.goTo(leaf)));
+    this.text.update(tree, this.seen, {
+      unseen: total - visible, colour: kept.colour, status: this.status(total, visible),
+      isRunning: Boolean(this.running), isOver: this.about.ends.includes(tree.here.token),
+    });
   }
 
-  hasEnded() {
-    return this.about.ends.includes(kept.tree.here.token) && !this.endless.checked;
-  }
-
-  drawStatus(total, visibleNow) {
+  status(total, visible) {
     const { here, prompt } = kept.tree;
-    const { context } = this.about;
-    const slid = visibleNow < total ? `, the oldest ${total - visibleNow} of the text slid out of view` : "";
+    const slid = visible < total ? `, the oldest ${total - visible} of the text slid out of view` : "";
     const last = here.parent ? ` Last: ${describe(here)}.` : "";
     const end = this.about.ends.includes(here.token) ? " The text has ended." : "";
-    this.status.textContent = `Tokens: ${prompt.ids.length} of the prompt, ${here.depth} written. The model sees ${visibleNow} `
-      + `of at most ${context}${slid}.${last}${end}`;
+    return `Tokens: ${prompt.ids.length} of the prompt, ${here.depth} written. `
+      + `The model sees ${visible} of at most ${this.about.context}${slid}.${last}${end}`;
   }
-
-  drawStages(shown) {
-    this.pipeline.hidden = !shown;
-    const { seen } = this;
-    if (!shown) {
-      this.heading.textContent = "No token can be chosen with these settings";
-      this.remark.textContent = "";
-      return;
-    }
-    const name = seen && `“${visible(seen.piece)}” (token ${seen.depth})`;
-    const would = seen && shown.isNow;
-    this.heading.textContent = !seen ? "How the next token is chosen" : `How ${name} ${would ? "would be chosen with these settings" : "was chosen"}`;
-    const hand = seen?.byHand ? "It was chosen by hand, not by the number drawn. " : "";
-    this.remark.textContent = `${hand}${seen ? "Choose a row, and the text branches here." : "Choose a row to write that token in place of the one drawn."}`;
-    this.pipeline.update(stagesOf(shown), { draw: drawOf(shown), came: seen?.token, onPick: (token) => this.pick(token) });
-  }
-}
-
-// The columns of look/pipeline.js.
-function stagesOf({ choice, settings }) {
-  const { trace, rows, pieces, shares } = choice;
-  return trace.stages.map((stage, at) => {
-    const tokens = rows.map((id, row) => ({ id, text: pieces[row], p: shares[at][row] }));
-    const rest = Math.max(0, 1 - tokens.reduce((sum, { p }) => sum + (p ?? 0), 0));
-    return { ...stage, note: noteOf(stage.name, settings), tokens, rest };
-  });
-}
-
-// What a stage is set to.
-function noteOf(name, settings) {
-  const value = settings[name];
-  if (name === "model" || value === undefined) return "";
-  return typeof value === "object" ? `${Object.keys(value).length} tokens` : String(value);
-}
-
-function drawOf({ choice }) {
-  const { trace, rows, pieces } = choice;
-  const text = new Map(rows.map((id, row) => [id, pieces[row]]));
-  const segments = choice.segments.map(([id, first, past]) => ({ id, text: text.get(id), first, past }));
-  return { u: trace.drawn, first: trace.first, past: trace.past, token: trace.token, text: choice.text, p: trace.probability, segments };
 }

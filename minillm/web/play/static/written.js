@@ -5,13 +5,17 @@ import { h, short, visible } from "./look/dom.js";
 import { logprobOf, probabilityOf } from "./text_tree.js";
 
 const MOST_BITS = 12;  // a token of this surprise has the strongest colour
-export const COLOURS = { surprise: "the model's surprise", probability: "the probability it was drawn with", none: "no colour" };
+export const COLOURS = {
+  surprise: "the model's surprise", probability: "the probability it was drawn with", none: "no colour",
+};
 
 // onSelect(node): a token, or null for the place of the next. onKey(event): other keys.
 export function writtenText({ onSelect, onKey }) {
   const prompt = h("span", { class: "prompt" });
-  const list = h("span", { class: "tokens", role: "listbox", tabindex: 0, "aria-label": "Tokens of the text",
-    "aria-describedby": "write-keys", onkeydown: onKey });
+  const list = h("span", {
+    class: "tokens", role: "listbox", tabindex: 0, "aria-label": "Tokens of the text", "aria-describedby": "write-keys",
+    onkeydown: onKey,
+  });
   const element = h("div", { id: "text", class: "written mono scroll" }, prompt, list);
   let nodes = new Map();  // id of an option -> its node
 
@@ -28,8 +32,10 @@ export function writtenText({ onSelect, onKey }) {
     const later = tree.continuation();
     nodes = new Map([...path, ...later].map((node) => [`token-${node.id}`, node]));
     const options = path.map((node, at) => token(node, { seen, colour, isUnseen: pieces.length + at < unseen }));
-    const next = h("span", { role: "option", id: "token-next", class: "token next", "aria-selected": String(seen === null),
-      "aria-label": "the next token" }, "▏");
+    const next = h("span", {
+      role: "option", id: "token-next", class: "token next", "aria-selected": String(seen === null),
+      "aria-label": "the next token",
+    }, "▏");
     list.replaceChildren(...options, next, ...later.map((node) => token(node, { seen, colour, isLater: true })));
     list.setAttribute("aria-activedescendant", seen ? `token-${seen.id}` : "token-next");
   }
@@ -52,14 +58,17 @@ function token(node, { seen, colour, isUnseen, isLater }) {
   const classes = ["token", isUnseen ? "unseen" : null, isLater ? "later" : null, node.byHand ? "by-hand" : null];
   const label = `${describe(node)}${isLater ? ", of the continuation that was left" : ""}`;
   const strength = isLater ? 0 : strengthOf(logprobOf(node), probabilityOf(node), colour);
-  return h("span", { role: "option", id: `token-${node.id}`, class: classes.filter(Boolean).join(" "), title: label,
-    "aria-label": label, "aria-selected": String(seen === node), style: `--strength: ${strength}` }, readable(node));
+  return h("span", {
+    role: "option", id: `token-${node.id}`, class: classes.filter(Boolean).join(" "), title: label,
+    "aria-label": label, "aria-selected": String(seen === node), style: `--strength: ${strength}`,
+  }, readable(node));
 }
 
 function promptToken(piece, logprob, colour, isUnseen) {
   const strength = logprob === null ? 0 : strengthOf(logprob, Math.exp(logprob), colour);
   const title = logprob === null ? "prompt" : `prompt, surprise ${bits(logprob).toFixed(2)} bits`;
-  return h("span", { class: isUnseen ? "token unseen" : "token", title, style: `--strength: ${strength}` }, lineEnds(piece));
+  const classes = isUnseen ? "token unseen" : "token";
+  return h("span", { class: classes, title, style: `--strength: ${strength}` }, lineEnds(piece));
 }
 
 function strengthOf(logprob, probability, colour) {
