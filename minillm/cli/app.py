@@ -4,7 +4,7 @@ from inspect import getdoc
 
 import typer
 
-from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, play, plot, simulate, tokenizer, train
+from minillm.cli import evaluate, generate, gradcheck, info, inspect, lesson, play, plot, read, simulate, tokenizer, train
 from minillm.cli.options import Command
 
 app = typer.Typer(
@@ -32,7 +32,7 @@ def common(
     """Language models with every gradient written by hand."""
 
 
-for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, plot, simulate, play):
+for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, plot, simulate, read, play):
     name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
     summary = " ".join(getdoc(module.command).split("\n\n")[0].split())
     app.command(name=name, cls=cls, short_help=summary)(module.command)
