@@ -81,7 +81,7 @@ def maps_of(opened: Opened, part: tuple | None) -> dict:
 def attention(passes: Passes, arguments: dict) -> dict:
     """A head's p, dp and ds as maps, and the norms of its vectors. window: as of `window`."""
     text = text_in(arguments)
-    layer = passes.attention(text, whole_number(arguments, "block", 0, passes.model.config.n_layer - 1))
+    layer = passes.attention(text, whole_number(arguments, "block", 0, passes.of(text).answer["attention"] - 1))
     head = whole_number(arguments, "head", 0, layer.heads - 1)
     pattern = layer.pattern(head)
     part = window_in(arguments, pattern.p.shape) if "window" in arguments else None

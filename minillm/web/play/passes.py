@@ -127,22 +127,23 @@ class Passes:
     def _made(self, text: str, reporter: Callable | None) -> Pass:
         ids = self.encode(text)
         maps, losses = SmallMaps(len(ids) - 1), _Losses(ids)
+        layers = set()  # of attention
 
         def see(tensor: Tensor, which: str, array) -> None:
             if reporter is not None:
                 reporter(tensor, which)
+            if tensor.call is not None and tensor.call.operation == "attention":
+                layers.add(tensor.call.layer)
             losses.see(tensor, which, array)
             maps.see(tensor, which, array)
 
         inspection = inspect_text(self.model, self._studio.tokenizer, text, see=see)
         recorded = inspection.record
-        answer = {"tokens": inspection.tokens, "losses": losses.found, "heads": self._heads()}
+        answer = {"tokens": inspection.tokens, "losses": losses.found}
+        answer |= {"heads": self.model.config.n_head, "attention": len(layers)}
         answer |= _table(recorded, self.model.config.n_layer)
         pictures = {tensor.name: maps.of(tensor) for tensor in recorded.tensors}
         return Pass(tuple(ids), answer, pictures, {tensor.name: tensor.place for tensor in recorded.tensors})
-
-    def _heads(self) -> int:
-        return self.model.config.n_head
 
     def _whole(self, made: Pass, name: str) -> Opened:
         whole = _Whole(name, made.places[name])
