@@ -3,7 +3,8 @@
 //   decoded(map)                  a map of heat_maps.py -> the same with `cells` as numbers (null stays null)
 //   heatPicture(map, label)       a small canvas: a picture without a cursor
 //   heatMap(map, settings)        a canvas with a cursor, for the pointer and the arrow keys
-//   legend(limit, whole)          the scale of the colours, in numbers
+//   labelled(frame, labels)       a map with a name beside each of its rows
+//   legend(map, limit)            the scale of the colours, in numbers
 //
 // The eye tells the two colours apart with every kind of colour blindness. They are full at `limit`, which 1 in 200
 // cells exceeds: a single large number would make all others pale. What is no number is hatched.
@@ -132,8 +133,15 @@ function within(place, count) {
   return Math.min(count - 1, Math.max(0, place));
 }
 
-// The colours from -limit to limit. whole: the largest magnitude of the map, where it is larger.
-export function legend(limit, whole) {
+// labels: one for each row, or fewer where some have none. Rows too low for letters get none.
+export function labelled(frame, labels) {
+  const names = h("div", { class: "axis", "aria-hidden": "true" }, ...labels.map((label) => h("span", {}, label)));
+  return h("div", { class: "labelled" }, names, frame);
+}
+
+// The colours from -limit to limit, and the largest magnitude of the map where it is larger.
+export function legend(map, limit) {
+  const whole = map.cells.reduce((most, value) => Math.max(most, Math.abs(value) || 0), 0);
   const cells = Float32Array.from({ length: 65 }, (_, at) => ((at - 32) / 32) * limit);
   const bar = heatPicture({ rows: 1, columns: cells.length, cells }, "colours from below 0 to above 0", limit);
   const beyond = whole > limit ? ` (largest ${short(whole)})` : "";

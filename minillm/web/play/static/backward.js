@@ -133,7 +133,7 @@ function tokenStrip({ tokens, losses, total }) {
     bar.style.height = `${(28 * (loss ?? 0)) / largest}px`;
     return h(
       "li", { title: `token ${at + 1}, predicted from those before it` },
-      h("span", { class: "bars" }, bar), h("code", {}, visible(token) || "<>"), h("span", { class: "loss" }, short(loss)),
+      h("span", { class: "bars" }, bar), h("code", {}, visible(token) || "<>"), h("span", { class: "loss" }, loss?.toFixed(2)),
     );
   });
   const first = h("li", {}, h("span", { class: "bars" }), h("code", {}, visible(tokens[0]) || "<>"), h("span", { class: "loss" }, "given"));

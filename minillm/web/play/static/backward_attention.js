@@ -1,15 +1,15 @@
 // A head's attention: what each token reads, and where the gradient of it goes. p, dp and ds as maps of query tokens
 // by key tokens; of the query that is pointed at, a line to each token that it reads.
 import { h, svg, short, visible } from "./look/dom.js";
-import { decoded, heatMap, legend, limitOf, reductionOf } from "./look/heat.js";
+import { decoded, heatMap, labelled, legend, limitOf, reductionOf } from "./look/heat.js";
 
 const MAPS = {
   p: ["p", "the share of its attention that a token (row) gives to another (column)"],
-  dp: ["dloss / dp", "of the share: below 0, blue, where reading more would lower the loss"],
-  ds: ["dloss / ds", "of the score before softmax: what q and k learn from"],
+  dp: ["dloss / dp", "of the share: blue where reading more of it would lower the loss"],
+  ds: ["dloss / ds", "of the score before softmax, from which q and k learn"],
 };
 const ROW = 22; // pixels of a token in the drawing
-const LABELLED = 40; // tokens that have room at the axes of a map
+const LABELLED = 32; // tokens whose names have room beside a map
 const CLOSER = 64;
 
 export function attentionPanel(view) {
@@ -64,8 +64,8 @@ export function attentionPanel(view) {
 
     about.textContent = aboutOf(answer, Number(head.value), found.p, view);
     body.replaceChildren(
-      h("div", { class: "bw-three" }, ...Object.keys(MAPS).map((name, at) => figure(view, name, found[name], frames[at]))),
-      readout, drawing,
+      h("div", { class: "bw-patterns" }, ...Object.keys(MAPS).map((name, at) => figure(view, name, found[name], frames[at])), readout),
+      drawing,
     );
     const row = Math.min(found.p.rows - 1, Math.max(0, Math.floor((query - first.row) / size)));
     point(row, Math.min(row, found.p.columns - 1));
@@ -104,18 +104,14 @@ function aboutOf({ layer, heads, key_value_heads: groups, window }, head, map, v
 }
 
 function figure(view, name, map, frame) {
-  const limit = limitOf(map.cells);
-  const whole = map.cells.reduce((most, value) => Math.max(most, Math.abs(value) || 0), 0);
+  const hasLabels = map.block[0] === 1 && map.rows <= LABELLED;
+  const names = view.pass.tokens.slice(map.from[0], map.from[0] + map.rows).map(visible);
   frame.style.aspectRatio = "1";
-  const labels = map.block[0] === 1 && map.rows <= LABELLED
-    ? h("div", { class: "axis", "aria-hidden": "true" }, ...Array.from({ length: map.rows }, (_, at) =>
-      h("span", {}, visible(view.pass.tokens[map.from[0] + at]).slice(-7))))
-    : null;
   return h(
     "figure", {},
     h("figcaption", {}, h("strong", {}, MAPS[name][0]), " ", MAPS[name][1]),
-    h("div", { class: labels ? "labelled" : "" }, labels, frame),
-    legend(limit, whole),
+    hasLabels ? labelled(frame, names) : frame,
+    legend(map, limitOf(map.cells)),
   );
 }
 

@@ -1,9 +1,11 @@
 // An opened tensor: its map and its gradient's, where it comes from and goes to, its formula, its code, its check.
 import { h, short, visible } from "./look/dom.js";
 import { codeColumn, follow } from "./look/code.js";
-import { decoded, heatMap, legend, limitOf, reductionOf } from "./look/heat.js";
+import { decoded, heatMap, labelled, legend, limitOf, reductionOf } from "./look/heat.js";
 
 const CLOSER = 64; // rows and columns of a window that a click opens
+const LABELLED = 36; // rows that have room for their tokens
+const TALLEST = 400; // pixels of a map
 
 // view: as in backward.js. answer: of backward/tensor. open(name), close(): what to do for another one, or none.
 export function tensorPanel(view, answer, { open, close, signal }) {
@@ -22,9 +24,9 @@ export function tensorPanel(view, answer, { open, close, signal }) {
     numbers(row),
     h("div", { class: "bw-flow" }, links("from", answer.from), links("to", answer.to)),
     maps(view, answer, signal),
-    ...answer.formulas.map(formula),
-    code(answer),
     check(view, row, signal),
+    code(answer),
+    ...answer.formulas.map(formula),
   );
 }
 
@@ -67,7 +69,7 @@ function maps(view, answer, signal) {
       readout.replaceChildren(...cellText(view, answer.row, values, gradient, row, column));
     }
     whole.hidden = values.of[0] === shownOf(values, 0) && values.of[1] === shownOf(values, 1);
-    place.replaceChildren(...pair.map((frame, which) => frame && figure(frame, shown[which], which)));
+    place.replaceChildren(...pair.flatMap((frame, which) => frame ? [figure(view, answer.row, frame, shown[which], which)] : []));
     const reduced = reductionOf(values);
     readout.replaceChildren(`Point at a cell${reduced ? `: ${reduced}; a click or Enter goes closer` : ""}.`);
   }
@@ -86,16 +88,21 @@ function around(at, size, width) {
   return [first, Math.min(size, first + width)];
 }
 
-function figure(frame, map, which) {
-  const limit = limitOf(map.cells);
-  const whole = map.cells.reduce((most, value) => Math.max(most, Math.abs(value) || 0), 0);
+function figure(view, row, frame, map, which) {
   const bad = map.cells.filter((value) => !Number.isFinite(value)).length;
-  const ratio = Math.min(1, Math.max(0.14, map.rows / map.columns));
-  frame.style.aspectRatio = String(1 / ratio);
+  const ofTokens = isOfTokens(view, row, map) && map.block[0] === 1 && map.rows <= LABELLED;
+  const names = view.pass.tokens.slice(map.from[0], map.from[0] + map.rows).map(visible);
+  frame.style.height = `${Math.min(TALLEST, Math.max(24, 11 * map.rows))}px`;
+  if (hasHeads(row.shape, view.pass.total.tokens) && map.columns * map.block[1] >= map.of[1]) {
+    const lines = h("div", { class: "heads" });
+    lines.style.backgroundSize = `${100 / row.shape[1]}% 100%`;
+    frame.append(lines);
+  }
   return h(
     "figure", {},
     h("figcaption", {}, which ? "↑ gradient: dloss / dtensor" : "↓ forward", bad > 0 && h("strong", { class: "bad" }, ` ${bad} cells are no number`)),
-    frame, legend(limit, whole),
+    ofTokens ? labelled(frame, names) : frame,
+    legend(map, limitOf(map.cells)),
   );
 }
 
@@ -108,13 +115,22 @@ function cellText(view, row, values, gradient, r, c) {
   const where = isOne ? `[${indexOf(row.shape, T, ...at).join(", ")}]` : `rows ${at[0]}–${ends[0]}, columns ${at[1]}–${ends[1]} of the map`;
   const cell = r * values.columns + c;
   const parts = [h("span", {}, where)];
-  if (row.kind === "activation" && values.of[0] === T && row.shape.length > 0) {
+  if (isOfTokens(view, row, values)) {
     const last = ends[0] > at[0] ? ` to ${ends[0]}` : "";
     parts.push(h("span", {}, `token ${at[0]}${last} “${visible(view.pass.tokens[at[0]])}”`));
   }
   parts.push(h("span", {}, `value ${full(values.cells[cell])}`));
   if (gradient) parts.push(h("span", {}, `gradient ${full(gradient.cells[cell])}`));
   return parts;
+}
+
+function isOfTokens(view, row, map) {
+  return row.kind === "activation" && map.of[0] === view.pass.total.tokens && row.shape.length > 0;
+}
+
+// Whether a tensor is (1, H, T, D), whose heads the map has side by side.
+function hasHeads(shape, T) {
+  return shape.length === 4 && shape[0] === 1 && shape[2] === T;
 }
 
 // Nine digits are what a float32 has at most.
@@ -124,7 +140,7 @@ function full(value) {
 
 // The index in the tensor of a place in its plane (heat_maps.plane).
 function indexOf(shape, T, row, column) {
-  if (shape.length === 4 && shape[0] === 1 && shape[2] === T) {
+  if (hasHeads(shape, T)) {
     return [0, Math.floor(column / shape[3]), row, column % shape[3]];
   }
   const index = shape.length ? [column] : [];
@@ -149,6 +165,13 @@ function formula({ title, module, lines }) {
 function code({ forward, backward }) {
   const root = h("div", { class: "bw-code" }, passages("Forward", forward, "f", "b"), passages("Gradient", backward, "b", "f"));
   follow(root);
+  // Once it is on the page: each column begins near its first marked line.
+  requestAnimationFrame(() => {
+    for (const column of root.querySelectorAll(".code")) {
+      const marked = column.querySelector(".marked");
+      if (marked) column.scrollTop += marked.getBoundingClientRect().top - column.getBoundingClientRect().top - 60;
+    }
+  });
   return root;
 }
 
