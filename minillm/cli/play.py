@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from minillm.cli.terminal import waiting
+from minillm.errors import MissingExtra
 
 
 def command(
@@ -19,14 +20,36 @@ def command(
             show_default=False,
         ),
     ] = None,
-    port: Annotated[int, typer.Option(help="Where the page is served, 0 for any free port.", min=0, max=65535)] = 8000,
+    port: Annotated[
+        Optional[int],
+        typer.Option(
+            help="Where the page is served: 8000, or another where that is taken.", min=0, max=65535, show_default=False
+        ),
+    ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
     runs: Annotated[Path, typer.Option(help="The folder of run folders.")] = Path("runs"),
 ) -> None:
-    """Open a local page with a model alive behind it: write, backward, train, kernel, tokens."""
+    """Open a local page with a model alive behind it.
+
+    Write: the sampler as a pipeline, token by token. Backward: every tensor of a pass and its
+    gradient. Train: runs, started and changed from the page. Kernel: CUDA sources with the traffic of
+    each line. Tokens: a text cut into tokens, merge by merge.
+
+    The page is served to this machine only, under an address with a secret in it. Ctrl-C ends it.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra("minillm play", error.name, "web") from None
     from minillm.web.play.opening import open_studio
     from minillm.web.play.server import serve
 
     with waiting("opening the model", plain=False):
-        studio = open_studio(model, runs)
-    serve(studio, port, browser, lambda line: typer.echo(line, err=True))
+        studio = open_studio(model, runs, say)
+    serve(studio, port, browser, say)
+
+
+def say(line: str) -> None:
+    """A line on standard error."""
+    typer.echo(line, err=True)

@@ -6,10 +6,9 @@ fail in place of that.
 
 import os
 import shutil
-import threading
-from contextlib import contextmanager
 
 import pytest
+from web_testing import served
 
 
 def missing(reason):
@@ -46,28 +45,6 @@ def page(browser):
     yield opened
     context.close()
     assert opened.errors == []
-
-
-@contextmanager
-def served(studio, token="token"):
-    """Serves a studio in a thread: the address of its page."""
-    import uvicorn
-
-    from minillm.web.play.app import create_app
-    from minillm.web.play.server import listen
-
-    listening = listen(0)
-    port = listening.getsockname()[1]
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(studio, token, port), log_level="warning", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{port}/{token}/"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -42,9 +43,11 @@ class Worker:
 
 @dataclass
 class Studio:
-    """What the views share. model: in evaluation mode; every use of it runs in `worker`.
+    """What the views share.
 
-    name: as the user gave it. runs: the folder of run folders, the only one that a page can name files of.
+    model: in evaluation mode; every use of it runs in `worker`. name: as the user gave it. runs:
+    the folder of run folders, the only one in which the page can name files. enders: functions of a
+    deadline (time.monotonic) that end what a view has running, such as a training run.
     """
 
     model: LanguageModel
@@ -52,3 +55,15 @@ class Studio:
     name: str
     runs: Path
     worker: Worker = field(default_factory=lambda: Worker("model"))
+    enders: list[Callable[[float], None]] = field(default_factory=list)
+
+    def end(self, deadline: float) -> None:
+        """End what is running, all at the same time; returns at the deadline at the latest.
+
+        The threads are daemons: what has not ended by then ends with the program.
+        """
+        threads = [threading.Thread(target=ender, args=(deadline,), daemon=True) for ender in self.enders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,7 +1,7 @@
 // The server: post for one answer, stream for many. The address of the page has the token in it.
 export class ServerError extends Error {}
 
-const GONE = "The server has stopped. Start it again with: minillm play";
+export const GONE = "The server has stopped. Start it again with: minillm play";
 
 async function send(path, body, signal) {
   let response;

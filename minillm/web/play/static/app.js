@@ -1,7 +1,8 @@
 // The frame of the page: the row of views, messages, light and dark. A view is a module with
 // show(root, api, say) -> undefined or a function that ends it.
 import { h } from "./look/dom.js";
-import { post, stream, ServerError } from "./api.js";
+import { keptTheme, switchTheme } from "./look/theme.js";
+import { post, stream, ServerError, GONE } from "./api.js";
 
 const VIEWS = { write: "Write", backward: "Backward", train: "Train", kernel: "Kernel", tokens: "Tokens" };
 const api = { post, stream };
@@ -33,22 +34,32 @@ async function open() {
   say("");
   view.replaceChildren();
   document.title = `${VIEWS[chosen]} - minillm play`;
-  const module = await import(`./${chosen}.js`);
-  const root = h("div", { id: chosen });
-  view.replaceChildren(root);
-  end = (await module.show(root, api, say)) ?? null;
+  try {
+    const module = await viewModule(chosen);
+    const root = h("div", { id: chosen });
+    view.replaceChildren(root);
+    end = (await module.show(root, api, say)) ?? null;
+  } catch (error) {
+    say(error);
+    if (!(error instanceof ServerError)) throw error;
+  }
 }
 
-function switchTheme() {
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
-  document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
+async function viewModule(name) {
+  try {
+    return await import(`./${name}.js`);
+  } catch (error) {
+    if (error instanceof SyntaxError) throw error;
+    throw new ServerError(GONE);
+  }
 }
+
 
 addEventListener("unhandledrejection", complain);
 addEventListener("error", complain);
 addEventListener("hashchange", open);
 document.getElementById("theme").addEventListener("click", switchTheme);
+keptTheme();
 document.getElementById("views").append(...Object.entries(VIEWS).map(([name, title]) => h("a", { href: `#${name}` }, title)));
 open();
 post("about").then((about) => {
