@@ -7,8 +7,9 @@ import re
 import sys
 
 from minillm.inspection.recording import Record, Tensor
-from minillm.inspection.source_lines import Passage, forward_passages, gradient_passages
+from minillm.inspection.source_lines import forward_passages, gradient_passages
 from minillm.inspection.table import json_rows
+from minillm.web.play.reading import columns
 
 # What the derivations call the arguments of the functions.
 LETTERS = {"weight": "w", "bias": "b", "gate": "g", "up": "u"}
@@ -23,20 +24,8 @@ def described(tensor: Tensor, recorded: Record) -> dict:
         "row": json_rows([tensor])[0],
         "from": [other.name for other in tensor.reads],
         "to": readers,
-        "forward": [_passage(passage) for passage in forward_passages(tensor)],
-        "backward": [] if tensor.gradient is None else [_passage(passage) for passage in gradient_passages(tensor)],
         "formulas": formulas_of(tensor),
-    }
-
-
-def _passage(passage: Passage) -> dict:
-    lines, first = passage.lines
-    return {
-        "title": passage.title,
-        "place": passage.place,
-        "first": first,
-        "lines": lines,
-        "marked": sorted(passage.marked),
+        **columns(forward_passages(tensor), [] if tensor.gradient is None else gradient_passages(tensor)),
     }
 
 

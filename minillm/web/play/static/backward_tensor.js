@@ -175,16 +175,24 @@ function code({ forward, backward }) {
   return root;
 }
 
-// One column: functions with the lines marked that compute the tensor, or its gradient; each lights those of the other.
+// One column: functions with the lines marked that compute the tensor, or its gradient. A statement lights those that
+// Read ties it to; marked lines that have no tie light the marked lines of the other column.
 function passages(title, found, own, other) {
-  const parts = found.map(({ title: why, place, first, lines, marked }, at) => {
+  const parts = found.map((passage) => {
+    const { title: why, place, first, lines, marked, statements } = passage;
     const rows = lines.map((text, line) => {
-      const isMarked = marked.includes(first + line);
-      return { number: first + line, text, marked: isMarked, id: isMarked ? own : undefined, lights: isMarked ? [other] : undefined };
+      const number = first + line;
+      const tied = statements.find((statement) => statement.first <= number && number <= statement.last);
+      const isMarked = marked.includes(number);
+      const { id, lights } = tied ?? (isMarked ? { id: own, lights: [other] } : {});
+      return { number, text, marked: isMarked, id, lights };
     });
     const column = codeColumn(rows, { label: `${why} ${place}` });
-    if (marked.length === 0) column.setAttribute("role", "group");
-    return h("div", { class: "passage", "data-place": place }, h("p", { class: "quiet" }, `${why} `, h("code", {}, place)), column);
+    if (!rows.some((row) => row.id)) column.setAttribute("role", "group");
+    return h(
+      "div", { class: passage.partner ? "passage partner" : "passage", "data-place": place },
+      h("p", { class: "quiet" }, `${why} `, h("code", {}, place)), column,
+    );
   });
   return h("section", { "aria-label": title }, h("h3", {}, title), ...(parts.length ? parts : [h("p", { class: "quiet" }, "none: it is frozen")]));
 }
