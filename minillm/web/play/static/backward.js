@@ -152,6 +152,7 @@ function tensorList(view, open) {
   const whole = new Set(pass.open);
   const body = h("div", { class: "bw-rows", role: "group", "aria-label": "Tensors, in the order of the pass. Arrow keys move, Enter opens" });
   const rows = new Map(); // name -> its button
+  const folds = new Map(); // name -> what unfolds its block
   const longest = Math.max(...[...pass.activations, ...pass.parameters].map((row) => row.gradient_norm ?? 0)) || 1;
 
   function row(fields) {
@@ -188,6 +189,7 @@ function tensorList(view, open) {
       inside.hidden = !to;
       title.setAttribute("aria-expanded", String(to));
     }
+    for (const { tensor } of members) folds.set(tensor, () => turn(true));
     turn(whole.has(block));
     return [title, inside];
   }
@@ -232,6 +234,7 @@ function tensorList(view, open) {
       heading, body,
     ),
     mark(name) {
+      folds.get(name)?.();
       for (const [each, button] of rows) {
         if (each === name) button.setAttribute("aria-current", "true");
         else button.removeAttribute("aria-current");

@@ -165,11 +165,12 @@ function formula({ title, module, lines }) {
 function code({ forward, backward }) {
   const root = h("div", { class: "bw-code" }, passages("Forward", forward, "f", "b"), passages("Gradient", backward, "b", "f"));
   follow(root);
-  // Once it is on the page: each column begins near its first marked line.
+  // Once it is on the page: each column begins near its first marked line, or near what marked lines are tied to.
+  const tied = new Set([...root.querySelectorAll(".statement:has(.marked)")].flatMap((each) => each.dataset.lights?.split(" ") ?? []));
   requestAnimationFrame(() => {
     for (const column of root.querySelectorAll(".code")) {
-      const marked = column.querySelector(".marked");
-      if (marked) column.scrollTop += marked.getBoundingClientRect().top - column.getBoundingClientRect().top - 60;
+      const first = column.querySelector(".marked") ?? [...column.querySelectorAll(".statement")].find((each) => tied.has(each.dataset.id));
+      if (first) column.scrollTop += first.getBoundingClientRect().top - column.getBoundingClientRect().top - 60;
     }
   });
   return root;
