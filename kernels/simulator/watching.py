@@ -22,7 +22,7 @@ SECTOR_BYTES, BANK_BYTES, BANKS = 32, 4, 32
 class Access:
     """One warp, one instruction, the first time.
 
-    space: "global" or "shared". kind: "load", "store" or "atomic". size: bytes of a lane. lanes:
+    place: the same number for all warps. space: "global" or "shared". kind: "load", "store" or "atomic". size: bytes of a lane. lanes:
     that took part then, ever: in any of the `times` that the warp executed it. actual, ideal:
     sectors or wavefronts. arrays, elements, units: for each of the lanes, the name of the array,
     the element (of shared memory: the word of 4 bytes) counted from its start, and the sector,
@@ -31,6 +31,7 @@ class Access:
 
     file: str
     number: int
+    place: int
     space: str
     kind: str
     size: int
@@ -84,7 +85,7 @@ def _access(record, place: str, regions: dict, library) -> Access:
         units = tuple(address // SECTOR_BYTES - start // SECTOR_BYTES for address, start in zip(addresses, starts))
     arrays, elements = zip(*found)
     return Access(
-        file, int(number) if number.isdigit() else 0, ("global", "shared")[record.shared], KINDS[record.kind],
+        file, int(number) if number.isdigit() else 0, record.pc, ("global", "shared")[record.shared], KINDS[record.kind],
         record.size, record.warp, lanes, _lanes(record.ever), record.times, record.actual, record.ideal,
         arrays, elements, units,
     )  # fmt: skip
