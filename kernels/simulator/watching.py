@@ -22,11 +22,11 @@ SECTOR_BYTES, BANK_BYTES, BANKS = 32, 4, 32
 class Access:
     """One warp, one instruction, the first time.
 
-    place: the same number for all warps. space: "global" or "shared". kind: "load", "store" or "atomic". size: bytes of a lane. lanes:
-    that took part then, ever: in any of the `times` that the warp executed it. actual, ideal:
-    sectors or wavefronts. arrays, elements, units: for each of the lanes, the name of the array,
-    the element (of shared memory: the word of 4 bytes) counted from its start, and the sector,
-    counted from there, or the bank.
+    place: the same number for all warps. space: "global" or "shared". kind: "load", "store" or
+    "atomic". size: bytes of a lane. lanes: that took part then, ever: in any of the `times` that
+    the warp executed it. actual, ideal: sectors or wavefronts. arrays, elements, units: for each of
+    the lanes, the name of the array, the element (of shared memory: the word of 4 bytes) counted
+    from its start, and the sector, counted from there, or the bank.
     """
 
     file: str

@@ -44,7 +44,7 @@ def _answer(request: dict, progress) -> dict:
 
     way = Way(request["mode"], request["order"], request["seed"], request["watch"], progress)
     try:
-        return {"event": "result", **shown(_simulation(request, way))}
+        return {"event": "result", **shown(_simulation(request, way), way.order)}
     except (UserError, SimulatorError, TypeError, ValueError) as error:
         found = LINE.match(str(error))
         return {"event": "refused", "text": str(error), "line": int(found[1]) if found else None}
