@@ -29,7 +29,7 @@ def shown(simulation: Simulation, order: str) -> dict:
 
 def shown_kernels(profile: Profile) -> list[dict]:
     """Each kernel that ran: the files its lines are in, its totals, and the block that was watched."""
-    names = list(dict.fromkeys(line.kernel for line in profile.lines)) or list(profile.blocks)
+    names = dict.fromkeys([*profile.blocks, *(line.kernel for line in profile.lines)])  # in the order of their launches
     return [
         {
             "name": name,
@@ -106,7 +106,7 @@ def _files(profile: Profile, kernel: str) -> list[dict]:
             found.setdefault(line.file, {}).setdefault(line.number, []).append(_figures(line))
     return [
         {"name": Path(file).name, "source": profile.text(file).splitlines(), "lines": lines}
-        for file, lines in found.items()
+        for file, lines in sorted(found.items(), key=lambda each: not each[0].endswith(".cu"))
     ]
 
 

@@ -130,7 +130,7 @@ class KernelView {
   }
 
   runAgain(block) {
-    if (this.request) this.run(block, this.request);
+    if (this.request) this.run(block, { ...this.request, again: true });
   }
 
   stop() {
@@ -165,13 +165,15 @@ class KernelView {
       this.showSource(this.own ? this.ownFile(request) : this.plain, marks);
       return;
     }
-    const keptSection = this.result?.kernels.length === event.kernels.length ? this.section : 0;
-    const keptLine = keptSection === this.section ? this.source?.selected : null;
+    const again = this.result !== null && request.again;
+    const line = again ? this.source.selected : null;
     this.result = event;
-    this.section = keptSection;
+    if (!again) this.section = this.hottestSection();
     this.outcome.replaceChildren(this.verdict(event), ...(printed ? [printed] : []));
-    if (event.kernels.length) this.showSection(keptSection, keptLine);
+    if (event.kernels.length) this.showSection(this.section, line);
     else this.showChecked(request);
+    const [fault] = event.faults;
+    if (this.own && fault?.file === request.file) this.editor.mark(fault.line, fault.text);
   }
 
   verdict(event) {
@@ -181,12 +183,13 @@ class KernelView {
       h("span", { class: "mono" }, fault.text)));
     const others = event.faults.length ? [] : event.findings.map((text) => h("li", { class: "mono" }, text));
     const title = event.findings.length ? `faults found: ${event.findings.length}`
-      : event.mode === "check" ? "check mode: nothing to report" : event.well ? "ran, results as expected" : "results differ";
+      : !event.well ? "results differ" : event.mode === "check" ? "check mode: nothing to report"
+      : this.own ? (this.request.expect.length ? "ran, results as expected" : "ran") : "ran, agrees with NumPy in float64";
     return h("section", { class: "panel", "aria-label": "Outcome" },
       h("h2", { class: event.well ? "good" : "bad", id: "kernel-verdict" }, `${event.well ? "✓" : "✗"} ${title}`),
-      rows.length ? h("pre", { class: "scroll", tabindex: 0 }, rows.join("\n")) : null,
       faults.length || others.length ? h("ol", { class: "faults" }, ...faults, ...others) : null,
-      event.totals ? totals(event.totals) : null);
+      h("div", { class: "both" }, event.totals ? totals(event.totals) : null,
+        rows.length ? h("pre", { class: "scroll", tabindex: 0 }, rows.join("\n")) : null));
   }
 
   ownFile(request) {
@@ -219,13 +222,20 @@ class KernelView {
     return this.result.kernels.flatMap((kernel) => kernel.files.map((file) => ({ kernel, file })));
   }
 
+  // Of the first kernel, the file in which most is moved.
+  hottestSection() {
+    const [first] = this.result.kernels;
+    const most = Math.max(...(first?.files ?? []).map(sectorsOf));
+    return Math.max(0, (first?.files ?? []).findIndex((file) => sectorsOf(file) === most));
+  }
+
   showSection(number, line = null) {
     this.section = number;
     const sections = this.sections();
     const { kernel, file } = sections[number];
     const chooser = h("select", { id: "kernel-section", onchange: () => this.showSection(Number(chooser.value)) },
       sections.map((each, position) => h("option", { value: position, selected: position === number },
-        `${each.kernel.name} (${each.file.name})`)));
+        `${each.kernel.name} (${each.file.name}): ${sectorsOf(each.file).toLocaleString("en")} sectors`)));
     this.showSource(file, [], h("aside", { class: "panel threads", "aria-label": "Threads" }, this.threads.element),
       h("label", {}, "launch", chooser));
     this.threads.showBlock(kernel, file.name);
@@ -234,16 +244,19 @@ class KernelView {
 
   showSource(file, marks, aside = null, chooser = null) {
     if (!file) return this.reading.replaceChildren();
-    this.source = sourceTable(file, marks, (line) => this.threads.showLine(line));
+    this.source = sourceTable(file, marks, (line) => this.threads.showLine(line, this.source?.figures(line)));
     this.reading.replaceChildren(...[
       h("section", { class: "panel source", "aria-label": "Source" },
-        h("div", { class: "row" }, h("h2", {}, file.name), chooser, this.source.tools), this.source.element,
+        h("div", { class: "row" }, h("h2", {}, file.name), chooser, this.source.tools ?? null), this.source.element,
         this.source.counted ? columnNotes() : null),
       aside].filter(Boolean));
     if (marks.length) this.source.reveal(marks[0].line);
     return undefined;
   }
 }
+
+const sectorsOf = (file) => Object.values(file.lines).flat()
+  .reduce((sum, each) => sum + (each.space === "global" ? each.actual : 0), 0);
 
 // The two totals that `minillm simulate --profile` ends with.
 function totals(both) {

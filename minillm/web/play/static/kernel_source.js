@@ -25,13 +25,13 @@ export function sourceTable(file, marks, onLine) {
   for (const mark of marks) marked.set(mark.line, [...(marked.get(mark.line) ?? []), mark.text]);
   const live = [...new Set([...Object.keys(cells).map(Number), ...marked.keys()])].sort((a, b) => a - b);
   const body = h("tbody", {});
-  const columns = counted ? MEASURES : [];
+  const columns = MEASURES.filter(([, , , measure]) => Object.values(cells).some((cell) => measure(cell) !== undefined));
   const table = h("table", { class: "lines" },
     h("caption", { class: "sr-only" }, `${file.name}, line by line`),
     h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "number" }, "line"),
-      columns.length ? h("th", { scope: "col" }, "heat") : null,
-      h("th", { scope: "col" }, "source"),
-      columns.map(([, title, note]) => h("th", { scope: "col", class: "number", title: note }, title)))), body);
+      columns.length ? h("th", { scope: "col", class: "heat" }, "heat") : null,
+      columns.map(([name, title, note]) => h("th", { scope: "col", class: `number of-${name}`, title: note }, title)),
+      h("th", { scope: "col" }, "source"))), body);
   const view = { element: h("div", { class: "scroll lines-scroll", tabindex: 0, role: "region", "aria-label": "Source lines" }, table),
     counted, selected: null };
 
@@ -45,8 +45,9 @@ export function sourceTable(file, marks, onLine) {
         onclick: () => view.select(number), onkeydown: (event) => step(event, number) }, `${marked.has(number) ? "✗ " : ""}${number}`)
       : h("span", { class: "quiet" }, String(number))),
     columns.length ? h("td", { class: "heat" }, cells[number] ? h("span", { class: "bar" }) : null) : null,
-    h("td", {}, h("code", {}, text || " ")),
-    columns.map(([name, , , measure]) => h("td", { class: "number" }, cells[number] ? shownNumber(name, measure(cells[number]), cells[number]) : "")));
+    columns.map(([name, , , measure]) => h("td", { class: `number of-${name}` },
+      cells[number] ? shownNumber(name, measure(cells[number]), cells[number]) : "")),
+    h("td", {}, h("code", {}, text || " ")));
     rows.set(number, row);
     body.append(row);
     for (const words of marked.get(number) ?? [])
@@ -80,16 +81,17 @@ export function sourceTable(file, marks, onLine) {
     view.reveal(number);
     onLine(number);
   };
-  view.hottest = () => hottest(cells, measureOf(tools.select.value))[0]?.number ?? live[0] ?? null;
-  const tools = heatTools(cells, rows, view);
-  view.tools = counted ? tools.element : null;
+  view.figures = (number) => sentenceOf(number, cells[number]);
+  view.hottest = () => (tools ? hottest(cells, measureOf(tools.select.value))[0]?.number : null) ?? live[0] ?? null;
+  const tools = counted ? heatTools(columns, cells, rows, view) : null;
+  view.tools = tools?.element;
   return view;
 }
 
 // The choice of the measure that colours the heat strip, and the lines that have most of it.
-function heatTools(cells, rows, view) {
+function heatTools(columns, cells, rows, view) {
   const list = h("span", { class: "row hottest" });
-  const select = h("select", { id: "kernel-heat" }, MEASURES.map(([name, title]) => h("option", { value: name }, title)));
+  const select = h("select", { id: "kernel-heat" }, columns.map(([name, title]) => h("option", { value: name }, title)));
   const element = h("span", { class: "row" }, h("label", {}, "heat", select), h("span", { class: "quiet" }, "hottest"), list);
   function paint() {
     const found = hottest(cells, measureOf(select.value));
@@ -103,11 +105,25 @@ function heatTools(cells, rows, view) {
       h("button", { type: "button", title: `line ${number}: ${rounded(value)}`, onclick: () => view.select(number) },
         `${number}: ${rounded(value)}`)) : [h("span", {}, "no line")]));
   }
-  select.value = "sectors";
-  if (!hottest(cells, measureOf("sectors")).length) select.value = "waves";
+  select.value = worth(cells);
   select.addEventListener("change", paint);
   paint();
   return { element, select };
+}
+
+// The measure to begin with: what costs most beyond the ideal, or else sectors.
+function worth(cells) {
+  const far = (space) => Object.values(cells).some((cell) => cell[space] && cell[space].actual >= 2 * cell[space].ideal);
+  if (!far("global") && far("shared")) return "conflicts";
+  return Object.values(cells).some((cell) => cell.global) ? "sectors" : "waves";
+}
+
+function sentenceOf(number, cell) {
+  if (!cell) return `Line ${number}`;
+  const units = { global: "sectors", shared: "wavefronts" };
+  const parts = Object.entries(cell).map(([space, { actual, ideal, instructions }]) =>
+    `${actual.toLocaleString("en")} ${units[space]} in ${instructions.toLocaleString("en")} requests, ideal ${ideal.toLocaleString("en")}`);
+  return `Line ${number}, all launches: ${parts.join("; ")}.`;
 }
 
 const measureOf = (name) => MEASURES.find((each) => each[0] === name)[3];

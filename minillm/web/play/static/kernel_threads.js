@@ -53,14 +53,18 @@ class Threads {
     this.note.textContent = `${text}.`;
   }
 
-  showLine(line) {
+  // figures: a sentence with the totals of the line.
+  showLine(line, figures) {
     if (!this.kernel) return;
     const block = this.kernel.block;
     const accesses = block.accesses.filter((each) => each.file === this.file && each.line === line);
     const places = [...new Set(accesses.map((each) => `${each.space} ${each.kind} ${each.place}`))];
     const sorted = places.sort((a, b) => Number(a.split(" ")[2]) - Number(b.split(" ")[2]));
-    if (line !== this.line || !sorted.includes(this.place)) this.place = sorted[0] ?? null;
-    Object.assign(this, { line, accesses, sorted });
+    if (line !== this.line || !sorted.includes(this.place)) {
+      const costly = accesses.find((each) => each.actual >= 2 * each.ideal);
+      this.place = costly ? `${costly.space} ${costly.kind} ${costly.place}` : sorted[0] ?? null;
+    }
+    Object.assign(this, { line, accesses, sorted, figures });
     this.drawPlaces();
     this.paint();
   }
@@ -134,23 +138,24 @@ class Threads {
     const block = this.kernel.block;
     const cut = block.complete ? "" : " Too many accesses to keep all of them: some warps may be missing.";
     this.note.textContent = this.line === null ? "Choose a line of the source." : !ofPlace.length
-      ? `Line ${this.line}: no thread of block ${block.number} accessed memory here in the first launch.${cut}`
-      : `Line ${this.line}: ${first} of ${product(this.size)} threads accessed memory here the first time.${cut}`;
+      ? `${this.figures} No thread of block ${block.number} accessed memory here in the first launch.${cut}`
+      : `${this.figures} First time, in this block: ${first} of ${product(this.size)} threads.${cut}`;
     this.drawDetail(byWarp.get(this.warp), lane);
   }
 
   drawDetail(access, lane) {
     if (!access) return this.detail.replaceChildren();
     const unit = access.space === "global" ? "sectors" : "wavefronts";
-    const sentence = `Warp ${access.warp}, ${access.kind} of ${access.size} bytes a lane, ${access.lanes.length} lanes: `
-      + `${access.actual} ${unit}, ideal ${access.ideal}. Executed ${access.times.toLocaleString("en")} times.`;
+    const sentence = `Warp ${access.warp}, ${access.kind} of ${access.size} bytes a lane, lanes: ${access.lanes.length}, `
+      + `${unit}: ${access.actual}, ideal ${access.ideal}. Executed ${access.times === 1 ? "once" : `${access.times.toLocaleString("en")} times`}.`;
     const at = lane === null ? -1 : access.lanes.indexOf(lane);
-    return this.detail.replaceChildren(
+    return this.detail.replaceChildren(...[
       h("p", { class: access.actual >= 2 * access.ideal ? "bad" : null }, access.actual >= 2 * access.ideal ? "! " : "", sentence),
       h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Lanes and memory" },
         access.space === "global" ? sectorPicture(access, at, sentence) : bankPicture(access, at, sentence)),
       at >= 0 ? h("p", { class: "mono" }, this.laneText(access, at)) : null,
-      h("details", {}, h("summary", {}, "lane by lane"), h("div", { class: "scroll", tabindex: 0 }, this.laneTable(access))));
+      h("details", {}, h("summary", {}, "lane by lane"), h("div", { class: "scroll", tabindex: 0 }, this.laneTable(access))),
+    ].filter(Boolean));
   }
 
   laneText(access, at) {
@@ -188,6 +193,7 @@ function sectorPicture(access, at, sentence) {
   const places = new Map(keys.map((key, position) => [key, position]));
   const key = (i) => `${arrayOf(access, i)} ${String(access.units[i]).padStart(12, "0")}`;
   const used = keys.map((each) => new Set(access.lanes.map((_, i) => i).filter((i) => key(i) === each).map((i) => access.elements[i])).size);
+  const far = access.actual >= 2 * access.ideal;
   const width = LANES * STEP / Math.max(keys.length, 8);
   const box = (position) => (LANES * STEP - keys.length * width) / 2 + position * width;
   return fan(access, at, sentence, (i) => box(places.get(key(i))) + width / 2, keys.map((each, position) => {
@@ -196,7 +202,7 @@ function sectorPicture(access, at, sentence) {
     return [
       svg("rect", { x: box(position) + 1, y: 92, width: width - 2, height: 22, class: "unit" },
         svg("title", {}, `sector ${label}: ${Math.round(part * 32)} of 32 bytes asked for`)),
-      svg("rect", { x: box(position) + 1, y: 92 + 22 * (1 - part), width: width - 2, height: 22 * part, class: part < 0.5 ? "wasted" : "used" }),
+      svg("rect", { x: box(position) + 1, y: 92 + 22 * (1 - part), width: width - 2, height: 22 * part, class: far ? "wasted" : "used" }),
       width >= 7 * label.length + 2 ? svg("text", { x: box(position) + width / 2, y: 128, "text-anchor": "middle" }, label) : null,
     ];
   }).flat(), "sectors");
