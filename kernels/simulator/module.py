@@ -350,7 +350,7 @@ class Kernel:
 def _parts(place: str) -> tuple[str, int]:
     """The file and the line of "file:line"; line 0 where it is not known."""
     file, _, number = place.rpartition(":")
-    return file, int(number) if number.isdigit() else 0
+    return (file, int(number)) if number.isdigit() else (place, 0)
 
 
 def _run(library: Library, launch: Launch) -> None:

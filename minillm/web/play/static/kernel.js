@@ -112,6 +112,7 @@ class KernelView {
     this.aborter = aborter;
     this.say("");
     this.editor.mark(null, "");
+    if (!kept) this.outcome.replaceChildren();
     this.busy(true);
     let last = null;
     try {
