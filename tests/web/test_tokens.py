@@ -14,8 +14,8 @@ from minillm.web.play.studio import Studio
 from minillm.web.play.tokens import LONGEST, SHOWN, Tokens, cut_text
 
 NASTY = [
-    "", " ", "\r\n a\r\n\r\n", "👩‍👩‍👧 😀🏽", "e\u0301\u0301 ﬁ नमस्ते", "<|endoftext|>a<|endoftext|><|endof", "\x00\x85\u3000\u2028",
-    " don't  \n we're", "\U0010ffff\ufeff", "x" * 300,
+    "", " ", "\r\n a\r\n\r\n", "👩‍👩‍👧 😀🏽", "e\u0301\u0301 ﬁ नमस्ते", "\x00\x85\u3000\u2028",
+    "<|endoftext|>a<|endoftext|><|endof", " don't  \n we're", "\U0010ffff\ufeff", "x" * 300,
 ]  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def opened(page, play):
 
 
 def type_text(page, text):
-    page.locator("#tokens-text").fill(text)
+    page.locator("#tokens-text").fill(text.replace("\r\n", "\n"))
     count = len(small_model().tokenizer.encode(text, "all", ()))
     page.locator("#tokens-main .figures dd").first.filter(has_text=re.compile(f"^{count:,}$")).wait_for()
 
@@ -151,9 +151,11 @@ def ids_in(page, selector):
 
 def test_tokens_have_ids_and_bytes(opened):
     text = "Once upon\r\n a time €"
+    opened.get_by_label("line ends").select_option(label="CR LF")
     type_text(opened, text)
     expected = small_model().tokenizer.encode(text)
     assert ids_in(opened, "#tokens-main .token") == expected
+    assert "␍" in opened.locator("#tokens-main .tokens").inner_text()
     opened.locator("#tokens-main .token").first.hover()
     assert f"id {expected[0]}" in opened.locator("#tokens-main .told").inner_text()
     opened.locator("#tokens-main summary").click()

@@ -35,7 +35,7 @@ class Tokens:
 
     def tokenizers(self, studio: Studio, arguments: dict) -> dict:
         """What there is: the model's own first, named "", then the run folders that have a tokenizer."""
-        return {"model": studio.name, "folders": self._folders(), "longest": LONGEST, "shown": SHOWN}
+        return {"model": self._studio.name, "folders": self._folders(), "longest": LONGEST, "shown": SHOWN}
 
     def cut(self, studio: Studio, arguments: dict) -> dict:
         """A text as tokens.

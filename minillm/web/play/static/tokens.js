@@ -33,13 +33,14 @@ class TokensView {
     this.text.value = SAMPLE;
     this.folder = h("select", { id: "tokens-folder", onchange: () => this.update() }, options());
     this.second = h("select", { id: "tokens-second", onchange: () => this.update() }, h("option", { value: "-" }, "none"), options());
+    this.lines = h("select", { onchange: () => this.update() }, h("option", { value: "\n" }, "LF"), h("option", { value: "\r\n" }, "CR LF"));
     this.special = h("input", { type: "checkbox", checked: true, onchange: () => this.update() });
     return [
       h("h1", { class: "sr-only" }, "Tokens"),
       h("section", { class: "panel asked", "aria-label": "The text" },
         h("label", { class: "column", for: "tokens-text" }, "text"), this.text,
         h("div", { class: "row" }, h("label", {}, "tokenizer", this.folder), h("label", {}, "compare with", this.second),
-          h("label", {}, this.special, "read special tokens"))),
+          h("label", {}, "line ends", this.lines), h("label", {}, this.special, "read special tokens"))),
       this.main.element, this.replay.element, this.other.element,
     ];
   }
@@ -60,7 +61,7 @@ class TokensView {
   }
 
   async ask() {
-    const common = { text: this.text.value, special: this.special.checked };
+    const common = { text: this.text.value.replaceAll("\n", this.lines.value), special: this.special.checked };
     const first = await this.api.post("tokens/cut", { ...common, folder: this.folder.value });
     const second = this.second.value === "-" ? null : await this.api.post("tokens/cut", { ...common, folder: this.second.value });
     this.main.draw(first, this.folder.selectedOptions[0].textContent);
@@ -85,7 +86,7 @@ class Flow {
     this.element.replaceChildren(...[
       h("h2", {}, title), this.figures(against), h("p", { class: "quiet" }, KINDS[cut.kind]),
       cut.normalized === null ? null : h("div", {}, h("h3", {}, "What the normalizer made of it"),
-        h("p", { class: "mono normalized" }, visible(cut.normalized))),
+        h("p", { class: "mono normalized" }, plain(cut.normalized))),
       cut.kind === "characters" || this.name === "other" ? null : h("div", {}, h("h3", {}, `Pieces: ${cut.pieces.length.toLocaleString("en")}`), this.pieces()),
       h("h3", {}, "Tokens"), this.tokens(), this.told,
       this.name === "main" ? this.table() : null].filter(Boolean));
@@ -103,8 +104,8 @@ class Flow {
 
   pieces() {
     return rove(h("div", { class: "pieces", role: "group", "aria-label": "Pieces" }, this.cut.pieces.map((piece, number) =>
-      h("button", { type: "button", class: piece.added ? "piece added" : "piece", "aria-label": `piece ${number + 1}: ${visible(piece.text)}`,
-        onclick: () => this.onPiece(number) }, visible(piece.text)))));
+      h("button", { type: "button", class: piece.added ? "piece added" : "piece", "aria-label": `piece ${number + 1}: ${plain(piece.text)}`,
+        onclick: () => this.onPiece(number) }, plain(piece.text)))));
   }
 
   tokens() {
@@ -127,7 +128,7 @@ class Flow {
     const fillRows = () => body.childElementCount || body.append(...rows.map(({ id, text }, position) => {
       const token = this.cut.tokens[id];
       return h("tr", {}, h("td", { class: "number" }, String(position)), h("td", { class: "number" }, String(id)),
-        h("td", { class: "mono" }, face(token)), h("td", { class: "mono" }, token.bytes), h("td", { class: "mono" }, visible(text)),
+        h("td", { class: "mono" }, face(token)), h("td", { class: "mono" }, token.bytes), h("td", { class: "mono" }, plain(text)),
         h("td", {}, token.special ? "special" : ""));
     }));
     return h("details", { ontoggle: fillRows }, h("summary", {}, "Token by token"),
@@ -141,7 +142,13 @@ const compared = (difference) => (difference === 0 ? "as many as"
 
 // A token as a box shows it: its text, or its bytes where they are no characters.
 export function face(token) {
-  return token.text === null ? `<${token.bytes}>` : visible(token.text) || "·";
+  return token.text === null ? `<${token.bytes}>` : plain(token.text) || "·";
+}
+
+// A text with all white space and control characters visible.
+export function plain(text) {
+  return visible(text.replaceAll("\r", "␍")).replace(/[\p{Cc}\p{Zs}\p{Zl}\p{Zp}]/gu,
+    (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`);
 }
 
 function describe(id, token, position, added) {

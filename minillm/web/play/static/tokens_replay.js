@@ -1,6 +1,6 @@
 // The merges of a piece, or of the whole text piece after piece, forward and back.
-import { h, svg, visible } from "./look/dom.js";
-import { face } from "./tokens.js";
+import { h, svg } from "./look/dom.js";
+import { face, plain } from "./tokens.js";
 
 const WAIT = 600; // milliseconds between two steps while it plays
 const TREE_LEAVES = 48; // at most, in the picture
@@ -38,7 +38,7 @@ class Replay {
     if (!merging) return;
     const longest = cut.pieces.reduce((best, piece, number) => (piece.merges.length > cut.pieces[best].merges.length ? number : best), 0);
     this.which.replaceChildren(h("option", { value: "all" }, "the whole text"),
-      ...cut.pieces.map((piece, number) => h("option", { value: number }, `${number + 1}: ${visible(piece.text).slice(0, 40)}`)));
+      ...cut.pieces.map((piece, number) => h("option", { value: number }, `${number + 1}: ${plain(piece.text).slice(0, 40)}`)));
     const step = this.piece === null || cut.pieces[this.piece]?.text !== this.text ? 0 : this.step;
     this.choose(step ? this.piece : longest);
     if (step) this.to(step);
