@@ -56,7 +56,7 @@ class ProfileRecord(ctypes.Structure):
 
 
 class WarpAccess(ctypes.Structure):
-    """The first execution of an instruction by a warp of the watched block, as profile.h describes it."""
+    """The first execution of an instruction by a warp of the watched block: see profile.h."""
 
     _fields_ = [
         ("pc", ctypes.c_uint64),

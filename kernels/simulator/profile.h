@@ -23,7 +23,8 @@ struct ProfileRecord {
     unsigned long long actual, ideal; // sectors of 32 bytes (global), wavefronts (shared)
 };
 
-// The first execution of an instruction by a warp of the watched block; launch_types.py has the same struct.
+// The first execution of an instruction by a warp of the watched block; launch_types.py has the
+// same struct.
 struct WarpAccess {
     uint64_t pc;
     int kind, size, warp;             // size: bytes of a lane

@@ -105,7 +105,9 @@ def _array(region, offset: int) -> tuple[str, int]:
 
 
 def _shared_array(library, offset: int) -> tuple[str, int]:
-    """The name of a shared array, and the word at a distance in bytes from the start of the block's shared memory."""
+    """The name of a shared array, and the word at a distance in bytes from the start of the block's
+    shared memory.
+    """
     for symbol in library.symbols:
         if symbol.size and symbol.offset <= offset < symbol.offset + symbol.size:
             return plain_name(symbol.name), (offset - symbol.offset) // BANK_BYTES

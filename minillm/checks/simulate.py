@@ -69,9 +69,10 @@ class FileRun:
 
 @dataclass(frozen=True)
 class Way:
-    """How a kernel is run. mode: "run", "check" or "profile". order, seed: in which order threads take turns.
+    """How a kernel is run.
 
-    watch: the number of a block whose accesses the profile keeps. progress: as in the simulator's settings.
+    mode: "run", "check" or "profile". order, seed: in which order threads take turns. watch: the
+    number of a block whose accesses the profile keeps. progress: as in the simulator's settings.
     """
 
     mode: str = "run"
@@ -115,9 +116,9 @@ def simulate_file(path: Path, kernel: str, launch: FileRun, way: Way) -> Simulat
 
 
 def simulate_source(source: str, name: str, kernel: str, launch: FileRun, way: Way, options=()) -> Simulation:
-    """Run a kernel of a source. name: what messages call it, such as my.cu. options: as RawModule takes them.
+    """Run a kernel of a source.
 
-    Raises UserError for what cannot be run.
+    name: what messages call the source, such as my.cu. options: as RawModule takes them. Raises UserError for what cannot be run.
     """
     return _simulate(partial(RawModule, code=f'#line 1 "{name}"\n{source}', options=options), name, kernel, launch, way)
 

@@ -1,4 +1,4 @@
-"""What a run of a kernel in the simulator showed: as data, and as the report of `minillm simulate`."""
+"""What a run of a kernel in the simulator showed: data, and the report of `minillm simulate`."""
 
 from __future__ import annotations
 

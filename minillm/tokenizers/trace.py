@@ -6,9 +6,9 @@ are those of `encode`.
 >>> from minillm.tokenizers import BytePairTokenizer
 >>> tokenizer = BytePairTokenizer.train("low lower lowest", vocab_size=260)
 >>> for piece in tokenizer.trace("low lower"):
-...     print(piece.text, piece.start, [tuple(merge) for merge in piece.merges], piece.ids)
-low [108, 111, 119] [(0, 1, 0, 256), (0, 2, 1, 257)] [257]
- lower [32, 108, 111, 119, 101, 114] [(1, 2, 0, 256), (1, 3, 1, 257), (0, 1, 2, 258), (0, 4, 3, 259)] [259, 114]
+...     print(piece.text, piece.start, [merge.token for merge in piece.merges], piece.ids)
+low [108, 111, 119] [256, 257] [257]
+ lower [32, 108, 111, 119, 101, 114] [256, 257, 258, 259] [259, 114]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The accesses of one block, lane by lane: those that can be told by hand."""
+"""The accesses of one block, lane by lane: those that follow from the source."""
 
 import numpy as np
 import pytest

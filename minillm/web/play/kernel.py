@@ -1,4 +1,4 @@
-"""The view Kernel: a kernel in the simulator, its traffic line by line, its threads and their faults.
+"""The view Kernel: a kernel in the simulator, its traffic by line, its threads and their faults.
 
 Numbers are those of `minillm simulate --profile` and `--check`, which runs in a process of its own.
 """
@@ -43,7 +43,7 @@ def routes(studio: Studio) -> list[Route]:
 
 
 def listed(studio: Studio, arguments: dict) -> dict:
-    """The kernels of minillm, examples of sources of one's own, and why none can be run here, or ""."""
+    """The kernels of minillm, example sources, and why none can be run here, or ""."""
     kernels = [
         {"name": name, "summary": kernel.summary, "size": dict(zip(case.dimensions, case.simulate))}
         for name, (case, kernel) in KERNELS.items()
@@ -77,7 +77,10 @@ def problem() -> str:
 
 
 def checked(arguments: dict) -> dict:
-    """The request for kernel_process.py. Raises UserError for what is no run of a kernel, or too large for a page."""
+    """The request for kernel_process.py.
+
+    Raises UserError for what is no run of a kernel, or too large for a page.
+    """
     request = {
         "mode": choice(arguments, "mode", ["profile", "check"], "profile"),
         "order": choice(arguments, "order", list(ORDERS), ORDERS[0]),

@@ -1,4 +1,4 @@
-"""Runs a kernel in a process of its own, and ends it in time: the page's side of kernel_process.py."""
+"""Runs a kernel in a process of its own (kernel_process.py), and ends it in time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _places = threading.BoundedSemaphore(AT_ONCE)
 
 
 def run_apart(request: dict, seconds: float) -> Iterator[dict]:
-    """Events of a run: {"event": "state", ...} now and then, at last "result", "refused" or "ended".
+    """Events of a run: "state" now and then, at last "result", "refused" or "ended".
 
     request: what kernel_process.py takes. seconds: that the kernel may run, compiling aside. The
     process has ended when the iterator has. Raises UserError where too many run already.
@@ -44,7 +44,7 @@ def run_apart(request: dict, seconds: float) -> Iterator[dict]:
 
 
 class _Process:
-    """A run. It begins a group of processes, to which the compiler belongs, so that all end together."""
+    """A run: a group of processes, to which the compiler belongs, so that all end together."""
 
     def __init__(self, request: dict):
         reading, writing = os.pipe()

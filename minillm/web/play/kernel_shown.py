@@ -1,4 +1,4 @@
-"""A run of a kernel as the page shows it: plain dictionaries, made of what `minillm simulate` prints."""
+"""A run of a kernel as the page shows it: what `minillm simulate` prints, as dictionaries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minillm.kernels.simulator.watching import Access, WatchedBlock
 
 
 def shown(simulation: Simulation, order: str) -> dict:
-    """The whole run; numbers are the profile's own. order: in which threads and blocks took turns."""
+    """The whole run; numbers are the profile's own. order: in which threads took turns."""
     profile = simulation.profile if simulation.mode == "profile" else None
     return {
         "mode": simulation.mode,
@@ -28,7 +28,7 @@ def shown(simulation: Simulation, order: str) -> dict:
 
 
 def shown_kernels(profile: Profile) -> list[dict]:
-    """Each kernel that ran: the files its lines are in, its totals, and the block that was watched."""
+    """Each kernel that ran: the files of its lines, its totals, the block that was watched."""
     names = dict.fromkeys([*profile.blocks, *(line.kernel for line in profile.lines)])  # in the order of their launches
     return [
         {
@@ -42,7 +42,7 @@ def shown_kernels(profile: Profile) -> list[dict]:
 
 
 def shown_block(block: WatchedBlock) -> dict:
-    """A block: its number, the launch's size, and what each warp touched at each place of the source."""
+    """A block: its number, the launch's size, what each warp touched at each place."""
     return {
         "number": block.block,
         "grid": block.grid,
@@ -53,7 +53,7 @@ def shown_block(block: WatchedBlock) -> dict:
 
 
 def shown_access(access: Access) -> dict:
-    """An access of a warp; "array" is one name where all lanes touch the same array, a list otherwise."""
+    """An access of a warp; "array" is one name, or a list where lanes touch different arrays."""
     one = len(set(access.arrays)) == 1
     return {
         "file": Path(access.file).name,

@@ -1,4 +1,4 @@
-"""The view Tokens: a text cut into tokens, and the merges that made them, as `Tokenizer.trace` has them."""
+"""The view Tokens: a text cut into tokens, and the merges that made them (tokenizers/trace.py)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tokens:
         self._opened: dict[tuple[str, float], Tokenizer] = {}
 
     def tokenizers(self, studio: Studio, arguments: dict) -> dict:
-        """What there is: the model's own first, named "", then the run folders that have a tokenizer."""
+        """The name of the model, whose own is called "", and the run folders with a tokenizer."""
         return {"model": self._studio.name, "folders": self._folders(), "longest": LONGEST, "shown": SHOWN}
 
     def cut(self, studio: Studio, arguments: dict) -> dict:
@@ -123,7 +123,7 @@ def _token(tokenizer: Tokenizer, index: int) -> dict:
 
 
 def _is_changed(pieces: list[TracedPiece], sample: str) -> bool:
-    """Whether the text of all pieces, and of the added tokens between them, is another one than was given."""
+    """Whether the text of the pieces and the added tokens is another one than was given."""
     at = 0
     for piece in pieces:
         if not sample.startswith(piece.text, at):
