@@ -118,7 +118,8 @@ def simulate_file(path: Path, kernel: str, launch: FileRun, way: Way) -> Simulat
 def simulate_source(source: str, name: str, kernel: str, launch: FileRun, way: Way, options=()) -> Simulation:
     """Run a kernel of a source.
 
-    name: what messages call the source, such as my.cu. options: as RawModule takes them. Raises UserError for what cannot be run.
+    name: what messages call the source, such as my.cu. options: as RawModule takes them.
+    Raises UserError for what cannot be run.
     """
     return _simulate(partial(RawModule, code=f'#line 1 "{name}"\n{source}', options=options), name, kernel, launch, way)
 

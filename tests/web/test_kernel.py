@@ -9,6 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from kernel_testing import needs_compiler
@@ -120,6 +122,27 @@ def test_a_fault_is_that_of_simulate(tmp_path):
     assert (fault["line"], fault["thread"], fault["other"]["thread"], fault["other"]["line"]) == (9, 1, 0, 9)
 
 
+FAULTS = {
+    "x[threadIdx.x + 30] = 1;": ((31, 0), "out-of-bounds write of argument 0 (x), element 61"),
+    "if (threadIdx.x < 7) __syncthreads();": (None, "barrier"),
+    "__shared__ int s[32];\n    if (!threadIdx.x) s[0] = 1;\n    x[threadIdx.x] = s[threadIdx.x];": (
+        None,
+        "uninitialised read of shared memory",
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", FAULTS)
+def test_other_faults_are_marked_at_their_lines(statement):
+    source = f"__global__ void f(int* x) {{\n    {statement}\n}}\n"
+    event = last(source=source, arguments=["int32[61]"], mode="check")
+    thread, words = FAULTS[statement]
+    assert not event["well"] and words in "\n".join(event["findings"])
+    fault = event["faults"][0]
+    assert fault["line"] == 1 + len(statement.splitlines())
+    assert thread is None or (fault["thread"], fault["block"]) == thread
+
+
 def test_blocks_are_numbered_in_any_order():
     source = "__global__ void meet(int* x) {\n    if (blockIdx.x == 1 || blockIdx.x == 3) x[0] = threadIdx.x;\n}\n"
     for order in ("ascending", "descending"):
@@ -205,6 +228,17 @@ def wait_for_end(pid):
             return
         time.sleep(0.02)
     pytest.fail(f"process {pid} still runs")
+
+
+def kernel_processes():
+    """The processes in which this one runs kernels."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"kernel_process" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
 
 
 def test_only_so_many_run_at_once():
@@ -409,7 +443,9 @@ def test_a_run_can_be_stopped(view):
     view.get_by_label("stop it after").fill("60")
     run(view)
     view.get_by_text("running").wait_for(timeout=60_000)
+    (pid,) = kernel_processes()
     view.get_by_role("button", name="Stop").click()
+    wait_for_end(pid)
     own(view, "saxpy")
     assert "results as expected" in ran(view)
 

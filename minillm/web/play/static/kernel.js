@@ -5,8 +5,6 @@ import { editor } from "./kernel_editor.js";
 import { sourceTable, columnNotes } from "./kernel_source.js";
 import { threadsPanel } from "./kernel_threads.js";
 
-const STATES = { starting: "starting", compiling: "compiling", running: "running" };
-
 export async function show(root, api, say) {
   const info = await api.post("kernel/list");
   const view = new KernelView(root, api, say, info);
@@ -148,7 +146,8 @@ class KernelView {
   }
 
   told(event) {
-    this.state.textContent = `${STATES[event.state]} ${event.file} ${event.seconds.toFixed(0)} s`;
+    const text = `${event.state} ${event.file} ${event.seconds.toFixed(0)} s`;
+    if (this.state.textContent !== text) this.state.textContent = text;
   }
 
   // ------------------------------------------------------------------ what came of it
