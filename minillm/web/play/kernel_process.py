@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-GRACE = 0.5  # seconds to tidy up in before it is killed
+GRACE = 0.3  # seconds to tidy up in before it is killed
 LINE = re.compile(r"[^\s:]+\.cuh?:(\d+): ")
 
 
