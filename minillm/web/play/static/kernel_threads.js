@@ -63,10 +63,17 @@ class Threads {
     if (line !== this.line || !sorted.includes(this.place)) {
       const costly = accesses.find((each) => each.actual >= 2 * each.ideal);
       this.place = costly ? `${costly.space} ${costly.kind} ${costly.place}` : sorted[0] ?? null;
+      this.warp = this.costliestWarp(accesses);
     }
     Object.assign(this, { line, accesses, sorted, figures });
     this.drawPlaces();
     this.paint();
+  }
+
+  // Of the chosen access, the warp for which most was moved.
+  costliestWarp(accesses) {
+    const ofPlace = accesses.filter((each) => `${each.space} ${each.kind} ${each.place}` === this.place);
+    return ofPlace.reduce((most, each) => (each.actual > most.actual ? each : most), ofPlace[0] ?? { warp: 0 }).warp;
   }
 
   drawPlaces() {
