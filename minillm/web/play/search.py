@@ -79,7 +79,7 @@ def speculate(studio: Studio, arguments: dict) -> Iterator[dict]:
     accepted_share, tokens_per_pass}.
     """
     prompt = prompt_of(studio, arguments)
-    name = text(arguments, "draft", NAME)
+    name = text(arguments, "draft", NAME, "")
     lookahead = LOOKAHEAD.get(name, 4)
     if arguments.get("lookahead") is not None:
         lookahead = whole(arguments, "lookahead", 1, MOST_GUESSES)

@@ -78,15 +78,15 @@ def start(studio: Studio, texts: Texts, arguments: dict) -> dict:
     tokens in it are read; session. Raises UserError as `minillm generate` does for a prompt that
     cannot be read.
     """
-    tokenizer, prompt, special = studio.tokenizer, arguments.get("prompt"), text(arguments, "special", 10) or "text"
+    tokenizer, prompt, special = studio.tokenizer, arguments.get("prompt"), text(arguments, "special", 10, "") or "text"
     if prompt is None:
         ids, shown = start_of_text(tokenizer)
     else:
-        shown = text(arguments, "prompt", LONGEST_PROMPT)
+        shown = text(arguments, "prompt", LONGEST_PROMPT, "")
         ids = encode_prompt(tokenizer, shown, special)
     if not ids:
         raise UserError(EMPTY)
-    logprobs = texts.of(text(arguments, "session", SESSION)).prompt_logprobs(ids)
+    logprobs = texts.of(text(arguments, "session", SESSION, "")).prompt_logprobs(ids)
     return {
         "ids": list(ids),
         "pieces": [piece(tokenizer, token) for token in ids],
@@ -104,7 +104,7 @@ def next_token(studio: Studio, texts: Texts, arguments: dict) -> dict:
     draws another token than these; the answer then has the `seed`.
     """
     prompt, written, settings, mu = _place(studio, arguments)
-    logits = texts.of(text(arguments, "session", SESSION)).logits(prompt, written)
+    logits = texts.of(text(arguments, "session", SESSION, "")).logits(prompt, written)
     unlike = id_list(arguments, "unlike", studio.model.config.vocab_size, LONGEST_TEXT)
     if not unlike:
         return _shown(studio, choice(logits, settings, prompt, written, mu), prompt, written)
@@ -121,7 +121,7 @@ def run(studio: Studio, texts: Texts, arguments: dict) -> Iterator[dict]:
     prompt, written, settings, mu = _place(studio, arguments)
     count = whole(arguments, "count", 1, MOST_AT_ONCE)
     (token,) = id_list(arguments, "token", studio.model.config.vocab_size, 1) or (None,)
-    session, endless = text(arguments, "session", SESSION), arguments.get("endless") is True
+    session, endless = text(arguments, "session", SESSION, ""), arguments.get("endless") is True
     for _ in range(count):
         if token is not None:
             written = [*written, token]
