@@ -28,8 +28,10 @@ class Control:
 
     ended = False  # whether to end after the present step, as Ctrl-C does
 
-    def is_due(self) -> bool:
-        """Before each step: whether `between_steps` is to be called."""
+    def is_due(self, step: int) -> bool:
+        """Whether `between_steps` is to be called before the step (0, 1, ...), once more after each
+        call.
+        """
         return False
 
     def between_steps(self, run: Run) -> Mapping[str, float]:

@@ -114,7 +114,7 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool, 
                     reason = "stopped"
                     break
                 follower.start_clock()
-            if control.is_due():
+            while control.is_due(step):
                 follower.catch_up()
                 change(run, parallel.models, control.between_steps(run))
                 schedule = run.settings.make_schedule()
