@@ -15,7 +15,7 @@ from minillm.models.presets import PRESETS
 from minillm.optim import OPTIMIZERS, SCHEDULES
 from minillm.profiling.memory import DEVICES, estimate, workload_of
 from minillm.profiling.memory_advice import advice, format_bytes, memory_of
-from minillm.training import Run, TrainingSettings, start_run
+from minillm.training import SETTING_NAMES, Run, TrainingSettings, start_run
 from minillm.training.from_preset import settings_from
 from minillm.training.run import DEFAULT_BYTE_PAIRS
 from minillm.training.settings import TOKENIZERS
@@ -27,6 +27,7 @@ OPEN = (  # the settings that are shown at once, in this order; the others are u
 )
 ELSEWHERE = ("data", "init")  # places, which the page names in fields of their own
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "schedule": SCHEDULES, "tokenizer": TOKENIZERS}
+OF_TOKENIZER = ("tokenizer", "vocab_size")  # which a model that is continued from has already
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 LARGEST = 2**53  # whole numbers beyond it are not exact in the page
 MOST_LAYERS = 1000
@@ -53,7 +54,7 @@ def describe_form(runs: Path) -> dict:
     names = [*OPEN, *(name for name in kinds if name not in OPEN)]
     return {
         "fields": [{"name": name, "open": name in OPEN, **kinds[name].described} for name in names],
-        "presets": [{"name": name, **_values_of(name)} for name in PRESETS if name != "fine-tune"],
+        "presets": [{"name": name, **_values_of(name)} for name in PRESETS],
         "corpora": list(CORPORA),
         "texts": sorted(str(path.relative_to(runs)) for path in [*runs.glob("*.txt"), *runs.glob("*/*.txt")]),
         "devices": list(DEVICES),
@@ -104,6 +105,7 @@ class Field(NamedTuple):
             "help": metadata["help"],
             "panel": metadata["panel"],
             "choices": CHOICES.get(self.field.name),
+            "is_shape": self.field.name not in SETTING_NAMES or self.field.name in OF_TOKENIZER,
         }
 
 
