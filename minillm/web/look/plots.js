@@ -8,9 +8,15 @@ const DASHES = ["", "8 4", "2 3", "10 3 2 3", "14 5", "5 2 1 2"];
 const COLOURS = 6;
 const MOST_POINTS = 800; // of a curve as it is drawn
 
+const MOVES = {
+  ArrowLeft: (at) => at - 1, ArrowRight: (at) => at + 1, ArrowDown: (at) => at - 1, ArrowUp: (at) => at + 1,
+  PageDown: (at) => at - 10, PageUp: (at) => at + 10, Home: () => 0, End: (at, last) => last,
+};
+
 // How the n-th run is drawn: a colour and a dash pattern, so that neither is needed alone.
 export function styleOf(number) {
-  return { colour: `var(--plot-${number % COLOURS})`, dash: DASHES[(number + Math.floor(number / COLOURS)) % DASHES.length] };
+  const dash = DASHES[(number + Math.floor(number / COLOURS)) % DASHES.length];
+  return { colour: `var(--plot-${number % COLOURS})`, dash };
 }
 
 // Round numbers from low to high, about as many as count: ticks(0, 1, 5) -> [0, 0.2, 0.4, 0.6, 0.8, 1].
@@ -38,7 +44,8 @@ export function logTicks(low, high, count) {
   return found.length > 2 * count && powers.length > 1 ? powers : found;
 }
 
-// A focusable area with a cursor: pointer and arrow keys choose one of `positions`; onMove(index) is told, null for none.
+// A focusable area with a cursor: the pointer and the arrow keys choose a position; onMove(index) is called, with null
+// for none.
 export function cursorArea(label, onMove) {
   let count = 0, index = null;
   const area = h("div", {
@@ -46,9 +53,8 @@ export function cursorArea(label, onMove) {
     "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0,
     onkeydown: (event) => {
       const last = count - 1, at = index ?? last;
-      const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowDown: at - 1, ArrowUp: at + 1, PageDown: at - 10, PageUp: at + 10, Home: 0, End: last };
       if (event.key === "Escape") move(null);
-      else if (event.key in moves && count) move(Math.min(last, Math.max(0, moves[event.key])));
+      else if (event.key in MOVES && count) move(Math.min(last, Math.max(0, MOVES[event.key](at, last))));
       else return;
       event.preventDefault();
     },
@@ -79,13 +85,14 @@ export function cursorArea(label, onMove) {
 export function valueTable(label, rows) {
   const table = h("table", {});
   const details = h("details", { class: "plot-table", ontoggle: () => fill() },
-    h("summary", {}, "values"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `values: ${label}` }, table));
+    h("summary", {}, "values"),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `values: ${label}` }, table));
   function fill() {
     if (!details.open) return;
     const [headings, ...values] = rows();
     table.replaceChildren(
       h("thead", {}, h("tr", {}, headings.map((heading) => h("th", { scope: "col", class: "number" }, heading)))),
-      h("tbody", {}, values.map((row) => h("tr", {}, row.map((value) => h("td", { class: "number" }, typeof value === "number" ? short(value) : value ?? ""))))),
+      h("tbody", {}, values.map((row) => h("tr", {}, row.map((value) => h("td", { class: "number" }, short(value)))))),
     );
   }
   return { details, fill };
@@ -102,10 +109,10 @@ export function onWidth(element, call) {
 }
 
 // A chart of curves: { element, draw(data) }.
-//   options: title, x and y (labels of the axes), height, second: { label, of, back } for an axis at the right with other
-//     units, logarithmic: whether it begins so.
-//   data: series: [{ label, points: [[x, y], ...], colour, dash, width, marks, faint, quiet }], band: { upper, lower, text },
-//     notes: [{ x, text }].
+//   options: title, x and y (labels of the axes), height, second: { label, of, back } for an axis at the right with
+//     other units, logarithmic: whether it begins so.
+//   data: series: [{ label, points: [[x, y], ...], colour, dash, width, marks, faint, more }], where more(y) is what is
+//     read out beside a value; band: { upper, lower, text }; notes: [{ x, row, text }].
 export function lineChart(options) {
   let data = { series: [], band: null, notes: [] }, width = 0, logarithmic = options.logarithmic ?? false;
   const readout = h("p", { class: "plot-readout mono" });
@@ -127,8 +134,8 @@ export function lineChart(options) {
   cursor.area.addEventListener("pointermove", (event) => {
     if (!frame) return;
     const x = frame.x.back((event.clientX - cursor.area.getBoundingClientRect().left - frame.left) / frame.width);
-    const nearest = frame.positions.reduce((best, each, index) => (Math.abs(each - x) < Math.abs(frame.positions[best] - x) ? index : best), 0);
-    if (frame.positions.length) cursor.move(nearest);
+    const distances = frame.positions.map((each) => Math.abs(each - x));
+    if (distances.length) cursor.move(distances.indexOf(Math.min(...distances)));
   });
   onWidth(cursor.area, (now) => {
     width = now;
@@ -137,7 +144,7 @@ export function lineChart(options) {
 
   function draw(next) {
     data = next;
-    legend.replaceChildren(...data.series.filter((each) => each.points.length && !each.quiet).map(legendEntry));
+    legend.replaceChildren(...data.series.filter((each) => each.points.length).map(legendEntry));
     paint();
     table.fill();
   }
@@ -146,13 +153,15 @@ export function lineChart(options) {
     const series = shownSeries(data);
     const positions = positionsOf(series);
     const at = cursor.index === null ? positions.at(-1) : positions[cursor.index];
-    const text = at === undefined ? "" : `${options.x} ${at}: ${series.map((each) => reading(each, at)).filter(Boolean).join(" · ")}`;
+    const readings = series.map((each) => reading(each, at)).filter(Boolean);
+    const text = at === undefined ? "" : `${options.x} ${at}: ${readings.join(" · ")}`;
     readout.textContent = text || "no values yet";
     cursor.says(positions, text);
     if (!width) return;
     frame = frameOf(data.series, positions, width, options, logarithmic);
     const marked = cursor.index === null ? null : at;
-    cursor.area.replaceChildren(frame ? drawing(frame, data, options, marked) : svg("svg", { width, height: options.height }));
+    const empty = { width, height: options.height, "aria-hidden": "true" };
+    cursor.area.replaceChildren(frame ? drawing(frame, data, options, marked) : svg("svg", empty));
   }
   return { element, draw };
 }
@@ -185,7 +194,8 @@ function reading(series, x) {
 
 function rowsOf(series, label) {
   const maps = series.map((each) => new Map(each.points));
-  return [[label, ...series.map((each) => each.label)], ...positionsOf(series).map((x) => [x, ...maps.map((map) => map.get(x) ?? "")])];
+  const rows = positionsOf(series).map((x) => [x, ...maps.map((map) => map.get(x))]);
+  return [[label, ...series.map((each) => each.label)], ...rows];
 }
 
 function legendEntry(series) {
@@ -212,7 +222,7 @@ function axisOf(low, high, logarithmic) {
 }
 
 function frameOf(series, positions, width, options, logarithmic) {
-  const usable = series.flatMap((each) => each.points).filter(([, y]) => Number.isFinite(y) && (!logarithmic || y > 0));
+  const usable = series.flatMap((each) => drawable(each.points, logarithmic));
   if (!usable.length) return null;
   let [low, high] = [Infinity, -Infinity], last = -Infinity, first = Infinity;
   for (const [x, y] of usable) {
@@ -238,18 +248,20 @@ function drawing(frame, data, options, marked) {
   return svg("svg", { width, height, "aria-hidden": "true" }, [
     axisX(frame, x, options), axisY(frame, y, options), options.second && secondAxis(frame, y, options.second),
     data.band && band(data.band, x, y, frame),
-    data.notes.map((note) => noteAt(note, x(note.x), frame)),
     data.series.map((each) => curve(each, x, y, frame)),
-    marked !== null && svg("path", { class: "plot-cursor", d: `M${x(marked)} ${frame.top}V${frame.top + frame.height}` }),
+    data.notes.map((note) => noteAt(note, x(note.x), frame)),
+    data.band && bandText(data.band, x, y),
+    marked !== null && svg("path", { class: "plot-cursor", d: vertical(x(marked), frame) }),
   ].flat(Infinity));
 }
 
 function axisX(frame, x, options) {
   const bottom = frame.top + frame.height;
-  const all = ticks(frame.x.low, frame.x.high, Math.max(2, frame.width / 90)).filter(Number.isInteger);
+  const all = ticks(frame.x.low, frame.x.high, Math.max(3, frame.width / 80)).filter(Number.isInteger);
   return [
     svg("path", { class: "plot-axis", d: `M${frame.left} ${bottom}H${frame.left + frame.width}` }),
-    all.map((tick) => svg("text", { x: x(tick), y: bottom + 15, class: "plot-tick middle" }, tick.toLocaleString("en"))),
+    all.map((each) =>
+      svg("text", { x: x(each), y: bottom + 15, class: "plot-tick middle" }, each.toLocaleString("en"))),
     svg("text", { x: frame.left + frame.width / 2, y: bottom + 31, class: "plot-label middle" }, options.x),
   ];
 }
@@ -262,7 +274,7 @@ function axisY(frame, y, options) {
       svg("path", { class: "plot-grid", d: `M${frame.left} ${y(tick)}H${frame.left + frame.width}` }),
       svg("text", { x: frame.left - 6, y: y(tick) + 4, class: "plot-tick end" }, short(tick)),
     ]),
-    svg("text", { x: 12, y: middle, class: "plot-label middle", transform: `rotate(-90 12 ${middle})` }, options.y),
+    svg("text", { x: 12, y: middle, ...upright(12, middle) }, options.y),
   ];
 }
 
@@ -276,40 +288,61 @@ function secondAxis(frame, y, second) {
     return free;
   });
   return [
-    kept.map((tick) => svg("text", { x: right + 6, y: y(second.back(tick)) + 4, class: "plot-tick" }, tick.toLocaleString("en"))),
-    svg("text", { x: far, y: middle, class: "plot-label middle", transform: `rotate(-90 ${far} ${middle})` }, second.label),
+    kept.map((tick) => {
+      const place = { x: right + 6, y: y(second.back(tick)) + 4, class: "plot-tick" };
+      return svg("text", place, tick.toLocaleString("en"));
+    }),
+    svg("text", { x: far, y: middle, ...upright(far, middle) }, second.label),
   ];
+}
+
+function vertical(x, frame) {
+  return `M${x} ${frame.top}V${frame.top + frame.height}`;
+}
+
+// A label along an axis.
+function upright(x, y) {
+  return { class: "plot-label middle", transform: `rotate(-90 ${x} ${y})` };
+}
+
+// The points that an axis can show.
+function drawable(points, logarithmic) {
+  return points.filter(([, value]) => Number.isFinite(value) && (!logarithmic || value > 0));
 }
 
 // A curve with at most MOST_POINTS points: of neighbours one stays.
 function curve(series, x, y, frame) {
   const stride = Math.ceil(series.points.length / MOST_POINTS);
-  const points = series.points.filter(([, value], index) =>
-    Number.isFinite(value) && (!frame.y.logarithmic || value > 0) && (index % stride === 0 || index === series.points.length - 1));
+  const last = series.points.length - 1;
+  const kept = series.points.filter((_, index) => index % stride === 0 || index === last);
+  const points = drawable(kept, frame.y.logarithmic);
   const path = points.map(([px, py], index) => `${index ? "L" : "M"}${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join("");
-  const marks = series.marks || points.length === 1;
+  const marks = series.marks || points.length === 1, radius = points.length > 60 ? 1.5 : 2.8;
   return [
     svg("path", { d: path, class: series.faint ? "plot-line faint" : "plot-line", style: strokeOf(series) }),
-    marks ? points.map(([px, py]) => svg("circle", { cx: x(px), cy: y(py), r: points.length > 60 ? 1.5 : 2.8, style: `fill:${series.colour}` })) : null,
+    marks && points.map(([px, py]) =>
+      svg("circle", { cx: x(px), cy: y(py), r: radius, style: `fill:${series.colour}` })),
   ];
 }
 
 function band({ upper, lower, text }, x, y, frame) {
-  const usable = (points) => points.filter(([, value]) => Number.isFinite(value) && (!frame.y.logarithmic || value > 0));
-  const corners = [...usable(upper), ...usable(lower).reverse()].map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`);
+  const [above, below] = [upper, lower].map((points) => drawable(points, frame.y.logarithmic));
+  const corners = [...above, ...below.reverse()].map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`);
   if (corners.length < 4) return null;
-  const [lastX, lastUpper] = upper.at(-1), lastLower = lower.at(-1)[1];
-  const middle = (y(lastUpper) + y(lastLower)) / 2;
-  return [
-    svg("polygon", { class: "plot-band", points: corners.join(" ") }),
-    Math.abs(y(lastUpper) - y(lastLower)) > 16 && svg("text", { x: x(lastX) - 6, y: middle + 4, class: "plot-note end" }, text),
-  ];
+  return svg("polygon", { class: "plot-band", points: corners.join(" ") });
+}
+
+// How wide the band is at its end, where there is room to say it.
+function bandText({ upper, lower, text }, x, y) {
+  const [lastX, lastUpper] = upper.at(-1), ends = [y(lastUpper), y(lower.at(-1)[1])];
+  if (!ends.every(Number.isFinite) || Math.abs(ends[0] - ends[1]) < 16) return null;
+  return svg("text", { x: x(lastX) - 6, y: (ends[0] + ends[1]) / 2 + 4, class: "plot-note end" }, text);
 }
 
 function noteAt(note, x, frame) {
-  const end = x > frame.left + frame.width / 2;
+  const end = x > frame.left + frame.width / 2, y = frame.top + 10 + 13 * (note.row ?? 0);
   return [
-    svg("path", { class: "plot-event", d: `M${x} ${frame.top}V${frame.top + frame.height}` }),
-    svg("text", { x: x + (end ? -4 : 4), y: frame.top + 10 + 13 * (note.row ?? 0), class: `plot-note ${end ? "end" : ""}` }, note.text),
+    svg("path", { class: "plot-event", d: vertical(x, frame) }),
+    svg("text", { x: x + (end ? -4 : 4), y, class: `plot-note ${end ? "end" : ""}` }, note.text),
   ];
 }

@@ -1,4 +1,5 @@
-// The layers of one run over its steps: heatStrip, a row a layer and a column a step; smallMultiples, a little curve each.
+// The layers of one run over its steps: heatStrip, a row a layer and a column a step; smallMultiples, a little curve
+// each.
 import { h, svg, short } from "./dom.js";
 import { cursorArea, onWidth, valueTable } from "./plots.js";
 
@@ -29,12 +30,13 @@ export function heatStrip(options) {
   function paint() {
     shown = gathered(data, Math.max(8, Math.floor((width - NAMES) / CELL)));
     const last = shown.columns.length - 1, at = cursor.index ?? last;
-    const text = last < 0 ? "" : `step ${shown.columns[at]}: ${shown.rows.map((name, row) => `${name} ${short(shown.values[at][row])}`).join(" · ")}`;
+    const readings = shown.rows.map((name, row) => `${name} ${short(shown.values[at][row])}`);
+    const text = last < 0 ? "" : `step ${shown.columns[at]}: ${readings.join(" · ")}`;
     readout.textContent = text || "no values yet";
     cursor.says(shown.columns, text);
     if (!width) return;
-    const [low, high] = extentOf(shown);
-    scale.replaceChildren(...(last < 0 ? [] : [short(low), h("span", { class: "plot-ramp", "aria-hidden": "true" }), `${short(high)} (logarithmic)`]));
+    const [low, high] = extentOf(shown), ramp = h("span", { class: "plot-ramp", "aria-hidden": "true" });
+    scale.replaceChildren(...(last < 0 ? [] : [short(low), ramp, `${short(high)} (logarithmic)`]));
     cursor.area.replaceChildren(stripCells(shown, low, high, width, cursor.index));
   }
   return {
@@ -95,15 +97,20 @@ function stripCells(data, low, high, width, marked) {
       class: "plot-cell", x: NAMES + index * cell, y: row * ROW, width: cell + 0.3, height: ROW - 1,
       "fill-opacity": (value > 0 ? 0.06 + 0.94 * Math.log(value / low) / span : 0).toFixed(3),
     }))),
-    marked !== null && svg("rect", { class: "plot-marked", x: NAMES + marked * cell, y: 0.5, width: cell, height: height - 1 }),
+    marked !== null && svg("rect", {
+      class: "plot-marked", x: NAMES + marked * cell, y: 0.5, width: cell, height: height - 1,
+    }),
   ].flat());
 }
 
 function layerCurve(name, values) {
   const [low, high] = [Math.min(...values), Math.max(...values)], span = high - low || 1;
-  const path = values.map((value, index) =>
-    `${index ? "L" : "M"}${(2 + (96 * index) / Math.max(1, values.length - 1)).toFixed(1)} ${(26 - (22 * (value - low)) / span).toFixed(1)}`);
+  const path = values.map((value, index) => {
+    const x = 2 + (96 * index) / Math.max(1, values.length - 1), y = 26 - (22 * (value - low)) / span;
+    return `${index ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
+  });
   return h("li", {}, h("span", {}, name),
-    svg("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { class: "plot-line", d: path.join("") })),
+    svg("svg", { viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("path", { class: "plot-line", d: path.join("") })),
     h("span", { class: "mono" }, `${short(values[0])} → ${short(values.at(-1))}`));
 }

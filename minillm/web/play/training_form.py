@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, get_args, get_origin, get_type_hints
 
@@ -109,6 +110,7 @@ class Field(NamedTuple):
         }
 
 
+@cache
 def _kinds() -> dict[str, Field]:
     """All settings of a run and of a model by name, but those that name places."""
     found: dict[str, Field] = {}

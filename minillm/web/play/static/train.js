@@ -2,34 +2,38 @@
 import { h } from "./look/dom.js";
 import { lineChart, styleOf } from "./look/plots.js";
 import { heatStrip, smallMultiples } from "./look/strips.js";
-import { createRecord, takeIn, points, layersOf, inWords } from "./train_records.js";
+import { createRecord, takeIn, points, layersOf, inWords, nats } from "./train_records.js";
 import { runForm } from "./train_form.js";
 import { sessionBar, isOver } from "./train_session.js";
 
 const OFTEN = 400, SELDOM = 1500; // milliseconds between two questions to the server
+const REDRAWN = 1000; // milliseconds between two drawings of the curves
 const MOST = 12; // runs drawn at the same time
 const MOST_SAMPLES = 40;
 
 export async function show(root, api, say) {
   const records = new Map(); // the runs that are drawn, by name
   const stopped = new AbortController();
-  let session = null, runs = [], detailed = null, timer = null, lastState = "";
+  let session = null, runs = [], detailed = null, timer = null, lastState = "", isNew = false, drawnAt = 0;
 
   const form = runForm(await api.post("train/form"), start);
   const bar = sessionBar(ask);
   const list = h("ul", { class: "run-list" });
-  const words = h("ul", { class: "run-words", role: "status" });
+  const words = h("ul", { class: "run-words" });
   const charts = chartsOf();
-  const which = h("select", { id: "detailed", onchange: () => { detailed = which.value; draw(); } });
+  const which = h("select", { id: "detailed", onchange: () => choose(which.value) });
   const samples = samplesPanel((temperature) => ask("train/write", { temperature }));
   const newRun = h("details", { class: "panel", open: true }, h("summary", {}, h("h2", {}, "New run")), form.element);
   root.append(
     h("link", { rel: "stylesheet", href: "train.css" }),
-    h("div", { class: "train-sides" }, newRun, h("section", { class: "panel", "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Runs"), list)),
-    h("div", { class: "train-main" }, bar.element, h("section", { class: "panel", "aria-label": "curves" }, words, charts.loss.element),
+    h("div", { class: "train-sides" }, newRun,
+      h("section", { class: "panel", "aria-labelledby": "runs-title" }, h("h2", { id: "runs-title" }, "Runs"), list)),
+    h("div", { class: "train-main" }, bar.element,
+      h("section", { class: "panel", "aria-label": "curves" }, words, charts.loss.element),
       h("div", { class: "grid" }, [charts.rate, charts.norm].map((each) => h("div", { class: "panel" }, each.element))),
-      h("section", { class: "panel", "aria-label": "layers and texts of one run" },
-        h("label", { for: "detailed" }, "Layers and texts of ", which), charts.gradients.element, charts.weights.element, samples.element)));
+      h("section", { class: "panel", "aria-label": "details of one run" },
+        h("p", { class: "row" }, h("label", { for: "detailed" }, "Layers and texts of"), which),
+        charts.gradients.element, charts.weights.element, samples.element)));
 
   // ---- what is asked of the server
 
@@ -58,12 +62,11 @@ export async function show(root, api, say) {
       const offsets = Object.fromEntries([...records.values()].map((record) => [record.name, record.offset]));
       const now = await api.post("train/now", { runs: offsets }, stopped.signal);
       takeSession(now.session);
-      let isNew = false;
       for (const [name, news] of Object.entries(now.runs)) {
         const record = records.get(name);
         if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
       }
-      if (isNew) draw();
+      if (isNew && (isOver(session) || performance.now() - drawnAt > REDRAWN)) draw();
     }
     soon(isOver(session) ? SELDOM : OFTEN);
   }
@@ -84,6 +87,7 @@ export async function show(root, api, say) {
       if (session?.run) detailed = session.run;
       refreshRuns();
     }
+    root.classList.toggle("trains", session !== null);
     bar.show(session);
     samples.enable(!isOver(session) && session.settings !== undefined);
   }
@@ -120,7 +124,14 @@ export async function show(root, api, say) {
 
   // ---- what is drawn
 
+  function choose(name) {
+    detailed = name;
+    draw();
+  }
+
   function draw() {
+    isNew = false;
+    drawnAt = performance.now();
     const drawn = [...records.values()];
     if (!records.has(detailed)) detailed = drawn[0]?.name ?? null;
     which.replaceChildren(...drawn.map(({ name }) => h("option", { value: name }, name)));
@@ -140,7 +151,8 @@ export async function show(root, api, say) {
     const text = JSON.stringify(entries);
     if (words.dataset.text === text) return;
     words.dataset.text = text;
-    words.replaceChildren(...entries.map(([name, said]) => h("li", {}, h("strong", {}, name), `: ${said.text}`, said.overfits && h("strong", { class: "bad" }, `; ${said.words}`))));
+    words.replaceChildren(...entries.map(([name, said]) => h("li", {}, h("strong", {}, name), `: ${said.text}`,
+      said.overfits && h("strong", { class: "bad" }, `; ${said.words}`))));
   }
 
   const asked = new URLSearchParams(location.hash.split("?")[1] ?? "").get("runs");
@@ -158,7 +170,10 @@ export async function show(root, api, say) {
 
 function chartsOf() {
   return {
-    loss: lineChart({ title: "Loss", x: "step", y: "loss (nats a token)", height: 340, second: { label: "perplexity", of: Math.exp, back: Math.log } }),
+    loss: lineChart({
+      title: "Loss", x: "step", y: "loss (nats a token)", height: 340,
+      second: { label: "perplexity", of: Math.exp, back: Math.log },
+    }),
     rate: lineChart({ title: "Learning rate", x: "step", y: "learning rate", height: 190 }),
     norm: lineChart({ title: "Gradient norm", x: "step", y: "norm before clipping", height: 190, logarithmic: true }),
     gradients: heatStrip({ title: "Gradient norm by layer" }),
@@ -174,22 +189,29 @@ function lossData(drawn, chosen) {
     const style = styleOf(number);
     const training = points(record.evaluations, "train_loss"), validation = points(record.evaluations, "val_loss");
     if (record === chosen) {
-      series.unshift({ label: `${record.name}, each batch`, points: points(record.steps, "loss"), ...style, dash: "", width: 1, faint: true });
+      const batches = { ...style, dash: "", width: 1, faint: true };
+      series.unshift({ label: `${record.name}, each batch`, points: points(record.steps, "loss"), ...batches });
     }
     series.push({ label: `${record.name}, training`, points: training, ...style, width: 1.2 });
     series.push({ label: `${record.name}, validation`, points: validation, ...style, width: 2.4, marks: true, more });
     if (record === chosen && training.length > 1) {
-      band = { upper: validation, lower: training, text: `gap ${(validation.at(-1)[1] - training.at(-1)[1]).toFixed(2)} nats` };
+      const gap = validation.at(-1)[1] - training.at(-1)[1];
+      band = { upper: validation, lower: training, text: `gap ${nats(gap)}` };
     }
   });
   const since = chosen ? inWords(chosen).since : null;
-  const notes = (chosen?.changes ?? []).map((each, row) => ({ x: each.step, row: row % 4, text: `${each.setting.replace("_", " ")} ${each.before} → ${each.after}` }));
+  const notes = (chosen?.changes ?? []).map((each, row) => ({
+    x: each.step, row: row % 4, text: `${each.setting.replace("_", " ")} ${each.before} → ${each.after}`,
+  }));
   if (since !== null && since !== undefined) notes.push({ x: since, row: 4, text: `overfitting since ${since}` });
   return { series, band, notes };
 }
 
 function curvesData(drawn, pointsOf) {
-  return { series: drawn.map((record, number) => ({ label: record.name, points: pointsOf(record), ...styleOf(number), width: 1.6 })), band: null, notes: [] };
+  const series = drawn.map((record, number) => ({
+    label: record.name, points: pointsOf(record), ...styleOf(number), width: 1.6,
+  }));
+  return { series, band: null, notes: [] };
 }
 
 function runEntry(run, { ticked, style, isTraining, canResume, tick, resume }) {
@@ -197,21 +219,29 @@ function runEntry(run, { ticked, style, isTraining, canResume, tick, resume }) {
   const best = run.best_val_loss === null ? "" : `, best ${run.best_val_loss.toFixed(3)}`;
   return h("li", {},
     h("label", {}, h("input", { type: "checkbox", checked: ticked, onchange: (event) => tick(event.target.checked) }),
-      h("span", { class: "run-swatch", style: ticked ? `background:${style.colour}` : "", "aria-hidden": "true" }), h("strong", {}, run.name)),
+      h("span", { class: "run-swatch", style: ticked ? `background:${style.colour}` : "", "aria-hidden": "true" }),
+      h("strong", {}, run.name)),
     canResume && h("button", { type: "button", "aria-label": `resume ${run.name}`, onclick: resume }, "Resume"),
-    h("span", { class: "quiet wide" }, isTraining ? "training now" : `step ${run.step} of ${run.settings.max_steps}${best}`),
+    h("span", { class: "quiet wide" },
+      isTraining ? "training now" : `step ${run.step} of ${run.settings.max_steps}${best}`),
     h("span", { class: "quiet wide" }, `${optimizer}, lr ${lr}, dropout ${dropout}, decay ${decay}`));
 }
 
 // Texts that the run wrote, the last first, and a temperature to write another one at.
 function samplesPanel(write) {
   const output = h("output", { for: "temperature" }, "0.80");
-  const slider = h("input", { id: "temperature", type: "range", min: 0, max: 2, step: 0.05, value: 0.8, oninput: () => (output.textContent = Number(slider.value).toFixed(2)) });
-  const now = h("button", { type: "button", disabled: true, onclick: () => write(Number(slider.value)) }, "Write a text now");
-  const texts = h("div", { class: "sample-texts scroll", tabindex: 0, role: "region", "aria-label": "texts that the run wrote" });
+  const slider = h("input", {
+    id: "temperature", type: "range", min: 0, max: 2, step: 0.05, value: 0.8,
+    oninput: () => (output.textContent = Number(slider.value).toFixed(2)),
+  });
+  const order = () => write(Number(slider.value));
+  const now = h("button", { type: "button", disabled: true, onclick: order }, "Write a text now");
+  const texts = h("div", {
+    class: "sample-texts scroll", tabindex: 0, role: "region", "aria-label": "texts that the run wrote",
+  });
   const element = h("div", {}, h("h3", {}, "Texts"),
     h("p", { class: "row" }, h("label", { for: "temperature" }, "temperature"), slider, output, now,
-      h("span", { class: "quiet" }, "with the same random numbers at one step, so that only the temperature differs")), texts);
+      h("span", { class: "quiet" }, "the random numbers are those of the step: only the temperature differs")), texts);
   let shown = "";
   return {
     element,
@@ -224,7 +254,8 @@ function samplesPanel(write) {
       if (text === shown) return;
       shown = text;
       texts.replaceChildren(...last.map((each) => h("figure", {},
-        h("figcaption", { class: "quiet" }, `step ${each.step}, temperature ${each.temperature ?? 0.8}`), h("pre", {}, each.text))));
+        h("figcaption", { class: "quiet" }, `step ${each.step}, temperature ${each.temperature ?? 0.8}`),
+        h("pre", {}, each.text))));
       if (!last.length) texts.replaceChildren(h("p", { class: "quiet" }, "none yet: they come with the evaluations"));
     },
   };

@@ -6,16 +6,25 @@ const OF_CONTINUED = ["context_length", "dropout"]; // what a model that is cont
 const OVERFIT = {
   data: "python-docs", characters: 5000,
   settings: {
-    tokenizer: "char", n_layer: 2, n_head: 4, d_model: 64, context_length: 32, batch_size: 16, max_steps: 600, lr: 3e-3,
-    warmup_steps: 20, eval_interval: 25, eval_windows: 64, sample_tokens: 60,
+    tokenizer: "char", n_layer: 2, n_head: 4, d_model: 64, context_length: 32, batch_size: 16, max_steps: 600,
+    lr: 3e-3, warmup_steps: 20, eval_interval: 25, eval_windows: 64, sample_tokens: 60,
   },
 };
-const COMPARE = { tokenizer: "char", n_layer: 2, d_model: 64, max_steps: 400, eval_interval: 40, eval_windows: 64, weight_decay: 0.1 };
+const COMPARE = {
+  data: "python-docs", characters: 100000,
+  settings: {
+    tokenizer: "char", n_layer: 2, d_model: 64, max_steps: 400, eval_interval: 40, eval_windows: 64, weight_decay: 0.1,
+  },
+};
+const LABELS = {
+  lr: "Learning rate", min_lr: "Last learning rate", max_steps: "Steps", eval_interval: "Evaluate every",
+  n_layer: "Layers", n_head: "Heads", n_kv_head: "Key and value heads", d_model: "Width", d_ff: "Width of the MLP",
+};
 const EXAMPLES = {
   "overfitting: a short text": { ...OVERFIT, name: "overfitting" },
   "... with dropout 0.3": { ...OVERFIT, name: "dropout", settings: { ...OVERFIT.settings, dropout: 0.3 } },
-  "AdamW": { name: "adamw", data: "python-docs", characters: 100000, settings: COMPARE },
-  "Adam, the decay as L2": { name: "adam", data: "python-docs", characters: 100000, settings: { ...COMPARE, optimizer: "adam" } },
+  "AdamW": { ...COMPARE, name: "adamw" },
+  "Adam, the decay as L2": { ...COMPARE, name: "adam", settings: { ...COMPARE.settings, optimizer: "adam" } },
 };
 
 // { element, refresh(runs) }; start(values) is called with what train/start takes.
@@ -26,7 +35,7 @@ export function runForm(described, start) {
   const preset = select("preset", described.presets.map(({ name }) => name), () => fillIn());
   const data = select("text", ["", ...described.corpora, ...described.texts], () => fillIn());
   const characters = h("input", { id: "run-characters", type: "number", min: 1, placeholder: "all of it" });
-  const name = h("input", { id: "run-name", type: "text", maxlength: 80, placeholder: "PRESET-N", autocomplete: "off", spellcheck: "false" });
+  const name = textInput("run-name", { maxlength: 80, placeholder: "PRESET-N" });
   const init = select("init", [""], () => {
     preset.value = init.value ? FINE_TUNE : "default";
     fillIn();
@@ -39,16 +48,17 @@ export function runForm(described, start) {
   const open = described.fields.filter((field) => field.open).map((field) => controls.get(field.name).row);
   const panels = [...new Set(described.fields.filter((field) => !field.open).map((field) => field.panel))];
   const more = panels.map((panel) => h("fieldset", {}, h("legend", {}, panel),
-    described.fields.filter((field) => !field.open && field.panel === panel).map((field) => controls.get(field.name).row)));
-  const element = h("form", { class: "run-form", novalidate: true, onsubmit: (event) => submit(event, event.submitter?.value === "paused") },
+    described.fields.filter((each) => !each.open && each.panel === panel).map((each) => controls.get(each.name).row)));
+  const element = h("form", { class: "run-form", novalidate: true, onsubmit: submit },
     row("example", "Example", example, "Fills in the form: run two of them, and lay them over one another."),
     row("preset", "Preset", preset, "A set of settings; what is changed below differs from it."), summary,
-    row("text", "Text", data, `Corpora, and text files among the run folders. Shakespeare is downloaded once.`),
-    row("characters", "Characters", characters, "Learn from the first of them only: a short text is soon known by heart."),
+    row("text", "Text", data, "Corpora, and text files among the run folders. Shakespeare is downloaded once."),
+    row("characters", "Characters", characters, "Learn from the first of them only: a short text is soon overfitted."),
     row("name", "Name", name, "Of the run folder."),
     open,
     h("details", { class: "more" }, h("summary", {}, "more settings"),
-      h("div", { class: "fields" }, row("init", "Continue from", init, "The model of another run."), row("device", "Device", device, "Where it is computed."), more)),
+      h("div", { class: "fields" }, row("init", "Continue from", init, "The model of another run."),
+        row("device", "Device", device, "Where it is computed."), more)),
     h("p", { class: "row wide" },
       h("button", { class: "primary", type: "submit", value: "go" }, "Start"),
       h("button", { type: "submit", value: "paused" }, "Start paused")));
@@ -81,16 +91,17 @@ export function runForm(described, start) {
     return `${base}-${number}`;
   }
 
-  async function submit(event, paused) {
+  async function submit(event) {
     event.preventDefault();
-    const settings = {};
+    const settings = {}, paused = event.submitter?.value === "paused";
     for (const [each, control] of controls) {
-      if (control.changed && !control.input.disabled && control.input.value !== "") settings[each] = control.value();
+      const isGiven = control.changed && !control.input.disabled && control.input.value !== "";
+      if (isGiven) settings[each] = control.value();
     }
     const values = { settings, device: device.value, paused };
     if (!(init.value && preset.value === FINE_TUNE)) values.preset = preset.value;
-    if (data.value) values.data = data.value;
-    if (characters.value) Object.assign(values, { characters: Number(characters.value), data: data.value || presets[preset.value].data });
+    if (data.value || characters.value) values.data = data.value || presets[preset.value].data;
+    if (characters.value) values.characters = Number(characters.value);
     if (name.value) values.name = name.value;
     if (init.value) values.init = init.value;
     await start(values);
@@ -104,7 +115,8 @@ export function runForm(described, start) {
     refresh(names) {
       runs = names;
       const chosen = init.value;
-      init.replaceChildren(...["", ...names].map((each) => h("option", { value: each }, each || "nothing: a new model")));
+      const options = ["", ...names].map((each) => h("option", { value: each }, each || "nothing: a new model"));
+      init.replaceChildren(...options);
       init.value = names.includes(chosen) ? chosen : "";
       if (example.value && runs.includes(name.value)) name.value = freeName(EXAMPLES[example.value].name);
     },
@@ -120,7 +132,8 @@ function select(id, values, onchange) {
 // A labelled control; its help is a title for the pointer and a description for others.
 function row(id, label, input, help) {
   input.setAttribute("aria-describedby", `help-${id}`);
-  return h("div", { class: "field" }, h("label", { for: `run-${id}`, title: help }, label), input, h("span", { id: `help-${id}`, class: "sr-only" }, help));
+  return h("div", { class: "field" }, h("label", { for: `run-${id}`, title: help }, label), input,
+    h("span", { id: `help-${id}`, class: "sr-only" }, help));
 }
 
 // The control of one setting: { row, input, changed, preset(value), set(value), value() }.
@@ -128,7 +141,7 @@ function settingControl(field) {
   const input = inputOf(field);
   const control = {
     input, changed: false, isShape: field.is_shape,
-    row: row(field.name, field.name.replaceAll("_", " "), input, field.help),
+    row: row(field.name, LABELS[field.name] ?? plainly(field.name), input, `${field.name}: ${field.help}`),
     preset(value) {
       if (!control.changed) show(value);
     },
@@ -152,10 +165,20 @@ function settingControl(field) {
   return control;
 }
 
+// weight_decay -> Weight decay
+function plainly(name) {
+  return name[0].toUpperCase() + name.slice(1).replaceAll("_", " ");
+}
+
 function inputOf(field) {
   const id = `run-${field.name}`;
   const choices = field.kind === "bool" ? ["true", "false"] : field.choices;
   if (choices) return h("select", { id }, choices.map((choice) => h("option", { value: choice }, choice)));
-  if (field.kind === "int" || field.kind === "float") return h("input", { id, type: "number", step: field.kind === "int" ? 1 : "any", placeholder: "not given" });
-  return h("input", { id, type: "text", placeholder: "not given", autocomplete: "off", spellcheck: "false" });
+  const step = { int: 1, float: "any" }[field.kind];
+  if (step) return h("input", { id, type: "number", step, placeholder: "not given" });
+  return textInput(id, { placeholder: "not given" });
+}
+
+function textInput(id, more) {
+  return h("input", { id, type: "text", autocomplete: "off", spellcheck: "false", ...more });
 }

@@ -14,7 +14,7 @@ export function sessionBar(ask) {
   const bar = h("progress", { max: 1, value: 0, "aria-label": "steps done" });
   const numbers = h("dl", { class: "session-numbers" });
   const problem = h("p", { class: "bad", id: "session-problem" });
-  const messages = h("ul", { class: "session-messages" });
+  const messages = h("ul", {});
   const orders = {
     pause: button("Pause", () => ask("train/order", { order: session.state === "paused" ? "continue" : "pause" })),
     step: button("One step", () => ask("train/order", { order: "step" })),
@@ -22,10 +22,12 @@ export function sessionBar(ask) {
   };
   const inputs = Object.fromEntries(Object.keys(CHANGEABLE).map((name) => [name, changeInput(name)]));
   const changing = h("form", { class: "row session-changes", novalidate: true, onsubmit: change },
-    Object.entries(CHANGEABLE).map(([name, label]) => h("label", {}, label, inputs[name])), button("Change", null, "submit"));
+    Object.entries(CHANGEABLE).map(([name, label]) => h("label", {}, label, inputs[name])),
+    button("Change", null, "submit"));
   const commands = h("div", { class: "session-commands" });
   const element = h("section", { class: "panel session", "aria-label": "the run that trains" },
-    h("div", { class: "row" }, state, Object.values(orders)), bar, numbers, changing, problem, messages, commands);
+    h("div", { class: "row" }, state, Object.values(orders)), bar, numbers, changing, problem,
+    h("div", { role: "status" }, messages), commands);
   let session = null, commandsOf = "";
 
   function changeInput(name) {
@@ -37,7 +39,8 @@ export function sessionBar(ask) {
     event.preventDefault();
     const changes = {};
     for (const [name, input] of Object.entries(inputs)) {
-      if (input.dataset.edited && input.value !== "" && Number(input.value) !== session.settings[name]) changes[name] = Number(input.value);
+      const value = Number(input.value);
+      if (input.dataset.edited && input.value !== "" && value !== session.settings[name]) changes[name] = value;
     }
     for (const input of Object.values(inputs)) delete input.dataset.edited;
     if (Object.keys(changes).length) await ask("train/change", changes);
@@ -57,11 +60,16 @@ export function sessionBar(ask) {
     orders.pause.disabled = orders.step.disabled = orders.stop.disabled = over;
     changing.hidden = over || !session.settings;
     for (const [name, input] of Object.entries(inputs)) {
-      if (session.settings && !input.dataset.edited && document.activeElement !== input) input.value = session.settings[name];
+      if (session.settings && !input.dataset.edited && document.activeElement !== input) {
+        input.value = session.settings[name];
+      }
     }
-    numbers.replaceChildren(...numbersOf(session).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    const shown = numbersOf(session).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)));
+    numbers.replaceChildren(...shown);
     setText(problem, session.problem);
-    messages.replaceChildren(...session.messages.map((each) => h("li", {}, each)));
+    if (messages.childElementCount !== session.messages.length) {
+      messages.replaceChildren(...session.messages.map((each) => h("li", {}, each)));
+    }
     showCommands(over && session.state !== "failed");
   }
 
@@ -71,9 +79,11 @@ export function sessionBar(ask) {
     if (wanted === commandsOf) return;
     commandsOf = wanted;
     if (!visible) return commands.replaceChildren();
-    const texts = [["let it write on this page", session.commands.play], ["in the terminal", session.commands.generate]];
+    const { play, generate } = session.commands;
+    const texts = [["let it write on this page", play], ["in the terminal", generate]];
     if (session.state === "stopped") texts.unshift(["go on", session.commands.resume]);
-    commands.replaceChildren(...texts.map(([what, text]) => h("p", { class: "row" }, h("span", { class: "quiet" }, `${what}:`), h("code", {}, text), copyButton(text))));
+    commands.replaceChildren(...texts.map(([what, text]) => h("p", { class: "row" },
+      h("span", { class: "quiet" }, `${what}:`), h("code", {}, text), copyButton(text))));
   }
   return { element, show };
 }
@@ -87,8 +97,8 @@ function numbersOf(session) {
     ["gradient norm", short(session.gradient_norm)],
     ["tokens a second", session.tokens_per_second?.toLocaleString("en") ?? ""],
     ["weights", session.weights.toLocaleString("en")],
-    ["tokens to learn from", session.train_tokens.toLocaleString("en")],
-    ["to validate on", session.validation_tokens.toLocaleString("en")],
+    ["learns from", `${session.train_tokens.toLocaleString("en")} tokens`],
+    ["validates on", `${session.validation_tokens.toLocaleString("en")} tokens`],
   ];
 }
 
