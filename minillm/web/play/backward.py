@@ -54,10 +54,10 @@ def routes(studio: Studio) -> list[Route]:
 
 def little_maps(passes: Passes, arguments: dict) -> dict:
     """Name -> {"values": map, "gradient": map or None} (heat_maps.py)."""
-    names, maps = arguments.get("names"), passes.of(text_in(arguments)).maps
+    names = arguments.get("names")
     if not isinstance(names, list) or len(names) > MOST_NAMES or not all(isinstance(name, str) for name in names):
         raise UserError(f"names: a list of at most {MOST_NAMES} names of tensors")
-    return {name: maps[name] for name in names if name in maps}
+    return passes.little_maps(text_in(arguments), names)
 
 
 def tensor(passes: Passes, arguments: dict) -> dict:

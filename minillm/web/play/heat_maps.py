@@ -85,10 +85,18 @@ def _map(cells: np.ndarray, kind: str, block, shape, start) -> dict:
     }
 
 
+def small_map_of(array, tokens: int) -> dict:
+    """The small picture of a tensor."""
+    matrix = plane(array, tokens)
+    block = block_for(matrix.shape, LITTLE)
+    return small_map(reduced(matrix, block), block, matrix.shape)
+
+
 class SmallMaps:
     """Small pictures of the tensors of a pass, made while it runs: `see` is what record() calls.
 
-    What is kept of a tensor is at most LITTLE numbers, and LITTLE[1] to a row until all rows came.
+    What is kept of a tensor is at most LITTLE numbers, and LITTLE[1] to a row until all rows came. The
+    values of parameters are left out: they are there after the pass as well (`small_map_of`).
     """
 
     def __init__(self, tokens: int):
@@ -98,6 +106,8 @@ class SmallMaps:
 
     def see(self, tensor, which: str, array) -> None:
         """Reduce an array of the pass (recording.See)."""
+        if tensor.place is None and which == "values":
+            return
         matrix = plane(array, self._tokens)
         block, key = block_for(matrix.shape, LITTLE), (tensor, which)
         if comes_in_parts(tensor):
@@ -107,7 +117,7 @@ class SmallMaps:
             self._parts[key], self._shapes[key] = [reduced(matrix, block)], matrix.shape
 
     def of(self, tensor) -> dict:
-        """{"values": map, "gradient": map or None}"""
+        """{"values": map, "gradient": map}, with None for what did not come."""
         return {which: self._finished(tensor, which) for which in ("values", "gradient")}
 
     def _finished(self, tensor, which: str) -> dict | None:

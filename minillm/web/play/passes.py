@@ -23,7 +23,7 @@ from minillm.inspection.recording import Record, Tensor, model_parameters
 from minillm.inspection.table import block_of, blocks_shown, folded, json_rows, json_totals
 from minillm.inspection.text import encoded_text, named, shifted, turn_dropout_off
 from minillm.sampler.probability import log_softmax
-from minillm.web.play.heat_maps import SmallMaps, comes_in_parts, plane
+from minillm.web.play.heat_maps import SmallMaps, comes_in_parts, plane, small_map_of
 from minillm.web.play.studio import Studio
 from minillm.web.play.tensor_view import described
 
@@ -38,7 +38,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Pass:
-    """What is kept of a pass. answer: what the page gets. maps: of each tensor, by name."""
+    """What is kept of a pass. answer: what the page gets. maps: of each tensor, by name (SmallMaps)."""
 
     ids: tuple[int, ...]
     answer: dict
@@ -103,6 +103,14 @@ class Passes:
             _keep(self._passes, text, self._made(text, reporter), KEPT_PASSES)
         self._passes.move_to_end(text)
         return self._passes[text]
+
+    def little_maps(self, text: str, names: list[str]) -> dict[str, dict]:
+        """Name -> {"values": map, "gradient": map or None} of tensors of the pass over a text."""
+        made, parameters = self.of(text), model_parameters(self.model)
+        found = {name: made.maps[name] for name in names if name in made.maps}
+        for name in found.keys() & parameters.keys():
+            found[name]["values"] = found[name]["values"] or small_map_of(parameters[name].value, len(made.ids) - 1)
+        return found
 
     def opened(self, text: str, name: str) -> Opened:
         """A tensor of the pass over a text. The pass is run again: only one tensor is ever kept whole."""
@@ -193,6 +201,7 @@ class _Reporter:
 
     def __init__(self, model, put: Callable[[dict], None], stop: threading.Event):
         self._blocks, self._put, self._stop = model.config.n_layer, put, stop
+        self._step = 0.1 / (2 * len(model.parameters()))
         self._direction, self._at = "forward", 0.0
 
     def __call__(self, tensor: Tensor, which: str) -> None:
@@ -203,11 +212,11 @@ class _Reporter:
             self._direction = "backward"
         block, at = block_of(tensor.name), self._at
         if tensor.place is None:
-            self._direction, at = "parameters", 0.9
+            self._direction, at = "parameters", max(0.9, self._at) + self._step
         elif block is not None:
             done = block / self._blocks
             at = 0.4 * done if self._direction == "forward" else 0.9 - 0.5 * done
-        self._at = max(at, self._at)
+        self._at = min(1.0, max(at, self._at))
         self._put({"direction": self._direction, "tensor": tensor.name, "done": self._at})
 
 
