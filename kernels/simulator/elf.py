@@ -81,7 +81,7 @@ class Image:
         """The objects in memory that can be written."""
         constant = self.constants()
         return [
-            Variable(_plain(name), address, size)
+            Variable(plain_name(name), address, size)
             for name, kind, address, size, section in self.symbols
             if kind == STT_OBJECT and size and section and not any(a <= address < a + s for a, s in constant)
         ]
@@ -121,11 +121,11 @@ class Image:
             yield kind, flags, address, size
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A variable's name from its symbol.
 
-    >>> _plain("_ZL7counter"), _plain("counter"), _plain("_ZN2my5tableE"),
-    _plain("_ZZ6kernelPfE5calls") ('counter', 'counter', 'my::table', 'calls')
+    >>> plain_name("_ZL7counter"), plain_name("counter"), plain_name("_ZN2my5tableE"),
+    plain_name("_ZZ6kernelPfE5calls") ('counter', 'counter', 'my::table', 'calls')
     """
     if not name.startswith("_Z"):
         return name

@@ -52,6 +52,9 @@ struct Launch {
     int flag_count;
     ProfileRecord* profile;
     int max_profiled, profiled;
+    unsigned long long watched_block;  // whose accesses are kept: the number of a block; max_watched 0: of none
+    WarpAccess* watched_accesses;
+    int max_watched, watched;
     uint64_t library, text, text_size;  // where the kernel's library is, and its instructions
     void* raised[3];                    // what a handler of signals raised meanwhile; Python raises it again
 };

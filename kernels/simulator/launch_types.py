@@ -55,6 +55,25 @@ class ProfileRecord(ctypes.Structure):
     ]
 
 
+class WarpAccess(ctypes.Structure):
+    """The first execution of an instruction by a warp of the watched block: see profile.h."""
+
+    _fields_ = [
+        ("pc", ctypes.c_uint64),
+        ("kind", ctypes.c_int),
+        ("size", ctypes.c_int),
+        ("warp", ctypes.c_int),
+        ("lanes", ctypes.c_uint32),
+        ("ever", ctypes.c_uint32),
+        ("times", ctypes.c_ulonglong),
+        ("actual", ctypes.c_ulonglong),
+        ("ideal", ctypes.c_ulonglong),
+        ("shared", ctypes.c_int),
+        ("start", ctypes.c_uint64 * 32),
+        ("address", ctypes.c_uint64 * 32),
+    ]
+
+
 class Launch(ctypes.Structure):
     """A launch, as launch.h describes it."""
 
@@ -83,6 +102,10 @@ class Launch(ctypes.Structure):
         ("profile", ctypes.POINTER(ProfileRecord)),
         ("max_profiled", ctypes.c_int),
         ("profiled", ctypes.c_int),
+        ("watched_block", ctypes.c_ulonglong),
+        ("watched_accesses", ctypes.POINTER(WarpAccess)),
+        ("max_watched", ctypes.c_int),
+        ("watched", ctypes.c_int),
         ("library", ctypes.c_uint64),
         ("text", ctypes.c_uint64),
         ("text_size", ctypes.c_uint64),

@@ -14,16 +14,18 @@ from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.array_names import with_array_name
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
-from minillm.kernels.simulator.errors import SimulatorError
-from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region
+from minillm.kernels.simulator.errors import Fault, OtherAccess, SimulatorError
+from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region, WarpAccess
 from minillm.kernels.simulator.lines import in_kernel, source_lines
 from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
 from minillm.kernels.simulator.source import read_source
+from minillm.kernels.simulator.watching import WatchedBlock
 
 MAX_FINDINGS = 64
 MAX_PROFILED = 4096  # instructions of a kernel that access memory
+MAX_WATCHED = 16384  # such instructions times warps of the watched block
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
 ANCHOR = "minillm_shared_anchor"
@@ -85,9 +87,11 @@ class RawModule:
         """The compiled source for a mode."""
         observed = mode != "run"
         if observed not in self._libraries:
-            self._libraries[observed] = Library(
-                kernel_library(self.code, self.path, self.options, self.entries, observed)
-            )
+            progress = settings.current().progress or (lambda name: None)
+            progress(Path(self.named_code()[0]).name)
+            path = kernel_library(self.code, self.path, self.options, self.entries, observed)
+            progress("")
+            self._libraries[observed] = Library(path)
         return self._libraries[observed]
 
 
@@ -173,17 +177,22 @@ class Kernel:
             launch.regions, launch.region_count = (Region * len(regions))(*regions), len(regions)
             _run(library, launch)
             if launch.found:
-                self._raise(library, [launch.findings[i] for i in range(launch.found)])
+                self._raise(library, launch)
             self._finish(parameters, bound, pointees)
         finally:
             for buffer in dict.fromkeys(copies):
                 buffer.release()
         if mode == "profile":
+            profile = chosen.profile or self.module.profile
             records = [launch.profile[i] for i in range(launch.profiled)]
-            (chosen.profile or self.module.profile).add(self.name, library.path, records, self.module.named_code())
+            profile.add(self.name, library.path, records, self.module.named_code())
+            if launch.max_watched:
+                profile.keep(WatchedBlock.of(self.name, library, launch))
 
     def _launch(self, library, index, mode, chosen, grid, block, shared_mem, values) -> Launch:
         threads = 1 if mode != "run" else chosen.threads or os.cpu_count() or 1
+        profile = (chosen.profile or self.module.profile) if mode == "profile" else None
+        watched = profile is not None and profile.watches(self.name)
         return Launch(
             mode=settings.MODES.index(mode),
             entry=library.address(f"minillm_call_{index}"),
@@ -205,6 +214,9 @@ class Kernel:
             flag_count=len(library.flags),
             profile=(ProfileRecord * MAX_PROFILED)() if mode == "profile" else None,
             max_profiled=MAX_PROFILED,
+            watched_block=profile.watch if watched else 0,
+            watched_accesses=(WarpAccess * MAX_WATCHED)() if watched else None,
+            max_watched=MAX_WATCHED if watched else 0,
             library=library.base,
             text=library.base + library.text,
             text_size=library.text_size,
@@ -302,10 +314,11 @@ class Kernel:
         """What is passed by value: the kernel copies it from there."""
         return [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
 
-    def _raise(self, library, findings) -> None:
+    def _raise(self, library, launch) -> None:
+        findings = [launch.findings[i] for i in range(launch.found)]
         addresses = [pc - 1 for f in findings for pc in (f.pc, f.other_pc, *f.callers) if pc]
         places = source_lines(library.path, addresses)
-        texts = []
+        faults = []
         for f in findings:
             if f.pc:
                 candidates = [places[pc - 1] for pc in (f.pc, *f.callers) if pc]
@@ -316,8 +329,12 @@ class Kernel:
             text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {told}"
             if f.other_pc:
                 text += f" ({places[f.other_pc - 1]}, thread number {f.other_thread} of block number {f.other_block})"
-            texts.append(text + (f" [{f.times} times]" if f.times > 1 else ""))
-        raise SimulatorError("\n".join(texts), texts)
+            text += f" [{f.times} times]" if f.times > 1 else ""
+            other = OtherAccess(*_parts(places[f.other_pc - 1]), f.other_thread, f.other_block) if f.other_pc else None
+            where = (*_parts(place), tuple(f.block), tuple(f.thread), tuple(launch.grid), tuple(launch.block))
+            faults.append(Fault(self.name, text, *where, f.times, other))
+        texts = [fault.text for fault in faults]
+        raise SimulatorError("\n".join(texts), texts, faults)
 
     def _line(self, place: str) -> tuple[str, str]:
         """The line "file:number" of the source, and the source; empty where the place is in another
@@ -328,6 +345,12 @@ class Kernel:
         lines = source.splitlines()
         known = name == file and number.isdigit() and 0 < int(number) <= len(lines)
         return (lines[int(number) - 1], source) if known else ("", "")
+
+
+def _parts(place: str) -> tuple[str, int]:
+    """The file and the line of "file:line"; line 0 where it is not known."""
+    file, _, number = place.rpartition(":")
+    return (file, int(number)) if number.isdigit() else (place, 0)
 
 
 def _run(library: Library, launch: Launch) -> None:

@@ -55,6 +55,11 @@ uint64_t wavefronts(const uint64_t* address, uint32_t lanes, uint64_t size) {
 
 }  // namespace
 
+void Profiler::start_block(unsigned long long block) {
+    const Launch& launch = runner.launch();
+    watching = launch.max_watched && block == launch.watched_block;
+}
+
 void Profiler::access(uint64_t address, uint64_t size, int kind, const void* pc) {
     const Launch& launch = runner.launch();
     uint64_t shared_start = runner.shared_start();
@@ -79,7 +84,7 @@ void Profiler::access(uint64_t address, uint64_t size, int kind, const void* pc)
 void Profiler::finish_warp(unsigned warp) {
     if (warp >= warps.size()) return;
     for (auto& [key, place] : warps[warp]) {
-        for (const Instruction& instruction : place.instructions) count(key, place, instruction);
+        for (const Instruction& instruction : place.instructions) count(warp, key, place, instruction);
         place.instructions.clear();
         std::fill(std::begin(place.times), std::end(place.times), 0);
     }
@@ -89,30 +94,60 @@ void Profiler::finish_all() {
     for (unsigned warp = 0; warp < warps.size(); ++warp) finish_warp(warp);
 }
 
-void Profiler::count(uint64_t key, const Place& place, const Instruction& instruction) {
+void Profiler::count(unsigned warp, uint64_t key, const Place& place, const Instruction& instruction) {
     if (!instruction.lanes) return;
     std::vector<uint64_t> addresses;
     for (unsigned lane = 0; lane < 32; ++lane)
         if (instruction.lanes >> lane & 1) addresses.push_back(instruction.address[lane]);
     int shared = addresses[0] - runner.shared_start() < runner.launch().shared_size;
     ProfileRecord& record = records[{key, shared}];
+    uint64_t bytes = touched(addresses, place.size, 1), unit = shared ? kBank * kBanks : kSector;
+    uint64_t ideal = (bytes + unit - 1) / unit;
+    uint64_t actual = shared ? wavefronts(instruction.address, instruction.lanes, place.size)
+                             : touched(addresses, place.size, kSector);
     record.pc = key >> 2;
     record.shared = shared;
     record.kind = place.kind;
     ++record.instructions;
-    uint64_t bytes = touched(addresses, place.size, 1), unit = shared ? kBank * kBanks : kSector;
     record.bytes += bytes;
-    record.ideal += (bytes + unit - 1) / unit;
-    record.actual += shared ? wavefronts(instruction.address, instruction.lanes, place.size)
-                            : touched(addresses, place.size, kSector);
+    record.ideal += ideal;
+    record.actual += actual;
+    if (watching) watch(warp, {key >> 2, shared, place.kind, 1, bytes, actual, ideal}, place, instruction);
+}
+
+void Profiler::watch(unsigned warp, const ProfileRecord& cost, const Place& place, const Instruction& instruction) {
+    auto [found, first] = watched.try_emplace({warp, cost.pc << 2 | unsigned(cost.kind), cost.shared});
+    WarpAccess& access = found->second;
+    access.ever |= instruction.lanes;
+    ++access.times;
+    if (!first) return;
+    access.pc = cost.pc;
+    access.kind = cost.kind;
+    access.shared = cost.shared;
+    access.size = int(place.size);
+    access.warp = int(warp);
+    access.lanes = instruction.lanes;
+    access.actual = cost.actual;
+    access.ideal = cost.ideal;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        if (!(instruction.lanes >> lane & 1)) continue;
+        uint64_t address = instruction.address[lane];
+        access.address[lane] = address;
+        access.start[lane] = cost.shared ? runner.shared_start() : runner.map().regions()[runner.map().near(address)].address;
+    }
 }
 
 void Profiler::fill_launch() {
     Launch& launch = runner.launch();
     for (auto& [key, record] : records) {
-        if (launch.profiled == launch.max_profiled) return;
+        if (launch.profiled == launch.max_profiled) break;
         record.pc -= launch.library;
         launch.profile[launch.profiled++] = record;
+    }
+    for (auto& [key, access] : watched) {
+        if (launch.watched == launch.max_watched) return;
+        access.pc -= launch.library;
+        launch.watched_accesses[launch.watched++] = access;
     }
 }
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minillm.kernels.simulator.lines import source_lines
+from minillm.kernels.simulator.watching import KINDS, WatchedBlock
 
-KINDS = ("load", "store", "atomic")
 SECTOR_BYTES = 32
 CONTEXT = 2  # lines shown around each that has figures
 
@@ -50,11 +50,25 @@ class Line:
 
 
 class Profile:
-    """The lines of all kernels that ran in the mode "profile"."""
+    """The lines of all kernels that ran in the mode "profile".
 
-    def __init__(self):
+    watch: the number of a block whose accesses are kept lane by lane, in the first launch of each
+    kernel; they are in `blocks` then.
+    """
+
+    def __init__(self, watch: int | None = None):
+        self.watch = watch
+        self.blocks: dict[str, WatchedBlock] = {}  # kernel -> its first launch
         self._lines: dict[tuple, Line] = {}
         self._sources: dict[str, str] = {}
+
+    def watches(self, kernel: str) -> bool:
+        """Whether the accesses of the launch of a kernel that is about to run are kept."""
+        return self.watch is not None and kernel not in self.blocks
+
+    def keep(self, block: WatchedBlock) -> None:
+        """Take up the accesses of one block."""
+        self.blocks[block.kernel] = block
 
     def add(self, kernel: str, library: Path, records, source: tuple[str, str]) -> None:
         """Take up what a launch counted: records as profile.h describes them, source the kernel's
@@ -104,7 +118,7 @@ class Profile:
         return "\n".join(parts)
 
     def _annotated_kernel(self, kernel: str, file: str, width: int) -> str:
-        source = self._text(file).splitlines()
+        source = self.text(file).splitlines()
         figures: dict[int, dict[str, Line]] = {}
         for line in (each for each in self.lines if (each.kernel, each.file) == (kernel, file)):
             cell = figures.setdefault(line.number, {}).setdefault(line.space, Line("", file, 0, line.space, ""))
@@ -123,7 +137,8 @@ class Profile:
             rows += [_figures(cell) for cell in figures.get(number, {}).values()]
         return "\n".join(rows)
 
-    def _text(self, file: str) -> str:
+    def text(self, file: str) -> str:
+        """The text of a source that the lines are of."""
         if file not in self._sources and Path(file).is_file():  # a header
             self._sources[file] = Path(file).read_text(encoding="utf-8")
         return self._sources.get(file, "")

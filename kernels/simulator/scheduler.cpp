@@ -49,6 +49,7 @@ void BlockRunner::run(unsigned long long block) {
     start_threads(block);
     fill_shared();
     if (checker) checker->start_block();
+    if (profiler) profiler->start_block(block);
     for (fruitless = 0;;) {
         bool progress = false;
         for (unsigned warp : permutation(warp_order, warp_count)) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from minillm.kernels.simulator.profile import Profile
@@ -16,13 +17,15 @@ class Settings:
     """mode: "run", "check" or "profile"; None leaves it to the RawModule. order: in which order
     threads take turns. seed: of the order "shuffled". threads: OS threads over which blocks are
     spread, None for one a processor.
-    profile: where kernels run in the mode "profile" are added up."""
+    profile: where kernels run in the mode "profile" are added up. progress: is called with the name
+    of a source before it is compiled, and with "" when it has been."""
 
     mode: str | None = None
     order: str = "ascending"
     seed: int = 0
     threads: int | None = None
     profile: Profile | None = None
+    progress: Callable[[str], None] | None = None
 
 
 _current = Settings()

@@ -15,9 +15,10 @@ from __future__ import annotations
 import difflib
 import io
 import re
-import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,10 @@ from minillm.checks.agreement import compare_kernel
 from minillm.checks.case import Case, Kernel
 from minillm.checks.cases import KERNELS
 from minillm.checks.expectations import compare, expected_value, parse_expectation, tolerance_of
+from minillm.checks.simulation import Simulation
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
-from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, configured
+from minillm.kernels.simulator import CompileError, Profile, RawModule, SimulatorError, configured
 from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.signature import Parameter
 from minillm.kernels.simulator.source import kernels, without_host_code
@@ -65,11 +67,25 @@ class FileRun:
     expect: tuple[str, ...] = ()
 
 
-def simulate_case(name: str, size: tuple[int, ...], mode: str, order: str, seed: int) -> tuple[str, bool]:
-    """Run a kernel of ours on the inputs of its case: a report, and whether all is well.
+@dataclass(frozen=True)
+class Way:
+    """How a kernel is run.
+
+    mode: "run", "check" or "profile". order, seed: in which order threads take turns. watch: the
+    number of a block whose accesses the profile keeps. progress: as in the simulator's settings.
+    """
+
+    mode: str = "run"
+    order: str = "ascending"
+    seed: int = 0
+    watch: int | None = None
+    progress: Callable[[str], None] | None = None
+
+
+def simulate_case(name: str, size: tuple[int, ...], way: Way) -> Simulation:
+    """Run a kernel of ours on the inputs of its case.
 
     size: one number for each of the case's dimensions, or () for the default.
-    mode: "run", "check" or "profile". order, seed: in which order threads take turns.
     Raises UserError for an unknown name or a wrong size.
     """
     case, kernel = _kernel(name)
@@ -79,39 +95,53 @@ def simulate_case(name: str, size: tuple[int, ...], mode: str, order: str, seed:
         raise UserError(f"a size of {min(size)}: sizes are whole numbers from 1 on")
     size = size or case.simulate
 
-    def run() -> tuple[str, bool]:
+    def run() -> tuple[list[str], bool]:
         found = compare_kernel(case, kernel, case.sized(size))
         shape = ", ".join(f"{key} {number}" for key, number in zip(case.dimensions, size))
         rows = [f"{name}: {shape}"]
         for key, error in found.errors.items():
             rows.append(f"  {key:<12} relative error {error:.1e}{'' if error <= found.allowed[key] else '  too large'}")
-        return "\n".join(rows), found.agrees
+        return rows, found.agrees
 
-    return _report(run, mode, order, seed)
+    return _simulation(run, way)
 
 
-def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: str, seed: int) -> tuple[str, bool]:
-    """Run a kernel of a .cu file: a report, and whether all is well.
-
-    Raises UserError for what cannot be run.
-    """
+def simulate_file(path: Path, kernel: str, launch: FileRun, way: Way) -> Simulation:
+    """Run a kernel of a .cu file. Raises UserError for what cannot be run."""
     if not path.is_file():
         raise UserError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
-    source = RawModule(path=path).code
-    chosen = _kernel_of(path, kernel, source)
+    simulation = _simulate(partial(RawModule, path=path), str(path), kernel, launch, way)
+    simulation.findings = [text.replace(f"{path.resolve()}:", f"{path}:") for text in simulation.findings]
+    return simulation
+
+
+def simulate_source(source: str, name: str, kernel: str, launch: FileRun, way: Way, options=()) -> Simulation:
+    """Run a kernel of a source.
+
+    name: what messages call the source, such as my.cu. options: as RawModule takes them.
+    Raises UserError for what cannot be run.
+    """
+    return _simulate(partial(RawModule, code=f'#line 1 "{name}"\n{source}', options=options), name, kernel, launch, way)
+
+
+def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> Simulation:
+    """module_of: RawModule for a source, without the names of its kernels. name: of the source."""
+    source = module_of().named_code()[1]
+    chosen = _kernel_of(name, kernel, source)
     try:
-        module = RawModule(path=path, name_expressions=(chosen,))
+        module = module_of(name_expressions=(chosen,))
         function = module.get_function(chosen)
         function.max_dynamic_shared_size_bytes = max(SHARED_BY_DEFAULT, launch.shared)
-        parameters = module.library(mode).parameters(module.entries.index(chosen))
+        with configured(progress=way.progress):
+            parameters = module.library(way.mode).parameters(module.entries.index(chosen))
     except CompileError as error:
         raise UserError(str(error)) from None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(way.seed)
     kinds = parameters if len(parameters) == len(launch.arguments) else [None] * len(launch.arguments)
     values = [parse_argument(text, rng, kind) for text, kind in zip(launch.arguments, kinds)]
     expectations = [parse_expectation(text) for text in launch.expect]
 
-    def run() -> tuple[str, bool]:
+    def run() -> tuple[list[str], bool]:
         names = function.names or [f"argument{position}" for position in range(len(values))]
         before = {name: _numbers(value, each) for name, value, each in zip(names, values, parameters)}
         expected = [expected_value(each, before) for each in expectations] if len(values) == len(parameters) else []
@@ -137,10 +167,9 @@ def simulate_file(path: Path, kernel: str, launch: FileRun, mode: str, order: st
             )
             rows.append(text)
             well = well and agrees
-        return "\n".join(rows), well
+        return rows, well
 
-    report, well = _report(run, mode, order, seed)
-    return report.replace(f"{path.resolve()}:", f"{path}:"), well
+    return _simulation(run, way)
 
 
 def parse_argument(text: str, rng, parameter: Parameter | None = None) -> np.ndarray | np.generic:
@@ -216,11 +245,11 @@ def _kernel(name: str) -> tuple[Case, Kernel]:
     return KERNELS[name]
 
 
-def _kernel_of(path: Path, name: str, source: str) -> str:
+def _kernel_of(path: str, name: str, source: str) -> str:
     """The name expression of the kernel to run: the given one, or the file's only one."""
     found = kernels(source)
     if name:
-        wrong = kernel_name_error(name, str(path), found)
+        wrong = kernel_name_error(name, path, found)
         if wrong:
             raise UserError(wrong)
         return name
@@ -270,19 +299,16 @@ def _bfloat16_bits(array: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def _report(run, mode, order, seed) -> tuple[str, bool]:
+def _simulation(run: Callable[[], tuple[list[str], bool]], way: Way) -> Simulation:
+    """run: gives the rows of the report, and whether the results agree."""
     started = time.perf_counter()
+    settings = dict(mode=way.mode, order=way.order, seed=way.seed, progress=way.progress)
     try:
-        with configured(mode=mode, order=order, seed=seed) as profile:
-            text, well = run()
+        with configured(profile=Profile(way.watch), **settings) as profile:
+            rows, agrees = run()
     except SimulatorError as error:
-        return "\n".join(["faults found:", *(error.findings or [str(error)])]), False
-    parts = [f"{text}\n  {time.perf_counter() - started:.2f} s, compiling included"]
-    if mode == "check":
-        parts.append("  check mode: nothing to report")
-    if mode == "profile":
-        parts.append(profile.annotated(shutil.get_terminal_size().columns))
-    return "\n".join(parts), well
+        return Simulation(way.mode, findings=error.findings or [str(error)], faults=error.faults)
+    return Simulation(way.mode, rows, agrees, time.perf_counter() - started, profile=profile)
 
 
 def _summary(array, parameter: Parameter) -> str:

@@ -174,11 +174,11 @@ def _breakers(tokenizer, texts: list[str] | None, notes: list[str]) -> tuple[int
     """The tokens at which a repetition ends (DRY); adds a note for each text that is in
     no token.
     """
-    from minillm.sampler.penalties import breaker_tokens
+    from minillm.sampler.penalties import USUAL_BREAKERS, breaker_tokens
 
     missing = [text for text in texts or () if not breaker_tokens(tokenizer, [text])]
     notes += [f"--dry-breaker {text!r} is in no token: no repetition ends there" for text in missing]
-    return breaker_tokens(tokenizer, texts or ["\n", ":", '"', "*"])
+    return breaker_tokens(tokenizer, texts or USUAL_BREAKERS)
 
 
 def _question(model, tokenizer, prompt: str | None, revision, template: str | None, reading: str) -> Start:

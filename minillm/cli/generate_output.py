@@ -99,9 +99,7 @@ def as_json(completion: Completion, prompt: str, shown: Shown) -> dict:
     if shown.logprobs:
         line["logprobs"] = completion.logprobs
     if shown.trace:
-        line["trace"] = [
-            {**token._asdict(), "stages": [stage._asdict() for stage in token.stages]} for token in completion.traces
-        ]
+        line["trace"] = [token.as_json() for token in completion.traces]
     return line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from enum import Enum
 from pathlib import Path
@@ -69,7 +70,7 @@ def command(
     is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
     from minillm.checks.cases import KERNELS
-    from minillm.checks.simulate import FileRun, parse_dimensions, parse_sizes, simulate_case, simulate_file
+    from minillm.checks.simulate import FileRun, Way, parse_dimensions, parse_sizes, simulate_case, simulate_file
 
     if kernel is None:
         for each, (case, its_kernel) in KERNELS.items():
@@ -80,7 +81,7 @@ def command(
         return
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
-    mode = "check" if check else "profile" if profile else "run"
+    way = Way("check" if check else "profile" if profile else "run", order.value, seed)
     if kernel.endswith((".cu", ".cuh", ".cpp", ".cc", ".c", ".txt")) or Path(kernel).is_file():
         if size:
             raise UserError("--size is for kernels of minillm: a .cu file takes --grid, --block and --arg")
@@ -92,7 +93,7 @@ def command(
             save,
             tuple(expect or ()),
         )
-        report, well = simulate_file(Path(kernel), name, run, mode, order.value, seed)
+        simulation = simulate_file(Path(kernel), name, run, way)
     else:
         for option, given in (
             ("--kernel", name),
@@ -104,7 +105,7 @@ def command(
         ):
             if given:
                 raise UserError(f"{option} is for a .cu file: a kernel of minillm takes --size")
-        report, well = simulate_case(kernel, parse_sizes(kernel, size or []), mode, order.value, seed)
-    print(report)
+        simulation = simulate_case(kernel, parse_sizes(kernel, size or []), way)
+    print(simulation.text(shutil.get_terminal_size().columns))
     sys.stdout.flush()
-    raise typer.Exit(0 if well else 1)
+    raise typer.Exit(0 if simulation.well else 1)

@@ -1,29 +1,12 @@
-"""Options of `minillm train` that exclude each other are refused; those without effect
-get a note.
-"""
+"""Options of `minillm train` that have no effect get a note."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from minillm.cli.options import option
-from minillm.errors import UserError
-from minillm.models.presets import PRESETS, Preset
+from minillm.models.presets import PRESETS
 from minillm.training import Run
-
-
-def refuse_beside_init(given: dict) -> None:
-    """A model that is continued from has its tokenizer already."""
-    if named := [option(name) for name in ("tokenizer", "vocab_size") if name in given]:
-        raise UserError(f"{named[0]}: a model that is continued from keeps its tokenizer; leave it out")
-
-
-def without_shape(preset: Preset) -> Preset:
-    """A preset for a model that exists: only how it learns."""
-    training = {name: value for name, value in preset.training.items() if name not in ("tokenizer", "vocab_size")}
-    return replace(preset, model={}, training=training)
 
 
 def notes(run: Run, given: dict) -> Iterator[str]:

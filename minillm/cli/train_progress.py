@@ -12,30 +12,27 @@ from rich.text import Text
 
 from minillm.cli.special import end_of_text_note
 from minillm.cli.terminal import waiting
-from minillm.cli.train_notes import notes, refuse_beside_init, without_shape
+from minillm.cli.train_notes import notes
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
-from minillm.models.presets import find_preset
 from minillm.profiling.memory import workload_of
 from minillm.profiling.memory_advice import explain_oom
 from minillm.profiling.profile import WARM_UP_STEPS, StepProfile
 from minillm.profiling.profile_table import profile_table
 from minillm.tokenizers.start import first_prompt
 from minillm.training import (
-    SETTING_NAMES,
     Evaluation,
     Reporter,
     Run,
-    TrainingSettings,
     check_same_settings,
     evaluate_model,
     resume_run,
     start_run,
     train,
 )
+from minillm.training.from_preset import settings_from
 from minillm.training.overfitting import remedies
 
-DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
 RUNS = "runs"  # the folder of runs without --out
 WIDE = 100  # columns from which on the progress bar is longer and has the gradient's norm
 HEADING = "loss and perplexity: on the training text / on the validation text"
@@ -95,31 +92,8 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
         run = resume_run(resume, device)
         check_same_settings(run, given)
         return run
-    is_named = preset_name is not None or "init" in given
-    if preset_name is None:
-        preset_name = FINE_TUNE_PRESET if given.get("init") else DEFAULT_PRESET
-    preset = find_preset(preset_name)
-    if given.get("init") is not None:
-        refuse_beside_init(given)
-        preset = without_shape(preset)
-    training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
-    model = {} if given.get("init") else {"model_type": preset.architecture, **preset.model}
-    model |= {name: value for name, value in given.items() if name not in SETTING_NAMES}
-    if "lr" in given and "min_lr" not in given:
-        training["min_lr"] = given["lr"] / 10
-    settings = TrainingSettings(**training)
-    folder = out or Path(RUNS) / (preset_name if is_named else _name_of(given))
-    return start_run(settings, model, folder, overwrite, device, numbered=out is None)
-
-
-def _name_of(given) -> str:
-    """The name of a run without --out and --preset: that of its text, or of the preset where no
-    text is named.
-
-    >>> _name_of({"data": ["texts/my-letters.txt", "b.txt"]}), _name_of({})
-    ('my-letters', 'default')
-    """
-    return Path(given["data"][0]).stem if given.get("data") else DEFAULT_PRESET
+    settings, model, name = settings_from(given, preset_name)
+    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, numbered=out is None)
 
 
 def _describe(run: Run, console: Console) -> None:

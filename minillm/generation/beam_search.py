@@ -23,7 +23,7 @@ Neural Machine Translation System" (2016), section 7, whose length penalty has a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -42,6 +42,20 @@ class Hypothesis(NamedTuple):
 
     ids: list[int]
     score: float
+
+
+class Candidate(NamedTuple):
+    """A continuation that a step of the search compared with others.
+
+    parent: which of the beams before the step it continues. token: with what. log_p: of the whole
+    text. score: as if it ended here. fate: "kept" as a beam, "finished", or "pruned".
+    """
+
+    parent: int
+    token: int
+    log_p: float
+    score: float
+    fate: str
 
 
 def beam_search(
@@ -69,11 +83,45 @@ def beam_search(
     When the context is full, its oldest quarter is dropped for all beams. Equal scores: the beam
     that was better before, then the lowest id. Raises UserError for invalid settings.
     """
+    settings = dict(beams=beams, length_penalty=length_penalty, early_stopping=early_stopping, n_best=n_best)
+    *_, searches = _steps(model, ids, max_new_tokens, eos_ids, padding, record=False, **settings)
+    return [search.finished[:n_best] for search in searches]
+
+
+def beam_search_steps(
+    model,
+    ids,
+    max_new_tokens: int,
+    *,
+    beams: int = 4,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    n_best: int = 1,
+    eos_ids: int | Iterable[int] | None = None,
+) -> Iterator[list[Candidate] | list[Hypothesis]]:
+    """A search for one text, ids (1, T), step by step: yields the candidates of each step, best
+    first, and at the end what `beam_search` returns for the row.
+
+    The kept candidates of a step are the beams of the next one, in this order. The arguments and
+    errors are those of `beam_search`.
+    """
+    if np.ndim(ids) != 2 or len(ids) != 1:
+        raise UserError(f"the prompt has shape {np.shape(ids)}: a search is followed for one text, as (1, T)")
+    settings = dict(beams=beams, length_penalty=length_penalty, early_stopping=early_stopping, n_best=n_best)
+    for (search,) in _steps(model, ids, max_new_tokens, eos_ids, None, record=True, **settings):
+        yield search.candidates
+    yield search.finished[:n_best]
+
+
+def _steps(
+    model, ids, max_new_tokens, eos_ids, padding, *, record, beams, length_penalty, early_stopping, n_best
+) -> Iterator[list[_Search]]:
+    """The searches of all rows, after each step."""
     ids = np.asarray(ids)
     eos_ids = frozenset([eos_ids] if isinstance(eos_ids, Integral) else eos_ids or ())
     _check(ids, max_new_tokens, beams, length_penalty, early_stopping, n_best)
     decoder = Decoder(model)
-    searches = [_Search(beams, length_penalty, early_stopping, max_new_tokens, eos_ids) for _ in ids]
+    searches = [_Search(beams, length_penalty, early_stopping, max_new_tokens, eos_ids, record) for _ in ids]
     growing, logits = searches, decoder.read(ids, padding)
     while True:
         logits = to_host(logits)
@@ -83,19 +131,21 @@ def beam_search(
             count = len(search.texts)
             parents += [first + parent for parent in search.step(log_p[first : first + count])]
             first += count
+        yield searches
         growing = [search for search in growing if search.texts]
         if not growing:
-            return [search.finished[:n_best] for search in searches]
+            return
         decoder.reorder(parents)
         logits = decoder.read(np.array([[text[-1]] for search in growing for text in search.texts]))
 
 
 class _Search:
     """The search in one row of the batch: unfinished texts, likeliest first, and the best finished
-    ones.
+    ones. candidates: those of the last step, if they are recorded.
     """
 
-    def __init__(self, beams, length_penalty, early_stopping, max_new_tokens, eos_ids):
+    def __init__(self, beams, length_penalty, early_stopping, max_new_tokens, eos_ids, record: bool):
+        self.record, self.candidates = record, []
         self.beams, self.length_penalty, self.early_stopping = beams, length_penalty, early_stopping
         self.longest, self.eos_ids = max_new_tokens, eos_ids
         self.texts, self.log_p = [[]], np.zeros(1)
@@ -112,17 +162,23 @@ class _Search:
         """
         length, vocabulary = len(self.texts[0]) + 1, log_p.shape[1]
         totals = (self.log_p[:, None] + log_p).reshape(-1)
-        texts, kept, parents, finished = [], [], [], []
+        texts, kept, parents, finished, candidates = [], [], [], [], []
         for rank, place in enumerate(_best_first(totals, self.beams * max(2, 1 + len(self.eos_ids)))):
             parent, token = divmod(int(place), vocabulary)
-            text = self.texts[parent] + [token]
+            text, fate = self.texts[parent] + [token], "pruned"
             if length == self.longest or token in self.eos_ids:
                 if rank < self.beams:
                     finished.append(Hypothesis(text, float(totals[place]) / length**self.length_penalty))
+                    fate = "finished"
             elif len(texts) < self.beams:
                 texts.append(text)
                 kept.append(totals[place])
                 parents.append(parent)
+                fate = "kept"
+            if self.record:
+                total = float(totals[place])
+                candidates.append(Candidate(parent, token, total, total / length**self.length_penalty, fate))
+        self.candidates = candidates
         best_first = sorted(self.finished + finished, key=lambda hypothesis: -hypothesis.score)
         self.finished, self.texts, self.log_p = best_first[: self.beams], texts, np.array(kept)
         if self._is_done(length):

@@ -61,8 +61,11 @@ class Decoder:
     `hidden` needs a model with a head: it raises UserError for one whose `forward` is overridden.
     """
 
-    def __init__(self, model, window: str = "slide"):
-        """Raises UserError for an unknown `window`."""
+    def __init__(self, model, window: str = "slide", packed: dict | None = None):
+        """packed: what several decoders of one model share, so that its weights are copied once for
+        all of them (`Cache.packed`): a dict, empty at first. Raises UserError for an unknown
+        `window`.
+        """
         if window not in WINDOWS:
             raise UserError(f'window is "{window}": use one of {", ".join(WINDOWS)}')
         self.model, self.window = model, window
@@ -71,7 +74,7 @@ class Decoder:
         if self.why_whole is not None:
             self._whole = WholePass(model)
             _note(f"this model generates by its own pass over all visible tokens, without a cache: {self.why_whole}")
-        self._cache = None
+        self._cache, self._packed = None, packed
         self._ids = self._padding = None  # (B, T): what is visible, to read it again after a slide; (B,)
 
     @property
@@ -83,6 +86,13 @@ class Decoder:
     def remaining(self) -> int:
         """How many more tokens fit into the context."""
         return self.model.config.context_length - self.visible
+
+    @property
+    def cached(self) -> int:
+        """How many of the visible columns are in the cache: the others are read again with the next
+        ones.
+        """
+        return self._cache.length if self._cache else 0
 
     def read(self, ids, padding=None):
         """The next tokens of each row, ids (B, t) int  ->  logits (B, V) of the token after them.
@@ -118,7 +128,7 @@ class Decoder:
         if self._whole:
             return self._whole.hidden(self._ids, self._padding)[:, -new:]
         if self._cache is None:
-            self._cache = Cache(self._ids, len(self._ids), self._padding)
+            self._cache = Cache(self._ids, len(self._ids), self._padding, self._packed)
         elif new == self.visible:
             self._cache.restart(self._padding)
         cache = self._cache
@@ -153,7 +163,7 @@ class Decoder:
         self._ids = array_module(ids).concatenate([self._ids, ids], axis=1)
         if fits:
             return ids.shape[1]
-        kept = min(context, context - max(1, context // 4) + ids.shape[1])
+        kept = visible_after_slide(context, ids.shape[1])
         if self._padding is not None:
             self._padding = np.maximum(self._padding - (self._ids.shape[1] - kept), 0)
         self._ids = self._ids[:, -kept:]
@@ -189,6 +199,16 @@ class Decoder:
     def _refuse_if_stopping(self, what: str) -> None:
         if self.window == "stop":
             raise ContextFull(f"{what} the model's context_length of {self.model.config.context_length}")
+
+
+def visible_after_slide(context: int, count: int = 1) -> int:
+    """How many columns are visible after a slide that makes room for `count` new ones, these
+    included.
+
+    >>> visible_after_slide(64), visible_after_slide(64, 40)
+    (49, 64)
+    """
+    return min(context, context - max(1, context // 4) + count)
 
 
 def reader(model, window: str = "slide"):

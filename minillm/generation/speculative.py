@@ -39,6 +39,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from numbers import Integral
+from typing import NamedTuple
 
 import numpy as np
 
@@ -133,8 +134,27 @@ class Statistics:
         return self.written / self.passes if self.passes else 0.0
 
 
+class Round(NamedTuple):
+    """One pass of the model over k proposals.
+
+    p, q: the probability of each proposal by the model and by the draft. numbers: the random
+    numbers that accept or reject them. written: the accepted ones and one more token.
+    """
+
+    proposals: list[int]
+    p: list[float]
+    q: list[float]
+    numbers: list[float]
+    written: list[int]
+
+
 class Speculation:
-    """An iterator over the tokens, with `statistics` of the draft; see `speculative_generate`."""
+    """An iterator over the tokens, with `statistics` of the draft; see `speculative_generate`.
+
+    rounds: a list, which gets a Round for each pass; by default None, and nothing is recorded.
+    """
+
+    rounds: list[Round] | None = None
 
     def __init__(self, model, ids, max_new_tokens, proposer, lookahead, probabilities: Probabilities, eos_ids, over):
         self.statistics = Statistics()
@@ -179,6 +199,8 @@ class Speculation:
         statistics.passes += 1
         statistics.proposed += len(proposals)
         statistics.accepted += len(written) - 1
+        if self.rounds is not None:
+            self.rounds.append(round_of(p, q, proposals, uniform[count:], written))
         return written
 
 
@@ -202,6 +224,13 @@ def verify(p, q, proposals: list[int], uniform) -> list[int]:
     else:
         i, rest = len(proposals), p[-1]
     return proposals[:i] + multinomial(rest[None], np.asarray(uniform[len(proposals)])[None]).tolist()
+
+
+def round_of(p, q, proposals: list[int], uniform, written: list[int]) -> Round:
+    """A record of `verify`: its arguments, and what it returned."""
+    p, q, places = _normalised(p[: len(proposals)]), _normalised(q), np.arange(len(proposals))
+    shares = p[places, proposals].tolist(), q[places, proposals].tolist()
+    return Round(proposals, *shares, np.asarray(uniform)[: len(proposals)].tolist(), written)
 
 
 def residual_distribution(p, q):

@@ -73,18 +73,24 @@ def check_tensor(model, ids, targets, tensor: Tensor, gradient: np.ndarray) -> C
     model: in float64, on the CPU; it is left in evaluation mode. tensor, gradient: from its record.
     """
     chosen = choose_elements(tensor.name, gradient)
-    offsets = np.zeros(len(chosen))
+    return Check(tensor.name, list(checked_elements(model, ids, targets, tensor, gradient, chosen)))
+
+
+def checked_elements(model, ids, targets, tensor: Tensor, gradient, chosen) -> Iterator[Element]:
+    """The elements `chosen`, flat positions, of that check, one after another.
+
+    Between two of them the model is not observed, and has its own numbers.
+    """
     size = float(np.hypot(tensor.values.mean, tensor.values.std)) or 1.0
-    analytic, largest = gradient.reshape(-1)[chosen], float(np.abs(gradient[np.isfinite(gradient)]).max(initial=0.0))
-    elements = []
-    with _shifted_loss(model.eval(), ids, targets, tensor, chosen, offsets) as loss, np.errstate(all="ignore"):
-        magnitude = abs(loss())
-        for number, (index, value) in enumerate(zip(chosen, analytic)):
-            found = judge(guarded(_of_offset(loss, offsets, number)), float(value), largest, size, size, magnitude)
-            place = tuple(map(int, np.unravel_index(index, gradient.shape)))
-            measured = (found.numeric, found.uncertainty, found.error, found.verdict, found.reason)
-            elements.append(Element(place, float(value), *measured))
-    return Check(tensor.name, elements)
+    largest = float(np.abs(gradient[np.isfinite(gradient)]).max(initial=0.0))
+    magnitude = abs(float(model.eval().loss(ids, targets)))
+    for index in chosen:
+        value, offsets = float(gradient.reshape(-1)[index]), np.zeros(1)
+        shifted = _shifted_loss(model, ids, targets, tensor, np.array([index]), offsets)
+        with shifted as loss, np.errstate(all="ignore"):
+            found = judge(guarded(_of_offset(loss, offsets)), value, largest, size, size, magnitude)
+        place = tuple(map(int, np.unravel_index(index, gradient.shape)))
+        yield Element(place, value, found.numeric, found.uncertainty, found.error, found.verdict, found.reason)
 
 
 def choose_elements(name: str, gradient: np.ndarray) -> np.ndarray:
@@ -98,15 +104,15 @@ def choose_elements(name: str, gradient: np.ndarray) -> np.ndarray:
     return np.array(list(dict.fromkeys(chosen)))
 
 
-def _of_offset(loss: Callable[[], float], offsets: np.ndarray, number: int) -> Callable[[float], float]:
-    """The loss as a function of one offset, which is reset to 0 afterwards."""
+def _of_offset(loss: Callable[[], float], offsets: np.ndarray) -> Callable[[float], float]:
+    """The loss as a function of the offset, which is reset to 0 afterwards."""
 
     def f(t: float) -> float:
-        offsets[number] = t
+        offsets[0] = t
         try:
             return loss()
         finally:
-            offsets[number] = 0.0
+            offsets[0] = 0.0
 
     return f
 

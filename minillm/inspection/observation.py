@@ -8,8 +8,11 @@ its own module. While a model is observed, three things are replaced, and restor
     dispatch                             in these modules: a kernel's pair of functions is wrapped as well
 
 Each replacement calls the original and passes its inputs and outputs to the observer. There is no
-tape and no derivative here: backward is the code of the layers. While a model is observed, no other
-model should run.
+tape and no derivative here: backward is the code of the layers.
+
+Modules belong to all threads: there the replacement looks for an observer of its own thread, and is
+the original where there is none. So one thread can observe its model while others run theirs, or
+observe them. In one thread, no other model should run while one is observed.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import threading
 import types
 from collections import Counter
 from collections.abc import Iterator
@@ -99,9 +103,88 @@ def observed(model: Layer, observer: Observer) -> Iterator[None]:
             stack.enter_context(_exchanged(layer, "forward", watch.layer_forward(layer)))
             stack.enter_context(_exchanged(layer, "backward", watch.layer_backward(layer)))
         for module in modules:
-            for name, function in watch.exchanges(module):
-                stack.enter_context(_exchanged(module, name, function))
+            stack.enter_context(_watched(module))
+        stack.enter_context(_exchanged(_THREAD, "watch", watch))
         yield
+
+
+_THREAD = threading.local()  # its attribute `watch`: the _Watch of this thread
+_LOCK = threading.Lock()
+_originals: dict[
+    types.ModuleType, tuple[int, dict]
+] = {}  # of watched modules: how many watch it, and its own functions
+
+
+@contextmanager
+def _watched(module: types.ModuleType) -> Iterator[None]:
+    """Inside, the operations of a module are replaced; the last thread that leaves restores them."""
+    with _LOCK:
+        count, own = _originals.get(module, (0, {}))
+        if count == 0:
+            replaced = dict(_replacements(module))
+            own = {name: vars(module)[name] for name in replaced}
+            vars(module).update(replaced)
+        _originals[module] = count + 1, own
+    try:
+        yield
+    finally:
+        with _LOCK:
+            count, own = _originals.pop(module)
+            if count > 1:
+                _originals[module] = count - 1, own
+            else:
+                vars(module).update(own)
+
+
+def _replacements(module: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]]:
+    """(name, replacement) for the operations of a module and for its `dispatch`."""
+    for name, forward in list(vars(module).items()):
+        other = f"{name.removesuffix('_forward')}_backward"
+        backward = vars(module).get(other)
+        if name.endswith("_forward") and callable(forward) and callable(backward):
+            operation = name.removesuffix("_forward")
+            yield name, _forward(operation, forward)
+            yield other, _backward(operation, backward)
+    if "dispatch" in vars(module):
+        yield "dispatch", _implementation(module.dispatch)
+
+
+def _implementation(original):
+    @functools.wraps(original)
+    def dispatch(array, forward, backward):
+        chosen = original(array, forward, backward)
+        if chosen[0] is forward:  # replaced already
+            return chosen
+        operation = forward.__name__.removesuffix("_forward")
+        return _forward(operation, chosen[0]), _backward(operation, chosen[1])
+
+    return dispatch
+
+
+def _forward(operation: str, function):
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def forward(*arguments, **settings):
+        watch = getattr(_THREAD, "watch", None)
+        if watch is None:
+            return function(*arguments, **settings)
+        return watch.forward(operation, function, signature.bind(*arguments, **settings))
+
+    return forward
+
+
+def _backward(operation: str, function):
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def backward(*arguments, **settings):
+        watch = getattr(_THREAD, "watch", None)
+        if watch is None:
+            return function(*arguments, **settings)
+        return watch.backward(operation, function, signature.bind(*arguments, **settings))
+
+    return backward
 
 
 @contextmanager
@@ -157,70 +240,36 @@ class _Watch:
 
         return backward
 
-    def exchanges(self, module: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]]:
-        """(name, replacement) for the operations of a module and for its `dispatch`."""
-        for name, forward in list(vars(module).items()):
-            other = f"{name.removesuffix('_forward')}_backward"
-            backward = vars(module).get(other)
-            if name.endswith("_forward") and callable(forward) and callable(backward):
-                operation = name.removesuffix("_forward")
-                yield name, self._forward(operation, forward)
-                yield other, self._backward(operation, backward)
-        if "dispatch" in vars(module):
-            yield "dispatch", self._implementation(module.dispatch)
+    def forward(self, operation: str, function, bound: inspect.BoundArguments):
+        """Call `function`, the forward of an operation, and its observer before and after."""
+        layer = self._layers[-1] if self._layers else ""
+        index = self._counts[layer, operation]
+        self._counts[layer, operation] += 1
+        outer = self._open[-1] if self._open else None
+        call = Call(layer, operation, index, function, bound, outer, _frames())
+        self._observer.before_operation(call)
+        self._open.append(call)
+        try:
+            y, call.saved = function(*bound.args, **bound.kwargs)
+        finally:
+            self._open.pop()
+        call.outputs = y if isinstance(y, tuple) else (y,)
+        self._observer.after_operation(call)
+        self._waiting.append(call)
+        return call.outputs if isinstance(y, tuple) else call.outputs[0], call.saved
 
-    def _implementation(self, original):
-        @functools.wraps(original)
-        def dispatch(array, forward, backward):
-            chosen = original(array, forward, backward)
-            if chosen[0] is forward:  # wrapped already
-                return chosen
-            operation = forward.__name__.removesuffix("_forward")
-            return self._forward(operation, chosen[0]), self._backward(operation, chosen[1])
-
-        return dispatch
-
-    def _forward(self, operation: str, function):
-        signature = inspect.signature(function)
-
-        @functools.wraps(function)
-        def forward(*arguments, **settings):
-            layer = self._layers[-1] if self._layers else ""
-            index = self._counts[layer, operation]
-            self._counts[layer, operation] += 1
-            bound = signature.bind(*arguments, **settings)
-            outer = self._open[-1] if self._open else None
-            call = Call(layer, operation, index, function, bound, outer, _frames())
-            self._observer.before_operation(call)
-            self._open.append(call)
-            try:
-                y, call.saved = function(*bound.args, **bound.kwargs)
-            finally:
-                self._open.pop()
-            call.outputs = y if isinstance(y, tuple) else (y,)
-            self._observer.after_operation(call)
-            self._waiting.append(call)
-            return call.outputs if isinstance(y, tuple) else call.outputs[0], call.saved
-
-        return forward
-
-    def _backward(self, operation: str, function):
-        signature = inspect.signature(function)
-        count = list(signature.parameters).index("saved")  # the parameters before it are the gradients of the outputs
-
-        @functools.wraps(function)
-        def backward(*arguments, **settings):
-            bound = signature.bind(*arguments, **settings)
-            call = self._taken(operation, bound.arguments["saved"])
-            if call is None:  # forward ran before the model was observed
-                return function(*arguments, **settings)
-            call.backward = function
-            self._observer.before_backward(call, bound.args[:count], _frames())
-            gradients = function(*arguments, **settings)
-            self._observer.after_backward(call, gradients if isinstance(gradients, tuple) else (gradients,))
-            return gradients
-
-        return backward
+    def backward(self, operation: str, function, bound: inspect.BoundArguments):
+        """Call `function`, the backward of an operation, and its observer before and after."""
+        call = self._taken(operation, bound.arguments["saved"])
+        if call is None:  # forward ran before the model was observed
+            return function(*bound.args, **bound.kwargs)
+        call.backward = function
+        # The parameters before `saved` are the gradients of the outputs.
+        count = list(bound.signature.parameters).index("saved")
+        self._observer.before_backward(call, bound.args[:count], _frames())
+        gradients = function(*bound.args, **bound.kwargs)
+        self._observer.after_backward(call, gradients if isinstance(gradients, tuple) else (gradients,))
+        return gradients
 
     def _taken(self, operation: str, saved) -> Call | None:
         """The call that saved this object; for None the latest that saved None: backward runs in

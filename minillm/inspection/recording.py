@@ -17,6 +17,7 @@ the tensor that the operation returned. Parameters are not counted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,11 @@ from minillm.profiling.flops import count_flops
 
 INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> its inputs that get a row
 NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
+
+# Called as see(tensor, "values" or "gradient", array) with every array of the pass, as soon as it is
+# there. It may be overwritten later: what is to be kept is copied. Where an array has fewer elements
+# than the tensor, it is its next rows.
+See = Callable[["Tensor", str, object], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Tensor:
     frames: list[Frame] = field(default_factory=list)  # where it was made
     origin: Origin | None = None
     uses: list[tuple[Call, str]] = field(default_factory=list)  # of a parameter: what reads it, and by which name
+    reads: list[Tensor] = field(default_factory=list)  # the activations that it is computed from
 
 
 @dataclass(frozen=True)
@@ -97,27 +104,38 @@ class Record:
         return [*self.activations, *self.parameters]
 
 
-def record(model, ids, targets, keep: str = "") -> Record:
+def record(model, ids, targets, keep: str = "", see: See | None = None) -> Record:
     """Run `model.loss(ids, targets)` and `model.backward()`, and record every tensor.
 
-    keep: the name of a tensor whose whole gradient is stored in `gradients`, on the host. The
-    model's gradients are cleared before and after; it is left in training mode with nothing saved.
-    Activation checkpointing is off during the pass.
+    keep: the name of a tensor whose whole gradient is stored in `gradients`, on the host. see: is
+    given all arrays (See). The model's gradients are cleared before and after; it is left in
+    training mode with nothing saved. Activation checkpointing is off during the pass.
     """
-    recorder = _Recorder(model, keep)
-    model.train().zero_grad()
-    recompute, model.body.recompute = model.body.recompute, False
-    with observed(model, recorder):
-        loss = float(model.loss(ids, targets))
-        recorder.count_saved()
-        model.backward()
-    model.body.recompute = recompute
+    recorder = _Recorder(model, keep, see)
+    loss = observed_pass(model, ids, targets, recorder, recorder.count_saved)
     gradients = recorder.stored_gradient()
     parameters = recorder.parameters()
     if keep in model_parameters(model) and (grad := model_parameters(model)[keep].grad) is not None:
         gradients[keep] = np.array(to_host(grad))
     model.zero_grad()
     return Record(recorder.tensors, parameters, loss, int(np.size(ids)), gradients)
+
+
+def observed_pass(model, ids, targets, observer: Observer, between: Callable[[], None] = lambda: None) -> float:
+    """The loss of one forward and backward pass under observation. between: called between the two.
+
+    The gradients of this pass are left in the model's parameters.
+    """
+    model.train().zero_grad()
+    recompute, model.body.recompute = model.body.recompute, False
+    try:
+        with observed(model, observer):
+            loss = float(model.loss(ids, targets))
+            between()
+            model.backward()
+    finally:
+        model.body.recompute = recompute
+    return loss
 
 
 def model_parameters(model) -> dict[str, Parameter]:
@@ -128,9 +146,10 @@ def model_parameters(model) -> dict[str, Parameter]:
 class _Recorder(Observer):
     """Arrays are identified by their memory, so all of them are kept alive until the pass ends."""
 
-    def __init__(self, model, keep: str):
+    def __init__(self, model, keep: str, see: See | None):
         self.tensors: list[Tensor] = []
         self._model, self._keep = model, keep
+        self._see = see or (lambda tensor, which, array: None)
         self._parameters = model_parameters(model)
         self._values = {id(p.value): name for name, p in self._parameters.items()}
         self._uses: dict[str, list[tuple[Call, str]]] = {name: [] for name in self._parameters}
@@ -165,9 +184,12 @@ class _Recorder(Observer):
             if tensor.name == label:
                 tensor.shape = (tensor.shape[0] + len(array), *tensor.shape[1:])
                 tensor.values += values
+                self._see(tensor, "values", array)
                 return tensor
         place = Place(call.layer, call.operation, None if call.outer else call.index, "input", name)
-        return self._add(Tensor(label, array.shape, values, place, call=call, frames=call.frames), array)
+        read = self._read(call.outer) if call.outer else self._behind(array)
+        tensor = Tensor(label, array.shape, values, place, call=call, frames=call.frames, reads=read)
+        return self._add(tensor, array)
 
     def after_operation(self, call: Call) -> None:
         self._calls.append(call)
@@ -179,12 +201,14 @@ class _Recorder(Observer):
                 self._take_gradient(tensor, call.saved, Origin([], call.function, 1))  # y, saved
         if call.outer is not None:
             return
+        read = [tensor for _, tensor in self._inside(call)] or self._read(call)
         for position, output in enumerate(call.outputs):
             name = f"{call.layer}.{call.operation}"
             if len(call.outputs) > 1:
                 name += f".{position}"
             place = Place(call.layer, call.operation, call.index, "output", position)
             tensor = Tensor(name, tuple(np.shape(output)), TensorStats.of(output), place, call=call, frames=call.frames)
+            tensor.reads = read
             call.tensors.append(self._add(tensor, output))
         weight = self._values.get(id(call.arguments.arguments.get("weight")))
         learns = weight is None or not self._parameters[weight].frozen
@@ -194,8 +218,32 @@ class _Recorder(Observer):
         """The tensor that an operation's matrix products compute: its output, or the logits inside
         the fused loss.
         """
-        inside = [t for other, found in self._inputs.items() if other.outer is call for _, t in found]
-        return inside[0] if inside else call.tensors[0]
+        inside = self._inside(call)
+        return inside[0][1] if inside else call.tensors[0]
+
+    def _inside(self, call: Call) -> list[tuple[int, Tensor]]:
+        """The rows of what the operations inside of another one read."""
+        return [row for other, found in self._inputs.items() if other.outer is call for row in found]
+
+    def _read(self, call: Call) -> list[Tensor]:
+        """The activations that an operation reads, each once."""
+        arrays = [
+            value
+            for value in call.arguments.arguments.values()
+            if _is_float_array(value) and id(value) not in self._values
+        ]
+        return list(dict.fromkeys(tensor for array in arrays for tensor in self._behind(array)))
+
+    def _behind(self, array) -> list[Tensor]:
+        """The tensor that an array is, or looks into, or is a copy of in another order."""
+        known = self._known(array)
+        if known is not None:
+            return [known]
+        for tensor, other in self._seen.values():
+            if hasattr(other, "strides") and _base(other) is _base(array):
+                return [tensor]  # the first, which was computed: the others look into it, too
+        values = TensorStats.of(array)
+        return [tensor for tensor, _ in reversed(self._seen.values()) if tensor.values.has_elements_of(values)][:1]
 
     def after_layer(self, layer: Layer, output, frames: list[Frame]):
         if not _is_float_array(output) and np.ndim(output) != 0:
@@ -207,11 +255,13 @@ class _Recorder(Observer):
         elif tensor.call is not None and tensor.call.layer == layer.name:
             tensor.name = NAMES.get(layer.name, layer.name)
             tensor.values = TensorStats.of(output)  # LoRA adds to what the linear layer returned
+            self._see(tensor, "values", output)
         return output
 
     def _add(self, tensor: Tensor, array) -> Tensor:
         self.tensors.append(tensor)
         self._seen[_location(array)] = tensor, array
+        self._see(tensor, "values", array)
         return tensor
 
     def _known(self, array) -> Tensor | None:
@@ -284,6 +334,7 @@ class _Recorder(Observer):
         stats = TensorStats.of(gradient)
         tensor.gradient = stats if tensor.gradient is None else tensor.gradient + stats
         tensor.origin = origin
+        self._see(tensor, "gradient", gradient)
         if tensor.name == self._keep:
             self._gradient_parts.append(np.array(to_host(array_module(gradient).asarray(gradient))))
 
@@ -307,6 +358,9 @@ class _Recorder(Observer):
             row = Tensor(name, parameter.value.shape, values, gradient=gradient, frozen=parameter.frozen)
             row.uses = self._uses[name]
             rows.append(row)
+            self._see(row, "values", parameter.value)
+            if parameter.grad is not None:
+                self._see(row, "gradient", parameter.grad)
         return rows
 
 

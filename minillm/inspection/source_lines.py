@@ -41,8 +41,13 @@ class Passage:
         path = Path(getattr(self.function, "__code__", self.function).co_filename)
         return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{_source(self.function)[1]}"
 
+    @property
+    def lines(self) -> tuple[list[str], int]:
+        """The lines of the function, dedented, and the number of the first in its file."""
+        return _source(self.function)
+
     def __str__(self) -> str:
-        lines, first = _source(self.function)
+        lines, first = self.lines
         numbered = (
             f"{'>' if number in self.marked else ' '} {number:>4}  {line}".rstrip()
             for number, line in enumerate(lines, first)

@@ -11,7 +11,7 @@ from textwrap import fill
 from minillm.checks.verdicts import TOLERANCE, UNTOLD
 from minillm.errors import UserError
 from minillm.inspection.checking import Check
-from minillm.inspection.recording import Tensor
+from minillm.inspection.recording import Record, Tensor
 from minillm.inspection.tensor_stats import TensorStats
 from minillm.inspection.text import Closer, Inspection
 
@@ -36,9 +36,9 @@ def format_table(
     numbers of all its tensors come together. Without any, a model of few blocks is shown whole, and
     of a deeper one the first block."""
     record, count = inspection.record, inspection.model.config.n_layer
-    whole = _blocks_shown(count, list(blocks), every_block)
-    activations = [_cells(tensor) for tensor in _folded(record.activations, whole)]
-    parameters = [_cells(tensor) for tensor in _folded(record.parameters, whole)]
+    whole = blocks_shown(count, list(blocks), every_block)
+    activations = [_cells(tensor) for tensor in folded(record.activations, whole)]
+    parameters = [_cells(tensor) for tensor in folded(record.parameters, whole)]
     total = ("total", "", "", "", "", "", *(f"{number:,}" for number in _sums(record.tensors)))
     blank = ("",) * len(total)
     heading = ("parameters", *blank[1:])
@@ -58,12 +58,21 @@ def format_table(
 def json_lines(inspection: Inspection) -> str:
     """A line for every tensor, and one with the totals."""
     record = inspection.record
+    rows = [*json_rows(record.activations), *json_rows(record.parameters), json_totals(record)]
+    return "\n".join(map(json.dumps, rows))
+
+
+def json_rows(tensors: list[Tensor]) -> list[dict]:
+    """The numbers of tensors, as `json_lines` has them."""
+    return [{key: _finite(value) for key, value in _fields(tensor).items()} for tensor in tensors]
+
+
+def json_totals(record: Record) -> dict:
+    """The totals of a pass, as `json_lines` has them."""
     saved, forward, backward = _sums(record.tensors)
     end = {"loss": record.loss, "perplexity": _perplexity(record.loss), "tokens": record.tokens, "saved_bytes": saved}
     end |= {"forward_operations": forward, "backward_operations": backward}
-    rows = [_fields(tensor, "activation") for tensor in record.activations]
-    rows += [_fields(tensor, "parameter") for tensor in record.parameters]
-    return "\n".join(json.dumps({key: _finite(value) for key, value in row.items()}) for row in (*rows, end))
+    return {key: _finite(value) for key, value in end.items()}
 
 
 def format_closer(closer: Closer, width: int = UNLIMITED) -> str:
@@ -82,24 +91,27 @@ def _format_check(check: Check) -> str:
     for element in check.elements:
         measured = (f"{element.analytic:.10g}", f"{element.numeric:.10g}", f"{element.uncertainty:.0e}")
         rows.append((_shape(element.index), *measured, f"{element.error:.1e}"))
-    lines = ["Finite differences of the loss, float64:", *_aligned(rows, names=1)]
+    return "\n".join(("Finite differences of the loss, float64:", *_aligned(rows, names=1), verdict_of(check)))
+
+
+def verdict_of(check: Check) -> str:
+    """What a check found, in a sentence."""
     worst = check.worst
     if check.passed:
-        lines.append(f"passed: the largest relative error is {worst.error:.1e}, the tolerance {TOLERANCE:g}")
-    elif check.verdict == UNTOLD:
-        lines.append(f"cannot be told here, at {worst.index}: {worst.reason}. This is no pass: try another text")
-    else:
-        lines.append(
-            f"FAILED {check.tensor}: its gradient is wrong at {worst.index}: backward gives {worst.analytic:.10g}, finite "
-            f"differences give {worst.numeric:.10g}, relative error {worst.error:.1e} (tolerance {TOLERANCE:g})"
-        )
-    return "\n".join(lines)
+        return f"passed: the largest relative error is {worst.error:.1e}, the tolerance {TOLERANCE:g}"
+    if check.verdict == UNTOLD:
+        return f"cannot be told here, at {worst.index}: {worst.reason}. This is no pass: try another text"
+    return (
+        f"FAILED {check.tensor}: its gradient is wrong at {worst.index}: backward gives {worst.analytic:.10g}, finite "
+        f"differences give {worst.numeric:.10g}, relative error {worst.error:.1e} (tolerance {TOLERANCE:g})"
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- which rows
 
 
-def _blocks_shown(count: int, chosen: list[int], every_block: bool) -> set[int]:
+def blocks_shown(count: int, chosen: list[int], every_block: bool) -> set[int]:
+    """The blocks to be shown whole, of `count`. Raises UserError for a chosen one that there is not."""
     for block in chosen:
         if not 0 <= block < count:
             raise UserError(f"--layer {block}: the model has the blocks 0 to {count - 1}")
@@ -108,21 +120,22 @@ def _blocks_shown(count: int, chosen: list[int], every_block: bool) -> set[int]:
     return set(chosen or [0])
 
 
-def _folded(tensors: list[Tensor], whole: set[int]) -> list[Tensor]:
+def folded(tensors: list[Tensor], whole: set[int]) -> list[Tensor]:
     """The rows, with each block that is not to be shown whole in one of them."""
     rows: list[Tensor] = []
     for tensor in tensors:
-        block = _block_of(tensor.name)
+        block = block_of(tensor.name)
         if block is None or block in whole:
             rows.append(tensor)
-        elif rows and _block_of(rows[-1].name) == block:
+        elif rows and block_of(rows[-1].name) == block:
             rows[-1] = _together(rows[-1], tensor)
         else:
             rows.append(_together(Tensor("", (0,), TensorStats(), gradient=TensorStats(), frozen=True), tensor))
     return rows
 
 
-def _block_of(name: str) -> int | None:
+def block_of(name: str) -> int | None:
+    """The number of the block that a tensor belongs to; None for one outside of the blocks."""
     found = BLOCK.match(name)
     return int(found[1]) if found else None
 
@@ -182,11 +195,11 @@ def _sums(tensors: list[Tensor]) -> tuple[int, int, int]:
     return tuple(sum(column) for column in columns)
 
 
-def _fields(tensor: Tensor, kind: str) -> dict:
+def _fields(tensor: Tensor) -> dict:
     forward, backward = tensor.flops
     return {
         "tensor": tensor.name,
-        "kind": kind,
+        "kind": "parameter" if tensor.place is None else "activation",
         "shape": tensor.shape,
         "mean": tensor.values.mean,
         "std": tensor.values.std,

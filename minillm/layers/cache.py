@@ -38,15 +38,16 @@ class Cache:
     in this pass; it is empty at its start.
 
     like: an array on the device of the model. padding (B,): how many columns at the start of each
-    row hold no token; None if there are none.
+    row hold no token; None if there are none. packed: the dict of packed weights of other caches of
+    the same model, to share them.
 
     A pass over `count` new columns is `start(count)`, one `decode` of the model's body,
     `advance()`.
     """
 
-    def __init__(self, like, B: int, padding=None):
+    def __init__(self, like, B: int, padding=None, packed: dict | None = None):
         self._like, self._B = like, B
-        self._packed: dict[tuple, PackedLinear | None] = {}
+        self._packed: dict[tuple, PackedLinear | None] = {} if packed is None else packed
         self.restart(padding)
 
     def restart(self, padding=None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from minillm.errors import UserError
 
+USUAL_BREAKERS = ("\n", ":", '"', "*")  # texts over which no repetition of DRY reaches
 LARGEST_PENALTY = 1e30  # keeps penalties that grow exponentially finite
 
 

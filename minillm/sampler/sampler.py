@@ -52,10 +52,19 @@ class Sampler:
         self._largest_named = max(self.settings.named_tokens(), key=lambda pair: pair[1], default=None)
         self.reset()
 
-    def reset(self) -> None:
-        """Begin a new text: the first step, and mirostat's first mu."""
-        self.step = 0
-        self._mu = None
+    def reset(self, step: int = 0, mu: float | None = None) -> None:
+        """Begin a new text: the first step, and mirostat's first mu. step, mu: go on with one text
+        that has so many tokens, after the last of which mirostat had this mu.
+        """
+        self.step = step
+        self._mu = None if mu is None else np.array([mu], np.float64)
+
+    @property
+    def mu(self) -> np.ndarray | None:
+        """Mirostat's largest surprise of the next token of each row (B,), in bits; None before the
+        first.
+        """
+        return self._mu
 
     def with_settings(self, **settings) -> Sampler:
         """A new sampler with some settings changed."""
@@ -79,9 +88,12 @@ class Sampler:
         context = self._context(logits, history)
         return self._choose(*self._distribution(logits, context), context)[0]
 
-    def trace(self, logits, history: History | None = None) -> list[TokenTrace]:
-        """As `sample`, but returns for each row a record of the stages and the draw (trace.py)."""
-        logits, tracer = _checked(logits), Tracer()
+    def trace(self, logits, history: History | None = None, watch: Callable | None = None) -> list[TokenTrace]:
+        """As `sample`, but returns for each row a record of the stages and the draw (trace.py).
+
+        watch(name, logits, ids): is called after each stage, as `Tracer.record` is.
+        """
+        logits, tracer = _checked(logits), Tracer(watch)
         tracer.record("model", logits, None)
         context = self._context(logits, history)
         p, ids = self._distribution(logits, context, tracer.record)

@@ -38,6 +38,10 @@ class TokenTrace(NamedTuple):
     first: float
     past: float
 
+    def as_json(self) -> dict:
+        """The trace in the types of JSON, as `minillm generate --trace --json` prints it."""
+        return {**self._asdict(), "stages": [stage._asdict() for stage in self.stages]}
+
     def lines(self, decode: Callable[[int], str], short: bool = False) -> list[str]:
         """The trace as text, a line a stage and one for the draw.
 
@@ -62,9 +66,10 @@ class TokenTrace(NamedTuple):
 
 
 class Tracer:
-    """Records the distribution after every stage."""
+    """Records the distribution after every stage. watch: gets the arguments of `record`, too."""
 
-    def __init__(self):
+    def __init__(self, watch: Callable | None = None):
+        self._watch = watch
         self._stages: list[list[StageTrace]] = []  # of each row
         self._before: np.ndarray | None = None  # probabilities before the stage
 
@@ -72,6 +77,8 @@ class Tracer:
         """logits (B, n) after a stage. ids (B, n): the tokens they belong to, None for all; the
         others are cut.
         """
+        if self._watch:
+            self._watch(name, logits, ids)
         p, left = softmax(logits), logits > -np.inf
         if self._before is None:
             self._stages, removed = [[] for _ in p], np.zeros(len(p))

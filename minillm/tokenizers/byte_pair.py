@@ -49,6 +49,7 @@ from minillm.tokenizers.pipeline import PipelineTokenizer
 from minillm.tokenizers.pre_tokenizers import PreTokenizer
 from minillm.tokenizers.surroundings import Surroundings, special_tokens_of
 from minillm.tokenizers.tokenizer import END_OF_TEXT, StreamingDecoder
+from minillm.tokenizers.trace import TracedPiece, merged_piece
 
 
 def merge_steps(word: list, merge_of: dict) -> Iterator[list]:
@@ -209,6 +210,19 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
             return [self._id_of[data]]
         *_, word = merge_steps(ids_of_bytes(data, self._byte_ids, pretoken), self._merge_of)
         return word
+
+    def _trace_ordinary(self, text: str, starts: bool) -> Iterator[TracedPiece]:
+        for pretoken in self._cut(text, starts):
+            data = pretoken.encode("utf-8")
+            if self.ignore_merges and data in self._id_of:
+                index = self._id_of[data]
+                yield TracedPiece(pretoken, [index], [index], whole=True)
+            else:
+                yield merged_piece(pretoken, ids_of_bytes(data, self._byte_ids, pretoken), self._merge_of.get)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of an id: see Tokenizer.token_bytes."""
+        return self.tokens[index]
 
     @cached_property
     def _merge_of(self) -> dict[tuple[int, int], tuple[int, int]]:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from minillm.errors import UserError
 from minillm.files.atomic import read_json, write_atomically
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from minillm.tokenizers.trace import TracedPiece
 
 CODE_POINTS = 0x110000
 EVERY_CHARACTER = {"type": "Split", "pattern": {"Regex": "[\\s\\S]"}, "behavior": "Isolated", "invert": False}
@@ -69,6 +70,17 @@ class CharacterTokenizer(Tokenizer, kind="characters"):
                 f"the text): its vocabulary is the {self.vocab_size} characters of its training text; leave it out"
             )
         return ids.tolist()
+
+    def trace(
+        self, text: str, allowed_special: Collection[str] | str = "all", add_special_tokens: bool = True
+    ) -> Iterator[TracedPiece]:
+        """Each character by itself: nothing is merged."""
+        for character, index in zip(text, self.encode(text)):
+            yield TracedPiece(character, [index], [index])
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of an id: see Tokenizer.token_bytes."""
+        return self.characters[index].encode("utf-8")
 
     def decode(self, ids) -> str:
         ids = [int(index) for index in ids]

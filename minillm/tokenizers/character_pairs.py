@@ -11,10 +11,11 @@ together they are a token, the best score first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from minillm.errors import UserError
 from minillm.tokenizers.merging import merge_in_order
+from minillm.tokenizers.trace import TracedPiece, merged_piece
 
 SPACE = "▁"
 CACHED, LONGEST_CACHED = 1 << 16, 256  # pieces, and characters of one
@@ -52,12 +53,21 @@ class CharacterPairs:
         """The ids of a piece. Raises UserError for a character that cannot be expressed."""
         if self.ignore_merges and piece in self.ids:
             return [self.ids[piece]]
-        if not self._by_words:
-            return self._merged(piece)
         ids: list[int] = []
-        for word in WORDS.findall(piece):
+        for word in self._words(piece):
             ids += self._merged(word)
         return ids
+
+    def trace(self, piece: str) -> Iterator[TracedPiece]:
+        """What `encode` does with a piece, word by word."""
+        if self.ignore_merges and piece in self.ids:
+            yield TracedPiece(piece, [self.ids[piece]], [self.ids[piece]], whole=True)
+            return
+        for word in self._words(piece):
+            yield merged_piece(word, self._characters(word), self.merge_of)
+
+    def _words(self, piece: str) -> list[str]:
+        return WORDS.findall(piece) if self._by_words else [piece]
 
     def _merged(self, text: str) -> list[int]:
         if text in self._cache:

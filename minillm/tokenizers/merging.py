@@ -13,11 +13,16 @@ from collections.abc import Callable
 from minillm.errors import UserError
 
 
-def merge_in_order(ids: list[int], merge_of: Callable[[tuple[int, int]], tuple[float, int] | None]) -> list[int]:
+def merge_in_order(
+    ids: list[int],
+    merge_of: Callable[[tuple[int, int]], tuple[float, int] | None],
+    seen: Callable[[int, int, float, int], None] | None = None,
+) -> list[int]:
     """Merge the pair of the smallest rank, the first of several, until none is left. `ids` is used
     up.
 
-    merge_of: a pair of ids -> (rank, id of both together), or None.
+    merge_of: a pair of ids -> (rank, id of both together), or None. seen: is called for each merge
+    with the positions at which both began in `ids`, the rank and the id.
 
     >>> merge_in_order([1, 2, 1, 2, 3], {(1, 2): (7, 12), (12, 3): (8, 123)}.get)
     [12, 123]
@@ -28,10 +33,12 @@ def merge_in_order(ids: list[int], merge_of: Callable[[tuple[int, int]], tuple[f
     heap = [(merge[0], at, *pair, merge[1]) for at, pair in enumerate(zip(ids, ids[1:])) if (merge := merge_of(pair))]
     heapq.heapify(heap)
     while heap:
-        _, at, left, right, token = heapq.heappop(heap)
+        rank, at, left, right, token = heapq.heappop(heap)
         then = after[at]
         if ids[at] != left or then >= count or ids[then] != right:  # one of the two has been merged since
             continue
+        if seen:
+            seen(at, then, rank, token)
         ids[at], ids[then] = token, -1
         after[at] = following = after[then]
         if following < count:

@@ -12,7 +12,7 @@ classes that follow.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -20,6 +20,7 @@ from minillm.tokenizers.added_tokens import AddedToken
 from minillm.tokenizers.surroundings import Surroundings, token_text
 from minillm.tokenizers.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer, write_json
 from minillm.tokenizers.tokenizer_json import check_opens
+from minillm.tokenizers.trace import TracedPiece
 
 
 class PipelineTokenizer(Tokenizer):
@@ -59,19 +60,40 @@ class PipelineTokenizer(Tokenizer):
         disallowed_special: Collection[str] | str,
         add_special_tokens: bool,
     ) -> list[int]:
-        if self.special_tokens:
-            if allowed_special == "all":
-                allowed = self.special_tokens.keys()
-            else:
-                allowed = self.special_tokens.keys() & allowed_special if allowed_special else ()
-            if disallowed_special:
-                self._refuse_special(text, allowed, disallowed_special)
-        else:
-            allowed = ()
+        allowed = self._allowed(allowed_special)
+        if self.special_tokens and disallowed_special:
+            self._refuse_special(text, allowed, disallowed_special)
         _check_unicode(text)
         ids = self._encode_ordinary(text, True) if self._whole and not allowed else self._encode_parts(text, allowed)
         before, after = self._parts.around if add_special_tokens else ((), ())
         return [*before, *ids, *after] if before or after else ids
+
+    def _allowed(self, allowed_special: Collection[str] | str) -> Collection[str]:
+        """The special tokens that are looked for in a text."""
+        if not self.special_tokens or not allowed_special:
+            return ()
+        return self.special_tokens.keys() if allowed_special == "all" else self.special_tokens.keys() & allowed_special
+
+    def trace(
+        self, text: str, allowed_special: Collection[str] | str = "all", add_special_tokens: bool = True
+    ) -> Iterator[TracedPiece]:
+        """The pieces of a text: see Tokenizer.trace."""
+        _check_unicode(text)
+        before, after = self._parts.around if add_special_tokens else ((), ())
+        yield from map(self._traced_token, before)
+        for part, starts in self._parts.added.split(text, self._allowed(allowed_special)):
+            if isinstance(part, int):
+                yield self._traced_token(part)
+            else:
+                yield from self._trace_ordinary(part, starts)
+        yield from map(self._traced_token, after)
+
+    def _traced_token(self, index: int) -> TracedPiece:
+        return TracedPiece(self.token_bytes(index).decode("utf-8", "replace"), [index], [index], whole=True, added=True)
+
+    def _trace_ordinary(self, text: str, starts: bool) -> Iterator[TracedPiece]:
+        """The pieces of a text as _encode_ordinary takes it."""
+        raise NotImplementedError
 
     def _encode_parts(self, text: str, allowed: Collection[str]) -> list[int]:
         """The ids of added tokens, and of the texts between them.

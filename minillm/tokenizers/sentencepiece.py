@@ -14,7 +14,7 @@ read as this class.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -28,6 +28,7 @@ from minillm.tokenizers.post_processors import Around, template_of
 from minillm.tokenizers.pre_tokenizers import PreTokenizer, read_pre_tokenizer
 from minillm.tokenizers.surroundings import Surroundings
 from minillm.tokenizers.tokenizer import StreamingDecoder
+from minillm.tokenizers.trace import TracedPiece
 
 LONGEST_TOKEN = 1 << 16  # bytes
 BEFORE_THE_TEXT = {"type": "Prepend", "prepend": SPACE}
@@ -154,6 +155,14 @@ class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
         for piece in self._pre_tokenizer.pieces(text, starts):
             ids += self._model.encode(piece)
         return ids
+
+    def _trace_ordinary(self, text: str, starts: bool) -> Iterator[TracedPiece]:
+        for piece in self._pre_tokenizer.pieces(text, starts):
+            yield from self._model.trace(piece)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of an id: see Tokenizer.token_bytes."""
+        return self.bytes_of(index) or self.tokens[index].encode("utf-8")
 
     # --------------------------------------------------------------------------------------------------- ids to text
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from minillm.files.atomic import write_atomically
+from minillm.tokenizers.trace import TracedPiece
 
 TOKENIZER_FILE, CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 END_OF_TEXT = "<|endoftext|>"
@@ -16,12 +17,13 @@ KINDS: dict[
 
 
 class Tokenizer:
-    """Text to ids and back. `vocab_size` is the number of ids.
+    """Text to ids and back. `vocab_size` is the number of ids. kind: the class's name in KINDS.
 
     special_tokens: text -> id of the tokens that control the model, as an end of text. bos_token,
     eos_token: the texts of those that begin and end a text, None where the files name none.
     """
 
+    kind: str = ""
     vocab_size: int
     special_tokens: dict[str, int] = {}
     bos_token: str | None = None
@@ -31,6 +33,7 @@ class Tokenizer:
         super().__init_subclass__(**others)
         if kind is not None:
             KINDS[kind] = cls
+            cls.kind = kind
 
     def encode(
         self,
@@ -49,6 +52,19 @@ class Tokenizer:
         add_special_tokens: whether the tokens that the tokenizer's files put around every text, BOS
         or EOS, are put there.
         """
+        raise NotImplementedError
+
+    def trace(
+        self, text: str, allowed_special: Collection[str] | str = "all", add_special_tokens: bool = True
+    ) -> Iterator[TracedPiece]:
+        """The pieces of a text with all merges in them: trace.py.
+
+        Their ids together are those of `encode` with disallowed_special=(). Raises what it raises.
+        """
+        raise NotImplementedError
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of an id in the middle of a text; of BOS and EOS those of their names."""
         raise NotImplementedError
 
     def decode(self, ids) -> str:

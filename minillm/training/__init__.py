@@ -1,5 +1,6 @@
 """Training: settings, run folders, the loop, evaluation, checkpoints, metrics."""
 
+from minillm.training.control import Control
 from minillm.training.evaluation import Evaluation, evaluate_model
 from minillm.training.loop import Diverged, Reporter, train
 from minillm.training.run import Run, check_same_settings, resume_run, start_run
@@ -8,6 +9,7 @@ from minillm.training.settings import SETTING_NAMES, TrainingSettings
 
 __all__ = [
     "SETTING_NAMES",
+    "Control",
     "Diverged",
     "Evaluation",
     "Reporter",

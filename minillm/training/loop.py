@@ -21,6 +21,7 @@ from minillm.errors import MissingExtra
 from minillm.generation import generate
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
+from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate
 from minillm.training.overfitting import overfitting_since, remedies
@@ -39,6 +40,13 @@ class Reporter:
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         """After each step, on a device after the next one; `step` counts the steps done."""
 
+    def before_update(self, step: int, parameters: dict) -> None:
+        """In each step, counted from 1, when all gradients are there and no weight has changed.
+
+        parameters: name -> Parameter, of those that learn. The gradients are the sums over
+        `gradient_accumulation` batches, before clipping.
+        """
+
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         """After each evaluation."""
 
@@ -55,12 +63,19 @@ class Reporter:
         """What helps against the last warning, in one line."""
 
 
-def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = None, profile: bool = False) -> str:
+def train(
+    run: Run,
+    reporter: Reporter | None = None,
+    stop_after: int | None = None,
+    profile: bool = False,
+    control: Control | None = None,
+) -> str:
     """Train from the run's last checkpoint to its last step.
 
     Returns why it ended: "finished", "stopped" or "early stop". stop_after: an earlier step to stop
     at. Ctrl-C (SIGINT) and SIGTERM stop after the current step as well. In each case the run is
     saved and can be resumed. profile: profile one of the first steps and report it (profile.py).
+    control: pauses, ends and changes the training between two steps (control.py).
 
     Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
     another process trains in the run's folder; UserError for a changed model. When it returns, the
@@ -70,14 +85,14 @@ def train(run: Run, reporter: Reporter | None = None, stop_after: int | None = N
     reporter = reporter or Reporter()
     run.hold()
     try:
-        reason = _train(run, reporter, stop_after, profile)
+        reason = _train(run, reporter, stop_after, profile, control or Control())
         _finish(run, reporter)
         return reason
     finally:
         run.release()
 
 
-def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool) -> str:
+def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool, control: Control) -> str:
     settings, progress = run.settings, run.progress
     run.metrics.cut(progress.metrics_size)
     model = run.model.train()
@@ -89,21 +104,29 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool) 
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
-        follower = MetricsReader(run, parallel, batches, schedule, reporter)
+        follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
             step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
                 follower.catch_up()
-                _evaluate_and_save(run, parallel, reporter)
+                if not _evaluate_and_save(run, parallel, reporter, control):
+                    reason = "stopped"
+                    break
                 follower.start_clock()
-            reason = _reason_to_end(run, stop_after, interrupted)
+            while control.is_due(step):
+                follower.catch_up()
+                change(run, parallel.models, control.between_steps(run))
+                schedule = run.settings.make_schedule()
+                follower.start_clock()
+            reason = _reason_to_end(run, stop_after, interrupted.is_set() or control.ended)
             if reason:
                 break
             follower.begin()
-            loss, norm = take_step(run, parallel, batches, schedule(step))
+            lr = schedule(step)
+            loss, norm = take_step(run, parallel, batches, lr, reporter.before_update)
             progress.step = step + 1
-            follower.follow(step, loss, norm)
+            follower.follow(step, lr, loss, norm)
         follower.catch_up()
         run.save()
     return reason
@@ -127,10 +150,9 @@ class MetricsReader:
     high, and too low by at most one step in SPEED_STEPS.
     """
 
-    def __init__(self, run: Run, parallel: DataParallel, batches: BatchPrefetcher, schedule, reporter: Reporter):
-        self._run, self._parallel, self._batches = run, parallel, batches
-        self._schedule, self._reporter = schedule, reporter
-        self._outstanding = None  # a step, and its numbers on their way
+    def __init__(self, run: Run, parallel: DataParallel, batches: BatchPrefetcher, reporter: Reporter):
+        self._run, self._parallel, self._batches, self._reporter = run, parallel, batches, reporter
+        self._outstanding = None  # a step, its learning rate, and its numbers on their way
         settings, config = run.settings, run.model.config
         self._tokens = settings.batch_size * settings.gradient_accumulation * config.context_length
         self._steps_timed = 1 if run.model.device == "cpu" else SPEED_STEPS
@@ -145,15 +167,15 @@ class MetricsReader:
     def begin(self) -> None:
         """Before each step."""
         now = time.perf_counter()
-        if self._outstanding is not None and self._outstanding[1].arrived():
+        if self._outstanding is not None and self._outstanding[-1].arrived():
             self._done_by = now  # the numbers are read later
         self._begun.append(now)
 
-    def follow(self, step: int, loss, norm) -> None:
+    def follow(self, step: int, lr: float, loss, norm) -> None:
         """After each step, which counts from 0."""
         later = AsyncRead(loss, norm)
         self.catch_up()
-        self._outstanding = step, later
+        self._outstanding = step, lr, later
         if self._run.model.device == "cpu":
             self.catch_up()
 
@@ -161,14 +183,14 @@ class MetricsReader:
         """Read the outstanding numbers. Raises Diverged; call it before saving."""
         if self._outstanding is None:
             return
-        step, later = self._outstanding
+        step, lr, later = self._outstanding
         self._outstanding = None
         loss, norm = later.numbers()
         self._reported += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             repeat_gradients(self._run, self._parallel, self._batches, step)
             check_finite(self._run, step, loss, norm)
-        self._report(step + 1, loss, norm, self._schedule(step))
+        self._report(step + 1, loss, norm, lr)
 
     def _report(self, steps_done: int, loss: float, norm: float, lr: float) -> None:
         speed = self._speed()
@@ -190,16 +212,23 @@ class MetricsReader:
 # --------------------------------------------------------------------------------------------------- evaluation
 
 
-def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> None:
+def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, control: Control) -> bool:
     """Evaluate, keep the model if it is the best so far, write a sample, save: once per step, also
-    after a resume.
+    after a resume. False, with nothing done, if `control` ended it.
     """
     settings, progress = run.settings, run.progress
     if progress.history and progress.history[-1][0] == progress.step:
-        return
+        return True
+
+    def loss(ids, targets):
+        control.check()
+        return parallel.loss(ids, targets)
+
     sizes = (settings.batch_size, run.model.config.context_length, settings.eval_windows or None)
-    train = evaluate(parallel.loss, run.train_tokens, *sizes)
-    validation = evaluate(parallel.loss, run.validation_tokens, *sizes)
+    try:
+        train, validation = (evaluate(loss, tokens, *sizes) for tokens in (run.train_tokens, run.validation_tokens))
+    except Ended:
+        return False
     if not (math.isfinite(train.loss) and math.isfinite(validation.loss)):
         raise Diverged(describe_divergence(run, progress.step, validation.loss, 0.0))
     is_best = progress.best_val_loss is None or validation.loss < progress.best_val_loss
@@ -223,12 +252,13 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter) -> 
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)
     run.save()
+    return True
 
 
-def write_sample(run: Run) -> str:
+def write_sample(run: Run, temperature: float = 0.8) -> str:
     """A text written by the model, starting from the first token of the validation text."""
     settings = run.settings
-    sampler = Sampler(temperature=0.8, top_k=40, seed=settings.seed + run.progress.step)
+    sampler = Sampler(temperature=temperature, top_k=40, seed=settings.seed + run.progress.step)
     start = np.array(run.validation_tokens[:1], dtype=np.int64)
     tokens = generate(run.model, start[None, :], max_new_tokens=settings.sample_tokens, sampler=sampler)
     text = run.tokenizer.decode([int(start[0]), *(int(token[0]) for token in tokens)])
@@ -250,7 +280,7 @@ def _warn_of_overfitting(run: Run, reporter: Reporter) -> None:
 # ------------------------------------------------------------------------------------------------------- the end
 
 
-def _reason_to_end(run: Run, stop_after: int | None, interrupted: threading.Event) -> str | None:
+def _reason_to_end(run: Run, stop_after: int | None, interrupted: bool) -> str | None:
     settings, progress = run.settings, run.progress
     if progress.step >= settings.max_steps:
         return "finished"
@@ -258,7 +288,7 @@ def _reason_to_end(run: Run, stop_after: int | None, interrupted: threading.Even
         since_best = sum(step > progress.best_step for step, _, _ in progress.history)
         if since_best >= settings.early_stop:
             return "early stop"
-    if interrupted.is_set() or (stop_after is not None and progress.step >= stop_after):
+    if interrupted or (stop_after is not None and progress.step >= stop_after):
         return "stopped"
     return None
 

@@ -91,6 +91,10 @@ class Run:
         """
         refuse_changed(self.model, "be trained as a run, which is resumed from its configuration", training=True)
 
+    def save_config(self) -> None:
+        """Write config.json and what belongs to it again, for a configuration that has changed."""
+        architecture_of(self.model.config).save_config(self.model.config, self.folder, carried_from(self.folder))
+
     def save_model(self) -> None:
         """Save the present weights as the folder's model."""
         _save_as_model(self.model, self.settings, self.folder)

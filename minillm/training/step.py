@@ -10,6 +10,7 @@ anything.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from minillm.backend.arrays import array_module
 from minillm.errors import UserError
@@ -23,11 +24,14 @@ class Diverged(UserError):
     """Loss or gradient became NaN or infinite."""
 
 
-def train_step(run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: float):
+def train_step(
+    run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: float, before_update: Callable | None = None
+):
     """One step of the optimizer; returns the loss of the batch and the norm of its gradient (before
     clipping).
 
-    On the CPU they are numbers, and Diverged is raised before any weight changes; on a device they
+    before_update: called with the number of the step, counted from 1, and the parameters, which
+    have their gradients then. On the CPU they are numbers, and Diverged is raised before any weight changes; on a device they
     are 0-d arrays there.
     """
     settings = run.settings
@@ -35,6 +39,8 @@ def train_step(run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: f
     norm, scale = clip(run.optimizer.parameters, settings.gradient_clip, settings.gradient_accumulation)
     if run.model.device == "cpu":
         check_finite(run, run.progress.step, loss, norm)
+    if before_update:
+        before_update(run.progress.step + 1, run.optimizer.parameters)
     run.optimizer.lr = lr
     run.optimizer.step(scale)
     run.optimizer.zero_grad()

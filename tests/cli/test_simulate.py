@@ -120,6 +120,13 @@ int main() { add<<<1, 8>>>(nullptr, nullptr, 0); }
 """
 
 
+def test_an_expectation_may_call_a_method(tmp_path):
+    (tmp_path / "total.cu").write_text("__global__ void total(const float* x, float* y) { y[0] = x[0] + x[1]; }")
+    arguments = ("--block", "1", "--arg", "float32[2]=3", "--arg", "float32[1]=0")
+    code, output = simulate(tmp_path / "total.cu", *arguments, "--expect", "y = x.sum()")
+    assert code == 0 and "expected y = x.sum(): passed" in output
+
+
 def test_kernels_of_a_file_are_listed_and_misspelt_ones_found(tmp_path):
     path = tmp_path / "several.cu"
     path.write_text(SEVERAL)

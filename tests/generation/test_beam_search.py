@@ -121,6 +121,46 @@ def test_over_the_end_of_the_context():
     compare_with_the_twin("never", 1.0, 2, (), longest=2 * CONTEXT)
 
 
+def steps_lead_to_the_texts(module=beam):
+    """Every candidate has the probability of its text; what is found is finished there, with its score."""
+    for early, penalty, ends in itertools.product(EARLY, [1.0, -1.0], [(), (3,), (0, 1)]):
+        model, settings = small(scale=2.0), dict(beams=3, length_penalty=penalty, early_stopping=early, n_best=3)
+        *steps, found = module.beam_search_steps(model, np.array([PROMPTS[0]]), 6, eos_ids=ends, **settings)
+        assert found == module.beam_search(model, np.array([PROMPTS[0]]), 6, eos_ids=ends, **settings)[0]
+        chances, growing, finished = Chances(model, PROMPTS[0]), [()], {}
+        for length, step in enumerate(steps, start=1):
+            assert [each.log_p for each in step] == sorted((each.log_p for each in step), reverse=True)
+            texts = [growing[each.parent] + (each.token,) for each in step]
+            for text, each in zip(texts, step):
+                assert each.log_p == pytest.approx(chances.of(text), rel=1e-9)
+                assert each.score == each.log_p / length**penalty
+                if each.fate == "finished":
+                    finished[text] = each.score
+            growing = [text for text, each in zip(texts, step) if each.fate == "kept"]
+            assert len(growing) == (3 if length < 6 else 0)
+        assert [finished[tuple(text.ids)] for text in found] == [text.score for text in found]
+
+
+def test_a_search_step_by_step():
+    steps_lead_to_the_texts()
+    with pytest.raises(UserError, match="followed for one text"):
+        next(beam.beam_search_steps(small(), np.array(PROMPTS), 3))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ('fate = "finished"', "pass"),
+        ('fate = "kept"', "pass"),
+        ("Candidate(parent, token, total, total /", "Candidate(0, token, total, total /"),
+        ("total / length**self.length_penalty, fate)", "total, fate)"),
+    ],
+)
+def test_wrong_steps_are_noticed(fault):
+    with pytest.raises((AssertionError, IndexError, KeyError)):
+        steps_lead_to_the_texts(planted(beam, *fault))
+
+
 FAULTS = [
     ("if rank < self.beams:", "if True:"),
     ("if self.early_stopping is True:", "if self.early_stopping:"),

@@ -10,6 +10,7 @@ from minillm.generation import decoder as decoding
 from minillm.generation.decoder import ContextFull, Decoder, left_padded
 from minillm.layers import attention, cache, rotary_attention
 from minillm.layers import cached_attention as cached
+from minillm.models.mistral import Mistral, MistralConfig
 
 CONTEXT = 12
 GPT2_SHAPES = [dict(), dict(bias=False, tie_embeddings=False, activation="gelu")]
@@ -253,6 +254,33 @@ def test_what_is_taken_back_was_never_read(kind, config, shape, padded):
         for row, text, more in zip(logits, texts, right.tolist()):
             text += more
             assert_close(row[None], model.next_token_logits(np.array([text[-decoder.visible :]])), 1e-5)
+
+
+def test_what_is_in_the_cache():
+    """All visible columns; after more was taken back than a windowed layer keeps, none."""
+    decoder = Decoder(make(Mistral, MistralConfig, dict(context_length=512, sliding_window=3)))
+    assert decoder.cached == 0
+    for count in (30, 370):
+        decoder.read(ids_of(1, count))
+        assert decoder.cached == decoder.visible
+    decoder.truncate(20)
+    assert decoder.cached == decoder.visible == 380
+    decoder.truncate(100)
+    assert (decoder.cached, decoder.visible) == (0, 280)
+
+
+def test_decoders_share_packed_weights():
+    packed, model, ids = {}, make(*MODELS[3]), ids_of(1, 3)
+
+    def logits(decoder):
+        decoder.read(ids)
+        return decoder.read(ids[:, :1])
+
+    first = logits(Decoder(model, packed=packed))
+    copies = dict(packed)
+    assert any(copies.values())
+    assert (logits(Decoder(model, packed=packed)) == first).all() and packed == copies
+    assert (logits(Decoder(model)) == first).all()
 
 
 def test_taking_back_too_much():

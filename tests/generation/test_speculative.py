@@ -277,6 +277,48 @@ def test_faults_of_the_loop_are_noticed(right, wrong):
             assert draft != "the target" or statistics.accepted_share > 0.9
 
 
+def rounds_say_what_happened(module=speculative):
+    """With the sampler's own probabilities and the stream's own numbers."""
+    for draft, seed in itertools.product((DRAFT, module.PromptLookup(shortest=1)), range(4)):
+        sampler = Sampler(temperature=1.5, top_k=4, seed=seed)
+        run = module.speculative_generate(TARGET, PROMPT, 9, draft=draft, sampler=sampler)
+        run.rounds, text = [], PROMPT[0].tolist()
+        written = [int(token[0]) for token in run]
+        plain = module.speculative_generate(TARGET, PROMPT, 9, draft=draft, sampler=sampler)
+        assert written == [int(token[0]) for token in plain] and plain.rounds is None
+        assert len(run.rounds) == run.statistics.passes
+        for each in run.rounds:
+            count, accepted = len(each.proposals), len(each.written) - 1
+            assert each.written[:accepted] == each.proposals[:accepted]
+            for at, token in enumerate(each.proposals):
+                ids = text + each.proposals[:at]
+                logits = TARGET.next_token_logits(np.array([ids]))
+                history = History([ids], [PROMPT.shape[1]])
+                assert each.p[at] == pytest.approx(sampler.probabilities(logits, history)[0, token], rel=1e-4)
+                if at <= accepted:
+                    assert (each.numbers[at] * each.q[at] < each.p[at]) == (at < accepted)
+            assert isinstance(draft, module.PromptLookup) <= (each.q == [1.0] * count)
+            text += each.written
+        assert text == PROMPT[0].tolist() + written
+
+
+def test_the_rounds_of_speculation():
+    rounds_say_what_happened()
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("round_of(p, q, proposals, uniform[count:], written)", "round_of(p, q, proposals, uniform, written)"),
+        ("shares = p[places, proposals].tolist(), q[", "shares = p[places, proposals].tolist(), p["),
+        ("_normalised(p[: len(proposals)])", "_normalised(p[1:])"),
+    ],
+)
+def test_wrong_rounds_are_noticed(right, wrong):
+    with pytest.raises(AssertionError):
+        rounds_say_what_happened(planted(speculative, right, wrong))
+
+
 # ------------------------------------------------------------------------------------------------------- and the rest
 
 

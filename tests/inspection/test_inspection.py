@@ -2,6 +2,7 @@
 
 import json
 import linecache
+import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -346,6 +347,48 @@ class TestObservation:
         with observed(model, Observer()):
             model.backward()
         assert all(p.grad is not None for p in model.parameters().values())
+
+    def test_threads_do_not_see_one_another(self):
+        """While one thread is in the middle of an observed pass, others run and observe models of their own."""
+        model, other = made(GPT2), made(LLAMA)
+        alone = [record(each, IDS, TARGETS) for each in (model, other)]
+        loss, found = float(other.eval().loss(IDS, TARGETS)), []
+        before = dict(vars(linear))
+
+        def meanwhile():
+            found.append(float(other.eval().loss(IDS, TARGETS)))
+            found.append(record(other, IDS, TARGETS))
+
+        class Interrupted(Observer):
+            def after_operation(self, call):
+                if (call.layer, call.operation) == ("h.0.attn.c_attn", "linear"):
+                    thread = threading.Thread(target=meanwhile)
+                    thread.start()
+                    thread.join()
+                seen.append((call.layer, call.operation))
+
+        seen = []
+        with observed(model, Interrupted()):
+            model.train().loss(IDS, TARGETS)
+            model.backward()
+        assert {layer.split(".")[0] for layer, _ in seen} == {"wte", "wpe", "h", "ln_f", "loss_head"}
+        assert found[0] == loss and vars(linear) == before
+        for expected, again in ((alone[1], found[1]), (alone[0], record(model, IDS, TARGETS))):
+            assert [t.name for t in again.tensors] == [t.name for t in expected.tensors]
+            for tensor, same in zip(again.tensors, expected.tensors):
+                assert (tensor.values, tensor.gradient) == (same.values, same.gradient)
+
+    @CONFIGS
+    def test_sees_every_array(self, config):
+        """`see` is given what the statistics are made of: values and gradient of every row."""
+        seen = {}
+
+        def see(tensor, which, array):
+            seen[tensor, which] = TensorStats.of(array)
+
+        for tensor in record(made(config), IDS, TARGETS, see=see).tensors:
+            assert seen[tensor, "values"] == tensor.values
+            assert seen[tensor, "gradient"] == tensor.gradient
 
 
 class TestCode:

@@ -88,6 +88,20 @@ def test_reset_and_another_batch_begin_anew():
         assert sampler.sample(fewer).tolist() == other.sample(fewer).tolist()
 
 
+def test_a_text_goes_on_from_its_length_and_mu():
+    """A new sampler for each token, as a page has it that keeps no sampler."""
+    settings = dict(mirostat_tau=TAU, xtc_probability=0.5, seed=1)
+    whole, mu = Sampler(**settings), None
+    assert whole.mu is None
+    for step in range(5):
+        part = Sampler(**settings)
+        part.reset(step, mu)
+        logits = logits_of(step, rows=1)
+        assert part.sample(logits).tolist() == whole.sample(logits).tolist()
+        assert part.mu.tolist() == whole.mu.tolist()
+        mu = float(part.mu[0])
+
+
 def test_looking_does_not_change_the_state():
     sampler, other = (Sampler(mirostat_tau=TAU, seed=1) for _ in range(2))
     for step in range(4):
@@ -114,4 +128,4 @@ def test_settings_as_large_as_floats_are_leave_mu_a_number(settings):
         p = sampler.probabilities(logits)
         assert np.isfinite(p).all() and p.sum() == pytest.approx(1)
         sampler.sample(logits)
-    assert np.isfinite(sampler._mu).all()
+    assert np.isfinite(sampler.mu).all()

@@ -114,6 +114,19 @@ def test_a_large_vocabulary_tells_the_same_ids():
         assert all(row.first <= row.drawn < row.past for row in told)
 
 
+def test_the_stages_can_be_watched():
+    """The logits after each stage: their entropy is that of the trace."""
+    logits, seen = (4 * stream("trace", "large").normal((1, 999))).astype(np.float32), []
+    settings = dict(temperature=0.7, top_k=50, top_p=0.9, seed=1)
+    (told,) = Sampler(**settings).trace(logits, watch=lambda *stage: seen.append(stage))
+    assert [told] == Sampler(**settings).trace(logits)
+    assert [name for name, _, _ in seen] == [stage.name for stage in told.stages]
+    for (_, left, ids), stage in zip(seen, told.stages):
+        assert (left > -np.inf).sum() == stage.kept
+        assert ids is None or (np.take_along_axis(logits, ids, axis=1) <= logits.max()).all()
+        assert scalar.entropy(scalar.softmax(left[0].tolist())) == pytest.approx(stage.entropy, rel=1e-5)
+
+
 def test_the_lines():
     lines = Sampler(temperature=0.5, top_k=2).trace(np.log([[0.1, 0.4, 0.3, 0.2]]))[0].lines(lambda token: f"<{token}>")
     assert [line.split()[0] for line in lines] == ["model", "temperature", "top_k", "drawn"]

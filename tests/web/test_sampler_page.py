@@ -188,6 +188,34 @@ def test_the_number_falls_into_the_interval_of_the_token_drawn(open_page):
     )
 
 
+def test_the_strip_has_the_interval_of_every_likely_token(open_page):
+    page = open_page(position=63, u=0.5, top_k=5)
+    p = Sampler(top_k=5).probabilities(saved_text().logits[63][None])[0]
+    widths = [float(each.get_attribute("width").rstrip("%")) for each in page.locator(".intervals rect").all()]
+    assert widths == pytest.approx(100 * p[p >= 0.002], abs=1e-3)
+    assert page.locator(".intervals rect.drawn").count() == 1
+
+
+def test_a_window_of_0_is_all_of_the_text(open_page):
+    """In llama.cpp, where a window that is not given has 64 tokens."""
+    settings = {"repetition_penalty": 1.5, "order": "llama.cpp"}
+    page = open_page(position=150, **settings)
+    assert_shows(page, 150, settings)
+    page.locator("#set-penalty_window").fill("0")
+    assert_shows(page, 150, settings | {"penalty_window": 0})
+    assert expected(150, settings) != expected(150, settings | {"penalty_window": 0})
+
+
+def test_the_chosen_token_is_in_view(open_page):
+    for position in (0, 199, 3):
+        page = open_page(position=position)
+        frame, word = page.locator(".text").bounding_box(), page.locator(f"#word-{position}").bounding_box()
+        assert frame["y"] <= word["y"] and word["y"] + word["height"] <= frame["y"] + frame["height"]
+    page.get_by_role("listbox").press("End")
+    word = page.locator("#word-199").bounding_box()
+    assert frame["y"] <= word["y"] and word["y"] + word["height"] <= frame["y"] + frame["height"]
+
+
 def test_mirostat_remembers_what_was_drawn(open_page):
     page = open_page(position=63, u=0.5, mirostat_tau=3, mirostat_eta=0.5)
     assert page.get_by_label("mirostat's μ, bits").input_value() == "6"
@@ -262,7 +290,7 @@ def test_a_link_to_the_front_page():
 def test_a_survey_that_fails_names_the_position(open_page):
     """At the first position nothing is written yet, so that no penalty acts; afterwards a logit becomes infinite."""
     token = saved_text().text[0]
-    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty=-3e38)
+    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty="-3e38")
     page.get_by_text(f"At position 1: logits[0, {token}] is inf after presence_penalty").wait_for()
     assert page.get_by_role("alert").inner_text() == ""
     page.get_by_role("button", name="Next", exact=True).click()

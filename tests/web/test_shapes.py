@@ -89,7 +89,7 @@ PLANTED = {
         '"""dp (..., V)  ->  dx (..., V)"""',
         '"""dp (..., V)  ->  dx (..., C)"""',
     ),
-    "a tensor of the optimizer's kind": (
+    "rows and columns": (
         "cross_entropy",
         "at_target = z[rows, t]  # (N,)",
         "at_target = z[rows, t]  # (V,)",
@@ -104,6 +104,16 @@ PLANTED = {
         "attention",
         "# (B, H, T, D) -> (B, T, H, D)",
         "# (B, D, T, H) -> (B, T, H, D)",
+    ),
+    "a letter that the other methods of the class do not have": (
+        "linear",
+        '"""dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.',
+        '"""dy (..., O)  ->  dx (..., C); adds to the gradients of weight and bias.',
+    ),
+    "two letters exchanged in the whole of a method": (
+        "linear",
+        '"""dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.',
+        '"""dy (..., I)  ->  dx (..., O); adds to the gradients of weight and bias.',
     ),
     "a kernel's launcher": (
         "attention_flash",

@@ -44,7 +44,7 @@ function stageTable(stages, options) {
   const body = h("tbody", { onkeydown: moveBetweenRows }, rows.map((row) => tokenRow(row, stages, options)));
   const first = body.querySelector(".lit button") ?? body.querySelector("button");
   if (first) first.tabIndex = 0;
-  return h("table", { class: "stages" },
+  return h("table", { class: "stages", style: `--stages: ${stages.length}` },
     h("caption", { class: "sr-only" }, "The stages of the sampler, and the tokens that each leaves"),
     h("thead", {},
       h("tr", {}, h("th", { scope: "col" }, "stage"), stages.map(stageHead)),
@@ -91,7 +91,7 @@ function tokenRow(row, stages, { came, picked, draw, onPick }) {
 function shareCell(p, before) {
   if (p === undefined) return h("td", { class: "quiet" }, "·");
   if (p === null) return h("td", { class: "gone quiet" }, before === null ? "" : "removed");
-  return h("td", {}, h("span", { class: "bar", style: `--share: ${p}` }), h("span", { class: "share" }, percent(p)));
+  return h("td", { class: "bar", style: `--share: ${p}` }, percent(p));
 }
 
 function restCell(stage) {

@@ -16,11 +16,11 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from minillm.web.page import LOOK
-from minillm.web.play import about, backward, kernel, tokens, train, write
+from minillm.web.play import about, backward, kernel, search, tokens, train, write
 from minillm.web.play.studio import Studio
 
 STATIC = LOOK.parent / "play" / "static"
-VIEWS = (about, write, backward, train, kernel, tokens)
+VIEWS = (about, write, search, backward, train, kernel, tokens)
 HEADERS = {
     "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",

@@ -1,12 +1,148 @@
-"""The view backward."""
+"""The view Backward: a text through the model and back.
+
+POST /backward/pass        text                      the tensors in order, in numbers, with progress
+     /backward/maps        text, names               small pictures of some of them
+     /backward/tensor      text, name                one of them: its code, its formula, and its map
+     /backward/window      text, name, window        a part of its map, closer
+     /backward/attention   text, block, head         where a head's tokens read, and where the gradient goes
+     /backward/check       text, name                its gradient against finite differences, element by element
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+
 from starlette.routing import Route
 
-from minillm.web.play.studio import Studio
+from minillm.checks.verdicts import TOLERANCE
+from minillm.errors import UserError
+from minillm.inspection import Check
+from minillm.inspection.checking import checked_elements, choose_elements
+from minillm.inspection.table import verdict_of
+from minillm.inspection.text import gradient_in_float64, shifted
+from minillm.web.play.answers import answer, stream
+from minillm.web.play.heat_maps import heat_map
+from minillm.web.play.passes import Opened, Passes
+from minillm.web.play.studio import Studio, Worker
+
+MOST_NAMES = 64  # pictures of one request
 
 
 def routes(studio: Studio) -> list[Route]:
     """The routes of this view."""
-    return []
+    passes = Passes(studio)
+
+    def check(studio: Studio, arguments: dict) -> Iterator[dict]:
+        return checked(passes, studio, arguments)
+
+    def run(studio: Studio, arguments: dict) -> Iterator[dict]:
+        yield from passes.run(text_in(arguments))
+
+    # `run` waits for the studio's worker, so it cannot run there. A check runs the model a hundred
+    # times, in float64, where finite differences are precise enough. So it has a copy of the weights,
+    # while it lasts, in any case, and with it a worker of its own: all else is answered meanwhile.
+    return [
+        stream("/backward/pass", studio, run, Worker("backward")),
+        answer("/backward/maps", studio, lambda _, arguments: little_maps(passes, arguments)),
+        answer("/backward/tensor", studio, lambda _, arguments: tensor(passes, arguments)),
+        answer("/backward/window", studio, lambda _, arguments: window(passes, arguments)),
+        answer("/backward/attention", studio, lambda _, arguments: attention(passes, arguments)),
+        stream("/backward/check", studio, check, Worker("check")),
+    ]
+
+
+def little_maps(passes: Passes, arguments: dict) -> dict:
+    """Name -> {"values": map, "gradient": map or None} (heat_maps.py)."""
+    names = arguments.get("names")
+    if not isinstance(names, list) or len(names) > MOST_NAMES or not all(isinstance(name, str) for name in names):
+        raise UserError(f"names: a list of at most {MOST_NAMES} names of tensors")
+    return passes.little_maps(text_in(arguments), names)
+
+
+def tensor(passes: Passes, arguments: dict) -> dict:
+    """One tensor with its whole map."""
+    opened = passes.opened(text_in(arguments), name_in(arguments))
+    return opened.description | maps_of(opened, None)
+
+
+def window(passes: Passes, arguments: dict) -> dict:
+    """A part of a tensor's map. window: [first row, last + 1, first column, last + 1]."""
+    opened = passes.opened(text_in(arguments), name_in(arguments))
+    return maps_of(opened, window_in(arguments, opened.values.shape))
+
+
+def maps_of(opened: Opened, part: tuple | None) -> dict:
+    """The maps of a tensor's values and gradient."""
+    gradient = None if opened.gradient is None else heat_map(opened.gradient, part)
+    return {"values": heat_map(opened.values, part), "gradient": gradient}
+
+
+def attention(passes: Passes, arguments: dict) -> dict:
+    """A head's p, dp and ds as maps, and the norms of its vectors. window: as of `window`."""
+    text = text_in(arguments)
+    layer = passes.attention(text, whole_number(arguments, "block", 0, passes.of(text).answer["attention"] - 1))
+    head = whole_number(arguments, "head", 0, layer.heads - 1)
+    pattern = layer.pattern(head)
+    part = window_in(arguments, pattern.p.shape) if "window" in arguments else None
+    return {
+        "layer": layer.layer,
+        "heads": layer.heads,
+        "key_value_heads": layer.key_value_heads,
+        "window": layer.window,
+        "maps": {name: heat_map(getattr(pattern, name), part) for name in ("p", "dp", "ds")},
+        "norms": {name: norms.astype(float).tolist() for name, norms in asdict(pattern.norms).items()},
+    }
+
+
+def checked(passes: Passes, studio: Studio, arguments: dict) -> Iterator[dict]:
+    """Yields {"of": number of elements}, each element, and {"verdict", "text", "tolerance"}."""
+    ids, name = passes.encode(text_in(arguments)), name_in(arguments)
+    yield {"prepares": True}
+    model, found, gradient = gradient_in_float64(studio.model, ids, name)
+    chosen = choose_elements(found.name, gradient)
+    yield {"of": len(chosen)}
+    elements = []
+    for element in checked_elements(model, *shifted(ids), found, gradient, chosen):
+        elements.append(element)
+        yield {"element": asdict(element)}
+    check = Check(name, elements)
+    yield {"verdict": check.verdict, "text": verdict_of(check), "tolerance": TOLERANCE}
+
+
+# ----------------------------------------------------------------------------------- what the page sends
+
+
+def text_in(arguments: dict) -> str:
+    """The text. Raises UserError for an empty one."""
+    text = arguments.get("text")
+    if not isinstance(text, str) or not text:
+        raise UserError("the text is empty: write one of at least two tokens")
+    return text
+
+
+def name_in(arguments: dict) -> str:
+    """The name of a tensor, without knowing whether there is one."""
+    name = arguments.get("name")
+    if not isinstance(name, str):
+        raise UserError("name: the name of a tensor")
+    return name
+
+
+def whole_number(arguments: dict, name: str, least: int, most: int) -> int:
+    """A whole number between two others, both included."""
+    number = arguments.get(name)
+    if type(number) is not int or not least <= number <= most:
+        raise UserError(f"{name}: a whole number from {least} to {most}, not {number!r:.40}")
+    return number
+
+
+def window_in(arguments: dict, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Rows and columns of a matrix of that shape."""
+    given = arguments.get("window")
+    if not isinstance(given, list) or len(given) != 4 or not all(type(number) is int for number in given):
+        raise UserError("window: four whole numbers, first and last row, first and last column")
+    first, last, left, right = given
+    if not (0 <= first < last <= shape[0] and 0 <= left < right <= shape[1]):
+        raise UserError(f"window {given} is no part of {shape[0]} rows and {shape[1]} columns")
+    return first, last, left, right

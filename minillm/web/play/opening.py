@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minillm.lessons.small_model import small_model
 from minillm.pretrained import from_pretrained, model_chain, tokenizer_of
+from minillm.pretrained.end_tokens import end_tokens
 from minillm.pretrained.gguf import is_gguf, open_gguf
 from minillm.pretrained.gguf_keys import model_class_of
 from minillm.pretrained.hugging_face import read_config
@@ -26,9 +27,12 @@ def open_studio(source: str | Path | None, runs: Path, say: Callable[[str], None
     if source is None:
         small = small_model()
         say(f"the lessons' small model: {described(small.model.config)}")
-        return Studio(small.model, small.tokenizer, "the lessons' small model", runs)
+        ends = end_tokens(small.folder, small.tokenizer)
+        return Studio(small.model, small.tokenizer, "the lessons' small model", runs, end_tokens=ends)
     say(f"{source}: {size_of(source)}")
-    return Studio(from_pretrained(source).eval(), tokenizer_of(source), str(source), runs)
+    tokenizer = tokenizer_of(source)
+    ends = end_tokens(source, tokenizer)
+    return Studio(from_pretrained(source).eval(), tokenizer, str(source), runs, end_tokens=ends)
 
 
 def size_of(source: str | Path) -> str:

@@ -47,7 +47,8 @@ class Studio:
 
     model: in evaluation mode; every use of it runs in `worker`. name: as the user gave it. runs:
     the folder of run folders, the only one in which the page can name files. enders: functions of a
-    deadline (time.monotonic) that end what a view has running, such as a training run.
+    deadline (time.monotonic) that end what a view has running, such as a training run. end_tokens:
+    those that end a text.
     """
 
     model: LanguageModel
@@ -55,6 +56,7 @@ class Studio:
     name: str
     runs: Path
     worker: Worker = field(default_factory=lambda: Worker("model"))
+    end_tokens: tuple[int, ...] = ()
     enders: list[Callable[[float], None]] = field(default_factory=list)
 
     def end(self, deadline: float) -> None:

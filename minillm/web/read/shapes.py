@@ -5,8 +5,9 @@ unchecked(operation)         comments that no pass could be compared with, and w
 
 Within one call of a function a letter has one number, in its docstring, its comments and the fields
 of what it saves. Names of whole numbers, such as T in `B, T, C = x.shape`, have the numbers of the
-code. Two letters that have the same number in every call are a problem, too: then no pass can tell
-which is which, and a wrong letter would not be noticed.
+code. In all methods of one object the letters of its weights have one number each. Two letters that
+have the same number in every call, or every object, are a problem, too: then no pass can tell which
+is which, and a wrong letter would not be noticed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from minillm.web.read.values import forget_results
 # The base of layers has no shapes, and much that is called.
 LAYERS = tuple(str(path) for path in sorted(Path(layers.__file__).parent.glob("*.py")) if path.name != "layer.py")
 MODELS = tuple(gpt_or_llama.__file__ for gpt_or_llama in (gpt2, llama, language_model))
+
+OF_A_CALL = ("B", "T", "N", "M", "t", "n", "v")  # letters that have another number in every call of a method
 
 
 def shape_problems(operation: Operation, source: str | None = None) -> list[str]:
@@ -93,7 +96,11 @@ def _traced(runs, files: set[str]) -> tuple[Call, ...]:
     for run in runs:
         with tracer:
             run()
-    return tuple({repr(call): call for call in tracer.calls if call.finished}.values())
+    found: dict[str, Call] = {}
+    for call in tracer.calls:
+        if call.finished:
+            found.setdefault(repr(call), call).owners.update(call.owners)
+    return tuple(found.values())
 
 
 @lru_cache
@@ -124,14 +131,20 @@ class _Comparison:
         self._problems: dict[tuple, str] = {}
         self._compared: set[Claim] = set()
         self._letters: dict[str, dict[tuple[str, str], bool]] = {}  # function -> two letters -> were they different
+        self._objects: dict[
+            tuple[str, int], dict[str, dict[int, str]]
+        ] = {}  # class, object -> letter -> number -> method
 
     def of(self, calls: Iterable[Call]) -> Report:
         """The report."""
         called = {call.function for call in calls if call.file == self._path}
-        found = {(call.file, call.function, tuple(self._constraints(call))): call for call in calls}
-        for (_, _, constraints), call in found.items():
-            if constraints:
-                self._check(call, list(constraints))
+        found: dict[tuple, list[Call]] = {}
+        for call in calls:
+            if constraints := tuple(self._constraints(call)):
+                found.setdefault((call.file, call.function, constraints), []).append(call)
+        for (_, _, constraints), same in found.items():
+            owners = set().union(*(call.owners for call in same))
+            self._check(same[0], list(constraints), owners)
         self._check_letters()
         problems = [self._problems[key] for key in sorted(self._problems, key=lambda key: key[0].line)]
         return Report(problems, list(self._unchecked(called)), len(self._compared))
@@ -152,7 +165,7 @@ class _Comparison:
                         if step.line == claim.statement:
                             yield from _at_step(claim, step, index)
 
-    def _check(self, call: Call, constraints: list[_Constraint]) -> None:
+    def _check(self, call: Call, constraints: list[_Constraint], owners: set[int]) -> None:
         self._compared.update(constraint.claim for constraint in constraints)
         given = _numbers_of(call)
         letters = _solved(constraints, given)
@@ -165,11 +178,13 @@ class _Comparison:
                 self._add(claim, call, [each for each in constraints if each.claim == claim], known)
             constraints = [each for each in constraints if each.claim not in wrong]
             letters = _solved(constraints, given)
-        named = sorted(name for name in letters.numbers if isinstance(name, str) and LETTER.match(name))
-        pairs = self._letters.setdefault(call.function, {})
-        for pair in combinations(named, 2):
-            differ = letters.numbers[pair[0]] != letters.numbers[pair[1]]
-            pairs[pair] = pairs.get(pair, False) or differ
+        named = {n: number for n, number in letters.numbers.items() if isinstance(n, str) and LETTER.match(n)}
+        _note_pairs(self._letters.setdefault(call.function, {}), {name: {number} for name, number in named.items()})
+        for owner in owners if call.file == self._path else ():
+            of_object = self._objects.setdefault((call.function.rpartition(".")[0], owner), {})
+            for name, number in named.items():
+                if name not in OF_A_CALL:
+                    of_object.setdefault(name, {}).setdefault(number, call.function)
 
     def _wrong(self, constraints: list[_Constraint], given: Letters) -> list[Claim]:
         """The claims each of which, left out, makes the others agree; or else the first one that
@@ -200,17 +215,34 @@ class _Comparison:
 
     def _check_letters(self) -> None:
         for function, pairs in self._letters.items():
-            for pair in (pair for pair, differ in pairs.items() if not differ):
-                claims = [c for c in self._comments.claims if c.where == function or c.kind == "field"]
-                uses = {name: [c for c in claims if any(name in letters_of(s) for s in c.shapes)] for name in pair}
-                rare = min(pair, key=lambda name: len(uses[name]) or len(claims))
-                for claim in uses[rare][:1]:
-                    other = pair[1 - pair.index(rare)]
-                    self._problems.setdefault(
-                        (claim, function),
-                        f"{self._path}:{claim.line}: {function}: the comment says {claim.text}, but {rare} and {other} are the "
-                        "same number in every pass",
-                    )
+            self._add_pairs(pairs, function)
+        of_classes: dict[str, dict[tuple[str, str], bool]] = {}
+        for (kind, _), letters in self._objects.items():
+            _note_pairs(of_classes.setdefault(kind, {}), letters)
+            for name, numbers in letters.items():
+                for function in numbers.values() if len(numbers) > 1 else ():
+                    text = f"{name} is {' and '.join(map(str, numbers))} in the methods of one object"
+                    self._add_letter(name, function, text)
+        for kind, pairs in of_classes.items():
+            self._add_pairs(pairs, kind)
+
+    def _add_pairs(self, pairs: dict[tuple[str, str], bool], where: str) -> None:
+        for pair in (pair for pair, differ in pairs.items() if not differ):
+            counts = [len(self._using(name, where)) or len(self._comments.claims) for name in pair]
+            for name, count in zip(pair, counts):
+                if count == min(counts):
+                    self._add_letter(name, where, f"{pair[0]} and {pair[1]} are the same number in every pass")
+
+    def _add_letter(self, name: str, where: str, text: str) -> None:
+        for claim in self._using(name, where)[:1]:
+            problem = f"{self._path}:{claim.line}: {claim.where}: the comment says {claim.text}, but {text}"
+            self._problems.setdefault((claim, where), problem)
+
+    def _using(self, name: str, where: str) -> list[Claim]:
+        """The claims with a letter, of a function or of the methods of a class; fields come last."""
+        own = [c for c in self._comments.claims if c.where == where or c.where.startswith(f"{where}.")]
+        near = own + [c for c in self._comments.claims if c.kind == "field" and c not in own]
+        return [claim for claim in near if any(name in letters_of(shape) for shape in claim.shapes)]
 
     def _unchecked(self, called: set[str]) -> Iterator[str]:
         for claim in self._comments.claims:
@@ -220,6 +252,12 @@ class _Comparison:
                 yield f"{self._path}:{claim.line}: {claim.text}: {reason}"
         for each in self._comments.unclear:
             yield f"{self._path}:{each.line}: {each.text}: {each.reason}"
+
+
+def _note_pairs(pairs: dict[tuple[str, str], bool], letters: dict) -> None:
+    """Note for each two letters whether they had different numbers, now or before."""
+    for pair in combinations(sorted(letters), 2):
+        pairs[pair] = pairs.get(pair, False) or set(letters[pair[0]]) != set(letters[pair[1]])
 
 
 def _solved(constraints: list[_Constraint], given: Letters) -> Letters | None:

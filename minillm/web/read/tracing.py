@@ -11,6 +11,7 @@ more, from copies, and the arguments of `backend.matmul.matmul` as they come.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -74,7 +75,8 @@ class Call:
     """A call of a function. line: the first of the function in its file. at_end: its names when it
     returned.
 
-    Arguments, at_end and returned are as `describe` has them, the last two without numbers.
+    owners: of a method the number of its object, another one for each. Arguments, at_end and
+    returned are as `describe` has them, the last two without numbers.
     """
 
     file: str
@@ -85,6 +87,7 @@ class Call:
     at_end: dict[str, object] = field(default_factory=dict)
     returned: object = None
     finished: bool = False
+    owners: set[int] = field(default_factory=set, repr=False)
 
 
 def describe(value, has_numbers: Callable[[np.ndarray], bool] = lambda array: True):
@@ -139,6 +142,7 @@ class Tracer:
         self._stack: list[_Running] = []
         self._unfilled: list[np.ndarray] = []
         self._by_kernels: list[np.ndarray] = []
+        self._owners: dict[int, tuple[int, object]] = {}
 
     def __enter__(self) -> Tracer:
         self._previous = sys.gettrace()
@@ -173,11 +177,18 @@ class Tracer:
             name = file.functions.get(code.co_firstlineno, code.co_name)
             arguments = {name: describe(value, self._has_numbers) for name, value in _arguments(frame)}
             running = _Running(file, Call(code.co_filename, name, code.co_firstlineno, arguments))
+            running.call.owners |= self._owner(frame)
             self._frames[frame] = running
             self.calls.append(running.call)
             self._add_operands(tuple(running.call.arguments.values()))
         self._stack.append(running)
         return self._on_event
+
+    def _owner(self, frame: FrameType) -> set[int]:
+        owner = frame.f_locals.get("self") if frame.f_code.co_varnames[:1] == ("self",) else None
+        if owner is None:
+            return set()
+        return {self._owners.setdefault(id(owner), (next(_NUMBERS), owner))[0]}  # the object stays, and so its id
 
     def _on_event(self, frame: FrameType, event: str, argument):
         running = self._frames[frame]
@@ -280,6 +291,7 @@ class _Running:
     raised: bool = False
 
 
+_NUMBERS = itertools.count()
 _MATMUL: CodeType = matmul.__code__
 _LAUNCH: CodeType = CudaFile.launch.__code__
 

@@ -1,0 +1,58 @@
+"""The settings of a new run: a preset, and what was given beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from minillm.errors import UserError
+from minillm.models.presets import Preset, find_preset
+from minillm.training.settings import SETTING_NAMES, TrainingSettings
+
+DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
+
+
+def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[TrainingSettings, dict, str]:
+    """(training settings, fields of the model, name for the run folder).
+
+    given: fields of TrainingSettings and of a model's configuration by name, without those that
+    were left out. preset_name: None for "default", or "fine-tune" where `given` names a model to
+    continue from. Raises UserError for an unknown preset, and for settings that make no sense.
+    """
+    is_named = preset_name is not None or "init" in given
+    if preset_name is None:
+        preset_name = FINE_TUNE_PRESET if given.get("init") else DEFAULT_PRESET
+    preset = find_preset(preset_name)
+    if given.get("init") is not None:
+        _refuse_beside_init(given)
+        preset = _without_shape(preset)
+    training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
+    model = {} if given.get("init") else {"model_type": preset.architecture, **preset.model}
+    model |= {name: value for name, value in given.items() if name not in SETTING_NAMES}
+    if "lr" in given and "min_lr" not in given:
+        training["min_lr"] = given["lr"] / 10
+    return TrainingSettings(**training), model, preset_name if is_named else _name_of(given)
+
+
+def _refuse_beside_init(given: Mapping) -> None:
+    """A model that is continued from has its tokenizer already."""
+    if named := [name for name in ("tokenizer", "vocab_size") if name in given]:
+        option = "--" + named[0].replace("_", "-")
+        raise UserError(f"{option}: a model that is continued from keeps its tokenizer; leave it out")
+
+
+def _without_shape(preset: Preset) -> Preset:
+    """A preset for a model that exists: only how it learns."""
+    training = {name: value for name, value in preset.training.items() if name not in ("tokenizer", "vocab_size")}
+    return replace(preset, model={}, training=training)
+
+
+def _name_of(given: Mapping) -> str:
+    """The name of a run without a preset: that of its text, or of the default preset where no text
+    is named.
+
+    >>> _name_of({"data": ["texts/my-letters.txt", "b.txt"]}), _name_of({})
+    ('my-letters', 'default')
+    """
+    return Path(given["data"][0]).stem if given.get("data") else DEFAULT_PRESET

@@ -1,0 +1,33 @@
+"""Files that the page may name: those inside the folder of run folders, and no others."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from minillm.errors import UserError
+
+NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)  # of a new run
+
+
+def inside(runs: Path, name: object) -> Path:
+    """The path of a file or folder that the page named, relative to `runs`.
+
+    Raises UserError for an absolute path, for one that leads out of `runs`, also by a link, and for
+    `runs` itself. The path need not exist.
+    """
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise UserError(f"{name!r} is no name of a file or folder inside {runs}")
+    path, home = runs / name, Path(os.path.realpath(runs))
+    real = Path(os.path.realpath(path))
+    if Path(name).is_absolute() or ".." in Path(name).parts or real == home or not real.is_relative_to(home):
+        raise UserError(f"{name} is not inside {runs}: the page names files in the folder of run folders only")
+    return path
+
+
+def new_name(name: object) -> str:
+    """The name of a new run folder. Raises UserError for anything but a plain name."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(f"{name!r} is no name for a run: use up to 80 letters, digits, dots, dashes and underscores")
+    return name

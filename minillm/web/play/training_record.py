@@ -1,0 +1,78 @@
+"""What run folders say of their runs: a list of them, and the lines of metrics.jsonl as they come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from minillm.errors import UserError
+from minillm.training.checkpoint import read_state
+from minillm.training.metrics import METRICS_FILE
+from minillm.web.play.places import inside
+
+MOST_RUNS = 200
+SHOWN = ("optimizer", "lr", "weight_decay", "batch_size", "seed", "max_steps")
+AT_ONCE = 2**20  # bytes of metrics.jsonl in one answer
+NAMED = "event"  # the field that every line has
+
+
+def list_runs(runs: Path) -> list[dict]:
+    """The runs below `runs`, two folders deep, the one written last first: name, steps, settings."""
+    found = [path for pattern in ("*", "*/*") for path in runs.glob(f"{pattern}/{METRICS_FILE}")]
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(runs).parts)]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    entries = (_entry(runs, path.parent) for path in found[:MOST_RUNS])
+    return [entry for entry in entries if entry is not None]
+
+
+def new_events(runs: Path, name: str, offset: int) -> dict:
+    """The lines of a run's metrics.jsonl from byte `offset` on.
+
+    {"offset": where to go on, "events": [...], "again": whether to forget what came before}: a
+    resumed run takes back lines that it had written. Raises UserError for what is no run inside
+    `runs`.
+    """
+    if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise UserError(f"the offset of {name} is {offset!r}: reload the page")
+    path = inside(runs, f"{name}/{METRICS_FILE}")
+    try:
+        with open(path, "rb") as file:
+            again = not _is_begin_of_line(file, offset)
+            file.seek(0 if again else offset)
+            part = file.read(AT_ONCE)
+    except OSError:
+        raise UserError(f"{name} is no run in {runs}: it has no {METRICS_FILE} that can be read") from None
+    part = part[: part.rfind(b"\n") + 1]
+    try:
+        events = [json.loads(line) for line in part.splitlines()]
+    except ValueError:
+        raise UserError(f"{path} has a line that is no JSON: it is no record of a run") from None
+    events = [event for event in events if isinstance(event, dict) and NAMED in event]
+    return {"offset": (0 if again else offset) + len(part), "events": events, "again": again}
+
+
+def _is_begin_of_line(file, offset: int) -> bool:
+    if offset == 0:
+        return True
+    file.seek(offset - 1)
+    return file.read(1) == b"\n"
+
+
+def _entry(runs: Path, folder: Path) -> dict | None:
+    """A run in the list; None for a folder whose state cannot be read, and for a link out of `runs`."""
+    name = folder.relative_to(runs).as_posix()
+    try:
+        inside(runs, f"{name}/{METRICS_FILE}")
+        progress, description = read_state(folder)
+    except UserError:
+        return None
+    settings, model = description["settings"], description["model"]
+    return {
+        "name": name,
+        "step": progress.step,
+        "is_over": progress.step >= settings["max_steps"],
+        "best_step": progress.best_step,
+        "best_val_loss": progress.best_val_loss,
+        "overfitting_since": progress.overfitting_since,
+        "settings": {**{name: settings.get(name) for name in SHOWN}, "dropout": model.get("dropout")},
+    }
