@@ -83,7 +83,7 @@ def lessons_page(given: list[Given]) -> str:
     sections = "\n".join(_section(each) for each in given)
     body = f"""<header class="top">
 <h1>{escape(title)}</h1>
-<button id="theme" type="button">dark or light</button>
+<button id="theme" type="button">light or dark</button>
 </header>
 <main>
 <p class="quiet">Each lesson has a claim that a measurement can refute. These were measured by <code>minillm

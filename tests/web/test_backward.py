@@ -655,6 +655,6 @@ def test_light_and_dark_draw_anew(view):
     canvas = "document.querySelector('.bw-patterns .heat-frame .heat')"
     pixel = f"[...{canvas}.getContext('2d').getImageData(21, 0, 1, 1).data].slice(0, 3)"
     light = view.evaluate(pixel)
-    view.get_by_role("button", name="dark or light").click()
+    view.get_by_role("button", name="light or dark").click()
     view.wait_for_function(f"() => ({pixel})[0] < 60")
     assert min(light) > 200

@@ -147,7 +147,7 @@ def test_it_fits_the_screen_and_all_can_use_it(page, temperature, width, scheme)
     assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found] == []
     background = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(background)
-    page.get_by_role("button", name="dark or light").click()
+    page.get_by_role("button", name="light or dark").click()
     assert page.evaluate(background) != before
 
 

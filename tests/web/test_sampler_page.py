@@ -301,5 +301,5 @@ def test_light_and_dark(open_page):
     page = open_page(position=63)
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(colour)
-    page.get_by_role("button", name="dark or light").click()
+    page.get_by_role("button", name="light or dark").click()
     assert page.evaluate(colour) != light

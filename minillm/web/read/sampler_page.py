@@ -35,7 +35,7 @@ STYLES = [LOOK / "pipeline.css", HERE / "sampler.css"]
 SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "theme", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
 BODY = """<header class="top">
 <h1>The sampler, stage by stage</h1>
-{home}<button id="theme" type="button">dark or light</button>
+{home}<button id="theme" type="button">light or dark</button>
 </header>
 <main id="sampler"><noscript>This page computes every stage itself: it needs JavaScript.</noscript></main>
 """
