@@ -102,8 +102,8 @@ def bytes_of(logits) -> bytes:
     """Logits (P, V), multiples of 1 / STEPS  ->  bytes; `logitsOf` of sampler.js reads them.
 
     In units of 1 / STEPS: the mean of each token (V int16), the differences from it (P V int8,
-    ESCAPE where there are more than 127), and those that were escaped (int16), in order. Differences
-    from the mean have few values that are frequent, so that they compress.
+    ESCAPE where a difference is above 127), and those that were escaped (int16), in order. Few of
+    the differences from the mean are frequent, so that they compress.
     """
     units = np.round(np.asarray(logits, np.float64) * STEPS).astype(np.int64)
     means = np.round(units.mean(axis=0)).astype(np.int64)
