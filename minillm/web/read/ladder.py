@@ -56,8 +56,8 @@ def ladder_html(operation: Operation) -> str:
         '<caption class="sr-only">The attention ladder</caption><thead><tr><th scope="col">rung</th>'
         '<th scope="col">idea</th><th scope="col" class="number">lines</th><th scope="col" class="number">bytes</th>'
         f'<th scope="col" class="number">gain</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        '<p class="quiet">Bytes: of global memory, forward, one head of 128 tokens, D = 64, causal. Gain: of bytes over the '
-        "rung before.</p>"
+        '<p class="quiet ladder-note">Bytes: of global memory, forward, one head of 128 tokens, D = 64, causal. '
+        "Gain: of bytes over the rung before.</p>"
     )
 
 

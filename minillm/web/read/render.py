@@ -47,8 +47,9 @@ class Facts:
 
 def page(operation: Operation, facts: Facts) -> str:
     """The whole HTML file."""
-    ladder = " ladder" if facts.ladder else ""
     kernels = _kernels_html(operation, facts)
+    kinds = {"ladder": facts.ladder, "bare": not kernels, "no-backward": not _has_backward(operation)}
+    sheet = " ".join(["sheet", *(kind for kind, holds in kinds.items() if holds)])
     body = f"""
 <a class="skip" href="#sheet">To the code</a>
 <header class="top">
@@ -65,11 +66,11 @@ title="Of a small real pass; of a line that ran often, the first time (n)">Numbe
 </div>
 </div>
 <div class="second">
-<div role="group" aria-label="Columns" id="columns">{_toggles(bool(kernels))}</div>
+<div role="group" aria-label="Columns" id="columns">{_toggles(operation)}</div>
 {_symbols_html(facts.symbols)}
 </div>
 </header>
-<main id="sheet" class="sheet{ladder}{"" if kernels else " bare"}" tabindex="-1">
+<main id="sheet" class="{sheet}" tabindex="-1">
 <section class="derivation" aria-labelledby="derivation-title" tabindex="0">
 <h2 id="derivation-title">Derivation</h2>
 {derivation_html(operation.derivation, facts.symbols["derivation"])}
@@ -100,11 +101,23 @@ def _way(operation: Operation | None, relation: str, arrow: str) -> str:
     return f'<a href="{operation.name}.html" rel="{relation}" title="{escape(operation.title)}">{text}</a>'
 
 
-def _toggles(has_kernels: bool) -> str:
-    names = ["Derivation", "Forward", "Backward", *(["CUDA"] if has_kernels else [])]
+def _toggles(operation: Operation) -> str:
+    columns = {"derivation": "Derivation", "forward": _name_of_forward(operation)}
+    columns |= {"backward": "Backward"} if _has_backward(operation) else {}
+    columns |= {"cuda": "CUDA"} if operation.kernels else {}
     return "".join(
-        f'<button type="button" data-column="{name.lower()}" aria-pressed="true">{name}</button>' for name in names
+        f'<button type="button" data-column="{column}" aria-pressed="true">{name}</button>'
+        for column, name in columns.items()
     )
+
+
+def _name_of_forward(operation: Operation) -> str:
+    """An optimizer has no forward pass."""
+    return "Forward" if _has_backward(operation) else "Code"
+
+
+def _has_backward(operation: Operation) -> bool:
+    return any(pair.backward for pair in operation.pairs)
 
 
 KEYS = """<dialog id="keys" aria-labelledby="keys-title">
@@ -204,28 +217,29 @@ def _pair_html(operation: Operation, facts: Facts, at: int) -> str:
     pair, code = operation.pairs[at], sources(operation)
     forward, backward = code[pair.forward], code[pair.backward] if pair.backward else None
     left, right = columns(facts.rows[pair], forward, backward, facts.ties)
-    seen = _by_function(facts.seen)
-    second = _column_html(facts, backward, right, seen, "backward") if backward else ""
+    second = _column_html(operation, facts, backward, right, "backward") if backward else ""
     count = max(part.row for part in (*left, *right))
     title = " and ".join(f"<code>{escape(name)}</code>" for name in (pair.forward, pair.backward) if name)
     lone = "" if backward else " lone"
     return f"""<section class="pair{lone}" aria-labelledby="pair-{at}">
 <h3 id="pair-{at}">{title} <span class="quiet">{escape(shown(forward.path))}</span></h3>
 <div class="columns" style="--rows:{count}">
-{_column_html(facts, forward, left, seen, "forward")}{second}
+{_column_html(operation, facts, forward, left, "forward")}{second}
 </div>
 </section>
 """
 
 
-def _column_html(facts: Facts, source: Source, parts: list[Part], seen: dict, side: str) -> str:
+def _column_html(operation: Operation, facts: Facts, source: Source, parts: list[Part], side: str) -> str:
+    seen = [one for one in facts.seen if one.function == source.function]
     cells = defaultdict(list)
     for part in parts:
-        cells[part.row].append(_part_html(part, facts.symbols["code"], seen.get(source.function, ())))
+        cells[part.row].append(_part_html(part, facts.symbols["code"], seen))
     inside = "".join(f'<div class="cell" style="grid-row:{row}">{"".join(html)}</div>' for row, html in cells.items())
+    head = side if side == "backward" else _name_of_forward(operation).lower()
     return (
-        f'<div class="column {side}"><p class="head" aria-hidden="true">{side}</p>'
-        f'<div class="code" role="listbox" aria-label="{side}: {escape(source.function)}" data-language="python">'
+        f'<div class="column {side}"><p class="head" aria-hidden="true">{head}</p>'
+        f'<div class="code" role="listbox" aria-label="{head}: {escape(source.function)}" data-language="python">'
         f"{inside}</div></div>"
     )
 
@@ -271,13 +285,6 @@ def short(number: float) -> str:
     ('0.001235', '-2', '-inf', '1.5e-07')
     """
     return f"{number:.4g}"
-
-
-def _by_function(seen: Iterable[Seen]) -> dict[str, list[Seen]]:
-    found = defaultdict(list)
-    for one in seen:
-        found[one.function].append(one)
-    return found
 
 
 def shown(path: Path) -> str:
