@@ -143,6 +143,7 @@ def test_a_slider_changes_the_columns(open_page):
     assert_shows(page, 63, {"top_k": 31, "temperature": 0.95})
     page.get_by_label("top_k, slider").press("Home")
     assert_shows(page, 63, {"temperature": 0.95})
+    assert "top_k" not in page.url
     page.get_by_role("button", name="Reset all settings").click()
     assert_shows(page, 63, {})
     assert re.search(r"#position=63&u=0\.5$", page.url)
@@ -186,6 +187,35 @@ def test_the_number_falls_into_the_interval_of_the_token_drawn(open_page):
         "the largest logit" in page.locator(".draw p").inner_text()
         and page.get_by_label("The number drawn").is_hidden()
     )
+
+
+def test_the_strip_has_the_interval_of_every_likely_token(open_page):
+    page = open_page(position=63, u=0.5, top_k=5)
+    p = Sampler(top_k=5).probabilities(saved_text().logits[63][None])[0]
+    widths = [float(each.get_attribute("width").rstrip("%")) for each in page.locator(".intervals rect").all()]
+    assert widths == pytest.approx(100 * p[p >= 0.002], abs=1e-3)
+    assert page.locator(".intervals rect.drawn").count() == 1
+
+
+def test_a_window_of_0_is_all_of_the_text(open_page):
+    """In llama.cpp, where a window that is not given has 64 tokens."""
+    settings = {"repetition_penalty": 1.5, "order": "llama.cpp"}
+    page = open_page(position=150, **settings)
+    assert_shows(page, 150, settings)
+    page.locator("#set-penalty_window").fill("0")
+    assert_shows(page, 150, settings | {"penalty_window": 0})
+    assert expected(150, settings) != expected(150, settings | {"penalty_window": 0})
+
+
+def test_the_chosen_token_is_in_view(open_page):
+    for position in (0, 199, 3):
+        page = open_page(position=position)
+        frame, word = page.locator(".text").bounding_box(), page.locator(f"#word-{position}").bounding_box()
+        assert frame["y"] <= word["y"] and word["y"] + word["height"] <= frame["y"] + frame["height"]
+    for key, position in (("End", 199), ("Home", 0)):
+        page.get_by_role("listbox").press(key)
+        word = page.locator(f"#word-{position}").bounding_box()
+        assert frame["y"] <= word["y"] and word["y"] + word["height"] <= frame["y"] + frame["height"]
 
 
 def test_mirostat_remembers_what_was_drawn(open_page):
@@ -262,7 +292,7 @@ def test_a_link_to_the_front_page():
 def test_a_survey_that_fails_names_the_position(open_page):
     """At the first position nothing is written yet, so that no penalty acts; afterwards a logit becomes infinite."""
     token = saved_text().text[0]
-    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty=-3e38)
+    page = open_page(position=0, logit_bias=f"{token}:3e38", presence_penalty="-3e38")
     page.get_by_text(f"At position 1: logits[0, {token}] is inf after presence_penalty").wait_for()
     assert page.get_by_role("alert").inner_text() == ""
     page.get_by_role("button", name="Next", exact=True).click()
