@@ -1,4 +1,7 @@
-"""What a page sends, checked: each function reads one argument of a request and raises UserError."""
+"""What a page sends, checked: each function reads one argument of a request.
+
+All of them raise UserError, which names the argument and says what it must be.
+"""
 
 from __future__ import annotations
 

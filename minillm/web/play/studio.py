@@ -44,8 +44,8 @@ class Worker:
 class Studio:
     """What the views share. model: in evaluation mode; every use of it runs in `worker`.
 
-    name: as the user gave it. runs: the folder of run folders, the only one that a page can name files of.
-    end_tokens: those that end a text.
+    name: as the user gave it. runs: the folder of run folders, the only one that a page can name
+    files of. end_tokens: those that end a text.
     """
 
     model: LanguageModel
