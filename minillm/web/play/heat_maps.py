@@ -41,12 +41,19 @@ def reduced(matrix: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     array([[-3.,  2.]])
     """
     matrix = np.asarray(matrix, float if matrix.dtype == float else np.float32)
-    for axis, size in enumerate(block):
-        if size > 1:
-            starts = np.arange(0, matrix.shape[axis], size)
-            high, low = np.maximum.reduceat(matrix, starts, axis), np.minimum.reduceat(matrix, starts, axis)
-            matrix = np.where(high >= -low, high, low)
+    rows, columns = block
+    if rows > 1:  # slices are ten times as fast as reduceat along rows
+        parts = [matrix[first : first + rows] for first in range(0, len(matrix), rows)]
+        matrix = _farther(np.stack([part.max(0) for part in parts]), np.stack([part.min(0) for part in parts]))
+    if columns > 1:
+        starts = np.arange(0, matrix.shape[1], columns)
+        matrix = _farther(np.maximum.reduceat(matrix, starts, 1), np.minimum.reduceat(matrix, starts, 1))
     return matrix
+
+
+def _farther(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Of the largest and the smallest number, the one farther from 0."""
+    return np.where(high >= -low, high, low)
 
 
 def block_for(shape: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]:
