@@ -16,6 +16,7 @@ from time import monotonic
 
 import numpy as np
 
+from minillm.data import encode_prompt
 from minillm.errors import UserError
 from minillm.inspection import inspect_text, record
 from minillm.inspection.attention_pattern import LayerAttention, observe_attention
@@ -76,10 +77,12 @@ class Passes:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises UserError for one that no pass can be made over."""
-        ids = encoded_text(self._studio.model, self._studio.tokenizer, text)
-        if len(ids) > MOST_TOKENS:
-            raise UserError(f"the text has {len(ids):,} tokens, this page shows {MOST_TOKENS:,} at most: shorten it")
-        return ids
+        model, tokenizer = self._studio.model, self._studio.tokenizer
+        count, longest = len(encode_prompt(tokenizer, text)), model.config.context_length + 1
+        if count > min(longest, MOST_TOKENS):
+            limit = f"this model takes {longest}" if longest <= MOST_TOKENS else f"this page shows {MOST_TOKENS}"
+            raise UserError(f"the text has {count} tokens, {limit} at most: shorten it")
+        return encoded_text(model, tokenizer, text)
 
     def run(self, text: str) -> Iterator[dict]:
         """Yields {"progress": ...} now and then, and at last {"pass": ...}."""
