@@ -4,10 +4,11 @@ A tensor is shown as a matrix (`plane`). Where this has more cells than a map ma
 block of numbers, and its value is that one of them which is farthest from 0: a mean of a gradient
 would be nearly 0 everywhere.
 
-    {"rows": 14, "columns": 128, "block": [1, 4], "of": [14, 512], "from": [0, 0], "type": "int8", "scale": 0.03, "cells": ...}
+    {"rows": 14, "columns": 128, "block": [1, 4], "of": [14, 512], "from": [0, 0],
+     "type": "int8", "scale": 0.03, "cells": ...}
 
-of: the shape of the plane. from, block: cell (i, j) covers rows from[0] + i block[0] and so on. cells:
-base64 of float32, or of int8, n of which means n * scale / 127, and -128 no number.
+of: the shape of the plane. from, block: cell (i, j) covers rows from[0] + i block[0] and so on.
+cells: base64 of float32, or of int8, n of which means n * scale / 127, and -128 no number.
 """
 
 from __future__ import annotations
@@ -102,8 +103,8 @@ def small_map_of(array, tokens: int) -> dict:
 class SmallMaps:
     """Small pictures of the tensors of a pass, made while it runs: `see` is what record() calls.
 
-    What is kept of a tensor is at most LITTLE numbers, and LITTLE[1] to a row until all rows came. The
-    values of parameters are left out: they are there after the pass as well (`small_map_of`).
+    What is kept of a tensor is at most LITTLE numbers, and LITTLE[1] to a row until all rows came.
+    The values of parameters are left out: they are there after the pass as well (`small_map_of`).
     """
 
     def __init__(self, tokens: int):

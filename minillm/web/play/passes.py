@@ -1,7 +1,7 @@
 """The passes behind the view Backward: a text through the model and back, once for each text.
 
-They run a replica of the studio's model. It shares the weights, so that there is one model in memory,
-and has gradients and a mode of its own: the studio's stays in evaluation mode.
+They run a replica of the studio's model. It shares the weights, so that there is one model in
+memory, and has gradients and a mode of its own: the studio's stays in evaluation mode.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Pass:
-    """What is kept of a pass. answer: what the page gets. maps: of each tensor, by name (SmallMaps)."""
+    """What is kept of a pass.
+
+    answer: what the page gets. maps: of each tensor, by name (SmallMaps). places: by name.
+    """
 
     ids: tuple[int, ...]
     answer: dict
@@ -116,7 +119,10 @@ class Passes:
         return found
 
     def opened(self, text: str, name: str) -> Opened:
-        """A tensor of the pass over a text. The pass is run again: only one tensor is ever kept whole."""
+        """A tensor of the pass over a text.
+
+        The pass is run again: it is kept in small pictures, and few tensors are kept whole.
+        """
         key = text, name
         if key not in self._tensors:
             made = self.of(text)
