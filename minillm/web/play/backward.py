@@ -40,8 +40,9 @@ def routes(studio: Studio) -> list[Route]:
         yield from passes.run(text_in(arguments))
 
     # `run` waits for the studio's worker, so it cannot run there. A check runs the model a hundred
-    # times, in float64, where finite differences are precise enough. So it has a copy of the weights,
-    # while it lasts, in any case, and with it a worker of its own: all else is answered meanwhile.
+    # times, in float64, where finite differences are precise enough. So it has a copy of the
+    # weights, while it lasts, in any case, and with it a worker of its own: all else is answered
+    # meanwhile.
     return [
         stream("/backward/pass", studio, run, Worker("backward")),
         answer("/backward/maps", studio, lambda _, arguments: little_maps(passes, arguments)),
