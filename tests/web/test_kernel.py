@@ -165,6 +165,12 @@ def test_an_endless_kernel_is_stopped():
     assert event["event"] == "ended" and "had not ended after 1 s and was stopped" in event["text"]
 
 
+def test_a_process_that_does_not_answer_is_killed():
+    event = last(source=CRASH.replace("SIGKILL", "SIGSTOP"), arguments=ONE, seconds=1)
+    assert event["event"] == "ended" and "had not ended after 1 s" in event["text"]
+    assert kernel_processes() == []
+
+
 def test_a_crash_is_said_and_what_was_printed_kept():
     event = last(source=CRASH, arguments=ONE)
     assert event["event"] == "ended" and "crashed: it ended by SIGKILL" in event["text"]
