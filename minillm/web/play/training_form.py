@@ -66,8 +66,9 @@ def read_form(runs: Path, arguments: Mapping) -> Plan:
     """The run that the page wants.
 
     arguments: {"preset", "name", "data", "characters", "init", "device", "settings"}; of the
-    settings those alone that differ from the preset's. Raises UserError for what no run can have, in the words of `minillm train`, for a place outside of `runs`, and for a run that
-    needs more memory than there is.
+    settings those alone that differ from the preset's. Raises UserError for what no run can have,
+    in the words of `minillm train`, for a place outside of `runs`, and for a run that needs more
+    memory than there is.
     """
     settings = arguments.get("settings", {})
     if not isinstance(settings, dict):
