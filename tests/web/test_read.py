@@ -186,44 +186,6 @@ def test_a_partner_that_is_out_of_sight_is_scrolled_into_view(opened):
     assert pane["y"] <= kernel.bounding_box()["y"] < pane["y"] + pane["height"]
 
 
-def test_the_head_of_a_block_stays_with_what_it_begins(opened):
-    page = opened("attention")
-    cell = "(text) => [...document.querySelectorAll('.backward .line')].find(line => line.textContent.trim() === text)"
-    row = f"(text) => ({cell})(text).closest('.cell').style.gridRow"
-    assert page.evaluate(row, "if factor is not None:") == page.evaluate(row, "dp *= factor")
-
-
-def test_a_kernel_lights_the_forward_line_whose_formula_it_quotes(opened):
-    page = opened("attention")
-    page.locator(".kernels .statement[data-lights]").first.hover()
-    text = page.locator(".forward .statement.lit .line").first.inner_text()
-    assert text.strip().startswith("y = matmul(dropped(p, factor), v")
-
-
-def test_a_formula_lights_with_the_statement_that_computes_it(opened):
-    page = opened("attention")
-    formula = page.locator(".derivation [data-defines=dv]").first
-    formula.hover()
-    statement = page.locator(".backward .statement.lit").first
-    assert statement.inner_text().strip().startswith("dv = ")
-    page.locator("h1").hover()
-    statement = page.locator(f"[data-id={page.locator('.backward [data-computes=dv]').first.get_attribute('data-id')}]")
-    statement.click()
-    assert "lit" in formula.get_attribute("class")
-    box, pane = formula.bounding_box(), page.locator(".derivation").bounding_box()
-    assert pane["y"] <= box["y"] <= pane["y"] + pane["height"]
-
-
-def test_a_partner_that_is_out_of_sight_is_scrolled_into_view(opened):
-    page = opened("layer_norm")
-    page.set_viewport_size({"width": 1280, "height": 420})
-    forward, backward = a_tie("layer_norm")
-    page.keyboard.press("o")
-    page.locator(f"[data-id={forward}]").click()
-    box = page.locator(f"[data-id={backward}]").bounding_box()
-    assert 0 <= box["y"] < 420
-
-
 def test_a_narrow_screen_has_one_column_and_no_sideways_scrolling(opened):
     page = opened("layer_norm")
     page.set_viewport_size({"width": 390, "height": 800})
