@@ -193,3 +193,15 @@ def test_a_line_of_attention_fits_80_columns():
     row = dict(way="tensor cores bf16", direction="backward", shape=dict(B=1, H=2, T=16384, D=128), error=1.23e-7)
     row |= dict(median_ms=12345.678, p20_ms=12345.678, p80_ms=12345.678, tflops=1234.567, share_of_peak=0.99)
     assert len(attention.line(row)) <= 80
+
+
+def test_the_cost_of_the_page(monkeypatch, capsys):
+    pytest.importorskip("starlette", reason="the page needs starlette: pip install -e .[test-web]")
+    from benchmarks import page_overhead
+    from minillm.web.play import train
+
+    monkeypatch.setattr(train, "Session", train.Session)
+    shown = run(monkeypatch, capsys, page_overhead, "--client", "--preset", "simulator", "--steps", 3, "--pairs", 2)
+    heading, *rows = shown.splitlines()
+    assert heading.startswith("2 pairs of 3 steps") and len(rows) == 2
+    assert all(min(float(word) for word in row.replace("ms", "").split()[-3:]) > 0 for row in rows)

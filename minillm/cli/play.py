@@ -32,8 +32,8 @@ def command(
     """Open a local page with a model alive behind it.
 
     Write: the sampler as a pipeline, token by token. Backward: every tensor of a pass and its
-    gradient. Train: runs, started and changed from the page. Kernel: CUDA sources with the traffic of
-    each line. Tokens: a text cut into tokens, merge by merge.
+    gradient. Train: runs, started and changed from the page. Kernel: CUDA sources with the traffic
+    of each line. Tokens: a text cut into tokens, merge by merge.
 
     The page is served to this machine only, under an address with a secret in it. Ctrl-C ends it.
     """

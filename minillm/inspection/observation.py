@@ -117,7 +117,7 @@ _originals: dict[
 
 @contextmanager
 def _watched(module: types.ModuleType) -> Iterator[None]:
-    """Inside, the operations of a module are replaced; the last thread that leaves restores them."""
+    """Inside, the operations of a module are replaced; the last thread to leave restores them."""
     with _LOCK:
         count, own = _originals.get(module, (0, {}))
         if count == 0:

@@ -32,9 +32,9 @@ from minillm.profiling.flops import count_flops
 INPUTS = {"attention": ("q", "k", "v"), "cross_entropy": ("logits",)}  # operation -> its inputs that get a row
 NAMES = {"loss_head": "loss", "loss_head.logits": "logits"}
 
-# Called as see(tensor, "values" or "gradient", array) with every array of the pass, as soon as it is
-# there. It may be overwritten later: what is to be kept is copied. Where an array has fewer elements
-# than the tensor, it is its next rows.
+# Called as see(tensor, "values" or "gradient", array) with every array of the pass, as soon as it
+# is there. It may be overwritten later: what is to be kept is copied. Where an array has fewer
+# elements than the tensor, it is its next rows.
 See = Callable[["Tensor", str, object], None]
 
 

@@ -111,7 +111,7 @@ def verdict_of(check: Check) -> str:
 
 
 def blocks_shown(count: int, chosen: list[int], every_block: bool) -> set[int]:
-    """The blocks to be shown whole, of `count`. Raises UserError for a chosen one that there is not."""
+    """The blocks to be shown whole, of `count`. Raises UserError for a chosen one out of range."""
     for block in chosen:
         if not 0 <= block < count:
             raise UserError(f"--layer {block}: the model has the blocks 0 to {count - 1}")

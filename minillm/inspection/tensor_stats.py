@@ -56,7 +56,7 @@ class TensorStats:
         return TensorStats(count, mean, squares, _larger(self.max_abs, other.max_abs))
 
     def has_elements_of(self, other: TensorStats) -> bool:
-        """Whether both may describe the same elements, in two orders: the sums differ by rounding."""
+        """Whether both may be of the same elements, in two orders: sums differ by rounding."""
         close = math.isclose(self.squares, other.squares, rel_tol=1e-9)
         return close and (self.count, self.max_abs) == (other.count, other.max_abs)
 

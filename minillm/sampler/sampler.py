@@ -93,7 +93,8 @@ class Sampler:
 
         watch(name, logits, ids): is called after each stage, as `Tracer.record` is.
         """
-        logits, tracer = _checked(logits), Tracer(watch)
+        logits, tracer = _checked(logits), Tracer()
+        tracer.watch = watch
         tracer.record("model", logits, None)
         context = self._context(logits, history)
         p, ids = self._distribution(logits, context, tracer.record)

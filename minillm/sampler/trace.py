@@ -68,8 +68,9 @@ class TokenTrace(NamedTuple):
 class Tracer:
     """Records the distribution after every stage. watch: gets the arguments of `record`, too."""
 
-    def __init__(self, watch: Callable | None = None):
-        self._watch = watch
+    watch: Callable | None = None
+
+    def __init__(self):
         self._stages: list[list[StageTrace]] = []  # of each row
         self._before: np.ndarray | None = None  # probabilities before the stage
 
@@ -77,8 +78,8 @@ class Tracer:
         """logits (B, n) after a stage. ids (B, n): the tokens they belong to, None for all; the
         others are cut.
         """
-        if self._watch:
-            self._watch(name, logits, ids)
+        if self.watch:
+            self.watch(name, logits, ids)
         p, left = softmax(logits), logits > -np.inf
         if self._before is None:
             self._stages, removed = [[] for _ in p], np.zeros(len(p))

@@ -1,4 +1,4 @@
-"""The door into the loop: who drives a training pauses it, ends it and changes it between two steps.
+"""The door into the loop: pausing a training, ending it, and changing it between two steps.
 
 The settings that can change are the highest learning rate, the weight decay and the dropout. A
 change is written into metrics.jsonl, and into the checkpoint: a resumed run goes on with it.

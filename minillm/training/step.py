@@ -31,8 +31,8 @@ def train_step(
     clipping).
 
     before_update: called with the number of the step, counted from 1, and the parameters, which
-    have their gradients then. On the CPU they are numbers, and Diverged is raised before any weight changes; on a device they
-    are 0-d arrays there.
+    have their gradients then. On the CPU loss and norm are numbers, and Diverged is raised before
+    any weight changes; on a device they are 0-d arrays there.
     """
     settings = run.settings
     loss = _loss_and_gradients(run, parallel, batches, run.progress.step)

@@ -1,7 +1,7 @@
 """The lessons on one page: `minillm lesson all --html FILE`.
 
-It has what the report on the terminal has (minillm/lessons/report.py), with the pictures inside, and
-opens from disk.
+It has what the report on the terminal has (minillm/lessons/report.py), with the pictures inside,
+and opens from disk.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def lessons_page(given: list[Given]) -> str:
     sections = "\n".join(_section(each) for each in given)
     body = f"""<header class="top">
 <h1>{escape(title)}</h1>
-<button id="theme" type="button">dark or light</button>
+<button id="theme" type="button">light or dark</button>
 </header>
 <main>
 <p class="quiet">Each lesson has a claim that a measurement can refute. These were measured by <code>minillm
@@ -148,7 +148,7 @@ def _section(each: Given) -> str:
 <p class="claim panel"><b>Claim.</b> {escape(lesson.claim)} <b class="{_colour(each)}">Measured: {each.verdict}.</b></p>
 {result}
 <h3>Try this</h3>
-<pre class="panel" tabindex="0" role="region" aria-label="Commands of lesson {each.number}">{commands}</pre>
+<pre class="panel" tabindex="0" role="group" aria-label="Commands of lesson {each.number}">{commands}</pre>
 <p>Files to read: {files}</p>
 </section>"""
 
@@ -159,12 +159,15 @@ def _colour(each: Given) -> str:
 
 def _table(table: Table) -> str:
     columns = [' class="number"' if is_numeric(table, index) else "" for index in range(len(table.columns))]
-    head = "".join(f'<th scope="col"{kind}>{escape(column)}</th>' for kind, column in zip(columns, table.columns))
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(column)}</th>' if column else "<td></td>"  # an empty heading is none
+        for kind, column in zip(columns, table.columns)
+    )
     rows = "\n".join(
         "<tr>" + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(columns, row)) + "</tr>"
         for row in table.rows
     )
-    return f"""<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">
+    return f"""<div class="scroll" tabindex="0" role="group" aria-label="{escape(table.title)}">
 <table>
 <caption>{escape(table.title)}</caption>
 <thead><tr>{head}</tr></thead>

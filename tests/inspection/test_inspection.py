@@ -573,4 +573,4 @@ def test_nothing_below_knows_of_it():
         for path in folder.rglob("*.py")
         if "minillm.inspection" in path.read_text(encoding="utf-8")
     }
-    assert knowing == {"inspection", "cli"}
+    assert knowing == {"inspection", "cli", "web"}

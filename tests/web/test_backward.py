@@ -341,9 +341,9 @@ def test_others_are_answered_between_the_steps_of_a_check(tmp_path):
         (backward.window, {"name": "wte", "window": [0, 8, 0, 4]}, "no part of 7 rows"),
         (backward.window, {"name": "wte", "window": [0, 1.5, 0, 4]}, "four whole numbers"),
         (backward.window, {"name": "wte", "window": [3, 3, 0, 4]}, "no part"),
-        (backward.attention, {"block": 3, "head": 0}, "block: a whole number from 0 to 2"),
-        (backward.attention, {"block": 0, "head": True}, "head: a whole number from 0 to 3"),
-        (backward.attention, {"block": 0, "head": 4}, "head: a whole number from 0 to 3"),
+        (backward.attention, {"block": 3, "head": 0}, "block is 3: it must be a whole number from 0 to 2"),
+        (backward.attention, {"block": 0, "head": True}, "head is True: it must be a whole number from 0 to 3"),
+        (backward.attention, {"block": 0, "head": 4}, "head is 4: it must be a whole number from 0 to 3"),
         (backward.tensor, {"text": "", "name": "wte"}, "the text is empty"),
         (backward.tensor, {"text": ["a"], "name": "wte"}, "the text is empty"),
         (backward.tensor, {"text": "a", "name": "wte"}, "at least 2 are needed"),
@@ -655,6 +655,6 @@ def test_light_and_dark_draw_anew(view):
     canvas = "document.querySelector('.bw-patterns .heat-frame .heat')"
     pixel = f"[...{canvas}.getContext('2d').getImageData(21, 0, 1, 1).data].slice(0, 3)"
     light = view.evaluate(pixel)
-    view.get_by_role("button", name="dark or light").click()
+    view.get_by_role("button", name="light or dark").click()
     view.wait_for_function(f"() => ({pixel})[0] < 60")
     assert min(light) > 200

@@ -143,6 +143,16 @@ def test_other_faults_are_marked_at_their_lines(statement):
     assert thread is None or (fault["thread"], fault["block"]) == thread
 
 
+def test_a_fault_in_a_header_of_ours_comes_with_its_source():
+    arguments = ["float32[8,32]", "float32[32]", "9", "32"]
+    source = '#define ADDENDS 8\n#define COLUMNS 32\n#include "column_sum.cuh"\n'
+    event = last(source=source, name="column_sum", block="32,8", arguments=arguments, mode="check")
+    (fault,) = event["faults"]
+    assert fault["file"] == "column_sum.cuh" and "out-of-bounds read" in fault["text"]
+    assert "partials[" in event["headers"]["column_sum.cuh"][fault["line"] - 1]
+    assert last(**BY_NAME["total"])["headers"] == {}
+
+
 def test_blocks_are_numbered_in_any_order():
     source = "__global__ void meet(int* x) {\n    if (blockIdx.x == 1 || blockIdx.x == 3) x[0] = threadIdx.x;\n}\n"
     for order in ("ascending", "descending"):
@@ -163,6 +173,12 @@ def test_what_does_not_compile_is_said_with_its_line():
 def test_an_endless_kernel_is_stopped():
     event = last(source=ENDLESS, arguments=ONE, seconds=1)
     assert event["event"] == "ended" and "had not ended after 1 s and was stopped" in event["text"]
+
+
+def test_a_process_that_does_not_answer_is_killed():
+    event = last(source=CRASH.replace("SIGKILL", "SIGSTOP"), arguments=ONE, seconds=1)
+    assert event["event"] == "ended" and "had not ended after 1 s" in event["text"]
+    assert kernel_processes() == []
 
 
 def test_a_crash_is_said_and_what_was_printed_kept():
@@ -461,6 +477,25 @@ def test_a_file_of_ones_own(view, tmp_path):
     view.get_by_label("what arrays should be").fill("x = 2")
     assert "results as expected" in ran(view)
     assert "mine.cu" in view.locator(".source h2").inner_text()
+
+
+def test_a_fault_in_a_header_is_shown_there(view):
+    own(view, "total", '#define ADDENDS 8\n#define COLUMNS 32\n#include "column_sum.cuh"\n')
+    view.get_by_label("what to see").select_option("check")
+    for label, text in (("kernel", "column_sum"), ("grid", "1"), ("block", "32,8")):
+        view.locator(".editor").get_by_label(label, exact=True).fill(text)
+    view.get_by_label("arguments, one a line").fill("float32[8,32]\nfloat32[32]\n9\n32")
+    assert "faults found: 1" in ran(view)
+    assert view.locator(".source h2").inner_text() == "column_sum.cuh"
+    assert "partials[" in view.locator("tr.marked").inner_text()
+
+
+def test_without_a_compiler_the_page_says_so(page, play, monkeypatch):
+    monkeypatch.setattr(kernel, "compiler_available", lambda: False)
+    page.goto(f"{play}#kernel")
+    page.locator("#kernel .lines tbody tr").first.wait_for()
+    assert "needs g++, which is missing: apt install g++" in page.get_by_role("alert").inner_text()
+    assert page.get_by_role("button", name="Run", exact=True).is_disabled()
 
 
 def test_by_keyboard(view):

@@ -276,7 +276,7 @@ def test_dark_and_light_are_switched_and_kept(page, play):
     page.goto(play)
     colour = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(colour)
-    page.get_by_role("button", name="dark or light").click()
+    page.get_by_role("button", name="light or dark").click()
     after = page.evaluate(colour)
     assert before != after
     page.reload()

@@ -202,6 +202,15 @@ def test_a_long_text_is_bounded_with_a_sentence(opened):
     assert opened.locator(".cut-off").count() == 0
 
 
+def test_what_cannot_be_seen_is_shown(opened):
+    type_text(opened, "\u3000there")
+    assert "U+3000" in opened.locator("#tokens-main .pieces").inner_text()
+    assert opened.locator("#tokens-replay").is_visible()
+    type_text(opened, "")
+    assert opened.locator("#tokens-replay").is_hidden()
+    assert "no tokens" in opened.locator("#tokens-main .tokens").inner_text()
+
+
 def test_another_tokenizer_beside_it(opened):
     opened.locator("#tokens-second").select_option(index=1)
     opened.locator("#tokens-other h2").wait_for()

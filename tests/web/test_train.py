@@ -297,8 +297,9 @@ def test_no_place_outside_of_the_run_folders(studio, training, links, name, tmp_
     assert sorted(path.name for path in studio.runs.iterdir()) == ["link", "link.txt", "loop", "texts"]
 
 
-def test_a_linked_run_is_not_in_the_list(studio, links):
+def test_what_is_linked_is_in_no_list(studio, links):
     assert list_runs(studio.runs) == []
+    assert describe_form(studio.runs)["texts"] == ["texts/fox.txt"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "/tmp/x", ".hidden", "-x", "a b", "x" * 81, 3, "é"])
@@ -402,6 +403,10 @@ def test_the_record_comes_in_parts(studio):
     assert [(each["name"], each["step"], each["is_over"]) for each in listed] == [("tiny", 24, True)]
     assert listed[0]["settings"]["lr"] == 1e-2 and listed[0]["settings"]["dropout"] == 0.1
     json.dumps(listed)
+
+
+def test_a_run_that_is_gone(studio, training):
+    assert training.now(studio, {"runs": {"tiny": 0}})["runs"] == {"tiny": {"gone": True}}
 
 
 @pytest.mark.parametrize("offset", [-1, 1.5, "0", True, None])

@@ -42,7 +42,8 @@ def stream(
 ) -> Route:
     """POST `path`: each value that function(studio, arguments) yields as a line of JSON.
 
-    The worker makes one value at a time and serves others in between. A page that goes away closes the iterator.
+    The worker makes one value at a time and serves others in between. A page that goes away closes
+    the iterator.
     """
 
     async def endpoint(request: Request) -> Response:

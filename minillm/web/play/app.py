@@ -1,8 +1,8 @@
 """The routes of Play, and who may use them.
 
-Only this machine, and only who has the token: the server listens on 127.0.0.1; every address begins with the
-token; a Host or Origin header of another place is refused, so that no web page on the internet can reach it through
-the browser (DNS rebinding, cross-site requests).
+Only this machine, and only who has the token: the server listens on 127.0.0.1; every address begins
+with the token; a Host or Origin header of another place is refused, so that no web page on the
+internet can reach it through the browser (DNS rebinding, cross-site requests).
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from minillm.inspection.checking import checked_elements, choose_elements
 from minillm.inspection.table import verdict_of
 from minillm.inspection.text import gradient_in_float64, shifted
 from minillm.web.play.answers import answer, stream
+from minillm.web.play.arguments import whole
 from minillm.web.play.heat_maps import heat_map
 from minillm.web.play.passes import Opened, Passes
 from minillm.web.play.studio import Studio, Worker
@@ -40,8 +41,9 @@ def routes(studio: Studio) -> list[Route]:
         yield from passes.run(text_in(arguments))
 
     # `run` waits for the studio's worker, so it cannot run there. A check runs the model a hundred
-    # times, in float64, where finite differences are precise enough. So it has a copy of the weights,
-    # while it lasts, in any case, and with it a worker of its own: all else is answered meanwhile.
+    # times, in float64, where finite differences are precise enough. So it has a copy of the
+    # weights, while it lasts, in any case, and with it a worker of its own: all else is answered
+    # meanwhile.
     return [
         stream("/backward/pass", studio, run, Worker("backward")),
         answer("/backward/maps", studio, lambda _, arguments: little_maps(passes, arguments)),
@@ -81,8 +83,8 @@ def maps_of(opened: Opened, part: tuple | None) -> dict:
 def attention(passes: Passes, arguments: dict) -> dict:
     """A head's p, dp and ds as maps, and the norms of its vectors. window: as of `window`."""
     text = text_in(arguments)
-    layer = passes.attention(text, whole_number(arguments, "block", 0, passes.of(text).answer["attention"] - 1))
-    head = whole_number(arguments, "head", 0, layer.heads - 1)
+    layer = passes.attention(text, whole(arguments, "block", 0, passes.of(text).answer["attention"] - 1))
+    head = whole(arguments, "head", 0, layer.heads - 1)
     pattern = layer.pattern(head)
     part = window_in(arguments, pattern.p.shape) if "window" in arguments else None
     return {
@@ -127,14 +129,6 @@ def name_in(arguments: dict) -> str:
     if not isinstance(name, str):
         raise UserError("name: the name of a tensor")
     return name
-
-
-def whole_number(arguments: dict, name: str, least: int, most: int) -> int:
-    """A whole number between two others, both included."""
-    number = arguments.get(name)
-    if type(number) is not int or not least <= number <= most:
-        raise UserError(f"{name}: a whole number from {least} to {most}, not {number!r:.40}")
-    return number
 
 
 def window_in(arguments: dict, shape: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -23,11 +23,11 @@ def choice(
     """What `Sampler.trace` does with logits (V,) after prompt and written, as JSON:
 
     trace     as `minillm generate --trace --json` has it.
-    rows      ids: the likeliest tokens of the model and after all stages, the token drawn among them,
-              by the model's probability.
+    rows      ids: the likeliest tokens of the model and after all stages, the token drawn among
+              them, by the model's probability.
     logp      of each row: the model's log-probability, as `--logprobs` has it.
     shares    for each stage, of each row: its probability, None where it is removed.
-    segments  [id, first, past]: the intervals of [0, 1) of the rows that are wide enough to be seen.
+    segments  [id, first, past]: the intervals of [0, 1) of the rows, if they can be seen.
     mu        mirostat's after the draw, None without it.
 
     mu: mirostat's before the draw.

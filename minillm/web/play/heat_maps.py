@@ -4,10 +4,11 @@ A tensor is shown as a matrix (`plane`). Where this has more cells than a map ma
 block of numbers, and its value is that one of them which is farthest from 0: a mean of a gradient
 would be nearly 0 everywhere.
 
-    {"rows": 14, "columns": 128, "block": [1, 4], "of": [14, 512], "from": [0, 0], "type": "int8", "scale": 0.03, "cells": ...}
+    {"rows": 14, "columns": 128, "block": [1, 4], "of": [14, 512], "from": [0, 0],
+     "type": "int8", "scale": 0.03, "cells": ...}
 
-of: the shape of the plane. from, block: cell (i, j) covers rows from[0] + i block[0] and so on. cells:
-base64 of float32, or of int8, n of which means n * scale / 127, and -128 no number.
+of: the shape of the plane. from, block: cell (i, j) covers rows from[0] + i block[0] and so on.
+cells: base64 of float32, or of int8, n of which means n * scale / 127, and -128 no number.
 """
 
 from __future__ import annotations
@@ -41,12 +42,19 @@ def reduced(matrix: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     array([[-3.,  2.]])
     """
     matrix = np.asarray(matrix, float if matrix.dtype == float else np.float32)
-    for axis, size in enumerate(block):
-        if size > 1:
-            starts = np.arange(0, matrix.shape[axis], size)
-            high, low = np.maximum.reduceat(matrix, starts, axis), np.minimum.reduceat(matrix, starts, axis)
-            matrix = np.where(high >= -low, high, low)
+    rows, columns = block
+    if rows > 1:  # slices are ten times as fast as reduceat along rows
+        parts = [matrix[first : first + rows] for first in range(0, len(matrix), rows)]
+        matrix = _farther(np.stack([part.max(0) for part in parts]), np.stack([part.min(0) for part in parts]))
+    if columns > 1:
+        starts = np.arange(0, matrix.shape[1], columns)
+        matrix = _farther(np.maximum.reduceat(matrix, starts, 1), np.minimum.reduceat(matrix, starts, 1))
     return matrix
+
+
+def _farther(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """Of the largest and the smallest number, the one farther from 0."""
+    return np.where(high >= -low, high, low)
 
 
 def block_for(shape: tuple[int, int], most: tuple[int, int]) -> tuple[int, int]:
@@ -95,8 +103,8 @@ def small_map_of(array, tokens: int) -> dict:
 class SmallMaps:
     """Small pictures of the tensors of a pass, made while it runs: `see` is what record() calls.
 
-    What is kept of a tensor is at most LITTLE numbers, and LITTLE[1] to a row until all rows came. The
-    values of parameters are left out: they are there after the pass as well (`small_map_of`).
+    What is kept of a tensor is at most LITTLE numbers, and LITTLE[1] to a row until all rows came.
+    The values of parameters are left out: they are there after the pass as well (`small_map_of`).
     """
 
     def __init__(self, tokens: int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from minillm import kernels
 from minillm.checks.simulation import Simulation
 from minillm.kernels.simulator import Profile
 from minillm.kernels.simulator.errors import Fault
@@ -22,6 +23,7 @@ def shown(simulation: Simulation, order: str) -> dict:
         "seconds": simulation.seconds,
         "findings": simulation.findings,
         "faults": [shown_fault(fault, order) for fault in simulation.faults],
+        "headers": _headers(simulation.faults),
         "kernels": shown_kernels(profile) if profile else [],
         "totals": _totals(profile, None) if profile else None,
     }
@@ -97,6 +99,13 @@ def shown_fault(fault: Fault, order: str) -> dict:
         "times": fault.times,
         "other": other,
     }
+
+
+def _headers(faults: list[Fault]) -> dict[str, list[str]]:
+    """The sources of minillm's own headers in which there are faults: name -> lines."""
+    paths = {Path(fault.file) for fault in faults}
+    ours = Path(kernels.__file__).parent
+    return {path.name: path.read_text(encoding="utf-8").splitlines() for path in paths if ours in path.parents}
 
 
 def _files(profile: Profile, kernel: str) -> list[dict]:

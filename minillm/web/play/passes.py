@@ -1,7 +1,7 @@
 """The passes behind the view Backward: a text through the model and back, once for each text.
 
-They run a replica of the studio's model. It shares the weights, so that there is one model in memory,
-and has gradients and a mode of its own: the studio's stays in evaluation mode.
+They run a replica of the studio's model. It shares the weights, so that there is one model in
+memory, and has gradients and a mode of its own: the studio's stays in evaluation mode.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from time import monotonic
 
 import numpy as np
 
+from minillm.data import encode_prompt
 from minillm.errors import UserError
 from minillm.inspection import inspect_text, record
 from minillm.inspection.attention_pattern import LayerAttention, observe_attention
@@ -38,7 +39,10 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Pass:
-    """What is kept of a pass. answer: what the page gets. maps: of each tensor, by name (SmallMaps)."""
+    """What is kept of a pass.
+
+    answer: what the page gets. maps: of each tensor, by name (SmallMaps). places: by name.
+    """
 
     ids: tuple[int, ...]
     answer: dict
@@ -76,10 +80,12 @@ class Passes:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises UserError for one that no pass can be made over."""
-        ids = encoded_text(self._studio.model, self._studio.tokenizer, text)
-        if len(ids) > MOST_TOKENS:
-            raise UserError(f"the text has {len(ids):,} tokens, this page shows {MOST_TOKENS:,} at most: shorten it")
-        return ids
+        model, tokenizer = self._studio.model, self._studio.tokenizer
+        count, longest = len(encode_prompt(tokenizer, text)), model.config.context_length + 1
+        if count > min(longest, MOST_TOKENS):
+            limit = f"this model takes {longest}" if longest <= MOST_TOKENS else f"this page shows {MOST_TOKENS}"
+            raise UserError(f"the text has {count} tokens, {limit} at most: shorten it")
+        return encoded_text(model, tokenizer, text)
 
     def run(self, text: str) -> Iterator[dict]:
         """Yields {"progress": ...} now and then, and at last {"pass": ...}."""
@@ -113,7 +119,10 @@ class Passes:
         return found
 
     def opened(self, text: str, name: str) -> Opened:
-        """A tensor of the pass over a text. The pass is run again: only one tensor is ever kept whole."""
+        """A tensor of the pass over a text.
+
+        The pass is run again: it is kept in small pictures, and few tensors are kept whole.
+        """
         key = text, name
         if key not in self._tensors:
             made = self.of(text)

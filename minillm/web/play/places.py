@@ -19,11 +19,16 @@ def inside(runs: Path, name: object) -> Path:
     """
     if not isinstance(name, str) or not name or "\0" in name:
         raise UserError(f"{name!r} is no name of a file or folder inside {runs}")
-    path, home = runs / name, Path(os.path.realpath(runs))
-    real = Path(os.path.realpath(path))
-    if Path(name).is_absolute() or ".." in Path(name).parts or real == home or not real.is_relative_to(home):
+    if not is_inside(runs, name):
         raise UserError(f"{name} is not inside {runs}: the page names files in the folder of run folders only")
-    return path
+    return runs / name
+
+
+def is_inside(runs: Path, name: str) -> bool:
+    """Whether `inside` takes a name."""
+    home, real = (Path(os.path.realpath(path)) for path in (runs, runs / name))
+    is_plain = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return is_plain and real != home and real.is_relative_to(home)
 
 
 def new_name(name: object) -> str:

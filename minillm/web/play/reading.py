@@ -1,7 +1,7 @@
-"""The code of a tensor as Read shows it: gradient statements tied to the forward lines that they differentiate.
+"""The code of a tensor as Read shows it: gradients beside the forward lines they differentiate.
 
 A passage (source_lines.py) is a function with marked lines. Here its statements get the ties that
-Read has of them, and the forward functions that they are tied to stand beside it, also where the
+Read has of them, and the forward functions that they are tied to are shown, too, also where the
 tensor itself was computed elsewhere: q is computed by a projection, dq by attention's backward.
 """
 

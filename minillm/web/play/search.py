@@ -45,9 +45,10 @@ def routes(studio: Studio) -> list[Route]:
 def beams(studio: Studio, arguments: dict) -> Iterator[dict]:
     """The steps of a beam search, then its result.
 
-    Arguments: prompt (ids); beams, tokens, length_penalty, early_stopping, as `minillm generate` has
-    them (tokens: --max-tokens). Yields {candidates: [{parent, token, log_p, score, fate, piece}]} for
-    each step (Candidate of beam_search.py) and {found: [{ids, score, text}]}, best first, at the end.
+    Arguments: prompt (ids); beams, tokens, length_penalty, early_stopping, as `minillm generate`
+    has them (tokens: --max-tokens). Yields {candidates: [{parent, token, log_p, score, fate,
+    piece}]} for each step (Candidate of beam_search.py) and {found: [{ids, score, text}]}, best
+    first, at the end.
     """
     prompt = prompt_of(studio, arguments)
     count = whole(arguments, "beams", 2, MOST_BEAMS)
@@ -73,10 +74,10 @@ def beams(studio: Studio, arguments: dict) -> Iterator[dict]:
 def speculate(studio: Studio, arguments: dict) -> Iterator[dict]:
     """The passes of speculative decoding, then their sum.
 
-    Arguments: prompt (ids); settings of the sampler; draft, one of `drafts`; tokens; lookahead, None
-    for the draft's own. Yields {proposals, p, q, numbers, written, pieces, written_pieces} for each
-    pass (Round of speculative.py), and at the end {ids, text, passes, proposed, accepted,
-    accepted_share, tokens_per_pass}.
+    Arguments: prompt (ids); settings of the sampler; draft, one of `drafts`; tokens; lookahead,
+    None for the draft's own. Yields {proposals, p, q, numbers, written, pieces, written_pieces} for
+    each pass (Round of speculative.py), and at the end {ids, text, passes, proposed, accepted,
+    written, accepted_share, tokens_per_pass}.
     """
     prompt = prompt_of(studio, arguments)
     name = text(arguments, "draft", NAME, "")

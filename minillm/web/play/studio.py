@@ -37,7 +37,7 @@ class Worker:
                 continue
             try:
                 future.set_result(function(*arguments))
-            except BaseException as error:  # whoever waits for the result gets it
+            except BaseException as error:  # the caller gets it with the result
                 future.set_exception(error)
 
 

@@ -1,4 +1,4 @@
-"""What the page says of one tensor: its code, its formula, what it comes from, and where it goes."""
+"""What the page says of one tensor: code, formula, what it comes from, and where it goes."""
 
 from __future__ import annotations
 

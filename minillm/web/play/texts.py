@@ -1,9 +1,9 @@
 """The texts that tabs are writing: a decoder for each, which takes back and reads what differs.
 
-A tab sends the whole text each time, so nothing is lost where its decoder was dropped: it is made again
-from the ids. The logits are those of `minillm generate`, to the last bit, because they are computed by
-the same passes: one over the prompt, one for each token after it, and one over what is left where the
-context was full and its oldest quarter slid away.
+A tab sends the whole text each time, so nothing is lost where its decoder was dropped: it is made
+again from the ids. The logits are those of `minillm generate`, to the last bit, because they are
+computed by the same passes: one over the prompt, one for each token after it, and one over what is
+left where the context was full and its oldest quarter slid away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROWS = 64  # of logits of a prompt at a time
 
 
 class Texts:
-    """A Text for each session; beyond MOST_TEXTS, the one that was not used for longest is dropped."""
+    """A Text for each session; beyond MOST_TEXTS, that which was used least recently is dropped."""
 
     def __init__(self, model):
         self._model, self._packed = model, {}
@@ -49,7 +49,8 @@ class Text:
     def logits(self, prompt: Sequence[int], written: Sequence[int]) -> np.ndarray:
         """The logits (V,) of the token after prompt and written.
 
-        What was computed before is not computed again. Raises UserError for ids outside the vocabulary.
+        What was computed before is not computed again. Raises UserError for ids outside the
+        vocabulary.
         """
         prompt, written = list(prompt), list(written)
         if prompt != self._prompt:
@@ -66,8 +67,8 @@ class Text:
         return self._logits[tuple(written)]
 
     def prompt_logprobs(self, prompt: Sequence[int]) -> list[float | None]:
-        """The log-probability of each token of a prompt after those before it, in nats; None for the
-        first that the model sees, and for what it does not see.
+        """The log-probability of each token of a prompt after those before it, in nats; None for
+        the first that the model sees, and for what it does not see.
         """
         self.logits(prompt, [])
         seen = list(prompt)[-self._model.config.context_length :]
@@ -83,7 +84,7 @@ class Text:
             found += log_p[np.arange(len(following)), following].tolist()
         return [None] * (len(prompt) - len(found)) + found
 
-    # ------------------------------------------------------------------------------------------------- step by step
+    # -------------------------------------------------------------------------------- step by step
 
     def _begin(self, prompt: list[int]) -> None:
         self._prompt, self._written, self._decoder = prompt, [], None
@@ -101,7 +102,8 @@ class Text:
             self._keep(self._decoder.read(np.array([[token]])))
 
     def _take_back(self, written: list[int]) -> bool:
-        """Take back what differs from `written`, and at least one token of it, whose logits are wanted.
+        """Take back what differs from `written`, and at least one token of it, whose logits are
+        wanted.
 
         False where the decoder cannot.
         """
@@ -129,8 +131,8 @@ class Text:
 
 
 def last_pass(context: int, prompt_length: int, count: int) -> tuple[int, int]:
-    """After a prompt and `count` tokens: after how many of these all visible tokens were last read in
-    one pass (0: with the prompt, else where the context slid), and how many are visible now.
+    """After a prompt and `count` tokens: after how many of these all visible tokens were last read
+    in one pass (0: with the prompt, else where the context slid), and how many are visible now.
 
     >>> last_pass(8, 6, 0), last_pass(8, 6, 2), last_pass(8, 6, 3), last_pass(8, 6, 4)
     ((0, 6), (0, 8), (3, 7), (3, 8))

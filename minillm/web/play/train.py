@@ -51,7 +51,7 @@ class Training:
         self._number = 0
 
     def now(self, studio: Studio, arguments: dict) -> dict:
-        """{"runs": name -> offset} -> the session's state, and what is new in these runs' records."""
+        """{"runs": name -> offset} -> the session's state, and what is new in these records."""
         offsets = arguments.get("runs", {})
         if not isinstance(offsets, dict) or len(offsets) > MOST_OVERLAID:
             raise UserError(f"the page draws up to {MOST_OVERLAID} runs at the same time")
@@ -95,8 +95,9 @@ class Training:
         return self._shown(studio, session.status())
 
     def end(self, deadline: float) -> None:
-        """End the training, saved; by the deadline (time.monotonic), or it ends with the program, and its folder
-        keeps the last checkpoint.
+        """End the training, saved, by the deadline (time.monotonic).
+
+        If it is late it ends with the program, and its folder keeps the last checkpoint.
         """
         if self._session is not None:
             self._session.stop()
@@ -116,7 +117,7 @@ class Training:
         return self._session
 
     def _shown(self, studio: Studio, status: dict) -> dict:
-        """A session's status, with the run's name among the run folders and what to type in a terminal."""
+        """A session's status, with the run's name among the folders, and commands to type."""
         if "folder" not in status:
             return status
         folder = status.pop("folder")

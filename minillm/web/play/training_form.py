@@ -20,7 +20,7 @@ from minillm.training import SETTING_NAMES, Run, TrainingSettings, start_run
 from minillm.training.from_preset import settings_from
 from minillm.training.run import DEFAULT_BYTE_PAIRS
 from minillm.training.settings import TOKENIZERS
-from minillm.web.play.places import inside, new_name
+from minillm.web.play.places import inside, is_inside, new_name
 
 OPEN = (  # the settings that are shown at once, in this order; the others are under "more"
     *("tokenizer", "context_length", "n_layer", "n_head", "d_model", "batch_size", "max_steps", "optimizer", "lr"),
@@ -50,24 +50,25 @@ class Plan(NamedTuple):
 
 
 def describe_form(runs: Path) -> dict:
-    """What the page makes its form of: fields with their texts, presets with their values, texts to learn from."""
+    """What the page makes its form of: fields with their help, presets with their values, texts."""
     kinds = _kinds()
     names = [*OPEN, *(name for name in kinds if name not in OPEN)]
     return {
         "fields": [{"name": name, "open": name in OPEN, **kinds[name].described} for name in names],
         "presets": [{"name": name, **_values_of(name)} for name in PRESETS],
         "corpora": list(CORPORA),
-        "texts": sorted(str(path.relative_to(runs)) for path in [*runs.glob("*.txt"), *runs.glob("*/*.txt")]),
+        "texts": _texts(runs),
         "devices": list(DEVICES),
     }
 
 
 def read_form(runs: Path, arguments: Mapping) -> Plan:
-    """The run that the page wants: {"preset", "name", "data", "characters", "init", "device", "settings"}.
+    """The run that the page wants.
 
-    settings: values by name, those alone that differ from the preset's. Raises UserError for what no
-    run can have, in the words of `minillm train`, for a place outside of `runs`, and for a run that
-    needs more memory than there is.
+    arguments: {"preset", "name", "data", "characters", "init", "device", "settings"}; of the
+    settings those alone that differ from the preset's. Raises UserError for what no run can have,
+    in the words of `minillm train`, for a place outside of `runs`, and for a run that needs more
+    memory than there is.
     """
     settings = arguments.get("settings", {})
     if not isinstance(settings, dict):
@@ -91,7 +92,7 @@ def read_form(runs: Path, arguments: Mapping) -> Plan:
 
 
 class Field(NamedTuple):
-    """A setting: its type, whether it may be left empty or have several values, and its dataclass field."""
+    """A setting: its type, whether it has several values, and its dataclass field."""
 
     kind: type
     several: bool
@@ -156,8 +157,16 @@ def _config(settings: TrainingSettings, model: Mapping):
 # ------------------------------------------------------------------------------------------------- texts and sizes
 
 
+def _texts(runs: Path) -> list[str]:
+    """The text files among the run folders, two folders deep; no links that lead out of them."""
+    found = (path.relative_to(runs).as_posix() for path in [*runs.glob("*.txt"), *runs.glob("*/*.txt")])
+    return sorted(name for name in found if is_inside(runs, name))
+
+
 def _text(runs: Path, name: object, characters: object) -> str:
-    """What --data would be given: a corpus, a text among the run folders, or the first characters of either."""
+    """What --data would be given: a corpus, a text among the run folders, or the first characters
+    of either.
+    """
     is_corpus = isinstance(name, str) and name in CORPORA
     if is_corpus and Path(name).exists():
         raise UserError(f"{name} is a file here, and the page means the corpus: start minillm play in another folder")

@@ -1,4 +1,4 @@
-"""What run folders say of their runs: a list of them, and the lines of metrics.jsonl as they come."""
+"""What run folders say of their runs: a list of them, and the new lines of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.training.checkpoint import read_state
 from minillm.training.metrics import METRICS_FILE
-from minillm.web.play.places import inside
+from minillm.web.play.places import inside, is_inside
 
 MOST_RUNS = 200
 SHOWN = ("optimizer", "lr", "weight_decay", "batch_size", "seed", "max_steps")
@@ -17,7 +17,7 @@ NAMED = "event"  # the field that every line has
 
 
 def list_runs(runs: Path) -> list[dict]:
-    """The runs below `runs`, two folders deep, the one written last first: name, steps, settings."""
+    """The runs below `runs`, two folders deep, those written last first: name, steps, settings."""
     found = [path for pattern in ("*", "*/*") for path in runs.glob(f"{pattern}/{METRICS_FILE}")]
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(runs).parts)]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
@@ -29,8 +29,8 @@ def new_events(runs: Path, name: str, offset: int) -> dict:
     """The lines of a run's metrics.jsonl from byte `offset` on.
 
     {"offset": where to go on, "events": [...], "again": whether to forget what came before}: a
-    resumed run takes back lines that it had written. Raises UserError for what is no run inside
-    `runs`.
+    resumed run takes back lines that it had written. {"gone": true} where there is no such file.
+    Raises UserError for a place outside of `runs`.
     """
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise UserError(f"the offset of {name} is {offset!r}: reload the page")
@@ -41,7 +41,7 @@ def new_events(runs: Path, name: str, offset: int) -> dict:
             file.seek(0 if again else offset)
             part = file.read(AT_ONCE)
     except OSError:
-        raise UserError(f"{name} is no run in {runs}: it has no {METRICS_FILE} that can be read") from None
+        return {"gone": True}
     part = part[: part.rfind(b"\n") + 1]
     try:
         events = [json.loads(line) for line in part.splitlines()]
@@ -59,10 +59,13 @@ def _is_begin_of_line(file, offset: int) -> bool:
 
 
 def _entry(runs: Path, folder: Path) -> dict | None:
-    """A run in the list; None for a folder whose state cannot be read, and for a link out of `runs`."""
+    """A run in the list; None for a folder whose state cannot be read, and for a link that leads
+    out of `runs`.
+    """
     name = folder.relative_to(runs).as_posix()
+    if not is_inside(runs, f"{name}/{METRICS_FILE}"):
+        return None
     try:
-        inside(runs, f"{name}/{METRICS_FILE}")
         progress, description = read_state(folder)
     except UserError:
         return None

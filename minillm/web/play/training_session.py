@@ -95,7 +95,7 @@ class Session(Control, Reporter):
             self._order("change", dict(changes))
 
     def write(self, temperature: float) -> None:
-        """Write a text at a temperature before the next step. Raises UserError for another value."""
+        """Write a text before the next step. Raises UserError for an impossible temperature."""
         if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature <= HOTTEST:
             raise UserError(f"temperature is {temperature!r}: it must be a number from 0 to {HOTTEST:g}")
         Sampler(temperature=temperature)
@@ -198,7 +198,7 @@ class Session(Control, Reporter):
             self._shown["tokens_per_second"] = round(tokens_per_second)
 
     def before_update(self, step: int, parameters: dict) -> None:
-        """Write the norms of each layer, as often as the loss is written; of a step alone, always."""
+        """Write the norms of each layer: as often as the loss; of a single step always."""
         if step % LOG_INTERVAL == 0 or step == 1 or self._until is not None:
             gradients, weights = norms_by_layer(parameters, self._run.settings.gradient_accumulation)
             self._run.metrics.write("norms", step=step, gradients=gradients, weights=weights)

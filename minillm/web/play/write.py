@@ -97,11 +97,11 @@ def start(studio: Studio, texts: Texts, arguments: dict) -> dict:
 
 
 def next_token(studio: Studio, texts: Texts, arguments: dict) -> dict:
-    """How the next token is chosen: `choice`, with `pieces` of its rows, `text` of its token, whether
-    it `ends` the text, and how many tokens the model sees (`visible`).
+    """How the next token is chosen: `choice`, with `pieces` of its rows, `text` of its token,
+    whether it `ends` the text, and how many tokens the model sees (`visible`).
 
-    Arguments: session, prompt and written (ids), settings, mu; unlike (ids): with the next seed that
-    draws another token than these; the answer then has the `seed`.
+    Arguments: session, prompt and written (ids), settings, mu; unlike (ids): with the next seed
+    that draws another token than these; the answer then has the `seed`.
     """
     prompt, written, settings, mu = _place(studio, arguments)
     logits = texts.of(text(arguments, "session", SESSION, "")).logits(prompt, written)
@@ -113,10 +113,11 @@ def next_token(studio: Studio, texts: Texts, arguments: dict) -> dict:
 
 
 def run(studio: Studio, texts: Texts, arguments: dict) -> Iterator[dict]:
-    """The choices of the next tokens, as `next_token` has them, each after the token of the one before.
+    """The choices of the next tokens, as `next_token` has them, each after the token of the one
+    before.
 
-    Arguments: those of next_token; token, which is written first; count, how many are written in all,
-    and endless, whether to write on after an end of text.
+    Arguments: those of next_token; token, which is written first; count, how many are written in
+    all, and endless, whether to write on after an end of text.
     """
     prompt, written, settings, mu = _place(studio, arguments)
     count = whole(arguments, "count", 1, MOST_AT_ONCE)
@@ -148,8 +149,8 @@ def piece(tokenizer, token: int) -> str:
 
 
 def sampler_settings(studio: Studio, values: object) -> SamplerSettings:
-    """The settings that a page sends, with what `minillm generate` adds: the end tokens that come too
-    early, and the texts over which no repetition reaches.
+    """The settings that a page sends, with what `minillm generate` adds: the end tokens that come
+    too early, and the texts over which no repetition reaches.
 
     Raises UserError, that of the sampler where a value is wrong.
     """

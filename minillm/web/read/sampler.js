@@ -10,7 +10,7 @@ const ROWS = 20;  // tokens that have a row
 const NARROW = 0.002;  // intervals of the draw below this width are not drawn one by one
 const AT_ONCE = 10;  // positions of the survey
 const ESCAPE = -128;  // as in sampler_page.py
-const EXAMPLE = "position=28&u=0.42&temperature=0.8&top_k=40&top_p=0.9";  // where the address says nothing
+const EXAMPLE = "position=31&u=0.42&temperature=0.8&top_k=40&top_p=0.9";  // where the address says nothing
 
 const saved = await readSaved(JSON.parse(document.getElementById("data").textContent));
 const { pieces, prompt, text } = saved;

@@ -35,7 +35,7 @@ STYLES = [LOOK / "pipeline.css", HERE / "sampler.css"]
 SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "theme", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
 BODY = """<header class="top">
 <h1>The sampler, stage by stage</h1>
-{home}<button id="theme" type="button">dark or light</button>
+{home}<button id="theme" type="button">light or dark</button>
 </header>
 <main id="sampler"><noscript>This page computes every stage itself: it needs JavaScript.</noscript></main>
 """
@@ -102,8 +102,8 @@ def bytes_of(logits) -> bytes:
     """Logits (P, V), multiples of 1 / STEPS  ->  bytes; `logitsOf` of sampler.js reads them.
 
     In units of 1 / STEPS: the mean of each token (V int16), the differences from it (P V int8,
-    ESCAPE where there are more than 127), and those that were escaped (int16), in order. Differences
-    from the mean have few values that are frequent, so that they compress.
+    ESCAPE where a difference is above 127), and those that were escaped (int16), in order. Few of
+    the differences from the mean are frequent, so that they compress.
     """
     units = np.round(np.asarray(logits, np.float64) * STEPS).astype(np.int64)
     means = np.round(units.mean(axis=0)).astype(np.int64)

@@ -239,7 +239,7 @@ class _Comparison:
             self._problems.setdefault((claim, where), problem)
 
     def _using(self, name: str, where: str) -> list[Claim]:
-        """The claims with a letter, of a function or of the methods of a class; fields come last."""
+        """A letter's claims in a function, or in the methods of a class; fields come last."""
         own = [c for c in self._comments.claims if c.where == where or c.where.startswith(f"{where}.")]
         near = own + [c for c in self._comments.claims if c.kind == "field" and c not in own]
         return [claim for claim in near if any(name in letters_of(shape) for shape in claim.shapes)]

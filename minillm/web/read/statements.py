@@ -71,7 +71,7 @@ class Statement:
         return tuple(value.elts) if isinstance(value, ast.Tuple) else (value,) if value else ()
 
     def is_end_of_loop(self, following: Statement | None) -> bool:
-        """Whether it is the header of a `for` that found no further item, so that `following` runs."""
+        """Whether it is the header of a `for` that found no further item: `following` runs then."""
         if not isinstance(self.node, ast.For):
             return False
         body = self.node.body

@@ -161,7 +161,7 @@ function tensorList(view, open) {
     const slopes = h("span", { class: "picture" });
     const button = h(
       "button", { type: "button", class: "bw-row", tabindex: -1, "data-name": fields.tensor, onclick: () => open(fields.tensor) },
-      h("span", { class: "name" }, fields.tensor, h("small", {}, ` (${fields.shape.join(", ")})`)),
+      h("span", { class: "name" }, breakable(fields.tensor), h("small", {}, ` (${fields.shape.join(", ")})`)),
       h("small", { class: "stats" }, `mean ${short(fields.mean)} · std ${short(fields.std)} · max ${short(fields.max_abs)}`),
       values, slopes,
       h("span", { class: "norm" }, h("span", { class: "sr-only" }, "gradient norm "), gradient, normBar(fields, longest)),
@@ -242,6 +242,11 @@ function tensorList(view, open) {
     },
     focus: (name) => rows.get(name)?.focus(),
   };
+}
+
+// A name that a narrow column breaks after a dot.
+function breakable(name) {
+  return name.split(/(?<=\.)/).flatMap((part, at) => (at ? [h("wbr"), part] : [part]));
 }
 
 // The norm beside the largest one of the pass, on a scale of powers of ten: four of them.

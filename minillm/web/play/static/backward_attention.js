@@ -11,6 +11,7 @@ const MAPS = {
 const ROW = 22; // pixels of a token in the drawing
 const LABELLED = 32; // tokens whose names have room beside a map
 const CLOSER = 64;
+const WHERE = { query: 112, line: 118, key: 212, share: 276, shares: 54, p: 336, slope: 428, slopes: 40, ds: 474, end: 545 };
 
 export function attentionPanel(view) {
   const { pass } = view;
@@ -122,9 +123,9 @@ function reads(view, answer, found, row, size, first, choose) {
   const height = ROW * Math.max(p.rows, p.columns);
   const name = (at) => visible(view.pass.tokens[at]) || "<>";
   const text = (x, at, anchor, label, extra) => svg("text", { x, y: at * ROW + 15, "text-anchor": anchor, ...extra }, label);
-  const drawing = svg("svg", { viewBox: `0 0 620 ${height}`, width: 620, height, role: "img", "aria-label": readsInWords(view, found, row, size, first) });
+  const drawing = svg("svg", { viewBox: `0 0 ${WHERE.end} ${height}`, width: WHERE.end, height, role: "img", "aria-label": readsInWords(view, found, row, size, first) });
   for (let at = 0; at < p.rows; at += 1) {
-    const label = text(120, at, "end", name(first.row + at * size), { class: at === row ? "chosen" : "query", "data-row": at });
+    const label = text(WHERE.query, at, "end", name(first.row + at * size), { class: at === row ? "chosen" : "query", "data-row": at });
     label.addEventListener("pointerenter", () => at !== row && choose(at));
     drawing.append(label);
   }
@@ -136,17 +137,17 @@ function reads(view, answer, found, row, size, first, choose) {
     const key = first.column + at * size;
     if (seen) {
       drawing.append(svg("path", {
-        d: `M126 ${row * ROW + 10} C180 ${row * ROW + 10} 180 ${at * ROW + 10} 234 ${at * ROW + 10}`,
+        d: curve(row * ROW + 10, at * ROW + 10),
         class: slope < 0 ? "below" : "above", "stroke-width": 0.5 + 7 * share, "stroke-opacity": 0.35 + 0.65 * Math.min(1, Math.abs(slope) / limit),
       }));
       drawing.append(
-        svg("rect", { x: 300, y: at * ROW + 4, width: 90 * share, height: ROW - 8, class: "share" }),
-        text(396, at, "start", share.toFixed(3), {}),
-        svg("rect", { x: slope < 0 ? 496 - (44 * Math.min(1, -slope / limit)) : 496, y: at * ROW + 4, width: 44 * Math.min(1, Math.abs(slope) / limit), height: ROW - 8, class: slope < 0 ? "below" : "above" }),
-        text(546, at, "start", slope.toExponential(1), {}),
+        bar(at, WHERE.share, WHERE.shares * share, "share"),
+        text(WHERE.p, at, "start", share.toFixed(3), {}),
+        bar(at, WHERE.slope, WHERE.slopes * Math.max(-1, Math.min(1, slope / limit)), slope < 0 ? "below" : "above"),
+        text(WHERE.ds, at, "start", slope.toExponential(1), {}),
       );
     }
-    drawing.append(text(240, at, "start", name(key).slice(0, 8), { class: seen ? "key" : "unseen" }));
+    drawing.append(text(WHERE.key, at, "start", name(key).slice(0, 8), { class: seen ? "key" : "unseen" }));
   }
   return h(
     "div", {},
@@ -155,6 +156,17 @@ function reads(view, answer, found, row, size, first, choose) {
     h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "tokens that are read" }, drawing),
     norms(view, answer.norms),
   );
+}
+
+// From a query to a key, at these heights.
+function curve(from, to) {
+  const middle = (WHERE.line + WHERE.key) / 2;
+  return `M${WHERE.line} ${from} C${middle} ${from} ${middle} ${to} ${WHERE.key - 6} ${to}`;
+}
+
+// Of a width that is below 0 where it goes to the left.
+function bar(at, x, width, kind) {
+  return svg("rect", { x: Math.min(x, x + width), y: at * ROW + 4, width: Math.abs(width), height: ROW - 8, class: kind });
 }
 
 function readsInWords(view, { p }, row, size, first) {

@@ -87,13 +87,13 @@ function beamTree(columns, onLook) {
   const behind = edges.filter((_, at) => nodes[at].fate === "pruned");
   const before = edges.filter((_, at) => nodes[at].fate !== "pruned");
   const boxes = placed.map(({ node, x, y }) => beamBox(node, x, y, onLook));
-  const heads = columns.map((_, at) => svg("text", { class: "head", x: FIRST + COLUMN * at, y: 14 }, `step ${at + 1}`));
+  const head = (at) => svg("text", { class: "head", x: FIRST + COLUMN * at, y: 14 }, `step ${at + 1}`);
   const root = rows ? svg("text", { class: "root", x: 0, y: middle + 15 }, "prompt") : null;
   if (boxes.length) boxes[0].setAttribute("tabindex", 0);
   const picture = svg("svg", {
     class: "beams", width: FIRST + 10 + COLUMN * columns.length, height: rows ? TOP + ROW * rows + 4 : 0,
     role: "group", "aria-label": "Tree of the beams", onkeydown: (event) => moveInTree(event, columns, nodes, boxes),
-  }, heads, root, behind, before, boxes);
+  }, columns.map((_, at) => head(at)), root, behind, before, boxes);
   return h("div", { class: "scroll" }, picture);
 }
 

@@ -34,6 +34,7 @@ class KernelView {
     this.mode = h("select", { id: "kernel-mode" }, h("option", { value: "profile" }, "count memory traffic"),
       h("option", { value: "check" }, "look for races and faults"));
     this.order = h("select", {}, this.info.orders.map((order) => h("option", { value: order }, order)));
+    this.seed = h("input", { type: "number", min: 0, value: 0, class: "short" });
     const [least, usual, most] = this.info.seconds;
     this.seconds = h("input", { type: "number", min: least, max: most, value: usual, class: "short" });
     this.go = h("button", { type: "button", class: "primary", disabled: Boolean(this.info.problem), onclick: () => this.run() },
@@ -49,6 +50,7 @@ class KernelView {
         this.ours, this.editor.element,
         h("div", { class: "row" },
           h("label", {}, "what to see", this.mode), h("label", {}, "threads take turns", this.order),
+          h("label", {}, "seed", this.seed),
           h("label", {}, "stop it after", this.seconds, "s"), this.go, this.halt, this.state)),
       this.outcome, this.reading,
     ];
@@ -97,7 +99,7 @@ class KernelView {
   // ------------------------------------------------------------------ the run
 
   asked() {
-    const common = { mode: this.mode.value, order: this.order.value, seconds: Number(this.seconds.value) };
+    const common = { mode: this.mode.value, order: this.order.value, seed: Number(this.seed.value), seconds: Number(this.seconds.value) };
     if (this.own) return { ...common, ...this.editor.value() };
     const size = Object.fromEntries([...this.sizes.querySelectorAll("input")].map((each) => [each.name, Number(each.value)]));
     return { ...common, kernel: this.kernels.value, size };
@@ -203,7 +205,9 @@ class KernelView {
 
   async showFault(position) {
     const fault = this.result.faults[position];
-    const file = this.own ? this.ownFile(this.request) : await this.plainFile();
+    const header = this.result.headers[fault.file];
+    const file = header ? { name: fault.file, source: header, lines: {} }
+      : this.own ? this.ownFile(this.request) : await this.plainFile();
     const marks = this.result.faults.filter((each) => each.file === file.name)
       .map((each) => ({ line: each.line, text: each.text }));
     this.showSource(file, marks, h("aside", { class: "panel threads", "aria-label": "Threads" }, this.threads.element));

@@ -145,11 +145,12 @@ export function face(token) {
   return token.text === null ? `<${token.bytes}>` : plain(token.text) || "·";
 }
 
-// A text with all white space and control characters visible.
+// A text with all white space and control characters visible, and a mark that has nothing to stand on.
 export function plain(text) {
-  return visible(text.replaceAll("\r", "␍")).replace(/[\p{Cc}\p{Zs}\p{Zl}\p{Zp}]/gu,
-    (character) => `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`);
+  return visible(text.replaceAll("\r", "␍")).replace(/[\p{Cc}\p{Zs}\p{Zl}\p{Zp}]|^[\p{Cf}\p{M}]+$/gu, codePoints);
 }
+
+const codePoints = (text) => [...text].map((each) => `U+${each.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`).join(" ");
 
 function describe(id, token, position, added) {
   const special = token.special ? ", special" : added ? ", added" : "";

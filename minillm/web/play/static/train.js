@@ -64,7 +64,8 @@ export async function show(root, api, say) {
       takeSession(now.session);
       for (const [name, news] of Object.entries(now.runs)) {
         const record = records.get(name);
-        if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
+        if (news.gone) drop(name);
+        else if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
       }
       if (isNew && (isOver(session) || performance.now() - drawnAt > REDRAWN)) draw();
     }
@@ -110,6 +111,12 @@ export async function show(root, api, say) {
     showRuns();
     draw();
     soon(0);
+  }
+
+  function drop(name) {
+    say(`${name} is gone: its folder has no metrics.jsonl`);
+    tick(name, false);
+    refreshRuns();
   }
 
   function showRuns() {
