@@ -19,6 +19,7 @@ from web_testing import served
 
 from minillm.errors import UserError
 from minillm.lessons.small_model import small_model
+from minillm.training import resume_run
 from minillm.web.page import LOOK
 from minillm.web.play import app as app_module
 from minillm.web.play.answers import LARGEST, answer, stream
@@ -208,6 +209,24 @@ def test_ctrl_c_ends_it(tmp_path):
     assert process.stderr.read() == "\nminillm: stopped\n"
     process.stderr.close()
     assert not (tmp_path / "runs").exists()  # nothing is made that was not asked for
+
+
+def test_ctrl_c_ends_what_is_running(tmp_path):
+    """A training run and a check of a gradient, whose answer is being read: no word of theirs, and the run can go on."""
+    process, address, _ = start("--runs", str(tmp_path / "runs"))
+    settings = {"max_steps": 100_000, "sample_tokens": 0, "eval_windows": 2, "n_layer": 1, "d_model": 32}
+    status, text = ask(address, "train/start", json.dumps({"settings": settings, "name": "one"}).encode())
+    assert status == 200, text
+    wanted = {"text": "The value of the list", "name": "h.0.attn.c_attn.weight"}
+    with asked(address, "backward/check", json.dumps(wanted).encode()) as response:
+        assert response.status == 200 and response.readline()
+        while json.loads(ask(address, "train/now")[1])["session"].get("step", 0) < 2:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert process.stderr.read() == "\nminillm: stopped\n"
+    process.stderr.close()
+    assert resume_run(tmp_path / "runs" / "one").progress.step >= 2
 
 
 def test_the_end_waits_for_a_view_until_the_deadline_only():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -68,4 +69,5 @@ def listen(port: int) -> socket.socket:
 
 def _not_cancelled(record: logging.LogRecord) -> bool:
     """False for what uvicorn logs of answers that Ctrl-C cuts off: that is as it should be."""
-    return not record.getMessage().startswith("Cancel ")
+    cut_off = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not (cut_off or record.getMessage().startswith("Cancel "))
