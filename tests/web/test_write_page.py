@@ -177,6 +177,10 @@ def test_a_chosen_token_is_looked_at_and_replaced(view, expect):
 def test_it_runs_until_it_is_stopped(view, expect):
     button(view, "Run").click()
     view.locator("#write-status", has_text=re.compile(r"the oldest \d\d of the text slid out of view")).wait_for()
+    set_number(view, "top_k", 5)  # a run goes on with the new settings
+    expect(view.locator(".stages thead tr:first-child th")).to_have_count(4)
+    written = len(tokens_of(view))
+    view.locator("#text .tokens .token").nth(written + 5).wait_for()
     button(view, "Stop").click()
     button(view, "Run").wait_for()
     count = len(tokens_of(view))

@@ -31,7 +31,7 @@ class Write {
     Object.assign(this, { api, say, about });
     this.seen = null;      // the selected token; null for the next one
     this.live = null;      // { place, choice, settings }: how the token after `place` would be chosen now
-    this.running = null;   // the AbortController of a run
+    this.running = null;   // the AbortController of a run, and its count
     this.turn = Promise.resolve();
     this.waiting = 0;      // how many acts are not done yet
     this.frame = null;     // the animation frame that draws
@@ -125,7 +125,7 @@ class Write {
   run(count) {
     return this.inTurn(async () => {
       await this.current();
-      this.running = new AbortController();
+      this.running = Object.assign(new AbortController(), { count });
       const { choice, settings } = this.live;
       const token = [choice.trace.token];
       const body = { ...this.body(kept.tree.here), token, count, mu: choice.mu, endless: this.text.isEndless() };
@@ -209,7 +209,10 @@ class Write {
     kept.values = this.form.values();
     if (this.asked) return;  // a slider that moves: the latest values are read when it is its turn
     this.asked = true;
+    const goesOn = this.running?.count === MOST;  // a run takes the new settings
+    this.stop();
     this.inTurn(() => { this.asked = false; return this.refresh(); });
+    if (goesOn) this.run(MOST);
   }
 
   // ---------------------------------------------------------------------------------------------- how it is chosen now
