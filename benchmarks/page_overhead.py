@@ -33,7 +33,7 @@ from minillm.web.play.training_session import Session
 
 ENDLESS = 10**7  # steps
 SETTLED = 10  # steps at the beginning of a block that are not counted
-EVERY = 0.4  # seconds between two questions of the page: OFTEN in static/train.js
+EVERY = 0.5  # seconds between two questions of the page: OFTEN in static/train.js
 POLL = """
 import json, sys, time, urllib.request
 offset = 0

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, train_step
+from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, page_overhead, train_step
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
+from minillm.web.play import train
 
 SMALL = "--batch-size 1 --context-length 16 --vocab-size 64".split()
 
@@ -196,10 +197,6 @@ def test_a_line_of_attention_fits_80_columns():
 
 
 def test_the_cost_of_the_page(monkeypatch, capsys):
-    pytest.importorskip("starlette", reason="the page needs starlette: pip install -e .[test-web]")
-    from benchmarks import page_overhead
-    from minillm.web.play import train
-
     monkeypatch.setattr(train, "Session", train.Session)
     shown = run(monkeypatch, capsys, page_overhead, "--client", "--preset", "simulator", "--steps", 3, "--pairs", 2)
     heading, *rows = shown.splitlines()

@@ -9,11 +9,7 @@ import sys
 import time
 import urllib.request
 
-import pytest
-
 from minillm.training import resume_run
-
-pytest.importorskip("starlette", reason="the page needs starlette: pip install -e .[test-web]")
 
 FORM = {
     "preset": "simulator",

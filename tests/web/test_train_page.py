@@ -38,6 +38,13 @@ def address(runs):
 
 
 @pytest.fixture
+def page(page):
+    """With time for a training on a busy machine."""
+    page.set_default_timeout(120_000)
+    return page
+
+
+@pytest.fixture
 def view(page, address):
     """The view, with the form filled in for a tiny run that takes a second."""
     page.goto(address)
@@ -102,6 +109,7 @@ def test_pause_one_step_continue_stop_and_the_command_goes_on(view, runs):
         press(view, "One step")
         view.locator(".session-numbers dd", has_text=f"{number} of {MANY}").wait_for()
         wait_state(view, "tiny", "paused")
+    view.locator("figure.plot", has_text="Learning rate").locator(".plot-readout", has_text="step 2: tiny").wait_for()
     press(view, "Continue")
     wait_state(view, "tiny", "running")
     press(view, "Pause")
@@ -270,7 +278,8 @@ def test_curves_by_keyboard_and_as_a_table(page, runs, address):
 
 
 def test_accessible_in_all_sizes_and_colours(view, runs):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -e .[test-web]")
+    from axe_playwright_python.sync_playwright import Axe
+
     press(view, "Start")
     wait_state(view, "tiny", "finished")
     view.locator(".sample-texts figure").first.wait_for()
@@ -279,7 +288,7 @@ def test_accessible_in_all_sizes_and_colours(view, runs):
         view.set_viewport_size({"width": width, "height": 800})
         view.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
         assert view.evaluate("document.documentElement.scrollWidth") <= width
-        result = axe.Axe().run(view, "#train")
+        result = Axe().run(view, "#train")
         assert result.violations_count == 0, result.generate_report()
 
 

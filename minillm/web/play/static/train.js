@@ -2,12 +2,12 @@
 import { h } from "./look/dom.js";
 import { lineChart, styleOf } from "./look/plots.js";
 import { heatStrip, smallMultiples } from "./look/strips.js";
-import { createRecord, takeIn, points, layersOf, inWords, nats } from "./train_records.js";
+import { createRecord, takeIn, takeStep, points, layersOf, inWords, nats } from "./train_records.js";
 import { runForm } from "./train_form.js";
 import { sessionBar, isOver } from "./train_session.js";
 
-const OFTEN = 400, SELDOM = 1500; // milliseconds between two questions to the server
-const REDRAWN = 1000; // milliseconds between two drawings of the curves
+const OFTEN = 500, SELDOM = 1500; // milliseconds between two questions to the server
+const REDRAWN = 1500; // milliseconds between two drawings of the curves
 const MOST = 12; // runs drawn at the same time
 const MOST_SAMPLES = 40;
 
@@ -67,7 +67,8 @@ export async function show(root, api, say) {
         if (news.gone) drop(name);
         else if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
       }
-      if (isNew && (isOver(session) || performance.now() - drawnAt > REDRAWN)) draw();
+      const isCalm = isOver(session) || session.state === "paused";
+      if (isNew && (isCalm || performance.now() - drawnAt > REDRAWN)) draw();
     }
     soon(isOver(session) ? SELDOM : OFTEN);
   }
@@ -88,6 +89,7 @@ export async function show(root, api, say) {
       if (session?.run) detailed = session.run;
       refreshRuns();
     }
+    isNew = takeStep(records.get(session?.run), session) || isNew;
     root.classList.toggle("trains", session !== null);
     bar.show(session);
     samples.enable(!isOver(session) && session.settings !== undefined);

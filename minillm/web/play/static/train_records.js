@@ -21,6 +21,13 @@ export function takeIn(record, { offset, events, again }) {
   return again || events.length > 0;
 }
 
+// Takes in the last step of the session, which is on no line yet: metrics.jsonl has every tenth. Whether it is new.
+export function takeStep(record, session) {
+  if (!record || session?.loss === undefined || record.steps.has(session.step)) return false;
+  record.steps.set(session.step, session);
+  return true;
+}
+
 // The points of one number of the record, by step: points(record.evaluations, "val_loss").
 export function points(events, field) {
   const known = [...events.values()].filter((each) => typeof each[field] === "number");
