@@ -35,7 +35,7 @@ def train_step(run: Run, parallel: DataParallel, batches: BatchPrefetcher, lr: f
     norm, scale = clip(run.optimizer.parameters, settings.gradient_clip, settings.gradient_accumulation)
     if run.model.device == "cpu":
         check_finite(run, run.progress.step, loss, norm)
-    run.optimizer.lr = lr
+    run.optimizer.lr, run.optimizer.share = lr, parallel.share
     run.optimizer.step(scale)
     run.optimizer.zero_grad()
     return loss, norm
