@@ -15,13 +15,13 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "backpropagation",
     "fused-gradient",
     "adam",
-    "muon",
     "overfitting",
     "greedy-or-sampling",
     "temperature",
     "cuts",
     "attention",
     "kernel",
+    "muon",
 )
 
 
