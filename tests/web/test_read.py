@@ -442,6 +442,13 @@ def test_each_equation_begins_a_line_and_its_steps_stay_whole():
     ]
 
 
+def test_a_gradient_is_one_symbol_and_a_slope_has_two():
+    known = {"dL/dz_j": "dlogits", "dx_i": "dx", "x_i": "x", "rstd": "rstd", "g": "gate", "dg": "dgate", "m": "m"}
+    html = derivation_html("    dL/dz_j = 1/m\n    drstd/dx_i = 1\n    dx_i = d(g x_i)/dg m^", known)
+    assert re.findall("<var>(.*?)</var>", html) == ["dL/dz_j", "m", "rstd", "x_i", "dx_i", "g", "x_i", "g", "m"]
+    assert re.findall('data-defines="(.*?)"', html) == ["dlogits", "dx"]
+
+
 def test_a_label_keeps_its_equations_beside_it():
     assert formulas('    "tanh"      y = x s      s = t,  t = u = v') == [
         (False, ['"tanh"', "y = x s", "s = t,  t = u = v"])

@@ -21,12 +21,16 @@ from minillm.web.read.rows import Row
 HERE = Path(__file__).parent
 STYLES = [LOOK / "code.css", HERE / "read.css"]
 SCRIPTS = [LOOK / "dom.js", LOOK / "code.js", LOOK / "browser.js", LOOK / "theme.js", HERE / "read.js"]
-DEFINED = re.compile(r"([A-Za-z]\w*\^?) *= ")  # the name that a formula defines
+DEFINED = re.compile(r"((?:dL/d)?[A-Za-z]\w*\^?) *= ")  # the name that a formula defines
 EQUATION = re.compile(r"[^=<>]*\S += ")
 CONTINUED = re.compile(r" {4,}= ")  # a formula goes on below its equals sign
 APART = re.compile(r"( {3,}(?![ =]))")  # spaces before an equals sign only align
 SHOWN = 3  # values of an intermediate
-NAME = re.compile(r"[A-Za-z]\w*\^?")  # in a formula: x_i, m^
+NAME = re.compile(  # in a formula
+    r"dL/d[A-Za-z]\w*"  # the gradient dL/dz_j
+    r"|(?<=\bd)[A-Za-z]\w*(?=/d[A-Za-z])|(?<=[\w)]/d)[A-Za-z]\w*"  # rstd and x_i of the slope drstd/dx_i
+    r"|(?!(?<=[\w)]/)d[A-Za-z]|\w+/d[A-Za-z])[A-Za-z]\w*\^?"  # x_i, m^
+)
 
 
 @dataclass(frozen=True)
