@@ -85,9 +85,9 @@ function pointAtFormula(event) {
 
 // Scrolls the first partner of each other column into view, and the statement itself last.
 function reveal(statement, others) {
-  const columns = new Set([statement.closest(".column, details, .derivation")]);
+  const columns = new Set([statement.closest(".column, .kernels, .derivation")]);
   for (const other of others) {
-    const column = other.closest(".column, details, .derivation");
+    const column = other.closest(".column, .kernels, .derivation");
     if (columns.has(column) || !other.checkVisibility()) continue;
     columns.add(column);
     other.scrollIntoView({ block: "nearest" });
