@@ -75,12 +75,11 @@ def gelu_backward(dy, saved):
     """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
     x, gate, has_bias, approximate = saved
     xp, like, dy = array_module(dy), dy, upcast(dy)
-    # forward: x * gate: its slope is gate + x gate', and first comes gate'
-    slope = x * x
     if approximate == "tanh":
         # forward: gate = x * x; gate *= C * A; gate += C; gate *= x: this is u
         # forward: xp.tanh(gate, out=gate); gate *= 0.5; gate += 0.5: and this s, so that
         # gate' = 2 s (1 - s) u'
+        slope = x * x
         slope *= 3 * A * C * 2
         slope += C * 2  # 2 u' = 2 c (1 + 3 a x^2)
         slope *= gate
@@ -88,12 +87,13 @@ def gelu_backward(dy, saved):
     else:
         # forward: gate = erf(x * math.sqrt(0.5)); gate *= 0.5; gate += 0.5: Phi(x), so that
         # gate' = phi(x)
+        slope = x * x
         slope *= -0.5
         xp.exp(slope, out=slope)
         slope *= 1 / math.sqrt(2 * math.pi)
-    # forward: x * gate
+    # forward: x * gate: its slope is gate + x gate'
     slope *= x
-    slope += gate  # dy/dx = gate + x gate'
+    slope += gate
     dx = xp.multiply(slope, dy, out=slope)
     # forward: x = x + bias: the same bias for every row
     dx_rows = dx.reshape(-1, dx.shape[-1])

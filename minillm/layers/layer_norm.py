@@ -81,14 +81,15 @@ def layer_norm_backward(dy, saved):
     dy_rows = upcast(dy).reshape(N, C)
     ones = xp.ones(N, dtype=dy_rows.dtype)
     average = xp.full(C, 1 / C, dtype=dy_rows.dtype)
-    # forward: y = normed * weight; y += bias: the same weight and bias for every row
+    # forward: y += bias: the same bias, and the same weight, for every row
+    dbias = ones @ dy_rows if has_bias else None  # (N,) @ (N, C)
+    # forward: y = normed * weight
     product = dy_rows * normed
     dweight = ones @ product  # (N,) @ (N, C)
-    dbias = ones @ dy_rows if has_bias else None  # (N,) @ (N, C)
+    dnormed = dy_rows * weight
     # forward: normed = rows - (rows @ average)[:, None]; variance = xp.square(normed) @ average
     # forward: rstd = 1 / xp.sqrt(variance + rows.dtype.type(eps)); normed *= rstd[:, None]:
     # normed = (x - mean) * rstd, where mean and rstd are functions of the whole row
-    dnormed = dy_rows * weight
     along_normed = product @ (weight * average)  # 1/C sum_j g_j n_j, g = dy w: (N,)
     dx = dnormed
     dx -= (dnormed @ average)[:, None]

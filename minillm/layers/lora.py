@@ -57,8 +57,9 @@ def lora_backward(dy, saved):
     # forward: matmul(h, b.T): h is scaled already
     db = matmul(dy_rows.T, h, dtype=b.dtype)  # (O, N) @ (N, r)
     dh = matmul(dy_rows, b)  # (N, O) @ (O, r)
-    # forward: h = matmul(rows, a.T); h *= scale
+    # forward: h *= scale
     dh *= scale
+    # forward: h = matmul(rows, a.T)
     da = matmul(dh.T, rows, dtype=a.dtype)  # (r, N) @ (N, I)
     return matmul(dh, a).reshape(x.shape), da, db  # (N, r) @ (r, I)
 

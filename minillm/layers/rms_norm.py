@@ -51,10 +51,10 @@ def rms_norm_backward(dy, saved):
     # forward: normed * weight: the same weight for every row
     product = dy_rows * normed
     dweight = xp.ones(N, dtype=dy_rows.dtype) @ product  # (N,) @ (N, C)
+    dx = dy_rows * weight
     # forward: rstd = 1 / xp.sqrt(xp.square(rows) @ average + rows.dtype.type(eps))
     # forward: normed = rows * rstd[:, None]: rstd is a function of the whole row
     along_normed = product @ (weight * weight.dtype.type(1 / C))  # 1/C sum_j g_j n_j, g = dy w: (N,)
-    dx = dy_rows * weight
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
     return downcast(dx, dy).reshape(dy.shape), dweight

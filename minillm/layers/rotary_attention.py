@@ -165,9 +165,9 @@ class RotarySelfAttention(Layer):
             dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)
         # forward: q = contiguous(split_heads(self.q_proj.forward(x), self.n_head))
         dx = self.q_proj.backward(merge_heads(dq))
-        # forward: self.k_proj.forward(x); self.v_proj.forward(x): the same x, and the
-        # gradients add up
+        # forward: self.k_proj.forward(x): the same x, and the gradients add up
         dx += self.k_proj.backward(merge_heads(dk))
+        # forward: self.v_proj.forward(x)
         dx += self.v_proj.backward(merge_heads(dv))
         return dx
 

@@ -24,7 +24,7 @@ from minillm.web.page import LOOK, document
 
 READ = Path(__file__).parent / "read"
 STYLES = [READ / "lessons.css"]
-SCRIPTS = [LOOK / "theme.js", READ / "lessons.js"]
+SCRIPTS = [LOOK / "browser.js", LOOK / "theme.js", READ / "lessons.js"]
 
 
 class Given(NamedTuple):

@@ -20,7 +20,7 @@ FAULTS = {
     "no path through the variance": ("dx -= xp.multiply(normed, along_normed[:, None], out=product)", "pass"),
     "dx not divided by the standard deviation": ("dx *= rstd[:, None]", "pass"),
     "dweight from dy alone": ("dweight = ones @ product", "dweight = ones @ dy_rows"),
-    "dbias from dy times n": ("dbias = ones @ dy_rows", "dbias = ones @ product"),
+    "dbias from dy times n": ("dbias = ones @ dy_rows", "dbias = ones @ (dy_rows * normed)"),
     "dy not multiplied by the weight": ("dnormed = dy_rows * weight\n", "dnormed = dy_rows.copy()\n"),
     "dweight is a mean in place of a sum": ("dweight = ones @ product", "dweight = ones @ product / N"),
 }

@@ -45,6 +45,11 @@ def test_pointing_at_a_statement_lights_its_partner(demo):
     assert lit(demo) == ["f14"]
 
 
+def test_a_line_of_a_docstring_that_wraps_goes_on_under_its_own_beginning(demo):
+    line = demo.locator(".line", has_text='text."""')
+    assert line.evaluate("line => line.style.getPropertyValue('--indent')") == "4"
+
+
 def test_a_click_pins(demo):
     demo.locator("[data-id=f13]").click()
     demo.locator("[data-id=f14]").hover()
@@ -70,5 +75,5 @@ def test_tokens_have_their_colours_and_lines_their_text(demo):
     assert lines == ["def f(x):", '    """One', '    text."""', "    y = x * 2.5  # twice", "    return y"]
     kinds = "found => Object.fromEntries(found.map(each => [each.textContent, each.className]))"
     found = demo.eval_on_selector_all(".code:first-child .line span", kinds)
-    assert found['    text."""'] == "string"
+    assert found['text."""'] == "string"
     assert found["return"] == "keyword" and found["2.5"] == "digits" and found["# twice"] == "comment"

@@ -13,8 +13,8 @@ from minillm.web.read.front import front_page
 from minillm.web.read.ladder import rungs
 from minillm.web.read.operation import OPERATIONS, kernel_sources, sources
 from minillm.web.read.pages import facts, page_path, write_pages
+from minillm.web.read.render import derivation_html, seen_html, short
 from minillm.web.read.render import page as render
-from minillm.web.read.render import seen_html, short
 from minillm.web.read.stops import STOPS
 from minillm.web.read.ties import ties
 from minillm.web.read.tour import checks, right_choice
@@ -386,9 +386,81 @@ def test_pages_without_a_compiler_have_no_numbers_and_say_so(monkeypatch):
     assert "There are no numbers here: " in render(OPERATIONS["attention_naive"], facts(OPERATIONS["attention_naive"]))
 
 
+def test_the_sampler_is_a_page_with_a_name(tmp_path):
+    write_pages(tmp_path, ["sampler"])
+    assert '<a href="index.html">all pages</a>' in page_path(tmp_path, "sampler").read_text(encoding="utf-8")
+
+
+def test_a_place_that_cannot_be_a_folder_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(pages, "check_sources", lambda operations: pytest.fail("the sources are read"))
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"file is a file\): choose another folder with --out"):
+            write_pages(folder, ["residual"])
+
+
+def test_the_system_refusing_a_file_is_an_error_with_a_cure(tmp_path, monkeypatch):
+    def refuse(path, data):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pages, "write_atomically", refuse)
+    with pytest.raises(UserError, match=r"\(Permission denied\): choose another folder with --out"):
+        write_pages(tmp_path, ["residual"])
+
+
+def test_the_theme_is_kept_from_page_to_page(opened, site):
+    write_pages(site, ["sampler"])
+    opened("layer_norm").click("#theme")
+    assert opened("index").evaluate("document.documentElement.dataset.theme") == "dark"
+    page = opened("index")
+    page.goto((site / "sampler.html").as_uri())
+    page.wait_for_selector("html[data-theme=dark]", state="attached")
+
+
 def test_an_unknown_name_is_refused_with_the_names(tmp_path):
     with pytest.raises(UserError, match=r'"layernorm" \(did you mean layer_norm\?\): use linear, '):
         page_path(tmp_path, "layernorm")
+
+
+def formulas(text):
+    """The lines of formulas of a derivation: whether it goes on from the line above, and its steps."""
+    lines = re.findall(r'<div class="(formula[^"]*)">(.*?)</div>', derivation_html(text, {}))
+    steps = [re.findall(r"<span>(.*?)</span>", inside) for _, inside in lines]
+    return [(kind == "formula further", here) for (kind, _), here in zip(lines, steps)]
+
+
+def test_each_equation_begins_a_line_and_its_steps_stay_whole():
+    text = """
+    m = x / C        r = 1 / s
+    dr/dx     = -a b = -r^3      by v
+              = -r^2 n      since x = n / r"""
+    assert formulas(text) == [
+        (False, ["m = x / C"]),
+        (False, ["r = 1 / s"]),
+        (False, ["dr/dx     = -a b", "= -r^3", "by v"]),
+        (True, ["= -r^2 n", "since x = n / r"]),
+    ]
+
+
+def test_a_gradient_is_one_symbol_and_a_slope_has_two():
+    known = {"dL/dz_j": "dlogits", "dx_i": "dx", "x_i": "x", "rstd": "rstd", "g": "gate", "dg": "dgate", "m": "m"}
+    html = derivation_html("    dL/dz_j = 1/m\n    drstd/dx_i = 1\n    dx_i = d(g x_i)/dg m^", known)
+    assert re.findall("<var>(.*?)</var>", html) == ["dL/dz_j", "m", "rstd", "x_i", "dx_i", "g", "x_i", "g", "m"]
+    assert re.findall('data-defines="(.*?)"', html) == ["dlogits", "dx"]
+
+
+def test_a_label_keeps_its_equations_beside_it():
+    assert formulas('    "tanh"      y = x s      s = t,  t = u = v') == [
+        (False, ['"tanh"', "y = x s", "s = t,  t = u = v"])
+    ]
+
+
+def test_the_comment_above_the_first_statement_is_level_with_it(opened):
+    page = opened("gpt_page")
+    line = "[...document.querySelectorAll('.backward .line')].find((line) => line.textContent.includes(text))"
+    row = f"(text) => {line}.closest('.cell').style.gridRow"
+    assert page.evaluate(row, "# forward: x @ weight + bias") == page.evaluate(row, "dx = dy @ weight.T")
+    assert page.evaluate(row, "def linear_backward") != page.evaluate(row, "dx = dy @ weight.T")
 
 
 def test_the_ladder_says_what_each_rung_gains():

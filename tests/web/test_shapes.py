@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minillm.web.read.operation import OPERATIONS
+from minillm.web.read.operation import OPERATIONS, shown
 from minillm.web.read.shape_comments import Comments
 from minillm.web.read.shape_text import Fit, Letters, half_understood, shapes_in
 from minillm.web.read.shapes import files_of, report, shape_problems, unchecked
@@ -133,7 +133,7 @@ def test_a_wrong_shape_is_found_with_its_line(kind):
     faulty = source.replace(right, wrong)
     line = next(n for n, pair in enumerate(zip(source.splitlines(), faulty.splitlines()), 1) if pair[0] != pair[1])
     problems = shape_problems(operation, faulty)
-    assert any(problem.startswith(f"{path}:{line}: ") for problem in problems), problems
+    assert any(problem.startswith(f"{shown(Path(path))}:{line}: ") for problem in problems), problems
 
 
 # -------------------------------------------------------------------------------------------------------- the parts
@@ -150,7 +150,9 @@ def test_a_problem_says_what_was_claimed_and_what_was_seen(tmp_path):
         lambda module: module["halves"](np.zeros((5, 6))),
     )
     (problem,) = problems
-    assert problem.endswith(":2: halves: the comment says b (N, 2C), the pass has (5, 3) where C 6, N 5")
+    assert problem.endswith(
+        ":2: halves: the comment says b (N, 2C), the pass has (5, 3) where C 6, N 5: correct the comment"
+    )
 
 
 def problems_of(folder, source, run):

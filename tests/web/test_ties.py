@@ -244,6 +244,11 @@ FAULTS = {
         "    n, w, r = saved\n    if r is None:\n        return dy.reshape(-1), w\n",
         ["13: `return (dy.reshape(-1), w)` needs the forward line"],
     ),
+    "a mark that is misspelt": (
+        "# forward: n = x * r\n",
+        "#Forward: n = x * r\n",
+        ["15: this comment ties nothing: write `# forward: ...`"],
+    ),
     "a gradient before the first comment": (
         "    n, w, r = saved\n",
         "    n, w, r = saved\n    dn = w\n",
@@ -462,15 +467,16 @@ def test_rows_of_layer_norm():
         for row in here
         if row.backward
     ]
-    assert [len(backward) for _, backward in beside] == [1, 6, 3, 6]
-    (returned, normed, y, unpacked) = beside
+    assert [len(backward) for _, backward in beside] == [1, 5, 3, 1, 6]
+    (returned, normed, y, shifted, unpacked) = beside
     assert returned == ([], ["return downcast(dx, dy).reshape(dy.shape), dweight, dbias"])
     assert normed[0][0] == "normed = rows - (rows @ average)[:, None]" and normed[0][-1] == "normed *= rstd[:, None]"
-    assert normed[1][0] == "dnormed = dy_rows * weight" and normed[1][-1] == "dx *= rstd[:, None]"
+    assert normed[1][0].startswith("along_normed = ") and normed[1][-1] == "dx *= rstd[:, None]"
     assert y == (
-        ["y = normed * weight", "if bias is not None:", "y += bias"],
-        ["product = dy_rows * normed", "dweight = ones @ product", "dbias = ones @ dy_rows if has_bias else None"],
+        ["y = normed * weight"],
+        ["product = dy_rows * normed", "dweight = ones @ product", "dnormed = dy_rows * weight"],
     )
+    assert shifted == (["y += bias"], ["dbias = ones @ dy_rows if has_bias else None"])
     assert unpacked[1][0] == "normed, rstd, weight, has_bias = saved"
 
 

@@ -164,7 +164,9 @@ function paint(text, language, names) {
     piece.split("\n").forEach((part, index) => {
       if (index) lines.push([]);
       const line = lines.at(-1);
-      if (kind) line.push(h("span", { class: kind }, part));
+      const [, spaces, rest] = /^( *)([^]*)$/.exec(part);
+      if (kind && index) line.push(spaces, h("span", { class: kind }, rest)); // of a docstring: its lines hang, too
+      else if (kind) line.push(h("span", { class: kind }, part));
       else if (typeof line.at(-1) === "string") line.push(line.pop() + part);
       else if (part) line.push(part);
     });

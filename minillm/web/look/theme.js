@@ -1,18 +1,11 @@
-// Light or dark: the system's setting until the reader chooses another, which the browser keeps.
-const KEY = "minillm-theme";
+// Light or dark: the system's setting until the reader chooses another, which the browser keeps for all pages.
+import { remember, remembered } from "./browser.js";
 
-function chosenTheme() {
-  try {
-    return localStorage.getItem(KEY);
-  } catch {
-    return null; // a page opened from disk may have no storage
-  }
-}
-
-// The theme of an earlier visit.
-export function keptTheme() {
-  const theme = chosenTheme();
-  if (theme) document.documentElement.dataset.theme = theme;
+// The theme of an earlier visit, and the button that changes it.
+export function openTheme() {
+  const theme = remembered("theme");
+  if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+  document.getElementById("theme").addEventListener("click", switchTheme);
 }
 
 export function switchTheme() {
@@ -20,9 +13,5 @@ export function switchTheme() {
   const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
   const next = now === "dark" ? "light" : "dark";
   document.documentElement.dataset.theme = next;
-  try {
-    localStorage.setItem(KEY, next);
-  } catch {
-    // it holds for this visit only
-  }
+  remember("theme", next);
 }

@@ -14,7 +14,7 @@ from minillm.web.read.tour import checks, tour_html
 
 HERE = Path(__file__).parent
 STYLES = [HERE / "front.css"]
-SCRIPTS = [LOOK / "dom.js", HERE / "browser.js", HERE / "tour.js"]
+SCRIPTS = [LOOK / "dom.js", LOOK / "browser.js", LOOK / "theme.js", HERE / "tour.js"]
 
 
 def front_page(operations: Iterable[Operation]) -> str:

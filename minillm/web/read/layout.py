@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from minillm.web.read.operation import Operation, Place, Source, Tie, sources
+from minillm.web.read.quotations import is_docstring
 from minillm.web.read.rows import Row
 
 MARK = "// forward: "
@@ -123,12 +124,15 @@ def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Pa
     for tie in ties:
         lights[tie.backward] += tuple(map(identity, tie.forward))
     computed = _names_by_line(source)
-    parts, done = [], source.first
+    parts: list[Part] = []
+    done = source.first
     for place in sorted(row_of, key=lambda place: (place.first, place.last)):
         if place.last < done:  # a second statement on the same line
             continue
-        row = row_of[place] if parts else 1
-        parts += _between(source, done, place.first, row)
+        if not parts:
+            done = _end_of_head(source)
+            parts += _between(source, source.first, done, 1)
+        parts += _between(source, done, place.first, row_of[place])
         first = max(place.first, done)
         lines = source.lines[first - source.first : place.last - source.first + 1]
         own = tuple(dict.fromkeys(lights.get(place, ())))
@@ -136,6 +140,17 @@ def _parts(source: Source, row_of: dict[Place, int], ties: list[Tie]) -> list[Pa
         parts.append(Part(source.function, first, lines, row_of[place], identity(place), own, names))
         done = place.last + 1
     return [*parts, *_between(source, done, source.last + 1, max(row_of.values(), default=1))]
+
+
+def _end_of_head(source: Source) -> int:
+    """The line after a function's `def` and docstring: a comment below belongs to its statement."""
+    before, lines = source.tree.body[0], source.lines
+    if is_docstring(before):
+        return before.end_lineno + 1
+    at = before.lineno
+    while lines[at - 1 - source.first].lstrip().startswith("#"):
+        at -= 1
+    return at
 
 
 def _names_by_line(source: Source) -> dict[int, tuple[str, ...]]:

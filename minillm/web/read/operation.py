@@ -18,8 +18,10 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import minillm
 from minillm import kernels
 
+ROOT = Path(minillm.__file__).parents[1]
 KERNELS = Path(kernels.__file__).parent
 
 
@@ -174,6 +176,11 @@ def function_tree(tree: ast.Module, name: str) -> ast.FunctionDef | None:
 def _module_tree(path: Path, changed: int) -> ast.Module:
     """changed: when the file was written last, so that one that changed is read again."""
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def shown(path: Path) -> str:
+    """A path as editors open it from the root of the sources."""
+    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
 
 
 # ---------------------------------------------------------------------------------------------------- all operations

@@ -7,6 +7,7 @@ as they are; and each file is there whole or not at all.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -25,6 +26,7 @@ from minillm.web.read.ties import problems, ties
 from minillm.web.read.values import observe
 
 INDEX = "index.html"
+NAMES = (*OPERATIONS, Path(SAMPLER).stem)
 
 
 def write_pages(folder: Path, names: list[str] | None = None) -> None:
@@ -32,8 +34,10 @@ def write_pages(folder: Path, names: list[str] | None = None) -> None:
     if it is missing.
 
     Raises UserError for a fault in their sources, with its file and line: a backward statement
-    without a forward line, or a shape comment that is not what was observed.
+    without a forward line, or a shape comment that is not what was observed; and for a folder that
+    cannot be written to, before anything is made.
     """
+    _check_folder(folder)
     operations = list(OPERATIONS.values())
     wanted = [each for each in operations if names is None or each.name in names]
     check_sources(wanted)
@@ -41,15 +45,18 @@ def write_pages(folder: Path, names: list[str] | None = None) -> None:
     for operation in wanted:
         at = operations.index(operation)
         files[f"{operation.name}.html"] = page(operation, facts(operation, *_neighbours(operations, at)))
-    if names is None:
-        files[SAMPLER] = sampler_page()
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, text in files.items():
-        write_atomically(folder / file, text.encode("utf-8"))
+    if names is None or Path(SAMPLER).stem in names:
+        files[SAMPLER] = sampler_page(INDEX)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files.items():
+            write_atomically(folder / file, text.encode("utf-8"))
+    except OSError as error:
+        raise _unwritable(folder, error.strerror) from None
 
 
 def page_path(folder: Path, name: str | None) -> Path:
-    """Of the page of an operation, or of the front page.
+    """Of the page with a name of NAMES, or of the front page.
 
     Raises UserError, with the names that there are, for a name that is none of them.
     """
@@ -59,20 +66,32 @@ def page_path(folder: Path, name: str | None) -> Path:
 
 def check_name(name: str | None) -> None:
     """Raises UserError, with the names that there are, for one that is none of them."""
-    if name is None or name in OPERATIONS:
+    if name is None or name in NAMES:
         return
-    near = difflib.get_close_matches(name, OPERATIONS, 1)
+    near = difflib.get_close_matches(name, NAMES, 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    raise UserError(f'no page is named "{name}"{meant}: use {", ".join(OPERATIONS)}')
+    raise UserError(f'no page is named "{name}"{meant}: use {", ".join(NAMES)}')
 
 
 def check_sources(operations: list[Operation]) -> None:
     """Raises UserError for the first fault, with the number of the others."""
-    found = [problem for each in operations for problem in (*problems(each), *_shape_problems(each))]
+    found = [problem for each in operations for problem in problems(each) or _shape_problems(each)]
     found = list(dict.fromkeys(found))
     if found:
         others = f" ({len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{found[0]}{others}")
+
+
+def _check_folder(folder: Path) -> None:
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise _unwritable(folder, f"{nearest} is a file")
+    if not os.access(nearest, os.W_OK):
+        raise _unwritable(folder, f"no permission to write to {nearest}")
+
+
+def _unwritable(folder: Path, reason: str) -> UserError:
+    return UserError(f"{folder}: the pages cannot be written there ({reason}): choose another folder with --out")
 
 
 def _shape_problems(operation: Operation) -> list[str]:

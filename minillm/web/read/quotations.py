@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from dataclasses import dataclass
 
 from minillm.web.read.operation import Source
 
 MARK = "# forward:"
+MISSPELT = re.compile(r"#+\s*forward\s*:", re.IGNORECASE)
 COMPOUND = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.FunctionDef)
 
 
@@ -72,6 +74,11 @@ def comments_of(source: Source) -> list[Comment]:
         elif marked:
             found.append(Comment(line, line, column, parts))
     return found
+
+
+def misspelt_marks(source: Source) -> list[int]:
+    """The lines of a function with a comment that begins nearly like one, such as `#Forward:`."""
+    return [line for line, _, text in _comment_lines(source) if MISSPELT.match(text) and not text.startswith(MARK)]
 
 
 def _comment_lines(source: Source) -> list[tuple[int, int, str]]:

@@ -1,7 +1,7 @@
 // The page of an operation: what is tied lights up, symbols light in every column, numbers stand beside their lines.
 import { h } from "./dom.js";
 import { colour, follow, light, tiedTo } from "./code.js";
-import { openTheme, switchTheme } from "./browser.js";
+import { openTheme, switchTheme } from "./theme.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const sheet = document.getElementById("sheet");

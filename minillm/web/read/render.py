@@ -6,7 +6,6 @@ Lines are plain text in the file; read.js colours them and ties them together (l
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,19 +13,24 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-import minillm
 from minillm.web.page import LOOK, document
 from minillm.web.read.layout import Kernel, Part, assigned_names, columns, functions
-from minillm.web.read.operation import Operation, Pair, Seen, Source, Tie, kernel_sources, sources
+from minillm.web.read.operation import Operation, Pair, Seen, Source, Tie, kernel_sources, shown, sources
 from minillm.web.read.rows import Row
 
 HERE = Path(__file__).parent
-ROOT = Path(minillm.__file__).parents[1]
 STYLES = [LOOK / "code.css", HERE / "read.css"]
-SCRIPTS = [LOOK / "dom.js", LOOK / "code.js", HERE / "browser.js", HERE / "read.js"]
-DEFINED = re.compile(r"([A-Za-z]\w*\^?) *= ")  # the name that a formula defines
+SCRIPTS = [LOOK / "dom.js", LOOK / "code.js", LOOK / "browser.js", LOOK / "theme.js", HERE / "read.js"]
+DEFINED = re.compile(r"((?:dL/d)?[A-Za-z]\w*\^?) *= ")  # the name that a formula defines
+EQUATION = re.compile(r"[^=<>]*\S += ")
+CONTINUED = re.compile(r" {4,}= ")  # a formula goes on below its equals sign
+APART = re.compile(r"( {3,}(?![ =]))")  # spaces before an equals sign only align
 SHOWN = 3  # values of an intermediate
-NAME = re.compile(r"[A-Za-z]\w*\^?")  # in a formula: x_i, m^
+NAME = re.compile(  # in a formula
+    r"dL/d[A-Za-z]\w*"  # the gradient dL/dz_j
+    r"|(?<=\bd)[A-Za-z]\w*(?=/d[A-Za-z])|(?<=[\w)]/d)[A-Za-z]\w*"  # rstd and x_i of the slope drstd/dx_i
+    r"|(?!(?<=[\w)]/)d[A-Za-z]|\w+/d[A-Za-z])[A-Za-z]\w*\^?"  # x_i, m^
+)
 
 
 @dataclass(frozen=True)
@@ -164,17 +168,45 @@ def _block_html(lines: list[str], symbols: dict[str, str]) -> str:
 
 
 def _formula_html(line: str, symbols: dict[str, str]) -> str:
-    """Parts of a line that many spaces keep apart stay whole where the column is narrow."""
-    pieces = re.split(r"( {3,})", line.rstrip())
-    parts = "".join(_formula_part_html(piece, symbols) if piece.strip() else piece for piece in pieces if piece)
-    return f'<div class="formula">{parts}</div>'
+    """Parts of a line that many spaces keep apart stay whole where the column is narrow.
+
+    Of several equations in a line each begins a line of its own.
+    """
+    kind = "formula further" if CONTINUED.match(line) else "formula"
+    pieces = APART.split(line.strip() if kind != "formula" else line.rstrip())
+    rows = [pieces[:1]]
+    for spaces, piece in zip(pieces[1::2], pieces[2::2]):
+        if EQUATION.match(pieces[0]) and EQUATION.match(piece):
+            rows.append([piece])
+        else:
+            rows[-1] += [spaces, piece]
+    return "".join(f'<div class="{kind}">{_pieces_html(row, symbols)}</div>' for row in rows)
+
+
+def _pieces_html(pieces: list[str], symbols: dict[str, str]) -> str:
+    return "".join(_formula_part_html(piece, symbols) if piece.strip() else piece for piece in pieces)
 
 
 def _formula_part_html(text: str, symbols: dict[str, str]) -> str:
+    """Where there is no room for a = b = c, the line ends before the second equals sign."""
     defined = DEFINED.match(text)
     name = symbols.get(defined[1]) if defined else None
     defines = f' data-defines="{name}"' if name else ""
-    return f"<span{defines}>{_with_symbols(text, symbols)}</span>"
+    kind = "part equation" if "=" in text else "part"
+    inside = " ".join(f"<span>{_with_symbols(step, symbols)}</span>" for step in _steps(text))
+    return f'<span class="{kind}"{defines}>{inside}</span>'
+
+
+def _steps(text: str) -> list[str]:
+    """The steps of an equation; where commas part several, they are not taken apart.
+
+    >>> _steps("p = exp(s) / l = exp(s - lse)"), _steps("a = b = c,  d = e")
+    (['p = exp(s) / l', '= exp(s - lse)'], ['a = b = c,  d = e'])
+    """
+    if "," in text:
+        return [text]
+    first, *others = text.split(" = ")
+    return [" = ".join([first, *others[:1]]), *(f"= {other}" for other in others[1:])]
 
 
 def _words_html(line: str, symbols: dict[str, str]) -> str:
@@ -285,11 +317,6 @@ def short(number: float) -> str:
     ('0.001235', '-2', '-inf', '1.5e-07')
     """
     return f"{number:.4g}"
-
-
-def shown(path: Path) -> str:
-    """A path as editors open it from the root of the sources."""
-    return Path(os.path.relpath(path, ROOT)).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
 # ---------------------------------------------------------------------------------------------------------------- CUDA

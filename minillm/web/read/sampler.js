@@ -1,7 +1,7 @@
 // The page of the sampler: a real text, its saved logits, and all stages computed here (look/stages.js). The whole
 // state is in the address: #position=12&u=0.42&top_k=40, so that what is seen can be linked to.
 import { h, visible } from "./dom.js";
-import { keptTheme, switchTheme } from "./theme.js";
+import { openTheme } from "./theme.js";
 import { Refused, trace } from "./stages.js";
 import { pipeline } from "./pipeline.js";
 import { readList, settingsForm } from "./settings.js";
@@ -46,8 +46,7 @@ document.getElementById("sampler").replaceChildren(
       labelled(number, "number drawn, u"), button("Draw", draw), button("Take it and go on", goOn, "primary"),
       labelled(coin, "number for XTC"), labelled(mu, "mirostat's μ, bits")),
     words, survey, h("div", { class: "panel" }, view), lens));
-document.getElementById("theme").addEventListener("click", switchTheme);
-keptTheme();
+openTheme();
 addEventListener("hashchange", () => { readAddress(); form.set(state.settings); show(); });
 show();
 

@@ -18,8 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.data.corpora import load_text, split_text
-from minillm.errors import UserError
-from minillm.files.atomic import replacing
 from minillm.lessons.small_model import CORPUS, small_model
 from minillm.web.page import LOOK, document
 from minillm.web.sampler_controls import sampler_controls
@@ -32,7 +30,9 @@ SEARCHED = 40_000  # letters of the validation text in which the page's text is 
 
 HERE = Path(__file__).parent
 STYLES = [LOOK / "pipeline.css", HERE / "sampler.css"]
-SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "theme", "stages", "pipeline", "settings")] + [HERE / "sampler.js"]
+SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "browser", "theme", "stages", "pipeline", "settings")] + [
+    HERE / "sampler.js"
+]
 BODY = """<header class="top">
 <h1>The sampler, stage by stage</h1>
 {home}<button id="theme" type="button">light or dark</button>
@@ -53,23 +53,11 @@ class SavedText(NamedTuple):
     text: list[int]
 
 
-def write_sampler_page(folder: Path) -> Path:
-    """Write sampler.html into the folder. The first call on a machine trains the small model.
-
-    Raises UserError if the file cannot be written.
-    """
-    path = Path(folder) / NAME
-    page = sampler_page()
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder with --out") from None
-    return path
-
-
 def sampler_page(home: str = "") -> str:
-    """The page: HTML with all it needs inside. home: the address of a front page to link to."""
+    """The page: HTML with all it needs inside. The first call on a machine trains the small model.
+
+    home: the address of a front page to link to.
+    """
     saved, small = saved_text(), small_model()
     words = {
         "pieces": [small.tokenizer.piece(index) for index in range(small.tokenizer.vocab_size)],

@@ -1,8 +1,12 @@
 """Shapes as comments write them: `(B, H, T, D)`, `(..., 3C)`, `(t, T + 1)`, and the numbers that
 their letters have.
 
->>> shape, = shapes_in("qkv (B, T, 3C), read once") >>> letters = Letters() >>>
-letters.fit([Fit(shape, (2, 5, 36))]) True >>> letters.numbers {'B': 2, 'T': 5, 'C': 12}
+>>> shape, = shapes_in("qkv (B, T, 3C), read once")
+>>> letters = Letters()
+>>> letters.fit([Fit(shape, (2, 5, 36))])
+True
+>>> letters.numbers
+{'B': 2, 'T': 5, 'C': 12}
 """
 
 from __future__ import annotations

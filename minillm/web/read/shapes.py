@@ -22,7 +22,7 @@ from pathlib import Path
 from minillm import layers
 from minillm.kernels.attention import arguments
 from minillm.models import gpt2, language_model, llama
-from minillm.web.read.operation import OPERATIONS, Operation
+from minillm.web.read.operation import OPERATIONS, Operation, shown
 from minillm.web.read.passes import model_passes, passes
 from minillm.web.read.shape_comments import Claim, Comments
 from minillm.web.read.shape_text import LETTER, Fit, Letters, letters_of
@@ -171,7 +171,6 @@ class _Comparison:
         letters = _solved(constraints, given)
         while letters is None:
             wrong = self._wrong(constraints, given)
-            letters = None
             for claim in wrong:
                 rest = [each for each in constraints if each.claim != claim]
                 known = _solved(rest, given)
@@ -209,8 +208,9 @@ class _Comparison:
         names = sorted({name for shape in claim.shapes for name in letters_of(shape)})
         numbers = {} if letters is None else letters.numbers
         known = ", ".join(f"{name} {numbers[name]}" for name in names if name in numbers)
-        text = f"{self._path}:{claim.line}: {call.function}: the comment says {claim.text}, the pass has "
+        text = f"{self._at(claim.line)}: {call.function}: the comment says {claim.text}, the pass has "
         text += " or ".join(list(observed)[:3]) + (f" where {known}" if known else "")
+        text += ": correct the comment"
         self._problems.setdefault((claim, call.function), text)
 
     def _check_letters(self) -> None:
@@ -235,7 +235,7 @@ class _Comparison:
 
     def _add_letter(self, name: str, where: str, text: str) -> None:
         for claim in self._using(name, where)[:1]:
-            problem = f"{self._path}:{claim.line}: {claim.where}: the comment says {claim.text}, but {text}"
+            problem = f"{self._at(claim.line)}: {claim.where}: the comment says {claim.text}, but {text}"
             self._problems.setdefault((claim, where), problem)
 
     def _using(self, name: str, where: str) -> list[Claim]:
@@ -249,9 +249,12 @@ class _Comparison:
             if claim not in self._compared:
                 ran = claim.where in called or claim.kind == "field"
                 reason = "no pass had it" if ran else f"no pass calls {claim.where}"
-                yield f"{self._path}:{claim.line}: {claim.text}: {reason}"
+                yield f"{self._at(claim.line)}: {claim.text}: {reason}"
         for each in self._comments.unclear:
-            yield f"{self._path}:{each.line}: {each.text}: {each.reason}"
+            yield f"{self._at(each.line)}: {each.text}: {each.reason}"
+
+    def _at(self, line: int) -> str:
+        return f"{shown(Path(self._path))}:{line}"
 
 
 def _note_pairs(pairs: dict[tuple[str, str], bool], letters: dict) -> None:

@@ -33,15 +33,22 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import minillm
 from minillm.web.read.bookkeeping import CLOSING, Bookkeeping
 from minillm.web.read.kernel_comments import kernel_problems
-from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, sources
-from minillm.web.read.quotations import Comment, comments_of, headed, is_docstring, leaves, lines_of, quotes
+from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, shown, sources
+from minillm.web.read.quotations import (
+    MARK,
+    Comment,
+    comments_of,
+    headed,
+    is_docstring,
+    leaves,
+    lines_of,
+    misspelt_marks,
+    quotes,
+)
 
-ROOT = Path(minillm.__file__).parents[1]
 RULE = "minillm/web/read/ties.py has the convention"
 
 
@@ -114,6 +121,8 @@ class _Reader:
     def read(self) -> Reading:
         if self._is_backward or self._comments:
             self._read_block(self._source.tree.body, self._source.first, None)
+        for line in misspelt_marks(self._source):
+            self._problem(line, f"this comment ties nothing: write `{MARK} ...`")
         for comment in self._comments:
             if comment not in [passage.comment for passage in self._reading.passages]:
                 self._problem(comment.first, "no statement follows this comment in its block: put it above one")
@@ -229,5 +238,4 @@ def _short(node: ast.AST) -> str:
 
 
 def _located(source: Source, line: int, text: str) -> str:
-    path = source.path.relative_to(ROOT) if source.path.is_relative_to(ROOT) else source.path
-    return f"{path}:{line}: {text} ({RULE})"
+    return f"{shown(source.path)}:{line}: {text} ({RULE})"

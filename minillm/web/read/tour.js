@@ -1,5 +1,6 @@
 // The tour: one stop after another opens with the right answer to the question before it. Answers given are remembered.
-import { openTheme, remember, remembered } from "./browser.js";
+import { remember, remembered } from "./browser.js";
+import { openTheme } from "./theme.js";
 
 const stops = JSON.parse(document.getElementById("data").textContent).stops;
 const items = [...document.querySelectorAll(".stop")];

@@ -304,7 +304,8 @@ def _look(array: np.ndarray, numbers: bool) -> Look:
     shape, dtype = tuple(map(int, array.shape)), str(array.dtype)
     if not numbers or array.dtype.kind not in "biuf":
         return Look(shape, dtype)
-    wide = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # memory that is not filled yet may hold any bits
+        wide = array.astype(np.float64)
     norm = float(np.sqrt(np.square(wide[np.isfinite(wide)]).sum()))
     return Look(shape, dtype, norm, tuple(float(number) for number in wide.flat[:SHOWN]))
 

@@ -1,7 +1,7 @@
 // The frame of the page: the row of views, messages, light and dark. A view is a module with
 // show(root, api, say) -> undefined or a function that ends it.
 import { h } from "./look/dom.js";
-import { keptTheme, switchTheme } from "./look/theme.js";
+import { openTheme } from "./look/theme.js";
 import { post, stream, ServerError, GONE } from "./api.js";
 
 const VIEWS = { write: "Write", backward: "Backward", train: "Train", kernel: "Kernel", tokens: "Tokens" };
@@ -58,8 +58,7 @@ async function viewModule(name) {
 addEventListener("unhandledrejection", complain);
 addEventListener("error", complain);
 addEventListener("hashchange", open);
-document.getElementById("theme").addEventListener("click", switchTheme);
-keptTheme();
+openTheme();
 document.getElementById("views").append(...Object.entries(VIEWS).map(([name, title]) => h("a", { href: `#${name}` }, title)));
 open();
 post("about").then((about) => {
