@@ -132,6 +132,8 @@ def test_texts_end(studio):
         (dict(tokens=0), "tokens is 0"),
         (dict(tokens=201), "tokens is 201: it must be a whole number from 1 to 200"),
         (dict(length_penalty="much"), "length_penalty is 'much'"),
+        (dict(length_penalty=1e308), "length_penalty is 1e+308: it must be a number from -50 to 50"),
+        (dict(length_penalty=-51), "length_penalty is -51"),
         (dict(early_stopping="soon"), "early_stopping is soon"),
         (dict(early_stopping=[]), "early_stopping is []"),
     ],
