@@ -129,8 +129,13 @@ def test_what_python_cannot_take_is_refused_in_a_sentence(play, body, why):
 
 
 def test_a_name_that_is_no_text_is_sent_as_far_as_it_is(try_out):
-    with try_out((answer, "/names", lambda studio, arguments: ["a\udcff"])) as address:
+    def refused(studio, arguments):
+        raise UserError("no a\udcff")
+
+    names = answer, "/names", lambda studio, arguments: ["a\udcff"]
+    with try_out(names, (answer, "/refused", refused)) as address:
         assert ask(address, "names") == (200, '["a?"]')
+        assert ask(address, "refused") == (400, '{"error": "no a?"}')
 
 
 def test_a_request_has_a_largest_size(play):
@@ -200,7 +205,7 @@ def test_an_error_in_a_stream_is_its_last_line(try_out):
 
     with try_out((stream, "/values", values), (stream, "/refused", refused)) as address:
         assert ask(address, "values") == (200, '1\n{"error": "the disk is full"}\n')
-        assert ask(address, "refused") == (400, '{"error":"no"}')
+        assert ask(address, "refused") == (400, '{"error": "no"}')
 
 
 def test_a_fault_of_the_program_ends_a_stream_with_a_sentence(try_out):

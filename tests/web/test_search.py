@@ -14,6 +14,7 @@ from minillm.lessons.small_model import small_model
 from minillm.sampler import Sampler
 from minillm.web.play import search
 from minillm.web.play.opening import open_studio
+from minillm.web.play.studio import Studio
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,18 @@ def test_a_draft_of_a_run_folder(studio):
     arguments = dict(draft="untrained", lookahead=3, tokens=20, settings={"temperature": 0.8, "seed": 4})
     assert speculate(studio, **arguments)[-1]["ids"] == expected["ids"]
     assert search.drafts(studio, {}) == ["look-up", "the model itself", "untrained"]
+
+
+def test_run_folders_that_are_no_drafts(studio, tmp_path):
+    """One that is broken, and a link that leads out of the folder of run folders."""
+    runs = tmp_path / "runs"
+    for name in ("broken", "list"):
+        (runs / name).mkdir(parents=True)
+    (runs / "broken" / "config.json").write_text("{")
+    (runs / "list" / "config.json").write_text("[1]")
+    (runs / "link").symlink_to(studio.runs / "untrained", target_is_directory=True)
+    other = Studio(studio.model, studio.tokenizer, "a", runs)
+    assert search.drafts(other, {}) == ["look-up", "the model itself"]
 
 
 def test_the_model_as_its_own_draft_is_accepted(studio):

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from minillm.errors import UserError
@@ -96,7 +96,7 @@ async def arguments_of(request: Request) -> dict:
 
 def refused(error: UserError) -> Response:
     """The answer to what the user can mend."""
-    return JSONResponse({"error": str(error)}, status_code=400)
+    return Response(text_of({"error": str(error)}), status_code=400, media_type="application/json")
 
 
 def text_of(value) -> bytes:

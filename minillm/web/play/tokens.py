@@ -9,8 +9,10 @@ from minillm.tokenizers import Tokenizer, load_tokenizer
 from minillm.tokenizers.trace import TracedPiece
 from minillm.web.play.answers import answer
 from minillm.web.play.arguments import choice, text
+from minillm.web.play.places import folders_with
 from minillm.web.play.studio import Studio, Worker
 
+FILE = "tokenizer.json"  # by which a folder has a tokenizer
 LONGEST = 200_000  # characters of a text
 SHOWN = 2000  # tokens that are shown, with their merges
 LONGEST_PIECE = 4000  # ids at the start of a piece whose merges are shown
@@ -49,15 +51,14 @@ class Tokens:
         return cut_text(self._tokenizer(folder), sample, allowed)
 
     def _folders(self) -> list[str]:
-        runs = self._studio.runs
-        return sorted(path.parent.name for path in runs.glob("*/tokenizer.json")) if runs.is_dir() else []
+        return folders_with(self._studio.runs, FILE)
 
     def _tokenizer(self, folder: str) -> Tokenizer:
         if not folder:
             return self._studio.tokenizer
         path = self._studio.runs / folder
         try:
-            key = folder, (path / "tokenizer.json").stat().st_mtime
+            key = folder, (path / FILE).stat().st_mtime
         except OSError as error:
             raise UserError(f"the tokenizer of {folder} cannot be read: {error.strerror}") from None
         if key not in self._opened:
