@@ -13,6 +13,8 @@ _HOMES = {
     "Adam": "minillm.optim",
     "Optimizer": "minillm.optim",
     "SGD": "minillm.optim",
+    "Lion": "minillm.optim",
+    "Muon": "minillm.optim",
     "Layer": "minillm.layers.layer",
     "Linear": "minillm.layers.linear",
     "Parameter": "minillm.layers.layer",

@@ -70,13 +70,14 @@ class Parameter:
     A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do
     not compute them.
 
-    value: an array of floats, in any memory layout; a number becomes a 0-d array. Raises TypeError
-    for anything else.
+    value: an array of floats, in any memory layout; a number becomes a 0-d array. outputs_axis: for
+    the matrix of a linear map, the axis of its outputs, 0 or 1; None for all else. Raises TypeError
+    for a value that is anything else.
     """
 
     frozen = False
 
-    def __init__(self, value):
+    def __init__(self, value, outputs_axis: int | None = None):
         if isinstance(value, (int, float, list, tuple)) and not isinstance(value, np.generic):
             value = np.array(value, float)
         elif isinstance(value, np.generic):
@@ -85,6 +86,7 @@ class Parameter:
             found = getattr(value, "dtype", type(value).__name__)
             raise TypeError(f"a Parameter holds an array of floats, not {found}: only those can be changed a little")
         self.value = value
+        self.outputs_axis = outputs_axis
         self.grad = None
         self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
         self._is_buffered = False

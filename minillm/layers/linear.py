@@ -81,7 +81,7 @@ class Linear(Layer):
 
     def __init__(self, weight, bias=None, transposed: bool = False):
         """weight (I, O), or (O, I) if transposed; bias (O,) or None."""
-        self.weight = weight if isinstance(weight, Parameter) else Parameter(weight)
+        self.weight = weight if isinstance(weight, Parameter) else Parameter(weight, 0 if transposed else 1)
         if bias is not None:
             self.bias = Parameter(bias)
         self.transposed = transposed

@@ -78,7 +78,7 @@ class LoRALinear(Linear):
         for parameter in (base.weight, bias):
             if parameter is not None:
                 parameter.frozen = True
-        self.lora_A, self.lora_B = Parameter(a), Parameter(b)
+        self.lora_A, self.lora_B = Parameter(a, outputs_axis=0), Parameter(b, outputs_axis=0)
         self.scale = alpha / len(a)
 
     def forward(self, x, with_bias=True):

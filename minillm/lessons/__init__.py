@@ -21,6 +21,7 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "cuts",
     "attention",
     "kernel",
+    "muon",
 )
 
 

@@ -64,6 +64,7 @@ class LanguageModel(Layer, Architecture):
         self.precision = dtype if isinstance(dtype, str) else self._dtype.name
         setattr(self, self.body_name, self._make_body())
         self.lm_head = self._make_head()
+        self.lm_head.weight.outputs_axis = None  # a row for each token of the vocabulary, as an embedding has
         self.loss_head = LinearCrossEntropy(self.lm_head.weight)
         self.body.activations = activation_dtype(self.precision)
         self._name_layers()

@@ -129,11 +129,15 @@ class AdamW(Optimizer):
         return self.state["second_moment"]
 
     def update_all(self, gradient_scale) -> None:
-        """All tensors in one call, on a device in one launch.
+        """All tensors in one call."""
+        self.adamw_step(self.parameters, self.lr, gradient_scale)
+
+    def adamw_step(self, parameters: dict, lr, gradient_scale) -> None:
+        """`adamw_update` of the parameters that have moments, on a device in one launch.
 
         The kernel takes arrays in C order: others are copied, and written back.
         """
-        parameters = list(self.parameters.values())
+        parameters = list(parameters.values())
         values, gradients = [p.value for p in parameters], [p.grad for p in parameters]
         kernel = kernel_for("adamw", values[0]) if parameters else None
         update, taken = adamw_update, values
@@ -145,7 +149,7 @@ class AdamW(Optimizer):
             gradients,
             list(self.first_moments.values()),
             list(self.second_moments.values()),
-            self.lr,
+            lr,
             self.betas,
             self.eps,
             [self.decay_of(parameter) for parameter in parameters],

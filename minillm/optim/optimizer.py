@@ -38,13 +38,15 @@ class Optimizer:
     settings are those of `minillm train`: an optimizer reads those that its formula has. `lr` may
     be set before every step (schedules.py). state: name of the state -> name of the parameter ->
     array of the parameter's shape and dtype, zeros at first. step_count: steps taken so far, the
-    present one included.
+    present one included. share(function, items): calls function(item) for each item; training sets
+    one that uses all cores (DataParallel.share).
 
     Raises UserError for impossible settings, and for parameters that cannot be changed one by one:
     read-only ones, and such that share memory.
     """
 
     state_names: tuple[str, ...] = ()
+    more_settings: tuple[str, ...] = ()  # of its own: keyword arguments, and options of `minillm train`
 
     def __init__(self, parameters: dict[str, Parameter], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
         """lr: the learning rate; betas: two numbers from 0 to below 1; eps: above 0, added to a
@@ -55,10 +57,15 @@ class Optimizer:
         self.parameters = parameters
         self.lr, self.betas, self.eps, self.weight_decay = lr, tuple(betas), eps, weight_decay
         self.step_count = 0
+        self.share = _one_by_one
         self.state = {
-            kind: {name: _zeros_like(parameter.value) for name, parameter in parameters.items()}
+            kind: {name: _zeros_like(parameter.value) for name, parameter in self.parameters_with(kind).items()}
             for kind in self.state_names
         }
+
+    def parameters_with(self, kind: str) -> dict[str, Parameter]:
+        """The parameters that have the state of this name: all of them, unless a subclass says otherwise."""
+        return self.parameters
 
     def step(self, gradient_scale=1.0) -> None:
         """Update every parameter from its gradient times `gradient_scale`, a number or 0-d
@@ -113,12 +120,17 @@ def check_settings(lr, betas, eps, weight_decay) -> None:
     if not isinstance(betas, (tuple, list)):
         raise UserError(f"betas is {betas!r}: give two numbers, as (0.9, 0.99)")
     for index, beta in enumerate(betas, start=1):
-        if not 0 <= beta < 1:
-            raise UserError(f"beta{index} is {beta}: it must be at least 0 and below 1")
+        check_beta(f"beta{index}", beta)
     if not eps > 0:
         raise UserError(f"eps is {eps}: it must be above 0")
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise UserError(f"weight decay is {weight_decay}: it must be a finite number of at least 0")
+
+
+def check_beta(name: str, beta) -> None:
+    """Raises UserError for a share of a running mean that is not in [0, 1)."""
+    if not 0 <= beta < 1:
+        raise UserError(f"{name} is {beta}: it must be at least 0 and below 1")
 
 
 def check_parameters(parameters, optimizer: str) -> None:
@@ -169,6 +181,11 @@ def check_gradients(parameters: dict[str, Parameter]) -> None:
                 f"the gradient of {name} is {grad.dtype}, its weight {value.dtype}: some layer above computes in {grad.dtype}"
             )
         _check_writable(name, value)
+
+
+def _one_by_one(function, items) -> None:
+    for item in items:
+        function(item)
 
 
 def _check_writable(name: str, value) -> None:

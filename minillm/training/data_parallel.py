@@ -15,6 +15,7 @@ work between the products is shared as well: benchmarks/train_step.py.
 from __future__ import annotations
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -47,7 +48,7 @@ class DataParallel:
         self._dropouts = [
             [layer for _, layer in each.layers() if hasattr(layer, "batch_offset")] for each in self.models
         ]
-        self._open = ExitStack()
+        self._open, self._pool = ExitStack(), None
 
     def __enter__(self) -> DataParallel:
         if len(self.models) > 1:
@@ -60,6 +61,7 @@ class DataParallel:
 
     def __exit__(self, *exception) -> None:
         self._open.close()
+        self._pool = None
 
     def loss(self, ids, targets):
         """The mean loss on a batch (B, T), 0-d, without gradients.
@@ -95,6 +97,27 @@ class DataParallel:
                     parameters[name].add_grad(copy.grad)
                     copy.zero_grad()
         return loss
+
+    def share(self, function, items) -> None:
+        """function(item) for each item, on all cores: a core takes the next item when it is free.
+
+        Items must not depend on each other: then the results do not depend on the number of cores.
+        """
+        queue, lock = iter(items), threading.Lock()
+
+        def work():
+            while True:
+                with lock:
+                    item = next(queue, queue)
+                if item is queue:
+                    return
+                function(item)
+
+        helpers = self.models[1:] if self._pool else []
+        waiting = [self._pool.submit(copy_context().run, work) for _ in helpers]
+        work()
+        for future in waiting:
+            future.result()
 
     def _run(self, task, ids, targets, rng_key):
         """The sum of what `task` returns for each part; every part's loss is divided by the count

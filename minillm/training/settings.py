@@ -10,6 +10,7 @@ from minillm.data.special import check_choice
 from minillm.errors import UserError
 from minillm.models.config import option
 from minillm.optim import OPTIMIZERS, make_schedule
+from minillm.optim.muon import check_of_muon
 from minillm.optim.optimizer import check_settings
 
 RUN, MODEL, STEPS, EVALUATION = "The run", "The model", "How it learns", "Evaluation"
@@ -47,7 +48,11 @@ class TrainingSettings:
     batch_size: int = option(12, "Windows of text in a batch.", STEPS, least=1)
     gradient_accumulation: int = option(1, "Batches whose gradients make one step.", STEPS, least=1)
     max_steps: int = option(2000, "Steps in all: where the schedule ends.", STEPS, least=1)
-    optimizer: str = option("adamw", "adamw, adam (decay as L2 penalty), or sgd (momentum beta1).", STEPS)
+    optimizer: str = option(
+        "adamw",
+        "adamw, adam (decay as L2 penalty), sgd (momentum beta1), lion, or muon (adamw for vectors, tables).",
+        STEPS,
+    )
     lr: float = option(1e-3, "Highest learning rate.", STEPS)
     min_lr: float = option(1e-4, "Learning rate at the end; a tenth of --lr if only that is given.", STEPS)
     warmup_steps: int = option(100, "Steps over which the learning rate rises.", STEPS, least=0)
@@ -55,6 +60,10 @@ class TrainingSettings:
     beta1: float = option(0.9, "Decay of the mean of gradients.", STEPS)
     beta2: float = option(0.99, "Decay of the mean of squared gradients.", STEPS)
     eps: float = option(1e-8, "Added to the root of the second moment.", STEPS)
+    momentum: float = option(0.95, "Of muon: decay of the mean of a matrix's gradients.", STEPS)
+    adamw_lr: float = option(
+        0.0, "Of muon: highest learning rate of what adamw changes, embeddings and vectors; 0: --lr.", STEPS
+    )
     weight_decay: float = option(0.1, "Decay of matrices (not of biases and norms).", STEPS)
     gradient_clip: float = option(1.0, "Largest norm of the gradient; 0: no limit.", STEPS)
     label_smoothing: float = option(0.0, "Share of the target spread over all tokens.", STEPS)
@@ -111,6 +120,7 @@ class TrainingSettings:
             raise UserError(f"label_smoothing is {self.label_smoothing}: it must be at least 0 and below 1")
         self.make_schedule()  # checks the learning rates
         check_settings(self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
+        check_of_muon(self.momentum, self.adamw_lr)
         activation_dtype(self.dtype)  # raises where there is none
 
     def make_schedule(self):
@@ -119,8 +129,9 @@ class TrainingSettings:
 
     def make_optimizer(self, parameters):
         """The optimizer for a model's parameters."""
-        betas = (self.beta1, self.beta2)
-        return OPTIMIZERS[self.optimizer](parameters, self.lr, betas, self.eps, self.weight_decay)
+        kind, betas = OPTIMIZERS[self.optimizer], (self.beta1, self.beta2)
+        more = {name: getattr(self, name) for name in kind.more_settings}
+        return kind(parameters, self.lr, betas, self.eps, self.weight_decay, **more)
 
     def _check_whole(self, name: str, least: int | None) -> None:
         value = getattr(self, name)

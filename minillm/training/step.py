@@ -41,7 +41,7 @@ def train_step(
         check_finite(run, run.progress.step, loss, norm)
     if before_update:
         before_update(run.progress.step + 1, run.optimizer.parameters)
-    run.optimizer.lr = lr
+    run.optimizer.lr, run.optimizer.share = lr, parallel.share
     run.optimizer.step(scale)
     run.optimizer.zero_grad()
     return loss, norm

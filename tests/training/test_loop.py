@@ -59,7 +59,9 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in names}
 
 
-@pytest.mark.parametrize("stop, optimizer", [(4, "adamw"), (5, "adamw"), (11, "adamw"), (5, "sgd")])
+@pytest.mark.parametrize(
+    "stop, optimizer", [(4, "adamw"), (5, "adamw"), (11, "adamw"), (5, "sgd"), (5, "lion"), (5, "muon")]
+)
 def test_stopping_and_resuming_gives_the_same_bytes(new_run, stop, optimizer):
     """With dropout and accumulated gradients, stopped at an evaluation and between two."""
     settings = dict(model=dict(dropout=0.2), gradient_accumulation=2, optimizer=optimizer)

@@ -325,6 +325,15 @@ _ALL = (
     _optimizer("adam", "Adam: the decay goes through the moments", "adamw", "_update_block /", kernels=("adamw.cu",)),
     _optimizer("sgd", "SGD with momentum", "sgd", "sgd_formula /", "SGD.update /"),
     _optimizer(
+        "muon",
+        "Muon: every matrix takes steps of one length in all directions",
+        "muon",
+        "orthogonalised /",
+        "muon_formula /",
+        "Muon.update_all /",
+    ),
+    _optimizer("lion", "Lion: steps of one length, along signs", "lion", "lion_formula /", "Lion.update /"),
+    _optimizer(
         "global_norm",
         "Global norm: gradients clipped as one long vector",
         "global_norm",

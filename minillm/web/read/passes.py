@@ -32,7 +32,7 @@ from minillm.models.language_model import LanguageModel
 from minillm.models.llama import Llama, LlamaConfig
 from minillm.models.mistral import Mistral, MistralConfig
 from minillm.models.qwen3 import Qwen3, Qwen3Config
-from minillm.optim import SGD, Adam, AdamW, clip
+from minillm.optim import OPTIMIZERS, AdamW, clip
 from minillm.optim.adamw import adamw_formula
 from minillm.optim.optimizer import Optimizer
 from minillm.web.read.operation import Operation
@@ -219,9 +219,6 @@ def _optimizer_passes(operation: Operation) -> Iterator[Pass]:
     if operation.name == "adamw":
         w, g, m, v = (array(name, 7, 5).astype(np.float32) for name in "wgmv")
         yield lambda: adamw_formula(w, g, m, v * v, 1e-3, (0.9, 0.99), 1e-8, 0.1, 2)
-
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {"adamw": AdamW, "adam": Adam, "sgd": SGD}
 
 
 def _after_one_step(kind: type[Optimizer]) -> tuple[Optimizer, dict]:

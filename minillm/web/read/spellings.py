@@ -50,6 +50,8 @@ SPELLINGS: dict[str, Table] = {
     "adamw": _MOMENTS,
     "adam": _MOMENTS,
     "sgd": {"m": ("momentum",)},
+    "lion": {"m": ("momentum",)},
+    "muon": {"mu": ("momentum",)},
 }
 IN_TEXT: dict[str, Table] = {"lora": {"bias": ("b",)}}
 IN_CUDA: dict[str, Table] = {

@@ -1,0 +1,129 @@
+"""Muon: every matrix takes steps of one length in all of its directions.
+
+Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with the
+definitions of `torch.optim.Muon`. A gradient of a matrix is nearly of low rank: a few directions
+are large, and gradient descent follows them alone. Muon takes the momentum apart into its singular
+values, m = U S V^T, and steps along U V^T, in which all of them are 1:
+
+    m = mu m + (1 - mu) g                    running mean of the gradient
+    n = mu m + (1 - mu) g                    Nesterov: the mean as it will be if g comes once more
+    w = w - lr decay w - lr sqrt(max(1, outputs / inputs)) orthogonalised(n)
+
+The singular values are not computed. For x with singular values in [0, 1], the odd polynomial
+
+    p(x) = a x + b (x x^T) x + c (x x^T)^2 x
+
+has the same U and V, and the singular values p(s) = a s + b s^3 + c s^5 (Newton-Schulz). With the
+coefficients below each step multiplies small s by 3.4 and keeps large ones near 1: five steps bring
+every s above 0.002 into [0.68, 1.21]. It begins with x = n / |n|, whose singular values are at most 1.
+
+Matrices are the weights of Linear layers. Embeddings, the output head (a row for each token of the
+vocabulary), and vectors (biases and norms) take steps of AdamW (adamw.py).
+"""
+
+from __future__ import annotations
+
+import math
+
+from minillm.backend.arrays import array_module
+from minillm.backend.matmul import matmul
+from minillm.errors import UserError
+from minillm.optim.adamw import AdamW
+from minillm.optim.optimizer import check_beta
+
+STEPS = 5
+COEFFICIENTS = 3.4445, -4.7750, 2.0315
+SMALLEST_NORM = 1e-7
+
+
+def orthogonalised(n):
+    """n (outputs, inputs) or its transpose  ->  about U V^T of n = U S V^T, of n's shape
+
+    The product x x^T is that of the shorter side.
+    """
+    if n.shape[0] > n.shape[1]:
+        return orthogonalised(n.T).T
+    a, b, c = COEFFICIENTS
+    xp = array_module(n)
+    x = n / xp.maximum(xp.sqrt((n * n).sum()), SMALLEST_NORM)
+    for _ in range(STEPS):
+        s = matmul(x, x.T)  # (m, n) @ (n, m)
+        # p(x) = (a + b s + c s s) x
+        p = matmul(s, s)  # (m, m) @ (m, m)
+        p = c * p + b * s + a * xp.eye(len(s), dtype=s.dtype)
+        x = matmul(p, x)  # (m, m) @ (m, n)
+    return x
+
+
+def muon_formula(w, g, m, lr, momentum, decay, outputs_axis):
+    """A matrix, its gradient and momentum, of one shape  ->  the new w and m
+
+    lr: the learning rate; momentum: mu; decay: the weight decay; outputs_axis: 0 for w (outputs,
+    inputs), 1 for (inputs, outputs).
+    """
+    m = momentum * m + (1 - momentum) * g
+    n = momentum * m + (1 - momentum) * g
+    outputs, inputs = w.shape[outputs_axis], w.shape[1 - outputs_axis]
+    w = w - lr * decay * w - lr * math.sqrt(max(1, outputs / inputs)) * orthogonalised(n)
+    return w, m
+
+
+class Muon(AdamW):
+    """Muon for the weights of Linear layers, AdamW for all other parameters.
+
+    parameters: as for `Optimizer`; those of a `Linear` know which of their axes is that of the
+    outputs (`Parameter.outputs_axis`). The state: momentum (m) of the matrices; first_moment and
+    second_moment of the others. Raises UserError for impossible settings, and if no parameter is a
+    matrix.
+    """
+
+    state_names = ("momentum", *AdamW.state_names)
+    more_settings = ("momentum", "adamw_lr")
+
+    def __init__(
+        self,
+        parameters,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.1,
+        momentum=0.95,
+        adamw_lr=0.0,
+    ):
+        """lr: the learning rate of matrices; momentum: mu, from 0 to below 1; weight_decay: of
+        matrices and embeddings. For AdamW: adamw_lr, the learning rate while `lr` is as given here
+        (0: the same one), and betas and eps. A schedule that sets `lr` scales both.
+        """
+        check_of_muon(momentum, adamw_lr)
+        self.matrices = {name: each for name, each in parameters.items() if each.outputs_axis is not None}
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+        if not self.matrices:
+            raise UserError(
+                "Muon is for the weights of Linear layers, and there is none among these parameters: use AdamW"
+            )
+        self.momentum = momentum
+        self.adamw_share = adamw_lr / lr if adamw_lr and lr else 1.0
+
+    def parameters_with(self, kind: str) -> dict:
+        """The parameters that have this state."""
+        if kind == "momentum":
+            return self.matrices
+        return {name: each for name, each in self.parameters.items() if name not in self.matrices}
+
+    def update_all(self, gradient_scale) -> None:
+        """Matrices each by itself, shared among the cores; the others in one call of AdamW."""
+
+        def update(name):
+            parameter, m = self.matrices[name], self.state["momentum"][name]
+            w, g = parameter.value, parameter.grad * gradient_scale
+            w[...], m[...] = muon_formula(w, g, m, self.lr, self.momentum, self.weight_decay, parameter.outputs_axis)
+
+        self.share(update, sorted(self.matrices, key=lambda name: -self.matrices[name].value.size))
+        self.adamw_step(self.parameters_with("first_moment"), self.lr * self.adamw_share, gradient_scale)
+
+
+def check_of_muon(momentum, adamw_lr) -> None:
+    """Raises UserError for settings of Muon's own with which no step can be right."""
+    check_beta("momentum", momentum)
+    if not (math.isfinite(adamw_lr) and adamw_lr >= 0):
+        raise UserError(f"adamw_lr is {adamw_lr}: it must be a finite number of at least 0")
