@@ -480,8 +480,7 @@ def test_a_file_of_ones_own(view, tmp_path):
 
 
 def test_a_kernel_that_touches_no_memory_is_shown_without_figures(view):
-    own(view, "saxpy", "__global__ void saxpy(float a, const float* x, float* y, int n) {}\n")
-    view.get_by_label("what arrays should be").fill("")
+    own(view, "saxpy", "__global__ void nothing(int* x) {}\n")
     assert "ran" in ran(view)
     assert "saxpy.cu" in view.locator(".source h2").inner_text()
 
