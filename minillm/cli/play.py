@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli import INTERRUPTED
 from minillm.cli.terminal import waiting
 from minillm.errors import MissingExtra
 
@@ -47,7 +51,23 @@ def command(
 
     with waiting("opening the model", plain=False):
         studio = open_studio(model, runs, say)
-    serve(studio, port, browser, say)
+    try:
+        serve(studio, port, browser, say)
+    except KeyboardInterrupt:
+        end_at_once()
+        raise
+
+
+def end_at_once() -> None:
+    """End the program here if a thread is at work that Python would wait for.
+
+    A step of a large model takes seconds. What it writes is written to temporary names.
+    """
+    waited_for = [each for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    if waited_for:
+        say("\nminillm: stopped")
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)
 
 
 def say(line: str) -> None:

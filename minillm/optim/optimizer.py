@@ -1,18 +1,18 @@
 """The base of all optimizers: parameters, settings, named state, and how a step goes through the
 parameters.
 
-An optimizer is a class with the names of its state and one formula. Lion (Chen et al., "Symbolic
-Discovery of Optimization Algorithms", 2023), whole, as `--optimizer lion`:
+An optimizer is a class with the names of its state and one formula. Signum (Bernstein et al.,
+"signSGD: Compressed Optimisation for Non-Convex Problems", 2018), whole, as `--optimizer signum`:
 
-    class Lion(Optimizer):
+    class Signum(Optimizer):
         state_names = ("momentum",)
 
         def update(self, w, g, decay, momentum):
-            beta1, beta2 = self.betas
-            direction = np.sign(beta1 * momentum + (1 - beta1) * g)
-            return w - self.lr * (direction + decay * w), beta2 * momentum + (1 - beta2) * g
+            beta = self.betas[0]
+            momentum = beta * momentum + (1 - beta) * g
+            return w - self.lr * (np.sign(momentum) + decay * w), momentum
 
-    OPTIMIZERS["lion"] = Lion
+    OPTIMIZERS["signum"] = Signum
 
 Checkpoints save the state by its names, and a resumed run goes on with it.
 """

@@ -263,6 +263,23 @@ def test_ctrl_c_ends_what_is_running(tmp_path):
     assert resume_run(tmp_path / "runs" / "one").progress.step >= 2
 
 
+def test_ctrl_c_waits_for_no_thread(tmp_path):
+    """A thread of a pool that works for a minute: Python would wait for it at a normal end."""
+    program = (
+        "import time; from concurrent.futures import ThreadPoolExecutor; import minillm.web.play.server as server; "
+        "pool = ThreadPoolExecutor(1); serve = server.serve; "
+        "server.serve = lambda *given: (pool.submit(time.sleep, 60), serve(*given)); "
+        "from minillm.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "play", "--no-browser", "--port", "0", "--runs", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while "open http" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == "\nminillm: stopped\n"
+
+
 def test_the_end_waits_for_a_view_until_the_deadline_only():
     studio, called = Studio(None, None, "none", None), []
     studio.enders += [called.append, lambda deadline: time.sleep(600)]

@@ -218,10 +218,10 @@ def test_the_tree_of_beams(view):
 
 
 def test_the_passes_of_speculation(view):
-    expected = generated("--lookup", "--temperature", 0, tokens=40)
+    expected = generated("--lookup", "--temperature", 0.5, tokens=55)
     open_part(view, "Speculative decoding")
-    view.locator("#set-temperature").fill("0")
-    view.get_by_role("spinbutton", name="tokens", exact=True).fill("40")
+    view.locator("#set-temperature").fill("0.5")
+    view.get_by_role("spinbutton", name="tokens", exact=True).fill("55")
     view.get_by_role("button", name="Write", exact=True).click()
     view.locator(".sums dd").first.wait_for()
     passes = view.locator(".speculation .pass")
@@ -229,7 +229,7 @@ def test_the_passes_of_speculation(view):
     assert [int(token) for token in written.split()] == expected["ids"]
     sums = dict(zip(view.locator(".sums dt").all_inner_texts(), view.locator(".sums dd").all_inner_texts()))
     assert int(sums["passes of the model"]) == passes.count()
-    assert int(sums["passes saved"]) == 40 - passes.count()
+    assert int(sums["passes saved"]) == 55 - passes.count()
     accepted, refused = view.locator(".guess.accepted"), view.locator("s.guess.refused")
     assert accepted.count() == int(sums["accepted"].split(",")[0]) > 0 and refused.count() > 0
     assert all("✓" in text for text in accepted.all_inner_texts())
