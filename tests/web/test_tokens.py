@@ -130,6 +130,14 @@ def test_a_link_that_leads_out_of_the_run_folders_is_none_of_them(view, tmp_path
         view.cut(None, {"text": "hello", "folder": "link"})
 
 
+def test_the_first_text_has_what_the_tokenizer_knows(learned, tmp_path):
+    letters = CharacterTokenizer.train("once 26")
+    for tokenizer in (learned, letters):
+        sample = Tokens(Studio(None, tokenizer, "mine", tmp_path)).tokenizers(None, {})["sample"]
+        assert cut_text(tokenizer, sample, "all")["count"] > 20
+    assert "東京" not in sample and set(sample) == set("once 26")
+
+
 def test_no_run_folders_at_all(learned, tmp_path):
     assert Tokens(Studio(None, learned, "mine", tmp_path / "none")).tokenizers(None, {})["folders"] == []
 

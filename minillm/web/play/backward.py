@@ -1,6 +1,7 @@
 """The view Backward: a text through the model and back.
 
-POST /backward/pass        text                      the tensors in order, in numbers, with progress
+POST /backward/example                               a text to begin with
+     /backward/pass        text                      the tensors in order, in numbers, with progress
      /backward/maps        text, names               small pictures of some of them
      /backward/tensor      text, name                one of them: its code, its formula, and its map
      /backward/window      text, name, window        a part of its map, closer
@@ -27,6 +28,7 @@ from minillm.web.play.heat_maps import heat_map
 from minillm.web.play.passes import Opened, Passes
 from minillm.web.play.studio import Studio, Worker
 
+EXAMPLE = "The list has a method that returns the number of items in the list"
 MOST_NAMES = 64  # pictures of one request
 
 
@@ -45,6 +47,7 @@ def routes(studio: Studio) -> list[Route]:
     # weights, while it lasts, in any case, and with it a worker of its own: all else is answered
     # meanwhile.
     return [
+        answer("/backward/example", studio, lambda _, arguments: example(passes)),
         stream("/backward/pass", studio, run, Worker("backward")),
         answer("/backward/maps", studio, lambda _, arguments: little_maps(passes, arguments)),
         answer("/backward/tensor", studio, lambda _, arguments: tensor(passes, arguments)),
@@ -52,6 +55,24 @@ def routes(studio: Studio) -> list[Route]:
         answer("/backward/attention", studio, lambda _, arguments: attention(passes, arguments)),
         stream("/backward/check", studio, check, Worker("check")),
     ]
+
+
+def example(passes: Passes) -> str:
+    """As many words of EXAMPLE as the model takes; empty where there are none."""
+    words = EXAMPLE.split()
+    return next((text for text in _beginnings(words) if _is_taken(passes, text)), "")
+
+
+def _beginnings(words: list[str]) -> Iterator[str]:
+    return (" ".join(words[:count]) for count in range(len(words), 0, -1))
+
+
+def _is_taken(passes: Passes, text: str) -> bool:
+    try:
+        passes.encode(text)
+    except UserError:
+        return False
+    return True
 
 
 def little_maps(passes: Passes, arguments: dict) -> dict:
