@@ -75,6 +75,14 @@ def numbers_in(sent):
 # ------------------------------------------------------------------------------------------------- the numbers
 
 
+def test_the_first_text_is_as_long_as_the_model_takes(tmp_path):
+    studio = studio_of("gpt2", tmp_path)
+    taken = backward.example(Passes(studio))
+    assert taken == "The list has a method"  # one more word, and it has 11 of the letters
+    assert answer_of(Passes(studio), taken)["total"]["tokens"] > 0
+    assert backward.example(Passes(Studio(small_model().model, small_model().tokenizer, "small", tmp_path))) == TEXT
+
+
 @EVERY_MODEL
 def test_numbers_are_those_of_inspect(name, tmp_path):
     """Row for row, digit for digit, what `minillm inspect --json` prints, and its folded rows."""
@@ -380,8 +388,11 @@ def opened(view, name):
 
 
 def run_letters(page, address):
-    """The view of a model of letters. The text that the page begins with is too long for it."""
+    """The view of a model of letters, after a text that is too long for it."""
     page.goto(f"{address}#backward")
+    page.wait_for_selector(".bw-reads svg")
+    page.get_by_label("Text").fill("abcdefghijk")
+    page.keyboard.press("Control+Enter")
     page.get_by_role("alert").get_by_text("this model takes 10 at most").wait_for()
     page.get_by_label("Text").fill("dbebfjcg")
     page.keyboard.press("Control+Enter")
