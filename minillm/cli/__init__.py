@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
-INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+from minillm.cli.terminal import INTERRUPTED
 
 
 def main() -> None:

@@ -10,8 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from minillm.cli import INTERRUPTED
-from minillm.cli.terminal import waiting
+from minillm.cli.terminal import INTERRUPTED, waiting
 from minillm.errors import MissingExtra
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import fill
 
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+
 UNLIMITED = 160  # columns where there is no terminal
 SILENCE, TICK = 2.0, 0.5  # seconds before the first line, and between two of them
 

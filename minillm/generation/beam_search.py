@@ -22,7 +22,6 @@ Neural Machine Translation System" (2016), section 7, whose length penalty has a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -35,6 +34,8 @@ from minillm.generation.decoder import Decoder
 from minillm.sampler.cuts import top_k_ids
 from minillm.sampler.probability import log_softmax
 from minillm.sampler.sampler import refuse_invalid
+
+STRONGEST_PENALTY = 50  # of length, beyond which the scores of long texts are no numbers
 
 
 class Hypothesis(NamedTuple):
@@ -213,9 +214,10 @@ def _check(ids, max_new_tokens, beams, length_penalty, early_stopping, n_best) -
             raise UserError(f"{name} is {value}: it must be a whole number of at least 1")
     if n_best > beams:
         raise UserError(f"n_best is {n_best}, more than the {beams} beams: use at least as many beams as results")
-    if not isinstance(length_penalty, Real) or not math.isfinite(length_penalty):
+    if not isinstance(length_penalty, Real) or not abs(length_penalty) <= STRONGEST_PENALTY:
         raise UserError(
-            f"length_penalty is {length_penalty}: it must be a finite number (0 compares plain probabilities)"
+            f"length_penalty is {length_penalty}: it must be a number from -{STRONGEST_PENALTY} to {STRONGEST_PENALTY} "
+            "(0 compares plain probabilities)"
         )
     if not isinstance(early_stopping, bool) and early_stopping != "never":
         raise UserError(f'early_stopping is {early_stopping}: use True, False or "never"')

@@ -54,10 +54,11 @@ class Sampler:
 
     def reset(self, step: int = 0, mu: float | None = None) -> None:
         """Begin a new text: the first step, and mirostat's first mu. step, mu: go on with one text
-        that has so many tokens, after the last of which mirostat had this mu.
+        that has so many tokens, after the last of which mirostat had this mu. Without mirostat mu
+        is ignored.
         """
         self.step = step
-        self._mu = None if mu is None else np.array([mu], np.float64)
+        self._mu = None if mu is None or not self.settings.mirostat_tau else np.array([mu], np.float64)
 
     @property
     def mu(self) -> np.ndarray | None:

@@ -75,6 +75,14 @@ def numbers_in(sent):
 # ------------------------------------------------------------------------------------------------- the numbers
 
 
+def test_the_first_text_is_as_long_as_the_model_takes(tmp_path):
+    studio = studio_of("gpt2", tmp_path)
+    taken = backward.example(Passes(studio))
+    assert taken == "The list has a method"  # one more word, and it has 11 of the letters
+    assert answer_of(Passes(studio), taken)["total"]["tokens"] > 0
+    assert backward.example(Passes(Studio(small_model().model, small_model().tokenizer, "small", tmp_path))) == TEXT
+
+
 @EVERY_MODEL
 def test_numbers_are_those_of_inspect(name, tmp_path):
     """Row for row, digit for digit, what `minillm inspect --json` prints, and its folded rows."""
@@ -335,9 +343,9 @@ def test_others_are_answered_between_the_steps_of_a_check(tmp_path):
     "function, arguments, problem",
     [
         (backward.little_maps, {"names": ["wte"] * 65}, "at most 64"),
-        (backward.little_maps, {"names": [["wte"]]}, "names of tensors"),
+        (backward.little_maps, {"names": [["wte"]]}, "names (is|must be)"),
         (backward.tensor, {"name": "h.9"}, 'named "h.9"'),
-        (backward.tensor, {"name": 3}, "the name of a tensor"),
+        (backward.tensor, {"name": 3}, "name is 3: it must be a text"),
         (backward.window, {"name": "wte", "window": [0, 8, 0, 4]}, "no part of 7 rows"),
         (backward.window, {"name": "wte", "window": [0, 1.5, 0, 4]}, "four whole numbers"),
         (backward.window, {"name": "wte", "window": [3, 3, 0, 4]}, "no part"),
@@ -345,7 +353,8 @@ def test_others_are_answered_between_the_steps_of_a_check(tmp_path):
         (backward.attention, {"block": 0, "head": True}, "head is True: it must be a whole number from 0 to 3"),
         (backward.attention, {"block": 0, "head": 4}, "head is 4: it must be a whole number from 0 to 3"),
         (backward.tensor, {"text": "", "name": "wte"}, "the text is empty"),
-        (backward.tensor, {"text": ["a"], "name": "wte"}, "the text is empty"),
+        (backward.tensor, {"text": "a" * 100_001, "name": "wte"}, "at most 100,000 are read"),
+        (backward.tensor, {"text": ["a"], "name": "wte"}, "it must be a text"),
         (backward.tensor, {"text": "a", "name": "wte"}, "at least 2 are needed"),
         (backward.tensor, {"text": "abcdefghija", "name": "wte"}, "this model takes 10 at most"),
     ],
@@ -380,8 +389,11 @@ def opened(view, name):
 
 
 def run_letters(page, address):
-    """The view of a model of letters. The text that the page begins with is too long for it."""
+    """The view of a model of letters, after a text that is too long for it."""
     page.goto(f"{address}#backward")
+    page.wait_for_selector(".bw-reads svg")
+    page.get_by_label("Text").fill("abcdefghijk")
+    page.keyboard.press("Control+Enter")
     page.get_by_role("alert").get_by_text("this model takes 10 at most").wait_for()
     page.get_by_label("Text").fill("dbebfjcg")
     page.keyboard.press("Control+Enter")

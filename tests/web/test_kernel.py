@@ -479,6 +479,12 @@ def test_a_file_of_ones_own(view, tmp_path):
     assert "mine.cu" in view.locator(".source h2").inner_text()
 
 
+def test_a_kernel_that_touches_no_memory_is_shown_without_figures(view):
+    own(view, "saxpy", "__global__ void nothing(int* x) {}\n")
+    assert "ran" in ran(view)
+    assert "saxpy.cu" in view.locator(".source h2").inner_text()
+
+
 def test_a_fault_in_a_header_is_shown_there(view):
     own(view, "total", '#define ADDENDS 8\n#define COLUMNS 32\n#include "column_sum.cuh"\n')
     view.get_by_label("what to see").select_option("check")

@@ -115,6 +115,29 @@ def test_what_is_no_object_is_refused_in_a_sentence(play, body):
     assert status == 400 and "reload" in json.loads(text)["error"]
 
 
+@pytest.mark.parametrize(
+    "body, why",
+    [
+        (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"text": "\\ud800"}', "half of a character"),
+        (b'{"number": ' + b"9" * 10_000 + b"}", "no JSON"),
+    ],
+)
+def test_what_python_cannot_take_is_refused_in_a_sentence(play, body, why):
+    status, text = ask(play, body=body)
+    assert status == 400 and why in json.loads(text)["error"]
+
+
+def test_a_name_that_is_no_text_is_sent_as_far_as_it_is(try_out):
+    def refused(studio, arguments):
+        raise UserError("no a\udcff")
+
+    names = answer, "/names", lambda studio, arguments: ["a\udcff"]
+    with try_out(names, (answer, "/refused", refused)) as address:
+        assert ask(address, "names") == (200, '["a?"]')
+        assert ask(address, "refused") == (400, '{"error": "no a?"}')
+
+
 def test_a_request_has_a_largest_size(play):
     status, text = ask(play, body=b" " * (LARGEST + 1))
     assert status == 400 and "shorter" in json.loads(text)["error"]
@@ -182,7 +205,18 @@ def test_an_error_in_a_stream_is_its_last_line(try_out):
 
     with try_out((stream, "/values", values), (stream, "/refused", refused)) as address:
         assert ask(address, "values") == (200, '1\n{"error": "the disk is full"}\n')
-        assert ask(address, "refused") == (400, '{"error":"no"}')
+        assert ask(address, "refused") == (400, '{"error": "no"}')
+
+
+def test_a_fault_of_the_program_ends_a_stream_with_a_sentence(try_out):
+    def values(studio, arguments):
+        yield 1
+        raise ZeroDivisionError
+
+    with try_out((stream, "/values", values)) as address:
+        with asked(address, "values") as response:
+            assert response.readline() == b"1\n"
+            assert "which is in the terminal" in json.loads(response.readline())["error"]
 
 
 # ------------------------------------------------------------------------------------------- how it opens and ends
@@ -306,6 +340,35 @@ def test_the_views_are_links_and_the_address_names_the_view(page, play):
     page.go_back()
     page.wait_for_selector("#write")
     expect(page.locator("#model")).to_contain_text("467,584 weights")
+
+
+COUNT_LISTENERS = """
+let count = 0;
+for (const [name, change] of [["addEventListener", 1], ["removeEventListener", -1]]) {
+  const usual = document[name];
+  document[name] = function (...listener) {
+    count += change;
+    document.documentElement.dataset.listeners = count;
+    return usual.apply(this, listener);
+  };
+}"""
+
+
+def test_a_view_that_is_left_before_it_has_loaded_ends(page, play):
+    """Else its keys and its questions to the server would go on behind the next view."""
+    from playwright.sync_api import expect
+
+    held = []
+    page.add_init_script(COUNT_LISTENERS)
+    page.route("**/write/start", lambda route: held.append(route))
+    with page.expect_request("**/write/start"):
+        page.goto(play)
+    expect(page.locator("html")).to_have_attribute("data-listeners", "1")  # for the keys of Write
+    page.get_by_role("link", name="Tokens").click()
+    expect(page.locator("#tokens textarea")).to_be_visible()
+    held[0].continue_()
+    expect(page.locator("html")).to_have_attribute("data-listeners", "0")
+    expect(page.locator("#tokens textarea")).to_be_visible()
 
 
 def test_dark_and_light_are_switched_and_kept(page, play):

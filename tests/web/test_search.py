@@ -14,6 +14,7 @@ from minillm.lessons.small_model import small_model
 from minillm.sampler import Sampler
 from minillm.web.play import search
 from minillm.web.play.opening import open_studio
+from minillm.web.play.studio import Studio
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,18 @@ def test_a_draft_of_a_run_folder(studio):
     assert search.drafts(studio, {}) == ["look-up", "the model itself", "untrained"]
 
 
+def test_run_folders_that_are_no_drafts(studio, tmp_path):
+    """One that is broken, and a link that leads out of the folder of run folders."""
+    runs = tmp_path / "runs"
+    for name in ("broken", "list"):
+        (runs / name).mkdir(parents=True)
+    (runs / "broken" / "config.json").write_text("{")
+    (runs / "list" / "config.json").write_text("[1]")
+    (runs / "link").symlink_to(studio.runs / "untrained", target_is_directory=True)
+    other = Studio(studio.model, studio.tokenizer, "a", runs)
+    assert search.drafts(other, {}) == ["look-up", "the model itself"]
+
+
 def test_the_model_as_its_own_draft_is_accepted(studio):
     """Greedily, so that the text is that of plain generation."""
     last = speculate(studio, draft="the model itself", settings={"temperature": 0}, tokens=25)[-1]
@@ -132,6 +145,8 @@ def test_texts_end(studio):
         (dict(tokens=0), "tokens is 0"),
         (dict(tokens=201), "tokens is 201: it must be a whole number from 1 to 200"),
         (dict(length_penalty="much"), "length_penalty is 'much'"),
+        (dict(length_penalty=1e308), "length_penalty is 1e+308: it must be a number from -50 to 50"),
+        (dict(length_penalty=-51), "length_penalty is -51"),
         (dict(early_stopping="soon"), "early_stopping is soon"),
         (dict(early_stopping=[]), "early_stopping is []"),
     ],

@@ -122,6 +122,22 @@ def test_what_cannot_be_cut_is_said(view, arguments, message):
         view.cut(None, arguments)
 
 
+def test_a_link_that_leads_out_of_the_run_folders_is_none_of_them(view, tmp_path):
+    CharacterTokenizer.train("helo").save_pretrained(tmp_path / "outside")
+    (tmp_path / "runs" / "link").symlink_to(tmp_path / "outside", target_is_directory=True)
+    assert view.tokenizers(None, {})["folders"] == ["letters"]
+    with pytest.raises(UserError, match='folder: there is no "link"'):
+        view.cut(None, {"text": "hello", "folder": "link"})
+
+
+def test_the_first_text_has_what_the_tokenizer_knows(learned, tmp_path):
+    letters = CharacterTokenizer.train("once 26")
+    for tokenizer in (learned, letters):
+        sample = Tokens(Studio(None, tokenizer, "mine", tmp_path)).tokenizers(None, {})["sample"]
+        assert cut_text(tokenizer, sample, "all")["count"] > 20
+    assert "東京" not in sample and set(sample) == set("once 26")
+
+
 def test_no_run_folders_at_all(learned, tmp_path):
     assert Tokens(Studio(None, learned, "mine", tmp_path / "none")).tokenizers(None, {})["folders"] == []
 

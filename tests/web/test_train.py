@@ -163,7 +163,11 @@ def test_changes_are_in_the_record_and_are_kept(studio, training):
         (lambda training, studio: training.write(studio, {"temperature": -1}), "temperature"),
         (lambda training, studio: training.write(studio, {"temperature": 1e9}), "temperature is 1000000000.0"),
         (lambda training, studio: training.write(studio, {"temperature": "hot"}), "temperature is 'hot'"),
-        (lambda training, studio: training.order(studio, {"order": "jump"}), "an order is one of pause, step"),
+        (
+            lambda training, studio: training.order(studio, {"order": "jump"}),
+            'order: there is no "jump", only pause, step',
+        ),
+        (lambda training, studio: training.order(studio, {"order": ["pause"]}), "only pause, step"),
         (lambda training, studio: training.start(studio, form("other")), "a run is training already"),
     ],
 )

@@ -84,6 +84,12 @@ def test_a_token_at_a_time_is_the_same_as_a_run(studio, texts):
         written, mu = [*written, found["trace"]["token"]], found["mu"]
 
 
+def test_mirostat_switched_off_forgets_what_it_remembered(studio, texts):
+    without = write.next_token(studio, texts, request(studio, written=[5]))
+    assert write.next_token(studio, texts, request(studio, written=[5], mu=4.5)) == without
+    assert without["mu"] is None
+
+
 def test_every_way_to_a_place_gives_the_same_logits(studio):
     """Back, forth, to another branch, before a slide and after it: as if the text was written plainly."""
     model, numbers = studio.model, stream("test", "places")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from minillm.errors import UserError
@@ -62,6 +62,9 @@ def stream(
                     value = await asyncio.wrap_future(run(next, values, END))
             except UserError as error:
                 yield text_of({"error": str(error)}) + b"\n"
+            except Exception:
+                yield text_of({"error": "an error of the program, which is in the terminal"}) + b"\n"
+                raise
             finally:
                 run(values.close)
 
@@ -71,7 +74,9 @@ def stream(
 
 
 async def arguments_of(request: Request) -> dict:
-    """The JSON object that a request carries. Raises UserError for anything else."""
+    """The JSON object that a request carries, whose texts can be written as UTF-8. Raises UserError
+    for anything else.
+    """
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -79,8 +84,11 @@ async def arguments_of(request: Request) -> dict:
             raise UserError(f"the page sent more than {LARGEST:,} bytes: use a shorter text")
     try:
         arguments = json.loads(body or b"{}")
-    except ValueError:
-        raise UserError("the page sent what is no JSON: reload it") from None
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError("the page sent half of a character (a lone surrogate): take it out of the text") from None
+    except (ValueError, RecursionError):
+        raise UserError("the page sent what is no JSON, or is nested too deeply: reload it") from None
     if not isinstance(arguments, dict):
         raise UserError("the page sent JSON that is no object: reload it")
     return arguments
@@ -88,15 +96,18 @@ async def arguments_of(request: Request) -> dict:
 
 def refused(error: UserError) -> Response:
     """The answer to what the user can mend."""
-    return JSONResponse({"error": str(error)}, status_code=400)
+    return Response(text_of({"error": str(error)}), status_code=400, media_type="application/json")
 
 
 def text_of(value) -> bytes:
-    """JSON, with null for numbers that JSON does not have (infinity, not a number)."""
+    """JSON, with null for numbers that JSON does not have (infinity, not a number), and "?" for what
+    is no character (names of files have such bytes).
+    """
     try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False).encode()
+        text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "replace")
 
 
 def _finite(value):

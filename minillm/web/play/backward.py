@@ -1,6 +1,7 @@
 """The view Backward: a text through the model and back.
 
-POST /backward/pass        text                      the tensors in order, in numbers, with progress
+POST /backward/example                               a text to begin with
+     /backward/pass        text                      the tensors in order, in numbers, with progress
      /backward/maps        text, names               small pictures of some of them
      /backward/tensor      text, name                one of them: its code, its formula, and its map
      /backward/window      text, name, window        a part of its map, closer
@@ -22,11 +23,13 @@ from minillm.inspection.checking import checked_elements, choose_elements
 from minillm.inspection.table import verdict_of
 from minillm.inspection.text import gradient_in_float64, shifted
 from minillm.web.play.answers import answer, stream
-from minillm.web.play.arguments import whole
+from minillm.web.play.arguments import text, texts, whole
 from minillm.web.play.heat_maps import heat_map
 from minillm.web.play.passes import Opened, Passes
 from minillm.web.play.studio import Studio, Worker
 
+EXAMPLE = "The list has a method that returns the number of items in the list"
+LONGEST_TEXT, LONGEST_NAME = 100_000, 300  # characters
 MOST_NAMES = 64  # pictures of one request
 
 
@@ -45,6 +48,7 @@ def routes(studio: Studio) -> list[Route]:
     # weights, while it lasts, in any case, and with it a worker of its own: all else is answered
     # meanwhile.
     return [
+        answer("/backward/example", studio, lambda _, arguments: example(passes)),
         stream("/backward/pass", studio, run, Worker("backward")),
         answer("/backward/maps", studio, lambda _, arguments: little_maps(passes, arguments)),
         answer("/backward/tensor", studio, lambda _, arguments: tensor(passes, arguments)),
@@ -54,12 +58,24 @@ def routes(studio: Studio) -> list[Route]:
     ]
 
 
+def example(passes: Passes) -> str:
+    """As many words of EXAMPLE as the model takes; empty where there are none."""
+    words = EXAMPLE.split()
+    beginnings = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((beginning for beginning in beginnings if _is_taken(passes, beginning)), "")
+
+
+def _is_taken(passes: Passes, beginning: str) -> bool:
+    try:
+        passes.encode(beginning)
+    except UserError:
+        return False
+    return True
+
+
 def little_maps(passes: Passes, arguments: dict) -> dict:
     """Name -> {"values": map, "gradient": map or None} (heat_maps.py)."""
-    names = arguments.get("names")
-    if not isinstance(names, list) or len(names) > MOST_NAMES or not all(isinstance(name, str) for name in names):
-        raise UserError(f"names: a list of at most {MOST_NAMES} names of tensors")
-    return passes.little_maps(text_in(arguments), names)
+    return passes.little_maps(text_in(arguments), texts(arguments, "names", MOST_NAMES, LONGEST_NAME))
 
 
 def tensor(passes: Passes, arguments: dict) -> dict:
@@ -82,8 +98,8 @@ def maps_of(opened: Opened, part: tuple | None) -> dict:
 
 def attention(passes: Passes, arguments: dict) -> dict:
     """A head's p, dp and ds as maps, and the norms of its vectors. window: as of `window`."""
-    text = text_in(arguments)
-    layer = passes.attention(text, whole(arguments, "block", 0, passes.of(text).answer["attention"] - 1))
+    given = text_in(arguments)
+    layer = passes.attention(given, whole(arguments, "block", 0, passes.of(given).answer["attention"] - 1))
     head = whole(arguments, "head", 0, layer.heads - 1)
     pattern = layer.pattern(head)
     part = window_in(arguments, pattern.p.shape) if "window" in arguments else None
@@ -117,18 +133,15 @@ def checked(passes: Passes, studio: Studio, arguments: dict) -> Iterator[dict]:
 
 def text_in(arguments: dict) -> str:
     """The text. Raises UserError for an empty one."""
-    text = arguments.get("text")
-    if not isinstance(text, str) or not text:
+    given = text(arguments, "text", LONGEST_TEXT, "")
+    if not given:
         raise UserError("the text is empty: write one of at least two tokens")
-    return text
+    return given
 
 
 def name_in(arguments: dict) -> str:
     """The name of a tensor, without knowing whether there is one."""
-    name = arguments.get("name")
-    if not isinstance(name, str):
-        raise UserError("name: the name of a tensor")
-    return name
+    return text(arguments, "name", LONGEST_NAME)
 
 
 def window_in(arguments: dict, shape: tuple[int, int]) -> tuple[int, int, int, int]:

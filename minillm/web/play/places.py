@@ -31,6 +31,12 @@ def is_inside(runs: Path, name: str) -> bool:
     return is_plain and real != home and real.is_relative_to(home)
 
 
+def folders_with(runs: Path, file: str) -> list[str]:
+    """The names of the run folders that have such a file, but for links that lead out of `runs`."""
+    names = (path.parent.name for path in runs.glob(f"*/{file}"))
+    return sorted(name for name in names if not name.startswith(".") and is_inside(runs, f"{name}/{file}"))
+
+
 def new_name(name: object) -> str:
     """The name of a new run folder. Raises UserError for anything but a plain name."""
     if not isinstance(name, str) or not NAME.fullmatch(name):

@@ -24,6 +24,7 @@ from minillm.pretrained import from_pretrained
 from minillm.sampler import Sampler
 from minillm.web.play.answers import answer, stream
 from minillm.web.play.arguments import number_or_none, text, whole
+from minillm.web.play.places import folders_with
 from minillm.web.play.studio import Studio
 from minillm.web.play.write import piece, prompt_of, sampler_settings
 
@@ -104,7 +105,7 @@ def speculate(studio: Studio, arguments: dict) -> Iterator[dict]:
 
 def drafts(studio: Studio, arguments: dict) -> list[str]:
     """The names of the drafts."""
-    return [LOOKUP, ITSELF, *sorted(_runs(studio))]
+    return [LOOKUP, ITSELF, *_runs(studio)]
 
 
 def _draft(studio: Studio, name: str):
@@ -120,14 +121,17 @@ def _draft(studio: Studio, name: str):
 
 def _runs(studio: Studio) -> dict[str, Path]:
     """The finished run folders of the model's vocabulary, by name."""
-    folders = studio.runs.iterdir() if studio.runs.is_dir() else ()
-    configs = ((folder, folder / CONFIG_FILE) for folder in folders)
+    folders = {name: studio.runs / name for name in folders_with(studio.runs, CONFIG_FILE)}
     size = studio.model.config.vocab_size
-    return {
-        folder.name: folder
-        for folder, config in configs
-        if config.is_file() and read_json(config).get("vocab_size") == size
-    }
+    return {name: folder for name, folder in folders.items() if _vocabulary_of(folder) == size}
+
+
+def _vocabulary_of(folder: Path) -> int | None:
+    """How many tokens the model of a run folder knows; None where its file cannot be read."""
+    try:
+        return read_json(folder / CONFIG_FILE).get("vocab_size")
+    except UserError:
+        return None
 
 
 @lru_cache(maxsize=1)

@@ -6,12 +6,18 @@ from starlette.routing import Route
 
 from minillm.errors import UserError
 from minillm.tokenizers import Tokenizer, load_tokenizer
+from minillm.tokenizers.start import can_encode
 from minillm.tokenizers.trace import TracedPiece
 from minillm.web.play.answers import answer
 from minillm.web.play.arguments import choice, text
+from minillm.web.play.places import folders_with
 from minillm.web.play.studio import Studio, Worker
 
+FILE = "tokenizer.json"  # by which a folder has a tokenizer
 LONGEST = 200_000  # characters of a text
+SAMPLE = (  # of all kinds of characters
+    "Once upon a time, there was a tokenizer.\nIt's 2026: naïve 東京 👩\u200d👧  two spaces <|endoftext|>"
+)
 SHOWN = 2000  # tokens that are shown, with their merges
 LONGEST_PIECE = 4000  # ids at the start of a piece whose merges are shown
 
@@ -34,8 +40,13 @@ class Tokens:
         self._opened: dict[tuple[str, float], Tokenizer] = {}
 
     def tokenizers(self, studio: Studio, arguments: dict) -> dict:
-        """The name of the model, whose own is called "", and the run folders with a tokenizer."""
-        return {"model": self._studio.name, "folders": self._folders(), "longest": LONGEST, "shown": SHOWN}
+        """The name of the model, whose own is called "", the run folders with a tokenizer, and a text
+        to begin with, of which characters that the model's tokenizer does not have are left out.
+        """
+        known = {letter for letter in SAMPLE if can_encode(self._studio.tokenizer, letter)}
+        sample = "".join(letter for letter in SAMPLE if letter in known)
+        own = {"model": self._studio.name, "sample": sample}
+        return {**own, "folders": self._folders(), "longest": LONGEST, "shown": SHOWN}
 
     def cut(self, studio: Studio, arguments: dict) -> dict:
         """A text as tokens.
@@ -49,15 +60,14 @@ class Tokens:
         return cut_text(self._tokenizer(folder), sample, allowed)
 
     def _folders(self) -> list[str]:
-        runs = self._studio.runs
-        return sorted(path.parent.name for path in runs.glob("*/tokenizer.json")) if runs.is_dir() else []
+        return folders_with(self._studio.runs, FILE)
 
     def _tokenizer(self, folder: str) -> Tokenizer:
         if not folder:
             return self._studio.tokenizer
         path = self._studio.runs / folder
         try:
-            key = folder, (path / "tokenizer.json").stat().st_mtime
+            key = folder, (path / FILE).stat().st_mtime
         except OSError as error:
             raise UserError(f"the tokenizer of {folder} cannot be read: {error.strerror}") from None
         if key not in self._opened:

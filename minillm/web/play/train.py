@@ -16,6 +16,7 @@ from starlette.routing import Route
 from minillm.errors import UserError
 from minillm.training import resume_run
 from minillm.web.play.answers import answer
+from minillm.web.play.arguments import choice
 from minillm.web.play.places import inside
 from minillm.web.play.studio import Studio, Worker
 from minillm.web.play.training_form import describe_form, read_form
@@ -76,10 +77,7 @@ class Training:
         session = self._current()
         orders = dict(pause=session.pause, step=session.one_step, stop=session.stop)
         orders["continue"] = session.go_on
-        given = arguments.get("order")
-        if given not in orders:
-            raise UserError(f"an order is one of {', '.join(orders)}")
-        orders[given]()
+        orders[choice(arguments, "order", list(orders))]()
         return self._shown(studio, session.status())
 
     def change(self, studio: Studio, arguments: dict) -> dict:

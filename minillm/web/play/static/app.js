@@ -8,7 +8,8 @@ const VIEWS = { write: "Write", backward: "Backward", train: "Train", kernel: "K
 const api = { post, stream };
 const view = document.getElementById("view");
 const message = document.getElementById("message");
-let end = null;
+let end = null;    // ends the view that is shown
+let opened = 0;    // views so far: one that is left before it has loaded ends as soon as it has
 
 // Shows what went wrong above the view; say("") takes it away.
 function say(error) {
@@ -23,6 +24,8 @@ function complain(event) {
 }
 
 async function open() {
+  opened += 1;
+  const number = opened;
   const name = location.hash.slice(1).split("?")[0];
   const chosen = name in VIEWS ? name : "write";
   for (const link of document.querySelectorAll("#views a")) {
@@ -36,11 +39,14 @@ async function open() {
   document.title = `${VIEWS[chosen]} - minillm play`;
   try {
     const module = await viewModule(chosen);
+    if (number !== opened) return;
     const root = h("div", { id: chosen });
     view.replaceChildren(root);
-    end = (await module.show(root, api, say)) ?? null;
+    const endIt = (await module.show(root, api, say)) ?? null;
+    if (number === opened) end = endIt;
+    else endIt?.();
   } catch (error) {
-    say(error);
+    if (number === opened) say(error);
     if (!(error instanceof ServerError)) throw error;
   }
 }
@@ -53,7 +59,6 @@ async function viewModule(name) {
     throw new ServerError(GONE);
   }
 }
-
 
 addEventListener("unhandledrejection", complain);
 addEventListener("error", complain);

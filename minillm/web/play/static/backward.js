@@ -5,13 +5,13 @@ import { decoded, heatPicture } from "./look/heat.js";
 import { attentionPanel } from "./backward_attention.js";
 import { tensorPanel } from "./backward_tensor.js";
 
-const EXAMPLE = "The list has a method that returns the number of items in the list";
 const DIRECTIONS = { forward: "forward", backward: "backward", parameters: "gradients of the weights" };
 const SHOWN = { values: "forward", gradient: "gradient" };
 
-let kept = EXAMPLE; // the text, while other views are open
+let kept = null; // the text, while other views are open
 
-export function show(root, api, say) {
+export async function show(root, api, say) {
+  kept ??= await api.post("backward/example");
   const styles = ["look/code.css", "backward.css"].map((href) => h("link", { rel: "stylesheet", href }));
   document.head.append(...styles);
   const leaving = new AbortController();
@@ -73,7 +73,7 @@ export function show(root, api, say) {
   form.addEventListener("submit", start);
   text.addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && start(event));
   root.append(h("h2", { class: "sr-only" }, "Backward"), form, result);
-  start();
+  if (kept) start();
   return () => {
     current?.abort();
     leaving.abort();

@@ -107,7 +107,8 @@ function edge(node, x, y, middle) {
 
 function beamBox(node, x, y, onLook) {
   const text = visible(node.piece) || `⟨${node.token}⟩`;
-  const name = text.length > LETTERS ? `${text.slice(0, LETTERS - 1)}…` : text;
+  const most = node.isBest ? LETTERS - 2 : LETTERS;  // the star takes the place of two
+  const name = text.length > most ? `${text.slice(0, most - 1)}…` : text;
   const inner = node.fate === "finished"
     ? svg("rect", { class: "inner", x: x + 3, y: y + 3, width: BOX - 6, height: TALL - 6, rx: 3 }) : null;
   const look = () => onLook(node);

@@ -172,7 +172,7 @@ class KernelView {
     this.result = event;
     if (!again) this.section = this.hottestSection();
     this.outcome.replaceChildren(this.verdict(event), ...(printed ? [printed] : []));
-    if (event.kernels.length) this.showSection(this.section, line);
+    if (this.sections().length) this.showSection(this.section, line);
     else this.showChecked(request);
     const [fault] = event.faults;
     if (this.own && fault?.file === request.file) this.editor.mark(fault.line, fault.text);

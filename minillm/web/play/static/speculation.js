@@ -4,8 +4,8 @@ import { numberField, numberOf, searchForm } from "./search_form.js";
 import { percent } from "./written.js";
 
 const EXPLANATION = "A draft guesses the next tokens, and one pass of the model checks them all. ✓ accepted; ✗ "
-  + "refused, with the token that the model wrote in its place; grey: guesses after a refused one. Each numbered line "
-  + "is a pass.";
+  + "refused, with the token that the model wrote in its place; grey: guesses after a refused one. A number "
+  + "begins each pass.";
 
 // promptIds(): a promise of the prompt's ids. values(): the settings of the sampler. -> { element, end() }
 export function speculationPanel(api, promptIds, values) {

@@ -3,7 +3,6 @@
 import { h, visible } from "./look/dom.js";
 import { replay } from "./tokens_replay.js";
 
-const SAMPLE = "Once upon a time, there was a tokenizer.\nIt's 2026: naïve 東京 👩‍👧  two spaces <|endoftext|>";
 const KINDS = {
   "byte-level": "Byte pairs: a pattern cuts the text into pieces; a piece begins as its UTF-8 bytes, and the pair that was learned first is merged, again and again.",
   "character-level": "Pairs of characters: a piece begins as characters (or bytes, where a character has no token), and the best pair of neighbours is merged, again and again.",
@@ -30,7 +29,7 @@ class TokensView {
     const { info } = this;
     const options = () => [h("option", { value: "" }, info.model), ...info.folders.map((name) => h("option", { value: name }, name))];
     this.text = h("textarea", { id: "tokens-text", rows: 5, spellcheck: "false", oninput: () => this.update() });
-    this.text.value = SAMPLE;
+    this.text.value = info.sample;
     this.folder = h("select", { id: "tokens-folder", onchange: () => this.update() }, options());
     this.second = h("select", { id: "tokens-second", onchange: () => this.update() }, h("option", { value: "-" }, "none"), options());
     this.lines = h("select", { onchange: () => this.update() }, h("option", { value: "\n" }, "LF"), h("option", { value: "\r\n" }, "CR LF"));

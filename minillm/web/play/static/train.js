@@ -57,20 +57,26 @@ export async function show(root, api, say) {
     soon(0);
   }
 
+  // Goes on after an error, too: the frame shows it, and the next answer may be a good one.
   async function look() {
-    if (!document.hidden) {
-      const offsets = Object.fromEntries([...records.values()].map((record) => [record.name, record.offset]));
-      const now = await api.post("train/now", { runs: offsets }, stopped.signal);
-      takeSession(now.session);
-      for (const [name, news] of Object.entries(now.runs)) {
-        const record = records.get(name);
-        if (news.gone) drop(name);
-        else if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
-      }
-      const isCalm = isOver(session) || session.state === "paused";
-      if (isNew && (isCalm || performance.now() - drawnAt > REDRAWN)) draw();
+    try {
+      if (!document.hidden) await takeNews();
+    } finally {
+      soon(isOver(session) ? SELDOM : OFTEN);
     }
-    soon(isOver(session) ? SELDOM : OFTEN);
+  }
+
+  async function takeNews() {
+    const offsets = Object.fromEntries([...records.values()].map((record) => [record.name, record.offset]));
+    const now = await api.post("train/now", { runs: offsets }, stopped.signal);
+    takeSession(now.session);
+    for (const [name, news] of Object.entries(now.runs)) {
+      const record = records.get(name);
+      if (news.gone) drop(name);
+      else if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
+    }
+    const isCalm = isOver(session) || session.state === "paused";
+    if (isNew && (isCalm || performance.now() - drawnAt > REDRAWN)) draw();
   }
 
   function soon(milliseconds) {
