@@ -1,9 +1,10 @@
 """Lesson: Muon.
 
-The gradient of a matrix, taken apart into singular values, is g = sum_i s_i u_i v_i^T: the direction
-u_i v_i^T of the weights, of length 1, times s_i. A few s_i are much larger than the others, so a
-step along g is a step in a few directions. Muon steps along sum_i u_i v_i^T: as far in each of
-them. It approximates this sum without singular values, by matrix products (minillm/optim/muon.py).
+The gradient of a matrix, taken apart into singular values, is g = sum_i s_i u_i v_i^T: the
+direction u_i v_i^T of the weights, of length 1, times s_i. A few s_i are much larger than the
+others, so a step along g is a step in a few directions. Muon steps along sum_i u_i v_i^T: as far in
+each of them. It approximates this sum without singular values, by matrix products
+(minillm/optim/muon.py).
 
 Measured are the singular values of a real momentum before and after, and what a training gains.
 """

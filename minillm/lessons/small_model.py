@@ -76,7 +76,10 @@ def _train_beside(folder: Path) -> Path:
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     print(f"training the lessons' small model, once; it is kept in {folder.parent}", file=sys.stderr)
     with waiting(f"training the small model: {TRAINING.max_steps} steps, about 15 seconds on an idle machine"):
-        train(start_run(TRAINING, MODEL, partial / "run"))
+        ended = train(start_run(TRAINING, MODEL, partial / "run"))
+    if ended != "finished":  # Ctrl-C: what is half trained is not kept
+        shutil.rmtree(partial, ignore_errors=True)
+        raise KeyboardInterrupt
     (partial / "run").rename(folder)
     shutil.rmtree(partial, ignore_errors=True)
     return folder

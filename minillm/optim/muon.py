@@ -15,7 +15,8 @@ The singular values are not computed. For x with singular values in [0, 1], the 
 
 has the same U and V, and the singular values p(s) = a s + b s^3 + c s^5 (Newton-Schulz). With the
 coefficients below each step multiplies small s by 3.4 and keeps large ones near 1: five steps bring
-every s above 0.002 into [0.68, 1.21]. It begins with x = n / |n|, whose singular values are at most 1.
+every s above 0.002 into [0.68, 1.21]. It begins with x = n / |n|, whose singular values are at most
+1.
 
 Matrices are the weights of Linear layers. Embeddings, the output head (a row for each token of the
 vocabulary), and vectors (biases and norms) take steps of AdamW (adamw.py).

@@ -64,7 +64,9 @@ class Optimizer:
         }
 
     def parameters_with(self, kind: str) -> dict[str, Parameter]:
-        """The parameters that have the state of this name: all of them, unless a subclass says otherwise."""
+        """The parameters that have the state of this name: all of them, unless a subclass says
+        otherwise.
+        """
         return self.parameters
 
     def step(self, gradient_scale=1.0) -> None:

@@ -177,7 +177,12 @@ def norm_is_float32(module):
         (
             linear_cross_entropy,
             loss_is_float32,
-            [("logits = matmul(rows[chunk], weight.T, dtype=weight.dtype)", "logits = matmul(rows[chunk], weight.T)")],
+            [
+                (
+                    "\n        logits = matmul(rows[chunk], weight.T, dtype=weight.dtype)",
+                    "\n        logits = matmul(rows[chunk], weight.T)",
+                )
+            ],
         ),
         (layer_norm, norm_is_float32, [("rows = upcast(x).reshape", "rows = x.reshape")]),
     ],

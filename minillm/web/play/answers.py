@@ -100,8 +100,8 @@ def refused(error: UserError) -> Response:
 
 
 def text_of(value) -> bytes:
-    """JSON, with null for numbers that JSON does not have (infinity, not a number), and "?" for what
-    is no character (names of files have such bytes).
+    """JSON, with null for numbers that JSON does not have (infinity, not a number), and "?" for
+    what is no character (names of files have such bytes).
     """
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)

@@ -38,7 +38,7 @@ def plane(array, tokens: int) -> np.ndarray:
 def reduced(matrix: np.ndarray, block: tuple[int, int]) -> np.ndarray:
     """For each block of a matrix the number farthest from 0; NaN for a block that has one.
 
-    >>> reduced(np.array([[1, -3, 2], [0, 1, 0]]), (2, 2))
+    >>> reduced(np.array([[1.0, -3.0, 2.0], [0.0, 1.0, 0.0]]), (2, 2))
     array([[-3.,  2.]])
     """
     matrix = np.asarray(matrix, float if matrix.dtype == float else np.float32)

@@ -40,8 +40,9 @@ class Tokens:
         self._opened: dict[tuple[str, float], Tokenizer] = {}
 
     def tokenizers(self, studio: Studio, arguments: dict) -> dict:
-        """The name of the model, whose own is called "", the run folders with a tokenizer, and a text
-        to begin with, of which characters that the model's tokenizer does not have are left out.
+        """The name of the model, whose own is called "", the run folders with a tokenizer, and a
+        text to begin with, of which characters that the model's tokenizer does not have are left
+        out.
         """
         known = {letter for letter in SAMPLE if can_encode(self._studio.tokenizer, letter)}
         sample = "".join(letter for letter in SAMPLE if letter in known)

@@ -15,6 +15,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -217,6 +218,17 @@ def _model(name: str, title: str, *pairs: str, case: str) -> Operation:
     return Operation(name, title, "models", f"minillm.models.{name}", _pairs(*pairs), case=case)
 
 
+def _layers_in(module: str) -> list[str]:
+    """The classes of a module that have forward and backward, in its order."""
+    tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+    methods = {
+        each.name: {part.name for part in each.body if isinstance(part, ast.FunctionDef)}
+        for each in tree.body
+        if isinstance(each, ast.ClassDef)
+    }
+    return [name for name, own in methods.items() if own >= {"forward", "backward"}]
+
+
 def _rung(name: str, title: str, module: str, pairs: str, *shared: str) -> Operation:
     """A rung of the attention ladder. shared: the headers with a part of its formulas."""
     headers = tuple(f"attention/{header}" for header in shared)
@@ -351,8 +363,8 @@ _ALL = (
         kernels=("global_norm.cu",),
         case="global_norm",
     ),
-    _model("gpt2", "GPT-2: from tokens to the last norm", "Transformer", "ResidualBlock", case="gpt2"),
-    _model("llama", "Llama: from tokens to the last norm", "LlamaBody", "LlamaBlock", case="llama"),
+    _model("gpt2", "GPT-2: from tokens to the last norm", *_layers_in("minillm.models.gpt2"), case="gpt2"),
+    _model("llama", "Llama: from tokens to the last norm", *_layers_in("minillm.models.llama"), case="llama"),
     _model(
         "language_model",
         "A language model: body, head and loss",
