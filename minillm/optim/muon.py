@@ -48,11 +48,10 @@ def orthogonalised(n):
     xp = array_module(n)
     x = n / xp.maximum(xp.sqrt((n * n).sum()), SMALLEST_NORM)
     for _ in range(STEPS):
-        s = matmul(x, x.T)  # (m, n) @ (n, m)
-        # p(x) = (a + b s + c s s) x
-        p = matmul(s, s)  # (m, m) @ (m, m)
-        p = c * p + b * s + a * xp.eye(len(s), dtype=s.dtype)
-        x = matmul(p, x)  # (m, m) @ (m, n)
+        gram = matmul(x, x.T)  # (R, C) @ (C, R)
+        # p(x) = (a + b gram + c gram gram) x
+        p = a * xp.eye(len(gram), dtype=gram.dtype) + b * gram + c * matmul(gram, gram)  # (R, R)
+        x = matmul(p, x)  # (R, R) @ (R, C)
     return x
 
 
