@@ -51,6 +51,8 @@ SHORTER = {
     "--d-model 32",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 2 --vocab-size 300",
+    # tests/lessons has each lesson's claim, and the way through all of them
+    r"minillm lesson all --out pictures": "minillm lesson temperature --out pictures",
     r"minillm gradcheck": "minillm gradcheck linear layer_norm",
     r"minillm generate .* --compare.*": "--max-tokens 4",
     r"python -m benchmarks.attention --only-simulate": "--times 32 --widths 32",
