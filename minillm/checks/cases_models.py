@@ -6,6 +6,7 @@ from itertools import product
 
 from minillm.checks.case import KEY, Case, Problem, at, randomised
 from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.cross_entropy import IGNORE_INDEX
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
@@ -85,6 +86,35 @@ MODELS = (
         **SMALL_LLAMA,
     ),
 )  # fmt: skip
+
+
+def preference_inputs(rng, family, label_smoothing=0.0):
+    """Two pairs of answers of different lengths, behind a prompt, and what the reference gave them.
+
+    family: the name of the model's class.
+    """
+    (kind,) = (kind for kind in FAMILIES if kind.__name__ == family)
+    shape = (SMALL if kind is GPT2 else SMALL_LLAMA) | dict(n_layer=1)
+    ids, targets = rng.integers(SMALL["vocab_size"], size=(2, 2, 2, 4))
+    targets[..., :1] = IGNORE_INDEX  # the prompt
+    targets[0, 1, 3:] = targets[1, 0, 2:] = IGNORE_INDEX  # padding
+    config, reference = kind.config_class(**shape), rng.normal(size=(2, 2)) - 5
+    given = dict(ids=ids, targets=targets, reference=reference, rng_key=KEY)
+    return given | dict(model=randomised(kind(config, seed=0, dtype="float64")), label_smoothing=label_smoothing)
+
+
+FAMILIES = (GPT2, Llama, Qwen2, Qwen3, Mistral)
+PREFERENCE = Case(
+    "preference",
+    home="minillm.models.preference",
+    inputs=preference_inputs,
+    layer=lambda module, a: module.PreferenceModel(a.model, beta=0.7, label_smoothing=a.label_smoothing),
+    layer_inputs=("ids", "targets", "reference"),
+    gradcheck=[
+        *(at(kind.__name__, label=f"DPO of a {kind.display_name}") for kind in FAMILIES),
+        at("Llama", label="conservative DPO", label_smoothing=0.1),
+    ],
+)
 
 
 def residual_block_inputs(rng, B, T, C):

@@ -19,6 +19,7 @@ from minillm.layers.layer import Layer, Parameter, decode_problem
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.layers.lora import LoRALinear
+from minillm.layers.sequence_log_probability import SequenceLogProbability, counted_spans
 from minillm.models.architecture import Architecture
 from minillm.models.carried import NOTHING, Carried
 from minillm.models.fine_tuning import LoRA, merged
@@ -150,6 +151,37 @@ class LanguageModel(Layer, Architecture):
                 dx = self.lm_head.backward(dlogits.astype(activation_dtype(self.precision), copy=False))
             # forward: self.body.forward(ids, rng_key)
             self.body.backward(dx)
+
+    def log_probabilities(self, ids, targets, rng_key=None):
+        """ids and targets (B, T) int  ->  the log-probability of each row's targets, those of -100
+        left out (B,), in nats; `backward_log_probabilities(dlogp)` may follow.
+
+        rng_key, and what is raised: see `loss`.
+        """
+        spans = counted_spans(targets) if device_of(targets) == "cpu" else None
+        targets = self._ids_on_device(targets, "targets", ignored=IGNORE_INDEX)
+        with matmul_precision(self.precision):
+            if self._has_plain_head():
+                x, head = self._hidden(ids, rng_key), SequenceLogProbability(self.lm_head.weight)
+            else:
+                x, head = self._changed_logits(ids, rng_key), SequenceLogProbability(None)
+            head.training = self.training
+            logp = head.forward(contiguous(x), targets, spans)
+        self.save_for_backward(head)
+        return logp
+
+    def backward_log_probabilities(self, dlogp) -> None:
+        """dlogp (B,): add to `.grad` of every parameter. RuntimeError without `log_probabilities`."""
+        head = self.take_saved()
+        with matmul_precision(self.precision):
+            # forward: logp = head.forward(contiguous(x), targets, spans)
+            dx = head.backward(dlogp)
+            if head.weight is None:
+                # forward: self._changed_logits(ids, rng_key)
+                self.backward(dx)
+            else:
+                # forward: self._hidden(ids, rng_key)
+                self.body.backward(dx)
 
     def to(self, device: str) -> LanguageModel:
         """As `Layer.to`. Raises UserError where the GPU does not know the model's precision."""
@@ -290,20 +322,29 @@ class LanguageModel(Layer, Architecture):
         """
         if not behaves_as(self.loss_head, LinearCrossEntropy):
             return True
-        if not (self._is_own("forward", "_logits", "_hidden") and behaves_as(self.lm_head, Linear)):
-            return False
-        if not self.lm_head.transposed or hasattr(self.lm_head, "bias"):
+        if not self._has_plain_head():
             return False
         self.loss_head.weight = self.lm_head.weight  # the head may have been exchanged
         return True
+
+    def _has_plain_head(self) -> bool:
+        """Whether what `forward` returns is the product of what the body returns with a matrix."""
+        if not (self._is_own("forward", "_logits", "_hidden") and behaves_as(self.lm_head, Linear)):
+            return False
+        return self.lm_head.transposed and not hasattr(self.lm_head, "bias")
+
+    def _changed_logits(self, ids, rng_key):
+        """What `forward` returns, where it may not be the head's product with the body's output."""
+        logits = self._forward_with(ids, rng_key)
+        if self.training and not self._is_own("forward", "_logits", "_hidden"):
+            self._check_backward(logits, ids, rng_key)
+        return logits
 
     def _loss_of_logits(self, ids, targets, rng_key, count):
         """The loss of what `forward` returns; in training mode its gradient waits for
         `backward`.
         """
-        logits = self._forward_with(ids, rng_key)
-        if self.training and not self._is_own("forward", "_logits", "_hidden"):
-            self._check_backward(logits, ids, rng_key)
+        logits = self._changed_logits(ids, rng_key)
         forward, backward = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         smoothing = self.loss_head.label_smoothing if self.training else 0.0
         logits = contiguous(logits).copy()  # it is overwritten with its gradient, and is not ours

@@ -72,7 +72,13 @@ def _lora(x, a, b, **others):
     return linear_flops(math.prod(x.shape[:-1]), a.size + b.size)
 
 
-FORMULAS = {"linear": _linear, "attention": _attention, "linear_cross_entropy": _linear, "lora": _lora}
+FORMULAS = {
+    "linear": _linear,
+    "attention": _attention,
+    "linear_cross_entropy": _linear,
+    "sequence_log_probability": _linear,
+    "lora": _lora,
+}
 
 
 # --------------------------------------------------------------------------------------------------- a training step
