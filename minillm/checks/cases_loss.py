@@ -113,7 +113,10 @@ SEQUENCE_LOG_PROBABILITY = Case(
 
 
 def dpo_inputs(rng, pairs, label_smoothing=0.0, beta=0.7, spread=1.0):
-    """Log-probabilities of so many pairs, by the model and by the reference; spread: of the margins."""
+    """Log-probabilities of so many pairs, by the model and by the reference.
+
+    spread: of their numbers.
+    """
     names = ("chosen", "rejected", "reference_chosen", "reference_rejected")
     given = {name: -20 + spread * rng.normal(size=pairs) for name in names}
     return given | dict(beta=beta, label_smoothing=label_smoothing, dloss=1.5)

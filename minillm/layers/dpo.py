@@ -5,7 +5,8 @@ Model" (2023), equations 5 to 7. By Bradley and Terry (1952) an answer with rewa
 to one with reward r_r with the probability sigmoid(r_c - r_r). A model that has the highest mean
 reward, less beta times its divergence from a reference model, is itself the reward:
 
-    reward = beta (log p(answer | prompt) - log p_reference(answer | prompt)) + what the prompt alone decides
+    reward = beta (log p(answer | prompt) - log p_reference(answer | prompt))
+             + what the prompt alone decides
 
 The prompt is the same in both answers of a pair, so that part cancels in the margin of pair i:
 
@@ -93,11 +94,13 @@ def sigmoid(z):
 
 
 def dpo_rewards(chosen, rejected, reference_chosen, reference_rejected, beta) -> Rewards:
-    """The implied rewards of each pair, (N,) each; arguments as in `dpo_forward`."""
+    """chosen, rejected, reference_chosen, reference_rejected (N,)  ->  the implied rewards of each
+    pair
+    """
     return Rewards(beta * (chosen - reference_chosen), beta * (rejected - reference_rejected))
 
 
 def ordered_share(rewards: Rewards):
-    """The share of pairs whose chosen answer has the higher reward, 0-d; equal rewards count half."""
+    """The share of pairs whose chosen answer has the higher reward; equal rewards count half."""
     ahead = rewards.chosen - rewards.rejected
     return ((ahead > 0) + 0.5 * (ahead == 0)).mean()

@@ -7,13 +7,15 @@ Preferences are learned from it (dpo.py). It is minus the sum of a row's cross-e
 
     loss_bt = -log softmax(logits_bt)[target_bt]        logp_b = -sum_t loss_bt
 
-so cross_entropy.py has its forward, its gradient and its CUDA kernel: the rows of the batch are taken
-one after the other. Backward, with the coefficient dlogp_b of row b:
+so cross_entropy.py has its forward, its gradient and its CUDA kernel: the rows of the batch are
+taken one after the other. Backward, with the coefficient dlogp_b of row b:
 
-    dlogits_bt = dlogp_b (onehot(target_bt) - softmax(logits_bt))    a loss divided by count has the gradient
-                                                                     (softmax - onehot) / count: count = -1 / dlogp_b
-    dx = dlogits W                                                   from logits_btv = sum_c x_btc W_vc
-    dW = dlogits^T x                                                 summed over all rows
+    dlogits_bt = dlogp_b (onehot(target_bt) - softmax(logits_bt))
+    dx = dlogits W                                     from logits_btv = sum_c x_btc W_vc
+    dW = dlogits^T x                                   summed over all rows
+
+A sum of cross-entropies that is divided by count has the gradient (softmax - onehot) / count, which
+is dlogits for count = -1 / dlogp_b.
 
 (B*T, V) logits never exist whole: a chunk's are gone before the next one's are computed. Unlike in
 linear_cross_entropy.py the gradient cannot be computed in the same pass: dlogp_b depends on the
@@ -57,7 +59,7 @@ class SequenceLogProbabilitySaved(NamedTuple):
 def sequence_log_probability_forward(x, weight, targets, ignore_index=IGNORE_INDEX, spans=None, chunk_rows=None):
     """x (B, T, C), weight (V, C), targets (B, T) int  ->  logp (B,) in nats, float64; saved
 
-    weight: None where x are logits (B, T, V) themselves. ignore_index: a target that does not
+    weight: None where x are the logits themselves. ignore_index: a target that does not
     count; a row without any other has logp 0. spans: of each row (first, end), outside of which no
     target counts, as `counted_spans` gives; by default those of targets in host memory, and whole
     rows of others. chunk_rows: rows of logits that exist at a time; by default as many as make
@@ -86,19 +88,21 @@ def sequence_log_probability_backward(dlogp, saved, dweight=None, needs_dweight=
     """
     x, weight, targets, ignore_index, chunks = saved
     xp = array_module(x)
-    dx = xp.zeros_like(x)  # of targets that do not count
+    # forward: logits = _logits(x[b, part], weight): room for its gradients; what is in no chunk has
+    # none
+    dx = xp.zeros_like(x)
     if weight is not None:
         if needs_dweight and dweight is None:
             dweight = xp.zeros_like(weight)
         strip_rows = len(weight) if device_of(weight) == "cuda" else STRIP_ROWS
         rounded = empty_operand(max((part.stop - part.start for _, part in chunks), default=0), len(weight), like=x)
+    # forward: logp[b : b + 1] -= loss
     with np.errstate(divide="ignore"):  # a row with dlogp 0: 1 / count is 0 then
         count = -1 / dlogp  # (B,)
     for b, part in chunks:
         logits = _logits(x[b, part], weight)  # once more
         forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         gradient = None if weight is None or rounded is None else rounded[: len(logits)]
-        # forward: logp[b : b + 1] -= loss
         # forward: loss, _ = forward(logits, targets[b, part], ignore_index, count=1)
         _, dlogits = forward(logits, targets[b, part], ignore_index, count=count[b], gradient=gradient)
         if weight is None:
@@ -145,8 +149,8 @@ def _chunks(spans: list[tuple[int, int]], chunk_rows: int) -> Iterator[tuple[int
 
 
 class SequenceLogProbability(Layer):
-    """The log-probability of each row's counted targets, of the logits x @ weight.T: x (B, T, C) and
-    targets (B, T) -> (B,).
+    """The log-probability of each row's counted targets, of the logits x @ weight.T: x (B, T, C)
+    and targets (B, T) -> (B,).
 
     The weight is a Parameter that it shares: the token embedding's (tied) or that of the output
     head; None where x are logits.
@@ -172,9 +176,10 @@ class SequenceLogProbability(Layer):
 
         Raises RuntimeError without a forward before it.
         """
-        saved, learns = self.take_saved(), self.weight is not None and not self.weight.frozen
-        buffer = self.weight.grad_buffer() if learns else None
+        saved = self.take_saved()
         # forward: logp, saved = sequence_log_probability_forward(x, weight, targets, ...)
+        learns = self.weight is not None and not self.weight.frozen
+        buffer = self.weight.grad_buffer() if learns else None
         dx, dweight = sequence_log_probability_backward(dlogp, saved, buffer, needs_dweight=learns)
         if learns:
             self.weight.add_grad(dweight)

@@ -153,8 +153,8 @@ class LanguageModel(Layer, Architecture):
             self.body.backward(dx)
 
     def log_probabilities(self, ids, targets, rng_key=None):
-        """ids and targets (B, T) int  ->  the log-probability of each row's targets, those of -100
-        left out (B,), in nats; `backward_log_probabilities(dlogp)` may follow.
+        """ids and targets (B, T) int  ->  logp (B,), the log-probability of each row's targets,
+        those of -100 left out, in nats; and what `backward_log_probabilities` needs.
 
         rng_key, and what is raised: see `loss`.
         """
@@ -167,12 +167,12 @@ class LanguageModel(Layer, Architecture):
                 x, head = self._changed_logits(ids, rng_key), SequenceLogProbability(None)
             head.training = self.training
             logp = head.forward(contiguous(x), targets, spans)
-        self.save_for_backward(head)
-        return logp
+        return logp, head
 
-    def backward_log_probabilities(self, dlogp) -> None:
-        """dlogp (B,): add to `.grad` of every parameter. RuntimeError without `log_probabilities`."""
-        head = self.take_saved()
+    def backward_log_probabilities(self, dlogp, head) -> None:
+        """dlogp (B,): add to `.grad` of every parameter. head: what `log_probabilities` returned,
+        in training mode.
+        """
         with matmul_precision(self.precision):
             # forward: logp = head.forward(contiguous(x), targets, spans)
             dx = head.backward(dlogp)
@@ -180,7 +180,7 @@ class LanguageModel(Layer, Architecture):
                 # forward: self._changed_logits(ids, rng_key)
                 self.backward(dx)
             else:
-                # forward: self._hidden(ids, rng_key)
+                # forward: self._hidden(ids, rng_key), SequenceLogProbability(self.lm_head.weight)
                 self.body.backward(dx)
 
     def to(self, device: str) -> LanguageModel:

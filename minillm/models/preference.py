@@ -54,39 +54,46 @@ class PreferenceModel(Layer):
         return PreferenceModel(self.model.replica(), self.beta, self.label_smoothing)
 
     def forward(self, ids, targets, rng_key=None):
-        """ids and targets (N, 2, T) int, chosen before rejected  ->  log-probabilities (N, 2) in nats.
+        """ids and targets (N, 2, T) int, chosen before rejected  ->  log-probabilities (N, 2) in
+        nats.
 
         Targets of -100 do not count: those of the prompt and the padding. rng_key: see
         LanguageModel.loss.
         """
-        if ids.ndim != 3 or ids.shape[1] != 2 or ids.shape != targets.shape:
-            raise UserError(f"pairs have ids and targets of shape (N, 2, T), not {ids.shape} and {targets.shape}")
-        N, _, T = ids.shape
-        return self.model.log_probabilities(ids.reshape(2 * N, T), targets.reshape(2 * N, T), rng_key).reshape(N, 2)
+        return self._scored(ids, targets, rng_key)[0]
 
     def loss(self, ids, targets, reference, rng_key=None, count=None):
-        """ids and targets (N, 2, T); reference (N, 2), the reference's log-probabilities  ->  the mean
-        DPO loss (0-d); `backward()` may follow.
+        """ids and targets (N, 2, T); reference (N, 2), the reference's log-probabilities  ->  the
+        mean DPO loss (0-d); `backward()` may follow.
 
         count: what the sum over pairs is divided by, by default N.
         """
-        logp = self.forward(ids, targets, rng_key)
+        logp, scored = self._scored(ids, targets, rng_key)  # (N, 2)
         reference = to_device(reference, device_of(logp))
         answers = logp[:, CHOSEN], logp[:, REJECTED], reference[:, CHOSEN], reference[:, REJECTED]
         self.figures = _sums(dpo_rewards(*answers, self.beta), logp)
         smoothing = self.label_smoothing if self.training else 0.0
         loss, saved = dpo_forward(*answers, self.beta, smoothing, count)
-        self.save_for_backward(saved)
+        self.save_for_backward((saved, scored))
         return loss
 
     def backward(self) -> None:
         """After `loss`: add its gradient to `.grad` of every parameter of the model."""
+        saved, scored = self.take_saved()
         # forward: loss, saved = dpo_forward(*answers, self.beta, smoothing, count)
-        # forward: answers = logp[:, CHOSEN], logp[:, REJECTED], reference[:, CHOSEN], reference[:, REJECTED]
-        dchosen, drejected = dpo_backward(1.0, self.take_saved())
+        # forward: logp[:, CHOSEN], logp[:, REJECTED]
+        dchosen, drejected = dpo_backward(1.0, saved)
         dlogp = array_module(dchosen).stack([dchosen, drejected], axis=1)  # (N, 2)
-        # forward: logp = self.forward(ids, targets, rng_key)
-        self.model.backward_log_probabilities(dlogp.reshape(-1))
+        # forward: logp, scored = self._scored(ids, targets, rng_key)
+        self.model.backward_log_probabilities(dlogp.reshape(-1), scored)
+
+    def _scored(self, ids, targets, rng_key):
+        """Log-probabilities (N, 2), and what their backward needs."""
+        if ids.ndim != 3 or ids.shape[1] != 2 or ids.shape != targets.shape:
+            raise UserError(f"pairs have ids and targets of shape (N, 2, T), not {ids.shape} and {targets.shape}")
+        N, _, T = ids.shape
+        logp, scored = self.model.log_probabilities(ids.reshape(2 * N, T), targets.reshape(2 * N, T), rng_key)
+        return logp.reshape(N, 2), scored
 
 
 def read_figures(sums, pairs: int) -> PairFigures:
@@ -95,7 +102,9 @@ def read_figures(sums, pairs: int) -> PairFigures:
 
 
 def _sums(rewards, logp):
-    """PairFigures as sums over N pairs, in one array: those of several parts of a batch are added."""
+    """PairFigures as sums over N pairs, in one array: those of several parts of a batch are
+    added.
+    """
     chosen, rejected = rewards.chosen.sum(), rewards.rejected.sum()
     sums = [len(logp) * ordered_share(rewards), chosen - rejected, chosen, rejected, *logp.sum(axis=0)]
     return array_module(logp).stack(sums)

@@ -389,6 +389,8 @@ _ALL = (
         "A language model: body, head and loss",
         "LanguageModel.loss / LanguageModel.backward",
         "LanguageModel._loss_of_logits /",
+        "LanguageModel.log_probabilities / LanguageModel.backward_log_probabilities",
+        "LanguageModel._changed_logits /",
         "LanguageModel._forward_with /",
         "LanguageModel.forward /",
         "LanguageModel._hidden /",

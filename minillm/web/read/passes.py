@@ -153,6 +153,15 @@ def _further_of_loss() -> None:
     linear_cross_entropy.linear_cross_entropy_forward(a.x, a.weight, a.targets, chunk_rows=4)
 
 
+def _further_of_log_probability() -> None:
+    """Of logits; and a vocabulary of two strips."""
+    case = next(case for case in CASES if case.name == "sequence_log_probability")
+    for problem in (at(2, 5, 11, 11), at(2, 5, 6, linear_cross_entropy.STRIP_ROWS + 3)):
+        a = placed(case, case.make(problem), "cpu")
+        a.weight = None if problem.size[-1] == 11 else a.weight
+        _of_functions(case, a, case.module)()
+
+
 def _further_of_dpo() -> None:
     """The rewards of four pairs."""
     given = [array(name, 4).astype(np.float32) for name in ("c", "r", "ref_c", "ref_r")]
@@ -175,6 +184,7 @@ def _further_of_lora() -> None:
 # Functions that neither the cases nor the models call.
 _FURTHER: dict[str, tuple[Pass, ...]] = {
     "linear_cross_entropy": (_further_of_loss,),
+    "sequence_log_probability": (_further_of_log_probability,),
     "dpo": (_further_of_dpo,),
     "rotary": (_further_of_rotary,),
     "lora": (_further_of_lora,),
@@ -188,6 +198,8 @@ def _step(model: LanguageModel, ids) -> None:
     model.train()
     model.loss(ids[:, :-1], ids[:, 1:], rng_key=KEY)
     model.backward()
+    _, head = model.log_probabilities(ids[:, :-1], ids[:, 1:], rng_key=KEY)
+    model.backward_log_probabilities(array("dlogp", len(ids)), head)
 
 
 def _read(model: LanguageModel, ids) -> None:
