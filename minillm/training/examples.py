@@ -116,7 +116,7 @@ class Examples(ABC):
 
     @abstractmethod
     def sample_heading(self, tokenizer) -> str:
-        """What stands above a sample: 'a text that continues ...'."""
+        """What is shown above a sample: 'a text that continues ...'."""
 
     @abstractmethod
     def summary(self, settings, tokenizer) -> list[str]:
