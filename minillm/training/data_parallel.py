@@ -76,10 +76,11 @@ class DataParallel:
             model.train(was_training)
         return loss
 
-    def loss_and_gradients(self, ids, targets, rng_key=None):
+    def loss_and_gradients(self, ids, targets, rng_key=None, count=None):
         """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's
         parameters.
 
+        count: what the sum of losses is divided by, if not by the number of targets that count.
         On a device the work is only queued when this returns: reading the loss waits for it.
         """
 
@@ -88,7 +89,7 @@ class DataParallel:
             model.backward()
             return loss
 
-        loss = self._run(forward_and_backward, ids, targets, rng_key)
+        loss = self._run(forward_and_backward, ids, targets, rng_key, count)
         parameters, *copies = self._parameters
         for replica in copies:
             for name, copy in replica.items():
@@ -119,11 +120,15 @@ class DataParallel:
         for future in waiting:
             future.result()
 
-    def _run(self, task, ids, targets, rng_key):
+    def count(self, targets) -> int:
+        """How many of the targets (B, T) count."""
+        return int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
+
+    def _run(self, task, ids, targets, rng_key, count=None):
         """The sum of what `task` returns for each part; every part's loss is divided by the count
-        of the whole batch.
+        of the whole batch, if no other is given.
         """
-        count = int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
+        count = self.count(targets) if count is None else count
         bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
         slices = [slice(first, last) for first, last in zip(bounds, bounds[1:])]
         parts = [part for part in zip(self.models, self._dropouts, slices) if part[2].start < part[2].stop]
