@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from minillm.training.chat_examples import ChatExamples
 from minillm.training.examples import Examples
 from minillm.training.text_examples import TextExamples
 
-KINDS: tuple[type[Examples], ...] = (TextExamples,)  # the last one is what a run learns from by default
+KINDS: tuple[type[Examples], ...] = (ChatExamples, TextExamples)  # the last one is what a run learns from by default
 
 
 def kind_of(settings) -> type[Examples]:
