@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
+
 from minillm.checks.case import KEY, Case, Problem, at, randomised
 from minillm.layers.attention import CausalSelfAttention
-from minillm.layers.cross_entropy import IGNORE_INDEX
+from minillm.layers.documents import packed_starts
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
@@ -88,31 +90,50 @@ MODELS = (
 )  # fmt: skip
 
 
-def preference_inputs(rng, family, label_smoothing=0.0):
-    """Two pairs of answers of different lengths, behind a prompt, and what the reference gave them.
+class PackedModel(Layer):
+    """A model that always gets the same packed documents."""
 
-    family: the name of the model's class.
-    """
-    (kind,) = (kind for kind in FAMILIES if kind.__name__ == family)
-    shape = (SMALL if kind is GPT2 else SMALL_LLAMA) | dict(n_layer=1)
-    ids, targets = rng.integers(SMALL["vocab_size"], size=(2, 2, 2, 4))
-    targets[..., :1] = IGNORE_INDEX  # the prompt
-    targets[0, 1, 3:] = targets[1, 0, 2:] = IGNORE_INDEX  # padding
-    config, reference = kind.config_class(**shape), rng.normal(size=(2, 2)) - 5
-    given = dict(ids=ids, targets=targets, reference=reference, rng_key=KEY)
-    return given | dict(model=randomised(kind(config, seed=0, dtype="float64")), label_smoothing=label_smoothing)
+    def __init__(self, model: Layer, starts):
+        self.model, self.starts = model, starts
+
+    def forward(self, ids, rng_key=None):
+        return self.model.forward(ids, rng_key, starts=self.starts)
+
+    def loss(self, ids, targets, rng_key=None):
+        return self.model.loss(ids, targets, rng_key, starts=self.starts)
+
+    def backward(self, dlogits=None):
+        self.model.backward(dlogits)
 
 
-FAMILIES = (GPT2, Llama, Qwen2, Qwen3, Mistral)
-PREFERENCE = Case(
-    "preference",
-    home="minillm.models.preference",
-    inputs=preference_inputs,
-    layer=lambda module, a: module.PreferenceModel(a.model, beta=0.7, label_smoothing=a.label_smoothing),
-    layer_inputs=("ids", "targets", "reference"),
+def documents_inputs(rng, kind: type, documents=((2, 3), (1, 4)), recompute=False, **fields):
+    """documents: for each row of the batch the lengths of those that are packed into it."""
+    shape = SMALL if kind is GPT2 else SMALL_LLAMA
+    starts = np.stack([packed_starts(lengths, 5) for lengths in documents])
+    ids, targets = rng.integers(shape["vocab_size"], size=(2, *starts.shape))
+    config = kind.config_class(**shape | fields)
+    return dict(ids=ids, targets=targets, starts=starts, model=kind, config=config, recompute=recompute, rng_key=KEY)
+
+
+def documents_model(module, a):
+    """A small model of a family, which gets packed documents."""
+    model = randomised(a.model(a.config, seed=0, dtype="float64"))
+    model.body.recompute = a.recompute
+    return PackedModel(model, a.starts)
+
+
+DOCUMENTS = Case(
+    "documents",
+    inputs=documents_inputs,
+    layer=documents_model,
+    layer_inputs=("ids", "targets"),
     gradcheck=[
-        *(at(kind.__name__, label=f"DPO of a {kind.display_name}") for kind in FAMILIES),
-        at("Llama", label="conservative DPO", label_smoothing=0.1),
+        at(GPT2, label="GPT-2, dropout", dropout=0.25),
+        at(GPT2, label="GPT-2, recomputed", recompute=True),
+        at(Llama, label="Llama"),
+        at(Qwen2, label="Qwen2"),
+        at(Qwen3, label="Qwen3"),
+        at(Mistral, label="Mistral, a window of 3", sliding_window=3),
     ],
 )
 

@@ -26,14 +26,17 @@ from dataclasses import dataclass, replace
 from os.path import commonprefix
 from pathlib import Path
 
-from minillm.data.conversations import ASSISTANT, Conversation, conversation_of
+from minillm.data.conversations import ASSISTANT, SHAREGPT_ROLES, Conversation, conversation_of
 from minillm.data.json_lines import kind_of_json, read_objects
 from minillm.errors import UserError
 
 TURN = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")  # of hh-rlhf
 TURN_ROLES = {"Human": "user", "Assistant": ASSISTANT}
 PROMPTS = ("prompt", "question", "instruction", "conversations", "conversation", "messages")
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+SCORES = (
+    ("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"),
+    ("chosen-rating", "rejected-rating"),
+)  # fmt: skip
 OPENAI = ("input", "preferred_output", "non_preferred_output")
 TEMPLATE_FIELDS = ("tools", "functions", "chat_template_kwargs", "parallel_tool_calls")
 READ = {
@@ -272,13 +275,10 @@ def _conversation_pair(where: str, contents: dict, prompt, answers: list) -> Con
     return ConversationPair(where, *learned)
 
 
-def _role(message) -> str:
-    from minillm.data.conversations import SHAREGPT_ROLES
-
-    role = (
-        message.get("role", SHAREGPT_ROLES.get(str(message.get("from")).lower())) if isinstance(message, dict) else None
-    )
-    return role
+def _role(message) -> str | None:
+    if not isinstance(message, dict):
+        return None
+    return message.get("role", SHAREGPT_ROLES.get(str(message.get("from")).lower()))
 
 
 def _calls(message) -> bool:

@@ -171,7 +171,7 @@ class ChatExamples(Examples):
         for place in range(first, first + self.size[0]):
             turn, at = divmod(place, count)
             if turn not in orders:
-                orders[turn] = stream(self._seed, "order", turn).permutation(count)
+                orders[turn] = np.argsort(stream(self._seed, "order", turn).uniform(count), kind="stable")
             chosen.append(int(orders[turn][at]))
         return self._gathered(TRAINING, chosen)
 
