@@ -22,6 +22,7 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "attention",
     "kernel",
     "muon",
+    "chat",
 )
 
 
