@@ -65,8 +65,8 @@ def check_forward(
     arrays.
 
     q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. starts
-    (B, T) int32: the first key that each query sees, which never decreases along a row; None: key 0.
-    widths: the D that there are kernels for, None for all.
+    (B, T) int32: the first key that each query sees, which never decreases along a row; None for
+    key 0. widths: the D that there are kernels for, None for all.
     """
     kernel = "attention_forward"
     dtype = next((name for name in dtypes if name == getattr(q, "dtype", None)), dtypes[0])

@@ -94,7 +94,8 @@ __global__ void matmul_ab(const float* w, const float* x, float* y, const int* s
     x += head / (heads / kv_heads) * time * width;
     float sum[ROWS] = {};
     int begin = first_key_of(starts_of(starts, head, heads, time), row, time) / TILE * TILE;
-    int end = causal ? min(row + TILE, time) : time;  // w is 0 beyond its diagonal, and before starts
+    // w is 0 beyond its diagonal, and before the first key that a query sees.
+    int end = causal ? min(row + TILE, time) : time;
     // forward: S = Q K^T / sqrt(D): dQ is this sum with w = ds, x = k
     for (int j = begin; j < end; j += TILE) {
         load(w_tile, w, row, j, time, time, false);
@@ -107,8 +108,8 @@ __global__ void matmul_ab(const float* w, const float* x, float* y, const int* s
 }
 
 // y_jd = sum over the query heads h of the group and over i of w_ij x_id, from i = j on where
-// causal, as long as a query of the tile sees one of its keys. w (B, H, T, T), x (B, H, T, D), y (B,
-// H_kv, T, D)
+// causal, as long as a query of the tile sees one of its keys. w (B, H, T, T), x (B, H, T, D),
+// y (B, H_kv, T, D)
 __global__ void matmul_atb(const float* w, const float* x, float* y, const int* starts, int heads, int kv_heads,
                                int time, int width, int causal) {
     __shared__ Tile w_tile, x_tile;
