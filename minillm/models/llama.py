@@ -331,9 +331,9 @@ class LlamaBlock(Layer):
         dx, dmlp_out = residual_backward(dy, saved_mlp)
         # forward: self.mlp.forward(self.post_attention_layernorm.forward(x))
         dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
-        # forward: x, saved_attn = residual_forward(x, attn_out): x = x + self_attn(input_layernorm(x))
+        # forward: x, saved_attn = residual_forward(x, attn_out)
         dx, dattn_out = residual_backward(dx, saved_attn)
-        # forward: attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
+        # forward: forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def decode(self, x, cache):

@@ -164,8 +164,7 @@ def _tables(workload: Workload, number: int) -> int:
     layers = [layer for _, layer in model_of(config).layers()]
     window = next((layer.window for layer in layers if hasattr(layer, "window")), None)
     is_windowed = window is not None and window < time
-    masked = workload.device == "cpu" or is_windowed  # no kernel has a window
-    tables = causal_numbers(time, window if is_windowed else None) * number if masked else 0
+    tables = causal_numbers(time, window if is_windowed else None) * number if workload.device == "cpu" else 0
     if any(hasattr(layer, "positions") for layer in layers):
         tables += (1 << (time - 1).bit_length()) * config.head_dim * number
     return tables

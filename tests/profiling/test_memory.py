@@ -128,6 +128,7 @@ KERNEL_CASES = {
     "gpt2, bfloat16": (gpt2(context_length=48, n_layer=2), dict(dtype="bfloat16")),
     "llama": (llama(context_length=48, n_layer=2), {}),
     "llama, checkpointing": (llama(context_length=48, n_layer=4), dict(checkpoint_activations=True)),
+    "mistral": (relative("mistral", sliding_window=20, context_length=48, n_layer=2), {}),
 }
 
 
