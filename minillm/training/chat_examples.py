@@ -73,6 +73,7 @@ class ChatExamples(Examples):
     """
 
     names = {TRAINING: "training conversations", VALIDATION: "validation conversations"}
+    whole_validation = "all validation conversations"
 
     def __init__(self, tokens: dict[str, Tokens], chat: Chat, facts: dict, settings, context_length: int):
         self.tokens, self.chat, self.contents = tokens, chat, facts
