@@ -13,57 +13,30 @@ begin anew (data/packing.py). Rows are packed once; every pass over them has an 
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from minillm.backend.random_streams import stream
 from minillm.data import open_tokens, write_tokens
-from minillm.data.conversations import Conversation, read_conversations
+from minillm.data.conversations import read_conversations
 from minillm.data.packing import pack, packed_row
-from minillm.data.special import refuse_tokens, special_tokens
+from minillm.data.special import special_tokens
 from minillm.errors import UserError
 from minillm.files.atomic import json_bytes, read_json, write_atomically
 from minillm.files.model_folder import GENERATION_FILE
 from minillm.generation.text import write
 from minillm.models.carried import TEMPLATE_FILE
 from minillm.pretrained.chat import Chat, chat_of
-from minillm.pretrained.chat_mask import examples_of
 from minillm.pretrained.training_template import training_chat
+from minillm.training.chat_encoding import Tokens, encoded, first_question, in_both, remarks
 from minillm.training.checkpoint import TRAINING_FOLDER
 from minillm.training.examples import PARTS, TRAINING, VALIDATION, Examples, prompt_option
 
 FILES = {TRAINING: "train", VALIDATION: "validation"}
 FACTS_FILE = "chat.json"
 EVERY = 10  # without a file of its own, the validation part is every tenth conversation
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The examples of a part: ids (N,), learned (N,) of 0 and 1, and ends (n,), where each example
-    ends in them.
-    """
-
-    ids: np.ndarray
-    learned: np.ndarray
-    ends: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids and learned of an example."""
-        first, end = (int(self.ends[number - 1]) if number else 0), int(self.ends[number])
-        return self.ids[first:end], self.learned[first:end].astype(bool)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """How many ids each example has."""
-        return np.diff(np.asarray(self.ends, np.int64), prepend=0)
 
 
 class ChatExamples(Examples):
@@ -126,10 +99,10 @@ class ChatExamples(Examples):
             "held": source["held"],
             "unread": dict(source["unread"]),
         }
-        facts |= {"question": _question(source[VALIDATION]), "in_both": _in_both(source)}
+        facts |= {"question": first_question(source[VALIDATION]), "in_both": in_both(source)}
         tokens = {}
         for part in PARTS:
-            tokens[part], facts[part] = _encoded(source[part], part, chat, tokenizer, settings, config.context_length)
+            tokens[part], facts[part] = encoded(source[part], part, chat, tokenizer, settings, config.context_length)
         return cls(tokens, chat, facts, settings, config.context_length)
 
     @classmethod
@@ -217,7 +190,7 @@ class ChatExamples(Examples):
             lines.append(f"{self._described(part)} to {purpose}")
         if self.contents["held"]:
             lines[-1] += f" ({self.contents['held']})"
-        return [*lines, *_remarks(self.contents, self.size[1])]
+        return [*lines, *remarks(self.contents, self.size[1])]
 
     def _described(self, part: str) -> str:
         tokens, rows, given = self.tokens[part], len(self.rows[part]), self.contents[part]["given"]
@@ -247,79 +220,3 @@ class ChatExamples(Examples):
         if not question or question.startswith("-") or "\n" in question or not can_be_shown(question):
             return "--chat --prompt ..."
         return f"--chat {prompt_option(question)}"
-
-
-# --------------------------------------------------------------------------------------------------------- encoding
-
-
-def _encoded(conversations: list[Conversation], part: str, chat: Chat, tokenizer, settings, context: int):
-    """(Tokens, what was done) of one part."""
-    done = Counter(given=len(conversations), split=0, cut=0, left_out=0, special=0)
-    ids, learned, ends = [], [], []
-    for conversation in conversations:
-        _refuse_special(conversation, tokenizer, settings.special, done)
-        examples = examples_of(chat, tokenizer, conversation)
-        done["split"] += len(examples) > 1
-        for example in examples:
-            kept = example.learned[1 : context + 1]  # the first token is no target
-            if not kept.any():
-                done["left_out"] += 1
-                continue
-            done["cut"] += len(example.ids) > context + 1
-            ids.append(np.asarray(example.ids[: context + 1], np.int64))
-            learned.append(example.learned[: context + 1])
-            ends.append(len(ids[-1]) + (ends[-1] if ends else 0))
-    if not ids:
-        raise UserError(
-            f"no {part} conversation has an answer within the context of {context} tokens: "
-            "use shorter ones, or a model or --context-length with a longer context"
-        )
-    ends_at = np.array(ends)
-    return Tokens(np.concatenate(ids), np.concatenate(learned).astype(np.uint8), ends_at), dict(done)
-
-
-def _refuse_special(conversation: Conversation, tokenizer, special: str, done: Counter) -> None:
-    texts = [str(message.get("content", "")) for message in conversation.messages]
-    if special == "refuse":
-        for text in texts:
-            try:
-                refuse_tokens(tokenizer, text)
-            except UserError as error:
-                raise UserError(f"{conversation.where}: {error}") from None
-    names = [token for token in special_tokens(tokenizer) if token]
-    done["special"] += any(token in text for text in texts for token in names)
-
-
-def _in_both(source: dict) -> int:
-    """How many validation conversations are training conversations as well."""
-    seen = {json.dumps(each.messages, sort_keys=True) for each in source[TRAINING]}
-    return sum(json.dumps(each.messages, sort_keys=True) in seen for each in source[VALIDATION])
-
-
-def _question(conversations: list[Conversation]) -> str:
-    """The first thing that a user says in the validation part."""
-    said = (each.get("content", "") for found in conversations for each in found.messages if each["role"] == "user")
-    return next(said, "")
-
-
-def _remarks(facts: dict, context: int) -> Iterator[str]:
-    total = Counter(facts[TRAINING]) + Counter(facts[VALIDATION])
-    if total["split"]:
-        yield (
-            f"{total['split']:,} conversations became an example for each answer: the template writes an earlier answer "
-            "in another way than the last one"
-        )
-    if total["cut"]:
-        yield f"{total['cut']:,} were longer than the context of {context} tokens, and were cut at its end"
-    if total["left_out"]:
-        yield f"{total['left_out']:,} were left out: their answers come after the context of {context} tokens"
-    if total["special"]:
-        yield (
-            f"{total['special']:,} have the text of a special token in a message, which is read as that token; "
-            "--special refuse names the first"
-        )
-    if facts["in_both"]:
-        yield f"{facts['in_both']:,} validation conversations are among those to learn from as well"
-    if facts["unread"]:
-        names = ", ".join(f"{name} ({count:,})" for name, count in sorted(facts["unread"].items()))
-        yield f"fields that were not read: {names}"
