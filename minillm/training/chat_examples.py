@@ -6,9 +6,9 @@
     training/chat.json                                    what was done to the files, for the terminal
     chat_template.jinja                                   the template that they were written with
 
-The loss is the mean over all learned tokens of a step. Short conversations share a row of the context
-length, without attention between them: a batch has `starts` then, and rotary or learned positions
-begin anew (data/packing.py). Rows are packed once; every pass over them has an order of its own.
+The loss is the mean over all learned tokens of a step. Short conversations share a row of the
+context length, without attention between them: a batch has `starts` then (layers/documents.py).
+Rows are packed once (data/packing.py); every pass over them has an order of its own.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ class ChatExamples(Examples):
         return "a validation conversation, and the model's answer"
 
     def summary(self, settings, tokenizer) -> list[str]:
-        """Files, conversations, tokens and rows of both parts; what was cut, left out or not read."""
+        """Files, conversations, tokens and rows of both parts; what was cut, left out or not read.
+        """
         lines = [f"{', '.join(settings.chat_data)}:"]
         for part, purpose in ((TRAINING, "learn from"), (VALIDATION, "validate on")):
             lines.append(f"{self._described(part)} to {purpose}")
