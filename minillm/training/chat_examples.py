@@ -14,6 +14,7 @@ Rows are packed once (data/packing.py); every pass over them has an order of its
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from minillm.files.atomic import json_bytes, read_json, write_atomically
 from minillm.files.model_folder import GENERATION_FILE
 from minillm.generation.text import write
 from minillm.models.carried import TEMPLATE_FILE
-from minillm.pretrained.chat import Chat, chat_of
+from minillm.pretrained.chat import ANSWER, QUESTION, Chat, chat_of
 from minillm.pretrained.training_template import training_chat
 from minillm.training.chat_encoding import Tokens, encoded, first_question, in_both, remarks
 from minillm.training.checkpoint import TRAINING_FOLDER
@@ -36,6 +37,7 @@ from minillm.training.examples import PARTS, TRAINING, VALIDATION, Examples, pro
 
 FILES = {TRAINING: "train", VALIDATION: "validation"}
 FACTS_FILE = "chat.json"
+FACTS = ("ends", "stop", "unlike", "held", "unread", "question", "in_both", *PARTS)  # that it has
 EVERY = 10  # without a file of its own, the validation part is every tenth conversation
 
 
@@ -52,6 +54,7 @@ class ChatExamples(Examples):
         self.tokens, self.chat, self.contents = tokens, chat, facts
         self.size, self._seed = (settings.batch_size, context_length), settings.seed
         self._micro_steps = settings.gradient_accumulation
+        self.ends = tuple(facts["ends"])
         self.rows = {part: self._rows_of(tokens[part], settings.packing) for part in PARTS}
 
     def _rows_of(self, tokens: Tokens, packing: bool) -> list[list[int]]:
@@ -95,6 +98,7 @@ class ChatExamples(Examples):
         ends = {special_tokens(tokenizer).get(chat.eos), chat.end_of_turn(tokenizer)} - {None}
         facts = {
             "ends": sorted(ends),
+            "unlike": _unlike_prompt(chat),
             "stop": [end] if end else [],
             "held": source["held"],
             "unread": dict(source["unread"]),
@@ -119,7 +123,10 @@ class ChatExamples(Examples):
                 raise UserError(f"{training}: the files {name}*.npy do not belong together: the run folder is damaged")
             if lengths.max() > config.context_length + 1:
                 raise UserError(f"{training / name}-ends.npy: an example is longer than the context: it is damaged")
-        return cls(tokens, chat_of(folder), read_json(training / FACTS_FILE), settings, config.context_length)
+        facts = read_json(training / FACTS_FILE)
+        if missing := [name for name in FACTS if name not in facts]:
+            raise UserError(f"{training / FACTS_FILE} is incomplete: {missing[0]} is missing")
+        return cls(tokens, chat_of(folder), facts, settings, config.context_length)
 
     def write(self, folder: Path) -> None:
         """Write the examples, the template, and that an answer's end ends what is generated."""
@@ -184,8 +191,7 @@ class ChatExamples(Examples):
         return "a validation conversation, and the model's answer"
 
     def summary(self, settings, tokenizer) -> list[str]:
-        """Files, conversations, tokens and rows of both parts; what was cut, left out or not read.
-        """
+        """Files, conversations, tokens and rows of both parts, and remarks on them."""
         lines = [f"{', '.join(settings.chat_data)}:"]
         for part, purpose in ((TRAINING, "learn from"), (VALIDATION, "validate on")):
             lines.append(f"{self._described(part)} to {purpose}")
@@ -212,6 +218,11 @@ class ChatExamples(Examples):
         rows = len(self.rows[TRAINING])
         if settings.batch_size > rows:
             yield f"a batch has {settings.batch_size} rows, and the conversations fill {rows}: they are drawn several times"
+        if self.contents["unlike"]:
+            yield (
+                f"the template's prompt for an answer ends in {self.contents['unlike']!r}, which it does not write before "
+                "the answers of a conversation: the model learns them without it"
+            )
         if not self.contents["ends"] and not self.contents["stop"]:
             yield "the template writes nothing after an answer: the model will not learn where an answer ends"
 
@@ -221,3 +232,15 @@ class ChatExamples(Examples):
         if not question or question.startswith("-") or "\n" in question or not can_be_shown(question):
             return "--chat --prompt ..."
         return f"--chat {prompt_option(question)}"
+
+
+def _unlike_prompt(chat: Chat) -> str:
+    """What the prompt for an answer has at its end, and a conversation does not have before the
+    answer.
+    """
+    question, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+    try:
+        prompt, whole = chat.prompt([question]), chat.prompt([question, answer], add_generation_prompt=False)
+    except UserError:  # it needs other messages
+        return ""
+    return prompt[len(commonprefix([prompt, whole])) :]

@@ -262,6 +262,14 @@ def test_a_damaged_folder_is_named(new_chat, tmp_path):
         resume_run(tmp_path / "chat")
 
 
+def test_a_damaged_description_is_named(new_chat, tmp_path):
+    new_chat().release()
+    path = tmp_path / "chat" / "training" / "chat.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "stop"}))
+    with pytest.raises(UserError, match="chat.json is incomplete: stop is missing"):
+        resume_run(tmp_path / "chat")
+
+
 def test_special_tokens_in_messages(tmp_path):
     tokenizer = BytePairTokenizer.train("say red. " * 20, 270, ["<|endoftext|>"])
     init = save_base(tmp_path / "base", tokenizer=tokenizer)
