@@ -67,8 +67,8 @@ class Chat:
         return special[max(found, key=len)] if found else None
 
     def end_text(self, tokenizer) -> str | None:
-        """The text that the template writes after an answer, where it writes no token EOS or control
-        token there: with a vocabulary that has none. A space alone is no such text.
+        """The text that the template writes after an answer, where it writes no token EOS or
+        control token there: with a vocabulary that has none. A space alone is no such text.
         """
         messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         try:
@@ -124,9 +124,9 @@ def chat_of(source: str | Path, revision: str | None = None, name: str | None = 
     return Chat(template, bos, eos, names)
 
 
-def has_template(source: str | Path) -> bool:
+def has_template(source: str | Path, revision: str | None = None) -> bool:
     """Whether a model has a chat template."""
-    return bool(_templates_of(source, None)[0])
+    return bool(_templates_of(source, revision)[0])
 
 
 def _templates_of(source: str | Path, revision: str | None) -> tuple[dict[str, str], dict[str, str]]:
