@@ -141,7 +141,8 @@ class ChatExamples(Examples):
                 raise UserError(f"{training}: the files {name}*.npy do not belong together: the run folder is damaged")
             if lengths.max() > config.context_length + 1:
                 raise UserError(f"{training / name}-ends.npy: an example is longer than the context: it is damaged")
-        return cls(tokens, chat_of(folder), read_json(training / FACTS_FILE), settings, config.context_length)
+        chat = chat_of(folder) if (folder / TEMPLATE_FILE).is_file() else None  # pairs of texts have none
+        return cls(tokens, chat, read_json(training / FACTS_FILE), settings, config.context_length)
 
     def write(self, folder: Path) -> None:
         """Write the examples, the template, and that an answer's end ends what is generated."""
@@ -151,7 +152,8 @@ class ChatExamples(Examples):
             for suffix, values in (("", tokens.ids), ("-learned", tokens.learned), ("-ends", tokens.ends)):
                 write_tokens(training / f"{name}{suffix}.npy", values)
         write_atomically(training / FACTS_FILE, json_bytes(self.contents))
-        write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
+        if self.chat is not None:
+            write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
         if self.contents["ends"]:
             path = folder / GENERATION_FILE
             generation = read_json(path) if path.is_file() else {}
