@@ -153,7 +153,8 @@ class PreferenceExamples(ChatExamples):
                 f"{pairs:,} pair{'s' * (pairs != 1)}, {len(tokens.ids):,} tokens, of them {learned:,} of answers, to {purpose}"
             )
         if not settings.preference_validation:
-            lines[-1] += f" (every {EVERY}th)" if len(self.rows[VALIDATION]) > 1 else " (the last one)"
+            given = sum(self.contents[part]["given"] for part in PARTS)
+            lines[-1] += f" (every {EVERY}th)" if given >= EVERY else " (the last one)"
         return [*lines, *_remarks(self.contents, self.size[1])]
 
     def notes(self, settings) -> Iterator[str]:
