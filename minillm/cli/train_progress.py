@@ -119,7 +119,7 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
     """
     progress = run.progress
     model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
-    whole = f"the whole {run.examples.names[VALIDATION]}"
+    whole = run.examples.whole_validation
     with waiting(f"evaluating the best model on {whole}"):
         validation = evaluate_whole(model, run.examples, VALIDATION)
     if reason == "early stop":

@@ -314,8 +314,6 @@ class CausalSelfAttention(Layer):
         """
         q, k, v = (split_heads(x, self.n_head) for x in array_module(x).split(self.c_attn.forward(x), 3, axis=-1))
         forward, backward = dispatch(q, attention_forward, attention_backward)
-        if starts is not None:
-            forward, backward = attention_forward, attention_backward
         if forward is not attention_forward:
             q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
         y, saved = forward(q, k, v, causal=True, starts=starts, **self.attn_dropout.settings(rng_key))

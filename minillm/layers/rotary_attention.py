@@ -139,12 +139,9 @@ class RotarySelfAttention(Layer):
         q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
         k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
         settings = self.attn_dropout.settings(rng_key) | {"starts": starts}
-        is_windowed = self.window is not None and self.window < T
-        if is_windowed or starts is not None:
-            forward, backward = attention_forward, attention_backward
-            settings["window"] = self.window if is_windowed else None
-        else:
-            forward, backward = dispatch(q, attention_forward, attention_backward)
+        if self.window is not None and self.window < T:
+            settings["window"] = self.window
+        forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)
         self.save_for_backward(RotaryAttentionSaved(rotate_backward, saved_q, saved_k, backward, saved))
         return self.o_proj.forward(merge_heads(y))

@@ -124,9 +124,9 @@ def chat_of(source: str | Path, revision: str | None = None, name: str | None = 
     return Chat(template, bos, eos, names)
 
 
-def has_template(source: str | Path) -> bool:
+def has_template(source: str | Path, revision: str | None = None) -> bool:
     """Whether a model has a chat template."""
-    return bool(_templates_of(source, None)[0])
+    return bool(_templates_of(source, revision)[0])
 
 
 def _templates_of(source: str | Path, revision: str | None) -> tuple[dict[str, str], dict[str, str]]:

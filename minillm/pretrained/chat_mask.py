@@ -165,7 +165,7 @@ def example_of_text(tokenizer, text: str, spans: list[Span]) -> Example:
     """The tokens of a text, with a mark on those that overlap the spans."""
     ids = encode_text(tokenizer, text)
     learned = np.zeros(len(ids), bool)
-    bounds = _token_bounds(tokenizer, text, ids)
+    bounds = token_bounds(tokenizer, text, ids)
     for first, end in spans:
         if bounds is None:
             begin, behind = _common(tokenizer, text, first, ids)[0], _common(tokenizer, text, end, ids)
@@ -176,7 +176,7 @@ def example_of_text(tokenizer, text: str, spans: list[Span]) -> Example:
     return Example(ids, learned, text, spans)
 
 
-def _token_bounds(tokenizer, text: str, ids: list[int]) -> np.ndarray | None:
+def token_bounds(tokenizer, text: str, ids: list[int]) -> np.ndarray | None:
     """(N + 1,): where each token begins in the text's bytes, and the end; None for a tokenizer that
     changes the text, for example its case.
 

@@ -73,6 +73,7 @@ class ChatExamples(Examples):
     """
 
     names = {TRAINING: "training conversations", VALIDATION: "validation conversations"}
+    whole_validation = "all validation conversations"
 
     def __init__(self, tokens: dict[str, Tokens], chat: Chat, facts: dict, settings, context_length: int):
         self.tokens, self.chat, self.contents = tokens, chat, facts
@@ -96,16 +97,15 @@ class ChatExamples(Examples):
         found, unread = read_conversations(settings.chat_data)
         if settings.chat_validation:
             validation, also_unread = read_conversations(settings.chat_validation)
-            return {TRAINING: found, VALIDATION: validation, "unread": unread + also_unread}
+            return {TRAINING: found, VALIDATION: validation, "held": "", "unread": unread + also_unread}
         if len(found) < 2:
             raise UserError(
                 f"{found[0].where} is the only conversation: one is needed to learn from, and another to validate on"
             )
-        held = [(number + 1) % EVERY == 0 for number in range(len(found))]
-        if not any(held):
-            held[-1] = True
-        parts = [[each for each, is_held in zip(found, held) if is_held == wanted] for wanted in (False, True)]
-        return {TRAINING: parts[0], VALIDATION: parts[1], "unread": unread}
+        if len(found) < EVERY:
+            return {TRAINING: found[:-1], VALIDATION: found[-1:], "held": "the last one", "unread": unread}
+        training = [each for number, each in enumerate(found, start=1) if number % EVERY]
+        return {TRAINING: training, VALIDATION: found[EVERY - 1 :: EVERY], "held": f"every {EVERY}th", "unread": unread}
 
     @staticmethod
     def make_tokenizer(settings, source, architecture):
@@ -120,7 +120,12 @@ class ChatExamples(Examples):
         chat = training_chat(settings.init, settings.chat_template, tokenizer)
         end = chat.end_text(tokenizer)
         ends = {special_tokens(tokenizer).get(chat.eos), chat.end_of_turn(tokenizer)} - {None}
-        facts = {"ends": sorted(ends), "stop": [end] if end else [], "unread": dict(source["unread"])}
+        facts = {
+            "ends": sorted(ends),
+            "stop": [end] if end else [],
+            "held": source["held"],
+            "unread": dict(source["unread"]),
+        }
         facts |= {"question": _question(source[VALIDATION]), "in_both": _in_both(source)}
         tokens = {}
         for part in PARTS:
@@ -212,8 +217,8 @@ class ChatExamples(Examples):
         lines = [f"{', '.join(settings.chat_data)}:"]
         for part, purpose in ((TRAINING, "learn from"), (VALIDATION, "validate on")):
             lines.append(f"{self._described(part)} to {purpose}")
-        if not settings.chat_validation:
-            lines[-1] += f" (every {EVERY}th)" if self.contents[VALIDATION]["given"] > 1 else " (the last one)"
+        if self.contents["held"]:
+            lines[-1] += f" ({self.contents['held']})"
         return [*lines, *_remarks(self.contents, self.size[1])]
 
     def _described(self, part: str) -> str:

@@ -71,13 +71,15 @@ class NextToken:
 class Examples(ABC):
     """The examples of a run, of one kind.
 
-    objective: the loss on them. names: what the two parts are called in messages. size: (B, T), the
+    objective: the loss on them. names: what the two parts are called in messages; whole_validation:
+    all of the second. size: (B, T), the
     largest batch there is.
     """
 
     size: tuple[int, int]
     objective = NextToken()
     names = {TRAINING: "training text", VALIDATION: "validation text"}
+    whole_validation = "the whole validation text"
 
     @staticmethod
     @abstractmethod
