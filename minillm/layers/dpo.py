@@ -39,7 +39,9 @@ from typing import Any, NamedTuple
 
 from minillm.backend.arrays import array_module
 
-TIE = 1e-4  # rewards that differ by less are equal: 0.50002 to 0.49998, and as much as float32 rounds a log-probability
+# Rewards that differ by less are equal: 0.50002 to 0.49998, and as much as float32 rounds a
+# log-probability.
+TIE = 1e-4
 
 
 class DPOSaved(NamedTuple):

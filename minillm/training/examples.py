@@ -12,8 +12,8 @@ ask the run's `Examples`. The life of a kind's examples is
     examples.batch(step, micro_step)                             a function of its key
     examples.evaluation_batches(part, limit)                     the same ones every time
 
-A batch is a tuple of arrays whose first two are ids and targets, (B, T) or for pairs (B, 2, T). What becomes of it is the
-business of the kind's `objective` alone:
+A batch is a tuple of arrays whose first two are ids and targets, (B, T) or for pairs (B, 2, T).
+What becomes of it is the business of the kind's `objective` alone:
 
     objective.count(parallel, batch)                             of what the loss is a mean
     objective.loss(parallel, batch)                              without gradients

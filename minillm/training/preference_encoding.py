@@ -1,9 +1,9 @@
 """Pairs of answers as tokens: two texts for each pair, chosen before rejected.
 
 Each text is the prompt and one answer, with a mark on the tokens of the answer, of which the
-log-probability is taken. The end of an answer is one of them: a text gets the tokenizer's end of text,
-a conversation what its template writes. Both texts of a pair end within the context: a longer answer
-is cut there, and a pair is left out where nothing is left of one, or both are the same.
+log-probability is taken. The end of an answer is one of them: a text gets the tokenizer's end of
+text, a conversation what its template writes. Both texts of a pair end within the context: a longer
+answer is cut there, and a pair is left out where nothing is left of one, or both are the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Preferences: the model learns to give the chosen answer rather than the rejected one.
 
-    training/train.npy, validation.npy, ...    as of conversations (chat_examples.py): two texts for each pair,
-                                               chosen before rejected; what is learned are their answers
-    training/reference.safetensors             what the reference says of each answer (reference.py)
+    training/train.npy, ...           as of conversations (chat_examples.py): two texts for each pair,
+                                      chosen before rejected; what is learned are their answers
+    training/reference.safetensors    what the reference says of each answer (reference.py)
 
 A batch has whole pairs, padded to the longest text among them. The padding comes behind the texts,
 which do not see it.

@@ -1,7 +1,8 @@
 """What the reference model of a preference run says of each answer, computed once.
 
-    training/reference.safetensors      training (N, 2), validation (M, 2): log-probabilities of the chosen and the
-                                        rejected answer, float64; NaN where they are still to be computed
+    training/reference.safetensors    training (N, 2), validation (M, 2): log-probabilities of the
+                                      chosen and the rejected answer, float64; NaN where they are
+                                      still to be computed
 
 The reference is the model as it is before the first step, so it never has to be kept beside the one
 that learns. The file is written as it grows: a run that was interrupted goes on where it was. Its
