@@ -232,7 +232,7 @@ def _measured(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What is shown beside a loss: (name, number)."""
     if not evaluation.figures:
         return [("perplexity", _short(evaluation.perplexity))]
-    return [("accuracy", f"{evaluation.figures['accuracy']:.3f}"), ("margin", f"{evaluation.figures['margin']:.3f}")]
+    return [(name, f"{round(evaluation.figures[name], 3) + 0.0:.3f}") for name in ("accuracy", "margin")]
 
 
 def _beside(evaluation: Evaluation) -> str:

@@ -36,6 +36,7 @@ class PreferenceExamples(ChatExamples):
     """
 
     names = {TRAINING: "training pairs", VALIDATION: "validation pairs"}
+    whole_validation = "all validation pairs"
 
     def __init__(self, tokens: dict[str, Tokens], chat, facts: dict, settings, context_length: int):
         super().__init__(tokens, chat, facts, settings, context_length)
@@ -114,7 +115,10 @@ class PreferenceExamples(ChatExamples):
 
     def _gathered(self, part: str, chosen: list[int]) -> tuple:
         """(ids, targets, reference) of some pairs: see preference_objective.py."""
-        return *self._texts(part, chosen), self.reference.values[part][chosen]
+        reference = self.reference.values[part][chosen]
+        if np.isnan(reference).any():
+            raise UserError(f"{self.reference.path} is not complete: continue the run with --resume")
+        return *self._texts(part, chosen), reference
 
     def _all_pairs(self, part: str) -> Iterator[tuple]:
         """(numbers, ids, targets) of all pairs, in the batches of an evaluation."""
@@ -164,8 +168,6 @@ class PreferenceExamples(ChatExamples):
             yield f"a batch has {settings.batch_size} pairs, and there are {pairs}: they are drawn several times"
         if not self.contents["ends"] and not self.contents["stop"]:
             yield "nothing marks the end of an answer: that one is shorter than the other counts for nothing"
-        if settings.lr == type(settings).lr:
-            yield f"--lr {settings.lr:g} is that of a new model: preferences are learned at a hundredth of it, or less"
 
     def options_to_try(self, tokenizer, can_be_shown) -> str:
         """A prompt of the validation part."""
