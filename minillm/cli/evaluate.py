@@ -59,7 +59,8 @@ def command(
     The text is read in windows of the model's context length, one after the other, so that every
     token but the first is predicted once.
 
-    Of conversations, loss and perplexity are those of the assistant's tokens.
+    Of conversations, loss and perplexity are those of the assistant's tokens. A run that learned
+    from preferences is measured on its pairs: the DPO loss, and the accuracy and margin of rewards.
     """
     import sys
 
@@ -107,6 +108,9 @@ def _on_conversations(model, examples, split: Split | None, given: bool, dtype: 
     if split is Split.all or (given and split is not None):
         raise UserError("--split: of a run's conversations it is train or validation; of --chat-data all are read")
     part = TRAINING if split is Split.train else VALIDATION
-    with waiting("measuring on all conversations", plain=False):
+    with waiting(f"measuring on all {examples.names[part]}", plain=False):
         result = evaluate_whole(from_pretrained(model, dtype).to(device), examples, part)
-    print(f"tokens {result.tokens:,}  loss {result.loss:.4f}  perplexity {result.perplexity:.4f}")
+    beside = {name: result.figures[name] for name in ("accuracy", "margin") if name in result.figures}
+    beside = beside or {"perplexity": result.perplexity}
+    measured = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": result.loss, **beside}.items())
+    print(f"{examples.objective.counted} {result.tokens:,}  {measured}")

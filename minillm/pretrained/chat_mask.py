@@ -66,7 +66,7 @@ def examples_of(chat: Chat, tokenizer, conversation: Conversation) -> list[Examp
             whole = chat.prompt(messages, False, more)
             texts = _by_beginnings(chat, tokenizer, conversation, whole)
         _check_nothing_left_out(where, messages, texts[-1][0])
-        return [_example(tokenizer, text, spans) for text, spans in texts]
+        return [example_of_text(tokenizer, text, spans) for text, spans in texts]
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from None
 
@@ -162,7 +162,8 @@ def _check_nothing_left_out(where: str, messages: list[dict], text: str) -> None
 # ---------------------------------------------------------------------------------------------- from text to tokens
 
 
-def _example(tokenizer, text: str, spans: list[Span]) -> Example:
+def example_of_text(tokenizer, text: str, spans: list[Span]) -> Example:
+    """The tokens of a text, with a mark on those that overlap the spans."""
     ids = encode_text(tokenizer, text)
     learned = np.zeros(len(ids), bool)
     bounds = token_bounds(tokenizer, text, ids)

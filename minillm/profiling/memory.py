@@ -80,7 +80,7 @@ def workload_of(settings, config, device: str, learning: int | None = None) -> W
     """
     return Workload(
         config,
-        settings.batch_size,
+        settings.batch_size * (2 if settings.preference_data else 1),  # a pair has two rows
         dtype=settings.dtype,
         device=device,
         checkpoint_activations=settings.checkpoint_activations,

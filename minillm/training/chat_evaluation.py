@@ -1,4 +1,4 @@
-"""The conversations that `minillm evaluate` measures a model on."""
+"""The conversations, or pairs of answers, that `minillm evaluate` measures a model on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from minillm.models.architectures import config_from_dict
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.training.chat_examples import ChatExamples
 from minillm.training.checkpoint import read_state
+from minillm.training.example_kinds import kind_of
 from minillm.training.settings import TrainingSettings
 
 
 def conversations_of(model: str | Path, files: Sequence[str], template: str, batch_size: int) -> ChatExamples | None:
     """Those of files, all of them as the validation part; without files those of a run that learned
-    from conversations, or None.
+    from conversations, or from pairs, or None.
 
     Raises UserError for files that are wrong.
     """
@@ -32,6 +33,7 @@ def conversations_of(model: str | Path, files: Sequence[str], template: str, bat
     except UserError:
         return None
     settings = replace(TrainingSettings(**description["settings"]), batch_size=batch_size)
-    if not ChatExamples.is_named_in(settings):
+    kind = kind_of(settings)
+    if not issubclass(kind, ChatExamples):
         return None
-    return ChatExamples.open(Path(model), settings, config_from_dict(description["model"]), tokenizer)
+    return kind.open(Path(model), settings, config_from_dict(description["model"]), tokenizer)

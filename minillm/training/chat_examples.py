@@ -37,7 +37,6 @@ from minillm.training.examples import PARTS, TRAINING, VALIDATION, Examples, pro
 
 FILES = {TRAINING: "train", VALIDATION: "validation"}
 FACTS_FILE = "chat.json"
-FACTS = ("ends", "stop", "unlike", "held", "unread", "question", "in_both", *PARTS)  # that it has
 EVERY = 10  # without a file of its own, the validation part is every tenth conversation
 
 
@@ -49,6 +48,7 @@ class ChatExamples(Examples):
 
     names = {TRAINING: "training conversations", VALIDATION: "validation conversations"}
     whole_validation = "all validation conversations"
+    fact_names = ("ends", "stop", "unlike", "held", "unread", "question", "in_both", *PARTS)  # of chat.json
 
     def __init__(self, tokens: dict[str, Tokens], chat: Chat, facts: dict, settings, context_length: int):
         self.tokens, self.chat, self.contents = tokens, chat, facts
@@ -124,9 +124,10 @@ class ChatExamples(Examples):
             if lengths.max() > config.context_length + 1:
                 raise UserError(f"{training / name}-ends.npy: an example is longer than the context: it is damaged")
         facts = read_json(training / FACTS_FILE)
-        if missing := [name for name in FACTS if name not in facts]:
+        if missing := [name for name in cls.fact_names if name not in facts]:
             raise UserError(f"{training / FACTS_FILE} is incomplete: {missing[0]} is missing")
-        return cls(tokens, chat_of(folder), facts, settings, config.context_length)
+        chat = chat_of(folder) if (folder / TEMPLATE_FILE).is_file() else None  # pairs of texts have none
+        return cls(tokens, chat, facts, settings, config.context_length)
 
     def write(self, folder: Path) -> None:
         """Write the examples, the template, and that an answer's end ends what is generated."""
@@ -136,7 +137,8 @@ class ChatExamples(Examples):
             for suffix, values in (("", tokens.ids), ("-learned", tokens.learned), ("-ends", tokens.ends)):
                 write_tokens(training / f"{name}{suffix}.npy", values)
         write_atomically(training / FACTS_FILE, json_bytes(self.contents))
-        write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
+        if self.chat is not None:
+            write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
         if self.contents["ends"]:
             path = folder / GENERATION_FILE
             generation = read_json(path) if path.is_file() else {}
