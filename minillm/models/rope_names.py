@@ -10,11 +10,13 @@ Forms, from the oldest to the newest:
 
 How long a text may be is max_position_embeddings, with these exceptions:
 
-    dynamic    max_position_embeddings is the original context P, as transformers has it: a text may
-               have max_sequence_length tokens, or factor P where that is not given
-    yarn       where max_position_embeddings is no more than the original context, as in files that
-               got the scaling afterwards, the same
-    linear     max_sequence_length, where it says more
+    dynamic    max_position_embeddings is the original context P, as transformers has it
+    yarn       max_position_embeddings or factor P, whichever is more: files that got the scaling
+               afterwards, as Qwen's pages say, keep the max_position_embeddings of before
+    linear     max_position_embeddings or max_sequence_length (Vicuna), whichever is more
+
+A text of dynamic may have factor P tokens. What minillm writes says another length of yarn or
+dynamic by max_sequence_length.
 """
 
 from __future__ import annotations
@@ -81,11 +83,15 @@ def rope_to_hugging_face(scaling: RotaryScaling | None, context_length: int) -> 
     written = {
         name: list(value) if isinstance(value, tuple) else value for name, value in written.items() if value is not None
     }
+    contents = {"rope_scaling": written}
     if isinstance(scaling, DynamicScaling):
-        return {"rope_scaling": written, LENGTH: written.pop(ORIGINAL), SEQUENCE: context_length}
-    if isinstance(scaling, YarnScaling) and context_length <= scaling.original_max_position_embeddings:
-        return {"rope_scaling": written, SEQUENCE: context_length}
-    return {"rope_scaling": written}
+        contents[LENGTH] = written.pop(ORIGINAL)
+    if (
+        _context_length(scaling, {LENGTH: context_length, **contents}).get("context_length", context_length)
+        != context_length
+    ):
+        contents[SEQUENCE] = context_length
+    return contents
 
 
 def check_frequencies(tensor, head_dim: int, theta: float, scaling: RotaryScaling | None) -> None:
@@ -187,7 +193,7 @@ def _context_length(scaling: RotaryScaling | None, contents: dict) -> dict:
         return {"context_length": sequence}
     if not isinstance(scaling, (DynamicScaling, YarnScaling)):
         return {}
-    P = scaling.original_max_position_embeddings
-    if length is None or length <= P:
-        return {"context_length": round(P * scaling.factor) if sequence is None else sequence}
-    return {}
+    if sequence is not None:
+        return {"context_length": sequence}
+    extended = round(scaling.original_max_position_embeddings * scaling.factor)
+    return {"context_length": extended} if type(length) is not int or extended > length else {}
