@@ -87,6 +87,12 @@ class RotaryScaling:
     amplitude = 1.0
     depends_on_length = False
 
+    @property
+    def title(self) -> str:
+        """The kind, the factor and the original context, as far as it has them."""
+        factor = f" by {self.factor:g}" if hasattr(self, "factor") else ""
+        return self.rope_type + factor + (f", from {getattr(self, ORIGINAL)} tokens" if hasattr(self, ORIGINAL) else "")
+
     def stretched(self, theta, base: float, T: int):
         """theta_i (D/2,) on the base  ->  theta_i' (D/2,) for a text of T tokens"""
         raise NotImplementedError
