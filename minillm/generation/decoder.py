@@ -54,11 +54,11 @@ class Decoder:
     token, because the positions of all others change.) A prompt that is too long loses its
     beginning, or raises ContextFull.
 
-    Where the angles of rotary embedding depend on the length of the text (rotary_scaling.py: dynamic
-    beyond the original context, longrope at its border), the cache is forgotten whenever they
-    change, and all visible columns are read again: what is written is then what whole passes write.
-    dynamic so costs a pass over all visible tokens for each token beyond the original context,
-    longrope one such pass in all.
+    Where the angles of rotary embedding depend on the length of the text (rotary_scaling.py:
+    dynamic beyond the original context, longrope at its border), the cache is forgotten whenever
+    they change, and all visible columns are read again: what is written is then what whole passes
+    write. dynamic so costs a pass over all visible tokens for each token beyond the original
+    context, longrope one such pass in all.
 
     The weights are those that the model has when the decoder is made: make a new one after a step
     of training.
@@ -223,7 +223,7 @@ class Decoder:
         return [tuple(positions.stage(length) for positions in self._positions) for length in lengths]
 
     def _angles_change(self, new: int, count: int, padding) -> bool:
-        """Whether the last `count` of `new` columns that come have angles that are not all alike."""
+        """Whether the last `count` of `new` columns that come differ in their angles."""
         padding = self._padding if self._ids is not None else padding
         last = min(self.visible + new, self.model.config.context_length) if self._positions else 0
         return self._stages_of(last - count + 1, padding) != self._stages_of(last, padding)

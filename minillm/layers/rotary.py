@@ -17,9 +17,9 @@ angle between them. Which channels (a, b) make pair i is a convention that weigh
 One becomes the other by moving the rows of the query and key weights (`interleaved_to_halves`): a
 product of two heads does not change when the channels of both are put in another order.
 
-Longer contexts. rotary_scaling.py has other angles, theta_i' in place of theta_i, for texts that are
-longer than those of training. Some of its kinds multiply what is rotated by an amplitude a, which
-the tables below hold: a cos and a sin.
+Longer contexts. rotary_scaling.py has other angles, theta_i' in place of theta_i, for texts that
+are longer than those of training. Some of its kinds multiply what is rotated by an amplitude a,
+which the tables below hold: a cos and a sin.
 
 Backward. A rotation R is linear, and its transpose is the rotation by the opposite angle; with an
 amplitude, y = a R x gives dx = a R^T dy:

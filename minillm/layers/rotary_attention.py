@@ -54,7 +54,9 @@ class RotaryPositions:
         return 0 if self.scaling is None else self.scaling.stage(length)
 
     def tables(self, T: int, like):
-        """cos and sin (T, D/2) for a text of T positions, of the dtype and on the device of `like`."""
+        """cos and sin (T, D/2) for a text of T positions, of the dtype and on the device of
+        `like`.
+        """
         cos, sin = self._grown(T, like)
         return cos[:T], sin[:T]
 

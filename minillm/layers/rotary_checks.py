@@ -1,4 +1,4 @@
-"""Checks of the fields of rotary scaling (rotary_scaling.py), which come from the files of others."""
+"""Checks of the fields of rotary scaling (rotary_scaling.py), which come from files of others."""
 
 from __future__ import annotations
 

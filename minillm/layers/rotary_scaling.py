@@ -21,7 +21,8 @@ With the factor s, the length of the text over P, the kinds are
     table         theta_i' = theta_i / factor_i
 
 linear: Chen et al., "Extending Context Window of Large Language Models via Positional
-Interpolation" (2023), equation 4: every position counts for 1/s of one. Neighbours come closer, too.
+Interpolation" (2023), equation 4: every position counts for 1/s of one. Neighbours come closer,
+too.
 
 dynamic: bloc97 and emozilla (2023), described in Peng et al. (2023), section 3.3: the base becomes
 b (s T/P - s + 1)^(D / (D - 2)). The first pair keeps its angle, the last one is divided by

@@ -8,8 +8,8 @@
     rope_freqs.weight                                          a factor for each pair; Llama 3's are one such table
     rope_factors_short.weight, rope_factors_long.weight        longrope, with or without its type (Phi-3)
 
-Source: llama.cpp, src/llama-context.cpp and src/llama-model.cpp; ggml's rope; the converter's
-conversion of config.json. yarn_attn_factor is the attention_factor of config.json, that is, a itself.
+Source: llama.cpp, src/llama-context.cpp and src/llama-model.cpp; ggml's rope; its converter of
+config.json. yarn_attn_factor is the attention_factor of config.json, that is, a itself.
 
 Two things llama.cpp does otherwise. It chooses the list of longrope by the context that it was
 started with, where minillm and the library transformers go by the length of the text. And it reads

@@ -1,4 +1,4 @@
-"""Rotary angles in config.json: rope_theta, rope_scaling, rope_parameters, and what belongs to them.
+"""Rotary angles in config.json: rope_theta, rope_scaling, rope_parameters, and their lengths.
 
 Forms, from the oldest to the newest:
 
@@ -71,7 +71,7 @@ def rope_from_hugging_face(contents: dict) -> dict:
 
 
 def rope_to_hugging_face(scaling: RotaryScaling | None, context_length: int) -> dict:
-    """What config.json says of a scaling: rope_scaling, and the lengths that differ from others'."""
+    """What config.json says of a scaling: rope_scaling, and the lengths that it changes."""
     if scaling is None:
         return {"rope_scaling": None}
     if isinstance(scaling, TableScaling):  # which transformers has as a longrope that has one list

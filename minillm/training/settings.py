@@ -32,7 +32,7 @@ class TrainingSettings:
     data/special.py's CHOICES, "" for the end of text alone. tokenizer: "char" (every character a
     token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0 for 1024.
     init: the model to continue from, "" for a new one. extend_with: the kind of rotary scaling by
-    which that model gets a longer context, "" for none. freeze: patterns of names of parameters that
+    which it gets a longer context, "" for none. freeze: patterns of names of parameters that
     do not learn. lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's
     model, or with merge are added to the weights there.
 

@@ -191,7 +191,7 @@ def test_faults_in_backward_are_caught(fault, kind):
 
 
 # kind and fault: a text of the module, what is put in its place. The angles or the amplitude are then not the formula's.
-FAULTS = {
+FORMULA_FAULTS = {
     "linear: factor inverted": (
         "return theta / self.factor\n\n\n@dataclass(frozen=True)\nclass DynamicScaling",
         "return theta * self.factor\n\n\n@dataclass(frozen=True)\nclass DynamicScaling",
@@ -239,11 +239,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", FORMULA_FAULTS)
 def test_faults_in_the_formulas_are_noticed(fault):
     scaling = EXAMPLES[fault.partition(":")[0]]
     fields = {name: value for name, value in asdict(scaling).items() if name != "rope_type"}
-    changed = getattr(planted(rotary_scaling, *FAULTS[fault]), type(scaling).__name__)(**fields)
+    changed = getattr(planted(rotary_scaling, *FORMULA_FAULTS[fault]), type(scaling).__name__)(**fields)
     with np.errstate(invalid="ignore"):  # a power of a negative number is noticed as well
         same = [
             np.allclose(changed.stretched(THETA, BASE, T), scaling.stretched(THETA, BASE, T), rtol=0, atol=1e-4)
