@@ -95,7 +95,9 @@ class RotaryScaling:
         return self.rope_type + factor + (f", from {getattr(self, ORIGINAL)} tokens" if hasattr(self, ORIGINAL) else "")
 
     def stretched(self, theta, base: float, T: int):
-        """theta_i (D/2,) on the base  ->  theta_i' (D/2,) for a text of T tokens"""
+        """The angles theta_i' for a text of T tokens, from theta_i, those of the base: both are
+        arrays with an entry for each pair of a head.
+        """
         raise NotImplementedError
 
     def stage(self, T: int):

@@ -104,6 +104,8 @@ def complete_llama_shape(config) -> None:
     if config.head_dim % 2:
         raise UserError(f"a head is {config.head_dim} wide: rotary embedding rotates pairs, so the width must be even")
     if config.rope_scaling is not None:
+        if not isinstance(config.rope_scaling, RotaryScaling):
+            raise UserError(f"rope_scaling is {config.rope_scaling!r:.99}: it must be a rotary scaling or its fields")
         config.rope_scaling.check_head(config.head_dim, config.rope_theta)
 
 

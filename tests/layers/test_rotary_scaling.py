@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from planting import assert_caught, assert_close, planted
 
-from minillm.checks.cases import array
+import minillm
+from minillm.checks.cases import array, randomised
 from minillm.checks.gradcheck import gradcheck
 from minillm.errors import UserError
 from minillm.layers import rotary, rotary_scaling
@@ -159,6 +160,18 @@ def pair_of(scaling, T, module=rotary, interleaved=False):
 def test_gradients(kind, T):
     report = gradcheck(pair_of(EXAMPLES[kind], T, interleaved=T == 3), array("x", 1, 1, T, D))
     assert report.worst.error <= 1e-6
+
+
+@pytest.mark.parametrize("kind", ["yarn", "longrope", "dynamic"])
+def test_gradients_of_a_model(kind):
+    """Beyond the original context of 4 tokens."""
+    scaling = {"yarn": YarnScaling(2.0, 4), "dynamic": DynamicScaling(2.0, 4)}.get(kind)
+    scaling = scaling or LongRopeScaling((1.0, 1.0), (2.0, 3.0), 4, 2.0)
+    shape = dict(vocab_size=5, context_length=8, n_layer=1, n_head=2, n_kv_head=1, d_model=8, d_ff=4)
+    config = minillm.LlamaConfig(**shape, rope_theta=50.0, rope_scaling=scaling)
+    model = randomised(minillm.Llama(config, seed=0, dtype="float64"))
+    ids = np.arange(12).reshape(2, 6) % 5
+    assert gradcheck(model, ids, (ids + 2) % 5).worst.error <= 1e-6
 
 
 def test_backward_multiplies_by_the_amplitude_once():

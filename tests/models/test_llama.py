@@ -126,6 +126,8 @@ def test_replica_shares_weights_and_not_gradients():
         (dict(rms_norm_eps=math.inf), "rms_norm_eps is inf"),
         (dict(vocab_size=1 << 40), "no model is that large"),
         (dict(mlp_bias="yes"), "mlp_bias is 'yes'"),
+        (dict(rope_scaling="yarn"), "rope_scaling is 'yarn': it must be"),
+        (dict(rope_scaling=dict(factors=[1.0, 2.0, 3.0])), "factors has 3 factors, a head of 4 channels has 2 pairs"),
         (dict(dropout=True), "dropout is True"),
     ],
 )

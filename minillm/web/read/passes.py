@@ -22,7 +22,7 @@ from minillm.checks.agreement import placed
 from minillm.checks.case import KEY, Case, Problem, array, at
 from minillm.checks.cases import CASES
 from minillm.generation.decoder import Decoder, left_padded
-from minillm.layers import linear_cross_entropy, lora, rotary
+from minillm.layers import linear_cross_entropy, lora, rotary, rotary_scaling
 from minillm.layers.cache import Cache
 from minillm.layers.layer import decode_problem
 from minillm.layers.linear import Linear
@@ -158,6 +158,21 @@ def _further_of_rotary() -> None:
         rotary.interleaved_to_halves(array("weight", *shape), 6)
 
 
+def _rotary_scalings() -> None:
+    """Each kind with a text beyond the original context of 16 tokens."""
+    factors, theta = (1.0, 1.5, 2.0, 4.0), 10000.0 ** (-2 * np.arange(4) / 8)
+    for scaling in (
+        rotary_scaling.LinearScaling(4.0),
+        rotary_scaling.DynamicScaling(4.0, 16),
+        rotary_scaling.YarnScaling(4.0, 16),
+        Llama3Scaling(4.0, 1.0, 4.0, 16),
+        rotary_scaling.LongRopeScaling(factors, factors, 16),
+        rotary_scaling.ProportionalScaling(0.5),
+        rotary_scaling.TableScaling(factors),
+    ):
+        scaling.stretched(theta, 10000.0, 32)
+
+
 def _further_of_lora() -> None:
     for transposed in (False, True):
         weight = array("weight", *((3, 7) if transposed else (7, 3)))
@@ -169,6 +184,7 @@ def _further_of_lora() -> None:
 _FURTHER: dict[str, tuple[Pass, ...]] = {
     "linear_cross_entropy": (_further_of_loss,),
     "rotary": (_further_of_rotary,),
+    "rotary_scaling": (_rotary_scalings,),
     "lora": (_further_of_lora,),
 }
 
