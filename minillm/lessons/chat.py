@@ -144,7 +144,7 @@ def answers(model, turns, manner: str = counting.PLAIN) -> list[str]:
     chat = plain_chat(tokenizer)
     prompts = [chat.encode(tokenizer, counting.messages(*each, manner=manner)[:-1])[0] for each in turns]
     *_, written = write(model, tokenizer, prompts, LONGEST, Sampler(temperature=0), stop=["\n\n"])
-    return [each.text + ("" if each.finish_reason == "stop" else " ...") for each in written]
+    return [each.text + ("" if each.reason == "stop" else " ...") for each in written]
 
 
 def text_loss(model) -> float:

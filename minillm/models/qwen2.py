@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minillm.layers.rotary_scaling import Scaling
+from minillm.layers.rotary_scaling import RotaryScaling
 from minillm.models.config import check_flags
 from minillm.models.llama import Llama, complete_llama_shape
 from minillm.models.llama_names import LLAMA_FIELDS, check_llama_keys, neutral_qwen_windows
@@ -37,7 +37,7 @@ class Qwen2Config:
     tie_embeddings: bool = False
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: Scaling | None = None
+    rope_scaling: RotaryScaling | None = None
     rope_interleaved: ClassVar[bool] = False
 
     def __post_init__(self):

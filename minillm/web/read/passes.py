@@ -24,11 +24,12 @@ from minillm.checks.cases import CASES
 from minillm.checks.cases_attention import ROTARY_ATTENTION, SELF_ATTENTION
 from minillm.checks.cases_models import RECOMPUTE, RESIDUAL_BLOCK
 from minillm.generation.decoder import Decoder, left_padded
-from minillm.layers import dpo, linear_cross_entropy, lora, recompute, rotary
+from minillm.layers import dpo, linear_cross_entropy, lora, recompute, rotary, rotary_scaling
 from minillm.layers.cache import Cache
 from minillm.layers.documents import packed_starts
 from minillm.layers.layer import decode_problem
 from minillm.layers.linear import Linear
+from minillm.layers.rotary_scaling import Llama3Scaling
 from minillm.lessons import gpt_page
 from minillm.models.gpt2 import GPT2, GPT2Config
 from minillm.models.language_model import LanguageModel
@@ -176,9 +177,24 @@ def _further_of_dpo() -> None:
 
 
 def _further_of_rotary() -> None:
-    rotary.rotary_tables(5, 8, scaling=rotary.Llama3Scaling())
+    rotary.rotary_tables(5, 8, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192))
     for shape in ((48, 14), (48,)):
         rotary.interleaved_to_halves(array("weight", *shape), 6)
+
+
+def _rotary_scalings() -> None:
+    """Each kind with a text beyond the original context of 16 tokens."""
+    factors, theta = (1.0, 1.5, 2.0, 4.0), 10000.0 ** (-2 * np.arange(4) / 8)
+    for scaling in (
+        rotary_scaling.LinearScaling(4.0),
+        rotary_scaling.DynamicScaling(4.0, 16),
+        rotary_scaling.YarnScaling(4.0, 16),
+        Llama3Scaling(4.0, 1.0, 4.0, 16),
+        rotary_scaling.LongRopeScaling(factors, factors, 16),
+        rotary_scaling.ProportionalScaling(0.5),
+        rotary_scaling.TableScaling(factors),
+    ):
+        scaling.stretched(theta, 10000.0, 32)
 
 
 def _further_of_lora() -> None:
@@ -221,6 +237,7 @@ _FURTHER: dict[str, tuple[Pass, ...]] = {
     "sequence_log_probability": (_further_of_log_probability,),
     "dpo": (_further_of_dpo,),
     "rotary": (_further_of_rotary,),
+    "rotary_scaling": (_rotary_scalings,),
     "lora": (_further_of_lora,),
     "attention": (_further_of_attention(SELF_ATTENTION),),
     "rotary_attention": (_further_of_attention(ROTARY_ATTENTION),),
