@@ -59,7 +59,7 @@ def command(
     """
     from minillm.backend.arrays import float_dtype
     from minillm.cli.chat_sampler import make_sampler
-    from minillm.cli.chat_session import Session
+    from minillm.cli.chat_session import NO_SYSTEM, Session
     from minillm.cli.generate import breaker_ids
     from minillm.cli.generate_output import print_note
     from minillm.cli.options import read_values
@@ -87,6 +87,8 @@ def command(
     conversation.sampler = make_sampler(settings, conversation)
     if system is not None:
         conversation.set_system(system)
+        if not conversation.shows_system():
+            notes.append(NO_SYSTEM)
     for note in notes:
         print_note(note)
     Session(conversation, str(model)).run()

@@ -39,6 +39,7 @@ KEYS = (
     "conversation."
 )
 HOW_TO_LEAVE = "/exit or Ctrl-D ends the conversation"
+NO_SYSTEM = "the model's template does not show it the system message"
 ENDED_BY_SIGNAL = 128  # is added to the signal's number in the exit code, as shells have it
 LONGEST_SHOWN = 60  # characters of a message that is taken back
 
@@ -69,7 +70,7 @@ class Session:
                     print_note(HOW_TO_LEAVE)
 
     def _take(self) -> None:
-        """One line: a message or a command. What is wrong with it is said, and nothing is changed."""
+        """One line: a message or a command. What is wrong with it is said, and changes nothing."""
         try:
             line = self._lines.read()
         except UserError as error:  # a line that is no UTF-8
@@ -179,6 +180,8 @@ class Session:
             conversation.set_system(None if text == "-" else text)
         system = conversation.system
         print_note("no system message" if system is None else f"system: {system}")
+        if not conversation.shows_system():
+            print_note(NO_SYSTEM)
 
     def _sampler(self, text: str) -> None:
         if not text:

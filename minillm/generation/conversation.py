@@ -1,6 +1,6 @@
 """A conversation with a model: messages, of which the answers are written by the model.
 
-    chat = chat_of("SmolLM2")                                 # minillm.pretrained.chat: the template
+    chat = chat_of("SmolLM2")                           # minillm.pretrained.chat: the template
     conversation = Conversation(model, tokenizer, chat, Sampler(temperature=0.8, seed=0))
     for piece in conversation.answer("What is a cache?"):     # text, as it is drawn
         print(piece, end="", flush=True)
@@ -29,10 +29,9 @@ from minillm.errors import UserError
 from minillm.generation.messages import checked_messages
 from minillm.generation.prefix import PrefixReader
 from minillm.generation.text import TextStream, check_stop_strings
+from minillm.generation.turns import questions, system_message, turns
 from minillm.sampler.history import History
 from minillm.sampler.sampler import Sampler
-
-SYSTEM_ROLES = ("system", "developer")
 
 
 class Template(Protocol):
@@ -107,18 +106,18 @@ class Conversation:
         self.messages: list[dict] = []
         self.end_tokens = frozenset({*end_tokens, *end_of_text(tokenizer).values(), *chat.answer_ends(tokenizer)})
         self._reader = PrefixReader(model)
-        self._first: int | None = 0  # of the messages besides the system's, the first one that the model sees
+        self._first: int | None = 0  # of the messages after the system's, the first that is seen
         self._attempt = 0  # how often the last answer was written anew
         self._answer: Answer | None = None  # that is being written
 
     @property
     def system(self) -> str | list | None:
         """The content of the system message; None where there is none."""
-        return self.messages[0]["content"] if _system(self.messages) else None
+        return self.messages[0]["content"] if system_message(self.messages) else None
 
     @property
     def tokens_read(self) -> int:
-        """How many tokens the model has computed in this conversation, those of answers included."""
+        """How many tokens the model has computed in this conversation, answers included."""
         return self._reader.count
 
     # ------------------------------------------------------------------------------------- answers
@@ -147,7 +146,7 @@ class Conversation:
         ids, first = self._visible(messages)
         was = self.messages, self._first, self._attempt
         self.messages, self._first, self._attempt = messages, first, attempt
-        left = sum(before <= at < first for at in _turns(messages))
+        left = sum(before <= at < first for at in turns(messages))
         self._answer = Answer(lambda answer: self._written(answer, ids, was), left)
         return self._answer
 
@@ -196,7 +195,7 @@ class Conversation:
         answer.reason = answer.reason or "stopped"
         rest = "" if stream.stopped else stream.finish()
         if answer.reason != "end":
-            rest = rest.rstrip("\N{REPLACEMENT CHARACTER}")  # a character of which only the first bytes were written
+            rest = rest.rstrip("\N{REPLACEMENT CHARACTER}")  # of a character that is cut off
         if rest:
             answer.text += rest
             yield rest
@@ -221,7 +220,7 @@ class Conversation:
         first = self._first
         if first is None:  # other messages than before: as if they had been said one by one
             first = 0
-            for at in _questions(messages)[:-1]:
+            for at in questions(messages)[:-1]:
                 _, first = self._slide(messages[: at + 1], first)
         ids, first = self._slide(messages, first)
         context = self.model.config.context_length
@@ -243,14 +242,14 @@ class Conversation:
         ids = self._encode(messages, first)
         if len(ids) + min(self.max_tokens or context, context // 4) <= context:
             return ids, first
-        for first in [at for at in _turns(messages) if at > first]:
+        for first in [at for at in turns(messages) if at > first]:
             ids = self._encode(messages, first)
             if len(ids) <= context // 2:
                 break
         return ids, first
 
     def _encode(self, messages: list[dict], first: int) -> list[int]:
-        system = _system(messages)
+        system = system_message(messages)
         ids, _ = self.chat.encode(self.tokenizer, [*system, *messages[len(system) + first :]])
         if not ids:
             raise UserError("the chat template makes no text of the messages")
@@ -272,7 +271,7 @@ class Conversation:
     def reset(self) -> None:
         """Take back everything but the system message."""
         self._settle()
-        self._replace(_system(self.messages))
+        self._replace(system_message(self.messages))
 
     def set_system(self, text: str | None) -> None:
         """Set the system message, or remove it (None). What was said stays.
@@ -281,7 +280,13 @@ class Conversation:
         """
         self._settle()
         system = [] if text is None else [{"role": "system", "content": text}]
-        self.load([*system, *self.messages[len(_system(self.messages)) :]])
+        self.load([*system, *self.messages[len(system_message(self.messages)) :]])
+
+    def shows_system(self) -> bool:
+        """Whether the template shows the system message to the model; True where there is none."""
+        question, system = [{"role": "user", "content": "Hi"}], system_message(self.messages)
+        encode = self.chat.encode
+        return not system or encode(self.tokenizer, question) != encode(self.tokenizer, system + question)
 
     def load(self, messages: Sequence[dict]) -> None:
         """Go on with other messages. Raises UserError for what is none, and where the template
@@ -289,7 +294,7 @@ class Conversation:
         """
         messages = checked_messages(messages)
         self._settle()
-        self._encode(messages if _questions(messages) else [*messages, {"role": "user", "content": "Hi"}], 0)
+        self._encode(messages if questions(messages) else [*messages, {"role": "user", "content": "Hi"}], 0)
         self._replace(messages)
 
     def _replace(self, messages: list[dict]) -> None:
@@ -301,28 +306,7 @@ class Conversation:
             self._answer.finish()
 
     def _last_question(self) -> int:
-        asked = _questions(self.messages)
+        asked = questions(self.messages)
         if not asked:
             raise UserError("nothing was said yet")
         return asked[-1]
-
-
-def _system(messages: list[dict]) -> list[dict]:
-    """The system message, as a list of one; empty where there is none."""
-    return messages[:1] if messages and messages[0]["role"] in SYSTEM_ROLES else []
-
-
-def _questions(messages: list[dict]) -> list[int]:
-    """The places of the user's messages."""
-    return [at for at, message in enumerate(messages) if message["role"] == "user"]
-
-
-def _turns(messages: list[dict]) -> list[int]:
-    """Where turns begin, counted without the system message: at its end, and with each message of
-    the user.
-
-    >>> _turns([{"role": role} for role in ("system", "user", "assistant", "user")])
-    [0, 2]
-    """
-    start = len(_system(messages))
-    return sorted({0, *(at - start for at in _questions(messages))})
