@@ -17,7 +17,7 @@ from contextlib import suppress
 
 from minillm.files.atomic import decode_text, naming
 
-PROMPT, GO_ON = "> ", ". "
+PROMPT, GO_ON = "> ", "... "
 CONTINUED = "\\"  # at the end of a line: the message goes on in the next one
 FILE_COMMANDS = ("/save ", "/load ")
 

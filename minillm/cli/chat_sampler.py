@@ -67,8 +67,16 @@ def change_sampler(conversation: Conversation, text: str) -> list[str]:
             raise UserError(f"there is no setting {name!r}: /sampler shows them all")
     sampler = make_sampler(settings, conversation)
     conversation.sampler, conversation.max_tokens = sampler, max_tokens
-    changed = {name: value for name, value in vars(sampler.settings).items() if value != default_of(name)}
-    return check_options(changed)
+    return [note.replace("--", "") for note in check_options(_as_options(sampler))]
+
+
+def _as_options(sampler: Sampler) -> dict:
+    """The settings that are on, as the options of a command line have them: pairs are texts."""
+    on = {name: value for name, value in vars(sampler.settings).items() if value != default_of(name)}
+    on.pop("dry_breakers", None)  # of DRY, which needs none
+    return {
+        name: shown_setting(value).split(",") if isinstance(value, Mapping) else value for name, value in on.items()
+    }
 
 
 def setting_names() -> list[str]:
