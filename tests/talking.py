@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -79,6 +80,16 @@ class Terminal:
     def prompt(self):
         """Wait for the prompt."""
         self.expect(">")
+
+    def terminate(self):
+        """Send SIGTERM until the process ends: one that arrives in the moment before Python's `input` waits for a line is
+        noticed there with the next signal.
+        """
+        started = time.monotonic()
+        while self.process.poll() is None and time.monotonic() - started < TIMEOUT:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(2)
 
     def end(self):
         """Wait for the end; returns the exit code. The terminal has to be as it was."""

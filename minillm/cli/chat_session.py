@@ -134,7 +134,7 @@ class Session:
                     sys.stdout.flush()
                     piece = next(answer, "")
             finally:
-                if answer.text or answer.reason == "end":
+                if answer.text or answer.reason not in (None, "stopped"):
                     sys.stdout.write("\n")
                     sys.stdout.flush()
         if note := self._ending(answer):

@@ -171,7 +171,7 @@ class Conversation:
                 self.messages = [*self.messages, {"role": "assistant", "content": answer.text}]
 
     def _tokens(self, answer: Answer, ids: list[int]) -> Iterator[str]:
-        """Draw tokens until one of the reasons to end; yields text, and sets the answer's fields."""
+        """Draw tokens until there is a reason to end; yields text, and sets the answer's fields."""
         settings, reader = self.sampler.settings, self._reader
         sampler = self.sampler.with_settings(seed=settings.seed + self._attempt)
         sampler.reset(len(ids))

@@ -50,78 +50,40 @@ def saved(path):
     return [message["content"] for message in json.loads((path / "talk.json").read_text(encoding="utf-8"))]
 
 
+def say(chat, text, answer):
+    chat.send(text + "\r")
+    chat.expect(answer)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_conversation(terminal, tmp_path, kind):
-    chat = terminal(kind, "--max-tokens", 3)
+    """One for each way of reading lines, since a process takes a second to start."""
+    chat = terminal(kind, "--max-tokens", 90_000)
     chat.expect("/help lists the commands")
     chat.prompt()
-    chat.send("hé\r")
-    chat.expect("qqq\n")
-    chat.expect("(cut after 3 tokens")
-    chat.prompt()
-    chat.send("/save talk.json\n")
-    chat.expect("(2 messages saved: talk.json)")
-    chat.prompt()
-    chat.send("\x04")
-    assert chat.end() == 0 and saved(tmp_path) == ["hé", "qqq"]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_control_c_ends_an_answer_and_not_the_chat(terminal, tmp_path, kind):
-    chat = terminal(kind, "--max-tokens", 90_000)
-    chat.prompt()
-    chat.send("one\r")
-    chat.expect("qqqq")
-    chat.send("\x03")
+    say(chat, "hé", "qqqq")
+    chat.send("\x03")  # ends an answer, and not the chat
     chat.expect("(stopped)")
     chat.prompt()
-    chat.send("/sampler max_tokens=2\r")
-    chat.expect("(temperature=0.8")
-    chat.prompt()
-    chat.send("two\r")
-    chat.expect("(cut after 2 tokens")
-    chat.prompt()
-    chat.send("/save talk.json\r")
-    chat.expect("(4 messages saved")
-    chat.prompt()
-    chat.send("/exit\r")
-    assert chat.end() == 0
-    one, first, two, second = saved(tmp_path)
-    assert (one, two, second) == ("one", "two", "qq") and set(first) == {"q"} and len(first) >= 4
-    assert "Traceback" not in chat.output
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_control_c_at_the_prompt(terminal, kind):
-    chat = terminal(kind, "--max-tokens", 2)
-    chat.prompt()
-    chat.send("\x03")
+    chat.send("\x03")  # at an empty prompt
     chat.expect("(/exit or Ctrl-D ends the conversation)")
     chat.prompt()
-    chat.send("one\r")
-    chat.expect("qq\n")
+    say(chat, "/sampler max_tokens=2", "(temperature=0.8")
+    chat.prompt()
+    paste = "\x1b[200~one\rtwo\r\rthree\x1b[201~\r" if kind == "edited" else "one\ntwo\n\nthree\n"
+    chat.send(paste)  # several lines are one message
+    chat.expect("(cut after 2 tokens")
+    chat.prompt()
+    say(chat, "four \\", "...")
+    say(chat, "five", "(cut after")
+    chat.prompt()
+    say(chat, "/save talk.json", "(6 messages saved: talk.json)")
     chat.prompt()
     chat.send("\x04")
-    assert chat.end() == 0
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_paste_of_several_lines_is_one_message(terminal, tmp_path, kind):
-    chat = terminal(kind, "--max-tokens", 2)
-    chat.prompt()
-    chat.send("\x1b[200~one\rtwo\r\rthree\x1b[201~\r" if kind == "edited" else "one\ntwo\n\nthree\n")
-    chat.expect("(cut after")
-    chat.prompt()
-    chat.send("four \\\r")
-    chat.expect("...")
-    chat.send("five\r")
-    chat.expect("(cut after")
-    chat.prompt()
-    chat.send("/save talk.json\r")
-    chat.expect("(4 messages saved")
-    chat.prompt()
-    chat.send("\x04")
-    assert chat.end() == 0 and saved(tmp_path) == ["one\ntwo\n\nthree", "qq", "four \nfive", "qq"]
+    assert chat.end() == 0 and "Traceback" not in chat.output
+    question, first, *others = saved(tmp_path)
+    assert question == "hé" and set(first) == {"q"} and len(first) >= 4
+    assert others == ["one\ntwo\n\nthree", "qq", "four \nfive", "qq"]
 
 
 @pytest.mark.skipif(not HAS_EDITOR, reason="prompt_toolkit, extra chat, is not installed")
@@ -135,8 +97,9 @@ def test_the_edited_line(terminal, tmp_path):
     chat.send("\x1b[A\x1b[A!\r")  # up, in a message of two lines, and to its first line
     chat.expect("(cut after")
     chat.prompt()
-    chat.send("nothing of this\x03/und\t\r")
-    chat.expect("(taken back: one")
+    chat.send("nothing of this\x03/und")
+    chat.expect("/undo")  # in the menu
+    say(chat, "\t", "(taken back: one")
     chat.prompt()
     chat.send("/save talk.json\r")
     chat.expect("(2 messages saved")
@@ -145,19 +108,20 @@ def test_the_edited_line(terminal, tmp_path):
     assert chat.end() == 0 and saved(tmp_path) == ["one\ntwo", "qq"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("while_it", ["waits", "answers"])
+@pytest.mark.parametrize(
+    "kind, while_it", [pytest.param("edited", "waits", marks=EDITED.marks), ("readline", "waits"), ("plain", "answers")]
+)
 def test_sigterm_ends_cleanly(terminal, kind, while_it):
     chat = terminal(kind, "--max-tokens", 90_000)
     chat.prompt()
     if while_it == "answers":
         chat.send("one\r")
         chat.expect("qqqq")
-    chat.process.send_signal(signal.SIGTERM)
+    chat.terminate()
     assert chat.end() == 128 + signal.SIGTERM and "Traceback" not in chat.output
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [EDITED, "readline"])
 def test_answers_can_go_elsewhere(terminal, tmp_path, kind):
     """With standard output in a file, the prompt and the notes stay at the terminal."""
     with (tmp_path / "answers").open("wb") as file:
