@@ -14,9 +14,9 @@ The context holds a limited number of tokens. Where the messages leave no room f
 oldest turns are no longer shown to the model, a whole turn (a question and its answer) at a time.
 The system message stays. `messages` keeps all of them.
 
-The token at position n of the text is drawn with the n-th random numbers of the seed. So an answer
-depends on the messages, the settings and the seed, but not on whether the conversation was loaded
-from a file, or when.
+Token n of the answer to question k is drawn with the random numbers (k, n) of the seed. So an answer
+depends on the messages, the settings and the seed, but not on how the messages came about: typed,
+loaded from a file, or after others were taken back.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from minillm.generation.text import TextStream, check_stop_strings
 from minillm.generation.turns import questions, system_message, turns
 from minillm.sampler.history import History
 from minillm.sampler.sampler import Sampler
+
+STEPS = 1 << 32  # of the sampler, for each answer
 
 
 class Template(Protocol):
@@ -174,7 +176,7 @@ class Conversation:
         """Draw tokens until there is a reason to end; yields text, and sets the answer's fields."""
         settings, reader = self.sampler.settings, self._reader
         sampler = self.sampler.with_settings(seed=settings.seed + self._attempt)
-        sampler.reset(len(ids))
+        sampler.reset((len(questions(self.messages)) - 1) * STEPS)
         stream, silent = TextStream(self.tokenizer, self.stop, ids), set(special_tokens(self.tokenizer).values())
         history, count = History([list(ids)], [len(ids)]), reader.count
         logits = reader.read(ids, lambda: answer.stopping)

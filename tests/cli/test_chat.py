@@ -64,6 +64,13 @@ def test_answers_are_those_of_a_conversation_in_python(minillm, models):
     assert again.stdout == 2 * done.stdout
 
 
+def test_the_first_answer_is_that_of_generate(minillm, models):
+    options = ("--seed", 5, "--max-tokens", 9, "--dtype", "float64")
+    one = minillm("generate", models / "talks", "--chat", "--prompt", "the fox", *options).stdout
+    cut = "\N{REPLACEMENT CHARACTER}\n"  # generate shows a character of which only the first bytes were written
+    assert minillm("chat", models / "talks", *options, text="the fox\n").stdout.rstrip(cut) == one.rstrip(cut)
+
+
 def test_messages_and_commands(chat, tmp_path):
     lines = [
         "one",
