@@ -65,6 +65,10 @@ def say(conversation, text):
     return answer
 
 
+def messages(*contents):
+    return [{"role": ("user", "assistant")[at % 2], "content": content} for at, content in enumerate(contents)]
+
+
 def ids_of(messages, template=CHATML):
     return Chat(template).encode(TOKENIZER, messages)[0]
 
@@ -147,6 +151,22 @@ def test_a_long_message_is_read_in_parts(llama, columns):
     assert answer.ids == greedy_by_forward(llama, ids, len(answer.ids))
 
 
+def test_a_long_message_can_be_stopped_while_it_is_read(llama, columns, monkeypatch):
+    conversation, text, advance = talk(llama), " ".join(["the fox"] * 70), cache.Cache.advance
+    answer = conversation.answer(text)
+
+    def stopping(self):
+        answer.stop()
+        advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.Cache, "advance", stopping)
+        assert list(answer) == [] and answer.reason == "stopped" and columns == [128]
+    answer = say(conversation, text)
+    assert answer.kept == 128, "what was read stays read"
+    assert answer.ids == greedy_by_forward(llama, ids_of(messages(text)), len(answer.ids))
+
+
 def test_a_model_without_a_cache_talks_too(llama):
     model = make()
     model.forward = lambda ids, rng_key=None, forward=model.forward: forward(ids, rng_key)
@@ -170,6 +190,15 @@ def test_the_same_conversation_is_the_same_text_however_it_came_about(llama):
     assert say(loaded, QUESTIONS[-1]).text == answers[-1]
     other = talk(llama, sampler=Sampler(temperature=1.0, seed=4))
     assert answers != [say(other, question).text for question in QUESTIONS]
+
+
+def test_each_answer_draws_other_numbers():
+    """Seen in a model for which all tokens are equally likely, whatever was said."""
+    model = make()
+    for parameter in model.parameters().values():
+        parameter.value[...] = 0
+    conversation = talk(model, sampler=Sampler(seed=3))
+    assert say(conversation, "x").ids != say(conversation, "x").ids
 
 
 def test_a_retry_draws_other_numbers_and_reads_one_token(llama):
@@ -357,14 +386,24 @@ def test_a_full_context_slides_by_whole_turns(system):
 
 
 def test_the_text_after_a_slide_is_that_of_the_messages_that_are_left():
-    model = make(context_length=96)
+    model = make(context_length=192)
     conversation = talk(model, max_tokens=8)
     while not (answer := conversation.answer("the fox")).left:
         "".join(answer)
     "".join(answer)
     visible = conversation.messages[2 * answer.left : -1]
-    assert len(visible) >= 1 and answer.ids == greedy_by_forward(model, ids_of(visible), len(answer.ids))
-    assert len(ids_of(visible)) <= 48
+    assert len(visible) > 1 and answer.ids == greedy_by_forward(model, ids_of(visible), len(answer.ids))
+    assert len(ids_of(visible)) <= 96 < len(ids_of(conversation.messages[2 * answer.left - 2 : -1])), (
+        "and no more than that"
+    )
+
+
+def test_a_question_never_leaves_without_its_answer():
+    """Though the long question alone would be enough."""
+    conversation = talk(make(context_length=96))
+    conversation.load(messages("logits? " * 12, "a", "b", "c"))
+    answer = say(conversation, "x")
+    assert answer.left == 1 and answer.kept + answer.read == len(ids_of(messages("b", "c", "x")))
 
 
 def test_a_loaded_conversation_slides_as_it_did():
