@@ -37,6 +37,7 @@ ELSEWHERE = (
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
     r"minillm read( \w+)?",  # opens a browser
+    r"minillm chat .*",  # waits for lines at a terminal: tests/cli/test_chat_terminal.py has one
 )
 
 # Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or

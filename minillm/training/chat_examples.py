@@ -95,7 +95,7 @@ class ChatExamples(Examples):
         """
         chat = training_chat(settings.init, settings.chat_template, tokenizer)
         end = chat.end_text(tokenizer)
-        ends = {special_tokens(tokenizer).get(chat.eos), chat.end_of_turn(tokenizer)} - {None}
+        ends = chat.answer_ends(tokenizer)
         facts = {
             "ends": sorted(ends),
             "unlike": _unlike_prompt(chat),

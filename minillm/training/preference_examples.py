@@ -192,7 +192,7 @@ def _ends(chat, tokenizer) -> dict:
         end = special_tokens(tokenizer).get(text_ends(tokenizer)[1])
         return {"ends": [] if end is None else [end], "stop": []}
     text = chat.end_text(tokenizer)
-    ends = {special_tokens(tokenizer).get(chat.eos), chat.end_of_turn(tokenizer)} - {None}
+    ends = chat.answer_ends(tokenizer)
     return {"ends": sorted(ends), "stop": [text] if text else []}
 
 
