@@ -26,7 +26,7 @@ from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fields
 from minillm.layers.swiglu import SwiGLU
-from minillm.models import llama_names, rope_names
+from minillm.models import llama_names, rope_gguf, rope_names
 from minillm.models.architecture import gguf_has_bias
 from minillm.models.config import (
     check_dropout,
@@ -225,6 +225,16 @@ class Llama(LanguageModel):
         head_dim = fields.get("head_dim", fields["d_model"] // max(fields["n_head"], 1))
         scaling = rope_names.scaling_from_gguf(file, cls.gguf_name, head_dim, fields["rope_theta"])
         return {"head_dim": head_dim, "rope_scaling": scaling}
+
+    @classmethod
+    def extra_to_gguf(cls, config):
+        keys = {"vocab_size": config.vocab_size, "rope.dimension_count": config.head_dim}
+        keys |= {"attention.value_length": config.head_dim}
+        return keys | rope_gguf.scaling_keys(config.rope_scaling, config.context_length)
+
+    @classmethod
+    def extra_tensors_to_gguf(cls, config):
+        return rope_gguf.scaling_tensors(config.rope_scaling, config.head_dim, config.rope_theta)
 
     @classmethod
     def check_computed(cls, tensor, config):

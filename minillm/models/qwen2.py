@@ -13,6 +13,7 @@ from minillm.layers.rotary_scaling import Scaling
 from minillm.models.config import check_flags
 from minillm.models.llama import Llama, complete_llama_shape
 from minillm.models.llama_names import LLAMA_FIELDS, check_llama_keys, neutral_qwen_windows
+from minillm.models.rope_gguf import table_refusal
 from minillm.models.rope_names import rope_from_hugging_face
 
 BIASED = ("q_proj", "k_proj", "v_proj")
@@ -76,3 +77,9 @@ class Qwen2(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return cls.rope_from_gguf(file, fields)
+
+    @classmethod
+    def gguf_refusal(cls, config):
+        if config.head_dim * config.n_head != config.d_model:
+            return f"head_dim {config.head_dim}: llama.cpp takes the heads of a Qwen2 to be d_model / n_head wide"
+        return table_refusal(cls, config)

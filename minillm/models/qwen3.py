@@ -22,6 +22,7 @@ from minillm.models.architecture import gguf_has_bias
 from minillm.models.config import check_flags
 from minillm.models.llama import Llama, complete_llama_shape
 from minillm.models.llama_names import LLAMA_FIELDS, LLAMA_NAMES, check_llama_keys, neutral_qwen_windows
+from minillm.models.rope_gguf import table_refusal
 from minillm.models.rope_names import rope_from_hugging_face
 
 
@@ -85,3 +86,9 @@ class Qwen3(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return {"attention_bias": gguf_has_bias(file, "attn_(q|k|v|output)"), **cls.rope_from_gguf(file, fields)}
+
+    @classmethod
+    def gguf_refusal(cls, config):
+        if config.attention_bias:
+            return "attention_bias: llama.cpp computes Qwen3 without a bias on the output of attention"
+        return table_refusal(cls, config)
