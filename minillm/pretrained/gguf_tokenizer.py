@@ -84,8 +84,8 @@ def tokenizer_of_settings(file: Settings) -> Tokenizer:
     _refuse_unknown_keys(file)
     if kind not in _READERS:
         raise UserError(f'{file.path}: its tokenizer is of the kind "{kind}": minillm knows {", ".join(_READERS)}')
-    size = len(tokens)
-    while size and types[size - 1] == UNUSED and tokens[size - 1] == padding(size - 1):
+    size, named = len(tokens), {index for key, index in file.settings.items() if key.endswith("_token_id")}
+    while size and types[size - 1] == UNUSED and tokens[size - 1] == padding(size - 1) and size - 1 not in named:
         size -= 1  # rows of the embedding that no token has
     return _READERS[kind](file, tokens[:size], types[:size])
 
