@@ -11,6 +11,7 @@ Source: llama.cpp, conversion/base.py and src/llama-vocab.cpp.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,14 @@ NAMES = {
 }  # GGUF's spelling
 TEXTS = (
     "Once upon a time, there was a girl's dog. We'll see: THEY'RE gone, I'VE 7 of 12, 2026 or 31415926535!",
-    "   three spaces, \ttab\t\ttabs \n\n\n lines\r\n  indented\n    more   ",
+    "one  two   three    spaces, \ttab\t\ttabs \n\n\n lines\r\n  indented\n    more   ",
     "def f(x):\n\treturn [x**2 for x in range(10)] # squares... != == -> <tag/> \\n {\"a\": 'b'}",
     "Grüße aus Köln, ÀÉÎÕÜ, e\u0301, ﬁn, \u00a0nbsp\u3000wide\x85next, İstanbul ΑΒΓαβγ КотЁ",
     "東京は日本の首都です。中文字符 한국어 नमस्ते ภาษาไทย עברית العربية ٣٤٥ ½ Ⅷ",
     "👩\u200d👩\u200d👧 🚀😶\u200d🌫️ \U00010348 \ufeff x\u200by",
-    "", " ", "\n", "a", " a", "  a", "\x00\x07",
+    "", "\n", "a", "\n\nb", "\x00\x07",
 )  # fmt: skip
+SPACED = (" ", " a", "  two", "   three spaces,\tand more", "\u2581a")
 
 
 def tokenizer_settings(tokenizer: Tokenizer, vocab_size: int, ids: dict) -> tuple[dict, list[str]]:
@@ -84,26 +86,26 @@ def _byte_level(tokenizer, ids: dict) -> tuple[dict, list[str]]:
     if not merges:
         raise UserError(f"a vocabulary of bytes without merges cannot be written into a GGUF file: {FOLDER}")
     name, normalizes = pre_tokenizer_names(tokenizer)
-    tokens, types = _spelled(tokenizer, model["vocab"])
+    tokens, types = _spelled(tokenizer, {index: token for token, index in model["vocab"].items()})
     settings = {"model": "gpt2", "pre": name, "tokens": tokens, "token_type": types, "merges": merges}
     settings |= _special(tokenizer, ids, tokens, NO_TOKEN)
     keys = {PREFIX + name: value for name, value in settings.items()}
     return keys | ({} if normalizes else {NORMALIZES: False}), _flags(tokenizer)
 
 
-def _spelled(tokenizer, vocabulary: dict[str, int]) -> tuple[list[str], list[int]]:
-    """The spelling of each id, and its type."""
-    tokens = list(map(padding, range(tokenizer.vocab_size)))
-    types = [UNUSED] * tokenizer.vocab_size
-    for token, index in vocabulary.items():
-        tokens[index], types[index] = token, NORMAL
+def _spelled(tokenizer, vocabulary: dict[int, str]) -> tuple[list[str], list[int]]:
+    """The spelling of each id, and its type. vocabulary: of the ids that are learned."""
+    tokens = [vocabulary.get(index, padding(index)) for index in range(tokenizer.vocab_size)]
+    types = [NORMAL if index in vocabulary else UNUSED for index in range(tokenizer.vocab_size)]
     for token in tokenizer.added_tokens:
         tokens[token.id], types[token.id] = token.content, CONTROL if token.special else USER_DEFINED
     return tokens, types
 
 
 def _character_level(tokenizer, ids: dict) -> tuple[dict, list[str]]:
-    tokens, types = _spelled(tokenizer, tokenizer.contents()["model"]["vocab"])
+    spelled = {index: token.replace(" ", SPACE) for index, token in enumerate(tokenizer.tokens) if token}
+    tokens, types = _spelled(tokenizer, spelled)
+    types = [UNUSED if index in tokenizer.unused else kind for index, kind in enumerate(types)]
     types = [BYTE if kind == NORMAL and BYTE_TOKEN.fullmatch(token) else kind for token, kind in zip(tokens, types)]
     for token in tokenizer.added_tokens:
         if not token.special and not token.content.strip(" " + SPACE):  # runs of spaces: see added_by_type
@@ -191,32 +193,46 @@ def _refuse_twins(tokens: list[str]) -> None:
 
 
 def _compared(tokenizer: Tokenizer, settings: dict) -> list[str]:
-    """A note if texts after a special token get other ids by the keys.
+    """Notes if texts that begin with a space, or go on after an added token, get other ids by the
+    keys.
 
     Raises UserError if other texts do.
     """
     opened = tokenizer_of_settings(Settings(Path("the GGUF file"), settings))
-    for text in TEXTS:
-        try:
-            mine = tokenizer.encode(text, "all")
-        except UserError:  # a character that the vocabulary lacks
-            continue
-        if (theirs := opened.encode(text, "all")) != mine:
+    for text in (*TEXTS, *_learned(tokenizer)):
+        if ids := _different(tokenizer, opened, text):
             raise UserError(
-                f"this tokenizer cannot be written into a GGUF file: {text!r:.40} would be {theirs[:8]} in place of "
-                f"{mine[:8]}; {FOLDER}"
+                f"this tokenizer cannot be written into a GGUF file: {text!r:.40} would be {ids[1][:8]} in place of "
+                f"{ids[0][:8]}; {FOLDER}"
             )
-    for special in tokenizer.special_tokens:
-        for text in (special, f"a {special} b{special}{special}\n"):
-            try:
-                mine = tokenizer.encode(text, "all")
-            except UserError:
-                continue
-            if opened.encode(text, "all") != mine:
-                return [
-                    f"a text after {special!r} becomes other tokens than with tokenizer.json: a GGUF file cannot say how"
-                ]
-    return []
+    notes = []
+    if text := next((text for text in SPACED if _different(tokenizer, opened, text)), None):
+        notes.append(f"a text that begins with a space, as {text!r}, becomes other tokens than with tokenizer.json")
+    for token in getattr(tokenizer, "added_tokens", ()):
+        mixed = f"a {token.content} b{token.content}{token.content}\n"
+        if _different(tokenizer, opened, token.content) or _different(tokenizer, opened, mixed):
+            notes.append(f"a text around {token.content!r} becomes other tokens than with tokenizer.json")
+            break
+    return [f"a GGUF file cannot say how: {note}" for note in notes]
+
+
+def _learned(tokenizer: Tokenizer) -> Iterator[str]:
+    """Texts with each token that is merged by its score, where tokenizer.json may list merges."""
+    if tokenizer.kind == "character-level":
+        added = {token.id for token in tokenizer.added_tokens}
+        for index, token in enumerate(tokenizer.tokens):
+            if index not in added and not BYTE_TOKEN.fullmatch(token):
+                yield f"a{token}"
+
+
+def _different(tokenizer: Tokenizer, opened: Tokenizer, text: str) -> tuple[list[int], list[int]] | None:
+    """The ids of a text by both, where they differ."""
+    try:
+        mine = tokenizer.encode(text, "all")
+    except UserError:  # a character that the vocabulary lacks
+        return None
+    theirs = opened.encode(text, "all")
+    return None if theirs == mine else (mine, theirs)
 
 
 _KINDS = {"byte-level": _byte_level, "character-level": _character_level, "characters": _characters}

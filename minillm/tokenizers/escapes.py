@@ -1,14 +1,14 @@
 r"""Characters as the vocabulary of RWKV spells them, which GGUF files of models of characters use.
 
-A line end, a tab, a carriage return and the backslash are escaped, and a byte may be "\x" and two
-digits.
+A line end, a tab, a carriage return, the backslash and the zero are escaped; any byte may be "\x"
+and two digits.
 """
 
 from __future__ import annotations
 
 import re
 
-_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
+_ESCAPES = {"\0": "\\x00", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\"}
 _CHARACTERS = {escape: character for character, escape in _ESCAPES.items()}
 _PARTS = re.compile(r"\\x[0-9a-f]{2}|\\[\s\S]|[\s\S]")
 
@@ -16,8 +16,8 @@ _PARTS = re.compile(r"\\x[0-9a-f]{2}|\\[\s\S]|[\s\S]")
 def escaped(character: str) -> str:
     r"""A character as a token of the vocabulary.
 
-    >>> print(escaped("\n"), escaped("\\"), escaped("é"))
-    \n \\ é
+    >>> print(escaped("\n"), escaped("\\"), escaped("\0"), escaped("é"))
+    \n \\ \x00 é
     """
     return _ESCAPES.get(character, character)
 

@@ -97,7 +97,9 @@ def test_names_and_rows_are_those_of_llama_cpp(tmp_path):
         for tensor in mine.tensors:
             np.testing.assert_array_equal(tensor.data, tensors[tensor.name], tensor.name)
         keys = {key: field.contents() for key, field in mine.fields.items()}
-        missing = [key for key, f in theirs.fields.items() if not key.startswith("GGUF") and keys.get(key) != f.contents()]
+        missing = [
+            key for key, f in theirs.fields.items() if not key.startswith("GGUF") and keys.get(key) != f.contents()
+        ]
         assert not missing, name
 
 
@@ -219,7 +221,10 @@ def test_large_tensors_are_rounded_in_parts(tmp_path, monkeypatch):
         (replace(CONFIGS["gpt2"], activation="gelu"), "exact form of GELU"),
         (replace(CONFIGS["qwen2"], head_dim=32), "d_model / n_head wide"),
         (replace(CONFIGS["qwen2"], rope_scaling=LLAMA3), "in files of Qwen2"),
-        (replace(CONFIGS["qwen3"], rope_scaling=replace(LLAMA3, original_max_position_embeddings=8)), "in files of Qwen3"),
+        (
+            replace(CONFIGS["qwen3"], rope_scaling=replace(LLAMA3, original_max_position_embeddings=8)),
+            "in files of Qwen3",
+        ),
         (replace(CONFIGS["qwen3"], attention_bias=True), "without a bias on the output"),
     ],
 )
