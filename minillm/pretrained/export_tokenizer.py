@@ -21,6 +21,7 @@ from minillm.pretrained.export_cut import pre_tokenizer_names
 from minillm.pretrained.gguf import NO_TOKEN, Settings
 from minillm.pretrained.gguf_tokenizer import (
     CONTROL,
+    CUTS,
     NORMAL,
     NORMALIZES,
     PREFIX,
@@ -44,6 +45,13 @@ NAMES = {
     "sep_token": "seperator",
     "mask_token": "mask",
 }  # GGUF's spelling
+# what llama.cpp does otherwise than tokenizer.json, by the pattern; such texts are rare
+_MARKS = "llama.cpp cuts words with combining marks, or with capitals that are not Latin, otherwise than tokenizer.json"
+OTHERWISE = {
+    "o200k": _MARKS,
+    "tekken": _MARKS,
+    "qwen2": "llama.cpp does not compose characters (NFC), as tokenizer.json does: e and U+0301 stay two",
+}
 TEXTS = (
     "Once upon a time, there was a girl's dog. We'll see: THEY'RE gone, I'VE 7 of 12, 2026 or 31415926535!",
     "one  two   three    spaces, \ttab\t\ttabs \n\n\n lines\r\n  indented\n    more   ",
@@ -90,7 +98,8 @@ def _byte_level(tokenizer, ids: dict) -> tuple[dict, list[str]]:
     settings = {"model": "gpt2", "pre": name, "tokens": tokens, "token_type": types, "merges": merges}
     settings |= _special(tokenizer, ids, tokens, NO_TOKEN)
     keys = {PREFIX + name: value for name, value in settings.items()}
-    return keys | ({} if normalizes else {NORMALIZES: False}), _flags(tokenizer)
+    notes = [note] if normalizes and (note := OTHERWISE.get(CUTS[name].pattern)) else []
+    return keys | ({} if normalizes else {NORMALIZES: False}), notes + _flags(tokenizer)
 
 
 def _spelled(tokenizer, vocabulary: dict[int, str]) -> tuple[list[str], list[int]]:

@@ -26,8 +26,8 @@ WRITTEN = {
     "llama always": ("default", "begins with a space"),
     "llama 3": ("llama-bpe", None),
     "mistral v1": ("default", "around '[TOOL]'"),
-    "mistral v3": ("tekken", None),
-    "qwen2": ("qwen2", None),
+    "mistral v3": ("tekken", "cuts words with combining marks"),
+    "qwen2": ("qwen2", "does not compose characters"),
     "smollm": ("smollm", None),
     "phi 2": ("gpt-2", None),
     "phi 3": ("default", "'<|assistant|>' takes in the spaces beside it"),
@@ -61,7 +61,7 @@ def test_tokenizers_of_well_known_repositories(kind):
     assert bool(notes) == bool(note) and any(note in each for each in notes) == bool(note)
     opened = reopened(settings)
     assert opened.vocab_size == tokenizer.vocab_size
-    for text in [*texts(contents, 100), TEXT, *TEXTS] if not note else TEXTS:
+    for text in [*texts(contents, 100), TEXT, *TEXTS] if not note or "llama.cpp" in notes[0] else TEXTS:
         assert opened.encode(text, "all") == tokenizer.encode(text, "all"), text
 
 
@@ -94,7 +94,7 @@ def test_merges_that_are_not_those_of_scores():
 def test_vocabularies_that_were_learned_here(pattern, name):
     tokenizer = BytePairTokenizer.train(TEXT, 400, ["<|endoftext|>", "<|im_end|>"], pattern)
     settings, notes = settings_of(tokenizer, {"eos_token_id": [399, 398]})
-    assert settings["tokenizer.ggml.pre"] == name and notes == []
+    assert settings["tokenizer.ggml.pre"] == name and bool(notes) == (pattern == "o200k")
     assert settings["tokenizer.ggml.eos_token_id"] == tokenizer.special_tokens["<|endoftext|>"] == 398
     assert settings["tokenizer.ggml.eot_token_id"] == 399
     opened = reopened(settings)
