@@ -104,6 +104,8 @@ def _describe(run: Run, console: Console) -> None:
         f"{type(run.model).__name__} with {count:,} parameters:\n{layers}, {config.n_head} heads, "
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
+    if (scaling := getattr(config, "rope_scaling", None)) is not None:
+        console.print(f"rotary scaling: {scaling.title}")
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     if learning < count:
         console.print(f"{learning:,} of them learn")

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
-from minillm.layers.rotary_scaling import Scaling
+from minillm.layers.rotary_scaling import RotaryScaling
 from minillm.models.architecture import gguf_has_bias
 from minillm.models.config import check_flags
 from minillm.models.llama import Llama, complete_llama_shape
 from minillm.models.llama_names import LLAMA_FIELDS, LLAMA_NAMES, check_llama_keys, neutral_qwen_windows
-from minillm.models.rope_gguf import table_refusal
 from minillm.models.rope_names import rope_from_hugging_face
 
 
@@ -47,7 +46,7 @@ class Qwen3Config:
     attention_bias: bool = False
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: Scaling | None = None
+    rope_scaling: RotaryScaling | None = None
     mlp_bias: ClassVar[bool] = False
     rope_interleaved: ClassVar[bool] = False
 
@@ -91,4 +90,4 @@ class Qwen3(Llama):
     def gguf_refusal(cls, config):
         if config.attention_bias:
             return "attention_bias: llama.cpp computes Qwen3 without a bias on the output of attention"
-        return table_refusal(cls, config)
+        return None

@@ -76,8 +76,11 @@ def write_gguf(
     architecture, config = weights.kind, weights.config
     if why := architecture.gguf_refusal(config):
         raise UserError(f"{path}: a GGUF file cannot say {why}; export the model to a folder")
-    tensors = list(_tensors(weights, kind))
-    settings, notes = _settings(weights, kind, tokenizer, carried, about)
+    try:
+        tensors = list(_tensors(weights, kind))
+        settings, notes = _settings(weights, kind, tokenizer, carried, about)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     notes += filter(None, [architecture.gguf_note(config), _odd_rows(tensors, kind)])
     with replacing(path) as temporary:
         _write_header(gguf, temporary, architecture.gguf_name, settings, tensors)

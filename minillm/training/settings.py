@@ -31,7 +31,8 @@ class TrainingSettings:
     is float32 for all but float64. special: how special tokens in the text are read, one of
     data/special.py's CHOICES, "" for the end of text alone. tokenizer: "char" (every character a
     token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0 for 1024.
-    init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that
+    init: the model to continue from, "" for a new one. extend_with: the kind of rotary scaling by
+    which that model gets a longer context, "" for none. freeze: patterns of names of parameters that
     do not learn. lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's
     model, or with merge are added to the weights there.
 
@@ -90,6 +91,11 @@ class TrainingSettings:
     tokenizer: str = option("char", "char (every character a token) or bpe (byte pairs learned from the text).", RUN)
     vocab_size: int = option(0, "With --tokenizer bpe: tokens; 1024 if not given.", RUN, least=0, show_default=False)
     init: str = option("", "Continue from this model, with its tokenizer: a folder, a file or a hub name.", RUN)
+    extend_with: str = option(
+        "",
+        "With --init and a longer --context-length: the rotary scaling that reads it, linear, dynamic, yarn or llama3.",
+        RUN,
+    )
     freeze: tuple[str, ...] = option(
         (), "Parameters that do not learn, by a pattern of their names, as *.wte.*; may be repeated.", RUN
     )
@@ -114,6 +120,10 @@ class TrainingSettings:
             raise UserError(f"gradient_clip is {self.gradient_clip}: it must be a finite number, 0 for no limit")
         if self.lora_rank and not self.init:
             raise UserError("--lora-rank adds to a model that exists: name it with --init")
+        if self.extend_with and not self.init:
+            raise UserError("--extend-with gives a longer context to a model that exists: name it with --init")
+        if self.extend_with and self.lora_rank and not self.merge:
+            raise UserError("--extend-with changes the model, and an adapter alone cannot say so: add --merge")
         if self.merge and not self.lora_rank:
             raise UserError("--merge merges the matrices of LoRA: give their rank with --lora-rank")
         if not 0 <= self.label_smoothing < 1:

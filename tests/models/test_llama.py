@@ -138,7 +138,7 @@ def test_impossible_shapes(fields, message):
     "change, message",
     [
         (dict(hidden_act="gelu"), "hidden_act is 'gelu'"),
-        (dict(rope_scaling=dict(type="yarn")), "rope_scaling is of type 'yarn'"),
+        (dict(rope_scaling=dict(type="axial")), "rope_scaling is of type 'axial'"),
         (dict(rope_scaling=dict(rope_type="llama3")), "rope_scaling: factor is missing"),
         (dict(rope_scaling=[1]), "expected an object"),
         (dict(num_hidden_layers=10**7), "too few for the 10000000 layers"),

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from export_models import CONFIGS, make
+from export_models import CONFIGS, ROUNDED, make
 from model_files import TEMPLATE, TOKENIZER, write_llama2c
 from safetensors import safe_open
 
@@ -121,8 +121,7 @@ def test_an_adapter_is_merged_or_written_alone(tmp_path):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("kind", ["f32", "bf16"])
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "llama with factors"])
+@pytest.mark.parametrize("name, kind", [*((name, "f32") for name in CONFIGS), *((name, "bf16") for name in ROUNDED)])
 def test_transformers_opens_it(name, kind, tmp_path):
     torch = pytest.importorskip("torch", reason="comparison with torch (extra test-peers)")
     transformers = pytest.importorskip("transformers", reason="comparison with transformers (extra test-peers)")

@@ -220,10 +220,13 @@ def test_large_tensors_are_rounded_in_parts(tmp_path, monkeypatch):
     [
         (replace(CONFIGS["gpt2"], activation="gelu"), "exact form of GELU"),
         (replace(CONFIGS["qwen2"], head_dim=32), "d_model / n_head wide"),
-        (replace(CONFIGS["qwen2"], rope_scaling=LLAMA3), "in files of Qwen2"),
+        (
+            replace(CONFIGS["qwen2"], rope_scaling=LLAMA3),
+            "cannot be written for llama.cpp in a file of the architecture qwen2",
+        ),
         (
             replace(CONFIGS["qwen3"], rope_scaling=replace(LLAMA3, original_max_position_embeddings=8)),
-            "in files of Qwen3",
+            "cannot be written for llama.cpp in a file of the architecture qwen3",
         ),
         (replace(CONFIGS["qwen3"], attention_bias=True), "without a bias on the output"),
     ],

@@ -26,6 +26,7 @@ from minillm.layers import linear_cross_entropy, lora, rotary
 from minillm.layers.cache import Cache
 from minillm.layers.layer import decode_problem
 from minillm.layers.linear import Linear
+from minillm.layers.rotary_scaling import Llama3Scaling
 from minillm.lessons import gpt_page
 from minillm.models.gpt2 import GPT2, GPT2Config
 from minillm.models.language_model import LanguageModel
@@ -152,7 +153,7 @@ def _further_of_loss() -> None:
 
 
 def _further_of_rotary() -> None:
-    rotary.rotary_tables(5, 8, scaling=rotary.Llama3Scaling())
+    rotary.rotary_tables(5, 8, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192))
     for shape in ((48, 14), (48,)):
         rotary.interleaved_to_halves(array("weight", *shape), 6)
 
