@@ -52,10 +52,10 @@ def export(
 
     model: a model, or a folder, a file or a name on the hub, whose tokenizer and chat templates are
     written, too; LoRA is merged. type: "f32", "f16" or "bf16", and for GGUF "q8_0"; None: as the
-    source stores its weights, and f32 where they are quantised. tokenizer: in place of the source's;
-    for a model in memory there is none besides. shard_size: of a folder's files, "5GB". overwrite:
-    replace what is there. adapter: write the source's LoRA alone. revision: of a name on the hub.
-    progress: is given the bytes that are written, and all of them.
+    source stores its weights, and f32 where they are quantised. tokenizer: in place of the
+    source's; for a model in memory there is none besides. shard_size: of a folder's files, "5GB".
+    overwrite: replace what is there. adapter: write the source's LoRA alone. revision: of a name on
+    the hub. progress: is given the bytes that are written, and all of them.
 
     Returns notes on what the written form cannot say, a sentence each. Raises UserError for a model
     that cannot be written so, and for a place that is taken; then nothing is written.

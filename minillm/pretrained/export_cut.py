@@ -54,6 +54,6 @@ def _normalizes(tokenizer: BytePairTokenizer, cut: Cut) -> bool:
 
 
 def _merges_make_all(tokenizer: BytePairTokenizer) -> bool:
-    """Whether the merges alone make every token of the bytes that it stands for."""
+    """Whether the merges alone make every token of its bytes."""
     added = {token.id for token in tokenizer.added_tokens}
     return all(tokenizer.merged(token) == [index] for index, token in enumerate(tokenizer.tokens) if index not in added)

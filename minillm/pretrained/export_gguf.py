@@ -1,8 +1,8 @@
 """Writing a model as a GGUF file, which llama.cpp opens, with its tokenizer and chat template.
 
-The keys and the names of tensors are those of llama.cpp's converter; gguf.py reads them back. Norms,
-biases, position embeddings and rotary factors stay float32, as there. The tensors are read, turned,
-rounded and written one by one, a part of a large one at a time.
+The keys and the names of tensors are those of llama.cpp's converter; gguf.py reads them back.
+Norms, biases, position embeddings and rotary factors stay float32, as there. The tensors are read,
+turned, rounded and written one by one, a part of a large one at a time.
 
 q8_0 stores blocks of 32 numbers of a row as whole numbers q from -127 to 127 and one step d:
 
@@ -36,7 +36,7 @@ BLOCK, BLOCK_BYTES = 32, 34  # of q8_0
 ALIGNMENT = 32  # bytes, GGUF's usual one
 PART = 1 << 24  # numbers that are rounded at a time
 POSITIONS = "position_embd.weight"
-FLOAT32_KEYS = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}  # our names of types -> GGUF's
+GGUF_NAMES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}  # our names of types -> GGUF's
 
 
 class Tensor(NamedTuple):
@@ -139,7 +139,7 @@ def _write_header(gguf, path: Path, architecture: str, settings: dict, tensors: 
     for key, value in settings.items():
         writer.add_key_value(key, value, types[type(value)])
     for tensor in tensors:
-        quantised = gguf.GGMLQuantizationType[FLOAT32_KEYS[tensor.kind]]
+        quantised = gguf.GGMLQuantizationType[GGUF_NAMES[tensor.kind]]
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype("f4"), tensor.size(), raw_dtype=quantised)
     try:
         writer.write_header_to_file(path)
