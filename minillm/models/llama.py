@@ -228,6 +228,20 @@ class Llama(LanguageModel):
         return {"head_dim": head_dim, **rope_gguf.rope_from_gguf(file, cls.gguf_name, {**fields, "head_dim": head_dim})}
 
     @classmethod
+    def extra_to_gguf(cls, config):
+        keys = {"vocab_size": config.vocab_size, "rope.dimension_count": config.head_dim}
+        keys |= {"attention.value_length": config.head_dim}
+        return keys | cls._rope_to_gguf(config)[0]
+
+    @classmethod
+    def extra_tensors_to_gguf(cls, config):
+        return cls._rope_to_gguf(config)[1]
+
+    @classmethod
+    def _rope_to_gguf(cls, config) -> tuple[dict, dict]:
+        return rope_gguf.rope_to_gguf(config.rope_scaling, cls.gguf_name, config.head_dim, config.rope_theta)
+
+    @classmethod
     def check_computed(cls, tensor, config):
         rope_names.check_frequencies(tensor, config.head_dim, config.rope_theta, config.rope_scaling)
 

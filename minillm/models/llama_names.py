@@ -122,3 +122,11 @@ def rows_to_halves(tensors: dict, heads: dict[str, int]) -> dict:
         projection = name.split(".")[-2]
         moved[name] = interleaved_to_halves(tensor, heads[projection]) if projection in heads else tensor
     return moved
+
+
+def rows_to_interleaved(weight, n_head: int):
+    """A query or key weight, or bias, of pairs (i, i + D/2) as that of interleaved pairs: the
+    inverse of `interleaved_to_halves`.
+    """
+    heads = weight.reshape(n_head, 2, -1, *weight.shape[1:])  # (H, 2, D/2, ...)
+    return heads.swapaxes(1, 2).reshape(weight.shape)

@@ -87,3 +87,12 @@ class Mistral(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return cls.rope_from_gguf(file, fields)
+
+    @classmethod
+    def gguf_note(cls, config):
+        if config.sliding_window is None or config.sliding_window >= config.context_length:
+            return None
+        return (
+            f"llama.cpp knows no sliding window in files of Mistral: beyond {config.sliding_window} tokens it computes "
+            "another text than minillm, which reads the window from the file"
+        )

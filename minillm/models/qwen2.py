@@ -76,3 +76,9 @@ class Qwen2(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return cls.rope_from_gguf(file, fields)
+
+    @classmethod
+    def gguf_refusal(cls, config):
+        if config.head_dim * config.n_head != config.d_model:
+            return f"head_dim {config.head_dim}: llama.cpp takes the heads of a Qwen2 to be d_model / n_head wide"
+        return None

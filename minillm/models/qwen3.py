@@ -85,3 +85,9 @@ class Qwen3(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return {"attention_bias": gguf_has_bias(file, "attn_(q|k|v|output)"), **cls.rope_from_gguf(file, fields)}
+
+    @classmethod
+    def gguf_refusal(cls, config):
+        if config.attention_bias:
+            return "attention_bias: llama.cpp computes Qwen3 without a bias on the output of attention"
+        return None
