@@ -409,6 +409,26 @@ def test_the_record_comes_in_parts(studio):
     json.dumps(listed)
 
 
+def test_a_broken_line_is_named_and_left_out(studio):
+    """By file and number, wherever the reading begins; of several the first."""
+    folder = studio.runs / "tiny"
+    folder.mkdir(parents=True)
+    good = b'{"event": "eval", "step": 1, "val_loss": 2.0}\n'
+    path = folder / "metrics.jsonl"
+    path.write_bytes(good + b'{"event": "eval", "st\n' + good)
+    record = new_events(studio.runs, "tiny", 0)
+    assert record["problem"].startswith(f"{path}:2: this line is no event of a run: the curves")
+    assert [event["step"] for event in record["events"]] == [1, 1] and record["offset"] == path.stat().st_size
+    with open(path, "ab") as file:
+        file.write(good + b"\xff\xfe\n[1]\n" + b"[" * 100_000 + b"\n{}\n\x1c\n")
+    later = new_events(studio.runs, "tiny", record["offset"])
+    assert f"{path}:5: this line is no event of a run, nor are 4 lines after it" in later["problem"]
+    assert len(later["events"]) == 1
+    path.write_bytes(good)
+    mended = new_events(studio.runs, "tiny", later["offset"])
+    assert mended["again"] and mended["problem"] == "" and len(mended["events"]) == 1
+
+
 def test_a_run_that_is_gone(studio, training):
     assert training.now(studio, {"runs": {"tiny": 0}})["runs"] == {"tiny": {"gone": True}}
 

@@ -242,6 +242,23 @@ def test_two_runs_laid_over_one_another(page, runs, address):
 STYLES = ("stroke", "strokeDasharray")
 
 
+def test_a_broken_record_does_not_halt_the_others(page, runs, address):
+    """Its other lines are drawn; the alert and the words below the run name the line."""
+    for name in ("good", "broken"):
+        made(runs, name)
+    path = runs / "broken" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], '{"event": "eval", "ste\n', *lines[2:]]), encoding="utf-8")
+    page.goto(f"{address}?runs=broken,good")
+    for name in ("good", "broken"):
+        page.locator(".run-words li", has_text=f"{name}: best validation loss").wait_for()
+    page.get_by_role("alert").get_by_text(f"{path}:3: this line is no event of a run").wait_for()
+    assert f"{path}:3: " in page.locator(".run-words li", has_text="broken: best").inner_text()
+    with open(runs / "good" / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "eval", "step": 99, "train_loss": 1.0, "val_loss": 1.25}) + "\n")
+    page.locator(".run-words li", has_text="at step 99 the gap is 0.25 nats").wait_for()
+
+
 def test_overfitting_in_words(page, runs, address):
     folder = made(runs, "short")
     history = [(0, 4.2, 4.2), (10, 2.0, 2.1), (20, 1.5, 2.2), (30, 1.1, 2.4), (40, 0.8, 2.7)]

@@ -74,6 +74,7 @@ export async function show(root, api, say) {
       const record = records.get(name);
       if (news.gone) drop(name);
       else if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
+      if (news.problem) say(news.problem);
     }
     const isCalm = isOver(session) || session.state === "paused";
     if (isNew && (isCalm || performance.now() - drawnAt > REDRAWN)) draw();
@@ -162,12 +163,12 @@ export async function show(root, api, say) {
   }
 
   function showWords(drawn) {
-    const entries = drawn.map((record) => [record.name, inWords(record)]);
+    const entries = drawn.map((record) => [record.name, inWords(record), record.problem]);
     const text = JSON.stringify(entries);
     if (words.dataset.text === text) return;
     words.dataset.text = text;
-    words.replaceChildren(...entries.map(([name, said]) => h("li", {}, h("strong", {}, name), `: ${said.text}`,
-      said.overfits && h("strong", { class: "bad" }, `; ${said.words}`))));
+    words.replaceChildren(...entries.map(([name, said, problem]) => h("li", {}, h("strong", {}, name), `: ${said.text}`,
+      said.overfits && h("strong", { class: "bad" }, `; ${said.words}`), problem && h("p", { class: "bad" }, problem))));
   }
 
   const asked = new URLSearchParams(location.hash.split("?")[1] ?? "").get("runs");

@@ -4,13 +4,15 @@ const PATIENCE = 3; // evaluations in a row that must agree, as in minillm/train
 
 // The record of a run: events are taken in as they come.
 export function createRecord(name) {
-  return { name, offset: 0, steps: new Map(), evaluations: new Map(), norms: new Map(), changes: [], samples: [] };
+  const events = { steps: new Map(), evaluations: new Map(), norms: new Map(), changes: [], samples: [] };
+  return { name, offset: 0, problem: "", ...events };
 }
 
 // Takes in an answer of train/now for one run.
-export function takeIn(record, { offset, events, again }) {
+export function takeIn(record, { offset, events, again, problem }) {
   if (again) Object.assign(record, createRecord(record.name));
   record.offset = offset;
+  record.problem ||= problem;
   for (const event of events) {
     if (event.event === "step") record.steps.set(event.step, event);
     else if (event.event === "eval") record.evaluations.set(event.step, event);
@@ -18,7 +20,7 @@ export function takeIn(record, { offset, events, again }) {
     else if (event.event === "changed") record.changes.push(event);
     else if (event.event === "sample") record.samples.push(event);
   }
-  return again || events.length > 0;
+  return again || problem !== "" || events.length > 0;
 }
 
 // Takes in the last step of the session, which is on no line yet: metrics.jsonl has every tenth. Whether it is new.
