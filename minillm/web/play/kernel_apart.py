@@ -32,8 +32,9 @@ _places = threading.BoundedSemaphore(AT_ONCE)
 def run_apart(request: dict, seconds: float) -> Iterator[dict]:
     """Events of a run: "state" now and then, at last "result", "refused" or "ended".
 
-    request: what kernel_process.py takes, and "memory" in place of memory_limit(). seconds: that the kernel may run, compiling aside. The
-    process has ended when the iterator has. Raises UserError where too many run already.
+    request: what kernel_process.py takes; "memory" may be missing, then it is memory_limit().
+    seconds: that the kernel may run, compiling aside. The process has ended when the iterator has.
+    Raises UserError where too many run already.
     """
     if not _places.acquire(blocking=False):
         raise UserError(f"{AT_ONCE} kernels are running already: wait for one of them, or stop it")
