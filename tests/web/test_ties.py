@@ -405,7 +405,7 @@ def forward(x, w, b):
     h = norm(y, w)
     z = self.mlp.forward(h)
     launch("softmax_forward", z)
-    return self.head.forward(z)
+    return self.head.forward(z), self.forward(z)
 """
 
 
@@ -428,6 +428,7 @@ def forward(x, w, b):
         ("z = self.mlp.forward(h)", "self.mlp.backward(dz)", None),
         ("z = self.mlp.forward(h)", "self.head.backward(dz)", "self.head.forward(...)"),
         ("z = self.mlp.forward(h)", "unknown.backward(dz)", None),
+        ("z = self.mlp.forward(h)", "self.backward(dz)", None),
         ("z = self.mlp.forward(h)", 'launch("softmax_backward", dz)', "softmax(...)"),
         ('launch("softmax_forward", z)', 'launch("softmax_backward", dz)', None),
         ("z = self.mlp.forward(h)", "if norm_backward(dz):\n    pass", "norm(...)"),

@@ -97,6 +97,7 @@ def _called(node: ast.AST, method: str) -> set[str]:
         if isinstance(part, ast.Call):
             if isinstance(part.func, ast.Attribute) and part.func.attr == method:
                 found.add(ast.unparse(part.func.value))
+                found.discard("self")  # a function of its own, which may compute anything
                 continue
             name = getattr(part.func, "id", None) or getattr(part.func, "attr", "")
             if name == method or method == "forward" and not name.endswith("_forward"):
