@@ -1,5 +1,6 @@
 """The benchmarks run, on what is there: tiny sizes, and no time is judged."""
 
+import re
 import sys
 from importlib import import_module
 from types import SimpleNamespace
@@ -199,6 +200,29 @@ def test_a_line_of_attention_fits_80_columns():
 def test_the_cost_of_the_page(monkeypatch, capsys):
     monkeypatch.setattr(train, "Session", train.Session)
     shown = run(monkeypatch, capsys, page_overhead, "--client", "--preset", "simulator", "--steps", 3, "--pairs", 2)
-    heading, *rows = shown.splitlines()
-    assert heading.startswith("2 pairs of 3 steps") and len(rows) == 2
-    assert all(min(float(word) for word in row.replace("ms", "").split()[-3:]) > 0 for row in rows)
+    heading, _, *rows, browser, verdict = shown.splitlines()
+    assert heading == "2 blocks of 3 steps, beside 3 without the page"
+    assert [row[:15].strip() for row in rows] == ["time", "processor time"]
+    assert all(float(word) > 0 for row in rows for word in re.findall(r"\d+\.\d+", row))
+    assert re.fullmatch(r"the browser had \d+\.\d% of a core", browser) and verdict.startswith("at most 5% slower: ")
+
+
+def test_whether_the_page_costs_too_much():
+    """By the time where it settles it, else by the processor time; the interval is that of a sign test."""
+    wide, low, high = (
+        page_overhead.Ratio(1.1, 0.9, 1.4),
+        page_overhead.Ratio(1, 0.99, 1.05),
+        page_overhead.Ratio(1.2, 1.1, 1.3),
+    )
+    assert page_overhead.verdict(low, high) == "at most 5% slower: yes, by the time"
+    assert page_overhead.verdict(high, low) == "at most 5% slower: no, by the time"
+    assert page_overhead.verdict(wide, low).startswith(
+        "at most 5% slower: yes, by the processor time; the time did not settle"
+    )
+    assert page_overhead.verdict(wide, high).startswith(
+        "at most 5% slower: no, by the processor time; the time did not settle"
+    )
+    assert page_overhead.verdict(wide, wide).startswith("at most 5% slower: not settled")
+    values = [float(number) for number in range(20, 0, -1)]
+    assert page_overhead.ratio(values) == (10.5, 6, 15) and page_overhead.ratio(values[:3]) == (19, 18, 20)
+    assert page_overhead.ratio(values[:6]) == (17.5, 15, 20) and page_overhead.ratio(values[:9]) == (16, 13, 19)

@@ -18,7 +18,7 @@ from pathlib import Path
 from minillm.errors import UserError
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
-from minillm.kernels.simulator.errors import CompileError, CompilerMissing
+from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
 from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
 from minillm.kernels.simulator.source import kernels, masked, with_pointers_to_shared, without_host_code
 
@@ -30,7 +30,7 @@ COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
 # reported with its line; the callers of a function that faults are on the stack; variables can be
 # laid out with gaps between them.
 KERNEL_FLAGS = ("-fstack-clash-protection", "-fsanitize=integer-divide-by-zero", "-fno-optimize-sibling-calls")
-KERNEL_FLAGS += ("-fdata-sections",)
+KERNEL_FLAGS += ("-fdata-sections", "-fno-delete-null-pointer-checks")
 KERNEL_FLAGS += ("-ffp-contract=off", "-fno-gnu-unique", "-fno-extern-tls-init", "-fvisibility=hidden", "-w")
 KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a macro is at its use
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that
@@ -67,6 +67,12 @@ FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragm
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
 OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")
+# How g++, the assembler and the linker say that a limit of memory or of a file's size was reached.
+EXHAUSTED = re.compile(
+    r"^(?:[^:\n]*: )?(?:out of memory allocating|virtual memory exhausted|memory exhausted)|"
+    r"error: (?:Killed|File size limit exceeded) signal terminated|File too large$",
+    re.MULTILINE,
+)
 
 
 @functools.cache
@@ -282,6 +288,8 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
         log = result.stderr
         if "No space left on device" in log:
             raise UserError(f"no space is left for compiled kernels ({cache_folder()}): name a folder in MINILLM_CACHE")
+        if EXHAUSTED.search(log):
+            raise CompilerExhausted
         raise CompileError(
             complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log
         )

@@ -65,6 +65,15 @@ class CompileError(SimulatorError):
         self.log = log
 
 
+class CompilerExhausted(UserError):
+    """The compiler had no room for what a source asks of it."""
+
+    def __init__(self):
+        super().__init__(
+            "g++ had no room for this source: it, or what its macros, templates and tables make of it, is too large"
+        )
+
+
 class CompilerMissing(UserError):
     """There is no C++ compiler.
 

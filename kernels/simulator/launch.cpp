@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <iterator>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -47,14 +48,28 @@ void Team::report(const Thread& thread, Site site, const char* text) {
     stopped = true;
 }
 
-static void run_blocks(Team& team, int number) {
-    FaultGuard guard;
+void Team::report_exhausted() {
+    std::lock_guard<std::mutex> lock(mutex);
+    launch.exhausted = 1;
+    stopped = true;
+}
+
+static void run_all(Team& team, int number) {
     BlockRunner runner(team, number);
     const Launch& launch = team.launch;
     unsigned long long count = 1ull * launch.grid[0] * launch.grid[1] * launch.grid[2];
     for (unsigned long long i; (i = team.next_block++) < count && !team.stopped;)
         runner.run(launch.order == int(TurnOrder::kDescending) ? count - 1 - i : i);
     if (runner.profiler) runner.profiler->fill_launch();
+}
+
+static void run_blocks(Team& team, int number) {
+    FaultGuard guard;
+    try {
+        run_all(team, number);
+    } catch (const std::bad_alloc&) {
+        team.report_exhausted();
+    }
     std::lock_guard<std::mutex> lock(team.mutex);
     --team.active;
     team.finished.notify_one();

@@ -57,6 +57,7 @@ struct Launch {
     int max_watched, watched;
     uint64_t library, text, text_size;  // where the kernel's library is, and its instructions
     void* raised[3];                    // what a handler of signals raised meanwhile; Python raises it again
+    int exhausted;                      // whether there was no memory for what the simulator keeps
 };
 
 // Shared by the OS threads of a launch.
@@ -80,6 +81,7 @@ struct Team {
     void note(const Thread& thread, Site site, const char* text, uint64_t pc, uint64_t other_pc, unsigned other_thread,
               int other_block, const uint64_t* callers = nullptr);
     void report(const Thread& thread, Site site, const char* text);  // and stops the launch
+    void report_exhausted();                                         // and stops it, too
     bool in_library(uint64_t pc) const { return pc - launch.text < launch.text_size; }
 };
 

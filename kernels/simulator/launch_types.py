@@ -110,4 +110,5 @@ class Launch(ctypes.Structure):
         ("text", ctypes.c_uint64),
         ("text_size", ctypes.c_uint64),
         ("raised", ctypes.c_void_p * 3),
+        ("exhausted", ctypes.c_int),
     ]

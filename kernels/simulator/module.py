@@ -176,6 +176,8 @@ class Kernel:
             regions = [*self._regions(parameters, bound, pointees), *self._by_value(values), *library.regions]
             launch.regions, launch.region_count = (Region * len(regions))(*regions), len(regions)
             _run(library, launch)
+            if launch.exhausted:
+                raise MemoryError(f"no room for what the simulator keeps of {self.name}: {_kept(mode)}")
             if launch.found:
                 self._raise(library, launch)
             self._finish(parameters, bound, pointees)
@@ -345,6 +347,13 @@ class Kernel:
         lines = source.splitlines()
         known = name == file and number.isdigit() and 0 < int(number) <= len(lines)
         return (lines[int(number) - 1], source) if known else ("", "")
+
+
+def _kept(mode: str) -> str:
+    """What of a launch fills the memory in a mode."""
+    return {"check": "who touched each byte last", "profile": "the accesses of each warp"}.get(
+        mode, "its threads' stacks"
+    )
 
 
 def _parts(place: str) -> tuple[str, int]:

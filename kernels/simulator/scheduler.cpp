@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "shared_memory.h"
@@ -351,8 +352,18 @@ void BlockRunner::wait_at(uint64_t pc) {
 
 // An access that check or profile mode looks at; where a thread that was busy for long gives way.
 void BlockRunner::access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc) {
-    if (checker) checker->access(address, size, kind, aligned, pc);
-    if (profiler) profiler->access(address, size, kind == kVolatileRead ? kRead : kind == kVolatileWrite ? kWrite : kind, pc);
+    int plain = kind == kVolatileRead ? kRead : kind == kVolatileWrite ? kWrite : kind;
+    bool exhausted = false;
+    try {
+        if (checker) checker->access(address, size, kind, aligned, pc);
+        if (profiler) profiler->access(address, size, plain, pc);
+    } catch (const std::bad_alloc&) {
+        exhausted = true;
+    }
+    if (exhausted) {
+        team.report_exhausted();
+        leave();
+    }
     if (yield_soon) give_way();
 }
 

@@ -12,6 +12,7 @@ Further metadata: type (if it is not the field's), choices, metavar, min, show_d
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
@@ -46,10 +47,40 @@ def option(name: str) -> str:
 
 
 class Command(typer.core.TyperCommand):
-    """A command whose help fits the terminal: it is printed by help.py."""
+    """A command whose help fits the terminal: it is printed by help.py.
+
+    A setting that is wrong is named as it was typed.
+    """
 
     def format_help(self, context, formatter) -> None:
         print_help(self, context)
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            options = [each.name for each in self.get_params(context) if each.param_type_name == "option"]
+            error.args = (as_typed(str(error), [name for name in options if is_given(context, name)]),)
+            raise
+
+
+def as_typed(message: str, given: Sequence[str]) -> str:
+    """An error's message with the options that were given as they are written at the command line,
+    and without Python's values.
+
+    >>> as_typed("top_p is 7.0: it must be above 0 (1 or None turns it off)", ["top_p"])
+    '--top-p is 7.0: it must be above 0 (1 turns it off)'
+    >>> as_typed('weight decay is in order="hf"; temperature, and top_k of /top_k', ["weight_decay", "order", "temperature"])
+    '--weight-decay is in --order hf; temperature, and top_k of /top_k'
+    """
+    message = message.replace(" or None turns it off", " turns it off")
+    for name in given:
+        typed = option(name)
+        message = re.sub(rf"^{name.replace('_', '[_ ]')}(?=[ :])", typed, message)
+        message = re.sub(rf'(?<!\w){name}="(\w[\w.]*)"', rf"{typed} \1", message)
+        follows = r"" if "_" in name else r"(?= \()"  # a single word may be one of the message
+        message = re.sub(rf"(?<![\w./'\"\\-]){name}(?![\w./'\"\\-]){follows}", typed, message)
+    return message
 
 
 def takes_fields(make_options: Callable[[], Sequence[inspect.Parameter]], panels: Sequence[str] = ()):

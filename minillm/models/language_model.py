@@ -71,6 +71,15 @@ class LanguageModel(Layer, Architecture):
         self.body.activations = activation_dtype(self.precision)
         self._name_layers()
 
+    def __repr__(self):
+        def size(parameters) -> int:
+            return sum(parameter.value.size for parameter in set(parameters.values()))
+
+        count, learning = size(self.parameters()), size(self.trainable_parameters())
+        trained = "" if learning == count else f", of which {learning:,} are trained"
+        kept = f"{self.precision} on {device_of(self.lm_head.weight.value)}"
+        return f"{type(self).__name__}({self.config!r}, {count:,} parameters{trained}, {kept})"
+
     @property
     def body(self) -> Layer:
         """Everything below the head: ids (B, T) -> x (B, T, C)."""

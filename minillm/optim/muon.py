@@ -151,7 +151,7 @@ class Muon(AdamW):
             raise UserError(
                 "Muon is for the weights of Linear layers, and there is none among these parameters: use AdamW"
             )
-        self.momentum = momentum
+        self.momentum, self.adamw_lr = momentum, adamw_lr
         self.adamw_share = adamw_lr / lr if adamw_lr and lr else 1.0
 
     def parameters_with(self, kind: str) -> dict:

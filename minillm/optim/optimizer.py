@@ -19,6 +19,7 @@ Checkpoints save the state by its names, and a resumed run goes on with it.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 
@@ -62,6 +63,14 @@ class Optimizer:
             kind: {name: _zeros_like(parameter.value) for name, parameter in self.parameters_with(kind).items()}
             for kind in self.state_names
         }
+
+    def __repr__(self):
+        names = [
+            name for name in inspect.signature(type(self)).parameters if name != "parameters" and hasattr(self, name)
+        ]
+        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        count = sum(parameter.value.size for parameter in self.parameters.values())
+        return f"{type(self).__name__}({count:,} parameters, {settings}, step_count={self.step_count})"
 
     def parameters_with(self, kind: str) -> dict[str, Parameter]:
         """The parameters that have the state of this name: all of them, unless a subclass says

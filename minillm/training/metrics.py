@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from minillm.errors import UserError
 from minillm.files.atomic import naming
 
 METRICS_FILE = "metrics.jsonl"
@@ -39,6 +40,18 @@ class MetricsLog:
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
-    """All events of a run."""
-    with open(Path(folder) / METRICS_FILE, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    """All events of a run. Raises UserError for a line that is none."""
+    path = Path(folder) / METRICS_FILE
+    events = [event_of(line) for line in path.read_bytes().splitlines()]
+    if None in events:
+        raise UserError(f"{path}:{events.index(None) + 1}: this line is no event of a run: mend it, or take it out")
+    return events
+
+
+def event_of(line: bytes) -> dict | None:
+    """A line as an event, a JSON object that has "event"; None for what is none."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "event" in event else None

@@ -186,9 +186,9 @@ class TestComplaints:
             (["--data", "nothing.txt"], "nothing.txt is neither a file nor one of the corpora"),
             (["--preset", "gpt5"], 'unknown preset "gpt5": use one of default,'),
             (["--lr", "-1"], "learning rate is -1.0"),
-            (["--batch-size", "0"], "batch_size is 0"),
+            (["--batch-size", "0"], "minillm: --batch-size is 0"),
             (["--dropout", "1"], "dropout is 1.0"),
-            (["--d-model", "10", "--n-head", "3"], "d_model (10) is not divisible by n_head (3)"),
+            (["--d-model", "10", "--n-head", "3"], "--d-model (10) is not divisible by --n-head (3)"),
             (["--context-length", "5000"], "the training text has 271 tokens, one window needs 5001"),
             (["--device", "tpu"], 'unknown device "tpu"'),
             (["--stop-after", "-3"], "--stop-after is -3"),
@@ -220,7 +220,7 @@ class TestComplaints:
         [
             (["--prompt", "été"], "has never seen the character 'é' (U+00E9, at position 0"),
             (["--temperature", "-1"], "temperature is -1.0"),
-            (["--top-k", "-1"], "top_k is -1"),
+            (["--top-k", "-1"], "minillm: --top-k is -1"),
             (["--prompt", ""], "needs at least one token to continue from"),
         ],
     )

@@ -31,6 +31,6 @@ def test_complaints(minillm):
     assert refused.startswith("minillm: a llama model has no bias; it has vocab_size, ")
     minillm("train", "--preset", "llama-small", "--data", "text.txt", "--out", "base", *SHAPE, *STEPS)
     refused = minillm("train", "--resume", "base", "--n-kv-head", 2, "--bias", expect=2).stderr
-    assert "n_kv_head (the run has 1, given 2), bias (the run has none, given True)" in refused
+    assert "--n-kv-head (the run has 1, given 2), --bias (the run has none, given True)" in refused
     refused = minillm("train", "--data", "text.txt", "--lora-rank", 2, expect=2).stderr
     assert "name it with --init" in refused

@@ -72,17 +72,17 @@ def test_what_is_shown(generate, tmp_path):
 
 def test_what_is_refused(generate):
     for wrong, message in {
-        "--temperature -1": "temperature is -1.0: it must be a finite number of at least 0",
-        "--top-p 0": "top_p is 0.0",
+        "--temperature -1": "minillm: --temperature is -1.0: it must be a finite number of at least 0",
+        "--top-p 0": "minillm: --top-p is 0.0: it must be a number above 0 and at most 1 (1 turns it off)",
         "--logit-bias 5": "--logit-bias 5: write two numbers",
-        "--force-token 0:9999": "forced_tokens names token 9999, but the vocabulary has only",
-        "--order hf --dry-multiplier 1": "dry_multiplier does not exist in hf",
+        "--force-token 0:9999": "--force-token names token 9999, but the vocabulary has only",
+        "--order hf --dry-multiplier 1": "--dry-multiplier does not exist in hf: leave it out, or use --order minillm",
         "--beams 2 --num-samples 2": "several samples",
         "--beams 2 --lookup": "cannot go together",
         "--compare --chart no/c.png": "there is no folder no",
         "--compare --max-tokens 100": "at most 13 can be written",
         "--min-tokens 5": "--min-tokens 5: run knows no end of text",
-        "--repetition-penalty 0": "repetition_penalty is 0.0",
+        "--repetition-penalty 0": "--repetition-penalty is 0.0",
         "--compare --json --max-time 2": "leave out --json, --max-time",
         "--lookup --logprobs --max-tokens 100": "at most 13 tokens can be written",
     }.items():

@@ -51,6 +51,16 @@ extern "C" __global__ void large_shared(float* y) {
     tile[threadIdx.x] = 1;
     y[threadIdx.x] = tile[threadIdx.x];
 }
+
+extern "C" __global__ void writes_to_null(float* x) {
+    *(volatile int*)0 = 1;
+    x[threadIdx.x] = 1;
+}
+
+extern "C" __global__ void reads_null(float* x) {
+    const float* nothing = nullptr;
+    x[threadIdx.x] = nothing[3];
+}
 """
 
 
@@ -83,6 +93,18 @@ def test_a_wild_pointer_is_reported_and_python_lives(mode, fibers):
     y = floats(4)
     run("wild", y, np.int64(0), block=(4,))  # and the next launch works
     assert (y == 1).all()
+
+
+@pytest.mark.parametrize(
+    "name, line, address", [("writes_to_null", "*(volatile int*)0 = 1;", "0x0"), ("reads_null", "nothing[3];", "0xc")]
+)
+def test_null_is_reported_where_it_is_certain(mode, name, line, address):
+    """C++ leaves open what follows, and g++ would leave out the whole kernel."""
+    number = CODE[: CODE.index(line)].count("\n") + 1
+    with pytest.raises(
+        SimulatorError, match=f":{number}: {name}, block .*access to address {address}, which belongs to no array"
+    ):
+        run(name, floats(32))
 
 
 def test_local_variables_that_do_not_fit_are_reported(mode, fibers):

@@ -59,6 +59,19 @@ def test_lora_starts_as_the_model_was_and_merges_as_it_became(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_model_says_what_it_is(kind):
+    """Its configuration, how many numbers it has, how many of them are trained, and where they are kept."""
+    model = make(kind)
+    shapes = {name: parameter.value.shape for name, parameter in model.parameters().items()}
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    name = type(model).__name__
+    assert repr(model) == f"{name}({model.config!r}, {count:,} parameters, float64 on cpu)"
+    add_lora(model, LoRA(rank=2))
+    more = sum(parameter.value.size for parameter in model.trainable_parameters().values())
+    assert f", {count + more:,} parameters, of which {more:,} are trained, float64 on cpu)" in repr(model)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_only_lora_learns(kind):
     model = adapted(kind, dtype="float32").train()
     before = {name: parameter.value.copy() for name, parameter in model.parameters().items()}

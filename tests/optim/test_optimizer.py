@@ -37,6 +37,17 @@ def take(steps, model, optimizer):
     return losses
 
 
+def test_it_says_what_it_is():
+    """In words of its settings, those of its own included, and how far it is."""
+    model, optimizer = model_with(Lion)
+    take(2, model, optimizer)
+    count = sum(parameter.value.size for parameter in model.parameters().values())
+    settings = "lr=0.01, betas=(0.9, 0.99), eps=1e-08, weight_decay=0.1"
+    assert repr(optimizer) == f"Lion({count} parameters, {settings}, step_count=2)"
+    muon = OPTIMIZERS["muon"](model.parameters(), momentum=0.8, adamw_lr=0.002)
+    assert repr(muon).endswith("weight_decay=0.1, momentum=0.8, adamw_lr=0.002, step_count=0)")
+
+
 def test_one_step_is_the_formula():
     w = minillm.Parameter(np.array([[1.0, -2.0]]))
     lion = Lion({"w": w}, lr=0.1, betas=(0.9, 0.99), weight_decay=0.5)

@@ -348,6 +348,8 @@ def test_others_are_answered_between_the_steps_of_a_check(tmp_path):
         (backward.tensor, {"name": 3}, "name is 3: it must be a text"),
         (backward.window, {"name": "wte", "window": [0, 8, 0, 4]}, "no part of 7 rows"),
         (backward.window, {"name": "wte", "window": [0, 1.5, 0, 4]}, "four whole numbers"),
+        (backward.window, {"name": "wte"}, "window is missing: reload the page"),
+        (backward.attention, {"block": 0, "head": 0, "window": [0, 99, 0, 4]}, "no part of"),
         (backward.window, {"name": "wte", "window": [3, 3, 0, 4]}, "no part"),
         (backward.attention, {"block": 3, "head": 0}, "block is 3: it must be a whole number from 0 to 2"),
         (backward.attention, {"block": 0, "head": True}, "head is True: it must be a whole number from 0 to 3"),

@@ -20,7 +20,7 @@ pytest.importorskip("starlette", reason="the page needs starlette: pip install -
 
 from minillm.cli.app import app
 from minillm.errors import UserError
-from minillm.web.play import kernel
+from minillm.web.play import kernel, kernel_apart
 from minillm.web.play.kernel_apart import AT_ONCE, PRINTED
 from minillm.web.play.kernel_examples import EXAMPLES
 
@@ -179,6 +179,54 @@ def test_a_process_that_does_not_answer_is_killed():
     event = last(source=CRASH.replace("SIGKILL", "SIGSTOP"), arguments=ONE, seconds=1)
     assert event["event"] == "ended" and "had not ended after 1 s" in event["text"]
     assert kernel_processes() == []
+
+
+BOMB = "#define A0 +1+1\n" + "".join(f"#define A{n} A{n - 1} A{n - 1}\n" for n in range(1, 26))
+TAKES = """#include <sys/mman.h>
+__global__ void takes(float* x, const float* y) {
+    size_t much = size_t(1) << 32;
+    void* there = mmap(nullptr, much, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    printf("malloc %d mmap %d", malloc(much) != nullptr, there != MAP_FAILED);
+    for (int i = 0; i < 8; ++i) x[i] = y[i];
+}
+"""
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """What a kernel of the page may fill."""
+    monkeypatch.setattr(kernel_apart, "memory_limit", lambda: 600 * 2**20)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(f"{BOMB}__global__ void f(int* x) {{ x[0] = 0 A25; }}", id="macros"),
+        pytest.param(
+            "__device__ int big[1 << 28] = {1};\n__global__ void f(int* x) { x[0] = big[x[0]]; }", id="a table"
+        ),
+    ],
+)
+def test_a_source_that_would_fill_the_memory_is_refused(little_memory, source):
+    event = last(source=source, arguments=ONE)
+    assert event["event"] == "refused" and event["line"] is None
+    assert event["text"].startswith("g++ had no room for this source:")
+    assert event["text"].endswith("(a kernel of the page may fill 0.6 GiB)")
+
+
+def test_a_kernel_that_would_fill_the_memory_is_refused_it(little_memory):
+    event = last(source=TAKES, arguments=["float32[8]", "float32[8]"], block="1")
+    assert event["event"] == "result" and event["printed"] == "malloc 0 mmap 0"
+
+
+def test_arrays_that_would_fill_the_memory_are_refused(little_memory):
+    """Of each element check mode keeps who touched it last."""
+    large = ["float32[8000000]"] * 2
+    event = last(source=TAKES, arguments=large, block="1", mode="check")
+    assert event["event"] == "refused"
+    assert event["text"].startswith("no room for what the simulator keeps of takes: who touched each byte last")
+    assert event["text"].endswith("may fill 0.6 GiB): choose smaller arrays, or mode profile")
+    assert last(source=TAKES, arguments=large, block="1")["event"] == "result"
 
 
 def test_a_crash_is_said_and_what_was_printed_kept():

@@ -17,10 +17,10 @@ from minillm.sampler import sampler as sampler_module
 from minillm.sampler.settings import SamplerSettings
 from minillm.sampler.stages import ORDERS
 from minillm.sampler.trace import Tracer
-from minillm.web.page import LOOK, plain_script
-from minillm.web.read.sampler_page import saved_text
+from minillm.web.page import plain_script
+from minillm.web.read.sampler_page import STAGES, saved_text
 
-SOURCE = (LOOK / "stages.js").read_text(encoding="utf-8")
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in STAGES)
 TOLERANCE = 1e-6
 ROUNDS = 12  # random settings for each order
 POSITIONS = (3, 77, 140, 199)

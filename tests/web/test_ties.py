@@ -14,7 +14,18 @@ import pytest
 import minillm
 from minillm.web.read.bookkeeping import Bookkeeping
 from minillm.web.read.formulas import formula_words
-from minillm.web.read.operation import GROUPS, KERNELS, OPERATIONS, Operation, Pair, Place, kernel_sources, sources
+from minillm.web.read.mentions import Mentions
+from minillm.web.read.operation import (
+    GROUPS,
+    KERNELS,
+    OPERATIONS,
+    Operation,
+    Pair,
+    Place,
+    Source,
+    kernel_sources,
+    sources,
+)
 from minillm.web.read.quotations import comments_of, leaves, lines_of, split
 from minillm.web.read.rows import rows
 from minillm.web.read.spellings import IN_CUDA, IN_TEXT, SPELLINGS
@@ -248,7 +259,14 @@ FAULTS = {
     "a mark that is misspelt": (
         "# forward: n = x * r\n",
         "#Forward: n = x * r\n",
-        ["15: this comment ties nothing: write `# forward: ...`"],
+        ["15: this comment ties nothing: write `# forward: ...`", "16: `dx = dn * r` differentiates none of the lines"],
+    ),
+    "a comment below another is taken out": (
+        "    # forward: n = x * r\n",
+        "",
+        [
+            "15: `dx = dn * r` differentiates none of the lines that are quoted above it, which have no `x`: quote its own"
+        ],
     ),
     "a gradient before the first comment": (
         "    n, w, r = saved\n",
@@ -350,6 +368,80 @@ def test_a_function_without_its_comments_has_a_problem_for_each_gradient(name, t
                 for place in places
                 for source in [sources(operation)[pair.backward]]
             )
+
+
+def without_comments(operation):
+    """The operation's source without one of the comments of its backward functions, for each; and the comment's line."""
+    lines = Path(operation.home.__file__).read_text(encoding="utf-8").splitlines()
+    backward = {pair.backward for pair in operation.pairs if pair.backward}
+    for comment in sorted({c for name in backward for c in comments_of(sources(operation)[name])}, key=str):
+        kept = ["" if comment.first <= number <= comment.last else line for number, line in enumerate(lines, start=1)]
+        yield lines[comment.first - 1].strip(), "\n".join(kept) + "\n"
+
+
+UNNOTICED = {  # comments whose statements have all names of the comment above
+    "rotary_attention": ["# forward: k, saved_k = rotate(k, cos, sin, self.positions.interleaved)"],
+    "gpt2": ["# forward: self.wte.forward(ids, self.activations)"],
+}
+
+
+@pytest.mark.parametrize("name", ["linear", "layer_norm", "rotary_attention", "gpt2"])
+def test_a_comment_that_is_taken_out_is_missed(name, tmp_path, monkeypatch):
+    """One after the other, below another comment of the same block, too."""
+    operation = OPERATIONS[name]
+    unnoticed = [
+        comment
+        for comment, text in without_comments(operation)
+        if not problems(spoilt(tmp_path, monkeypatch, operation=operation, text=text))
+    ]
+    assert unnoticed == UNNOTICED.get(name, [])
+
+
+FORWARD = """
+def forward(x, w, b):
+    rows, n = upcast(x).reshape(-1, 4), len(x)
+    y = rows @ w
+    y += b
+    h = norm(y, w)
+    z = self.mlp.forward(h)
+    launch("softmax_forward", z)
+    return self.head.forward(z), self.forward(z)
+"""
+
+
+@pytest.mark.parametrize(
+    ("quotation", "statement", "missing"),
+    [
+        ("y = rows @ w", "dx = dy @ w.T", None),  # rows has the numbers of x
+        ("y = rows @ w", "dw = rows.T @ dy", None),
+        ("y = rows @ w", "db = ones @ dy", "b"),
+        ("y += b", "dw = rows.T @ dy", "w"),
+        ("y += b", "db, dw = ones @ dy, rows.T @ dy", "w"),
+        ("y += b", "dw *= scale", None),
+        ("y += b", "dw = dw + more", None),
+        ("y += b", "dw = saved.dw", None),
+        ("y += b", "dx = dy", "x"),
+        ("y += b", "g = rows.T @ dy", None),
+        ("y += b", "dx, dw = norm_backward(dy)", "norm(...)"),
+        ("h = norm(y, w)", "dx, dw = norm_backward(dy)", None),
+        ("h = norm(y, w)", "dh = self.mlp.backward(dz)", "self.mlp.forward(...)"),
+        ("z = self.mlp.forward(h)", "self.mlp.backward(dz)", None),
+        ("z = self.mlp.forward(h)", "self.head.backward(dz)", "self.head.forward(...)"),
+        ("z = self.mlp.forward(h)", "unknown.backward(dz)", None),
+        ("z = self.mlp.forward(h)", "self.backward(dz)", None),
+        ("z = self.mlp.forward(h)", 'launch("softmax_backward", dz)', "softmax(...)"),
+        ('launch("softmax_forward", z)', 'launch("softmax_backward", dz)', None),
+        ("z = self.mlp.forward(h)", "if norm_backward(dz):\n    pass", "norm(...)"),
+    ],
+)
+def test_what_a_statement_can_be_the_gradient_of(tmp_path, quotation, statement, missing):
+    path = tmp_path / "layer.py"
+    path.write_text(FORWARD, encoding="utf-8")
+    lines = FORWARD.splitlines()
+    source = Source("forward", path, 2, tuple(lines[1:]))
+    found = next(node for node in leaves(source.tree.body) if ast.unparse(node) == ast.unparse(ast.parse(quotation)))
+    names = {"x", "w", "b", "rows", "n", "y", "h", "z"}
+    assert Mentions([source], names).missing(ast.parse(statement).body[0], [found]) == missing
 
 
 def test_a_formula_that_a_kernel_does_not_have_is_a_problem(tmp_path, monkeypatch):

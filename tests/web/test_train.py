@@ -276,6 +276,12 @@ def links(studio, tmp_path):
     os.symlink("loop", studio.runs / "loop")
 
 
+def test_no_setting_of_the_form_names_a_file(studio):
+    """Among those that are texts there are choices, and patterns of names, and nothing else."""
+    textual = {each["name"] for each in describe_form(studio.runs)["fields"] if each["kind"] in ("str", "texts")}
+    assert textual == {"optimizer", "schedule", "tokenizer", "dtype", "special", "freeze", "activation"}
+
+
 OUTSIDE = [
     "../outside/secret.txt", "texts/../../outside/secret.txt", "texts/../texts/fox.txt", "/etc/passwd", "link.txt",
     "link/secret.txt", "link", ".", "..", "", "texts/\0", 7, None, ["texts/fox.txt"],
@@ -369,6 +375,8 @@ SMALL = ("default", "shakespeare-char-cpu", "llama-small", "qwen3-small", "simul
         (dict(freeze="x"), "freeze is 'x': it must be a list of texts"),
         (dict(data=["/etc/passwd"]), "data is no setting that the page can give"),
         (dict(init="/etc"), "init is no setting that the page can give"),
+        (dict(chat_data=["/etc/passwd"]), "chat_data is no setting that the page can give"),
+        (dict(chat_template="/etc/passwd"), "chat_template is no setting that the page can give"),
         (dict(n_layer=2**27), "up to 1000 layers"),
         (dict(d_model=2**20, n_head=1), "this run takes about .* GB and can have"),
         (dict(batch_size=10**12), "this run takes about .* GB and can have"),
@@ -407,6 +415,26 @@ def test_the_record_comes_in_parts(studio):
     assert [(each["name"], each["step"], each["is_over"]) for each in listed] == [("tiny", 24, True)]
     assert listed[0]["settings"]["lr"] == 1e-2 and listed[0]["settings"]["dropout"] == 0.1
     json.dumps(listed)
+
+
+def test_a_broken_line_is_named_and_left_out(studio):
+    """By file and number, wherever the reading begins; of several the first."""
+    folder = studio.runs / "tiny"
+    folder.mkdir(parents=True)
+    good = b'{"event": "eval", "step": 1, "val_loss": 2.0}\n'
+    path = folder / "metrics.jsonl"
+    path.write_bytes(good + b'{"event": "eval", "st\n' + good)
+    record = new_events(studio.runs, "tiny", 0)
+    assert record["problem"].startswith(f"{path}:2: this line is no event of a run: the curves")
+    assert [event["step"] for event in record["events"]] == [1, 1] and record["offset"] == path.stat().st_size
+    with open(path, "ab") as file:
+        file.write(good + b"\xff\xfe\n[1]\n" + b"[" * 100_000 + b"\n{}\n\x1c\n")
+    later = new_events(studio.runs, "tiny", record["offset"])
+    assert f"{path}:5: this line is no event of a run, nor are 4 lines after it" in later["problem"]
+    assert len(later["events"]) == 1
+    path.write_bytes(good)
+    mended = new_events(studio.runs, "tiny", later["offset"])
+    assert mended["again"] and mended["problem"] == "" and len(mended["events"]) == 1
 
 
 def test_a_run_that_is_gone(studio, training):

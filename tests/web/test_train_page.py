@@ -242,6 +242,23 @@ def test_two_runs_laid_over_one_another(page, runs, address):
 STYLES = ("stroke", "strokeDasharray")
 
 
+def test_a_broken_record_does_not_halt_the_others(page, runs, address):
+    """Its other lines are drawn; the alert and the words below the run name the line."""
+    for name in ("good", "broken"):
+        made(runs, name)
+    path = runs / "broken" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], '{"event": "eval", "ste\n', *lines[2:]]), encoding="utf-8")
+    page.goto(f"{address}?runs=broken,good")
+    for name in ("good", "broken"):
+        page.locator(".run-words li", has_text=f"{name}: best validation loss").wait_for()
+    page.get_by_role("alert").get_by_text(f"{path}:3: this line is no event of a run").wait_for()
+    assert f"{path}:3: " in page.locator(".run-words li", has_text="broken: best").inner_text()
+    with open(runs / "good" / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps({"event": "eval", "step": 99, "train_loss": 1.0, "val_loss": 1.25}) + "\n")
+    page.locator(".run-words li", has_text="at step 99 the gap is 0.25 nats").wait_for()
+
+
 def test_overfitting_in_words(page, runs, address):
     folder = made(runs, "short")
     history = [(0, 4.2, 4.2), (10, 2.0, 2.1), (20, 1.5, 2.2), (30, 1.1, 2.4), (40, 0.8, 2.7)]
@@ -253,6 +270,33 @@ def test_overfitting_in_words(page, runs, address):
     cases = [history, history[:4], history[:3], [], [(0, 1.0, 1.0)], [*history, (50, 0.9, 2.0)], [*history, (50, 3, 3)]]
     script = "async (cases) => cases.map((await import('./train_records.js')).overfittingSince)"
     assert page.evaluate(script, cases) == [overfitting_since(case) for case in cases]
+
+
+def test_a_run_on_preferences_has_no_perplexity(page, runs, address):
+    """Its curves are those of its loss; accuracy and margin are said in words."""
+    folder = made(runs, "pairs")
+    made(runs, "text")
+    lines = [
+        {
+            "event": "eval",
+            "step": step,
+            "train_loss": loss,
+            "val_loss": loss + 0.01,
+            "val_accuracy": 0.75,
+            "val_margin": 0.35,
+        }
+        for step, loss in ((0, 0.693), (5, 0.5))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.goto(f"{address}?runs=pairs,text")
+    words = page.locator(".run-words li", has_text="pairs: best validation loss 0.5100 at step 5")
+    words.get_by_text("rewarded more in 75.0 % of the pairs, by 0.35 in the mean").wait_for()
+    assert "its loss has no perplexity" in words.inner_text() and "(perplexity" not in words.inner_text()
+    assert "(perplexity" in page.locator(".run-words li", has_text="text: best").inner_text()
+    page.get_by_label("Loss: a cursor").press("End")
+    read = page.locator("figure.plot").first.locator(".plot-readout").inner_text()
+    assert "pairs, validation 0.51" in read and "pairs, validation 0.51 (perplexity" not in read
+    assert "text, validation" in read and "(perplexity" in read
 
 
 def test_curves_by_keyboard_and_as_a_table(page, runs, address):

@@ -109,6 +109,20 @@ def test_the_number_drawn_falls_into_the_interval_of_the_token(view, expect):
         wait_written(view, count)
 
 
+def test_a_token_is_drawn_once(view, expect):
+    """Not a second time before its answer has come: the browser lays out all of the text and of the table."""
+    button(view, "One token").click()
+    wait_written(view, 1)
+    view.evaluate("""() => {
+      window.drawn = 0;
+      new MutationObserver(() => { drawn += 1; }).observe(document.querySelector("#text .tokens"), { childList: true });
+    }""")
+    for count in (2, 3):
+        button(view, "One token").click()
+        wait_written(view, count)
+    assert view.evaluate("new Promise((drawnAll) => requestAnimationFrame(() => drawnAll(drawn)))") == 2
+
+
 def test_a_setting_changes_the_stages_at_once(view, expect):
     asked = []
     view.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))

@@ -56,6 +56,19 @@ def choice(arguments: dict, name: str, among: list[str], default=REQUIRED) -> st
     return value
 
 
+def part(arguments: dict, name: str, shape: tuple[int, int], default=REQUIRED) -> tuple[int, int, int, int] | None:
+    """A part of a matrix of that shape: first row, last + 1, first column, last + 1."""
+    value = _given(arguments, name, default)
+    if value is default:
+        return default
+    if not isinstance(value, list) or len(value) != 4 or not all(type(number) is int for number in value):
+        raise UserError(f"{name} must be four whole numbers: first row, last + 1, first column, last + 1")
+    first, last, left, right = value
+    if not (0 <= first < last <= shape[0] and 0 <= left < right <= shape[1]):
+        raise UserError(f"{name} {value} is no part of {shape[0]:,} rows and {shape[1]:,} columns")
+    return first, last, left, right
+
+
 def id_list(arguments: dict, name: str, vocabulary: int, most: int) -> list[int]:
     """A list of at most so many ids of the vocabulary; empty where it is missing."""
     value = arguments.get(name, [])

@@ -23,7 +23,7 @@ from minillm.inspection.checking import checked_elements, choose_elements
 from minillm.inspection.table import verdict_of
 from minillm.inspection.text import gradient_in_float64, shifted
 from minillm.web.play.answers import answer, stream
-from minillm.web.play.arguments import text, texts, whole
+from minillm.web.play.arguments import part, text, texts, whole
 from minillm.web.play.heat_maps import heat_map
 from minillm.web.play.passes import Opened, Passes
 from minillm.web.play.studio import Studio, Worker
@@ -87,13 +87,13 @@ def tensor(passes: Passes, arguments: dict) -> dict:
 def window(passes: Passes, arguments: dict) -> dict:
     """A part of a tensor's map. window: [first row, last + 1, first column, last + 1]."""
     opened = passes.opened(text_in(arguments), name_in(arguments))
-    return maps_of(opened, window_in(arguments, opened.values.shape))
+    return maps_of(opened, part(arguments, "window", opened.values.shape))
 
 
-def maps_of(opened: Opened, part: tuple | None) -> dict:
-    """The maps of a tensor's values and gradient."""
-    gradient = None if opened.gradient is None else heat_map(opened.gradient, part)
-    return {"values": heat_map(opened.values, part), "gradient": gradient}
+def maps_of(opened: Opened, shown: tuple | None) -> dict:
+    """The maps of a tensor's values and gradient; shown: a part of them, None for the whole."""
+    gradient = None if opened.gradient is None else heat_map(opened.gradient, shown)
+    return {"values": heat_map(opened.values, shown), "gradient": gradient}
 
 
 def attention(passes: Passes, arguments: dict) -> dict:
@@ -102,13 +102,13 @@ def attention(passes: Passes, arguments: dict) -> dict:
     layer = passes.attention(given, whole(arguments, "block", 0, passes.of(given).answer["attention"] - 1))
     head = whole(arguments, "head", 0, layer.heads - 1)
     pattern = layer.pattern(head)
-    part = window_in(arguments, pattern.p.shape) if "window" in arguments else None
+    shown = part(arguments, "window", pattern.p.shape, None)
     return {
         "layer": layer.layer,
         "heads": layer.heads,
         "key_value_heads": layer.key_value_heads,
         "window": layer.window,
-        "maps": {name: heat_map(getattr(pattern, name), part) for name in ("p", "dp", "ds")},
+        "maps": {name: heat_map(getattr(pattern, name), shown) for name in ("p", "dp", "ds")},
         "norms": {name: norms.astype(float).tolist() for name, norms in asdict(pattern.norms).items()},
     }
 
@@ -142,14 +142,3 @@ def text_in(arguments: dict) -> str:
 def name_in(arguments: dict) -> str:
     """The name of a tensor, without knowing whether there is one."""
     return text(arguments, "name", LONGEST_NAME)
-
-
-def window_in(arguments: dict, shape: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Rows and columns of a matrix of that shape."""
-    given = arguments.get("window")
-    if not isinstance(given, list) or len(given) != 4 or not all(type(number) is int for number in given):
-        raise UserError("window: four whole numbers, first and last row, first and last column")
-    first, last, left, right = given
-    if not (0 <= first < last <= shape[0] and 0 <= left < right <= shape[1]):
-        raise UserError(f"window {given} is no part of {shape[0]} rows and {shape[1]} columns")
-    return first, last, left, right

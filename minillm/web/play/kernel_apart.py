@@ -20,6 +20,7 @@ from minillm.errors import UserError
 COMPILING = 300  # seconds that g++ may take
 STARTING = 60  # seconds until the process has loaded minillm
 BEAT = 0.2  # seconds between two events at most, so that a page that has gone is noticed
+MEMORY = 4 * 2**30  # bytes that the process may fill, and the compiler, and a file of theirs: at most
 PRINTED = 20_000  # bytes of what a kernel prints that are kept
 AT_ONCE = 2  # kernels
 HOME = Path(minillm.__file__).parent.parent  # from where the process imports the same minillm
@@ -31,8 +32,9 @@ _places = threading.BoundedSemaphore(AT_ONCE)
 def run_apart(request: dict, seconds: float) -> Iterator[dict]:
     """Events of a run: "state" now and then, at last "result", "refused" or "ended".
 
-    request: what kernel_process.py takes. seconds: that the kernel may run, compiling aside. The
-    process has ended when the iterator has. Raises UserError where too many run already.
+    request: what kernel_process.py takes; "memory" may be missing, then it is memory_limit().
+    seconds: that the kernel may run, compiling aside. The process has ended when the iterator has.
+    Raises UserError where too many run already.
     """
     if not _places.acquire(blocking=False):
         raise UserError(f"{AT_ONCE} kernels are running already: wait for one of them, or stop it")
@@ -41,6 +43,11 @@ def run_apart(request: dict, seconds: float) -> Iterator[dict]:
             yield from process.watch(seconds)
     finally:
         _places.release()
+
+
+def memory_limit() -> int:
+    """MEMORY, or half of what this machine has."""
+    return min(MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 
 
 class _Process:
@@ -57,11 +64,12 @@ class _Process:
             pass_fds=(writing,),
             start_new_session=True,
             cwd=HOME,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # of many cores their memory would be counted
         )
         os.close(writing)
         self.events, self.rest, self.printed, self.dropped = reading, b"", b"", 0
         with suppress(BrokenPipeError):  # it died at once: the pipe of events ends, too
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"memory": memory_limit(), **request}).encode() + b"\n")
             self.process.stdin.flush()
 
     def __enter__(self) -> _Process:

@@ -25,7 +25,9 @@ def main() -> None:
     """Run the request on standard input."""
     events = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8", buffering=1)
     request = json.loads(sys.stdin.readline())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file
+    _limit(resource.RLIMIT_CORE, 0)  # a crash leaves no file
+    _limit(resource.RLIMIT_DATA, request["memory"])  # of the compiler, too; addresses alone cost nothing
+    _limit(resource.RLIMIT_FSIZE, request["memory"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a compiler's temporary folder is taken away
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -40,16 +42,20 @@ def _answer(request: dict, progress) -> dict:
     from minillm.checks.simulate import Way
     from minillm.errors import UserError
     from minillm.kernels.simulator import SimulatorError
+    from minillm.kernels.simulator.errors import CompilerExhausted
     from minillm.web.play.kernel_shown import shown
 
     way = Way(request["mode"], request["order"], request["seed"], request["watch"], progress)
     try:
         return {"event": "result", **shown(_simulation(request, way), way.order)}
+    except CompilerExhausted as error:
+        return {"event": "refused", "text": f"{error} ({_allowed(request)})", "line": None}
     except (UserError, SimulatorError, TypeError, ValueError) as error:
         found = LINE.match(str(error))
         return {"event": "refused", "text": str(error), "line": int(found[1]) if found else None}
-    except MemoryError:
-        return {"event": "refused", "text": "there is no room for the arrays: choose smaller ones", "line": None}
+    except MemoryError as error:
+        text = f"{str(error) or 'there is no room'} ({_allowed(request)}): choose smaller arrays, or mode profile"
+        return {"event": "refused", "text": text, "line": None}
 
 
 def _simulation(request: dict, way):
@@ -75,6 +81,16 @@ def header_folders() -> list[Path]:
 
     folder = Path(flash.__file__).parent
     return [folder, folder.parent]
+
+
+def _limit(kind: int, most: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
+def _allowed(request: dict) -> str:
+    return f"a kernel of the page may fill {request['memory'] / 2**30:.1f} GiB"
 
 
 def _end_with_parent() -> None:

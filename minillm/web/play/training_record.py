@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.training.checkpoint import read_state
-from minillm.training.metrics import METRICS_FILE
+from minillm.training.metrics import METRICS_FILE, event_of
 from minillm.web.play.places import inside, is_inside
 
 MOST_RUNS = 200
 SHOWN = ("optimizer", "lr", "weight_decay", "batch_size", "seed", "max_steps")
 AT_ONCE = 2**20  # bytes of metrics.jsonl in one answer
-NAMED = "event"  # the field that every line has
 
 
 def list_runs(runs: Path) -> list[dict]:
@@ -28,9 +26,10 @@ def list_runs(runs: Path) -> list[dict]:
 def new_events(runs: Path, name: str, offset: int) -> dict:
     """The lines of a run's metrics.jsonl from byte `offset` on.
 
-    {"offset": where to go on, "events": [...], "again": whether to forget what came before}: a
-    resumed run takes back lines that it had written. {"gone": true} where there is no such file.
-    Raises UserError for a place outside of `runs`.
+    {"offset": where to go on, "events": [...], "again": whether to forget what came before,
+    "problem": what is wrong with a line that was left out, or ""}: a resumed run takes back lines
+    that it had written. {"gone": true} where there is no such file. Raises UserError for a place
+    outside of `runs`.
     """
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
         raise UserError(f"the offset of {name} is {offset!r}: reload the page")
@@ -38,17 +37,27 @@ def new_events(runs: Path, name: str, offset: int) -> dict:
     try:
         with open(path, "rb") as file:
             again = not _is_begin_of_line(file, offset)
-            file.seek(0 if again else offset)
+            start = 0 if again else offset
+            file.seek(start)
             part = file.read(AT_ONCE)
+            part = part[: part.rfind(b"\n") + 1]
+            events = [event_of(line) for line in part.split(b"\n")[:-1]]
+            problem = _problem(path, file, start, events)
     except OSError:
         return {"gone": True}
-    part = part[: part.rfind(b"\n") + 1]
-    try:
-        events = [json.loads(line) for line in part.splitlines()]
-    except ValueError:
-        raise UserError(f"{path} has a line that is no JSON: it is no record of a run") from None
-    events = [event for event in events if isinstance(event, dict) and NAMED in event]
-    return {"offset": (0 if again else offset) + len(part), "events": events, "again": again}
+    found = [event for event in events if event is not None]
+    return {"offset": start + len(part), "events": found, "again": again, "problem": problem}
+
+
+def _problem(path: Path, file, start: int, events: list[dict | None]) -> str:
+    """The first line from byte `start` on that is no event, by its number in the file, or ""."""
+    if None not in events:
+        return ""
+    file.seek(0)
+    number = file.read(start).count(b"\n") + events.index(None) + 1
+    others = events.count(None) - 1
+    more = f", nor are {others:,} lines after it" if others else ""
+    return f"{path}:{number}: this line is no event of a run{more}: the curves are drawn without it"
 
 
 def _is_begin_of_line(file, offset: int) -> bool:

@@ -58,12 +58,16 @@ class Bookkeeping:
     def needs_partner(self, statement: ast.stmt, covered: bool) -> bool:
         """Whether a statement needs a forward line. covered: whether a comment covers it."""
         needs = self._needs_partner(statement)
-        for target, value in _assignments(statement):
+        for target, value in assignments(statement):
             known, raw = self._is_shape(value), bool(self._carried(value) & self._raw) and not covered
             for name in stored_names(target):
                 (self._shapes.add if known else self._shapes.discard)(name)
                 (self._raw.add if raw else self._raw.discard)(name)
         return needs
+
+    def handed_on(self, value: ast.expr) -> set[str] | None:
+        """The names whose numbers an expression hands on; None for one that computes numbers."""
+        return self._carried(value) if self._is_bookkeeping(value) else None
 
     def _needs_partner(self, statement: ast.stmt) -> bool:
         if isinstance(statement, COMPOUND):
@@ -71,7 +75,7 @@ class Bookkeeping:
         if isinstance(statement, ast.Assign):
             return any(
                 not self._is_bookkeeping(value) or self._hides_gradient(target, value)
-                for target, value in _assignments(statement)
+                for target, value in assignments(statement)
             )
         if isinstance(statement, ast.Return):
             value = statement.value
@@ -84,7 +88,7 @@ class Bookkeeping:
         """Of a compound statement without its blocks: one that gives a name to what it computes."""
         if any(isinstance(part, ast.NamedExpr) for node in header(statement) for part in ast.walk(node)):
             return True
-        for target, value in _assignments(statement):
+        for target, value in assignments(statement):
             computes = not self._is_bookkeeping(value) and _names_in(value) & self._raw
             if computes or any(map(self._is_gradient, stored_names(target))):
                 return True
@@ -157,7 +161,7 @@ def stored_names(target: ast.AST) -> list[str]:
     return [target.id] if isinstance(target, ast.Name) else []
 
 
-def _assignments(statement: ast.stmt) -> list[tuple[ast.expr, ast.expr]]:
+def assignments(statement: ast.stmt) -> list[tuple[ast.expr, ast.expr]]:
     """Target and value, one by one where tuples of equal length are assigned; of a loop its
     variable and what it goes through.
     """

@@ -2,7 +2,8 @@
 // state is in the address: #position=12&u=0.42&top_k=40, so that what is seen can be linked to.
 import { h, visible } from "./dom.js";
 import { openTheme } from "./theme.js";
-import { Refused, trace } from "./stages.js";
+import { Refused } from "./stage_settings.js";
+import { trace } from "./stages.js";
 import { pipeline } from "./pipeline.js";
 import { readList, settingsForm } from "./settings.js";
 

@@ -30,9 +30,11 @@ SEARCHED = 40_000  # letters of the validation text in which the page's text is 
 
 HERE = Path(__file__).parent
 STYLES = [LOOK / "pipeline.css", HERE / "sampler.css"]
-SCRIPTS = [LOOK / f"{name}.js" for name in ("dom", "browser", "theme", "stages", "pipeline", "settings")] + [
-    HERE / "sampler.js"
+STAGES = [
+    LOOK / f"{name}.js" for name in ("stage_weights", "stage_settings", "stage_penalties", "stage_cuts", "stages")
 ]
+LOOKS = [LOOK / f"{name}.js" for name in ("dom", "browser", "theme", "pipeline_table", "pipeline", "settings")]
+SCRIPTS = [*LOOKS, *STAGES, HERE / "sampler.js"]
 BODY = """<header class="top">
 <h1>The sampler, stage by stage</h1>
 {home}<button id="theme" type="button">light or dark</button>

@@ -19,6 +19,9 @@ Forward is the forward function of the pair, and those functions of the operatio
 that it calls. A forward function that computes gradients itself, as in cross_entropy.py, quotes its
 own statements above.
 
+A comment that is taken out leaves its statements to the one above: mentions.py has the rule by
+which that is noticed.
+
 Every statement of a backward function has a partner in this way, but for bookkeeping, which
 computes no numbers: what was saved is unpacked, an array gets another dtype or is cut into rows,
 what was computed is returned. bookkeeping.py has the rule; it lets no statement pass that assigns
@@ -36,6 +39,7 @@ from dataclasses import dataclass, field
 
 from minillm.web.read.bookkeeping import CLOSING, Bookkeeping
 from minillm.web.read.kernel_comments import kernel_problems
+from minillm.web.read.mentions import Mentions
 from minillm.web.read.operation import Operation, Pair, Place, Source, Tie, shown, sources
 from minillm.web.read.quotations import (
     MARK,
@@ -115,7 +119,9 @@ class _Reader:
         self._comments = comments_of(source)
         arguments = source.tree.args
         incoming = {a.arg for a in (*arguments.args, *arguments.kwonlyargs) if a.arg.startswith("d")}
-        self._rule = Bookkeeping(set().union(*map(_names, self._forward)), incoming)
+        names = set().union(*map(_names, self._forward))
+        self._rule = Bookkeeping(names, incoming)
+        self._mentions = Mentions(self._forward, names)
         self._reading = Reading(pair, source.function)
 
     def read(self) -> Reading:
@@ -126,7 +132,24 @@ class _Reader:
         for comment in self._comments:
             if comment not in [passage.comment for passage in self._reading.passages]:
                 self._problem(comment.first, "no statement follows this comment in its block: put it above one")
+        if self._is_backward:
+            self._look_at_mentions()
         return self._reading
+
+    def _look_at_mentions(self) -> None:
+        """Whether each statement can be a gradient of what is quoted above it (mentions.py)."""
+        nodes = {
+            Place(source.function, *lines_of(node)): node
+            for source in (*self._forward, self._source)
+            for node in leaves(source.tree.body)
+        }
+        for passage in self._reading.passages:
+            quoted = [nodes[place] for place in passage.forward]
+            for place in passage.statements if quoted else ():
+                missing = self._mentions.missing(nodes[place], quoted)
+                if missing:
+                    what = f"differentiates none of the lines that are quoted above it, which have no `{missing}`"
+                    self._problem(place.first, f"`{_short(nodes[place])}` {what}: quote its own, `{MARK} ...`")
 
     def _read_block(self, body: list[ast.stmt], above: int, passage: Passage | None) -> None:
         """above: the last line before the block. passage: that of the comment that covers it."""

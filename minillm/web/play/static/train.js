@@ -2,7 +2,7 @@
 import { h } from "./look/dom.js";
 import { lineChart, styleOf } from "./look/plots.js";
 import { heatStrip, smallMultiples } from "./look/strips.js";
-import { createRecord, takeIn, takeStep, points, layersOf, inWords, nats } from "./train_records.js";
+import { createRecord, takeIn, takeStep, points, layersOf, inWords, isOfPreferences, nats } from "./train_records.js";
 import { runForm } from "./train_form.js";
 import { sessionBar, isOver } from "./train_session.js";
 
@@ -74,6 +74,7 @@ export async function show(root, api, say) {
       const record = records.get(name);
       if (news.gone) drop(name);
       else if (record && record.offset === offsets[name]) isNew = takeIn(record, news) || isNew;
+      if (news.problem) say(news.problem);
     }
     const isCalm = isOver(session) || session.state === "paused";
     if (isNew && (isCalm || performance.now() - drawnAt > REDRAWN)) draw();
@@ -162,12 +163,12 @@ export async function show(root, api, say) {
   }
 
   function showWords(drawn) {
-    const entries = drawn.map((record) => [record.name, inWords(record)]);
+    const entries = drawn.map((record) => [record.name, inWords(record), record.problem]);
     const text = JSON.stringify(entries);
     if (words.dataset.text === text) return;
     words.dataset.text = text;
-    words.replaceChildren(...entries.map(([name, said]) => h("li", {}, h("strong", {}, name), `: ${said.text}`,
-      said.overfits && h("strong", { class: "bad" }, `; ${said.words}`))));
+    words.replaceChildren(...entries.map(([name, said, problem]) => h("li", {}, h("strong", {}, name), `: ${said.text}`,
+      said.overfits && h("strong", { class: "bad" }, `; ${said.words}`), problem && h("p", { class: "bad" }, problem))));
   }
 
   const asked = new URLSearchParams(location.hash.split("?")[1] ?? "").get("runs");
@@ -208,7 +209,8 @@ function lossData(drawn, chosen) {
       series.unshift({ label: `${record.name}, each batch`, points: points(record.steps, "loss"), ...batches });
     }
     series.push({ label: `${record.name}, training`, points: training, ...style, width: 1.2 });
-    series.push({ label: `${record.name}, validation`, points: validation, ...style, width: 2.4, marks: true, more });
+    const read = isOfPreferences(record) ? undefined : more;
+    series.push({ label: `${record.name}, validation`, points: validation, ...style, width: 2.4, marks: true, more: read });
     if (record === chosen && training.length > 1) {
       const gap = validation.at(-1)[1] - training.at(-1)[1];
       band = { upper: validation, lower: training, text: `gap ${nats(gap)}` };

@@ -197,7 +197,8 @@ class Write {
   select(node) {
     if (node && node.depth > kept.tree.here.depth) return this.goTo(node);
     this.seen = node;
-    return node ? this.draw() : this.inTurn(() => this.current());
+    if (node) return this.draw();
+    return this.inTurn(async () => { await this.current(); this.draw(); });
   }
 
   async moved() {
@@ -235,11 +236,10 @@ class Write {
     }
   }
 
-  // Makes `live` that of the end of the text, with nothing selected.
+  // Makes `live` that of the end of the text, with nothing selected. What is drawn may be older.
   async current() {
     this.seen = null;
     if (this.live?.place !== kept.tree.here) await this.refresh();
-    else this.draw();
   }
 
   // What the table is of: { place, choice, settings, isNow }; null where nothing can be chosen.
