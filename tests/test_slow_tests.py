@@ -1,5 +1,6 @@
 """Each pattern of slow_tests.py fits a test: one that was renamed would be in the plain run again, or in none."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,7 +9,14 @@ from pathlib import Path
 import pytest
 from slow_tests import PATTERNS
 
+from minillm.backend.threads import thread_count
+
 ROOT = Path(__file__).parent.parent
+
+
+def test_a_test_has_one_thread():
+    """What conftest.py asks of the BLAS came before NumPy was loaded."""
+    assert os.environ["OPENBLAS_NUM_THREADS"] != "1" or thread_count() in (None, 1)
 
 
 @pytest.fixture(scope="module")

@@ -374,7 +374,8 @@ def entries(layer: Layer) -> Iterator[tuple[str, object]]:
             yield from _opened(name, value, ())
 
 
-# What most attributes are, and no container: told apart quickly, since a model's layers are named in each training step.
+# What most attributes are, and no container: quick to recognise, since each training step names the
+# layers.
 _WHOLE = (Layer, Parameter, np.ndarray, str, int, float, type(None))
 
 
