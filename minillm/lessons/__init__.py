@@ -23,6 +23,7 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "kernel",
     "muon",
     "chat",
+    "preferences",
 )
 
 

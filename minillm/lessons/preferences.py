@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.backend.random_streams import stream
+from minillm.layers.cross_entropy import IGNORE_INDEX
+from minillm.layers.softmax import softmax_forward
 from minillm.lessons import chat, counting
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 from minillm.lessons.small_model import small_model
 from minillm.lessons.small_training import training
-from minillm.layers.cross_entropy import IGNORE_INDEX
-from minillm.layers.softmax import softmax_forward
 from minillm.models.preference import PreferenceModel, read_figures
 from minillm.optim import AdamW, make_schedule
 from minillm.pretrained.chat_mask import examples_of
@@ -56,9 +56,7 @@ def measure() -> Measured:
     """Fine-tune in both manners, then learn the preference for one, with three betas."""
     learned, held_out = counting.questions()
     both = [each for manner in MANNERS for each in counting.conversations(learned, manner)]
-    for _, model in chat.fine_tuned(chat.packed(both), "all weights"):
-        pass
-    model.eval()
+    *_, (_, model) = chat.fine_tuned(chat.packed(both), "all weights")
     reference = model.replica()
     reference.eval()
     pairs, unseen = (pairs_of(reference, questions) for questions in (learned, held_out))
@@ -130,7 +128,9 @@ def divergence(model, reference, questions) -> float:
     found = []
     for question in questions:
         ids, _ = plain_chat(tokenizer).encode(tokenizer, counting.messages(question)[:1])
-        p, r = (softmax_forward(each.next_token_logits(np.array([ids])).astype(float))[0] for each in (model, reference))
+        p, r = (
+            softmax_forward(each.next_token_logits(np.array([ids])).astype(float))[0] for each in (model, reference)
+        )
         found.append(float((p * np.log(p / r)).sum()))
     return float(np.mean(found))
 
@@ -168,15 +168,10 @@ def _findings(figures: dict[str, float]) -> list[Finding]:
 
 
 def _table_of_answers(reference, held_out) -> Table:
-    learner = reference
-    rows = [
-        (question.text, text.strip()) for question, text in zip(held_out[:6], chat.answers(learner, _single(held_out[:6])))
-    ]
+    some = held_out[:6]
+    written = chat.answers(reference, [(question,) for question in some])
+    rows = [(question.text, text) for question, text in zip(some, written)]
     return Table("Answers before the preference is learned", ("question", "answer"), rows)
-
-
-def _single(questions):
-    return [(question,) for question in questions]
 
 
 def _table_of_betas(before: tuple[float, float], results: dict[float, Result]) -> Table:

@@ -23,7 +23,6 @@ from minillm.backend.random_streams import stream
 from minillm.data import open_tokens, write_tokens
 from minillm.data.conversations import read_conversations
 from minillm.data.packing import pack, packed_row
-from minillm.data.special import special_tokens
 from minillm.errors import UserError
 from minillm.files.atomic import json_bytes, read_json, write_atomically
 from minillm.files.model_folder import GENERATION_FILE
