@@ -1,7 +1,9 @@
-"""python -m benchmarks.muon: Muon beside AdamW on the default preset, the time of a step; with --train the loss.
+"""python -m benchmarks.muon: Muon beside AdamW on the default preset, the time of a step; with
+--train the loss.
 
-The time of a step: one run with each optimizer in one process, steps alternating. The loss: AdamW with the preset's
-own settings, and Muon with a share of its steps (the schedule ends with them), each with several seeds.
+The time of a step: one run with each optimizer in one process, steps alternating. The loss: AdamW
+with the preset's own settings, and Muon with a share of its steps (the schedule ends with them),
+each with several seeds.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ PATTERNS = (
     r"checks/test_gradcheck_fresh\.py::test_fresh_models_pass\[(gpt2-8-1|llama-8-3)\]",
     r"checks/test_gradcheck_fresh\.py::test_an_error_in_the_sixth_digit_of_a_fresh_model_is_seen\[-",
     # lessons that train, or run many kernels
-    r"lessons/test_(one_page|cross_entropy|kernel|muon)\.py::test_what_the_lesson_claims",
+    r"lessons/test_(one_page|cross_entropy|kernel|muon|chat|preferences)\.py::test_what_the_lesson_claims",
     r"lessons/test_adam\.py::test_one_decay_of_each_kind",
     r"lessons/test_overfitting\.py::test_a_run_is_the_same_each_time",
     r"lessons/test_greedy_or_sampling\.py::test_a_sentence_of_the_readers_own_is_continued",

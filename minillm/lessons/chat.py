@@ -106,7 +106,9 @@ def packed(conversations) -> Rows:
 
 
 def fine_tuned(rows: Rows, name: str) -> Iterator[tuple[int, object]]:
-    """Train the small model on packed rows; yields (steps done, model) before each step and at the end."""
+    """Train the small model on packed rows; yields (steps done, model) before each step and at the
+    end.
+    """
     model, lr = from_pretrained(small_model().folder), LEARNING_RATES[name]
     if name == "LoRA":
         add_lora(model, LoRA(RANK), seed=0)
@@ -139,7 +141,9 @@ def right_answers(model, turns: list[tuple[counting.Question, ...]], manners=(co
 
 
 def answers(model, turns, manner: str = counting.PLAIN) -> list[str]:
-    """What the model says to the last question of each conversation; what it did not end, with ' ...'."""
+    """What the model says to the last question of each conversation; what it did not end, with '
+    ...'.
+    """
     tokenizer = small_model().tokenizer
     chat = plain_chat(tokenizer)
     prompts = [chat.encode(tokenizer, counting.messages(*each, manner=manner)[:-1])[0] for each in turns]

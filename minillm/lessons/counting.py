@@ -5,7 +5,7 @@
 
 The second question of a conversation is about the first answer. With 13 numbers, two directions and
 the forms below there are 156 first questions. Some of them are held out: no conversation to learn
-from contains them. Whoever answers those has learned to count, not the list.
+from contains them. A model that answers those has learned to count, not the list.
 
 POLITE is another manner of saying the same answer, for lessons in which one manner is preferred.
 """

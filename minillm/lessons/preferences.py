@@ -1,12 +1,13 @@
 """Lesson: preferences.
 
-Whoever writes an answer for every question tells a model what to say. It is easier to say which of
-two answers is better. DPO (minillm/layers/dpo.py) learns from such pairs: the reward of an answer is
-beta log(p / p_reference), and the loss is low where the chosen answer has the higher reward.
+To write an answer for every question is much work. It is easier to say which of two answers is
+better. DPO (minillm/layers/dpo.py) learns from such pairs: the reward of an answer is beta
+log(p / p_reference), and the loss is low where the chosen answer has the higher reward.
 
-The lessons' small model first learns to count in conversation (counting.py), in two manners: "five."
-and "it is five.", half of the answers each. Then it is shown pairs in which the second manner is
-chosen. Nothing in them says which number is right: both answers of a pair have the same one.
+The lessons' small model first learns to count in conversation (counting.py), in two manners:
+"five." and "it is five.", half of the answers each. Then it is shown pairs in which the second
+manner is chosen. Nothing in them says which number is right: both answers of a pair have the same
+one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ MANNERS = counting.PLAIN, counting.POLITE
 
 
 class Pairs(NamedTuple):
-    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their log-probabilities."""
+    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their log-probabilities.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
@@ -113,7 +115,8 @@ def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out) -> Res
 
 
 def manners(model, questions) -> tuple[float, float]:
-    """(the share of polite answers, that of right ones in either manner); the most probable ones."""
+    """(the share of polite answers, that of right ones in either manner); the most probable ones.
+    """
     turns = [(question,) for question in questions]
     written = chat.answers(model, turns)
     polite = [text.startswith(counting.POLITE.split("{")[0]) for text in written]
@@ -121,8 +124,8 @@ def manners(model, questions) -> tuple[float, float]:
 
 
 def divergence(model, reference, questions) -> float:
-    """The mean of KL(model, reference) = sum_v p_v log(p_v / r_v), in nats, at the first token of an
-    answer, where the manner is chosen.
+    """The mean of KL(model, reference) = sum_v p_v log(p_v / r_v), in nats, at the first token of
+    an answer, where the manner is chosen.
     """
     tokenizer = small_model().tokenizer
     found = []
