@@ -117,7 +117,7 @@ class AttentionSaved(NamedTuple):
     k: Any  # (B, H, T, D), v likewise: after `repeat_heads`
     v: Any
     y: Any
-    p: list  # for each block of t queries, which see n keys, in b rows of the batch: (b, H, t, n)
+    p: list  # for each block of t queries, which see n keys: (B, H, t, n), or of some rows of the batch
     factor: Any  # of dropout (B, H, T, T), or None
     n_kv_head: int
     causal: bool

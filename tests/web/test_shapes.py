@@ -96,8 +96,8 @@ PLANTED = {
     ),
     "a block that is called the whole": (
         "attention",
-        "in b rows of the batch: (b, H, t, n)",
-        "in b rows of the batch: (b, H, t, T)",
+        "which see n keys: (B, H, t, n)",
+        "which see all keys: (B, H, t, T)",
     ),
     "the weight of a layer": ("mlp", "c_fc: C -> F", "c_fc: F -> C"),
     "an operand before an arrow": (

@@ -66,8 +66,8 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
         at(2, 6, 3, 131, 4, causal=False, dropout=0.2),  # two blocks of queries, 128 and 3
         at(2, 6, 3, 131, 4),
         at(2, 6, 3, 131, 4, window=7),
-        at(2, 6, 3, 131, 4, documents=((100, 31), (131,))),
-        at(2, 6, 3, 131, 4, documents=((100, 31), (131,)), window=7),
+        at(2, 6, 3, 131, 4, documents=((100, 31), (100, 31))),
+        at(2, 6, 3, 131, 4, documents=((100, 31), (100, 31)), window=7),
     ),
     "rotary_attention": (at(2, 5, 14, 6, 3, 4), at(2, 5, 14, 6, 3, 4, normed=True, window=3)),
     "recompute": (at(3, 5, 8),),
