@@ -5,9 +5,11 @@ import sys
 from importlib import import_module
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, page_overhead, train_step
+import minillm
+from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, packing, page_overhead, train_step
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 from minillm.web.play import train
@@ -226,3 +228,22 @@ def test_whether_the_page_costs_too_much():
     values = [float(number) for number in range(20, 0, -1)]
     assert page_overhead.ratio(values) == (10.5, 6, 15) and page_overhead.ratio(values[:3]) == (19, 18, 20)
     assert page_overhead.ratio(values[:6]) == (17.5, 15, 20) and page_overhead.ratio(values[:9]) == (16, 13, 19)
+
+
+def test_packed_rows_beside_padded_ones(monkeypatch, capsys):
+    size = "--conversations 6 --batch-size 2 --context-length 24 --d-model 64 --n-layer 1 --vocab-size 16 --repeats 1"
+    shown = run(monkeypatch, capsys, packing, *size.split())
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith(("padded ", "packed  "))}
+    assert int(rows["packed"][0]) < int(rows["padded"][0]) == 6 and "times as fast" in shown
+
+
+def test_both_kinds_of_rows_have_the_same_loss():
+    texts = [np.arange(length + 1) % 7 for length in (5, 2, 9, 3)]
+    model = minillm.GPT2(
+        minillm.GPT2Config(vocab_size=7, context_length=10, n_layer=1, n_head=2, d_model=8), dtype="float64"
+    )
+    losses = []
+    for rows, time in (([[text] for text in texts], None), (packing.first_fit(texts, 10), 10)):
+        batches = packing.batches_of(rows, 2, time)
+        losses.append(sum(model.loss(ids, targets, count=1, starts=starts) for ids, targets, starts in batches))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)

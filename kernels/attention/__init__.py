@@ -2,11 +2,11 @@
 adding one idea.
 
     rung                 idea                                               lines   bytes of global memory
-    naive                the formulas, one kernel each                         81               20,635,136
-    tiled                products go through shared memory                    127                  753,664
-    online               a running softmax: no T x T matrix                   145                  459,264
-    flash                register tiling                                      323                  165,888
-    flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       404                  164,352
+    naive                the formulas, one kernel each                         84               20,635,136
+    tiled                products go through shared memory                    134                  753,664
+    online               a running softmax: no T x T matrix                   152                  459,264
+    flash                register tiling                                      331                  165,888
+    flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       416                  164,352
 
 Lines: of the .cu file with its header. Bytes: forward, one head of 128 tokens, D = 64, causal,
 counted by the simulator (`python -m benchmarks.attention --only-simulate`). A test compares both

@@ -54,10 +54,10 @@ from minillm.layers.softmax import softmax_forward
 
 
 def attend(q, k, v, mask, factor=None, out=None):
-    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (t, T), p (B, H, t, T)  ->  y, p
+    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (..., t, T), p (B, H, t, T)  ->  y, p
 
-    mask: (B, 1, t, T) where the rows of the batch differ. factor (B, H, t, T): what dropout
-    multiplies p by; None for no dropout. out: an array for y.
+    mask: one for all, or for each row of the batch. factor (B, H, t, T): what dropout multiplies p
+    by; None for no dropout. out: an array for y.
     """
     scale = 1 / math.sqrt(q.shape[-1])
     s = matmul(q * scale, transpose(k))  # (B, H, t, D) @ (B, H, D, T)
@@ -117,7 +117,7 @@ class AttentionSaved(NamedTuple):
     k: Any  # (B, H, T, D), v likewise: after `repeat_heads`
     v: Any
     y: Any
-    p: list  # for each block of t queries, which see n keys: (B, H, t, n), of some rows of the batch
+    p: list  # for each block of t queries, which see n keys: (B, H, t, n), or of some rows of the batch
     factor: Any  # of dropout (B, H, T, T), or None
     n_kv_head: int
     causal: bool
@@ -187,9 +187,7 @@ def accumulate(gradients, b, rows, keys, shape, parts):
 
 
 def _extended(part, b, place, shape):
-    """An array of `shape` (B, H, T, D): part at the rows b and the tokens of `place`, and 0
-    elsewhere.
-    """
+    """An array of `shape`: part at the rows b and the tokens of `place`, and 0 elsewhere."""
     if part.shape == shape:
         return part
     whole = array_module(part).zeros(shape, dtype=part.dtype)
@@ -232,8 +230,8 @@ def _first_keys_of(query, window, first):
 
 
 def _mask(b, rows, keys, causal, window, first, q):
-    """What is added to a block's scores: (t, T), with documents (B, 1, t, T), or 0 where every
-    query sees every key.
+    """What is added to a block's scores: one mask for all, with documents one for each row of the
+    batch, or 0 where every query sees every key.
     """
     if first is None:
         return _causal_mask(rows.start, keys.start, rows.stop, window, q.dtype.name, array_module(q)) if causal else 0

@@ -201,8 +201,8 @@ class Transformer(Layer):
         """
         positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
         if starts is not None:
-            positions = positions - starts  # (T,) - (B, T)
-        # (B, T, C) + (T, C): the same positions in every row, unless documents are packed
+            positions = positions - starts  # (B, T)
+        # The same positions in every row, unless documents are packed.
         x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
         x = self.embd_dropout.forward(x, rng_key)
         x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training, starts)

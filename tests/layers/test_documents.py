@@ -10,6 +10,7 @@ from minillm.backend.arrays import to_device
 from minillm.checks.cases import DOCUMENTS, check_gradients
 from minillm.checks.gradcheck import TOLERANCE
 from minillm.errors import UserError
+from minillm.layers import attention
 from minillm.layers.documents import check_starts, packed_starts
 from minillm.layers.layer import Layer
 from minillm.models.gpt2 import ResidualBlock
@@ -202,3 +203,28 @@ def test_a_model_with_a_forward_of_its_own():
         losses.append(model.parameters()["transformer.wpe.weight"].grad)
     assert losses[0] == pytest.approx(losses[2], rel=1e-14)
     np.testing.assert_allclose(losses[1], losses[3], rtol=1e-10, atol=1e-14)
+
+
+# ------------------------------------------------------------------------------------------------------------- PyTorch
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("block", [4, 128])
+def test_pytorch_with_an_explicit_mask_has_the_same_results(monkeypatch, window, block):
+    """scaled_dot_product_attention with a (B, 1, T, T) mask of True and False, forward and backward, in float64."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: extra test-peers")
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    rng = np.random.default_rng(0)
+    q, dy = rng.normal(size=(2, 2, 4, 13, 8))
+    k, v = rng.normal(size=(2, 2, 2, 13, 8))
+    starts = np.stack([packed_starts(lengths, 13) for lengths in ([5, 1, 7], [9, 2])])
+    y, saved = attention.attention_forward(q, k, v, window=window, starts=starts)
+    i, j = np.indices((13, 13))
+    seen = (j <= i) & (j >= starts[:, :, None]) & (j > i - (window or 13))
+    theirs = [torch.tensor(x, requires_grad=True) for x in (q, k, v)]
+    mask = torch.tensor(seen[:, None])
+    expected = torch.nn.functional.scaled_dot_product_attention(*theirs, attn_mask=mask, enable_gqa=True)
+    expected.backward(torch.tensor(dy))
+    for got, wanted in zip((y, *attention.attention_backward(dy, saved)), (expected, *(x.grad for x in theirs))):
+        np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-10, atol=1e-12)
