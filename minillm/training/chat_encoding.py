@@ -92,7 +92,7 @@ def first_question(conversations: list[Conversation]) -> str:
 
 
 def remarks(facts: dict, context: int) -> Iterator[str]:
-    total, files = Counter(facts[TRAINING]) + Counter(facts[VALIDATION]), facts["files"]
+    total = Counter(facts[TRAINING]) + Counter(facts[VALIDATION])
     if total["split"]:
         yield (
             f"{total['split']:,} conversations became an example for each answer: the template writes an earlier answer "
@@ -107,8 +107,8 @@ def remarks(facts: dict, context: int) -> Iterator[str]:
             f"{total['special']:,} have the text of a special token in a message, which is read as that token; "
             "--special refuse names the first"
         )
-    if files["in_both"]:
-        yield f"{files['in_both']:,} validation conversations are among those to learn from as well"
-    if files["unread"]:
-        names = ", ".join(f"{name} ({count:,})" for name, count in sorted(files["unread"].items()))
+    if facts["in_both"]:
+        yield f"{facts['in_both']:,} validation conversations are among those to learn from as well"
+    if facts["unread"]:
+        names = ", ".join(f"{name} ({count:,})" for name, count in sorted(facts["unread"].items()))
         yield f"fields that were not read: {names}"

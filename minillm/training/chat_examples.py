@@ -37,7 +37,7 @@ from minillm.training.examples import PARTS, TRAINING, VALIDATION, Examples, pro
 
 FILES = {TRAINING: "train", VALIDATION: "validation"}
 FACTS_FILE = "chat.json"
-FACTS = ("ends", "stop", "files", "question", *PARTS)  # that it has
+FACTS = ("ends", "stop", "unlike", "held", "unread", "question", "in_both", *PARTS)  # that it has
 EVERY = 10  # without a file of its own, the validation part is every tenth conversation
 
 
@@ -96,10 +96,14 @@ class ChatExamples(Examples):
         chat = training_chat(settings.init, settings.chat_template, tokenizer)
         end = chat.end_text(tokenizer)
         ends = {special_tokens(tokenizer).get(chat.eos), chat.end_of_turn(tokenizer)} - {None}
-        files = {name: source[name] for name in ("held", "unread")}
-        files |= {"in_both": in_both(source), "unlike": _unlike_prompt(chat)}
-        facts = {"ends": sorted(ends), "stop": [end] if end else [], "files": files}
-        facts["question"] = first_question(source[VALIDATION])
+        facts = {
+            "ends": sorted(ends),
+            "unlike": _unlike_prompt(chat),
+            "stop": [end] if end else [],
+            "held": source["held"],
+            "unread": dict(source["unread"]),
+        }
+        facts |= {"question": first_question(source[VALIDATION]), "in_both": in_both(source)}
         tokens = {}
         for part in PARTS:
             tokens[part], facts[part] = encoded(source[part], part, chat, tokenizer, settings, config.context_length)
@@ -122,8 +126,7 @@ class ChatExamples(Examples):
         facts = read_json(training / FACTS_FILE)
         if missing := [name for name in FACTS if name not in facts]:
             raise UserError(f"{training / FACTS_FILE} is incomplete: {missing[0]} is missing")
-        chat = chat_of(folder) if (folder / TEMPLATE_FILE).is_file() else None  # pairs of texts have none
-        return cls(tokens, chat, facts, settings, config.context_length)
+        return cls(tokens, chat_of(folder), facts, settings, config.context_length)
 
     def write(self, folder: Path) -> None:
         """Write the examples, the template, and that an answer's end ends what is generated."""
@@ -133,8 +136,7 @@ class ChatExamples(Examples):
             for suffix, values in (("", tokens.ids), ("-learned", tokens.learned), ("-ends", tokens.ends)):
                 write_tokens(training / f"{name}{suffix}.npy", values)
         write_atomically(training / FACTS_FILE, json_bytes(self.contents))
-        if self.chat is not None:
-            write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
+        write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
         if self.contents["ends"]:
             path = folder / GENERATION_FILE
             generation = read_json(path) if path.is_file() else {}
@@ -193,8 +195,8 @@ class ChatExamples(Examples):
         lines = [f"{', '.join(settings.chat_data)}:"]
         for part, purpose in ((TRAINING, "learn from"), (VALIDATION, "validate on")):
             lines.append(f"{self._described(part)} to {purpose}")
-        if self.contents["files"]["held"]:
-            lines[-1] += f" ({self.contents['files']['held']})"
+        if self.contents["held"]:
+            lines[-1] += f" ({self.contents['held']})"
         return [*lines, *remarks(self.contents, self.size[1])]
 
     def _described(self, part: str) -> str:
@@ -216,9 +218,9 @@ class ChatExamples(Examples):
         rows = len(self.rows[TRAINING])
         if settings.batch_size > rows:
             yield f"a batch has {settings.batch_size} rows, and the conversations fill {rows}: they are drawn several times"
-        if unlike := self.contents["files"]["unlike"]:
+        if self.contents["unlike"]:
             yield (
-                f"the template's prompt for an answer ends in {unlike!r}, which it does not write before "
+                f"the template's prompt for an answer ends in {self.contents['unlike']!r}, which it does not write before "
                 "the answers of a conversation: the model learns them without it"
             )
         if not self.contents["ends"] and not self.contents["stop"]:

@@ -334,9 +334,7 @@ def test_a_file_called_like_a_corpus_is_not_read(studio, tmp_path, monkeypatch):
 def test_the_form_has_every_setting_of_the_command(studio):
     described = describe_form(studio.runs)
     names = [field["name"] for field in described["fields"]]
-    assert set(SETTING_NAMES) - set(names) == {
-        *("data", "init", "chat_data", "chat_validation", "chat_template", "packing")  # files and what belongs to them
-    }
+    assert set(SETTING_NAMES) - set(names) == {"data", "init"}
     assert {"n_layer", "n_kv_head", "sliding_window", "dropout", "head_dim"} <= set(names)
     assert len(names) == len(set(names)) and all(field["help"] for field in described["fields"])
     assert described["texts"] == ["texts/fox.txt"] and described["corpora"] == ["python-docs", "shakespeare"]
@@ -371,8 +369,6 @@ SMALL = ("default", "shakespeare-char-cpu", "llama-small", "qwen3-small", "simul
         (dict(freeze="x"), "freeze is 'x': it must be a list of texts"),
         (dict(data=["/etc/passwd"]), "data is no setting that the page can give"),
         (dict(init="/etc"), "init is no setting that the page can give"),
-        (dict(chat_data=["/etc/passwd"]), "chat_data is no setting that the page can give"),
-        (dict(chat_template="/etc/a.jinja"), "chat_template is no setting that the page can give"),
         (dict(n_layer=2**27), "up to 1000 layers"),
         (dict(d_model=2**20, n_head=1), "this run takes about .* GB and can have"),
         (dict(batch_size=10**12), "this run takes about .* GB and can have"),

@@ -18,17 +18,15 @@ from minillm.profiling.memory import DEVICES, estimate, workload_of
 from minillm.profiling.memory_advice import advice, format_bytes, memory_of
 from minillm.training import SETTING_NAMES, Run, TrainingSettings, start_run
 from minillm.training.from_preset import settings_from
+from minillm.training.run import DEFAULT_BYTE_PAIRS
 from minillm.training.settings import TOKENIZERS
-from minillm.training.text_examples import DEFAULT_BYTE_PAIRS
 from minillm.web.play.places import inside, is_inside, new_name
 
 OPEN = (  # the settings that are shown at once, in this order; the others are under "more"
     *("tokenizer", "context_length", "n_layer", "n_head", "d_model", "batch_size", "max_steps", "optimizer", "lr"),
     *("dropout", "weight_decay", "eval_interval", "seed"),
 )
-PLACES = ("data", "init")  # which the page names in fields of their own
-OF_CONVERSATIONS = ("chat_data", "chat_validation", "chat_template", "packing")  # files, which the page does not name
-ELSEWHERE = (*PLACES, *OF_CONVERSATIONS)
+ELSEWHERE = ("data", "init")  # places, which the page names in fields of their own
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "schedule": SCHEDULES, "tokenizer": TOKENIZERS}
 OF_TOKENIZER = ("tokenizer", "vocab_size")  # which a model that is continued from has already
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
