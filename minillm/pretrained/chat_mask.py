@@ -89,10 +89,12 @@ def _by_beginnings(chat: Chat, tokenizer, conversation: Conversation, whole: str
             )
         found.append((upto, first))
     special = [token for token in special_tokens(tokenizer) if token]
+    index = chat.end_of_turn(tokenizer)
+    turn_end = next((token for token in special if special_tokens(tokenizer)[token] == index), None)
     in_whole = [(first, _end_in(whole, upto, special)) for upto, first in found]
     if all(end is not None and whole[:first] == upto[:first] for (first, end), (upto, _) in zip(in_whole, found)):
-        return [(whole, [_answer(chat, tokenizer, whole, span, special) for span in in_whole])]
-    return [(upto, [_answer(chat, tokenizer, upto, (first, len(upto)), special)]) for upto, first in found]
+        return [(whole, [_answer(whole, span, turn_end, special) for span in in_whole])]
+    return [(upto, [_answer(upto, (first, len(upto)), turn_end, special)]) for upto, first in found]
 
 
 def _prompt_before(chat: Chat, conversation: Conversation, number: int) -> str:
@@ -118,15 +120,13 @@ def _end_in(whole: str, upto: str, special: Sequence[str]) -> int | None:
     return None
 
 
-def _answer(chat: Chat, tokenizer, text: str, span: Span, special: Sequence[str]) -> Span:
-    """A span without what the template writes after the token that ends the answer."""
+def _answer(text: str, span: Span, turn_end: str | None, special: Sequence[str]) -> Span:
+    """A span without what the template writes after the token that ends the answer: the one that
+    ends every turn, or another special token, as after a call of a tool.
+    """
     first, end = span
-    turn_end = chat.end_of_turn(tokenizer)
-    if turn_end is not None:
-        token = next(token for token, index in special_tokens(tokenizer).items() if index == turn_end)
-        at = text.rfind(token, first, end)
-        if at >= 0:
-            return first, at + len(token)
+    if turn_end and (at := text.rfind(turn_end, first, end)) >= 0:
+        return first, at + len(turn_end)
     stripped = text[first:end].rstrip()
     return (first, first + len(stripped)) if stripped.endswith(tuple(special)) else span
 
