@@ -18,7 +18,8 @@ def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[Train
 
     given: fields of TrainingSettings and of a model's configuration by name, without those that
     were left out. preset_name: None for "default", or "fine-tune" where `given` names a model to
-    continue from, or "preferences" where it names pairs as well. Raises UserError for an unknown preset, and for settings that make no sense.
+    continue from, or "preferences" where it names pairs as well. Raises UserError for an unknown
+    preset, and for settings that make no sense.
     """
     is_named = preset_name is not None or "init" in given
     if preset_name is None:
