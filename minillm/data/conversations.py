@@ -6,11 +6,12 @@
 
 The first form is that of Hugging Face and of OpenAI's files for fine-tuning, with `tools`,
 `tool_calls` and `weight`, and before 2024 with `functions` and `function_call`. The second is
-ShareGPT's, with `system` and `tools` beside it. The third is TRL's; prompt and completion may also be
-lists of messages. `chat_template_kwargs` are arguments of the template. Other fields are not read.
+ShareGPT's, with `system` and `tools` beside it. The third is TRL's; prompt and completion may also
+be lists of messages. `chat_template_kwargs` are arguments of the template. Other fields are not
+read.
 
-Source: the data formats of TRL (docs, dataset_formats), OpenAI's reference of fine-tuning files, and
-LLaMA-Factory's description of ShareGPT.
+Source: the data formats of TRL (docs, dataset_formats), OpenAI's reference of fine-tuning files,
+and LLaMA-Factory's description of ShareGPT.
 """
 
 from __future__ import annotations

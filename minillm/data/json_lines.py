@@ -1,7 +1,7 @@
 """Files of JSON objects, one a line (.jsonl), as data sets for chat models are written.
 
-What editors and exports leave in such files is read as it is meant: a mark (BOM) at the start, CRLF,
-blank lines, spaces at the ends, and one JSON array of objects in place of lines.
+What editors and exports leave in such files is read as it is meant: a mark (BOM) at the start,
+CRLF, blank lines, spaces at the ends, and one JSON array of objects in place of lines.
 """
 
 from __future__ import annotations

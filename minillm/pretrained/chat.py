@@ -67,8 +67,8 @@ class Chat:
         return special[max(found, key=len)] if found else None
 
     def end_text(self, tokenizer) -> str | None:
-        """The text that the template writes after an answer, where it writes no token EOS or control
-        token there: with a vocabulary that has none. A space alone is no such text.
+        """The text that the template writes after an answer, where it writes no token EOS or
+        control token there: with a vocabulary that has none. A space alone is no such text.
         """
         messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         try:

@@ -11,8 +11,8 @@ by rendering beginnings of the conversation: the text up to the prompt for answe
 to its end, are two beginnings of the whole text, and the answer is what lies between.
 
 Some templates write an earlier answer in another way than the last one: Qwen3's leaves out what was
-thought before the last question, Mistral's writes the system message into the last question. Then no
-text holds all answers as they are to be given, and the conversation becomes an example for each
+thought before the last question, Mistral's writes the system message into the last question. Then
+no text holds all answers as they are to be given, and the conversation becomes an example for each
 answer: what the model has before it when it gives this answer, and the answer.
 
 A token counts if it overlaps a learned character, as in transformers' `assistant_masks`.
@@ -78,20 +78,23 @@ def _by_beginnings(chat: Chat, tokenizer, conversation: Conversation, whole: str
     for number in answers:
         prompt = _prompt_before(chat, conversation, number)
         upto = chat.prompt(messages[: number + 1], False, more) if number + 1 < len(messages) else whole
-        # most prompts are beginnings of what follows; some open what an answer may leave out, as <think>
+        # most prompts are beginnings of what follows; some open what an answer may leave out, as
+        # <think>
         first = len(commonprefix([prompt, upto]))
         content = messages[number].get("content", "").strip()
         if content.rpartition("</think>")[2].strip() not in upto[first:]:
             raise UserError(
                 f"{conversation.where}: the template does not write message {number + 1}, of the assistant, after the "
-                "prompt for it: its answers cannot be told from the rest; use another with --chat-template"
+                "prompt for it: its answers cannot be found; use another with --chat-template"
             )
         found.append((upto, first))
     special = [token for token in special_tokens(tokenizer) if token]
+    index = chat.end_of_turn(tokenizer)
+    turn_end = next((token for token in special if special_tokens(tokenizer)[token] == index), None)
     in_whole = [(first, _end_in(whole, upto, special)) for upto, first in found]
     if all(end is not None and whole[:first] == upto[:first] for (first, end), (upto, _) in zip(in_whole, found)):
-        return [(whole, [_answer(chat, tokenizer, whole, span, special) for span in in_whole])]
-    return [(upto, [_answer(chat, tokenizer, upto, (first, len(upto)), special)]) for upto, first in found]
+        return [(whole, [_answer(whole, span, turn_end, special) for span in in_whole])]
+    return [(upto, [_answer(upto, (first, len(upto)), turn_end, special)]) for upto, first in found]
 
 
 def _prompt_before(chat: Chat, conversation: Conversation, number: int) -> str:
@@ -117,15 +120,13 @@ def _end_in(whole: str, upto: str, special: Sequence[str]) -> int | None:
     return None
 
 
-def _answer(chat: Chat, tokenizer, text: str, span: Span, special: Sequence[str]) -> Span:
-    """A span without what the template writes after the token that ends the answer."""
+def _answer(text: str, span: Span, turn_end: str | None, special: Sequence[str]) -> Span:
+    """A span without what the template writes after the token that ends the answer: the one that
+    ends every turn, or another special token, as after a call of a tool.
+    """
     first, end = span
-    turn_end = chat.end_of_turn(tokenizer)
-    if turn_end is not None:
-        token = next(token for token, index in special_tokens(tokenizer).items() if index == turn_end)
-        at = text.rfind(token, first, end)
-        if at >= 0:
-            return first, at + len(token)
+    if turn_end and (at := text.rfind(turn_end, first, end)) >= 0:
+        return first, at + len(turn_end)
     stripped = text[first:end].rstrip()
     return (first, first + len(stripped)) if stripped.endswith(tuple(special)) else span
 
@@ -204,7 +205,7 @@ def _common(tokenizer, text: str, at: int, ids: list[int]) -> tuple[int, int]:
 
 
 def describe_roles(chat: Chat, conversation: Conversation, text: str) -> list[tuple[str, int]]:
-    """(role, where its message ends in the text) for each message that can be told from the next;
+    """(role, where its message ends in the text) for each message that has an end of its own;
     the last one ends with the text.
     """
     found: list[tuple[str, int]] = []

@@ -15,8 +15,8 @@ def training_chat(source: str | Path, choice: str, tokenizer, revision: str | No
     """The template of the model `source`, or another one.
 
     choice: "" for the model's own, or the plain one where it has none; "plain"; the name of one of
-    the model's templates; or a file that ends in .jinja. revision: of a hub model. Raises UserError for a name or a file that
-    does not exist.
+    the model's templates; or a file that ends in .jinja. revision: of a hub model. Raises UserError
+    for a name or a file that does not exist.
     """
     if choice == PLAIN or (not choice and not has_template(source, revision)):
         return plain_chat(tokenizer)

@@ -73,10 +73,11 @@ class Examples(ABC):
 
     objective: the loss on them. names: what the two parts are called in messages; whole_validation:
     all of the second. size: (B, T), the
-    largest batch there is.
+    largest batch there is. ends: tokens that the model learns to end an answer with.
     """
 
     size: tuple[int, int]
+    ends: tuple[int, ...] = ()
     objective = NextToken()
     names = {TRAINING: "training text", VALIDATION: "validation text"}
     whole_validation = "the whole validation text"

@@ -3,7 +3,9 @@
 import json
 
 import pytest
-from chat_runs import conversations, save_base, write_lines
+from chat_runs import CHARACTERS, conversations, save_base, write_lines
+
+from minillm import BytePairTokenizer, from_pretrained
 
 STEPS = "--max-steps 4 --batch-size 4 --eval-interval 2 --eval-windows 4 --sample-tokens 5".split()
 
@@ -45,8 +47,6 @@ def test_an_answer_ends_at_a_blank_line(minillm, talks, tmp_path):
     """A vocabulary of characters has no end of text: the plain template's end of a turn is a text."""
     minillm("train", "--init", "base", "--chat-data", "talks.jsonl", "--out", "chat", *STEPS)
     options = ("--chat", "--prompt", "say red", "--temperature", 0, "--max-tokens", 40, "--force-token")
-    from chat_runs import CHARACTERS
-
     forced = [f"{place}:{index}" for place, index in enumerate(CHARACTERS.encode("red.\n\nUser"))]
     options = [*options[:-1], *(word for pair in forced for word in ("--force-token", pair))]
     assert minillm("generate", "chat", *options).stdout.strip() == "red."
@@ -117,3 +117,28 @@ def test_a_template_of_ones_own(minillm, talks, tmp_path):
     assert (tmp_path / "chat" / "chat_template.jinja").read_text() == own
     shown = minillm("inspect", "chat", "--chat-data", "talks.jsonl").stdout
     assert "user        u : s a y" in shown  # the run's own template now
+
+
+def test_a_prompt_that_is_not_how_answers_are_written(minillm, talks, tmp_path):
+    own = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}{{ 'a: ' if add_generation_prompt }}"
+    (tmp_path / "own.jinja").write_text(own)
+    shown = minillm(
+        "train", "--init", "base", "--chat-data", "talks.jsonl", "--chat-template", "own.jinja", *STEPS
+    ).stderr
+    assert "the template's prompt for an answer ends in ': ', which it does not write before" in flat(shown)
+    assert "the template writes nothing after an answer" in flat(shown)
+
+
+def test_lora_and_a_token_that_the_model_never_wrote(minillm, talks, tmp_path):
+    """Two tokens whose rows of the output layer are the same have the same logit, whatever LoRA does."""
+    tokenizer = BytePairTokenizer.train("say red. " * 20, 270, ["<|endoftext|>"])
+    model = from_pretrained(save_base(tmp_path / "words", "llama", tokenizer))
+    end, rows = tokenizer.special_tokens["<|endoftext|>"], model.lm_head.weight.value
+    options = ("train", "--init", "words", "--chat-data", "talks.jsonl", "--lora-rank", 2, *STEPS)
+    assert "LoRA cannot teach" not in minillm(*options).stderr
+    rows[200:203] = rows[end] * 1.5
+    model.save_pretrained(tmp_path / "words")
+    shown = flat(minillm(*options).stderr)
+    assert "LoRA cannot teach the token '<|endoftext|>', which ends an answer" in shown
+    assert "gives 3 other tokens the same logit; train without --lora-rank" in shown
+    assert "LoRA cannot teach" not in minillm(*[each for each in options if each not in ("--lora-rank", 2)]).stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import doc_commands
 import pytest
+from chat_runs import conversations, write_lines
 from model_files import GPT2, add_byte_pairs, write_gguf
 
 import minillm
@@ -21,11 +22,14 @@ SMALL = "--n-layer 1 --d-model 32 --n-head 2 --context-length 64 --vocab-size 30
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
-    """A reader's folder: runs/default-1 (small, trained for a moment), chat.gguf, and texts."""
+    """A reader's folder: runs/default-1 (small, trained for a moment), chat.gguf, texts, and
+    conversations.
+    """
     folder = tmp_path_factory.mktemp("workshop")
     before = Path.cwd()
     (folder / "my.txt").write_text(TEXT * 60, encoding="utf-8")
     (folder / "stories.txt").write_text("<|endoftext|>".join([TEXT * 20] * 3), encoding="utf-8")
+    write_lines(folder / "talks.jsonl", conversations(12))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS), encoding="utf-8")
     write_gguf(folder / "chat.gguf", minillm.GPT2(GPT2, seed=1), change=add_byte_pairs)
     command = f"minillm train --max-steps 8 --eval-interval 8 --eval-windows 4 --sample-tokens 0 {SMALL}"

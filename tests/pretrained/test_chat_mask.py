@@ -1,10 +1,12 @@
 """Which tokens of a conversation are learned: by marks, by beginnings, and as transformers has it."""
 
+import numpy as np
 import pytest
 from chat_examples import TEMPLATES
 
 from minillm.data.conversations import conversation_of
 from minillm.errors import UserError
+from minillm.pretrained import tokenizer_of
 from minillm.pretrained.chat import Chat, chat_of
 from minillm.pretrained.chat_mask import describe_roles, examples_of, token_bounds
 from minillm.pretrained.plain_template import plain_chat
@@ -271,6 +273,17 @@ def test_the_plain_template_writes_texts_alone():
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
     with pytest.raises(UserError, match="^f, line 1: .*the plain template writes texts alone, no calls of tools"):
         examples_of(plain_chat(TOKENIZER), TOKENIZER, conversation(TURNS[0], call))
+
+
+def test_a_vocabulary_that_puts_spaces_before_words(real_data):
+    tokenizer = tokenizer_of(real_data / "stories260K" / "stories260K.bin")
+    chat = plain_chat(tokenizer)
+    (example,) = examples_of(chat, tokenizer, conversation(SYSTEM, *TURNS))
+    assert example.ids[0] == 1 and example.ids[:-2] == tokenizer.encode(example.text, allowed_special="all")[1:-2]
+    assert learned_texts(example, tokenizer) == [f"{TURNS[n]['content']}\n</s>\n" for n in (1, 3)]
+    assert [
+        example.ids[n] for n in np.flatnonzero(example.learned) if n + 1 not in np.flatnonzero(example.learned)
+    ] == [2, 2]
 
 
 @pytest.mark.peers

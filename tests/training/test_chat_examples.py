@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from chat_runs import CHARACTERS, SETTINGS, conversations, save_base, write_lines
+from kernel_testing import needs_compiler
 from safetensors.numpy import load_file
 
 import minillm
@@ -168,6 +169,21 @@ def test_lora_and_frozen_parameters(new_chat, bases):
     assert changed and not any("embed_tokens" in name for name in changed)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_the_kernels_give_the_losses_of_numpy(new_chat, dtype, tolerance, tmp_path):
+    needs_compiler()
+    data = write_lines(tmp_path / "short.jsonl", conversations(12, turns=1))
+    shared = dict(chat_data=(str(data),), batch_size=2, eval_windows=1, sample_tokens=0, max_steps=2)
+    losses = []
+    for device in ("cpu", "cudasim"):
+        reporter = Losses()
+        run = new_chat(device, "llama", device, dtype=dtype if device == "cudasim" else "float32", **shared)
+        assert any(len(run.examples.batch(step, 0)) == 3 for step in range(2))
+        train(run, reporter)
+        losses.append(reporter.losses)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=tolerance)
+
+
 # --------------------------------------------------------------------------------------------- splits, cuts, and folders
 
 
@@ -243,6 +259,14 @@ def test_a_damaged_folder_is_named(new_chat, tmp_path):
         resume_run(tmp_path / "chat")
     ends.unlink()
     with pytest.raises(UserError, match="train-ends.npy is missing"):
+        resume_run(tmp_path / "chat")
+
+
+def test_a_damaged_description_is_named(new_chat, tmp_path):
+    new_chat().release()
+    path = tmp_path / "chat" / "training" / "chat.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "stop"}))
+    with pytest.raises(UserError, match="chat.json is incomplete: stop is missing"):
         resume_run(tmp_path / "chat")
 
 
