@@ -9,6 +9,7 @@ ask the run's `Examples`. The life of a kind's examples is
     examples = Kind.encode(source, settings, config, tokenizer)  ids; all that can be wrong is found here
     examples.write(folder)                                       into the new run's folder
     examples = Kind.open(folder, settings, config, tokenizer)    from it, now and at every resume
+    examples.prepare(run, parallel, is_ended, report)            what needs the model, before the first batch
     examples.batch(step, micro_step)                             a function of its key
     examples.evaluation_batches(part, limit)                     the same ones every time
 

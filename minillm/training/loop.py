@@ -146,9 +146,8 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool, 
 
 
 def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
-    settings, time_ = run.settings, run.model.config.context_length
-    tokens = settings.batch_size * settings.gradient_accumulation * time_
-    return Profiler(parallel.models, run.optimizer, tokens, time_, reporter.on_profile)
+    tokens = round(run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation)
+    return Profiler(parallel.models, run.optimizer, tokens, run.model.config.context_length, reporter.on_profile)
 
 
 class MetricsReader:

@@ -18,7 +18,7 @@ from minillm.errors import UserError
 from minillm.pretrained.chat import Chat
 from minillm.pretrained.chat_mask import Example, example_of_text, examples_of
 from minillm.pretrained.plain_template import plain_chat
-from minillm.training.chat_examples import Tokens
+from minillm.training.chat_encoding import Tokens
 
 
 def encoded_pairs(pairs, part: str, chat: Chat | None, tokenizer, special: str, context: int) -> tuple[Tokens, dict]:

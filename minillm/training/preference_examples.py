@@ -22,7 +22,8 @@ from minillm.data.special import special_tokens
 from minillm.errors import UserError
 from minillm.layers.cross_entropy import IGNORE_INDEX
 from minillm.pretrained.training_template import training_chat
-from minillm.training.chat_examples import EVERY, ChatExamples, Tokens
+from minillm.training.chat_encoding import Tokens
+from minillm.training.chat_examples import EVERY, ChatExamples
 from minillm.training.examples import PARTS, TRAINING, VALIDATION, prompt_option
 from minillm.training.preference_encoding import encoded_pairs, text_ends
 from minillm.training.preference_objective import DirectPreference

@@ -9,8 +9,10 @@ from planting import assert_close, planted
 
 import minillm
 from minillm.backend.arrays import to_host
+from minillm.data.preferences import pair_of
 from minillm.errors import UserError
 from minillm.models.preference import PreferenceModel
+from minillm.pretrained import tokenizer_of
 from minillm.training import (
     Control,
     Reporter,
@@ -348,6 +350,44 @@ def test_texts_become_messages_with_a_template(preferring):
     assert run.tokenizer.decode(ids.tolist()).startswith("User:\nthe\n\nAssistant:\n")
     assert (run.folder / "chat_template.jinja").is_file()
     assert not (preferring("texts").folder / "chat_template.jinja").exists()
+
+
+def encoded(tokenizer, *rows, special=""):
+    """The texts of pairs, each with those of its tokens that count put between brackets."""
+    pairs = [pair_of(f"f, line {number}", row) for number, row in enumerate(rows, start=1)]
+    tokens, done = preference_encoding.encoded_pairs(pairs, "training", None, tokenizer, special, 40)
+    texts = []
+    for number in range(len(tokens)):
+        ids, learned = tokens[number]
+        texts.append(tokenizer.decode(ids[~learned].tolist()) + "[" + tokenizer.decode(ids[learned].tolist()) + "]")
+    return texts, done
+
+
+def test_an_answer_ends_with_the_end_of_text_and_special_tokens_are_read():
+    """Once, where the file has it already; and a special token in the file can be refused."""
+    tokenizer = minillm.BytePairTokenizer.train("the quick brown fox " * 9, 270, ["<|endoftext|>", "<|im_end|>"])
+    rows = (
+        {"prompt": "the quick", "chosen": " brown", "rejected": " fox"},
+        {"prompt": "the<|im_end|>", "chosen": " fox<|endoftext|>\n", "rejected": " fox"},
+        {"prompt": "the", "chosen": " fox<|endoftext|>", "rejected": " fox"},
+    )
+    texts, done = encoded(tokenizer, *rows)
+    assert texts == ["the quick[ brown<|endoftext|>]", "the quick[ fox<|endoftext|>]"]
+    assert (done["same"], done["special"]) == (2, 2)
+    with pytest.raises(
+        UserError, match="f, line 2: the text contains the special token '<|im_end|>'".replace("|", r"\|")
+    ):
+        encoded(tokenizer, *rows, special="refuse")
+
+
+def test_a_text_begins_with_the_bos_of_its_tokenizer(real_data):
+    """Of a real Llama: BOS, the prompt as it is encoded alone, the answer, EOS."""
+    tokenizer = tokenizer_of(real_data / "stories260K" / "stories260K.bin")
+    row = {"prompt": "Once upon a time", "chosen": " there was a dog.", "rejected": " no"}
+    tokens, _ = preference_encoding.encoded_pairs([pair_of("f", row)], "training", None, tokenizer, "", 40)
+    ids, learned = tokens[0]
+    assert ids.tolist() == [*tokenizer.encode("Once upon a time there was a dog."), tokenizer.eos]
+    assert ids[~learned].tolist() == tokenizer.encode("Once upon a time") == [1, 403, 407, 261, 378]
 
 
 @pytest.mark.parametrize(
