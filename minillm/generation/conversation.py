@@ -14,9 +14,9 @@ The context holds a limited number of tokens. Where the messages leave no room f
 oldest turns are no longer shown to the model, a whole turn (a question and its answer) at a time.
 The system message stays. `messages` keeps all of them.
 
-Token n of the answer to question k is drawn with the random numbers (k, n) of the seed. So an answer
-depends on the messages, the settings and the seed, but not on how the messages came about: typed,
-loaded from a file, or after others were taken back.
+Token n of the answer to question k is drawn with the random numbers (k, n) of the seed. So an
+answer depends on the messages, the settings and the seed, but not on how the messages came about:
+typed, loaded from a file, or after others were taken back.
 """
 
 from __future__ import annotations

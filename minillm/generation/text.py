@@ -141,6 +141,7 @@ class TextStream:
         self._decoder, self._known, self._stop = tokenizer.stream(), tokenizer.vocab_size, tuple(stop)
         for token in prompt:
             self._decode(int(token))
+        self._decoder.start_here()
         self._held = ""
         self.stopped_by: str | None = None  # the stop string at which the text ended
 

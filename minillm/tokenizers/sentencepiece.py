@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
+from os.path import commonprefix
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -331,11 +332,16 @@ class _Whole(StreamingDecoder):
     def __init__(self, tokenizer: ScoreTokenizer):
         super().__init__(tokenizer)
         self._ids: list[int] = []
+        self._before = ""
 
     def push(self, token: int) -> str:
         self._tokenizer.bytes_of(token)  # refuses an id outside of the vocabulary
         self._ids.append(token)
         return ""
 
+    def start_here(self) -> None:
+        self._before = self._tokenizer.decode(self._ids)
+
     def finish(self) -> str:
-        return self._tokenizer.decode(self._ids)
+        text = self._tokenizer.decode(self._ids)
+        return text[len(commonprefix([self._before, text])) :]

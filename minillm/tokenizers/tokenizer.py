@@ -97,6 +97,9 @@ class StreamingDecoder:
         """The text that is complete with this id and was not returned before."""
         return self._tokenizer.decode([token])
 
+    def start_here(self) -> None:
+        """The text of the ids so far is not wanted any more: they were a prompt."""
+
     def finish(self) -> str:
         """What is left when no more ids come."""
         return ""

@@ -9,6 +9,7 @@ from minillm.errors import UserError
 from minillm.generation.score import score_text
 from minillm.generation.text import TextStream, write
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, ScoreTokenizer
+from minillm.tokenizers.sentencepiece import _Whole
 
 TOKENIZER = BytePairTokenizer.train("ab", vocab_size=256)  # every byte a token
 CONFIG = minillm.GPT2Config(vocab_size=256, context_length=16, n_layer=1, n_head=2, d_model=8)
@@ -92,10 +93,20 @@ def test_no_half_character_is_shown(model):
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SCORED = ["<unk>", "<s>", "</s>", *BYTES, " ", "a", "b", "ab", " a", " ab"]
 TEXT = "ab ab a b"
+
+
+class Whole(ScoreTokenizer):
+    """As one whose decoder needs the whole text."""
+
+    def stream(self):
+        return _Whole(self)
+
+
 TOKENIZERS = {
     "bytes": BytePairTokenizer.train("ab ab", vocab_size=258),
     "characters": CharacterTokenizer("ab 東🙂"),
     "scores": ScoreTokenizer(SCORED, [float(len(token)) for token in SCORED]),
+    "scores, decoded as a whole": Whole(SCORED, [float(len(token)) for token in SCORED]),
     "scores, no space before the text": ScoreTokenizer(SCORED, [0.0] * len(SCORED), prefix_space=False),
 }
 
