@@ -153,7 +153,7 @@ def test_what_a_folder_says_besides_goes_with_it(tmp_path):
     assert minillm.export(folder, tmp_path / "m.gguf", "f32") == []
     messages = [{"role": "user", "content": "hello"}]
     for name in (None, "tool_use"):
-        assert chat_of(tmp_path / "m.gguf", name).prompt(messages) == chat_of(folder, name).prompt(messages)
+        assert chat_of(tmp_path / "m.gguf", name=name).prompt(messages) == chat_of(folder, name=name).prompt(messages)
     assert set(end_tokens(tmp_path / "m.gguf", TOKENIZER)) == {END, 5}
     opened = minillm.from_pretrained(tmp_path / "m.gguf").carried
     assert opened.ids["bos_token_id"] == 1 and opened.tokenizer["eos_token"] == "<|end|>"

@@ -147,6 +147,14 @@ def test_unused_tokens_stay_unused():
     assert reopened(second).encode("abc") == [1, WORDS.index(" ab"), WORDS.index("c")]
 
 
+def test_an_end_that_the_tokenizer_does_not_have():
+    """Some models name an id of their padding: it is kept, though no text has it."""
+    tokenizer = BytePairTokenizer.train(TEXT, 300)
+    settings, _ = settings_of(tokenizer, {"eos_token_id": 302}, size=304)
+    assert settings["tokenizer.ggml.eos_token_id"] == 302
+    assert reopened(settings).vocab_size == 303
+
+
 def test_characters(tmp_path):
     tokenizer = CharacterTokenizer.train("a\\ b\n\t\r\0é東🚀▁[PAD3]")
     settings, (note,) = settings_of(tokenizer, size=tokenizer.vocab_size + 2)
