@@ -432,13 +432,25 @@ FAULTS = {
 }  # fmt: skip
 
 
-def what_notices(name, monkeypatch, before, after):
+def likely_first(fault):
+    """The cases that are checked, first those that may show a fault: with dropout where it is one of dropout, with more than
+    one token, and with narrow heads, which are compiled soonest."""
+
+    def unlikely(case):
+        _, _, shape, settings = case.values
+        return ("dropout" in fault) != ("dropout" in settings), shape[3] == 1, shape[4]
+
+    return sorted(CHECKED, key=unlikely)
+
+
+def what_notices(fault, monkeypatch):
     """Plant a fault, run the cases in check mode: "check", "numbers" or "nothing"."""
+    name, before, after, _ = FAULTS[fault]
     op = rung(name)
     text = with_headers(op.CUDA)
     assert before in text, "the fault is no longer where the table says"
     monkeypatch.setattr(op, "CUDA", op.CUDA.with_text(text.replace(before, after)))
-    for case in CHECKED:
+    for case in likely_first(fault):
         this_rung, *case = case.values
         if this_rung == name:
             try:
@@ -458,8 +470,7 @@ def test_the_documentation_lists_the_faults():
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_noticed(fault, monkeypatch, simulator):
-    name, before, after, by = FAULTS[fault]
-    assert what_notices(name, monkeypatch, before, after) == by
+    assert what_notices(fault, monkeypatch) == FAULTS[fault][3]
 
 
 # ------------------------------------------------------------------------------------------- what launchers refuse

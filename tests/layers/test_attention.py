@@ -175,7 +175,8 @@ def test_blocks_of_queries_change_nothing(monkeypatch, block, settings, dropout)
     assert_close(y_blocks, y)
     for got, wanted in zip(attention_backward(dy, saved), expected):
         assert_close(got, wanted)
-    gradcheck((lambda *qkv: attention_forward(*qkv, **settings), attention_backward), q, k, v)
+    if block == 2:  # the gradients of all are the same to 1e-12: it is enough to measure those of one
+        gradcheck((lambda *qkv: attention_forward(*qkv, **settings), attention_backward), q, k, v)
 
 
 def test_a_window_skips_keys_that_no_query_of_a_block_sees(monkeypatch):
