@@ -36,8 +36,7 @@ MANNERS = counting.PLAIN, counting.POLITE
 
 
 class Pairs(NamedTuple):
-    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their log-probabilities.
-    """
+    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their log-probabilities."""
 
     ids: np.ndarray
     targets: np.ndarray
@@ -115,8 +114,7 @@ def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out) -> Res
 
 
 def manners(model, questions) -> tuple[float, float]:
-    """(the share of polite answers, that of right ones in either manner); the most probable ones.
-    """
+    """(the share of polite answers, that of right ones in either manner); the most probable ones."""
     turns = [(question,) for question in questions]
     written = chat.answers(model, turns)
     polite = [text.startswith(counting.POLITE.split("{")[0]) for text in written]
