@@ -55,7 +55,7 @@ def best_rung(q) -> str:
     return "flash" if fits else "tiled"
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
     The arguments are those of layers/attention.py, but for `window`; the errors those of

@@ -16,10 +16,11 @@ from minillm.checks.case import KEY, Case, Kernel, Problem, array, at, randomise
 from minillm.checks.cases_activations import DROPOUT, GELU, SOFTMAX, SWIGLU
 from minillm.checks.cases_attention import ATTENTION, ROTARY, ROTARY_ATTENTION, SELF_ATTENTION
 from minillm.checks.cases_linear import EMBEDDING, LINEAR, LORA, LORA_LINEAR, MLP, SWIGLU_MLP
-from minillm.checks.cases_loss import CROSS_ENTROPY, LINEAR_CROSS_ENTROPY
-from minillm.checks.cases_models import MODELS, RECOMPUTE, RESIDUAL_BLOCK
+from minillm.checks.cases_loss import CROSS_ENTROPY, DPO, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY
+from minillm.checks.cases_models import DOCUMENTS, MODELS, RECOMPUTE, RESIDUAL_BLOCK
 from minillm.checks.cases_norms import LAYER_NORM, RESIDUAL, RESIDUAL_LAYER_NORM, RMS_NORM
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
+from minillm.checks.cases_preference import PREFERENCE
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
 from minillm.errors import UserError
 
@@ -29,9 +30,9 @@ __all__ += ["check_gradients", "run"]
 LAYERS = (
     LINEAR, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, ROTARY, GELU, SOFTMAX, DROPOUT, ATTENTION,
     SELF_ATTENTION, ROTARY_ATTENTION, LORA, LORA_LINEAR, MLP, SWIGLU, SWIGLU_MLP, RESIDUAL, RESIDUAL_BLOCK, RECOMPUTE,
-    CROSS_ENTROPY, LINEAR_CROSS_ENTROPY,
+    CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS,
 )  # fmt: skip
-CASES = (*LAYERS, *MODELS, ADAMW, GLOBAL_NORM)
+CASES = (*LAYERS, *MODELS, PREFERENCE, ADAMW, GLOBAL_NORM)
 
 GRADCHECKED: dict[str, tuple[Case, ...]] = {}
 for _case in CASES:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
+
 from minillm.checks.case import KEY, Case, Kernel, at
 from minillm.kernels import RUNGS
+from minillm.layers.documents import packed_starts
 from minillm.layers.linear import Linear
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_tables
@@ -38,13 +41,16 @@ ROTARY = Case(
 )
 
 
-def attention_inputs(rng, B, H, H_kv, T, D, causal=True, dropout=0.0, batch_offset=0, window=None):
-    """q (B, H, T, D), k and v (B, H_kv, T, D). window: for NumPy alone, no kernel has one."""
+def attention_inputs(rng, B, H, H_kv, T, D, causal=True, dropout=0.0, batch_offset=0, window=None, documents=()):
+    """q (B, H, T, D), k and v (B, H_kv, T, D). documents: for each row of the batch the lengths of
+    those that are packed into it; none: a row is one document.
+    """
     q, dy = rng.normal(size=(2, B, H, T, D))
     k, v = rng.normal(size=(2, B, H_kv, T, D))
     key = KEY if dropout else None
     settings = dict(causal=causal, dropout=dropout, rng_key=key, batch_offset=batch_offset)
-    return dict(q=q, k=k, v=v, dy=dy, settings=settings | ({"window": window} if window else {}))
+    starts = np.stack([packed_starts(lengths, T) for lengths in documents]) if documents else None
+    return dict(q=q, k=k, v=v, dy=dy, starts=starts, settings=settings | ({"window": window} if window else {}))
 
 
 RUNG_SUMMARIES = {
@@ -64,7 +70,7 @@ def _rung(name: str) -> Kernel:
 ATTENTION = Case(
     "attention",
     inputs=attention_inputs,
-    forward=lambda op, a: op.attention_forward(a.q, a.k, a.v, **a.settings),
+    forward=lambda op, a: op.attention_forward(a.q, a.k, a.v, **a.settings, starts=a.starts),
     backward=lambda op, a, saved: op.attention_backward(a.dy, saved),
     differentiated=("q", "k", "v"),
     low_precision=("q", "k", "v", "dy"),
@@ -76,6 +82,8 @@ ATTENTION = Case(
         at(2, 4, 4, 5, 3, label="dropout", dropout=0.3),
         at(2, 4, 2, 5, 3, label="4 query heads on 2 key/value heads"),
         at(2, 4, 2, 5, 3, label="a window of 3", window=3),
+        at(2, 4, 2, 5, 3, label="packed documents, dropout", documents=((2, 3), (1, 3)), dropout=0.3),
+        at(2, 4, 2, 5, 3, label="packed documents, a window of 2", documents=((1, 4), (5,)), window=2),
     ],
     simulate=(1, 2, 1, 128, 64),
 )

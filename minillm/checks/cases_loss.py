@@ -1,4 +1,4 @@
-"""The cases of the loss: cross-entropy, and the language-model head fused with it."""
+"""The cases of the losses: cross-entropy, the language-model head fused with it, and DPO."""
 
 from __future__ import annotations
 
@@ -77,4 +77,60 @@ LINEAR_CROSS_ENTROPY = Case(
         at(2, 3, 4, 6, label="label smoothing", ignored=(4,), label_smoothing=0.1),
     ],
     benchmark=[at(4096, 768, 50257, dtype="float32", scale=0.02)],
+)
+
+
+def sequence_log_probability_inputs(rng, *shape, prompt=0, padding=0, gap=(), whole_rows=False, scale=1.0):
+    """x (B, T, C), the head's weight (V, C), targets, and dlogp (B,); the size is (B, T, C, V).
+
+    prompt, padding: targets at the start of row 0 and at the end of the last row that do not count.
+    gap: further ones of row 0. whole_rows: spans are not looked for.
+    """
+    B, T, C, V = shape
+    targets = rng.integers(V, size=(B, T))
+    targets[0, :prompt] = targets[-1, T - padding :] = targets[0, list(gap)] = IGNORE_INDEX
+    x, weight, dlogp = rng.normal(size=(B, T, C)), scale * rng.normal(size=(V, C)), rng.normal(size=B)
+    return dict(x=x, weight=weight, targets=targets, dlogp=dlogp, spans=[(0, T)] * B if whole_rows else None)
+
+
+SEQUENCE_LOG_PROBABILITY = Case(
+    "sequence_log_probability",
+    inputs=sequence_log_probability_inputs,
+    forward=lambda op, a: op.sequence_log_probability_forward(a.x, a.weight, a.targets, spans=a.spans),
+    backward=lambda op, a, saved: op.sequence_log_probability_backward(a.dlogp, saved),
+    outputs=("logp",),
+    differentiated=("x", "weight"),
+    layer=lambda module, a: module.SequenceLogProbability(Parameter(a.weight)),
+    layer_inputs=("x", "targets"),
+    low_precision=("x",),
+    dimensions=("rows", "time", "width", "vocabulary"),
+    gradcheck=[
+        at(3, 4, 4, 6, label="a prompt and padding", prompt=2, padding=1),
+        at(2, 5, 4, 6, label="a row that has no target, gaps in the other", padding=5, gap=(1, 3)),
+    ],
+    benchmark=[at(8, 512, 768, 50257, prompt=256, padding=128, scale=0.02)],
+)
+
+
+def dpo_inputs(rng, pairs, label_smoothing=0.0, beta=0.7, spread=1.0):
+    """Log-probabilities of so many pairs, by the model and by the reference.
+
+    spread: of their numbers.
+    """
+    names = ("chosen", "rejected", "reference_chosen", "reference_rejected")
+    given = {name: -20 + spread * rng.normal(size=pairs) for name in names}
+    return given | dict(beta=beta, label_smoothing=label_smoothing, dloss=1.5)
+
+
+DPO = Case(
+    "dpo",
+    inputs=dpo_inputs,
+    forward=lambda op, a: op.dpo_forward(
+        a.chosen, a.rejected, a.reference_chosen, a.reference_rejected, a.beta, a.label_smoothing
+    ),
+    backward=lambda op, a, saved: op.dpo_backward(a.dloss, saved),
+    outputs=("loss",),
+    differentiated=("chosen", "rejected"),
+    dimensions=("pairs",),
+    gradcheck=[at(5), at(4, label="label smoothing", label_smoothing=0.1)],
 )

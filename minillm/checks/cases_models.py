@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
+
 from minillm.checks.case import KEY, Case, Problem, at, randomised
 from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.documents import packed_starts
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
@@ -85,6 +88,54 @@ MODELS = (
         **SMALL_LLAMA,
     ),
 )  # fmt: skip
+
+
+class PackedModel(Layer):
+    """A model that always gets the same packed documents."""
+
+    def __init__(self, model: Layer, starts):
+        self.model, self.starts = model, starts
+
+    def forward(self, ids, rng_key=None):
+        return self.model.forward(ids, rng_key, starts=self.starts)
+
+    def loss(self, ids, targets, rng_key=None):
+        return self.model.loss(ids, targets, rng_key, starts=self.starts)
+
+    def backward(self, dlogits=None):
+        self.model.backward(dlogits)
+
+
+def documents_inputs(rng, kind: type, documents=((2, 3), (1, 4)), recompute=False, **fields):
+    """documents: for each row of the batch the lengths of those that are packed into it."""
+    shape = SMALL if kind is GPT2 else SMALL_LLAMA
+    starts = np.stack([packed_starts(lengths, 5) for lengths in documents])
+    ids, targets = rng.integers(shape["vocab_size"], size=(2, *starts.shape))
+    config = kind.config_class(**shape | fields)
+    return dict(ids=ids, targets=targets, starts=starts, model=kind, config=config, recompute=recompute, rng_key=KEY)
+
+
+def documents_model(module, a):
+    """A small model of a family, which gets packed documents."""
+    model = randomised(a.model(a.config, seed=0, dtype="float64"))
+    model.body.recompute = a.recompute
+    return PackedModel(model, a.starts)
+
+
+DOCUMENTS = Case(
+    "documents",
+    inputs=documents_inputs,
+    layer=documents_model,
+    layer_inputs=("ids", "targets"),
+    gradcheck=[
+        at(GPT2, label="GPT-2, dropout", dropout=0.25),
+        at(GPT2, label="GPT-2, recomputed", recompute=True),
+        at(Llama, label="Llama"),
+        at(Qwen2, label="Qwen2"),
+        at(Qwen3, label="Qwen3"),
+        at(Mistral, label="Mistral, a window of 3", sliding_window=3),
+    ],
+)
 
 
 def residual_block_inputs(rng, B, T, C):

@@ -50,7 +50,7 @@ def command(
     """
     import sys
 
-    from minillm.cli.special import end_of_text_note
+    from minillm.data.special import end_of_text_note
     from minillm.training.text_evaluation import evaluate_text, run_special, run_text
 
     sources = [*(data or []), *(files or [])]

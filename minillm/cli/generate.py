@@ -19,13 +19,14 @@ TEMPERATURE = 0.8  # if none is given
 
 
 class Start(NamedTuple):
-    """What is continued: its ids, its text as it is shown, and the tokens that end the
+    """What is continued: its ids, its text as it is shown, and the tokens and texts that end the
     continuation.
     """
 
     ids: list[int]
     text: str
     end: tuple[int, ...]
+    stop: tuple[str, ...] = ()
 
 
 def _option(panel: str, text: str, *names: str, show_default: bool = False, **more):
@@ -138,7 +139,7 @@ def command(
         )
     if min_tokens:
         settings |= dict(min_tokens=min_tokens, end_tokens=end)
-    ends = dict(eos_ids=end, stop=stop or ())
+    ends = dict(eos_ids=end, stop=(*(stop or ()), *(() if ignore_end else start.stop)))
     if compare:
         options = dict(seed=settings["seed"], samples=num_samples, **ends)
         output.show_comparison(language_model, tokenizer, start.text, start.ids, max_tokens, chart, **options)
@@ -191,7 +192,9 @@ def _question(model, tokenizer, prompt: str | None, revision, template: str | No
         chat_of(model, revision, template)  # a model without a template is the first error
         raise UserError("--chat: the prompt is the question, give it with --prompt")
     ids, answer_ends = ask(model, tokenizer, prompt, revision, template, reading)
-    return Start(ids, "", tuple(sorted({*end_tokens(model, tokenizer, revision), *answer_ends})))
+    end_text = chat_of(model, revision, template).end_text(tokenizer)
+    ends = tuple(sorted({*end_tokens(model, tokenizer, revision), *answer_ends}))
+    return Start(ids, "", ends, (end_text,) if end_text else ())
 
 
 def _start(model, tokenizer, prompt: str | None, revision, reading: str) -> Start:

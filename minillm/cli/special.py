@@ -27,14 +27,3 @@ OF_DATA = typer.Option(
     show_default=False,
 )
 OF_A_TEXT = typer.Option(help=f"Special tokens in the text: {_READ}.")
-
-
-def end_of_text_note(tokenizer, *ids) -> str | None:
-    """A line on how often the end of text is among ids; None where it is not."""
-    import numpy as np
-
-    from minillm.data import end_of_text
-
-    ends = end_of_text(tokenizer)
-    count = sum(int(np.isin(part, list(ends.values())).sum()) for part in ids)
-    return f"{count:,} of them {'is' if count == 1 else 'are'} the end of text, {' or '.join(ends)}" if count else None

@@ -56,13 +56,8 @@ def _on_evaluations(settings, given: dict) -> Iterator[str]:
 
 
 def _on_the_model(run: Run, given: dict) -> Iterator[str]:
-    settings, context = run.settings, run.model.config.context_length
-    windows = len(run.train_tokens) - context
-    if settings.batch_size > windows:
-        yield (
-            f"a batch has {settings.batch_size} windows, and the text only {windows} different ones of {context} tokens: "
-            "many are drawn twice"
-        )
+    settings = run.settings
+    yield from run.examples.notes(settings)
     if settings.init and given.get("preset") and PRESETS[given["preset"]].model:
         yield f"--preset {given['preset']}: its shape of a model is not used, {settings.init} keeps its own"
     if settings.lora_rank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +11,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from minillm.cli.special import end_of_text_note
 from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes
 from minillm.errors import UserError
@@ -19,24 +19,23 @@ from minillm.profiling.memory import workload_of
 from minillm.profiling.memory_advice import explain_oom
 from minillm.profiling.profile import WARM_UP_STEPS, StepProfile
 from minillm.profiling.profile_table import profile_table
-from minillm.tokenizers.start import first_prompt
 from minillm.training import (
     Evaluation,
     Reporter,
     Run,
     check_same_settings,
-    evaluate_model,
     resume_run,
     start_run,
     train,
 )
+from minillm.training.evaluation import evaluate_whole
+from minillm.training.examples import VALIDATION
 from minillm.training.from_preset import settings_from
 from minillm.training.overfitting import remedies
 
 RUNS = "runs"  # the folder of runs without --out
 WIDE = 100  # columns from which on the progress bar is longer and has the gradient's norm
-HEADING = "loss and perplexity: on the training text / on the validation text"
-TOKENS_LOOKED_AT = 10_000  # of the validation text, for a prompt to try
+HEADING = "loss and perplexity: on the {training} / on the {validation}"
 
 
 def train_and_show(
@@ -107,11 +106,7 @@ def _describe(run: Run, console: Console) -> None:
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     if learning < count:
         console.print(f"{learning:,} of them learn")
-    console.print(
-        f"{', '.join(settings.data)}: {len(run.train_tokens):,} tokens to learn from, "
-        f"{len(run.validation_tokens):,} to validate on"
-    )
-    if line := end_of_text_note(run.tokenizer, run.train_tokens, run.validation_tokens):
+    for line in run.examples.summary(settings, run.tokenizer):
         console.print(line, markup=False)
     if run.progress.step:
         console.print(f"resuming {run.folder} at step {run.progress.step} of {settings.max_steps}")
@@ -123,36 +118,28 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
     """
     progress = run.progress
     model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
-    with waiting("evaluating the best model on the whole validation text"):
-        validation = evaluate_model(model, run.validation_tokens, run.settings.batch_size)
+    whole = f"the whole {run.examples.names[VALIDATION]}"
+    with waiting(f"evaluating the best model on {whole}"):
+        validation = evaluate_whole(model, run.examples, VALIDATION)
     if reason == "early stop":
         console.print(
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
         )
     console.print(
-        f"[bold]best model: step {progress.best_step}[/], on the whole validation text ({validation.tokens:,} tokens):\n"
+        f"[bold]best model: step {progress.best_step}[/], on {whole} ({validation.tokens:,} tokens):\n"
         f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}"
     )
     if progress.overfitting_since is not None:
         advice = remedies(run.settings, run.model.config.dropout)
         console.print(f"[yellow]overfitting since step {progress.overfitting_since}; {advice}[/]")
     console.print(f"wrote {run.folder}; let it write:")
-    console.print(
-        Text(f"  minillm generate {shlex.quote(str(run.folder))}{_prompt_to_try(run, console)}"), soft_wrap=True
-    )
+    options = run.examples.options_to_try(run.tokenizer, partial(_can_be_shown, console))
+    console.print(Text(f"  minillm generate {shlex.quote(str(run.folder))} {options}".rstrip()), soft_wrap=True)
 
 
-def _prompt_to_try(run: Run, console: Console) -> str:
-    """--prompt with a text that the model can read; nothing where there is none that can
-    be shown.
-    """
-    ids = [int(token) for token in run.validation_tokens[:TOKENS_LOOKED_AT]]
-    prompt = first_prompt(run.tokenizer, run.tokenizer.decode(ids))
-    if prompt is None or prompt.startswith("-"):
-        return ""
-    if prompt.encode(console.encoding, "replace").decode(console.encoding) != prompt:  # it would be shown with "?"
-        return ""
-    return f' --prompt "{prompt}"' if prompt.isalnum() else f" --prompt {shlex.quote(prompt)}"
+def _can_be_shown(console: Console, text: str) -> bool:
+    """Whether the terminal has all characters of a text; it would show "?" for the others."""
+    return text.encode(console.encoding, "replace").decode(console.encoding) == text
 
 
 def simulator_estimate(seconds: float, steps: int) -> str:
@@ -175,8 +162,7 @@ class ProgressReporter(Reporter):
         self._estimates = run.model.device == "cudasim"
         self._tokens = run.settings.batch_size * run.settings.gradient_accumulation * run.model.config.context_length
         self._console = console
-        self._start = run.tokenizer.decode([int(run.validation_tokens[0])])  # with which samples begin (loop.py)
-        self._has_heading = False
+        self._run, self._has_heading = run, False
         figures = "{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}"
         is_wide = console.width >= WIDE
         self.bar = Progress(
@@ -206,7 +192,7 @@ class ProgressReporter(Reporter):
 
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         if not self._has_heading:
-            self._console.print(f"[dim]{HEADING}[/]")
+            self._console.print(f"[dim]{HEADING.format(**self._run.examples.names)}[/]")
             self._has_heading = True
         self._console.print(
             f"[bold]step {step:>5}[/]  loss {train.loss:.3f} / {validation.loss:.3f}  "
@@ -216,7 +202,8 @@ class ProgressReporter(Reporter):
         )
 
     def on_sample(self, step: int, text: str) -> None:
-        self._console.print(f"[dim]a text that continues {escape(repr(self._start))}:\n{escape(text)}[/]")
+        heading = self._run.examples.sample_heading(self._run.tokenizer)
+        self._console.print(f"[dim]{escape(heading)}:\n{escape(text)}[/]")
 
     def on_profile(self, profile: StepProfile) -> None:
         self.has_profiled = True

@@ -9,6 +9,8 @@ default all of it is text.
 
 from __future__ import annotations
 
+import numpy as np
+
 from minillm.errors import UserError
 
 CHOICES = ("allow", "text", "refuse")
@@ -61,6 +63,13 @@ def end_of_text(tokenizer) -> dict[str, int]:
     special_ids = special_tokens(tokenizer)
     known = {*END_OF_TEXT, tokenizer.eos_token} if special_ids else ()
     return {token: index for token, index in special_ids.items() if token in known}
+
+
+def end_of_text_note(tokenizer, *ids) -> str | None:
+    """A line on how often the end of text is among ids; None where it is not."""
+    ends = end_of_text(tokenizer)
+    count = sum(int(np.isin(part, list(ends.values())).sum()) for part in ids)
+    return f"{count:,} of them {'is' if count == 1 else 'are'} the end of text, {' or '.join(ends)}" if count else None
 
 
 def special_tokens(tokenizer) -> dict[str, int]:

@@ -7,8 +7,12 @@ Source: Vaswani et al., "Attention Is All You Need" (2017), equation 1. For each
     y_id = sum_j p_ij v_jd                  the average of the values, with these weights
 
 Causal: token i sees the tokens j <= i. A mask adds -inf to the other scores, and their p_ij is 0.
-With a sliding window (Jiang et al., "Mistral 7B", 2023) it sees the last `window` of them, those
-with i - window < j <= i.
+Where several documents are packed into a row b (documents.py), token i sees those of its own, and
+with a sliding window (Jiang et al., "Mistral 7B", 2023) the last `window` tokens, itself included:
+
+    starts_bi <= j <= i                         a document that begins at starts_bi
+    i - window + 1 <= j <= i                    a window: the same with starts_bi = i - window + 1
+    max(starts_bi, i - window + 1) <= j <= i    both: of the two borders the later one
 
 Backward, line by line, with dx = dL/dx:
 
@@ -19,24 +23,26 @@ Backward, line by line, with dx = dL/dx:
     dq_id = sum_j ds_ij k_jd / sqrt(D)            dq = ds k / sqrt(D)
     dk_jd = sum_i ds_ij q_id / sqrt(D)            dk = ds^T q / sqrt(D)
 
-The mask needs no gradient: where p is 0, ds is 0. Dropout multiplies p by a factor f (dropout.py)
-before it meets v: y = (f p) v. So dv = (f p)^T dy, dp = f (dy v^T), and the second form of ds stays
-as it is.
+The mask needs no gradient: where p is 0, ds is 0, so nothing crosses the border of a document, to
+the last bit. Dropout multiplies p by a factor f (dropout.py) before it meets v: y = (f p) v. So
+dv = (f p)^T dy, dp = f (dy v^T), and the second form of ds stays as it is.
 
 `attend` and `attend_backward` are these equations for a block of queries. `attention_forward` and
 `attention_backward` go through the blocks: one that ends at query e needs no key after e, which
-saves nearly half of the arithmetic and of the memory. Each query is computed as it would be in a
-single block. With grouped key/value heads (Ainslie et al., "GQA", 2023) several query heads read
-the same k and v, which are repeated for them; dk and dv are sums over the group.
+saves nearly half of the arithmetic and of the memory, and none before the first that one of its
+queries sees. Each query is computed as it would be in a single block. With grouped key/value heads
+(Ainslie et al., "GQA", 2023) several query heads read the same k and v, which are repeated for
+them; dk and dv are sums over the group.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, NamedTuple
 
-from minillm.backend.arrays import array_module, contiguous
+from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
@@ -48,7 +54,7 @@ from minillm.layers.softmax import softmax_forward
 
 
 def attend(q, k, v, mask, factor=None, out=None):
-    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (t, T), p (B, H, t, T)  ->  y, p
+    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (t, T) or (B, 1, t, T), p (B, H, t, T)  ->  y, p
 
     factor (B, H, t, T): what dropout multiplies p by; None for no dropout. out: an array for y.
     """
@@ -110,22 +116,27 @@ class AttentionSaved(NamedTuple):
     k: Any  # (B, H, T, D), v likewise: after `repeat_heads`
     v: Any
     y: Any
-    p: list  # for each block of t queries, which see n keys: (B, H, t, n)
+    p: list  # for each block of t queries, which see n keys: (B, H, t, n), of some rows of the batch
     factor: Any  # of dropout (B, H, T, T), or None
     n_kv_head: int
     causal: bool
     window: int | None
+    first: Any  # (B, T): the first key that each query sees, where there are documents, or None
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
     dropout > 0 drops probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in
     C order, where b counts from `batch_offset`. window: how many tokens a token sees, itself
-    included; None: all before it. Raises ValueError for a window below 1, or one without `causal`.
+    included; None: all before it. starts (B, T) int: where the document of each token begins; None:
+    a row is one document. Raises ValueError for a window below 1, and for a window or starts
+    without `causal`.
     """
     if window is not None and (window < 1 or not causal):
         raise ValueError(f"window={window}, causal={causal}: a window is at least 1 token, and causal")
+    if starts is not None and not causal:
+        raise ValueError("starts without causal: a token of a document sees those before it")
     like, n_kv_head = q, k.shape[1]
     q, k, v = upcast(q), upcast(k), upcast(v)
     B, H, T, D = q.shape
@@ -133,65 +144,102 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
     factor = dropout_factor((B, H, T, T), dropout, rng_key, q, batch_offset) if dropout else None
     # A token's heads lie side by side, so that merge_heads(y) is a view.
     y, p = array_module(q).empty((B, T, H, D), dtype=q.dtype).transpose(0, 2, 1, 3), []
-    k_quick = quick_to_transpose(k)
-    for rows, keys in _blocks(T, causal, window):
-        block = q[:, :, rows], k_quick[:, :, keys], v[:, :, keys], _mask(rows, keys, causal, window, q)
-        p.append(attend(*block, _block_of(factor, rows, keys), out=y[:, :, rows])[1])
-    return downcast(y, like), AttentionSaved(q, k, v, y, p, factor, n_kv_head, causal, window)
+    k_quick, first = quick_to_transpose(k), first_keys(starts, window)
+    for b, rows, keys in _blocks(T, causal, window, first):
+        mask = _mask(b, rows, keys, causal, window, first, q)
+        block = q[b, :, rows], k_quick[b, :, keys], v[b, :, keys], mask
+        p.append(attend(*block, _block_of(factor, b, rows, keys), out=y[b, :, rows])[1])
+    return downcast(y, like), AttentionSaved(q, k, v, y, p, factor, n_kv_head, causal, window, first)
 
 
 def attention_backward(dy, saved):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
-    q, k, v, y, p, factor, n_kv_head, causal, window = saved
-    like, dy, T, gradients = dy, upcast(dy), q.shape[2], None
+    q, k, v, y, p, factor, n_kv_head, causal, window, first = saved
+    like, dy, gradients = dy, upcast(dy), None
     v_quick = quick_to_transpose(v)
     # From the last block to the first: the last one sees the most keys, and its dk and dv become
     # the whole ones.
-    # forward: attend(*block, _block_of(factor, rows, keys), out=y[:, :, rows])
-    for p_rows, (rows, keys) in reversed(list(zip(p, _blocks(T, causal, window)))):
-        block = dy[:, :, rows], q[:, :, rows], k[:, :, keys], v_quick[:, :, keys], y[:, :, rows], p_rows
-        gradients = accumulate(gradients, rows, keys, T, attend_backward(*block, _block_of(factor, rows, keys)))
+    # forward: attend(*block, _block_of(factor, b, rows, keys), out=y[b, :, rows])
+    for p_rows, (b, rows, keys) in reversed(list(zip(p, _blocks(q.shape[2], causal, window, first)))):
+        block = dy[b, :, rows], q[b, :, rows], k[b, :, keys], v_quick[b, :, keys], y[b, :, rows], p_rows
+        parts = attend_backward(*block, _block_of(factor, b, rows, keys))
+        gradients = accumulate(gradients, b, rows, keys, q.shape, parts)
     dq, dk, dv = gradients
     # forward: k, v = repeat_heads(k, H), repeat_heads(v, H)
     dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
     return downcast(dq, like), downcast(dk, like), downcast(dv, like)
 
 
-def accumulate(gradients, rows, keys, T, parts):
-    """Add the parts of one block to dq at `rows`, and to dk and dv at `keys`.
+def accumulate(gradients, b, rows, keys, shape, parts):
+    """Add the parts of one block to dq at `rows`, and to dk and dv at `keys`, of the batch's rows
+    b.
 
-    gradients: dq, dk and dv, each (B, H, T, D). None: the parts begin them, without a copy where
-    they are of all T tokens.
+    gradients: dq, dk and dv, each of `shape` (B, H, T, D). None: the parts begin them, without a
+    copy where they are whole.
     """
     places = rows, keys, keys
     if gradients is None:
-        return [_extended(part, place, T) for part, place in zip(parts, places)]
+        return [_extended(part, b, place, shape) for part, place in zip(parts, places)]
     for gradient, place, part in zip(gradients, places, parts):
-        gradient[:, :, place] += part
+        gradient[b, :, place] += part
     return gradients
 
 
-def _extended(part, place, T):
-    """(B, H, T, D): part (B, H, t, D) at `place`, and 0 elsewhere."""
-    B, H, t, D = part.shape
-    if t == T:
+def _extended(part, b, place, shape):
+    """An array of `shape` (B, H, T, D): part at the rows b and the tokens of `place`, and 0
+    elsewhere.
+    """
+    if part.shape == shape:
         return part
-    whole = array_module(part).zeros((B, H, T, D), dtype=part.dtype)
-    whole[:, :, place] = part
+    whole = array_module(part).zeros(shape, dtype=part.dtype)
+    whole[b, :, place] = part
     return whole
 
 
-def _blocks(T, causal, window):
-    """For each block of queries, as slices: its rows, and the keys that one of them sees."""
+def first_keys(starts, window):
+    """(B, T): the first key that each query sees, of documents and a window; None without
+    documents.
+    """
+    if starts is None or window is None:
+        return starts
+    xp = array_module(starts)
+    return xp.maximum(starts, xp.arange(starts.shape[1]) - window + 1)
+
+
+def _blocks(T, causal, window, first):
+    """For each block of queries, as slices: rows of the batch, its queries, and the keys that one
+    of them sees.
+
+    Rows of the batch that lie side by side, and whose keys begin at the same place, are one block.
+    """
     for start in range(0, T, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, T)
-        first = 0 if window is None else max(0, start - window + 1)
-        yield slice(start, stop), slice(first, stop if causal else T)
+        for b, first_key in _first_keys_of(start, window, first):
+            yield b, slice(start, stop), slice(first_key, stop if causal else T)
 
 
-def _mask(rows, keys, causal, window, q):
-    """The array (t, T) that is added to a block's scores, or 0 where every query sees every key."""
-    return _causal_mask(rows.start, keys.start, rows.stop, window, q.dtype.name, array_module(q)) if causal else 0
+def _first_keys_of(query, window, first):
+    """Rows of the batch, and the first key that `query`, or one after it, sees there."""
+    if first is None or device_of(first) != "cpu":  # reading numbers of a device would wait for it
+        yield slice(None), 0 if window is None else max(0, query - window + 1)
+        return
+    row = 0
+    for first_key, run in groupby(first[:, query].tolist()):  # first never decreases along a row
+        count = len(list(run))
+        yield slice(row, row + count), first_key
+        row += count
+
+
+def _mask(b, rows, keys, causal, window, first, q):
+    """What is added to a block's scores: (t, T), with documents (B, 1, t, T), or 0 where every
+    query sees every key.
+    """
+    if first is None:
+        return _causal_mask(rows.start, keys.start, rows.stop, window, q.dtype.name, array_module(q)) if causal else 0
+    xp = array_module(first)
+    i, j = xp.arange(rows.start, rows.stop)[:, None], xp.arange(keys.start, keys.stop)[None, :]
+    seen = (j <= i) & (j >= first[b, rows, None])
+    return xp.where(seen, 0, -xp.inf).astype(q.dtype)[:, None]
 
 
 @lru_cache(maxsize=64)
@@ -204,8 +252,8 @@ def _causal_mask(first_query, first_key, stop, window, dtype, xp):
     return xp.where(seen, 0, -xp.inf).astype(dtype)
 
 
-def _block_of(factor, rows, keys):
-    return None if factor is None else factor[:, :, rows, keys]
+def _block_of(factor, b, rows, keys):
+    return None if factor is None else factor[b, :, rows, keys]
 
 
 def quick_to_transpose(x):
@@ -258,16 +306,19 @@ class CausalSelfAttention(Layer):
         self.n_head = n_head
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None):
-        """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode.
+    def forward(self, x, rng_key=None, starts=None):
+        """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
+        (B, T): of packed documents.
 
         Raises ValueError where dropout needs a key and there is none.
         """
         q, k, v = (split_heads(x, self.n_head) for x in array_module(x).split(self.c_attn.forward(x), 3, axis=-1))
         forward, backward = dispatch(q, attention_forward, attention_backward)
+        if starts is not None:
+            forward, backward = attention_forward, attention_backward
         if forward is not attention_forward:
             q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
-        y, saved = forward(q, k, v, causal=True, **self.attn_dropout.settings(rng_key))
+        y, saved = forward(q, k, v, causal=True, starts=starts, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
         return self.c_proj.forward(merge_heads(y))
 
@@ -279,7 +330,7 @@ class CausalSelfAttention(Layer):
         backward, saved = self.take_saved()
         # forward: self.c_proj.forward(merge_heads(y))
         dy = split_heads(self.c_proj.backward(dy), self.n_head)
-        # forward: y, saved = forward(q, k, v, causal=True, **self.attn_dropout.settings(rng_key))
+        # forward: y, saved = forward(q, k, v, causal=True, starts=starts, ...)
         gradients = backward(dy if backward is attention_backward else contiguous(dy), saved)
         # forward: array_module(x).split(self.c_attn.forward(x), 3, axis=-1): of each split_heads
         B, H, T, D = gradients[0].shape

@@ -315,6 +315,11 @@ def decode_problem(layer: Layer, path: str = "") -> str | None:
     return None
 
 
+def is_per_token(layer: Layer) -> bool:
+    """Whether the class of a layer says `per_token` of the forward that the layer has."""
+    return getattr(layer.decode, "__func__", None) is Layer.decode and _own_decode_problem(layer) is None
+
+
 def _own_decode_problem(layer: Layer) -> str | None:
     """As `decode_problem`, of one layer alone, in words that follow its class."""
     kind = type(layer)

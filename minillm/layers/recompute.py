@@ -14,22 +14,24 @@ the same, and so are the gradients, to the last bit.
 
 from __future__ import annotations
 
+from minillm.layers.documents import forward_with
 
-def recomputed_forward(block, x, rng_key):
+
+def recomputed_forward(block, x, rng_key, starts=None):
     """y = block(x), of which only what is needed to do it again is kept.
 
-    x (..., C)  ->  y (..., C), saved
+    x (..., C)  ->  y (..., C), saved. starts: of packed documents (documents.py).
     """
-    y = block.forward(x, rng_key)
+    y = forward_with(block, x, rng_key, starts)
     block.forget_saved()
-    return y, (x, rng_key)
+    return y, (x, rng_key, starts)
 
 
 def recomputed_backward(block, dy, saved):
     """dy (..., C)  ->  dx (..., C); parameters of the block get their gradients"""
-    x, rng_key = saved
-    # forward: y = block.forward(x, rng_key)
-    block.forward(x, rng_key)
+    x, rng_key, starts = saved
+    # forward: y = forward_with(block, x, rng_key, starts)
+    forward_with(block, x, rng_key, starts)
     return block.backward(dy)
 
 
@@ -39,21 +41,21 @@ def share_layers(blocks) -> bool:
     return len(set(layers)) < len(layers)
 
 
-def run_blocks(blocks, x, rng_key, recompute: bool):
+def run_blocks(blocks, x, rng_key, recompute: bool, starts=None):
     """x through the blocks one after the other  ->  x, and what each of them saved (None where it
     keeps it itself)
 
     A layer keeps what backward needs for one call alone. Blocks that share layers, or are the same
-    block, are computed again in any case.
+    block, are computed again in any case. starts (B, T): of packed documents.
     """
     recompute = recompute or share_layers(blocks)
     saved = []
     for block in blocks:
         if recompute:
-            x, kept = recomputed_forward(block, x, rng_key)
+            x, kept = recomputed_forward(block, x, rng_key, starts)
             saved.append(kept)
         else:
-            x = block.forward(x, rng_key)
+            x = forward_with(block, x, rng_key, starts)
             saved.append(None)
     return x, saved
 
@@ -63,6 +65,7 @@ def run_blocks_backward(blocks, dx, saved):
     while saved:
         kept = saved.pop()  # its memory is free once the block is done
         block = blocks[len(saved)]
-        # forward: x = block.forward(x, rng_key); x, kept = recomputed_forward(block, x, rng_key)
+        # forward: x = forward_with(block, x, rng_key, starts)
+        # forward: x, kept = recomputed_forward(block, x, rng_key, starts)
         dx = block.backward(dx) if kept is None else recomputed_backward(block, dx, kept)
     return dx

@@ -120,8 +120,9 @@ class RotarySelfAttention(Layer):
         self.positions, self.window = positions, window
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None):
-        """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode.
+    def forward(self, x, rng_key=None, starts=None):
+        """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
+        (B, T): of packed documents, whose positions need not begin at 0 (rotary.py).
 
         Raises ValueError where dropout needs a key and there is none.
         """
@@ -137,9 +138,11 @@ class RotarySelfAttention(Layer):
         cos, sin = self.positions.tables(T, self.q_proj.weight.value)  # of the weights' dtype, as angles need it
         q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
         k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
-        settings = self.attn_dropout.settings(rng_key)
-        if self.window is not None and self.window < T:  # no kernel knows a window
-            forward, backward, settings["window"] = attention_forward, attention_backward, self.window
+        settings = self.attn_dropout.settings(rng_key) | {"starts": starts}
+        is_windowed = self.window is not None and self.window < T
+        if is_windowed or starts is not None:
+            forward, backward = attention_forward, attention_backward
+            settings["window"] = self.window if is_windowed else None
         else:
             forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)

@@ -3,7 +3,7 @@ scores every token.
 
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (2019).
 
-    x = wte[ids] + wpe[0 .. T-1]                                (B, T, C)
+    x = wte[ids] + wpe[0 .. T-1]                                (B, T, C); packed documents: wpe[i - starts_i]
     x = x + attention(norm(x))        n_layer times             attention.py, layer_norm.py
     x = x + mlp(norm(x))                                        mlp.py, residual.py
     logits = ln_f(x) W_head^T                                   (B, T, C) @ (C, V)
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from minillm.backend.arrays import array_module, device_of, to_device
 from minillm.errors import UserError
 from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.documents import forward_with
 from minillm.layers.dropout import Dropout
 from minillm.layers.embedding import Embedding
 from minillm.layers.layer import Layer
@@ -184,17 +185,20 @@ class Transformer(Layer):
         self.h = blocks
         self.ln_f = ln_f
 
-    def forward(self, ids, rng_key):
-        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode.
+    def forward(self, ids, rng_key, starts=None):
+        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode. starts
+        (B, T): of packed documents, each of which begins at position 0.
 
         Raises ValueError where dropout needs a key and there is none.
         """
         positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
-        # (B, T, C) + (T, C): the same positions in every row
+        if starts is not None:
+            positions = positions - starts  # (T,) - (B, T)
+        # (B, T, C) + (T, C): the same positions in every row, unless documents are packed
         x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
         x = self.embd_dropout.forward(x, rng_key)
-        x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training)
-        self.save_for_backward(saved)
+        x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training, starts)
+        self.save_for_backward((saved, starts is not None))
         return self.ln_f.forward(x)
 
     def backward(self, dx) -> None:
@@ -202,14 +206,15 @@ class Transformer(Layer):
 
         RuntimeError without a forward.
         """
+        saved, is_packed = self.take_saved()
         # forward: self.ln_f.forward(x)
-        # forward: x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training)
-        dx = run_blocks_backward(self.h, self.ln_f.backward(dx), self.take_saved())
+        # forward: x, saved = run_blocks(self.h, x, rng_key, ...)
+        dx = run_blocks_backward(self.h, self.ln_f.backward(dx), saved)
         # forward: x = self.embd_dropout.forward(x, rng_key)
         dx = self.embd_dropout.backward(dx)
         # forward: self.wpe.forward(positions, self.activations): the same positions in every row of
-        # the batch
-        self.wpe.backward(dx.sum(axis=0, dtype=self.wpe.weight.value.dtype))
+        # the batch, unless documents are packed
+        self.wpe.backward(dx if is_packed else dx.sum(axis=0, dtype=self.wpe.weight.value.dtype))
         # forward: self.wte.forward(ids, self.activations)
         self.wte.backward(dx)
 
@@ -237,9 +242,12 @@ class ResidualBlock(Layer):
         self.mlp = mlp
         self.mlp_resid_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None):
-        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode."""
-        attn_out = self.attn_resid_dropout.forward(self.attn.forward(self.ln_1.forward(x), rng_key), rng_key)
+    def forward(self, x, rng_key=None, starts=None):
+        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode. starts
+        (B, T): of packed documents.
+        """
+        attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
+        attn_out = self.attn_resid_dropout.forward(attn_out, rng_key)
         x, saved_attn = residual_forward(x, attn_out)
         mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), rng_key)
         x, saved_mlp = residual_forward(x, mlp_out)
@@ -260,7 +268,7 @@ class ResidualBlock(Layer):
         # forward: x, saved_attn = residual_forward(x, attn_out): x = x + dropout(attn(ln_1(x)))
         dx, dattn_out = residual_backward(dx, saved_attn)
         # forward: self.attn_resid_dropout.forward(...)
-        # forward: self.attn.forward(self.ln_1.forward(x), rng_key)
+        # forward: forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
     def decode(self, x, cache):

@@ -15,10 +15,12 @@ from minillm.errors import UserError
 from minillm.files.model_folder import WEIGHTS_FILE, make_model_folder, write_config, write_weights
 from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
+from minillm.layers.documents import check_starts, forward_with, starts_problem
 from minillm.layers.layer import Layer, Parameter, decode_problem
 from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.layers.lora import LoRALinear
+from minillm.layers.sequence_log_probability import SequenceLogProbability, counted_spans
 from minillm.models.architecture import Architecture
 from minillm.models.carried import NOTHING, Carried
 from minillm.models.fine_tuning import LoRA, merged
@@ -106,19 +108,21 @@ class LanguageModel(Layer, Architecture):
 
     # ---------------------------------------------------------------------------------------------- from ids to loss
 
-    def forward(self, ids, rng_key=None):
-        """ids (B, T) int  ->  logits (B, T, V). `rng_key`: see `loss`."""
+    def forward(self, ids, rng_key=None, starts=None):
+        """ids (B, T) int  ->  logits (B, T, V). `rng_key`, `starts`: see `loss`."""
         with matmul_precision(self.precision):
-            return self._logits(self._hidden(ids, rng_key))
+            return self._logits(self._hidden(ids, rng_key, starts))
 
-    def loss(self, ids, targets, rng_key=None, count=None):
+    def loss(self, ids, targets, rng_key=None, count=None, starts=None):
         """ids and targets (B, T) int  ->  mean cross-entropy in nats (0-d); `backward()` may
         follow.
 
         rng_key: a tuple such as (seed, step), from which dropout draws its masks; needed only in
         training mode with dropout > 0. Targets of -100 are not counted. count: what the sum of
-        losses is divided by, if not by the number of targets that count. Raises UserError for ids
-        outside the vocabulary.
+        losses is divided by, if not by the number of targets that count. starts (B, T) int: where
+        the document of each token begins in its row; no document sees another (documents.py). None:
+        one document a row. Raises UserError for ids outside the vocabulary, for starts that are
+        none, and for starts where a layer of your own does not take them.
         """
         if np.shape(ids) != np.shape(targets):
             raise UserError(
@@ -131,8 +135,8 @@ class LanguageModel(Layer, Architecture):
         self._dlogits = None
         with matmul_precision(self.precision):
             if not self._is_fused():
-                return self._loss_of_logits(ids, targets, rng_key, count)
-            return self.loss_head.forward(self._hidden(ids, rng_key), targets, count)
+                return self._loss_of_logits(ids, targets, rng_key, count, starts)
+            return self.loss_head.forward(self._hidden(ids, rng_key, starts), targets, count)
 
     def next_token_logits(self, ids):
         """ids (B, T) int  ->  logits (B, V) of the token that follows the last one."""
@@ -152,13 +156,44 @@ class LanguageModel(Layer, Architecture):
             dlogits, self._dlogits = self._dlogits, None
         with matmul_precision(self.precision):
             if dlogits is None:
-                # forward: self.loss_head.forward(self._hidden(ids, rng_key), targets, count)
+                # forward: self.loss_head.forward(self._hidden(ids, rng_key, starts), targets, count)
                 dx = self.loss_head.backward()
             else:
                 # forward: self.lm_head.forward(x, dtype=self._dtype)
                 dx = self.lm_head.backward(dlogits.astype(activation_dtype(self.precision), copy=False))
-            # forward: self.body.forward(ids, rng_key)
+            # forward: forward_with(self.body, ids, rng_key, starts)
             self.body.backward(dx)
+
+    def log_probabilities(self, ids, targets, rng_key=None):
+        """ids and targets (B, T) int  ->  logp (B,), the log-probability of each row's targets,
+        those of -100 left out, in nats; and what `backward_log_probabilities` needs.
+
+        rng_key, and what is raised: see `loss`.
+        """
+        spans = counted_spans(targets) if device_of(targets) == "cpu" else None
+        targets = self._ids_on_device(targets, "targets", ignored=IGNORE_INDEX)
+        with matmul_precision(self.precision):
+            if self._has_plain_head():
+                x, head = self._hidden(ids, rng_key), SequenceLogProbability(self.lm_head.weight)
+            else:
+                x, head = self._changed_logits(ids, rng_key), SequenceLogProbability(None)
+            head.training = self.training
+            logp = head.forward(contiguous(x), targets, spans)
+        return logp, head
+
+    def backward_log_probabilities(self, dlogp, head) -> None:
+        """dlogp (B,): add to `.grad` of every parameter. head: what `log_probabilities` returned,
+        in training mode.
+        """
+        with matmul_precision(self.precision):
+            # forward: logp = head.forward(contiguous(x), targets, spans)
+            dx = head.backward(dlogp)
+            if head.weight is None:
+                # forward: self._changed_logits(ids, rng_key)
+                self.backward(dx)
+            else:
+                # forward: self._hidden(ids, rng_key), SequenceLogProbability(self.lm_head.weight)
+                self.body.backward(dx)
 
     def to(self, device: str) -> LanguageModel:
         """As `Layer.to`. Raises UserError where the GPU does not know the model's precision."""
@@ -222,7 +257,7 @@ class LanguageModel(Layer, Architecture):
             return self.lm_head.forward(x).astype(self._dtype, copy=False)
         return self.lm_head.forward(x, dtype=self._dtype)  # (..., C) @ (C, V)
 
-    def _hidden(self, ids, rng_key):
+    def _hidden(self, ids, rng_key, starts=None):
         if self.training:
             self._name_layers()
         ids = self._ids_on_device(ids, "ids")
@@ -230,7 +265,11 @@ class LanguageModel(Layer, Architecture):
             raise UserError(
                 f"{ids.shape[1]} tokens are more than the model's context_length of {self.config.context_length}"
             )
-        return self.body.forward(ids, rng_key)
+        if starts is not None:
+            starts = to_device(check_starts(starts, ids.shape), device_of(ids))
+            if (why := starts_problem(self.body, self.body_name)) is not None:
+                raise UserError(why)
+        return forward_with(self.body, ids, rng_key, starts)
 
     def _ids_on_device(self, ids, what, ignored=None):
         """ids as an array beside the parameters; ids that come from the host are checked."""
@@ -299,20 +338,29 @@ class LanguageModel(Layer, Architecture):
         """
         if not behaves_as(self.loss_head, LinearCrossEntropy):
             return True
-        if not (self._is_own("forward", "_logits", "_hidden") and behaves_as(self.lm_head, Linear)):
-            return False
-        if not self.lm_head.transposed or hasattr(self.lm_head, "bias"):
+        if not self._has_plain_head():
             return False
         self.loss_head.weight = self.lm_head.weight  # the head may have been exchanged
         return True
 
-    def _loss_of_logits(self, ids, targets, rng_key, count):
+    def _has_plain_head(self) -> bool:
+        """Whether what `forward` returns is the product of what the body returns with a matrix."""
+        if not (self._is_own("forward", "_logits", "_hidden") and behaves_as(self.lm_head, Linear)):
+            return False
+        return self.lm_head.transposed and not hasattr(self.lm_head, "bias")
+
+    def _changed_logits(self, ids, rng_key, starts=None):
+        """What `forward` returns, where it may not be the head's product with the body's output."""
+        logits = self._forward_with(ids, rng_key, starts)
+        if self.training and not self._is_own("forward", "_logits", "_hidden"):
+            self._check_backward(logits, ids, rng_key, starts)
+        return logits
+
+    def _loss_of_logits(self, ids, targets, rng_key, count, starts):
         """The loss of what `forward` returns; in training mode its gradient waits for
         `backward`.
         """
-        logits = self._forward_with(ids, rng_key)
-        if self.training and not self._is_own("forward", "_logits", "_hidden"):
-            self._check_backward(logits, ids, rng_key)
+        logits = self._changed_logits(ids, rng_key, starts)
         forward, backward = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         smoothing = self.loss_head.label_smoothing if self.training else 0.0
         logits = contiguous(logits).copy()  # it is overwritten with its gradient, and is not ours
@@ -320,15 +368,25 @@ class LanguageModel(Layer, Architecture):
         self._dlogits = backward(1.0, saved) if self.training else None
         return loss
 
-    def _forward_with(self, ids, rng_key):
-        """What `forward` returns. One that takes no key gets none."""
+    def _forward_with(self, ids, rng_key, starts):
+        """What `forward` returns. One that takes no key gets none.
+
+        Raises UserError for starts where `forward` does not take them.
+        """
+        if starts is not None:
+            if "starts" not in inspect.signature(self.forward).parameters:
+                raise UserError(
+                    f"forward of {type(self).__name__} takes no starts, which packed documents need: define "
+                    "forward(self, ids, rng_key=None, starts=None)"
+                )
+            return self.forward(ids, rng_key, starts=starts)
         try:
             inspect.signature(self.forward).bind(ids, rng_key)
         except TypeError:
             return self.forward(ids)
         return self.forward(ids, rng_key)
 
-    def _check_backward(self, logits, ids, rng_key) -> None:
+    def _check_backward(self, logits, ids, rng_key, starts) -> None:
         """Raises UserError where `backward` is not that of an overridden `forward`, as far as can
         be seen.
         """
@@ -339,7 +397,7 @@ class LanguageModel(Layer, Architecture):
                     "forward and backward(self, dlogits), or call forward and backward(dlogits) yourself"
                 )
             return
-        plain = _METHODS["_logits"](self, _METHODS["_hidden"](self, ids, rng_key))
+        plain = _METHODS["_logits"](self, _METHODS["_hidden"](self, ids, rng_key, starts))
         if plain.shape != logits.shape or not (plain == logits).all():
             raise UserError(
                 f"forward of {type(self).__name__} is overridden and gives other logits, but backward is not: the "

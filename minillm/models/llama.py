@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from minillm.errors import UserError
+from minillm.layers.documents import forward_with
 from minillm.layers.embedding import Embedding
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -263,10 +264,12 @@ class LlamaBody(Layer):
         for name, child in super().children():
             yield name.replace("blocks.", "layers."), child
 
-    def forward(self, ids, rng_key):
-        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode."""
+    def forward(self, ids, rng_key, starts=None):
+        """ids (B, T) int -> x (B, T, C). rng_key: of the step, for dropout in training mode. starts
+        (B, T): of packed documents.
+        """
         x = self.embed_tokens.forward(ids, self.activations)
-        x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training)
+        x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training, starts)
         self.save_for_backward(saved)
         return self.norm.forward(x)
 
@@ -276,7 +279,7 @@ class LlamaBody(Layer):
         RuntimeError without a forward.
         """
         # forward: self.norm.forward(x)
-        # forward: x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training)
+        # forward: x, saved = run_blocks(self.blocks, x, rng_key, ...)
         dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
         # forward: x = self.embed_tokens.forward(ids, self.activations)
         self.embed_tokens.backward(dx)
@@ -308,9 +311,12 @@ class LlamaBlock(Layer):
         self.post_attention_layernorm = post_attention_layernorm
         self.mlp = mlp
 
-    def forward(self, x, rng_key=None):
-        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode."""
-        x, saved_attn = residual_forward(x, self.self_attn.forward(self.input_layernorm.forward(x), rng_key))
+    def forward(self, x, rng_key=None, starts=None):
+        """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode. starts
+        (B, T): of packed documents.
+        """
+        attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
+        x, saved_attn = residual_forward(x, attn_out)
         x, saved_mlp = residual_forward(x, self.mlp.forward(self.post_attention_layernorm.forward(x)))
         self.save_for_backward((saved_attn, saved_mlp))
         return x
@@ -325,9 +331,9 @@ class LlamaBlock(Layer):
         dx, dmlp_out = residual_backward(dy, saved_mlp)
         # forward: self.mlp.forward(self.post_attention_layernorm.forward(x))
         dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
-        # forward: x, saved_attn = residual_forward(x, ...): x = x + self_attn(input_layernorm(x))
+        # forward: x, saved_attn = residual_forward(x, attn_out): x = x + self_attn(input_layernorm(x))
         dx, dattn_out = residual_backward(dx, saved_attn)
-        # forward: self.self_attn.forward(self.input_layernorm.forward(x), rng_key)
+        # forward: attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def decode(self, x, cache):

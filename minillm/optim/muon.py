@@ -40,19 +40,52 @@ SMALLEST_NORM = 1e-7
 def orthogonalised(n):
     """n (outputs, inputs) or its transpose  ->  about U V^T of n = U S V^T, of n's shape
 
-    The product x x^T is that of the shorter side.
+    The Gram matrix x x^T is that of the shorter side. For a matrix that is at least twice as long,
+    all five steps are taken on it: with p_k = a + b gram_k + c gram_k^2, a step changes the Gram
+    matrix to gram_{k+1} = p_k gram_k p_k, and in the end x is p_5 p_4 p_3 p_2 p_1 x, one product
+    with the long side in place of five. `orthogonalised_formula` is the plain form.
     """
     if n.shape[0] > n.shape[1]:
         return orthogonalised(n.T).T
+    x = _of_norm_1(n)
+    if n.shape[1] < 2 * n.shape[0]:
+        for _ in range(STEPS):
+            x = matmul(_factor(matmul(x, x.T)), x)  # (R, R) @ (R, C)
+        return x
+    gram = matmul(x, x.T)  # (R, C) @ (C, R)
+    product = p = _factor(gram)
+    for _ in range(STEPS - 1):
+        gram = matmul(matmul(p, gram), p)  # (R, R) @ (R, R) @ (R, R)
+        p = _factor(gram)
+        product = matmul(p, product)  # (R, R) @ (R, R)
+    return matmul(product, x)  # (R, R) @ (R, C)
+
+
+def orthogonalised_formula(n):
+    """`orthogonalised`, as its source has it: x = a x + (b gram + c gram gram) x, five times."""
+    if n.shape[0] > n.shape[1]:
+        return orthogonalised_formula(n.T).T
     a, b, c = COEFFICIENTS
-    xp = array_module(n)
-    x = n / xp.maximum(xp.sqrt((n * n).sum()), SMALLEST_NORM)
+    x = _of_norm_1(n)
     for _ in range(STEPS):
         gram = matmul(x, x.T)  # (R, C) @ (C, R)
-        # p(x) = (a + b gram + c gram gram) x
-        p = a * xp.eye(len(gram), dtype=gram.dtype) + b * gram + c * matmul(gram, gram)  # (R, R)
-        x = matmul(p, x)  # (R, R) @ (R, C)
+        x = a * x + matmul(b * gram + c * matmul(gram, gram), x)  # (R, R) @ (R, C)
     return x
+
+
+def _of_norm_1(n):
+    xp = array_module(n)
+    return n / xp.maximum(xp.sqrt((n * n).sum()), SMALLEST_NORM)
+
+
+def _factor(gram):
+    """a + b gram + c gram gram (R, R), of gram (R, R)"""
+    a, b, c = COEFFICIENTS
+    p = matmul(gram, gram.T)  # gram is symmetric; a product with the own transpose costs half
+    p *= c
+    p += b * gram
+    p.ravel()[:: len(p) + 1] += a  # the diagonal
+    return p
 
 
 def muon_formula(w, g, m, lr, momentum, decay, outputs_axis):
@@ -63,9 +96,26 @@ def muon_formula(w, g, m, lr, momentum, decay, outputs_axis):
     """
     m = momentum * m + (1 - momentum) * g
     n = momentum * m + (1 - momentum) * g
-    outputs, inputs = w.shape[outputs_axis], w.shape[1 - outputs_axis]
-    w = w - lr * decay * w - lr * math.sqrt(max(1, outputs / inputs)) * orthogonalised(n)
+    w = w - lr * decay * w - lr * _scale(w, outputs_axis) * orthogonalised_formula(n)
     return w, m
+
+
+def muon_update(w, g, m, lr, momentum, decay, outputs_axis):
+    """`muon_formula` in place: w and m are changed, and g, which becomes (1 - mu) g."""
+    g *= 1 - momentum
+    m *= momentum
+    m += g
+    n = momentum * m
+    n += g
+    step = orthogonalised(n)
+    step *= lr * _scale(w, outputs_axis)
+    w *= 1 - lr * decay
+    w -= step
+
+
+def _scale(w, outputs_axis) -> float:
+    """sqrt(max(1, outputs / inputs))"""
+    return math.sqrt(max(1, w.shape[outputs_axis] / w.shape[1 - outputs_axis]))
 
 
 class Muon(AdamW):
@@ -116,7 +166,7 @@ class Muon(AdamW):
         def update(name):
             parameter, m = self.matrices[name], self.state["momentum"][name]
             w, g = parameter.value, parameter.grad * gradient_scale
-            w[...], m[...] = muon_formula(w, g, m, self.lr, self.momentum, self.weight_decay, parameter.outputs_axis)
+            muon_update(w, g, m, self.lr, self.momentum, self.weight_decay, parameter.outputs_axis)
 
         self.share(update, sorted(self.matrices, key=lambda name: -self.matrices[name].value.size))
         self.adamw_step(self.parameters_with("first_moment"), self.lr * self.adamw_share, gradient_scale)

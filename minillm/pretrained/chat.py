@@ -8,6 +8,7 @@ control tokens in it become their ids, including those typed by a user.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,20 +33,23 @@ class Chat:
     eos: str = ""
     others: dict[str, str] = field(default_factory=dict)
 
-    def prompt(self, messages: list[dict], add_generation_prompt: bool = True) -> str:
+    def prompt(self, messages: list[dict], add_generation_prompt: bool = True, more: Mapping = {}) -> str:
         """The text to continue from, for messages such as {"role": "user", "content": "Hello"}.
 
-        Raises UserError where the template refuses them, or fails.
+        more: further variables of the template, such as tools. Raises UserError where the template
+        refuses them, or fails.
         """
+        return render(self.template, messages, self.names, add_generation_prompt, more)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The special tokens that the template knows by name."""
         named = {name: text for name, text in (("bos_token", self.bos), ("eos_token", self.eos)) if text}
-        return render(self.template, messages, {**self.others, **named}, add_generation_prompt)
+        return {**self.others, **named}
 
     def encode(self, tokenizer, messages: list[dict]) -> tuple[list[int], int | None]:
         """The ids of the prompt, and the id of the model's EOS (None if the tokenizer has none)."""
-        text, special = self.prompt(messages), special_tokens(tokenizer)
-        if not special:
-            return tokenizer.encode(text), None
-        return tokenizer.encode(text, allowed_special="all", add_special_tokens=False), special.get(self.eos)
+        return encode_text(tokenizer, self.prompt(messages)), special_tokens(tokenizer).get(self.eos)
 
     def end_of_turn(self, tokenizer) -> int | None:
         """The id of the control token that the template writes after an answer; None if it writes
@@ -61,6 +65,28 @@ class Chat:
         special = special_tokens(tokenizer)
         found = [token for token in special if token and rest.startswith(token)] if answer else []
         return special[max(found, key=len)] if found else None
+
+    def end_text(self, tokenizer) -> str | None:
+        """The text that the template writes after an answer, where it writes no token EOS or control
+        token there: with a vocabulary that has none. A space alone is no such text.
+        """
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+        try:
+            text = self.prompt(messages, add_generation_prompt=False)
+        except UserError:
+            return None
+        _, answer, rest = text.rpartition(ANSWER)
+        has_token = any(token and token in rest for token in special_tokens(tokenizer))
+        return rest if answer and rest.strip(" ") and not has_token else None
+
+
+def encode_text(tokenizer, text: str) -> list[int]:
+    """The ids of the text that a template makes: nothing is added, and special tokens in it become
+    their ids.
+    """
+    if not special_tokens(tokenizer):
+        return tokenizer.encode(text)
+    return tokenizer.encode(text, allowed_special="all", add_special_tokens=False)
 
 
 def ask(
@@ -92,6 +118,21 @@ def chat_of(source: str | Path, revision: str | None = None, name: str | None = 
     name: which of several templates, by default the one named "default". Raises UserError for a
     model without a template, and for an unknown name.
     """
+    templates, names = _templates_of(source, revision)
+    template = _chosen(templates, name, source)
+    bos, eos = (names.pop(token) if names.get(token) else "" for token in ("bos_token", "eos_token"))
+    return Chat(template, bos, eos, names)
+
+
+def has_template(source: str | Path) -> bool:
+    """Whether a model has a chat template."""
+    return bool(_templates_of(source, None)[0])
+
+
+def _templates_of(source: str | Path, revision: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """(templates by name, names of special tokens): those of the first in the chain that has
+    templates.
+    """
     templates, names = {}, {}
     for path in model_chain(source, revision):
         if path.is_dir():
@@ -100,9 +141,7 @@ def chat_of(source: str | Path, revision: str | None = None, name: str | None = 
             templates, names = gguf_templates(path), gguf_names(path)
         if templates:
             break
-    template = _chosen(templates, name, source)
-    bos, eos = (names.pop(token) if names.get(token) else "" for token in ("bos_token", "eos_token"))
-    return Chat(template, bos, eos, names)
+    return templates, names
 
 
 def _chosen(templates: dict[str, str], name: str | None, source) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 
 from minillm.errors import MissingExtra, UserError
@@ -34,24 +35,39 @@ _LONGEST_REASON = 300  # characters of an error that are shown
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # one field under three names, the usual one first
 
 
-def render(template: str, messages: list[dict], names: dict[str, str], add_generation_prompt: bool = True) -> str:
+def render(
+    template: str, messages: list[dict], names: dict[str, str], add_generation_prompt: bool = True, more: Mapping = {}
+) -> str:
     """The text of a conversation.
 
     messages: as {"role": "user", "content": "Hello"}; further fields and lists of parts reach the
-    template as they are. names: special tokens, such as {"bos_token": "<s>"}. Raises UserError, in
-    one line, for whatever goes wrong inside of the template, and MissingExtra without jinja2.
+    template as they are. names: special tokens, such as {"bos_token": "<s>"}. more: further
+    variables of the template, tools among them. Raises UserError, in one line, for whatever goes
+    wrong inside of the template, and MissingExtra without jinja2.
+    """
+    return render_marked(template, messages, names, add_generation_prompt, more)[0]
+
+
+def render_marked(
+    template: str, messages: list[dict], names: dict[str, str], add_generation_prompt: bool = True, more: Mapping = {}
+) -> tuple[str, list[tuple[int, int]]]:
+    """(text of a conversation, what lies between {% generation %} and {% endgeneration %} in it).
+
+    The second are positions (first, behind the last) of characters: what a model is trained to
+    write. Arguments and errors: as of `render`.
     """
     try:
         from jinja2 import TemplateError
     except ImportError:
         raise MissingExtra("a conversation", "the package jinja2", "gguf") from None
     messages = _prepared(messages)
-    variables = {**names, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+    variables = {**names, "tools": None, "documents": None, **more, "add_generation_prompt": add_generation_prompt}
     environment = _environment(template)
     try:
-        return environment.run(template, {**variables, "messages": messages})
+        text = environment.run(template, {**variables, "messages": messages})
     except (TemplateError, *_FAILURES) as error:
         raise UserError(f"the model's chat template cannot be used: {_reason(error)}") from None
+    return text, list(environment.marks)
 
 
 def _prepared(messages) -> list[dict]:
@@ -106,17 +122,19 @@ def _environment(template: str):
     from minillm.pretrained.template_sandbox import Sandbox
 
     class Generation(Extension):
-        """{% generation %} marks text that a model is trained to write; here it has no effect."""
+        """{% generation %} marks text that a model is trained to write."""
 
         tags = {"generation"}
 
         def parse(self, parser):
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.CallBlock(self.call_method("_same"), [], [], body).set_lineno(line)
+            return nodes.CallBlock(self.call_method("_marked"), [], [], body).set_lineno(line)
 
-        def _same(self, caller):
-            return caller()
+        def _marked(self, caller):
+            text = caller()
+            self.environment.marks.append((self.environment.length, self.environment.length + len(text)))
+            return text
 
     class SafeNamespace(Namespace):
         """A namespace whose names do not begin with an underscore."""

@@ -39,14 +39,16 @@ WIDE = re.compile(r"%[-+ #.0-9]*(?:\d{7}|\*)|\{[^{}]*(?:\d{7}|\{)")  # a width o
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of one template, which may run many times; steps are counted for each run.
 
-    filters: name -> function, beside those of jinja2.
+    filters: name -> function, beside those of jinja2. length: of the text so far, while a template
+    runs; marks: pairs of positions in it that the template marked.
     """
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, filters: dict, **settings):
         super().__init__(finalize=_written, **settings)
-        self.steps, self._program = 0, None
+        self.steps, self.length, self._program = 0, 0, None
+        self.marks: list[tuple[int, int]] = []
         self.filters = {name: self._sized(function, name) for name, function in {**self.filters, **filters}.items()}
         self.step = self.step  # one bound method, which `is` can compare
 
@@ -59,12 +61,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             tree = self.parse(template)
             _instrument(tree)
             self._program = self.from_string(tree)
-        self.steps = 0
-        parts, length = [], 0
+        self.steps, self.length, self.marks = 0, 0, []
+        parts = []
         for part in self._program.generate(variables):
             parts.append(part)
-            length += len(part)
-            _check_length(length)
+            self.length += len(part)
+            _check_length(self.length)
         return "".join(parts)
 
     def step(self) -> None:

@@ -27,6 +27,9 @@ from __future__ import annotations
 import inspect
 import math
 
+import numpy as np
+
+from minillm.backend.arrays import to_host
 from minillm.layers.linear import Linear
 from minillm.profiling.memory_operations import model_of
 
@@ -60,9 +63,12 @@ def _linear(x, weight, learns, **others):
     return linear_flops(math.prod(x.shape[:-1]), weight.size, learns)
 
 
-def _attention(q, causal=True, window=None, **others):
-    """q (B, H, T, D)"""
+def _attention(q, causal=True, window=None, starts=None, **others):
+    """q (B, H, T, D), starts (B, T)"""
     B, H, T, D = q.shape
+    if starts is not None:
+        i = np.arange(T)
+        return attention_flops(H * int(np.minimum(i - to_host(starts) + 1, window or T).sum()), D)
     seen = sum(min(i + 1, window or T) for i in range(T)) if causal else T * T
     return attention_flops(B * H * seen, D)
 
@@ -72,7 +78,13 @@ def _lora(x, a, b, **others):
     return linear_flops(math.prod(x.shape[:-1]), a.size + b.size)
 
 
-FORMULAS = {"linear": _linear, "attention": _attention, "linear_cross_entropy": _linear, "lora": _lora}
+FORMULAS = {
+    "linear": _linear,
+    "attention": _attention,
+    "linear_cross_entropy": _linear,
+    "sequence_log_probability": _linear,
+    "lora": _lora,
+}
 
 
 # --------------------------------------------------------------------------------------------------- a training step

@@ -24,6 +24,7 @@ from inspect import signature
 from minillm.backend.threads import blas_threads, cores
 from minillm.errors import UserError
 from minillm.layers.cross_entropy import IGNORE_INDEX
+from minillm.layers.documents import check_starts
 
 SWITCH_SECONDS = 1e-5  # how soon a thread that waits for Python's lock asks for it; 7 % of a small step on two cores
 
@@ -63,32 +64,34 @@ class DataParallel:
         self._open.close()
         self._pool = None
 
-    def loss(self, ids, targets):
-        """The mean loss on a batch (B, T), 0-d, without gradients.
+    def loss(self, ids, targets, starts=None):
+        """The mean loss on a batch (B, T), 0-d, without gradients. starts (B, T): of packed
+        documents (layers/documents.py).
 
         The models are in evaluation mode meanwhile.
         """
         was_training = self.model.training
         for model in self.models:
             model.eval()
-        loss = self._run(lambda model, *part: model.loss(*part), ids, targets, None)
+        loss = self._run(_loss, ids, targets, None, starts)
         for model in self.models:
             model.train(was_training)
         return loss
 
-    def loss_and_gradients(self, ids, targets, rng_key=None):
+    def loss_and_gradients(self, ids, targets, rng_key=None, starts=None, count=None):
         """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's
-        parameters.
+        parameters. starts (B, T): of packed documents (layers/documents.py).
 
+        count: what the sum of losses is divided by, if not by the number of targets that count.
         On a device the work is only queued when this returns: reading the loss waits for it.
         """
 
         def forward_and_backward(model, *part):
-            loss = model.loss(*part)
+            loss = _loss(model, *part)
             model.backward()
             return loss
 
-        loss = self._run(forward_and_backward, ids, targets, rng_key)
+        loss = self._run(forward_and_backward, ids, targets, rng_key, starts, count)
         parameters, *copies = self._parameters
         for replica in copies:
             for name, copy in replica.items():
@@ -119,24 +122,48 @@ class DataParallel:
         for future in waiting:
             future.result()
 
-    def _run(self, task, ids, targets, rng_key):
+    def count(self, targets) -> int:
+        """How many of the targets (B, T) count."""
+        return int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
+
+    def _run(self, task, ids, targets, rng_key, starts, count=None):
         """The sum of what `task` returns for each part; every part's loss is divided by the count
-        of the whole batch.
+        of the whole batch, if no other is given.
         """
-        count = int((targets != getattr(self.model.loss_head, "ignore_index", IGNORE_INDEX)).sum())
-        bounds = [len(ids) * i // len(self.models) for i in range(len(self.models) + 1)]
+        if starts is not None:
+            starts = check_starts(starts, ids.shape)
+        count = self.count(targets) if count is None else count
+        workers = max(1, min(len(self.models), len(ids)))  # the model itself has a part: gradients are added to its own
+        bounds = [len(ids) * i // workers for i in range(workers + 1)]
         slices = [slice(first, last) for first, last in zip(bounds, bounds[1:])]
-        parts = [part for part in zip(self.models, self._dropouts, slices) if part[2].start < part[2].stop]
+        parts = list(zip(self.models, self._dropouts, slices))
         for _, dropouts, rows in parts:
             for dropout in dropouts:
                 dropout.batch_offset = rows.start  # masks are those of the whole batch, however it is cut
-        calls = [(task, model, ids[rows], targets[rows], rng_key, count) for model, _, rows in parts]
+        calls = [
+            (task, model, ids[rows], targets[rows], rng_key, count, None if starts is None else starts[rows])
+            for model, _, rows in parts
+        ]
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this
         # context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
         first_task, *arguments = calls[0]
         first = first_task(*arguments)
         return first + sum(future.result() for future in waiting) if waiting else first
+
+
+def _loss(model, ids, targets, rng_key, count, starts):
+    """The loss of a part. A custom model, whose loss may not take starts, gets them where there are
+    some.
+    """
+    if starts is None:
+        return model.loss(ids, targets, rng_key, count)
+    if "starts" not in signature(model.loss).parameters:
+        raise UserError(
+            f"loss of {type(model).__name__} takes no starts, which packed documents need: define "
+            "loss(self, ids, targets, rng_key=None, count=None, starts=None)"
+        )
+    return model.loss(ids, targets, rng_key, count, starts=starts)
 
 
 def _check_loss(model) -> None:

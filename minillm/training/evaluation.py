@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minillm.backend.threads import default_workers
@@ -34,11 +35,39 @@ def evaluate(loss, tokens, batch_size: int, context_length: int, limit: int | No
     windows, so that every token but the first is predicted once; or `limit` windows, evenly spaced
     and the same every time.
     """
-    total, count = 0.0, 0  # on a device the total stays there, so that no batch waits
-    for inputs, targets in sequential_windows(tokens, batch_size, context_length, limit):
-        total += loss(inputs, targets) * targets.size
-        count += targets.size
-    return Evaluation(float(total) / count, count)
+    windows = sequential_windows(tokens, batch_size, context_length, limit)
+    return mean_loss((loss(inputs, targets), targets.size) for inputs, targets in windows)
+
+
+def evaluate_examples(parallel: DataParallel, examples, part: str, limit=None, before_batch=lambda: None) -> Evaluation:
+    """The loss on one part of a run's examples (examples.py), all of it or `limit` rows.
+
+    before_batch: called before each batch; it may raise.
+    """
+
+    def losses():
+        for batch in examples.evaluation_batches(part, limit):
+            before_batch()
+            yield examples.objective.loss(parallel, batch), examples.objective.count(parallel, batch)
+
+    return mean_loss(losses())
+
+
+def evaluate_whole(model, examples, part: str) -> Evaluation:
+    """The loss of a model on all of one part of a run's examples, on all cores, or on a device by
+    one worker.
+    """
+    with DataParallel(model, default_workers(*examples.size, model.device)) as parallel:
+        return evaluate_examples(parallel, examples, part)
+
+
+def mean_loss(losses: Iterable[tuple]) -> Evaluation:
+    """The mean of all, from pairs (mean of a batch, number that it is the mean of)."""
+    total, number = 0.0, 0  # on a device the total stays there, so that no batch waits
+    for loss, count in losses:
+        total += loss * count
+        number += count
+    return Evaluation(float(total) / number, number)
 
 
 def evaluate_model(model, tokens, batch_size: int, limit: int | None = None) -> Evaluation:

@@ -18,12 +18,12 @@ import numpy as np
 from minillm.backend.async_read import AsyncRead
 from minillm.backend.threads import default_workers
 from minillm.errors import MissingExtra
-from minillm.generation import generate
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
 from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
-from minillm.training.evaluation import Evaluation, evaluate
+from minillm.training.evaluation import Evaluation, evaluate_examples
+from minillm.training.examples import PARTS
 from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
@@ -219,14 +219,9 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     settings, progress = run.settings, run.progress
     if progress.history and progress.history[-1][0] == progress.step:
         return True
-
-    def loss(ids, targets):
-        control.check()
-        return parallel.loss(ids, targets)
-
-    sizes = (settings.batch_size, run.model.config.context_length, settings.eval_windows or None)
+    limit = settings.eval_windows or None
     try:
-        train, validation = (evaluate(loss, tokens, *sizes) for tokens in (run.train_tokens, run.validation_tokens))
+        train, validation = (evaluate_examples(parallel, run.examples, part, limit, control.check) for part in PARTS)
     except Ended:
         return False
     if not (math.isfinite(train.loss) and math.isfinite(validation.loss)):
@@ -256,12 +251,10 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
 
 
 def write_sample(run: Run, temperature: float = 0.8) -> str:
-    """A text written by the model, starting from the first token of the validation text."""
+    """What the model writes, as the run's kind of examples lets it."""
     settings = run.settings
     sampler = Sampler(temperature=temperature, top_k=40, seed=settings.seed + run.progress.step)
-    start = np.array(run.validation_tokens[:1], dtype=np.int64)
-    tokens = generate(run.model, start[None, :], max_new_tokens=settings.sample_tokens, sampler=sampler)
-    text = run.tokenizer.decode([int(start[0]), *(int(token[0]) for token in tokens)])
+    text = run.examples.sample(run.model, run.tokenizer, sampler, settings.sample_tokens)
     run.model.train()
     return text
 

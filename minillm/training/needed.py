@@ -21,7 +21,7 @@ def check_not_needed(folder: Path, settings: TrainingSettings, inside_is_fine: b
     training texts. A folder inside such a model's folder is refused as well, unless inside_is_fine,
     for a name that the user did not choose.
     """
-    for source in settings.data:
+    for source in settings.files:
         path = Path(source)
         if path.is_file() and _contains(folder, path):
             raise UserError(f"{folder} holds {path}, which the run is to learn from: name another folder with --out")

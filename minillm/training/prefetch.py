@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from minillm.backend.random_streams import stream
-from minillm.data import random_windows
-
 
 class BatchPrefetcher:
     """The training batches of a run. Use it as a context manager.
@@ -19,10 +16,7 @@ class BatchPrefetcher:
     """
 
     def __init__(self, run, ahead: bool):
-        settings = run.settings
-        self._tokens, self._seed = run.train_tokens, settings.seed
-        self._size = (settings.batch_size, run.model.config.context_length)
-        self._micro_steps = settings.gradient_accumulation
+        self._draw, self._micro_steps = run.examples.batch, run.settings.gradient_accumulation
         self._thread = ThreadPoolExecutor(1, "minillm-batches") if ahead else None
         self._coming = None  # (step, micro_step), future
 
@@ -34,13 +28,10 @@ class BatchPrefetcher:
             self._thread.shutdown(cancel_futures=True)
 
     def get(self, step: int, micro_step: int):
-        """ids and targets, both (B, T), of a micro-step; the thread then draws the next."""
+        """The batch of a micro-step, a tuple (examples.py); the thread then draws the next."""
         key, (awaited, future) = (step, micro_step), self._coming or (None, None)
         batch = future.result() if awaited == key else self._draw(*key)
         if self._thread is not None:
             following = divmod(step * self._micro_steps + micro_step + 1, self._micro_steps)
             self._coming = following, self._thread.submit(self._draw, *following)
         return batch
-
-    def _draw(self, step: int, micro_step: int):
-        return random_windows(self._tokens, *self._size, stream(self._seed, "batch", step, micro_step))

@@ -11,8 +11,6 @@ import numpy as np
 from minillm.backend.arrays import to_device
 from minillm.backend.matmul import check_gpu
 from minillm.backend.precision import weight_dtype
-from minillm.data import encode_data, load_text, open_tokens, split_text, write_tokens
-from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
 from minillm.files.atomic import remove_leftovers
 from minillm.files.model_folder import WEIGHTS_FILE
@@ -26,7 +24,7 @@ from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
 from minillm.profiling.memory import workload_of
 from minillm.profiling.memory_advice import explain_oom
-from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer, load_tokenizer
+from minillm.tokenizers import load_tokenizer
 from minillm.training.checkpoint import (
     TRAINING_FOLDER,
     Progress,
@@ -36,26 +34,24 @@ from minillm.training.checkpoint import (
     save_checkpoint,
 )
 from minillm.training.claim import Claim
+from minillm.training.example_kinds import kind_of
+from minillm.training.examples import Examples
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
 
-DEFAULT_BYTE_PAIRS = 1024  # tokens
-TRAIN_TOKENS, VALIDATION_TOKENS = "train.npy", "validation.npy"
-
 
 @dataclass
 class Run:
-    """A run in its folder: model, data, settings, optimizer and progress."""
+    """A run in its folder: model, examples, settings, optimizer and progress."""
 
     folder: Path
     settings: TrainingSettings
     model: LanguageModel
     optimizer: object
     tokenizer: object
-    train_tokens: np.ndarray
-    validation_tokens: np.ndarray
+    examples: Examples
     progress: Progress
     metrics: MetricsLog
     claim: Claim | None = None
@@ -129,31 +125,26 @@ def start_run(
         check_free(folder, overwrite)
     check_not_needed(folder, settings, numbered)
     check_gpu(to_device(np.zeros(1), device), settings.dtype)  # raises UserError where there is no such device
-    text = load_text(list(settings.data))
+    kind = kind_of(settings)
+    source = kind.read(settings)
     model = None
     if settings.init:
         model, tokenizer = _open_initial_model(settings, model_fields)
         config = model.config
     else:
-        kind = architecture_of(config_from_dict(model_fields))
-        tokenizer = _make_tokenizer(settings, text, kind)
+        architecture = architecture_of(config_from_dict(model_fields))
+        tokenizer = kind.make_tokenizer(settings, source, architecture)
         config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
-    splits = [encode_data(tokenizer, part, settings.special) for part in split_text(text)]
-    for name, ids, least in zip(("training", "validation"), splits, (config.context_length + 1, 2)):
-        if len(ids) < least:
-            raise UserError(
-                f"the {name} text has {len(ids)} tokens, one window needs {least}: "
-                f"use a longer text or a smaller --context-length (now {config.context_length})"
-            )
+    examples = kind.encode(source, settings, config, tokenizer)
     with claim_new_folder(folder, numbered) as (folder, partial):
         if folder.exists():
             check_free(folder, overwrite)  # another process may have created it meanwhile
         with explain_oom(workload_of(settings, config, device)):
-            _write_new_run(partial, folder, settings, config, model, tokenizer, splits)
+            _write_new_run(partial, folder, settings, config, model, tokenizer, examples)
         return resume_run(folder, device)
 
 
-def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, model, tokenizer, splits) -> None:
+def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, model, tokenizer, examples) -> None:
     """Write a run at step 0 into `partial`, and rename it to `folder`.
 
     model: None for a new one.
@@ -164,36 +155,16 @@ def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, mo
     for left in partial.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     (partial / TRAINING_FOLDER).mkdir()
-    for name, ids in zip((TRAIN_TOKENS, VALIDATION_TOKENS), splits):
-        write_tokens(partial / TRAINING_FOLDER / name, ids)
     tokenizer.save_pretrained(partial)
     carried = carried_from(settings.init) if settings.init else NOTHING
     carried.write_tokenizer_config(partial)
     architecture_of(config).save_config(config, partial, carried)
+    examples.write(partial)
     _save_as_model(model, settings, partial)
     (partial / METRICS_FILE).touch()
     description = {"settings": asdict(settings), "model": config_to_dict(config)}
     save_checkpoint(partial, model, settings.make_optimizer(model.trainable_parameters()), Progress(), description)
     put_in_place(partial, folder)
-
-
-def _make_tokenizer(settings: TrainingSettings, text: str, kind: type[LanguageModel]) -> Tokenizer:
-    """A new tokenizer for a kind of model, of the characters of the whole text or of the byte pairs
-    of its training part.
-
-    If documents are separated by <|endoftext|>, that is a token, and no pairs are learned from its
-    letters.
-    """
-    if settings.tokenizer == "char":
-        return CharacterTokenizer.train(text)
-    separators = [token for token in (*kind.end_of_text, *END_OF_TEXT) if token in text and settings.special != "text"][
-        :1
-    ]
-    training = split_text(text)[0]
-    documents = training.split(separators[0]) if separators else training
-    return BytePairTokenizer.train(
-        documents, settings.vocab_size or DEFAULT_BYTE_PAIRS, separators, kind.tokenizer_pattern
-    )
 
 
 def _open_initial_model(settings: TrainingSettings, model_fields: dict):
@@ -259,14 +230,14 @@ def _open_run(folder: Path, device: str, claim: Claim) -> Run:
         raise UserError(f"{folder / TRAINING_FOLDER}: the stored settings are not of this version: {error}") from None
     with explain_oom(workload_of(settings, config, device)):
         model, optimizer = _restore(folder, settings, config, progress, device)
+    tokenizer = load_tokenizer(folder)
     return Run(
         folder=folder,
         settings=settings,
         model=model,
         optimizer=optimizer,
-        tokenizer=load_tokenizer(folder),
-        train_tokens=open_tokens(folder / TRAINING_FOLDER / TRAIN_TOKENS, config.vocab_size),
-        validation_tokens=open_tokens(folder / TRAINING_FOLDER / VALIDATION_TOKENS, config.vocab_size),
+        tokenizer=tokenizer,
+        examples=kind_of(settings).open(folder, settings, config, tokenizer),
         progress=progress,
         metrics=MetricsLog(folder),
         claim=claim,

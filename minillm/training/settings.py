@@ -20,7 +20,10 @@ RUN, MODEL, STEPS, EVALUATION = "The run", "The model", "How it learns", "Evalua
 class TrainingSettings:
     """Settings of a run; they are stored in the run folder, and a resumed run uses them again.
 
-    data: a corpus name, or files. batch_size: windows in a batch; gradient_accumulation: batches a
+    data: a corpus name, or files. chat_data: files of conversations in its place, with init;
+    chat_validation: files to validate on, () for every tenth of them; chat_template: "" for the
+    model's own, or the plain one (pretrained/training_template.py); packing: whether short
+    conversations share a row. batch_size: windows in a batch; gradient_accumulation: batches a
     step. max_steps: where the schedule ends. lr rises over warmup_steps and falls to min_lr
     (schedule "cosine" or "linear") or stays ("constant"). checkpoint_activations: compute each
     block again in backward, for less memory. gradient_clip: largest global norm of the gradient, 0
@@ -44,6 +47,19 @@ class TrainingSettings:
         "What to learn from: python-docs (built in), shakespeare (downloaded once), or UTF-8 text files.",
         RUN,
     )
+    chat_data: tuple[str, ...] = option(
+        (), "With --init: learn to answer, from files of conversations, JSON lines with messages; may be repeated.", RUN
+    )
+    chat_validation: tuple[str, ...] = option(
+        (), "Conversations to validate on; if left out, every tenth of --chat-data.", RUN
+    )
+    chat_template: str = option(
+        "",
+        "How conversations become text: one of the model's templates by name, a .jinja file, or plain. If left out, "
+        "the model's own, and plain for a model without.",
+        RUN,
+    )
+    packing: bool = option(True, "Short conversations share a row, without attention between them.", RUN)
     seed: int = option(1337, "The same seed gives the same run.", RUN, least=0)
     batch_size: int = option(12, "Windows of text in a batch.", STEPS, least=1)
     gradient_accumulation: int = option(1, "Batches whose gradients make one step.", STEPS, least=1)
@@ -99,6 +115,9 @@ class TrainingSettings:
     def __post_init__(self):
         object.__setattr__(self, "data", tuple(self.data))
         object.__setattr__(self, "freeze", tuple(self.freeze))
+        object.__setattr__(self, "chat_data", tuple(self.chat_data))
+        object.__setattr__(self, "chat_validation", tuple(self.chat_validation))
+        self._check_chat()
         for field in fields(self):
             self._check_whole(field.name, field.metadata.get("least"))
         check_choice(self.special)
@@ -122,6 +141,27 @@ class TrainingSettings:
         check_settings(self.lr, (self.beta1, self.beta2), self.eps, self.weight_decay)
         check_of_muon(self.momentum, self.adamw_lr)
         activation_dtype(self.dtype)  # raises where there is none
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that the run learns from and is validated on."""
+        return (*self.data, *self.chat_data, *self.chat_validation)
+
+    def _check_chat(self) -> None:
+        if not self.chat_data:
+            named = [name for name in ("chat_validation", "chat_template") if getattr(self, name)]
+            if named:
+                raise UserError(f"--{named[0].replace('_', '-')} belongs to conversations: name them with --chat-data")
+            return
+        if not self.init:
+            raise UserError("--chat-data teaches a model to answer: name the model that it continues from with --init")
+        if self.data not in ((), TrainingSettings.data):
+            raise UserError("--data is a text and --chat-data are conversations: a run learns from one of them")
+        if self.special == "text":
+            raise UserError(
+                "--special text: a conversation is read with its special tokens; refuse them, or leave it out"
+            )
+        object.__setattr__(self, "data", ())
 
     def make_schedule(self):
         """The function step -> learning rate."""

@@ -48,11 +48,20 @@ def train_step(
 
 
 def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetcher, step: int):
-    """The mean loss of a step's batches; the parameters' gradients become those of this mean."""
-    settings, loss = run.settings, 0.0
-    for micro_step in range(settings.gradient_accumulation):
-        ids, targets = batches.get(step, micro_step)
-        loss = loss + parallel.loss_and_gradients(ids, targets, rng_key=(settings.seed, "dropout", step, micro_step))
+    """The mean loss over all that a step's batches count; the parameters' gradients become K times
+    those of this mean, where K = gradient_accumulation.
+
+    The mean is over all N that count in the K batches together, whichever batch they are in. Each
+    batch's sum is divided by N / K, which is what a batch counts on the average: for windows of a
+    text, of which each counts the same, that is the mean of the batch itself.
+    """
+    settings, objective, loss = run.settings, run.examples.objective, 0.0
+    micro_steps = range(settings.gradient_accumulation)
+    drawn = [batches.get(step, micro_step) for micro_step in micro_steps]
+    count = sum(objective.count(parallel, batch) for batch in drawn) / len(drawn)  # N / K
+    for micro_step, batch in zip(micro_steps, drawn):
+        rng_key = (settings.seed, "dropout", step, micro_step)
+        loss = loss + objective.loss_and_gradients(parallel, batch, count, rng_key)
     # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
     return loss / settings.gradient_accumulation
 

@@ -27,8 +27,7 @@ def test_it_is_printed_once_and_in_the_simulator_only(device, lines):
     run = SimpleNamespace(
         model=SimpleNamespace(device=device, config=SimpleNamespace(context_length=32)),
         settings=SimpleNamespace(batch_size=4, gradient_accumulation=1, max_steps=20),
-        tokenizer=SimpleNamespace(decode=lambda ids: "a"),
-        validation_tokens=[0],
+        examples=SimpleNamespace(),
         progress=SimpleNamespace(step=0),
     )
     shown = StringIO()

@@ -8,7 +8,7 @@ from planting import assert_caught, assert_close, planted
 
 from minillm.backend.arrays import to_device, to_host
 from minillm.checks.cases import KEY, array
-from minillm.checks.gradcheck import gradcheck
+from minillm.checks.gradcheck import GradientError, gradcheck
 from minillm.kernels import kernel_for
 from minillm.layers import attention
 from minillm.layers.attention import (
@@ -20,10 +20,13 @@ from minillm.layers.attention import (
     merge_heads,
     split_heads,
 )
+from minillm.layers.documents import packed_starts
 from minillm.layers.dropout import dropout_factor
 from minillm.layers.linear import Linear
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
+DOCUMENTS = [[2, 1, 4], [3, 2]]  # the lengths in each row of 7 tokens; 2 of padding in the second row
+STARTS = np.stack([packed_starts(lengths, 7) for lengths in DOCUMENTS])
 WINDOWS = [1, 2, 3, 6, 7, 8]  # of 7 tokens: the token alone, some, all, and more than there are
 
 
@@ -63,12 +66,14 @@ def test_gradients_of_the_layer():
 
 
 def formula(q, k, v, seen, factor=None):
-    """Equation 1, a number at a time. seen(i, j): whether query i sees key j."""
+    """Equation 1, a number at a time. seen(i, j) or seen(i, j, b): whether query i sees key j, in row b of the batch."""
+    if seen.__code__.co_argcount == 2:
+        return formula(q, k, v, lambda i, j, b: seen(i, j), factor)
     batch, heads, time, width = q.shape
     group = heads // k.shape[1]
     y = np.zeros_like(q)
     for b, h, i in np.ndindex(batch, heads, time):
-        keys = [j for j in range(time) if seen(i, j)]
+        keys = [j for j in range(time) if seen(i, j, b)]
         scores = [sum(q[b, h, i, d] * k[b, h // group, j, d] for d in range(width)) / math.sqrt(width) for j in keys]
         total = sum(math.exp(score) for score in scores)
         for j, score in zip(keys, scores):
@@ -100,6 +105,19 @@ def test_a_window_is_the_formula(monkeypatch, window, block):
     assert_close(y, formula(*inputs, lambda i, j: i - window < j <= i))
 
 
+def in_documents(window=None):
+    return lambda i, j, b: max(STARTS[b, i], i - (window or 7) + 1) <= j <= i
+
+
+@pytest.mark.parametrize("window", [None, *WINDOWS])
+@pytest.mark.parametrize("block", [1, 2, 3, 128])
+def test_packed_documents_are_the_formula(monkeypatch, window, block):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    inputs = qkv(4, 2)
+    y, _ = attention_forward(*inputs, window=window, starts=STARTS, dropout=0.3, rng_key=KEY)
+    assert_close(y, formula(*inputs, in_documents(window), dropout_factor((2, 4, 7, 7), 0.3, KEY, inputs[0])))
+
+
 def test_dropout_uses_the_mask_of_the_key():
     q, k, v = qkv(time=4)
     factor = dropout_factor((2, 2, 4, 4), 0.5, KEY, q)
@@ -129,6 +147,11 @@ def test_a_window_that_is_none_is_refused(settings):
         attention_forward(*qkv(), **settings)
 
 
+def test_documents_without_causal_are_refused():
+    with pytest.raises(ValueError, match="starts without causal"):
+        attention_forward(*qkv(), causal=False, starts=STARTS)
+
+
 def test_heads_are_split_and_merged():
     x = np.arange(2 * 3 * 8).reshape(2, 3, 8)
     heads = split_heads(x, 4)
@@ -140,7 +163,7 @@ def test_heads_are_split_and_merged():
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 7])
-@pytest.mark.parametrize("settings", [{}, dict(causal=False), dict(window=3)])
+@pytest.mark.parametrize("settings", [{}, dict(causal=False), dict(window=3), dict(starts=STARTS)])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_blocks_of_queries_change_nothing(monkeypatch, block, settings, dropout):
     q, k, v, dy = *qkv(), array("dy", 2, 2, 7, 3)
@@ -159,6 +182,43 @@ def test_a_window_skips_keys_that_no_query_of_a_block_sees(monkeypatch):
     monkeypatch.setattr(attention, "QUERY_BLOCK", 2)
     _, saved = attention_forward(*qkv(), window=3)
     assert [p.shape[2:] for p in saved.p] == [(2, 2), (2, 4), (2, 4), (1, 3)]
+
+
+def test_keys_that_no_query_of_a_block_sees_are_skipped_in_each_row(monkeypatch):
+    """Rows of the batch whose keys begin at the same place are one block, as the first two tokens of both rows."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 2)
+    _, saved = attention_forward(*qkv(), starts=STARTS)
+    sizes = [(2, 2, 2, 2), (1, 2, 2, 2), (1, 2, 2, 4), (2, 2, 2, 3), (1, 2, 1, 4), (1, 2, 1, 2)]
+    assert [p.shape for p in saved.p] == sizes
+
+
+@pytest.mark.parametrize("block", [2, 128])
+def test_one_document_a_row_has_the_bits_of_no_documents(monkeypatch, block):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    dy, results = array("dy", 2, 2, 7, 3), []
+    for starts in (None, np.zeros((2, 7), np.int32)):
+        y, saved = attention_forward(*qkv(), window=4, starts=starts)
+        results.append([x.tobytes() for x in (y, *attention_backward(dy, saved))])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("block", [2, 128])
+def test_nothing_crosses_the_border_of_a_document(monkeypatch, block):
+    """A document has the results that it has alone, and what comes to it from another one is exactly 0."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
+    q, k, v, dy = *qkv(4, 2), array("dy", 2, 4, 7, 3)
+    y, saved = attention_forward(q, k, v, starts=STARTS)
+    packed = (y, *attention_backward(dy, saved))
+    for b, (first, last) in ((0, (0, 2)), (0, (2, 3)), (0, (3, 7)), (1, (0, 3)), (1, (3, 5)), (1, (5, 7))):
+        part = (slice(b, b + 1), slice(None), slice(first, last))
+        alone, kept = attention_forward(q[part], k[part], v[part])
+        for got, wanted in zip(packed, (alone, *attention_backward(dy[part], kept))):
+            assert_close(got[part], wanted)
+        upstream = np.zeros_like(dy)
+        upstream[part] = dy[part]
+        for gradient in attention_backward(upstream, saved):
+            gradient[part] = 0
+            assert not gradient.any()
 
 
 def test_backward_changes_nothing_that_forward_saved():
@@ -196,8 +256,8 @@ FAULTS = {
     "dk and dv exchanged": ("    return dq, dk, dv\n", "    return dq, dv, dk\n"),
 }
 FAULTS_OF_BLOCKS = {
-    "a block that does not add up": ("gradient[:, :, place] += part", "gradient[:, :, place] = part"),
-    "a block at the start": ("whole[:, :, place] = part", "whole[:, :, : t] = part"),
+    "a block that does not add up": ("gradient[b, :, place] += part", "gradient[b, :, place] = part"),
+    "a block at the start": ("whole[b, :, place] = part", "whole[b, :, : part.shape[2]] = part"),
 }
 FAULTS_OF_GROUPS = {"mean over a group": ("T, D).sum(axis=2)", "T, D).mean(axis=2)")}
 FAULTS_OF_DROPOUT = {
@@ -208,8 +268,35 @@ FORMULA_FAULTS = {
     "no mask": ("    s += mask\n", ""),
     "a token does not see itself": ("seen = j <= i if", "seen = j < i if"),
     "a window of one more": ("(j > i - window)", "(j >= i - window)"),
-    "keys of the window cut short": ("max(0, start - window + 1)", "max(0, start - window + 2)"),
+    "keys of the window cut short": ("max(0, query - window + 1)", "max(0, query - window + 2)"),
 }
+FAULTS_OF_DOCUMENTS = {
+    "documents ignored": ("first_keys(starts, window)\n    for", "None\n    for"),
+    "a document sees the last token of the one before": ("j >= first[b", "j >= -1 + first[b"),
+    "a document does not see its first token": ("j >= first[b", "j > first[b"),
+    "the window ignored": (
+        "    return xp.maximum(starts, xp.arange",
+        "    return starts\n    xp.maximum(starts, xp.arange",
+    ),
+    "of both borders the earlier one": ("xp.maximum(starts", "xp.minimum(starts"),
+    "a window of one more in documents": (
+        "xp.arange(starts.shape[1]) - window + 1",
+        "xp.arange(starts.shape[1]) - window",
+    ),
+    "a key skipped that is seen": ("first[:, query].tolist()", "(first[:, query] + 1).tolist()"),
+    "the keys of the first row for all": (
+        "row + count), first_key\n        row",
+        "row + count), first[0, query]\n        row",
+    ),
+    "mask of the first rows for all": ("first[b, rows, None]", "first[: b.stop - b.start, rows, None]"),
+    "dropout of the first rows for all": ("factor[b, :, rows, keys]", "factor[: b.stop - b.start, :, rows, keys]"),
+}
+FAULTS_OF_DOCUMENTS_BACKWARD = {
+    "the gradient goes to the first rows": ("gradient[b, :, place] += part", "gradient[: part.shape[0], :, place] += part"),
+    "the gradient goes to all rows": ("gradient[b, :, place] += part", "gradient[:, :, place] += part"),
+    "backward looks for the blocks of one document": (
+        "_blocks(q.shape[2], causal, window, first)", "_blocks(q.shape[2], causal, window, first * 0)"),
+}  # fmt: skip
 
 
 def named(faults):
@@ -245,6 +332,30 @@ def test_faults_of_groups_are_caught(right, wrong):
 @named(FAULTS_OF_DROPOUT)
 def test_faults_of_dropout_are_caught(right, wrong):
     assert_caught(attention, right, wrong, pair_with(dropout=0.4, rng_key=KEY), *qkv(time=5))
+
+
+@named(FAULTS_OF_DOCUMENTS)
+def test_faults_of_documents_change_the_result(right, wrong):
+    inputs, faulty = qkv(4, 2), planted(attention, right, wrong)
+    faulty.QUERY_BLOCK, settings = 2, dict(starts=STARTS, dropout=0.3, rng_key=KEY)
+    try:
+        with np.errstate(invalid="ignore"):
+            found = [faulty.attention_forward(*inputs, window=window, **settings)[0] for window in (None, 3)]
+    except ValueError:  # of arrays that do not fit
+        return
+    factor = dropout_factor((2, 4, 7, 7), 0.3, KEY, inputs[0])
+    expected = [formula(*inputs, in_documents(window), factor) for window in (None, 3)]
+    assert not all(np.abs(y - right_y).max() < 1e-6 for y, right_y in zip(found, expected))
+
+
+@named(FAULTS_OF_DOCUMENTS_BACKWARD)
+def test_faults_of_documents_are_caught_by_their_gradients(monkeypatch, right, wrong):
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 2)
+    settings, inputs = dict(dropout=0.3, rng_key=KEY, starts=STARTS[:, :5]), qkv(4, 2, time=5)
+    faulty = planted(attention, right, wrong)
+    faulty.QUERY_BLOCK = 2
+    with pytest.raises((GradientError, ValueError)):
+        gradcheck(pair_with(**settings)(faulty), *inputs)
 
 
 @named(FORMULA_FAULTS)

@@ -13,7 +13,7 @@ from minillm.layers.dropout import Dropout
 
 FAULTS = {
     "backward does not compute the block again": (
-        "block.forward(x, rng_key)\n    return block", "return block", "the same gradients to the last bit"),
+        "forward_with(block, x, rng_key, starts)\n    return block", "return block", "the same gradients to the last bit"),
     "the inside of a block is kept": ("block.forget_saved()", "pass", "nothing is kept between steps"),
 }  # fmt: skip
 

@@ -54,6 +54,23 @@ def test_equals_the_transcription(shape, outputs_first):
         assert np.abs(after - transcription(before, gradients, outputs_first)).max() < 1e-9
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_quick_form_is_the_formula(shape):
+    rng = np.random.default_rng(1)
+    w, g, m = rng.normal(size=(3, *shape))
+    settings = dict(lr=0.02, momentum=0.95, decay=0.1, outputs_axis=1)
+    expected = muon.muon_formula(w, g, m, **settings)
+    muon.muon_update(w, g, m, **settings)
+    assert np.abs(w - expected[0]).max() < 1e-11 and np.abs(m - expected[1]).max() < 1e-15
+
+
+def test_the_quick_form_in_float32():
+    """A long matrix of which one direction is a thousand times another: the squares lie near float32's rounding."""
+    n = np.random.default_rng(0).normal(size=(64, 256)) * np.logspace(0, -3, 64)[:, None]
+    exact = muon.orthogonalised_formula(n)
+    assert np.abs(muon.orthogonalised(n.astype(np.float32)) - exact).max() < 2e-3
+
+
 def test_the_gradient_is_scaled():
     assert np.allclose(train((5, 3), scale=0.25)[2], train((5, 3))[2], rtol=0, atol=1e-12)
 
@@ -94,20 +111,29 @@ def test_no_gradient_is_no_step_but_decay():
     assert parameter.value == pytest.approx(0.95)
 
 
+SCALE = "w.shape[outputs_axis] / w.shape[1 - outputs_axis]"
+
 FORMULA_FAULTS = {
-    "no momentum": ("m = momentum * m + (1 - momentum) * g\n    n", "m = g\n    n"),
-    "momentum as a sum": ("m = momentum * m + (1 - momentum) * g\n    n", "m = momentum * m + g\n    n"),
-    "no Nesterov": ("n = momentum * m + (1 - momentum) * g", "n = m"),
-    "inputs for outputs": ("lr * math.sqrt(max(1, outputs / inputs))", "lr * math.sqrt(max(1, inputs / outputs))"),
-    "no scale": ("math.sqrt(max(1, outputs / inputs))", "1"),
-    "no root": ("math.sqrt(max(1, outputs / inputs))", "max(1, outputs / inputs)"),
-    "four steps": ("range(STEPS)", "range(STEPS - 1)"),
+    "no momentum": ("    m *= momentum\n", "    m *= 0\n"),
+    "momentum as a sum": ("    m += g\n", "    m += g / (1 - momentum)\n"),
+    "no Nesterov": ("    n = momentum * m\n    n += g\n", "    n = 1 * m\n"),
+    "inputs for outputs": (SCALE, "w.shape[1 - outputs_axis] / w.shape[outputs_axis]"),
+    "no scale": (f"math.sqrt(max(1, {SCALE}))", "1.0"),
+    "no root": (f"math.sqrt(max(1, {SCALE}))", f"max(1, {SCALE})"),
+    "four steps": (
+        "for _ in range(STEPS):\n            x = matmul(_f",
+        "for _ in range(4):\n            x = matmul(_f",
+    ),
+    "four steps of a long matrix": ("range(STEPS - 1)", "range(STEPS - 2)"),
+    "a Gram matrix multiplied from one side": ("matmul(matmul(p, gram), p)", "matmul(p, gram)"),
+    "a product of the last two steps": ("product = matmul(p, product)", "product = p"),
+    "no identity": ("    p.ravel()[:: len(p) + 1] += a", "    p.ravel()[:: len(p) + 1] += 0 * a"),
     "not transposed back": ("return orthogonalised(n.T).T", "return orthogonalised(n.T).reshape(n.shape)"),
     "a coefficient": ("-4.7750", "-4.7570"),
-    "no norm": ("x = n / xp.maximum(xp.sqrt((n * n).sum()), SMALLEST_NORM)", "x = n / 10"),
-    "no decay": ("w - lr * decay * w -", "w -"),
-    "decay of the new weight": ("lr * decay * w", "lr * decay * (w - lr)"),
-    "uphill": ("decay * w - lr * math", "decay * w + lr * math"),
+    "no norm": ("return n / xp.maximum(xp.sqrt((n * n).sum()), SMALLEST_NORM)", "return n / 10"),
+    "no decay": ("    w *= 1 - lr * decay\n", ""),
+    "decay of the new weight": ("    w *= 1 - lr * decay\n    w -= step", "    w -= step\n    w *= 1 - lr * decay"),
+    "uphill": ("w -= step", "w += step"),
 }
 
 

@@ -7,6 +7,7 @@ from minillm.backend import threads
 from minillm.backend.random_streams import stream
 from minillm.backend.threads import default_workers
 from minillm.checks.cases import randomised
+from minillm.layers.documents import packed_starts
 from minillm.training import data_parallel
 from minillm.training.data_parallel import DataParallel
 
@@ -14,10 +15,15 @@ CONFIG = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=2, n_head=2
 IDS, TARGETS = (stream("test", name).integers(11, (5, 8)) for name in ("ids", "targets"))
 
 
+STARTS = np.stack([packed_starts(lengths, 8) for lengths in ([3, 5], [8], [1, 2, 4], [4], [2, 2, 2, 2])])
+
+
 def losses_and_gradients(workers, module=data_parallel):
+    """Of the rows as they are, then of packed documents."""
     model = randomised(minillm.GPT2(CONFIG, seed=0, dtype="float64"))
     with module.DataParallel(model, workers) as parallel:
         losses = [parallel.loss_and_gradients(IDS, TARGETS, rng_key=(1,)), parallel.loss(IDS, TARGETS)]
+        losses += [parallel.loss_and_gradients(IDS, TARGETS, (1,), STARTS), parallel.loss(IDS, TARGETS, STARTS)]
     return losses, {name: parameter.grad for name, parameter in model.parameters().items()}
 
 
@@ -38,7 +44,8 @@ def test_the_cut_changes_nothing(workers):
     [
         ("dropout.batch_offset = rows.start", "pass"),
         ("parameters[name].add_grad(copy.grad)", "pass"),
-        ("targets[rows], rng_key, count)", "targets[rows], rng_key, None)"),
+        ("targets[rows], rng_key, count,", "targets[rows], rng_key, None,"),
+        ("starts[rows])", "starts[: rows.stop - rows.start])"),
     ],
 )
 def test_faults_are_caught(right, wrong):
@@ -69,3 +76,25 @@ def test_an_error_in_a_part_is_raised():
     ids[4, 0] = 99
     with DataParallel(minillm.GPT2(CONFIG), 2) as parallel, pytest.raises(minillm.errors.UserError, match="is 99"):
         parallel.loss_and_gradients(ids, TARGETS, rng_key=(1,))
+
+
+def test_wrong_starts_are_refused_with_their_row():
+    starts = STARTS.copy()
+    starts[4, 1] = 3
+    with DataParallel(minillm.GPT2(CONFIG), 2) as parallel:
+        with pytest.raises(minillm.errors.UserError, match=r"starts\[4, 1\] is 3"):
+            parallel.loss(IDS, TARGETS, starts)
+        with pytest.raises(minillm.errors.UserError, match=r"shape of the ids, \(5, 8\)"):
+            parallel.loss(IDS, TARGETS, np.repeat(STARTS, 2, axis=0))
+
+
+class OwnLoss(minillm.GPT2):
+    def loss(self, ids, targets, rng_key=None, count=None):
+        return super().loss(ids, targets, rng_key, count)
+
+
+def test_an_own_loss_gets_starts_only_where_there_are_some():
+    with DataParallel(OwnLoss(CONFIG), 2) as parallel:
+        assert parallel.loss(IDS, TARGETS) == parallel.loss(IDS, TARGETS, None)
+        with pytest.raises(minillm.errors.UserError, match="loss of OwnLoss takes no starts"):
+            parallel.loss(IDS, TARGETS, STARTS)

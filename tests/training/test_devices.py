@@ -179,7 +179,7 @@ def test_the_same_evaluation_and_the_same_text(shape, tmp_path, device):
     found = {}
     for name in ("cpu", device):
         model = minillm.from_pretrained(run.folder).to(name)
-        loss = evaluate_model(model, run.validation_tokens[:200], 3).loss
+        loss = evaluate_model(model, run.examples.tokens["validation"][:200], 3).loss
         text = [int(t[0]) for t in generate(model, np.array([[1, 2]]), 24, Sampler(temperature=0.8, top_k=5, seed=3))]
         found[name] = loss, text
     assert found[device][0] == pytest.approx(found["cpu"][0], abs=1e-5)

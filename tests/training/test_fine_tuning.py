@@ -59,7 +59,7 @@ def test_lora_runs(tmp_path, base, continued, merge):
     assert (run.folder / "model.safetensors").exists() == merge
     assert (run.folder / "adapter_model.safetensors").exists() != merge
     opened = minillm.from_pretrained(run.folder)
-    assert evaluate_model(opened, run.validation_tokens, 6, 5).loss == pytest.approx(min(losses), rel=1e-6)
+    assert evaluate_model(opened, run.examples.tokens["validation"], 6, 5).loss == pytest.approx(min(losses), rel=1e-6)
     assert minillm.from_pretrained(base.folder).lora is None
     if not merge:
         adapter = (run.folder / "adapter_model.safetensors").stat().st_size

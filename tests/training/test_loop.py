@@ -132,7 +132,7 @@ def test_overfitting_is_reported_once_and_the_folder_keeps_the_best_model(new_ru
     assert recorder.evaluations[-1][1].loss < recorder.evaluations[-1][2].loss - 0.5
     best = min(recorder.evaluations, key=lambda evaluation: evaluation[2].loss)
     assert run.progress.best_step == best[0] < 150
-    evaluation = evaluate_model(run.load_model(), run.validation_tokens, 16)
+    evaluation = evaluate_model(run.load_model(), run.examples.tokens["validation"], 16)
     assert evaluation.loss == pytest.approx(best[2].loss, rel=1e-6)
 
 
@@ -160,11 +160,11 @@ def test_evaluation():
 def test_evaluation_covers_the_whole_text(new_run):
     run = new_run()
     model = run.model.eval()
-    evaluation = evaluate_model(model, run.validation_tokens, 3)
-    assert evaluation.tokens == len(run.validation_tokens) - 1
+    evaluation = evaluate_model(model, run.examples.tokens["validation"], 3)
+    assert evaluation.tokens == len(run.examples.tokens["validation"]) - 1
     total = 0.0
     for start in range(0, evaluation.tokens, 8):
-        window = np.array(run.validation_tokens[start : start + 9], dtype=int)[None]
+        window = np.array(run.examples.tokens["validation"][start : start + 9], dtype=int)[None]
         total += float(model.loss(window[:, :-1], window[:, 1:])) * (window.size - 1)
     assert evaluation.loss == pytest.approx(total / evaluation.tokens, rel=1e-6)
 

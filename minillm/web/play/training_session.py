@@ -144,8 +144,7 @@ class Session(Control, Reporter):
             step=run.progress.step,
             max_steps=run.settings.max_steps,
             weights=weights,
-            train_tokens=len(run.train_tokens),
-            validation_tokens=len(run.validation_tokens),
+            **run.examples.facts(),
         )
         with self._turn:
             self._run, self._state, self._step = run, RUNNING, run.progress.step

@@ -22,7 +22,7 @@ from minillm.checks.agreement import placed
 from minillm.checks.case import KEY, Case, Problem, array, at
 from minillm.checks.cases import CASES
 from minillm.generation.decoder import Decoder, left_padded
-from minillm.layers import linear_cross_entropy, lora, rotary
+from minillm.layers import dpo, linear_cross_entropy, lora, rotary
 from minillm.layers.cache import Cache
 from minillm.layers.layer import decode_problem
 from minillm.layers.linear import Linear
@@ -68,6 +68,8 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
     "recompute": (at(3, 5, 8),),
     "cross_entropy": (at(2, 5, 11, ignored=(4,)), at(2, 5, 11, ignored=(4,), label_smoothing=0.1)),
     "linear_cross_entropy": (at(2, 5, 6, 11, ignored=(4,)),),
+    "sequence_log_probability": (at(2, 5, 6, 11, prompt=2, padding=1),),
+    "dpo": (at(4), at(4, label_smoothing=0.1)),
     "adamw": (at((7, 5), (5,)), at((7, 5), (5,), decoupled=False)),
     "global_norm": (at((7, 5), (5,)),),
 }
@@ -151,6 +153,21 @@ def _further_of_loss() -> None:
     linear_cross_entropy.linear_cross_entropy_forward(a.x, a.weight, a.targets, chunk_rows=4)
 
 
+def _further_of_log_probability() -> None:
+    """Of logits; and a vocabulary of two strips."""
+    case = next(case for case in CASES if case.name == "sequence_log_probability")
+    for problem in (at(2, 5, 11, 11), at(2, 5, 6, linear_cross_entropy.STRIP_ROWS + 3)):
+        a = placed(case, case.make(problem), "cpu")
+        a.weight = None if problem.size[-1] == 11 else a.weight
+        _of_functions(case, a, case.module)()
+
+
+def _further_of_dpo() -> None:
+    """The rewards of four pairs."""
+    given = [array(name, 4).astype(np.float32) for name in ("c", "r", "ref_c", "ref_r")]
+    dpo.ordered_share(dpo.dpo_rewards(*given, 0.1))
+
+
 def _further_of_rotary() -> None:
     rotary.rotary_tables(5, 8, scaling=rotary.Llama3Scaling())
     for shape in ((48, 14), (48,)):
@@ -167,6 +184,8 @@ def _further_of_lora() -> None:
 # Functions that neither the cases nor the models call.
 _FURTHER: dict[str, tuple[Pass, ...]] = {
     "linear_cross_entropy": (_further_of_loss,),
+    "sequence_log_probability": (_further_of_log_probability,),
+    "dpo": (_further_of_dpo,),
     "rotary": (_further_of_rotary,),
     "lora": (_further_of_lora,),
 }
@@ -179,6 +198,8 @@ def _step(model: LanguageModel, ids) -> None:
     model.train()
     model.loss(ids[:, :-1], ids[:, 1:], rng_key=KEY)
     model.backward()
+    _, head = model.log_probabilities(ids[:, :-1], ids[:, 1:], rng_key=KEY)
+    model.backward_log_probabilities(array("dlogp", len(ids)), head)
 
 
 def _read(model: LanguageModel, ids) -> None:
