@@ -18,8 +18,8 @@ from minillm.profiling.memory import DEVICES, estimate, workload_of
 from minillm.profiling.memory_advice import advice, format_bytes, memory_of
 from minillm.training import SETTING_NAMES, Run, TrainingSettings, start_run
 from minillm.training.from_preset import settings_from
-from minillm.training.run import DEFAULT_BYTE_PAIRS
 from minillm.training.settings import TOKENIZERS
+from minillm.training.text_examples import DEFAULT_BYTE_PAIRS
 from minillm.web.play.places import inside, is_inside, new_name
 
 OPEN = (  # the settings that are shown at once, in this order; the others are under "more"
