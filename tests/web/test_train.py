@@ -276,6 +276,12 @@ def links(studio, tmp_path):
     os.symlink("loop", studio.runs / "loop")
 
 
+def test_no_setting_of_the_form_names_a_file(studio):
+    """Among those that are texts there are choices, and patterns of names, and nothing else."""
+    textual = {each["name"] for each in describe_form(studio.runs)["fields"] if each["kind"] in ("str", "texts")}
+    assert textual == {"optimizer", "schedule", "tokenizer", "dtype", "special", "freeze", "activation"}
+
+
 OUTSIDE = [
     "../outside/secret.txt", "texts/../../outside/secret.txt", "texts/../texts/fox.txt", "/etc/passwd", "link.txt",
     "link/secret.txt", "link", ".", "..", "", "texts/\0", 7, None, ["texts/fox.txt"],
@@ -369,6 +375,8 @@ SMALL = ("default", "shakespeare-char-cpu", "llama-small", "qwen3-small", "simul
         (dict(freeze="x"), "freeze is 'x': it must be a list of texts"),
         (dict(data=["/etc/passwd"]), "data is no setting that the page can give"),
         (dict(init="/etc"), "init is no setting that the page can give"),
+        (dict(chat_data=["/etc/passwd"]), "chat_data is no setting that the page can give"),
+        (dict(chat_template="/etc/passwd"), "chat_template is no setting that the page can give"),
         (dict(n_layer=2**27), "up to 1000 layers"),
         (dict(d_model=2**20, n_head=1), "this run takes about .* GB and can have"),
         (dict(batch_size=10**12), "this run takes about .* GB and can have"),

@@ -272,6 +272,33 @@ def test_overfitting_in_words(page, runs, address):
     assert page.evaluate(script, cases) == [overfitting_since(case) for case in cases]
 
 
+def test_a_run_on_preferences_has_no_perplexity(page, runs, address):
+    """Its curves are those of its loss; accuracy and margin are said in words."""
+    folder = made(runs, "pairs")
+    made(runs, "text")
+    lines = [
+        {
+            "event": "eval",
+            "step": step,
+            "train_loss": loss,
+            "val_loss": loss + 0.01,
+            "val_accuracy": 0.75,
+            "val_margin": 0.35,
+        }
+        for step, loss in ((0, 0.693), (5, 0.5))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page.goto(f"{address}?runs=pairs,text")
+    words = page.locator(".run-words li", has_text="pairs: best validation loss 0.5100 at step 5")
+    words.get_by_text("rewarded more in 75.0 % of the pairs, by 0.35 in the mean").wait_for()
+    assert "its loss has no perplexity" in words.inner_text() and "(perplexity" not in words.inner_text()
+    assert "(perplexity" in page.locator(".run-words li", has_text="text: best").inner_text()
+    page.get_by_label("Loss: a cursor").press("End")
+    read = page.locator("figure.plot").first.locator(".plot-readout").inner_text()
+    assert "pairs, validation 0.51" in read and "pairs, validation 0.51 (perplexity" not in read
+    assert "text, validation" in read and "(perplexity" in read
+
+
 def test_curves_by_keyboard_and_as_a_table(page, runs, address):
     made(runs, "tiny")
     page.goto(f"{address}?runs=tiny")

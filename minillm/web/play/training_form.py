@@ -26,7 +26,16 @@ OPEN = (  # the settings that are shown at once, in this order; the others are u
     *("tokenizer", "context_length", "n_layer", "n_head", "d_model", "batch_size", "max_steps", "optimizer", "lr"),
     *("dropout", "weight_decay", "eval_interval", "seed"),
 )
-ELSEWHERE = ("data", "init")  # places, which the page names in fields of their own
+TEXTUAL = (
+    "optimizer",
+    "schedule",
+    "tokenizer",
+    "dtype",
+    "special",
+    "freeze",
+    "activation",
+)  # any other may name a file
+NOT_OF_TEXTS = ("packing", "dpo_beta", "dpo_label_smoothing")  # of runs on other data, which the form does not start
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "schedule": SCHEDULES, "tokenizer": TOKENIZERS}
 OF_TOKENIZER = ("tokenizer", "vocab_size")  # which a model that is continued from has already
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -113,15 +122,17 @@ class Field(NamedTuple):
 
 @cache
 def _kinds() -> dict[str, Field]:
-    """All settings of a run and of a model by name, but those that name places."""
+    """All settings of a run and of a model by name, but those that name files, which the page names
+    in fields of their own, and those that mean nothing here.
+    """
     found: dict[str, Field] = {}
     for settings in (TrainingSettings, *config_classes()):
         hints = get_type_hints(settings)
         for field in fields(settings):
-            if field.metadata.get("help") and field.name not in ELSEWHERE:
+            if field.metadata.get("help") and field.name not in NOT_OF_TEXTS:
                 hint = hints[field.name]
                 kinds = [kind for kind in get_args(hint) if kind not in (type(None), ...)] or [hint]
-                if kinds[0] in KINDS:
+                if kinds[0] in KINDS and (kinds[0] is not str or field.name in TEXTUAL):
                     found.setdefault(field.name, Field(kinds[0], get_origin(hint) is tuple, field))
     return found
 

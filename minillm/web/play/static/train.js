@@ -2,7 +2,7 @@
 import { h } from "./look/dom.js";
 import { lineChart, styleOf } from "./look/plots.js";
 import { heatStrip, smallMultiples } from "./look/strips.js";
-import { createRecord, takeIn, takeStep, points, layersOf, inWords, nats } from "./train_records.js";
+import { createRecord, takeIn, takeStep, points, layersOf, inWords, isOfPreferences, nats } from "./train_records.js";
 import { runForm } from "./train_form.js";
 import { sessionBar, isOver } from "./train_session.js";
 
@@ -209,7 +209,8 @@ function lossData(drawn, chosen) {
       series.unshift({ label: `${record.name}, each batch`, points: points(record.steps, "loss"), ...batches });
     }
     series.push({ label: `${record.name}, training`, points: training, ...style, width: 1.2 });
-    series.push({ label: `${record.name}, validation`, points: validation, ...style, width: 2.4, marks: true, more });
+    const read = isOfPreferences(record) ? undefined : more;
+    series.push({ label: `${record.name}, validation`, points: validation, ...style, width: 2.4, marks: true, more: read });
     if (record === chosen && training.length > 1) {
       const gap = validation.at(-1)[1] - training.at(-1)[1];
       band = { upper: validation, lower: training, text: `gap ${nats(gap)}` };

@@ -1,5 +1,7 @@
 // What a run folder's metrics.jsonl says, as curves and as words.
 
+import { short } from "./look/dom.js";
+
 const PATIENCE = 3; // evaluations in a row that must agree, as in minillm/training/overfitting.py
 
 // The record of a run: events are taken in as they come.
@@ -62,6 +64,17 @@ export function nats(gap) {
   return `${(Math.round(gap * 100) / 100 + 0).toFixed(2)} nats`;
 }
 
+// Whether the run learns which of two answers is preferred: its loss is that of a choice, and has no perplexity.
+export function isOfPreferences(record) {
+  return [...record.evaluations.values()].some((each) => each.val_accuracy !== undefined);
+}
+
+function preferences({ val_accuracy: accuracy, val_margin: margin }) {
+  if (accuracy === undefined) return "";
+  return `, the preferred answer is rewarded more in ${(100 * accuracy).toFixed(1)} % of the pairs, by ${short(margin)} in the `
+    + "mean. It learns from preferences: its loss has no perplexity, and the axis at the right is not for it";
+}
+
 // A record in words: the best validation loss, the gap now, and overfitting.
 export function inWords(record) {
   const { evaluations } = record;
@@ -71,9 +84,9 @@ export function inWords(record) {
   const [step, train, validation] = history.at(-1);
   const since = overfittingSince(history);
   const gap = validation - train;
-  const perplexity = Math.exp(best[2]).toFixed(2);
-  const text = `best validation loss ${best[2].toFixed(4)} (perplexity ${perplexity}) at step ${best[0]}; ` +
-    `at step ${step} the gap is ${nats(gap)}`;
+  const perplexity = isOfPreferences(record) ? "" : ` (perplexity ${Math.exp(best[2]).toFixed(2)})`;
+  const text = `best validation loss ${best[2].toFixed(4)}${perplexity} at step ${best[0]}; ` +
+    `at step ${step} the gap is ${nats(gap)}${preferences(evaluations.get(step))}`;
   const words = `overfitting since step ${since}: validation loss rises while training loss falls`;
   return { text, overfits: since !== null, since, words: since === null ? "" : words };
 }
