@@ -50,7 +50,7 @@ def new_events(runs: Path, name: str, offset: int) -> dict:
 
 
 def _problem(path: Path, file, start: int, events: list[dict | None]) -> str:
-    """The first line from byte `start` on that is no event, by its number in the file; "" for none."""
+    """The first line from byte `start` on that is no event, by its number in the file, or ""."""
     if None not in events:
         return ""
     file.seek(0)

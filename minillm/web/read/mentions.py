@@ -10,8 +10,8 @@ it, by the names alone:
                          norm_backward(dy) with norm_forward(x) or norm(x), backward(dy) with
                          forward(x), and launch("norm_backward") with launch("norm_forward")
 
-The first asks nothing of a statement that goes on with a gradient (dx *= r, dx = dx + ds), that only
-takes it out of what was saved, or that calls a backward function.
+The first asks nothing of a statement that goes on with a gradient (dx *= r, dx = dx + ds), that
+only takes it out of what was saved, or that calls a backward function.
 """
 
 from __future__ import annotations
