@@ -1,4 +1,4 @@
-"""python -m benchmarks.muon: Muon beside AdamW on the default preset: time of a step, and with --train the loss.
+"""python -m benchmarks.muon: Muon beside AdamW on the default preset, the time of a step; with --train the loss.
 
 The time of a step: one run with each optimizer in one process, steps alternating. The loss: AdamW with the preset's
 own settings, and Muon with a share of its steps (the schedule ends with them), each with several seeds.
@@ -93,10 +93,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.75, help="Muon's steps as a share of AdamW's")
     parser.add_argument("--steps", type=int, default=60, help="steps that are timed")
     options = parser.parse_args()
-    results = {"step": compare_steps(options.steps)}
     if options.train:
-        results["loss"] = compare_losses(options.seeds, options.share)
-        write_results("muon", results)
+        write_results("muon_losses", compare_losses(options.seeds, options.share))
+    else:
+        write_results("muon_steps", compare_steps(options.steps))
 
 
 if __name__ == "__main__":

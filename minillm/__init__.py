@@ -18,6 +18,7 @@ _HOMES = {
     "Layer": "minillm.layers.layer",
     "Linear": "minillm.layers.linear",
     "Parameter": "minillm.layers.layer",
+    "export": "minillm.pretrained.export",
     "from_pretrained": "minillm.pretrained",
     "generate": "minillm.generation",
     "gradcheck": "minillm.checks.gradcheck",

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+# The cores are shared out by pytest -n auto: with threads of their own, the small products of the tests wait for each
+# other more than they compute. Both libraries look at it when they are loaded; commands that tests start inherit it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
+
 pytest.register_assert_rewrite("kernel_testing", "planting")
 
 from kernel_testing import needs_compiler  # noqa: E402

@@ -37,6 +37,7 @@ ELSEWHERE = (
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
     r"minillm read( \w+)?",  # opens a browser
+    r"minillm chat .*",  # waits for lines at a terminal: tests/cli/test_chat_terminal.py has one
 )
 
 # Pattern -> what is added, or what the command is replaced by where it begins with "minillm" or
@@ -58,7 +59,7 @@ SHORTER = {
     r"python -m benchmarks.attention --only-simulate": "--times 32 --widths 32",
     r"python -m benchmarks.train_step": "--blocks 1 --steps 1",
     r"python -m benchmarks.generate": "python -m benchmarks.generate gpt2 --prompt 8 --tokens 2 --rounds 1 --without-peers",
-    r"python -m benchmarks.sampler": "python -m benchmarks.sampler --without-peers",
+    r"python -m benchmarks.sampler": "--without-peers --rounds 1",
     r"python -m benchmarks.linear_cross_entropy": "--rows 64 --width 16 --vocab-size 500 --repeats 1",
 }
 

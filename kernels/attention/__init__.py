@@ -22,9 +22,10 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from minillm.backend.arrays import device_of
+from minillm.backend.arrays import array_module, device_of
 from minillm.backend.precision import downcast, is_bfloat16, tf32_enabled, upcast
 from minillm.kernels import chosen_rung
+from minillm.kernels.launch import empty
 
 TENSOR_CORE_WIDTHS = (32, 64, 96, 128)  # of flash_tensor_cores.py
 TENSOR_CORE_ARCHITECTURE = 80
@@ -55,16 +56,16 @@ def best_rung(q) -> str:
     return "flash" if fits else "tiled"
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`; the errors those of
-    `check_forward` in arguments.py.
+    The arguments are those of layers/attention.py; the errors those of `check_forward` in
+    arguments.py.
     """
     like, used = q, rung(chosen_rung() or best_rung(q))
     if used is not rung("flash_tensor_cores"):  # the others take float32 alone
         q, k, v = upcast(q), upcast(k), upcast(v)
-    y, saved = used.attention_forward(q, k, v, causal, dropout, rng_key, batch_offset)
+    y, saved = used.attention_forward(q, k, v, causal, dropout, rng_key, batch_offset, first_keys(q, window, starts))
     return downcast(y, like), (used, saved)
 
 
@@ -74,6 +75,23 @@ def attention_backward(dy, saved):
     if used is rung("flash_tensor_cores"):
         return used.attention_backward(dy, saved)
     return tuple(downcast(gradient, dy) for gradient in used.attention_backward(upcast(dy), saved))
+
+
+def first_keys(q, window, starts):
+    """(B, T) int32 on the device of q (B, H, T, D): the first key that each query sees, of a window
+    and of packed documents (B, T); None where it is key 0.
+
+    A window is the case starts_i = i - window + 1, so that every rung has it. Raises ValueError for
+    a window below 1.
+    """
+    B, _, T, _ = q.shape
+    if window is None:
+        return starts
+    if window < 1:
+        raise ValueError(f"window={window}: a window is at least 1 token")
+    xp, first = array_module(q), empty((B, T), q, "int32")
+    first[...] = xp.maximum(xp.arange(T, dtype="int32") - (window - 1), 0)
+    return first if starts is None else xp.maximum(first, starts)
 
 
 def _architecture(array) -> int:

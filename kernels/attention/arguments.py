@@ -12,16 +12,14 @@ from minillm.backend.random_streams import stream
 from minillm.kernels.launch import blocks_for, check_array, empty
 
 WARPS = 4  # of a block that works on a row a warp
+NO_STARTS = np.uint64(0)  # a null pointer: every document begins at token 0
 ALIGNMENT = 16  # bytes: kernels load four floats at once
 # The struct Dropout of dropout.cuh.
 DROPOUT = np.dtype([("key0", "u8"), ("key1", "u8"), ("threshold", "u8"), ("first", "i8"), ("scale", "f4")], align=True)
 
 
 class Problem(NamedTuple):
-    """The sizes of one attention, and what else its backward pass needs.
-
-    scalars: the arguments that end every list.
-    """
+    """The sizes of one attention, and what else its backward pass needs."""
 
     B: int
     H: int
@@ -30,6 +28,7 @@ class Problem(NamedTuple):
     D: int
     causal: bool
     dropout: tuple  # the fields of the struct Dropout
+    starts: Any  # (B, T) int32: the first key that each query sees, or NO_STARTS
 
     @property
     def scale(self) -> float:
@@ -42,10 +41,10 @@ class Problem(NamedTuple):
         return np.array(self.dropout, DROPOUT)[()]
 
     @property
-    def scalars(self) -> tuple:
+    def last(self) -> tuple:
         """The last arguments of every kernel without the T x T matrix."""
         sizes = (np.int32(self.H), np.int32(self.H_kv), np.int32(self.T))
-        return (*sizes, np.float32(self.scale), np.int32(self.causal), self.drop)
+        return (self.starts, *sizes, np.float32(self.scale), np.int32(self.causal), self.drop)
 
 
 class FlashSaved(NamedTuple):
@@ -59,12 +58,15 @@ class FlashSaved(NamedTuple):
     lse: Any  # (B, H, T): the logarithm of the sum of exp(s) in each row
 
 
-def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("float32",), widths=None) -> Problem:
+def check_forward(
+    q, k, v, causal, dropout, rng_key, batch_offset, starts, *, dtypes=("float32",), widths=None
+) -> Problem:
     """Raises TypeError or ValueError, naming the argument, unless the kernels can take these
     arrays.
 
-    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. widths:
-    the D that there are kernels for, None for all.
+    q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. starts
+    (B, T) int32: the first key that each query sees, which never decreases along a row; None for
+    key 0. widths: the D that there are kernels for, None for all.
     """
     kernel = "attention_forward"
     dtype = next((name for name in dtypes if name == getattr(q, "dtype", None)), dtypes[0])
@@ -84,7 +86,13 @@ def check_forward(q, k, v, causal, dropout, rng_key, batch_offset, *, dtypes=("f
         raise ValueError(f"{kernel}: q has heads of width {D}, the kernel takes {', '.join(map(str, widths))}{advice}")
     for name, array in (("q", q), ("k", k), ("v", v)):
         _check_alignment(kernel, name, array)
-    return Problem(B, H, H_kv, T, D, bool(causal), _dropout(kernel, q, dropout, rng_key, batch_offset))
+    if starts is None:
+        starts = NO_STARTS
+    else:
+        check_array(kernel, "starts", starts, like=q, shape=(B, T), dtype="int32", because=f"q is {q.shape}")
+        if not causal:
+            raise ValueError(f"{kernel}: starts without causal: a token of a document sees those before it")
+    return Problem(B, H, H_kv, T, D, bool(causal), _dropout(kernel, q, dropout, rng_key, batch_offset), starts)
 
 
 def check_backward(dy, q) -> None:

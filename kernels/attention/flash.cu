@@ -40,6 +40,7 @@
 
 #include "delta.cuh"
 #include "dropout.cuh"
+#include "starts.cuh"
 
 const int R = 8;  // rows of a thread
 const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
@@ -144,15 +145,16 @@ __device__ inline float row_sum(float value) {
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, int heads, int kv_heads,
-                  int time, float scale, int causal, Dropout drop) {
+    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, const int* starts, int heads,
+                  int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;                  // OWNED x (D + PADDING)
     float* kv_tile = q_tile + OWNED * (D + PADDING);       // N x (D + PADDING): the keys, then the values
     float* p_tile = kv_tile + N * (D + PADDING);           // OWNED x (N + PADDING)
     long long head = blockIdx.x;  // b H + h
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
-    int end = causal ? min(first_query + OWNED, time) : time;
+    starts = starts_of(starts, head, heads, time);
+    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
     q += head * time * D;
     k += head / (heads / kv_heads) * time * D;
     v += head / (heads / kv_heads) * time * D;
@@ -161,7 +163,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
     for (int r = 0; r < R; ++r) m[r] = -infinity();
     load_rows<D>(q_tile, q, first_query, OWNED, time);
-    for (int first_key = 0; first_key < end; first_key += N) {
+    for (int first_key = begin; first_key < end; first_key += N) {
         load_rows<D>(kv_tile, k, first_key, N, time);
         __syncthreads();
         float p[R][N / 16];
@@ -170,18 +172,20 @@ __global__ void __launch_bounds__(THREADS, 2)
         load_rows<D>(kv_tile, v, first_key, N, time);
 #pragma unroll
         for (int r = 0; r < R; ++r) {
-            int i = first_query + row_of(r);
+            int i = first_query + row_of(r), first_seen = first_key_of(starts, i, time);
             float m_old = m[r], total = 0;
 #pragma unroll
             for (int c = 0; c < N / 16; ++c) {
                 int j = first_key + x + 16 * c;
-                p[r][c] = j >= time || (causal && j > i) ? -infinity() : p[r][c] * (scale * LOG2_E);
+                bool masked = j >= time || (causal && j > i) || j < first_seen;
+                p[r][c] = masked ? -infinity() : p[r][c] * (scale * LOG2_E);
                 m[r] = fmaxf(m[r], p[r][c]);
             }
             m[r] = row_max(m[r]);
+            float reference = m[r] == -infinity() ? 0 : m[r];  // no key seen yet: all exponentials are 0
 #pragma unroll
-            for (int c = 0; c < N / 16; ++c) total += p[r][c] = exp2f(p[r][c] - m[r]);
-            float alpha = exp2f(m_old - m[r]);
+            for (int c = 0; c < N / 16; ++c) total += p[r][c] = exp2f(p[r][c] - reference);
+            float alpha = exp2f(m_old - reference);
             l[r] = l[r] * alpha + row_sum(total);
 #pragma unroll
             for (int c = 0; c < D / 16; ++c) o[r][c] *= alpha;
@@ -209,8 +213,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     flash_backward_queries(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                           const float* delta, float* dq, int heads, int kv_heads, int time, float scale,
-                           int causal, Dropout drop) {
+                           const float* delta, float* dq, const int* starts, int heads, int kv_heads, int time,
+                           float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;
     float* dy_tile = q_tile + OWNED * (D + PADDING);
@@ -219,7 +223,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* ds_tile = v_tile + N * (D + PADDING);
     long long head = blockIdx.x, kv_head = head / (heads / kv_heads);
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
-    int end = causal ? min(first_query + OWNED, time) : time;
+    starts = starts_of(starts, head, heads, time);
+    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
 
     float dq_sum[R][D / 16] = {}, lse_i[R], delta_i[R], dq_factor[R];
 #pragma unroll
@@ -231,7 +236,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     }
     load_rows<D>(q_tile, q + head * time * D, first_query, OWNED, time);
     load_rows<D>(dy_tile, dy + head * time * D, first_query, OWNED, time);
-    for (int first_key = 0; first_key < end; first_key += N) {
+    for (int first_key = begin; first_key < end; first_key += N) {
         load_rows<D>(k_tile, k + kv_head * time * D, first_key, N, time);
         load_rows<D>(v_tile, v + kv_head * time * D, first_key, N, time);
         __syncthreads();
@@ -245,7 +250,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
             for (int c = 0; c < N / 16; ++c) {
                 int i = first_query + row_of(r), j = first_key + x + 16 * c;
-                bool masked = j >= time || (causal && j > i);
+                bool masked = j >= time || (causal && j > i) || j < first_key_of(starts, i, time);
                 float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i[r]);
                 // forward: P = exp(S - L): P meets V with the factor of dropout
                 float factor = kept.factor(drop, row_of(r) % 16, x + 16 * c);
@@ -264,7 +269,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     flash_backward_keys(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                        const float* delta, float* dk, float* dv, int heads, int kv_heads, int time,
+                        const float* delta, float* dk, float* dv, const int* starts, int heads, int kv_heads, int time,
                         float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* k_tile = (float*)shared;
@@ -274,6 +279,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* w_tile = dy_tile + N * (D + PADDING);
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
     int first_key = blockIdx.y * OWNED, x = first_column(), group = heads / kv_heads;
+    starts = starts_of(starts, kv_head, kv_heads, time);
 
     float dk_sum[R][D / 16] = {}, dv_sum[R][D / 16] = {}, dk_factor[R], dv_factor[R];
 #pragma unroll
@@ -286,6 +292,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     for (int member = 0; member < group; ++member) {
         long long head = kv_head * group + member;
         for (int first_query = causal ? first_key : 0; first_query < time; first_query += N) {
+            if (first_key_of(starts, first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
             load_rows<D>(q_tile, q + head * time * D, first_query, N, time);
             load_rows<D>(dy_tile, dy + head * time * D, first_query, N, time);
             __syncthreads();
@@ -298,10 +305,11 @@ __global__ void __launch_bounds__(THREADS, 2)
                 int i = first_query + x + 16 * c;
                 float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
                 float delta_i = i < time ? delta[head * time + i] : 0;
+                int first_seen = first_key_of(starts, i, time);
 #pragma unroll
                 for (int r = 0; r < R; ++r) {
                     int j = first_key + row_of(r);
-                    bool masked = i >= time || (causal && j > i);
+                    bool masked = i >= time || (causal && j > i) || j < first_seen;
                     float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i);
                     float factor = kept.factor(drop, x + 16 * c, row_of(r) % 16);
                     p[r][c] = probability * factor;

@@ -53,13 +53,13 @@ CUDA = CudaFile(
 )
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`; the errors those of
-    `check_forward` in arguments.py.
+    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS)
     y, lse = empty(q.shape, q), empty(q.shape[:3], q)
     rows, _ = TILE_ROWS[problem.D]
     shared = _forward_shared(problem.D, rows)
@@ -85,4 +85,4 @@ def attention_backward(dy, saved):
 
 def _launch(kernel, problem, heads, arrays, shared):
     grid = (problem.B * heads, blocks_for(problem.T, OWNED))
-    CUDA.launch(kernel, grid, (THREADS,), (*arrays, *problem.scalars), shared)
+    CUDA.launch(kernel, grid, (THREADS,), (*arrays, *problem.last), shared)

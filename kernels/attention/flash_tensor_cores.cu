@@ -34,6 +34,7 @@
 #include "delta.cuh"
 #include "dropout.cuh"
 #include "mma.cuh"
+#include "starts.cuh"
 
 const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
@@ -204,7 +205,7 @@ __device__ inline float row_sum(float value) {
 template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_forward(const typename Operand::Number* q, const typename Operand::Number* k, const typename Operand::Number* v,
-                  typename Operand::Number* y, float* lse, int heads, int kv_heads, int time,
+                  typename Operand::Number* y, float* lse, const int* starts, int heads, int kv_heads, int time,
                   float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
@@ -214,16 +215,17 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     Number* v_tiles = k_tiles + 2 * TILE;       // two
     long long head = blockIdx.x;  // b H + h
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
-    int end = causal ? min(first_query + OWNED, time) : time;
+    starts = starts_of(starts, head, heads, time);
+    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
     k += head / (heads / kv_heads) * time * D;
     v += head / (heads / kv_heads) * time * D;
 
     float o[D / 8][4] = {}, m[2] = {-infinity(), -infinity()}, l[2] = {};  // m in units of log 2
     AsyncCopies copies;
     load_rows<Operand, D, OWNED>(copies, q_tile, q + head * time * D, first_query, time);
-    load_rows<Operand, D, N>(copies, k_tiles, k, 0, time);
-    load_rows<Operand, D, N>(copies, v_tiles, v, 0, time);
-    for (int first_key = 0, tile = 0; first_key < end; first_key += N, tile ^= 1) {
+    load_rows<Operand, D, N>(copies, k_tiles, k, begin, time);
+    load_rows<Operand, D, N>(copies, v_tiles, v, begin, time);
+    for (int first_key = begin, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
         __syncthreads();  // this tile is complete, and the last one is no longer read
         if (first_key + N < end) {
@@ -238,18 +240,23 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 int i = row + group() + e / 2 * 8, j = first_key + 8 * n + 2 * within() + e % 2;
-                p[n][e] = j >= time || (causal && j > i) ? -infinity() : p[n][e] * (scale * LOG2_E);
+                bool masked = j >= time || (causal && j > i) || j < first_key_of(starts, i, time);
+                p[n][e] = masked ? -infinity() : p[n][e] * (scale * LOG2_E);
                 m[e / 2] = fmaxf(m[e / 2], p[n][e]);
             }
+        float reference[2];  // m; where no key was seen yet 0, and all exponentials are 0
 #pragma unroll
-        for (int half = 0; half < 2; ++half) m[half] = row_max(m[half]);
+        for (int half = 0; half < 2; ++half) {
+            m[half] = row_max(m[half]);
+            reference[half] = m[half] == -infinity() ? 0 : m[half];
+        }
 #pragma unroll
         for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-            for (int e = 0; e < 4; ++e) total[e / 2] += p[n][e] = exp2f(p[n][e] - m[e / 2]);
+            for (int e = 0; e < 4; ++e) total[e / 2] += p[n][e] = exp2f(p[n][e] - reference[e / 2]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float alpha = exp2f(m_old[half] - m[half]);
+            float alpha = exp2f(m_old[half] - reference[half]);
             l[half] = l[half] * alpha + total[half];  // of this lane's columns
 #pragma unroll
             for (int n = 0; n < D / 8; ++n) {
@@ -279,8 +286,8 @@ template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_backward_queries(const typename Operand::Number* q, const typename Operand::Number* k,
                            const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
-                           const float* delta, typename Operand::Number* dq, int heads, int kv_heads, int time,
-                           float scale, int causal, Dropout drop) {
+                           const float* delta, typename Operand::Number* dq, const int* starts, int heads, int kv_heads,
+                           int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
@@ -290,7 +297,8 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     Number* v_tiles = k_tiles + 2 * TILE;
     long long head = blockIdx.x;
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
-    int end = causal ? min(first_query + OWNED, time) : time;
+    starts = starts_of(starts, head, heads, time);
+    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
     k += head / (heads / kv_heads) * time * D;
     v += head / (heads / kv_heads) * time * D;
 
@@ -304,9 +312,9 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     AsyncCopies copies;
     load_rows<Operand, D, OWNED>(copies, q_tile, q + head * time * D, first_query, time);
     load_rows<Operand, D, OWNED>(copies, dy_tile, dy + head * time * D, first_query, time);
-    load_rows<Operand, D, N>(copies, k_tiles, k, 0, time);
-    load_rows<Operand, D, N>(copies, v_tiles, v, 0, time);
-    for (int first_key = 0, tile = 0; first_key < end; first_key += N, tile ^= 1) {
+    load_rows<Operand, D, N>(copies, k_tiles, k, begin, time);
+    load_rows<Operand, D, N>(copies, v_tiles, v, begin, time);
+    for (int first_key = begin, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
         __syncthreads();
         if (first_key + N < end) {
@@ -323,7 +331,7 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 int i = row + group() + e / 2 * 8, column = 8 * n + 2 * within() + e % 2, j = first_key + column;
-                bool masked = j >= time || (causal && j > i);
+                bool masked = j >= time || (causal && j > i) || j < first_key_of(starts, i, time);
                 float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i[e / 2]);
                 // forward: P = exp(S - L): P meets V with the factor of dropout
                 float factor = kept.factor(drop, group() + e / 2 * 8, column);
@@ -341,8 +349,8 @@ template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_backward_keys(const typename Operand::Number* q, const typename Operand::Number* k,
                         const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
-                        const float* delta, typename Operand::Number* dk, typename Operand::Number* dv, int heads,
-                        int kv_heads, int time, float scale, int causal, Dropout drop) {
+                        const float* delta, typename Operand::Number* dk, typename Operand::Number* dv,
+                        const int* starts, int heads, int kv_heads, int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
@@ -352,7 +360,10 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     Number* dy_tiles = q_tiles + 2 * TILE;
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
     int first_key = blockIdx.y * OWNED, row = first_key + 16 * warp(), members = heads / kv_heads;
-    int start = causal ? first_key / N * N : 0, tiles = (time - start + N - 1) / N;  // of queries, for each head
+    int start = causal ? first_key / N * N : 0, all = (time - start + N - 1) / N, tiles = 1;  // of queries, for each head
+    starts = starts_of(starts, kv_head, kv_heads, time);
+    if (!starts) tiles = all;
+    while (tiles < all && starts[start + tiles * N] < first_key + OWNED) ++tiles;  // those with a query that sees a key
 
     float dk_sum[D / 8][4] = {}, dv_sum[D / 8][4] = {};
     AsyncCopies copies;
@@ -382,10 +393,11 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
                 int column = 8 * n + 2 * within() + c, i = first_query + column;
                 float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
                 float delta_i = i < time ? delta[head * time + i] : 0;
+                int first_seen = first_key_of(starts, i, time);
 #pragma unroll
                 for (int e = c; e < 4; e += 2) {
                     int j = row + group() + e / 2 * 8;
-                    bool masked = i >= time || (causal && j > i);
+                    bool masked = i >= time || (causal && j > i) || j < first_seen;
                     float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i);
                     float factor = kept.factor(drop, column, group() + e / 2 * 8);
                     p[n][e] = probability * factor;

@@ -79,13 +79,13 @@ CUDA = CudaFile(
 )
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`; the errors those of
-    `check_forward` in arguments.py.
+    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, dtypes=DTYPES, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, dtypes=DTYPES, widths=WIDTHS)
     y, lse = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
     _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse))
     return y, FlashSaved(problem, q, k, v, y, lse)
@@ -108,5 +108,5 @@ def attention_backward(dy, saved):
 def _launch(kernel, tiling_for, problem, heads, arrays):
     tiling = tiling_for(arrays[0].dtype.name, problem.D)
     grid = (problem.B * heads, blocks_for(problem.T, tiling.owned))
-    arguments = (*arrays, *problem.scalars)
+    arguments = (*arrays, *problem.last)
     CUDA.launch(kernel + tiling.template(problem.D), grid, (tiling.threads,), arguments, tiling.shared(problem.D))

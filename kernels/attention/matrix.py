@@ -27,9 +27,9 @@ class MatrixSaved(NamedTuple):
     dropped: Any  # (B, H, T, T): p itself without dropout
 
 
-def forward(cuda, launch_product, q, k, v, causal, dropout, rng_key, batch_offset):
+def forward(cuda, launch_product, q, k, v, causal, dropout, rng_key, batch_offset, starts):
     """q (B, H, T, D), k and v (B, H_kv, T, D)  ->  y (B, H, T, D), saved"""
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts)
     shape = (problem.B, problem.H, problem.T, problem.T)
     p, y = empty(shape, q), empty(q.shape, q)
     dropped = empty(shape, q) if problem.dropout[2] else p  # without dropout the two are one array

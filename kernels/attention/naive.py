@@ -23,13 +23,13 @@ CUDA = CudaFile(
 )
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`; the errors those of
-    `check_forward` in arguments.py.
+    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
-    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, rng_key, batch_offset)
+    return matrix.forward(CUDA, _launch_product, q, k, v, causal, dropout, rng_key, batch_offset, starts)
 
 
 def attention_backward(dy, saved):
@@ -40,4 +40,4 @@ def attention_backward(dy, saved):
 def _launch_product(kernel, result, problem, arrays, *scalars):
     """One thread for each number of the result."""
     sizes = np.array([problem.B, problem.H, problem.H_kv, problem.T, problem.D], np.int32)
-    CUDA.launch(kernel, (blocks_for(result.size, THREADS),), (THREADS,), (*arrays, *sizes, *scalars))
+    CUDA.launch(kernel, (blocks_for(result.size, THREADS),), (THREADS,), (*arrays, problem.starts, *sizes, *scalars))

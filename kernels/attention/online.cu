@@ -25,6 +25,7 @@
 
 #include "delta.cuh"
 #include "dropout.cuh"
+#include "starts.cuh"
 
 // tile[r] = matrix[first + r]; 0 beyond the end of the matrix.
 template <int D, int N>
@@ -57,18 +58,20 @@ __device__ inline void store(float* row, const float (&sum)[D], float factor) {
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L. A thread owns query i.
 template <int D>
 __global__ void __launch_bounds__(ROWS)
-    online_forward(const float* q, const float* k, const float* v, float* y, float* lse, int heads, int kv_heads,
-                   int time, float scale, int causal, Dropout drop) {
+    online_forward(const float* q, const float* k, const float* v, float* y, float* lse, const int* starts, int heads,
+                   int kv_heads, int time, float scale, int causal, Dropout drop) {
     __shared__ float q_rows[ROWS][D + 1], k_tile[TILE][D + 1], v_tile[TILE][D + 1];
     long long head = blockIdx.x, kv_head = head / (heads / kv_heads);  // b H + h, b H_kv + h_kv
     int first = blockIdx.y * ROWS, i = first + threadIdx.x, end = causal ? min(first + ROWS, time) : time;
+    starts = starts_of(starts, head, heads, time);
+    int begin = first_key_of(starts, first, time) / TILE * TILE, first_key = first_key_of(starts, i, time);
     float m = -infinity(), l = 0, o[D] = {};
     load<D>(q_rows, q + head * time * D, first, time);
-    for (int start = 0; start < end; start += TILE) {
+    for (int start = begin; start < end; start += TILE) {
         load<D>(k_tile, k + kv_head * time * D, start, time);
         load<D>(v_tile, v + kv_head * time * D, start, time);
         __syncthreads();
-        for (int j = start; j < min(start + TILE, end) && (!causal || j <= i); ++j) {
+        for (int j = max(start, first_key); j < min(start + TILE, end) && (!causal || j <= i); ++j) {
             float s = dot<D>(q_rows[threadIdx.x], k_tile[j - start]) * scale;
             float m_new = fmaxf(m, s), alpha = expf(m - m_new), p = expf(s - m_new);
             l = alpha * l + p;
@@ -86,19 +89,21 @@ __global__ void __launch_bounds__(ROWS)
 template <int D>
 __global__ void __launch_bounds__(ROWS)
     online_backward_queries(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                            const float* delta, float* dq, int heads, int kv_heads, int time, float scale, int causal,
-                            Dropout drop) {
+                            const float* delta, float* dq, const int* starts, int heads, int kv_heads, int time,
+                            float scale, int causal, Dropout drop) {
     __shared__ float q_rows[ROWS][D + 1], dy_rows[ROWS][D + 1], k_tile[TILE][D + 1], v_tile[TILE][D + 1];
     long long head = blockIdx.x, kv_head = head / (heads / kv_heads);
     int first = blockIdx.y * ROWS, i = first + threadIdx.x, end = causal ? min(first + ROWS, time) : time;
     float lse_i = i < time ? lse[head * time + i] : 0, delta_i = i < time ? delta[head * time + i] : 0, dq_i[D] = {};
     load<D>(q_rows, q + head * time * D, first, time);
     load<D>(dy_rows, dy + head * time * D, first, time);
-    for (int start = 0; start < end; start += TILE) {
+    starts = starts_of(starts, head, heads, time);
+    int begin = first_key_of(starts, first, time) / TILE * TILE, first_key = first_key_of(starts, i, time);
+    for (int start = begin; start < end; start += TILE) {
         load<D>(k_tile, k + kv_head * time * D, start, time);
         load<D>(v_tile, v + kv_head * time * D, start, time);
         __syncthreads();
-        for (int j = start; j < min(start + TILE, end) && (!causal || j <= i); ++j) {
+        for (int j = max(start, first_key); j < min(start + TILE, end) && (!causal || j <= i); ++j) {
             float p = expf(dot<D>(q_rows[threadIdx.x], k_tile[j - start]) * scale - lse_i);
             // forward: Y = P V: P with the factor of dropout
             float factor = dropout_factor(drop, (head * time + i) * time + j);
@@ -115,20 +120,22 @@ __global__ void __launch_bounds__(ROWS)
 template <int D>
 __global__ void __launch_bounds__(ROWS)
     online_backward_keys(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                         const float* delta, float* dk, float* dv, int heads, int kv_heads, int time, float scale,
-                         int causal, Dropout drop) {
+                         const float* delta, float* dk, float* dv, const int* starts, int heads, int kv_heads, int time,
+                         float scale, int causal, Dropout drop) {
     __shared__ float k_rows[ROWS][D + 1], v_rows[ROWS][D + 1], q_tile[TILE][D + 1], dy_tile[TILE][D + 1];
     long long kv_head = blockIdx.x, group = heads / kv_heads;
     int first = blockIdx.y * ROWS, j = first + threadIdx.x;
     float dk_j[D] = {}, dv_j[D] = {};
+    starts = starts_of(starts, kv_head, kv_heads, time);
     load<D>(k_rows, k + kv_head * time * D, first, time);
     load<D>(v_rows, v + kv_head * time * D, first, time);
     for (long long head = kv_head * group; head < (kv_head + 1) * group; ++head)
-        for (int start = causal ? first : 0; start < time; start += TILE) {
+        for (int start = causal ? first : 0; start < time && first_key_of(starts, start, time) < first + ROWS; start += TILE) {
             load<D>(q_tile, q + head * time * D, start, time);
             load<D>(dy_tile, dy + head * time * D, start, time);
             __syncthreads();
             for (int i = causal ? max(start, j) : start; i < min(start + TILE, time); ++i) {
+                if (first_key_of(starts, i, time) > j) break;  // and so it is for those that follow
                 float p = expf(dot<D>(q_tile[i - start], k_rows[threadIdx.x]) * scale - lse[head * time + i]);
                 // forward: Y = P V: P with the factor of dropout
                 float factor = dropout_factor(drop, (head * time + i) * time + j);

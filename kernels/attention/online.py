@@ -19,13 +19,13 @@ for _kernel, _owned in KERNELS.items():
 CUDA = CudaFile(__file__, "online.cu", INSTANCES, constants={"ROWS": ROWS, "TILE": TILE}, one_by_one=True)
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0):
+def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`; the errors those of
-    `check_forward` in arguments.py.
+    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, widths=WIDTHS)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS)
     y, lse = empty(q.shape, q), empty(q.shape[:3], q)
     _launch("online_forward", problem, problem.H, (q, k, v, y, lse))
     return y, FlashSaved(problem, q, k, v, y, lse)
@@ -46,4 +46,4 @@ def attention_backward(dy, saved):
 
 def _launch(kernel, problem, heads, arrays):
     grid = (problem.B * heads, blocks_for(problem.T, ROWS))
-    CUDA.launch(f"{kernel}<{problem.D}>", grid, (ROWS,), (*arrays, *problem.scalars))
+    CUDA.launch(f"{kernel}<{problem.D}>", grid, (ROWS,), (*arrays, *problem.last))

@@ -12,7 +12,7 @@
 
 namespace minillm_sim {
 
-static thread_local bool portable_switch = true;
+static __thread bool portable_switch __attribute__((tls_model("initial-exec"))) = true;
 
 void use_portable_switch(bool portable) {
 #ifdef __x86_64__

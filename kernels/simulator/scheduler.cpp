@@ -19,6 +19,8 @@ BlockRunner::BlockRunner(Team& team, int number) : team(team), number(number) {
     thread_count = size[0] * size[1] * size[2];
     warp_count = (thread_count + 31) / 32;
     threads.resize(thread_count);
+    alive.resize(warp_count);
+    arrived.resize(warp_count);
     for (Thread& thread : threads) thread.fiber.stack = take_stack();
     restorer.stack = take_stack();
     shared = take_pages(launch().shared_size + 2 * kSharedAlignment);
@@ -95,6 +97,11 @@ void BlockRunner::start_threads(unsigned long long block) {
         thread.patience = {};
         thread.fiber.prepare(&BlockRunner::enter_thread);
     }
+    for (unsigned warp = 0; warp < warp_count; ++warp) {
+        unsigned lanes = thread_count - warp * 32;
+        alive[warp] = lanes < 32 ? (1u << lanes) - 1 : ~0u;
+        arrived[warp] = 0;
+    }
     turn_at_tick = turn;
     random = launch().seed * 0x9e3779b97f4a7c15ull + block + 1;
 }
@@ -117,6 +124,7 @@ void BlockRunner::enter_thread() {
     if (runner->checker) runner->checker->settle(thread);
     // others may have been waiting for a warp in which this lane no longer takes part
     unsigned first = static_cast<unsigned>(&thread - runner->threads.data()) / 32 * 32;
+    runner->alive[first / 32] &= ~(1u << thread.lane);
     for (unsigned i = first; i < first + 32 && i < runner->thread_count; ++i)
         if (runner->threads[i].state == State::kAtCollective) runner->complete_collective(runner->threads[i]);
     runner->suspend();
@@ -193,24 +201,17 @@ const std::vector<unsigned>& BlockRunner::permutation(std::vector<unsigned>& ord
     return order;
 }
 
-unsigned BlockRunner::alive_lanes(unsigned warp) const {
-    unsigned mask = 0;
-    for (unsigned lane = 0; lane < 32 && warp * 32 + lane < thread_count; ++lane)
-        if (threads[warp * 32 + lane].state != State::kDone) mask |= 1u << lane;
-    return mask;
-}
-
 // If all lanes that `thread` waits for have arrived at the same operation, carry it out and let
 // them go on.
 void BlockRunner::complete_collective(Thread& thread) {
     unsigned warp = static_cast<unsigned>(&thread - threads.data()) / 32;
-    unsigned mask = thread.mask & alive_lanes(warp);
+    unsigned mask = thread.mask & alive[warp];
+    if (mask & ~arrived[warp]) return;
     void* operands[32] = {};
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(mask >> lane & 1)) continue;
         Thread& other = threads[warp * 32 + lane];
-        bool same = other.state == State::kAtCollective && other.operation == thread.operation && other.mask == thread.mask;
-        if (!same) return;
+        if (other.operation != thread.operation || other.mask != thread.mask) return;
         operands[lane] = other.operand;
     }
     if (profiler) profiler->finish_warp(warp);
@@ -220,6 +221,7 @@ void BlockRunner::complete_collective(Thread& thread) {
         in_collective = false;
     } else if (checker)  // __syncwarp; a shuffle or a vote does not order memory
         checker->order.sync_warp(warp, mask);
+    arrived[warp] &= ~mask;
     for (unsigned lane = 0; lane < 32; ++lane)
         if (mask >> lane & 1) threads[warp * 32 + lane].state = State::kReady;
 }
@@ -281,7 +283,7 @@ void BlockRunner::report_stuck_warp(unsigned warp) {
     for (unsigned lane = 0; lane < 32 && !waiting; ++lane)
         if (threads[warp * 32 + lane].state == State::kAtCollective) waiting = &threads[warp * 32 + lane];
     for (unsigned lane = 0; lane < 32 && !missing; ++lane) {
-        if (!((waiting->mask & alive_lanes(warp)) >> lane & 1)) continue;
+        if (!((waiting->mask & alive[warp]) >> lane & 1)) continue;
         Thread& thread = threads[warp * 32 + lane];
         bool same = thread.state == State::kAtCollective && thread.operation == waiting->operation &&
                     thread.mask == waiting->mask;
@@ -316,6 +318,7 @@ void BlockRunner::collective(unsigned mask, Collective operation, void* operand,
     thread.operation = operation;
     thread.operand = operand;
     thread.state = State::kAtCollective;
+    arrived[(&thread - threads.data()) / 32] |= 1u << thread.lane;
     complete_collective(thread);
     if (thread.state != State::kReady || launch().order == int(TurnOrder::kShuffled)) suspend();
 }
@@ -323,7 +326,7 @@ void BlockRunner::collective(unsigned mask, Collective operation, void* operand,
 // Tensor-core operations need all 32 lanes: none may be missing, and none may have left.
 void BlockRunner::full_warp(Collective operation, void* operand, Site site) {
     unsigned warp = static_cast<unsigned>(&current() - threads.data()) / 32;
-    if (alive_lanes(warp) != 0xffffffffu) fail(site, "a tensor-core operation in a warp of which some lanes are missing");
+    if (alive[warp] != 0xffffffffu) fail(site, "a tensor-core operation in a warp of which some lanes are missing");
     collective(0xffffffffu, operation, operand, site);
 }
 

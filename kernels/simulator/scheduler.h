@@ -132,13 +132,13 @@ class BlockRunner {
     uint64_t memory_hash();
     void note_at(const char* text, uint64_t pc, uint64_t stack_pointer);
     void ask_python();
-    unsigned alive_lanes(unsigned warp) const;
     const std::vector<unsigned>& permutation(std::vector<unsigned>& order, unsigned count);
 
     Team& team;
     int number;  // of this OS thread in the team
     unsigned thread_count, warp_count;
     std::vector<unsigned> warp_order, lane_order;
+    std::vector<unsigned> alive, arrived;  // of each warp: lanes that are not done, and those at a collective operation
     Fiber scheduler, restorer, given_up;
     Pages shared;
     Ticks ticks;

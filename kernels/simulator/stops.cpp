@@ -40,10 +40,10 @@ void BlockRunner::absent_source(int lane, int source) {
     if (!checker) return;
     auto warp = static_cast<unsigned>(&current() - threads.data()) / 32;
     const Thread& thread = threads[warp * 32 + static_cast<unsigned>(lane)];
-    bool alive = source >= 0 && source < 32 && alive_lanes(warp) >> source & 1;
+    bool is_alive = source >= 0 && source < 32 && alive[warp] >> source & 1;
     char text[200];
     std::snprintf(text, sizeof text, "a shuffle: lane %d reads lane %d, which takes no part (%s; mask 0x%08x)", lane, source,
-                  alive ? "the mask does not name it" : "the warp has no such lane any more, or never had", thread.mask);
+                  is_alive ? "the mask does not name it" : "the warp has no such lane any more, or never had", thread.mask);
     team.note(thread, thread.site, text, 0, 0, 0, -1);
 }
 

@@ -13,10 +13,11 @@ from minillm.layers.linear import Linear
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions
+from minillm.layers.rotary_scaling import YarnScaling
 
 
-def rotary_inputs(rng, B, H, T, D, interleaved=False):
-    cos, sin = rotary_tables(T, D, dtype="float64")
+def rotary_inputs(rng, B, H, T, D, interleaved=False, scaling=None):
+    cos, sin = rotary_tables(T, D, dtype="float64", scaling=scaling)
     x, dy = rng.normal(size=(2, B, H, T, D))
     return dict(x=x, dy=dy, cos=cos, sin=sin, interleaved=interleaved)
 
@@ -30,11 +31,18 @@ ROTARY = Case(
     low_precision=("x", "dy"),
     kernel=(Kernel("rotary", "minillm.kernels.rotary", "queries and keys rotated by their position"),),
     dimensions=("batch", "heads", "time", "width"),
-    gradcheck=[at(2, 2, 5, 6, label="halves"), at(2, 2, 5, 6, label="interleaved", interleaved=True)],
+    gradcheck=[
+        at(2, 2, 5, 6, label="halves"),
+        at(2, 2, 5, 6, label="interleaved", interleaved=True),
+        at(2, 2, 5, 6, label="scaled with an amplitude", scaling=YarnScaling(8.0, 3)),
+    ],
     kernels=[
-        at(*size, interleaved=interleaved)
-        for size in ((1, 1, 1, 2), (2, 3, 5, 6), (1, 2, 65, 64), (3, 1, 33, 96))
-        for interleaved in (False, True)
+        *(
+            at(*size, interleaved=interleaved)
+            for size in ((1, 1, 1, 2), (2, 3, 5, 6), (1, 2, 65, 64), (3, 1, 33, 96))
+            for interleaved in (False, True)
+        ),
+        at(2, 3, 5, 6, scaling=YarnScaling(8.0, 3)),
     ],
     simulate=(1, 2, 64, 64),
     benchmark=[at(4, 12, 1024, 64), at(4, 32, 2048, 128)],

@@ -5,7 +5,9 @@ from inspect import getdoc
 import typer
 
 from minillm.cli import (
+    chat,
     evaluate,
+    export,
     generate,
     gradcheck,
     info,
@@ -45,7 +47,7 @@ def common(
     """Language models with every gradient written by hand."""
 
 
-for module in (train, generate, evaluate, gradcheck, info, inspect, lesson, plot, simulate, read, play):
+for module in (train, generate, chat, evaluate, gradcheck, info, inspect, export, lesson, plot, simulate, read, play):
     name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
     summary = " ".join(getdoc(module.command).split("\n\n")[0].split())
     app.command(name=name, cls=cls, short_help=summary)(module.command)

@@ -31,6 +31,17 @@ def command(
             help="python-docs, shakespeare, or UTF-8 text files; if left out, the run's own data.", show_default=False
         ),
     ] = None,
+    chat_data: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="Files of conversations: measure on the assistant's tokens; a run that learned from conversations has "
+            "its own.",
+            show_default=False,
+        ),
+    ] = None,
+    chat_template: Annotated[
+        str, typer.Option(help="With --chat-data: as of train --chat-template.", show_default=False)
+    ] = "",
     split: Annotated[
         Optional[Split],
         typer.Option(
@@ -47,13 +58,26 @@ def command(
 
     The text is read in windows of the model's context length, one after the other, so that every
     token but the first is predicted once.
+
+    Of conversations, loss and perplexity are those of the assistant's tokens. A run that learned
+    from preferences is measured on its pairs: the DPO loss, and the accuracy and margin of rewards.
     """
     import sys
 
     from minillm.data.special import end_of_text_note
+    from minillm.errors import UserError
+    from minillm.training.chat_evaluation import conversations_of
     from minillm.training.text_evaluation import evaluate_text, run_special, run_text
 
     sources = [*(data or []), *(files or [])]
+    if sources and chat_data:
+        raise UserError("--data is a text and --chat-data are conversations: measure on one of them")
+    if chat_template and not chat_data:
+        raise UserError("--chat-template is the template of conversations: name them with --chat-data")
+    if not sources:
+        examples = conversations_of(model, chat_data or (), chat_template, batch_size)
+        if examples is not None:
+            return _on_conversations(model, examples, split, bool(chat_data), dtype, device)
     from minillm.pretrained import from_pretrained, tokenizer_of
 
     with waiting("opening the model", plain=False):
@@ -73,3 +97,20 @@ def command(
     print(
         f"tokens {result.tokens:,}  loss {result.loss:.4f}  perplexity {result.perplexity:.4f}  bits per byte {bits:.4f}"
     )
+
+
+def _on_conversations(model, examples, split: Split | None, given: bool, dtype: str, device: str) -> None:
+    from minillm.errors import UserError
+    from minillm.pretrained import from_pretrained
+    from minillm.training.evaluation import evaluate_whole
+    from minillm.training.examples import TRAINING, VALIDATION
+
+    if split is Split.all or (given and split is not None):
+        raise UserError("--split: of a run's conversations it is train or validation; of --chat-data all are read")
+    part = TRAINING if split is Split.train else VALIDATION
+    with waiting(f"measuring on all {examples.names[part]}", plain=False):
+        result = evaluate_whole(from_pretrained(model, dtype).to(device), examples, part)
+    beside = {name: result.figures[name] for name in ("accuracy", "margin") if name in result.figures}
+    beside = beside or {"perplexity": result.perplexity}
+    measured = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": result.loss, **beside}.items())
+    print(f"{examples.objective.counted} {result.tokens:,}  {measured}")

@@ -125,7 +125,7 @@ def command(
     with waiting("opening the model", plain=False):
         language_model = from_pretrained(model, dtype, revision).to(device)
     if settings["dry_multiplier"]:
-        settings["dry_breakers"] = _breakers(tokenizer, breakers, notes)
+        settings["dry_breakers"] = breaker_ids(tokenizer, breakers, notes)
     for note in notes:
         output.print_note(note)
     if chat:
@@ -171,7 +171,7 @@ def _check_chat(chat: bool, template: str | None, reading: str) -> None:
         raise UserError("--special text: a conversation is read with its special tokens; refuse them, or leave it out")
 
 
-def _breakers(tokenizer, texts: list[str] | None, notes: list[str]) -> tuple[int, ...]:
+def breaker_ids(tokenizer, texts: list[str] | None, notes: list[str]) -> tuple[int, ...]:
     """The tokens at which a repetition ends (DRY); adds a note for each text that is in
     no token.
     """

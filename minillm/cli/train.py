@@ -59,7 +59,7 @@ def command(
     **settings,
 ) -> None:
     """Train a language model on text, from nothing, and leave a run folder that generates, resumes
-    and opens in transformers.
+    and opens in transformers. With --init MODEL --chat-data FILE teach a model to answer.
 
     {presets}
 

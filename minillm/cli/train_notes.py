@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+import numpy as np
+
+from minillm.backend.arrays import to_host
 from minillm.models.presets import PRESETS
 from minillm.training import Run
+
+ALIKE = 0.9999  # cosine of two rows from which on they are the same
 
 
 def notes(run: Run, given: dict) -> Iterator[str]:
@@ -65,10 +70,25 @@ def _on_the_model(run: Run, given: dict) -> Iterator[str]:
         narrowest = min(parameter.value.shape[1] for parameter in adapted)
         if settings.lora_rank > narrowest:
             yield f"--lora-rank {settings.lora_rank} is more than the width of a layer, {narrowest}: it saves nothing"
+        yield from _on_the_end_of_an_answer(run)
         learning = [name for name in run.model.parameters() if ".lora_" in name]
         for pattern in settings.freeze:
             if not any(fnmatchcase(name, pattern) for name in learning):
                 yield f"--freeze {pattern} changes nothing: LoRA freezes all but its own matrices"
+
+
+def _on_the_end_of_an_answer(run: Run) -> Iterator[str]:
+    """A model gives tokens that it never had to write the same row of the output layer, so that it
+    gives them the same logit; LoRA leaves these rows as they are.
+    """
+    rows = to_host(run.model.lm_head.weight.value)
+    for index in run.examples.ends:
+        alike = rows @ rows[index] > ALIKE * np.linalg.norm(rows, axis=1) * np.linalg.norm(rows[index])
+        if alike.sum() > 1:
+            yield (
+                f"LoRA cannot teach the token {run.tokenizer.piece(index)!r}, which ends an answer: the model never wrote "
+                f"it, and gives {alike.sum() - 1} other tokens the same logit; train without --lora-rank"
+            )
 
 
 def _on_the_end(run: Run, given: dict) -> Iterator[str]:

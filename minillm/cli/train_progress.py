@@ -35,7 +35,8 @@ from minillm.training.overfitting import remedies
 
 RUNS = "runs"  # the folder of runs without --out
 WIDE = 100  # columns from which on the progress bar is longer and has the gradient's norm
-HEADING = "loss and perplexity: on the {training} / on the {validation}"
+HEADING = "loss and {beside}: on the {training} / on the {validation}"
+OF_PAIRS = "accuracy and margin of the rewards"
 
 
 def train_and_show(
@@ -103,6 +104,8 @@ def _describe(run: Run, console: Console) -> None:
         f"{type(run.model).__name__} with {count:,} parameters:\n{layers}, {config.n_head} heads, "
         f"d_model {config.d_model}, context {config.context_length}, vocabulary {config.vocab_size}"
     )
+    if (scaling := getattr(config, "rope_scaling", None)) is not None:
+        console.print(f"rotary scaling: {scaling.title}")
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     if learning < count:
         console.print(f"{learning:,} of them learn")
@@ -118,16 +121,17 @@ def _conclude(run: Run, reason: str, console: Console) -> None:
     """
     progress = run.progress
     model = run.load_model().to("cuda" if run.model.device == "cuda" else "cpu")  # the simulator would take too long
-    whole = f"the whole {run.examples.names[VALIDATION]}"
+    whole = run.examples.whole_validation
     with waiting(f"evaluating the best model on {whole}"):
         validation = evaluate_whole(model, run.examples, VALIDATION)
     if reason == "early stop":
         console.print(
             f"stopped early at step {progress.step}: no better validation loss since step {progress.best_step}"
         )
+    counted = f"{validation.tokens:,} {run.examples.objective.counted}"
     console.print(
-        f"[bold]best model: step {progress.best_step}[/], on {whole} ({validation.tokens:,} tokens):\n"
-        f"loss {validation.loss:.4f}, perplexity {validation.perplexity:.3f}"
+        f"[bold]best model: step {progress.best_step}[/], on {whole} ({counted}):\n"
+        f"loss {validation.loss:.4f}, {_beside(validation)}"
     )
     if progress.overfitting_since is not None:
         advice = remedies(run.settings, run.model.config.dropout)
@@ -160,20 +164,20 @@ class ProgressReporter(Reporter):
 
     def __init__(self, run: Run, console: Console):
         self._estimates = run.model.device == "cudasim"
-        self._tokens = run.settings.batch_size * run.settings.gradient_accumulation * run.model.config.context_length
+        self._tokens = run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation
         self._console = console
-        self._run, self._has_heading = run, False
+        self._run, self._has_heading, self._preparation = run, False, None
         figures = "{task.fields[speed]} tokens/s  loss {task.fields[loss]}  lr {task.fields[lr]}"
         is_wide = console.width >= WIDE
         self.bar = Progress(
             MofNCompleteColumn(),
             BarColumn(bar_width=20 if is_wide else 6),
-            TextColumn(figures + ("  grad {task.fields[norm]}" if is_wide else "")),
+            TextColumn(figures + "{task.fields[accuracy]}" + ("  grad {task.fields[norm]}" if is_wide else "")),
             TimeRemainingColumn(compact=True),
             console=console,
             speed_estimate_period=30,
         )
-        fields = dict(speed="-", loss="-", lr="-", norm="-")
+        fields = dict(speed="-", loss="-", lr="-", norm="-", accuracy="")
         self._task = self.bar.add_task("", total=run.settings.max_steps, completed=run.progress.step, **fields)
 
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
@@ -190,13 +194,24 @@ class ProgressReporter(Reporter):
             seconds, total = self._tokens / tokens_per_second, self.bar.tasks[self._task].total
             self._console.print(escape(simulator_estimate(seconds, int(total) - step)), soft_wrap=True)
 
+    def on_figures(self, figures: dict[str, float]) -> None:
+        self.bar.update(self._task, accuracy=f"  acc {figures['accuracy']:.2f}  margin {figures['margin']:.2f}")
+
+    def on_preparation(self, what: str, done: int, total: int) -> None:
+        if self._preparation is None:
+            self._preparation = self.bar.add_task("", total=total, **self.bar.tasks[self._task].fields)
+            self._console.print(f"[dim]{escape(what)}, once: {total:,}[/]")
+        self.bar.update(self._preparation, completed=done, visible=done < total)
+
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         if not self._has_heading:
-            self._console.print(f"[dim]{HEADING.format(**self._run.examples.names)}[/]")
+            beside = OF_PAIRS if train.figures else "perplexity"
+            self._console.print(f"[dim]{HEADING.format(beside=beside, **self._run.examples.names)}[/]")
             self._has_heading = True
+        both = zip(_measured(train), _measured(validation))
         self._console.print(
             f"[bold]step {step:>5}[/]  loss {train.loss:.3f} / {validation.loss:.3f}  "
-            f"perplexity {_short(train.perplexity)} / {_short(validation.perplexity)}  "
+            f"{'  '.join(f'{name} {one} / {other}' for (name, one), (_, other) in both)}  "
             f"gap {round(validation.loss - train.loss, 2) + 0.0:.2f} nats{'  [green]best[/]' if is_best else ''}",
             soft_wrap=True,
         )
@@ -213,6 +228,19 @@ class ProgressReporter(Reporter):
         self._console.print(f"[yellow]{escape(message)}[/]")
 
     on_advice = on_message
+
+
+def _measured(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What is shown beside a loss: (name, number)."""
+    if not evaluation.figures:
+        return [("perplexity", _short(evaluation.perplexity))]
+    return [(name, f"{round(evaluation.figures[name], 3) + 0.0:.3f}") for name in ("accuracy", "margin")]
+
+
+def _beside(evaluation: Evaluation) -> str:
+    if not evaluation.figures:
+        return f"perplexity {evaluation.perplexity:.3f}"
+    return ", ".join(f"{name} {number}" for name, number in _measured(evaluation))
 
 
 def _short(perplexity: float) -> str:

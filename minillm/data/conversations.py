@@ -6,12 +6,12 @@
 
 The first form is that of Hugging Face and of OpenAI's files for fine-tuning, with `tools`,
 `tool_calls` and `weight`, and before 2024 with `functions` and `function_call`. The second is
-ShareGPT's, with `system` and `tools` beside it. The third is TRL's; prompt and completion may also be
-lists of messages. `chat_template_kwargs` are arguments of the template. Other fields are not read:
-`UNREAD` lists those met.
+ShareGPT's, with `system` and `tools` beside it. The third is TRL's; prompt and completion may also
+be lists of messages. `chat_template_kwargs` are arguments of the template. Other fields are not
+read.
 
-Source: the data formats of TRL (docs, dataset_formats), OpenAI's reference of fine-tuning files, and
-LLaMA-Factory's description of ShareGPT.
+Source: the data formats of TRL (docs, dataset_formats), OpenAI's reference of fine-tuning files,
+and LLaMA-Factory's description of ShareGPT.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ SHAREGPT_ROLES = {
 }  # fmt: skip
 CALLS = ("function_call", "tool_call")  # of ShareGPT: the value is a call in JSON
 LISTS = ("messages", "conversations", "conversation")  # where the messages are, in this order
-READ = (*LISTS, "prompt", "completion", "system", "tools", "functions", "chat_template_kwargs", "parallel_tool_calls")
+PAIR = ("prompt", "completion")
+READ = ("system", "tools", "functions", "chat_template_kwargs", "parallel_tool_calls")
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,21 @@ def read_conversations(paths: Iterable[str | Path]) -> tuple[list[Conversation],
     for path in paths:
         for where, contents in read_objects(path):
             found.append(conversation_of(where, contents))
-            unread.update(name for name, value in contents.items() if name not in READ and value is not None)
+            read = {*READ, *_fields(contents)}
+            unread.update(name for name, value in contents.items() if name not in read and value is not None)
     return found, unread
 
 
 def conversation_of(where: str, contents: dict) -> Conversation:
     """The conversation of one JSON object. Raises UserError."""
-    name = next((name for name in LISTS if contents.get(name) is not None), None)
-    if name is not None:
-        messages = messages_of(f"{where}: {name}", contents[name])
-    elif contents.get("prompt") is not None and contents.get("completion") is not None:
+    fields = _fields(contents)
+    if fields == PAIR:
         messages = [
             *_messages_or_text(where, "prompt", contents["prompt"], "user"),
             *_messages_or_text(where, "completion", contents["completion"], ASSISTANT),
         ]
+    elif fields:
+        messages = messages_of(f"{where}: {fields[0]}", contents[fields[0]])
     else:
         raise UserError(
             f'{where}: it has no conversation: write {{"messages": [{{"role": "user", "content": ...}}, ...]}} '
@@ -91,6 +93,12 @@ def conversation_of(where: str, contents: dict) -> Conversation:
         raise UserError(f"{where}: no message of the assistant {why}to learn from: add its answer, or delete the line")
     last = max(number for number, each in enumerate(learned) if each)  # what follows it teaches nothing
     return Conversation(where, messages[: last + 1], learned[: last + 1], _more(where, contents))
+
+
+def _fields(contents: dict) -> tuple[str, ...]:
+    """Where the messages of a line are: one of LISTS, or PAIR; empty where there are none."""
+    lists = [name for name in LISTS if contents.get(name) is not None]
+    return tuple(lists[:1]) or (PAIR if all(contents.get(name) is not None for name in PAIR) else ())
 
 
 def messages_of(where: str, listed) -> list[dict]:

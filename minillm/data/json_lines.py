@@ -1,7 +1,7 @@
 """Files of JSON objects, one a line (.jsonl), as data sets for chat models are written.
 
-What editors and exports leave in such files is read as it is meant: a mark (BOM) at the start, CRLF,
-blank lines, spaces at the ends, and one JSON array of objects in place of lines.
+What editors and exports leave in such files is read as it is meant: a mark (BOM) at the start,
+CRLF, blank lines, spaces at the ends, and one JSON array of objects in place of lines.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.files.atomic import decode_text
+from minillm.files.atomic import refuse_utf_16
 
 BOM = "\ufeff"  # in the middle of a file too, where files with one were joined
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"PAR1": "parquet"}
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_objects(path: str | Path) -> list[tuple[str, dict]]:
@@ -65,14 +64,21 @@ def _text_of(path: Path) -> str:
     packed = next((name for mark, name in PACKED.items() if data.startswith(mark)), None)
     if packed:
         raise UserError(f"{path} is a {packed} file: unpack it to JSON lines first")
-    if data.startswith(UTF_16):
-        raise UserError(f"{path} is UTF-16: save it as UTF-8")
-    return decode_text(data, str(path))
+    refuse_utf_16(data, str(path))
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is no UTF-8: save the file as UTF-8"
+        ) from None
 
 
 def _of_array(path: Path, text: str) -> list[tuple[str, dict]]:
     try:
         found = json.loads(text.strip(BOM + " \t\r\n"))
+    except RecursionError:
+        raise UserError(f"{path}: its JSON is nested too deeply") from None
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             raise UserError(
@@ -90,6 +96,8 @@ def _parsed(path: Path, number: int, line: str, is_last: bool):
         raise UserError(f"{path}, line {number}: its JSON is nested too deeply") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {number}: {_what_is_wrong(line, error, is_last)}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}, line {number}: {error}") from None
 
 
 def _what_is_wrong(line: str, error: json.JSONDecodeError, is_last: bool) -> str:

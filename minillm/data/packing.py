@@ -1,8 +1,8 @@
 """Packing: several short texts into rows of equal length, with as little left over as possible.
 
 Best fit, longest first: each text goes into the row with the least space that is enough for it. The
-rows needed are at most 11/9 of the fewest possible, and 1 more (Johnson 1973); of real conversations
-nearly every row is full.
+rows needed are at most 11/9 of the fewest possible, and 4 more (Johnson 1973); of real
+conversations nearly every row is full.
 
 >>> pack([5, 3, 4, 2, 2], 8)
 [[0, 1], [2, 3, 4]]
@@ -53,8 +53,8 @@ def packed_row(texts: Sequence[tuple[np.ndarray, np.ndarray]], row_length: int) 
 
     texts: for each its ids (N,), and which of them are learned (N,) bool. A text of N tokens takes
     N - 1 places: the last token is a target only. Targets that are not learned, and those of the
-    places that are left, are IGNORE_INDEX. starts: where the text of a place begins in the row; what
-    is left is a text of its own.
+    places that are left, are IGNORE_INDEX. starts: where the text of a place begins in the row;
+    what is left is a text of its own.
 
     >>> row = packed_row([(np.array([7, 8, 9]), np.array([0, 1, 1])), (np.array([5, 6]), np.array([0, 1]))], 4)
     >>> for values in row:

@@ -1,20 +1,23 @@
 """Pairs of answers in files: one that is preferred to the other, as data sets for DPO have them.
 
+TRL's, with the prompt by itself or at the start of both answers, as texts or as messages:
+
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
     {"chosen": "The sky is blue.", "rejected": "The sky is green."}
     {"prompt": [{"role": "user", ...}], "chosen": [{"role": "assistant", ...}], "rejected": [...]}
     {"chosen": [{"role": "user", ...}, {"role": "assistant", ...}], "rejected": [...]}
-    {"prompt": "Hi", "chosen": [{"role": "user", "content": "Hi"}, ...], "rejected": [...], "score_chosen": 8.5, ...}
-    {"chosen": "\\n\\nHuman: Hi\\n\\nAssistant: Hello.", "rejected": "\\n\\nHuman: Hi\\n\\nAssistant: No."}
+
+UltraFeedback's (binarized), Anthropic's hh-rlhf, Orca's, Alpaca's, LLaMA-Factory's and OpenAI's:
+
+    {"prompt": "Hi", "chosen": [{"role": "user", "content": "Hi"}, ...], "score_chosen": 8, ...}
+    {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi ..."}
     {"system": "Be brief.", "question": "Hi", "chosen": "Hello.", "rejected": "No."}
-    {"conversations": [{"from": "human", ...}], "chosen": {"from": "gpt", "value": ...}, "rejected": {...}}
+    {"instruction": "Add.", "input": "1 2", "chosen": "3", "rejected": "4"}
+    {"conversations": [{"from": "human", ...}], "chosen": {"from": "gpt", "value": ...}, ...}
     {"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}
 
-The first four are TRL's, with the prompt by itself and at the start of both answers; the fifth is
-UltraFeedback's (binarized), the sixth Anthropic's hh-rlhf, the seventh Orca's (with `instruction` and
-`input` Alpaca's), the eighth LLaMA-Factory's, the last OpenAI's. Texts stay texts, without a chat
-template: what the file has is what the model reads. Messages, and what has the roles of a
-conversation in another way, become messages.
+Texts stay texts, without a chat template: what the file has is what the model reads. Messages, and
+what has the roles of a conversation in another way, become messages.
 """
 
 from __future__ import annotations
@@ -90,7 +93,8 @@ def read_preferences(paths: Iterable[str | Path], as_messages: bool = False) -> 
     """The pairs of files. as_messages: a prompt and answers that are texts become what a user says
     and what the assistant answers.
 
-    Raises UserError, naming file, line, what is wrong and the cure, for the first one that is wrong.
+    Raises UserError, naming file, line, what is wrong and the cure, for the first one that is
+    wrong.
     """
     pairs, unread, count = [], Counter(), Counter()
     for path in paths:

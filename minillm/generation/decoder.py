@@ -19,6 +19,7 @@ from minillm.backend.arrays import array_module, to_host
 from minillm.errors import UserError
 from minillm.generation.whole_pass import WholePass
 from minillm.layers.cache import Cache
+from minillm.layers.rotary_attention import RotaryPositions
 from minillm.models.language_model import LanguageModel
 
 WINDOWS = ("slide", "stop")
@@ -53,6 +54,12 @@ class Decoder:
     token, because the positions of all others change.) A prompt that is too long loses its
     beginning, or raises ContextFull.
 
+    Where the angles of rotary embedding depend on the length of the text (rotary_scaling.py:
+    dynamic beyond the original context, longrope at its border), the cache is forgotten whenever
+    they change, and all visible columns are read again: what is written is then what whole passes
+    write. dynamic so costs a pass over all visible tokens for each token beyond the original
+    context, longrope one such pass in all.
+
     The weights are those that the model has when the decoder is made: make a new one after a step
     of training.
 
@@ -75,6 +82,7 @@ class Decoder:
             self._whole = WholePass(model)
             _note(f"this model generates by its own pass over all visible tokens, without a cache: {self.why_whole}")
         self._cache, self._packed = None, packed
+        self._positions, self._stages = _depending_on_length(model), None  # of what is in the cache, for each row
         self._ids = self._padding = None  # (B, T): what is visible, to read it again after a slide; (B,)
 
     @property
@@ -108,6 +116,11 @@ class Decoder:
         """As `read`, errors included, with logits (B, count, V) of what follows each of the last
         `count` of the columns that are read.
         """
+        if count > 1 and self._angles_change(ids.shape[1], count, padding):
+            first = ids.shape[1] - count + 1
+            each = [ids[:, :first], *(ids[:, i : i + 1] for i in range(first, ids.shape[1]))]
+            logits = [self.read_last(part, 1, None if i else padding) for i, part in enumerate(each)]
+            return array_module(logits[0]).concatenate(logits, axis=1)
         if self._whole:
             self._append(ids, padding)
             return self._whole.logits(self._ids, self._padding, count)
@@ -127,9 +140,11 @@ class Decoder:
         new = self._append(ids, padding)
         if self._whole:
             return self._whole.hidden(self._ids, self._padding)[:, -new:]
+        stages, before = self._stages_of(self.visible, self._padding), self._stages
+        self._stages = stages
         if self._cache is None:
             self._cache = Cache(self._ids, len(self._ids), self._padding, self._packed)
-        elif new == self.visible:
+        elif new == self.visible or stages != before:
             self._cache.restart(self._padding)
         cache = self._cache
         cache.start(self.visible - cache.length)
@@ -193,8 +208,25 @@ class Decoder:
             changed = (self._ids != before).any(axis=0)
             start = int(changed.argmax()) if changed.any() else self.visible
         self._padding = padding
+        if self._stages is not None and padding is not None:
+            self._stages = [self._stages[row] for row in to_host(rows)]
         if self._cache:
             self._cache.reorder(rows, start)
+
+    def _stages_of(self, columns: int, padding) -> list | None:
+        """For each row of so many columns (one for all, without padding), the stage of its length:
+        where it is the same, the angles are. None where they never change.
+        """
+        if not self._positions:
+            return None
+        lengths = [columns] if padding is None else (columns - np.asarray(padding)).tolist()
+        return [tuple(positions.stage(length) for positions in self._positions) for length in lengths]
+
+    def _angles_change(self, new: int, count: int, padding) -> bool:
+        """Whether the last `count` of `new` columns that come differ in their angles."""
+        padding = self._padding if self._ids is not None else padding
+        last = min(self.visible + new, self.model.config.context_length) if self._positions else 0
+        return self._stages_of(last - count + 1, padding) != self._stages_of(last, padding)
 
     def _refuse_if_stopping(self, what: str) -> None:
         if self.window == "stop":
@@ -249,6 +281,13 @@ def left_padded(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     for row, prompt, first in zip(ids, prompts, padding):
         row[first:] = prompt
     return ids, padding
+
+
+def _depending_on_length(model) -> list[RotaryPositions]:
+    """The tables of a model's layers whose angles depend on the length of the text, each once."""
+    layers = [layer for _, layer in model.layers()] if isinstance(model, LanguageModel) else []
+    tables = [each for layer in layers if isinstance(each := getattr(layer, "positions", None), RotaryPositions)]
+    return [each for each in dict.fromkeys(tables) if each.depend_on_length]
 
 
 def _why_whole(model) -> str | None:

@@ -142,12 +142,17 @@ class TextStream:
         for token in prompt:
             self._decode(int(token))
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None  # the stop string at which the text ended
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the text ended at a stop string."""
+        return self.stopped_by is not None
 
     def push(self, token: int) -> str:
         """Add an id; returns text that can be no part of a stop string.
 
-        Sets `stopped` at a stop string.
+        Sets `stopped_by` at a stop string.
         """
         return self._release(self._decode(token))
 
@@ -162,10 +167,10 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         self._held += text
-        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            at, self.stopped_by = min(found)
+            shown, self._held = self._held[:at], ""
             return shown
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

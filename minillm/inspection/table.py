@@ -166,11 +166,11 @@ def _headline(inspection: Inspection) -> str:
     kind = type(model).__name__
     numbers = sum(tensor.values.count for tensor in record.parameters)
     head = f"{kind}, {numbers:,} parameters, {model.precision} on {model.device}"
-    text = f"{record.tokens} tokens, each to predict the next: {' '.join(map(_readable, inspection.tokens))}"
+    text = f"{record.tokens} tokens, each to predict the next: {' '.join(map(readable, inspection.tokens))}"
     return f"{head}\n{text}"
 
 
-def _readable(token: str) -> str:
+def readable(token: str) -> str:
     """A token with its spaces and line ends to be seen; one without text, such as the start of a
     text, as <>.
     """

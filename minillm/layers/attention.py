@@ -54,9 +54,10 @@ from minillm.layers.softmax import softmax_forward
 
 
 def attend(q, k, v, mask, factor=None, out=None):
-    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (t, T) or (B, 1, t, T), p (B, H, t, T)  ->  y, p
+    """The formula. q, y (B, H, t, D), k, v (B, H, T, D), mask (t, T), p (B, H, t, T)  ->  y, p
 
-    factor (B, H, t, T): what dropout multiplies p by; None for no dropout. out: an array for y.
+    mask: (B, 1, t, T) where the rows of the batch differ. factor (B, H, t, T): what dropout
+    multiplies p by; None for no dropout. out: an array for y.
     """
     scale = 1 / math.sqrt(q.shape[-1])
     s = matmul(q * scale, transpose(k))  # (B, H, t, D) @ (B, H, D, T)
@@ -314,11 +315,9 @@ class CausalSelfAttention(Layer):
         """
         q, k, v = (split_heads(x, self.n_head) for x in array_module(x).split(self.c_attn.forward(x), 3, axis=-1))
         forward, backward = dispatch(q, attention_forward, attention_backward)
-        if starts is not None:
-            forward, backward = attention_forward, attention_backward
         if forward is not attention_forward:
             q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
-        y, saved = forward(q, k, v, causal=True, starts=starts, **self.attn_dropout.settings(rng_key))
+        y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
         return self.c_proj.forward(merge_heads(y))
 
@@ -330,7 +329,7 @@ class CausalSelfAttention(Layer):
         backward, saved = self.take_saved()
         # forward: self.c_proj.forward(merge_heads(y))
         dy = split_heads(self.c_proj.backward(dy), self.n_head)
-        # forward: y, saved = forward(q, k, v, causal=True, starts=starts, ...)
+        # forward: y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         gradients = backward(dy if backward is attention_backward else contiguous(dy), saved)
         # forward: array_module(x).split(self.c_attn.forward(x), 3, axis=-1): of each split_heads
         B, H, T, D = gradients[0].shape

@@ -40,7 +40,7 @@ def packed_starts(lengths, time: int) -> np.ndarray:
 
 
 def check_starts(starts, shape: tuple[int, int]):
-    """starts (B, T) as int32. Those of the host are checked; those of a device by their shape alone.
+    """starts (B, T) as int32. Those of the host are checked, those of a device by their shape.
 
     shape: of the ids. Raises UserError for what are no starts of documents, naming the place.
     """

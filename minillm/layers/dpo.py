@@ -39,6 +39,10 @@ from typing import Any, NamedTuple
 
 from minillm.backend.arrays import array_module
 
+# Rewards that differ by less are equal: 0.50002 to 0.49998, and as much as float32 rounds a
+# log-probability.
+TIE = 1e-4
+
 
 class DPOSaved(NamedTuple):
     """What backward needs of forward."""
@@ -101,6 +105,8 @@ def dpo_rewards(chosen, rejected, reference_chosen, reference_rejected, beta) ->
 
 
 def ordered_share(rewards: Rewards):
-    """The share of pairs whose chosen answer has the higher reward; equal rewards count half."""
+    """The share of pairs whose chosen answer has the higher reward; rewards that are as good as
+    equal count half.
+    """
     ahead = rewards.chosen - rewards.rejected
-    return ((ahead > 0) + 0.5 * (ahead == 0)).mean()
+    return ((ahead > TIE) + 0.5 * (abs(ahead) <= TIE)).mean()

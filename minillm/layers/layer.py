@@ -373,8 +373,15 @@ def entries(layer: Layer) -> Iterator[tuple[str, object]]:
     `table.name`.
     """
     for name, value in vars(layer).items():
-        if name != "_saved":
+        if isinstance(value, _WHOLE):
+            yield name, value
+        elif name != "_saved":
             yield from _opened(name, value, ())
+
+
+# What most attributes are, and no container: quick to recognise, since each training step names the
+# layers.
+_WHOLE = (Layer, Parameter, np.ndarray, str, int, float, type(None))
 
 
 def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:
@@ -396,6 +403,7 @@ def _places_below(layer: Layer, path: str, above: set[int]) -> Iterator[tuple[st
     there.
     """
     yield path, layer
+    above = above | {id(layer)}
     for name, child in layer.children():
-        if id(child) not in above | {id(layer)}:
-            yield from _places_below(child, f"{path}.{name}" if path else name, above | {id(layer)})
+        if id(child) not in above:
+            yield from _places_below(child, f"{path}.{name}" if path else name, above)

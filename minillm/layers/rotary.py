@@ -17,68 +17,44 @@ angle between them. Which channels (a, b) make pair i is a convention that weigh
 One becomes the other by moving the rows of the query and key weights (`interleaved_to_halves`): a
 product of two heads does not change when the channels of both are put in another order.
 
-Longer contexts. Llama 3.1 was extended from 8,192 positions to 131,072 by rotating the slow pairs
-still more slowly (Llama team, "The Llama 3 Herd of Models", 2024, section 3.4.2; the formula is in
-Meta's reference code). A pair makes n = original theta_i / (2 pi) turns in the original context. It
-keeps theta_i if n is above high_freq_factor, gets theta_i / factor if n is below low_freq_factor,
-and a mixture of both in between:
+Longer contexts. rotary_scaling.py has other angles, theta_i' in place of theta_i, for texts that
+are longer than those of training. Some of its kinds multiply what is rotated by an amplitude a,
+which the tables below hold: a cos and a sin.
 
-    theta_i' = (1 - s) theta_i / factor + s theta_i        s = (n - low) / (high - low), cut to [0, 1]
-
-Backward. A rotation R is linear, and its transpose is the rotation by the opposite angle:
+Backward. A rotation R is linear, and its transpose is the rotation by the opposite angle; with an
+amplitude, y = a R x gives dx = a R^T dy:
 
     dx = R^T dy:        dx_a = dy_a cos + dy_b sin        dx_b = dy_b cos - dy_a sin
 """
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-
 import numpy as np
 
 from minillm.backend.arrays import array_module
 from minillm.backend.precision import downcast, upcast
-from minillm.errors import UserError
+from minillm.layers.rotary_scaling import RotaryScaling
 
 
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """How Llama 3.1 and later stretch the angles; the fields are those of `rope_scaling` in a
-    Hugging Face config.json.
+def rotary_tables(
+    T: int,
+    D: int,
+    base: float = 10000.0,
+    dtype="float32",
+    scaling: RotaryScaling | None = None,
+    length: int | None = None,
+):
+    """cos and sin of t theta_i for the positions 0 ... T - 1 and a head of width D, times the
+    amplitude of a scaling: two NumPy arrays (T, D/2).
+
+    length: of the text, where the angles of the scaling depend on it; T if None.
     """
-
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-
-    def __post_init__(self):
-        numbers = (self.factor, self.low_freq_factor, self.high_freq_factor, self.original_max_position_embeddings)
-        if not all(isinstance(n, (int, float)) and 0 < n <= sys.float_info.max for n in numbers):
-            raise UserError(f"rope_scaling has {numbers}: its four fields must be finite numbers above 0")
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise UserError(
-                f"rope_scaling: high_freq_factor ({self.high_freq_factor}) must be above low_freq_factor "
-                f"({self.low_freq_factor})"
-            )
-
-    def stretched(self, theta):
-        """theta_i (D/2,)  ->  theta_i' (D/2,)"""
-        turns = self.original_max_position_embeddings * theta / (2 * np.pi)
-        s = np.clip((turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor), 0, 1)
-        return (1 - s) * theta / self.factor + s * theta
-
-
-def rotary_tables(T: int, D: int, base: float = 10000.0, dtype="float32", scaling: Llama3Scaling | None = None):
-    """cos and sin of t theta_i for the positions 0 ... T - 1 and a head of width D: two NumPy
-    arrays (T, D/2).
-    """
-    theta = base ** (-2 * np.arange(D // 2) / D)  # (D/2,)
+    theta, amplitude = base ** (-2 * np.arange(D // 2) / D), 1.0  # (D/2,)
     if scaling is not None:
-        theta = scaling.stretched(theta)
+        theta = scaling.stretched(theta, base, T if length is None else length)  # (D/2,)
+        amplitude = scaling.amplitude
     angle = np.arange(T)[:, None] * theta  # (T, D/2), float64: far positions keep their digits
-    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+    return (amplitude * np.cos(angle)).astype(dtype), (amplitude * np.sin(angle)).astype(dtype)
 
 
 def interleaved_to_halves(weight, n_head: int):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, contiguous, device_of, to_device
+from minillm.backend.arrays import array_module, contiguous, device_of, to_device, to_host
 from minillm.kernels import dispatch
 from minillm.layers.attention import attention_backward, attention_forward, merge_heads, split_heads
 from minillm.layers.cached_attention import cached_attention
@@ -28,31 +28,36 @@ from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.packed_linear import packed_linear
 from minillm.layers.rms_norm import RMSNorm
-from minillm.layers.rotary import Llama3Scaling, rotary_backward, rotary_forward, rotary_tables, rotate_tokens
+from minillm.layers.rotary import rotary_backward, rotary_forward, rotary_tables, rotate_tokens
+from minillm.layers.rotary_scaling import RotaryScaling
 
 
 class RotaryPositions:
     """The tables of cos and sin that all layers of a model share.
 
-    They grow when longer texts come.
+    They grow when longer texts come, and are made anew where a scaling has other angles for texts
+    of another length: then only those of the last length are kept.
     """
 
-    def __init__(self, head_dim: int, base: float = 10000.0, scaling: Llama3Scaling | None = None, interleaved=False):
+    def __init__(self, head_dim: int, base: float = 10000.0, scaling: RotaryScaling | None = None, interleaved=False):
         self.head_dim, self.base, self.scaling, self.interleaved = head_dim, base, scaling, interleaved
-        self._tables = {}  # (dtype, device) -> cos, sin
+        self._tables = {}  # (dtype, device) -> stage of the scaling, (cos, sin)
         self._token_tables = {}  # the same for `tables_for_tokens`
 
+    @property
+    def depend_on_length(self) -> bool:
+        """Whether the angles depend on the length of the text."""
+        return self.scaling is not None and self.scaling.depends_on_length
+
+    def stage(self, length: int):
+        """Texts whose lengths are of the same stage have the same angles (rotary_scaling.py)."""
+        return 0 if self.scaling is None else self.scaling.stage(length)
+
     def tables(self, T: int, like):
-        """cos and sin (T, D/2) for the first T positions, of the dtype and on the device of
+        """cos and sin (T, D/2) for a text of T positions, of the dtype and on the device of
         `like`.
         """
-        key = (np.dtype(like.dtype).name, device_of(like))
-        tables = self._tables.get(key)
-        if tables is None or len(tables[0]) < T:
-            grown = 1 << (T - 1).bit_length()
-            tables = rotary_tables(grown, self.head_dim, self.base, key[0], self.scaling)
-            tables = self._tables[key] = tuple(to_device(table, key[1]) for table in tables)
-        cos, sin = tables
+        cos, sin = self._grown(T, like)
         return cos[:T], sin[:T]
 
     def tables_for_tokens(self, cache, like):
@@ -64,19 +69,37 @@ class RotaryPositions:
             cache.shared[self] = self._tables_at(cache, like)
         return cache.shared[self]
 
+    def _grown(self, T: int, like):
+        """cos and sin for a text of T positions, and more rows to come."""
+        key, stage = (np.dtype(like.dtype).name, device_of(like)), self.stage(T)
+        found, tables = self._tables.get(key, (None, None))
+        if tables is None or found != stage or len(tables[0]) < T:
+            rows = 1 << (T - 1).bit_length()
+            tables = rotary_tables(rows, self.head_dim, self.base, key[0], self.scaling, T)
+            tables = tuple(to_device(table, key[1]) for table in tables)
+            self._tables[key] = stage, tables
+        return tables
+
     def _tables_at(self, cache, like):
         T = cache.length + cache.count
-        key = (np.dtype(like.dtype).name, device_of(like), self.interleaved)
-        tables = self._token_tables.get(key)
-        if tables is None or tables[0].shape[0] < T:
-            grown = 1 << (T - 1).bit_length()
+        if cache.padding is None:
+            return tuple(table[cache.length : T] for table in self._grown_for_tokens(T, like))
+        if not self.depend_on_length:
+            return tuple(table[cache.positions()] for table in self._grown_for_tokens(T, like))
+        rows = zip((T - to_host(cache.padding)).tolist(), cache.positions())  # each has the angles of its own text
+        tables = [[table[at] for table in self._grown_for_tokens(length, like)] for length, at in rows]
+        return tuple(array_module(like).stack(each) for each in zip(*tables))
+
+    def _grown_for_tokens(self, T: int, like):
+        key, stage = (np.dtype(like.dtype).name, device_of(like), self.interleaved), self.stage(T)
+        found, tables = self._token_tables.get(key, (None, None))
+        if tables is None or found != stage or len(tables[0]) < T:
             xp, axis = array_module(like), -1 if self.interleaved else -2  # where the two of a pair are
-            cos, sin = (table[:, None] for table in self.tables(grown, like))  # (grown, 1, D/2)
-            # (grown, 1, 2, D/2) or, if interleaved, (grown, 1, D/2, 2)
+            cos, sin = (table[:, None] for table in self._grown(T, like))  # (rows, 1, D/2)
+            # (rows, 1, 2, D/2) or, if interleaved, (rows, 1, D/2, 2)
             tables = xp.stack([cos, cos], axis), xp.stack([-sin, sin], axis)
-            self._token_tables[key] = tables
-        at = slice(cache.length, T) if cache.padding is None else cache.positions()
-        return tables[0][at], tables[1][at]
+            self._token_tables[key] = stage, tables
+        return tables
 
 
 class RotaryAttentionSaved(NamedTuple):
@@ -139,12 +162,9 @@ class RotarySelfAttention(Layer):
         q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
         k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
         settings = self.attn_dropout.settings(rng_key) | {"starts": starts}
-        is_windowed = self.window is not None and self.window < T
-        if is_windowed or starts is not None:
-            forward, backward = attention_forward, attention_backward
-            settings["window"] = self.window if is_windowed else None
-        else:
-            forward, backward = dispatch(q, attention_forward, attention_backward)
+        if self.window is not None and self.window < T:
+            settings["window"] = self.window
+        forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)
         self.save_for_backward(RotaryAttentionSaved(rotate_backward, saved_q, saved_k, backward, saved))
         return self.o_proj.forward(merge_heads(y))

@@ -22,6 +22,8 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "attention",
     "kernel",
     "muon",
+    "chat",
+    "preferences",
 )
 
 

@@ -211,6 +211,35 @@ class Architecture:
         """
         return {}
 
+    @classmethod
+    def config_to_gguf(cls, config) -> dict:
+        """The keys of a GGUF file for this configuration, and their values."""
+        plain = {key: getattr(config, place.field) for key, place in cls.gguf_keys.items()}
+        keys = {key: cls.gguf_keys[key].kind(value) for key, value in plain.items() if value is not None}
+        return {f"{cls.gguf_name}.{key}": value for key, value in {**keys, **cls.extra_to_gguf(config)}.items()}
+
+    @classmethod
+    def extra_to_gguf(cls, config) -> dict:
+        """Keys besides the plain ones, without the name of the architecture."""
+        return {}
+
+    @classmethod
+    def extra_tensors_to_gguf(cls, config) -> dict[str, np.ndarray]:
+        """Tensors of a GGUF file that are no parameters."""
+        return {}
+
+    @classmethod
+    def gguf_refusal(cls, config) -> str | None:
+        """What of a configuration GGUF files of this architecture cannot say; None if they say
+        all of it.
+        """
+        return None
+
+    @classmethod
+    def gguf_note(cls, config) -> str | None:
+        """In what llama.cpp computes something else of a file than minillm; None if it does not."""
+        return None
+
 
 def gguf_has_bias(file, part: str) -> bool:
     """Whether any block has a bias whose name matches `part`, such as "attn_(q|k)"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,7 +14,12 @@ from minillm.errors import UserError
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
+from minillm.layers.rotary_checks import ORIGINAL
+from minillm.layers.rotary_scaling import KINDS, RotaryScaling
 from minillm.models.structure import refuse_changed
+
+EXTENSIONS = ("linear", "dynamic", "yarn", "llama3")  # longrope's factors come from a search
+BANDS = {"llama3": dict(low_freq_factor=1.0, high_freq_factor=4.0)}
 
 
 @dataclass(frozen=True)
@@ -105,20 +110,24 @@ def freeze(model, patterns) -> None:
         raise UserError("every parameter is frozen: leave out a --freeze")
 
 
-def with_settings(model, **changes):
+def with_settings(model, extend_with: str = "", **changes):
     """The model with another context_length or dropout in its configuration; None leaves a setting
     as it is.
 
-    A table of positions is cut to the context. Raises UserError for a context longer than the model
-    was made for, and for a model that is not what its configuration describes.
+    A table of positions is cut to the context. extend_with: the kind of rotary scaling by which the
+    model reads a longer context than it was made for, one of EXTENSIONS; "" for none. Raises
+    UserError for a longer context without it, for a model that cannot be extended so, and for one
+    that is not what its configuration describes.
     """
-    from dataclasses import replace
-
     changes = {name: value for name, value in changes.items() if value is not None}
-    if changes.get("context_length", 1) > model.config.context_length:
-        raise UserError(
-            f"--context-length {changes['context_length']}: the model was made for {model.config.context_length} tokens"
+    longer, context = changes.get("context_length", 0), model.config.context_length
+    if extend_with:
+        changes["rope_scaling"] = _extension(extend_with, model.config, longer)
+    elif longer > context:
+        cure = (
+            "; --extend-with yarn gives it a rotary scaling for more" if hasattr(model.config, "rope_scaling") else ""
         )
+        raise UserError(f"--context-length {longer}: the model was made for {context} tokens{cure}")
     refuse_changed(model, "be given another configuration")
     other = type(model)(replace(model.config, **changes), seed=None, dtype=model.precision)
     values = {name: parameter.value for name, parameter in model.parameters().items()}
@@ -126,3 +135,20 @@ def with_settings(model, **changes):
         is_cut = len(values[name]) > len(parameter.value)
         parameter.value = values[name][: len(parameter.value)] if is_cut else values[name]
     return other.train(model.training)
+
+
+def _extension(kind: str, config, longer: int) -> RotaryScaling:
+    """The scaling of a kind by which a model of this configuration reads `longer` tokens."""
+    if kind not in EXTENSIONS:
+        raise UserError(f'--extend-with "{kind}": use one of {", ".join(EXTENSIONS)}')
+    if not hasattr(config, "rope_scaling"):
+        raise UserError("--extend-with: the model has a table of positions, and no rotary embedding to scale")
+    if config.rope_scaling is not None:
+        raise UserError(f"--extend-with: the model has a rotary scaling already, {config.rope_scaling.rope_type}")
+    if longer <= config.context_length:
+        raise UserError(
+            f"--extend-with {kind}: say the longer context by --context-length; the model was made for "
+            f"{config.context_length} tokens"
+        )
+    fields = {"factor": longer / config.context_length, ORIGINAL: config.context_length} | BANDS.get(kind, {})
+    return KINDS[kind](**{name: fields[name] for name in fields if name in KINDS[kind].__dataclass_fields__})

@@ -158,6 +158,14 @@ class GPT2(LanguageModel):
         return {"bias": any(name.endswith(".bias") for name in file.names())}
 
     @classmethod
+    def gguf_refusal(cls, config):
+        if GELU_FORMS[config.activation] != "tanh":
+            return (
+                f"activation {config.activation}, the exact form of GELU: llama.cpp computes GPT-2 with the tanh form"
+            )
+        return None
+
+    @classmethod
     def check_computed(cls, tensor, config):
         if not gpt2_names.is_causal_mask(tensor.name, tensor.shape, config.context_length):
             raise UserError(f"{tensor.path}: {tensor.name} of shape {tensor.shape} is no causal mask of this model")

@@ -156,7 +156,7 @@ class LanguageModel(Layer, Architecture):
             dlogits, self._dlogits = self._dlogits, None
         with matmul_precision(self.precision):
             if dlogits is None:
-                # forward: self.loss_head.forward(self._hidden(ids, rng_key, starts), targets, count)
+                # forward: self.loss_head.forward(self._hidden(...), targets, count)
                 dx = self.loss_head.backward()
             else:
                 # forward: self.lm_head.forward(x, dtype=self._dtype)

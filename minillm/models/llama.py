@@ -25,9 +25,9 @@ from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
-from minillm.layers.rotary_scaling import Scaling, TableScaling, scaling_from_fields
+from minillm.layers.rotary_scaling import RotaryScaling, scaling_from_fields
 from minillm.layers.swiglu import SwiGLU
-from minillm.models import llama_names, rope_names
+from minillm.models import llama_names, rope_gguf, rope_names
 from minillm.models.architecture import gguf_has_bias
 from minillm.models.config import (
     check_dropout,
@@ -69,7 +69,7 @@ class LlamaConfig:
     mlp_bias: bool = option(False, "Llama: biases in the MLP.")
     rms_norm_eps: float = option(1e-5, "Llama: added to the mean square in RMS norm.")
     rope_theta: float = option(10000.0, "Llama: base of the rotary embedding's angles.")
-    rope_scaling: Scaling | None = None
+    rope_scaling: RotaryScaling | None = None
     rope_interleaved: bool = option(False, "Llama: rotary pairs side by side.")
 
     def __post_init__(self):
@@ -102,12 +102,12 @@ def complete_llama_shape(config) -> None:
             f"n_head ({config.n_head}) is not divisible by n_kv_head ({config.n_kv_head}): "
             "every key/value head serves the same number of query heads"
         )
-    if isinstance(config.rope_scaling, TableScaling) and len(config.rope_scaling.factors) != config.head_dim // 2:
-        raise UserError(
-            f"rope_scaling has {len(config.rope_scaling.factors)} factors, a head has {config.head_dim // 2} pairs"
-        )
     if config.head_dim % 2:
         raise UserError(f"a head is {config.head_dim} wide: rotary embedding rotates pairs, so the width must be even")
+    if config.rope_scaling is not None:
+        if not isinstance(config.rope_scaling, RotaryScaling):
+            raise UserError(f"rope_scaling is {config.rope_scaling!r:.99}: it must be a rotary scaling or its fields")
+        config.rope_scaling.check_head(config.head_dim, config.rope_theta)
 
 
 class Llama(LanguageModel):
@@ -204,8 +204,7 @@ class Llama(LanguageModel):
 
     @classmethod
     def extra_to_hugging_face(cls, config):
-        scaling = rope_names.scaling_to_hugging_face(config.rope_scaling, config.context_length)
-        return {"rope_scaling": scaling, "hidden_act": "silu"}
+        return rope_names.rope_to_hugging_face(config.rope_scaling, config.context_length) | {"hidden_act": "silu"}
 
     @classmethod
     def extra_from_hugging_face(cls, contents):
@@ -222,10 +221,25 @@ class Llama(LanguageModel):
 
     @classmethod
     def rope_from_gguf(cls, file, fields: dict) -> dict:
-        """head_dim and rope_scaling. fields: the plain ones of the configuration."""
+        """head_dim, rope_scaling and the context_length that it gives. fields: the plain ones of
+        the configuration.
+        """
         head_dim = fields.get("head_dim", fields["d_model"] // max(fields["n_head"], 1))
-        scaling = rope_names.scaling_from_gguf(file, cls.gguf_name, head_dim, fields["rope_theta"])
-        return {"head_dim": head_dim, "rope_scaling": scaling}
+        return {"head_dim": head_dim, **rope_gguf.rope_from_gguf(file, cls.gguf_name, {**fields, "head_dim": head_dim})}
+
+    @classmethod
+    def extra_to_gguf(cls, config):
+        keys = {"vocab_size": config.vocab_size, "rope.dimension_count": config.head_dim}
+        keys |= {"attention.value_length": config.head_dim}
+        return keys | cls._rope_to_gguf(config)[0]
+
+    @classmethod
+    def extra_tensors_to_gguf(cls, config):
+        return cls._rope_to_gguf(config)[1]
+
+    @classmethod
+    def _rope_to_gguf(cls, config) -> tuple[dict, dict]:
+        return rope_gguf.rope_to_gguf(config.rope_scaling, cls.gguf_name, config.head_dim, config.rope_theta)
 
     @classmethod
     def check_computed(cls, tensor, config):
@@ -331,9 +345,9 @@ class LlamaBlock(Layer):
         dx, dmlp_out = residual_backward(dy, saved_mlp)
         # forward: self.mlp.forward(self.post_attention_layernorm.forward(x))
         dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
-        # forward: x, saved_attn = residual_forward(x, attn_out): x = x + self_attn(input_layernorm(x))
+        # forward: x, saved_attn = residual_forward(x, attn_out)
         dx, dattn_out = residual_backward(dx, saved_attn)
-        # forward: attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
+        # forward: forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def decode(self, x, cache):

@@ -12,7 +12,8 @@ from __future__ import annotations
 from minillm.layers.rotary import interleaved_to_halves
 from minillm.models.architecture import GGUFKey
 from minillm.models.config_keys import check_keys
-from minillm.models.rope_names import GGUF_ROPE_KEYS, ROPE_FREQS, ROPE_KEYS
+from minillm.models.rope_gguf import GGUF_ROPE_KEYS, GGUF_ROPE_TENSORS
+from minillm.models.rope_names import ROPE_KEYS
 
 LLAMA_NAMES = {  # Hugging Face -> GGUF
     "model.embed_tokens": "token_embd",
@@ -59,7 +60,7 @@ LLAMA_GGUF_KEYS = {
     "attention.layer_norm_rms_epsilon": GGUFKey("rms_norm_eps", float, 1e-5),
     "rope.freq_base": GGUFKey("rope_theta", float, 10000.0),
 }
-LLAMA_GGUF_EXTRA_KEYS, LLAMA_GGUF_EXTRA_TENSORS = GGUF_ROPE_KEYS, frozenset({ROPE_FREQS})
+LLAMA_GGUF_EXTRA_KEYS, LLAMA_GGUF_EXTRA_TENSORS = GGUF_ROPE_KEYS, GGUF_ROPE_TENSORS
 _NEUTRAL = {"hidden_act": ("silu", "swish")}  # keys that change nothing at these values
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -121,3 +122,11 @@ def rows_to_halves(tensors: dict, heads: dict[str, int]) -> dict:
         projection = name.split(".")[-2]
         moved[name] = interleaved_to_halves(tensor, heads[projection]) if projection in heads else tensor
     return moved
+
+
+def rows_to_interleaved(weight, n_head: int):
+    """A query or key weight, or bias, of pairs (i, i + D/2) as that of interleaved pairs: the
+    inverse of `interleaved_to_halves`.
+    """
+    heads = weight.reshape(n_head, 2, -1, *weight.shape[1:])  # (H, 2, D/2, ...)
+    return heads.swapaxes(1, 2).reshape(weight.shape)

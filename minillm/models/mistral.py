@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
-from minillm.layers.rotary_scaling import Scaling
+from minillm.layers.rotary_scaling import RotaryScaling
 from minillm.models.architecture import GGUFKey
 from minillm.models.config import check_flags, check_positive_integers, option
 from minillm.models.llama import Llama, complete_llama_shape
@@ -47,7 +47,7 @@ class MistralConfig:
     tie_embeddings: bool = False
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
-    rope_scaling: Scaling | None = None
+    rope_scaling: RotaryScaling | None = None
     sliding_window: int | None = option(None, "Mistral: tokens that a layer looks back on, if not the whole text.")
     attention_bias: ClassVar[bool] = False
     mlp_bias: ClassVar[bool] = False
@@ -87,3 +87,12 @@ class Mistral(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return cls.rope_from_gguf(file, fields)
+
+    @classmethod
+    def gguf_note(cls, config):
+        if config.sliding_window is None or config.sliding_window >= config.context_length:
+            return None
+        return (
+            f"llama.cpp knows no sliding window in files of Mistral: beyond {config.sliding_window} tokens it computes "
+            "another text than minillm, which reads the window from the file"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minillm.layers.rotary_scaling import Scaling
+from minillm.layers.rotary_scaling import RotaryScaling
 from minillm.models.config import check_flags
 from minillm.models.llama import Llama, complete_llama_shape
 from minillm.models.llama_names import LLAMA_FIELDS, check_llama_keys, neutral_qwen_windows
@@ -37,7 +37,7 @@ class Qwen2Config:
     tie_embeddings: bool = False
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: Scaling | None = None
+    rope_scaling: RotaryScaling | None = None
     rope_interleaved: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -76,3 +76,9 @@ class Qwen2(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return cls.rope_from_gguf(file, fields)
+
+    @classmethod
+    def gguf_refusal(cls, config):
+        if config.head_dim * config.n_head != config.d_model:
+            return f"head_dim {config.head_dim}: llama.cpp takes the heads of a Qwen2 to be d_model / n_head wide"
+        return None

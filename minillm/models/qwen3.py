@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
-from minillm.layers.rotary_scaling import Scaling
+from minillm.layers.rotary_scaling import RotaryScaling
 from minillm.models.architecture import gguf_has_bias
 from minillm.models.config import check_flags
 from minillm.models.llama import Llama, complete_llama_shape
@@ -46,7 +46,7 @@ class Qwen3Config:
     attention_bias: bool = False
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
-    rope_scaling: Scaling | None = None
+    rope_scaling: RotaryScaling | None = None
     mlp_bias: ClassVar[bool] = False
     rope_interleaved: ClassVar[bool] = False
 
@@ -85,3 +85,9 @@ class Qwen3(Llama):
     @classmethod
     def extra_from_gguf(cls, file, fields):
         return {"attention_bias": gguf_has_bias(file, "attn_(q|k|v|output)"), **cls.rope_from_gguf(file, fields)}
+
+    @classmethod
+    def gguf_refusal(cls, config):
+        if config.attention_bias:
+            return "attention_bias: llama.cpp computes Qwen3 without a bias on the output of attention"
+        return None

@@ -1,33 +1,60 @@
-"""Rotary angles in the files of others: rope_theta, rope_scaling and rope_parameters of
-config.json, and GGUF's keys.
+"""Rotary angles in config.json: rope_theta, rope_scaling, rope_parameters, and their lengths.
+
+Forms, from the oldest to the newest:
+
+    "rope_scaling": {"type": "linear", "factor": 2.0}                 transformers 4.31, 2023
+    "rope_scaling": {"type": "su", "short_factor": [...], ...},       Phi-3, 2024; "su" is longrope
+        "original_max_position_embeddings": 4096                      beside it, not in it
+    "rope_scaling": {"rope_type": "llama3", "factor": 8.0, ...}       transformers 4.43, 2024
+    "rope_parameters": {"rope_type": ..., "rope_theta": ..., ...}     transformers 5, 2025
+
+How long a text may be is max_position_embeddings, with these exceptions:
+
+    dynamic    max_position_embeddings is the original context P, as transformers has it
+    yarn       max_position_embeddings or factor P, whichever is more: files that got the scaling
+               afterwards, as Qwen's pages say, keep the max_position_embeddings of before
+    linear     max_position_embeddings or max_sequence_length (Vicuna), whichever is more
+
+A text of dynamic may have factor P tokens. What minillm writes says another length of yarn or
+dynamic by max_sequence_length.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import numpy as np
 
 from minillm.errors import UserError
-from minillm.layers.rotary import Llama3Scaling
-from minillm.layers.rotary_scaling import LinearScaling, Scaling, TableScaling, scaling_of_table
+from minillm.layers.rotary_checks import ORIGINAL, check_number
+from minillm.layers.rotary_scaling import (
+    KINDS,
+    DynamicScaling,
+    LinearScaling,
+    LongRopeScaling,
+    RotaryScaling,
+    TableScaling,
+    YarnScaling,
+    scaling_from_fields,
+    yarn_amplitude,
+)
 
-ROPE_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters", "original_max_position_embeddings"})
-ROPE_FREQS = "rope_freqs.weight"
-GGUF_ROPE_KEYS = frozenset({"rope.scaling.type", "rope.scaling.factor", "rope.scale_linear", "rope.dimension_count"})
-_ORIGINAL = "original_max_position_embeddings"
-_LLAMA3_FIELDS = tuple(field.name for field in fields(Llama3Scaling))
-_LONGROPE_FIELDS = ("short_factor", "long_factor", "attention_factor", "factor", "original_max_position_embeddings")
-
-
-# -------------------------------------------------------------------------------------------------------- config.json
+LENGTH, SEQUENCE = "max_position_embeddings", "max_sequence_length"
+SHARE = "partial_rotary_factor"
+ROPE_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters", ORIGINAL, SHARE, SEQUENCE})
+OTHER_NAMES = {"su": "longrope"}  # former names of kinds
+READ = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional")
+NEUTRAL = {  # at these values they change nothing, whatever the kind; None: at any value
+    "attention_factor": (1,), "factor": (1,), "mscale": (1,), "mscale_all_dim": (1,), "extrapolation_factor": (1,),
+    "attn_factor": (1,), "finetuned": None, "rope_theta": None, "rope_type": None, "type": None,
+}  # fmt: skip
 
 
 def rope_from_hugging_face(contents: dict) -> dict:
-    """rope_scaling, and rope_theta where it is in the same object as the scaling.
+    """rope_scaling, rope_theta where it is in the same object, and context_length where the scaling
+    makes another one.
 
-    Raises UserError for other kinds.
+    Raises UserError for kinds and keys that are not computed, naming them.
 
     The object is rope_parameters since transformers 5; rope_scaling, of the versions before, takes
     precedence.
@@ -38,98 +65,135 @@ def rope_from_hugging_face(contents: dict) -> dict:
         raise UserError(f"{name} is {rope!r:.99}: expected an object")
     if kinds := sorted(name for name, value in rope.items() if isinstance(value, dict)):
         raise UserError(f"{name} differs by type of layer ({', '.join(kinds)[:99]}), which minillm does not compute")
-    theta = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
-    return {"rope_scaling": _scaling(rope, contents), **theta}
+    scaling = _scaling(rope, contents)
+    theta = {"rope_theta": rope["rope_theta"]} if rope.get("rope_theta") is not None else {}
+    return {"rope_scaling": scaling, **theta, **_context_length(scaling, contents)}
 
 
-def scaling_to_hugging_face(scaling: Scaling | None, context_length: int) -> dict | None:
-    """rope_scaling in config.json."""
-    if isinstance(scaling, TableScaling):
-        factors = list(scaling.factors)
-        same = dict(short_factor=factors, long_factor=factors, attention_factor=1.0, factor=1.0)
-        return {"rope_type": "longrope", **same, _ORIGINAL: context_length}
-    if isinstance(scaling, LinearScaling):
-        return {"rope_type": "linear", "factor": scaling.factor}
-    return {"rope_type": "llama3", **asdict(scaling)} if scaling else None
-
-
-def _scaling(given: dict, contents: dict) -> Scaling | None:
-    kind = given.get("rope_type", given.get("type", "default"))
-    kinds = {"default": (), "linear": ("factor",), "llama3": _LLAMA3_FIELDS, "longrope": _LONGROPE_FIELDS}
-    if not isinstance(kind, str) or kind not in kinds:
-        raise UserError(f"rope_scaling is of type {kind!r:.99}: minillm computes {', '.join(kinds)}")
-    _check_left_over(given, {*kinds[kind], "rope_type", "type", "rope_theta"})
-    if kind in ("llama3", "longrope"):  # the key outside of the object takes precedence over the one in it
-        originals = [contents.get(_ORIGINAL), given.get(_ORIGINAL), contents.get("max_position_embeddings")]
-        given = {**given, _ORIGINAL: next((number for number in originals if number is not None), None)}
-    if missing := [name for name in kinds[kind] if name not in given]:
-        raise UserError(f"rope_scaling: {missing[0]} is missing")
-    if kind == "llama3":
-        return Llama3Scaling(**{name: given[name] for name in _LLAMA3_FIELDS})
-    if kind == "linear":
-        return LinearScaling(given["factor"])
-    return _longrope(given) if kind == "longrope" else None
-
-
-def _check_left_over(given: dict, used: set[str]) -> None:
-    for name, value in given.items():
-        if name in used or value is None or name == "partial_rotary_factor" and value == 1:
-            continue
-        if name in ("attention_factor", "factor", "mscale", "mscale_all_dim") and value == 1:
-            continue
-        raise UserError(f"rope_scaling has {name} {value!r:.99}, which minillm does not compute")
-
-
-def _longrope(given: dict) -> TableScaling:
-    """Computed where short and long texts have the same factors, and scores are not scaled."""
-    if given["short_factor"] != given["long_factor"]:
-        raise UserError("rope_scaling is longrope with other factors for long texts, which minillm does not compute")
-    if given.get("attention_factor") not in (1, 1.0):
-        raise UserError(
-            "rope_scaling is longrope with an attention_factor that is not 1, which minillm does not compute"
+def rope_to_hugging_face(scaling: RotaryScaling | None, context_length: int) -> dict:
+    """What config.json says of a scaling: rope_scaling, and the lengths that it changes."""
+    if scaling is None:
+        return {"rope_scaling": None}
+    if isinstance(scaling, TableScaling):  # which transformers has as a longrope that has one list
+        same = dict(short_factor=scaling.factors, long_factor=scaling.factors, factor=1.0)
+        scaling = LongRopeScaling(
+            **same, original_max_position_embeddings=context_length, attention_factor=scaling.attention_factor
         )
-    return TableScaling(given["short_factor"])
+    written = {field.name: getattr(scaling, field.name) for field in fields(scaling)}
+    written = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in written.items() if value is not None
+    }
+    contents = {"rope_scaling": written}
+    if isinstance(scaling, DynamicScaling):
+        contents[LENGTH] = written.pop(ORIGINAL)
+    if (
+        _context_length(scaling, {LENGTH: context_length, **contents}).get("context_length", context_length)
+        != context_length
+    ):
+        contents[SEQUENCE] = context_length
+    return contents
 
 
-def check_frequencies(tensor, head_dim: int, theta: float, scaling: Scaling | None) -> None:
+def check_frequencies(tensor, head_dim: int, theta: float, scaling: RotaryScaling | None) -> None:
     """Raises UserError if frequencies in a file are not those of config.json. 16-bit files have few
     digits of them.
     """
     plain = theta ** (-2 * np.arange(head_dim // 2) / head_dim)
-    possible = [plain, scaling.stretched(plain)] if scaling else [plain]
+    possible = [plain, scaling.stretched(plain, theta, 1)] if scaling else [plain]
     stored = tensor.read(np.float64)
     if not any(stored.shape == t.shape and np.allclose(stored, t, rtol=0.02, atol=1e-7) for t in possible):
         raise UserError(f"{tensor.path}: {tensor.name} are other frequencies than rope_theta in config.json makes")
 
 
-# --------------------------------------------------------------------------------------------------------------- GGUF
+# ------------------------------------------------------------------------------------------------------------- reading
 
 
-def scaling_from_gguf(file, architecture: str, head_dim: int, theta: float) -> Scaling | None:
-    """The factor of all pairs, and the table of factors, which both divide.
+def _scaling(rope: dict, contents: dict) -> RotaryScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = OTHER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, str) or kind not in READ:
+        raise UserError(f"rope_scaling is of type {kind!r:.99}: minillm computes {', '.join(READ)}")
+    given = {name: value for name, value in rope.items() if value is not None}
+    given.pop(ORIGINAL, None)
+    given |= _original(kind, rope, contents)
+    _read_share(kind, given, contents)
+    if "factor" not in given and (kind == "longrope" or kind == "yarn" and "factor" in rope):  # null is the ratio
+        given["factor"] = _ratio(given, contents)
+    if kind == "yarn":
+        _read_mscale(given)
+    used = {each.name for each in fields(KINDS[kind])} if kind in KINDS else set()
+    _check_left_over(given, used)
+    if kind == "default":
+        return None
+    scaling = scaling_from_fields({name: given[name] for name in used & given.keys()} | {"rope_type": kind})
+    if isinstance(scaling, LongRopeScaling) and scaling.short_factor == scaling.long_factor:
+        return TableScaling(scaling.short_factor, scaling.amplitude)
+    return scaling
 
-    A file without a type means linear.
 
-    Raises UserError for other kinds, and where only a part of each head is rotated.
-    """
-    if file.setting(f"{architecture}.rope.dimension_count", int, head_dim) != head_dim:
-        raise UserError(f"{file.path}: it turns only part of each head, which is not computed here")
-    kind = file.settings.get(f"{architecture}.rope.scaling.type", "linear")
-    if kind not in ("none", "", "linear"):
-        raise UserError(f"{file.path}: rotary scaling of the type {kind!r:.60} is not computed here")
-    factor = 0.0
-    for key in ("rope.scale_linear", "rope.scaling.factor"):  # the second is the newer one
-        factor = file.setting(f"{architecture}.{key}", float, factor)
-    if kind == "none" or factor == 0:
-        factor = 1.0
-    if not 0 < factor < math.inf:
-        raise UserError(f"{file.path}: the factor of rotary scaling is {factor}, expected a number above 0")
-    if ROPE_FREQS not in file:
-        return None if factor == 1 else LinearScaling(factor)
-    table = np.asarray(file.tensor(ROPE_FREQS, np.float64)).ravel()
-    if len(table) != head_dim // 2 or not (table > 0).all():
+def _original(kind: str, rope: dict, contents: dict) -> dict:
+    """The field of the original context P, from where transformers has it."""
+    inside, outside, length = rope.get(ORIGINAL), contents.get(ORIGINAL), contents.get(LENGTH)
+    if kind == "dynamic":
+        if length is None:
+            raise UserError(f"rope_scaling is dynamic, and {LENGTH} is missing, which is its original context")
+        if inside not in (None, length):
+            raise UserError(
+                f"rope_scaling is dynamic with {ORIGINAL} {inside!r:.99}, and {LENGTH}, which transformers "
+                f"takes for it, is {length!r:.99}: make them equal"
+            )
+        return {ORIGINAL: length}
+    if kind not in ("llama3", "yarn", "longrope"):
+        return {}
+    found = next((number for number in (outside, inside, length) if number is not None), None)
+    return {} if found is None else {ORIGINAL: found}
+
+
+def _read_share(kind: str, given: dict, contents: dict) -> None:
+    share = given.pop(SHARE, contents.get(SHARE))
+    if kind == "proportional":
+        given |= {} if share is None else {SHARE: share}
+    elif share not in (None, 1):
         raise UserError(
-            f"{file.path}: {ROPE_FREQS} should hold {head_dim // 2} factors above 0, one for each pair of a head; it holds "
-            f"{len(table)}"
+            f"{SHARE} is {share!r:.99}: minillm rotates whole heads, or the share of a proportional rope_type"
         )
-    return scaling_of_table(table * factor, theta ** (-2 * np.arange(head_dim // 2) / head_dim))
+
+
+def _read_mscale(given: dict) -> None:
+    """DeepSeek's fields: attention_factor as a ratio of two amplitudes."""
+    mscale, all_dim = given.pop("mscale", None), given.pop("mscale_all_dim", None)
+    for name in ("beta_fast", "beta_slow"):
+        if given.get(name) == 0:  # which transformers reads as not given
+            del given[name]
+    if not mscale or not all_dim or "attention_factor" in given or "factor" not in given:
+        return
+    for name, value in (("factor", given["factor"]), ("mscale", mscale), ("mscale_all_dim", all_dim)):
+        check_number(name, value)
+    given["attention_factor"] = yarn_amplitude(given["factor"], mscale) / yarn_amplitude(given["factor"], all_dim)
+
+
+def _ratio(given: dict, contents: dict) -> float:
+    """The factor that is not given: the context over the original one."""
+    length, original = contents.get(LENGTH), given.get(ORIGINAL)
+    for name, value in ((LENGTH, length), (ORIGINAL, original)):
+        check_number(name, value)
+    return max(length / original, 1.0)
+
+
+def _check_left_over(given: dict, used: set[str]) -> None:
+    for name, value in given.items():
+        if name not in used and not (name in NEUTRAL and (NEUTRAL[name] is None or value in NEUTRAL[name])):
+            raise UserError(f"rope_scaling has {name} {value!r:.99}, which minillm does not compute")
+
+
+def _context_length(scaling: RotaryScaling | None, contents: dict) -> dict:
+    """context_length, where it is not max_position_embeddings."""
+    length, sequence = contents.get(LENGTH), contents.get(SEQUENCE)
+    if isinstance(scaling, LinearScaling) and type(sequence) is type(length) is int and sequence > length:
+        return {"context_length": sequence}
+    if not isinstance(scaling, (DynamicScaling, YarnScaling)):
+        return {}
+    if sequence is not None:
+        return {"context_length": sequence}
+    extended = round(scaling.original_max_position_embeddings * scaling.factor)
+    return {"context_length": extended} if type(length) is not int or extended > length else {}

@@ -15,7 +15,7 @@ from minillm.models.carried import (
     TOKENIZER_CONFIG,
     Carried,
 )
-from minillm.pretrained.gguf import GGUF, is_gguf, open_gguf
+from minillm.pretrained.gguf import GGUF, NO_TOKEN, is_gguf, open_gguf
 from minillm.pretrained.sources import model_chain
 
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -106,7 +106,8 @@ def _json(path: Path) -> dict:
 def _from_gguf(file: GGUF) -> Carried:
     def index_of(name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
-        return file.setting(key, int) if key in file.settings else None
+        index = file.setting(key, int) if key in file.settings else None
+        return None if index is not None and tokens[index : index + 1] == [NO_TOKEN] else index
 
     tokens = file.settings.get("tokenizer.ggml.tokens", [])
     ends = sorted({index for name in GGUF_ENDS if (index := index_of(name)) is not None})

@@ -66,9 +66,15 @@ class Chat:
         found = [token for token in special if token and rest.startswith(token)] if answer else []
         return special[max(found, key=len)] if found else None
 
+    def answer_ends(self, tokenizer) -> set[int]:
+        """The ids that end an answer: EOS, and the control token that the template writes after
+        one.
+        """
+        return {special_tokens(tokenizer).get(self.eos), self.end_of_turn(tokenizer)} - {None}
+
     def end_text(self, tokenizer) -> str | None:
-        """The text that the template writes after an answer, where it writes no token EOS or control
-        token there: with a vocabulary that has none. A space alone is no such text.
+        """The text that the template writes after an answer, where it writes no token EOS or
+        control token there: with a vocabulary that has none. A space alone is no such text.
         """
         messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
         try:
@@ -105,10 +111,10 @@ def ask(
     if special == "refuse":
         refuse_tokens(tokenizer, question)
     chat = chat_of(source, revision, name)
-    ids, end = chat.encode(tokenizer, [{"role": "user", "content": question}])
+    ids, _ = chat.encode(tokenizer, [{"role": "user", "content": question}])
     if not ids:
         raise UserError(f"{source}: its chat template makes no text of the question")
-    return ids, {end, chat.end_of_turn(tokenizer)} - {None}
+    return ids, chat.answer_ends(tokenizer)
 
 
 def chat_of(source: str | Path, revision: str | None = None, name: str | None = None) -> Chat:
@@ -124,9 +130,9 @@ def chat_of(source: str | Path, revision: str | None = None, name: str | None = 
     return Chat(template, bos, eos, names)
 
 
-def has_template(source: str | Path) -> bool:
+def has_template(source: str | Path, revision: str | None = None) -> bool:
     """Whether a model has a chat template."""
-    return bool(_templates_of(source, None)[0])
+    return bool(_templates_of(source, revision)[0])
 
 
 def _templates_of(source: str | Path, revision: str | None) -> tuple[dict[str, str], dict[str, str]]:
@@ -146,7 +152,10 @@ def _templates_of(source: str | Path, revision: str | None) -> tuple[dict[str, s
 
 def _chosen(templates: dict[str, str], name: str | None, source) -> str:
     if not templates:
-        raise UserError(f"{source} has no chat template: it was not made for conversations; leave out --chat")
+        raise UserError(
+            f"{source} has no chat template: it was not made for conversations; minillm generate without --chat lets it "
+            f"write on from a text, and minillm train --init {source} --chat-data FILE.jsonl teaches it to answer"
+        )
     if (name or DEFAULT) in templates:
         return templates[name or DEFAULT]
     missing = f'no chat template named "{name}"' if name else "several chat templates and no default"

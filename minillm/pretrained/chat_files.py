@@ -18,7 +18,7 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.atomic import read_json
-from minillm.pretrained.gguf import open_gguf
+from minillm.pretrained.gguf import NO_TOKEN, open_gguf
 from minillm.tokenizers.tokenizer import CONFIG_FILE
 
 DEFAULT = "default"
@@ -78,7 +78,8 @@ def gguf_names(path: Path) -> dict[str, str]:
     file = open_gguf(path)
     tokens = file.settings.get("tokenizer.ggml.tokens", [])
     ids = {name: file.settings.get(f"tokenizer.ggml.{stored}_token_id") for name, stored in GGUF_NAMES.items()}
-    return {name: tokens[index] for name, index in ids.items() if isinstance(index, int) and 0 <= index < len(tokens)}
+    named = {name: tokens[index] for name, index in ids.items() if isinstance(index, int) and 0 <= index < len(tokens)}
+    return {name: text for name, text in named.items() if text != NO_TOKEN}
 
 
 def _listed(stored, path: Path) -> dict[str, str]:

@@ -11,8 +11,8 @@ by rendering beginnings of the conversation: the text up to the prompt for answe
 to its end, are two beginnings of the whole text, and the answer is what lies between.
 
 Some templates write an earlier answer in another way than the last one: Qwen3's leaves out what was
-thought before the last question, Mistral's writes the system message into the last question. Then no
-text holds all answers as they are to be given, and the conversation becomes an example for each
+thought before the last question, Mistral's writes the system message into the last question. Then
+no text holds all answers as they are to be given, and the conversation becomes an example for each
 answer: what the model has before it when it gives this answer, and the answer.
 
 A token counts if it overlaps a learned character, as in transformers' `assistant_masks`.
@@ -66,7 +66,7 @@ def examples_of(chat: Chat, tokenizer, conversation: Conversation) -> list[Examp
             whole = chat.prompt(messages, False, more)
             texts = _by_beginnings(chat, tokenizer, conversation, whole)
         _check_nothing_left_out(where, messages, texts[-1][0])
-        return [_example(tokenizer, text, spans) for text, spans in texts]
+        return [example_of_text(tokenizer, text, spans) for text, spans in texts]
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from None
 
@@ -78,13 +78,14 @@ def _by_beginnings(chat: Chat, tokenizer, conversation: Conversation, whole: str
     for number in answers:
         prompt = _prompt_before(chat, conversation, number)
         upto = chat.prompt(messages[: number + 1], False, more) if number + 1 < len(messages) else whole
-        # most prompts are beginnings of what follows; some open what an answer may leave out, as <think>
+        # most prompts are beginnings of what follows; some open what an answer may leave out, as
+        # <think>
         first = len(commonprefix([prompt, upto]))
         content = messages[number].get("content", "").strip()
         if content.rpartition("</think>")[2].strip() not in upto[first:]:
             raise UserError(
                 f"{conversation.where}: the template does not write message {number + 1}, of the assistant, after the "
-                "prompt for it: its answers cannot be told from the rest; use another with --chat-template"
+                "prompt for it: its answers cannot be found; use another with --chat-template"
             )
         found.append((upto, first))
     special = [token for token in special_tokens(tokenizer) if token]
@@ -161,10 +162,11 @@ def _check_nothing_left_out(where: str, messages: list[dict], text: str) -> None
 # ---------------------------------------------------------------------------------------------- from text to tokens
 
 
-def _example(tokenizer, text: str, spans: list[Span]) -> Example:
+def example_of_text(tokenizer, text: str, spans: list[Span]) -> Example:
+    """The tokens of a text, with a mark on those that overlap the spans."""
     ids = encode_text(tokenizer, text)
     learned = np.zeros(len(ids), bool)
-    bounds = _token_bounds(tokenizer, text, ids)
+    bounds = token_bounds(tokenizer, text, ids)
     for first, end in spans:
         if bounds is None:
             begin, behind = _common(tokenizer, text, first, ids)[0], _common(tokenizer, text, end, ids)
@@ -175,7 +177,7 @@ def _example(tokenizer, text: str, spans: list[Span]) -> Example:
     return Example(ids, learned, text, spans)
 
 
-def _token_bounds(tokenizer, text: str, ids: list[int]) -> np.ndarray | None:
+def token_bounds(tokenizer, text: str, ids: list[int]) -> np.ndarray | None:
     """(N + 1,): where each token begins in the text's bytes, and the end; None for a tokenizer that
     changes the text, for example its case.
 
@@ -203,7 +205,7 @@ def _common(tokenizer, text: str, at: int, ids: list[int]) -> tuple[int, int]:
 
 
 def describe_roles(chat: Chat, conversation: Conversation, text: str) -> list[tuple[str, int]]:
-    """(role, where its message ends in the text) for each message that can be told from the next;
+    """(role, where its message ends in the text) for each message that has an end of its own;
     the last one ends with the text.
     """
     found: list[tuple[str, int]] = []

@@ -11,6 +11,7 @@ are moved back, and the model is that of the Hugging Face folder it was made fro
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,14 +20,35 @@ import numpy as np
 from minillm.errors import MissingExtra, UserError
 from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.linear import Linear
+from minillm.models.language_model import LanguageModel
 from minillm.models.llama_names import rows_to_halves
 from minillm.pretrained.gguf_check import MAGIC, check_gguf
 from minillm.pretrained.gguf_keys import check_keys, check_tensors, model_class_of
+from minillm.tokenizers.byte_spelling import spell
 
+NO_TOKEN = spell(b"\xff")  # named as BOS and EOS by files of models that have none: no text has this byte
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf-split names the parts
 
 
-class GGUF:
+class Settings:
+    """The keys and values of a file that is read, or of one that is to be written."""
+
+    def __init__(self, path: Path, settings: dict):
+        self.path, self.settings = path, settings
+
+    def setting(self, key: str, kind, default=None):
+        """The value of a key of the type `kind`.
+
+        Raises UserError for another type, or a missing key without default.
+        """
+        value = self.settings.get(key, default)
+        if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+            raise UserError(f"{self.path}: {key} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}")
+        # stored as float32: the shortest decimal number, 1e-05 and not 9.999999747378752e-06
+        return float(str(np.float32(value))) if kind is float else value
+
+
+class GGUF(Settings):
     """An open file: `settings`, its keys and values, and `tensor`, its weights.
 
     Raises UserError if it is invalid.
@@ -40,20 +62,10 @@ class GGUF:
         except ImportError:
             raise MissingExtra(f"opening {self.path.name}", "the package gguf", "gguf") from None
         self._dequantize = gguf.quants.dequantize
-        self.settings, self._tensors = _read(self.path, gguf)
+        settings, self._tensors = _read(self.path, gguf)
+        super().__init__(self.path, settings)
         if self.settings.get("split.count", 1) != 1:
             self._join(gguf)
-
-    def setting(self, key: str, kind, default=None):
-        """The value of a key of the type `kind`.
-
-        Raises UserError for another type, or a missing key without default.
-        """
-        value = self.settings.get(key, default)
-        if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
-            raise UserError(f"{self.path}: {key} is {value!r:.60}, expected {getattr(kind, '__name__', kind)}")
-        # stored as float32: the shortest decimal number, 1e-05 and not 9.999999747378752e-06
-        return float(str(np.float32(value))) if kind is float else value
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -61,6 +73,10 @@ class GGUF:
     def names(self):
         """The names of all tensors."""
         return self._tensors.keys()
+
+    def type_of(self, name: str) -> str:
+        """How the numbers of a tensor are stored: "F32", "Q8_0"."""
+        return self._tensors[name].tensor_type.name
 
     def vocab_size(self) -> int:
         """The rows of the token embedding."""
@@ -149,11 +165,36 @@ def is_gguf(path: Path) -> bool:
         return file.read(4) == MAGIC
 
 
-def load_gguf(path: str | Path, dtype="float32"):
-    """The model in a GGUF file, in evaluation mode.
+@dataclass(frozen=True)
+class GGUFWeights:
+    """The weights of a file as parameters of the model that it holds, each expanded when it is
+    read.
 
-    Raises UserError for what no architecture of ours computes.
+    shapes: of the parameters, by name. turned: names of those that GGUF stores transposed.
     """
+
+    file: GGUF
+    kind: type[LanguageModel]
+    config: object
+    shapes: dict[str, tuple[int, ...]]
+    turned: frozenset[str]
+
+    def read(self, name: str, dtype) -> np.ndarray:
+        """The value of a parameter. Raises UserError for a tensor that is missing or damaged."""
+        stored, shape = self.kind.gguf_tensor(name), self.shapes[name]
+        if self.kind.gguf_zero_biases and name.endswith(".bias") and stored not in self.file:
+            return np.zeros(shape, dtype)
+        value = self.file.tensor(stored, dtype)
+        if name in self.turned:
+            value = np.ascontiguousarray(value.T)  # GGUF has (out, in)
+        if value.shape != shape:
+            raise UserError(f"{self.file.path}: {name} is {value.shape}, the configuration says {shape}")
+        moved = self.kind.heads_of_rows(self.config) if self.kind.gguf_moves_rows else {}
+        return rows_to_halves({name: value}, moved)[name]
+
+
+def open_gguf_weights(path: str | Path) -> GGUFWeights:
+    """The weights of a file. Raises UserError for what no architecture of ours computes."""
     file = open_gguf(path)
     kind = model_class_of(file)
     check_keys(file, kind)
@@ -161,27 +202,25 @@ def load_gguf(path: str | Path, dtype="float32"):
     if f"blk.{layers - 1}.attn_norm.weight" not in file:  # before anything is made of that size
         raise UserError(f"{file.path} should have {layers} blocks, and has no tensor of the last one")
     config = kind.config_from_gguf(file)
-    model = kind(config, seed=None, dtype=dtype)
-    parameters = model.parameters()
-    check_tensors(file, {*map(kind.gguf_tensor, parameters), *kind.gguf_extra_tensors}, kind)
-    values = {name: _stored_value(file, kind, name, parameter.value) for name, parameter in parameters.items()}
-    linears = [(path, layer) for path, layer in model.layers() if isinstance(layer, Linear)]
-    for name in (f"{path}.weight" for path, layer in linears if not layer.transposed):
-        values[name] = np.ascontiguousarray(values[name].T)  # GGUF has (out, in)
-    for name, value in values.items():
-        shape = parameters[name].value.shape
-        if value.shape != shape:
-            raise UserError(f"{file.path}: {name} is {value.shape}, the configuration says {shape}")
-    if kind.gguf_moves_rows:
-        values = rows_to_halves(values, kind.heads_of_rows(config))
-    for name, value in values.items():
-        parameters[name].value = value
+    model = kind(config, seed=None)
+    shapes = {name: tuple(parameter.value.shape) for name, parameter in model.parameters().items()}
+    check_tensors(file, {*map(kind.gguf_tensor, shapes), *kind.gguf_extra_tensors}, kind)
+    return GGUFWeights(file, kind, config, shapes, turned_in_gguf(model))
+
+
+def turned_in_gguf(model: LanguageModel) -> frozenset[str]:
+    """The parameters whose matrices GGUF stores transposed: GPT-2's, which are (in, out)."""
+    linears = ((path, layer) for path, layer in model.layers() if isinstance(layer, Linear))
+    return frozenset(f"{path}.weight" for path, layer in linears if not layer.transposed)
+
+
+def load_gguf(path: str | Path, dtype="float32"):
+    """The model in a GGUF file, in evaluation mode.
+
+    Raises UserError for what no architecture of ours computes.
+    """
+    weights = open_gguf_weights(path)
+    model = weights.kind(weights.config, seed=None, dtype=dtype)
+    for name, parameter in model.parameters().items():
+        parameter.value = weights.read(name, parameter.value.dtype)
     return model.eval()
-
-
-def _stored_value(file: GGUF, kind, name: str, like) -> np.ndarray:
-    """The tensor of a parameter, in the dtype of `like`."""
-    stored = kind.gguf_tensor(name)
-    if kind.gguf_zero_biases and name.endswith(".bias") and stored not in file:
-        return np.zeros(like.shape, like.dtype)
-    return file.tensor(stored, like.dtype)

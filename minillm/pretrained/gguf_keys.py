@@ -15,10 +15,9 @@ from minillm.errors import UserError
 from minillm.models.architecture import Architecture
 from minillm.models.architectures import ARCHITECTURES
 
-# these say something of how the model was made, or of a kind of scaling that is refused by its type
+# these say something of how the model was made
 WITHOUT_EFFECT = {
     "vocab_size",
-    "rope.scaling.original_context_length",
     "rope.scaling.finetuned",
     "decoder_start_token_id",
 }
@@ -35,7 +34,6 @@ NEUTRAL = {
 EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate_inp|\w*exps|\w*shexp|(gate|up|down)\.\d+|exp_probs).*")
 HEAD_NORMS = re.compile(r"blk\.\d+\.attn_(q|k)_norm\..*")
 OTHER_TENSORS = {  # the beginning of a name -> what such a tensor is for
-    "rope_factors": "scaling of the kind longrope",
     "cls": "a classifier in place of the head",
     "token_types": "token types",
     "mm.": "pictures or sound",

@@ -39,7 +39,19 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     minillm does). Raises UserError naming the file and the tensor that is missing, extra, of the
     wrong shape or not finite.
     """
-    folder = Path(folder)
+    config, stored = open_folder(Path(folder))
+    model = architecture_of(config)(config, seed=None, dtype=dtype)
+    for name, parameter in model.parameters().items():
+        parameter.value = stored[name].read(parameter.value.dtype)
+    return model.eval()
+
+
+def open_folder(folder: Path) -> tuple[object, dict[str, StoredTensor]]:
+    """(the configuration of a folder, its tensors by the names of the model's parameters), nothing
+    of them read but what must be zero.
+
+    Raises UserError as `load_model` does.
+    """
     config = read_config(folder)
     kind, path = architecture_of(config), folder / CONFIG_FILE
     _check_not_quantised(folder)
@@ -48,19 +60,16 @@ def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
     config = _with_own_head(config, stored, kind.embedding_name())
     if config.n_layer > len(stored):  # before so many layers are made
         raise UserError(f"{source} holds {len(stored)} tensors, too few for the {config.n_layer} layers of {path}")
-    model = kind(config, seed=None, dtype=dtype)
-    parameters, zeros = model.parameters(), kind.zero_tensors(config)
+    parameters, zeros = kind(config, seed=None).parameters(), kind.zero_tensors(config)
     _check_names(set(stored), set(parameters), set(zeros), source)
     shapes = {name: parameter.value.shape for name, parameter in parameters.items()} | zeros
     for name, shape in shapes.items():
         if name in stored:
             _check_shape(stored[name], shape)
-    for name, parameter in parameters.items():
-        parameter.value = stored[name].read(parameter.value.dtype)
     for name in zeros:
         if name in stored and stored[name].read(np.float32).any():
             raise UserError(f'{stored[name].path}: {name} is not zero, but config.json says "bias": false')
-    return model.eval()
+    return config, stored
 
 
 def read_config(folder: Path):

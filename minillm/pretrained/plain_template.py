@@ -7,8 +7,8 @@
     Paris.
 
 A blank line ends each turn. Where the vocabulary has an end of text, that ends an answer, and a
-blank line follows it. Where it has none, as a vocabulary of characters, the blank line itself is the
-end: so blank lines inside of an answer are left out, and who generates stops at one
+blank line follows it. Where it has none, as a vocabulary of characters, the blank line itself is
+the end: so blank lines inside of an answer are left out, and who generates stops at one
 (`Chat.end_text`). The name of a role is followed by the end of its line, not by a space: byte pairs
 would merge the space with the first word of what is said.
 

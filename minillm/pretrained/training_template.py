@@ -11,19 +11,19 @@ from minillm.pretrained.plain_template import NAME as PLAIN
 from minillm.pretrained.plain_template import plain_chat
 
 
-def training_chat(source: str | Path, choice: str, tokenizer) -> Chat:
+def training_chat(source: str | Path, choice: str, tokenizer, revision: str | None = None) -> Chat:
     """The template of the model `source`, or another one.
 
     choice: "" for the model's own, or the plain one where it has none; "plain"; the name of one of
-    the model's templates; or a file that ends in .jinja. Raises UserError for a name or a file that
-    does not exist.
+    the model's templates; or a file that ends in .jinja. revision: of a hub model. Raises UserError
+    for a name or a file that does not exist.
     """
-    if choice == PLAIN or (not choice and not has_template(source)):
+    if choice == PLAIN or (not choice and not has_template(source, revision)):
         return plain_chat(tokenizer)
     if choice.endswith(".jinja"):
         plain = plain_chat(tokenizer)
         return Chat(_read(Path(choice)), plain.bos, plain.eos)
-    return chat_of(source, name=choice or None)
+    return chat_of(source, revision, choice or None)
 
 
 def _read(path: Path) -> str:

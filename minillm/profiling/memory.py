@@ -80,7 +80,7 @@ def workload_of(settings, config, device: str, learning: int | None = None) -> W
     """
     return Workload(
         config,
-        settings.batch_size,
+        settings.batch_size * (2 if settings.preference_data else 1),  # a pair has two rows
         dtype=settings.dtype,
         device=device,
         checkpoint_activations=settings.checkpoint_activations,
@@ -164,8 +164,7 @@ def _tables(workload: Workload, number: int) -> int:
     layers = [layer for _, layer in model_of(config).layers()]
     window = next((layer.window for layer in layers if hasattr(layer, "window")), None)
     is_windowed = window is not None and window < time
-    masked = workload.device == "cpu" or is_windowed  # no kernel has a window
-    tables = causal_numbers(time, window if is_windowed else None) * number if masked else 0
+    tables = causal_numbers(time, window if is_windowed else None) * number if workload.device == "cpu" else 0
     if any(hasattr(layer, "positions") for layer in layers):
         tables += (1 << (time - 1).bit_length()) * config.head_dim * number
     return tables

@@ -218,14 +218,15 @@ def attention(
     """
     q, matrix = s.queries, s.batch * s.config.n_head * s.time**2  # numbers in (B, H, T, T)
     drops, windowed = bool(s.config.dropout), window is not None and window < s.time
-    if windowed or not s.kernels:  # no kernel has a window
+    if not s.kernels:
         return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix, window if windowed else None)
+    first_keys = s.rows * 4 * windowed  # the first key that each query sees
     if s.head_dim in FLASH_WIDTHS:
         log_sum_exp = s.batch * s.config.n_head * s.time * 4
-        saved = 2 * q + 2 * keys + log_sum_exp
+        saved = 2 * q + 2 * keys + log_sum_exp + first_keys
         return Operation("attention", saved, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
     # the kernel with the matrix takes float32: bfloat16 is widened before, and narrowed after
-    saved = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight
+    saved = (2 * q + 2 * keys) * s.weight // s.number + (1 + drops) * matrix * s.weight + first_keys
     results = (2 * q + 2 * gradients) * s.weight // s.number
     return Operation("attention", saved, held + in_forward, outer + results + matrix * s.weight)
 
@@ -322,8 +323,7 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     config, stream, q, k = s.config, s.stream, s.queries, s.keys
     c, width = config.d_model, config.n_head * s.head_dim
     repeated = not s.kernels and s.kv_heads != config.n_head  # NumPy gives each query head its own k and v
-    windowed = layer.window is not None and layer.window < s.time
-    kept_keys = k if s.kernels and not windowed else q
+    kept_keys = k if s.kernels else q
     core = attention(s, s.held_input, outer, 2 * k * repeated, kept_keys, kept_keys, layer.window)
     # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or
     # products and their sum

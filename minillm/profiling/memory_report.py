@@ -79,6 +79,8 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
         f"{source}: {architecture_of(config).display_name}, {count_parameters(config):,} parameters; a step of "
         f"{workload.batch_size} x {workload.time} tokens, {workload.dtype}, on {workload.device}{checkpointing}"
     ]
+    if (scaling := getattr(config, "rope_scaling", None)) is not None:
+        lines.append(f"Rotary scaling: {scaling.title}; a context of {config.context_length:,} tokens.")
     for part in PARTS:
         lines.append(_row(part, getattr(result, part)))
         if part == "activations":

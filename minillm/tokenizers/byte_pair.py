@@ -199,6 +199,10 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
             at = text.index(error.object[error.start])
             raise UserError(f"the text has a lone surrogate, U+{code:04X}, at {at}: it is not Unicode text") from None
 
+    def cut(self, text: str) -> list[str]:
+        """The pre-tokens of a text, between which nothing is merged."""
+        return self._cut(text, True)
+
     def encode_plainly(self, text: str) -> list[int]:
         """The ids of a text without special tokens, by the algorithm as it is defined: pre-token by
         pre-token."""
@@ -208,7 +212,11 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
         data = pretoken.encode("utf-8")
         if self.ignore_merges and data in self._id_of:
             return [self._id_of[data]]
-        *_, word = merge_steps(ids_of_bytes(data, self._byte_ids, pretoken), self._merge_of)
+        return self.merged(data)
+
+    def merged(self, data: bytes) -> list[int]:
+        """The ids that the merges make of the bytes of a pre-token."""
+        *_, word = merge_steps(ids_of_bytes(data, self._byte_ids, data.decode("utf-8", "replace")), self._merge_of)
         return word
 
     def _trace_ordinary(self, text: str, starts: bool) -> Iterator[TracedPiece]:

@@ -53,6 +53,10 @@ class PipelineTokenizer(Tokenizer):
     def eos_token(self) -> str | None:
         return token_text(self._config.get("eos_token"))
 
+    def surrounding_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that are put before and after every text."""
+        return tuple(self._parts.around.before), tuple(self._parts.around.after)
+
     def _encode(
         self,
         text: str,

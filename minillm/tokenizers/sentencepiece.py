@@ -40,8 +40,10 @@ WITHOUT_FIRST = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
     """tokens: the text of each id, with plain spaces; scores: of each id; bos, eos: ids, None if
     there is none. unknown: the id of a character that has neither a token nor bytes. prefix_space:
-    whether a space is put before a text.
+    whether a space is put before a text. unused: ids that no text has.
     """
+
+    unused: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class ScoreTokenizer(PipelineTokenizer, kind="character-level"):
     def _from_scores(
         self, spelled, scores, added, bos, eos, unknown, prefix_space, around, config=None, unused=frozenset()
     ) -> None:
-        self.scores = list(scores)
+        self.scores, self.unused = list(scores), frozenset(unused)
         control = {token.id for token in added} | {i for i in (bos, eos, unknown) if i is not None} | unused
         ids = {token: index for index, token in reversed(list(enumerate(spelled))) if index not in control}
         self._mergeable = {token: index for token, index in ids.items() if not BYTE_TOKEN.fullmatch(token)}

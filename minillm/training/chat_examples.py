@@ -6,64 +6,37 @@
     training/chat.json                                    what was done to the files, for the terminal
     chat_template.jinja                                   the template that they were written with
 
-The loss is the mean over all learned tokens of a step. Short conversations share a row of the context
-length, without attention between them: a batch has `starts` then, and rotary or learned positions
-begin anew (data/packing.py). Rows are packed once; every pass over them has an order of its own.
+The loss is the mean over all learned tokens of a step. Short conversations share a row of the
+context length, without attention between them: a batch has `starts` then (layers/documents.py).
+Rows are packed once (data/packing.py); every pass over them has an order of its own.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 
 import numpy as np
 
 from minillm.backend.random_streams import stream
 from minillm.data import open_tokens, write_tokens
-from minillm.data.conversations import Conversation, read_conversations
+from minillm.data.conversations import read_conversations
 from minillm.data.packing import pack, packed_row
-from minillm.data.special import refuse_tokens, special_tokens
 from minillm.errors import UserError
 from minillm.files.atomic import json_bytes, read_json, write_atomically
 from minillm.files.model_folder import GENERATION_FILE
 from minillm.generation.text import write
 from minillm.models.carried import TEMPLATE_FILE
-from minillm.pretrained.chat import Chat, chat_of
-from minillm.pretrained.chat_mask import examples_of
+from minillm.pretrained.chat import ANSWER, QUESTION, Chat, chat_of
 from minillm.pretrained.training_template import training_chat
+from minillm.training.chat_encoding import Tokens, encoded, first_question, in_both, remarks
 from minillm.training.checkpoint import TRAINING_FOLDER
 from minillm.training.examples import PARTS, TRAINING, VALIDATION, Examples, prompt_option
 
 FILES = {TRAINING: "train", VALIDATION: "validation"}
 FACTS_FILE = "chat.json"
 EVERY = 10  # without a file of its own, the validation part is every tenth conversation
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """The examples of a part: ids (N,), learned (N,) of 0 and 1, and ends (n,), where each example
-    ends in them.
-    """
-
-    ids: np.ndarray
-    learned: np.ndarray
-    ends: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids and learned of an example."""
-        first, end = (int(self.ends[number - 1]) if number else 0), int(self.ends[number])
-        return self.ids[first:end], self.learned[first:end].astype(bool)
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """How many ids each example has."""
-        return np.diff(np.asarray(self.ends, np.int64), prepend=0)
 
 
 class ChatExamples(Examples):
@@ -73,11 +46,14 @@ class ChatExamples(Examples):
     """
 
     names = {TRAINING: "training conversations", VALIDATION: "validation conversations"}
+    whole_validation = "all validation conversations"
+    fact_names = ("ends", "stop", "unlike", "held", "unread", "question", "in_both", *PARTS)  # of chat.json
 
     def __init__(self, tokens: dict[str, Tokens], chat: Chat, facts: dict, settings, context_length: int):
         self.tokens, self.chat, self.contents = tokens, chat, facts
         self.size, self._seed = (settings.batch_size, context_length), settings.seed
         self._micro_steps = settings.gradient_accumulation
+        self.ends = tuple(facts["ends"])
         self.rows = {part: self._rows_of(tokens[part], settings.packing) for part in PARTS}
 
     def _rows_of(self, tokens: Tokens, packing: bool) -> list[list[int]]:
@@ -96,16 +72,15 @@ class ChatExamples(Examples):
         found, unread = read_conversations(settings.chat_data)
         if settings.chat_validation:
             validation, also_unread = read_conversations(settings.chat_validation)
-            return {TRAINING: found, VALIDATION: validation, "unread": unread + also_unread}
+            return {TRAINING: found, VALIDATION: validation, "held": "", "unread": unread + also_unread}
         if len(found) < 2:
             raise UserError(
                 f"{found[0].where} is the only conversation: one is needed to learn from, and another to validate on"
             )
-        held = [(number + 1) % EVERY == 0 for number in range(len(found))]
-        if not any(held):
-            held[-1] = True
-        parts = [[each for each, is_held in zip(found, held) if is_held == wanted] for wanted in (False, True)]
-        return {TRAINING: parts[0], VALIDATION: parts[1], "unread": unread}
+        if len(found) < EVERY:
+            return {TRAINING: found[:-1], VALIDATION: found[-1:], "held": "the last one", "unread": unread}
+        training = [each for number, each in enumerate(found, start=1) if number % EVERY]
+        return {TRAINING: training, VALIDATION: found[EVERY - 1 :: EVERY], "held": f"every {EVERY}th", "unread": unread}
 
     @staticmethod
     def make_tokenizer(settings, source, architecture):
@@ -119,12 +94,18 @@ class ChatExamples(Examples):
         """
         chat = training_chat(settings.init, settings.chat_template, tokenizer)
         end = chat.end_text(tokenizer)
-        ends = {special_tokens(tokenizer).get(chat.eos), chat.end_of_turn(tokenizer)} - {None}
-        facts = {"ends": sorted(ends), "stop": [end] if end else [], "unread": dict(source["unread"])}
-        facts |= {"question": _question(source[VALIDATION]), "in_both": _in_both(source)}
+        ends = chat.answer_ends(tokenizer)
+        facts = {
+            "ends": sorted(ends),
+            "unlike": _unlike_prompt(chat),
+            "stop": [end] if end else [],
+            "held": source["held"],
+            "unread": dict(source["unread"]),
+        }
+        facts |= {"question": first_question(source[VALIDATION]), "in_both": in_both(source)}
         tokens = {}
         for part in PARTS:
-            tokens[part], facts[part] = _encoded(source[part], part, chat, tokenizer, settings, config.context_length)
+            tokens[part], facts[part] = encoded(source[part], part, chat, tokenizer, settings, config.context_length)
         return cls(tokens, chat, facts, settings, config.context_length)
 
     @classmethod
@@ -141,7 +122,11 @@ class ChatExamples(Examples):
                 raise UserError(f"{training}: the files {name}*.npy do not belong together: the run folder is damaged")
             if lengths.max() > config.context_length + 1:
                 raise UserError(f"{training / name}-ends.npy: an example is longer than the context: it is damaged")
-        return cls(tokens, chat_of(folder), read_json(training / FACTS_FILE), settings, config.context_length)
+        facts = read_json(training / FACTS_FILE)
+        if missing := [name for name in cls.fact_names if name not in facts]:
+            raise UserError(f"{training / FACTS_FILE} is incomplete: {missing[0]} is missing")
+        chat = chat_of(folder) if (folder / TEMPLATE_FILE).is_file() else None  # pairs of texts have none
+        return cls(tokens, chat, facts, settings, config.context_length)
 
     def write(self, folder: Path) -> None:
         """Write the examples, the template, and that an answer's end ends what is generated."""
@@ -151,7 +136,8 @@ class ChatExamples(Examples):
             for suffix, values in (("", tokens.ids), ("-learned", tokens.learned), ("-ends", tokens.ends)):
                 write_tokens(training / f"{name}{suffix}.npy", values)
         write_atomically(training / FACTS_FILE, json_bytes(self.contents))
-        write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
+        if self.chat is not None:
+            write_atomically(folder / TEMPLATE_FILE, self.chat.template.encode("utf-8"))
         if self.contents["ends"]:
             path = folder / GENERATION_FILE
             generation = read_json(path) if path.is_file() else {}
@@ -206,13 +192,13 @@ class ChatExamples(Examples):
         return "a validation conversation, and the model's answer"
 
     def summary(self, settings, tokenizer) -> list[str]:
-        """Files, conversations, tokens and rows of both parts; what was cut, left out or not read."""
+        """Files, conversations, tokens and rows of both parts, and remarks on them."""
         lines = [f"{', '.join(settings.chat_data)}:"]
         for part, purpose in ((TRAINING, "learn from"), (VALIDATION, "validate on")):
             lines.append(f"{self._described(part)} to {purpose}")
-        if not settings.chat_validation:
-            lines[-1] += f" (every {EVERY}th)" if self.contents[VALIDATION]["given"] > 1 else " (the last one)"
-        return [*lines, *_remarks(self.contents, self.size[1])]
+        if self.contents["held"]:
+            lines[-1] += f" ({self.contents['held']})"
+        return [*lines, *remarks(self.contents, self.size[1])]
 
     def _described(self, part: str) -> str:
         tokens, rows, given = self.tokens[part], len(self.rows[part]), self.contents[part]["given"]
@@ -233,6 +219,11 @@ class ChatExamples(Examples):
         rows = len(self.rows[TRAINING])
         if settings.batch_size > rows:
             yield f"a batch has {settings.batch_size} rows, and the conversations fill {rows}: they are drawn several times"
+        if self.contents["unlike"]:
+            yield (
+                f"the template's prompt for an answer ends in {self.contents['unlike']!r}, which it does not write before "
+                "the answers of a conversation: the model learns them without it"
+            )
         if not self.contents["ends"] and not self.contents["stop"]:
             yield "the template writes nothing after an answer: the model will not learn where an answer ends"
 
@@ -244,77 +235,13 @@ class ChatExamples(Examples):
         return f"--chat {prompt_option(question)}"
 
 
-# --------------------------------------------------------------------------------------------------------- encoding
-
-
-def _encoded(conversations: list[Conversation], part: str, chat: Chat, tokenizer, settings, context: int):
-    """(Tokens, what was done) of one part."""
-    done = Counter(given=len(conversations), split=0, cut=0, left_out=0, special=0)
-    ids, learned, ends = [], [], []
-    for conversation in conversations:
-        _refuse_special(conversation, tokenizer, settings.special, done)
-        examples = examples_of(chat, tokenizer, conversation)
-        done["split"] += len(examples) > 1
-        for example in examples:
-            kept = example.learned[1 : context + 1]  # the first token is no target
-            if not kept.any():
-                done["left_out"] += 1
-                continue
-            done["cut"] += len(example.ids) > context + 1
-            ids.append(np.asarray(example.ids[: context + 1], np.int64))
-            learned.append(example.learned[: context + 1])
-            ends.append(len(ids[-1]) + (ends[-1] if ends else 0))
-    if not ids:
-        raise UserError(
-            f"no {part} conversation has an answer within the context of {context} tokens: "
-            "use shorter ones, or a model or --context-length with a longer context"
-        )
-    ends_at = np.array(ends)
-    return Tokens(np.concatenate(ids), np.concatenate(learned).astype(np.uint8), ends_at), dict(done)
-
-
-def _refuse_special(conversation: Conversation, tokenizer, special: str, done: Counter) -> None:
-    texts = [str(message.get("content", "")) for message in conversation.messages]
-    if special == "refuse":
-        for text in texts:
-            try:
-                refuse_tokens(tokenizer, text)
-            except UserError as error:
-                raise UserError(f"{conversation.where}: {error}") from None
-    names = [token for token in special_tokens(tokenizer) if token]
-    done["special"] += any(token in text for text in texts for token in names)
-
-
-def _in_both(source: dict) -> int:
-    """How many validation conversations are training conversations as well."""
-    seen = {json.dumps(each.messages, sort_keys=True) for each in source[TRAINING]}
-    return sum(json.dumps(each.messages, sort_keys=True) in seen for each in source[VALIDATION])
-
-
-def _question(conversations: list[Conversation]) -> str:
-    """The first thing that a user says in the validation part."""
-    said = (each.get("content", "") for found in conversations for each in found.messages if each["role"] == "user")
-    return next(said, "")
-
-
-def _remarks(facts: dict, context: int) -> Iterator[str]:
-    total = Counter(facts[TRAINING]) + Counter(facts[VALIDATION])
-    if total["split"]:
-        yield (
-            f"{total['split']:,} conversations became an example for each answer: the template writes an earlier answer "
-            "in another way than the last one"
-        )
-    if total["cut"]:
-        yield f"{total['cut']:,} were longer than the context of {context} tokens, and were cut at its end"
-    if total["left_out"]:
-        yield f"{total['left_out']:,} were left out: their answers come after the context of {context} tokens"
-    if total["special"]:
-        yield (
-            f"{total['special']:,} have the text of a special token in a message, which is read as that token; "
-            "--special refuse names the first"
-        )
-    if facts["in_both"]:
-        yield f"{facts['in_both']:,} validation conversations are among those to learn from as well"
-    if facts["unread"]:
-        names = ", ".join(f"{name} ({count:,})" for name, count in sorted(facts["unread"].items()))
-        yield f"fields that were not read: {names}"
+def _unlike_prompt(chat: Chat) -> str:
+    """What the prompt for an answer has at its end, and a conversation does not have before the
+    answer.
+    """
+    question, answer = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
+    try:
+        prompt, whole = chat.prompt([question]), chat.prompt([question, answer], add_generation_prompt=False)
+    except UserError:  # it needs other messages
+        return ""
+    return prompt[len(commonprefix([prompt, whole])) :]

@@ -70,13 +70,20 @@ class DataParallel:
 
         The models are in evaluation mode meanwhile.
         """
+        with self.evaluating():
+            return self._run(_loss, ids, targets, None, starts)
+
+    @contextmanager
+    def evaluating(self):
+        """Inside, the models are in evaluation mode."""
         was_training = self.model.training
         for model in self.models:
             model.eval()
-        loss = self._run(_loss, ids, targets, None, starts)
-        for model in self.models:
-            model.train(was_training)
-        return loss
+        try:
+            yield
+        finally:
+            for model in self.models:
+                model.train(was_training)
 
     def loss_and_gradients(self, ids, targets, rng_key=None, starts=None, count=None):
         """The mean loss on a batch (B, T), 0-d; its gradient is added to `.grad` of the model's
@@ -92,6 +99,11 @@ class DataParallel:
             return loss
 
         loss = self._run(forward_and_backward, ids, targets, rng_key, starts, count)
+        self.add_gradients()
+        return loss
+
+    def add_gradients(self) -> None:
+        """Add the gradients of the copies to those of the model's parameters."""
         parameters, *copies = self._parameters
         for replica in copies:
             for name, copy in replica.items():
@@ -99,7 +111,6 @@ class DataParallel:
                     # forward: loss = sum_i loss_i
                     parameters[name].add_grad(copy.grad)
                     copy.zero_grad()
-        return loss
 
     def share(self, function, items) -> None:
         """function(item) for each item, on all cores: a core takes the next item when it is free.
@@ -133,23 +144,34 @@ class DataParallel:
         if starts is not None:
             starts = check_starts(starts, ids.shape)
         count = self.count(targets) if count is None else count
+
+        def of_part(model, ids, targets, starts=None):
+            return task(model, ids, targets, rng_key, count, starts)
+
+        first, *others = self.parts(of_part, ids, targets, *(() if starts is None else (starts,)))
+        return first + sum(others) if others else first
+
+    def parts(self, task, *arrays, rows_each: int = 1) -> list:
+        """[task(model, *its entries of the arrays)] for each part of a batch, in order, each with a
+        model of its own.
+
+        rows_each: rows of tokens in an entry of the first array, two for a pair of texts.
+        """
+        ids = arrays[0]
         workers = max(1, min(len(self.models), len(ids)))  # the model itself has a part: gradients are added to its own
         bounds = [len(ids) * i // workers for i in range(workers + 1)]
         slices = [slice(first, last) for first, last in zip(bounds, bounds[1:])]
         parts = list(zip(self.models, self._dropouts, slices))
         for _, dropouts, rows in parts:
             for dropout in dropouts:
-                dropout.batch_offset = rows.start  # masks are those of the whole batch, however it is cut
-        calls = [
-            (task, model, ids[rows], targets[rows], rng_key, count, None if starts is None else starts[rows])
-            for model, _, rows in parts
-        ]
+                dropout.batch_offset = rows_each * rows.start  # masks are those of the whole batch, however it is cut
+        calls = [(task, model, *(array[rows] for array in arrays)) for model, _, rows in parts]
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this
         # context.
         waiting = [self._pool.submit(copy_context().run, *call) for call in calls[1:]]
         first_task, *arguments = calls[0]
         first = first_task(*arguments)
-        return first + sum(future.result() for future in waiting) if waiting else first
+        return [first, *(future.result() for future in waiting)]
 
 
 def _loss(model, ids, targets, rng_key, count, starts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from minillm.backend.threads import default_workers
 from minillm.data import sequential_windows
@@ -13,10 +13,13 @@ from minillm.training.data_parallel import DataParallel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """loss: mean cross-entropy in nats a token, over `tokens` predicted tokens."""
+    """loss: mean cross-entropy in nats a token, over `tokens` predicted tokens; or the mean of
+    another loss over so many of what it counts. figures: what was measured beside it.
+    """
 
     loss: float
     tokens: int
+    figures: dict[str, float] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -50,7 +53,10 @@ def evaluate_examples(parallel: DataParallel, examples, part: str, limit=None, b
             before_batch()
             yield examples.objective.loss(parallel, batch), examples.objective.count(parallel, batch)
 
-    return mean_loss(losses())
+    objective = examples.objective
+    objective.take_figures()  # those of training
+    evaluation = mean_loss(losses())
+    return replace(evaluation, figures=dict(zip(objective.figures, map(float, objective.take_figures()))))
 
 
 def evaluate_whole(model, examples, part: str) -> Evaluation:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from minillm.training.chat_examples import ChatExamples
 from minillm.training.examples import Examples
+from minillm.training.preference_examples import PreferenceExamples
 from minillm.training.text_examples import TextExamples
 
-KINDS: tuple[type[Examples], ...] = (ChatExamples, TextExamples)  # the last one is what a run learns from by default
+# The last one is what a run learns from by default.
+KINDS: tuple[type[Examples], ...] = (ChatExamples, PreferenceExamples, TextExamples)
 
 
 def kind_of(settings) -> type[Examples]:

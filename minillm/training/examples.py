@@ -12,8 +12,8 @@ ask the run's `Examples`. The life of a kind's examples is
     examples.batch(step, micro_step)                             a function of its key
     examples.evaluation_batches(part, limit)                     the same ones every time
 
-A batch is a tuple of arrays (B, T) whose first two are ids and targets. What becomes of it is the
-business of the kind's `objective` alone:
+A batch is a tuple of arrays whose first two are ids and targets, (B, T) or for pairs (B, 2, T).
+What becomes of it is the business of the kind's `objective` alone:
 
     objective.count(parallel, batch)                             of what the loss is a mean
     objective.loss(parallel, batch)                              without gradients
@@ -37,7 +37,14 @@ TRAINING, VALIDATION = PARTS = ("training", "validation")
 
 
 class NextToken:
-    """The mean cross-entropy of the tokens that count: those whose target is not -100."""
+    """The mean cross-entropy of the tokens that count: those whose target is not -100.
+
+    figures: names of what an objective measures beside its loss, here nothing. counted: of what the
+    loss is a mean.
+    """
+
+    figures: tuple[str, ...] = ()
+    counted = "tokens"
 
     def count(self, parallel: DataParallel, batch: tuple) -> int:
         """How many tokens of a batch count."""
@@ -54,17 +61,26 @@ class NextToken:
         ids, targets, *starts = batch
         return parallel.loss_and_gradients(ids, targets, rng_key, *starts, count=count)
 
+    def take_figures(self) -> list:
+        """The means of `figures` over all that was computed since the last call: 0-d each, on the
+        model's device.
+        """
+        return []
+
 
 class Examples(ABC):
     """The examples of a run, of one kind.
 
-    objective: the loss on them. names: what the two parts are called in messages. size: (B, T), the
-    largest batch there is.
+    objective: the loss on them. names: what the two parts are called in messages; whole_validation:
+    all of the second. size: (B, T), the
+    largest batch there is. ends: tokens that the model learns to end an answer with.
     """
 
     size: tuple[int, int]
+    ends: tuple[int, ...] = ()
     objective = NextToken()
     names = {TRAINING: "training text", VALIDATION: "validation text"}
+    whole_validation = "the whole validation text"
 
     @staticmethod
     @abstractmethod
@@ -98,6 +114,18 @@ class Examples(ABC):
     @abstractmethod
     def write(self, folder: Path) -> None:
         """Write them into the folder of a new run, which has an empty folder training/."""
+
+    preparing = ""  # what `prepare` does, for the terminal
+
+    def prepare(self, run, parallel: DataParallel, is_ended, report) -> bool:
+        """What is to be computed with the model before the first batch. False where `is_ended()`
+        ended it; `report(done, in all)` follows it.
+        """
+        return True
+
+    def tokens_of_a_batch(self) -> float:
+        """How many tokens a batch has, on the average."""
+        return self.size[0] * self.size[1]
 
     @abstractmethod
     def batch(self, step: int, micro_step: int) -> tuple:

@@ -10,7 +10,7 @@ from minillm.errors import UserError
 from minillm.models.presets import Preset, find_preset
 from minillm.training.settings import SETTING_NAMES, TrainingSettings
 
-DEFAULT_PRESET, FINE_TUNE_PRESET = "default", "fine-tune"
+DEFAULT_PRESET, FINE_TUNE_PRESET, PREFERENCE_PRESET = "default", "fine-tune", "preferences"
 
 
 def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[TrainingSettings, dict, str]:
@@ -18,11 +18,13 @@ def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[Train
 
     given: fields of TrainingSettings and of a model's configuration by name, without those that
     were left out. preset_name: None for "default", or "fine-tune" where `given` names a model to
-    continue from. Raises UserError for an unknown preset, and for settings that make no sense.
+    continue from, or "preferences" where it names pairs as well. Raises UserError for an unknown
+    preset, and for settings that make no sense.
     """
     is_named = preset_name is not None or "init" in given
     if preset_name is None:
         preset_name = FINE_TUNE_PRESET if given.get("init") else DEFAULT_PRESET
+        preset_name = PREFERENCE_PRESET if given.get("init") and given.get("preference_data") else preset_name
     preset = find_preset(preset_name)
     if given.get("init") is not None:
         _refuse_beside_init(given)

@@ -47,6 +47,16 @@ class Reporter:
         `gradient_accumulation` batches, before clipping.
         """
 
+    def on_figures(self, figures: dict[str, float]) -> None:
+        """Before `on_step`: what the step measured beside its loss, of a loss that measures
+        something.
+        """
+
+    def on_preparation(self, what: str, done: int, total: int) -> None:
+        """While something is computed before the first step, such as what a reference model says:
+        what, and how much of it is done.
+        """
+
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
         """After each evaluation."""
 
@@ -104,6 +114,9 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool, 
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
+        report = partial(reporter.on_preparation, run.examples.preparing)
+        if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
+            return "stopped"
         follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
@@ -153,8 +166,7 @@ class MetricsReader:
     def __init__(self, run: Run, parallel: DataParallel, batches: BatchPrefetcher, reporter: Reporter):
         self._run, self._parallel, self._batches, self._reporter = run, parallel, batches, reporter
         self._outstanding = None  # a step, its learning rate, and its numbers on their way
-        settings, config = run.settings, run.model.config
-        self._tokens = settings.batch_size * settings.gradient_accumulation * config.context_length
+        self._tokens = run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation
         self._steps_timed = 1 if run.model.device == "cpu" else SPEED_STEPS
         self.start_clock()
 
@@ -173,7 +185,7 @@ class MetricsReader:
 
     def follow(self, step: int, lr: float, loss, norm) -> None:
         """After each step, which counts from 0."""
-        later = AsyncRead(loss, norm)
+        later = AsyncRead(loss, norm, *self._run.examples.objective.take_figures())
         self.catch_up()
         self._outstanding = step, lr, later
         if self._run.model.device == "cpu":
@@ -185,18 +197,20 @@ class MetricsReader:
             return
         step, lr, later = self._outstanding
         self._outstanding = None
-        loss, norm = later.numbers()
+        loss, norm, *figures = later.numbers()
         self._reported += 1
         if not (math.isfinite(loss) and math.isfinite(norm)):
             repeat_gradients(self._run, self._parallel, self._batches, step)
             check_finite(self._run, step, loss, norm)
-        self._report(step + 1, loss, norm, lr)
+        self._report(step + 1, loss, norm, lr, dict(zip(self._run.examples.objective.figures, figures)))
 
-    def _report(self, steps_done: int, loss: float, norm: float, lr: float) -> None:
+    def _report(self, steps_done: int, loss: float, norm: float, lr: float, figures: dict[str, float]) -> None:
         speed = self._speed()
         if steps_done % LOG_INTERVAL == 0 or steps_done == self._run.settings.max_steps:
             values = dict(loss=loss, lr=lr, gradient_norm=norm, tokens_per_second=round(speed))
-            self._run.metrics.write("step", step=steps_done, **values)
+            self._run.metrics.write("step", step=steps_done, **values, **figures)
+        if figures:
+            self._reporter.on_figures(figures)
         self._reporter.on_step(steps_done, loss, lr, norm, speed)
 
     def _speed(self) -> float:
@@ -234,10 +248,8 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     run.metrics.write(
         "eval",
         step=progress.step,
-        train_loss=train.loss,
-        train_perplexity=train.perplexity,
-        val_loss=validation.loss,
-        val_perplexity=validation.perplexity,
+        **_measured("train", train),
+        **_measured("val", validation),
         best=is_best,
     )
     reporter.on_evaluation(progress.step, train, validation, is_best)
@@ -248,6 +260,14 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
         reporter.on_sample(progress.step, text)
     run.save()
     return True
+
+
+def _measured(part: str, evaluation: Evaluation) -> dict[str, float]:
+    """The fields of an evaluation in metrics.jsonl. A perplexity is that of a loss in nats a
+    token.
+    """
+    figures = evaluation.figures or {"perplexity": evaluation.perplexity}
+    return {f"{part}_{name}": value for name, value in {"loss": evaluation.loss, **figures}.items()}
 
 
 def write_sample(run: Run, temperature: float = 0.8) -> str:

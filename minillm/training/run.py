@@ -182,7 +182,7 @@ def _open_initial_model(settings: TrainingSettings, model_fields: dict):
         raise UserError(
             f"{settings.init}: its tokenizer has {tokenizer.vocab_size} tokens, its model has {model.config.vocab_size}"
         )
-    return with_settings(model, **changes), tokenizer
+    return with_settings(model, settings.extend_with, **changes), tokenizer
 
 
 def _choose_what_learns(model: LanguageModel, settings: TrainingSettings) -> None:

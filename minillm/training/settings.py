@@ -23,20 +23,22 @@ class TrainingSettings:
     data: a corpus name, or files. chat_data: files of conversations in its place, with init;
     chat_validation: files to validate on, () for every tenth of them; chat_template: "" for the
     model's own, or the plain one (pretrained/training_template.py); packing: whether short
-    conversations share a row. batch_size: windows in a batch; gradient_accumulation: batches a
-    step. max_steps: where the schedule ends. lr rises over warmup_steps and falls to min_lr
-    (schedule "cosine" or "linear") or stays ("constant"). checkpoint_activations: compute each
-    block again in backward, for less memory. gradient_clip: largest global norm of the gradient, 0
-    for no limit. eval_interval: steps between evaluations; eval_windows: windows of each split that
-    they read (0: all). early_stop: evaluations without a better validation loss after which
-    training ends, 0 for never. sample_tokens: length of the text written at an evaluation, 0 for
-    none. dtype: "float32", "float64", "tf32" or "bfloat16" (backend/precision.py); what is stored
-    is float32 for all but float64. special: how special tokens in the text are read, one of
-    data/special.py's CHOICES, "" for the end of text alone. tokenizer: "char" (every character a
-    token) or "bpe" (byte pairs learned from the training text) with vocab_size tokens, 0 for 1024.
-    init: the model to continue from, "" for a new one. freeze: patterns of names of parameters that
-    do not learn. lora_rank: rank of LoRA's matrices, 0 for no LoRA; they become the run folder's
-    model, or with merge are added to the weights there.
+    conversations share a row. preference_data, preference_validation: files of pairs in its place;
+    dpo_beta, dpo_label_smoothing: layers/dpo.py. batch_size: windows, or pairs, in a batch;
+    gradient_accumulation: batches a step. max_steps: where the schedule ends. lr rises over
+    warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
+    checkpoint_activations: compute each block again in backward, for less memory. gradient_clip:
+    largest global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations;
+    eval_windows: windows of each split that they read (0: all). early_stop: evaluations without a
+    better validation loss after which training ends, 0 for never. sample_tokens: length of the text
+    written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
+    (backend/precision.py); what is stored is float32 for all but float64. special: how special
+    tokens in the text are read, one of data/special.py's CHOICES, "" for the end of text alone.
+    tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text)
+    with vocab_size tokens, 0 for 1024. init: the model to continue from, "" for a new one.
+    extend_with: the kind of rotary scaling by which it gets a longer context, "" for none. freeze:
+    patterns of names of parameters that do not learn. lora_rank: rank of LoRA's matrices, 0 for no
+    LoRA; they become the run folder's model, or with merge are added to the weights there.
 
     Each field is an option of `minillm train`; `least` in its metadata is the smallest whole number
     allowed. Raises UserError for settings that make no sense.
@@ -58,6 +60,15 @@ class TrainingSettings:
         "How conversations become text: one of the model's templates by name, a .jinja file, or plain. If left out, "
         "the model's own, and plain for a model without.",
         RUN,
+    )
+    preference_data: tuple[str, ...] = option(
+        (),
+        "With --init: learn which of two answers is better (DPO), from files of pairs, JSON lines with chosen and "
+        "rejected; may be repeated.",
+        RUN,
+    )
+    preference_validation: tuple[str, ...] = option(
+        (), "Pairs to validate on; if left out, every tenth of --preference-data.", RUN
     )
     packing: bool = option(True, "Short conversations share a row, without attention between them.", RUN)
     seed: int = option(1337, "The same seed gives the same run.", RUN, least=0)
@@ -82,6 +93,12 @@ class TrainingSettings:
     )
     weight_decay: float = option(0.1, "Decay of matrices (not of biases and norms).", STEPS)
     gradient_clip: float = option(1.0, "Largest norm of the gradient; 0: no limit.", STEPS)
+    dpo_beta: float = option(
+        0.1, "With --preference-data: how much it costs to go away from the model of --init; less goes farther.", STEPS
+    )
+    dpo_label_smoothing: float = option(
+        0.0, "With --preference-data: share of the pairs whose answers may be swapped (conservative DPO).", STEPS
+    )
     label_smoothing: float = option(0.0, "Share of the target spread over all tokens.", STEPS)
     checkpoint_activations: bool = option(
         False, "Less memory for a third more time: backward computes each block again.", STEPS
@@ -106,6 +123,11 @@ class TrainingSettings:
     tokenizer: str = option("char", "char (every character a token) or bpe (byte pairs learned from the text).", RUN)
     vocab_size: int = option(0, "With --tokenizer bpe: tokens; 1024 if not given.", RUN, least=0, show_default=False)
     init: str = option("", "Continue from this model, with its tokenizer: a folder, a file or a hub name.", RUN)
+    extend_with: str = option(
+        "",
+        "With --init and a longer --context-length: the rotary scaling that reads it, linear, dynamic, yarn or llama3.",
+        RUN,
+    )
     freeze: tuple[str, ...] = option(
         (), "Parameters that do not learn, by a pattern of their names, as *.wte.*; may be repeated.", RUN
     )
@@ -117,6 +139,9 @@ class TrainingSettings:
         object.__setattr__(self, "freeze", tuple(self.freeze))
         object.__setattr__(self, "chat_data", tuple(self.chat_data))
         object.__setattr__(self, "chat_validation", tuple(self.chat_validation))
+        object.__setattr__(self, "preference_data", tuple(self.preference_data))
+        object.__setattr__(self, "preference_validation", tuple(self.preference_validation))
+        self._check_preferences()
         self._check_chat()
         for field in fields(self):
             self._check_whole(field.name, field.metadata.get("least"))
@@ -133,6 +158,10 @@ class TrainingSettings:
             raise UserError(f"gradient_clip is {self.gradient_clip}: it must be a finite number, 0 for no limit")
         if self.lora_rank and not self.init:
             raise UserError("--lora-rank adds to a model that exists: name it with --init")
+        if self.extend_with and not self.init:
+            raise UserError("--extend-with gives a longer context to a model that exists: name it with --init")
+        if self.extend_with and self.lora_rank and not self.merge:
+            raise UserError("--extend-with changes the model, and an adapter alone cannot say so: add --merge")
         if self.merge and not self.lora_rank:
             raise UserError("--merge merges the matrices of LoRA: give their rank with --lora-rank")
         if not 0 <= self.label_smoothing < 1:
@@ -145,11 +174,37 @@ class TrainingSettings:
     @property
     def files(self) -> tuple[str, ...]:
         """All that the run learns from and is validated on."""
-        return (*self.data, *self.chat_data, *self.chat_validation)
+        pairs = (*self.preference_data, *self.preference_validation)
+        return (*self.data, *self.chat_data, *self.chat_validation, *pairs)
+
+    def _check_preferences(self) -> None:
+        if not self.preference_data:
+            changed = [name for name in PREFERENCE_SETTINGS if getattr(self, name) != getattr(TrainingSettings, name)]
+            if changed:
+                raise UserError(f"--{changed[0].replace('_', '-')} is of preferences: name them with --preference-data")
+            return
+        if not self.init:
+            raise UserError("--preference-data changes a model that can write: name it with --init")
+        if self.chat_data:
+            raise UserError(
+                "--chat-data are conversations and --preference-data are pairs: a run learns from one of them"
+            )
+        if self.data not in ((), TrainingSettings.data):
+            raise UserError("--data is a text and --preference-data are pairs: a run learns from one of them")
+        if self.special == "text":
+            raise UserError("--special text: a pair is read with its special tokens; refuse them, or leave it out")
+        if not (math.isfinite(self.dpo_beta) and self.dpo_beta > 0):
+            raise UserError(f"--dpo-beta is {self.dpo_beta}: it must be a finite number above 0; 0.1 is usual")
+        if not 0 <= self.dpo_label_smoothing < 0.5:
+            raise UserError(f"--dpo-label-smoothing is {self.dpo_label_smoothing}: it must be at least 0 and below 0.5")
+        if self.label_smoothing:
+            raise UserError("--label-smoothing is of tokens: for pairs use --dpo-label-smoothing")
+        object.__setattr__(self, "data", ())
 
     def _check_chat(self) -> None:
         if not self.chat_data:
-            named = [name for name in ("chat_validation", "chat_template") if getattr(self, name)]
+            of_chat = ("chat_validation",) if self.preference_data else ("chat_validation", "chat_template")
+            named = [name for name in of_chat if getattr(self, name)]
             if named:
                 raise UserError(f"--{named[0].replace('_', '-')} belongs to conversations: name them with --chat-data")
             return
@@ -180,4 +235,5 @@ class TrainingSettings:
 
 
 TOKENIZERS = ("char", "bpe")
+PREFERENCE_SETTINGS = ("preference_validation", "dpo_beta", "dpo_label_smoothing")
 SETTING_NAMES = tuple(field.name for field in fields(TrainingSettings))

@@ -74,7 +74,7 @@ def test_a_wrong_gradient_is_exit_code_1(minillm, run_folder, monkeypatch):
         (["--text", TEXT, "--layer", 2], "--layer 2: the model has the blocks 0 to 1"),
         (["--text", "the"], "the text has 1 token, at least 2 are needed"),
         (["--text", TEXT * 20], "tokens, this model takes 33 at most: give it a shorter --text"),
-        ([], "Missing option '--text'"),
+        ([], "what is to be looked at is --text, or a conversation of --chat-data: give one of them"),
     ],
 )
 def test_complaints(minillm, run_folder, arguments, message):

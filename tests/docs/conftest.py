@@ -1,5 +1,6 @@
 """What the pages take for granted: a model in runs/default-1, texts, a model that can chat."""
 
+import json
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import doc_commands
 import pytest
+from chat_runs import conversations, write_lines
 from model_files import GPT2, add_byte_pairs, write_gguf
 
 import minillm
@@ -14,16 +16,21 @@ from minillm.data import corpora
 from minillm.training import loop
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the value of the expression is what the fox returns.\n"
+PAIRS = [{"prompt": f"The {word}", "chosen": " returns.", "rejected": " jumps."} for word in TEXT.split()]
 SMALL = "--n-layer 1 --d-model 32 --n-head 2 --context-length 64 --vocab-size 300 --batch-size 8 --warmup-steps 2"
 
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory):
-    """A reader's folder: runs/default-1 (small, trained for a moment), chat.gguf, and texts."""
+    """A reader's folder: runs/default-1 (small, trained for a moment), chat.gguf, texts, and
+    conversations.
+    """
     folder = tmp_path_factory.mktemp("workshop")
     before = Path.cwd()
     (folder / "my.txt").write_text(TEXT * 60, encoding="utf-8")
     (folder / "stories.txt").write_text("<|endoftext|>".join([TEXT * 20] * 3), encoding="utf-8")
+    write_lines(folder / "talks.jsonl", conversations(12))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS), encoding="utf-8")
     write_gguf(folder / "chat.gguf", minillm.GPT2(GPT2, seed=1), change=add_byte_pairs)
     command = f"minillm train --max-steps 8 --eval-interval 8 --eval-windows 4 --sample-tokens 0 {SMALL}"
     code, output = doc_commands.execute(command, folder)

@@ -20,13 +20,14 @@ from minillm.kernels.nvrtc import MAX_SHARED
 from minillm.kernels.simulator import SimulatorError, configured
 from minillm.kernels.simulator.profile import SECTOR_BYTES
 from minillm.layers import attention as layer
+from minillm.layers.documents import packed_starts
 
 FORWARD, BACKWARD = 1e-5, 1e-4
 NAMES = ("y", "dq", "dk", "dv")
 FULL = {"causal": False}
 DROPPING = {"dropout": 0.3, "rng_key": (7, "attn", 3), "batch_offset": 2}
 
-# (B, H, H_kv, T, D), settings
+# (B, H, H_kv, T, D), settings. documents: for each row of the batch the lengths of those that are packed into it.
 SMALL = [
     ((1, 1, 1, 1, 32), {}),
     ((1, 2, 1, 65, 64), {}),
@@ -35,7 +36,18 @@ SMALL = [
     ((1, 1, 1, 100, 128), DROPPING | FULL),
     ((1, 3, 3, 32, 64), {}),
 ]
-ANY_WIDTH = [((1, 2, 1, 35, 20), {}), ((2, 1, 1, 5, 7), DROPPING)]
+# Borders within a tile and at its edge, documents of one token, whole tiles that a block skips at either end.
+PACKED = [
+    ((2, 2, 1, 130, 32), {"documents": ((3, 93, 32), (1, 127))}),
+    ((1, 2, 2, 97, 64), DROPPING | {"documents": ((64, 33),)}),
+    ((1, 1, 1, 70, 96), {"documents": ((1, 40, 20),)}),
+    ((2, 1, 1, 66, 128), DROPPING | {"documents": ((32, 33), (66,))}),
+]
+ANY_WIDTH = [
+    ((1, 2, 1, 35, 20), {}),
+    ((2, 1, 1, 5, 7), DROPPING),
+    ((2, 2, 1, 70, 7), {"documents": ((5, 60), (33, 37))}),
+]
 LARGE = [
     ((1, 2, 1, 128, 128), {}),
     ((1, 4, 2, 257, 32), DROPPING),
@@ -47,7 +59,7 @@ LARGE = [
 def cases(*, large):
     for name in RUNGS:
         widths = getattr(rung(name), "WIDTHS", None)  # None: any
-        for shape, settings in SMALL + (LARGE if large else []) + ANY_WIDTH:
+        for shape, settings in SMALL + (LARGE if large else []) + PACKED + ANY_WIDTH:
             if widths is not None and shape[-1] not in widths:
                 continue
             for dtype in ("float32", "bfloat16") if name == "flash_tensor_cores" else ("float32",):
@@ -75,7 +87,14 @@ def inputs(shape, dtype):
     )
 
 
-def run(op, a, settings):
+def starts_of(time, documents):
+    return np.stack([packed_starts(lengths, time) for lengths in documents])
+
+
+def run(op, a, settings, device="cpu"):
+    settings = dict(settings)
+    if documents := settings.pop("documents", None):
+        settings["starts"] = to_device(starts_of(a.q.shape[2], documents), device)
     y, saved = op.attention_forward(a.q, a.k, a.v, **settings)
     return dict(zip(NAMES, (y, *op.attention_backward(a.dy, saved))))
 
@@ -89,7 +108,7 @@ def reference(shape, dtype, settings):
 def kernel(name, dtype, shape, settings, device="cudasim", op=None):
     a = inputs(shape, dtype)
     a = SimpleNamespace(**{name: to_device(x, device) for name, x in vars(a).items()})
-    results = run(op or rung(name), a, settings)
+    results = run(op or rung(name), a, settings, device)
     return {key: to_host(x) for key, x in results.items()}
 
 
@@ -120,6 +139,8 @@ def plain(shape, dtype, settings):
     s = product(q, k.swapaxes(2, 3)) * scale
     if settings.get("causal", True):
         s = np.where(np.tri(time, dtype=bool), s, -np.inf)
+    if "documents" in settings:
+        s = np.where(np.arange(time) >= starts_of(time, settings["documents"])[:, None, :, None], s, -np.inf)
     p = np.exp(s - s.max(axis=-1, keepdims=True))
     p = result(p / p.sum(axis=-1, keepdims=True))
     y = product(p * factor, v)
@@ -177,6 +198,68 @@ def test_an_empty_batch_gives_empty_results(simulator):
     for name in RUNGS:
         results = kernel(name, "float32", (0, 2, 1, 5, 32), {})
         assert results["y"].shape == (0, 2, 5, 32) and results["dk"].shape == (0, 1, 5, 32)
+
+
+@pytest.mark.parametrize("documents", [None, ((3, 60, 30), (90, 7))])
+@pytest.mark.parametrize("window", [1, 5, 40, 97, 200])
+@pytest.mark.parametrize("name", RUNGS)
+def test_a_window_is_a_case_of_starts(name, window, documents, device):
+    """The package turns a window into starts, and takes of both borders the later one."""
+    settings = dict(window=window) | (dict(documents=documents) if documents else {})
+    shape, op = (2, 2, 1, 97, 32), importlib.import_module("minillm.kernels.attention")
+    try:
+        use_kernels(attention=name)
+        results = kernel(None, "float32", shape, settings, device, op=op)
+    finally:
+        use_kernels(True)
+    expected = reference(shape, "float32", settings)
+    limit = 2e-3 if name == "flash_tensor_cores" else BACKWARD
+    for key in NAMES:
+        if window > 1 or key in ("y", "dv"):
+            assert relative_error(results[key], expected[key]) <= limit, key
+        else:  # a softmax over one score has no gradient
+            assert np.abs(results[key]).max() < (0.05 if name == "flash_tensor_cores" else 1e-5)
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_one_document_a_row_has_the_bits_of_no_documents(name, device):
+    shape = (1, 2, 1, 70, 32)
+    found = [kernel(name, "float32", shape, settings, device) for settings in ({}, {"documents": ((70,),)})]
+    for key in NAMES:
+        assert found[0][key].tobytes() == found[1][key].tobytes(), key
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_nothing_crosses_the_border_of_a_document(name, device):
+    """Gradients from the second document to the first are exactly 0, and so is what a change of the first one does."""
+    shape, first = (1, 2, 1, 97, 32), slice(None, 40)
+    a = inputs(shape, "float32")
+    a.dy[:, :, first] = 0
+    starts = to_device(starts_of(97, ((40, 57),)), device)
+
+    def results():
+        arrays = [to_device(x.copy(), device) for x in (a.q, a.k, a.v, a.dy)]
+        y, saved = rung(name).attention_forward(*arrays[:3], starts=starts)
+        return [to_host(x) for x in (y, *rung(name).attention_backward(arrays[3], saved))]
+
+    before = results()
+    assert all(not gradient[:, :, first].any() and gradient[:, :, 40:].any() for gradient in before[1:])
+    for x in (a.q, a.k, a.v):
+        x[:, :, first] += 1
+    for one, other in zip(before, results()):
+        assert one[:, :, 40:].tobytes() == other[:, :, 40:].tobytes()
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_tiles_without_a_seen_key_are_skipped(name, simulator):
+    """Two documents in a row move no more memory than in two rows: the matrices of the first rungs are whole, though."""
+    moved = []
+    for batch, time, settings in ((1, 256, {}), (2, 128, {}), (1, 256, {"documents": ((128, 128),)})):
+        with configured(mode="profile") as profile:
+            kernel(name, "float32", (batch, 1, 1, time, 32), settings)
+        moved.append(profile.total("global").actual)
+    whole, apart, packed = moved
+    assert packed < 0.9 * whole and (name in ("naive", "tiled") or packed < 1.1 * apart), moved
 
 
 # -------------------------------------------------------------------------------------------------- which rung
@@ -300,6 +383,51 @@ FAULTS = {
         "flash_tensor_cores", "k_tiles + (tile ^ 1) * TILE, k", "k_tiles + tile * TILE, k", "check"),
     "tensor cores: no barrier after the copy": (
         "flash_tensor_cores", "__syncthreads();  // this", "// this", "check"),
+    "naive: documents are not masked": (
+        "naive", "|| j < first_key_of(starts_of(starts, head, heads, time), i, time)) {", ") {", "numbers"),
+    "naive: a document sees the token before it": (
+        "naive", "j < first_key_of(starts_of(starts, head, heads, time), i, time)) {",
+        "j < first_key_of(starts_of(starts, head, heads, time), i, time) - 1) {", "numbers"),
+    "naive: queries of a document are left out": ("naive", "i, time) <= j; ++i)", "i, time) < j; ++i)", "numbers"),
+    "tiled: documents are not masked": ("tiled", "|| j < first_key_of(starts, i, time) ? masked", "? masked", "numbers"),
+    "tiled: a tile is skipped of which one key is seen": (
+        "tiled", "column + TILE - 1 < first_key_of(starts, row, time)",
+        "column + TILE - 1 < first_key_of(starts, min(row + TILE, time) - 1, time)", "numbers"),
+    "tiled: queries of a document are left out": (
+        "tiled", "first_key_of(starts, i, time) < row + TILE", "first_key_of(starts, i, time) <= row", "numbers"),
+    "online: documents are not masked": ("online", "max(start, first_key)", "start", "numbers"),
+    "online: backward does not mask documents": ("online", "if (first_key_of(starts, i, time) > j) break;", "", "numbers"),
+    "online: a tile is skipped of which one key is seen": (
+        "online", "first_key_of(starts, first, time) / TILE * TILE",
+        "(first_key_of(starts, first, time) + TILE - 1) / TILE * TILE", "numbers"),
+    "online: queries of a document are left out": (
+        "online", "first_key_of(starts, start, time) < first + ROWS", "first_key_of(starts, start, time) <= first", "numbers"),
+    "flash: documents are not masked": (
+        "flash", "|| j < first_seen;\n                p[r][c]", ";\n                p[r][c]", "numbers"),
+    "flash: backward does not mask documents": (
+        "flash", "|| j < first_key_of(starts, i, time);", ";", "numbers"),
+    "flash: the keys' gradient does not mask documents": (
+        "flash", "|| j < first_seen;\n                    float", ";\n                    float", "numbers"),
+    "flash: a row that has seen no key divides infinities": (
+        "flash", "m[r] == -infinity() ? 0 : m[r];", "m[r];", "numbers"),
+    "flash: a tile is skipped of which one key is seen": (
+        "flash", "first_key_of(starts, first_query, time) / N * N", "(first_key_of(starts, first_query, time) + N - 1) / N * N",
+        "numbers"),
+    "flash: queries of a document are left out": (
+        "flash", ">= first_key + OWNED) break;", "> first_key) break;", "numbers"),
+    "flash: starts of another row of the batch": ("flash", "head / heads * time", "head % heads * time", "numbers"),
+    "tensor cores: documents are not masked": (
+        "flash_tensor_cores", "|| j < first_key_of(starts, i, time);\n                p[n][e]", ";\n                p[n][e]",
+        "numbers"),
+    "tensor cores: backward does not mask documents": (
+        "flash_tensor_cores", "|| j < first_key_of(starts, i, time);\n                float", ";\n                float",
+        "numbers"),
+    "tensor cores: the keys' gradient does not mask documents": ("flash_tensor_cores", "|| j < first_seen;", ";", "numbers"),
+    "tensor cores: a row that has seen no key divides infinities": (
+        "flash_tensor_cores", "m[half] == -infinity() ? 0 : m[half];", "m[half];", "numbers"),
+    "tensor cores: queries of a document are left out": (
+        "flash_tensor_cores", "starts[start + tiles * N] < first_key + OWNED", "starts[start + tiles * N] <= first_key",
+        "numbers"),
     "dropout: a lane asks for another row's bits": ("flash", "2 * row + column / (N / 2)", "row + column / (N / 2)", "numbers"),
 }  # fmt: skip
 
@@ -351,6 +479,13 @@ def test_wrong_arguments_are_named():
             op.attention_forward(zeros(128)[..., ::2], q, q)
         with pytest.raises(ValueError, match="attention_forward: dropout=0.5 needs an rng_key"):
             op.attention_forward(q, q, q, dropout=0.5)
+        starts = to_device(np.zeros((1, 2), np.int32), "cudasim")
+        with pytest.raises(ValueError, match=r"attention_forward: starts is \(1, 1\) but q is"):
+            op.attention_forward(q, q, q, starts=starts[:, :1])
+        with pytest.raises(TypeError, match="attention_forward: starts is int64"):
+            op.attention_forward(q, q, q, starts=starts.astype(np.int64))
+        with pytest.raises(ValueError, match="attention_forward: starts without causal"):
+            op.attention_forward(q, q, q, causal=False, starts=starts)
     with pytest.raises(
         ValueError, match=r'heads of width 20, the kernel takes 32, 64, 96, 128: rung "tiled" takes any'
     ):

@@ -1,6 +1,7 @@
 """Every kernel compiles to machine code for every architecture, spills nothing, and stays below its ceilings."""
 
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,21 @@ def compiler():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("arch", nvrtc.ARCHITECTURES)
-@pytest.mark.parametrize("name", FILES)
+LARGE = {
+    "attention/flash.cu",
+    "attention/flash_tensor_cores.cu",
+    "attention/online.cu",
+}  # seconds for each architecture
+FIRST = 90  # the one that is tried in the plain run
+
+
+def files_and_architectures():
+    """Every file for every architecture: of the large ones all but one are slow."""
+    for name, arch in product(FILES, nvrtc.ARCHITECTURES):
+        yield pytest.param(name, arch, marks=pytest.mark.slow if name in LARGE and arch != FIRST else ())
+
+
+@pytest.mark.parametrize("name, arch", files_and_architectures())
 def test_compiles_without_spills_and_below_its_ceilings(name, arch):
     files = [file for file in FILES[name] if file.minimum_arch <= arch]
     for file in files:

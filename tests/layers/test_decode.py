@@ -177,7 +177,7 @@ FAULTS = [
     (attention, "cache.padding_in(k.shape[2])", "None", "gpt2 block 0"),
     (cached_attention, "visible = j <= i", "visible = j < i + 2", "gpt2 block 0"),
     (cached_attention, "(j >= padding[", "(j > padding[", "gpt2 block 0"),
-    (rotary_attention, "slice(cache.length, T)", "slice(0, cache.count)", "llama block 0"),
+    (rotary_attention, "table[cache.length : T]", "table[: cache.count]", "llama block 0"),
     (rotary_attention, "xp.stack([-sin, sin], axis)", "xp.stack([sin, -sin], axis)", "llama block 1"),
     (rotary_attention, "qk[:, :H], qk[:, H:]", "qk[:, :H], qk[:, :H_kv]", "llama block 0"),
     (rotary, "pairs[..., ::-1, :]) * sin", "pairs) * sin", "llama block 0"),

@@ -35,7 +35,7 @@ FORMULA_FAULTS = {
     "the policy's own log-probabilities as reference": ("(rejected - reference_rejected))", "(rejected - rejected))"),
     "a sum in the place of a mean": ("loss = losses.sum() / count", "loss = losses.sum()"),
     "beta missing in the rewards": ("return Rewards(beta *", "return Rewards("),
-    "equal rewards count as won": ("0.5 * (ahead == 0)", "(ahead == 0)"),
+    "equal rewards count as won": ("0.5 * (abs(ahead)", "1 * (abs(ahead)"),
 }  # fmt: skip
 
 
@@ -108,7 +108,9 @@ def test_a_count_of_a_whole_batch_divides_its_parts():
 
 
 def test_equal_rewards_count_half():
+    """And those that rounding alone has made different."""
     assert ordered_share(Rewards(np.array([1.0, 0.0, 2.0, -1.0]), np.array([0.0, 0.0, 3.0, -1.0]))) == 0.5
+    assert ordered_share(Rewards(np.array([1e-6, 0.0]), np.array([0.0, 1e-3]))) == 0.25
 
 
 def test_numpy_agrees_in_float32():

@@ -15,9 +15,7 @@ from kernel_testing import (
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.checks.cases import ROTARY, array
-from minillm.errors import UserError
 from minillm.layers.rotary import (
-    Llama3Scaling,
     interleaved_to_halves,
     rotary_forward,
     rotary_tables,
@@ -88,32 +86,6 @@ def test_the_order_of_pairs_is_a_matter_of_rows():
     assert np.abs(products(False, weights) - products(True, weights)).max() > 0.1
     assert (halves_to_interleaved(moved["q"], 2) == weights["q"]).all()
     assert (interleaved_to_halves(np.arange(12), 2) == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]).all()
-
-
-def test_llama_3_scaling():
-    """Fast pairs keep their angle, slow ones get 1/8 of it, and the change between is continuous and monotonic."""
-    theta = 500_000.0 ** (-2 * np.arange(64) / 128)
-    ratio = Llama3Scaling(8.0, 1.0, 4.0, 8192).stretched(theta) / theta
-    turns = 8192 * theta / (2 * np.pi)
-    assert (ratio[turns >= 4] == 1).all() and (ratio[turns <= 1] == 1 / 8).all()
-    between = (turns > 1) & (turns < 4)
-    assert between.sum() > 3 and (np.diff(ratio[between]) < 0).all()
-    for n, got in zip(turns[between], ratio[between]):
-        s = (n - 1) / 3
-        assert got == pytest.approx((1 - s) / 8 + s, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        (dict(factor=0), "finite numbers above 0"),
-        (dict(high_freq_factor=1.0), "must be above"),
-        (dict(factor="8"), "fin"),
-    ],
-)
-def test_impossible_scaling(fields, message):
-    with pytest.raises(UserError, match=message):
-        Llama3Scaling(**fields)
 
 
 def test_numpy_agrees_in_float32():

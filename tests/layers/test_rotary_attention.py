@@ -11,6 +11,7 @@ from minillm.checks.cases import KEY, ROTARY_ATTENTION, array
 from minillm.checks.gradcheck import gradcheck
 from minillm.layers import rotary_attention
 from minillm.layers.attention import attention_backward
+from minillm.layers.documents import packed_starts
 from minillm.layers.linear import Linear
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_tables
@@ -102,22 +103,19 @@ def test_forward_is_the_formula(window, norms):
     assert_close(attention.forward(x), y.transpose(0, 2, 1, 3).reshape(2, 5, 8) @ attention.o_proj.weight.value.T)
 
 
-@pytest.mark.parametrize("window, chosen", [(4, False), (5, True), (None, True)])
-def test_no_kernel_is_asked_for_a_window_that_cuts(window, chosen):
-    """Kernels see all tokens: the array functions are taken, on the simulator's arrays too."""
+@pytest.mark.parametrize("window", [2, 4, 5, None])
+@pytest.mark.parametrize("lengths", [None, (2, 3)])
+def test_kernels_have_windows_and_documents(window, lengths):
+    starts = packed_starts(lengths, 5)[None] if lengths else None
     attention, x = layer(window=window).to("cudasim"), to_device(array("x", 1, 5, 6).astype("float32"), "cudasim")
     for parameter in attention.parameters().values():
         parameter.value = parameter.value.astype("float32")
-    y = attention.forward(x)
-    backward = attention._saved[0][3]
-    assert (backward is not attention_backward) == chosen
-    assert_close(to_host(y), layer(window=window).forward(array("x", 1, 5, 6)), 1e-5)
-    assert_close(to_host(attention.backward(y)), gradient_on_host(window), 1e-5)
-
-
-def gradient_on_host(window):
-    attention = layer(window=window)
-    return attention.backward(attention.forward(array("x", 1, 5, 6)))
+    y = attention.forward(x, starts=None if starts is None else to_device(starts, "cudasim"))
+    assert attention._saved[0].backward is not attention_backward
+    on_host = layer(window=window)
+    expected = on_host.forward(array("x", 1, 5, 6), starts=starts)
+    assert_close(to_host(y), expected, 1e-5)
+    assert_close(to_host(attention.backward(y)), on_host.backward(expected), 1e-5)
 
 
 def test_later_tokens_do_not_matter_and_the_order_does():

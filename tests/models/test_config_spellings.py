@@ -100,7 +100,7 @@ def test_windows_that_no_layer_of_qwen_has(tmp_path, name, changes):
         ("mistral", dict(attention_bias=True), "attention_bias is True"),
         ("qwen3", dict(mlp_bias=True), "mlp_bias is True"),
         ("qwen2", dict(num_experts=8), "mixture of experts"),
-        ("qwen3", dict(rope_scaling={"type": "yarn", "factor": 4.0}), "of type 'yarn'"),
+        ("qwen3", dict(rope_scaling={"type": "mrope", "factor": 4.0}), "of type 'mrope'"),
         ("qwen3", dict(head_dim=5), "5 wide"),
         ("qwen2", dict(hidden_act="gelu"), "hidden_act is 'gelu'"),
     ],

@@ -11,7 +11,7 @@ from minillm.checks.cases import KEY, array, randomised
 from minillm.checks.gradcheck import gradcheck
 from minillm.errors import UserError
 from minillm.generation.decoder import Decoder
-from minillm.models.fine_tuning import LoRA, add_lora, freeze, merged, with_settings
+from minillm.models.fine_tuning import EXTENSIONS, LoRA, add_lora, freeze, merged, with_settings
 from minillm.pretrained.adapter import save_adapter
 from minillm.training.data_parallel import DataParallel
 
@@ -163,6 +163,45 @@ def test_patterns_that_cannot_be_meant():
         freeze(make("gpt2"), ["*"])
     with pytest.raises(UserError, match="rank of LoRA is 0"):
         LoRA(0)
+
+
+@pytest.mark.parametrize("kind", EXTENSIONS)
+def test_a_longer_context_by_rotary_scaling(kind, tmp_path):
+    model = make("llama").eval()
+    longer = with_settings(model, kind, context_length=12)
+    scaling = longer.config.rope_scaling
+    assert (scaling.rope_type, scaling.factor, longer.config.context_length) == (kind, 2.0, 12)
+    assert getattr(scaling, "original_max_position_embeddings", 6) == 6
+    assert longer.forward(np.tile(IDS, 2)).shape[1] == 2 * IDS.shape[1]
+    assert (np.abs(longer.forward(IDS) - model.forward(IDS)).max() < 1e-12) == (kind == "dynamic")
+    longer.save_pretrained(tmp_path)
+    assert minillm.from_pretrained(tmp_path).config == longer.config
+
+
+@pytest.mark.parametrize(
+    "kind, extend_with, fields, message",
+    [
+        (
+            "llama",
+            "",
+            dict(context_length=12),
+            "made for 6 tokens; --extend-with yarn gives it a rotary scaling for more",
+        ),
+        ("llama", "longrope", dict(context_length=12), '"longrope": use one of linear, dynamic, yarn, llama3'),
+        ("llama", "yarn", {}, "say the longer context by --context-length; the model was made for 6 tokens"),
+        ("llama", "yarn", dict(context_length=6), "say the longer context by --context-length"),
+        ("gpt2", "yarn", dict(context_length=12), "has a table of positions, and no rotary embedding to scale"),
+    ],
+)
+def test_a_longer_context_that_cannot_be(kind, extend_with, fields, message):
+    with pytest.raises(UserError, match=message):
+        with_settings(make(kind), extend_with, **fields)
+
+
+def test_a_model_is_extended_once():
+    longer = with_settings(make("llama"), "yarn", context_length=12)
+    with pytest.raises(UserError, match="has a rotary scaling already, yarn"):
+        with_settings(longer, "linear", context_length=24)
 
 
 @pytest.mark.parametrize("kind", KINDS)

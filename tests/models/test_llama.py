@@ -126,6 +126,8 @@ def test_replica_shares_weights_and_not_gradients():
         (dict(rms_norm_eps=math.inf), "rms_norm_eps is inf"),
         (dict(vocab_size=1 << 40), "no model is that large"),
         (dict(mlp_bias="yes"), "mlp_bias is 'yes'"),
+        (dict(rope_scaling="yarn"), "rope_scaling is 'yarn': it must be"),
+        (dict(rope_scaling=dict(factors=[1.0, 2.0, 3.0])), "factors has 3 factors, a head of 4 channels has 2 pairs"),
         (dict(dropout=True), "dropout is True"),
     ],
 )
@@ -138,7 +140,7 @@ def test_impossible_shapes(fields, message):
     "change, message",
     [
         (dict(hidden_act="gelu"), "hidden_act is 'gelu'"),
-        (dict(rope_scaling=dict(type="yarn")), "rope_scaling is of type 'yarn'"),
+        (dict(rope_scaling=dict(type="axial")), "rope_scaling is of type 'axial'"),
         (dict(rope_scaling=dict(rope_type="llama3")), "rope_scaling: factor is missing"),
         (dict(rope_scaling=[1]), "expected an object"),
         (dict(num_hidden_layers=10**7), "too few for the 10000000 layers"),

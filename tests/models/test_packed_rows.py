@@ -9,6 +9,7 @@ from minillm.backend.random_streams import stream
 from minillm.checks.cases import randomised
 from minillm.layers import attention, documents
 from minillm.layers.documents import packed_starts
+from minillm.models import gpt2
 from minillm.models.fine_tuning import LoRA, add_lora
 
 SHAPE = dict(vocab_size=11, context_length=12, n_layer=2, n_head=4, d_model=16)
@@ -181,22 +182,26 @@ def differs(model, expected):
     return not same or any(np.abs(found[name] - grad).max() > 1e-9 for name, grad in expected[1].items())
 
 
+ALONE = "the conversations run alone"
 FAULTS = {
-    "positions do not begin anew": ("positions = positions - starts", "positions = positions - 0 * starts"),
-    "positions count from 1": ("positions = positions - starts", "positions = positions - starts + (starts > 0)"),
-    "blocks get no starts": ("self.training, starts)", "self.training, None)"),
+    "positions do not begin anew": ("positions = positions - starts", "positions = positions - 0 * starts", ALONE),
+    "positions count from 1": (
+        "positions = positions - starts",
+        "positions = positions - starts + (starts > 0)",
+        ALONE,
+    ),
+    "blocks get no starts": ("self.training, starts)", "self.training, None)", ALONE),
     "attention gets no starts": (
         "attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)",
         "attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, None)",
+        ALONE,
     ),
-    "gradients of positions summed as if they were equal": ("dx if is_packed else dx.sum(", "dx.sum("),
+    "gradients of positions summed as if they were equal": ("dx if is_packed else dx.sum(", "dx.sum(", ALONE),
 }
 
 
-@pytest.mark.parametrize("right, wrong", FAULTS.values(), ids=FAULTS)
-def test_faults_are_noticed(right, wrong):
-    from minillm.models import gpt2
-
+@pytest.mark.parametrize("right, wrong, by", FAULTS.values(), ids=FAULTS)
+def test_faults_are_noticed(right, wrong, by):
     faulty = planted(gpt2, right, wrong)
     kind, config = faulty.GPT2, faulty.GPT2Config(**SHAPE)
     model = randomised(kind(config, seed=0, dtype="float64"), 0.3).train()

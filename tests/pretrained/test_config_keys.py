@@ -8,8 +8,7 @@ from folder_files import config_of, saved, shard, tensors_of
 
 import minillm
 from minillm.errors import UserError
-from minillm.layers.rotary import Llama3Scaling
-from minillm.layers.rotary_scaling import LinearScaling, TableScaling
+from minillm.layers.rotary_scaling import LinearScaling, Llama3Scaling, TableScaling
 
 IDS = np.arange(8)[None]
 LLAMA3 = dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
@@ -73,19 +72,16 @@ def test_angles_are_those_of_transformers(tmp_path, fields, theta, scaling):
 
 
 REFUSED = [
-    (dict(rope_scaling=dict(rope_type="yarn", factor=2.0)), "type 'yarn'"),
-    (dict(rope_scaling=dict(type="dynamic", factor=2.0)), "type 'dynamic'"),
+    (dict(rope_scaling=dict(rope_type="axial", factor=2.0)), "type 'axial'"),
     (dict(rope_scaling=dict(type="linear")), "rope_scaling: factor is missing"),
     (dict(rope_scaling=dict(type="linear", factor=2.0, beta_fast=32)), "rope_scaling has beta_fast 32"),
-    (dict(rope_scaling=dict(**LONG, original_max_position_embeddings=8) | dict(long_factor=[3.0, 4.0])), "long texts"),
-    (dict(rope_scaling=dict(**LONG) | dict(attention_factor=1.2)), "attention_factor that is not 1"),
     (
         dict(rope_scaling=dict(**LONG) | dict(short_factor=[1.0], long_factor=[1.0])),
-        "has 1 factors, a head has 2 pairs",
+        "has 1 factors, a head of 4 channels has 2 pairs",
     ),
     (dict(rope_scaling=None, rope_parameters=dict(full_attention=dict(rope_theta=5.0))), "differs by type of layer"),
     (dict(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5"),
-    (dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5)), "partial_rotary_factor 0.5"),
+    (dict(rope_parameters=dict(rope_type="default", partial_rotary_factor=0.5)), "partial_rotary_factor is 0.5"),
     (dict(sliding_window=4), "sliding_window is 4"),
     (dict(layer_types=["full_attention", "sliding_attention"]), "layer_types"),
     (dict(num_local_experts=8), "mixture of experts"),

@@ -89,7 +89,7 @@ def test_transformers_opens_what_was_saved(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda w: w.add_string("llama.rope.scaling.type", "yarn"), "rotary scaling"),
+        (lambda w: w.add_string("llama.rope.scaling.type", "dynamic"), "rotary scaling"),
         (lambda w: w.add_uint32("llama.rope.dimension_count", 8), "only part of each head"),
         (
             lambda w: w.add_tensor("rope_freqs.weight", np.ones(7, np.float32)),

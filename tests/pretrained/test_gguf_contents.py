@@ -9,8 +9,8 @@ from model_files import GPT2, LLAMA, write_gguf
 import minillm
 from minillm.checks.cases import randomised
 from minillm.errors import UserError
-from minillm.layers.rotary import Llama3Scaling
-from minillm.layers.rotary_scaling import LinearScaling, TableScaling, scaling_of_table
+from minillm.layers.rotary_scaling import LinearScaling, Llama3Scaling, TableScaling
+from minillm.models.rope_gguf import scaling_of_table
 from minillm.pretrained import from_pretrained
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf")
@@ -76,7 +76,7 @@ class TestAngles:
         for width, factor in ((128, 8.0), (64, 32.0)):
             theta = 500_000.0 ** (-2 * np.arange(width // 2) / width)
             scaling = Llama3Scaling(factor, 1.0, 4.0, 8192)
-            assert scaling_of_table(llama3_factors(scaling, theta), theta) == scaling
+            assert scaling_of_table(llama3_factors(scaling, theta), theta, 500_000.0) == scaling
 
     def test_a_table_of_no_known_kind(self, tmp_path):
         factors = np.linspace(1, 3, PAIRS).astype(np.float32)
@@ -127,13 +127,15 @@ class TestAngles:
         ("add_float32", "llama.logit_scale", 0.25, "logit_scale"),
         ("add_float32", "llama.embedding_scale", 12.0, "embedding_scale"),
         ("add_float32", "llama.residual_scale", 0.2, "residual_scale"),
-        ("add_float32", "llama.rope.scaling.attn_factor", 1.2, "attn_factor"),
+        ("add_float32", "llama.rope.scaling.attn_factor", -1.2, "attn_factor is -1.2, expected a number above 0"),
+        ("add_float32", "llama.rope.scaling.yarn_log_multiplier", 0.1, "yarn_log_multiplier"),
         ("add_uint32", "llama.attention.value_length", 8, "value_length"),
         ("add_uint32", "llama.pooling_type", 1, "pooling_type"),
         ("add_bool", "llama.attention.causal", False, "attention.causal"),
         ("add_bool", "llama.use_parallel_residual", True, "use_parallel_residual"),
         ("add_string", "llama.something.new", "x", "llama.something.new"),
-        ("add_string", "llama.rope.scaling.type", "longrope", "scaling of the type 'longrope'"),
+        ("add_string", "llama.rope.scaling.type", "longrope", "rope_factors_short.weight is missing"),
+        ("add_string", "llama.rope.scaling.type", "dynamic", "scaling of the type 'dynamic'"),
         ("add_string", "general.type", "adapter", 'of the type "adapter"'),
         ("add_string", "general.type", "mmproj", 'of the type "mmproj"'),
     ],

@@ -13,6 +13,7 @@ from minillm.models.presets import PRESETS
 from minillm.optim import clip
 from minillm.profiling.memory import PARTS, Workload, count_parameters, estimate
 from minillm.profiling.memory_measure import measured_peak
+from minillm.profiling.memory_report import memory_report
 from minillm.training.data_parallel import DataParallel
 
 needs_compiler = pytest.mark.skipif(
@@ -128,6 +129,7 @@ KERNEL_CASES = {
     "gpt2, bfloat16": (gpt2(context_length=48, n_layer=2), dict(dtype="bfloat16")),
     "llama": (llama(context_length=48, n_layer=2), {}),
     "llama, checkpointing": (llama(context_length=48, n_layer=4), dict(checkpoint_activations=True)),
+    "mistral": (relative("mistral", sliding_window=20, context_length=48, n_layer=2), {}),
 }
 
 
@@ -182,3 +184,10 @@ def test_gradients_of_a_step_are_gone_before_the_next_one():
             optimizer.zero_grad()
             peaks.append(peak.bytes)
     assert max(peaks) < 1.01 * peaks[0]
+
+
+def test_the_report_names_a_rotary_scaling(tmp_path):
+    fields = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
+    shape = dict(vocab_size=17, context_length=64, n_layer=1, n_head=2, d_model=16)
+    minillm.Llama(minillm.LlamaConfig(**shape, rope_scaling=fields), seed=0).save_pretrained(tmp_path)
+    assert "Rotary scaling: yarn by 4, from 16 tokens; a context of 64 tokens." in memory_report(str(tmp_path))

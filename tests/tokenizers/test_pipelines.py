@@ -20,13 +20,15 @@ def pair(kind):
     return contents, tokenizer_of_contents(contents, {}, kind), tokenizers.Tokenizer.from_str(json.dumps(contents))
 
 
-def compare(ours, theirs, samples):
-    """Ids, ids without BOS, texts of these ids, whole and as a stream."""
+def compare(ours, theirs, samples, all_else_each=1):
+    """Ids of all texts; of each n-th ids without BOS, and texts of these ids, whole and as a stream."""
     silent = set() if isinstance(ours, BytePairTokenizer) else ours._silent
-    for text in samples:
+    for number, text in enumerate(samples):
         right = theirs.encode(text).ids
         ids = ours.encode(text, allowed_special="all")
         assert ids == right, repr(text)
+        if number % all_else_each:
+            continue
         shown = [index for index in ids if index not in silent]
         shown = theirs.decode(shown, skip_special_tokens=False)
         if "\ufffd" not in shown:  # of bytes that are no character, they show less
@@ -46,7 +48,7 @@ def test_ids_and_texts_are_those_of_tokenizers(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_texts_are_those_of_tokenizers_for_10000_texts(kind):
     contents, ours, theirs = pair(kind)
-    compare(ours, theirs, texts(contents, 10_000, seed=1))
+    compare(ours, theirs, texts(contents, 10_000, seed=1), all_else_each=4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

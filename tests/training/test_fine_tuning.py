@@ -50,6 +50,29 @@ def test_continuing_starts_where_the_model_was(base, continued):
     assert type(run.load_model()) is type(base.model)
 
 
+def test_a_longer_context_learns_and_resumes(base, continued):
+    """As Chen et al. and Peng et al. made theirs: the model goes on with longer texts and a scaling."""
+    context = base.model.config.context_length
+    if base.model.config.__class__ is minillm.GPT2Config:
+        with pytest.raises(UserError, match="has a table of positions"):
+            continued(model=dict(context_length=2 * context), extend_with="yarn")
+        return
+    run = continued(model=dict(context_length=2 * context), extend_with="yarn")
+    losses = losses_of(run)
+    assert min(losses[1:]) < losses[0]
+    opened, resumed = minillm.from_pretrained(run.folder), resume_run(run.folder)
+    for config in (opened.config, resumed.model.config):
+        assert config.context_length == 2 * context and config.rope_scaling.title == f"yarn by 2, from {context} tokens"
+    resumed.claim.release()
+
+
+def test_a_longer_context_needs_a_model_and_no_adapter(continued):
+    with pytest.raises(UserError, match="--extend-with gives a longer context to a model that exists"):
+        TrainingSettings(extend_with="yarn")
+    with pytest.raises(UserError, match="--extend-with changes the model, .* add --merge"):
+        continued(extend_with="yarn", lora_rank=2)
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_lora_runs(tmp_path, base, continued, merge):
     run = continued(lora_rank=2, merge=merge)

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -170,10 +169,26 @@ def test_killed_between_any_two_changes_on_the_disk(new_run, monkeypatch, call):
         assert (parameter.value == whole.model.parameters()[name].value).all()
 
 
-TRAIN = """
-import sys
+# Trains a run in a child again and again, each time for a little longer, and kills it; prints how many were killed.
+KILLER = """
+import os, signal, sys, time
 from minillm.training import resume_run, train
-train(resume_run(sys.argv[1]))
+
+kills = 0
+for attempt in range(60):
+    if not (child := os.fork()):
+        train(resume_run(sys.argv[1]))
+        os._exit(0)
+    end, ended = time.monotonic() + 0.02 + 0.01 * attempt, (0, 0)
+    while time.monotonic() < end and not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        time.sleep(0.001)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    else:
+        assert ended[1] == 0
+        break
+print(kills)
 """
 
 
@@ -183,19 +198,11 @@ def test_killed_at_any_moment_it_still_resumes(new_run, tmp_path):
     undisturbed = new_run("undisturbed", **settings)
     train(undisturbed)
     folder = new_run("disturbed", **settings).folder
-    kills = 0
-    for attempt in range(40):
-        process = subprocess.Popen([sys.executable, "-c", TRAIN, str(folder)], cwd=tmp_path)
-        try:
-            assert process.wait(timeout=0.4 + 0.05 * attempt) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    else:
-        train(resume_run(folder))
-    assert kills > 0
+    killer = subprocess.run(
+        [sys.executable, "-c", KILLER, str(folder)], cwd=tmp_path, stdout=subprocess.PIPE, check=True, text=True
+    )
+    assert int(killer.stdout) > 0
+    train(resume_run(folder))
     for name in ("model.safetensors", "training/optimizer.safetensors"):
         assert (folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
 

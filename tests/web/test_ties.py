@@ -577,7 +577,10 @@ def test_rows_of_layer_norm():
 
 EXPECTED = {
     "layer_norm": "C average bias dbias dnormed dweight dx dy eps mean normed rstd variance weight x y",
-    "attention": "B D H T block c_attn c_proj causal dk dp dq ds dv dy factor k keys n_kv_head p q rows s scale v window y",
+    "attention": (
+        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys n_kv_head p q rows s scale starts v "
+        "window y"
+    ),
     "cross_entropy": "V count dlogits gradient ignore_index label_smoothing logits loss p targets total",
     "adamw": "b1 b2 decay decoupled eps g gradient_scale lr m v w",
 }

@@ -293,6 +293,18 @@ _ALL = (
         "rotary_tables /",
         kernels=("rotary.cu",),
     ),
+    _layer(
+        "rotary_scaling",
+        "Rotary scaling: other angles for longer texts",
+        "LinearScaling.stretched /",
+        "DynamicScaling.stretched /",
+        "YarnScaling.stretched /",
+        "Llama3Scaling.stretched /",
+        "LongRopeScaling.stretched /",
+        "ProportionalScaling.stretched /",
+        "TableScaling.stretched /",
+        case="",
+    ),
     _layer("rotary_attention", "Rotary attention: attention as in Llama", "RotarySelfAttention"),
     _layer(
         "dropout",

@@ -21,11 +21,15 @@ import numpy as np
 from minillm.checks.agreement import placed
 from minillm.checks.case import KEY, Case, Problem, array, at
 from minillm.checks.cases import CASES
+from minillm.checks.cases_attention import ROTARY_ATTENTION, SELF_ATTENTION
+from minillm.checks.cases_models import RECOMPUTE, RESIDUAL_BLOCK
 from minillm.generation.decoder import Decoder, left_padded
-from minillm.layers import dpo, linear_cross_entropy, lora, rotary
+from minillm.layers import dpo, linear_cross_entropy, lora, recompute, rotary, rotary_scaling
 from minillm.layers.cache import Cache
+from minillm.layers.documents import packed_starts
 from minillm.layers.layer import decode_problem
 from minillm.layers.linear import Linear
+from minillm.layers.rotary_scaling import Llama3Scaling
 from minillm.lessons import gpt_page
 from minillm.models.gpt2 import GPT2, GPT2Config
 from minillm.models.language_model import LanguageModel
@@ -63,6 +67,8 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
         at(2, 6, 3, 131, 4, causal=False, dropout=0.2),  # two blocks of queries, 128 and 3
         at(2, 6, 3, 131, 4),
         at(2, 6, 3, 131, 4, window=7),
+        at(2, 6, 3, 131, 4, documents=((100, 31), (131,))),
+        at(2, 6, 3, 131, 4, documents=((100, 31), (131,)), window=7),
     ),
     "rotary_attention": (at(2, 5, 14, 6, 3, 4), at(2, 5, 14, 6, 3, 4, normed=True, window=3)),
     "recompute": (at(3, 5, 8),),
@@ -98,10 +104,12 @@ def model_passes(operation: Operation) -> Iterator[Pass]:
         model = kind(config, seed=0)
         ids = _ids(2, 6)
         yield lambda model=model, ids=ids: _step(model, ids)
+        yield lambda model=model, ids=ids: _step(model, ids, packed(5))
         yield lambda model=model, ids=ids: _read(model, ids)
     model = GPT2(MODELS[0][1], seed=0)  # a head with a bias: its loss is computed from the logits
     model.lm_head = Linear(model.lm_head.weight, np.zeros(SHAPE["vocab_size"], np.float32), transposed=True)
     yield lambda: _step(model, _ids(2, 6))
+    yield lambda: _step(model, _ids(2, 6), packed(5))
 
 
 # -------------------------------------------------------------------------------------------------------- layers, losses
@@ -169,9 +177,24 @@ def _further_of_dpo() -> None:
 
 
 def _further_of_rotary() -> None:
-    rotary.rotary_tables(5, 8, scaling=rotary.Llama3Scaling())
+    rotary.rotary_tables(5, 8, scaling=Llama3Scaling(8.0, 1.0, 4.0, 8192))
     for shape in ((48, 14), (48,)):
         rotary.interleaved_to_halves(array("weight", *shape), 6)
+
+
+def _rotary_scalings() -> None:
+    """Each kind with a text beyond the original context of 16 tokens."""
+    factors, theta = (1.0, 1.5, 2.0, 4.0), 10000.0 ** (-2 * np.arange(4) / 8)
+    for scaling in (
+        rotary_scaling.LinearScaling(4.0),
+        rotary_scaling.DynamicScaling(4.0, 16),
+        rotary_scaling.YarnScaling(4.0, 16),
+        Llama3Scaling(4.0, 1.0, 4.0, 16),
+        rotary_scaling.LongRopeScaling(factors, factors, 16),
+        rotary_scaling.ProportionalScaling(0.5),
+        rotary_scaling.TableScaling(factors),
+    ):
+        scaling.stretched(theta, 10000.0, 32)
 
 
 def _further_of_lora() -> None:
@@ -181,22 +204,53 @@ def _further_of_lora() -> None:
         lora.LoRALinear(base, array("a", 4, 7), array("b", 3, 4), alpha=2.0).merged_weight()
 
 
+def _further_of_attention(case: Case) -> Pass:
+    """The layer, on packed documents."""
+
+    def run():
+        a = placed(case, case.make(PROBLEMS[case.name][0]), "cpu")
+        layer = case.layer(case.module, a).train()
+        y = layer.forward(a.x, KEY, np.concatenate([packed(a.x.shape[1])] * 2)[: len(a.x)])
+        layer.backward(array("dy", *y.shape).astype(y.dtype))
+
+    return run
+
+
+def _further_of_recompute() -> None:
+    """A block on packed documents, recomputed and not."""
+    a = placed(RECOMPUTE, RECOMPUTE.make(PROBLEMS["recompute"][0]), "cpu")
+    block = RESIDUAL_BLOCK.layer(RESIDUAL_BLOCK.module, a).train()
+    starts = np.concatenate([packed(a.x.shape[1])] * 2)[: len(a.x)]
+    for again in (True, False):
+        y, saved = recompute.run_blocks([block], a.x, KEY, again, starts)
+        recompute.run_blocks_backward([block], array("dy", *y.shape).astype(y.dtype), saved)
+
+
+def packed(T: int) -> np.ndarray:
+    """starts (2, T): two documents in each row."""
+    return np.stack([packed_starts((2, T - 2), T), packed_starts((1, T - 1), T)])
+
+
 # Functions that neither the cases nor the models call.
 _FURTHER: dict[str, tuple[Pass, ...]] = {
     "linear_cross_entropy": (_further_of_loss,),
     "sequence_log_probability": (_further_of_log_probability,),
     "dpo": (_further_of_dpo,),
     "rotary": (_further_of_rotary,),
+    "rotary_scaling": (_rotary_scalings,),
     "lora": (_further_of_lora,),
+    "attention": (_further_of_attention(SELF_ATTENTION),),
+    "rotary_attention": (_further_of_attention(ROTARY_ATTENTION),),
+    "recompute": (_further_of_recompute,),
 }
 
 
 # -------------------------------------------------------------------------------------------------------------- models
 
 
-def _step(model: LanguageModel, ids) -> None:
+def _step(model: LanguageModel, ids, starts=None) -> None:
     model.train()
-    model.loss(ids[:, :-1], ids[:, 1:], rng_key=KEY)
+    model.loss(ids[:, :-1], ids[:, 1:], rng_key=KEY, starts=starts)
     model.backward()
     _, head = model.log_probabilities(ids[:, :-1], ids[:, 1:], rng_key=KEY)
     model.backward_log_probabilities(array("dlogp", len(ids)), head)

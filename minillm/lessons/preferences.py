@@ -1,0 +1,211 @@
+"""Lesson: preferences.
+
+Whoever writes an answer for every question tells a model what to say. It is easier to say which of
+two answers is better. DPO (minillm/layers/dpo.py) learns from such pairs: the reward of an answer is
+beta log(p / p_reference), and the loss is low where the chosen answer has the higher reward.
+
+The lessons' small model first learns to count in conversation (counting.py), in two manners: "five."
+and "it is five.", half of the answers each. Then it is shown pairs in which the second manner is
+chosen. Nothing in them says which number is right: both answers of a pair have the same one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.backend.random_streams import stream
+from minillm.layers.cross_entropy import IGNORE_INDEX
+from minillm.layers.softmax import softmax_forward
+from minillm.lessons import chat, counting
+from minillm.lessons.lesson import Finding, Lesson, Measured, Table
+from minillm.lessons.small_model import small_model
+from minillm.lessons.small_training import training
+from minillm.models.preference import PreferenceModel, read_figures
+from minillm.optim import AdamW, make_schedule
+from minillm.pretrained.chat_mask import examples_of
+from minillm.pretrained.plain_template import plain_chat
+
+PAIRS, STEPS, WARMUP_STEPS = 16, 60, 5  # pairs in a batch
+LEARNING_RATE = 2e-4
+BETAS = 0.05, 0.2, 1.0
+USUAL = 0.2
+MANNERS = counting.PLAIN, counting.POLITE
+
+
+class Pairs(NamedTuple):
+    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their log-probabilities."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    reference: np.ndarray
+
+
+class Result(NamedTuple):
+    """After DPO with one beta."""
+
+    polite: float  # the share of polite answers to questions held out
+    right: float  # the share of right ones, in either manner
+    ordered: float  # the share of pairs held out whose chosen answer has the higher reward
+    divergence: float  # nats, from the reference, at the first token of an answer
+    losses: list[float]
+
+
+def measure() -> Measured:
+    """Fine-tune in both manners, then learn the preference for one, with three betas."""
+    learned, held_out = counting.questions()
+    both = [each for manner in MANNERS for each in counting.conversations(learned, manner)]
+    *_, (_, model) = chat.fine_tuned(chat.packed(both), "all weights")
+    reference = model.replica()
+    reference.eval()
+    pairs, unseen = (pairs_of(reference, questions) for questions in (learned, held_out))
+    results = {beta: prefer(reference, beta, pairs, unseen, held_out) for beta in BETAS}
+    before = manners(reference, held_out)
+    figures = {"polite before": before[0], "right before": before[1], "first loss": results[USUAL].losses[0]}
+    for beta, result in results.items():
+        figures |= {f"{name}, beta {beta}": value for name, value in result._asdict().items() if name != "losses"}
+    return Measured(
+        tables=[_table_of_answers(reference, held_out), _table_of_betas(before, results)],
+        findings=_findings(figures),
+        draw=lambda figure: _draw(figure, results),
+        figures=figures,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ measurements
+
+
+def pairs_of(reference, questions) -> Pairs:
+    """For each question the polite answer, chosen, and the plain one, rejected."""
+    tokenizer = small_model().tokenizer
+    template, texts = plain_chat(tokenizer), []
+    for question in questions:
+        for manner in (counting.POLITE, counting.PLAIN):
+            conversation = counting.conversations([question], manner)[0]
+            texts += examples_of(template, tokenizer, conversation)
+    longest = max(len(example.ids) for example in texts) - 1
+    ids, targets = np.zeros((len(texts), longest), np.int64), np.full((len(texts), longest), IGNORE_INDEX)
+    for row, example in enumerate(texts):
+        tokens, end = np.array(example.ids), len(example.ids) - 1
+        ids[row, :end] = tokens[:-1]
+        targets[row, :end] = np.where(example.learned[1:], tokens[1:], IGNORE_INDEX)
+    logp, _ = reference.log_probabilities(ids, targets)
+    return Pairs(ids.reshape(-1, 2, longest), targets.reshape(-1, 2, longest), logp.reshape(-1, 2))
+
+
+def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out) -> Result:
+    """DPO from the reference on."""
+    learner = PreferenceModel(reference.replica("float32"), beta)
+    optimizer, losses = AdamW(learner.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0), []
+
+    def batch(step):
+        chosen = stream(0, "pairs", step).integers(len(pairs.ids), PAIRS)
+        return tuple(array[chosen] for array in pairs)
+
+    schedule = make_schedule("cosine", LEARNING_RATE, STEPS, WARMUP_STEPS, LEARNING_RATE / 10)
+    for _ in training(learner, optimizer, batch, schedule, STEPS):
+        learner.eval()
+        losses.append(float(learner.loss(*unseen)))
+    figures, model = read_figures(learner.figures, len(unseen.ids)), learner.model
+    polite, right = manners(model, held_out)
+    return Result(polite, right, figures.accuracy, divergence(model, reference, held_out), losses)
+
+
+def manners(model, questions) -> tuple[float, float]:
+    """(the share of polite answers, that of right ones in either manner); the most probable ones."""
+    turns = [(question,) for question in questions]
+    written = chat.answers(model, turns)
+    polite = [text.startswith(counting.POLITE.split("{")[0]) for text in written]
+    return float(np.mean(polite)), chat.right_answers(model, turns, MANNERS)
+
+
+def divergence(model, reference, questions) -> float:
+    """The mean of KL(model, reference) = sum_v p_v log(p_v / r_v), in nats, at the first token of an
+    answer, where the manner is chosen.
+    """
+    tokenizer = small_model().tokenizer
+    found = []
+    for question in questions:
+        ids, _ = plain_chat(tokenizer).encode(tokenizer, counting.messages(question)[:1])
+        p, r = (
+            softmax_forward(each.next_token_logits(np.array([ids])).astype(float))[0] for each in (model, reference)
+        )
+        found.append(float((p * np.log(p / r)).sum()))
+    return float(np.mean(found))
+
+
+# ------------------------------------------------------------------------------------------------------- what is shown
+
+
+def _findings(figures: dict[str, float]) -> list[Finding]:
+    usual = {name: figures[f"{name}, beta {USUAL}"] for name in ("polite", "right", "ordered")}
+    divergences = [figures[f"divergence, beta {beta}"] for beta in BETAS]
+    return [
+        Finding(
+            f"{figures['polite before']:.0%} of the answers are polite before, {usual['polite']:.0%} after {STEPS} steps "
+            f"with beta {USUAL}, to questions that no pair has",
+            figures["polite before"] < 0.9 < usual["polite"],
+        ),
+        Finding(
+            f"{usual['right']:.0%} of the answers are right still; before it were {figures['right before']:.0%}",
+            usual["right"] > figures["right before"] - 0.15,
+        ),
+        Finding(
+            f"of {usual['ordered']:.0%} of the pairs held out the chosen answer has the higher reward",
+            usual["ordered"] > 0.9,
+        ),
+        Finding(
+            f"the loss begins at log 2: {figures['first loss']:.4f}, where the model is its own reference",
+            abs(figures["first loss"] - np.log(2)) < 1e-4,
+        ),
+        Finding(
+            "the smaller beta, the farther from the reference: "
+            + ", ".join(f"{nats:.2f} nats for {beta}" for beta, nats in zip(BETAS, divergences)),
+            divergences[0] > divergences[1] > divergences[2],
+        ),
+    ]
+
+
+def _table_of_answers(reference, held_out) -> Table:
+    some = held_out[:6]
+    written = chat.answers(reference, [(question,) for question in some])
+    rows = [(question.text, text) for question, text in zip(some, written)]
+    return Table("Answers before the preference is learned", ("question", "answer"), rows)
+
+
+def _table_of_betas(before: tuple[float, float], results: dict[float, Result]) -> Table:
+    rows = [("before", f"{before[0]:.0%}", f"{before[1]:.0%}", "", "0")]
+    for beta, result in results.items():
+        shares = (f"{share:.0%}" for share in (result.polite, result.right, result.ordered))
+        rows.append((f"beta {beta}", *shares, f"{result.divergence:.3f}"))
+    columns = ("", "polite", "right", "pairs in order", "nats from the reference")
+    return Table("Questions held out", columns, rows)
+
+
+def _draw(figure, results: dict[float, Result]) -> None:
+    left, right = figure.subplots(1, 2)
+    for beta, result in results.items():
+        left.plot(result.losses, label=f"beta {beta}")
+    left.axhline(np.log(2), color="grey", linestyle=":", label="log 2")
+    left.set(xlabel="step", ylabel="DPO loss of pairs held out")
+    right.semilogx(list(results), [result.divergence for result in results.values()], "o-")
+    right.set(xlabel="beta", ylabel="nats from the reference")
+    left.legend()
+
+
+LESSON = Lesson(
+    title="Preferences: which of two answers is better",
+    claim="From pairs of answers alone a model learns to prefer one manner of answering, on questions that no pair has, and "
+    "keeps what it knows. beta holds it near the model that it was.",
+    idea="A reward for answers could be learned from pairs, and then a model from the reward. DPO needs no second model: "
+    "how much more probable an answer is than it was before is its reward, up to a factor beta. The loss compares "
+    "the rewards of the two answers of a pair, and pairs that are in order already hardly count.",
+    measure=measure,
+    commands=(
+        "minillm train --init runs/chat --preference-data pairs.jsonl --dpo-beta 0.2 --out runs/preferred",
+        "minillm chat runs/preferred",
+    ),
+    read=("minillm/layers/dpo.py", "minillm/layers/sequence_log_probability.py", "minillm/models/preference.py"),
+    seconds=45,
+)
