@@ -15,7 +15,7 @@ from minillm.training.metrics import read_metrics
 from minillm.training.norms import layer_of, norms_by_layer
 from minillm.web.play.places import inside, new_name
 from minillm.web.play.train import Training
-from minillm.web.play.training_form import describe_form, read_form
+from minillm.web.play.training_form import NOT_OF_TEXTS, describe_form, read_form
 from minillm.web.play.training_record import list_runs, new_events
 
 TINY = dict(
@@ -279,7 +279,7 @@ def links(studio, tmp_path):
 def test_no_setting_of_the_form_names_a_file(studio):
     """Among those that are texts there are choices, and patterns of names, and nothing else."""
     textual = {each["name"] for each in describe_form(studio.runs)["fields"] if each["kind"] in ("str", "texts")}
-    assert textual == {"optimizer", "schedule", "tokenizer", "dtype", "special", "freeze", "activation"}
+    assert textual == {"optimizer", "schedule", "tokenizer", "dtype", "special", "freeze", "activation", "extend_with"}
 
 
 OUTSIDE = [
@@ -340,7 +340,16 @@ def test_a_file_called_like_a_corpus_is_not_read(studio, tmp_path, monkeypatch):
 def test_the_form_has_every_setting_of_the_command(studio):
     described = describe_form(studio.runs)
     names = [field["name"] for field in described["fields"]]
-    assert set(SETTING_NAMES) - set(names) == {"data", "init"}
+    places = {
+        "data",
+        "init",
+        "chat_data",
+        "chat_validation",
+        "chat_template",
+        "preference_data",
+        "preference_validation",
+    }
+    assert set(SETTING_NAMES) - set(names) == places | set(NOT_OF_TEXTS)
     assert {"n_layer", "n_kv_head", "sliding_window", "dropout", "head_dim"} <= set(names)
     assert len(names) == len(set(names)) and all(field["help"] for field in described["fields"])
     assert described["texts"] == ["texts/fox.txt"] and described["corpora"] == ["python-docs", "shakespeare"]

@@ -34,6 +34,7 @@ TEXTUAL = (
     "special",
     "freeze",
     "activation",
+    "extend_with",
 )  # any other may name a file
 NOT_OF_TEXTS = ("packing", "dpo_beta", "dpo_label_smoothing")  # of runs on other data, which the form does not start
 CHOICES = {"optimizer": tuple(OPTIMIZERS), "schedule": SCHEDULES, "tokenizer": TOKENIZERS}
