@@ -116,7 +116,7 @@ def fine_tuned(rows: Rows, name: str) -> Iterator[tuple[int, object]]:
 
     def batch(step):
         chosen = stream(0, "rows", step).integers(len(rows.ids), ROWS)
-        return rows.ids[chosen], rows.targets[chosen], rows.starts[chosen]
+        return dict(ids=rows.ids[chosen], targets=rows.targets[chosen], starts=rows.starts[chosen])
 
     for step in training(model, optimizer, batch, make_schedule("cosine", lr, STEPS, WARMUP_STEPS, lr / 10), STEPS):
         yield step, model

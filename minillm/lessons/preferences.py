@@ -102,7 +102,7 @@ def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out) -> Res
 
     def batch(step):
         chosen = stream(0, "pairs", step).integers(len(pairs.ids), PAIRS)
-        return tuple(array[chosen] for array in pairs)
+        return {name: array[chosen] for name, array in pairs._asdict().items()}
 
     schedule = make_schedule("cosine", LEARNING_RATE, STEPS, WARMUP_STEPS, LEARNING_RATE / 10)
     for _ in training(learner, optimizer, batch, schedule, STEPS):

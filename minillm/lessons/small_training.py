@@ -16,16 +16,17 @@ def training(model, optimizer, batch: Callable, schedule: Callable, steps: int, 
     """Train; yields the number of steps done: 0 before the first step, `steps` after the last.
 
     Between two steps the caller may evaluate the model, also in evaluation mode. batch: step -> ids
-    and targets, both (B, T), and
-    of packed documents their starts. schedule: step -> learning rate. seed: of dropout. It uses one thread:
+    and targets, both (B, T), or
+    all arguments of the model's loss by name. schedule: step -> learning rate. seed: of dropout. It uses one thread:
     the products are small, and so the numbers do not depend on the number of cores.
     """
     with blas_threads(1):
         for step in range(steps):
             yield step
             model.train()
-            ids, targets, *starts = batch(step)
-            model.loss(ids, targets, (seed, "dropout", step), None, *starts)
+            given = batch(step)
+            given = given if isinstance(given, dict) else dict(zip(("ids", "targets"), given))
+            model.loss(**given, rng_key=(seed, "dropout", step))
             model.backward()
             optimizer.lr = schedule(step)
             _, scale = clip(optimizer.parameters, GRADIENT_CLIP)
