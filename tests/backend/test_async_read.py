@@ -151,8 +151,8 @@ def bad_step(monkeypatch):
     def plant(run, bad=2):
         loss_and_gradients = DataParallel.loss_and_gradients
 
-        def faulty(parallel, ids, targets, rng_key):
-            loss = loss_and_gradients(parallel, ids, targets, rng_key)
+        def faulty(parallel, ids, targets, rng_key, **more):
+            loss = loss_and_gradients(parallel, ids, targets, rng_key, **more)
             if rng_key[2] == bad:
                 run.model.parameters()["transformer.h.1.mlp.c_fc.weight"].grad[1, 2] = np.inf
             return loss

@@ -42,10 +42,13 @@ def test_the_cut_changes_nothing(workers):
 @pytest.mark.parametrize(
     "right, wrong",
     [
-        ("dropout.batch_offset = rows.start", "pass"),
+        ("dropout.batch_offset = rows_each * rows.start", "pass"),
         ("parameters[name].add_grad(copy.grad)", "pass"),
-        ("targets[rows], rng_key, count,", "targets[rows], rng_key, None,"),
-        ("starts[rows])", "starts[: rows.stop - rows.start])"),
+        ("targets, rng_key, count, starts)\n\n", "targets, rng_key, None, starts)\n\n"),
+        (
+            "array[rows] for array in arrays)",
+            "array[rows] if array.dtype != 'int32' else array[: rows.stop - rows.start] for array in arrays)",
+        ),
     ],
 )
 def test_faults_are_caught(right, wrong):
