@@ -105,7 +105,7 @@ def packed(conversations) -> Rows:
     return Rows(*(np.stack(arrays) for arrays in zip(*rows)), [len(row) for row in numbers])
 
 
-def fine_tuned(rows: Rows, name: str) -> Iterator[tuple[int, object]]:
+def fine_tuned(rows: Rows, name: str, steps: int = STEPS) -> Iterator[tuple[int, object]]:
     """Train the small model on packed rows; yields (steps done, model) before each step and at the
     end.
     """
@@ -118,7 +118,7 @@ def fine_tuned(rows: Rows, name: str) -> Iterator[tuple[int, object]]:
         chosen = stream(0, "rows", step).integers(len(rows.ids), ROWS)
         return dict(ids=rows.ids[chosen], targets=rows.targets[chosen], starts=rows.starts[chosen])
 
-    for step in training(model, optimizer, batch, make_schedule("cosine", lr, STEPS, WARMUP_STEPS, lr / 10), STEPS):
+    for step in training(model, optimizer, batch, make_schedule("cosine", lr, steps, WARMUP_STEPS, lr / 10), steps):
         yield step, model
 
 

@@ -1,13 +1,13 @@
 """Lesson: preferences.
 
-To write an answer for every question is much work. It is easier to say which of two answers is
-better. DPO (minillm/layers/dpo.py) learns from such pairs: the reward of an answer is beta
-log(p / p_reference), and the loss is low where the chosen answer has the higher reward.
+To write a good answer to every question is much work. It is easier to say which of two answers is
+better. DPO (minillm/layers/dpo.py) learns from such pairs: the reward of an answer is
+beta log(p / p_reference), and the loss is low where the chosen answer has the higher reward.
 
 The lessons' small model first learns to count in conversation (counting.py), in two manners:
-"five." and "it is five.", half of the answers each. Then it is shown pairs in which the second
-manner is chosen. Nothing in them says which number is right: both answers of a pair have the same
-one.
+"five." and "it is five.", half of the answers each. Then it is shown pairs in which the manner that
+it uses less is chosen. Nothing in them says which number is right: both answers of a pair have the
+same one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from minillm.optim import AdamW, make_schedule
 from minillm.pretrained.chat_mask import examples_of
 from minillm.pretrained.plain_template import plain_chat
 
+LEARNED_STEPS = 300  # of the conversations
 PAIRS, STEPS, WARMUP_STEPS = 16, 60, 5  # pairs in a batch
-LEARNING_RATE = 2e-4
-BETAS = 0.05, 0.2, 1.0
-USUAL = 0.2
+LEARNING_RATE = 1e-4
+BETAS = 0.05, 0.5, 5.0
+USUAL, LARGE = 0.5, 5.0
 MANNERS = counting.PLAIN, counting.POLITE
 
 
 class Pairs(NamedTuple):
-    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their log-probabilities."""
+    """ids and targets (N, 2, T), chosen before rejected; reference (N, 2), their
+    log-probabilities.
+    """
 
     ids: np.ndarray
     targets: np.ndarray
@@ -44,12 +47,12 @@ class Pairs(NamedTuple):
 
 
 class Result(NamedTuple):
-    """After DPO with one beta."""
+    """After DPO with one beta, on questions held out."""
 
-    polite: float  # the share of polite answers to questions held out
+    preferred: float  # the share of answers in the preferred manner
     right: float  # the share of right ones, in either manner
-    ordered: float  # the share of pairs held out whose chosen answer has the higher reward
-    divergence: float  # nats, from the reference, at the first token of an answer
+    ordered: float  # the share of pairs whose chosen answer has the higher reward
+    divergence: float  # nats, from the reference, over the tokens of a chosen answer
     losses: list[float]
 
 
@@ -57,18 +60,19 @@ def measure() -> Measured:
     """Fine-tune in both manners, then learn the preference for one, with three betas."""
     learned, held_out = counting.questions()
     both = [each for manner in MANNERS for each in counting.conversations(learned, manner)]
-    *_, (_, model) = chat.fine_tuned(chat.packed(both), "all weights")
+    *_, (_, model) = chat.fine_tuned(chat.packed(both), "all weights", LEARNED_STEPS)
     reference = model.replica()
     reference.eval()
-    pairs, unseen = (pairs_of(reference, questions) for questions in (learned, held_out))
-    results = {beta: prefer(reference, beta, pairs, unseen, held_out) for beta in BETAS}
-    before = manners(reference, held_out)
-    figures = {"polite before": before[0], "right before": before[1], "first loss": results[USUAL].losses[0]}
+    preferred = min(MANNERS, key=lambda manner: share_of(reference, held_out, manner))
+    before = share_of(reference, held_out, preferred), _right(reference, held_out)
+    pairs, unseen = (pairs_of(reference, questions, preferred) for questions in (learned, held_out))
+    results = {beta: prefer(reference, beta, pairs, unseen, held_out, preferred) for beta in BETAS}
+    figures = {"preferred before": before[0], "right before": before[1], "first loss": results[USUAL].losses[0]}
     for beta, result in results.items():
         figures |= {f"{name}, beta {beta}": value for name, value in result._asdict().items() if name != "losses"}
     return Measured(
         tables=[_table_of_answers(reference, held_out), _table_of_betas(before, results)],
-        findings=_findings(figures),
+        findings=_findings(figures, preferred),
         draw=lambda figure: _draw(figure, results),
         figures=figures,
     )
@@ -77,14 +81,13 @@ def measure() -> Measured:
 # ------------------------------------------------------------------------------------------------------ measurements
 
 
-def pairs_of(reference, questions) -> Pairs:
-    """For each question the polite answer, chosen, and the plain one, rejected."""
+def pairs_of(reference, questions, preferred: str) -> Pairs:
+    """For each question the right answer in the preferred manner, chosen, and in the other one."""
     tokenizer = small_model().tokenizer
     template, texts = plain_chat(tokenizer), []
     for question in questions:
-        for manner in (counting.POLITE, counting.PLAIN):
-            conversation = counting.conversations([question], manner)[0]
-            texts += examples_of(template, tokenizer, conversation)
+        for manner in sorted(MANNERS, key=lambda manner: manner != preferred):
+            texts += examples_of(template, tokenizer, counting.conversations([question], manner)[0])
     longest = max(len(example.ids) for example in texts) - 1
     ids, targets = np.zeros((len(texts), longest), np.int64), np.full((len(texts), longest), IGNORE_INDEX)
     for row, example in enumerate(texts):
@@ -95,7 +98,7 @@ def pairs_of(reference, questions) -> Pairs:
     return Pairs(ids.reshape(-1, 2, longest), targets.reshape(-1, 2, longest), logp.reshape(-1, 2))
 
 
-def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out) -> Result:
+def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out, preferred: str) -> Result:
     """DPO from the reference on."""
     learner = PreferenceModel(reference.replica("float32"), beta)
     optimizer, losses = AdamW(learner.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0), []
@@ -109,52 +112,45 @@ def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out) -> Res
         learner.eval()
         losses.append(float(learner.loss(*unseen)))
     figures, model = read_figures(learner.figures, len(unseen.ids)), learner.model
-    polite, right = manners(model, held_out)
-    return Result(polite, right, figures.accuracy, divergence(model, reference, held_out), losses)
+    shares = share_of(model, held_out, preferred), _right(model, held_out), figures.accuracy
+    return Result(*shares, divergence(model, reference, unseen), losses)
 
 
-def manners(model, questions) -> tuple[float, float]:
-    """(the share of polite answers, that of right ones in either manner); the most probable ones."""
-    turns = [(question,) for question in questions]
-    written = chat.answers(model, turns)
-    polite = [text.startswith(counting.POLITE.split("{")[0]) for text in written]
-    return float(np.mean(polite)), chat.right_answers(model, turns, MANNERS)
+def share_of(model, questions, manner: str) -> float:
+    """The share of answers in a manner, among the most probable ones."""
+    begin = counting.POLITE.split("{")[0]
+    polite = [text.startswith(begin) for text in chat.answers(model, [(question,) for question in questions])]
+    return float(np.mean(polite)) if manner == counting.POLITE else 1 - float(np.mean(polite))
 
 
-def divergence(model, reference, questions) -> float:
-    """The mean of KL(model, reference) = sum_v p_v log(p_v / r_v), in nats, at the first token of
-    an answer, where the manner is chosen.
+def _right(model, questions) -> float:
+    return chat.right_answers(model, [(question,) for question in questions], MANNERS)
+
+
+def divergence(model, reference, pairs: Pairs) -> float:
+    """The sum of KL(model, reference) = sum_v p_v log(p_v / r_v) over the tokens of a chosen
+    answer, in nats; the mean over the pairs.
     """
-    tokenizer = small_model().tokenizer
-    found = []
-    for question in questions:
-        ids, _ = plain_chat(tokenizer).encode(tokenizer, counting.messages(question)[:1])
-        p, r = (
-            softmax_forward(each.next_token_logits(np.array([ids])).astype(float))[0] for each in (model, reference)
-        )
-        found.append(float((p * np.log(p / r)).sum()))
-    return float(np.mean(found))
+    ids, counted = pairs.ids[:, 0], pairs.targets[:, 0] != IGNORE_INDEX
+    p, r = (softmax_forward(each.forward(ids).astype(float))[0][counted] for each in (model, reference))
+    return float((p * np.log(p / r)).sum() / len(ids))
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
 
 
-def _findings(figures: dict[str, float]) -> list[Finding]:
-    usual = {name: figures[f"{name}, beta {USUAL}"] for name in ("polite", "right", "ordered")}
-    divergences = [figures[f"divergence, beta {beta}"] for beta in BETAS]
+def _findings(figures: dict[str, float], preferred: str) -> list[Finding]:
+    divergences, right = ([figures[f"{name}, beta {beta}"] for beta in BETAS] for name in ("divergence", "right"))
+    manner = preferred.format("five")
     return [
         Finding(
-            f"{figures['polite before']:.0%} of the answers are polite before, {usual['polite']:.0%} after {STEPS} steps "
-            f"with beta {USUAL}, to questions that no pair has",
-            figures["polite before"] < 0.9 < usual["polite"],
+            f'{figures["preferred before"]:.0%} of the answers are as "{manner}" before, '
+            f"{figures[f'preferred, beta {USUAL}']:.0%} after {STEPS} steps with beta {USUAL}, to questions that no pair has",
+            figures["preferred before"] <= 0.5 < 0.9 < figures[f"preferred, beta {USUAL}"],
         ),
         Finding(
-            f"{usual['right']:.0%} of the answers are right still; before it were {figures['right before']:.0%}",
-            usual["right"] > figures["right before"] - 0.15,
-        ),
-        Finding(
-            f"of {usual['ordered']:.0%} of the pairs held out the chosen answer has the higher reward",
-            usual["ordered"] > 0.9,
+            f"of {figures[f'ordered, beta {USUAL}']:.0%} of the pairs held out the chosen answer has the higher reward",
+            figures[f"ordered, beta {USUAL}"] > 0.9,
         ),
         Finding(
             f"the loss begins at log 2: {figures['first loss']:.4f}, where the model is its own reference",
@@ -164,6 +160,11 @@ def _findings(figures: dict[str, float]) -> list[Finding]:
             "the smaller beta, the farther from the reference: "
             + ", ".join(f"{nats:.2f} nats for {beta}" for beta, nats in zip(BETAS, divergences)),
             divergences[0] > divergences[1] > divergences[2],
+        ),
+        Finding(
+            f"far from it, what pairs do not speak of is lost: {figures['right before']:.0%} of the answers were right before, "
+            + ", ".join(f"{share:.0%} with {beta}" for beta, share in zip(BETAS, right)),
+            right[-1] > figures["right before"] - 0.15 and right[-1] > right[0],
         ),
     ]
 
@@ -178,9 +179,9 @@ def _table_of_answers(reference, held_out) -> Table:
 def _table_of_betas(before: tuple[float, float], results: dict[float, Result]) -> Table:
     rows = [("before", f"{before[0]:.0%}", f"{before[1]:.0%}", "", "0")]
     for beta, result in results.items():
-        shares = (f"{share:.0%}" for share in (result.polite, result.right, result.ordered))
+        shares = (f"{share:.0%}" for share in (result.preferred, result.right, result.ordered))
         rows.append((f"beta {beta}", *shares, f"{result.divergence:.3f}"))
-    columns = ("", "polite", "right", "pairs in order", "nats from the reference")
+    columns = ("", "as preferred", "right", "pairs in order", "nats from the reference")
     return Table("Questions held out", columns, rows)
 
 
@@ -198,7 +199,7 @@ def _draw(figure, results: dict[float, Result]) -> None:
 LESSON = Lesson(
     title="Preferences: which of two answers is better",
     claim="From pairs of answers alone a model learns to prefer one manner of answering, on questions that no pair has, and "
-    "keeps what it knows. beta holds it near the model that it was.",
+    "with a large beta keeps what it knows. A small beta lets it go far from the model that it was.",
     idea="A reward for answers could be learned from pairs, and then a model from the reward. DPO needs no second model: "
     "how much more probable an answer is than it was before is its reward, up to a factor beta. The loss compares "
     "the rewards of the two answers of a pair, and pairs that are in order already hardly count.",

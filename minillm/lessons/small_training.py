@@ -16,9 +16,9 @@ def training(model, optimizer, batch: Callable, schedule: Callable, steps: int, 
     """Train; yields the number of steps done: 0 before the first step, `steps` after the last.
 
     Between two steps the caller may evaluate the model, also in evaluation mode. batch: step -> ids
-    and targets, both (B, T), or
-    all arguments of the model's loss by name. schedule: step -> learning rate. seed: of dropout. It uses one thread:
-    the products are small, and so the numbers do not depend on the number of cores.
+    and targets, both (B, T), or all arguments of the model's loss by name. schedule: step ->
+    learning rate. seed: of dropout. It uses one thread: the products are small, and so the numbers
+    do not depend on the number of cores.
     """
     with blas_threads(1):
         for step in range(steps):

@@ -14,7 +14,7 @@ def test_what_the_lesson_claims():
 
 def test_pairs_have_the_same_question_and_number():
     questions, tokenizer = counting.questions()[1][:3], small_model().tokenizer
-    pairs = preferences.pairs_of(small_model().model, questions)
+    pairs = preferences.pairs_of(small_model().model, questions, counting.POLITE)
     for question, ids, targets in zip(questions, pairs.ids, pairs.targets):
         chosen, rejected = (tokenizer.decode(row[row != IGNORE_INDEX].tolist()).strip() for row in targets)
         assert chosen == question.answer(counting.POLITE) and rejected == question.answer(counting.PLAIN)
@@ -25,5 +25,6 @@ def test_pairs_have_the_same_question_and_number():
 
 def test_a_model_does_not_diverge_from_itself():
     model, questions = small_model().model, counting.questions()[1][:2]
-    assert preferences.divergence(model, model, questions) == pytest.approx(0, abs=1e-12)
-    assert preferences.divergence(model, small_model().untrained, questions) > 0.1
+    pairs = preferences.pairs_of(model, questions, counting.PLAIN)
+    assert preferences.divergence(model, model, pairs) == pytest.approx(0, abs=1e-12)
+    assert preferences.divergence(model, small_model().untrained, pairs) > 0.1
