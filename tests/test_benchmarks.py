@@ -209,7 +209,9 @@ def test_the_cost_of_the_page(monkeypatch, capsys):
 def test_packed_rows_beside_padded_ones(monkeypatch, capsys):
     size = "--conversations 6 --batch-size 2 --context-length 24 --d-model 64 --n-layer 1 --vocab-size 16 --repeats 1"
     shown = run(monkeypatch, capsys, packing, *size.split())
-    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith(("padded ", "packed  "))}
+    rows = {
+        line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith(("padded ", "packed  "))
+    }
     assert int(rows["packed"][0]) < int(rows["padded"][0]) == 6 and "times as fast" in shown
 
 
