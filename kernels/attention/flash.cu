@@ -279,7 +279,6 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* w_tile = dy_tile + N * (D + PADDING);
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
     int first_key = blockIdx.y * OWNED, x = first_column(), group = heads / kv_heads;
-    starts = starts_of(starts, kv_head, kv_heads, time);
 
     float dk_sum[R][D / 16] = {}, dv_sum[R][D / 16] = {}, dk_factor[R], dv_factor[R];
 #pragma unroll
@@ -292,7 +291,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     for (int member = 0; member < group; ++member) {
         long long head = kv_head * group + member;
         for (int first_query = causal ? first_key : 0; first_query < time; first_query += N) {
-            if (first_key_of(starts, first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
+            if (first_key_of(starts_of(starts, head, heads, time), first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
             load_rows<D>(q_tile, q + head * time * D, first_query, N, time);
             load_rows<D>(dy_tile, dy + head * time * D, first_query, N, time);
             __syncthreads();
@@ -303,13 +302,13 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
             for (int c = 0; c < N / 16; ++c) {
                 int i = first_query + x + 16 * c;
-                float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
+                float lse_i = i < time ? lse[head * time + i] * LOG2_E : infinity();  // beyond the end P is 0
                 float delta_i = i < time ? delta[head * time + i] : 0;
-                int first_seen = first_key_of(starts, i, time);
+                int first_seen = first_key_of(starts_of(starts, head, heads, time), i, time);
 #pragma unroll
                 for (int r = 0; r < R; ++r) {
                     int j = first_key + row_of(r);
-                    bool masked = i >= time || (causal && j > i) || j < first_seen;
+                    bool masked = (causal && j > i) || j < first_seen;
                     float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i);
                     float factor = kept.factor(drop, x + 16 * c, row_of(r) % 16);
                     p[r][c] = probability * factor;

@@ -7,7 +7,7 @@
 #pragma once
 
 // The starts of the row of the batch that `head` = b H + h belongs to.
-__device__ inline const int* starts_of(const int* starts, long long head, int heads, int time) {
+__device__ inline const int* starts_of(const int* starts, int head, int heads, int time) {
     return starts ? starts + head / heads * time : starts;
 }
 
