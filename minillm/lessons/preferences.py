@@ -162,9 +162,9 @@ def _findings(figures: dict[str, float], preferred: str) -> list[Finding]:
             divergences[0] > divergences[1] > divergences[2],
         ),
         Finding(
-            f"far from it, what pairs do not speak of is lost: {figures['right before']:.0%} of the answers were right before, "
-            + ", ".join(f"{share:.0%} with {beta}" for beta, share in zip(BETAS, right)),
-            right[-1] > figures["right before"] - 0.15 and right[-1] > right[0],
+            f"{right[-1]:.0%} of the answers are right with beta {LARGE}, {figures['right before']:.0%} were before; with "
+            + ", ".join(f"{beta} {share:.0%}" for beta, share in zip(BETAS[:-1], right)),
+            right[-1] > figures["right before"] - 0.15,
         ),
     ]
 
@@ -199,7 +199,7 @@ def _draw(figure, results: dict[float, Result]) -> None:
 LESSON = Lesson(
     title="Preferences: which of two answers is better",
     claim="From pairs of answers alone a model learns to prefer one manner of answering, on questions that no pair has, and "
-    "with a large beta keeps what it knows. A small beta lets it go far from the model that it was.",
+    "keeps what it knows. beta holds it near the model that it was.",
     idea="A reward for answers could be learned from pairs, and then a model from the reward. DPO needs no second model: "
     "how much more probable an answer is than it was before is its reward, up to a factor beta. The loss compares "
     "the rewards of the two answers of a pair, and pairs that are in order already hardly count.",
