@@ -5,8 +5,10 @@ import pytest
 from planting import assert_close, planted
 
 import minillm
+from minillm.backend.arrays import to_host
 from minillm.backend.random_streams import stream
 from minillm.checks.cases import randomised
+from minillm.kernels.simulator import compiler_available
 from minillm.layers import attention, documents
 from minillm.layers.documents import packed_starts
 from minillm.models import gpt2
@@ -224,3 +226,19 @@ def test_a_recomputed_block_without_starts_is_noticed(monkeypatch):
 
     monkeypatch.setattr("minillm.layers.recompute.forward_with", forgetting)
     assert differs(model, alone(model_of("gpt2")))
+
+
+@pytest.mark.skipif(not compiler_available(), reason="the simulator needs a C++ compiler (apt install g++)")
+@pytest.mark.parametrize("name", ["gpt2", "mistral"])
+def test_kernels_have_packed_rows(name):
+    """Loss and gradients on the simulator's arrays are those of NumPy."""
+    results = []
+    for device in ("cpu", "cudasim"):
+        kind, config = KINDS[name]
+        model = randomised(kind(config, seed=0, dtype="float32"), 0.3).to(device).train()
+        loss = model.loss(IDS, TARGETS, starts=STARTS)
+        model.backward()
+        results.append((float(loss), {key: to_host(parameter.grad) for key, parameter in model.parameters().items()}))
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+    for key, gradient in results[0][1].items():
+        assert_close(results[1][1][key], gradient, 1e-4)
