@@ -25,6 +25,7 @@ PATTERNS = (
     # whole models: further settings of an architecture, further faults, LoRA on a second architecture
     r"models/test_gradients\.py::test_gradients_of_a_model\[(gpt2, untied, bias, dr|qwen2, tied|qwen3, tied)",
     r"models/test_gradients\.py::test_gradients_of_a_model\[mistral, (window of 2|no)",
+    r"layers/test_documents\.py::test_gradients_of_a_model\[(GPT-2, recomputed|Llama|Qwen)",
     r"models/test_preference\.py::test_gradients\[(conservative|DPO of a (Qwen2|Mistral))",
     r"models/test_preference\.py::test_on_a_device\[bfloat16",
     r"training/test_preferences\.py::test_interrupted_and_resumed_is_the_same_bit_for_bit\[gpt2-\{'gradient",

@@ -212,7 +212,7 @@ class TestComplaints:
 
     def test_resume_with_other_settings(self, minillm, trained):
         message = complaint(minillm("train", "--resume", trained, "--lr", 0.5, expect=2))
-        assert f"these differ: lr (the run has {PRESETS['default'].training['lr']}, given 0.5)" in message
+        assert f"these differ: --lr (the run has {PRESETS['default'].training['lr']}, given 0.5)" in message
         assert "leave out --preset" in complaint(minillm("train", "--resume", trained, "--preset", "default", expect=2))
 
     @pytest.mark.parametrize(

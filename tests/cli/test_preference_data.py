@@ -61,7 +61,7 @@ def test_train_and_what_its_folder_can_do(minillm, pairs, tmp_path):
     assert minillm("evaluate", "run", "--split", "train").stdout.startswith("pairs 11  loss ")
     assert "this run is over since step 4" in flat(minillm("train", "--resume", "run").stderr)
     changed = minillm("train", "--resume", "run", "--dpo-beta", 0.2, expect=2).stderr
-    assert "dpo_beta (the run has 0.5, given 0.2)" in flat(changed)
+    assert "--dpo-beta (the run has 0.5, given 0.2)" in flat(changed)
 
 
 def test_the_preset_is_taken_by_itself(minillm, pairs, tmp_path):

