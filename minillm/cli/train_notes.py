@@ -9,6 +9,7 @@ import numpy as np
 
 from minillm.backend.arrays import to_host
 from minillm.models.presets import PRESETS
+from minillm.optim import OPTIMIZERS, Muon
 from minillm.training import Run
 
 ALIKE = 0.9999  # cosine of two rows from which on they are the same
@@ -26,6 +27,7 @@ def notes(run: Run, given: dict) -> Iterator[str]:
         yield f"the file system of {run.folder} has no locks: start no second training in this folder"
     if not resumed:
         yield from _on_the_schedule(settings, given)
+        yield from _on_the_optimizer(settings, given)
         yield from _on_evaluations(settings, given)
         yield from _on_the_model(run, given)
         if "overwrite" in given and "out" not in given:
@@ -44,6 +46,12 @@ def _on_the_schedule(settings, given: dict) -> Iterator[str]:
         )
     if settings.schedule == "constant" and "min_lr" in given:
         yield "--min-lr is where a schedule falls to: --schedule constant stays at --lr"
+
+
+def _on_the_optimizer(settings, given: dict) -> Iterator[str]:
+    for name in Muon.more_settings:
+        if name in given and name not in OPTIMIZERS[settings.optimizer].more_settings:
+            yield f"--{name.replace('_', '-')} is of muon: --optimizer {settings.optimizer} does not use it"
 
 
 def _on_evaluations(settings, given: dict) -> Iterator[str]:
