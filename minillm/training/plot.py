@@ -32,7 +32,8 @@ def plot_runs(folders: Sequence[str | Path], path: str | Path) -> Path:
     """Draw the losses of runs over one another into a PNG, SVG or PDF file; returns its path.
 
     The axis at the right has the perplexity, exp(loss). Raises UserError for a folder that is no
-    run or has no evaluation yet, for runs of pairs among others and for another kind of file, MissingExtra without matplotlib.
+    run or has no evaluation yet, for runs of pairs among others and for another kind of file,
+    MissingExtra without matplotlib.
     """
     path = Path(path)
     if path.suffix[1:].lower() not in FORMATS:
