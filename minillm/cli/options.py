@@ -72,13 +72,15 @@ def as_typed(message: str, given: Sequence[str]) -> str:
     '--top-p is 7.0: it must be above 0 (1 turns it off)'
     >>> as_typed('weight decay is in order="hf"; temperature, and top_k of /top_k', ["weight_decay", "order", "temperature"])
     '--weight-decay is in --order hf; temperature, and top_k of /top_k'
+    >>> as_typed("the template cannot be used: no system (line 1); lr (the run has 0.1)", ["system", "lr"])
+    'the template cannot be used: no system (line 1); --lr (the run has 0.1)'
     """
     message = message.replace(" or None turns it off", " turns it off")
     for name in given:
         typed = option(name)
         message = re.sub(rf"^{name.replace('_', '[_ ]')}(?=[ :])", typed, message)
         message = re.sub(rf'(?<!\w){name}="(\w[\w.]*)"', rf"{typed} \1", message)
-        follows = r"" if "_" in name else r"(?= \()"  # a single word may be one of the message
+        follows = r"" if "_" in name else r"(?= \(the run has)"  # a single word may be one of the message
         message = re.sub(rf"(?<![\w./'\"\\-]){name}(?![\w./'\"\\-]){follows}", typed, message)
     return message
 

@@ -249,8 +249,8 @@ def test_stop(chat):
     [
         ((), "has no chat template: it was not made for conversations; minillm generate without --chat"),
         (("--chat-template", "x"), "has no chat template"),
-        (("--top-k", "-1"), "top_k is -1"),
-        (("--min-tokens", "3", "--temperature", "-1"), "temperature is -1"),
+        (("--top-k", "-1"), "--top-k is -1"),
+        (("--min-tokens", "3", "--temperature", "-1"), "--temperature is -1"),
     ],
 )
 def test_what_is_refused_at_the_start(chat, arguments, said):
