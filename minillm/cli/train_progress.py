@@ -30,7 +30,7 @@ from minillm.training import (
 )
 from minillm.training.evaluation import evaluate_whole
 from minillm.training.examples import VALIDATION
-from minillm.training.from_preset import settings_from
+from minillm.training.from_preset import check_model_of_preset, settings_from
 from minillm.training.overfitting import remedies
 
 RUNS = "runs"  # the folder of runs without --out
@@ -92,6 +92,7 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
         run = resume_run(resume, device)
         check_same_settings(run, given)
         return run
+    check_model_of_preset(given, preset_name)
     settings, model, name = settings_from(given, preset_name)
     return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, numbered=out is None)
 

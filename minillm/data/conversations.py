@@ -60,28 +60,14 @@ def read_conversations(paths: Iterable[str | Path]) -> tuple[list[Conversation],
     for path in paths:
         for where, contents in read_objects(path):
             found.append(conversation_of(where, contents))
-            read = {*READ, *_fields(contents)}
+            read = {*READ, *fields_of_messages(contents)}
             unread.update(name for name, value in contents.items() if name not in read and value is not None)
     return found, unread
 
 
 def conversation_of(where: str, contents: dict) -> Conversation:
     """The conversation of one JSON object. Raises UserError."""
-    fields = _fields(contents)
-    if fields == PAIR:
-        messages = [
-            *_messages_or_text(where, "prompt", contents["prompt"], "user"),
-            *_messages_or_text(where, "completion", contents["completion"], ASSISTANT),
-        ]
-    elif fields:
-        messages = messages_of(f"{where}: {fields[0]}", contents[fields[0]])
-    else:
-        raise UserError(
-            f'{where}: it has no conversation: write {{"messages": [{{"role": "user", "content": ...}}, ...]}} '
-            f"(its fields are {', '.join(map(str, contents)) or 'none'})"
-        )
-    if contents.get("system") and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": _text(f"{where}: system", contents["system"])})
+    messages = messages_in(where, contents)
     learned = tuple(
         message["role"] == ASSISTANT and _weight(f"{where}: message {number}", message) == 1
         for number, message in enumerate(messages, start=1)
@@ -95,7 +81,33 @@ def conversation_of(where: str, contents: dict) -> Conversation:
     return Conversation(where, messages[: last + 1], learned[: last + 1], _more(where, contents))
 
 
-def _fields(contents: dict) -> tuple[str, ...]:
+def messages_in(where: str, contents: dict) -> list[dict]:
+    """The messages of one JSON object in any of the forms, checked. Raises UserError."""
+    fields = fields_of_messages(contents)
+    if fields == PAIR:
+        messages = [
+            *_messages_or_text(where, "prompt", contents["prompt"], "user"),
+            *_messages_or_text(where, "completion", contents["completion"], ASSISTANT),
+        ]
+    elif fields:
+        messages = messages_of(f"{where}: {fields[0]}", contents[fields[0]])
+    else:
+        raise UserError(f"{where}: {_without_messages(contents)}")
+    if contents.get("system") and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": _text(f"{where}: system", contents["system"])})
+    return messages
+
+
+def _without_messages(contents: dict) -> str:
+    if "content" in contents and ("role" in contents or "from" in contents):
+        return 'it is one message: write all messages of a conversation in one line, {"messages": [...]}'
+    return (
+        'it has no conversation: write {"messages": [{"role": "user", "content": ...}, ...]} '
+        f"(its fields are {', '.join(map(str, contents)) or 'none'})"
+    )
+
+
+def fields_of_messages(contents: dict) -> tuple[str, ...]:
     """Where the messages of a line are: one of LISTS, or PAIR; empty where there are none."""
     lists = [name for name in LISTS if contents.get(name) is not None]
     return tuple(lists[:1]) or (PAIR if all(contents.get(name) is not None for name in PAIR) else ())

@@ -4,6 +4,8 @@
     {"messages": [{"role": "user", ...}, ...]}          a request to OpenAI's API, or one line of
                                                         data for fine-tuning (JSON lines)
     {"role": "user", "content": "Hi"}                   JSON lines, a message each
+    {"conversations": [{"from": "human", ...}, ...]}    what else `train --chat-data` reads, in lines
+                                                        or in one array (data/conversations.py)
 
 Sources: OpenAI, API reference, "Chat Completions"; Hugging Face, "Chat templates". A content is a
 text, or a list of parts such as {"type": "text", "text": "Hi"}; further fields of a message are
@@ -17,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from minillm.data.conversations import fields_of_messages, messages_in
+from minillm.data.json_lines import kind_of_json
 from minillm.errors import UserError
 from minillm.files.atomic import read_text, write_atomically
 
@@ -34,24 +38,26 @@ class Loaded(NamedTuple):
 
 
 def read_messages(path: str | Path, number: int = 1) -> Loaded:
-    """The conversation in a file; of JSON lines that of line `number`, empty lines not counted.
+    """The conversation in a file; of JSON lines that of line `number`, empty lines not counted, and
+    of an array of conversations that of entry `number`.
 
     Raises OSError where the file cannot be read, and UserError, naming file and line, where it
     holds something else.
     """
     text = read_text(path)
     documents = [(line, at) for at, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if len(documents) > 1 and _is_object(documents[0][0]):
-        if "role" in json.loads(documents[0][0]):
+    if len(documents) > 1 and isinstance(first := _parsed_or_none(documents[0][0]), (dict, list)):
+        if "role" in first:
             messages = [_parsed(line, f"{path}, line {at}") for line, at in documents]
             return Loaded(checked_messages(messages, f"{path}: "), 1, [])
-        if number > len(documents):
-            raise UserError(f"{path} holds {len(documents):,} conversations: there is no number {number:,}")
-        line, at = documents[number - 1]
+        line, at = _one_of(documents, path, number)
         return _conversation(_parsed(line, f"{path}, line {at}"), f"{path}, line {at}", len(documents))
+    document = _parsed(text, str(path))
+    if isinstance(document, list) and document and all(map(_holds_messages, document)):
+        return _conversation(_one_of(document, path, number), f"{path}, entry {number}", len(document))
     if number > 1:
         raise UserError(f"{path} holds one conversation: there is no number {number:,}")
-    return _conversation(_parsed(text, str(path)), str(path), 1)
+    return _conversation(document, str(path), 1)
 
 
 def write_messages(path: str | Path, messages: list[dict]) -> None:
@@ -70,7 +76,7 @@ def checked_messages(messages: Sequence[dict], where: str = "") -> list[dict]:
     is none.
     """
     if not isinstance(messages, (list, tuple)):
-        raise UserError(f"{where}a conversation is a list of messages: {FORM}, not {_kind(messages)}")
+        raise UserError(f"{where}a conversation is a list of messages: {FORM}, not {kind_of_json(messages)}")
     for number, message in enumerate(messages, start=1):
         if problem := _problem(message):
             raise UserError(f"{where}message {number} {problem}")
@@ -80,7 +86,7 @@ def checked_messages(messages: Sequence[dict], where: str = "") -> list[dict]:
 def _problem(message) -> str | None:
     """What is wrong with a message; None where nothing is."""
     if not isinstance(message, dict):
-        return f"is {_kind(message)}: expected an object with role and content"
+        return f"is {kind_of_json(message)}: expected an object with role and content"
     role, content = message.get("role"), message.get("content")
     if not (isinstance(role, str) and role):
         has = ", ".join(message) or "nothing"
@@ -90,16 +96,28 @@ def _problem(message) -> str | None:
         return None if more else f"({role}) has no content"  # such as tool_calls
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         return None
-    return None if isinstance(content, str) else f"({role}) has {_kind(content)} for content: expected a text"
+    return None if isinstance(content, str) else f"({role}) has {kind_of_json(content)} for content: expected a text"
+
+
+def _one_of(documents: list, path, number: int):
+    if number > len(documents):
+        raise UserError(f"{path} holds {len(documents):,} conversations: there is no number {number:,}")
+    return documents[number - 1]
+
+
+def _holds_messages(document) -> bool:
+    return isinstance(document, dict) and bool(fields_of_messages(document))
 
 
 def _conversation(document, where: str, count: int) -> Loaded:
     messages, unused = document, []
     if isinstance(document, dict):
-        if "messages" not in document:
+        fields = fields_of_messages(document)
+        if not fields:
             has = ", ".join(map(str, document)) or "nothing"
             raise UserError(f"{where} holds no messages, but {has:.80}: expected {FORM}")
-        messages, unused = document["messages"], sorted(document.keys() - {"messages"})
+        messages = document["messages"] if fields == ("messages",) else messages_in(where, document)
+        unused = sorted(document.keys() - {*fields, *([] if fields == ("messages",) else ["system"])})
     return Loaded(checked_messages(messages, f"{where}: "), count, unused)
 
 
@@ -110,13 +128,8 @@ def _parsed(text: str, where: str):
         raise UserError(f"{where} is not valid JSON: {error}") from None
 
 
-def _is_object(line: str) -> bool:
+def _parsed_or_none(line: str):
     try:
-        return isinstance(json.loads(line), dict)
+        return json.loads(line)
     except (ValueError, RecursionError):
-        return False
-
-
-def _kind(value) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+        return None

@@ -17,6 +17,7 @@ from minillm.files.number_types import BYTES
 from minillm.models.language_model import LanguageModel
 from minillm.pretrained import model_chain, tokenizer_of
 from minillm.pretrained.carried import carried_from
+from minillm.pretrained.chat import chat_of, has_template
 from minillm.pretrained.export_folder import write_adapter, write_folder
 from minillm.pretrained.export_gguf import FILE_TYPES, write_gguf
 from minillm.pretrained.gguf import is_gguf, open_gguf
@@ -74,8 +75,10 @@ def export(
     kind = type or weights.stored_as
     if as_file:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_gguf(weights, path, kind, tokenizer, carried, _about(source, revision), progress)
-    return write_folder(weights, path, kind, tokenizer, carried, shard_size, overwrite, progress)
+        notes = write_gguf(weights, path, kind, tokenizer, carried, _about(source, revision), progress)
+    else:
+        notes = write_folder(weights, path, kind, tokenizer, carried, shard_size, overwrite, progress)
+    return notes + _note_on_answers(source, revision, tokenizer)
 
 
 def _check_settings(path: Path, as_file: bool, kind: str | None, shard_size: str | None, adapter: bool) -> None:
@@ -104,6 +107,20 @@ def _check_place(path: Path, as_file: bool, overwrite: bool, source, revision: s
         raise UserError(f"{path} is {'a folder: name a file in it' if as_file else 'a file: name a folder'}")
     if as_file and not overwrite:
         raise UserError(f"{path} is there already: replace it with --overwrite, or name another file")
+
+
+def _note_on_answers(source, revision: str | None, tokenizer) -> list[str]:
+    """That other programs do not know where an answer ends, if no token ends it."""
+    if source is None or not has_template(source, revision):
+        return []
+    try:
+        chat = chat_of(source, revision)
+    except UserError:  # none of several is the default one
+        return []
+    end = chat.end_text(tokenizer)
+    if not end or chat.answer_ends(tokenizer):
+        return []
+    return [f"no token ends an answer of this model: tell other programs to stop at the text {end!r}, as minillm does"]
 
 
 def _about(source, revision: str | None) -> dict[str, str]:

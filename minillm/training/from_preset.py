@@ -37,6 +37,12 @@ def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[Train
     return TrainingSettings(**training), model, preset_name if is_named else _name_of(given)
 
 
+def check_model_of_preset(given: Mapping, preset_name: str | None) -> None:
+    """Raises UserError for a preset that changes a model, where `given` names none."""
+    if preset_name in (FINE_TUNE_PRESET, PREFERENCE_PRESET) and not given.get("init"):
+        raise UserError(f"--preset {preset_name} changes a model that exists: name it with --init")
+
+
 def _refuse_beside_init(given: Mapping) -> None:
     """A model that is continued from has its tokenizer already."""
     if named := [name for name in ("tokenizer", "vocab_size") if name in given]:

@@ -32,7 +32,8 @@ def plot_runs(folders: Sequence[str | Path], path: str | Path) -> Path:
     """Draw the losses of runs over one another into a PNG, SVG or PDF file; returns its path.
 
     The axis at the right has the perplexity, exp(loss). Raises UserError for a folder that is no
-    run or has no evaluation yet and for another kind of file, MissingExtra without matplotlib.
+    run or has no evaluation yet, for runs of pairs among others and for another kind of file,
+    MissingExtra without matplotlib.
     """
     path = Path(path)
     if path.suffix[1:].lower() not in FORMATS:
@@ -42,8 +43,20 @@ def plot_runs(folders: Sequence[str | Path], path: str | Path) -> Path:
             raise UserError(f"{folder} is no run: it has no {METRICS_FILE}")
         if not _events(folder)[1]:
             raise UserError(f"{folder} has no evaluation yet: there is nothing to draw")
-    _draw(folders, [_events(Path(folder)) for folder in folders], path)
+    runs = [_events(Path(folder)) for folder in folders]
+    of_pairs = [_is_of_pairs(evaluations) for _, evaluations in runs]
+    if any(of_pairs) and not all(of_pairs):
+        pairs, other = folders[of_pairs.index(True)], folders[of_pairs.index(False)]
+        raise UserError(
+            f"{pairs} learned from pairs and {other} did not: their losses are no numbers of one kind, draw them apart"
+        )
+    _draw(folders, runs, path)
     return path
+
+
+def _is_of_pairs(evaluations: list[dict]) -> bool:
+    """Whether the loss is that of pairs of answers, DPO's."""
+    return any("val_margin" in each for each in evaluations)
 
 
 def _events(folder: Path) -> tuple[list[dict], list[dict]]:
@@ -68,10 +81,12 @@ def _draw(folders: Sequence[str | Path], runs: list[tuple[list[dict], list[dict]
     else:
         for number, (name, (_, evaluations)) in enumerate(zip(_names(folders), runs)):
             _draw_among_others(axes, f"C{number % 10}", name, evaluations)
-        axes.set_title("validation text: solid; training text: dashed", fontsize=12)
+        axes.set_title("validation: solid; training: dashed", fontsize=12)
     axes.set_xlabel("step", fontsize=11)
-    axes.set_ylabel("loss (nats a token)", fontsize=11)
-    _label_perplexity(axes)
+    of_pairs = _is_of_pairs(runs[0][1])
+    axes.set_ylabel("loss (nats a pair)" if of_pairs else "loss (nats a token)", fontsize=11)
+    if not of_pairs:
+        _label_perplexity(axes)
     axes.legend(fontsize=10)
     axes.grid(alpha=0.3)
     picture = io.BytesIO()  # matplotlib reports a full disk in many ways, write_atomically in one
@@ -81,8 +96,9 @@ def _draw(folders: Sequence[str | Path], runs: list[tuple[list[dict], list[dict]
 
 def _draw_run(axes, steps: list[dict], evaluations: list[dict]) -> None:
     axes.plot([e["step"] for e in steps], [e["loss"] for e in steps], color="0.8", linewidth=0.8, label="each batch")
-    _curve(axes, evaluations, "train_loss", color="C0", marker="o", markersize=4, label="training text")
-    _curve(axes, evaluations, "val_loss", color="C1", marker="o", markersize=4, label="validation text")
+    kind = "pairs" if _is_of_pairs(evaluations) else "text"
+    _curve(axes, evaluations, "train_loss", color="C0", marker="o", markersize=4, label=f"training {kind}")
+    _curve(axes, evaluations, "val_loss", color="C1", marker="o", markersize=4, label=f"validation {kind}")
     if not evaluations:
         return
     best = _best(evaluations)

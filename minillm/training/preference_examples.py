@@ -172,8 +172,8 @@ class PreferenceExamples(ChatExamples):
             yield "nothing marks the end of an answer: that one is shorter than the other counts for nothing"
 
     def options_to_try(self, tokenizer, can_be_shown) -> str:
-        """A prompt of the validation part."""
-        if self.chat is not None:
+        """A prompt of the validation part: a question, or a text as the pairs have it."""
+        if self.contents["texts"] < sum(self.contents[part]["given"] for part in PARTS):
             return super().options_to_try(tokenizer, can_be_shown)
         prompt = self.contents["question"]
         if not prompt or prompt.startswith("-") or "\n" in prompt or not can_be_shown(prompt):

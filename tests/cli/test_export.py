@@ -1,6 +1,10 @@
 """minillm export: runs and adapters as files and folders, and what is said about them."""
 
 import pytest
+from chat_runs import CHARACTERS, save_base
+
+from minillm.pretrained.plain_template import plain_chat
+from minillm.tokenizers import BytePairTokenizer
 
 pytest.importorskip("gguf", reason="GGUF files need the package gguf")
 SMALL = (
@@ -26,6 +30,17 @@ def test_notes_are_said(minillm, train):
     run = train(*SMALL, "--preset", "mistral-small", "--sliding-window", 4)
     notes = minillm("export", run, "m.gguf", "--type", "q8_0").stderr.splitlines()
     assert notes[0].startswith("note: llama.cpp knows no sliding window") and notes[-1].startswith("wrote m.gguf")
+
+
+@pytest.mark.parametrize("characters", [True, False])
+def test_it_says_where_an_answer_ends_if_no_token_ends_it(characters, minillm, tmp_path):
+    tokenizer = CHARACTERS if characters else BytePairTokenizer.train("say red ", 260, ["<|endoftext|>"])
+    save_base(tmp_path / "base", tokenizer=tokenizer)
+    (tmp_path / "base" / "chat_template.jinja").write_text(plain_chat(tokenizer).template)
+    for place in ("m.gguf", "m"):
+        notes = minillm("export", "base", place).stderr.splitlines()[:-1]
+        said = r"note: no token ends an answer of this model: tell other programs to stop at the text '\n\n', as minillm does"
+        assert (said in notes) == characters
 
 
 def test_one_line_names_the_place_and_the_cure(minillm, train, tmp_path):

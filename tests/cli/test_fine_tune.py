@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from safetensors.numpy import load_file
 
 SHAPE = "--n-layer 1 --n-head 2 --n-kv-head 1 --d-model 16 --d-ff 16 --context-length 8".split()
@@ -34,3 +35,10 @@ def test_complaints(minillm):
     assert "--n-kv-head (the run has 1, given 2), --bias (the run has none, given True)" in refused
     refused = minillm("train", "--data", "text.txt", "--lora-rank", 2, expect=2).stderr
     assert "name it with --init" in refused
+
+
+@pytest.mark.parametrize("preset", ["fine-tune", "preferences"])
+def test_a_preset_that_changes_a_model_makes_none(preset, minillm, tmp_path):
+    refused = minillm("train", "--data", "text.txt", "--preset", preset, "--out", "run", expect=2).stderr
+    assert refused == f"minillm: --preset {preset} changes a model that exists: name it with --init\n"
+    assert not (tmp_path / "run").exists()

@@ -50,6 +50,19 @@ def test_the_first_evaluation_is_a_point_alone():
     assert [list(line.get_xdata()) for line in axes.lines] == [[9, 18], [0]]
 
 
+def test_the_loss_of_pairs_has_no_perplexity(runs):
+    matplotlib = pytest.importorskip("matplotlib")
+    of_texts = runs / "first" / "metrics.jsonl"
+    of_pairs = [{**json.loads(line), "val_margin": 0.1} for line in of_texts.read_text().splitlines()]
+    (runs / "second" / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in of_pairs))
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        first, second = (plot_runs([runs / name], runs / "p.svg").read_text() for name in ("first", "second"))
+    assert all(text in first for text in ("perplexity", "nats a token", "validation text"))
+    assert all(text in second for text in ("nats a pair", "validation pairs")) and "perplexity" not in second
+    with pytest.raises(UserError, match="second learned from pairs and .*first did not: .* draw them apart"):
+        plot_runs([runs / "first", runs / "second"], runs / "p.svg")
+
+
 @pytest.mark.parametrize("lowest, highest", [(1.1, 1.2), (3.9, 4.3), (40, 1100), (2, 60_000), (1e-3, 1e9)])
 def test_perplexity_has_ticks_over_its_whole_axis(lowest, highest):
     ticks = perplexity_ticks(lowest, highest)

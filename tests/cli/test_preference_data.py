@@ -3,9 +3,12 @@
 import json
 
 import pytest
-from chat_runs import save_base
+from chat_runs import CHARACTERS, save_base
+
+from minillm.pretrained.plain_template import plain_chat
 
 STEPS = "--max-steps 4 --batch-size 4 --eval-interval 2 --eval-windows 4 --sample-tokens 5 --lr 1e-3".split()
+PLAIN = plain_chat(CHARACTERS)
 PAIRS = [
     {"prompt": f"say {word}", "chosen": f" {word}.", "rejected": f" no {word}"} for word in ("red", "blue", "green") * 4
 ]
@@ -62,6 +65,15 @@ def test_train_and_what_its_folder_can_do(minillm, pairs, tmp_path):
     assert "this run is over since step 4" in flat(minillm("train", "--resume", "run").stderr)
     changed = minillm("train", "--resume", "run", "--dpo-beta", 0.2, expect=2).stderr
     assert "--dpo-beta (the run has 0.5, given 0.2)" in flat(changed)
+
+
+@pytest.mark.parametrize(
+    "chat, option", [((), "run --prompt 'say red'"), (("--chat-template", "plain"), "run --chat --prompt")]
+)
+def test_pairs_of_texts_are_tried_as_texts_though_the_model_has_a_template(chat, option, minillm, pairs, tmp_path):
+    (tmp_path / "base" / "chat_template.jinja").write_text(PLAIN.template)
+    done = minillm("train", "--init", "base", "--preference-data", "pairs.jsonl", *chat, "--out", "run", *STEPS)
+    assert f"minillm generate {option}" in flat(done.stderr)
 
 
 def test_the_preset_is_taken_by_itself(minillm, pairs, tmp_path):

@@ -122,6 +122,7 @@ def said(role, **fields):
         ({}, "it has no conversation"),
         ({"text": "Hi", "instruction": "a"}, "it has no conversation"),
         ({"prompt": "Hi"}, "it has no conversation"),
+        ({"role": "user", "content": "Hi"}, "it is one message: write all messages of a conversation in one line"),
         ({"messages": []}, "messages is an empty list"),
         ({"messages": "[]"}, "messages is a text: write the list"),
         ({"messages": {"role": "user"}}, "messages is an object"),

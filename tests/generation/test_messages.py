@@ -8,6 +8,7 @@ from minillm.errors import UserError
 from minillm.generation.messages import Loaded, checked_messages, read_messages, write_messages
 
 HI = [{"role": "user", "content": "Hi\u2028é"}, {"role": "assistant", "content": "Hello.\n"}]
+CIAO = {"role": "assistant", "content": "Ciao"}
 BYE = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Bye"}]
 
 
@@ -35,6 +36,10 @@ def lines(*documents):
         (lines({"messages": HI}) + "\n\n" + lines({"messages": BYE}), 2, Loaded(BYE, 2, [])),
         (lines({"messages": HI}) + "not JSON, and not asked for\n", 1, Loaded(HI, 2, [])),
         (lines(*HI), 1, Loaded(HI, 1, [])),
+        (lines(HI, BYE), 2, Loaded(BYE, 2, [])),
+        (json.dumps([{"messages": HI}, {"messages": BYE}], indent=1), 2, Loaded(BYE, 2, [])),
+        (lines({"system": "Brief.", "conversations": [{"from": "human", "value": "Bye"}]}), 1, Loaded(BYE, 1, [])),
+        (lines({"messages": HI}, {"id": 7, "prompt": BYE, "completion": "Ciao"}), 2, Loaded([*BYE, CIAO], 2, ["id"])),
     ],
 )
 def test_forms(tmp_path, text, number, expected):
@@ -49,7 +54,8 @@ def test_forms(tmp_path, text, number, expected):
         ("[" * 100_000, 1, "file.json is not valid JSON"),
         ('[{"role": "user"', 1, "file.json is not valid JSON"),
         ("5", 1, "file.json: a conversation is a list of messages: .* not a number"),
-        ('{"conversations": []}', 1, "file.json holds no messages, but conversations: expected"),
+        ('{"conversations": []}', 1, "file.json: conversations is an empty list: it has to be a list of messages"),
+        (json.dumps([{"messages": HI}]), 2, "file.json holds 1 conversations: there is no number 2"),
         ("{}", 1, "file.json holds no messages, but nothing: expected"),
         ('{"messages": {}}', 1, "file.json: a conversation is a list of messages: .* not an object"),
         ('["Hi"]', 1, "file.json: message 1 is a text: expected an object with role and content"),

@@ -17,7 +17,7 @@ from minillm.optim import OPTIMIZERS, SCHEDULES
 from minillm.profiling.memory import DEVICES, estimate, workload_of
 from minillm.profiling.memory_advice import advice, format_bytes, memory_of
 from minillm.training import SETTING_NAMES, Run, TrainingSettings, start_run
-from minillm.training.from_preset import settings_from
+from minillm.training.from_preset import check_model_of_preset, settings_from
 from minillm.training.settings import TOKENIZERS
 from minillm.training.text_examples import DEFAULT_BYTE_PAIRS
 from minillm.web.play.places import inside, is_inside, new_name
@@ -91,6 +91,7 @@ def read_form(runs: Path, arguments: Mapping) -> Plan:
     preset, device = arguments.get("preset") or None, arguments.get("device", "cpu")
     if not isinstance(preset, (str, type(None))) or device not in DEVICES:
         raise UserError(f"a device is one of {', '.join(DEVICES)}, and a preset has a name")
+    check_model_of_preset(given, preset)
     plan = Plan(*settings_from(given, preset), device, numbered=True)
     _refuse_too_large(plan)
     if name := arguments.get("name"):
