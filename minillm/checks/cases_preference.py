@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minillm.checks.case import KEY, Case, at, randomised
-from minillm.checks.cases_models import SMALL, SMALL_LLAMA
+from minillm.checks.cases_models import SMALL, small
 from minillm.layers.cross_entropy import IGNORE_INDEX
 from minillm.models.gpt2 import GPT2
 from minillm.models.llama import Llama
@@ -20,7 +20,7 @@ def preference_inputs(rng, family, label_smoothing=0.0):
     family: the name of the model's class.
     """
     (kind,) = (kind for kind in FAMILIES if kind.__name__ == family)
-    shape = (SMALL if kind is GPT2 else SMALL_LLAMA) | dict(n_layer=1)
+    shape = small(kind) | dict(n_layer=1)
     ids, targets = rng.integers(SMALL["vocab_size"], size=(2, 2, 2, 4))
     targets[..., :1] = IGNORE_INDEX  # the prompt
     targets[0, 1, 3:] = targets[1, 0, 2:] = IGNORE_INDEX  # padding
@@ -37,6 +37,6 @@ PREFERENCE = Case(
     layer_inputs=("ids", "targets", "reference"),
     gradcheck=[
         *(at(kind.__name__, label=f"DPO of a {kind.display_name}") for kind in FAMILIES),
-        at("Llama", label="conservative DPO", label_smoothing=0.1),
+        at(Llama.__name__, label="conservative DPO", label_smoothing=0.1),
     ],
 )

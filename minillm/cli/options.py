@@ -74,11 +74,13 @@ def as_typed(message: str, given: Sequence[str]) -> str:
     '--weight-decay is in --order hf; temperature, and top_k of /top_k'
     >>> as_typed("top_k (the run has 1), seed (the run has 2); no system (line 1)", ["top_k", "seed", "system"])
     '--top-k (the run has 1), --seed (the run has 2); no system (line 1)'
+    >>> as_typed("out of memory on cpu", ["out"])
+    'out of memory on cpu'
     """
     message = message.replace(" or None turns it off", " turns it off")
     for name in given:
         typed = option(name)
-        message = re.sub(rf"^{name.replace('_', '[_ ]')}(?=[ :])", typed, message)
+        message = re.sub(rf"^{name.replace('_', '[_ ]')}(?=:| is | has )", typed, message)
         message = re.sub(rf'(?<!\w){name}="(\w[\w.]*)"', rf"{typed} \1", message)
         # a single word may be one of the message
         alone, follows = ("", "") if "_" in name else (r"(?<!\w )", r"(?= \()")

@@ -27,7 +27,7 @@ def test_it_is_printed_once_and_in_the_simulator_only(device, lines):
     run = SimpleNamespace(
         model=SimpleNamespace(device=device, config=SimpleNamespace(context_length=32)),
         settings=SimpleNamespace(batch_size=4, gradient_accumulation=1, max_steps=20),
-        examples=SimpleNamespace(),
+        examples=SimpleNamespace(tokens_of_a_batch=lambda: 128.0),
         progress=SimpleNamespace(step=0),
     )
     shown = StringIO()

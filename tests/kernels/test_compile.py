@@ -39,7 +39,7 @@ def files_and_architectures():
         yield pytest.param(name, arch, marks=pytest.mark.slow if name in LARGE and arch != FIRST else ())
 
 
-@pytest.mark.parametrize("name, arch", files_and_architectures())
+@pytest.mark.parametrize("name, arch", list(files_and_architectures()))
 def test_compiles_without_spills_and_below_its_ceilings(name, arch):
     files = [file for file in FILES[name] if file.minimum_arch <= arch]
     for file in files:

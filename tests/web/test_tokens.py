@@ -175,6 +175,7 @@ def test_tokens_have_ids_and_bytes(opened):
     opened.locator("#tokens-main .token").first.hover()
     assert f"id {expected[0]}" in opened.locator("#tokens-main .told").inner_text()
     opened.locator("#tokens-main summary").click()
+    opened.locator("#tokens-main tbody tr").nth(len(expected) - 1).wait_for()
     assert opened.locator("#tokens-main tbody tr").count() == len(expected)
     assert "e2" in opened.locator("#tokens-main tbody").inner_text()
 

@@ -36,7 +36,7 @@ from minillm.models.language_model import LanguageModel
 from minillm.models.llama import Llama, LlamaConfig
 from minillm.models.mistral import Mistral, MistralConfig
 from minillm.models.qwen3 import Qwen3, Qwen3Config
-from minillm.optim import OPTIMIZERS, AdamW, clip
+from minillm.optim import OPTIMIZERS, AdamW, clip, muon
 from minillm.optim.adamw import adamw_formula
 from minillm.optim.optimizer import Optimizer
 from minillm.web.read.operation import Operation
@@ -296,6 +296,14 @@ def _optimizer_passes(operation: Operation) -> Iterator[Pass]:
     if operation.name == "adamw":
         w, g, m, v = (array(name, 7, 5).astype(np.float32) for name in "wgmv")
         yield lambda: adamw_formula(w, g, m, v * v, 1e-3, (0.9, 0.99), 1e-8, 0.1, 2)
+    if operation.name == "muon":
+        yield _formula_of_muon
+
+
+def _formula_of_muon() -> None:
+    """The formula, which is slower than what the optimizer does."""
+    w, g, m = (array(name, 3, 8).astype(np.float32) for name in ("w", "g", "m"))
+    muon.muon_formula(w, g, m, lr=0.02, momentum=0.95, decay=0.1, outputs_axis=1)
 
 
 def _after_one_step(kind: type[Optimizer]) -> tuple[Optimizer, dict]:
