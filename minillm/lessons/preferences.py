@@ -30,6 +30,7 @@ from minillm.pretrained.plain_template import plain_chat
 
 LEARNED_STEPS = 300  # of the conversations
 PAIRS, STEPS, WARMUP_STEPS = 16, 60, 5  # pairs in a batch
+EVERY = 5  # steps between two measurements of the loss
 LEARNING_RATE = 1e-4
 BETAS = 0.05, 0.5, 5.0
 USUAL, LARGE = 0.5, 5.0
@@ -108,9 +109,10 @@ def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out, prefer
         return {name: array[chosen] for name, array in pairs._asdict().items()}
 
     schedule = make_schedule("cosine", LEARNING_RATE, STEPS, WARMUP_STEPS, LEARNING_RATE / 10)
-    for _ in training(learner, optimizer, batch, schedule, STEPS):
-        learner.eval()
-        losses.append(float(learner.loss(*unseen)))
+    for step in training(learner, optimizer, batch, schedule, STEPS):
+        if step % EVERY == 0:
+            learner.eval()
+            losses.append(float(learner.loss(*unseen)))
     figures, model = read_figures(learner.figures, len(unseen.ids)), learner.model
     shares = share_of(model, held_out, preferred), _right(model, held_out), figures.accuracy
     return Result(*shares, divergence(model, reference, unseen), losses)
@@ -188,7 +190,7 @@ def _table_of_betas(before: tuple[float, float], results: dict[float, Result]) -
 def _draw(figure, results: dict[float, Result]) -> None:
     left, right = figure.subplots(1, 2)
     for beta, result in results.items():
-        left.plot(result.losses, label=f"beta {beta}")
+        left.plot(range(0, STEPS + 1, EVERY), result.losses, label=f"beta {beta}")
     left.axhline(np.log(2), color="grey", linestyle=":", label="log 2")
     left.set(xlabel="step", ylabel="DPO loss of pairs held out")
     right.semilogx(list(results), [result.divergence for result in results.values()], "o-")
