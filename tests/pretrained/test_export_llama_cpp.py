@@ -6,12 +6,14 @@ from itertools import islice
 import numpy as np
 import pytest
 import regex
-from export_models import CONFIGS, ROUNDED, make
+from export_models import CONFIGS, LLAMA, ROUNDED, make
 from model_files import TOKENIZER, write_llama2c
 from tokenizer_files import KINDS, TEXT
 
 import minillm
+from minillm.checks.cases import randomised
 from minillm.errors import UserError
+from minillm.layers.rotary_scaling import Llama3Scaling, LongRopeScaling, ProportionalScaling, YarnScaling
 from minillm.pretrained import tokenizer_of
 from minillm.pretrained.export_tokenizer import TEXTS
 from minillm.tokenizers.byte_pair import BytePairTokenizer
@@ -22,6 +24,13 @@ pytestmark = pytest.mark.peers
 llama_cpp = pytest.importorskip("llama_cpp", reason="comparison with llama.cpp (extra test-llama-cpp)")
 IDS = np.arange(3, 27)
 MARKS = regex.compile(r"\p{M}")
+ROTARY = {
+    "longrope": LongRopeScaling(tuple(1 + n / 10 for n in range(8)), tuple(2.0 + n for n in range(8)), 16, factor=2.0),
+    "yarn": YarnScaling(2.0, 16),
+    "yarn with an amplitude": YarnScaling(2.0, 16, attention_factor=1.3),
+    "llama3": Llama3Scaling(4.0, 1.0, 4.0, 16),
+    "proportional": ProportionalScaling(0.5, 2.0),
+}
 FLOAT32 = 0  # ggml's number of the type, for the cache of keys and values
 
 
@@ -54,6 +63,17 @@ def test_logits(name, tmp_path, open_llama):
     theirs, ours = logits_of(open_llama(tmp_path / "m.gguf"), IDS), model.forward(IDS[None])[0]
     error = 1e-3 if name.startswith("gpt2") else 1e-4  # llama.cpp looks GELU up in a table of float16
     np.testing.assert_allclose(theirs, ours, atol=error * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_rotary_scaling_beyond_the_original_context(name, tmp_path, open_llama):
+    """24 tokens where the model was made for 16; without the scaling other logits would be right."""
+    model = randomised(minillm.Llama(replace(LLAMA, rope_scaling=ROTARY[name]), seed=1), 0.2).eval()
+    plain = randomised(minillm.Llama(LLAMA, seed=1), 0.2).eval()
+    minillm.export(model, tmp_path / "m.gguf", "f32", TOKENIZER)
+    theirs, ours = logits_of(open_llama(tmp_path / "m.gguf"), IDS), model.forward(IDS[None])[0]
+    np.testing.assert_allclose(theirs, ours, atol=1e-5 * np.abs(ours).max())
+    assert np.abs(plain.forward(IDS[None])[0] - ours).max() > 0.01 * np.abs(ours).max()
 
 
 @pytest.mark.parametrize("kind, error", [("f16", 2e-3), ("bf16", 1e-2), ("q8_0", 3e-2)])
