@@ -72,3 +72,13 @@ def packed_row(texts: Sequence[tuple[np.ndarray, np.ndarray]], row_length: int) 
         starts[at:end], at = at, end
     starts[at:] = at
     return ids, targets, starts
+
+
+def padded_rows(texts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """ids and targets (N, T) of N texts, one in each row, T that of the longest.
+
+    texts, targets: as in `packed_row`. The padding comes behind a text, which does not see it.
+    """
+    longest = max(len(tokens) for tokens, _ in texts) - 1
+    ids, targets, _ = zip(*(packed_row([text], longest) for text in texts))
+    return np.stack(ids), np.stack(targets)

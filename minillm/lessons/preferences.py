@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.backend.random_streams import stream
+from minillm.data.packing import padded_rows
 from minillm.layers.cross_entropy import IGNORE_INDEX
 from minillm.layers.softmax import softmax_forward
 from minillm.lessons import chat, counting
@@ -89,14 +90,10 @@ def pairs_of(reference, questions, preferred: str) -> Pairs:
     for question in questions:
         for manner in sorted(MANNERS, key=lambda manner: manner != preferred):
             texts += examples_of(template, tokenizer, counting.conversations([question], manner)[0])
-    longest = max(len(example.ids) for example in texts) - 1
-    ids, targets = np.zeros((len(texts), longest), np.int64), np.full((len(texts), longest), IGNORE_INDEX)
-    for row, example in enumerate(texts):
-        tokens, end = np.array(example.ids), len(example.ids) - 1
-        ids[row, :end] = tokens[:-1]
-        targets[row, :end] = np.where(example.learned[1:], tokens[1:], IGNORE_INDEX)
+    ids, targets = padded_rows([(np.array(example.ids), example.learned) for example in texts])
     logp, _ = reference.log_probabilities(ids, targets)
-    return Pairs(ids.reshape(-1, 2, longest), targets.reshape(-1, 2, longest), logp.reshape(-1, 2))
+    shape = -1, 2, ids.shape[1]
+    return Pairs(ids.reshape(shape), targets.reshape(shape), logp.reshape(-1, 2))
 
 
 def prefer(reference, beta: float, pairs: Pairs, unseen: Pairs, held_out, preferred: str) -> Result:

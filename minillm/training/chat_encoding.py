@@ -70,13 +70,18 @@ def encoded(conversations: list[Conversation], part: str, chat: Chat, tokenizer,
 def _refuse_special(conversation: Conversation, tokenizer, special: str, done: Counter) -> None:
     texts = [str(message.get("content", "")) for message in conversation.messages]
     if special == "refuse":
-        for text in texts:
-            try:
-                refuse_tokens(tokenizer, text)
-            except UserError as error:
-                raise UserError(f"{conversation.where}: {error}") from None
+        refuse_special_in(texts, conversation.where, tokenizer)
     names = [token for token in special_tokens(tokenizer) if token]
     done["special"] += any(token in text for text in texts for token in names)
+
+
+def refuse_special_in(texts: list[str], where: str, tokenizer) -> None:
+    """Raises UserError, naming where the texts are from, if one of them has a special token."""
+    try:
+        for text in texts:
+            refuse_tokens(tokenizer, text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def in_both(source: dict) -> int:

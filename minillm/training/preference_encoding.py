@@ -13,12 +13,12 @@ from collections import Counter
 import numpy as np
 
 from minillm.data.preferences import ConversationPair, TextPair
-from minillm.data.special import refuse_tokens, special_tokens
+from minillm.data.special import special_tokens
 from minillm.errors import UserError
 from minillm.pretrained.chat import Chat
 from minillm.pretrained.chat_mask import Example, example_of_text, examples_of
 from minillm.pretrained.plain_template import plain_chat
-from minillm.training.chat_encoding import Tokens
+from minillm.training.chat_encoding import Tokens, refuse_special_in
 
 
 def encoded_pairs(pairs, part: str, chat: Chat | None, tokenizer, special: str, context: int) -> tuple[Tokens, dict]:
@@ -34,7 +34,7 @@ def encoded_pairs(pairs, part: str, chat: Chat | None, tokenizer, special: str, 
     for pair in pairs:
         said = _said(pair)
         if special == "refuse":
-            _refuse(pair.where, tokenizer, said)
+            refuse_special_in(said, pair.where, tokenizer)
         done["special"] += any(token in text for text in said for token in names)
         both = [_within(example, context) for example in _examples(pair, chat, tokenizer)]
         if not all(example.learned[1:].any() for example, _ in both):
@@ -106,11 +106,3 @@ def _said(pair) -> list[str]:
     if isinstance(pair, TextPair):
         return [pair.prompt, pair.chosen, pair.rejected]
     return [str(each.get("content", "")) for side in (pair.chosen, pair.rejected) for each in side.messages]
-
-
-def _refuse(where: str, tokenizer, texts: list[str]) -> None:
-    try:
-        for text in texts:
-            refuse_tokens(tokenizer, text)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None

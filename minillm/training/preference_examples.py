@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from minillm.data.conversations import Conversation
+from minillm.data.packing import padded_rows
 from minillm.data.preferences import ConversationPair, Preferences, TextPair, read_preferences
 from minillm.data.special import special_tokens
 from minillm.errors import UserError
-from minillm.layers.cross_entropy import IGNORE_INDEX
 from minillm.pretrained.training_template import training_chat
 from minillm.training.chat_encoding import Tokens
 from minillm.training.chat_examples import EVERY, ChatExamples
@@ -131,13 +131,8 @@ class PreferenceExamples(ChatExamples):
     def _texts(self, part: str, chosen: list[int]) -> tuple:
         """ids and targets (N, 2, T), T the longest of the texts."""
         texts = [self.tokens[part][number] for pair in chosen for number in self.rows[part][pair]]
-        longest = max(len(ids) for ids, _ in texts) - 1
-        ids, targets = np.zeros((len(texts), longest), np.int64), np.full((len(texts), longest), IGNORE_INDEX, np.int64)
-        for row, (tokens, learned) in enumerate(texts):
-            tokens = np.asarray(tokens, np.int64)
-            ids[row, : len(tokens) - 1] = tokens[:-1]
-            targets[row, : len(tokens) - 1] = np.where(learned[1:], tokens[1:], IGNORE_INDEX)
-        return ids.reshape(-1, 2, longest), targets.reshape(-1, 2, longest)
+        ids, targets = padded_rows(texts)
+        return ids.reshape(-1, 2, ids.shape[-1]), targets.reshape(-1, 2, ids.shape[-1])
 
     def tokens_of_a_batch(self) -> float:
         """How many tokens a batch has on the average, those of prompts included."""

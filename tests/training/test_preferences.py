@@ -9,6 +9,7 @@ from planting import assert_close, planted
 
 import minillm
 from minillm.backend.arrays import to_host
+from minillm.data import packing
 from minillm.data.preferences import pair_of
 from minillm.errors import UserError
 from minillm.models.preference import PreferenceModel
@@ -134,18 +135,15 @@ FAULTS = {
     "chosen and rejected swapped": (
         preference_encoding, "for answer in (pair.chosen, pair.rejected)]", "for answer in (pair.rejected, pair.chosen)]"),
     "targets that are the tokens themselves": (
-        preference_examples, "np.where(learned[1:], tokens[1:], IG", "np.where(learned[1:], tokens[:-1], IG"),
+        packing, "np.where(learned[1:], tokens[1:], IG", "np.where(learned[1:], tokens[:-1], IG"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_in_what_is_learned_are_caught(fault, preferring, monkeypatch):
     module, right, wrong = FAULTS[fault]
-    faulty = planted(module, right, wrong)
-    if module is preference_encoding:
-        monkeypatch.setattr(preference_examples, "encoded_pairs", faulty.encoded_pairs)
-    else:
-        monkeypatch.setattr(preference_examples.PreferenceExamples, "_texts", faulty.PreferenceExamples._texts)
+    name = "encoded_pairs" if module is preference_encoding else "padded_rows"
+    monkeypatch.setattr(preference_examples, name, getattr(planted(module, right, wrong), name))
     with pytest.raises(AssertionError):
         test_prompts_and_padding_have_no_target(preferring)
 
