@@ -81,6 +81,18 @@ class Terminal:
         """Wait for the prompt."""
         self.expect(">")
 
+    def interrupt(self, text):
+        """Type Ctrl-C until the terminal shows a text: one that is typed in the moment before Python's `input` waits for
+        a line is noticed there with the next one.
+        """
+        started, seen = time.monotonic(), self._seen
+        while self.plain().find(text, seen) < 0 and time.monotonic() - started < TIMEOUT:
+            self.send("\x03")
+            tried = time.monotonic()
+            while self.plain().find(text, seen) < 0 and time.monotonic() - tried < 2:
+                self._read(0.1)
+        self.expect(text)
+
     def terminate(self):
         """Send SIGTERM until the process ends: one that arrives in the moment before Python's `input` waits for a line is
         noticed there with the next signal.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
@@ -54,19 +53,18 @@ def command(
         serve(studio, port, browser, say)
     except KeyboardInterrupt:
         end_at_once()
-        raise
 
 
-def end_at_once() -> None:
-    """End the program here if a thread is at work that Python would wait for.
+def end_at_once() -> NoReturn:
+    """End the program here, whatever its threads are at.
 
-    A step of a large model takes seconds. What it writes is written to temporary names.
+    Python would wait for those that are no daemons, and a step of a large model takes seconds. The
+    model's thread is a daemon: Python's shutdown would end it inside of an array operation, which
+    can abort the process. What a thread writes is written to temporary names.
     """
-    waited_for = [each for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
-    if waited_for:
-        say("\nminillm: stopped")
-        sys.stdout.flush()
-        os._exit(INTERRUPTED)
+    say("\nminillm: stopped")
+    sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 def say(line: str) -> None:

@@ -65,8 +65,7 @@ def test_a_conversation(terminal, tmp_path, kind):
     chat.send("\x03")  # ends an answer, and not the chat
     chat.expect("(stopped)")
     chat.prompt()
-    chat.send("\x03")  # at an empty prompt
-    chat.expect("(/exit or Ctrl-D ends the conversation)")
+    chat.interrupt("(/exit or Ctrl-D ends the conversation)")  # at an empty prompt
     chat.prompt()
     say(chat, "/sampler max_tokens=2", "(temperature=0.8")
     chat.prompt()
