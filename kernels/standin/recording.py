@@ -1,0 +1,150 @@
+"""What a program asks of the GPU: every launch, every product, and how often memory is moved or waited for.
+
+    with recorded() as calls:
+        step()
+    print(collections.Counter(call.name for call in calls))
+
+Recording costs the host time: measure that without, and count in another step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from minillm.kernels.standin import attach
+
+COUNTED = (
+    "launches",
+    "products",
+    "allocations",
+    "waits",
+    "to_device",
+    "to_host",
+    "memsets",
+    "events",
+    "allocated_bytes",
+)
+CUDA_TYPES = {0: "float32", 1: "float64", 14: "bfloat16"}
+COMPUTE_TYPES = {68: "float32", 70: "float64", 77: "tf32"}
+
+
+class Kernel(NamedTuple):
+    """A launch: the kernel's name as the compiler has it, and how many threads run it."""
+
+    name: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int
+
+    @property
+    def threads(self) -> int:
+        return math.prod(self.grid + self.block)
+
+
+class MatrixProduct(NamedTuple):
+    """C (m, n) = op(A) (m, k) op(B) (k, n), matrices by columns as cuBLAS has them.
+
+    operations: "NT" for op(A) = A, op(B) = B^T. steps: leading dimensions. aligned: whether all three begin at multiples of
+    16 bytes. added: whether C is added to.
+    """
+
+    name: str
+    operations: str
+    m: int
+    n: int
+    k: int
+    batch: int
+    steps: tuple[int, int, int]
+    operands: str
+    result: str
+    compute: str
+    aligned: bool
+    added: bool
+
+    @property
+    def flop(self) -> int:
+        return 2 * self.m * self.n * self.k * self.batch
+
+
+class Sort(NamedTuple):
+    """A call of Thrust."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+_calls: list | None = None
+_kernels = None  # what carries launches and products out, set by computing.py
+_products = None
+
+
+def counts() -> dict[str, int]:
+    """How often each thing was asked for since the start of the process."""
+    values = (ctypes.c_long * len(COUNTED))()
+    attach.cuda.standin_counts(values)
+    return dict(zip(COUNTED, values))
+
+
+@contextmanager
+def recorded() -> Iterator[list]:
+    """The list to which Kernel, MatrixProduct and Sort are appended within the `with` block, in their order."""
+    global _calls
+    before, _calls = _calls, []
+    _set_hooks()
+    try:
+        yield _calls
+    finally:
+        _calls = before
+        _set_hooks()
+
+
+def carry_out(kernels, products) -> None:
+    """From here on, launches and products are handed to these functions, too; they give error codes."""
+    global _kernels, _products
+    _kernels, _products = kernels, products
+    _set_hooks()
+
+
+def note_sort(name: str, shape) -> None:
+    if _calls is not None:
+        _calls.append(Sort(f"thrust {name}", tuple(shape)))
+
+
+def _set_hooks() -> None:
+    """Without anything to do there is no hook, so that the host's time is not that of this file."""
+    wanted = _calls is not None or _kernels is not None
+    attach.set_hooks(_LAUNCH_HOOK if wanted else None, _PRODUCT_HOOK if wanted else None)
+
+
+def _launched(pointer) -> int:
+    launch = pointer.contents
+    if _calls is not None:
+        _calls.append(Kernel(launch.name.decode(), tuple(launch.grid), tuple(launch.block), launch.shared))
+    return _kernels(launch) if _kernels is not None else 0
+
+
+def _multiplied(pointer) -> int:
+    p = pointer.contents
+    if _calls is not None:
+        aligned = all((address or 0) % 16 == 0 for address in (p.a, p.b, p.c))
+        _calls.append(
+            MatrixProduct(
+                p.name.decode(),
+                "".join("NTC"[operation] for operation in (p.op_a, p.op_b)),
+                p.m, p.n, p.k, p.batch,
+                (p.lda, p.ldb, p.ldc),
+                CUDA_TYPES.get(p.a_type, str(p.a_type)),
+                CUDA_TYPES.get(p.c_type, str(p.c_type)),
+                COMPUTE_TYPES.get(p.compute, str(p.compute)),
+                aligned,
+                p.beta != 0,
+            )
+        )  # fmt: skip
+    return _products(p) if _products is not None else 0
+
+
+_LAUNCH_HOOK, _PRODUCT_HOOK = attach.LaunchHook(_launched), attach.ProductHook(_multiplied)
