@@ -90,15 +90,20 @@ def counts() -> dict[str, int]:
 
 
 @contextmanager
-def recorded() -> Iterator[list]:
-    """The list to which Kernel, MatrixProduct and Sort are appended within the `with` block, in their order."""
-    global _calls
-    before, _calls = _calls, []
+def recorded(compute: bool = True) -> Iterator[list]:
+    """The list to which Kernel, MatrixProduct and Sort are appended within the `with` block, in their order.
+
+    compute: False carries nothing out meanwhile, even where the process computes.
+    """
+    global _calls, _kernels, _products
+    before, _calls, carried_out = _calls, [], (_kernels, _products)
+    if not compute:
+        _kernels = _products = None
     _set_hooks()
     try:
         yield _calls
     finally:
-        _calls = before
+        _calls, (_kernels, _products) = before, carried_out
         _set_hooks()
 
 
