@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, check_out, layout_of
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
+from minillm.kernels.layout import heads_in_tokens, memory
 
 OWNED, THREADS = 64, 128  # rows and threads of a block
 PADDING = 4  # floats that each row in shared memory is longer
@@ -33,7 +34,7 @@ def shared_bytes(width: int) -> int:
 
 
 def _instances() -> dict[str, ResourceLimit]:
-    instances = {"row_delta<float>": ResourceLimit(registers=48)}
+    instances = {}
     for width, (forward, backward) in TILE_ROWS.items():
         shared = _backward_shared(width, backward)
         arch = 75 if shared <= 64 * 1024 else 80
@@ -56,33 +57,43 @@ CUDA = CudaFile(
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
-    (`first_keys`); the errors those of `check_forward` in arguments.py.
+    q, k and v may be views: the steps between tokens, heads and rows of the batch are free, rows
+    begin at multiples of 16 bytes. In memory y is (B, T, H, D). The arguments are those of
+    layers/attention.py, but for `window`, which `starts` expresses (`first_keys`); the errors those
+    of `check_forward` in arguments.py.
     """
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS)
-    y, lse = empty(q.shape, q), empty(q.shape[:3], q)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS, views=True)
+    y, lse = heads_in_tokens(q.shape, q), empty(q.shape[:3], q)
     rows, _ = TILE_ROWS[problem.D]
-    shared = _forward_shared(problem.D, rows)
-    _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, (q, k, v, y, lse), shared)
+    shared, layout = _forward_shared(problem.D, rows), layout_of(q=q, k=k, v=v, y=y)
+    _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, (q, k, v, y, lse), layout, shared)
     return y, FlashSaved(problem, q, k, v, y, lse)
 
 
-def attention_backward(dy, saved):
-    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+def attention_backward(dy, saved, out=None):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
+
+    dy may be a view, as q in `attention_forward`. out: arrays or views that dq, dk and dv are
+    written to; None: new ones, in memory (B, T, H, D). Raises TypeError or ValueError for a dy or
+    an out that does not fit q, k and v.
+    """
     problem, q, k, v, y, lse = saved
-    check_backward(dy, q)
-    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...):
-    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    delta = row_delta(CUDA, dy, y)
-    dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
+    check_backward(dy, q, views=True)
+    dq, dk, dv = (heads_in_tokens(x.shape, x) for x in (q, k, v)) if out is None else out
+    check_out((dq, dk, dv), (q, k, v))
+    layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
     _, rows = TILE_ROWS[problem.D]
     template, shared = f"<{problem.D}, {rows}>", _backward_shared(problem.D, rows)
-    given = (q, k, v, dy, lse, delta)
-    _launch(f"flash_backward_queries{template}", problem, problem.H, (*given, dq), shared)
-    _launch(f"flash_backward_keys{template}", problem, problem.H_kv, (*given, dk, dv), shared)
+    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...): dq, and delta
+    # for the other kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
+    arrays = (q, k, v, y, dy, lse, delta, dq)
+    _launch(f"flash_backward_queries{template}", problem, problem.H, arrays, layout, shared)
+    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...): dk and dv
+    arrays = (q, k, v, dy, lse, delta, dk, dv)
+    _launch(f"flash_backward_keys{template}", problem, problem.H_kv, arrays, layout, shared)
     return dq, dk, dv
 
 
-def _launch(kernel, problem, heads, arrays, shared):
+def _launch(kernel, problem, heads, arrays, layout, shared):
     grid = (problem.B * heads, blocks_for(problem.T, OWNED))
-    CUDA.launch(kernel, grid, (THREADS,), (*arrays, *problem.last), shared)
+    CUDA.launch(kernel, grid, (THREADS,), (*map(memory, arrays), layout, *problem.last), shared)
