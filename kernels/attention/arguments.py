@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minillm.backend.random_streams import stream
-from minillm.kernels.launch import blocks_for, check_array, empty
-from minillm.kernels.layout import STEPS, check_rows, place_of, steps
+from minillm.kernels.launch import check_array
+from minillm.kernels.layout import STEPS, check_rows, heads_in_tokens, place_of, steps
 
-WARPS = 4  # of a block that works on a row a warp
 NO_STARTS = np.uint64(0)  # a null pointer: every document begins at token 0
 # The struct Dropout of dropout.cuh.
 DROPOUT = np.dtype([("key0", "u8"), ("key1", "u8"), ("threshold", "u8"), ("first", "i8"), ("scale", "f4")], align=True)
@@ -109,20 +108,24 @@ def check_backward(dy, q, views=False) -> None:
     check_rows(kernel, "dy", dy)
 
 
-def check_out(out, like) -> None:
-    """Raises unless the arrays dq, dk and dv of `out` can be written for q, k and v, those of
-    `like`.
+def room_for_gradients(out, q, k, v) -> tuple:
+    """The arrays for dq, dk and dv: those of `out`, or new ones where it is None.
+
+    Raises TypeError or ValueError unless those of `out` can be written for q, k and v.
     """
+    if out is None:
+        return tuple(heads_in_tokens(x.shape, x) for x in (q, k, v))
     kernel = "attention_backward"
-    for name, array, x in zip(("dq", "dk", "dv"), out, like):
+    for name, array, x in zip(("dq", "dk", "dv"), out, (q, k, v)):
         because = f"{name[1:]} is {x.shape}"
         check_array(kernel, name, array, like=x, shape=x.shape, dtype=x.dtype, because=because, contiguous=False)
         check_rows(kernel, name, array)
+    return tuple(out)
 
 
 def layout_of(**arrays) -> np.void:
-    """The struct Layout of layout.cuh. arrays: (B, H, T, D) by their names there; a kernel does not
-    read the steps of those that are left out.
+    """The struct Layout of layout.cuh, of the arrays with these names there; a kernel does not read
+    the steps of those that are left out.
     """
     return _layout(tuple((name, *place_of(array)) for name, array in arrays.items()))
 
@@ -133,17 +136,6 @@ def _layout(places) -> np.void:
     for name, *place in places:
         layout[name] = steps(*place)
     return layout[()]
-
-
-def row_delta(cuda, dy, y):
-    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by delta.cuh, which the CudaFile `cuda`
-    includes
-    """
-    delta = empty(y.shape[:3], y)
-    number = "float" if y.dtype == "float32" else "__nv_bfloat16"
-    arguments = (dy, y, delta, np.int64(delta.size), np.int32(y.shape[3]))
-    cuda.launch(f"row_delta<{number}>", (blocks_for(delta.size, WARPS),), (32 * WARPS,), arguments)
-    return delta
 
 
 def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> tuple:

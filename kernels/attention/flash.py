@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, check_out, layout_of
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, layout_of, room_for_gradients
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 from minillm.kernels.layout import heads_in_tokens, memory
 
@@ -58,9 +58,9 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
     q, k and v may be views: the steps between tokens, heads and rows of the batch are free, rows
-    begin at multiples of 16 bytes. In memory y is (B, T, H, D). The arguments are those of
-    layers/attention.py, but for `window`, which `starts` expresses (`first_keys`); the errors those
-    of `check_forward` in arguments.py.
+    begin at multiples of 16 bytes. In the memory of y the heads of a token lie side by side. The
+    arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS, views=True)
     y, lse = heads_in_tokens(q.shape, q), empty(q.shape[:3], q)
@@ -74,18 +74,17 @@ def attention_backward(dy, saved, out=None):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
 
     dy may be a view, as q in `attention_forward`. out: arrays or views that dq, dk and dv are
-    written to; None: new ones, in memory (B, T, H, D). Raises TypeError or ValueError for a dy or
-    an out that does not fit q, k and v.
+    written to; None: new ones, which lie as y does. Raises TypeError or ValueError for a dy or an
+    out that does not fit q, k and v.
     """
     problem, q, k, v, y, lse = saved
     check_backward(dy, q, views=True)
-    dq, dk, dv = (heads_in_tokens(x.shape, x) for x in (q, k, v)) if out is None else out
-    check_out((dq, dk, dv), (q, k, v))
+    dq, dk, dv = room_for_gradients(out, q, k, v)
     layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
-    _, rows = TILE_ROWS[problem.D]
-    template, shared = f"<{problem.D}, {rows}>", _backward_shared(problem.D, rows)
     # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...): dq, and delta
     # for the other kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
+    _, rows = TILE_ROWS[problem.D]
+    template, shared = f"<{problem.D}, {rows}>", _backward_shared(problem.D, rows)
     arrays = (q, k, v, y, dy, lse, delta, dq)
     _launch(f"flash_backward_queries{template}", problem, problem.H, arrays, layout, shared)
     # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...): dk and dv

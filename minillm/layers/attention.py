@@ -171,9 +171,14 @@ def attention_backward(dy, saved, out=None):
     dq, dk, dv = gradients
     # forward: k, v = repeat_heads(k, H), repeat_heads(v, H)
     dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
+    return placed((dq, dk, dv), like, out)
+
+
+def placed(gradients, like, out):
+    """The gradients in the dtype of `like`, in the arrays `out` if there are any."""
     if out is None:
-        return downcast(dq, like), downcast(dk, like), downcast(dv, like)
-    for array, gradient in zip(out, (dq, dk, dv)):
+        return tuple(downcast(gradient, like) for gradient in gradients)
+    for array, gradient in zip(out, gradients):
         array[...] = gradient
     return out
 
@@ -289,7 +294,7 @@ def split_heads(x, n_head):
 
 
 def split_qkv(qkv, n_head):
-    """q, k and v (B, H, T, D), views of their side-by-side product (B, T, 3 H D)."""
+    """qkv (B, T, 3C)  ->  q (B, H, T, D), k (B, H, T, D), v (B, H, T, D), views"""
     B, T, C = qkv.shape
     return tuple(qkv.reshape(B, T, 3, n_head, C // 3 // n_head).transpose(2, 0, 3, 1, 4))
 

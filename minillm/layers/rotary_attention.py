@@ -163,11 +163,11 @@ class RotarySelfAttention(Layer):
         Raises ValueError where dropout needs a key and there is none.
         """
         T = x.shape[1]
-        q, k, v = self.q_proj.forward(x), self.k_proj.forward(x), self.v_proj.forward(x)  # (B, T, H D), ...
+        q, k, v = self.q_proj.forward(x), self.k_proj.forward(x), self.v_proj.forward(x)
         if self.q_norm is not None:
             D = q.shape[2] // self.n_head
             q, k = of_each_head(self.q_norm.forward, q, D), of_each_head(self.k_norm.forward, k, D)
-        q = heads_apart(q, self.n_head)  # (B, H, T, D)
+        q = heads_apart(q, self.n_head)
         k = heads_apart(k, self.n_kv_head)
         v = heads_apart(v, self.n_kv_head)
         rotate, rotate_backward = dispatch(q, rotary_forward, rotary_backward)

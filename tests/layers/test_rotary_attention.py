@@ -20,15 +20,19 @@ from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 FAULTS = {
     "no path through the keys": ("    dx += self.k_proj", "    self.k_proj"),
     "no path through the values": ("    dx += self.v_proj", "    self.v_proj"),
-    "dq not rotated back": ("rotate_backward(contiguous(dq), saved_q)", "dq"),
-    "dk not rotated back": ("rotate_backward(contiguous(dk), saved_k)", "dk"),
+    "dq not rotated back": ("rotate_backward(dq, saved_q)", "dq"),
+    "dk not rotated back": ("rotate_backward(dk, saved_k)", "dk"),
     "dk and dv exchanged": ("dq, dk, dv = ", "dq, dv, dk = "),
 }
 FAULTS_OF_NORMS = {
-    "no norm in backward": ("dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)", "pass"),
+    "no norm in backward": (
+        "dq, dk = of_each_head(self.q_norm.backward, dq, D), of_each_head(self.k_norm.backward, dk, D)",
+        "pass",
+    ),
     "norm after the rotation": (
-        "            dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)",
-        "            dq, dk = rotate_backward(self.q_norm.backward(dq), saved_q), self.k_norm.backward(dk)",
+        "dq, dk = of_each_head(self.q_norm.backward, dq, D), ",
+        "dq = heads_apart(of_each_head(self.q_norm.backward, dq, D), self.n_head)\n"
+        "            dq, dk = merge_heads(rotate_backward(dq, saved_q)), ",
     ),
 }
 
