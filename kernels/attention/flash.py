@@ -64,9 +64,7 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
     """
     problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS, views=True)
     y, lse = heads_in_tokens(q.shape, q), empty(q.shape[:3], q)
-    rows, _ = TILE_ROWS[problem.D]
-    shared, layout = _forward_shared(problem.D, rows), layout_of(q=q, k=k, v=v, y=y)
-    _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, (q, k, v, y, lse), layout, shared)
+    _launch("flash_forward", problem, problem.H, (q, k, v, y, lse), layout_of(q=q, k=k, v=v, y=y))
     return y, FlashSaved(problem, q, k, v, y, lse)
 
 
@@ -81,18 +79,20 @@ def attention_backward(dy, saved, out=None):
     check_backward(dy, q, views=True)
     dq, dk, dv = room_for_gradients(out, q, k, v)
     layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
-    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...): dq, and delta
-    # for the other kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    _, rows = TILE_ROWS[problem.D]
-    template, shared = f"<{problem.D}, {rows}>", _backward_shared(problem.D, rows)
-    arrays = (q, k, v, y, dy, lse, delta, dq)
-    _launch(f"flash_backward_queries{template}", problem, problem.H, arrays, layout, shared)
-    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...): dk and dv
-    arrays = (q, k, v, dy, lse, delta, dk, dv)
-    _launch(f"flash_backward_keys{template}", problem, problem.H_kv, arrays, layout, shared)
+    # forward: _launch("flash_forward", problem, problem.H, ...): dq, and delta for the other kernel:
+    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
+    _launch("flash_backward_queries", problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
+    # forward: _launch("flash_forward", problem, problem.H, ...): dk and dv
+    _launch("flash_backward_keys", problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)
     return dq, dk, dv
 
 
-def _launch(kernel, problem, heads, arrays, layout, shared):
+def _launch(kernel, problem, heads, arrays, layout):
+    forward, backward = TILE_ROWS[problem.D]
+    if kernel == "flash_forward":
+        rows, shared = forward, _forward_shared(problem.D, forward)
+    else:
+        rows, shared = backward, _backward_shared(problem.D, backward)
     grid = (problem.B * heads, blocks_for(problem.T, OWNED))
-    CUDA.launch(kernel, grid, (THREADS,), (*map(memory, arrays), layout, *problem.last), shared)
+    arguments = (*map(memory, arrays), layout, *problem.last)
+    CUDA.launch(f"{kernel}<{problem.D}, {rows}>", grid, (THREADS,), arguments, shared)

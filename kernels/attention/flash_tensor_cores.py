@@ -109,11 +109,9 @@ def attention_backward(dy, saved, out=None):
     layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
     # forward: _launch("flash_forward", forward_tiling, problem, ...): dq, and delta for the other
     # kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    arrays = (q, k, v, y, dy, lse, delta, dq)
-    _launch("flash_backward_queries", backward_tiling, problem, problem.H, arrays, layout)
+    _launch("flash_backward_queries", backward_tiling, problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
     # forward: _launch("flash_forward", forward_tiling, problem, ...): dk and dv
-    arrays = (q, k, v, dy, lse, delta, dk, dv)
-    _launch("flash_backward_keys", backward_tiling, problem, problem.H_kv, arrays, layout)
+    _launch("flash_backward_keys", backward_tiling, problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)
     return dq, dk, dv
 
 

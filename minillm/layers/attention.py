@@ -178,8 +178,8 @@ def placed(gradients, like, out):
     """The gradients in the dtype of `like`, in the arrays `out` if there are any."""
     if out is None:
         return tuple(downcast(gradient, like) for gradient in gradients)
-    for array, gradient in zip(out, gradients):
-        array[...] = gradient
+    for n, gradient in enumerate(gradients):
+        out[n][...] = gradient
     return out
 
 
@@ -294,7 +294,7 @@ def split_heads(x, n_head):
 
 
 def split_qkv(qkv, n_head):
-    """qkv (B, T, 3C)  ->  q (B, H, T, D), k (B, H, T, D), v (B, H, T, D), views"""
+    """qkv (B, T, C)  ->  q (B, H, T, D), k (B, H, T, D), v (B, H, T, D), views. C: 3 H D here."""
     B, T, C = qkv.shape
     return tuple(qkv.reshape(B, T, 3, n_head, C // 3 // n_head).transpose(2, 0, 3, 1, 4))
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module, contiguous, device_of, to_device, to_host
 from minillm.kernels import dispatch
-from minillm.layers.attention import attention_backward, attention_forward, merge_heads, split_heads
+from minillm.layers.attention import attention_backward, attention_forward, merge_heads
 from minillm.layers.cached_attention import cached_attention
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
@@ -102,16 +102,21 @@ class RotaryPositions:
         return tables
 
 
-def of_each_head(norm, x, D):
-    """`norm` of every D channels of x (B, T, H D)."""
-    return norm(x.reshape(*x.shape[:2], -1, D)).reshape(x.shape)
+def cut_heads(x, D):
+    """(B, T, H D) -> (B, T, H, D), a view: each head's D channels are a row, as norms take them."""
+    return x.reshape(*x.shape[:2], -1, D)
+
+
+def joined_heads(x):
+    """(B, T, H, D) -> (B, T, H D), a view: the inverse of `cut_heads`."""
+    return x.reshape(*x.shape[:2], -1)
 
 
 def heads_apart(x, n_head):
-    """(B, T, H D) -> (B, H, T, D): for kernels, which take steps, a view; on the CPU a copy, as
-    products are faster where the rows of a head lie side by side.
+    """(B, T, H D) or (B, T, H, D)  ->  (B, H, T, D): for kernels, which take steps, a view; on the
+    CPU a copy, as products are faster where the rows of a head lie side by side.
     """
-    heads = split_heads(x, n_head)
+    heads = x.reshape(*x.shape[:2], n_head, -1).transpose(0, 2, 1, 3)
     return contiguous(heads) if device_of(x) == "cpu" else heads
 
 
@@ -163,10 +168,12 @@ class RotarySelfAttention(Layer):
         Raises ValueError where dropout needs a key and there is none.
         """
         T = x.shape[1]
-        q, k, v = self.q_proj.forward(x), self.k_proj.forward(x), self.v_proj.forward(x)
+        q = self.q_proj.forward(x)
+        k = self.k_proj.forward(x)
+        v = self.v_proj.forward(x)
         if self.q_norm is not None:
             D = q.shape[2] // self.n_head
-            q, k = of_each_head(self.q_norm.forward, q, D), of_each_head(self.k_norm.forward, k, D)
+            q, k = self.q_norm.forward(cut_heads(q, D)), self.k_norm.forward(cut_heads(k, D))
         q = heads_apart(q, self.n_head)
         k = heads_apart(k, self.n_kv_head)
         v = heads_apart(v, self.n_kv_head)
@@ -196,11 +203,12 @@ class RotarySelfAttention(Layer):
         dq = merge_heads(rotate_backward(dq, saved_q))
         # forward: k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
         dk = merge_heads(rotate_backward(dk, saved_k))
-        # forward: q, k = of_each_head(self.q_norm.forward, q, D), of_each_head(self.k_norm.forward, k, D)
+        # forward: q, k = self.q_norm.forward(cut_heads(q, D)), self.k_norm.forward(cut_heads(k, D))
         if self.q_norm is not None:
             D = dy.shape[3]
-            dq, dk = of_each_head(self.q_norm.backward, dq, D), of_each_head(self.k_norm.backward, dk, D)
-        # forward: q, k, v = self.q_proj.forward(x), self.k_proj.forward(x), self.v_proj.forward(x)
+            dq, dk = self.q_norm.backward(cut_heads(dq, D)), self.k_norm.backward(cut_heads(dk, D))
+            dq, dk = joined_heads(dq), joined_heads(dk)
+        # forward: q = self.q_proj.forward(x)
         dx = self.q_proj.backward(dq)
         # forward: self.k_proj.forward(x): the same x, and the gradients add up
         dx += self.k_proj.backward(dk)

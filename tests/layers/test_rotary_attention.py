@@ -26,13 +26,13 @@ FAULTS = {
 }
 FAULTS_OF_NORMS = {
     "no norm in backward": (
-        "dq, dk = of_each_head(self.q_norm.backward, dq, D), of_each_head(self.k_norm.backward, dk, D)",
-        "pass",
+        "dq, dk = self.q_norm.backward(cut_heads(dq, D)), self.k_norm.backward(cut_heads(dk, D))",
+        "dq, dk = cut_heads(dq, D), cut_heads(dk, D)",
     ),
     "norm after the rotation": (
-        "dq, dk = of_each_head(self.q_norm.backward, dq, D), ",
-        "dq = heads_apart(of_each_head(self.q_norm.backward, dq, D), self.n_head)\n"
-        "            dq, dk = merge_heads(rotate_backward(dq, saved_q)), ",
+        "            dq, dk = joined_heads(dq), ",
+        "            dq = rotate_backward(heads_apart(dq, self.n_head), saved_q)\n"
+        "            dq, dk = merge_heads(dq), ",
     ),
 }
 
