@@ -66,7 +66,7 @@ class Array:
     def data(self):
         address = self.host.ctypes.data
         self.at_address[address] = self
-        return SimpleNamespace(ptr=address)
+        return SimpleNamespace(ptr=address, device_id=Device.id)
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         if out is None:
@@ -323,7 +323,8 @@ def install(monkeypatch) -> list:
     cupy.cuda = ModuleType("cupy.cuda")
     cupy.cuda.Event, cupy.cuda.Device = Event, lambda number: Device()
     device, cupyx, libraries = (ModuleType(name) for name in ("cupy.cuda.device", "cupyx", "cupy_backends.cuda.libs"))
-    device.get_cublas_handle = lambda: HANDLE
+    device.get_cublas_handle, device.get_device_id = lambda: HANDLE, lambda: Device.id
+    cupy.cuda.device = device
     cupyx.empty_pinned = np.empty
     libraries.cublas = SimpleNamespace(gemmEx=gemm_ex(calls))
     modules = {"cupy": cupy, "cupy.cuda": cupy.cuda, "cupy.cuda.device": device, "cupyx": cupyx}
