@@ -1,9 +1,9 @@
 """Hooks around every kernel launch and matrix product, for profiling and memory measurement.
 
-    instrumented("kernel", name, arrays, work, *arguments)    calls `work`, in kernels/launch.py and matmul.py
-    with add_hook(hook): ...                                  around a step: `hook(kind, name, arrays)` returns
-                                                              a context manager for each piece of work
+    instrumented("kernel", name, arrays, work, *arguments)    calls `work`: in launch.py and matmul.py
+    with add_hook(hook): ...                                  around a step
 
+`hook(kind, name, arrays)` returns a context manager for each piece of work.
 With no hook installed the cost is one check of an empty list.
 """
 
