@@ -79,7 +79,7 @@ def test_numbers_that_a_kernel_would_misread_are_refused():
 
 
 class CountingModule:
-    """Stands for a compiled file: notes what it is asked for."""
+    """A compiled file that notes its look-ups, requests and launches."""
 
     def __init__(self):
         self.looked_up, self.granted, self.launched = [], [], []
