@@ -92,7 +92,9 @@ def test_errors_of_cupy():
     from cupy_backends.cuda.libs.cublas import CUBLASError
 
     assert is_out_of_memory(CUBLASError(3)) and not is_out_of_memory(CUBLASError(13))  # ALLOC_FAILED, EXECUTION_FAILED
-    with pytest.raises(OutOfMemory, match=r"out of memory on cuda: out of memory allocating 1,.* bytes .* are free\. This"):
+    with pytest.raises(
+        OutOfMemory, match=r"out of memory on cuda: out of memory allocating 1,.* bytes .* are free\. This"
+    ):
         with explain_oom(WORKLOAD):
             cupy.empty(10**15, "uint8")
     assert 0 < memory_of("cuda").free <= memory_of("cuda").available
