@@ -323,9 +323,10 @@ class CausalSelfAttention(Layer):
         self.n_head = n_head
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None, starts=None):
+    def forward(self, x, rng_key=None, starts=None, with_bias=True):
         """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
-        (B, T): of packed documents.
+        (B, T): of packed documents. with_bias=False: the bias of `projection` is left to the caller,
+        who adds its gradient, too.
 
         Raises ValueError where dropout needs a key and there is none.
         """
@@ -333,7 +334,12 @@ class CausalSelfAttention(Layer):
         forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
-        return self.c_proj.forward(merge_heads(y))
+        return self.c_proj.forward(merge_heads(y), with_bias)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.c_proj
 
     def backward(self, dy):
         """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections.
@@ -341,7 +347,7 @@ class CausalSelfAttention(Layer):
         RuntimeError without a forward.
         """
         backward, saved = self.take_saved()
-        # forward: self.c_proj.forward(merge_heads(y))
+        # forward: self.c_proj.forward(merge_heads(y), with_bias)
         dy = split_heads(self.c_proj.backward(dy), self.n_head)
         # forward: y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         B, H, T, D = dy.shape

@@ -161,9 +161,10 @@ class RotarySelfAttention(Layer):
         self.positions, self.window = positions, window
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None, starts=None):
+    def forward(self, x, rng_key=None, starts=None, with_bias=True):
         """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
         (B, T): of packed documents, whose positions need not begin at 0 (rotary.py).
+        with_bias=False: the bias of `projection` is left to the caller, who adds its gradient, too.
 
         Raises ValueError where dropout needs a key and there is none.
         """
@@ -187,7 +188,12 @@ class RotarySelfAttention(Layer):
         forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)
         self.save_for_backward(RotaryAttentionSaved(rotate_backward, saved_q, saved_k, backward, saved))
-        return self.o_proj.forward(merge_heads(y))
+        return self.o_proj.forward(merge_heads(y), with_bias)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.o_proj
 
     def backward(self, dy):
         """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights.
@@ -195,7 +201,7 @@ class RotarySelfAttention(Layer):
         RuntimeError without a forward.
         """
         rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
-        # forward: self.o_proj.forward(merge_heads(y))
+        # forward: self.o_proj.forward(merge_heads(y), with_bias)
         dy = heads_apart(self.o_proj.backward(dy), self.n_head)
         # forward: y, saved = forward(q, k, v, causal=True, **settings)
         dq, dk, dv = backward(dy, saved)
@@ -211,10 +217,9 @@ class RotarySelfAttention(Layer):
         # forward: q = self.q_proj.forward(x)
         dx = self.q_proj.backward(dq)
         # forward: self.k_proj.forward(x): the same x, and the gradients add up
-        dx += self.k_proj.backward(dk)
+        dx = self.k_proj.backward(dk, dx)
         # forward: self.v_proj.forward(x)
-        dx += self.v_proj.backward(merge_heads(dv))
-        return dx
+        return self.v_proj.backward(merge_heads(dv), dx)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
