@@ -41,7 +41,9 @@ def skinny_matmul(x, weights, biases=None, transposed=False, residual=None, dtyp
     biases = biases or [None] * len(weights)
     outputs = [_check_weight(x, weight, bias, transposed) for weight, bias in zip(weights, biases)]
     if len(weights) > (MATRICES if transposed else 1) or (residual is not None and len(weights) > 1):
-        raise ValueError(f"skinny_matmul: {len(weights)} weights: at most {MATRICES}, if transposed and without residual")
+        raise ValueError(
+            f"skinny_matmul: {len(weights)} weights: at most {MATRICES}, if transposed and without residual"
+        )
     if residual is not None:
         because = f"x is {x.shape} and the weight {weights[0].shape}"
         check_array(
