@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from minillm.backend.arrays import array_module
 from minillm.backend.matmul import matmul
-from minillm.backend.precision import downcast
+from minillm.backend.precision import downcast, gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.layer import Layer, Parameter
 
@@ -63,12 +63,12 @@ def linear_backward(dy, saved, needs_dweight=True):
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dtype=weight.dtype)  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dtype=gradient_dtype(weight))  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dtype=gradient_dtype(weight))  # (I, N) @ (N, O)
     # forward: y += downcast(bias, y): the same bias for every row. As a product with ones the sum
     # runs at the speed of the BLAS.
-    ones = xp.ones(len(dy_rows), dtype=weight.dtype) if has_bias else None
+    ones = xp.ones(len(dy_rows), dtype=gradient_dtype(weight)) if has_bias else None
     dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
     return dx, dweight, dbias
 
@@ -92,7 +92,7 @@ class Linear(Layer):
         with_bias=False: the bias is left to the caller, who adds its gradient, too.
         """
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
-        y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
+        y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
         self.save_for_backward(saved)
         return y
 
@@ -101,7 +101,7 @@ class Linear(Layer):
 
         Raises RuntimeError without a forward before it.
         """
-        # forward: y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
         if dweight is not None:
             self.weight.add_grad(dweight)
@@ -114,7 +114,7 @@ class Linear(Layer):
 
         with_bias=False: the bias is left to the caller.
         """
-        weight = self.weight.value
+        weight = self.weight.peek()
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
                 return packed(x)

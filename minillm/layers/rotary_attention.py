@@ -158,7 +158,7 @@ class RotarySelfAttention(Layer):
         if self.q_norm is not None:
             q, k = self.q_norm.forward(q), self.k_norm.forward(k)
         rotate, rotate_backward = dispatch(q, rotary_forward, rotary_backward)
-        cos, sin = self.positions.tables(T, self.q_proj.weight.value)  # of the weights' dtype, as angles need it
+        cos, sin = self.positions.tables(T, self.q_proj.weight.peek())  # of the weights' dtype, as angles need it
         q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
         k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
         settings = self.attn_dropout.settings(rng_key) | {"starts": starts}
@@ -204,7 +204,7 @@ class RotarySelfAttention(Layer):
             qkv[:, :, :H] = self.q_norm.decode(qkv[:, :, :H], cache)
         if self.k_norm is not None:
             qkv[:, :, H : H + H_kv] = self.k_norm.decode(qkv[:, :, H : H + H_kv], cache)
-        cos, sin = self.positions.tables_for_tokens(cache, self.q_proj.weight.value)
+        cos, sin = self.positions.tables_for_tokens(cache, self.q_proj.weight.peek())
         qk = rotate_tokens(qkv[:, :, : H + H_kv], cos, sin, self.positions.interleaved).swapaxes(1, 2)
         q, k, v = qk[:, :H], qk[:, H:], qkv[:, :, H + H_kv :].swapaxes(1, 2)  # (B, H, t, D), twice (B, H_kv, t, D)
         k, v = cache.append(self, k, v, window=self.window)  # (B, H_kv, T, D)
