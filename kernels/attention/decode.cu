@@ -4,7 +4,7 @@
 //
 // minillm/layers/cached_attention.py has the same with arrays. One query alone reads the whole
 // cache, and a block a head would leave most of a GPU idle: so the keys are split among blocks
-// (Dao et al., "Flash-Decoding for long-context inference", 2023). A block of KEYS keys leaves
+// (Dao et al., "Flash-Decoding for long-context inference", 2023). A block leaves of its keys
 //
 //     m = max_j s_j        l = sum_j exp(s_j - m)        o = sum_j exp(s_j - m) v_j
 //
@@ -87,70 +87,83 @@ __global__ void append(const Number* q, const Number* k, const Number* v, Number
     }
 }
 
+// q . k for a row of the cache, read 16 bytes at a time if `wide`.
+template <bool wide, typename Number>
+__device__ inline float score(const float* query, const Number* k, int width) {
+    float s = 0;
+    if (wide) {
+        const int SIZE = 16 / sizeof(Number);
+#pragma unroll 2
+        for (int d = 0; d < width; d += SIZE) {
+            float4 words = *reinterpret_cast<const float4*>(k + d);
+            Number numbers[SIZE];
+            memcpy(numbers, &words, sizeof(words));
+#pragma unroll
+            for (int e = 0; e < SIZE; ++e) s += query[d + e] * (float)numbers[e];
+        }
+    } else {
+        for (int d = 0; d < width; ++d) s += query[d] * (float)k[d];
+    }
+    return s;
+}
+
 // q as for append, or rotated. keys, values (B, H_kv, capacity, D). y (tokens, H, D), written where
 // there is one part; else sums (parts, tokens H, D), and m and l (parts, tokens H, 2). A part
-// without a key that is seen leaves l = 0 and no sum.
+// without a key that is seen leaves m = -inf, l = 0 and no sum.
+//
+// Work: a block takes KEYS keys at a time, those of the numbers blockIdx.y, blockIdx.y + parts, ...,
+// and rescales what it has by exp(m - m') as the largest score grows. For the scores a thread owns a
+// key, for the sum a column: KEYS / D groups of threads take each so many keys.
 template <typename Number, bool wide>
 __global__ void __launch_bounds__(KEYS)
     attend(const Number* q, const Number* keys, const Number* values, Number* y, float* sums, float* statistics,
            const long long* place, const long long* padding, int time, int kv_heads, int heads, int width, int q_first,
            int q_step, long long first, int capacity, int window, float scale) {
+    const int OWN = (MAX_WIDTH + KEYS - 1) / KEYS;  // columns of a thread, where a head is wider than a block
     __shared__ float query[MAX_WIDTH], p[KEYS], part_sums[MAX_WIDTH], scratch[32];
     long long row = blockIdx.x;
     int head = row % heads, token = row / heads, b = token / time;
     Seen seen = seen_by(place[0] + token % time, padding ? padding[b] : 0, window);
-    int begin = max(seen.begin - first, (long long)blockIdx.y * KEYS);
-    int end = min(seen.end - first, (long long)(blockIdx.y + 1) * KEYS);
-    if (begin >= end) {  // a whole block
-        if (threadIdx.x == 0) statistics[2 * (blockIdx.y * (long long)gridDim.x + row) + 1] = 0;
-        return;
-    }
+    int begin = seen.begin - first, end = seen.end - first;
     for (int d = threadIdx.x; d < width; d += KEYS)
         query[d] = (float)q[q_first + (long long)token * q_step + head * width + d] * scale;
     __syncthreads();
 
-    // s_j = q . k_j / sqrt(D): a thread owns a key, and reads its row 16 bytes at a time.
     long long rows = ((long long)b * kv_heads + head / (heads / kv_heads)) * capacity;
-    int j = begin + threadIdx.x;
-    float s = -infinity();
-    if (j < end) {
-        const Number* k = keys + (rows + j) * width;
-        s = 0;
-        if (wide) {
-            const int SIZE = 16 / sizeof(Number);
-#pragma unroll 2
-            for (int d = 0; d < width; d += SIZE) {
-                float4 words = *reinterpret_cast<const float4*>(k + d);
-                Number numbers[SIZE];
-                memcpy(numbers, &words, sizeof(words));
+    int groups = max(1, KEYS / width);
+    float m = -infinity(), l = 0, o[OWN] = {};
+    for (int start = (begin / KEYS + blockIdx.y) * KEYS; start < end; start += KEYS * gridDim.y) {
+        // s_j = q . k_j / sqrt(D)
+        int j = start + threadIdx.x, stop = min(start + KEYS, end);
+        bool is_seen = begin <= j && j < stop;
+        float s = is_seen ? score<wide>(query, keys + (rows + j) * width, width) : -infinity();
+        // m' = max(m, s)   alpha = exp(m - m')   p = exp(s - m')   l = alpha l + sum p
+        float m_new = fmaxf(m, block_max(s, scratch)), alpha = expf(m - m_new);
+        p[threadIdx.x] = is_seen ? expf(s - m_new) : 0;
+        l = alpha * l + block_sum(p[threadIdx.x], scratch);  // its barriers make p visible
+        m = m_new;
+        // o_d = alpha o_d + sum_j p_j v_jd
 #pragma unroll
-                for (int e = 0; e < SIZE; ++e) s += query[d + e] * (float)numbers[e];
-            }
-        } else {
-            for (int d = 0; d < width; ++d) s += query[d] * (float)k[d];
-        }
-    }
-    float m = block_max(s, scratch), weight = j < end ? expf(s - m) : 0;
-    p[threadIdx.x] = weight;
-    float l = block_sum(weight, scratch);  // its barriers make p visible
-
-    // o_d = sum_j p_j v_jd: KEYS / D groups of threads, each with every such key, then their sum.
-    int groups = max(1, KEYS / width), count = end - begin;
-    for (int n = threadIdx.x; n < groups * width; n += KEYS) {
-        const Number* v = values + (rows + begin) * width + n % width;
-        float o = 0;
+        for (int own = 0; own < OWN; ++own) {
+            int n = threadIdx.x + own * KEYS, from = max(start, begin);
+            if (n >= groups * width) break;
+            o[own] *= alpha;
+            const Number* v = values + rows * width + n % width;
 #pragma unroll 4
-        for (int i = n / width; i < count; i += groups) o += p[i] * (float)v[(long long)i * width];
-        part_sums[n] = o;
+            for (int i = from + n / width; i < stop; i += groups) o[own] += p[i - start] * (float)v[(long long)i * width];
+        }  // the barriers of the next block_max end the reading of p
     }
+#pragma unroll
+    for (int own = 0; own < OWN; ++own)
+        if (threadIdx.x + own * KEYS < groups * width) part_sums[threadIdx.x + own * KEYS] = o[own];
     __syncthreads();
-    for (int d = threadIdx.x; d < width; d += KEYS) {
-        float o = 0;
-        for (int group = 0; group < groups; ++group) o += part_sums[group * width + d];
+    for (int d = threadIdx.x; d < width && l > 0; d += KEYS) {
+        float sum = 0;
+        for (int group = 0; group < groups; ++group) sum += part_sums[group * width + d];
         if (gridDim.y == 1)
-            y[row * width + d] = (Number)(o / l);
+            y[row * width + d] = (Number)(sum / l);
         else
-            sums[(blockIdx.y * (long long)gridDim.x + row) * width + d] = o;
+            sums[(blockIdx.y * (long long)gridDim.x + row) * width + d] = sum;
     }
     if (gridDim.y > 1 && threadIdx.x == 0) {
         statistics[2 * (blockIdx.y * (long long)gridDim.x + row)] = m;
@@ -164,10 +177,7 @@ template <typename Number>
 __global__ void merge(const float* sums, const float* statistics, Number* y, int parts, int width) {
     long long row = blockIdx.x, rows = gridDim.x;
     float largest = -infinity();
-    for (int part = 0; part < parts; ++part) {
-        const float* of_part = statistics + 2 * (part * rows + row);
-        if (of_part[1] > 0) largest = fmaxf(largest, of_part[0]);
-    }
+    for (int part = 0; part < parts; ++part) largest = fmaxf(largest, statistics[2 * (part * rows + row)]);
     for (int d = threadIdx.x; d < width; d += blockDim.x) {
         float o = 0, l = 0;
         for (int part = 0; part < parts; ++part) {

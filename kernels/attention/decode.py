@@ -13,7 +13,8 @@ import numpy as np
 
 from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
 
-KEYS = 128  # of a part; threads of its block
+KEYS = 128  # that a block takes at a time; its threads
+ENOUGH_BLOCKS = 1024  # keys are split among no more: a GPU has about a hundred processors
 MAX_WIDTH = 256  # of a head
 NONE = np.uint64(0)  # a null pointer
 
@@ -81,7 +82,8 @@ def decode_attention(q, keys, values, place, first=0, padding=None, window=None)
     H, tokens = q.count, len(q.matrix)
     if H % H_kv:
         raise ValueError(f"decode_attention: {H} heads of q are not a multiple of the {H_kv} of the keys")
-    y, rows, parts = empty((tokens, H * D), keys, keys.dtype), tokens * H, blocks_for(capacity, KEYS)
+    y, rows = empty((tokens, H * D), keys, keys.dtype), tokens * H
+    parts = blocks_for(capacity, KEYS, max(1, ENOUGH_BLOCKS // rows))
     sums, statistics = empty((parts, rows, D) if parts > 1 else (1,), keys), empty((parts, rows, 2), keys)
     sizes = (*map(np.int32, (tokens // B, H_kv, H, D, *_places(q))), np.int64(first), np.int32(capacity))
     arrays = (q.matrix, keys, values, y, sums, statistics, place, _or_none(padding))

@@ -28,6 +28,7 @@ PROBLEMS = [
     ((2, 2, 1, 5, 20), 130, 2 * KEYS, (0, 131), 9, True),
     ((1, 1, 1, 2, 256), 130, 140, None, None, None),
     ((1, 3, 1, 1, 96), 4 * KEYS, 9 * KEYS, None, None, None),
+    ((2, 16, 4, 33, 4), 2 * KEYS, 3 * KEYS, (3, KEYS + 1), None, None),  # one block for all keys of a query
 ]
 DTYPES = ("float32", "bfloat16")
 DEVICES = ["cudasim", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -142,10 +143,11 @@ FAULTS = [  # a text of decode.cu, what is put in its place, what notices it
     ("max(column - hidden, 0LL)", "column", "numbers"),
     ("token % time, hidden", "0, hidden", "check"),
     ("head / (heads / kv_heads)", "head % kv_heads", "numbers"),
-    ("    __syncthreads();\n    for (int d = threadIdx.x; d < width; d += KEYS) {", "    for (int d = threadIdx.x; d < width; d += KEYS) {", "check"),
+    ("    __syncthreads();\n    for (int d = threadIdx.x; d < width && l", "    for (int d = threadIdx.x; d < width && l", "check"),
+    ("o[own] *= alpha;", "", "numbers"),
+    ("begin <= j && j < stop", "j < stop", "numbers"),
     ("* scale;\n    __syncthreads();", "* scale;", "check"),
     ("if (of_part[1] == 0) continue;", "", "numbers"),
-    ("if (of_part[1] > 0) largest", "largest", "numbers"),
     ("float factor = expf(of_part[0] - largest);", "float factor = 1;", "numbers"),
     ("bool rotates = cosine && !is_value;", "bool rotates = cosine;", "numbers"),
 ]  # fmt: skip
@@ -159,13 +161,13 @@ def test_planted_faults_are_noticed(fault, monkeypatch):
     faulty = decode.CUDA.with_text(text.replace(before, after))
     faulty.instances = {name: limit for name, limit in faulty.instances.items() if "bfloat16" not in name}
     monkeypatch.setattr(decode, "CUDA", faulty)
-    monkeypatch.setattr(decode, "empty", full_of_large_numbers)  # what is read before it is written is then noticed
+    monkeypatch.setattr(decode, "empty", full_of_nan)  # what is read before it is written is then noticed
     assert what_notices() == by
 
 
-def full_of_large_numbers(shape, like, dtype="float32"):
+def full_of_nan(shape, like, dtype="float32"):
     array = empty(shape, like, dtype)
-    array[...] = 1e30
+    array[...] = np.nan
     return array
 
 
