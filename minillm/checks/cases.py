@@ -55,10 +55,11 @@ KERNELS: dict[str, tuple[Case, Kernel]] = {
 }
 
 
-def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | GradientError]]:
+def run(names: list[str] | None = None, method: str = "differences") -> Iterator[tuple[str, Report | GradientError]]:
     """Check the gradients of the cases of these names, or of all.
 
-    Yields (name, report or error) for each problem. Raises UserError for an unknown name.
+    method: of `gradcheck`. Yields (name, report or error) for each problem. Raises UserError for an
+    unknown name.
     """
     for name in names or ():
         if name not in GRADCHECKED:
@@ -67,7 +68,7 @@ def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | Gradient
         for case in GRADCHECKED[name]:
             for problem in case.gradcheck:
                 try:
-                    yield name, check_gradients(case, problem)
+                    yield name, check_gradients(case, problem, method=method)
                 except GradientError as error:
                     yield name, error
 
@@ -82,4 +83,6 @@ def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Re
     subject, inputs, rng_key = case.subject(problem, module)
     label = case.label(problem)
     settings = dict(rng_key=rng_key, name=label, progress=False, input_names=tuple(inputs)) | settings
+    if settings.get("method") == "complex":
+        settings.setdefault("tolerance", case.slope_error)
     return gradcheck(subject, *inputs.values(), **settings)
