@@ -1,0 +1,155 @@
+"""Which source a module of the GPU was compiled from, and the libraries in which the simulator has its kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from minillm.kernels.simulator.compiler import kernel_library
+from minillm.kernels.simulator.module import Library
+from minillm.kernels.simulator.signature import extern_c_kernels
+
+HEADERS = Path(__file__).resolve().parent / "headers"
+# Functions of CuPy's through which every compilation goes; their callers tell whose kernel it is.
+ON_THE_WAY = ("cupy/cuda/compiler.py", "minillm/kernels/standin", "kernels/standin")
+
+
+class Place(NamedTuple):
+    """Where the text of a source begins: a file of the user's, and the number of lines before it."""
+
+    file: Path
+    lines_before: int
+
+
+class Source:
+    """What a module was compiled from.
+
+    options: as NVRTC got them. names: mangled name -> name expression, for kernels that are not extern "C". place: where
+    the text is found in the user's program, None where it is not (CuPy has put a kernel together). of_user: False for the
+    kernels that CuPy brings.
+    """
+
+    def __init__(self, text: str, options: tuple[str, ...], names: dict[str, str], place: Place | None, of_user: bool):
+        self.options, self.names, self.place, self.of_user = options, names, place, of_user
+        self.text = "\n" * place.lines_before + text if place else text  # lines have the numbers of the user's file
+        self._libraries: dict[tuple, tuple[Library, int]] = {}
+
+    @property
+    def named_code(self) -> tuple[str, str]:
+        """The file that messages name, and its text."""
+        return (str(self.place.file) if self.place else "kernel.cu"), self.text
+
+    def expression(self, name: str) -> str:
+        """How C++ names a kernel of the module."""
+        return self.names.get(name, name)
+
+    def library(self, name: str, observed: bool = False) -> tuple[Library, int]:
+        """The library that has a kernel, and the kernel's number there. observed: for check and profile mode.
+
+        All kernels of a source with variables are in one library, since they share them. Raises the simulator's
+        CompileError where g++ does not take the source.
+        """
+        name = self.expression(name)
+        if (name, observed) not in self._libraries:
+            entries = (name,)
+            library = self._compiled(entries, observed)
+            if library.variables and len(self.entries) > 1:
+                entries = self.entries
+                library = self._compiled(entries, observed)
+            for index, entry in enumerate(entries):
+                self._libraries.setdefault((entry, observed), (library, index))
+        return self._libraries[name, observed]
+
+    def variable(self, name: str, observed: bool = False) -> tuple[int, int] | None:
+        """The address and the size of a __device__ or __constant__ variable, None if there is no such variable."""
+        if not self.entries:
+            return None
+        library, _ = self.library(self.entries[0], observed)
+        found = next((each for each in library.variables if each.name == name), None)
+        return (library.base + found.address, found.size) if found else None
+
+    @cached_property
+    def entries(self) -> tuple[str, ...]:
+        """All kernels of the source that can be asked for."""
+        return tuple(dict.fromkeys([*self.names.values(), *extern_c_kernels(self.text)]))
+
+    def _compiled(self, entries: tuple[str, ...], observed: bool) -> Library:
+        import cupy
+
+        # CuPy's headers are not in the simulator's key of its cache
+        text = f"{self.text}\n// CuPy {cupy.__version__}, {_headers()}\n"
+        options = (f"-I{HEADERS}", *filter(_for_the_simulator, self.options))
+        return _loaded(kernel_library(text, self.place.file if self.place else None, options, entries, observed))
+
+
+_sources: dict[int, Source] = {}  # by the address of the module
+
+
+def note(module, text: str, options: tuple[str, ...]) -> None:
+    """Keep what a module of CuPy's was compiled from."""
+    names = {mangled: name for name, mangled in (module.mapping or {}).items()}
+    callers = list(_callers())
+    of_user = bool(callers) and not _of_cupy(callers[0]) and "cupy_" not in next(iter(extern_c_kernels(text)), "")
+    _sources[module.ptr] = Source(text, options, names, _place(text, callers), of_user)
+
+
+def of_module(address: int) -> Source:
+    return _sources[address]
+
+
+@cache
+def _loaded(path: Path) -> Library:
+    """A library, once for all modules that have the same source: their variables are not shared on a GPU, but a source is
+    compiled to one module there, too, as long as it lives.
+    """
+    return Library(path)
+
+
+def _callers():
+    """The files of the functions that are running, the innermost first, without those through which each compilation goes."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not any(part in file for part in ON_THE_WAY):
+            yield file
+        frame = frame.f_back
+
+
+def _of_cupy(file: str) -> bool:
+    return any(f"site-packages/{package}/" in file for package in ("cupy", "cupyx"))
+
+
+def _place(text: str, callers: list[str]) -> Place | None:
+    """Where a source is in the files of those who asked for it."""
+    wanted = text.strip("\n")
+    for file in dict.fromkeys(file for file in callers if not _of_cupy(file)):
+        whole = _text_of(file)
+        start = whole.find(wanted) if wanted else -1
+        if start >= 0:
+            leading = len(text) - len(text.lstrip("\n"))
+            return Place(Path(file), max(whole.count("\n", 0, start) - leading, 0))
+    return None
+
+
+@cache
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+@cache
+def _headers() -> str:
+    """A digest of the headers here."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(HEADERS.rglob("*.*")))).hexdigest()
+
+
+def _for_the_simulator(option: str) -> bool:
+    """Whether an option is of use to g++: macros, and folders but for NVIDIA's, whose headers the simulator has its own of."""
+    if option.startswith("-I"):
+        return "_cccl" not in option and not (Path(option[2:]) / "cuda_runtime.h").exists()
+    return option.startswith(("-D", "-U"))
