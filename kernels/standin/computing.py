@@ -84,6 +84,7 @@ def run(launch) -> None:
         observing.run(source, name, launch.arguments, size, mode)
         return
     library, index = source.library(name)
+    observing.check_count(source.expression(name), library.parameters(index))
     many = size.blocks * launch.block[0] * launch.block[1] * launch.block[2] > FEW_THREADS
     threads = settings.current().threads or (os.cpu_count() if many else 1)
     prepared = described(library, index, launch.arguments, size, "run", threads)

@@ -23,9 +23,8 @@ from minillm.kernels.simulator.launching import Size, carry_out, described
 from minillm.kernels.simulator.memory import SLACK, Buffer
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import parameter_names
-
-POINTER_BYTES = 8
-TP_CALL = 16 * POINTER_BYTES  # of CPython's PyTypeObject, the same from 3.10 to 3.13
+from minillm.kernels.simulator.source import kernels
+from minillm.kernels.standin.arguments import POINTER_BYTES, given, mistakes, see_arguments
 
 
 class Span(NamedTuple):
@@ -57,11 +56,16 @@ class Observation:
         if self.seen[key] == 1:
             self.report(text)
 
+    def mistaken(self, kernel: str, file: str, number: int, text: str) -> None:
+        """Report a wrong argument of a kernel, once."""
+        key = (kernel, file, number, text)
+        self.seen[key] = self.seen.get(key, 0) + 1
+        if self.seen[key] == 1:
+            self.report(f"{file}:{number}: {kernel}: {text}")
+
 
 _observation: Observation | None = None
 _allocated: dict[int, int] = {}  # what CuPy's pool has handed out: address -> bytes asked for
-_arguments: list[Span] = []  # the arrays of the RawKernel that is being launched
-_replaced = []  # functions that C calls
 
 
 def mode_of(source) -> str:
@@ -78,7 +82,7 @@ def observed(mode: str, report, of_cupy: bool = False) -> Iterator[Observation]:
     global _observation
     hook = _allocations_hook()
     _observation = Observation(mode, of_cupy, report)
-    _see_arguments()
+    see_arguments()
     with hook:
         try:
             yield _observation
@@ -95,56 +99,53 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
     named = source.expression(name)
     file, text = source.named_code
     parameters = library.parameters(index)
+    check_count(named, parameters)
     names = parameter_names(text, named)
+    if mode == "check" and given() is not None:
+        for text_of in mistakes(parameters, names, given()):
+            _observation.mistaken(named, file, _line_of(named, text), text_of)
     values = [_bytes_at(arguments[i], _size_of(each)) for i, each in enumerate(parameters)]
     pointers = _pointers(parameters, values)
-    buffers = _buffers([span for _, _, span in pointers], library.runtime, SLACK if mode == "check" else 0)
+    buffers = _buffers([span for _, span in pointers], library.runtime, SLACK if mode == "check" else 0)
+    regions = _point_to_copies(parameters, names, values, pointers, buffers)
+    addresses = (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))
+    launch = described(library, index, addresses, size, mode, threads=1)
+    by_value = [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
+    known = [*regions.values(), *by_value, *library.regions, *_other_arrays()]
     try:
-        regions = {}
-        for position, offset, span in pointers:
-            buffer = _holding(buffers, span)
-            address = int.from_bytes(values[position][offset : offset + POINTER_BYTES].tobytes(), sys.byteorder)
-            moved = np.uint64(buffer.address + address - buffer.start)
-            values[position][offset : offset + POINTER_BYTES] = np.frombuffer(moved.tobytes(), np.uint8)
-            known = regions.get(id(buffer))
-            writable = (
-                bool(known and known.writable)
-                or parameters[position].writable
-                or offset == 0
-                and parameters[position].pointers == 0
-            )
-            label = f"argument {position}" + (f" ({names[position]})" if position < len(names) else "")
-            regions[id(buffer)] = Region(
-                buffer.address,
-                buffer.size,
-                buffer.gap,
-                label.encode(),
-                span.element,
-                Region.ARGUMENT,
-                writable,
-                slack=buffer.slack,
-            )
-        addresses = (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))
-        by_value = [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
-        others = [
-            Region(start, length, 0, b"another array", 1, Region.ARGUMENT, True)
-            for start, length in _allocated.items()
-            if length
-        ]
-        launch = described(library, index, addresses, size, mode, threads=1)
-        try:
-            carry_out(library, launch, [*regions.values(), *by_value, *library.regions, *others], named, (file, text))
-        except SimulatorError as error:
-            _report(error, text)
+        carry_out(library, launch, known, named, (file, text))
+    except SimulatorError as error:
+        _report(error, text)
+    finally:
         for buffer in buffers:
             if regions[id(buffer)].writable:
                 buffer.read(buffer.start, _memory(buffer.start, buffer.size))
-    finally:
-        for buffer in buffers:
             buffer.release()
     if mode == "profile":
         records = [launch.profile[i] for i in range(launch.profiled)]
         _observation.profile.add(named, library.path, records, (file, text))
+
+
+def _point_to_copies(parameters, names, values, pointers, buffers) -> dict[int, Region]:
+    """Put the addresses of the copies into the arguments' values; the copies as check mode describes memory, by their ids."""
+    regions = {}
+    for position, span in pointers:
+        buffer, parameter = _holding(buffers, span), parameters[position]
+        address = values[position][:POINTER_BYTES].view(np.uint64)
+        address += np.uint64((buffer.address - buffer.start) % 2**64)
+        before = regions.get(id(buffer))
+        writable = bool(before and before.writable) or parameter.writable or not parameter.pointers
+        label = f"argument {position}" + (f" ({names[position]})" if position < len(names) else "")
+        regions[id(buffer)] = Region(
+            *(buffer.address, buffer.size, buffer.gap, label.encode(), span.element, Region.ARGUMENT, writable),
+            slack=buffer.slack,
+        )
+    return regions
+
+
+def _other_arrays() -> list[Region]:
+    """What a kernel may reach by an address that it finds in memory."""
+    return [Region(*span, 0, b"another array", 1, Region.ARGUMENT, True) for span in _allocated.items() if span[1]]
 
 
 def _report(error: SimulatorError, source: str) -> None:
@@ -157,6 +158,12 @@ def _report(error: SimulatorError, source: str) -> None:
         raise error
 
 
+def _line_of(kernel: str, source: str) -> int:
+    """The line of a kernel's declaration, 0 where it is not found."""
+    name = kernel.partition("<")[0].rpartition("::")[2]
+    return next((each.line for each in kernels(source) if each.name.rpartition("::")[2] == name), 0)
+
+
 def _sort(text: str) -> str:
     """A finding without the numbers in it: the same fault in another place has other ones."""
     told = text.partition("): ")[2] or text
@@ -164,6 +171,12 @@ def _sort(text: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def check_count(kernel: str, parameters) -> None:
+    """Raises SimulatorError where a kernel is called with too few or too many arguments: a GPU would read what lies there."""
+    if given() is not None and len(given()) != len(parameters):
+        raise SimulatorError(f"{kernel}: {len(given())} arguments given, the kernel takes {len(parameters)}")
 
 
 def _size_of(parameter) -> int:
@@ -179,8 +192,8 @@ def _bytes_at(address: int, size: int) -> np.ndarray:
     return value
 
 
-def _pointers(parameters, values) -> list[tuple[int, int, Span]]:
-    """Where the arguments have addresses of arrays: number of the argument, offset in its value, the array's memory.
+def _pointers(parameters, values) -> list[tuple[int, Span]]:
+    """Which arguments have the address of an array: number of the argument, the array's memory.
 
     A pointer is one, and the first field of the structs in which CuPy passes an array to its own kernels.
     """
@@ -192,15 +205,15 @@ def _pointers(parameters, values) -> list[tuple[int, int, Span]]:
         span = _span_of(address, bool(parameter.pointers))
         if span:
             element = parameter.size if parameter.pointers == 1 and parameter.size else span.element
-            found.append((position, 0, Span(span.start, span.end, max(element, 1))))
+            found.append((position, Span(span.start, span.end, element)))
     return found
 
 
 def _span_of(address: int, certain: bool) -> Span | None:
     """The memory of the array to which an address belongs. certain: whether it is an address at all."""
-    for span in _arguments:
-        if span.start <= address < max(span.end, span.start + 1):
-            return span
+    for each in given() or ():
+        if each.start is not None and each.start <= address < max(each.end, each.start + 1):
+            return Span(each.start, each.end, each.dtype.itemsize)
     starts = sorted(_allocated)
     at = bisect_right(starts, address) - 1
     if at >= 0 and address < starts[at] + max(_allocated[starts[at]], 1):
@@ -258,39 +271,3 @@ def _allocations_hook():
             _allocated.pop(mem_ptr, None)
 
     return Allocations()
-
-
-def _see_arguments() -> None:
-    """From here on, `_arguments` has the arrays with which a cupy.RawKernel is called, while it is.
-
-    The class is compiled: its function for a call is replaced in the type itself.
-    """
-    import cupy
-
-    if _replaced:
-        return
-    slot = ctypes.c_void_p.from_address(id(cupy.RawKernel) + TP_CALL)
-    prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.py_object, ctypes.c_void_p)
-    original = prototype(slot.value)
-
-    def call(kernel, arguments, named):
-        given = arguments[2] if len(arguments) > 2 else ()
-        _arguments[:] = [_extent(each) for each in given if isinstance(each, cupy.ndarray)]
-        try:
-            return original(kernel, arguments, named)
-        finally:
-            _arguments.clear()
-
-    replacement = prototype(call)
-    _replaced.extend((original, replacement))
-    slot.value = ctypes.cast(replacement, ctypes.c_void_p).value
-
-
-def _extent(array) -> Span:
-    """The memory from the first to the last byte of an array of CuPy's."""
-    start = end = array.data.ptr
-    if array.size:
-        reach = [(n - 1) * step for n, step in zip(array.shape, array.strides)]
-        start += sum(step for step in reach if step < 0)
-        end += sum(step for step in reach if step > 0) + array.itemsize
-    return Span(start, end, array.itemsize)

@@ -58,9 +58,11 @@ def _attach() -> None:
         attach.attach()
     except (Unsupported, ImportError) as error:
         raise UserError(f"CuPy cannot run here: {error}") from None
+    from minillm.kernels.standin.arguments import see_arguments
     from minillm.kernels.standin.computing import carry_out_everything
 
     carry_out_everything()
+    see_arguments()
 
 
 def _compiled(path: Path):

@@ -12,6 +12,11 @@ from minillm.kernels.simulator.compiler import kernel_library
 from minillm.kernels.simulator.module import Library
 from minillm.kernels.simulator.signature import extern_c_kernels
 
+# What every kernel that CuPy puts together begins with, and what that includes.
+OF_EVERY_KERNEL = (
+    *(f"cupy/{name}" for name in ("complex.cuh", "carray.cuh", "atomics.cuh", "math_constants.h")),
+    *("cupy/bfloat16.cuh", "cupy/float16.cuh", "cmath", "utility"),
+)
 HEADERS = Path(__file__).resolve().parent / "headers"
 # Functions of CuPy's through which every compilation goes; their callers tell whose kernel it is.
 ON_THE_WAY = ("cupy/cuda/compiler.py", "minillm/kernels/standin", "kernels/standin")
@@ -82,7 +87,9 @@ class Source:
         # CuPy's headers are not in the simulator's key of its cache
         text = f"{self.text}\n// CuPy {cupy.__version__}, {_headers()}\n"
         options = (f"-I{HEADERS}", *filter(_for_the_simulator, self.options))
-        return _loaded(kernel_library(text, self.place.file if self.place else None, options, entries, observed))
+        prefix = OF_EVERY_KERNEL if self.text.startswith(f"#include <{OF_EVERY_KERNEL[0]}>") else ()
+        file = self.place.file if self.place else None
+        return _loaded(kernel_library(text, file, options, entries, observed, prefix))
 
 
 _sources: dict[int, Source] = {}  # by the address of the module
