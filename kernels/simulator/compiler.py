@@ -170,7 +170,7 @@ def kernel_library(
         build = Path(temporary)
         unit, object_file, stub, library = (build / name for name in ("unit.cpp", "unit.o", "shared.s", target.name))
         unit.write_text(unit_text, encoding="utf-8")
-        _write_empty_headers(build, [text, *(part.decode("utf-8", "replace") for part in included)])
+        _write_empty_headers(build, [text, *(part.decode("utf-8", "replace") for part in included)], searched)
         options = (*command, f"-fdebug-prefix-map={build}=.")
         first = ("-include", _precompiled(headers, command, included)) if prefix else ()
         _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
@@ -244,10 +244,12 @@ def _named(file: str, text: str) -> str:
     return named[1] if named else file
 
 
-def _write_empty_headers(folder: Path, texts: list[str]) -> None:
+def _write_empty_headers(folder: Path, texts: list[str], searched: list[Path]) -> None:
+    """Those that the texts include, but for what the folders `searched` have."""
     wanted = {name for text in texts for name in INCLUDE.findall(text)}
     for name in wanted:
-        if name in EMPTY_HEADERS or HOST_LIBRARIES.fullmatch(name):
+        is_empty = name in EMPTY_HEADERS or HOST_LIBRARIES.fullmatch(name)
+        if is_empty and not any((each / name).is_file() for each in searched):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("", encoding="utf-8")
 
