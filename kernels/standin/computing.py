@@ -21,7 +21,8 @@ from minillm.kernels.simulator.launching import Size, carry_out, described
 from minillm.kernels.standin import attach, observing, recording, sources
 from minillm.kernels.standin.products import multiply
 
-LAUNCH_FAILURE, CUBLAS_EXECUTION_FAILED, NOT_FOUND = 719, 13, 500
+LAUNCH_FAILURE, NOT_SUPPORTED, INVALID_VALUE, NOT_FOUND = 719, 801, 1, 500  # cudaError
+CUBLAS_EXECUTION_FAILED = 13
 FEW_THREADS = 1 << 13  # of the GPU: fewer are not worth a second thread of the host
 
 
@@ -52,7 +53,7 @@ WITHOUT_NVCC = (
 def _answering(work, code: int):
     """`work` as C calls it: what it raises becomes an error code, and the text of CuPy's exception.
 
-    Any exception: above is C code of CuPy's, which an exception of Python cannot cross.
+    code: of a fault of the GPU's, after which nothing else can be asked for, as on a real one.
     """
 
     def call(asked) -> int:
@@ -60,19 +61,20 @@ def _answering(work, code: int):
             work(asked)
         except KeyboardInterrupt:
             _thread.interrupt_main()  # it is raised where the program goes on
-        except (errors.SimulatorError, UserError) as error:
-            _explain(str(error))
-            return code
-        except Exception as error:
-            _explain(f"{asked.name.decode()}: {type(error).__name__}: {error}")
-            return code
+        except (errors.CompileError, UserError) as error:
+            return _explained(str(error), NOT_SUPPORTED)
+        except errors.SimulatorError as error:
+            return _explained(str(error), code if error.faults else INVALID_VALUE)
+        except Exception as error:  # above is C code of CuPy's, which an exception of Python cannot cross
+            return _explained(f"{asked.name.decode()}: {type(error).__name__}: {error}", code)
         return 0
 
     return call
 
 
-def _explain(text: str) -> None:
+def _explained(text: str, code: int) -> int:
     attach.cuda.standin_set_reason(text.encode())
+    return code
 
 
 def run(launch) -> None:
