@@ -8,6 +8,7 @@ pool was asked for, the pages of the process.
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -23,8 +24,17 @@ from minillm.kernels.simulator.launching import Size, carry_out, described
 from minillm.kernels.simulator.memory import SLACK, Buffer
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import parameter_names
-from minillm.kernels.simulator.source import kernels
+from minillm.kernels.simulator.source import kernels, split_list
 from minillm.kernels.standin.arguments import POINTER_BYTES, given, mistakes, see_arguments
+
+C_ARRAY = re.compile(r"\bCArray<\s*([\w ]+?(?:<\w+>)?)\s*,")
+SIZES = {
+    **dict.fromkeys(("bool", "char", "signed char", "unsigned char"), 1),
+    **dict.fromkeys(("short", "unsigned short", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int", "unsigned int", "float"), 4),
+    **dict.fromkeys(("long long", "unsigned long long", "double", "complex<float>"), 8),
+    "complex<double>": 16,
+}
 
 
 class Span(NamedTuple):
@@ -105,7 +115,7 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
         for text_of in mistakes(parameters, names, given()):
             _observation.mistaken(named, file, _line_of(named, text), text_of)
     values = [_bytes_at(arguments[i], _size_of(each)) for i, each in enumerate(parameters)]
-    pointers = _pointers(parameters, values)
+    pointers = _pointers(parameters, values, _element_sizes(text, named))
     buffers = _buffers([span for _, span in pointers], library.runtime, SLACK if mode == "check" else 0)
     regions = _point_to_copies(parameters, names, values, pointers, buffers)
     addresses = (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))
@@ -115,7 +125,7 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
     try:
         carry_out(library, launch, known, named, (file, text))
     except SimulatorError as error:
-        _report(error, text)
+        _report(error, source)
     finally:
         for buffer in buffers:
             if regions[id(buffer)].writable:
@@ -148,12 +158,15 @@ def _other_arrays() -> list[Region]:
     return [Region(*span, 0, b"another array", 1, Region.ARGUMENT, True) for span in _allocated.items() if span[1]]
 
 
-def _report(error: SimulatorError, source: str) -> None:
+def _report(error: SimulatorError, source) -> None:
     """Each finding with the line of the source that it is about."""
-    lines = source.splitlines()
+    lines = source.text.splitlines()
     for fault in error.faults:
         code = lines[fault.number - 1].strip() if 0 < fault.number <= len(lines) else ""
-        _observation.found(fault, fault.text + (f"\n    {code}" if code else ""))
+        place, text = f"{fault.file}:{fault.number}", fault.text
+        if not source.place and code and (found := source.in_program(code)):
+            text = text.replace(f"{place}:", f"{found}:", 1)
+        _observation.found(fault, text + (f"\n    {code}" if code else ""))
     if not error.faults:
         raise error
 
@@ -192,21 +205,31 @@ def _bytes_at(address: int, size: int) -> np.ndarray:
     return value
 
 
-def _pointers(parameters, values) -> list[tuple[int, Span]]:
+def _pointers(parameters, values, elements: dict[int, int]) -> list[tuple[int, Span]]:
     """Which arguments have the address of an array: number of the argument, the array's memory.
 
-    A pointer is one, and the first field of the structs in which CuPy passes an array to its own kernels.
+    A pointer is one, and the first field of the structs in which CuPy passes an array to its own kernels. elements: bytes
+    of a number in the arrays of the latter.
     """
     found = []
     for position, (parameter, value) in enumerate(zip(parameters, values)):
         if not parameter.pointers and (parameter.kind != b"s" or parameter.size < POINTER_BYTES):
             continue
         address = int.from_bytes(value[:POINTER_BYTES].tobytes(), sys.byteorder)
-        span = _span_of(address, bool(parameter.pointers))
-        if span:
-            element = parameter.size if parameter.pointers == 1 and parameter.size else span.element
+        if span := _span_of(address, certain=bool(parameter.pointers)):
+            element = (
+                parameter.size if parameter.pointers == 1 and parameter.size else elements.get(position, span.element)
+            )
             found.append((position, Span(span.start, span.end, element)))
     return found
+
+
+def _element_sizes(source: str, kernel: str) -> dict[int, int]:
+    """Bytes of a number in each parameter that is a CArray of CuPy's, by its number."""
+    text = next((each for each in kernels(source) if each.name == kernel), None)
+    parts = split_list(text.parameters) if text else []
+    types = {position: C_ARRAY.search(part) for position, part in enumerate(parts)}
+    return {position: SIZES[found[1]] for position, found in types.items() if found and found[1] in SIZES}
 
 
 def _span_of(address: int, certain: bool) -> Span | None:

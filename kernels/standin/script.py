@@ -13,6 +13,8 @@ from typing import NamedTuple
 from minillm.errors import UserError
 from minillm.kernels.standin.build import Unsupported
 
+HERE = Path(__file__).resolve().parent
+
 
 class Program(NamedTuple):
     """A script, or a module as `python -m` runs it, and its arguments."""
@@ -114,11 +116,13 @@ def _exit_code(run) -> int:
 
 
 def _own(frames):
-    """A traceback from the program's first line on."""
-    wanted = Path(__file__).resolve().parent
+    """A traceback without the functions here and those by which Python runs a program."""
+    kept = []
     while frames is not None:
         file = frames.tb_frame.f_code.co_filename
-        if not (file.startswith(("<frozen", str(wanted))) or Path(file).name == "runpy.py"):
-            break
+        if not file.startswith(("<frozen", str(HERE))) and Path(file).name != "runpy.py":
+            kept.append(frames)
         frames = frames.tb_next
-    return frames
+    for frame, following in zip(kept, [*kept[1:], None]):
+        frame.tb_next = following
+    return kept[0] if kept else None

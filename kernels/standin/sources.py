@@ -32,13 +32,15 @@ class Place(NamedTuple):
 class Source:
     """What a module was compiled from.
 
-    options: as NVRTC got them. names: mangled name -> name expression, for kernels that are not extern "C". place: where
-    the text is found in the user's program, None where it is not (CuPy has put a kernel together). of_user: False for the
-    kernels that CuPy brings.
+    options: as NVRTC got them. names: mangled name -> name expression, for kernels that are not extern "C". files: of the
+    user's functions that asked for it, the innermost first. of_user: False for the kernels that CuPy brings.
+
+    place: where the text is found in one of the files, None where it is not (CuPy has put a kernel together).
     """
 
-    def __init__(self, text: str, options: tuple[str, ...], names: dict[str, str], place: Place | None, of_user: bool):
-        self.options, self.names, self.place, self.of_user = options, names, place, of_user
+    def __init__(self, text: str, options: tuple[str, ...], names: dict[str, str], files: list[str], of_user: bool):
+        self.options, self.names, self.files, self.of_user = options, names, files, of_user
+        self.place = place = _place(text, files)
         self.text = "\n" * place.lines_before + text if place else text  # lines have the numbers of the user's file
         self._libraries: dict[tuple, tuple[Library, int]] = {}
 
@@ -46,6 +48,16 @@ class Source:
     def named_code(self) -> tuple[str, str]:
         """The file that messages name, and its text."""
         return (str(self.place.file) if self.place else "kernel.cu"), self.text
+
+    def in_program(self, code: str) -> str | None:
+        """Where a line of a kernel that CuPy has put together is in the user's files, "file:line"; None unless it is in one
+        of them once.
+        """
+        for file in self.files:
+            rows = [number for number, row in enumerate(_text_of(file).splitlines(), 1) if row.strip() == code.strip()]
+            if rows:
+                return f"{file}:{rows[0]}" if len(rows) == 1 else None
+        return None
 
     def expression(self, name: str) -> str:
         """How C++ names a kernel of the module."""
@@ -100,7 +112,8 @@ def note(module, text: str, options: tuple[str, ...]) -> None:
     names = {mangled: name for name, mangled in (module.mapping or {}).items()}
     callers = list(_callers())
     of_user = bool(callers) and not _of_cupy(callers[0]) and "cupy_" not in next(iter(extern_c_kernels(text)), "")
-    _sources[module.ptr] = Source(text, options, names, _place(text, callers), of_user)
+    files = [file for file in dict.fromkeys(callers) if not _of_cupy(file)]
+    _sources[module.ptr] = Source(text, options, names, files, of_user)
 
 
 def of_module(address: int) -> Source:
@@ -109,9 +122,7 @@ def of_module(address: int) -> Source:
 
 @cache
 def _loaded(path: Path) -> Library:
-    """A library, once for all modules that have the same source: their variables are not shared on a GPU, but a source is
-    compiled to one module there, too, as long as it lives.
-    """
+    """A library, once for all modules of the same source."""
     return Library(path)
 
 
@@ -129,10 +140,10 @@ def _of_cupy(file: str) -> bool:
     return any(f"site-packages/{package}/" in file for package in ("cupy", "cupyx"))
 
 
-def _place(text: str, callers: list[str]) -> Place | None:
-    """Where a source is in the files of those who asked for it."""
+def _place(text: str, files: list[str]) -> Place | None:
+    """Where a source is in one of the files."""
     wanted = text.strip("\n")
-    for file in dict.fromkeys(file for file in callers if not _of_cupy(file)):
+    for file in files:
         whole = _text_of(file)
         start = whole.find(wanted) if wanted else -1
         if start >= 0:

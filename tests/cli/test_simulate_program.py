@@ -75,9 +75,9 @@ extern "C" __global__ void f(int* y) {
 }
 """,
     "no CUDA": 'extern "C" __global__ void f(int* y) { y[0] = nothing; }',
-    "beyond": 'extern "C" __global__ void f(int* y) { y[1 << 28] = 3; }',
     "no name": 'extern "C" __global__ void g(int* y) { }',
     "arguments": 'extern "C" __global__ void f(int* y, int n) { y[0] = n; }',
+    "beyond": 'extern "C" __global__ void f(int* y) { y[1 << 28] = 3; }',
 }
 for what, code in CODE.items():
     try:
@@ -156,7 +156,7 @@ def test_a_program_is_run_as_python_runs_it(tmp_path):
     rows = dict(row.split(" | ", 1) for row in told)
     assert rows["no C++"].startswith("CUDADriverError | cudaErrorLaunchFailure: program.py:11: Inline PTX")
     assert rows["no CUDA"].startswith("CompileException") and 'identifier "nothing" is undefined' in rows["no CUDA"]
-    assert "program.py:15: f, block (0, 0, 0), thread (0, 0, 0): access to address" in rows["beyond"]
+    assert "program.py:17: f, block (0, 0, 0), thread (0, 0, 0): access to address" in rows["beyond"]
     assert "named symbol not found" in rows["no name"]
     assert rows["arguments"].endswith("f: 1 arguments given, the kernel takes 2")
     assert rows["nvcc"].startswith("CompileException | backend='nvcc' needs NVIDIA's compiler")
@@ -200,7 +200,8 @@ def test_a_syntax_error_is_shown_as_python_shows_it(tmp_path):
 def test_ctrl_c_ends_a_kernel(tmp_path):
     (tmp_path / "long.py").write_text(
         "import cupy as cp\n"
-        'kernel = cp.RawKernel(\'extern "C" __global__ void f(volatile int* y) { while (y[0] < 2000000000) y[0] += 1; }\', "f")\n'
+        "CODE = 'extern \"C\" __global__ void f(volatile int* y) { while (y[0] < 2000000000) y[0] += 1; }'\n"
+        'kernel = cp.RawKernel(CODE, "f")\n'
         'y = cp.zeros(1, cp.int32)\nprint("ready", flush=True)\nkernel((1,), (1,), (y,))\nprint("after")\n'
     )
     command = [sys.executable, "-m", "minillm", "simulate", "long.py"]
