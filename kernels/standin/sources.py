@@ -17,6 +17,7 @@ OF_EVERY_KERNEL = (
     *(f"cupy/{name}" for name in ("complex.cuh", "carray.cuh", "atomics.cuh", "math_constants.h")),
     *("cupy/bfloat16.cuh", "cupy/float16.cuh", "cmath", "utility"),
 )
+OF_SPECIAL_FUNCTIONS = (*OF_EVERY_KERNEL, "cupy/xsf_for_gxx.h")
 HEADERS = Path(__file__).resolve().parent / "headers"
 # Functions of CuPy's through which every compilation goes; their callers tell whose kernel it is.
 ON_THE_WAY = ("cupy/cuda/compiler.py", "minillm/kernels/standin", "kernels/standin")
@@ -99,7 +100,9 @@ class Source:
         # CuPy's headers are not in the simulator's key of its cache
         text = f"{self.text}\n// CuPy {cupy.__version__}, {_headers()}\n"
         options = (f"-I{HEADERS}", *filter(_for_the_simulator, self.options))
-        prefix = OF_EVERY_KERNEL if self.text.startswith(f"#include <{OF_EVERY_KERNEL[0]}>") else ()
+        prefix = ()
+        if self.text.startswith(f"#include <{OF_EVERY_KERNEL[0]}>"):
+            prefix = OF_SPECIAL_FUNCTIONS if "cupy/xsf/" in self.text else OF_EVERY_KERNEL
         file = self.place.file if self.place else None
         return _loaded(kernel_library(text, file, options, entries, observed, prefix))
 

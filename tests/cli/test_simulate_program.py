@@ -154,7 +154,7 @@ def test_a_program_is_run_as_python_runs_it(tmp_path):
     first, *told = done.stdout.splitlines()
     assert first == f"['program.py', '1', '--check'] __main__ program.py {tmp_path} words"
     rows = dict(row.split(" | ", 1) for row in told)
-    assert rows["no C++"].startswith("CUDADriverError | cudaErrorLaunchFailure: program.py:11: Inline PTX")
+    assert rows["no C++"].startswith("CUDADriverError | cudaErrorNotSupported: program.py:11: Inline PTX")
     assert rows["no CUDA"].startswith("CompileException") and 'identifier "nothing" is undefined' in rows["no CUDA"]
     assert "program.py:17: f, block (0, 0, 0), thread (0, 0, 0): access to address" in rows["beyond"]
     assert "named symbol not found" in rows["no name"]
