@@ -66,7 +66,7 @@ def _found(name: str):
             function.restype = None
             return function, int_size
     raise NotImplementedError(
-        f"LAPACK's {name} is not in this NumPy, whose wheels from PyPI have it with OpenBLAS: pip install --force-reinstall numpy"
+        f"LAPACK's {name} is not in this NumPy, another BLAS than its wheels' OpenBLAS: pip install --force-reinstall numpy"
     )
 
 
