@@ -16,7 +16,7 @@ from minillm.errors import UserError
 OPERATIONS = {
     "adamw": ("float32",),
     "attention": ("float32", "bfloat16"),
-    "cross_entropy": ("float32",),
+    "cross_entropy": ("float32", "bfloat16"),
     "dropout": ("float32", "bfloat16"),
     "embedding": ("float32",),
     "gelu": ("float32", "bfloat16"),

@@ -48,10 +48,11 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     return y.reshape(*x.shape[:-1], w.shape[1]), LinearSaved(x, weight, bias is not None, transposed)
 
 
-def linear_backward(dy, saved, needs_dweight=True):
+def linear_backward(dy, saved, needs_dweight=True, dweight=None):
     """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
 
-    needs_dweight=False: dweight is not computed, and None.
+    needs_dweight=False: dweight is not computed, and None. dweight: an array that the weight's
+    gradient is added to; by default a new one.
     """
     x, weight, has_bias, transposed = saved
     xp = array_module(dy)
@@ -63,9 +64,9 @@ def linear_backward(dy, saved, needs_dweight=True):
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dtype=gradient_dtype(weight))  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dtype=gradient_dtype(weight))  # (I, N) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (I, N) @ (N, O)
     # forward: y += downcast(bias, y): the same bias for every row. As a product with ones the sum
     # runs at the speed of the BLAS.
     ones = xp.ones(len(dy_rows), dtype=gradient_dtype(weight)) if has_bias else None
@@ -102,7 +103,9 @@ class Linear(Layer):
         Raises RuntimeError without a forward before it.
         """
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
-        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
+        dx, dweight, dbias = linear_backward(
+            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to()
+        )
         if dweight is not None:
             self.weight.add_grad(dweight)
         if dbias is not None:
