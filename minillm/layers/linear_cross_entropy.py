@@ -74,7 +74,7 @@ def linear_cross_entropy_forward(
         count = (t != ignore_index).sum(dtype="float64")
     if not t.size or device_of(count) == "cpu" and count == 0:  # on a device the loss is NaN then: no wait to look
         raise ValueError(f"all {t.size} targets are ignore_index ({ignore_index}), there is nothing to average")
-    chunk_rows = chunk_rows or rows_of_chunk(len(rows), vocabulary, x)
+    chunk_rows = chunk_rows or rows_of_chunk(len(rows), vocabulary, device_of(x), x.itemsize)
     strip_rows = len(weight) if device_of(weight) == "cuda" else STRIP_ROWS
     room = RoomForLogits(min(chunk_rows, len(rows)), x, weight)
     if needs_gradient:
@@ -99,23 +99,19 @@ def linear_cross_entropy_forward(
     return loss, (dx.reshape(x.shape), dweight) if needs_gradient else None
 
 
-def rows_of_chunk(rows: int, vocabulary: int, x) -> int:
+def rows_of_chunk(rows: int, vocabulary: int, device: str, itemsize: int) -> int:
     """How many of so many rows have their logits at a time: as many as CHUNK_LOGITS allows.
 
-    On a device all chunks but the last are of one size, a multiple of CHUNK_MULTIPLE, and the last
-    one is nearly as large:
+    itemsize: bytes of a number of x. On a device all chunks but the last are of one size, a
+    multiple of CHUNK_MULTIPLE, and the last one is nearly as large:
 
-    >>> from minillm.backend.arrays import to_device
-    >>> import numpy as np
-    >>> x = to_device(np.zeros(1, np.float32), "cudasim")
-    >>> [rows_of_chunk(rows, 2000, x) for rows in (100, 5000, 16384, 17000)]
+    >>> [rows_of_chunk(rows, 2000, "cudasim", 4) for rows in (100, 5000, 16384, 17000)]
     [256, 5120, 5632, 4352]
     """
-    device = device_of(x)
     most = max(1, CHUNK_LOGITS[device] // vocabulary)
     if device == "cpu":
         return most
-    most *= 2 if is_bfloat16(x) else 1
+    most *= 2 if itemsize == 2 else 1
     multiple = CHUNK_MULTIPLE if most >= CHUNK_MULTIPLE else 1
     chunks = -(-rows // (most // multiple * multiple))
     return -(-rows // (chunks * multiple)) * multiple

@@ -75,7 +75,7 @@ def sequence_log_probability_forward(
         spans = counted_spans(targets, ignore_index)
     if vocabulary is None:
         vocabulary = x.shape[-1] if weight is None else len(weight)
-    chunk_rows = chunk_rows or rows_of_chunk(x.shape[1], vocabulary, x)
+    chunk_rows = chunk_rows or rows_of_chunk(x.shape[1], vocabulary, device_of(x), x.itemsize)
     chunks = list(_chunks(spans or [(0, x.shape[1])] * len(x), chunk_rows))
     logp = to_device(array_module(x).zeros(len(x)), device_of(x))  # (B,)
     room = None if weight is None else RoomForLogits(_longest(chunks), x, weight)
