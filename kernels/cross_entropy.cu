@@ -128,16 +128,16 @@ __global__ void __launch_bounds__(512, 3)
     for (int p = threadIdx.x; p < packs; p += blockDim.x) {
         Pack<Number> pack = packed[p];
         for (int i = 0; i < SIZE; ++i) {
-            float gradient = expf((float)pack.numbers[i] - online.max) * softmax_scale - everywhere;
-            pack.numbers[i] = (Number)gradient;
+            float dz = expf((float)pack.numbers[i] - online.max) * softmax_scale - everywhere;
+            pack.numbers[i] = (Number)dz;
         }
         packed[p] = pack;
     }
     if (has_single) z[single] = (Number)(expf((float)z[single] - online.max) * softmax_scale - everywhere);
     __syncthreads();  // z[target] is written once more, by another thread
     if (threadIdx.x == 0 && known) {
-        float gradient = expf(at_target - online.max) * softmax_scale - everywhere;
-        z[target] = (Number)(gradient - scale * (1 - label_smoothing));
+        float dz = expf(at_target - online.max) * softmax_scale - everywhere;
+        z[target] = (Number)(dz - scale * (1 - label_smoothing));
     }
 }
 

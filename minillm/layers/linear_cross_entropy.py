@@ -179,7 +179,9 @@ class LinearCrossEntropy(Layer):
         ignored. Raises ValueError if every target is ignored.
         """
         weight = self.weight.operand(x, padded=True)
-        learns = self.training and not self.weight.frozen
+        dweight = None
+        if self.training and not self.weight.frozen:
+            dweight = self.weight.empty_gradient(len(weight))
         loss, saved = linear_cross_entropy_forward(
             x,
             weight,
@@ -187,9 +189,9 @@ class LinearCrossEntropy(Layer):
             self.ignore_index,
             self.label_smoothing if self.training else 0.0,
             needs_gradient=self.training,
-            dweight=self.weight.grad_buffer(len(weight), zeros=False) if learns else None,
+            dweight=dweight,
             count=count,
-            needs_dweight=learns,
+            needs_dweight=dweight is not None,
             vocabulary=len(self.weight.peek()),
         )
         self.save_for_backward(saved)

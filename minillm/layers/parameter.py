@@ -124,12 +124,17 @@ class Parameter:
         if self.grad is not None:
             self._spare, self._buffer, self.grad = self._buffer, None, None
 
-    def grad_buffer(self, rows: int | None = None, zeros: bool = True):
-        """An array of zeros like the value, for a gradient too large to be made afresh in every
-        step.
+    def grad_buffer(self, rows: int | None = None):
+        """`empty_gradient`, filled with zeros."""
+        buffer = self.empty_gradient(rows)
+        buffer[...] = 0
+        return buffer
 
-        rows: for an array with more rows than the value, whose first ones the gradient is. zeros:
-        whether it has to be zero, and may not hold any numbers.
+    def empty_gradient(self, rows: int | None = None):
+        """An array like the value, not initialized, for a gradient too large to be made afresh in
+        every step.
+
+        rows: of an array with more rows than the value, whose first ones the gradient is.
         """
         shape = self._value.shape if rows is None else (rows, *self._value.shape[1:])
         buffer, self._spare = self._spare, None
@@ -137,10 +142,7 @@ class Parameter:
             buffer = array_module(self._value).empty_like(self._value, shape=shape, order="C")
         if self.grad is None:
             self._buffer = buffer
-        buffer = buffer if buffer.shape == shape else buffer[: shape[0]]
-        if zeros:
-            buffer[...] = 0
-        return buffer
+        return buffer if buffer.shape == shape else buffer[: shape[0]]
 
     def grad_to_add_to(self):
         """The gradient so far, for a product that adds to it and hands it to `add_grad` again; None

@@ -581,7 +581,7 @@ EXPECTED = {
         "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys n_kv_head p q rows s scale starts v "
         "window y"
     ),
-    "cross_entropy": "V count dlogits gradient ignore_index label_smoothing logits loss p targets total",
+    "cross_entropy": "V before count dlogits ignore_index label_smoothing logits loss p targets total",
     "adamw": "b1 b2 copies decay decoupled eps g gradient_scale lr m v w",
 }
 SPELLED = {  # name, column -> spellings
