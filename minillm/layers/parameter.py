@@ -125,14 +125,15 @@ class Parameter:
             self._spare, self._buffer, self.grad = self._buffer, None, None
 
     def grad_buffer(self, rows: int | None = None):
-        """`empty_gradient`, filled with zeros."""
+        """As `empty_gradient`, filled with zeros."""
         buffer = self.empty_gradient(rows)
-        buffer[...] = 0
+        if device_of(buffer) == "cuda":
+            buffer[...] = 0
         return buffer
 
     def empty_gradient(self, rows: int | None = None):
-        """An array like the value, not initialized, for a gradient too large to be made afresh in
-        every step.
+        """An array like the value for a gradient too large to be made afresh in every step. On a GPU
+        it is not initialized.
 
         rows: of an array with more rows than the value, whose first ones the gradient is.
         """
@@ -142,6 +143,8 @@ class Parameter:
             buffer = array_module(self._value).empty_like(self._value, shape=shape, order="C")
         if self.grad is None:
             self._buffer = buffer
+        if device_of(buffer) != "cuda":
+            buffer[...] = 0  # inspection reads all that an operation gets, and memory may hold any bits
         return buffer if buffer.shape == shape else buffer[: shape[0]]
 
     def grad_to_add_to(self):
