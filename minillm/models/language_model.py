@@ -287,7 +287,7 @@ class LanguageModel(Layer, Architecture):
                     f"{self.config.vocab_size} tokens: was the text encoded with another tokenizer?"
                 )
         weight = getattr(self.lm_head, "weight", None)
-        device = device_of(weight.value) if isinstance(weight, Parameter) else self.device
+        device = device_of(weight.peek()) if isinstance(weight, Parameter) else self.device
         return contiguous(to_device(ids, device))
 
     def has_own_head(self) -> bool:
