@@ -36,7 +36,7 @@
 #include "mask.cuh"
 #include "mma.cuh"
 
-const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
+const float LOG2_E = 1.44269504088896341f;
 
 __device__ inline int warp() { return threadIdx.x / 32; }
 __device__ inline int group() { return threadIdx.x % 32 / 4; }

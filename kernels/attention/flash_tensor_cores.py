@@ -59,15 +59,15 @@ class Tiling(NamedTuple):
 # each of these compiles without spilling (tests/kernels/test_compile.py).
 FORWARD = {
     "bfloat16": {32: (4, 2, 64, 2, True), 64: (4, 2, 64, 2, True), 96: (4, 2, 32, 2, False), 128: (4, 2, 32, 2, False)},
-    "float32": {32: (4, 1, 32, 1, False), 64: (4, 1, 32, 1, False), 96: (4, 1, 32, 1, False), 128: (4, 1, 32, 1, False)},
+    "float32": {32: (4, 2, 32, 2, True), 64: (4, 2, 32, 2, False), 96: (4, 1, 32, 2, True), 128: (4, 1, 32, 2, True)},
 }
 QUERIES = {
     "bfloat16": {32: (4, 2, 32, 2, True), 64: (4, 2, 32, 2, False), 96: (4, 2, 32, 2, False), 128: (4, 1, 32, 2, True)},
-    "float32": {32: (4, 1, 16, 1, False), 64: (4, 1, 16, 1, False), 96: (4, 1, 16, 1, False), 128: (4, 1, 16, 1, False)},
+    "float32": {32: (4, 2, 16, 2, True), 64: (4, 2, 16, 2, False), 96: (4, 1, 16, 2, False), 128: (4, 1, 16, 1, False)},
 }
 KEYS = {
     "bfloat16": {32: (4, 2, 32, 2, True), 64: (4, 2, 32, 2, False), 96: (4, 1, 32, 2, False), 128: (4, 1, 16, 2, False)},
-    "float32": {32: (4, 1, 16, 1, False), 64: (4, 1, 16, 1, False), 96: (4, 1, 16, 1, False), 128: (4, 1, 16, 1, False)},
+    "float32": {32: (4, 2, 16, 2, True), 64: (4, 2, 16, 2, False), 96: (4, 1, 16, 2, False), 128: (4, 1, 16, 1, False)},
 }
 
 
