@@ -47,12 +47,6 @@ def on_both(minillm, tmp_path):
     return compare
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_model_learns(kind, dtype, on_both):
-    on_both("--data", "text.txt", *MODELS[kind], *SHAPE, dtype=dtype)
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_by_every_optimizer(optimizer, on_both):
     on_both("--data", "text.txt", "--optimizer", optimizer, "--lr", 1e-3, *MODELS["gpt2"], *SHAPE)
