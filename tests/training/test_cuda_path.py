@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from gpu_testing import products_asked_for
 
+from minillm.backend.arrays import to_host
 from minillm.backend.random_streams import stream
 from minillm.generation import generate
-from minillm.kernels import launch
+from minillm.kernels import RUNGS, launch, use_kernels
+from minillm.models.architectures import config_from_dict, make_model
 from minillm.models.language_model import LanguageModel
 from minillm.sampler import Sampler
 from minillm.training import Reporter, TrainingSettings, evaluate_model, start_run, train
@@ -64,6 +66,19 @@ def test_the_same_loss_and_the_same_text(kind, tmp_path):
         found.append((evaluate_model(model, tokens, 3).loss, text))
     assert found[1][0] == pytest.approx(found[0][0], abs=1e-5)
     assert found[1][1] == found[0][1]
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_of_attention_takes_a_model_in_bfloat16(rung):
+    use_kernels(attention=rung)
+    tokens, losses = stream("tokens").integers(28, (2, 17)), []
+    for device in ("cpu", "cuda"):
+        config = config_from_dict({"vocab_size": 28, "model_type": "gpt2", **SHAPES["gpt2"], "n_layer": 1})
+        model = make_model(config, 1, "bfloat16").to(device).train()
+        losses.append(float(model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, 2))))
+        model.backward()
+    assert losses[1] == pytest.approx(losses[0], abs=1e-2)
+    assert all(np.isfinite(to_host(parameter.grad)).all() for parameter in model.parameters().values())
 
 
 def test_for_cupy_the_shape_of_a_number_is_none_at_all():
