@@ -12,6 +12,7 @@ from minillm.models.architectures import config_from_dict, make_model
 from minillm.models.language_model import LanguageModel
 from minillm.sampler import Sampler
 from minillm.training import Reporter, TrainingSettings, evaluate_model, start_run, train
+from minillm.training.evaluation import evaluate_whole
 
 pytestmark = pytest.mark.gpu
 SHAPES = {
@@ -97,11 +98,17 @@ def test_evaluation_on_a_device_is_one_worker(tmp_path, monkeypatch):
     """Batches that are cut for each core of the host would be launched once for each."""
     monkeypatch.setattr("minillm.backend.threads.cores", lambda: 4)
     monkeypatch.setattr("minillm.backend.threads.TOKENS_PER_WORKER", 1)
-    model, made = start(tmp_path, "gpt2", "cpu").model.eval(), []
-    copy_of = LanguageModel.replica
+    run, made, copy_of = start(tmp_path, "gpt2", "cpu"), [], LanguageModel.replica
     monkeypatch.setattr(LanguageModel, "replica", lambda self: made.append(self) or copy_of(self))
-    tokens = stream("tokens").integers(model.config.vocab_size, 80)
-    on_cpu = evaluate_model(model, tokens, 4).loss
-    assert len(made) == 3
-    assert evaluate_model(model.to("cuda"), tokens, 4).loss == pytest.approx(on_cpu, abs=1e-5)
-    assert len(made) == 3
+    model, tokens = run.model.eval(), stream("tokens").integers(run.model.config.vocab_size, 80)
+    for evaluate in (
+        lambda: evaluate_model(model, tokens, 4).loss,
+        lambda: evaluate_whole(model, run.examples, "validation").loss,
+    ):
+        found = {}
+        for device in ("cpu", "cuda"):
+            model.to(device)
+            made.clear()
+            found[device] = evaluate()
+            assert bool(made) == (device == "cpu")
+        assert found["cuda"] == pytest.approx(found["cpu"], abs=1e-5)
