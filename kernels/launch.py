@@ -198,14 +198,17 @@ def check_architecture(name: str, arch: int, minimum: int) -> None:
         raise UserError(f"{name} needs a GPU of sm_{minimum} or later, this one is sm_{arch}: choose another kernel")
 
 
-def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:
+def check_array(
+    kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "", contiguous: bool = True
+) -> None:
     """Raises unless `array` is what the kernel takes.
 
     kernel, name: of the function and its argument, for the message. like: an array on whose device
     it has to be. shape: the only shape possible, None for any. dtype: one, or a tuple of names such
-    as FLOATS. because: the reason for the shape, for the message ("x has 512 channels"). Raises
-    TypeError if it is no array or has another dtype; ValueError if its shape, its device or its
-    memory layout (not C-contiguous) is wrong.
+    as FLOATS. because: the reason for the shape, for the message ("x has 512 channels").
+    contiguous=False: the kernel takes steps, which the launcher checks. Raises TypeError if it is
+    no array or has another dtype; ValueError if its shape, its device or its memory layout (not
+    C-contiguous) is wrong.
     """
     found, flags = getattr(array, "dtype", None), getattr(array, "flags", None)
     if found is None or flags is None:
@@ -215,7 +218,7 @@ def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="
         raise TypeError(f"{kernel}: {name} is {array.dtype}, the kernel takes {' or '.join(dtypes)}")
     if shape is not None and array.shape != tuple(shape):
         raise ValueError(f"{kernel}: {name} is {array.shape} but {because or f'has to be {tuple(shape)}'}")
-    if not flags.c_contiguous:
+    if contiguous and not flags.c_contiguous:
         raise ValueError(
             f"{kernel}: {name} is not C-contiguous (shape {array.shape}, strides {array.strides}): "
             f"pass {array_module(array).__name__}.ascontiguousarray({name})"

@@ -145,6 +145,28 @@ def contiguous(array):
     return array if array.flags.c_contiguous else array.copy()  # numpy.ascontiguousarray would forget the device
 
 
+def is_held_elsewhere(holder, name: str) -> bool:
+    """Whether anything but the attribute `name` of `holder` refers to the array that it is, or to
+    its memory: then others can write into it.
+
+    By CPython's counts of references. A count of 2 is that of the attribute and of the call that
+    counts. A view holds the array or its base, and with CuPy its memory.
+    """
+    if sys.getrefcount(getattr(holder, name)) > 2:
+        return True
+    array = getattr(holder, name)
+    if _is_cupy(array):
+        if array.base is not None or sys.getrefcount(array.data) > 2:
+            return True
+        return sys.getrefcount(array.data.mem) > 2
+    base = array.base
+    while isinstance(base, np.ndarray):  # held by what it is the base of, by `base` and by the call
+        if sys.getrefcount(base) > 3:
+            return True
+        base = base.base
+    return base is not None
+
+
 def float_dtype(name) -> np.dtype:
     """The NumPy dtype for a name in DTYPES. Raises UserError for any other name."""
     name = name if isinstance(name, str) else np.dtype(name).name

@@ -105,6 +105,11 @@ def dtype_name(dtype) -> str:
     return str(dtype)
 
 
+def gradient_dtype(weight) -> np.dtype:
+    """The dtype of a weight's gradient: that of the weight, float32 for its copy in bfloat16."""
+    return np.dtype("float32") if is_bfloat16(weight) else weight.dtype
+
+
 def upcast(x):
     """x in float32 if it is bfloat16, else x: the numbers that a layer computes with."""
     return x.astype("float32") if is_bfloat16(x) else x

@@ -15,10 +15,17 @@ from collections.abc import Iterator
 from minillm.checks.case import KEY, Case, Kernel, Problem, array, at, randomised
 from minillm.checks.cases_activations import DROPOUT, GELU, SOFTMAX, SWIGLU
 from minillm.checks.cases_attention import ATTENTION, ROTARY, ROTARY_ATTENTION, SELF_ATTENTION
-from minillm.checks.cases_linear import EMBEDDING, LINEAR, LORA, LORA_LINEAR, MLP, SWIGLU_MLP
+from minillm.checks.cases_linear import BIAS, EMBEDDING, LINEAR, LORA, LORA_LINEAR, MLP, SWIGLU_MLP
 from minillm.checks.cases_loss import CROSS_ENTROPY, DPO, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY
 from minillm.checks.cases_models import DOCUMENTS, MODELS, RECOMPUTE, RESIDUAL_BLOCK
-from minillm.checks.cases_norms import LAYER_NORM, RESIDUAL, RESIDUAL_LAYER_NORM, RMS_NORM
+from minillm.checks.cases_norms import (
+    LAYER_NORM,
+    RESIDUAL,
+    RESIDUAL_BIAS,
+    RESIDUAL_LAYER_NORM,
+    RESIDUAL_RMS_NORM,
+    RMS_NORM,
+)
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
 from minillm.checks.cases_preference import PREFERENCE
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
@@ -28,7 +35,7 @@ __all__ = ["CASES", "GRADCHECKED", "KERNELS", "KEY", "LAYERS", "Case", "Kernel",
 __all__ += ["check_gradients", "run"]
 
 LAYERS = (
-    LINEAR, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, ROTARY, GELU, SOFTMAX, DROPOUT, ATTENTION,
+    LINEAR, BIAS, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, RESIDUAL_RMS_NORM, RESIDUAL_BIAS, ROTARY, GELU, SOFTMAX, DROPOUT, ATTENTION,
     SELF_ATTENTION, ROTARY_ATTENTION, LORA, LORA_LINEAR, MLP, SWIGLU, SWIGLU_MLP, RESIDUAL, RESIDUAL_BLOCK, RECOMPUTE,
     CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS,
 )  # fmt: skip
