@@ -7,9 +7,11 @@ use.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 
 from minillm.backend.arrays import device_of
+from minillm.backend.precision import dtype_name
 from minillm.errors import UserError
 
 # Operation -> the dtypes that its kernel takes.
@@ -80,8 +82,13 @@ def kernel_for(operation: str, array):
     """
     if device_of(array) == "cpu":
         return None
-    if not _choices[operation] or array.dtype.name not in OPERATIONS[operation]:
+    if not _choices[operation] or dtype_name(array.dtype) not in OPERATIONS[operation]:
         return None
+    return _launcher(operation)
+
+
+@cache
+def _launcher(operation: str):
     return import_module(f"{__name__}.{operation}")
 
 

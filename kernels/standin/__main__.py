@@ -31,7 +31,6 @@ def main() -> None:
     if not chosen.module and not rest:
         parser.error("name a module (-m) or a script to run")
 
-
     _append_to("PYTEST_PLUGINS", "minillm.kernels.standin.plugin", ",")
     os.environ["GPU_STANDIN_CAPABILITY"] = chosen.capability
     os.environ["GPU_STANDIN_COMPUTE"] = "1" if chosen.compute else ""

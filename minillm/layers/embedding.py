@@ -69,10 +69,10 @@ class Embedding(Layer):
 
     def forward(self, ids, dtype=None):
         """ids (...) int, or a slice  ->  y (..., C) of `dtype`, by default the weight's."""
-        forward, backward = dispatch(self.weight.value, embedding_forward, embedding_backward)
+        forward, backward = dispatch(self.weight.peek(), embedding_forward, embedding_backward)
         if isinstance(ids, slice):  # nothing to look up
             forward, backward = embedding_forward, embedding_backward
-        y, saved = forward(ids, self.weight.value, dtype)
+        y, saved = forward(ids, self.weight.peek(), dtype)
         self.save_for_backward((backward, saved))
         return y
 
@@ -86,9 +86,9 @@ class Embedding(Layer):
             return
         buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
         embedding_backward, saved = self.take_saved()
-        # forward: y, saved = forward(ids, self.weight.value, dtype)
+        # forward: y, saved = forward(ids, self.weight.peek(), dtype)
         self.weight.grad = embedding_backward(dy, saved, buffer)
 
     def decode(self, ids, cache):
         """ids (...) int -> y (..., C), of the weight's dtype."""
-        return self.weight.value[ids]
+        return self.weight.peek()[ids]

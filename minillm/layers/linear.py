@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minillm.backend.matmul import matmul
+from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.bias import add_bias, sum_over_rows
 from minillm.layers.layer import Layer, Parameter
@@ -65,9 +66,9 @@ def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dweight, weight.dtype, add=adds)  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=adds)  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dweight, weight.dtype, add=adds)  # (I, N) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=adds)  # (I, N) @ (N, O)
     # forward: y = add_bias(y, bias): the same bias for every row
     dbias = sum_over_rows(dy_rows) if has_bias else None
     return dx, dweight, dbias
@@ -92,7 +93,7 @@ class Linear(Layer):
         with_bias=False: the bias is left to the caller, who adds its gradient, too.
         """
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
-        y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
+        y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
         self.save_for_backward(saved)
         return y
 
@@ -103,7 +104,7 @@ class Linear(Layer):
         Raises RuntimeError without a forward before it.
         """
         buffer = None if self.weight.frozen else writeable(self.weight.grad)
-        # forward: y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, buffer, dx)
         if dweight is not None and dweight is not buffer:
             self.weight.add_grad(dweight)
@@ -116,7 +117,7 @@ class Linear(Layer):
 
         with_bias=False: the bias is left to the caller.
         """
-        weight = self.weight.value
+        weight = self.weight.peek()
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
                 return packed(x)

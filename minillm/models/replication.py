@@ -57,6 +57,7 @@ class _Copier:
     def _parameter(self, parameter: Parameter):
         copy = self._new(parameter)
         vars(copy).update(vars(parameter))
+        copy.value = parameter.value  # neither knows what the other one writes: both drop their rounded copies
         copy.grad = copy._spare = None
         copy._is_buffered = False
         return copy
