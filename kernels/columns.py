@@ -16,4 +16,3 @@ def column_grid(rows: int, width: int, kernel: str) -> tuple[int, int]:
     n = int(kernel.split(",")[1].strip(" >"))
     across = blocks_for(width, WIDE * n)
     return blocks_for(rows, DEEP, max(1, MAX_BLOCKS // max(across, 1))), across
-

@@ -47,6 +47,8 @@ def residual_rms_norm_backward(dsum, dy, saved):
     dx, partials = empty(total.shape, total, total.dtype), empty((1 + has_delta_bias, blocks, width), total)
     sizes = (np.int32(has_delta_bias), np.int64(rows), np.int32(width))
     kernel = instance("residual_rms_norm_backward", width, (total, dsum, dy, weight))
-    CUDA.launch(kernel, (blocks,), (threads_of_row(width, kernel),), (dsum, dy, total, rstd, weight, dx, partials, *sizes))
+    CUDA.launch(
+        kernel, (blocks,), (threads_of_row(width, kernel),), (dsum, dy, total, rstd, weight, dx, partials, *sizes)
+    )
     dweight, *ddelta_bias = column_sums(CUDA, partials)
     return dx, dweight, ddelta_bias[0] if has_delta_bias else None

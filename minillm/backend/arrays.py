@@ -155,7 +155,7 @@ def is_held_elsewhere(holder, name: str) -> bool:
     if sys.getrefcount(getattr(holder, name)) > 2:
         return True
     array = getattr(holder, name)
-    if _is_cupy(array):
+    if device_of(array) == "cuda":
         if array.base is not None or sys.getrefcount(array.data) > 2:
             return True
         return sys.getrefcount(array.data.mem) > 2

@@ -19,7 +19,10 @@ from minillm.checks.cases import BIAS, array
 from minillm.layers.bias import add_bias, bias_forward, sum_over_rows
 
 FAULTS = {
-    "dbias is a mean in place of a sum": ("return matmul(ones, dy_rows)", "return matmul(ones, dy_rows / len(dy_rows))"),
+    "dbias is a mean in place of a sum": (
+        "return matmul(ones, dy_rows)",
+        "return matmul(ones, dy_rows / len(dy_rows))",
+    ),
     "the bias counts twice": ("z += downcast(bias, z)\n", "z += 2 * downcast(bias, z)\n"),
 }
 

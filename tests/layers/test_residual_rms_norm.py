@@ -14,8 +14,8 @@ from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.backend.precision import bfloat16
 from minillm.checks.cases import RESIDUAL_RMS_NORM, array
-from minillm.layers.rms_norm import rms_norm_forward
 from minillm.layers.residual_rms_norm import residual_rms_norm_backward, residual_rms_norm_forward
+from minillm.layers.rms_norm import rms_norm_forward
 
 FAULTS = {
     "the gradient of the sum is dropped": ("dx += upcast(dsum)\n", "pass\n"),

@@ -27,7 +27,10 @@ FAULTS = {
 }  # fmt: skip
 
 LAYER_FAULTS = {
-    "the path through up is left out": ("return self.up_proj.backward(dup, dx)", "self.up_proj.backward(dup); return dx"),
+    "the path through up is left out": (
+        "return self.up_proj.backward(dup, dx)",
+        "self.up_proj.backward(dup); return dx",
+    ),
     "the gate gets the gradient of up": ("self.gate_proj.backward(dgate)", "self.gate_proj.backward(dup)"),
 }
 
