@@ -14,8 +14,8 @@ from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
-from minillm.models.gpt2 import GPT2
-from minillm.models.llama import Llama
+from minillm.models.gpt2 import GPT2, GPT2Config
+from minillm.models.llama import Llama, LlamaConfig
 from minillm.models.mistral import Mistral
 from minillm.models.qwen2 import Qwen2
 from minillm.models.qwen3 import Qwen3
@@ -166,6 +166,52 @@ RESIDUAL_BLOCK = Case(
     inputs=residual_block_inputs,
     layer=residual_block,
     gradcheck=[at(2, 3, 4)],
+)
+
+
+class FusedBlock(Layer):
+    """A block by the functions that fuse it, on any device.
+
+    module: minillm.layers.fused_block, or a copy with a fault.
+    """
+
+    def __init__(self, module, block: Layer):
+        self.module, self.block = module, block
+
+    def forward(self, x, rng_key):
+        y, saved = self.module.fused_block_forward(self.block.parts(), x, rng_key)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy):
+        return self.module.fused_block_backward(dy, self.take_saved())
+
+
+def block_to_fuse(module, a):
+    """A block of a GPT-2 whose projections have biases, or one of a Llama."""
+    if a.is_llama:
+        config = LlamaConfig(**BLOCK, attention_bias=a.biased, mlp_bias=a.biased)
+        block = Llama(config, seed=0, dtype="float64").blocks[0]
+    else:
+        block = GPT2(GPT2Config(**BLOCK, dropout=a.dropout, bias=a.biased), seed=0, dtype="float64").blocks[0]
+    return FusedBlock(module, randomised(block))
+
+
+BLOCK = dict(vocab_size=3, context_length=3, n_layer=1, n_head=2, d_model=4, d_ff=6)
+FUSED_BLOCK = Case(
+    "fused block",
+    home="minillm.layers.fused_block",
+    inputs=lambda rng, *shape, is_llama=False, dropout=0.0, biased=True: dict(
+        x=rng.normal(size=shape), rng_key=KEY, is_llama=is_llama, dropout=dropout, biased=biased
+    ),
+    layer=block_to_fuse,
+    gradcheck=[
+        at(2, 3, 4, label="GPT-2"),
+        at(2, 3, 4, label="GPT-2, dropout", dropout=0.2),
+        at(2, 3, 4, label="GPT-2, no biases", biased=False),
+        at(2, 3, 4, label="Llama", is_llama=True, biased=False),
+        at(2, 3, 4, label="Llama, biases", is_llama=True),
+    ],
 )
 
 

@@ -95,6 +95,7 @@ def fused_block_forward(parts: BlockParts, x, rng_key=None, starts=None):
     forward, backward = dispatch(x, residual_bias_forward, residual_bias_backward)
     a, bias_a = _branch(attention, norm_1.forward(x), dropouts[0], rng_key, starts)
     s, n = norm_of_sum(norm_2, x, a, _value(bias_a))
+    del a  # its memory is free for the MLP
     m, bias_m = _branch(mlp, n, dropouts[1], rng_key)
     y, saved = forward(s, m, _value(bias_m))
     return y, FusedBlockSaved(parts, (bias_a, bias_m), backward, saved)
@@ -105,17 +106,15 @@ def fused_block_backward(dy, saved):
     (norm_1, attention, norm_2, mlp, dropouts), (bias_a, bias_m), residual_bias_backward, saved = saved
     _, _, norm_of_sum_backward = OF_SUM[type(norm_2)]
     # forward: y, saved = forward(s, m, _value(bias_m)): y = s + (m + b_m)
-    ds, dm, dbias_m = residual_bias_backward(dy, saved)
+    dy, dm, dbias_m = residual_bias_backward(dy, saved)
     _add_grad(bias_m, dbias_m)
     # forward: m, bias_m = _branch(mlp, n, dropouts[1], rng_key)
-    dn = _branch_backward(mlp, dm, dropouts[1])
     # forward: s, n = norm_of_sum(norm_2, x, a, _value(bias_a)): s = x + (a + b_a), n = norm_2(s)
-    ds, dbias_a = norm_of_sum_backward(norm_2, ds, dn)
+    ds, dbias_a = norm_of_sum_backward(norm_2, dy, _branch_backward(mlp, dm, dropouts[1]))
     _add_grad(bias_a, dbias_a)
     # forward: a, bias_a = _branch(attention, norm_1.forward(x), dropouts[0], rng_key, starts)
-    dh = _branch_backward(attention, ds, dropouts[0])
-    # forward: norm_1.forward(x); s, n = norm_of_sum(norm_2, x, a, _value(bias_a)): x goes both ways
-    return norm_1.backward(dh, ds)
+    # forward: s, n = norm_of_sum(norm_2, x, a, _value(bias_a)): x goes along the stream, too
+    return norm_1.backward(_branch_backward(attention, ds, dropouts[0]), ds)
 
 
 def _branch(layer, x, dropout, rng_key, starts=None):

@@ -106,7 +106,7 @@ class Linear(Layer):
         buffer = None if self.weight.frozen else writeable(self.weight.grad)
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, buffer, dx)
-        if dweight is not None and dweight is not buffer:
+        if dweight is not None and buffer is None:
             self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)
