@@ -14,8 +14,8 @@ from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
-from minillm.models.gpt2 import GPT2, GPT2Config
-from minillm.models.llama import Llama, LlamaConfig
+from minillm.models.gpt2 import GPT2
+from minillm.models.llama import Llama
 from minillm.models.mistral import Mistral
 from minillm.models.qwen2 import Qwen2
 from minillm.models.qwen3 import Qwen3
@@ -187,30 +187,23 @@ class FusedBlock(Layer):
         return self.module.fused_block_backward(dy, self.take_saved())
 
 
-def block_to_fuse(module, a):
-    """A block of a GPT-2 whose projections have biases, or one of a Llama."""
-    if a.is_llama:
-        config = LlamaConfig(**BLOCK, attention_bias=a.biased, mlp_bias=a.biased)
-        block = Llama(config, seed=0, dtype="float64").blocks[0]
-    else:
-        block = GPT2(GPT2Config(**BLOCK, dropout=a.dropout, bias=a.biased), seed=0, dtype="float64").blocks[0]
-    return FusedBlock(module, randomised(block))
+def fused_block_inputs(rng, *shape, kind, **fields):
+    """x of a model's block. kind: the class of the model; fields: of its config."""
+    return dict(x=rng.normal(size=shape), model=kind, config=kind.config_class(**BLOCK, **fields), rng_key=KEY)
 
 
 BLOCK = dict(vocab_size=3, context_length=3, n_layer=1, n_head=2, d_model=4, d_ff=6)
 FUSED_BLOCK = Case(
     "fused block",
     home="minillm.layers.fused_block",
-    inputs=lambda rng, *shape, is_llama=False, dropout=0.0, biased=True: dict(
-        x=rng.normal(size=shape), rng_key=KEY, is_llama=is_llama, dropout=dropout, biased=biased
-    ),
-    layer=block_to_fuse,
+    inputs=fused_block_inputs,
+    layer=lambda module, a: FusedBlock(module, randomised(a.model(a.config, seed=0, dtype="float64").blocks[0])),
     gradcheck=[
-        at(2, 3, 4, label="GPT-2"),
-        at(2, 3, 4, label="GPT-2, dropout", dropout=0.2),
-        at(2, 3, 4, label="GPT-2, no biases", biased=False),
-        at(2, 3, 4, label="Llama", is_llama=True, biased=False),
-        at(2, 3, 4, label="Llama, biases", is_llama=True),
+        at(2, 3, 4, label="layer norm", kind=GPT2),
+        at(2, 3, 4, label="layer norm, dropout", kind=GPT2, dropout=0.2),
+        at(2, 3, 4, label="layer norm, no biases", kind=GPT2, bias=False),
+        at(2, 3, 4, label="RMS norm", kind=Llama),
+        at(2, 3, 4, label="RMS norm, biases", kind=Llama, attention_bias=True, mlp_bias=True),
     ],
 )
 

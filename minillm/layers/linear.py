@@ -100,11 +100,11 @@ class Linear(Layer):
     def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.
 
-        dx: an array that the gradient of x is added to, and which is returned; by default a new one.
-        Raises RuntimeError without a forward before it.
+        dx: an array that the gradient of x is added to, and which is returned; by default a new
+        one. Raises RuntimeError without a forward before it.
         """
         buffer = None if self.weight.frozen else writeable(self.weight.grad)
-        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, buffer, dx)
         if dweight is not None and buffer is None:
             self.weight.add_grad(dweight)

@@ -24,8 +24,8 @@ def residual_bias_forward(x, branch, bias=None):
 
 
 def residual_bias_backward(dy, saved):
-    """dy (..., C)  ->  dx and dbranch (..., C), dbias (C,) or None. The first two are dy itself: not
-    to be written to.
+    """dy (..., C)  ->  dx and dbranch (..., C), dbias (C,) or None. The first two are dy itself:
+    not to be written to.
     """
     has_bias = saved
     # forward: added = added + bias: the same bias for every row

@@ -238,8 +238,8 @@ def own_bytes(layer: Layer, direction: str, arguments: tuple, result, is_block: 
     """Bytes of what a layer does itself, its sub-layers left out; None where that is not known.
 
     A layer without sub-layers reads its arguments and parameters and writes its result. Blocks add
-    twice, two arrays into a third; a fused one does nothing itself. The MLPs have their activation: z -> h, and dh, z -> dz; SwiGLU:
-    gate, up -> h, and dh, gate, up -> dgate, dup.
+    twice, two arrays into a third; a fused one does nothing itself. The MLPs have their activation:
+    z -> h, and dh, z -> dz; SwiGLU: gate, up -> h, and dh, gate, up -> dgate, dup.
     """
     if is_block and hasattr(layer, "parts") and fuses(layer.parts(), arguments[0]):
         return None
