@@ -98,10 +98,10 @@ class Linear(Layer):
     def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.
 
-        dx: an array that the gradient of x is added to, and which is returned; by default a new one.
-        Raises RuntimeError without a forward before it.
+        dx: an array that the gradient of x is added to, and which is returned; by default a new
+        one. Raises RuntimeError without a forward before it.
         """
-        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = linear_backward(
             dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx
         )
