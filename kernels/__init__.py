@@ -25,6 +25,7 @@ OPERATIONS = {
     "residual_layer_norm": ("float32", "bfloat16"),
     "rms_norm": ("float32", "bfloat16"),
     "rotary": ("float32", "bfloat16"),
+    "skinny_matmul": ("float32", "bfloat16"),
     "swiglu": ("float32", "bfloat16"),
 }
 RUNGS = ("naive", "tiled", "online", "flash", "flash_tensor_cores")  # of attention, kernels/attention
@@ -80,6 +81,11 @@ def kernel_for(operation: str, array):
     if not _choices[operation] or array.dtype.name not in OPERATIONS[operation]:
         return None
     return import_module(f"{__name__}.{operation}")
+
+
+def choices() -> tuple:
+    """What `use_kernels` chose, to see whether it is still the same."""
+    return tuple(_choices.items())
 
 
 def chosen_rung() -> str | None:

@@ -37,6 +37,11 @@ def instrumented(kind: str, name: str, *arrays) -> AbstractContextManager:
     return stack
 
 
+def has_hooks() -> bool:
+    """Whether any hook is installed."""
+    return bool(_hooks)
+
+
 @contextmanager
 def add_hook(hook: Callable) -> Iterator[None]:
     """Call `hook(kind, name, arrays)` for every piece of work inside the block, in any thread."""
