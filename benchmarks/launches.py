@@ -19,11 +19,11 @@ from statistics import median
 import numpy as np
 
 import minillm
+from minillm.kernels.standin.recording import Kernel, MatrixProduct, counts, recorded
 from minillm.optim import clip
-from minillm.training.data_parallel import DataParallel
 from minillm.profiling.memory import Workload, estimate
 from minillm.profiling.memory_measure import measured_peak
-from minillm.kernels.standin.recording import Kernel, MatrixProduct, counts, recorded
+from minillm.training.data_parallel import DataParallel
 
 WARM_UP = 2
 

@@ -25,6 +25,8 @@ PATTERNS = (
     # whole models: further settings of an architecture, further faults, LoRA on a second architecture
     r"models/test_gradients\.py::test_gradients_of_a_model\[(gpt2, untied, bias, dr|qwen2, tied|qwen3, tied)",
     r"models/test_gradients\.py::test_gradients_of_a_model\[mistral, (window of 2|no)",
+    r"checks/test_complex_step\.py::test_every_tensor_of_the_models_to_twelve_digits\[(?!gpt2, tied, bias, no|qwen3, tied)",
+    r"checks/test_complex_step\.py::test_every_layer\[(documents|recompute|preference|rotary_attention)",
     r"layers/test_documents\.py::test_gradients_of_a_model\[(GPT-2, recomputed|Llama|Qwen)",
     r"models/test_preference\.py::test_gradients\[(conservative|DPO of a (Qwen2|Mistral))",
     r"models/test_preference\.py::test_on_a_device\[bfloat16",

@@ -154,13 +154,16 @@ def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):
 
 SIZES = {
     "adamw": (1, 8),
+    "bias": (4, 8),
     "cross_entropy": (5, 30),
     "dropout": (4, 8),
     "embedding": (9, 5, 4),
     "gelu": (4, 8),
     "global_norm": (1, 8),
     "layer_norm": (4, 8),
+    "residual_bias": (4, 8),
     "residual_layer_norm": (4, 8),
+    "residual_rms_norm": (4, 8),
     "rms_norm": (4, 8),
     "rotary": (1, 2, 3, 4),
     "swiglu": (4, 8),

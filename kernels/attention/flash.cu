@@ -38,8 +38,8 @@
 // banks, and the OWNED x N probabilities, which are the result of one product and the operand of
 // the next.
 
-#include "delta.cuh"
 #include "dropout.cuh"
+#include "layout.cuh"
 #include "starts.cuh"
 
 const int R = 8;  // rows of a thread
@@ -51,13 +51,14 @@ __device__ inline int row_of(int r) { return threadIdx.x / 32 * 16 + r / 4 * 8 +
 // x in the description of the work above.
 __device__ inline int first_column() { return threadIdx.x % 32 / 2; }
 
-// tile[r][d] = matrix[first + r][d] for r < rows; 0 beyond the end of the matrix.
+// tile[r][d] = matrix[first + r][d] for r < rows; 0 beyond the end of the matrix. step: from a token
+// to the next.
 template <int D>
-__device__ inline void load_rows(float* tile, const float* matrix, int first, int rows, int time) {
+__device__ inline void load_rows(float* tile, const float* matrix, int step, int first, int rows, int time) {
     for (int n = threadIdx.x; n < rows * (D / 4); n += THREADS) {
         int r = n / (D / 4), d = 4 * (n % (D / 4));
         float4 numbers = make_float4(0, 0, 0, 0);
-        if (first + r < time) numbers = *(const float4*)(matrix + (long long)(first + r) * D + d);
+        if (first + r < time) numbers = *(const float4*)(matrix + (long long)(first + r) * step + d);
         *(float4*)(tile + r * (D + PADDING) + d) = numbers;
     }
 }
@@ -118,7 +119,8 @@ __device__ inline void store_to_shared(float* tile, const float (&s)[R][N / 16])
 
 // matrix[first + row_of(r)][...] = factor[r] o[r][...], inside of the matrix.
 template <int D>
-__device__ inline void store_rows(float* matrix, const float (&o)[R][D / 16], const float (&factor)[R], int first, int time) {
+__device__ inline void store_rows(float* matrix, int step, const float (&o)[R][D / 16], const float (&factor)[R], int first,
+                                  int time) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         int row = first + row_of(r);
@@ -126,7 +128,7 @@ __device__ inline void store_rows(float* matrix, const float (&o)[R][D / 16], co
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
             float2 pair = make_float2(o[r][2 * c] * factor[r], o[r][2 * c + 1] * factor[r]);
-            *(float2*)(matrix + (long long)row * D + 2 * first_column() + 32 * c) = pair;
+            *(float2*)(matrix + (long long)row * step + 2 * first_column() + 32 * c) = pair;
         }
     }
 }
@@ -142,11 +144,25 @@ __device__ inline float row_sum(float value) {
     return value;
 }
 
+// delta_i = sum_d dy_id y_id of the query i, the block's row row_of(r), whose dy is in shared memory.
+template <int D>
+__device__ inline float row_delta(const float* dy_tile, const float* y, int step, int r, int i, int time) {
+    float sum = 0;
+#pragma unroll
+    for (int c = 0; c < D / 32; ++c) {
+        int d = 2 * first_column() + 32 * c;
+        float2 a = *(const float2*)(dy_tile + row_of(r) * (D + PADDING) + d), b = make_float2(0, 0);
+        if (i < time) b = *(const float2*)(y + (long long)i * step + d);
+        sum += a.x * b.x + a.y * b.y;
+    }
+    return row_sum(sum);
+}
+
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, const int* starts, int heads,
-                  int kv_heads, int time, float scale, int causal, Dropout drop) {
+    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, Layout layout, const int* starts,
+                  int heads, int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;                  // OWNED x (D + PADDING)
     float* kv_tile = q_tile + OWNED * (D + PADDING);       // N x (D + PADDING): the keys, then the values
@@ -155,21 +171,22 @@ __global__ void __launch_bounds__(THREADS, 2)
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
     starts = starts_of(starts, head, heads, time);
     int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
-    q += head * time * D;
-    k += head / (heads / kv_heads) * time * D;
-    v += head / (heads / kv_heads) * time * D;
+    q = matrix_of(q, layout.q, head, heads);
+    k = matrix_of(k, layout.k, head / (heads / kv_heads), kv_heads);
+    v = matrix_of(v, layout.v, head / (heads / kv_heads), kv_heads);
+    y = matrix_of(y, layout.y, head, heads);
 
     float o[R][D / 16] = {}, m[R], l[R] = {};  // m in units of log 2, for exp2f
 #pragma unroll
     for (int r = 0; r < R; ++r) m[r] = -infinity();
-    load_rows<D>(q_tile, q, first_query, OWNED, time);
+    load_rows<D>(q_tile, q, layout.q.token, first_query, OWNED, time);
     for (int first_key = begin; first_key < end; first_key += N) {
-        load_rows<D>(kv_tile, k, first_key, N, time);
+        load_rows<D>(kv_tile, k, layout.k.token, first_key, N, time);
         __syncthreads();
         float p[R][N / 16];
         matmul_abt<D>(p, q_tile, kv_tile);
         __syncthreads();
-        load_rows<D>(kv_tile, v, first_key, N, time);
+        load_rows<D>(kv_tile, v, layout.v.token, first_key, N, time);
 #pragma unroll
         for (int r = 0; r < R; ++r) {
             int i = first_query + row_of(r), first_seen = first_key_of(starts, i, time);
@@ -206,15 +223,15 @@ __global__ void __launch_bounds__(THREADS, 2)
         if (x == 0 && i < time) lse[head * time + i] = m[r] * LN_2 + logf(l[r]);
         l[r] = 1 / l[r];
     }
-    store_rows<D>(y + head * time * D, o, l, first_query, time);
+    store_rows<D>(y, layout.y.token, o, l, first_query, time);
 }
 
-// dq (B, H, T, D); lse (B, H, T) is L, delta (B, H, T). A block owns OWNED queries.
+// dq (B, H, T, D), delta (B, H, T); lse (B, H, T) is L. A block owns OWNED queries.
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_backward_queries(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                           const float* delta, float* dq, const int* starts, int heads, int kv_heads, int time,
-                           float scale, int causal, Dropout drop) {
+    flash_backward_queries(const float* q, const float* k, const float* v, const float* y, const float* dy,
+                           const float* lse, float* delta, float* dq, Layout layout, const int* starts, int heads,
+                           int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;
     float* dy_tile = q_tile + OWNED * (D + PADDING);
@@ -226,19 +243,28 @@ __global__ void __launch_bounds__(THREADS, 2)
     starts = starts_of(starts, head, heads, time);
     int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
 
+    q = matrix_of(q, layout.q, head, heads);
+    k = matrix_of(k, layout.k, kv_head, kv_heads);
+    v = matrix_of(v, layout.v, kv_head, kv_heads);
+    y = matrix_of(y, layout.y, head, heads);
+    dy = matrix_of(dy, layout.dy, head, heads);
+    dq = matrix_of(dq, layout.dq, head, heads);
+
+    load_rows<D>(q_tile, q, layout.q.token, first_query, OWNED, time);
+    load_rows<D>(dy_tile, dy, layout.dy.token, first_query, OWNED, time);
+    __syncthreads();
     float dq_sum[R][D / 16] = {}, lse_i[R], delta_i[R], dq_factor[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         int i = first_query + row_of(r);
         lse_i[r] = i < time ? lse[head * time + i] * LOG2_E : 0;
-        delta_i[r] = i < time ? delta[head * time + i] : 0;
+        delta_i[r] = row_delta<D>(dy_tile, y, layout.y.token, r, i, time);
+        if (x == 0 && i < time) delta[head * time + i] = delta_i[r];  // for dK
         dq_factor[r] = scale;
     }
-    load_rows<D>(q_tile, q + head * time * D, first_query, OWNED, time);
-    load_rows<D>(dy_tile, dy + head * time * D, first_query, OWNED, time);
     for (int first_key = begin; first_key < end; first_key += N) {
-        load_rows<D>(k_tile, k + kv_head * time * D, first_key, N, time);
-        load_rows<D>(v_tile, v + kv_head * time * D, first_key, N, time);
+        load_rows<D>(k_tile, k, layout.k.token, first_key, N, time);
+        load_rows<D>(v_tile, v, layout.v.token, first_key, N, time);
         __syncthreads();
         float p[R][N / 16], ds[R][N / 16];
         matmul_abt<D>(p, q_tile, k_tile);
@@ -261,7 +287,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         add_matmul_ab<D, N>(dq_sum, ds_tile, k_tile);
         __syncthreads();
     }
-    store_rows<D>(dq + head * time * D, dq_sum, dq_factor, first_query, time);
+    store_rows<D>(dq, layout.dq.token, dq_sum, dq_factor, first_query, time);
 }
 
 // dk, dv (B, H_kv, T, D). A block owns OWNED keys and goes over the queries of all heads of its
@@ -269,8 +295,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     flash_backward_keys(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                        const float* delta, float* dk, float* dv, const int* starts, int heads, int kv_heads, int time,
-                        float scale, int causal, Dropout drop) {
+                        const float* delta, float* dk, float* dv, Layout layout, const int* starts, int heads,
+                        int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* k_tile = (float*)shared;
     float* v_tile = k_tile + OWNED * (D + PADDING);
@@ -286,14 +312,15 @@ __global__ void __launch_bounds__(THREADS, 2)
         dk_factor[r] = scale;
         dv_factor[r] = 1;
     }
-    load_rows<D>(k_tile, k + kv_head * time * D, first_key, OWNED, time);
-    load_rows<D>(v_tile, v + kv_head * time * D, first_key, OWNED, time);
+    load_rows<D>(k_tile, matrix_of(k, layout.k, kv_head, kv_heads), layout.k.token, first_key, OWNED, time);
+    load_rows<D>(v_tile, matrix_of(v, layout.v, kv_head, kv_heads), layout.v.token, first_key, OWNED, time);
     for (int member = 0; member < group; ++member) {
         long long head = kv_head * group + member;
+        const float *head_q = matrix_of(q, layout.q, head, heads), *head_dy = matrix_of(dy, layout.dy, head, heads);
         for (int first_query = causal ? first_key : 0; first_query < time; first_query += N) {
             if (first_key_of(starts_of(starts, head, heads, time), first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
-            load_rows<D>(q_tile, q + head * time * D, first_query, N, time);
-            load_rows<D>(dy_tile, dy + head * time * D, first_query, N, time);
+            load_rows<D>(q_tile, head_q, layout.q.token, first_query, N, time);
+            load_rows<D>(dy_tile, head_dy, layout.dy.token, first_query, N, time);
             __syncthreads();
             float p[R][N / 16], ds[R][N / 16];  // transposed: rows are keys, columns are queries
             matmul_abt<D>(p, k_tile, q_tile);
@@ -325,6 +352,6 @@ __global__ void __launch_bounds__(THREADS, 2)
             __syncthreads();
         }
     }
-    store_rows<D>(dk + kv_head * time * D, dk_sum, dk_factor, first_key, time);
-    store_rows<D>(dv + kv_head * time * D, dv_sum, dv_factor, first_key, time);
+    store_rows<D>(matrix_of(dk, layout.dk, kv_head, kv_heads), layout.dk.token, dk_sum, dk_factor, first_key, time);
+    store_rows<D>(matrix_of(dv, layout.dv, kv_head, kv_heads), layout.dv.token, dv_sum, dv_factor, first_key, time);
 }

@@ -31,8 +31,8 @@
 #include <cuda_bf16.h>
 
 #include "async_copy.cuh"
-#include "delta.cuh"
 #include "dropout.cuh"
+#include "layout.cuh"
 #include "mma.cuh"
 #include "starts.cuh"
 
@@ -79,6 +79,7 @@ struct Bf16 {
     }
     static __device__ void multiply(float (&c)[4], const unsigned* a, const unsigned* b) { mma_m16n8k16_bf16(c, a, b, c); }
     static __device__ void store(Number* to, float x, float y) { *(__nv_bfloat162*)to = __floats2bfloat162_rn(x, y); }
+    static __device__ float2 load(const Number* from) { return __bfloat1622float2(*(const __nv_bfloat162*)from); }
 };
 
 struct Tf32 {
@@ -117,17 +118,19 @@ struct Tf32 {
     }
     static __device__ void multiply(float (&c)[4], const unsigned* a, const unsigned* b) { mma_m16n8k8_tf32(c, a, b, c); }
     static __device__ void store(Number* to, float x, float y) { *(float2*)to = make_float2(x, y); }
+    static __device__ float2 load(const Number* from) { return *(const float2*)from; }
 };
 
 // Start to copy: tile[r][d] = matrix[first + r][d] for r < ROWS; 0 beyond the end of the matrix.
+// step: from a token to the next.
 template <class Operand, int D, int ROWS>
 __device__ inline void load_rows(AsyncCopies& copies, typename Operand::Number* tile, const typename Operand::Number* matrix,
-                                 int first, int time) {
+                                 int step, int first, int time) {
     const int CHUNK = 16 / sizeof(typename Operand::Number), CHUNKS = D / CHUNK;  // numbers in 16 bytes, of them in a row
     for (int n = threadIdx.x; n < ROWS * CHUNKS; n += blockDim.x) {
         int r = n / CHUNKS, d = n % CHUNKS * CHUNK;
         bool inside = first + r < time;
-        copies.start(tile + r * (D + Operand::PAD) + d, matrix + (long long)(inside ? first + r : 0) * D + d, inside);
+        copies.start(tile + r * (D + Operand::PAD) + d, matrix + (long long)(inside ? first + r : 0) * step + d, inside);
     }
 }
 
@@ -176,8 +179,8 @@ __device__ inline void add_matmul_ab(float (&o)[D / 8][4], const float (&w)[N / 
 // matrix[row ...][...] = o times factor[0] for the row g of the warp's 16, factor[1] for the row g
 // + 8.
 template <class Operand, int D>
-__device__ inline void store_rows(typename Operand::Number* matrix, const float (&o)[D / 8][4], const float (&factor)[2],
-                                  int row, int time) {
+__device__ inline void store_rows(typename Operand::Number* matrix, int step, const float (&o)[D / 8][4],
+                                  const float (&factor)[2], int row, int time) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int i = row + group() + 8 * half;
@@ -185,7 +188,7 @@ __device__ inline void store_rows(typename Operand::Number* matrix, const float 
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             float x = o[n][2 * half] * factor[half], y = o[n][2 * half + 1] * factor[half];
-            Operand::store(matrix + (long long)i * D + 8 * n + 2 * within(), x, y);
+            Operand::store(matrix + (long long)i * step + 8 * n + 2 * within(), x, y);
         }
     }
 }
@@ -201,12 +204,25 @@ __device__ inline float row_sum(float value) {
     return value + __shfl_xor_sync(ALL_LANES, value, 2);
 }
 
+// delta_i = sum_d dy_id y_id of the rows dy and y, by the 4 lanes that have columns of it. inside: of
+// the matrix; y is not read if it is not.
+template <class Operand, int D>
+__device__ inline float row_delta(const typename Operand::Number* dy, const typename Operand::Number* y, bool inside) {
+    float sum = 0;
+#pragma unroll
+    for (int d = 2 * within(); d < D; d += 8) {
+        float2 a = Operand::load(dy + d), b = inside ? Operand::load(y + d) : make_float2(0, 0);
+        sum += a.x * b.x + a.y * b.y;
+    }
+    return row_sum(sum);
+}
+
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
 template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_forward(const typename Operand::Number* q, const typename Operand::Number* k, const typename Operand::Number* v,
-                  typename Operand::Number* y, float* lse, const int* starts, int heads, int kv_heads, int time,
-                  float scale, int causal, Dropout drop) {
+                  typename Operand::Number* y, float* lse, Layout layout, const int* starts, int heads, int kv_heads,
+                  int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
@@ -217,20 +233,22 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
     starts = starts_of(starts, head, heads, time);
     int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
-    k += head / (heads / kv_heads) * time * D;
-    v += head / (heads / kv_heads) * time * D;
+    q = matrix_of(q, layout.q, head, heads);
+    k = matrix_of(k, layout.k, head / (heads / kv_heads), kv_heads);
+    v = matrix_of(v, layout.v, head / (heads / kv_heads), kv_heads);
+    y = matrix_of(y, layout.y, head, heads);
 
     float o[D / 8][4] = {}, m[2] = {-infinity(), -infinity()}, l[2] = {};  // m in units of log 2
     AsyncCopies copies;
-    load_rows<Operand, D, OWNED>(copies, q_tile, q + head * time * D, first_query, time);
-    load_rows<Operand, D, N>(copies, k_tiles, k, begin, time);
-    load_rows<Operand, D, N>(copies, v_tiles, v, begin, time);
+    load_rows<Operand, D, OWNED>(copies, q_tile, q, layout.q.token, first_query, time);
+    load_rows<Operand, D, N>(copies, k_tiles, k, layout.k.token, begin, time);
+    load_rows<Operand, D, N>(copies, v_tiles, v, layout.v.token, begin, time);
     for (int first_key = begin, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
         __syncthreads();  // this tile is complete, and the last one is no longer read
         if (first_key + N < end) {
-            load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, first_key + N, time);
-            load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, first_key + N, time);
+            load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, layout.k.token, first_key + N, time);
+            load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, layout.v.token, first_key + N, time);
         }
         float p[N / 8][4];
         matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
@@ -278,15 +296,16 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
         if (within() == 0 && i < time) lse[head * time + i] = m[half] * LN_2 + logf(l[half]);
         l[half] = 1 / l[half];
     }
-    store_rows<Operand, D>(y + head * time * D, o, l, row, time);
+    store_rows<Operand, D>(y, layout.y.token, o, l, row, time);
 }
 
-// dq (B, H, T, D); lse (B, H, T) is L, delta (B, H, T). A block owns 16 WARPS queries.
+// dq (B, H, T, D), delta (B, H, T); lse (B, H, T) is L. A block owns 16 WARPS queries.
 template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_backward_queries(const typename Operand::Number* q, const typename Operand::Number* k,
-                           const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
-                           const float* delta, typename Operand::Number* dq, const int* starts, int heads, int kv_heads,
+                           const typename Operand::Number* v, const typename Operand::Number* y,
+                           const typename Operand::Number* dy, const float* lse, float* delta,
+                           typename Operand::Number* dq, Layout layout, const int* starts, int heads, int kv_heads,
                            int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
@@ -299,27 +318,34 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
     int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
     starts = starts_of(starts, head, heads, time);
     int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
-    k += head / (heads / kv_heads) * time * D;
-    v += head / (heads / kv_heads) * time * D;
+    q = matrix_of(q, layout.q, head, heads);
+    k = matrix_of(k, layout.k, head / (heads / kv_heads), kv_heads);
+    v = matrix_of(v, layout.v, head / (heads / kv_heads), kv_heads);
+    y = matrix_of(y, layout.y, head, heads);
+    dy = matrix_of(dy, layout.dy, head, heads);
+    dq = matrix_of(dq, layout.dq, head, heads);
 
+    AsyncCopies copies;
+    load_rows<Operand, D, OWNED>(copies, q_tile, q, layout.q.token, first_query, time);
+    load_rows<Operand, D, OWNED>(copies, dy_tile, dy, layout.dy.token, first_query, time);
+    load_rows<Operand, D, N>(copies, k_tiles, k, layout.k.token, begin, time);
+    load_rows<Operand, D, N>(copies, v_tiles, v, layout.v.token, begin, time);
+    copies.wait();
+    __syncthreads();
     float dq_sum[D / 8][4] = {}, lse_i[2], delta_i[2], dq_factor[2] = {scale, scale};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         int i = row + group() + 8 * half;
         lse_i[half] = i < time ? lse[head * time + i] * LOG2_E : 0;
-        delta_i[half] = i < time ? delta[head * time + i] : 0;
+        delta_i[half] = row_delta<Operand, D>(dy_tile + (i - first_query) * STRIDE, y + (long long)i * layout.y.token, i < time);
+        if (within() == 0 && i < time) delta[head * time + i] = delta_i[half];  // for dK
     }
-    AsyncCopies copies;
-    load_rows<Operand, D, OWNED>(copies, q_tile, q + head * time * D, first_query, time);
-    load_rows<Operand, D, OWNED>(copies, dy_tile, dy + head * time * D, first_query, time);
-    load_rows<Operand, D, N>(copies, k_tiles, k, begin, time);
-    load_rows<Operand, D, N>(copies, v_tiles, v, begin, time);
     for (int first_key = begin, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
         __syncthreads();
         if (first_key + N < end) {
-            load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, first_key + N, time);
-            load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, first_key + N, time);
+            load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, layout.k.token, first_key + N, time);
+            load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, layout.v.token, first_key + N, time);
         }
         float p[N / 8][4], ds[N / 8][4];
         matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
@@ -340,7 +366,7 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
         // forward: S = Q K^T / sqrt(D)
         add_matmul_ab<Operand, D, N>(dq_sum, ds, k_tiles + tile * TILE);
     }
-    store_rows<Operand, D>(dq + head * time * D, dq_sum, dq_factor, row, time);
+    store_rows<Operand, D>(dq, layout.dq.token, dq_sum, dq_factor, row, time);
 }
 
 // dk, dv (B, H_kv, T, D). A block owns 16 WARPS keys and goes over the queries of all heads of its
@@ -349,7 +375,7 @@ template <class Operand, int D, int WARPS, int N>
 __global__ void __launch_bounds__(32 * WARPS, 1)
     flash_backward_keys(const typename Operand::Number* q, const typename Operand::Number* k,
                         const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
-                        const float* delta, typename Operand::Number* dk, typename Operand::Number* dv,
+                        const float* delta, typename Operand::Number* dk, typename Operand::Number* dv, Layout layout,
                         const int* starts, int heads, int kv_heads, int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
     const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
@@ -367,20 +393,24 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
 
     float dk_sum[D / 8][4] = {}, dv_sum[D / 8][4] = {};
     AsyncCopies copies;
-    load_rows<Operand, D, OWNED>(copies, k_tile, k + kv_head * time * D, first_key, time);
-    load_rows<Operand, D, OWNED>(copies, v_tile, v + kv_head * time * D, first_key, time);
-    load_rows<Operand, D, N>(copies, q_tiles, q + kv_head * members * time * D, start, time);
-    load_rows<Operand, D, N>(copies, dy_tiles, dy + kv_head * members * time * D, start, time);
+    k = matrix_of(k, layout.k, kv_head, kv_heads);
+    v = matrix_of(v, layout.v, kv_head, kv_heads);
+    q = matrix_of(q, layout.q, kv_head * members, heads);  // of the first head of the group
+    dy = matrix_of(dy, layout.dy, kv_head * members, heads);
+    load_rows<Operand, D, OWNED>(copies, k_tile, k, layout.k.token, first_key, time);
+    load_rows<Operand, D, OWNED>(copies, v_tile, v, layout.v.token, first_key, time);
+    load_rows<Operand, D, N>(copies, q_tiles, q, layout.q.token, start, time);
+    load_rows<Operand, D, N>(copies, dy_tiles, dy, layout.dy.token, start, time);
     for (int step = 0; step < members * tiles; ++step) {
         long long head = kv_head * members + step / tiles;
         int first_query = start + step % tiles * N, tile = step % 2;
         copies.wait();
         __syncthreads();
         if (step + 1 < members * tiles) {
-            long long next = (kv_head * members + (step + 1) / tiles) * time * D;
-            int next_query = start + (step + 1) % tiles * N;
-            load_rows<Operand, D, N>(copies, q_tiles + (tile ^ 1) * TILE, q + next, next_query, time);
-            load_rows<Operand, D, N>(copies, dy_tiles + (tile ^ 1) * TILE, dy + next, next_query, time);
+            int member = (step + 1) / tiles, next_query = start + (step + 1) % tiles * N;
+            const Number *next_q = q + member * layout.q.head, *next_dy = dy + member * layout.dy.head;
+            load_rows<Operand, D, N>(copies, q_tiles + (tile ^ 1) * TILE, next_q, layout.q.token, next_query, time);
+            load_rows<Operand, D, N>(copies, dy_tiles + (tile ^ 1) * TILE, next_dy, layout.dy.token, next_query, time);
         }
         float p[N / 8][4], ds[N / 8][4];  // transposed: rows are keys, columns are queries
         matmul_abt<Operand, D, N>(p, k_tile + 16 * warp() * STRIDE, q_tiles + tile * TILE);
@@ -411,6 +441,8 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
         add_matmul_ab<Operand, D, N>(dk_sum, ds, q_tiles + tile * TILE);
     }
     float dk_factor[2] = {scale, scale}, dv_factor[2] = {1, 1};
-    store_rows<Operand, D>(dk + kv_head * time * D, dk_sum, dk_factor, row, time);
-    store_rows<Operand, D>(dv + kv_head * time * D, dv_sum, dv_factor, row, time);
+    dk = matrix_of(dk, layout.dk, kv_head, kv_heads);
+    dv = matrix_of(dv, layout.dv, kv_head, kv_heads);
+    store_rows<Operand, D>(dk, layout.dk.token, dk_sum, dk_factor, row, time);
+    store_rows<Operand, D>(dv, layout.dv.token, dv_sum, dv_factor, row, time);
 }

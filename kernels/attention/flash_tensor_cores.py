@@ -10,8 +10,9 @@ from itertools import product
 from typing import NamedTuple
 
 from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
-from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, layout_of, room_for_gradients
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
+from minillm.kernels.layout import heads_in_tokens, memory
 
 WIDTHS, DTYPES = TENSOR_CORE_WIDTHS, ("bfloat16", "float32")
 PADDING = 16  # bytes that each row in shared memory is longer
@@ -60,7 +61,7 @@ def backward_tiling(dtype: str, width: int) -> Tiling:
 
 
 REGISTERS = 255
-INSTANCES = {f"row_delta<{number}>": ResourceLimit(registers=48) for number in ("float", "__nv_bfloat16")}
+INSTANCES = {}
 for _kernel, _tiling_for in (
     ("flash_forward", forward_tiling),
     ("flash_backward_queries", backward_tiling),
@@ -82,31 +83,40 @@ CUDA = CudaFile(
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    q, k and v may be views: the steps between tokens, heads and rows of the batch are free, rows
+    begin at multiples of 16 bytes. In the memory of y the heads of a token lie side by side. The
+    arguments are those of layers/attention.py, but for `window`, which `starts` expresses
     (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, dtypes=DTYPES, widths=WIDTHS)
-    y, lse = empty(q.shape, q, q.dtype), empty(q.shape[:3], q)
-    _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse))
+    problem = check_forward(
+        q, k, v, causal, dropout, rng_key, batch_offset, starts, dtypes=DTYPES, widths=WIDTHS, views=True
+    )
+    y, lse = heads_in_tokens(q.shape, q), empty(q.shape[:3], q)
+    _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse), layout_of(q=q, k=k, v=v, y=y))
     return y, FlashSaved(problem, q, k, v, y, lse)
 
 
-def attention_backward(dy, saved):
-    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+def attention_backward(dy, saved, out=None):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
+
+    dy may be a view, as q in `attention_forward`. out: arrays or views that dq, dk and dv are
+    written to; None: new ones, which lie as y does. Raises TypeError or ValueError for a dy or an
+    out that does not fit q, k and v.
+    """
     problem, q, k, v, y, lse = saved
-    check_backward(dy, q)
-    # forward: _launch("flash_forward", forward_tiling, problem, problem.H, (q, k, v, y, lse)):
-    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    delta = row_delta(CUDA, dy, y)
-    dq, dk, dv = (empty(x.shape, x, x.dtype) for x in (q, k, v))
-    given = (q, k, v, dy, lse, delta)
-    _launch("flash_backward_queries", backward_tiling, problem, problem.H, (*given, dq))
-    _launch("flash_backward_keys", backward_tiling, problem, problem.H_kv, (*given, dk, dv))
+    check_backward(dy, q, views=True)
+    dq, dk, dv = room_for_gradients(out, q, k, v)
+    layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
+    # forward: _launch("flash_forward", forward_tiling, problem, ...): dq, and delta for the other
+    # kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
+    _launch("flash_backward_queries", backward_tiling, problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
+    # forward: _launch("flash_forward", forward_tiling, problem, ...): dk and dv
+    _launch("flash_backward_keys", backward_tiling, problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)
     return dq, dk, dv
 
 
-def _launch(kernel, tiling_for, problem, heads, arrays):
+def _launch(kernel, tiling_for, problem, heads, arrays, layout):
     tiling = tiling_for(arrays[0].dtype.name, problem.D)
     grid = (problem.B * heads, blocks_for(problem.T, tiling.owned))
-    arguments = (*arrays, *problem.last)
+    arguments = (*map(memory, arrays), layout, *problem.last)
     CUDA.launch(kernel + tiling.template(problem.D), grid, (tiling.threads,), arguments, tiling.shared(problem.D))

@@ -68,18 +68,27 @@ def forbid_sync(what: str) -> None:
 
 def array_module(array):
     """The module that works on `array`: numpy, or cupy for an array that lives on a GPU."""
-    return sys.modules["cupy"] if _is_cupy(array) else np
+    return sys.modules["cupy"] if _device_of_class(type(array)) == "cuda" else np
 
 
 def device_of(array) -> str:
     """The device of `array`: "cpu", "cuda" or "cudasim"."""
-    if _is_cupy(array):
+    return _device_of_class(type(array))
+
+
+@lru_cache(maxsize=256)
+def _device_of_class(array_class: type) -> str:
+    """A step asks thousands of times, of a few classes."""
+    if array_class.__module__.partition(".")[0] == "cupy":
         return "cuda"
-    return "cudasim" if isinstance(array, SimulatedArray) else "cpu"
+    return "cudasim" if issubclass(array_class, SimulatedArray) else "cpu"
 
 
-def _is_cupy(array) -> bool:
-    return type(array).__module__.partition(".")[0] == "cupy"
+def current_on(array) -> bool:
+    """Whether work on `array` goes to the GPU it lives on, without `with array.device`."""
+    if device_of(array) != "cuda":
+        return True
+    return array.data.device_id == sys.modules["cupy"].cuda.device.get_device_id()
 
 
 def to_device(array, device: str):
@@ -128,7 +137,7 @@ def to_host(array) -> np.ndarray:
     """`array` as a plain NumPy array in host memory; the array itself if it is one already."""
     if isinstance(array, SimulatedArray):
         forbid_sync("to_host")
-    return array_module(array).asnumpy(array) if _is_cupy(array) else array.view(np.ndarray)
+    return array_module(array).asnumpy(array) if device_of(array) == "cuda" else array.view(np.ndarray)
 
 
 def contiguous(array):
@@ -146,7 +155,7 @@ def is_held_elsewhere(holder, name: str) -> bool:
     if sys.getrefcount(getattr(holder, name)) > 2:
         return True
     array = getattr(holder, name)
-    if _is_cupy(array):
+    if device_of(array) == "cuda":
         if array.base is not None or sys.getrefcount(array.data) > 2:
             return True
         return sys.getrefcount(array.data.mem) > 2

@@ -62,9 +62,10 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     p = xp.exp(z, out=z)
     total = row_sum(p)[:, 0]  # (N,), at least 1
     losses = xp.log(total) - (1 - label_smoothing) * at_target - label_smoothing * at_average
-    loss = xp.where(counted, losses, 0).sum(dtype="float64") / count
+    exact = xp.result_type(losses.dtype, "float64")
+    loss = xp.where(counted, losses, 0).sum(dtype=exact) / count
 
-    # forward: loss = xp.where(counted, losses, 0).sum(dtype="float64") / count: in all, the loss is
+    # forward: loss = xp.where(counted, losses, 0).sum(dtype=exact) / count: in all, the loss is
     # 1/count sum (lse(z) - sum_j q_j z_j)
     scale = (counted / count).astype(z.dtype)  # (N,), 0 for ignored rows
     # forward: p = xp.exp(z, out=z); total = row_sum(p)[:, 0]; xp.log(total): the gradient of lse
@@ -85,7 +86,7 @@ def _rounded_into(gradient, p):
 
 def cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
-    # forward: loss = xp.where(counted, losses, 0).sum(dtype="float64") / count: the gradient for
+    # forward: loss = xp.where(counted, losses, 0).sum(dtype=exact) / count: the gradient for
     # dloss = 1 was computed there, and it is linear in dloss
     dlogits = saved
     if dloss != 1:

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from minillm.backend.arrays import array_module
+import numpy as np
+
 from minillm.backend.matmul import matmul
-from minillm.backend.precision import downcast, gradient_dtype
+from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
+from minillm.layers.bias import add_bias, sum_over_rows
 from minillm.layers.decoding import products
 from minillm.layers.layer import Layer, Parameter
 
@@ -45,32 +47,31 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     rows = x.reshape(-1, x.shape[-1])  # (N, I): one large product in place of many small ones
     y = matmul(rows, w, dtype=dtype)  # (N, I) @ (I, O)
     if bias is not None:
-        y += downcast(bias, y)
+        y = add_bias(y, bias)
     return y.reshape(*x.shape[:-1], w.shape[1]), LinearSaved(x, weight, bias is not None, transposed)
 
 
-def linear_backward(dy, saved, needs_dweight=True):
+def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
     """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
 
-    needs_dweight=False: dweight is not computed, and None.
+    needs_dweight=False: dweight is not computed, and None. dweight, dx: arrays that the gradients
+    are added to, by the products themselves; by default new ones.
     """
     x, weight, has_bias, transposed = saved
-    xp = array_module(dy)
     w = weight.T if transposed else weight
     dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, O)
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
+    dx_rows, adds = None if dx is None else dx.reshape(rows.shape), dweight is not None
     # forward: y = matmul(rows, w, dtype=dtype)
-    dx = matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, I)
+    dx = matmul(dy_rows, w.T, dx_rows, add=dx_rows is not None).reshape(x.shape)  # (N, O) @ (O, I)
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dtype=gradient_dtype(weight))  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=adds)  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dtype=gradient_dtype(weight))  # (I, N) @ (N, O)
-    # forward: y += downcast(bias, y): the same bias for every row. As a product with ones the sum
-    # runs at the speed of the BLAS.
-    ones = xp.ones(len(dy_rows), dtype=gradient_dtype(weight)) if has_bias else None
-    dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=adds)  # (I, N) @ (N, O)
+    # forward: y = add_bias(y, bias): the same bias for every row
+    dbias = sum_over_rows(dy_rows) if has_bias else None
     return dx, dweight, dbias
 
 
@@ -97,14 +98,16 @@ class Linear(Layer):
         self.save_for_backward(saved)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.
 
+        dx: an array that the gradient of x is added to, and which is returned; by default a new one.
         Raises RuntimeError without a forward before it.
         """
+        buffer = None if self.weight.frozen else writeable(self.weight.grad)
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
-        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
-        if dweight is not None:
+        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, buffer, dx)
+        if dweight is not None and dweight is not buffer:
             self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)
@@ -136,3 +139,10 @@ class Linear(Layer):
     def decode_onto(self, residual, x, cache):
         """residual (B, t, O) + decode(x, cache)."""
         return products(x, (self,), cache, residual=residual)[0]
+
+
+def writeable(grad):
+    """The gradient that an earlier part of the batch left, for a product to be added to; None where
+    there is none, or it is a broadcast array.
+    """
+    return None if isinstance(grad, np.ndarray) and not grad.flags.writeable else grad

@@ -92,15 +92,16 @@ class LoRALinear(Linear):
         self.save_for_backward((of_base, saved))
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of lora_A and lora_B.
 
-        Raises RuntimeError without a forward before it.
+        dx: an array that the gradient of x is added to; by default a new one. Raises RuntimeError
+        without a forward before it.
         """
         of_base, saved = self.take_saved()
         self._saved = of_base  # for the backward of Linear
         # forward: y = super().forward(x, with_bias)
-        dx = super().backward(dy)
+        dx = super().backward(dy, dx)
         # forward: added, saved = lora_forward(x, self.lora_A.operand(x), self.lora_B.operand(x), self.scale)
         # forward: y += added: the same x as above
         dx_added, da, db = lora_backward(dy, saved)

@@ -22,7 +22,7 @@ import numpy as np
 from minillm.backend.arrays import array_module, contiguous, device_of, to_device
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
-from minillm.layers.attention import attention_backward, attention_forward, merge_heads, split_heads
+from minillm.layers.attention import attention_backward, attention_forward, merge_heads
 from minillm.layers.cached_attention import attention_by_kernels, cached_attention, decode_kernel
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.dropout import Dropout
@@ -125,6 +125,24 @@ class RotaryPositions:
         return tables
 
 
+def cut_heads(x, D):
+    """(B, T, H D) -> (B, T, H, D), a view: each head's D channels are a row, as norms take them."""
+    return x.reshape(*x.shape[:2], -1, D)
+
+
+def joined_heads(x):
+    """(B, T, H, D) -> (B, T, H D), a view: the inverse of `cut_heads`."""
+    return x.reshape(*x.shape[:2], -1)
+
+
+def heads_apart(x, n_head):
+    """(B, T, H D) or (B, T, H, D)  ->  (B, H, T, D): for kernels, which take steps, a view; on the
+    CPU a copy, as products are faster where the rows of a head lie side by side.
+    """
+    heads = x.reshape(*x.shape[:2], n_head, -1).transpose(0, 2, 1, 3)
+    return contiguous(heads) if device_of(x) == "cpu" else heads
+
+
 class RotaryAttentionSaved(NamedTuple):
     """What backward needs of forward: two functions, and what each was given to keep."""
 
@@ -166,20 +184,23 @@ class RotarySelfAttention(Layer):
         self.positions, self.window = positions, window
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None, starts=None):
+    def forward(self, x, rng_key=None, starts=None, with_bias=True):
         """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
         (B, T): of packed documents, whose positions need not begin at 0 (rotary.py).
+        with_bias=False: the bias of `projection` is left to the caller, who adds its gradient, too.
 
         Raises ValueError where dropout needs a key and there is none.
         """
         T = x.shape[1]
-        # (B, T, H D) -> (B, H, T, D), copied: the rotary kernel and the products of attention want
-        # rows side by side.
-        q = contiguous(split_heads(self.q_proj.forward(x), self.n_head))
-        k = contiguous(split_heads(self.k_proj.forward(x), self.n_kv_head))
-        v = contiguous(split_heads(self.v_proj.forward(x), self.n_kv_head))
+        q = self.q_proj.forward(x)
+        k = self.k_proj.forward(x)
+        v = self.v_proj.forward(x)
         if self.q_norm is not None:
-            q, k = self.q_norm.forward(q), self.k_norm.forward(k)
+            D = q.shape[2] // self.n_head
+            q, k = self.q_norm.forward(cut_heads(q, D)), self.k_norm.forward(cut_heads(k, D))
+        q = heads_apart(q, self.n_head)
+        k = heads_apart(k, self.n_kv_head)
+        v = heads_apart(v, self.n_kv_head)
         rotate, rotate_backward = dispatch(q, rotary_forward, rotary_backward)
         cos, sin = self.positions.tables(T, self.q_proj.weight.peek())  # of the weights' dtype, as angles need it
         q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
@@ -190,7 +211,12 @@ class RotarySelfAttention(Layer):
         forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)
         self.save_for_backward(RotaryAttentionSaved(rotate_backward, saved_q, saved_k, backward, saved))
-        return self.o_proj.forward(merge_heads(y))
+        return self.o_proj.forward(merge_heads(y), with_bias)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.o_proj
 
     def backward(self, dy):
         """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the weights.
@@ -198,24 +224,25 @@ class RotarySelfAttention(Layer):
         RuntimeError without a forward.
         """
         rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
-        # forward: self.o_proj.forward(merge_heads(y))
-        dy = contiguous(split_heads(self.o_proj.backward(dy), self.n_head))
+        # forward: self.o_proj.forward(merge_heads(y), with_bias)
+        dy = heads_apart(self.o_proj.backward(dy), self.n_head)
         # forward: y, saved = forward(q, k, v, causal=True, **settings)
         dq, dk, dv = backward(dy, saved)
         # forward: q, saved_q = rotate(q, cos, sin, self.positions.interleaved)
-        dq = rotate_backward(contiguous(dq), saved_q)
+        dq = merge_heads(rotate_backward(dq, saved_q))
         # forward: k, saved_k = rotate(k, cos, sin, self.positions.interleaved)
-        dk = rotate_backward(contiguous(dk), saved_k)
-        # forward: q, k = self.q_norm.forward(q), self.k_norm.forward(k)
+        dk = merge_heads(rotate_backward(dk, saved_k))
+        # forward: q, k = self.q_norm.forward(cut_heads(q, D)), self.k_norm.forward(cut_heads(k, D))
         if self.q_norm is not None:
-            dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)
-        # forward: q = contiguous(split_heads(self.q_proj.forward(x), self.n_head))
-        dx = self.q_proj.backward(merge_heads(dq))
+            D = dy.shape[3]
+            dq, dk = self.q_norm.backward(cut_heads(dq, D)), self.k_norm.backward(cut_heads(dk, D))
+            dq, dk = joined_heads(dq), joined_heads(dk)
+        # forward: q = self.q_proj.forward(x)
+        dx = self.q_proj.backward(dq)
         # forward: self.k_proj.forward(x): the same x, and the gradients add up
-        dx += self.k_proj.backward(merge_heads(dk))
+        dx = self.k_proj.backward(dk, dx)
         # forward: self.v_proj.forward(x)
-        dx += self.v_proj.backward(merge_heads(dv))
-        return dx
+        return self.v_proj.backward(merge_heads(dv), dx)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""

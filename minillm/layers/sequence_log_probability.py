@@ -70,7 +70,8 @@ def sequence_log_probability_forward(x, weight, targets, ignore_index=IGNORE_IND
     vocabulary = x.shape[-1] if weight is None else len(weight)
     chunk_rows = chunk_rows or max(1, CHUNK_LOGITS[device_of(x)] // vocabulary)
     chunks = list(_chunks(spans or [(0, x.shape[1])] * len(x), chunk_rows))
-    logp = to_device(array_module(x).zeros(len(x)), device_of(x))  # (B,)
+    xp = array_module(x)
+    logp = to_device(xp.zeros(len(x), xp.result_type(x.dtype, "float64")), device_of(x))  # (B,)
     for b, part in chunks:
         logits = _logits(x[b, part], weight)
         forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)

@@ -80,13 +80,21 @@ class SwiGLU(Layer):
         self.up_proj = up_proj
         self.down_proj = down_proj
 
-    def forward(self, x):
-        """x (..., C)  ->  y (..., C)"""
+    def forward(self, x, with_bias=True):
+        """x (..., C)  ->  y (..., C)
+
+        with_bias=False: the bias of `projection` is left to the caller, who adds its gradient, too.
+        """
         gate, up = self.gate_proj.forward(x), self.up_proj.forward(x)  # (..., C) @ (C, F), twice
         forward, backward = dispatch(gate, swiglu_forward, swiglu_backward)
         h, saved = forward(gate, up)
         self.save_for_backward((backward, saved))
-        return self.down_proj.forward(h)  # (..., F) @ (F, C)
+        return self.down_proj.forward(h, with_bias)  # (..., F) @ (F, C)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.down_proj
 
     def backward(self, dy):
         """dy (..., C)  ->  dx (..., C); adds to the gradients of the projections.
@@ -94,12 +102,11 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        # forward: self.down_proj.forward(h); h, saved = forward(gate, up)
+        # forward: self.down_proj.forward(h, with_bias); h, saved = forward(gate, up)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
         dx = self.gate_proj.backward(dgate)
-        dx += self.up_proj.backward(dup)
-        return dx
+        return self.up_proj.backward(dup, dx)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""

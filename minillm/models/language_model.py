@@ -68,7 +68,7 @@ class LanguageModel(Layer, Architecture):
         self.lm_head = self._make_head()
         self.lm_head.weight.outputs_axis = None  # a row for each token of the vocabulary, as an embedding has
         self.loss_head = LinearCrossEntropy(self.lm_head.weight)
-        self.body.activations = activation_dtype(self.precision)
+        self.body.activations = _activations(self.precision)
         self._name_layers()
 
     def __repr__(self):
@@ -212,7 +212,7 @@ class LanguageModel(Layer, Architecture):
         copy._dlogits = None
         if dtype is not None:
             copy._dtype, copy.precision = weight_dtype(dtype), dtype
-            copy.body.activations = activation_dtype(dtype)
+            copy.body.activations = _activations(dtype)
             for parameter in copy.parameters().values():
                 parameter.value = np.array(to_host(parameter.value), copy._dtype)
         return copy
@@ -457,3 +457,9 @@ def _after_loss(backward):
 _METHODS = {
     name: vars(LanguageModel)[name] for name in ("forward", "backward", "next_token_logits", "_logits", "_hidden")
 }
+
+
+def _activations(precision):
+    """The dtype of activations in a precision; None where it is that of the weights."""
+    dtype = activation_dtype(precision)
+    return None if dtype == weight_dtype(precision) else dtype

@@ -208,6 +208,7 @@ def _noting(layer: Layer, direction: str, recorder: Recorder, is_block: bool) ->
             span.bytes = own_bytes(layer, direction, arguments, result, is_block)
         return result
 
+    noted.only_takes_time = True  # a block may be fused all the same (layers/fused_block.py)
     return noted
 
 

@@ -28,10 +28,6 @@ DEVICES = ["cpu", "cudasim", pytest.param("cuda", marks=pytest.mark.gpu)]
 def device(request):
     if request.param == "cudasim":
         needs_compiler()
-    if request.param == "cuda":
-        cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-        if not cupy.cuda.is_available():
-            pytest.skip("no NVIDIA GPU: cupy.cuda.is_available() is false")
     return request.param
 
 
@@ -247,7 +243,8 @@ def test_products(shapes, dtypes, device):
 
 @pytest.mark.parametrize("device", DEVICES, indirect=True)
 def test_tf32_only_inside_of_a_model_that_asks_for_it(device):
-    a, b = (to_device(x, device) for x in arrays((20, 300), (300, 30), dtype="float32"))
+    """Rows are multiples of 16 bytes: for others cuBLAS may have no kernel that rounds."""
+    a, b = (to_device(x, device) for x in arrays((128, 512), (512, 128), dtype="float32"))
     exact = to_host(a).astype(np.float64) @ to_host(b)
     plain = to_host(matmul(a, b))
     with matmul_precision("tf32"):
