@@ -42,7 +42,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from minillm.backend.arrays import array_module, device_of
+from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
