@@ -22,6 +22,7 @@ from minillm.backend.matmul import matmul
 from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.bias import add_bias, sum_over_rows
+from minillm.layers.decoding import products
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -116,6 +117,8 @@ class Linear(Layer):
 
         with_bias=False: the bias is left to the caller.
         """
+        if cache.on_device:
+            return products(x, (self,), cache, with_bias)[0]
         weight = self.weight.peek()
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
@@ -131,3 +134,7 @@ class Linear(Layer):
         if with_bias and hasattr(self, "bias"):
             y += self.bias.value
         return y
+
+    def decode_onto(self, residual, x, cache):
+        """residual (B, t, O) + decode(x, cache)."""
+        return products(x, (self,), cache, residual=residual)[0]
