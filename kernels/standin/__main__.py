@@ -36,13 +36,13 @@ def main() -> None:
     os.environ["GPU_STANDIN_COMPUTE"] = "1" if chosen.compute else ""
 
     writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # this folder may be shared
+    from minillm.errors import UserError
     from minillm.kernels.standin.attach import attach_as_told
-    from minillm.kernels.standin.build import Unsupported
 
     try:
         attach_as_told()
         sys.dont_write_bytecode = writing
-    except Unsupported as error:
+    except UserError as error:
         raise SystemExit(f"run.py: {error}") from None
     try:
         if chosen.module:

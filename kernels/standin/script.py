@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import NamedTuple
 
 from minillm.errors import UserError
-from minillm.kernels.standin.build import Unsupported
 
 HERE = Path(__file__).resolve().parent
 
@@ -58,7 +57,7 @@ def _attach() -> None:
 
     try:
         attach.attach()
-    except (Unsupported, ImportError) as error:
+    except (UserError, ImportError) as error:
         raise UserError(f"CuPy cannot run here: {error}") from None
     from minillm.kernels.standin.arguments import see_arguments
     from minillm.kernels.standin.computing import carry_out_everything

@@ -1,4 +1,6 @@
-"""The stand-in for a GPU before it is attached: what it is made from, its errors, its machine code, its C."""
+"""The stand-in for a GPU before it is attached: what it is made from, its errors, its machine code,
+its C.
+"""
 
 import importlib.metadata
 import platform
