@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _thread
 import ctypes
+import inspect
 import os
 from functools import cache
 
@@ -32,11 +33,14 @@ def carry_out_everything() -> None:
     from cupy.cuda import compiler
 
     compile_module = compiler._compile_with_cache_cuda
+    signature = inspect.signature(compile_module)  # versions of CuPy differ in the order of the arguments
 
-    def noting(source, options, arch, extra_source=None, backend="nvrtc", *arguments, **named):
+    def noting(*arguments, **named):
+        asked = signature.bind(*arguments, **named).arguments
+        source, options, backend = asked["source"], asked["options"], asked.get("backend", "nvrtc")
         if backend != "nvrtc":
             raise compiler.CompileException(WITHOUT_NVCC.format(backend), source, "", options, backend)
-        module = compile_module(source, options, arch, extra_source, backend, *arguments, **named)
+        module = compile_module(*arguments, **named)
         sources.note(module, source, options)
         return module
 
