@@ -162,7 +162,7 @@ def test_a_program_is_run_as_python_runs_it(tmp_path):
     assert rows["nvcc"].startswith("CompileException | backend='nvcc' needs NVIDIA's compiler")
     assert done.returncode == 1
     trace = done.stderr[done.stderr.index("Traceback") :].splitlines()
-    assert trace[1] == '  File "program.py", line 36, in <module>' and trace[-1] == "ValueError: of the script"
+    assert trace[1] == '  File "program.py", line 34, in <module>' and trace[-1] == "ValueError: of the script"
     assert "minillm" not in done.stderr and "runpy" not in done.stderr
 
 
