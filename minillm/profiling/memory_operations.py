@@ -15,12 +15,12 @@ A block of a GPT-2 keeps, on the two engines (P: the attention probabilities, wh
     norms           normed              2 S        the input            2 S
     c_attn          its input             S        its input              S
     attention       q, k, v, y, P   4 S + P        q, k, v, y           4 S
-    c_proj          (y itself)            0        y, heads in a row      S
+    c_proj          (y itself)            0        (y itself)             0
     c_fc            its input             S        its input              S
     gelu            x, gate             2 F        z                      F
     mlp.c_proj      gelu's result         F        gelu's result          F
 
-With F = 4 S that is 20 S + P, and 17 S. NumPy keeps the causal half of P: a block of t queries that
+With F = 4 S that is 20 S + P, and 16 S. NumPy keeps the causal half of P: a block of t queries that
 ends at row r has t r numbers a head. Dropout keeps a factor for each element on NumPy; the kernels
 draw it again.
 
@@ -103,6 +103,11 @@ class Shapes:
     def kernels(self) -> bool:
         """Whether CUDA kernels compute it, and not NumPy alone."""
         return self.device != "cpu"
+
+    @property
+    def views(self) -> bool:
+        """Whether the kernels of attention read q, k and v where the product has written them."""
+        return self.kernels and self.head_dim in FLASH_WIDTHS
 
     @property
     def rows(self) -> int:
@@ -221,7 +226,7 @@ def attention(
     if not s.kernels:
         return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix, window if windowed else None)
     first_keys = s.rows * 4 * windowed  # the first key that each query sees
-    if s.head_dim in FLASH_WIDTHS:
+    if s.views:
         log_sum_exp = s.batch * s.config.n_head * s.time * 4
         saved = 2 * q + 2 * keys + log_sum_exp + first_keys
         return Operation("attention", saved, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
@@ -301,16 +306,17 @@ def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple
     the block runs.
     """
     c, stream = s.config.d_model, s.stream
-    qkv = 3 * stream if s.kernels else 0  # the kernels get copies, and the product stays until the layer returns
+    copying = s.kernels and not s.views  # those kernels get copies, and the product stays until the layer returns
+    qkv = 3 * stream if copying else 0
     core = attention(s, s.held_input, outer, qkv, stream, stream)
-    # of y, with a token's heads side by side; of dy, for the kernel
-    copied = stream if s.kernels or s.widened(stream) else 0
+    copied = stream if copying or s.widened(stream) else 0  # of y, with a token's heads side by side; of dy, for the kernel
+    side_by_side = 0 if s.views else 3 * stream  # the gradients once more, unless a kernel writes them there
     c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
     operations = [
-        # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are
-        # held until it returns
-        _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + 8 * stream + core.saved),
-        core._replace(backward=core.backward + (stream if s.kernels else 0)),
+        # backward: dy, the three gradients side by side, dx; the attention's arrays are held until
+        # it returns
+        _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + 5 * stream + core.saved),
+        core._replace(backward=core.backward + side_by_side + (stream if copying else 0)),
         _product(*c_proj, (c, c), copied, s.held_input + qkv + stream, outer + 2 * stream),
         *branch_dropout("attn.dropout", s, s.held_input, outer),
     ]
@@ -329,7 +335,7 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     # products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
     projections = outer + core.saved + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
-    side_by_side = q if s.kernels or s.widened(q) else 0
+    side_by_side = q if (s.kernels and not s.views) or s.widened(q) else 0
     q_k_v, o = ("q, k, v", s, [layer.q_proj, layer.k_proj, layer.v_proj]), ("o_proj", s, [layer.o_proj])
     operations = [
         _product(*q_k_v, (c, width), stream, s.held_input + 2 * q + 2 * k, projections),

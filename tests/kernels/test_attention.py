@@ -394,8 +394,8 @@ FAULTS = {
     "tensor cores: wrong fragment index": (
         "flash_tensor_cores", "a[1] = pair(c[0][2], c[0][3]);", "a[1] = pair(c[1][0], c[1][1]);", "numbers"),
     "tensor cores: rows and columns of a fragment exchanged": (
-        "flash_tensor_cores", "tile + group() * stride + d + within();\n#pragma unroll\n        for (int n = 0; n < 4",
-        "tile + within() * stride + d + group();\n#pragma unroll\n        for (int n = 0; n < 4", "check"),
+        "flash_tensor_cores", "tile + group() * stride + within();\n        b[0]", "tile + within() * stride + group();\n        b[0]",
+        "numbers"),
     "tensor cores: the copy is not waited for": (
         "flash_tensor_cores", "copies.wait();\n        __syncthreads();  // this", "__syncthreads();  // this", "check"),
     "tensor cores: the next tile overwrites this one": (
@@ -466,7 +466,7 @@ FAULTS = {
     "tensor cores: queries of a document are left out": (
         "flash_tensor_cores", "mask.starts[stop] < first_key + OWNED", "mask.starts[stop] <= first_key", "numbers"),
     "tensor cores: the second group of rows has the operand of the first": (
-        "flash_tensor_cores", "Operand::multiply(s[m][n], a_operand[m][1]", "Operand::multiply(s[m][n], a_operand[0][1]",
+        "flash_tensor_cores", "Operand::multiply(s[m][n], a_operand[m]", "Operand::multiply(s[m][n], a_operand[0]",
         "numbers"),
     "tensor cores: rows are kept before they have arrived": (
         "flash_tensor_cores", "copies.wait();\n    __syncthreads();\n", "", "check"),
