@@ -585,7 +585,7 @@ EXPECTED = {
     "adamw": "b1 b2 decay decoupled eps g gradient_scale lr m v w",
 }
 SPELLED = {  # name, column -> spellings
-    ("layer_norm", "dweight"): {"derivation": {"dw_i"}, "kernel": {"dweight", "dweight_partials"}},
+    ("layer_norm", "dweight"): {"derivation": {"dw_i"}, "kernel": {"dweight"}},
     ("layer_norm", "normed"): {"derivation": {"n_i", "n_j", "normed"}, "backward": {"normed"}},
     ("layer_norm", "rstd"): {"derivation": {"rstd"}, "kernel": {"rstd"}},
     ("attention", "dv"): {"derivation": {"dv", "dv_jd"}, "kernel": {"dv", "dv_sum"}},
