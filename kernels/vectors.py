@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minillm.backend.precision import dtype_name
 from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS
 from minillm.kernels.launch import NUMBERS, ResourceLimit, c_type
 
@@ -47,7 +48,7 @@ def instance(kernel: str, width: int, arrays: tuple, *further: str) -> str:
     Its second argument is N, the numbers of the first array in 16 bytes, if the rows of all
     `arrays` begin at multiples of 16 bytes, and else 1. Those that are None do not count.
     """
-    n = NEIGHBOURS[arrays[0].dtype.name]
+    n = NEIGHBOURS[dtype_name(arrays[0].dtype)]
     if width % n or any(_offset(array) % BYTES for array in arrays if array is not None):
         n = 1
     return f"{kernel}<{', '.join((c_type(arrays[0]), str(n), *further))}>"

@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.bias import add_bias, sum_over_rows
+from minillm.layers.decoding import products
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -53,8 +52,8 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
 def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
     """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
 
-    needs_dweight=False: dweight is not computed, and None. dweight and dx (N, I): arrays that the
-    gradients are added to, by the products themselves; by default new ones.
+    needs_dweight=False: dweight is not computed, and None. dweight: an array that the weight's
+    gradient is added to, by the product itself; by default a new one. dx (N, I): likewise.
     """
     x, weight, has_bias, transposed = saved
     w = weight.T if transposed else weight
@@ -102,11 +101,12 @@ class Linear(Layer):
         dx: an array that the gradient of x is added to, and which is returned; by default a new
         one. Raises RuntimeError without a forward before it.
         """
-        buffer = None if self.weight.frozen else writeable(self.weight.grad)
         dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
-        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, buffer, dx_rows)
-        if dweight is not None and buffer is None:
+        dx, dweight, dbias = linear_backward(
+            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx_rows
+        )
+        if dweight is not None:
             self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)
@@ -117,6 +117,8 @@ class Linear(Layer):
 
         with_bias=False: the bias is left to the caller.
         """
+        if cache.on_device:
+            return products(x, (self,), cache, with_bias)[0]
         weight = self.weight.peek()
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
@@ -133,9 +135,6 @@ class Linear(Layer):
             y += self.bias.value
         return y
 
-
-def writeable(grad):
-    """The gradient that an earlier part of the batch left, for a product to be added to; None where
-    there is none, or it is a broadcast array.
-    """
-    return None if isinstance(grad, np.ndarray) and not grad.flags.writeable else grad
+    def decode_onto(self, residual, x, cache):
+        """residual (B, t, O) + decode(x, cache)."""
+        return products(x, (self,), cache, residual=residual)[0]

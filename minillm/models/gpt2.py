@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from minillm.backend.arrays import array_module, device_of, to_device
 from minillm.errors import UserError
 from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.documents import forward_with
 from minillm.layers.dropout import Dropout
 from minillm.layers.embedding import Embedding
@@ -294,5 +295,6 @@ class ResidualBlock(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        x = x + self.attn_resid_dropout.decode(self.attn.decode(self.ln_1.decode(x, cache), cache), cache)
-        return x + self.mlp_resid_dropout.decode(self.mlp.decode(self.ln_2.decode(x, cache), cache), cache)
+        # x + attn(ln_1(x)), and of that x + mlp(ln_2(x))
+        x = decoded_onto(x, self.ln_1.decode(x, cache), cache, self.attn, self.attn_resid_dropout)
+        return decoded_onto(x, self.ln_2.decode(x, cache), cache, self.mlp, self.mlp_resid_dropout)

@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from minillm.errors import UserError
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.documents import forward_with
 from minillm.layers.embedding import Embedding
 from minillm.layers.fused_block import BlockParts, FusedBlockSaved, fused_block_backward, fused_block_forward, fuses
@@ -365,5 +366,6 @@ class LlamaBlock(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
-        return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)
+        # x + self_attn(input_layernorm(x)), and of that x + mlp(post_attention_layernorm(x))
+        x = decoded_onto(x, self.input_layernorm.decode(x, cache), cache, self.self_attn)
+        return decoded_onto(x, self.post_attention_layernorm.decode(x, cache), cache, self.mlp)

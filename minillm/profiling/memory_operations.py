@@ -43,8 +43,9 @@ from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
-from minillm.layers.linear_cross_entropy import CHUNK_LOGITS, STRIP_ROWS
+from minillm.layers.linear_cross_entropy import STRIP_ROWS, rows_of_chunk
 from minillm.layers.mlp import MLP
+from minillm.layers.parameter import ROW_MULTIPLE
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotarySelfAttention
 from minillm.layers.swiglu import SwiGLU
@@ -108,6 +109,11 @@ class Shapes:
         return self.device != "cpu"
 
     @property
+    def has_copies(self) -> bool:
+        """Whether weights that are operands of products have a copy in bfloat16."""
+        return self.kernels and self.dtype == "bfloat16"
+
+    @property
     def rows(self) -> int:
         """n = B T."""
         return self.batch * self.time
@@ -157,12 +163,12 @@ class Shapes:
         """Scratch of x (n, I) @ w (I, O), or of one of its two gradients: operands rounded to the
         precision of products.
 
-        cuBLAS wants the weight in bfloat16; the host widens rounded operands again, and rounds the
-        result.
+        cuBLAS gets the weight's copy in bfloat16; the host widens rounded operands again, and
+        rounds the result.
         """
         x, w, y = self.rows * inputs, inputs * outputs, self.rows * outputs
         if self.device == "cuda":
-            return 2 * w if self.dtype == "bfloat16" else 0
+            return 0
         return {"bfloat16": 4 * (x + w + y), "tf32": 4 * (x + w)}.get(self.dtype, 0)
 
     @property
@@ -437,11 +443,9 @@ def head(s: Shapes) -> list[Operation]:
     """
     config = s.config
     (last_norm,) = _of_kind(config, (LayerNorm, RMSNorm))
-    chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
-    strip = 0 if s.device == "cuda" else min(config.vocab_size, STRIP_ROWS) * config.d_model * s.weight  # cuBLAS adds
+    chunk = min(s.rows, rows_of_chunk(s.rows, config.vocab_size, s.device, s.number))
     per_row = 5 * chunk * 8  # targets, maxima, sums
-    logits = chunk * config.vocab_size
-    workspace = logits * s.weight + max(strip, _rounded_head(s, logits))
+    workspace = _head_workspace(s, chunk, several=chunk < s.rows)
     return [
         norm("last norm", s, last_norm, s.held_input, -s.stream),  # its dy is the head's dx, which is counted as saved
         Operation("head and loss", s.stream, s.stream + workspace + per_row, 0),
@@ -453,11 +457,32 @@ def _of_kind(config, kind) -> list[Layer]:
     return [layer for _, layer in model_of(config).body.children() if isinstance(layer, kind)]
 
 
-def _rounded_head(s: Shapes, logits: int) -> int:
-    """What the head's products take in another precision: the gradient of the logits and the
-    weight, rounded; on the host in float32 again.
+def _head_workspace(s: Shapes, chunk: int, several: bool) -> int:
+    """Logits of a chunk, and what the head's products take beside them.
+
+    several: whether there are more chunks than one: from the second on a strip of dW is added to
+    what is there, which cuBLAS does itself.
     """
-    weight = s.config.vocab_size * s.config.d_model
+    c, v = s.config.d_model, s.config.vocab_size
+    width = padded_rows(v) if s.kernels else v  # a row of logits
+    rows = padded_rows(v) if s.has_copies else v  # of the weight
+    logits = chunk * width * (s.number if s.kernels else s.weight)
     if s.device == "cuda":
-        return 2 * (logits + weight) if s.dtype == "bfloat16" else 0
-    return {"bfloat16": 6 * logits + 4 * weight, "tf32": 4 * (logits + weight)}.get(s.dtype, 0)
+        return logits
+    strip = min(v, STRIP_ROWS) * c * s.weight * several
+    if s.dtype == "bfloat16" and s.kernels:  # operands widened; the product in float32, and rounded
+        return logits + 6 * chunk * rows + 4 * (rows * c + chunk * c)
+    rounded = {"bfloat16": 6 * chunk * v + 4 * v * c, "tf32": 4 * (chunk * v + v * c)}.get(s.dtype, 0)
+    return logits + max(strip, rounded)
+
+
+def padded_rows(rows: int) -> int:
+    """Rows of a weight's copy in bfloat16, and numbers in a row of logits on a device."""
+    return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def copies(config) -> int:
+    """Bytes of the copies in bfloat16 of all weights that are operands of products."""
+    layers = [layer for _, layer in model_of(config).layers() if isinstance(layer, Linear)]
+    shapes = {id(layer.weight): layer.weight.peek().shape for layer in layers}
+    return sum(2 * padded_rows(rows) * columns for rows, columns in shapes.values())

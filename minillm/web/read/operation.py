@@ -348,7 +348,13 @@ _ALL = (
         "rms_norm_of_sum / rms_norm_of_sum_backward",
         kernels=("residual_rms_norm.cu", "rms_norm.cuh"),
     ),
-    _layer("fused_block", "A block in fewer trips to memory", "fused_block", "_branch / _branch_backward", case="fused block"),
+    _layer(
+        "fused_block",
+        "A block in fewer trips to memory",
+        "fused_block",
+        "_branch / _branch_backward",
+        case="fused block",
+    ),
     _layer("lora", "LoRA: a small addition to a large weight", "lora", "LoRALinear", case="linear with lora"),
     _layer(
         "recompute",
