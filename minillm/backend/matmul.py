@@ -82,7 +82,7 @@ def _on_host(a, b, out, dtype, add):
     if out is None:
         return product
     if add:
-        out += product
+        np.add(out, product, out=out)  # `+=` would give a simulated array another name
     else:
         out[...] = product
     return out

@@ -77,9 +77,12 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     # forward: label_smoothing * at_average
     if label_smoothing:
         p -= (label_smoothing / vocabulary * scale)[:, None]
-    if given is not z:
-        given[...] = p
-    return loss, logits
+    return loss, (p if given is z else _rounded_into(given, p)).reshape(logits.shape)
+
+
+def _rounded_into(given, p):
+    given[...] = p
+    return given
 
 
 def cross_entropy_backward(dloss, saved):

@@ -256,6 +256,29 @@ def test_a_replica_writes_the_same_weights(device):
     assert_all_current(model)
 
 
+def test_a_product_adds_to_the_gradient_that_is_there(device):
+    layer = Linear(weight(device).value, transposed=True)
+    x, dy = (to_device(np.ones((2, width), np.float32), device) for width in (4, 3))
+    gradients = []
+    for _ in range(2):
+        layer.forward(x)
+        layer.backward(dy)
+        gradients.append(layer.weight.grad)
+    assert gradients[0] is gradients[1] and (to_host(gradients[1]) == 4).all()
+    layer.weight.grad = to_device(np.asfortranarray(np.ones((3, 4), np.float32)), device)  # no product can write there
+    layer.forward(x)
+    layer.backward(dy)
+    assert (to_host(layer.weight.grad) == 3).all()
+
+
+def test_a_gradient_that_cannot_be_written_is_replaced():
+    layer = Linear(np.ones((4, 3)))
+    layer.weight.grad = np.broadcast_to(np.ones(3), (4, 3))
+    layer.forward(np.ones((2, 4)))
+    layer.backward(np.ones((2, 3)))
+    assert (layer.weight.grad == 3).all()
+
+
 # (a text of the file, what is put in its place)
 FAULTS = {
     "value keeps the copy": (
