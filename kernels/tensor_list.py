@@ -17,17 +17,19 @@ CONSTANTS = {"PIECE": PIECE}  # of tensor_list.cuh
 
 
 def addresses(*lists):
-    """Equally long lists of arrays  ->  for each list the addresses of its arrays, (tensors,)
-    uint64, on their device.
+    """Lists of arrays  ->  for each list the addresses of its arrays, (tensors,) uint64, on their
+    device.
     """
     like = lists[0][0]
     if isinstance(like, SimulatedArray):
         from minillm.kernels.simulator import PointerTable
 
         return [PointerTable.of(arrays) for arrays in lists]
-    pointers = np.array([[array.data.ptr for array in arrays] for arrays in lists], np.uint64)
+    pointers = np.array([array.data.ptr for arrays in lists for array in arrays], np.uint64)
     with like.device:
-        return list(array_module(like).asarray(pointers))  # one transfer
+        table = array_module(like).asarray(pointers)  # one transfer
+    ends = np.cumsum([len(arrays) for arrays in lists]).tolist()
+    return [table[end - len(arrays) : end] for end, arrays in zip(ends, lists)]
 
 
 def layout(arrays):
