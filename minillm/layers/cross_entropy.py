@@ -66,8 +66,8 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     losses = xp.log(total) - (1 - label_smoothing) * at_target - label_smoothing * at_average
     loss = before + xp.where(counted, losses, 0).sum(dtype="float64") / count
 
-    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype="float64") / count: in all, the loss is
-    # 1/count sum (lse(z) - sum_j q_j z_j)
+    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype="float64") / count: in all,
+    # the loss is 1/count sum (lse(z) - sum_j q_j z_j)
     scale = (counted / count).astype(z.dtype)  # (N,), 0 for ignored rows
     # forward: p = xp.exp(z, out=z); total = row_sum(p)[:, 0]; xp.log(total): the gradient of lse
     p *= (scale / total)[:, None]  # softmax / count
@@ -87,8 +87,8 @@ def _rounded_into(given, p):
 
 def cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
-    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype="float64") / count: the gradient for
-    # dloss = 1 was computed there, and it is linear in dloss
+    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype="float64") / count: the
+    # gradient for dloss = 1 was computed there, and it is linear in dloss
     dlogits = saved
     if dloss != 1:
         dlogits *= dloss

@@ -102,7 +102,7 @@ class Linear(Layer):
 
         Raises RuntimeError without a forward before it.
         """
-        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = linear_backward(
             dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to()
         )

@@ -52,7 +52,7 @@ def test_on_the_cpu_and_for_float32_it_is_the_weight_itself(device):
     assert there.operand(there.peek()) is there.peek() and there.operand(there.peek(), padded=True) is there.peek()
 
 
-def test_it_is_kept_while_nobody_gets_the_weight(device):
+def test_it_is_kept_while_the_weight_is_not_handed_out(device):
     parameter = weight(device)
     operand = parameter.operand(like(parameter))
     operand[...] = 7  # not to be done; here it shows that the copy was not made anew
@@ -126,7 +126,7 @@ def test_it_follows_the_writes_of_one_who_kept_the_array_for_a_while(device):
     assert is_current(parameter)  # a copy that was made while the array was held ...
     held[...] = 5
     del held
-    assert is_current(parameter)  # ... is not used later, when nobody holds it
+    assert is_current(parameter)  # ... is not used later, when the array is held no more
 
 
 def test_the_array_that_a_parameter_was_made_of_may_be_kept():
