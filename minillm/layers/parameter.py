@@ -144,7 +144,7 @@ class Parameter:
         if self.grad is None:
             self._buffer = buffer
         if device_of(buffer) != "cuda":
-            buffer[...] = 0  # inspection reads what an operation gets: any bits, else
+            buffer[...] = 0  # inspection reads all that an operation gets
         return buffer if buffer.shape == shape else buffer[: shape[0]]
 
     def grad_to_add_to(self):

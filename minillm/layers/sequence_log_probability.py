@@ -111,13 +111,13 @@ def sequence_log_probability_backward(dlogp, saved, dweight=None, needs_dweight=
         logits = _logits(x[b, part], weight, room)  # once more
         forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
         # forward: loss, _ = forward(logits[:, :vocabulary], targets[b, part], ...)
-        # The logits become dlogits.
-        forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=count[b])
+        _, dlogits = forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=count[b])
         if weight is None:
             # forward: logits = _logits(x[b, part], weight, room)
             # forward: return x.copy()
-            dx[b, part] = logits
+            dx[b, part] = dlogits
             continue
+        # forward: logits = _logits(x[b, part], weight, room): dlogits have been written over them
         dlogits = room.rounded(logits)
         # forward: logits = _logits(x[b, part], weight, room)
         # forward: return matmul(x, weight.T, room.part(len(x)), gradient_dtype(weight))
