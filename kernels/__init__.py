@@ -19,7 +19,7 @@ OPERATIONS = {
     "adamw": ("float32",),
     "attention": ("float32", "bfloat16"),
     "bias": ("float32", "bfloat16"),
-    "cross_entropy": ("float32",),
+    "cross_entropy": ("float32", "bfloat16"),
     "dropout": ("float32", "bfloat16"),
     "embedding": ("float32",),
     "gelu": ("float32", "bfloat16"),

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.backend.arrays import device_of
-from minillm.kernels.launch import CudaFile, ResourceLimit, check_array, device_id
-from minillm.kernels.tensor_list import CONSTANTS, addresses, layout, on_device
+from minillm.kernels.launch import CudaFile, ResourceLimit, device_id
+from minillm.kernels.tensor_list import CONSTANTS, addresses, check_list, layout, on_device
 
 CUDA = CudaFile(
     __file__,
@@ -45,10 +45,11 @@ def adamw_update(
     if not values:
         return
     lists = {"values": values, "gradients": gradients, "first_moments": first_moments, "second_moments": second_moments}
-    for name, arrays in lists.items():
-        for index, (array, value) in enumerate(zip(arrays, values)):
-            because = f"values[{index}] is {value.shape}"
-            check_array("adamw_update", f"{name}[{index}]", array, like=values[0], shape=value.shape, because=because)
+    check_list("adamw_update", "values", values, like=values[0])
+    shapes = [value.shape for value in values]
+    for name in ("gradients", "first_moments", "second_moments"):
+        because = "values[{index}] is {shape}"
+        check_list("adamw_update", name, lists[name], like=values[0], shapes=shapes, because=because)
     copies = [None] * len(values) if copies is None else copies
     order = sorted(range(len(values)), key=lambda index: copies[index] is None)  # those with a copy come first
     values, gradients, first_moments, second_moments, weight_decays, copies = (
@@ -69,19 +70,16 @@ def adamw_update(
 
 def round_to_bfloat16(values, copies) -> None:
     """Write each value (float32) into its copy (bfloat16, of the same shape), in one launch."""
-    for index, value in enumerate(values):
-        check_array("round_to_bfloat16", f"values[{index}]", value, like=values[0])
+    check_list("round_to_bfloat16", "values", values, like=values[0])
     _check_copies(values, copies)
     tensors, blocks = layout(values)
     CUDA.launch("round_to_bfloat16", (blocks,), (256,), (*addresses(values, copies), tensors, np.int32(len(values))))
 
 
 def _check_copies(values, copies) -> None:
-    for index, (copy, value) in enumerate(zip(copies, values)):
-        because = f"its value is {value.shape}"
-        check_array(
-            "adamw_update", f"copies[{index}]", copy, like=value, shape=value.shape, dtype="bfloat16", because=because
-        )
+    shapes = [value.shape for value in values[: len(copies)]]
+    because = "its value is {shape}"
+    check_list("adamw_update", "copies", copies, like=values[0], shapes=shapes, because=because, dtype="bfloat16")
 
 
 def _on_device_of(value, gradient_scale):

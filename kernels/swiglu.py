@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minillm.backend.precision import dtype_name
 from minillm.kernels.launch import FLOATS, CudaFile, ResourceLimit, blocks_for, check_array, empty
 from minillm.kernels.vectors import NEIGHBOURS, instance, instances
 
@@ -41,6 +42,6 @@ def swiglu_backward(dh, saved):
 
 
 def _launch(name, arrays):
-    count, neighbours = arrays[0].size, NEIGHBOURS[arrays[0].dtype.name]
+    count, neighbours = arrays[0].size, NEIGHBOURS[dtype_name(arrays[0].dtype)]
     grid = (blocks_for(count, THREADS * neighbours, MAX_BLOCKS),)
     CUDA.launch(instance(name, 0, arrays), grid, (THREADS,), (*arrays, np.int64(count)))

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 
 from minillm.errors import UserError
-from minillm.kernels.standin import installation
+from minillm.kernels.standin import installation, modules
 from minillm.kernels.standin.build import DRIVER, build
 from minillm.kernels.standin.jump import Jumps
 
@@ -97,7 +96,8 @@ def attach() -> None:
     _kept.extend(loaded.values())
     cuda, cublas = loaded[DRIVER], next(library for name, library in loaded.items() if name.startswith("libcublas."))
     _replace_runtime()
-    _replace_modules()
+    handles = {soname.removeprefix("lib").partition(".")[0]: library._handle for soname, library in loaded.items()}
+    modules.replace({**handles, "cudart": cuda._handle})
 
 
 def attach_as_told() -> None:
@@ -159,13 +159,3 @@ def _loaded_at(path: str) -> int:
             if file and file[0].strip() == os.path.realpath(path) and int(offset, 16) == 0:
                 return int(span.partition("-")[0], 16)
     raise UserError(f"{path} is not in /proc/self/maps although it was loaded: the stand-in needs /proc")
-
-
-def _replace_modules() -> None:
-    """Sorting is Thrust's, compiled into the wheel with a runtime of its own: ours is in thrust.py."""
-    import cupy
-    import cupy._core._routines_sorting as routines
-
-    from minillm.kernels.standin import thrust
-
-    sys.modules["cupy.cuda.thrust"] = cupy.cuda.thrust = routines.thrust = thrust

@@ -22,7 +22,8 @@ FEATURE = "the stand-in for a GPU"
 CUPYS = {"cupy-cuda12x": 12, "cupy-cuda13x": 13}
 OLDEST, NEWEST = (13, 6), (14, 2)  # of CuPy, tried
 _ANY = "MINILLM_STANDIN_ANY_CUPY"
-_EXTRAS = {12: "standin12", 13: "standin13"}
+_TOOLKIT = "/usr/local/cuda"
+_EXTRAS = {12: "standin-cuda12", 13: "standin"}
 
 
 def check() -> None:
@@ -45,7 +46,7 @@ def check() -> None:
     compiler()
     _check_cupy()
     cuda_headers()
-    _check_compiler_of_kernels()
+    _check_nvrtc()
     if importlib.util.find_spec("ml_dtypes") is None:
         raise MissingExtra(FEATURE, "ml_dtypes", _EXTRAS[cuda_major()])
 
@@ -111,7 +112,7 @@ def cuda_headers() -> Path:
     """
     places = [part / "include" for part in _nvidia_folders("cuda_runtime" if cuda_major() == 12 else "cu13")]
     toolkits = (os.environ.get(name) for name in ("CUDA_PATH", "CUDA_HOME"))
-    places += [Path(folder) / "include" for folder in (*toolkits, "/usr/local/cuda") if folder]
+    places += [Path(folder) / "include" for folder in (*toolkits, _TOOLKIT) if folder]
     for folder in places:
         if (folder / "driver_types.h").is_file() and cuda_version(folder) // 1000 == cuda_major():
             return folder
@@ -128,7 +129,7 @@ def cuda_version(headers: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _check_compiler_of_kernels() -> None:
+def _check_nvrtc() -> None:
     """CuPy finds NVRTC by itself; what it says where there is none is a long traceback."""
     library = f"libnvrtc.so.{cuda_major()}"
     for folder in _nvidia_folders("cuda_nvrtc" if cuda_major() == 12 else "cu13"):

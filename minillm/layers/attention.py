@@ -326,8 +326,8 @@ class CausalSelfAttention(Layer):
 
     def forward(self, x, rng_key=None, starts=None, with_bias=True):
         """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
-        (B, T): of packed documents. with_bias=False: the bias of `projection` is left to the caller,
-        who adds its gradient, too.
+        (B, T): of packed documents. with_bias=False: the bias of `projection` is left to the
+        caller, who adds its gradient, too.
 
         Raises ValueError where dropout needs a key and there is none.
         """

@@ -25,7 +25,7 @@ def test_wrong_arguments_are_named():
         layer_norm.layer_norm_forward(x, [1.0] * 512)
     wide = to_device(np.zeros((1, 7000), np.float32), "cudasim")
     with pytest.raises(
-        ValueError, match=r"7000 channels, the kernel takes 1 to 6016: .*use_kernels\(layer_norm=False\)"
+        ValueError, match=r"7000 channels, the kernel takes 1 to 6144: .*use_kernels\(layer_norm=False\)"
     ):
         layer_norm.layer_norm_forward(wide, wide[0])
     with pytest.raises(TypeError, match="embedding_forward: ids is float32, not an array of integers"):
@@ -37,16 +37,16 @@ def test_wrong_arguments_are_named():
 def test_launch_refuses_what_a_launcher_must_not_do():
     file = dropout.CUDA
     x = to_device(np.zeros(4, np.float32), "cudasim")
-    with pytest.raises(TypeError, match="dropout<float>: argument 1 is a Python float"):
-        file.launch("dropout<float>", (1,), (32,), (x, 0.5))
+    with pytest.raises(TypeError, match="dropout<float, 4>: argument 1 is a Python float"):
+        file.launch("dropout<float, 4>", (1,), (32,), (x, 0.5))
     with pytest.raises(ValueError, match="beyond CUDA's limit"):
-        file.launch("dropout<float>", (1, 70000), (32,), (x,))
+        file.launch("dropout<float, 4>", (1, 70000), (32,), (x,))
     with pytest.raises(ValueError, match="beyond CUDA's limit of 1024"):
-        file.launch("dropout<float>", (1,), (2048,), (x,))
+        file.launch("dropout<float, 4>", (1,), (2048,), (x,))
     with pytest.raises(KeyError, match="declares no instance"):
         file.launch("nothing", (1,), (32,), (x,))
     with pytest.raises(ValueError, match="live on"):
-        file.launch("dropout<float>", (1,), (32,), (x, np.zeros(4, np.float32)))
+        file.launch("dropout<float, 4>", (1,), (32,), (x, np.zeros(4, np.float32)))
 
 
 def test_every_operation_with_a_kernel_has_a_case():
@@ -71,8 +71,8 @@ def test_a_change_in_a_header_changes_the_code(tmp_path):
 
 def test_numbers_that_a_kernel_would_misread_are_refused():
     x = to_device(np.zeros(4, np.float32), "cudasim")
-    with pytest.raises(TypeError, match="dropout<float>: argument 1 is a Python float64"):
-        dropout.CUDA.launch("dropout<float>", (1,), (32,), (x, np.float64(0.5)))
+    with pytest.raises(TypeError, match="dropout<float, 4>: argument 1 is a Python float64"):
+        dropout.CUDA.launch("dropout<float, 4>", (1,), (32,), (x, np.float64(0.5)))
     swapped = to_device(np.zeros((2, 4), ">f4"), "cudasim")
     with pytest.raises(TypeError, match="layer_norm_forward: x is >f4, the kernel takes float32 or bfloat16"):
         layer_norm.layer_norm_forward(swapped, x)
