@@ -19,7 +19,7 @@ from functools import cache
 from minillm.errors import UserError
 from minillm.kernels.simulator import errors, settings
 from minillm.kernels.simulator.launching import Size, carry_out, described
-from minillm.kernels.standin import attach, observing, recording, sources
+from minillm.kernels.standin import attach, generator, observing, recording, sources
 from minillm.kernels.standin.products import multiply
 
 LAUNCH_FAILURE, NOT_SUPPORTED, INVALID_VALUE, NOT_FOUND = 719, 801, 1, 500  # cudaError
@@ -45,6 +45,7 @@ def carry_out_everything() -> None:
         return module
 
     compiler._compile_with_cache_cuda = noting
+    generator.replace()
     attach.cuda.standin_set_variable_hook(_VARIABLE_HOOK)
     recording.carry_out(_answering(run, LAUNCH_FAILURE), _answering(multiply, CUBLAS_EXECUTION_FAILED))
 

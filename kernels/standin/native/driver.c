@@ -157,6 +157,12 @@ static void free_module(Module* module) {
     free(module);
 }
 
+int cuModuleLoad(Module** module, const char* path) {
+    char text[512];
+    snprintf(text, sizeof text, "%.400s: machine code cannot be run without a GPU: give cupy.RawModule its source (code=)", path);
+    standin_set_reason(text);
+    return standin_ended(cudaErrorNotSupported);
+}
 int cuModuleLoadData(Module** module, const unsigned char* image) {
     int code = standin_broken();
     if (code) return code;
