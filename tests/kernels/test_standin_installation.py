@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minillm.errors import MissingExtra, UserError
-from minillm.kernels.standin import attach, build, installation, jump, lapack, modules, passes, signatures
+from minillm.kernels.standin import attach, build, installation, jump, lapack, libraries, modules, passes, signatures
 from minillm.kernels.standin.elf import Function, SharedLibrary
 
 TARGET = 0x1122334455667788
@@ -234,7 +234,8 @@ class TestCode:
         assert (result.returncode, result.stderr) == (0, "")
 
     def test_structures_are_those_of_the_c(self, tmp_path):
-        """ctypes' copies of Launch, Product and Call have the sizes that the C compiler gives them."""
+        """ctypes' copies of Launch, Product and Call have the sizes that the C compiler gives them.
+        """
         if shutil.which("gcc") is None:
             pytest.skip("no gcc")
         sizes = {}
@@ -255,7 +256,7 @@ class TestCode:
 
         from minillm.kernels.standin import calls
 
-        expected = [ctypes.sizeof(kind) for kind in (attach.Launch, attach.Product, attach.Call)] + [
+        expected = [ctypes.sizeof(kind) for kind in (libraries.Launch, libraries.Product, libraries.Call)] + [
             calls._HANDLE_BYTES
         ]
         assert [int(word) for word in shown.split()] == expected
