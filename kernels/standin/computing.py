@@ -1,11 +1,14 @@
-"""Carries out what is asked of the GPU, in host memory: kernels in minillm's simulator, products in NumPy.
+"""Carries out what is asked of the GPU, in host memory: kernels in minillm's simulator, products in
+NumPy.
 
-cuLaunchKernel gets what the simulator gets, a list of pointers to the arguments; all that is missing is the source of the
-kernel, which CuPy's compiler is asked for on its way to NVRTC. So minillm's kernels run as they do on device "cudasim", and
-CuPy's own, which are C++ that CuPy has written, as well: headers/ has what g++ needs to compile them.
+cuLaunchKernel gets what the simulator gets, a list of pointers to the arguments; all that is
+missing is the source of the kernel, which CuPy's compiler is asked for on its way to NVRTC. So
+minillm's kernels run as they do on device "cudasim", and CuPy's own, which are C++ that CuPy has
+written, as well: headers/ has what g++ needs to compile them.
 
-Numbers differ from a GPU's where the simulator's do: sums in another order, exact exponentials, no fused multiply-add, C++
-in the place of tensor cores. What cannot be carried out fails as a launch does that fails on a GPU; CuPy's exception says why.
+Numbers differ from a GPU's where the simulator's do: sums in another order, exact exponentials, no
+fused multiply-add, C++ in the place of tensor cores. What cannot be carried out fails as a launch
+does that fails on a GPU; CuPy's exception says why.
 """
 
 from __future__ import annotations

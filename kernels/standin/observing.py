@@ -1,8 +1,8 @@
 """Check and profile mode for the kernels of a CuPy program.
 
-A kernel runs on copies of the memory that its arguments point to, between guards, as in the simulator. How far an array
-goes is known from three places, the first that knows: the arrays that cupy.RawKernel was called with, what CuPy's memory
-pool was asked for, the pages of the process.
+A kernel runs on copies of the memory that its arguments point to, between guards, as in the
+simulator. How far an array goes is known from three places, the first that knows: the arrays that
+cupy.RawKernel was called with, what CuPy's memory pool was asked for, the pages of the process.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Span(NamedTuple):
 class Observation:
     """What is to be seen of a program's kernels, and what was.
 
-    mode: "check" or "profile". of_cupy: whether the kernels that CuPy brings are looked at, too. report: is called with
-    each new finding. profile: of the mode "profile".
+    mode: "check" or "profile". of_cupy: whether the kernels that CuPy brings are looked at, too.
+    report: is called with each new finding. profile: of the mode "profile".
     """
 
     mode: str
@@ -101,7 +101,8 @@ def observed(mode: str, report, of_cupy: bool = False) -> Iterator[Observation]:
 
 
 def run(source, name: str, arguments, size: Size, mode: str) -> None:
-    """A launch in check or profile mode. What check mode finds is reported, and the program goes on.
+    """A launch in check or profile mode. What check mode finds is reported, and the program goes
+    on.
 
     Raises the simulator's CompileError where the kernel cannot be compiled.
     """
@@ -137,7 +138,9 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
 
 
 def _point_to_copies(parameters, names, values, pointers, buffers) -> dict[int, Region]:
-    """Put the addresses of the copies into the arguments' values; the copies as check mode describes memory, by their ids."""
+    """Put the addresses of the copies into the arguments' values; the copies as check mode
+    describes memory, by their ids.
+    """
     regions = {}
     for position, span in pointers:
         buffer, parameter = _holding(buffers, span), parameters[position]
@@ -187,7 +190,9 @@ def _sort(text: str) -> str:
 
 
 def check_count(kernel: str, parameters) -> None:
-    """Raises SimulatorError where a kernel is called with too few or too many arguments: a GPU would read what lies there."""
+    """Raises SimulatorError where a kernel is called with too few or too many arguments: a GPU
+    would read what lies there.
+    """
     if given() is not None and len(given()) != len(parameters):
         raise SimulatorError(f"{kernel}: {len(given())} arguments given, the kernel takes {len(parameters)}")
 
@@ -208,8 +213,8 @@ def _bytes_at(address: int, size: int) -> np.ndarray:
 def _pointers(parameters, values, elements: dict[int, int]) -> list[tuple[int, Span]]:
     """Which arguments have the address of an array: number of the argument, the array's memory.
 
-    A pointer is one, and the first field of the structs in which CuPy passes an array to its own kernels. elements: bytes
-    of a number in the arrays of the latter.
+    A pointer is one, and the first field of the structs in which CuPy passes an array to its own
+    kernels. elements: bytes of a number in the arrays of the latter.
     """
     found = []
     for position, (parameter, value) in enumerate(zip(parameters, values)):
@@ -233,7 +238,9 @@ def _element_sizes(source: str, kernel: str) -> dict[int, int]:
 
 
 def _span_of(address: int, certain: bool) -> Span | None:
-    """The memory of the array to which an address belongs. certain: whether it is an address at all."""
+    """The memory of the array to which an address belongs. certain: whether it is an address at
+    all.
+    """
     for each in given() or ():
         if each.start is not None and each.start <= address < max(each.end, each.start + 1):
             return Span(each.start, each.end, each.dtype.itemsize)
