@@ -1,6 +1,6 @@
 """What the tests marked gpu share. CuPy is the real one: on a GPU, or with `pytest --standin` on the stand-in for one."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from minillm.kernels.standin import attach
 from minillm.kernels.standin.recording import MatrixProduct, recorded
@@ -22,3 +22,8 @@ def products_asked_for():
         return
     with recorded() as calls:
         yield lambda: [call for call in calls if isinstance(call, MatrixProduct)]
+
+
+def uncomputed():
+    """A context manager in which the stand-in carries nothing out, for work of a size that only a GPU can compute."""
+    return recorded(compute=False) if on_the_standin() else nullcontext()

@@ -36,14 +36,14 @@ def carry_out_everything() -> None:
     from cupy.cuda import compiler
 
     compile_module = compiler._compile_with_cache_cuda
+    signature = inspect.signature(compile_module)  # versions of CuPy differ in the order of the arguments
 
-    signature = inspect.signature(compile_module)
-
-    def noting(source, options, *arguments, **named):
-        backend = signature.bind(source, options, *arguments, **named).arguments.get("backend", "nvrtc")
+    def noting(*arguments, **named):
+        asked = signature.bind(*arguments, **named).arguments
+        source, options, backend = asked["source"], asked["options"], asked.get("backend", "nvrtc")
         if backend != "nvrtc":
             raise compiler.CompileException(WITHOUT_NVCC.format(backend), source, "", options, backend)
-        module = compile_module(source, options, *arguments, **named)
+        module = compile_module(*arguments, **named)
         sources.note(module, source, options)
         return module
 

@@ -19,6 +19,7 @@ OF_EVERY_KERNEL = (
     *(f"cupy/{name}" for name in ("complex.cuh", "carray.cuh", "atomics.cuh", "math_constants.h")),
     *("cupy/bfloat16.cuh", "cupy/float16.cuh", "cmath", "utility"),
 )
+NARROW_TYPES = ("cupy/bfloat16.cuh", "cupy/float16.cuh")  # of CuPy 14; before, carray.cuh has float16 alone
 OF_SPECIAL_FUNCTIONS = (*OF_EVERY_KERNEL, "cupy/xsf_for_gxx.h")
 HEADERS = Path(__file__).resolve().parent / "headers"
 # Every compilation goes through these files; who calls them shows whose kernel it is.
@@ -110,10 +111,8 @@ class Source:
         prefix = ()
         if self.text.startswith(f"#include <{OF_EVERY_KERNEL[0]}>"):
             prefix = OF_SPECIAL_FUNCTIONS if "cupy/xsf/" in self.text else OF_EVERY_KERNEL
-            folders = [Path(option[2:]) for option in options if option.startswith("-I")]
-            prefix = tuple(  # an older CuPy has fewer
-                name for name in prefix if "/" not in name or any((folder / name).exists() for folder in folders)
-            )
+            if not _has_narrow_types():
+                prefix = tuple(name for name in prefix if name not in NARROW_TYPES)
         file = self.place.file if self.place else None
         return _loaded(kernel_library(text, file, options, entries, observed, prefix))
 
@@ -132,6 +131,13 @@ def note(module, text: str, options: tuple[str, ...]) -> None:
 
 def of_module(address: int) -> Source:
     return _sources[address]
+
+
+@cache
+def _has_narrow_types() -> bool:
+    import cupy
+
+    return (Path(cupy.__file__).parent / "_core" / "include" / NARROW_TYPES[0]).is_file()
 
 
 @cache

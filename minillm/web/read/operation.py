@@ -281,7 +281,7 @@ _ALL = (
         "attention",
         "repeat_heads / sum_heads",
         "CausalSelfAttention",
-        kernels=("attention/flash.cu", "attention/delta.cuh"),
+        kernels=("attention/flash.cu",),
         case="causal self-attention",
     ),
     _layer("cached_attention", "Attention of new tokens to a cache", "cached_attention /", "_softmax /", case=""),
@@ -415,10 +415,8 @@ _ALL = (
     _rung("naive", "Attention, rung 1: the formulas, one kernel each", "matrix", "forward / backward", "softmax.cuh"),
     _rung("tiled", "Attention, rung 2: through shared memory", "matrix", "forward / backward", "softmax.cuh"),
     _rung("online", "Attention, rung 3: no T x T matrix", "online", "attention", "delta.cuh"),
-    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention", "delta.cuh"),
-    _rung(
-        "flash_tensor_cores", "Attention, rung 5: matrix instructions", "flash_tensor_cores", "attention", "delta.cuh"
-    ),
+    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention"),
+    _rung("flash_tensor_cores", "Attention, rung 5: matrix instructions", "flash_tensor_cores", "attention"),
     Operation(
         "gpt_page",
         "A GPT on one page: model, loss, gradients, AdamW",
