@@ -1,20 +1,16 @@
 """Check and profile mode for the kernels of a CuPy program.
 
 A kernel runs on copies of the memory that its arguments point to, between guards, as in the
-simulator. How far an array goes is known from three places, the first that knows: the arrays that
-cupy.RawKernel was called with, what CuPy's memory pool was asked for, the pages of the process.
+simulator; bounds.py knows how long the arrays are.
 """
 
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,25 +20,10 @@ from minillm.kernels.simulator.launching import Size, carry_out, described
 from minillm.kernels.simulator.memory import SLACK, Buffer
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import parameter_names
-from minillm.kernels.simulator.source import kernels, split_list
+from minillm.kernels.simulator.source import kernels
+from minillm.kernels.standin import bounds
 from minillm.kernels.standin.arguments import POINTER_BYTES, given, mistakes, see_arguments
-
-C_ARRAY = re.compile(r"\bCArray<\s*([\w ]+?(?:<\w+>)?)\s*,")
-SIZES = {
-    **dict.fromkeys(("bool", "char", "signed char", "unsigned char"), 1),
-    **dict.fromkeys(("short", "unsigned short", "float16", "bfloat16"), 2),
-    **dict.fromkeys(("int", "unsigned int", "float"), 4),
-    **dict.fromkeys(("long long", "unsigned long long", "double", "complex<float>"), 8),
-    "complex<double>": 16,
-}
-
-
-class Span(NamedTuple):
-    """A piece of memory. element: bytes of a number there, 1 where it is not known."""
-
-    start: int
-    end: int
-    element: int = 1
+from minillm.kernels.standin.bounds import Span, element_sizes, span_of
 
 
 @dataclass
@@ -55,7 +36,7 @@ class Observation:
 
     mode: str
     of_cupy: bool
-    report: callable
+    report: Callable[[str], None]
     profile: Profile = field(default_factory=Profile)
     seen: dict[tuple, int] = field(default_factory=dict)  # finding -> how often
 
@@ -75,7 +56,6 @@ class Observation:
 
 
 _observation: Observation | None = None
-_allocated: dict[int, int] = {}  # what CuPy's pool has handed out: address -> bytes asked for
 
 
 def mode_of(source) -> str:
@@ -90,7 +70,7 @@ def observed(mode: str, report, of_cupy: bool = False) -> Iterator[Observation]:
     report: a function of a text, called with each finding.
     """
     global _observation
-    hook = _allocations_hook()
+    hook = bounds.allocations()
     _observation = Observation(mode, of_cupy, report)
     see_arguments()
     with hook:
@@ -116,7 +96,7 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
         for text_of in mistakes(parameters, names, given()):
             _observation.mistaken(named, file, _line_of(named, text), text_of)
     values = [_bytes_at(arguments[i], _size_of(each)) for i, each in enumerate(parameters)]
-    pointers = _pointers(parameters, values, _element_sizes(text, named))
+    pointers = _pointers(parameters, values, element_sizes(text, named))
     buffers = _buffers([span for _, span in pointers], library.runtime, SLACK if mode == "check" else 0)
     regions = _point_to_copies(parameters, names, values, pointers, buffers)
     addresses = (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))
@@ -158,7 +138,8 @@ def _point_to_copies(parameters, names, values, pointers, buffers) -> dict[int, 
 
 def _other_arrays() -> list[Region]:
     """What a kernel may reach by an address that it finds in memory."""
-    return [Region(*span, 0, b"another array", 1, Region.ARGUMENT, True) for span in _allocated.items() if span[1]]
+    known = bounds.allocated.items()
+    return [Region(start, size, 0, b"another array", 1, Region.ARGUMENT, True) for start, size in known if size]
 
 
 def _report(error: SimulatorError, source) -> None:
@@ -221,44 +202,12 @@ def _pointers(parameters, values, elements: dict[int, int]) -> list[tuple[int, S
         if not parameter.pointers and (parameter.kind != b"s" or parameter.size < POINTER_BYTES):
             continue
         address = int.from_bytes(value[:POINTER_BYTES].tobytes(), sys.byteorder)
-        if span := _span_of(address, certain=bool(parameter.pointers)):
+        if span := span_of(address, certain=bool(parameter.pointers)):
             element = (
                 parameter.size if parameter.pointers == 1 and parameter.size else elements.get(position, span.element)
             )
             found.append((position, Span(span.start, span.end, element)))
     return found
-
-
-def _element_sizes(source: str, kernel: str) -> dict[int, int]:
-    """Bytes of a number in each parameter that is a CArray of CuPy's, by its number."""
-    text = next((each for each in kernels(source) if each.name == kernel), None)
-    parts = split_list(text.parameters) if text else []
-    types = {position: C_ARRAY.search(part) for position, part in enumerate(parts)}
-    return {position: SIZES[found[1]] for position, found in types.items() if found and found[1] in SIZES}
-
-
-def _span_of(address: int, certain: bool) -> Span | None:
-    """The memory of the array to which an address belongs. certain: whether it is an address at
-    all.
-    """
-    for each in given() or ():
-        if each.start is not None and each.start <= address < max(each.end, each.start + 1):
-            return Span(each.start, each.end, each.dtype.itemsize)
-    starts = sorted(_allocated)
-    at = bisect_right(starts, address) - 1
-    if at >= 0 and address < starts[at] + max(_allocated[starts[at]], 1):
-        return Span(starts[at], starts[at] + _allocated[starts[at]])
-    return _pages_of(address) if certain and address else None
-
-
-def _pages_of(address: int) -> Span | None:
-    """The piece of the process's memory that an address is in."""
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        for line in maps:
-            start, end = (int(number, 16) for number in line.split(" ", 1)[0].split("-"))
-            if start <= address < end and line.split()[1].startswith("rw"):
-                return Span(start, end)
-    return None
 
 
 def _buffers(spans: list[Span], runtime, slack: int) -> list[Buffer]:
@@ -282,22 +231,3 @@ def _holding(buffers: list[Buffer], span: Span) -> Buffer:
 
 def _memory(start: int, size: int) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * size).from_address(start), np.uint8) if size else np.empty(0, np.uint8)
-
-
-# -------------------------------------------------------------------------------------------------- what is known of arrays
-
-
-def _allocations_hook():
-    """A hook of CuPy's memory pool that keeps how many bytes were asked for at each address."""
-    from cupy.cuda import MemoryHook
-
-    class Allocations(MemoryHook):
-        name = "minillm"
-
-        def malloc_postprocess(self, device_id, size, mem_size, mem_ptr, pmem_id):
-            _allocated[mem_ptr] = size
-
-        def free_preprocess(self, device_id, mem_size, mem_ptr, pmem_id):
-            _allocated.pop(mem_ptr, None)
-
-    return Allocations()
