@@ -72,14 +72,15 @@ class Source:
         """The library that has a kernel, and the kernel's number there. observed: for check and
         profile mode.
 
-        All kernels of a source with variables are in one library, since they share them. Raises the
+        All kernels of a source with variables are in one library, since they share them. So are
+        those of a source of minillm's, in the library that device "cudasim" has. Raises the
         simulator's CompileError where g++ does not take the source.
         """
         name = self.expression(name)
         if (name, observed) not in self._libraries:
-            entries = (name,)
+            entries = self.entries if self._is_plain else (name,)
             library = self._compiled(entries, observed)
-            if library.variables and len(self.entries) > 1:
+            if library.variables and len(self.entries) > len(entries):
                 entries = self.entries
                 library = self._compiled(entries, observed)
             for index, entry in enumerate(entries):
@@ -101,8 +102,17 @@ class Source:
         """All kernels of the source that can be asked for."""
         return tuple(dict.fromkeys([*self.names.values(), *extern_c_kernels(self.text)]))
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether there is nothing of CuPy's in it, and it comes as it is, not out of a user's file."""
+        return self.place is None and "#include <cupy/" not in self.text
+
     def _compiled(self, entries: tuple[str, ...], observed: bool) -> Library:
         import cupy
+
+        if self._is_plain:  # what the simulator is given for device "cudasim": compiled once for both
+            own = tuple(option for option in self.options if _for_the_simulator(option) and not _of_cupy(option))
+            return _loaded(kernel_library(self.text, None, own, entries, observed))
 
         # CuPy's headers are not in the simulator's key of its cache
         text = f"{self.text}\n// CuPy {cupy.__version__}, {_headers()}\n"
