@@ -19,7 +19,7 @@ OPERATIONS = {
     "adamw": ("float32",),
     "attention": ("float32", "bfloat16"),
     "bias": ("float32", "bfloat16"),
-    "cross_entropy": ("float32",),
+    "cross_entropy": ("float32", "bfloat16"),
     "dropout": ("float32", "bfloat16"),
     "embedding": ("float32",),
     "gelu": ("float32", "bfloat16"),
@@ -30,6 +30,7 @@ OPERATIONS = {
     "residual_rms_norm": ("float32", "bfloat16"),
     "rms_norm": ("float32", "bfloat16"),
     "rotary": ("float32", "bfloat16"),
+    "skinny_matmul": ("float32", "bfloat16"),
     "swiglu": ("float32", "bfloat16"),
 }
 RUNGS = ("naive", "tiled", "online", "flash", "flash_tensor_cores")  # of attention, kernels/attention
@@ -90,6 +91,11 @@ def kernel_for(operation: str, array):
 @cache
 def _launcher(operation: str):
     return import_module(f"{__name__}.{operation}")
+
+
+def choices() -> tuple:
+    """What `use_kernels` chose, to see whether it is still the same."""
+    return tuple(_choices.items())
 
 
 def chosen_rung() -> str | None:

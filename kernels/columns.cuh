@@ -1,5 +1,5 @@
-// Kernels whose threads own columns and walk down rows: a bias of the column is read once, and a sum
-// over rows stays in registers.
+// Kernels whose threads own columns and walk down rows: a bias of the column is read once, and a
+// sum over rows stays in registers.
 //
 // Work: blocks of WIDE x DEEP threads. Thread (x, y) owns N neighbouring columns (vectors.cuh), so
 // that the 32 threads of a warp read up to 512 bytes side by side; blockIdx.y picks the columns.

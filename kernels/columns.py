@@ -13,6 +13,10 @@ COLUMNS_CONSTANTS = {**COLUMN_SUM_CONSTANTS, "WIDE": WIDE, "DEEP": DEEP}
 
 def column_grid(rows: int, width: int, kernel: str) -> tuple[int, int]:
     """The grid for a matrix; kernel: the instance, whose second argument is N."""
-    n = int(kernel.split(",")[1].strip(" >"))
-    across = blocks_for(width, WIDE * n)
+    return grid_of(rows, width, int(kernel.split(",")[1].strip(" >")))
+
+
+def grid_of(rows: int, width: int, neighbours: int) -> tuple[int, int]:
+    """The same for N neighbours in a vector."""
+    across = blocks_for(width, WIDE * neighbours)
     return blocks_for(rows, DEEP, max(1, MAX_BLOCKS // max(across, 1))), across

@@ -8,7 +8,8 @@
 //     dx_i = r (g_i - 1/C sum_j g_j - n_i 1/C sum_j g_j n_j)
 //     dw_i = sum over rows of dy_i n_i        db_i = sum over rows of dy_i
 //
-// Where x goes elsewhere too, as in a residual block, the gradient from there (dsum) is added to dx.
+// Where x goes elsewhere too, as in a residual block, the gradient from there (dsum) is added to
+// dx.
 //
 // Forward. Work: one block a row; a thread holds 8 of its numbers in registers, and reads and
 // writes 16 bytes at a time where rows allow it (N neighbours, row.cuh). Shared memory: 32

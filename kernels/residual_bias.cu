@@ -1,6 +1,6 @@
 // Residual: y = x + (branch + b), where b is the bias of the linear layer that computed the branch,
-// if it was left to this kernel. Backward: dx and dbranch are dy itself, db its sum over rows, which
-// bias.cu computes.
+// if it was left to this kernel. Backward: dx and dbranch are dy itself, db its sum over rows,
+// which bias.cu computes.
 //
 // Work: a thread owns up to 16 bytes of neighbouring columns and walks down rows (columns.cuh).
 // Shared memory: none. Memory moved: 12 bytes an element (x, branch, y), half of that in bfloat16.

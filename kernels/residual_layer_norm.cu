@@ -33,8 +33,8 @@ __global__ void residual_layer_norm_forward(const Number* x, const Number* delta
     }
 }
 
-// partials (1 to 3, gridDim.x, width): of dweight, and of dbias and the gradient of delta's bias where
-// there are such
+// partials (1 to 3, gridDim.x, width): of dweight, and of dbias and the gradient of delta's bias
+// where there are such
 template <typename Number, int N>
 __global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE) residual_layer_norm_backward(const Number* dsum, const Number* dy, const Number* sum, const float* mean,
                                              const float* rstd, const float* weight, Number* dx, float* partials,

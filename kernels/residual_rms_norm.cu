@@ -3,8 +3,8 @@
 //     s = x + (delta + b')        y = rms_norm(s) w
 //
 // b' is the bias of the linear layer that computed delta, if it has one, which is left to this
-// kernel. Backward: s takes part twice, in the residual stream and in the norm, so its two gradients
-// add up, and a sum passes its gradient to all terms; b' is the same for every row:
+// kernel. Backward: s takes part twice, in the residual stream and in the norm, so its two
+// gradients add up, and a sum passes its gradient to all terms; b' is the same for every row:
 //
 //     dx = ddelta = dsum + (what comes back through the norm: rms_norm.cu has the formula)
 //     db' = sum over rows of dx

@@ -6,14 +6,16 @@
 //
 //     dx_i = r (g_i - n_i 1/C sum_j g_j n_j)        dw_i = sum over rows of dy_i n_i
 //
-// Where x goes elsewhere too, as in a residual block, the gradient from there (dsum) is added to dx.
+// Where x goes elsewhere too, as in a residual block, the gradient from there (dsum) is added to
+// dx.
 //
 // Forward. Work: one block a row; a thread holds 8 of its numbers in registers, and reads and
 // writes 16 bytes at a time where rows allow it (N neighbours, row.cuh). Shared memory: 32
 // partial sums.
 //
 // Backward. Work: block b takes the rows b, b + gridDim.x, ...; dw of these rows lies in registers,
-// each thread's columns. At its end a block writes it as row b of a table, which column_sum adds up.
+// each thread's columns. At its end a block writes it as row b of a table, which column_sum adds
+// up.
 //
 // Memory moved: forward 8 bytes an element, backward 12; half of that in bfloat16.
 

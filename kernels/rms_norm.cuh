@@ -23,8 +23,8 @@ __device__ inline float rms_normalize_row(float (&x)[HELD], const float* weight,
 
 // With g_c = dy_c w_c:   dx_c = r (g_c - n_c mean over the row of g n)  [+ dsum_c]
 //
-// Adds dy_c n_c to dweight and dx_c to dx_sums, those of this block's rows in this thread's columns.
-// w: the weight. dsum: another gradient of x, null where there is none.
+// Adds dy_c n_c to dweight and dx_c to dx_sums, those of this block's rows in this thread's
+// columns. w: the weight. dsum: another gradient of x, null where there is none.
 template <int N, typename Number>
 __device__ inline void rms_norm_backward_row(const Number* dy_row, const Number* x_row, const float (&w)[HELD],
                                              const Number* dsum_row, Number* dx_row, float (&dweight)[HELD],

@@ -1,8 +1,8 @@
 // A row of a matrix in the registers of a block, read and written in vectors (vectors.cuh).
 //
-// A block works on one row at a time. A thread holds HELD of its numbers: vectors of N neighbours, of
-// which thread t has those numbered t, t + blockDim.x, ... So memory sees each number once, whatever
-// is computed from the row.
+// A block works on one row at a time. A thread holds HELD of its numbers: vectors of N neighbours,
+// of which thread t has those numbered t, t + blockDim.x, ... So memory sees each number once,
+// whatever is computed from the row.
 
 #pragma once
 
@@ -36,8 +36,8 @@ __device__ inline void store_row(const float (&x)[HELD], int width, Number* row)
     }
 }
 
-// s = x + (delta + bias), written to `sum`, and as it was rounded there to registers. Without a bias
-// its pointer is null.
+// s = x + (delta + bias), written to `sum`, and as it was rounded there to registers. Without a
+// bias its pointer is null.
 template <int N, typename Number>
 __device__ inline void load_sum(const Number* x, const Number* delta, const float* bias, Number* sum, int width,
                                 float (&s)[HELD]) {

@@ -6,9 +6,9 @@
 // overflows s is 0, its limit.
 //
 // Work: a thread takes the vectors t, t + threads of the grid, ... of 16 bytes each (N neighbours,
-// vectors.cuh); what is left at the end is taken a number at a time. The grid is at most 8192 blocks
-// of 256 threads. Shared memory: none. Memory moved: forward 12 bytes an element (g, u, h), backward
-// 20 (dh, g, u, dg, du), half of that in bfloat16; the arithmetic is float.
+// vectors.cuh); what is left at the end is taken a number at a time. The grid is at most 8192
+// blocks of 256 threads. Shared memory: none. Memory moved: forward 12 bytes an element (g, u, h),
+// backward 20 (dh, g, u, dg, du), half of that in bfloat16; the arithmetic is float.
 
 #include "vectors.cuh"
 

@@ -70,8 +70,8 @@ def layout(arrays):
 
 
 @lru_cache(maxsize=32)
-def on_device(place: str, numbers: tuple, dtype: str):
-    """A table of numbers that stays on a device, because every step needs the same one."""
+def on_device(place: str, numbers: tuple | float, dtype: str):
+    """A table of numbers, or one number, that stays on a device, because every step needs the same."""
     host = np.array(numbers, dtype)
     if place == "cudasim":
         return host.view(SimulatedArray)

@@ -40,7 +40,8 @@ __device__ inline void store(const float (&from)[8], float* to) {
     *(float4*)(to + 4) = make_float4(from[4], from[5], from[6], from[7]);
 }
 
-// A bfloat16 is the upper half of a float; the one at the lower address is the lower half of a word.
+// A bfloat16 is the upper half of a float; the one at the lower address is the lower half of a
+// word.
 __device__ inline void unpack(unsigned int word, float& low, float& high) {
     low = __uint_as_float(word << 16);
     high = __uint_as_float(word & 0xffff0000u);

@@ -20,7 +20,9 @@ ROW_CONSTANTS = {
     "MAX_THREADS": MAX_THREADS,
     "MAX_THREADS_BY_ONE": MAX_THREADS_BY_ONE,
 }
-THREADS_OF_SUMS = 96 * 1024  # threads of a kernel whose blocks leave partial sums: 744 for each SM of an H100
+# Of a kernel whose blocks leave partial sums: the most blocks, and threads (744 for each SM of an
+# H100).
+BLOCKS_OF_SUMS, THREADS_OF_SUMS = 1024, 96 * 1024
 BYTES = 16  # of a vector, the most that a thread reads or writes at once
 NULL = np.uint64(0)  # a null pointer, which is not followed
 NEIGHBOURS = {"float32": BYTES // 4, "bfloat16": BYTES // 2}  # dtype -> N, the numbers in a vector
@@ -29,7 +31,8 @@ NEIGHBOURS = {"float32": BYTES // 4, "bfloat16": BYTES // 2}  # dtype -> N, the 
 def instances(kernel: str, limit: ResourceLimit, *further: str, by_one: int = 0) -> dict[str, ResourceLimit]:
     """The instances of a kernel that `instance` names.
 
-    further: other template arguments. by_one: registers of those without vectors, if not as `limit`.
+    further: other template arguments. by_one: registers of those without vectors, if not as
+    `limit`.
     """
     found = {}
     for dtype, number in NUMBERS.items():
@@ -42,8 +45,8 @@ def instances(kernel: str, limit: ResourceLimit, *further: str, by_one: int = 0)
 def instance(kernel: str, width: int, arrays: tuple, *further: str) -> str:
     """The instance of a kernel for rows of `width` numbers: "gelu_forward<float, 4, true>".
 
-    Its second argument is N, the numbers of the first array in 16 bytes, if the rows of all `arrays`
-    begin at multiples of 16 bytes, and else 1. Those that are None do not count.
+    Its second argument is N, the numbers of the first array in 16 bytes, if the rows of all
+    `arrays` begin at multiples of 16 bytes, and else 1. Those that are None do not count.
     """
     n = NEIGHBOURS[dtype_name(arrays[0].dtype)]
     if width % n or any(_offset(array) % BYTES for array in arrays if array is not None):
@@ -71,7 +74,7 @@ def blocks_of_rows(rows: int, width: int) -> int:
     """Blocks of a kernel that holds rows and leaves a row of partial sums for each block: fewer
     where rows are wide.
     """
-    return min(rows, max(1, THREADS_OF_SUMS // threads_of_row(width)))
+    return min(rows, BLOCKS_OF_SUMS, max(1, THREADS_OF_SUMS // threads_of_row(width)))
 
 
 def _offset(array) -> int:

@@ -33,40 +33,36 @@
 #include "async_copy.cuh"
 #include "dropout.cuh"
 #include "layout.cuh"
+#include "mask.cuh"
 #include "mma.cuh"
-#include "starts.cuh"
 
-const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
+const float LOG2_E = 1.44269504088896341f;
 
 __device__ inline int warp() { return threadIdx.x / 32; }
 __device__ inline int group() { return threadIdx.x % 32 / 4; }
 __device__ inline int within() { return threadIdx.x % 4; }
 
-// What differs between the two kinds of operand. DEPTH: the inner size of one matrix instruction;
-// operands are loaded for two of them.
-//   rows             a[2][4]: 16 rows, columns d ... d + 2 DEPTH, of a matrix in shared memory, as
-//                    the first operand
+// What differs between the two kinds of operand. DEPTH: the inner size of one matrix instruction.
+// Second operands are loaded for two instructions that give 8 columns each.
+//   rows             a[4]: DEPTH columns of 16 rows in shared memory, as the first operand
 //   from_sums        a[4]: the results of DEPTH columns, in c[DEPTH / 8][4], as the first operand
-//   columns_of_rows  b[4]: columns d ... d + 2 DEPTH of 8 rows: the second operand of A B^T
-//   columns          b[4]: 16 columns of DEPTH rows: the second operand of A B, for two instructions
-//                    side by side
+//   columns_of_rows  b[4]: DEPTH columns of 16 rows: the second operand of A B^T
+//   columns          b[4]: 16 columns of DEPTH rows: the second operand of A B
 struct Bf16 {
     typedef __nv_bfloat16 Number;
     static const int DEPTH = 16, PAD = PADDING / sizeof(Number);
 
-    static __device__ void rows(unsigned (&a)[2][4], const Number* tile, int stride, int d) {
+    static __device__ void rows(unsigned (&a)[4], const Number* tile, int stride) {
         int lane = threadIdx.x % 32;
-        const Number* row = tile + lane % 16 * stride + d + lane / 16 * 8;
-        ldmatrix_x4(a[0], row);
-        ldmatrix_x4(a[1], row + 16);
+        ldmatrix_x4(a, tile + lane % 16 * stride + lane / 16 * 8);
     }
-    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride, int d) {
+    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride) {
         int lane = threadIdx.x % 32;
-        ldmatrix_x4(b, tile + lane % 8 * stride + d + lane / 8 * 8);
+        ldmatrix_x4(b, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
     }
-    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride, int d) {
+    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride) {
         int lane = threadIdx.x % 32;
-        ldmatrix_x4_trans(b, tile + lane % 16 * stride + d + lane / 16 * 8);
+        ldmatrix_x4_trans(b, tile + lane % 16 * stride + lane / 16 * 8);
     }
     static __device__ unsigned pair(float low, float high) {
         return __bfloat16_as_ushort(__float2bfloat16_rn(low)) | (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
@@ -86,25 +82,24 @@ struct Tf32 {
     typedef float Number;
     static const int DEPTH = 8, PAD = PADDING / sizeof(Number);
 
-    static __device__ void rows(unsigned (&a)[2][4], const Number* tile, int stride, int d) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const Number* corner = tile + group() * stride + d + half * DEPTH + within();
-            a[half][0] = to_tf32(corner[0]);
-            a[half][1] = to_tf32(corner[8 * stride]);
-            a[half][2] = to_tf32(corner[4]);
-            a[half][3] = to_tf32(corner[8 * stride + 4]);
-        }
+    static __device__ void rows(unsigned (&a)[4], const Number* tile, int stride) {
+        const Number* corner = tile + group() * stride + within();
+        a[0] = to_tf32(corner[0]);
+        a[1] = to_tf32(corner[8 * stride]);
+        a[2] = to_tf32(corner[4]);
+        a[3] = to_tf32(corner[8 * stride + 4]);
     }
-    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride, int d) {
-        const Number* corner = tile + group() * stride + d + within();
-#pragma unroll
-        for (int n = 0; n < 4; ++n) b[n] = to_tf32(corner[4 * n]);
+    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride) {
+        const Number* corner = tile + group() * stride + within();
+        b[0] = to_tf32(corner[0]);
+        b[1] = to_tf32(corner[4]);
+        b[2] = to_tf32(corner[8 * stride]);
+        b[3] = to_tf32(corner[8 * stride + 4]);
     }
     // The inner index t of the instruction is row 2t and t + 4 is row 2t + 1, in from_sums too: the
     // order of a sum is free, and so the results need not change lanes to become an operand.
-    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride, int d) {
-        const Number* corner = tile + 2 * within() * stride + d + group();
+    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride) {
+        const Number* corner = tile + 2 * within() * stride + group();
         b[0] = to_tf32(corner[0]);
         b[1] = to_tf32(corner[stride]);
         b[2] = to_tf32(corner[8]);
@@ -134,63 +129,95 @@ __device__ inline void load_rows(AsyncCopies& copies, typename Operand::Number* 
     }
 }
 
-// s = a b^T: 16 rows of a, N rows of b, both in shared memory
-template <class Operand, int D, int N>
-__device__ inline void matmul_abt(float (&s)[N / 8][4], const typename Operand::Number* a,
-                                        const typename Operand::Number* b) {
+// The rows of a warp, GROUPS times 16, as the first operand of A B^T. KEPT: in registers, read from
+// shared memory once; else for every product.
+template <class Operand, int D, int GROUPS, bool KEPT>
+struct FirstOperand {
+    static const int STRIDE = D + Operand::PAD, DEPTH = Operand::DEPTH;
+    const typename Operand::Number* tile;
+    unsigned kept[KEPT ? D / DEPTH : 1][GROUPS][4];
+
+    __device__ FirstOperand(const typename Operand::Number* tile) : tile(tile) {
+#pragma unroll
+        for (int d = 0; KEPT && d < D; d += DEPTH) read(kept[d / DEPTH], d);
+    }
+    // The columns d ... d + DEPTH - 1 of each group.
+    __device__ const unsigned (&at(int d))[GROUPS][4] {
+        if (!KEPT) read(kept[0], d);
+        return kept[KEPT ? d / DEPTH : 0];
+    }
+    __device__ void read(unsigned (&a)[GROUPS][4], int d) const {
+#pragma unroll
+        for (int m = 0; m < GROUPS; ++m) Operand::rows(a[m], tile + 16 * m * STRIDE + d, STRIDE);
+    }
+};
+
+// s = a b^T: the rows of a warp by N rows of b in shared memory
+template <class Operand, int D, int N, int GROUPS, bool KEPT>
+__device__ inline void matmul_abt(float (&s)[GROUPS][N / 8][4], FirstOperand<Operand, D, GROUPS, KEPT>& a,
+                                  const typename Operand::Number* b) {
     const int STRIDE = D + Operand::PAD;
 #pragma unroll
-    for (int n = 0; n < N / 8; ++n)
+    for (int m = 0; m < GROUPS; ++m)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) s[n][e] = 0;
+        for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-    for (int d = 0; d < D; d += 2 * Operand::DEPTH) {
-        unsigned a_operand[2][4];
-        Operand::rows(a_operand, a, STRIDE, d);
+            for (int e = 0; e < 4; ++e) s[m][n][e] = 0;
 #pragma unroll
-        for (int n = 0; n < N / 8; ++n) {
+    for (int d = 0; d < D; d += Operand::DEPTH) {
+        const unsigned(&a_operand)[GROUPS][4] = a.at(d);
+#pragma unroll
+        for (int n = 0; n < N / 8; n += 2) {
             unsigned b_operand[4];
-            Operand::columns_of_rows(b_operand, b + 8 * n * STRIDE, STRIDE, d);
-            Operand::multiply(s[n], a_operand[0], b_operand);
-            Operand::multiply(s[n], a_operand[1], b_operand + 2);
+            Operand::columns_of_rows(b_operand, b + 8 * n * STRIDE + d, STRIDE);
+#pragma unroll
+            for (int m = 0; m < GROUPS; ++m) {
+                Operand::multiply(s[m][n], a_operand[m], b_operand);
+                Operand::multiply(s[m][n + 1], a_operand[m], b_operand + 2);
+            }
         }
     }
 }
 
-// o += w v: w is 16 x N in registers, v has N rows in shared memory
-template <class Operand, int D, int N>
-__device__ inline void add_matmul_ab(float (&o)[D / 8][4], const float (&w)[N / 8][4],
-                                         const typename Operand::Number* v) {
+// o += w v: the rows of a warp, N numbers each, in registers; v has N rows in shared memory
+template <class Operand, int D, int N, int GROUPS>
+__device__ inline void add_matmul_ab(float (&o)[GROUPS][D / 8][4], const float (&w)[GROUPS][N / 8][4],
+                                     const typename Operand::Number* v) {
     const int STRIDE = D + Operand::PAD;
 #pragma unroll
     for (int j = 0; j < N; j += Operand::DEPTH) {
-        unsigned a_operand[4];
-        Operand::from_sums(a_operand, &w[j / 8]);
+        unsigned a_operand[GROUPS][4];
+#pragma unroll
+        for (int m = 0; m < GROUPS; ++m) Operand::from_sums(a_operand[m], &w[m][j / 8]);
 #pragma unroll
         for (int d = 0; d < D; d += 16) {
             unsigned b_operand[4];
-            Operand::columns(b_operand, v + j * STRIDE, STRIDE, d);
-            Operand::multiply(o[d / 8], a_operand, b_operand);
-            Operand::multiply(o[d / 8 + 1], a_operand, b_operand + 2);
+            Operand::columns(b_operand, v + j * STRIDE + d, STRIDE);
+#pragma unroll
+            for (int m = 0; m < GROUPS; ++m) {
+                Operand::multiply(o[m][d / 8], a_operand[m], b_operand);
+                Operand::multiply(o[m][d / 8 + 1], a_operand[m], b_operand + 2);
+            }
         }
     }
 }
 
-// matrix[row ...][...] = o times factor[0] for the row g of the warp's 16, factor[1] for the row g
-// + 8.
-template <class Operand, int D>
-__device__ inline void store_rows(typename Operand::Number* matrix, int step, const float (&o)[D / 8][4],
-                                  const float (&factor)[2], int row, int time) {
+// matrix[row ...][...] = factor[m][half] o[m][...]: of a warp's rows, 16 m + 8 half + g is this lane's.
+template <class Operand, int D, int GROUPS>
+__device__ inline void store_rows(typename Operand::Number* matrix, int step, const float (&o)[GROUPS][D / 8][4],
+                                  const float (&factor)[GROUPS][2], int row, int time) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        int i = row + group() + 8 * half;
-        if (i >= time) continue;
+    for (int m = 0; m < GROUPS; ++m)
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n) {
-            float x = o[n][2 * half] * factor[half], y = o[n][2 * half + 1] * factor[half];
-            Operand::store(matrix + (long long)i * step + 8 * n + 2 * within(), x, y);
+        for (int half = 0; half < 2; ++half) {
+            int i = row + 16 * m + 8 * half + group();
+            if (i >= time) continue;
+#pragma unroll
+            for (int n = 0; n < D / 8; ++n) {
+                float x = o[m][n][2 * half] * factor[m][half], y = o[m][n][2 * half + 1] * factor[m][half];
+                Operand::store(matrix + (long long)i * step + 8 * n + 2 * within(), x, y);
+            }
         }
-    }
 }
 
 // Over the 4 lanes that have columns of the same row. All get the same bits.
@@ -217,32 +244,100 @@ __device__ inline float row_delta(const typename Operand::Number* dy, const type
     return row_sum(sum);
 }
 
+// s = -inf where a query does not see a key: 16 queries from i on, N keys from j on.
+template <int N>
+__device__ inline void hide(float (&s)[N / 8][4], const Mask& mask, int i, int j) {
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            if (!mask.sees(i + group() + e / 2 * 8, j + 8 * n + 2 * within() + e % 2)) s[n][e] = -infinity();
+}
+
+// The same for a transposed tile: 16 keys from j on, N queries from i on.
+template <int N>
+__device__ inline void hide_transposed(float (&s)[N / 8][4], const Mask& mask, int i, int j) {
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            if (!mask.sees(i + 8 * n + 2 * within() + e % 2, j + group() + e / 2 * 8)) s[n][e] = -infinity();
+}
+
+// The step of the online softmax for a tile: p are scores q . k on entry, exponentials on return; m,
+// in their units, l and o change from the keys before the tile to those up to its end. exponent =
+// log2(e) / sqrt(D): exp(s / sqrt(D)) = 2^(exponent s), one multiply-add and one exponential a score.
+template <int D, int N>
+__device__ inline void add_to_softmax(float (&p)[N / 8][4], float (&o)[D / 8][4], float (&m)[2], float (&l)[2],
+                                      float exponent) {
+    float m_old[2] = {m[0], m[1]}, reference[2], total[2] = {};
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) m[e / 2] = fmaxf(m[e / 2], p[n][e]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        m[half] = row_max(m[half]);
+        reference[half] = m[half] == -infinity() ? 0 : m[half] * exponent;  // no key seen yet: all exponentials are 0
+    }
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) total[e / 2] += p[n][e] = exp2f(p[n][e] * exponent - reference[e / 2]);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float alpha = exp2f(m_old[half] * exponent - reference[half]);
+        l[half] = l[half] * alpha + total[half];  // of this lane's columns
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) {
+            o[n][2 * half] *= alpha;
+            o[n][2 * half + 1] *= alpha;
+        }
+    }
+}
+
+// Of numbers that each query has, those of this lane's columns of a transposed tile; 0 beyond the end.
+template <int N>
+__device__ inline void read_columns(float (&numbers)[N / 8][2], const float* of_queries, int first, int time) {
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            int i = first + 8 * n + 2 * within() + c;
+            numbers[n][c] = i < time ? of_queries[i] : 0;
+        }
+}
+
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
-template <class Operand, int D, int WARPS, int N>
-__global__ void __launch_bounds__(32 * WARPS, 1)
+template <class Operand, int D, int WARPS, int GROUPS, int N, int BLOCKS, bool KEPT>
+__global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     flash_forward(const typename Operand::Number* q, const typename Operand::Number* k, const typename Operand::Number* v,
                   typename Operand::Number* y, float* lse, Layout layout, const int* starts, int heads, int kv_heads,
                   int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
-    const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
+    const int ROWS = 16 * GROUPS, OWNED = ROWS * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
     Number* q_tile = (Number*)shared;
     Number* k_tiles = q_tile + OWNED * STRIDE;  // two
     Number* v_tiles = k_tiles + 2 * TILE;       // two
-    long long head = blockIdx.x;  // b H + h
-    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
-    starts = starts_of(starts, head, heads, time);
-    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
+    long long head = blockIdx.x, kv_head = head / (heads / kv_heads);  // b H + h
+    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + ROWS * warp();
+    Mask mask = {starts_of(starts, head, heads, time), time, causal};
+    int begin = first_key_of(mask.starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
     q = matrix_of(q, layout.q, head, heads);
-    k = matrix_of(k, layout.k, head / (heads / kv_heads), kv_heads);
-    v = matrix_of(v, layout.v, head / (heads / kv_heads), kv_heads);
-    y = matrix_of(y, layout.y, head, heads);
+    k = matrix_of(k, layout.k, kv_head, kv_heads);
+    v = matrix_of(v, layout.v, kv_head, kv_heads);
 
-    float o[D / 8][4] = {}, m[2] = {-infinity(), -infinity()}, l[2] = {};  // m in units of log 2
     AsyncCopies copies;
     load_rows<Operand, D, OWNED>(copies, q_tile, q, layout.q.token, first_query, time);
     load_rows<Operand, D, N>(copies, k_tiles, k, layout.k.token, begin, time);
     load_rows<Operand, D, N>(copies, v_tiles, v, layout.v.token, begin, time);
+    copies.wait();
+    __syncthreads();
+    FirstOperand<Operand, D, GROUPS, KEPT> q_rows(q_tile + ROWS * warp() * STRIDE);
+    float o[GROUPS][D / 8][4] = {}, m[GROUPS][2], l[GROUPS][2] = {};
+#pragma unroll
+    for (int g = 0; g < GROUPS; ++g) m[g][0] = m[g][1] = -infinity();
     for (int first_key = begin, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
         __syncthreads();  // this tile is complete, and the last one is no longer read
@@ -250,96 +345,77 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
             load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, layout.k.token, first_key + N, time);
             load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, layout.v.token, first_key + N, time);
         }
-        float p[N / 8][4];
-        matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
-        float m_old[2] = {m[0], m[1]}, total[2] = {};
+        if (mask.hides_all(row, ROWS, first_key, N)) continue;
+        float p[GROUPS][N / 8][4];
+        matmul_abt<Operand, D, N>(p, q_rows, k_tiles + tile * TILE);
+        bool masked = !mask.hides_none(row, ROWS, first_key, N);
 #pragma unroll
-        for (int n = 0; n < N / 8; ++n)
+        for (int g = 0; g < GROUPS; ++g) {
+            if (masked) hide<N>(p[g], mask, row + 16 * g, first_key);
+            add_to_softmax<D, N>(p[g], o[g], m[g], l[g], scale * LOG2_E);
+            KeptTile<N> kept(drop, head, time, row + 16 * g, first_key);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                int i = row + group() + e / 2 * 8, j = first_key + 8 * n + 2 * within() + e % 2;
-                bool masked = j >= time || (causal && j > i) || j < first_key_of(starts, i, time);
-                p[n][e] = masked ? -infinity() : p[n][e] * (scale * LOG2_E);
-                m[e / 2] = fmaxf(m[e / 2], p[n][e]);
-            }
-        float reference[2];  // m; where no key was seen yet 0, and all exponentials are 0
+            for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            m[half] = row_max(m[half]);
-            reference[half] = m[half] == -infinity() ? 0 : m[half];
+                for (int e = 0; e < 4; ++e) p[g][n][e] *= kept.factor(drop, group() + e / 2 * 8, 8 * n + 2 * within() + e % 2);
         }
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) total[e / 2] += p[n][e] = exp2f(p[n][e] - reference[e / 2]);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float alpha = exp2f(m_old[half] - reference[half]);
-            l[half] = l[half] * alpha + total[half];  // of this lane's columns
-#pragma unroll
-            for (int n = 0; n < D / 8; ++n) {
-                o[n][2 * half] *= alpha;
-                o[n][2 * half + 1] *= alpha;
-            }
-        }
-        KeptTile<N> kept(drop, head, time, row, first_key);
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) p[n][e] *= kept.factor(drop, group() + e / 2 * 8, 8 * n + 2 * within() + e % 2);
         add_matmul_ab<Operand, D, N>(o, p, v_tiles + tile * TILE);
     }
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        int i = row + group() + 8 * half;
-        l[half] = row_sum(l[half]);
-        if (within() == 0 && i < time) lse[head * time + i] = m[half] * LN_2 + logf(l[half]);
-        l[half] = 1 / l[half];
-    }
-    store_rows<Operand, D>(y, layout.y.token, o, l, row, time);
+    for (int g = 0; g < GROUPS; ++g)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int i = row + 16 * g + 8 * half + group();
+            float sum = row_sum(l[g][half]);
+            if (within() == 0 && i < time) lse[head * time + i] = m[g][half] * scale + logf(sum);
+            l[g][half] = 1 / sum;
+        }
+    store_rows<Operand, D>(matrix_of(y, layout.y, head, heads), layout.y.token, o, l, row, time);
 }
 
-// dq (B, H, T, D), delta (B, H, T); lse (B, H, T) is L. A block owns 16 WARPS queries.
-template <class Operand, int D, int WARPS, int N>
-__global__ void __launch_bounds__(32 * WARPS, 1)
+// dq (B, H, T, D), delta (B, H, T); lse (B, H, T) is L. A block owns 16 WARPS GROUPS queries.
+template <class Operand, int D, int WARPS, int GROUPS, int N, int BLOCKS, bool KEPT>
+__global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     flash_backward_queries(const typename Operand::Number* q, const typename Operand::Number* k,
                            const typename Operand::Number* v, const typename Operand::Number* y,
                            const typename Operand::Number* dy, const float* lse, float* delta,
                            typename Operand::Number* dq, Layout layout, const int* starts, int heads, int kv_heads,
                            int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
-    const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
+    const int ROWS = 16 * GROUPS, OWNED = ROWS * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
     Number* q_tile = (Number*)shared;
     Number* dy_tile = q_tile + OWNED * STRIDE;
     Number* k_tiles = dy_tile + OWNED * STRIDE;
     Number* v_tiles = k_tiles + 2 * TILE;
-    long long head = blockIdx.x;
-    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + 16 * warp();
-    starts = starts_of(starts, head, heads, time);
-    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
-    q = matrix_of(q, layout.q, head, heads);
-    k = matrix_of(k, layout.k, head / (heads / kv_heads), kv_heads);
-    v = matrix_of(v, layout.v, head / (heads / kv_heads), kv_heads);
-    y = matrix_of(y, layout.y, head, heads);
-    dy = matrix_of(dy, layout.dy, head, heads);
-    dq = matrix_of(dq, layout.dq, head, heads);
+    long long head = blockIdx.x, kv_head = head / (heads / kv_heads);
+    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + ROWS * warp();
+    Mask mask = {starts_of(starts, head, heads, time), time, causal};
+    int begin = first_key_of(mask.starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
+    k = matrix_of(k, layout.k, kv_head, kv_heads);
+    v = matrix_of(v, layout.v, kv_head, kv_heads);
 
     AsyncCopies copies;
-    load_rows<Operand, D, OWNED>(copies, q_tile, q, layout.q.token, first_query, time);
-    load_rows<Operand, D, OWNED>(copies, dy_tile, dy, layout.dy.token, first_query, time);
+    load_rows<Operand, D, OWNED>(copies, q_tile, matrix_of(q, layout.q, head, heads), layout.q.token, first_query, time);
+    load_rows<Operand, D, OWNED>(copies, dy_tile, matrix_of(dy, layout.dy, head, heads), layout.dy.token, first_query, time);
     load_rows<Operand, D, N>(copies, k_tiles, k, layout.k.token, begin, time);
     load_rows<Operand, D, N>(copies, v_tiles, v, layout.v.token, begin, time);
     copies.wait();
     __syncthreads();
-    float dq_sum[D / 8][4] = {}, lse_i[2], delta_i[2], dq_factor[2] = {scale, scale};
+    FirstOperand<Operand, D, GROUPS, KEPT> q_rows(q_tile + ROWS * warp() * STRIDE), dy_rows(dy_tile + ROWS * warp() * STRIDE);
+    float dq_sum[GROUPS][D / 8][4] = {}, lse_i[GROUPS][2], delta_i[GROUPS][2], dq_factor[GROUPS][2];
+    y = matrix_of(y, layout.y, head, heads);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        int i = row + group() + 8 * half;
-        lse_i[half] = i < time ? lse[head * time + i] * LOG2_E : 0;
-        delta_i[half] = row_delta<Operand, D>(dy_tile + (i - first_query) * STRIDE, y + (long long)i * layout.y.token, i < time);
-        if (within() == 0 && i < time) delta[head * time + i] = delta_i[half];  // for dK
-    }
+    for (int g = 0; g < GROUPS; ++g)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            int i = row + 16 * g + 8 * half + group();
+            const Number *dy_i = dy_tile + (i - first_query) * STRIDE, *y_i = y + (long long)i * layout.y.token;
+            lse_i[g][half] = i < time ? lse[head * time + i] * LOG2_E : 0;
+            delta_i[g][half] = row_delta<Operand, D>(dy_i, y_i, i < time);
+            if (within() == 0 && i < time) delta[head * time + i] = delta_i[g][half];  // for dK
+            dq_factor[g][half] = scale;
+        }
     for (int first_key = begin, tile = 0; first_key < end; first_key += N, tile ^= 1) {
         copies.wait();
         __syncthreads();
@@ -347,102 +423,124 @@ __global__ void __launch_bounds__(32 * WARPS, 1)
             load_rows<Operand, D, N>(copies, k_tiles + (tile ^ 1) * TILE, k, layout.k.token, first_key + N, time);
             load_rows<Operand, D, N>(copies, v_tiles + (tile ^ 1) * TILE, v, layout.v.token, first_key + N, time);
         }
-        float p[N / 8][4], ds[N / 8][4];
-        matmul_abt<Operand, D, N>(p, q_tile + 16 * warp() * STRIDE, k_tiles + tile * TILE);
+        if (mask.hides_all(row, ROWS, first_key, N)) continue;
+        float p[GROUPS][N / 8][4], ds[GROUPS][N / 8][4];
+        matmul_abt<Operand, D, N>(p, q_rows, k_tiles + tile * TILE);
         // forward: Y = P V
-        matmul_abt<Operand, D, N>(ds, dy_tile + 16 * warp() * STRIDE, v_tiles + tile * TILE);
-        KeptTile<N> kept(drop, head, time, row, first_key);
+        matmul_abt<Operand, D, N>(ds, dy_rows, v_tiles + tile * TILE);
+        bool masked = !mask.hides_none(row, ROWS, first_key, N);
 #pragma unroll
-        for (int n = 0; n < N / 8; ++n)
+        for (int g = 0; g < GROUPS; ++g) {
+            if (masked) hide<N>(p[g], mask, row + 16 * g, first_key);
+            KeptTile<N> kept(drop, head, time, row + 16 * g, first_key);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                int i = row + group() + e / 2 * 8, column = 8 * n + 2 * within() + e % 2, j = first_key + column;
-                bool masked = j >= time || (causal && j > i) || j < first_key_of(starts, i, time);
-                float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i[e / 2]);
-                // forward: P = exp(S - L): P meets V with the factor of dropout
-                float factor = kept.factor(drop, group() + e / 2 * 8, column);
-                ds[n][e] = probability * (ds[n][e] * factor - delta_i[e / 2]);
-            }
+            for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    float probability = exp2f(p[g][n][e] * (scale * LOG2_E) - lse_i[g][e / 2]);
+                    // forward: P = exp(S - L): P meets V with the factor of dropout
+                    float factor = kept.factor(drop, group() + e / 2 * 8, 8 * n + 2 * within() + e % 2);
+                    ds[g][n][e] = probability * (ds[g][n][e] * factor - delta_i[g][e / 2]);
+                }
+        }
         // forward: S = Q K^T / sqrt(D)
         add_matmul_ab<Operand, D, N>(dq_sum, ds, k_tiles + tile * TILE);
     }
-    store_rows<Operand, D>(dq, layout.dq.token, dq_sum, dq_factor, row, time);
+    store_rows<Operand, D>(matrix_of(dq, layout.dq, head, heads), layout.dq.token, dq_sum, dq_factor, row, time);
 }
 
-// dk, dv (B, H_kv, T, D). A block owns 16 WARPS keys and goes over the queries of all heads of its
-// group, in order.
-template <class Operand, int D, int WARPS, int N>
-__global__ void __launch_bounds__(32 * WARPS, 1)
+// dk, dv (B, H_kv, T, D). A block owns 16 WARPS GROUPS keys and goes over the queries of all heads of
+// its group of heads, in order.
+template <class Operand, int D, int WARPS, int GROUPS, int N, int BLOCKS, bool KEPT>
+__global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     flash_backward_keys(const typename Operand::Number* q, const typename Operand::Number* k,
                         const typename Operand::Number* v, const typename Operand::Number* dy, const float* lse,
                         const float* delta, typename Operand::Number* dk, typename Operand::Number* dv, Layout layout,
                         const int* starts, int heads, int kv_heads, int time, float scale, int causal, Dropout drop) {
     typedef typename Operand::Number Number;
-    const int OWNED = 16 * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
+    const int ROWS = 16 * GROUPS, OWNED = ROWS * WARPS, STRIDE = D + Operand::PAD, TILE = N * STRIDE;
     extern __shared__ float4 shared[];
     Number* k_tile = (Number*)shared;
     Number* v_tile = k_tile + OWNED * STRIDE;
     Number* q_tiles = v_tile + OWNED * STRIDE;
     Number* dy_tiles = q_tiles + 2 * TILE;
     long long kv_head = blockIdx.x;  // b H_kv + h_kv
-    int first_key = blockIdx.y * OWNED, row = first_key + 16 * warp(), members = heads / kv_heads;
-    int start = causal ? first_key / N * N : 0, all = (time - start + N - 1) / N, tiles = 1;  // of queries, for each head
-    starts = starts_of(starts, kv_head, kv_heads, time);
-    if (!starts) tiles = all;
-    while (tiles < all && starts[start + tiles * N] < first_key + OWNED) ++tiles;  // those with a query that sees a key
-
-    float dk_sum[D / 8][4] = {}, dv_sum[D / 8][4] = {};
-    AsyncCopies copies;
-    k = matrix_of(k, layout.k, kv_head, kv_heads);
-    v = matrix_of(v, layout.v, kv_head, kv_heads);
+    int first_key = blockIdx.y * OWNED, row = first_key + ROWS * warp(), members = heads / kv_heads;
+    Mask mask = {starts_of(starts, kv_head, kv_heads, time), time, causal};
+    int start = causal ? first_key / N * N : 0, stop = starts ? start + N : time;  // queries of each head that see a key
+    while (stop < time && mask.starts[stop] < first_key + OWNED) stop += N;
     q = matrix_of(q, layout.q, kv_head * members, heads);  // of the first head of the group
     dy = matrix_of(dy, layout.dy, kv_head * members, heads);
-    load_rows<Operand, D, OWNED>(copies, k_tile, k, layout.k.token, first_key, time);
-    load_rows<Operand, D, OWNED>(copies, v_tile, v, layout.v.token, first_key, time);
+
+    AsyncCopies copies;
+    load_rows<Operand, D, OWNED>(copies, k_tile, matrix_of(k, layout.k, kv_head, kv_heads), layout.k.token, first_key, time);
+    load_rows<Operand, D, OWNED>(copies, v_tile, matrix_of(v, layout.v, kv_head, kv_heads), layout.v.token, first_key, time);
     load_rows<Operand, D, N>(copies, q_tiles, q, layout.q.token, start, time);
     load_rows<Operand, D, N>(copies, dy_tiles, dy, layout.dy.token, start, time);
-    for (int step = 0; step < members * tiles; ++step) {
-        long long head = kv_head * members + step / tiles;
-        int first_query = start + step % tiles * N, tile = step % 2;
+    copies.wait();
+    __syncthreads();
+    FirstOperand<Operand, D, GROUPS, KEPT> k_rows(k_tile + ROWS * warp() * STRIDE), v_rows(v_tile + ROWS * warp() * STRIDE);
+    float dk_sum[GROUPS][D / 8][4] = {}, dv_sum[GROUPS][D / 8][4] = {};
+    for (int member = 0, first_query = start, tile = 0; member < members; tile ^= 1) {
+        int head = (int)kv_head * members + member, query = first_query;
+        first_query += N;
+        if (first_query >= stop) {  // of the next tile
+            first_query = start;
+            ++member;
+            q += layout.q.head;
+            dy += layout.dy.head;
+        }
         copies.wait();
         __syncthreads();
-        if (step + 1 < members * tiles) {
-            int member = (step + 1) / tiles, next_query = start + (step + 1) % tiles * N;
-            const Number *next_q = q + member * layout.q.head, *next_dy = dy + member * layout.dy.head;
-            load_rows<Operand, D, N>(copies, q_tiles + (tile ^ 1) * TILE, next_q, layout.q.token, next_query, time);
-            load_rows<Operand, D, N>(copies, dy_tiles + (tile ^ 1) * TILE, next_dy, layout.dy.token, next_query, time);
+        if (member < members) {
+            load_rows<Operand, D, N>(copies, q_tiles + (tile ^ 1) * TILE, q, layout.q.token, first_query, time);
+            load_rows<Operand, D, N>(copies, dy_tiles + (tile ^ 1) * TILE, dy, layout.dy.token, first_query, time);
         }
-        float p[N / 8][4], ds[N / 8][4];  // transposed: rows are keys, columns are queries
-        matmul_abt<Operand, D, N>(p, k_tile + 16 * warp() * STRIDE, q_tiles + tile * TILE);
-        matmul_abt<Operand, D, N>(ds, v_tile + 16 * warp() * STRIDE, dy_tiles + tile * TILE);
-        KeptTransposedTile<N> kept(drop, head, time, first_query, row);
+        if (mask.hides_all(query, N, row, ROWS)) continue;
+        float lse_i[N / 8][2], delta_i[N / 8][2];  // read before the products, which take their time
+        read_columns<N>(lse_i, lse + (long long)head * time, query, time);
+        read_columns<N>(delta_i, delta + (long long)head * time, query, time);
+        float p[GROUPS][N / 8][4], weight[GROUPS][N / 8][4];  // transposed: rows are keys, columns are queries
+        matmul_abt<Operand, D, N>(p, k_rows, q_tiles + tile * TILE);
+        bool masked = !mask.hides_none(query, N, row, ROWS);
+        KeptTransposedTile<N> kept[GROUPS];
 #pragma unroll
-        for (int n = 0; n < N / 8; ++n)
+        for (int g = 0; g < GROUPS; ++g) {
+            if (masked) hide_transposed<N>(p[g], mask, query, row + 16 * g);
+            kept[g] = KeptTransposedTile<N>(drop, head, time, query, row + 16 * g);
 #pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                int column = 8 * n + 2 * within() + c, i = first_query + column;
-                float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
-                float delta_i = i < time ? delta[head * time + i] : 0;
-                int first_seen = first_key_of(starts, i, time);
+            for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-                for (int e = c; e < 4; e += 2) {
-                    int j = row + group() + e / 2 * 8;
-                    bool masked = i >= time || (causal && j > i) || j < first_seen;
-                    float probability = masked ? 0 : exp2f(p[n][e] * (scale * LOG2_E) - lse_i);
-                    float factor = kept.factor(drop, column, group() + e / 2 * 8);
-                    p[n][e] = probability * factor;
+                for (int e = 0; e < 4; ++e) {
                     // forward: P = exp(S - L): P meets V with the factor of dropout
-                    ds[n][e] = probability * (ds[n][e] * factor - delta_i);
+                    p[g][n][e] = exp2f(p[g][n][e] * (scale * LOG2_E) - lse_i[n][e % 2] * LOG2_E);
+                    weight[g][n][e] = p[g][n][e] * kept[g].factor(drop, 8 * n + 2 * within() + e % 2, group() + e / 2 * 8);
                 }
-            }
-        // forward: Y = P V
-        add_matmul_ab<Operand, D, N>(dv_sum, p, dy_tiles + tile * TILE);
+        }
+        // forward: Y = P V. Before dP is computed: its registers come free.
+        add_matmul_ab<Operand, D, N>(dv_sum, weight, dy_tiles + tile * TILE);
+        float ds[GROUPS][N / 8][4];
+        matmul_abt<Operand, D, N>(ds, v_rows, dy_tiles + tile * TILE);
+#pragma unroll
+        for (int g = 0; g < GROUPS; ++g)
+#pragma unroll
+            for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    float factor = kept[g].factor(drop, 8 * n + 2 * within() + e % 2, group() + e / 2 * 8);
+                    ds[g][n][e] = p[g][n][e] * (ds[g][n][e] * factor - delta_i[n][e % 2]);
+                }
         // forward: S = Q K^T / sqrt(D)
         add_matmul_ab<Operand, D, N>(dk_sum, ds, q_tiles + tile * TILE);
     }
-    float dk_factor[2] = {scale, scale}, dv_factor[2] = {1, 1};
-    dk = matrix_of(dk, layout.dk, kv_head, kv_heads);
-    dv = matrix_of(dv, layout.dv, kv_head, kv_heads);
-    store_rows<Operand, D>(dk, layout.dk.token, dk_sum, dk_factor, row, time);
-    store_rows<Operand, D>(dv, layout.dv.token, dv_sum, dv_factor, row, time);
+    float dk_factor[GROUPS][2], dv_factor[GROUPS][2];
+#pragma unroll
+    for (int g = 0; g < GROUPS; ++g)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            dk_factor[g][half] = scale;
+            dv_factor[g][half] = 1;
+        }
+    store_rows<Operand, D>(matrix_of(dk, layout.dk, kv_head, kv_heads), layout.dk.token, dk_sum, dk_factor, row, time);
+    store_rows<Operand, D>(matrix_of(dv, layout.dv, kv_head, kv_heads), layout.dv.token, dv_sum, dv_factor, row, time);
 }

@@ -16,57 +16,82 @@ from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 from minillm.kernels.layout import heads_in_tokens, memory
 
 WIDTHS, DTYPES = TENSOR_CORE_WIDTHS, ("bfloat16", "float32")
+OPERANDS = {"bfloat16": ("Bf16", 2), "float32": ("Tf32", 4)}  # dtype -> the kernels' Operand, bytes of a number
 PADDING = 16  # bytes that each row in shared memory is longer
 
 
 class Tiling(NamedTuple):
-    """How a kernel cuts its work: warps of a block, each with 16 rows, and rows of a tile."""
+    """How a kernel cuts its work.
+
+    owned_matrices: whose rows a block owns, in shared memory. warps: of a block. groups: of 16 rows
+    that a warp owns. tile_rows: of the matrices that it goes over. blocks: that a multiprocessor
+    has to hold, which limits registers. kept: whether a warp keeps its rows in registers.
+    """
 
     operand: str
     number_bytes: int
-    owned_matrices: int  # in shared memory
+    owned_matrices: int
     warps: int
+    groups: int
     tile_rows: int
+    blocks: int
+    kept: bool
 
     @property
     def owned(self) -> int:
         """Rows of a block."""
-        return 16 * self.warps
+        return 16 * self.groups * self.warps
 
     @property
     def threads(self) -> int:
         return 32 * self.warps
 
     def template(self, width: int) -> str:
-        return f"<{self.operand}, {width}, {self.warps}, {self.tile_rows}>"
+        numbers = (width, self.warps, self.groups, self.tile_rows, self.blocks)
+        return f"<{self.operand}, {', '.join(map(str, numbers))}, {str(self.kept).lower()}>"
 
     def shared(self, width: int) -> int:
         """Bytes of shared memory: the rows owned, and two tiles of each of two matrices."""
         return (self.owned_matrices * self.owned + 4 * self.tile_rows) * (width * self.number_bytes + PADDING)
 
 
+# D -> warps, groups, rows of a tile, blocks of a multiprocessor, kept. Two groups read each row of a
+# tile once for 32 rows. What is kept, and how many blocks there are, is what the registers allow:
+# each of these compiles without spilling (tests/kernels/test_compile.py).
+FORWARD = {
+    "bfloat16": {32: (4, 2, 64, 2, True), 64: (4, 2, 64, 2, True), 96: (4, 2, 32, 2, False), 128: (4, 2, 32, 2, False)},
+    "float32": {32: (4, 2, 32, 2, True), 64: (4, 2, 32, 2, False), 96: (4, 1, 32, 2, True), 128: (4, 1, 32, 2, True)},
+}
+QUERIES = {
+    "bfloat16": {32: (4, 2, 32, 2, True), 64: (4, 2, 32, 2, False), 96: (4, 2, 32, 2, False), 128: (4, 1, 32, 2, True)},
+    "float32": {32: (4, 2, 16, 2, True), 64: (4, 2, 16, 2, False), 96: (4, 1, 16, 2, False), 128: (4, 1, 16, 1, False)},
+}
+KEYS = {
+    "bfloat16": {32: (4, 2, 32, 2, True), 64: (4, 2, 16, 2, False), 96: (4, 1, 32, 2, False), 128: (4, 1, 16, 2, False)},
+    "float32": {32: (4, 2, 16, 2, True), 64: (4, 2, 16, 2, False), 96: (4, 1, 16, 2, False), 128: (4, 1, 16, 1, False)},
+}
+
+
 def forward_tiling(dtype: str, width: int) -> Tiling:
-    """A block may have 101,376 bytes of shared memory on sm_86, sm_89 and sm_120.
-
-    The widest heads with TF32 take all of them; in bfloat16 their tiles have 32 rows, because 64
-    would not fit.
-    """
-    if dtype == "float32":
-        return Tiling("Tf32", 4, 1, 4, 32)
-    return Tiling("Bf16", 2, 1, 8, 64 if width <= 96 else 32)
+    return Tiling(*OPERANDS[dtype], 1, *FORWARD[dtype][width])
 
 
-def backward_tiling(dtype: str, width: int) -> Tiling:
-    """The same for both kernels of backward; it does not depend on the width."""
-    return Tiling("Tf32", 4, 2, 4, 16) if dtype == "float32" else Tiling("Bf16", 2, 2, 4, 32)
+def queries_tiling(dtype: str, width: int) -> Tiling:
+    """Of the kernel for dQ."""
+    return Tiling(*OPERANDS[dtype], 2, *QUERIES[dtype][width])
+
+
+def keys_tiling(dtype: str, width: int) -> Tiling:
+    """Of the kernel for dK and dV."""
+    return Tiling(*OPERANDS[dtype], 2, *KEYS[dtype][width])
 
 
 REGISTERS = 255
 INSTANCES = {}
 for _kernel, _tiling_for in (
     ("flash_forward", forward_tiling),
-    ("flash_backward_queries", backward_tiling),
-    ("flash_backward_keys", backward_tiling),
+    ("flash_backward_queries", queries_tiling),
+    ("flash_backward_keys", keys_tiling),
 ):
     for _dtype, _width in product(DTYPES, WIDTHS):
         _tiling = _tiling_for(_dtype, _width)
@@ -110,9 +135,9 @@ def attention_backward(dy, saved, out=None):
     layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
     # forward: _launch("flash_forward", forward_tiling, problem, ...): dq, and delta for the other
     # kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    _launch("flash_backward_queries", backward_tiling, problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
+    _launch("flash_backward_queries", queries_tiling, problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
     # forward: _launch("flash_forward", forward_tiling, problem, ...): dk and dv
-    _launch("flash_backward_keys", backward_tiling, problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)
+    _launch("flash_backward_keys", keys_tiling, problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)
     return dq, dk, dv
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
 
 from minillm.errors import UserError
-from minillm.kernels.standin import installation
+from minillm.kernels.standin import installation, modules
 from minillm.kernels.standin.build import DRIVER, build
 from minillm.kernels.standin.jump import Jumps
 
@@ -93,11 +92,13 @@ def attach() -> None:
     installation.check()
     os.environ.setdefault("CUPY_CACHE_DIR", str(installation.cache_folder() / "cupy"))
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB's compiled kernels bring a runtime of their own
+    _kept.append(ctypes.CDLL(installation.nvrtc(), mode=ctypes.RTLD_GLOBAL))  # CuPy finds it in memory
     loaded = {soname: ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL) for soname, path in build().items()}
     _kept.extend(loaded.values())
     cuda, cublas = loaded[DRIVER], next(library for name, library in loaded.items() if name.startswith("libcublas."))
     _replace_runtime()
-    _replace_modules()
+    handles = {soname.removeprefix("lib").partition(".")[0]: library._handle for soname, library in loaded.items()}
+    modules.replace({**handles, "cudart": cuda._handle})
 
 
 def attach_as_told() -> None:
@@ -139,7 +140,8 @@ def forget_errors() -> None:
     """As if no kernel had failed: CUDA itself needs a new process after an illegal address. For
     tests.
     """
-    cuda.standin_forget_errors()
+    if cuda is not None:
+        cuda.standin_forget_errors()
 
 
 def _replace_runtime() -> None:
@@ -159,13 +161,3 @@ def _loaded_at(path: str) -> int:
             if file and file[0].strip() == os.path.realpath(path) and int(offset, 16) == 0:
                 return int(span.partition("-")[0], 16)
     raise UserError(f"{path} is not in /proc/self/maps although it was loaded: the stand-in needs /proc")
-
-
-def _replace_modules() -> None:
-    """Sorting is Thrust's, compiled into the wheel with a runtime of its own: ours is in thrust.py."""
-    import cupy
-    import cupy._core._routines_sorting as routines
-
-    from minillm.kernels.standin import thrust
-
-    sys.modules["cupy.cuda.thrust"] = cupy.cuda.thrust = routines.thrust = thrust

@@ -22,9 +22,6 @@ DRIVER = "libcuda.so.1"
 _DRIVER_SOURCES = ("errors.c", "devices.c", "memory.c", "streams.c", "graphs.c", "driver.c", "calls.c")
 
 
-Unsupported = UserError
-
-
 class Library(NamedTuple):
     """A library that is part of the stand-in.
 
@@ -74,7 +71,8 @@ def _of_cupy(name: str, table: dict[str, str], failed: int, not_supported: int) 
     soname, wanted = installation.library_functions(name)
     ours, known = _defined((f"{name}.c",)), signatures.functions(table)
     text = ['#include "calls.h"\n']
-    for function in wanted:
+    looked_up = [function for function in known if function.startswith("cusolverDnXgeev")]  # at run time, by CuPy 14
+    for function in (*wanted, *looked_up):
         if function in known:
             text.append(signatures.c_code(known[function], failed))
         elif function not in ours:
@@ -116,6 +114,10 @@ def _compiled(library: Library, flags: list[str], folder: Path) -> Path:
         command += ["-o", str(built), str(source), *(str(NATIVE / name) for name in library.files)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
-            raise UserError(f"{command[0]} does not compile the stand-in's {library.soname}: {result.stderr.strip()}")
+            lines = result.stderr.splitlines()
+            why = next(
+                (line for line in lines if "error" in line), lines[-1] if lines else f"it ends with {result.returncode}"
+            )
+            raise UserError(f"{command[0]} does not compile the stand-in's {library.soname}: {why}")
         os.replace(built, target)
     return target

@@ -92,6 +92,8 @@ CUSOLVER = {
     "cusolverDn{CZ}heevd": "hiiipipwio",
     "cusolverDnXsyevd_bufferSize": "hqiiliplipiBB",
     "cusolverDnXsyevd": "hqiiliplipiwlwlo",
+    "cusolverDnXgeev_bufferSize": "hqiiliplipiplipliBB",
+    "cusolverDnXgeev": "hqiiliplipiplipliwlwlo",
     "cusolverDn{SD}syevj_bufferSize": "hiiipipbq",
     "cusolverDn{SD}syevj": "hiiipipwioq",
     "cusolverDn{CZ}heevj_bufferSize": "hiiipipbq",

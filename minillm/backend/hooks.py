@@ -40,6 +40,11 @@ def instrumented(kind: str, name: str, arrays: tuple, work: Callable, *arguments
         return work(*arguments)
 
 
+def has_hooks() -> bool:
+    """Whether any hook is installed."""
+    return bool(_hooks)
+
+
 @contextmanager
 def add_hook(hook: Callable) -> Iterator[None]:
     """Call `hook(kind, name, arrays)` for every piece of work inside the block, in any thread."""

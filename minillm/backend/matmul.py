@@ -87,7 +87,7 @@ def _on_host(a, b, out, dtype, add):
     if out is None:
         return product
     if add:
-        out += product
+        np.add(out, product, out=out)  # out += product would return another view of a simulated array
     else:
         out[...] = product
     return out

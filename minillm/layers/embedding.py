@@ -90,5 +90,9 @@ class Embedding(Layer):
         self.weight.grad = embedding_backward(dy, saved, buffer)
 
     def decode(self, ids, cache):
-        """ids (...) int -> y (..., C), of the weight's dtype."""
-        return self.weight.peek()[ids]
+        """ids (...) int -> y (..., C), of the weight's dtype; on a device of the cache's."""
+        weight = self.weight.peek()
+        if not cache.on_device:
+            return weight[ids]
+        forward, _ = dispatch(weight, embedding_forward, embedding_backward)
+        return forward(ids, weight, cache.dtype)[0]

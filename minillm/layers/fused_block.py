@@ -7,20 +7,22 @@ The block's own forward computes, one after the other,
 The same numbers, with what lies between two layers in one pass over memory. Attention and MLP leave
 out the bias of their last projection, b_a and b_m; it is added with the residual:
 
-    a = attention(norm_1(x))            s, n = residual_layer_norm(x, a + b_a)        s = x + (a + b_a), n = norm_2(s)
-    m = mlp(n)                          y = s + (m + b_m)
+    a = attention(norm_1(x))                s = x + (a + b_a), n = norm_2(s)            one pass
+    m = mlp(n)                              y = s + (m + b_m)                           one pass
 
-Backward. dy reaches s along the stream and through the MLP, ds reaches x along the stream and through
-attention:
+Backward. dy reaches s along the stream and through the MLP, ds reaches x along the stream and
+through attention:
 
-    db_m = sum over rows of dy          dn = (mlp's gradient of dy)
-    ds = dy + (dn through norm_2)       db_a = sum over rows of ds        one pass
-    dx = ds + (ds through attention, and through norm_1)                  the sum in the pass of norm_1
+    db_m = sum over rows of dy              dn = (dy through the MLP)
+    ds = dy + (dn through norm_2)           db_a = sum over rows of ds                  one pass
+    dx = ds + (ds through attention and norm_1)             the sum in the pass of norm_1
 
-Where dropout drops values of a branch, its bias is added before, by the projection.
+The passes are residual_layer_norm.py, residual_rms_norm.py, residual_bias.py. Where dropout drops
+values of a branch, its bias is added before, by the projection.
 
-A block is fused only where this is what its own forward would compute: layers of these classes, whose
-forward and backward nobody has exchanged. So hooks on a layer see what they see without fusing.
+A block is fused only where this is what its own forward would compute: layers of these classes,
+with the forward and the backward of their class. So a hook on a layer sees what it sees without
+fusing.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ OF_SUM = {
     RMSNorm: ("residual_rms_norm", rms_norm_of_sum, rms_norm_of_sum_backward),
 }
 CLASSES = (LayerNorm, RMSNorm, CausalSelfAttention, RotarySelfAttention, MLP, SwiGLU, Linear, LoRALinear, Dropout)
-# The functions that a fused block stands for.
+# The functions that a fused block takes for granted.
 METHODS = {(kind, name): getattr(kind, name) for kind in CLASSES for name in ("forward", "backward")}
 
 
@@ -95,6 +97,7 @@ def fused_block_forward(parts: BlockParts, x, rng_key=None, starts=None):
     forward, backward = dispatch(x, residual_bias_forward, residual_bias_backward)
     a, bias_a = _branch(attention, norm_1.forward(x), dropouts[0], rng_key, starts)
     s, n = norm_of_sum(norm_2, x, a, _value(bias_a))
+    del a  # its memory is free for the MLP
     m, bias_m = _branch(mlp, n, dropouts[1], rng_key)
     y, saved = forward(s, m, _value(bias_m))
     return y, FusedBlockSaved(parts, (bias_a, bias_m), backward, saved)
@@ -105,17 +108,15 @@ def fused_block_backward(dy, saved):
     (norm_1, attention, norm_2, mlp, dropouts), (bias_a, bias_m), residual_bias_backward, saved = saved
     _, _, norm_of_sum_backward = OF_SUM[type(norm_2)]
     # forward: y, saved = forward(s, m, _value(bias_m)): y = s + (m + b_m)
-    ds, dm, dbias_m = residual_bias_backward(dy, saved)
+    dy, dm, dbias_m = residual_bias_backward(dy, saved)
     _add_grad(bias_m, dbias_m)
     # forward: m, bias_m = _branch(mlp, n, dropouts[1], rng_key)
-    dn = _branch_backward(mlp, dm, dropouts[1])
     # forward: s, n = norm_of_sum(norm_2, x, a, _value(bias_a)): s = x + (a + b_a), n = norm_2(s)
-    ds, dbias_a = norm_of_sum_backward(norm_2, ds, dn)
+    ds, dbias_a = norm_of_sum_backward(norm_2, dy, _branch_backward(mlp, dm, dropouts[1]))
     _add_grad(bias_a, dbias_a)
     # forward: a, bias_a = _branch(attention, norm_1.forward(x), dropouts[0], rng_key, starts)
-    dh = _branch_backward(attention, ds, dropouts[0])
-    # forward: norm_1.forward(x); s, n = norm_of_sum(norm_2, x, a, _value(bias_a)): x goes both ways
-    return norm_1.backward(dh, ds)
+    # forward: s, n = norm_of_sum(norm_2, x, a, _value(bias_a)): x goes along the stream, too
+    return norm_1.backward(_branch_backward(attention, ds, dropouts[0]), ds)
 
 
 def _branch(layer, x, dropout, rng_key, starts=None):

@@ -88,6 +88,8 @@ class Layer:
                 cls.decode = _no_decode
         if "decode" in own:
             cls._decoded = _forward_code(cls)
+            if "decode_onto" not in own:
+                cls.decode_onto = Layer.decode_onto
 
     # --------------------------------------------------------------------------- what it is made of
 
@@ -201,6 +203,13 @@ class Layer:
         """
         with evaluating(self):
             return self.forward(x)
+
+    def decode_onto(self, residual, x, cache):
+        """residual + decode(x, cache), (B, t, C): for layers whose last kernel adds as well.
+
+        A class that defines `decode` has this one, unless it defines its own.
+        """
+        return residual + self.decode(x, cache)
 
 
 # --------------------------------------------------------------------------------------- generation

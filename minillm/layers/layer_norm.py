@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minillm.backend.arrays import array_module
+from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
@@ -157,5 +157,8 @@ class LayerNorm(Layer):
         bias = self.bias.value if hasattr(self, "bias") else None
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)
-        y, _ = layer_norm_forward(x, self.weight.value, bias, self.eps)
+        forward = layer_norm_forward
+        if cache.on_device:
+            x, (forward, _) = contiguous(x), dispatch(x, layer_norm_forward, layer_norm_backward)
+        y, _ = forward(x, self.weight.value, bias, self.eps)
         return y

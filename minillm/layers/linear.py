@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
 from minillm.layers.bias import add_bias, sum_over_rows
+from minillm.layers.decoding import products
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -100,13 +99,14 @@ class Linear(Layer):
     def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.
 
-        dx: an array that the gradient of x is added to, and which is returned; by default a new one.
-        Raises RuntimeError without a forward before it.
+        dx: an array that the gradient of x is added to, and which is returned; by default a new
+        one. Raises RuntimeError without a forward before it.
         """
-        buffer = None if self.weight.frozen else writeable(self.weight.grad)
-        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
-        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, buffer, dx)
-        if dweight is not None and dweight is not buffer:
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
+        dx, dweight, dbias = linear_backward(
+            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx
+        )
+        if dweight is not None:
             self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)
@@ -117,6 +117,8 @@ class Linear(Layer):
 
         with_bias=False: the bias is left to the caller.
         """
+        if cache.on_device:
+            return products(x, (self,), cache, with_bias)[0]
         weight = self.weight.peek()
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
@@ -133,9 +135,6 @@ class Linear(Layer):
             y += self.bias.value
         return y
 
-
-def writeable(grad):
-    """The gradient that an earlier part of the batch left, for a product to be added to; None where
-    there is none, or it is a broadcast array.
-    """
-    return None if isinstance(grad, np.ndarray) and not grad.flags.writeable else grad
+    def decode_onto(self, residual, x, cache):
+        """residual (B, t, O) + decode(x, cache)."""
+        return products(x, (self,), cache, residual=residual)[0]

@@ -102,7 +102,7 @@ class LoRALinear(Linear):
         self._saved = of_base  # for the backward of Linear
         # forward: y = super().forward(x, with_bias)
         dx = super().backward(dy, dx)
-        # forward: added, saved = lora_forward(x, self.lora_A.operand(x), self.lora_B.operand(x), self.scale)
+        # forward: added, saved = lora_forward(x, self.lora_A.operand(x), ...)
         # forward: y += added: the same x as above
         dx_added, da, db = lora_backward(dy, saved)
         self.lora_A.add_grad(da)

@@ -9,6 +9,7 @@ which visits every element anyway.
 from __future__ import annotations
 
 from minillm.kernels import dispatch
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -57,7 +58,15 @@ class MLP(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
+        return self.c_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
+
+    def decode_onto(self, residual, x, cache):
+        """residual (B, t, C) + decode(x, cache)."""
+        return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.c_proj)
+
+    def _decoded_inside(self, x, cache):
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
-        h, _ = gelu_forward(h, bias, self.approximate)
-        return self.c_proj.decode(h, cache)  # (..., F) @ (F, C)
+        forward = dispatch(h, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
+        h, _ = forward(h, bias, self.approximate)
+        return h

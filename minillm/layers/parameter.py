@@ -47,8 +47,8 @@ class Parameter:
         self.value = value
         self.outputs_axis = outputs_axis
         self.grad = None
-        self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
-        self._is_buffered = False
+        self._buffer = None  # the memory that the gradient has, if it came from `grad_buffer` ...
+        self._spare = None  # ... and once that is forgotten
 
     @property
     def value(self):
@@ -115,38 +115,59 @@ class Parameter:
     def to(self, device: str) -> None:
         """Move the value to a device; the gradient and its memory are dropped."""
         self.value = to_device(self._value, device)
-        self.grad = self._spare = None
+        self.grad = self._buffer = self._spare = None
 
     def zero_grad(self) -> None:
         """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free
         otherwise.
         """
         if self.grad is not None:
-            self._spare, self.grad = self.grad if self._is_buffered else None, None
+            self._spare, self._buffer, self.grad = self._buffer, None, None
 
-    def grad_buffer(self):
-        """An array of zeros like the value, for a gradient too large to be made afresh in every
-        step.
-        """
-        self._is_buffered = True
-        buffer, self._spare = self._spare, None
-        if buffer is None:
-            return array_module(self._value).zeros_like(self._value)
-        buffer[...] = 0
+    def grad_buffer(self, rows: int | None = None):
+        """As `empty_gradient`, filled with zeros."""
+        buffer = self.empty_gradient(rows)
+        if device_of(buffer) == "cuda":
+            buffer[...] = 0
         return buffer
+
+    def empty_gradient(self, rows: int | None = None):
+        """An array like the value for a gradient too large to be made afresh in every step. On a GPU
+        it is not initialized.
+
+        rows: of an array with more rows than the value, whose first ones the gradient is.
+        """
+        shape = self._value.shape if rows is None else (rows, *self._value.shape[1:])
+        buffer, self._spare = self._spare, None
+        if buffer is None or buffer.shape[:1] < shape[:1]:
+            buffer = array_module(self._value).empty_like(self._value, shape=shape, order="C")
+        if self.grad is None:
+            self._buffer = buffer
+        if device_of(buffer) != "cuda":
+            buffer[...] = 0  # inspection reads all that an operation gets, and memory may hold any bits
+        return buffer if buffer.shape == shape else buffer[: shape[0]]
+
+    def grad_to_add_to(self):
+        """The gradient so far, for a product that adds to it and hands it to `add_grad` again; None
+        where there is none, or no product can be written into it.
+        """
+        grad = self.grad
+        if grad is None or not grad.flags.c_contiguous or isinstance(grad, np.ndarray) and not grad.flags.writeable:
+            return None
+        return grad
 
     def add_grad(self, grad) -> None:
         """Add `grad` (same shape as the value) to the gradient.
 
         The first gradient is stored without a copy, and later ones are added into it: the caller
-        must not modify it, and it must not be dy, dx or a view of them. Raises ValueError for
-        another shape.
+        must not modify it, and it must not be dy, dx or a view of them. One that `grad_to_add_to`
+        gave has been added already. Raises ValueError for another shape.
         """
         if not hasattr(grad, "shape"):
             grad = np.array(grad, self._value.dtype)
         if grad.shape != self._value.shape:
             raise ValueError(f"gradient of shape {grad.shape} for a parameter of shape {self._value.shape}")
-        if self.frozen:
+        if self.frozen or grad is self.grad:
             return
         if self.grad is None:
             self.grad = grad

@@ -11,23 +11,24 @@ terms unchanged, and b is the same for every row:
 
 from __future__ import annotations
 
-from minillm.backend.precision import downcast
+from minillm.backend.precision import downcast, upcast
 from minillm.layers.bias import bias_backward
 
 
 def residual_bias_forward(x, branch, bias=None):
     """x and branch (..., C), bias (C,) or None  ->  y (..., C), saved"""
+    added = upcast(branch)
     if bias is not None:
-        branch = branch + downcast(bias, branch)
-    return x + branch, bias is not None
+        added = added + bias
+    return downcast(upcast(x) + added, x), bias is not None
 
 
 def residual_bias_backward(dy, saved):
-    """dy (..., C)  ->  dx and dbranch (..., C), dbias (C,) or None. The first two are dy itself: not
-    to be written to.
+    """dy (..., C)  ->  dx and dbranch (..., C), dbias (C,) or None. The first two are dy itself:
+    not to be written to.
     """
     has_bias = saved
-    # forward: branch = branch + downcast(bias, branch): the same bias for every row
+    # forward: added = added + bias: the same bias for every row
     dbias = bias_backward(dy, None) if has_bias else None
-    # forward: x + branch
+    # forward: upcast(x) + added
     return dy, dy, dbias

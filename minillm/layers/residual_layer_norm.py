@@ -28,9 +28,10 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5, delta_bia
 
     eps: added to the variance.
     """
+    added = upcast(delta)
     if delta_bias is not None:
-        delta = delta + downcast(delta_bias, delta)
-    total = x + delta
+        added = added + delta_bias
+    total = downcast(upcast(x) + added, x)
     y, saved = layer_norm_forward(total, weight, bias, eps)
     return (total, y), (saved, delta_bias is not None)
 
@@ -42,9 +43,9 @@ def residual_layer_norm_backward(dsum, dy, saved):
     saved, has_delta_bias = saved
     # forward: y, saved = layer_norm_forward(total, weight, bias, eps)
     dx, dweight, dbias = layer_norm_backward(upcast(dy), saved)
-    # forward: total = x + delta: total is a result too, with the gradient dsum
+    # forward: upcast(x) + added: total is a result too, with the gradient dsum
     dx += upcast(dsum)
-    # forward: delta = delta + downcast(delta_bias, delta): the same bias for every row
+    # forward: added = added + delta_bias: the same bias for every row
     ddelta_bias = sum_of_rows(dx) if has_delta_bias else None
     return downcast(dx, dy), dweight, dbias, ddelta_bias
 

@@ -21,9 +21,10 @@ from __future__ import annotations
 from minillm.backend.arrays import array_module
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
-from minillm.layers.packed_linear import packed_linear
+from minillm.layers.packed_linear import decoded_each, packed_linear
 
 
 def swiglu_forward(gate, up):
@@ -109,8 +110,17 @@ class SwiGLU(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
+        return self.down_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
+
+    def decode_onto(self, residual, x, cache):
+        """residual (B, t, C) + decode(x, cache)."""
+        return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.down_proj)
+
+    def _decoded_inside(self, x, cache):
+        if cache.on_device:
+            gate, up = decoded_each(x, (self.gate_proj, self.up_proj), cache)  # (..., C) @ (C, F), twice
+            return dispatch(gate, swiglu_forward, swiglu_backward)[0](gate, up)[0]
         # twice (..., C) @ (C, F), or (1, 1, C) @ (C, 2F)
         gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)
         F = gate_up.shape[-1] // 2
-        h = swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])
-        return self.down_proj.decode(h, cache)  # (..., F) @ (F, C)
+        return swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from minillm.backend.arrays import array_module, device_of, to_device
 from minillm.errors import UserError
 from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.documents import forward_with
 from minillm.layers.dropout import Dropout
 from minillm.layers.embedding import Embedding
@@ -254,8 +255,8 @@ class ResidualBlock(Layer):
         """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode. starts
         (B, T): of packed documents.
         """
-        if fuses(self._parts(), x):  # the same in fewer passes over memory (fused_block.py)
-            y, saved = fused_block_forward(self._parts(), x, rng_key, starts)
+        if fuses(self.parts(), x):  # the same in fewer passes over memory (fused_block.py)
+            y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
             self.save_for_backward(saved)
             return y
         attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
@@ -273,7 +274,7 @@ class ResidualBlock(Layer):
         """
         saved = self.take_saved()
         if isinstance(saved, FusedBlockSaved):
-            # forward: y, saved = fused_block_forward(self._parts(), x, rng_key, starts)
+            # forward: y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
             return fused_block_backward(dy, saved)
         saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, mlp_out): x = x + dropout(mlp(ln_2(x)))
@@ -287,11 +288,13 @@ class ResidualBlock(Layer):
         # forward: forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
-    def _parts(self) -> BlockParts:
+    def parts(self) -> BlockParts:
+        """The layers, in the order of forward."""
         dropouts = self.attn_resid_dropout, self.mlp_resid_dropout
         return BlockParts(self.ln_1, self.attn, self.ln_2, self.mlp, dropouts)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        x = x + self.attn_resid_dropout.decode(self.attn.decode(self.ln_1.decode(x, cache), cache), cache)
-        return x + self.mlp_resid_dropout.decode(self.mlp.decode(self.ln_2.decode(x, cache), cache), cache)
+        # x + attn(ln_1(x)), and of that x + mlp(ln_2(x))
+        x = decoded_onto(x, self.ln_1.decode(x, cache), cache, self.attn, self.attn_resid_dropout)
+        return decoded_onto(x, self.ln_2.decode(x, cache), cache, self.mlp, self.mlp_resid_dropout)

@@ -274,21 +274,28 @@ class LanguageModel(Layer, Architecture):
     def _ids_on_device(self, ids, what, ignored=None):
         """ids as an array beside the parameters; ids that come from the host are checked."""
         if device_of(ids) == "cpu":
-            ids = np.asarray(ids)
-            if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
-                raise UserError(f"{what} must be whole numbers of shape (B, T), not {ids.dtype} of shape {ids.shape}")
-            wrong = (ids < 0) | (ids >= self.config.vocab_size)
-            if ignored is not None:
-                wrong &= ids != ignored
-            if wrong.any():
-                row, position = np.argwhere(wrong)[0]
-                raise UserError(
-                    f"{what}[{row}, {position}] is {ids[row, position]}, outside the vocabulary of "
-                    f"{self.config.vocab_size} tokens: was the text encoded with another tokenizer?"
-                )
+            ids = self.checked_ids(ids, what, ignored)
         weight = getattr(self.lm_head, "weight", None)
-        device = device_of(weight.value) if isinstance(weight, Parameter) else self.device
+        device = device_of(weight.peek()) if isinstance(weight, Parameter) else self.device
         return contiguous(to_device(ids, device))
+
+    def checked_ids(self, ids, what: str, ignored=None) -> np.ndarray:
+        """ids (B, T) of the host as an array. Raises UserError for others than whole numbers, and
+        for those outside the vocabulary, but for `ignored`.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
+            raise UserError(f"{what} must be whole numbers of shape (B, T), not {ids.dtype} of shape {ids.shape}")
+        wrong = (ids < 0) | (ids >= self.config.vocab_size)
+        if ignored is not None:
+            wrong &= ids != ignored
+        if wrong.any():
+            row, position = np.argwhere(wrong)[0]
+            raise UserError(
+                f"{what}[{row}, {position}] is {ids[row, position]}, outside the vocabulary of "
+                f"{self.config.vocab_size} tokens: was the text encoded with another tokenizer?"
+            )
+        return ids
 
     def has_own_head(self) -> bool:
         """Whether `forward` is the head over the body, so that `logits_of(hidden(ids))` is what it

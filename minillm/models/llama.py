@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from minillm.errors import UserError
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.documents import forward_with
 from minillm.layers.embedding import Embedding
 from minillm.layers.fused_block import BlockParts, FusedBlockSaved, fused_block_backward, fused_block_forward, fuses
@@ -330,8 +331,8 @@ class LlamaBlock(Layer):
         """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode. starts
         (B, T): of packed documents.
         """
-        if fuses(self._parts(), x):  # the same in fewer passes over memory (fused_block.py)
-            y, saved = fused_block_forward(self._parts(), x, rng_key, starts)
+        if fuses(self.parts(), x):  # the same in fewer passes over memory (fused_block.py)
+            y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
             self.save_for_backward(saved)
             return y
         attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
@@ -347,7 +348,7 @@ class LlamaBlock(Layer):
         """
         saved = self.take_saved()
         if isinstance(saved, FusedBlockSaved):
-            # forward: y, saved = fused_block_forward(self._parts(), x, rng_key, starts)
+            # forward: y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
             return fused_block_backward(dy, saved)
         saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, ...): x = x + mlp(post_attention_layernorm(x))
@@ -359,10 +360,12 @@ class LlamaBlock(Layer):
         # forward: forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
-    def _parts(self) -> BlockParts:
+    def parts(self) -> BlockParts:
+        """The layers, in the order of forward."""
         return BlockParts(self.input_layernorm, self.self_attn, self.post_attention_layernorm, self.mlp)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
-        return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)
+        # x + self_attn(input_layernorm(x)), and of that x + mlp(post_attention_layernorm(x))
+        x = decoded_onto(x, self.input_layernorm.decode(x, cache), cache, self.self_attn)
+        return decoded_onto(x, self.post_attention_layernorm.decode(x, cache), cache, self.mlp)

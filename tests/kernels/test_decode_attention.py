@@ -143,7 +143,7 @@ FAULTS = [  # a text of decode.cu, what is put in its place, what notices it
     ("max(column - hidden, 0LL)", "column", "numbers"),
     ("token % time, hidden", "0, hidden", "check"),
     ("head / (heads / kv_heads)", "head % kv_heads", "numbers"),
-    ("    __syncthreads();\n    for (int d = threadIdx.x; d < width && l", "    for (int d = threadIdx.x; d < width && l", "check"),
+    ("    __syncthreads();\n    for (int d = threadIdx.x; d < width &&", "    for (int d = threadIdx.x; d < width &&", "check"),
     ("o[own] *= alpha;", "", "numbers"),
     ("begin <= j && j < stop", "j < stop", "numbers"),
     ("* scale;\n    __syncthreads();", "* scale;", "check"),

@@ -6,6 +6,7 @@ from kernel_testing import (
     assert_kernel_agrees,
     assert_kernel_agrees_in_bfloat16,
     assert_kernel_fault_is_noticed,
+    assert_numpy_agrees_in_bfloat16,
     assert_numpy_agrees_in_float32,
 )
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
@@ -45,6 +46,10 @@ def test_forward_is_the_formula():
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(RESIDUAL_BIAS)
+
+
+def test_numpy_agrees_in_bfloat16():
+    assert_numpy_agrees_in_bfloat16(RESIDUAL_BIAS)
 
 
 @pytest.mark.parametrize("problem", RESIDUAL_BIAS.kernels, ids=str)

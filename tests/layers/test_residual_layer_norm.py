@@ -18,9 +18,9 @@ from minillm.layers.layer_norm import layer_norm_forward
 from minillm.layers.residual_layer_norm import residual_layer_norm_backward, residual_layer_norm_forward
 
 FAULTS = {
-    "the gradient of the sum is dropped": ("dx += upcast(dsum)", "pass"),
-    "delta's bias gets the gradient of the norm's output": ("sum_of_rows(dx)", "sum_of_rows(upcast(dy))"),
-    "delta's bias is left out of the sum": ("delta = delta + downcast(delta_bias, delta)", "pass"),
+    "the gradient of the sum is dropped": ("dx += upcast(dsum)\n", "pass\n"),
+    "delta's bias gets the gradient of the norm's output": ("sum_of_rows(dx) if", "sum_of_rows(upcast(dy)) if"),
+    "delta's bias is left out of the sum": ("added = added + delta_bias\n", "pass\n"),
 }
 
 # (a text of the kernel's source, what is put in its place, what notices it)

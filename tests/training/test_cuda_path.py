@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 from gpu_testing import products_asked_for
 
+from minillm.backend.arrays import to_host
 from minillm.backend.random_streams import stream
 from minillm.generation import generate
-from minillm.kernels import launch
+from minillm.kernels import RUNGS, launch, use_kernels
+from minillm.models.architectures import config_from_dict, make_model
 from minillm.models.language_model import LanguageModel
 from minillm.sampler import Sampler
 from minillm.training import Reporter, TrainingSettings, evaluate_model, start_run, train
+from minillm.training.evaluation import evaluate_whole
 
 pytestmark = pytest.mark.gpu
 SHAPES = {
     "gpt2": dict(n_layer=2, n_head=2, d_model=64, context_length=16, dropout=0.1),
     "llama": dict(model_type="llama", n_layer=2, n_head=2, n_kv_head=1, d_model=64, context_length=16),
+    "qwen3": dict(model_type="qwen3", n_layer=1, n_head=2, n_kv_head=1, head_dim=32, d_model=64, context_length=16),
 }
 
 
@@ -52,7 +56,7 @@ def test_a_run_is_that_of_the_cpu(kind, dtype, tolerance, tmp_path):
         assert {product.compute for product in asked} == {"tf32" if dtype == "tf32" else "float32"}
 
 
-@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3"])
 def test_the_same_loss_and_the_same_text(kind, tmp_path):
     model, found = start(tmp_path, kind, "cpu").model.eval(), []
     tokens = stream("tokens").integers(model.config.vocab_size, 150)
@@ -63,6 +67,19 @@ def test_the_same_loss_and_the_same_text(kind, tmp_path):
         found.append((evaluate_model(model, tokens, 3).loss, text))
     assert found[1][0] == pytest.approx(found[0][0], abs=1e-5)
     assert found[1][1] == found[0][1]
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_of_attention_takes_a_model_in_bfloat16(rung):
+    use_kernels(attention=rung)
+    tokens, losses = stream("tokens").integers(28, (2, 17)), []
+    for device in ("cpu", "cuda"):
+        config = config_from_dict({"vocab_size": 28, "model_type": "gpt2", **SHAPES["gpt2"], "n_layer": 1})
+        model = make_model(config, 1, "bfloat16").to(device).train()
+        losses.append(float(model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, 2))))
+        model.backward()
+    assert losses[1] == pytest.approx(losses[0], abs=1e-2)
+    assert all(np.isfinite(to_host(parameter.grad)).all() for parameter in model.parameters().values())
 
 
 def test_for_cupy_the_shape_of_a_number_is_none_at_all():
@@ -81,11 +98,17 @@ def test_evaluation_on_a_device_is_one_worker(tmp_path, monkeypatch):
     """Batches that are cut for each core of the host would be launched once for each."""
     monkeypatch.setattr("minillm.backend.threads.cores", lambda: 4)
     monkeypatch.setattr("minillm.backend.threads.TOKENS_PER_WORKER", 1)
-    model, made = start(tmp_path, "gpt2", "cpu").model.eval(), []
-    copy_of = LanguageModel.replica
+    run, made, copy_of = start(tmp_path, "gpt2", "cpu"), [], LanguageModel.replica
     monkeypatch.setattr(LanguageModel, "replica", lambda self: made.append(self) or copy_of(self))
-    tokens = stream("tokens").integers(model.config.vocab_size, 80)
-    on_cpu = evaluate_model(model, tokens, 4).loss
-    assert len(made) == 3
-    assert evaluate_model(model.to("cuda"), tokens, 4).loss == pytest.approx(on_cpu, abs=1e-5)
-    assert len(made) == 3
+    model, tokens = run.model.eval(), stream("tokens").integers(run.model.config.vocab_size, 80)
+    for evaluate in (
+        lambda: evaluate_model(model, tokens, 4).loss,
+        lambda: evaluate_whole(model, run.examples, "validation").loss,
+    ):
+        found = {}
+        for device in ("cpu", "cuda"):
+            model.to(device)
+            made.clear()
+            found[device] = evaluate()
+            assert bool(made) == (device == "cpu")
+        assert found["cuda"] == pytest.approx(found["cpu"], abs=1e-5)

@@ -309,7 +309,7 @@ REAL_FAULTS = {
     ),
     "swiglu": ("    h = gate * s\n    h *= up\n    return", "    h = gate * s * up\n    return"),
     "linear": (
-        "        # forward: y, saved = linear_forward(x, self.weight.value",
+        "        # forward: y, saved = linear_forward(x, self.weight.operand(x)",
         "        # y, saved = linear_forward(x",
     ),
     "cross_entropy": ("    total = row_sum(p)[:, 0]  #", "    whole = row_sum(p)[:, 0]  #"),
@@ -581,8 +581,8 @@ EXPECTED = {
         "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys n_kv_head p q rows s scale starts v "
         "window y"
     ),
-    "cross_entropy": "V count dlogits gradient ignore_index label_smoothing logits loss p targets total",
-    "adamw": "b1 b2 decay decoupled eps g gradient_scale lr m v w",
+    "cross_entropy": "V before count dlogits ignore_index label_smoothing logits loss p targets total",
+    "adamw": "b1 b2 copies decay decoupled eps g gradient_scale lr m v w",
 }
 SPELLED = {  # name, column -> spellings
     ("layer_norm", "dweight"): {"derivation": {"dw_i"}, "kernel": {"dweight", "dweight_partials"}},

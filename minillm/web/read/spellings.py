@@ -46,7 +46,7 @@ SPELLINGS: dict[str, Table] = {
     "dropout": {"factor": ("m",)},
     "lora": {"a": ("A",), "b": ("B",), "scale": ("s",)},
     "cross_entropy": {"logits": ("z",), "targets": ("t", "target"), "label_smoothing": ("e",), "loss": ("losses",)},
-    "linear_cross_entropy": {"weight": ("W",), "loss": ("chunk_loss",), "targets": ("t",)},
+    "linear_cross_entropy": {"weight": ("W",), "targets": ("t",)},
     "adamw": _MOMENTS,
     "adam": _MOMENTS,
     "sgd": {"m": ("momentum",)},

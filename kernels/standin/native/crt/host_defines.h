@@ -2,6 +2,7 @@
 // of the host all these words mean nothing, but for the alignment of vector types.
 #pragma once
 #define __align__(n) __attribute__((aligned(n)))
+#define __builtin_align__(n) __align__(n)
 #define __cudart_builtin__
 #define __device_builtin__
 #define __device_builtin_surface_type__
