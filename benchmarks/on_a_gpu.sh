@@ -92,7 +92,7 @@ piece_2() {
     local tool kind batch checked="$python $tests -n 0 tests/kernels/test_attention.py -k"
     for tool in memcheck racecheck; do
         installed compute-sanitizer $tool && step 110 $tool 4 compute-sanitizer --tool $tool --error-exitcode 9 \
-            $checked "$(either "flash and (65 or 70)" "flash and 1-1-1-65")"
+            $checked "$(either "flash and (65 or 70)" "flash and 65 and same_bits")"
     done
     installed ncu ncu && step 90 ncu 60 ncu --clock-control none -k "regex:flash|gelu|norm|cross_entropy|column_sum" -c 60 \
         --section SpeedOfLight --section Occupancy --section ComputeWorkloadAnalysis --section MemoryWorkloadAnalysis_Tables \
@@ -116,7 +116,7 @@ piece_3() {
                 $(gpu -m benchmarks.$name --dtype $kind --without-numpy --write --repeats $(either 7 1) $(either "" --small))
         done
     done
-    step 60 memory 4 $python $tests -n 0 tests/profiling/test_memory.py $(either "" "-k pool_counts[gpt2-False-float32]")
+    step 60 memory 4 $python $tests -n 0 tests/profiling/test_memory.py $(either "" "-k gpt2-False-float32")
     step 60 generation 14 $(gpu -m benchmarks.generate_gpu $(either "" --small) --write)
 }
 
