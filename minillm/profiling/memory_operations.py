@@ -309,7 +309,9 @@ def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple
     copying = s.kernels and not s.views  # those kernels get copies, and the product stays until the layer returns
     qkv = 3 * stream if copying else 0
     core = attention(s, s.held_input, outer, qkv, stream, stream)
-    copied = stream if copying or s.widened(stream) else 0  # of y, with a token's heads side by side; of dy, for the kernel
+    copied = (
+        stream if copying or s.widened(stream) else 0
+    )  # of y, with a token's heads side by side; of dy, for the kernel
     side_by_side = 0 if s.views else 3 * stream  # the gradients once more, unless a kernel writes them there
     c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
     operations = [

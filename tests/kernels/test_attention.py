@@ -110,7 +110,9 @@ def run(op, a, settings, device="cpu"):
     settings, out = dict(settings), {}
     if settings.pop("views", False) and op is not layer:
         spaces = {name: distance for distance, name in enumerate(("q", "k", "v", "dy"), start=1)}
-        a = SimpleNamespace(**{name: to_device(spread(to_host(getattr(a, name)), spaces[name]), device) for name in spaces})
+        a = SimpleNamespace(
+            **{name: to_device(spread(to_host(getattr(a, name)), spaces[name]), device) for name in spaces}
+        )
         out["out"] = [to_device(spread(to_host(x), 5 + n), device) for n, x in enumerate((a.q, a.k, a.v))]
     if documents := settings.pop("documents", None):
         settings["starts"] = to_device(starts_of(a.q.shape[2], documents), device)
@@ -300,7 +302,9 @@ def test_tensor_cores_fit_into_every_gpu_that_has_them():
     assert smallest == MAX_SHARED[86] == MAX_SHARED[89] == 101_376
     tensor_cores = rung("flash_tensor_cores")
     for tiling_for, width, dtype in product(
-        (tensor_cores.forward_tiling, tensor_cores.queries_tiling, tensor_cores.keys_tiling), tensor_cores.WIDTHS, tensor_cores.DTYPES
+        (tensor_cores.forward_tiling, tensor_cores.queries_tiling, tensor_cores.keys_tiling),
+        tensor_cores.WIDTHS,
+        tensor_cores.DTYPES,
     ):
         assert tiling_for(dtype, width).shared(width) <= smallest, (tiling_for.__name__, width, dtype)
 
