@@ -6,6 +6,7 @@ finds lines in them that no page needs. A command that is in none of them is run
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import os
@@ -68,6 +69,9 @@ SLOW = (
     r"minillm lesson (?!--).+",
     r"python -m benchmarks\..*",
 )
+
+# They put a stand-in for a GPU into their process: it is another one than that of the tests.
+CUPY_PROGRAM = re.compile(r"minillm simulate .*\.py\b")
 
 # Words of a command that name what a reader has and the tests have not, and what takes their place.
 STAND_INS = {
@@ -178,6 +182,8 @@ def plan(command: str) -> Plan:
         return Plan(text, "elsewhere", True)
     if text.startswith("minillm simulate ") and not compiler_available():
         return Plan(text, "elsewhere", True)
+    if CUPY_PROGRAM.match(text) and importlib.util.find_spec("cupy") is None:
+        return Plan(text, "elsewhere", True)
     how = "slow" if _first(SLOW, text) else "run"
     shorter = _first(SHORTER, text)
     for word, other in STAND_INS.items():
@@ -211,7 +217,7 @@ def execute(text: str, folder: Path) -> tuple[int, str]:
     The folder's name is taken out of the text.
     """
     os.chdir(folder)
-    if re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
+    if CUPY_PROGRAM.match(text) or re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
         code, output = _in_a_shell(text)
     else:
         code, output = _in_this_process(shlex.split(text)[1:])

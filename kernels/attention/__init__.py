@@ -31,6 +31,7 @@ TENSOR_CORE_WIDTHS = (32, 64, 96, 128)  # of flash_tensor_cores.py
 TENSOR_CORE_ARCHITECTURE = 80
 
 
+@cache
 def rung(name: str):
     """The launcher of a rung: a module with attention_forward and attention_backward."""
     return import_module(f"{__name__}.{name}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import product
 from typing import NamedTuple
 
+from minillm.backend.precision import dtype_name
 from minillm.kernels.attention import TENSOR_CORE_ARCHITECTURE, TENSOR_CORE_WIDTHS
 from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, layout_of, room_for_gradients
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
@@ -146,7 +147,7 @@ def attention_backward(dy, saved, out=None):
 
 
 def _launch(kernel, tiling_for, problem, heads, arrays, layout):
-    tiling = tiling_for(arrays[0].dtype.name, problem.D)
+    tiling = tiling_for(dtype_name(arrays[0].dtype), problem.D)
     grid = (problem.B * heads, blocks_for(problem.T, tiling.owned))
     arguments = (*map(memory, arrays), layout, *problem.last)
     CUDA.launch(kernel + tiling.template(problem.D), grid, (tiling.threads,), arguments, tiling.shared(problem.D))

@@ -5,38 +5,26 @@ kernel, which CuPy's compiler is asked for on its way to NVRTC. So minillm's ker
 CuPy's own, which are C++ that CuPy has written, as well: headers/ has what g++ needs to compile them.
 
 Numbers differ from a GPU's where the simulator's do: sums in another order, exact exponentials, no fused multiply-add, C++
-in the place of tensor cores. What cannot be carried out fails as a launch does that fails on a GPU; the reason is on stderr.
+in the place of tensor cores. What cannot be carried out fails as a launch does that fails on a GPU; CuPy's exception says why.
 """
 
 from __future__ import annotations
 
+import _thread
 import ctypes
-import hashlib
+import inspect
 import os
-import sys
-import traceback
 from functools import cache
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
+from minillm.errors import UserError
+from minillm.kernels.simulator import errors, settings
+from minillm.kernels.simulator.launching import Size, carry_out, described
+from minillm.kernels.standin import attach, generator, observing, recording, sources
+from minillm.kernels.standin.products import multiply
 
-from minillm.kernels.standin import recording
-
-HEADERS = Path(__file__).resolve().parent / "headers"
-LAUNCH_FAILURE, CUBLAS_EXECUTION_FAILED = 719, 13
+LAUNCH_FAILURE, NOT_SUPPORTED, INVALID_VALUE, NOT_FOUND = 719, 801, 1, 500  # cudaError
+CUBLAS_EXECUTION_FAILED = 13
 FEW_THREADS = 1 << 13  # of the GPU: fewer are not worth a second thread of the host
-
-
-class Source(NamedTuple):
-    """What a module was compiled from. names: mangled name -> name expression, for kernels that are not extern "C"."""
-
-    text: str
-    options: tuple[str, ...]
-    names: dict[str, str]
-
-
-_sources: dict[int, Source] = {}  # by the address of the module
 
 
 @cache  # once is enough
@@ -45,142 +33,88 @@ def carry_out_everything() -> None:
     from cupy.cuda import compiler
 
     compile_module = compiler._compile_with_cache_cuda
+    signature = inspect.signature(compile_module)  # versions of CuPy differ in the order of the arguments
 
-    def noting(source, options, *arguments, **named):
-        module = compile_module(source, options, *arguments, **named)
-        names = {mangled: name for name, mangled in (module.mapping or {}).items()}
-        _sources[module.ptr] = Source(source, options, names)
+    def noting(*arguments, **named):
+        asked = signature.bind(*arguments, **named).arguments
+        source, options, backend = asked["source"], asked["options"], asked.get("backend", "nvrtc")
+        if backend != "nvrtc":
+            raise compiler.CompileException(WITHOUT_NVCC.format(backend), source, "", options, backend)
+        module = compile_module(*arguments, **named)
+        sources.note(module, source, options)
         return module
 
     compiler._compile_with_cache_cuda = noting
+    generator.replace()
+    attach.cuda.standin_set_variable_hook(_VARIABLE_HOOK)
     recording.carry_out(_answering(run, LAUNCH_FAILURE), _answering(multiply, CUBLAS_EXECUTION_FAILED))
 
 
+WITHOUT_NVCC = (
+    "backend={!r} needs NVIDIA's compiler, which is not here: the stand-in takes backend='nvrtc', the default"
+)
+
+
 def _answering(work, code: int):
-    """`work` as C calls it: an exception becomes lines on stderr and an error code."""
+    """`work` as C calls it: what it raises becomes an error code, and the text of CuPy's exception.
+
+    code: of a fault of the GPU's, after which nothing else can be asked for, as on a real one.
+    """
 
     def call(asked) -> int:
         try:
             work(asked)
-        except Exception:  # there is nobody above but C
-            print(f"stand-in: {asked.name.decode()}:", file=sys.stderr)
-            traceback.print_exc()
-            return code
+        except KeyboardInterrupt:
+            _thread.interrupt_main()  # it is raised where the program goes on
+        except (errors.CompileError, UserError) as error:
+            return _explained(str(error), NOT_SUPPORTED)
+        except errors.SimulatorError as error:
+            return _explained(str(error), code if error.faults else INVALID_VALUE)
+        except Exception as error:  # above is C code of CuPy's, which an exception of Python cannot cross
+            return _explained(f"{asked.name.decode()}: {type(error).__name__}: {error}", code)
         return 0
 
     return call
 
 
-# -------------------------------------------------------------------------------------------------------------- kernels
+def _explained(text: str, code: int) -> int:
+    attach.cuda.standin_set_reason(text.encode())
+    return code
 
 
 def run(launch) -> None:
     """A launch, in the simulator."""
-    from minillm.kernels.simulator import errors, module, settings
-
-    library = kernel(launch.module, launch.name.decode())
-    grid, block = tuple(launch.grid), tuple(launch.block)
-    blocks, chosen = int(np.prod(grid)), settings.current()
-    threads = chosen.threads or (os.cpu_count() if blocks * int(np.prod(block)) > FEW_THREADS else 1)
-    described = module.Launch(
-        mode=settings.MODES.index("run"),
-        entry=library.address("minillm_call_0"),
-        arguments=launch.arguments,
-        shared_anchor=library.address(module.ANCHOR),
-        shared_offset=library.shared_offset,
-        shared_size=library.shared_size,
-        dynamic_reserve=module.DYNAMIC_SHARED_BYTES,
-        dynamic_bytes=launch.shared,
-        seed=chosen.seed % 2**64,
-        grid=grid,
-        block=block,
-        order=settings.ORDERS.index(chosen.order),
-        threads=min(threads, blocks),
-        findings=(module.Finding * module.MAX_FINDINGS)(),
-        max_findings=module.MAX_FINDINGS,
-        flags=(ctypes.c_uint64 * max(len(library.flags), 1))(*library.flags),
-        flag_count=len(library.flags),
-        library=library.base,
-        text=library.base + library.text,
-        text_size=library.text_size,
-    )
-    module._run(library, described)
-    if described.found:
-        first = described.findings[0]
-        raise errors.SimulatorError(f"block {tuple(first.block)}, thread {tuple(first.thread)}: {first.text.decode()}")
+    source, name = sources.of_module(launch.module), launch.name.decode()
+    size = Size(tuple(launch.grid), tuple(launch.block), launch.shared)
+    mode = observing.mode_of(source)
+    if mode != "run":
+        observing.run(source, name, launch.arguments, size, mode)
+        return
+    library, index = source.library(name)
+    observing.check_count(source.expression(name), library.parameters(index))
+    many = size.blocks * launch.block[0] * launch.block[1] * launch.block[2] > FEW_THREADS
+    threads = settings.current().threads or (os.cpu_count() if many else 1)
+    prepared = described(library, index, launch.arguments, size, "run", threads)
+    carry_out(library, prepared, [], source.expression(name), source.named_code)
 
 
-@cache
-def kernel(module_address: int, name: str):
-    """The library of a kernel for the simulator. Raises the simulator's CompileError where g++ does not take its source."""
-    import cupy
-
-    from minillm.kernels.simulator.compiler import kernel_library
-    from minillm.kernels.simulator.module import Library
-
-    source = _sources[module_address]
-    text = f"{source.text}\n// CuPy {cupy.__version__}, {_headers()}\n"  # its headers are not in the simulator's key
-    options = (f"-I{HEADERS}", *filter(_for_the_simulator, source.options))
-    return Library(kernel_library(text, None, options, (source.names.get(name, name),)))
-
-
-@cache
-def _headers() -> str:
-    """A digest of the headers here."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(HEADERS.rglob("*.cuh")))).hexdigest()
+def _find_variable(module: int, name: bytes, address, size) -> int:
+    """Where a variable of a module is, for cupy.RawModule.get_global."""
+    source = sources.of_module(module)
+    try:
+        found = source.variable(name.decode(), observing.mode_of(source) != "run")
+    except errors.SimulatorError:
+        return NOT_FOUND
+    if found is None:
+        return NOT_FOUND
+    address[0], size[0] = found
+    return 0
 
 
-def _for_the_simulator(option: str) -> bool:
-    """Whether an option is of use to g++: macros, and folders but for NVIDIA's, whose headers the simulator has its own of."""
-    if option.startswith("-I"):
-        return "_cccl" not in option and not (Path(option[2:]) / "cuda_runtime.h").exists()
-    return option.startswith(("-D", "-U"))
-
-
-# ------------------------------------------------------------------------------------------------------------- products
-
-
-def multiply(product) -> None:
-    """C = alpha op(A) op(B) + beta C, in float32 (float64 where C is), one matrix of a batch after the other.
-
-    Written for the transposes, C^T = op(B)^T op(A)^T: a matrix by columns is its transpose by rows.
-    """
-    from minillm.backend.precision import rounded_to_tf32
-
-    p = product
-    sums = np.float64 if recording.CUDA_TYPES[p.c_type] == "float64" else np.float32
-    tf32 = recording.COMPUTE_TYPES[p.compute] == "tf32"
-    for i in range(p.batch):
-        a = matrix(_address(p, "a", i), p.a_type, *((p.k, p.m) if p.op_a else (p.m, p.k)), p.lda)
-        b = matrix(_address(p, "b", i), p.b_type, *((p.n, p.k) if p.op_b else (p.k, p.n)), p.ldb)
-        c = matrix(_address(p, "c", i), p.c_type, p.m, p.n, p.ldc)
-        a, b = (x.T if operation else x for x, operation in ((a, p.op_a), (b, p.op_b)))
-        a, b = (rounded_to_tf32(x) if tf32 else x.astype(sums, copy=False) for x in (a, b))
-        result = p.alpha * (b @ a) if p.alpha != 1 else b @ a
-        c[...] = result + p.beta * c.astype(sums, copy=False) if p.beta else result
-
-
-def matrix(address: int, cuda_type: int, rows: int, columns: int, step: int) -> np.ndarray:
-    """A matrix (rows, columns) by columns, as its transpose (columns, rows) in the memory where it lies."""
-    dtype = _dtypes()[recording.CUDA_TYPES[cuda_type]]
-    if not rows * columns:
-        return np.zeros((columns, rows), dtype)
-    size = ((columns - 1) * step + rows) * dtype.itemsize
-    flat = np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype)
-    return np.lib.stride_tricks.as_strided(flat, (columns, rows), (step * dtype.itemsize, dtype.itemsize))
-
-
-@cache
-def _dtypes() -> dict[str, np.dtype]:
-    from minillm.backend.precision import bfloat16
-
-    return {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64), "bfloat16": bfloat16()}
-
-
-def _address(product, which: str, index: int) -> int:
-    """Where matrix number `index` of a batch begins."""
-    first = getattr(product, which)
-    if product.addresses:
-        return ctypes.c_uint64.from_address(first + 8 * index).value
-    itemsize = _dtypes()[recording.CUDA_TYPES[getattr(product, f"{which}_type")]].itemsize
-    return first + index * getattr(product, f"step_{which}") * itemsize
+_VARIABLE_HOOK = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_void_p),
+    ctypes.POINTER(ctypes.c_size_t),
+)(_find_variable)

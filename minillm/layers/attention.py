@@ -42,11 +42,12 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from minillm.backend.arrays import array_module, device_of
+from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
-from minillm.layers.cached_attention import QUERY_BLOCK, cached_attention
+from minillm.layers.cached_attention import QUERY_BLOCK, attention_by_kernels, cached_attention, decode_kernel
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -323,9 +324,10 @@ class CausalSelfAttention(Layer):
         self.n_head = n_head
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None, starts=None):
+    def forward(self, x, rng_key=None, starts=None, with_bias=True):
         """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
-        (B, T): of packed documents.
+        (B, T): of packed documents. with_bias=False: the bias of `projection` is left to the
+        caller, who adds its gradient, too.
 
         Raises ValueError where dropout needs a key and there is none.
         """
@@ -333,7 +335,12 @@ class CausalSelfAttention(Layer):
         forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
-        return self.c_proj.forward(merge_heads(y))
+        return self.c_proj.forward(merge_heads(y), with_bias)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.c_proj
 
     def backward(self, dy):
         """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections.
@@ -341,7 +348,7 @@ class CausalSelfAttention(Layer):
         RuntimeError without a forward.
         """
         backward, saved = self.take_saved()
-        # forward: self.c_proj.forward(merge_heads(y))
+        # forward: self.c_proj.forward(merge_heads(y), with_bias)
         dy = split_heads(self.c_proj.backward(dy), self.n_head)
         # forward: y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         B, H, T, D = dy.shape
@@ -352,9 +359,21 @@ class CausalSelfAttention(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
+        return self.c_proj.decode(self._decoded_heads(x, cache), cache)
+
+    def decode_onto(self, residual, x, cache):
+        """residual (B, t, C) + decode(x, cache)."""
+        return decoded_onto(residual, self._decoded_heads(x, cache), cache, self.c_proj)
+
+    def _decoded_heads(self, x, cache):
+        """x (B, t, C)  ->  y (B, t, C), what c_proj reads."""
         B, t, C = x.shape
-        qkv = self.c_attn.decode(x, cache).reshape(B, t, 3, self.n_head, C // self.n_head)
+        qkv = self.c_attn.decode(x, cache)  # (B, t, 3C)
+        if cache.on_device and (kernel := decode_kernel(qkv, C // self.n_head)) is not None:
+            rows = contiguous(qkv.reshape(B * t, 3 * C))
+            q, k, v = (kernel.Heads(rows, i * C, self.n_head) for i in range(3))
+            return attention_by_kernels(kernel, self, q, k, v, C // self.n_head, cache)
+        qkv = upcast(qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
         k, v = cache.append(self, k, v)  # (B, H, T, D)
-        y = cached_attention(q, k, v, cache.padding_in(k.shape[2]))
-        return self.c_proj.decode(merge_heads(y), cache)
+        return downcast(merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]))), x)

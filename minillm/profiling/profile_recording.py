@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from minillm.layers.fused_block import fuses
 from minillm.layers.layer import Layer
 from minillm.layers.mlp import MLP
 from minillm.layers.swiglu import SwiGLU
@@ -208,6 +209,7 @@ def _noting(layer: Layer, direction: str, recorder: Recorder, is_block: bool) ->
             span.bytes = own_bytes(layer, direction, arguments, result, is_block)
         return result
 
+    noted.only_takes_time = True  # a block may be fused all the same (layers/fused_block.py)
     return noted
 
 
@@ -236,9 +238,11 @@ def own_bytes(layer: Layer, direction: str, arguments: tuple, result, is_block: 
     """Bytes of what a layer does itself, its sub-layers left out; None where that is not known.
 
     A layer without sub-layers reads its arguments and parameters and writes its result. Blocks add
-    twice, two arrays into a third. The MLPs have their activation: z -> h, and dh, z -> dz; SwiGLU:
-    gate, up -> h, and dh, gate, up -> dgate, dup.
+    twice, two arrays into a third; a fused one does nothing itself. The MLPs have their activation:
+    z -> h, and dh, z -> dz; SwiGLU: gate, up -> h, and dh, gate, up -> dgate, dup.
     """
+    if is_block and hasattr(layer, "parts") and fuses(layer.parts(), arguments[0]):
+        return None
     if is_block:
         return ARRAYS_OF_BLOCK * arguments[0].nbytes
     if type(layer) in OWN_ARRAYS:

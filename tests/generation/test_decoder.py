@@ -164,7 +164,7 @@ def test_a_model_that_trains_is_left_as_it_is(kind, config, shape):
         ),
         (cache, "before = self.length + self.count - total", "before = 1"),
         (cache, "array[..., start:stop, :] = x", "array[..., start:stop, :] = 0"),
-        (decoding, "cache.start(self.visible - cache.length)", "cache.start(self.visible - cache.length + 1)"),
+        (decoding, "cache.start(ids.shape[1], place)", "cache.start(ids.shape[1] + 1, place)"),
     ],
 )
 def test_faults_are_caught(monkeypatch, module, right, wrong):
@@ -322,7 +322,7 @@ def test_rows_that_are_selected(kind, config, shape, padded, rows):
     [
         (cache, "old[..., changed, :] = old[..., changed, :][rows]", "pass", "reorder"),
         (cache, "= old[..., :used, :][rows]", "= old[..., :used, :][rows * 0]", "reorder"),
-        (cache, "self.padding = self.padding[rows]", "pass", "reorder"),
+        (cache, "self._set_padding(self._host_padding[to_host(rows)])", "pass", "reorder"),
         (
             decoding,
             "start = int(changed.argmax()) if changed.any() else self.visible",

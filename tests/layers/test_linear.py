@@ -9,11 +9,11 @@ from minillm.checks.cases import LINEAR, array
 from minillm.layers.linear import Linear, linear_forward
 
 FAULTS = {
-    "dx is half of what it should be": ("dx = matmul(dy_rows, w.T)", "dx = matmul(dy_rows, w.T * 0.5)"),
+    "dx is half of what it should be": ("dx = matmul(dy_rows, w.T,", "dx = matmul(dy_rows, w.T * 0.5,"),
     "dweight is a mean in place of a sum": (
         "dweight = matmul(rows.T, dy_rows,", "dweight = matmul(rows.T, dy_rows / len(rows),"),
     "dbias is a mean in place of a sum": (
-        "dbias = matmul(ones, dy_rows)", "dbias = matmul(ones, dy_rows / len(dy_rows))"),
+        "dbias = sum_over_rows(dy_rows)", "dbias = sum_over_rows(dy_rows / len(dy_rows))"),
     "transposed: dweight is twice what it should be": (
         "dweight = matmul(dy_rows.T, rows,", "dweight = matmul(dy_rows.T, rows * 2,"),
 }  # fmt: skip

@@ -18,8 +18,11 @@ from minillm.layers.rotary import rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 
 FAULTS = {
-    "no path through the keys": ("    dx += self.k_proj", "    self.k_proj"),
-    "no path through the values": ("    dx += self.v_proj", "    self.v_proj"),
+    "no path through the keys": (
+        "dx = self.k_proj.backward(merge_heads(dk), dx)",
+        "self.k_proj.backward(merge_heads(dk))",
+    ),
+    "no path through the values": ("return self.v_proj.backward(merge_heads(dv), dx)", "return dx"),
     "dq not rotated back": ("rotate_backward(dq, saved_q)", "dq"),
     "dk not rotated back": ("rotate_backward(dk, saved_k)", "dk"),
     "dk and dv exchanged": ("dq, dk, dv = ", "dq, dv, dk = "),

@@ -5,20 +5,23 @@ from itertools import count
 
 import numpy as np
 import pytest
+from gpu_testing import on_the_standin, uncomputed
 
 import minillm
 from minillm.kernels.simulator import compiler_available
+from minillm.kernels.standin.recording import counts
 from minillm.models.architectures import config_from_dict, make_model
 from minillm.profiling import profile
 from minillm.profiling.flops import flops_per_token, multiplied_weights
 from minillm.profiling.peaks import PEAKS
 from minillm.profiling.profile import WARM_UP_STEPS, Part, Profiler, StepProfile, add_up
-from minillm.profiling.profile_recording import Recorder, Window
+from minillm.profiling.profile_recording import GpuClock, Recorder, Window
 from minillm.profiling.profile_table import profile_table
 from minillm.training import Reporter, train
 from minillm.training.data_parallel import DataParallel
 
 BATCH, TIME = 3, 16
+MAY_PEND = 1000  # launches and copies that CUDA takes before it makes the host wait; events are in the same queue
 GPT2 = dict(model_type="gpt2", vocab_size=48, context_length=TIME, n_layer=2, n_head=2, d_model=64)
 LLAMA = {**GPT2, "model_type": "llama", "n_kv_head": 1}
 needs_compiler = pytest.mark.skipif(
@@ -243,11 +246,39 @@ def test_a_run_with_a_profile_is_the_same_run(new_run):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16"])
 def test_on_a_gpu(dtype):
-    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-    if not cupy.cuda.is_available():
-        pytest.skip("no NVIDIA GPU: cupy.cuda.is_available() is false")
+    import cupy
+
     result = profiled(GPT2, device="cuda", dtype=dtype)
     assert sum(part.seconds for part in result.parts) == pytest.approx(result.seconds)
     assert min(part.seconds for part in result.parts) >= 0 and result.parts[-1].name == "launch gap"
     assert products(result) == result.model_operations
     assert result.device_name == cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+
+
+@pytest.mark.gpu
+def test_what_pends_behind_a_window_on_a_gpu(monkeypatch):
+    """All that the host hands over from the start of the sleep to the last boundary of a window has to fit into the queue.
+
+    12 layers of GPT-2 in bfloat16: more launches from boundary to boundary than in float32, and as many as at full width.
+    """
+    if not on_the_standin():
+        pytest.skip("a GPU does not tell how many launches pend: `pytest -m gpu --standin` counts them")
+    asked = ("launches", "products", "to_device", "to_host", "memsets")
+    began, pending = [], []
+
+    class Counting(GpuClock):
+        def hold_up(self, seconds):
+            super().hold_up(seconds)
+            began[:] = [0, sum(counts()[name] for name in asked)]
+
+        def now(self):
+            if began:
+                began[0] += 1
+                pending.append(began[0] + sum(counts()[name] for name in asked) - began[1])
+            return super().now()
+
+    monkeypatch.setattr(profile, "clock_of", lambda device: Counting())
+    with uncomputed():
+        profiled({**GPT2, "n_layer": 12, "dropout": 0.1}, device="cuda", dtype="bfloat16")
+    assert 400 < max(pending) < MAY_PEND
+    assert len([count for count in pending if count == 1]) > 3, "windows"
