@@ -449,8 +449,16 @@ _ALL = (
     _rung("naive", "Attention, rung 1: the formulas, one kernel each", "matrix", "forward / backward", "softmax.cuh"),
     _rung("tiled", "Attention, rung 2: through shared memory", "matrix", "forward / backward", "softmax.cuh"),
     _rung("online", "Attention, rung 3: no T x T matrix", "online", "attention", "delta.cuh"),
-    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention"),
-    _rung("flash_tensor_cores", "Attention, rung 5: matrix instructions", "flash_tensor_cores", "attention"),
+    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention", "mask.cuh"),
+    _rung(
+        "flash_tensor_cores",
+        "Attention, rung 5: matrix instructions",
+        "flash_tensor_cores",
+        "attention",
+        "warp_tiles.cuh",
+        "operands.cuh",
+        "mask.cuh",
+    ),
     Operation(
         "gpt_page",
         "A GPT on one page: model, loss, gradients, AdamW",
