@@ -24,6 +24,7 @@ OPERATIONS = {
     "embedding": ("float32",),
     "gelu": ("float32", "bfloat16"),
     "global_norm": ("float32",),
+    "largest": ("float32",),
     "layer_norm": ("float32", "bfloat16"),
     "residual_bias": ("float32", "bfloat16"),
     "residual_layer_norm": ("float32", "bfloat16"),

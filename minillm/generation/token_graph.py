@@ -71,7 +71,7 @@ class _Recording:
     def __init__(self, body, shape, cache, key):
         import cupy
 
-        self.key, self._kept = key, []
+        self.key, self._kept, self._cupy = key, [], cupy
         self._input = cupy.zeros(1 + shape[0], np.int64)  # the place, then the ids
         stream = cupy.cuda.Stream(non_blocking=True)
         self._pool = cupy.cuda.MemoryPool()  # so that what is freed in between serves this pass alone
@@ -90,7 +90,8 @@ class _Recording:
         cache.forget_pass()
 
     def replay(self, ids, cache):
-        self._input.set(np.concatenate([[cache.length], ids.reshape(-1)]))
+        numbers = np.concatenate([[cache.length], ids.reshape(-1)])
+        self._input.set(numbers, stream=self._cupy.cuda.get_current_stream())
         self._graph.launch()
         cache.start(1, self._input[:1])
         cache.note_replayed()
