@@ -1,4 +1,4 @@
-"""What layers share when they decode on a device: kernels for a few rows in place of array operations.
+"""What layers share when they decode on a device: kernels for a few rows.
 
 A token that is generated is one row of numbers in each layer. On a GPU that row is computed in less
 time than the host takes to ask for it, so what counts is the number of launches: a product, its

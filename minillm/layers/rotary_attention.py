@@ -81,8 +81,11 @@ class RotaryPositions:
         if key not in cache.shared:
             by_token = self.depend_on_length and cache.padding is not None  # each has the angles of its own text
             tables = self._rows_at(cache, like) if by_token else None
-            length = cache.length + cache.count if self.depend_on_length else cache.capacity()
-            cache.shared[key] = tables or self._grown(length, like), by_token
+            # one row more than needed, so that the next pass can be recorded: nothing is copied there
+            tables = tables or self._grown(cache.length + cache.count, like, spare=0 if cache.is_recorded else 1)
+            cache.shared[key] = tables, by_token
+            if not by_token:
+                cache.limit = min(cache.limit, len(tables[0]))
         return cache.shared[key]
 
     def _rows_at(self, cache, like):
@@ -92,12 +95,12 @@ class RotaryPositions:
         ]
         return tuple(array_module(like).concatenate(each) for each in zip(*rows))
 
-    def _grown(self, T: int, like):
-        """cos and sin for a text of T positions, and more rows to come."""
+    def _grown(self, T: int, like, spare: int = 0):
+        """cos and sin for a text of T positions, of at least so many rows and `spare`."""
         key, stage = (np.dtype(like.dtype).name, device_of(like)), self.stage(T)
         found, tables = self._tables.get(key, (None, None))
-        if tables is None or found != stage or len(tables[0]) < T:
-            rows = 1 << (T - 1).bit_length()
+        if tables is None or found != stage or len(tables[0]) < T + spare:
+            rows = 1 << (T + spare - 1).bit_length()
             tables = rotary_tables(rows, self.head_dim, self.base, key[0], self.scaling, T)
             tables = tuple(to_device(table, key[1]) for table in tables)
             self._tables[key] = stage, tables

@@ -245,7 +245,13 @@ def _rung(name: str, title: str, module: str, pairs: str, *shared: str) -> Opera
 
 
 _ALL = (
-    _layer("linear", "Linear: a learned matrix applied to every row", "linear", "Linear"),
+    _layer(
+        "linear",
+        "Linear: a learned matrix applied to every row",
+        "linear",
+        "Linear",
+        kernels=("skinny_matmul.cu",),
+    ),
     _layer(
         "embedding",
         "Embedding: a table with a row for each token",
@@ -272,6 +278,14 @@ _ALL = (
         case="swiglu MLP",
     ),
     _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax"),
+    Operation(
+        "greedy",
+        "Greedy decoding: the largest logit",
+        "layers",
+        "minillm.sampler.draw",
+        _pairs("greedy /"),
+        ("largest.cu",),
+    ),
     _layer(
         "attention",
         "Attention: every token reads the tokens before it",
@@ -284,7 +298,14 @@ _ALL = (
         kernels=("attention/flash.cu",),
         case="causal self-attention",
     ),
-    _layer("cached_attention", "Attention of new tokens to a cache", "cached_attention /", "_softmax /", case=""),
+    _layer(
+        "cached_attention",
+        "Attention of new tokens to a cache",
+        "cached_attention /",
+        "_softmax /",
+        kernels=("attention/decode.cu",),
+        case="",
+    ),
     _layer(
         "rotary",
         "Rotary embedding: positions as rotations",
