@@ -136,5 +136,5 @@ class Linear(Layer):
         return y
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, O) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return products(x, (self,), cache, residual=residual)[0]

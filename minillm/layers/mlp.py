@@ -61,7 +61,7 @@ class MLP(Layer):
         return self.c_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, C) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.c_proj)
 
     def _decoded_inside(self, x, cache):

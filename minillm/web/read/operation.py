@@ -277,15 +277,7 @@ _ALL = (
         kernels=("swiglu.cu",),
         case="swiglu MLP",
     ),
-    _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax"),
-    Operation(
-        "greedy",
-        "Greedy decoding: the largest logit",
-        "layers",
-        "minillm.sampler.draw",
-        _pairs("greedy /"),
-        ("largest.cu",),
-    ),
+    _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax", kernels=("largest.cu",)),
     _layer(
         "attention",
         "Attention: every token reads the tokens before it",

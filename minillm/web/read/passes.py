@@ -39,7 +39,6 @@ from minillm.models.qwen3 import Qwen3, Qwen3Config
 from minillm.optim import OPTIMIZERS, AdamW, clip, muon
 from minillm.optim.adamw import adamw_formula
 from minillm.optim.optimizer import Optimizer
-from minillm.sampler import draw
 from minillm.web.read.operation import Operation
 
 Pass = Callable[[], object]
@@ -245,7 +244,6 @@ _FURTHER: dict[str, tuple[Pass, ...]] = {
     "attention": (_further_of_attention(SELF_ATTENTION),),
     "rotary_attention": (_further_of_attention(ROTARY_ATTENTION),),
     "recompute": (_further_of_recompute,),
-    "greedy": (lambda: draw.greedy(array("logits", 3, 11)),),
 }
 
 
