@@ -89,16 +89,19 @@ def linear_layers():
 
 def head():
     """Products of the head, by the number of rows of a chunk and by the layout of the logits."""
-    x, w = rand(N, C), rand(V, C)
-    dw = cupy.zeros((V, C), F32)
-    for n, calls in ((2670, 6), (4096, 0), (8192, 0)):
+    x, w = rand(N, C), rand(50304, C)
+    dw = cupy.zeros((50304, C), F32)
+    for n, calls in ((2730, 0), (4096, 0), (8192, 2)):
         logits, padded = cupy.empty((n, V), F32), cupy.empty((n, 50304), F32)
-        grad = rand(n, 50264)
-        product(f"head: logits of {n}, float32, rows of 50,257", x[:n], w.T, logits, calls, inner=3)
-        product(f"head: logits of {n}, float32, rows of 50,304", x[:n], w.T, padded[:, :V], 0, inner=3)
-        product(f"head: logits of {n}, bfloat16, rows of 50,264", x[:n], w.T, grad[:, :V], 0, inner=3)
-        product(f"head: dx of {n}", grad[:, :V], w, cupy.empty((n, C), BF), calls, inner=3)
-        product(f"head: dw of {n}, added", grad[:, :V].T, x[:n], dw, calls, add=True, inner=3)
+        grad = rand(n, 50304)
+        product(f"head: logits of {n}, float32, rows of 50,257", x[:n], w[:V].T, logits, 0, inner=3)
+        product(f"head: logits of {n}, float32, rows of 50,304", x[:n], w[:V].T, padded[:, :V], 0, inner=3)
+        product(f"head: logits of {n}, bfloat16, rows of 50,304", x[:n], w[:V].T, grad[:, :V], 0, inner=3)
+        product(f"head: logits of {n}, bfloat16, 50,304 columns", x[:n], w.T, grad, calls, inner=3)
+        product(f"head: dx of {n}, 50,257 columns", grad[:, :V], w[:V], cupy.empty((n, C), BF), 0, inner=3)
+        product(f"head: dx of {n}, 50,304 columns", grad, w, cupy.empty((n, C), BF), calls, inner=3)
+        product(f"head: dw of {n}, 50,257 rows, added", grad[:, :V].T, x[:n], dw[:V], 0, add=True, inner=3)
+        product(f"head: dw of {n}, 50,304 rows, added", grad.T, x[:n], dw, calls, add=True, inner=3)
         del logits, padded, grad
 
 
@@ -127,10 +130,10 @@ def elementwise():
     show("CuPy: copy of q to (B, H, T, D)", lambda: q.copy(), 5 * L, moved=2 * x.nbytes)
     dq = dqkv.reshape(16, T, 3, H, 64)[:, :, 0]
     show("CuPy: dq into dqkv", lambda: cupy.copyto(dq, q.transpose(0, 2, 1, 3)), 3 * L, moved=2 * x.nbytes)
-    show("CuPy: wte to bfloat16", lambda: w32.astype(BF), 14, moved=6 * w32.size)
+    show("CuPy: wte to bfloat16", lambda: w32.astype(BF), 0, moved=6 * w32.size)
     w2 = rand(C, F, dtype=F32)
     # 96 weights of 4 sizes have as many numbers as 72 of this one
-    show("CuPy: a weight of 768 x 3072 to bfloat16", lambda: w2.astype(BF), 72, moved=6 * w2.size)
+    show("CuPy: a weight of 768 x 3072 to bfloat16", lambda: w2.astype(BF), 0, moved=6 * w2.size)
 
 
 def norms_and_gelu():
@@ -162,9 +165,9 @@ def attention():
 def loss_and_update():
     """Cross-entropy, embedding, AdamW, and the norm that clips."""
     x, dw = rand(N, C), cupy.zeros((V, C), F32)
-    logits, grad, t = rand(2670, V, dtype=F32), cupy.empty((2670, 50264), BF), cupy.zeros(2670, "int64")
-    loss = partial(cross_entropy.cross_entropy_forward, logits, t, count=N, gradient=grad)
-    show("cross-entropy of 2670 rows, gradient bf16", loss, 6, moved=logits.size * 6, inner=3)
+    logits, t = rand(8192, 50304)[:, :V], cupy.zeros(8192, "int64")
+    loss = partial(cross_entropy.cross_entropy_forward, logits, t, count=N)
+    show("cross-entropy of 8192 rows, bf16", loss, 2, moved=logits.size * 4, inner=3)
     ids = cupy.asarray(np.random.default_rng(0).integers(0, V, (16, T)))
     scattered = partial(embedding.embedding_backward, x.reshape(16, T, C), (ids, (V, C)), dw)
     show("embedding backward (sort included)", scattered, 1)
@@ -172,7 +175,9 @@ def loss_and_update():
     sets = [[cupy.zeros_like(p) for p in ps] for _ in range(3)]
     one = cupy.ones((), F32)
     update = partial(adamw.adamw_update, ps, *sets, 1e-3, (0.9, 0.95), 1e-8, [0.1] * 119, 1, one)
-    show("AdamW of 124.8 M", update, 1, moved=28 * 119 << 20)
+    show("AdamW of 124.8 M", update, 0, moved=28 * 119 << 20)
+    copies = [cupy.empty(p.shape, BF) for p in ps]
+    show("AdamW of 124.8 M, with copies in bf16", partial(update, copies=copies), 1, moved=30 * 119 << 20)
     show("norm of 124.8 M", lambda: global_norm.clipped_norm(sets[0], 1.0), 1, moved=4 * 119 << 20)
 
 

@@ -58,13 +58,12 @@ def adamw_update(
     copies = [copy for copy in copies if copy is not None]
     _check_copies(values, copies)
     tensors, blocks = layout(values)
-    tables = addresses(values, gradients, first_moments, second_moments)
-    (copy_table,) = addresses(copies) if copies else (np.uint64(0),)
+    tables = addresses(values, gradients, first_moments, second_moments, copies)
     decays = on_device(device_id(values[0]), tuple(map(float, weight_decays)), "float32")
     beta1, beta2 = betas
     numbers = (lr, beta1, 1 - beta1, beta2, 1 - beta2, eps, 1 - beta1**step, 1 - beta2**step)
     counts = (np.int32(len(values)), np.int32(len(copies)))
-    arguments = (*tables, copy_table, tensors, decays, _on_device_of(values[0], gradient_scale), *counts)
+    arguments = (*tables, tensors, decays, _on_device_of(values[0], gradient_scale), *counts)
     CUDA.launch("adamw", (blocks,), (256,), (*arguments, *map(np.float32, numbers), np.int32(decoupled)))
 
 

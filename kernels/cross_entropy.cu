@@ -12,9 +12,9 @@
 // sum and once more, from the L2 cache, for the gradient.
 //
 // Work: one block of up to 512 threads for each row; thread t takes packs t, t + blockDim.x, ... of
-// 16 bytes: four logits in float32, eight in bfloat16. The logits before the row's first multiple of
-// 16 bytes, and those behind the last pack, are taken one at a time. Shared memory: 32 pairs (m, s),
-// 32 partial sums.
+// 16 bytes: four logits in float32, eight in bfloat16. The logits before the row's first multiple
+// of 16 bytes, and those behind the last pack, are taken one at a time. Shared memory: 32 pairs (m,
+// s), 32 partial sums.
 //
 // Rows whose target is ignore_index get no loss and a gradient of 0. A target outside of 0 ... V -
 // 1 makes the loss NaN.

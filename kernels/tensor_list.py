@@ -18,17 +18,19 @@ CONSTANTS = {"PIECE": PIECE}  # of tensor_list.cuh
 
 
 def addresses(*lists):
-    """Equally long lists of arrays  ->  for each list the addresses of its arrays, (tensors,)
-    uint64, on their device.
+    """Lists of arrays  ->  for each list the addresses of its arrays, (tensors,) uint64, on their
+    device.
     """
     like = lists[0][0]
     if isinstance(like, SimulatedArray):
         from minillm.kernels.simulator import PointerTable
 
         return [PointerTable.of(arrays) for arrays in lists]
-    pointers = np.array([[array.data.ptr for array in arrays] for arrays in lists], np.uint64)
+    pointers = np.array([array.data.ptr for arrays in lists for array in arrays], np.uint64)
     with like.device:
-        return list(array_module(like).asarray(pointers))  # one transfer
+        table = array_module(like).asarray(pointers)  # one transfer
+    ends = np.cumsum([len(arrays) for arrays in lists]).tolist()
+    return [table[end - len(arrays) : end] for end, arrays in zip(ends, lists)]
 
 
 def check_list(kernel: str, name: str, arrays, *, like, shapes=None, because: str = "", dtype="float32") -> None:
@@ -71,7 +73,7 @@ def layout(arrays):
 
 @lru_cache(maxsize=32)
 def on_device(place: str, numbers: tuple | float, dtype: str):
-    """A table of numbers, or one number, that stays on a device, because every step needs the same."""
+    """A table of numbers, or one, that stays on a device, because every step needs the same."""
     host = np.array(numbers, dtype)
     if place == "cudasim":
         return host.view(SimulatedArray)

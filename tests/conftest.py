@@ -18,7 +18,7 @@ from slow_tests import SLOW  # noqa: E402
 from minillm.errors import UserError  # noqa: E402
 from minillm.kernels import use_kernels  # noqa: E402
 from minillm.kernels.simulator import configured  # noqa: E402
-from minillm.kernels.standin.attach import attach  # noqa: E402
+from minillm.kernels.standin.attach import attach, forget_errors  # noqa: E402
 from minillm.kernels.standin.computing import carry_out_everything  # noqa: E402
 
 
@@ -60,9 +60,13 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def all_kernels_afterwards():
-    """What a test, a benchmark or a page turned off is on again for the next one."""
+    """What a test, a benchmark or a page turned off is on again for the next one.
+
+    A kernel that failed on the stand-in fails its test alone, not all that follow.
+    """
     yield
     use_kernels(True)
+    forget_errors()
 
 
 @pytest.fixture(scope="session")

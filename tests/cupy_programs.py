@@ -13,7 +13,7 @@ def needs_cupy():
     """Skip where CuPy is not installed."""
     needs_compiler()
     if importlib.util.find_spec("cupy") is None or sys.platform != "linux":
-        pytest.skip('CuPy is not installed: pip install -e ".[nvrtc]"')
+        pytest.skip('CuPy is not installed: pip install -e ".[standin]"')
 
 
 def simulate(*arguments, cwd=None, text=""):

@@ -23,6 +23,8 @@ PATTERNS = (
     r"kernels/test_training\.py::test_the_same_seed_gives_the_same_bits\[(?!cuda)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[(descending|shuffled)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[ascending-settings1",
+    # every function of CuPy's with every type
+    r"kernels/test_cupy_functions\.py::test_the_kernels_of_all_types_compile",
     r"kernels/test_simulator_stops\.py::test_loops_that_wait_for_ever\[run-never_(added|set)",
     # whole models: further settings of an architecture, further faults, LoRA on a second architecture
     r"models/test_gradients\.py::test_gradients_of_a_model\[(gpt2, untied, bias, dr|qwen2, tied|qwen3, tied)",

@@ -42,31 +42,27 @@ __device__ inline int warp() { return threadIdx.x / 32; }
 __device__ inline int group() { return threadIdx.x % 32 / 4; }
 __device__ inline int within() { return threadIdx.x % 4; }
 
-// What differs between the two kinds of operand. DEPTH: the inner size of one matrix instruction;
-// operands are loaded for two of them.
-//   rows             a[2][4]: 16 rows, columns d ... d + 2 DEPTH, of a matrix in shared memory, as
-//                    the first operand
+// What differs between the two kinds of operand. DEPTH: the inner size of one matrix instruction.
+// Second operands are loaded for two instructions that give 8 columns each.
+//   rows             a[4]: DEPTH columns of 16 rows in shared memory, as the first operand
 //   from_sums        a[4]: the results of DEPTH columns, in c[DEPTH / 8][4], as the first operand
-//   columns_of_rows  b[4]: columns d ... d + 2 DEPTH of 8 rows: the second operand of A B^T
-//   columns          b[4]: 16 columns of DEPTH rows: the second operand of A B, for two instructions
-//                    side by side
+//   columns_of_rows  b[4]: DEPTH columns of 16 rows: the second operand of A B^T
+//   columns          b[4]: 16 columns of DEPTH rows: the second operand of A B
 struct Bf16 {
     typedef __nv_bfloat16 Number;
     static const int DEPTH = 16, PAD = PADDING / sizeof(Number);
 
-    static __device__ void rows(unsigned (&a)[2][4], const Number* tile, int stride, int d) {
+    static __device__ void rows(unsigned (&a)[4], const Number* tile, int stride) {
         int lane = threadIdx.x % 32;
-        const Number* row = tile + lane % 16 * stride + d + lane / 16 * 8;
-        ldmatrix_x4(a[0], row);
-        ldmatrix_x4(a[1], row + 16);
+        ldmatrix_x4(a, tile + lane % 16 * stride + lane / 16 * 8);
     }
-    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride, int d) {
+    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride) {
         int lane = threadIdx.x % 32;
-        ldmatrix_x4(b, tile + lane % 8 * stride + d + lane / 8 * 8);
+        ldmatrix_x4(b, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
     }
-    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride, int d) {
+    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride) {
         int lane = threadIdx.x % 32;
-        ldmatrix_x4_trans(b, tile + lane % 16 * stride + d + lane / 16 * 8);
+        ldmatrix_x4_trans(b, tile + lane % 16 * stride + lane / 16 * 8);
     }
     static __device__ unsigned pair(float low, float high) {
         return __bfloat16_as_ushort(__float2bfloat16_rn(low)) | (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
@@ -86,25 +82,24 @@ struct Tf32 {
     typedef float Number;
     static const int DEPTH = 8, PAD = PADDING / sizeof(Number);
 
-    static __device__ void rows(unsigned (&a)[2][4], const Number* tile, int stride, int d) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const Number* corner = tile + group() * stride + d + half * DEPTH + within();
-            a[half][0] = to_tf32(corner[0]);
-            a[half][1] = to_tf32(corner[8 * stride]);
-            a[half][2] = to_tf32(corner[4]);
-            a[half][3] = to_tf32(corner[8 * stride + 4]);
-        }
+    static __device__ void rows(unsigned (&a)[4], const Number* tile, int stride) {
+        const Number* corner = tile + group() * stride + within();
+        a[0] = to_tf32(corner[0]);
+        a[1] = to_tf32(corner[8 * stride]);
+        a[2] = to_tf32(corner[4]);
+        a[3] = to_tf32(corner[8 * stride + 4]);
     }
-    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride, int d) {
-        const Number* corner = tile + group() * stride + d + within();
-#pragma unroll
-        for (int n = 0; n < 4; ++n) b[n] = to_tf32(corner[4 * n]);
+    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride) {
+        const Number* corner = tile + group() * stride + within();
+        b[0] = to_tf32(corner[0]);
+        b[1] = to_tf32(corner[4]);
+        b[2] = to_tf32(corner[8 * stride]);
+        b[3] = to_tf32(corner[8 * stride + 4]);
     }
     // The inner index t of the instruction is row 2t and t + 4 is row 2t + 1, in from_sums too: the
     // order of a sum is free, and so the results need not change lanes to become an operand.
-    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride, int d) {
-        const Number* corner = tile + 2 * within() * stride + d + group();
+    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride) {
+        const Number* corner = tile + 2 * within() * stride + group();
         b[0] = to_tf32(corner[0]);
         b[1] = to_tf32(corner[stride]);
         b[2] = to_tf32(corner[8]);
@@ -138,22 +133,22 @@ __device__ inline void load_rows(AsyncCopies& copies, typename Operand::Number* 
 // shared memory once; else for every product.
 template <class Operand, int D, int GROUPS, bool KEPT>
 struct FirstOperand {
-    static const int STRIDE = D + Operand::PAD, STEP = 2 * Operand::DEPTH;
+    static const int STRIDE = D + Operand::PAD, DEPTH = Operand::DEPTH;
     const typename Operand::Number* tile;
-    unsigned kept[KEPT ? D / STEP : 1][GROUPS][2][4];
+    unsigned kept[KEPT ? D / DEPTH : 1][GROUPS][4];
 
     __device__ FirstOperand(const typename Operand::Number* tile) : tile(tile) {
 #pragma unroll
-        for (int d = 0; KEPT && d < D; d += STEP) read(kept[d / STEP], d);
+        for (int d = 0; KEPT && d < D; d += DEPTH) read(kept[d / DEPTH], d);
     }
-    // The columns d ... d + STEP - 1 of each group.
-    __device__ const unsigned (&at(int d))[GROUPS][2][4] {
+    // The columns d ... d + DEPTH - 1 of each group.
+    __device__ const unsigned (&at(int d))[GROUPS][4] {
         if (!KEPT) read(kept[0], d);
-        return kept[KEPT ? d / STEP : 0];
+        return kept[KEPT ? d / DEPTH : 0];
     }
-    __device__ void read(unsigned (&a)[GROUPS][2][4], int d) const {
+    __device__ void read(unsigned (&a)[GROUPS][4], int d) const {
 #pragma unroll
-        for (int m = 0; m < GROUPS; ++m) Operand::rows(a[m], tile + 16 * m * STRIDE, STRIDE, d);
+        for (int m = 0; m < GROUPS; ++m) Operand::rows(a[m], tile + 16 * m * STRIDE + d, STRIDE);
     }
 };
 
@@ -169,16 +164,16 @@ __device__ inline void matmul_abt(float (&s)[GROUPS][N / 8][4], FirstOperand<Ope
 #pragma unroll
             for (int e = 0; e < 4; ++e) s[m][n][e] = 0;
 #pragma unroll
-    for (int d = 0; d < D; d += 2 * Operand::DEPTH) {
-        const unsigned(&a_operand)[GROUPS][2][4] = a.at(d);
+    for (int d = 0; d < D; d += Operand::DEPTH) {
+        const unsigned(&a_operand)[GROUPS][4] = a.at(d);
 #pragma unroll
-        for (int n = 0; n < N / 8; ++n) {
+        for (int n = 0; n < N / 8; n += 2) {
             unsigned b_operand[4];
-            Operand::columns_of_rows(b_operand, b + 8 * n * STRIDE, STRIDE, d);
+            Operand::columns_of_rows(b_operand, b + 8 * n * STRIDE + d, STRIDE);
 #pragma unroll
             for (int m = 0; m < GROUPS; ++m) {
-                Operand::multiply(s[m][n], a_operand[m][0], b_operand);
-                Operand::multiply(s[m][n], a_operand[m][1], b_operand + 2);
+                Operand::multiply(s[m][n], a_operand[m], b_operand);
+                Operand::multiply(s[m][n + 1], a_operand[m], b_operand + 2);
             }
         }
     }
@@ -197,7 +192,7 @@ __device__ inline void add_matmul_ab(float (&o)[GROUPS][D / 8][4], const float (
 #pragma unroll
         for (int d = 0; d < D; d += 16) {
             unsigned b_operand[4];
-            Operand::columns(b_operand, v + j * STRIDE, STRIDE, d);
+            Operand::columns(b_operand, v + j * STRIDE + d, STRIDE);
 #pragma unroll
             for (int m = 0; m < GROUPS; ++m) {
                 Operand::multiply(o[m][d / 8], a_operand[m], b_operand);
@@ -299,6 +294,18 @@ __device__ inline void add_to_softmax(float (&p)[N / 8][4], float (&o)[D / 8][4]
             o[n][2 * half + 1] *= alpha;
         }
     }
+}
+
+// Of numbers that each query has, those of this lane's columns of a transposed tile; 0 beyond the end.
+template <int N>
+__device__ inline void read_columns(float (&numbers)[N / 8][2], const float* of_queries, int first, int time) {
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+            int i = first + 8 * n + 2 * within() + c;
+            numbers[n][c] = i < time ? of_queries[i] : 0;
+        }
 }
 
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
@@ -490,15 +497,9 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
             load_rows<Operand, D, N>(copies, dy_tiles + (tile ^ 1) * TILE, dy, layout.dy.token, first_query, time);
         }
         if (mask.hides_all(query, N, row, ROWS)) continue;
-        float lse_i[N / 8][2], delta_i[N / 8][2];  // of this lane's columns; read before the products, which take their time
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-                int i = query + 8 * n + 2 * within() + c;
-                lse_i[n][c] = i < time ? lse[head * time + i] * LOG2_E : 0;
-                delta_i[n][c] = i < time ? delta[head * time + i] : 0;
-            }
+        float lse_i[N / 8][2], delta_i[N / 8][2];  // read before the products, which take their time
+        read_columns<N>(lse_i, lse + (long long)head * time, query, time);
+        read_columns<N>(delta_i, delta + (long long)head * time, query, time);
         float p[GROUPS][N / 8][4], weight[GROUPS][N / 8][4];  // transposed: rows are keys, columns are queries
         matmul_abt<Operand, D, N>(p, k_rows, q_tiles + tile * TILE);
         bool masked = !mask.hides_none(query, N, row, ROWS);
@@ -512,7 +513,7 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     // forward: P = exp(S - L): P meets V with the factor of dropout
-                    p[g][n][e] = exp2f(p[g][n][e] * (scale * LOG2_E) - lse_i[n][e % 2]);
+                    p[g][n][e] = exp2f(p[g][n][e] * (scale * LOG2_E) - lse_i[n][e % 2] * LOG2_E);
                     weight[g][n][e] = p[g][n][e] * kept[g].factor(drop, 8 * n + 2 * within() + e % 2, group() + e / 2 * 8);
                 }
         }

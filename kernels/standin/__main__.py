@@ -1,6 +1,7 @@
-"""python standin/run.py [--compute] [--capability 9.0] [--counts] (-m MODULE | SCRIPT) [ARGUMENTS...]
+"""python -m minillm.kernels.standin [--compute] [--capability 9.0] [--counts] (-m MODULE | SCRIPT) [ARGUMENTS...]
 
-Runs a program with the stand-in in the place of the GPU.
+Runs a program with the stand-in in the place of the GPU. `minillm simulate` does that for CuPy programs;
+this is for those of minillm, where nothing is computed unless --compute says so.
 
 --compute      carry out launches and products in host memory (computing.py); else they are only checked and recorded
 --capability   the compute capability of the GPU, 9.0 by default
@@ -11,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import runpy
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from minillm.errors import UserError
+from minillm.kernels.standin.attach import attach_as_told
+from minillm.kernels.standin.recording import counts
+from minillm.kernels.standin.script import Program, start
 
 
 def main() -> None:
@@ -25,38 +27,22 @@ def main() -> None:
     parser.add_argument("--counts", action="store_true")
     parser.add_argument("-m", dest="module", help="the module to run, as python -m does")
     own = sys.argv[1:]
-    program = _program_starts(own)
-    chosen = parser.parse_args(own[:program])
-    rest = own[program:]
+    beginning = _program_starts(own)
+    chosen, rest = parser.parse_args(own[:beginning]), own[beginning:]
     if not chosen.module and not rest:
         parser.error("name a module (-m) or a script to run")
-
     _append_to("PYTEST_PLUGINS", "minillm.kernels.standin.plugin", ",")
     os.environ["GPU_STANDIN_CAPABILITY"] = chosen.capability
     os.environ["GPU_STANDIN_COMPUTE"] = "1" if chosen.compute else ""
-
-    writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # this folder may be shared
-    from minillm.kernels.standin.attach import attach_as_told
-    from minillm.kernels.standin.build import Unsupported
-
+    name, arguments = (chosen.module, rest) if chosen.module else (rest[0], rest[1:])
     try:
         attach_as_told()
-        sys.dont_write_bytecode = writing
-    except Unsupported as error:
-        raise SystemExit(f"run.py: {error}") from None
-    try:
-        if chosen.module:
-            sys.argv = [chosen.module, *rest]
-            sys.path.insert(0, os.getcwd())
-            runpy.run_module(chosen.module, run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = rest
-            sys.path.insert(0, str(Path(rest[0]).resolve().parent))
-            runpy.run_path(rest[0], run_name="__main__")
+        start(Program(name, tuple(arguments), is_module=bool(chosen.module)))
+    except UserError as error:
+        print(f"minillm.kernels.standin: {error}", file=sys.stderr)
+        sys.exit(2)
     finally:
         if chosen.counts:
-            from minillm.kernels.standin.recording import counts
-
             print(*(f"{name} {number:,}" for name, number in counts().items()), sep=", ", file=sys.stderr)
 
 

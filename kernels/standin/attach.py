@@ -92,6 +92,7 @@ def attach() -> None:
     installation.check()
     os.environ.setdefault("CUPY_CACHE_DIR", str(installation.cache_folder() / "cupy"))
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB's compiled kernels bring a runtime of their own
+    _kept.append(ctypes.CDLL(installation.nvrtc(), mode=ctypes.RTLD_GLOBAL))  # CuPy finds it in memory
     loaded = {soname: ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL) for soname, path in build().items()}
     _kept.extend(loaded.values())
     cuda, cublas = loaded[DRIVER], next(library for name, library in loaded.items() if name.startswith("libcublas."))
@@ -139,7 +140,8 @@ def forget_errors() -> None:
     """As if no kernel had failed: CUDA itself needs a new process after an illegal address. For
     tests.
     """
-    cuda.standin_forget_errors()
+    if cuda is not None:
+        cuda.standin_forget_errors()
 
 
 def _replace_runtime() -> None:

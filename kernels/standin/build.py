@@ -22,9 +22,6 @@ DRIVER = "libcuda.so.1"
 _DRIVER_SOURCES = ("errors.c", "devices.c", "memory.c", "streams.c", "graphs.c", "driver.c", "calls.c")
 
 
-Unsupported = UserError
-
-
 class Library(NamedTuple):
     """A library that is part of the stand-in.
 

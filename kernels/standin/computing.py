@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import _thread
 import ctypes
+import inspect
 import os
 from functools import cache
 
 from minillm.errors import UserError
 from minillm.kernels.simulator import errors, settings
 from minillm.kernels.simulator.launching import Size, carry_out, described
-from minillm.kernels.standin import attach, observing, recording, sources
+from minillm.kernels.standin import attach, generator, observing, recording, sources
 from minillm.kernels.standin.products import multiply
 
 LAUNCH_FAILURE, NOT_SUPPORTED, INVALID_VALUE, NOT_FOUND = 719, 801, 1, 500  # cudaError
@@ -32,15 +33,19 @@ def carry_out_everything() -> None:
     from cupy.cuda import compiler
 
     compile_module = compiler._compile_with_cache_cuda
+    signature = inspect.signature(compile_module)  # versions of CuPy differ in the order of the arguments
 
-    def noting(source, options, arch, extra_source=None, backend="nvrtc", *arguments, **named):
+    def noting(*arguments, **named):
+        asked = signature.bind(*arguments, **named).arguments
+        source, options, backend = asked["source"], asked["options"], asked.get("backend", "nvrtc")
         if backend != "nvrtc":
             raise compiler.CompileException(WITHOUT_NVCC.format(backend), source, "", options, backend)
-        module = compile_module(source, options, arch, extra_source, backend, *arguments, **named)
+        module = compile_module(*arguments, **named)
         sources.note(module, source, options)
         return module
 
     compiler._compile_with_cache_cuda = noting
+    generator.replace()
     attach.cuda.standin_set_variable_hook(_VARIABLE_HOOK)
     recording.carry_out(_answering(run, LAUNCH_FAILURE), _answering(multiply, CUBLAS_EXECUTION_FAILED))
 

@@ -5,6 +5,7 @@ A clear error where one is missing.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -46,7 +47,7 @@ def check() -> None:
     compiler()
     _check_cupy()
     cuda_headers()
-    _check_nvrtc()
+    nvrtc()
     if importlib.util.find_spec("ml_dtypes") is None:
         raise MissingExtra(FEATURE, "ml_dtypes", _EXTRAS[cuda_major()])
 
@@ -129,27 +130,30 @@ def cuda_version(headers: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def _check_nvrtc() -> None:
-    """CuPy finds NVRTC by itself; what it says where there is none is a long traceback."""
+def nvrtc() -> str:
+    """What the dynamic linker loads NVRTC by: the file of NVIDIA's package, else the library's name.
+
+    Raises MissingExtra where there is none. CuPy before 14 does not look into NVIDIA's packages, and
+    later ones end in a long traceback.
+    """
     library = f"libnvrtc.so.{cuda_major()}"
     for folder in _nvidia_folders("cuda_nvrtc" if cuda_major() == 12 else "cu13"):
         if (folder / "lib" / library).exists():
-            return
+            return str(folder / "lib" / library)
+    try:
+        ctypes.CDLL(library)
+        return library
+    except OSError:
+        return _nvrtc_elsewhere(library)
+
+
+def _nvrtc_elsewhere(library: str) -> str:
+    """NVRTC of conda or of a toolkit, where CuPy 14's finder finds it."""
     try:
         from cuda import pathfinder
-    except ImportError:
-        pathfinder = None
-    if pathfinder is None:  # before CuPy 14 the dynamic linker finds it
-        import ctypes
 
-        try:
-            ctypes.CDLL(library)
-        except OSError:
-            raise MissingExtra(FEATURE, f"NVRTC ({library})", _EXTRAS[cuda_major()]) from None
-        return
-    try:
-        pathfinder.load_nvidia_dynamic_lib("nvrtc")
-    except pathfinder.DynamicLibNotFoundError:
+        return pathfinder.load_nvidia_dynamic_lib("nvrtc").abs_path
+    except (ImportError, RuntimeError):  # pathfinder's errors are RuntimeErrors
         raise MissingExtra(FEATURE, f"NVRTC ({library})", _EXTRAS[cuda_major()]) from None
 
 

@@ -66,7 +66,8 @@ def _replace_thrust() -> None:
     """Sorting is Thrust's, compiled into the wheel with a runtime of its own: ours is in thrust.py."""
     import cupy
     import cupy._core._routines_sorting as routines
+    import cupy._sorting.sort as sorting
 
     from minillm.kernels.standin import thrust
 
-    sys.modules["cupy.cuda.thrust"] = cupy.cuda.thrust = routines.thrust = thrust
+    sys.modules["cupy.cuda.thrust"] = cupy.cuda.thrust = routines.thrust = sorting.thrust = thrust

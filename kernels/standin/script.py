@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import NamedTuple
 
 from minillm.errors import UserError
-from minillm.kernels.standin.build import Unsupported
 
 HERE = Path(__file__).resolve().parent
 
@@ -34,11 +33,11 @@ def run_program(program: Program, mode: str = "run", of_cupy: bool = False, widt
     code = None if program.is_module else _compiled(Path(program.name))
     _attach()
     if mode == "run":
-        return _exit_code(lambda: _run(program, code))
+        return _exit_code(lambda: start(program, code))
     from minillm.kernels.standin.observing import observed
 
     with observed(mode, _tell, of_cupy) as observation:
-        status = _exit_code(lambda: _run(program, code))
+        status = _exit_code(lambda: start(program, code))
     sys.stdout.flush()
     if mode == "profile":
         _tell(observation.profile.annotated(width))
@@ -57,9 +56,9 @@ def _attach() -> None:
     from minillm.kernels.standin import attach
 
     try:
-        attach.attach()
-    except (Unsupported, ImportError) as error:
-        raise UserError(f"CuPy cannot run here: {error}") from None
+        attach.attach()  # says in one line what is missing
+    except ImportError as error:
+        raise UserError(f"CuPy cannot be imported: {error}") from None
     from minillm.kernels.standin.arguments import see_arguments
     from minillm.kernels.standin.computing import carry_out_everything
 
@@ -82,7 +81,13 @@ def _compiled(path: Path):
         raise SystemExit(1) from None
 
 
-def _run(program: Program, code) -> None:
+def start(program: Program, code=None) -> None:
+    """Run a program in this process, as Python would. code: of a script that is compiled already.
+
+    Raises what the program raises, and UserError where there is no such script.
+    """
+    if code is None and not program.is_module:
+        code = _compiled(Path(program.name))
     sys.argv = [program.name, *program.arguments]
     if program.is_module:
         sys.path.insert(0, os.getcwd())

@@ -103,6 +103,10 @@ class Source:
         prefix = ()
         if self.text.startswith(f"#include <{OF_EVERY_KERNEL[0]}>"):
             prefix = OF_SPECIAL_FUNCTIONS if "cupy/xsf/" in self.text else OF_EVERY_KERNEL
+            folders = [Path(option[2:]) for option in options if option.startswith("-I")]
+            prefix = tuple(  # an older CuPy has fewer
+                name for name in prefix if "/" not in name or any((folder / name).exists() for folder in folders)
+            )
         file = self.place.file if self.place else None
         return _loaded(kernel_library(text, file, options, entries, observed, prefix))
 

@@ -6,7 +6,8 @@
     operands of matrix products             float32    tf32       bfloat16    float64
     sums inside a matrix product            float32    float32    float32     float64
     inside norms, GELU, softmax             float32    float32    float32     float64
-    logits, loss, AdamW                     float32    float32    float32     float64
+    logits on a device                      float32    float32    bfloat16    float64
+    logits on the CPU; loss, AdamW          float32    float32    float32     float64
 
 A float32 has a sign, 8 bits of exponent and 23 bits of mantissa. bfloat16 keeps the upper half, 7
 bits of mantissa. TF32 keeps 10 bits of the operands of a product, in float32 arrays. Both keep the

@@ -67,8 +67,8 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     exact = xp.result_type(losses.dtype, "float64")
     loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count
 
-    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count: in all, the loss is
-    # 1/count sum (lse(z) - sum_j q_j z_j)
+    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count: in all,
+    # the loss is 1/count sum (lse(z) - sum_j q_j z_j)
     scale = (counted / count).astype(z.dtype)  # (N,), 0 for ignored rows
     # forward: p = xp.exp(z, out=z); total = row_sum(p)[:, 0]; xp.log(total): the gradient of lse
     p *= (scale / total)[:, None]  # softmax / count
@@ -78,15 +78,18 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     # forward: label_smoothing * at_average
     if label_smoothing:
         p -= (label_smoothing / vocabulary * scale)[:, None]
-    if given is not z:
-        given[...] = p
-    return loss, logits
+    return loss, (p if given is z else _rounded_into(given, p)).reshape(logits.shape)
+
+
+def _rounded_into(given, p):
+    given[...] = p
+    return given
 
 
 def cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
-    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count: the gradient for
-    # dloss = 1 was computed there, and it is linear in dloss
+    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count: the
+    # gradient for dloss = 1 was computed there, and it is linear in dloss
     dlogits = saved
     if dloss != 1:
         dlogits *= dloss

@@ -69,6 +69,7 @@ class FusedBlockSaved(NamedTuple):
 
     parts: BlockParts
     biases: tuple[Parameter | None, Parameter | None]  # that were left out of attention and MLP
+    norm_of_sum_backward: Any
     residual_backward: Any
     residual: Any
 
@@ -93,20 +94,20 @@ def fused_block_forward(parts: BlockParts, x, rng_key=None, starts=None):
     starts (B, T): of packed documents.
     """
     norm_1, attention, norm_2, mlp, dropouts = parts
-    _, norm_of_sum, _ = OF_SUM[type(norm_2)]
+    _, norm_of_sum, norm_of_sum_backward = OF_SUM[type(norm_2)]
     forward, backward = dispatch(x, residual_bias_forward, residual_bias_backward)
     a, bias_a = _branch(attention, norm_1.forward(x), dropouts[0], rng_key, starts)
     s, n = norm_of_sum(norm_2, x, a, _value(bias_a))
     del a  # its memory is free for the MLP
     m, bias_m = _branch(mlp, n, dropouts[1], rng_key)
     y, saved = forward(s, m, _value(bias_m))
-    return y, FusedBlockSaved(parts, (bias_a, bias_m), backward, saved)
+    return y, FusedBlockSaved(parts, (bias_a, bias_m), norm_of_sum_backward, backward, saved)
 
 
 def fused_block_backward(dy, saved):
     """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the block's parameters."""
-    (norm_1, attention, norm_2, mlp, dropouts), (bias_a, bias_m), residual_bias_backward, saved = saved
-    _, _, norm_of_sum_backward = OF_SUM[type(norm_2)]
+    parts, (bias_a, bias_m), norm_of_sum_backward, residual_bias_backward, saved = saved
+    norm_1, attention, norm_2, mlp, dropouts = parts
     # forward: y, saved = forward(s, m, _value(bias_m)): y = s + (m + b_m)
     dy, dm, dbias_m = residual_bias_backward(dy, saved)
     _add_grad(bias_m, dbias_m)

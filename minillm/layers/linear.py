@@ -52,22 +52,21 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
 def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
     """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
 
-    needs_dweight=False: dweight is not computed, and None. dweight, dx: arrays that the gradients
-    are added to, by the products themselves; by default new ones.
+    needs_dweight=False: dweight is not computed, and None. dweight: an array that the weight's
+    gradient is added to, by the product itself; by default a new one. dx (N, I): likewise.
     """
     x, weight, has_bias, transposed = saved
     w = weight.T if transposed else weight
     dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, O)
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
-    dx_rows, adds = None if dx is None else dx.reshape(rows.shape), dweight is not None
     # forward: y = matmul(rows, w, dtype=dtype)
-    dx = matmul(dy_rows, w.T, dx_rows, add=dx_rows is not None).reshape(x.shape)  # (N, O) @ (O, I)
+    dx = matmul(dy_rows, w.T, dx, add=dx is not None).reshape(x.shape)  # (N, O) @ (O, I)
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=adds)  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=adds)  # (I, N) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (I, N) @ (N, O)
     # forward: y = add_bias(y, bias): the same bias for every row
     dbias = sum_over_rows(dy_rows) if has_bias else None
     return dx, dweight, dbias
@@ -102,9 +101,10 @@ class Linear(Layer):
         dx: an array that the gradient of x is added to, and which is returned; by default a new
         one. Raises RuntimeError without a forward before it.
         """
+        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = linear_backward(
-            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx
+            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx_rows
         )
         if dweight is not None:
             self.weight.add_grad(dweight)

@@ -89,7 +89,7 @@ def linear_cross_entropy_forward(
         loss, _ = forward(logits[:, :vocabulary], t[chunk], ignore_index, label_smoothing, count, loss)
         if needs_gradient:
             dlogits = room.rounded(logits)  # forward has written their gradient over the logits
-            # forward: logits = matmul(rows[chunk], weight.T, room.part(len(t[chunk])), gradient_dtype(weight))
+            # forward: logits = matmul(rows[chunk], weight.T, ...)
             matmul(dlogits, weight, out=dx[chunk])  # (n, V) @ (V, C)
             for first in range(0, len(weight) if needs_dweight else 0, strip_rows):
                 strip = slice(first, first + strip_rows)
@@ -149,8 +149,8 @@ class RoomForLogits:
 
 def linear_cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dx (..., C), dweight (V, C)"""
-    # forward: loss, _ = forward(logits[:, :vocabulary], t[chunk], ignore_index, label_smoothing, count, loss): both
-    # were computed there for dloss = 1, and the gradient is linear in dloss
+    # forward: loss, _ = forward(logits[:, :vocabulary], t[chunk], ignore_index, ...): both were
+    # computed there for dloss = 1, and the gradient is linear in dloss
     dx, dweight = saved
     if dloss != 1:
         dx = dx * dloss

@@ -8,8 +8,8 @@ The copy must never be older than the weight. A write into an array cannot be no
 could lead to one counts as one:
 
 - `value` hands the array out: the copy is dropped. `peek` is for a reader who does not write.
-- Whoever got the array may keep it and write later. While there is another reference to the array,
-  its base or its memory, a new copy serves one call of `operand`, and the next call makes it anew.
+- What got the array may keep it and write later. While there is another reference to the array, its
+  base or its memory, a new copy serves one call of `operand`, and the next call makes it anew.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Parameter:
         if self.grad is None:
             self._buffer = buffer
         if device_of(buffer) != "cuda":
-            buffer[...] = 0  # inspection reads all that an operation gets, and memory may hold any bits
+            buffer[...] = 0  # inspection reads all that an operation gets
         return buffer if buffer.shape == shape else buffer[: shape[0]]
 
     def grad_to_add_to(self):

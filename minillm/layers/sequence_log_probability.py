@@ -97,8 +97,8 @@ def sequence_log_probability_backward(dlogp, saved, dweight=None, needs_dweight=
     """
     x, weight, targets, ignore_index, chunks, vocabulary = saved
     xp = array_module(x)
-    # forward: logits = _logits(x[b, part], weight, room): room for its gradients; what is in no chunk has
-    # none
+    # forward: logits = _logits(x[b, part], weight, room): room for its gradients; what is in no
+    # chunk has none
     dx = xp.zeros_like(x)
     if weight is not None:
         if needs_dweight and dweight is None:
@@ -111,13 +111,14 @@ def sequence_log_probability_backward(dlogp, saved, dweight=None, needs_dweight=
     for b, part in chunks:
         logits = _logits(x[b, part], weight, room)  # once more
         forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
-        # forward: loss, _ = forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=1)
-        forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=count[b])  # the logits become dlogits
+        # forward: loss, _ = forward(logits[:, :vocabulary], targets[b, part], ...)
+        _, dlogits = forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=count[b])
         if weight is None:
             # forward: logits = _logits(x[b, part], weight, room)
             # forward: return x.copy()
-            dx[b, part] = logits
+            dx[b, part] = dlogits
             continue
+        # forward: logits = _logits(x[b, part], weight, room): dlogits have been written over them
         dlogits = room.rounded(logits)
         # forward: logits = _logits(x[b, part], weight, room)
         # forward: return matmul(x, weight.T, room.part(len(x)), gradient_dtype(weight))

@@ -88,6 +88,10 @@ try:
     cp.RawKernel(CODE["arguments"], "f", backend="nvcc")((1,), (1,), (y, 3))
 except Exception as error:
     print("nvcc |", type(error).__name__, "|", error)
+try:
+    cp.RawModule(path="kernel.cubin").get_function("f")
+except Exception as error:
+    print("path |", type(error).__name__, "|", error)
 
 
 def inner():
@@ -159,10 +163,14 @@ def test_a_program_is_run_as_python_runs_it(tmp_path):
     assert "program.py:17: f, block (0, 0, 0), thread (0, 0, 0): access to address" in rows["beyond"]
     assert "named symbol not found" in rows["no name"]
     assert rows["arguments"].endswith("f: 1 arguments given, the kernel takes 2")
+    assert rows["path"].endswith(
+        "kernel.cubin: machine code cannot be run without a GPU: give cupy.RawModule its source (code=)"
+    )
     assert rows["nvcc"].startswith("CompileException | backend='nvcc' needs NVIDIA's compiler")
     assert done.returncode == 1
     trace = done.stderr[done.stderr.index("Traceback") :].splitlines()
-    assert trace[1] == '  File "program.py", line 36, in <module>' and trace[-1] == "ValueError: of the script"
+    line = 1 + PROGRAM.splitlines().index("inner()")
+    assert trace[1] == f'  File "program.py", line {line}, in <module>' and trace[-1] == "ValueError: of the script"
     assert "minillm" not in done.stderr and "runpy" not in done.stderr
 
 

@@ -1,4 +1,5 @@
-"""Stream capture and graphs on the stand-in for a GPU: what is noted, what is replayed, and CUDA's errors.
+"""Stream capture and graphs on the stand-in for a GPU: what is noted, what is replayed, and CUDA's
+errors.
 
 The rules: CUDA C++ Programming Guide, "CUDA Graphs", "Stream capture".
 """

@@ -1,4 +1,6 @@
-"""The stand-in for a GPU before it is attached: what it is made from, its errors, its machine code, its C."""
+"""The stand-in for a GPU before it is attached: what it is made from, its errors, its machine code,
+its C.
+"""
 
 import importlib.metadata
 import platform
@@ -139,17 +141,21 @@ class TestWhatIsMissing:
         def not_found(name):
             raise pathfinder.DynamicLibNotFoundError(f"a very\nlong\nstory about {name}")
 
+        def no_library(name):
+            raise OSError(name)
+
         installed(monkeypatch, cupy_cuda13x="14.2.0")
         monkeypatch.setattr(installation, "_nvidia_folders", lambda part: [])
         monkeypatch.setattr(installation, "cuda_headers", lambda: Path("/"))
         monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", not_found)
+        monkeypatch.setattr(installation.ctypes, "CDLL", no_library)
         with pytest.raises(MissingExtra, match=r'\A.*NVRTC \(libnvrtc.so.13\).*pip install "minillm\[standin\]"\Z'):
             installation.check()
 
     def test_no_ml_dtypes(self, monkeypatch, without_cupy_in_memory):
         installed(monkeypatch, cupy_cuda13x="14.2.0")
         monkeypatch.setattr(installation, "cuda_headers", lambda: Path("/"))
-        monkeypatch.setattr(installation, "_check_nvrtc", lambda: None)
+        monkeypatch.setattr(installation, "nvrtc", lambda: None)
         monkeypatch.setattr(
             installation.importlib.util, "find_spec", lambda name: None if name == "ml_dtypes" else object()
         )

@@ -40,6 +40,10 @@ KERNEL_FAULTS = {
     "gradient not divided by the count": ("scale = (float)(1 / *count)", "scale = 1", "numbers"),
     "ignored rows keep their logits": (
         "packed[p] = zeros;", "{}", "numbers"),
+    "logits outside of the packs are left out": (
+        "has_single = threadIdx.x < singles", "has_single = false", "numbers"),
+    "the target is written while another thread writes it": (
+        "__syncthreads();  // z[target]", "// z[target]", "check"),
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def test_on_the_cpu_and_for_float32_it_is_the_weight_itself(device):
     assert there.operand(there.peek()) is there.peek() and there.operand(there.peek(), padded=True) is there.peek()
 
 
-def test_it_is_kept_while_nobody_gets_the_weight(device):
+def test_it_is_kept_while_the_weight_is_not_handed_out(device):
     parameter = weight(device)
     operand = parameter.operand(like(parameter))
     operand[...] = 7  # not to be done; here it shows that the copy was not made anew
@@ -126,7 +126,7 @@ def test_it_follows_the_writes_of_one_who_kept_the_array_for_a_while(device):
     assert is_current(parameter)  # a copy that was made while the array was held ...
     held[...] = 5
     del held
-    assert is_current(parameter)  # ... is not used later, when nobody holds it
+    assert is_current(parameter)  # ... is not used later, when the array is held no more
 
 
 def test_the_array_that_a_parameter_was_made_of_may_be_kept():
@@ -254,6 +254,29 @@ def test_a_replica_writes_the_same_weights(device):
     del replica, parameter
     gc.collect()
     assert_all_current(model)
+
+
+def test_a_product_adds_to_the_gradient_that_is_there(device):
+    layer = Linear(weight(device).value, transposed=True)
+    x, dy = (to_device(np.ones((2, width), np.float32), device) for width in (4, 3))
+    gradients = []
+    for _ in range(2):
+        layer.forward(x)
+        layer.backward(dy)
+        gradients.append(layer.weight.grad)
+    assert gradients[0] is gradients[1] and (to_host(gradients[1]) == 4).all()
+    layer.weight.grad = to_device(np.asfortranarray(np.ones((3, 4), np.float32)), device)  # no product can write there
+    layer.forward(x)
+    layer.backward(dy)
+    assert (to_host(layer.weight.grad) == 3).all()
+
+
+def test_a_gradient_that_cannot_be_written_is_replaced():
+    layer = Linear(np.ones((4, 3)))
+    layer.weight.grad = np.broadcast_to(np.ones(3), (4, 3))
+    layer.forward(np.ones((2, 4)))
+    layer.backward(np.ones((2, 3)))
+    assert (layer.weight.grad == 3).all()
 
 
 # (a text of the file, what is put in its place)

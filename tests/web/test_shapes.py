@@ -59,8 +59,8 @@ PLANTED = {
     "the left operand": ("attention", "transpose(v))  # (B, H, t, D) @", "transpose(v))  # (B, H, t, T) @"),
     "the right operand": (
         "linear",
-        "matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, I)",
-        "matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, N)",
+        "add=dx is not None).reshape(x.shape)  # (N, O) @ (O, I)",
+        "add=dx is not None).reshape(x.shape)  # (N, O) @ (O, N)",
     ),
     "two letters in the wrong order": (
         "attention",

@@ -13,8 +13,9 @@ typedef struct {
 typedef struct {
     const void* module;
     char* name;
-    int static_shared, shared_limit, registers, max_threads, parameters;
+    int static_shared, shared_limit, registers, local, max_threads, parameters;
     Parameter* parameter;
+    unsigned symbol;  // its number in the cubin
 } Function;
 typedef struct {
     Function* kernels;
@@ -67,37 +68,65 @@ static int read_kernels(const Cubin* cubin, Module* module) {
         module->kernels = kernels;
         for (size_t j = 0; j < count; j++)
             if (ELF64_ST_TYPE(symbols[j].st_info) == STT_FUNC)
-                kernels[module->count++] = (Function){.module = module, .name = strdup(names + symbols[j].st_name), .max_threads = 1024};
+                kernels[module->count++] = (Function){.module = module, .name = strdup(names + symbols[j].st_name),
+                                                      .max_threads = 1024, .symbol = j};
     }
     return SUCCESS;
 }
 
-// Section .nv.info.KERNEL: records of a format, an attribute and a value or its size. KPARAM_INFO has the place of one
-// parameter among the arguments, and in the upper bits of its last word the size; MAX_THREADS comes from __launch_bounds__.
-static int read_information(const unsigned char* at, size_t size, Function* kernel) {
-    enum { WITH_SIZE = 4, MAX_THREADS = 0x05, KPARAM_INFO = 0x17, SIZE_SHIFT = 18 };
-    for (const unsigned char* end = at + size; at + 4 <= end;) {
-        unsigned format = at[0], attribute = at[1], value;
-        value = at[2] | at[3] << 8;
-        at += 4;
-        if (format != WITH_SIZE) continue;
-        unsigned words[3];
-        memcpy(words, at, value < sizeof words ? value : sizeof words);
-        at += value;
-        if (attribute == MAX_THREADS && value >= 12) kernel->max_threads = words[0] * words[1] * words[2];
-        if (attribute != KPARAM_INFO || value < 12) continue;
-        unsigned ordinal = words[1] & 0xffff;
-        if (ordinal >= MAX_PARAMETERS) return cudaErrorInvalidKernelImage;
-        if ((int)ordinal >= kernel->parameters) {
-            Parameter* grown = realloc(kernel->parameter, (ordinal + 1) * sizeof(Parameter));
-            if (!grown) return cudaErrorMemoryAllocation;
-            memset(grown + kernel->parameters, 0, (ordinal + 1 - kernel->parameters) * sizeof(Parameter));
-            kernel->parameter = grown;
-            kernel->parameters = ordinal + 1;
-        }
-        kernel->parameter[ordinal] = (Parameter){words[1] >> 16, words[2] >> SIZE_SHIFT};
+// Sections .nv.info (of all kernels) and .nv.info.KERNEL are records: a format, an attribute, a value or its size.
+typedef struct {
+    unsigned attribute, size, words[3];
+} Record;
+static const unsigned char* next_record(const unsigned char* at, Record* record) {
+    enum { WITH_SIZE = 4 };
+    *record = (Record){.attribute = at[1], .size = at[0] == WITH_SIZE ? at[2] | at[3] << 8 : 0};
+    at += 4;
+    memcpy(record->words, at, record->size < sizeof record->words ? record->size : sizeof record->words);
+    return at + record->size;
+}
+
+static int add_parameter(Function* kernel, unsigned ordinal, Parameter parameter) {
+    if (ordinal >= MAX_PARAMETERS) return cudaErrorInvalidKernelImage;
+    if ((int)ordinal >= kernel->parameters) {
+        Parameter* grown = realloc(kernel->parameter, (ordinal + 1) * sizeof(Parameter));
+        if (!grown) return cudaErrorMemoryAllocation;
+        memset(grown + kernel->parameters, 0, (ordinal + 1 - kernel->parameters) * sizeof(Parameter));
+        kernel->parameter = grown;
+        kernel->parameters = ordinal + 1;
     }
+    kernel->parameter[ordinal] = parameter;
     return SUCCESS;
+}
+
+// KPARAM_INFO has the place of one parameter among the arguments, and in the upper bits of its last word the size;
+// MAX_THREADS comes from __launch_bounds__.
+static int read_information(const unsigned char* at, size_t size, Function* kernel) {
+    enum { MAX_THREADS = 0x05, KPARAM_INFO = 0x17, SIZE_SHIFT = 18 };
+    Record r;
+    int code = SUCCESS;
+    for (const unsigned char* end = at + size; at + 4 <= end && !code;) {
+        at = next_record(at, &r);
+        if (r.attribute == MAX_THREADS && r.size >= 12) kernel->max_threads = r.words[0] * r.words[1] * r.words[2];
+        if (r.attribute == KPARAM_INFO && r.size >= 12)
+            code = add_parameter(kernel, r.words[1] & 0xffff, (Parameter){r.words[1] >> 16, r.words[2] >> SIZE_SHIFT});
+    }
+    return code;
+}
+
+// Registers of a thread and bytes of its local memory, by the number of the kernel's symbol.
+static void read_common_information(const unsigned char* at, size_t size, Module* module) {
+    enum { FRAME_SIZE = 0x11, REGCOUNT = 0x2f };
+    Record r;
+    for (const unsigned char* end = at + size; at + 4 <= end;) {
+        at = next_record(at, &r);
+        for (int i = 0; i < module->count && r.size >= 8; i++) {
+            Function* kernel = &module->kernels[i];
+            if (kernel->symbol != r.words[0]) continue;
+            if (r.attribute == REGCOUNT) kernel->registers = r.words[1];
+            if (r.attribute == FRAME_SIZE) kernel->local = r.words[1];
+        }
+    }
 }
 
 // From compute capability 9.0 on, .nv.shared.KERNEL begins with what is kept for the system.
@@ -114,7 +143,7 @@ static int read_sections(const Cubin* cubin, Module* module) {
         int code;
         if (!strncmp(name, ".nv.shared.", 11) && (kernel = kernel_of(module, name + 11)))
             kernel->static_shared = own_shared(section->sh_size);
-        if (!strncmp(name, ".text.", 6) && (kernel = kernel_of(module, name + 6))) kernel->registers = section->sh_info >> 24;
+        if (!strcmp(name, ".nv.info")) read_common_information(cubin->image + section->sh_offset, section->sh_size, module);
         if (!strncmp(name, ".nv.info.", 9) && (kernel = kernel_of(module, name + 9)) &&
             (code = read_information(cubin->image + section->sh_offset, section->sh_size, kernel)))
             return code;
@@ -128,6 +157,12 @@ static void free_module(Module* module) {
     free(module);
 }
 
+int cuModuleLoad(Module** module, const char* path) {
+    char text[512];
+    snprintf(text, sizeof text, "%.400s: machine code cannot be run without a GPU: give cupy.RawModule its source (code=)", path);
+    standin_set_reason(text);
+    return standin_ended(cudaErrorNotSupported);
+}
 int cuModuleLoadData(Module** module, const unsigned char* image) {
     int code = standin_broken();
     if (code) return code;
@@ -170,6 +205,7 @@ int cuFuncGetAttribute(int* value, int attribute, const Function* function) {
     switch (attribute) {  // CUfunction_attribute
         case 0: *value = function->max_threads; break;
         case 1: *value = function->static_shared; break;
+        case 3: *value = function->local; break;
         case 4: *value = function->registers; break;
         case 5:
         case 6: *value = standin_gpu->capability; break;

@@ -253,6 +253,12 @@ _ALL = (
         kernels=("skinny_matmul.cu",),
     ),
     _layer(
+        "bias",
+        "Bias: a number for each channel, the same for every row",
+        "bias",
+        kernels=("bias.cu", "columns.cuh", "column_sum.cuh"),
+    ),
+    _layer(
         "embedding",
         "Embedding: a table with a row for each token",
         "embedding",
@@ -266,7 +272,13 @@ _ALL = (
         "LayerNorm",
         kernels=("layer_norm.cu", "layer_norm.cuh"),
     ),
-    _layer("rms_norm", "RMS norm: a layer norm without the mean", "rms_norm", "RMSNorm", kernels=("rms_norm.cu",)),
+    _layer(
+        "rms_norm",
+        "RMS norm: a layer norm without the mean",
+        "rms_norm",
+        "RMSNorm",
+        kernels=("rms_norm.cu", "rms_norm.cuh"),
+    ),
     _layer("gelu", "GELU: a value times the share of it that passes", "gelu", "GELU", kernels=("gelu.cu",)),
     _layer("mlp", "MLP: two linear layers with a GELU between them", "MLP"),
     _layer(
@@ -329,10 +341,32 @@ _ALL = (
     ),
     _layer("residual", "Residual: a branch is added to what it read", "residual"),
     _layer(
+        "residual_bias",
+        "Residual add with the branch's bias as one operation",
+        "residual_bias",
+        kernels=("residual_bias.cu", "columns.cuh"),
+    ),
+    _layer(
         "residual_layer_norm",
         "Residual add and layer norm as one operation",
         "residual_layer_norm",
+        "sum_of_rows /",
+        "layer_norm_of_sum / layer_norm_of_sum_backward",
         kernels=("residual_layer_norm.cu", "layer_norm.cuh"),
+    ),
+    _layer(
+        "residual_rms_norm",
+        "Residual add and RMS norm as one operation",
+        "residual_rms_norm",
+        "rms_norm_of_sum / rms_norm_of_sum_backward",
+        kernels=("residual_rms_norm.cu", "rms_norm.cuh"),
+    ),
+    _layer(
+        "fused_block",
+        "A block in fewer trips to memory",
+        "fused_block",
+        "_branch / _branch_backward",
+        case="fused block",
     ),
     _layer("lora", "LoRA: a small addition to a large weight", "lora", "LoRALinear", case="linear with lora"),
     _layer(
