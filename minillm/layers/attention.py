@@ -373,7 +373,8 @@ class CausalSelfAttention(Layer):
             rows = contiguous(qkv.reshape(B * t, 3 * C))
             q, k, v = (kernel.Heads(rows, i * C, self.n_head) for i in range(3))
             return attention_by_kernels(kernel, self, q, k, v, C // self.n_head, cache)
-        qkv = upcast(qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
+        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
         k, v = cache.append(self, k, v)  # (B, H, T, D)
-        return downcast(merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]))), x)
+        y = merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2])))
+        return downcast(y, x) if cache.on_device else y

@@ -132,7 +132,7 @@ class Linear(Layer):
                 y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
             y = y.reshape(*x.shape[:-1], -1)
         if with_bias and hasattr(self, "bias"):
-            y += self.bias.value
+            y += self.bias.peek()
         return y
 
     def decode_onto(self, residual, x, cache):

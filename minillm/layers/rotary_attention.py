@@ -262,7 +262,7 @@ class RotarySelfAttention(Layer):
         if cache.on_device and (kernel := decode_kernel(x, self.positions.head_dim)) is not None:
             return self._decoded_heads_by_kernels(kernel, x, cache)
         qkv = packed_linear(x, (self.q_proj, self.k_proj, self.v_proj), cache)
-        qkv = upcast(qkv).reshape(B, t, H + 2 * H_kv, -1)
+        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, H + 2 * H_kv, -1)
         if self.q_norm is not None:
             qkv[:, :, :H] = self.q_norm.decode(qkv[:, :, :H], cache)
         if self.k_norm is not None:
@@ -271,7 +271,8 @@ class RotarySelfAttention(Layer):
         qk = rotate_tokens(qkv[:, :, : H + H_kv], cos, sin, self.positions.interleaved).swapaxes(1, 2)
         q, k, v = qk[:, :H], qk[:, H:], qkv[:, :, H + H_kv :].swapaxes(1, 2)  # (B, H, t, D), twice (B, H_kv, t, D)
         k, v = cache.append(self, k, v, window=self.window)  # (B, H_kv, T, D)
-        return downcast(merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]), self.window)), x)
+        y = merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]), self.window))
+        return downcast(y, x) if cache.on_device else y
 
     def _decoded_heads_by_kernels(self, kernel, x, cache):
         (B, t, _), D = x.shape, self.positions.head_dim
