@@ -1,7 +1,7 @@
 """python -m minillm.kernels.standin [OPTIONS] (-m MODULE | SCRIPT) [ARGUMENTS...]
 
-Runs a program with the stand-in in the place of the GPU. `minillm simulate` does that for CuPy programs;
-this is for those of minillm, where nothing is computed unless --compute says so.
+Runs a program with the stand-in in the place of the GPU. `minillm simulate` does that for CuPy
+programs; this is for those of minillm, where nothing is computed unless --compute says so.
 
 --compute      carry out launches and products in host memory; else they are only checked and
                recorded

@@ -21,6 +21,7 @@ MODELS = {
 }
 STEPS = "--max-steps 3 --batch-size 2 --eval-interval 3 --eval-windows 2 --sample-tokens 0 --warmup-steps 1".split()
 TOLERANCES = {"float32": 2e-5, "tf32": 1e-3, "bfloat16": 1e-2}
+MEASURED = ("mean", "std", "max_abs", "gradient_norm")
 PAIRS = [
     {"prompt": f"the {word}", "chosen": f" {word}.", "rejected": f" no {word}"} for word in ("fox", "dog", "cow") * 4
 ]
@@ -109,9 +110,7 @@ def test_what_reads_a_model(run, minillm):
     ):
         here, there = (minillm(*command.split(), "--device", device).stdout for device in ("cpu", "cuda"))
         assert _without_times(here) == _without_times(there), command
-    here, there = (
-        _tensors(minillm("inspect", "run", "--text", "the quick", "--device", d).stdout) for d in ("cpu", "cuda")
-    )
+    here, there = (_tensors(minillm(*"inspect run --text quick --json --device".split(), d)) for d in ("cpu", "cuda"))
     assert here.keys() == there.keys() and len(here) > 20
     for name in here:
         np.testing.assert_allclose(there[name], here[name], rtol=1e-3, atol=1e-6, err_msg=str(name))
@@ -121,12 +120,10 @@ def _without_times(text):
     return re.sub(r"[\d.,]+ (?:ms|s|tokens/s)\b", "", text)
 
 
-ROW = re.compile(r"^(\S+) +(\([\d, ]*\)) +(\S+) +(\S+) +(\S+) +(\S+)", re.MULTILINE)
-
-
-def _tensors(text):
-    """(name, shape) of each tensor that is shown -> mean, standard deviation, largest, norm of its gradient."""
-    return {(name, shape): np.array(numbers, float) for name, shape, *numbers in ROW.findall(text)}
+def _tensors(done):
+    """Tensor and shape -> what is measured of it and of its gradient; bytes are those of the device."""
+    rows = [row for row in map(json.loads, done.stdout.splitlines()) if "shape" in row]
+    return {(row["tensor"], *row["shape"]): [row[name] for name in MEASURED if row[name] is not None] for row in rows}
 
 
 def test_a_profile(minillm):
@@ -141,7 +138,7 @@ def test_info_names_the_gpu(minillm):
     import cupy
 
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    assert name in minillm("info").stdout
+    assert f"cuda ({name})" in " ".join(minillm("info").stdout.split())
     shown = minillm("info", "--model", "gpt2", "--device", "cuda").stdout
     assert "on cuda" in shown and "Free on this GPU now: " in " ".join(shown.split())
 
