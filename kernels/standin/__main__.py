@@ -16,7 +16,7 @@ import os
 import sys
 
 from minillm.errors import UserError
-from minillm.kernels.standin.plugin import attach_as_told
+from minillm.kernels.standin.environment import attach_as_told
 from minillm.kernels.standin.recording import counts
 from minillm.kernels.standin.script import Program, start
 

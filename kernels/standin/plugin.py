@@ -6,19 +6,8 @@ GPU_STANDIN_CAPABILITY and GPU_STANDIN_COMPUTE are the options of `python -m
 minillm.kernels.standin`, which loads this plugin, as environment variables.
 """
 
-import os
-
-from minillm.kernels.standin.attach import attach, set_capability
-from minillm.kernels.standin.computing import carry_out_everything
+from minillm.kernels.standin.environment import attach_as_told
 
 
 def pytest_configure(config) -> None:
     attach_as_told()
-
-
-def attach_as_told() -> None:
-    """Attach the stand-in as GPU_STANDIN_CAPABILITY ("8.6") and GPU_STANDIN_COMPUTE say."""
-    attach()
-    set_capability(os.environ.get("GPU_STANDIN_CAPABILITY", "9.0"))
-    if os.environ.get("GPU_STANDIN_COMPUTE"):
-        carry_out_everything()

@@ -234,7 +234,7 @@ class TestCode:
         assert (result.returncode, result.stderr) == (0, "")
 
     def test_structures_are_those_of_the_c(self, tmp_path):
-        """ctypes' copies of Launch, Product and Call have the sizes that the C compiler gives them."""
+        """ctypes' copies of Launch, Product and Call have the sizes that the C compiler gives."""
         if shutil.which("gcc") is None:
             pytest.skip("no gcc")
         sizes = {}

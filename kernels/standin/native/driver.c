@@ -43,10 +43,15 @@ int cuStreamGetCtx(UNUSED void* stream, const void** context) { return *context 
 
 // ------------------------------------------------------------------------------------------------------- what is in a cubin
 
+// NVRTC hands out images that begin at any address, and section tables at any place in them.
+typedef Elf64_Ehdr Header __attribute__((aligned(1)));
+typedef Elf64_Shdr Section __attribute__((aligned(1)));
+typedef Elf64_Sym SymbolOfElf __attribute__((aligned(1)));
+
 typedef struct {
     const unsigned char* image;
-    const Elf64_Ehdr* header;
-    const Elf64_Shdr* sections;
+    const Header* header;
+    const Section* sections;
     const char* names;
 } Cubin;
 
@@ -60,7 +65,7 @@ static Function* kernel_of(Module* module, const char* name) {
 static int read_kernels(const Cubin* cubin, Module* module) {
     for (int i = 0; i < cubin->header->e_shnum; i++) {
         if (cubin->sections[i].sh_type != SHT_SYMTAB) continue;
-        const Elf64_Sym* symbols = (const Elf64_Sym*)(cubin->image + cubin->sections[i].sh_offset);
+        const SymbolOfElf* symbols = (const SymbolOfElf*)(cubin->image + cubin->sections[i].sh_offset);
         const char* names = (const char*)(cubin->image + cubin->sections[cubin->sections[i].sh_link].sh_offset);
         size_t count = cubin->sections[i].sh_size / sizeof(Elf64_Sym);
         Function* kernels = realloc(module->kernels, (module->count + count) * sizeof(Function));
@@ -137,7 +142,7 @@ static int own_shared(size_t size) {
 
 static int read_sections(const Cubin* cubin, Module* module) {
     for (int i = 0; i < cubin->header->e_shnum; i++) {
-        const Elf64_Shdr* section = &cubin->sections[i];
+        const Section* section = &cubin->sections[i];
         const char* name = cubin->names + section->sh_name;
         Function* kernel;
         int code;
@@ -166,11 +171,11 @@ int cuModuleLoad(UNUSED Module** module, const char* path) {
 int cuModuleLoadData(Module** module, const unsigned char* image) {
     int code = standin_broken();
     if (code) return code;
-    const Elf64_Ehdr* header = (const Elf64_Ehdr*)image;
+    const Header* header = (const Header*)image;
     if (memcmp(header->e_ident, ELFMAG, SELFMAG))
         return standin_refused(cudaErrorInvalidKernelImage, "a module that is no cubin (PTX is not there: compile for sm_%d)",
                                standin_gpu->capability);
-    Cubin cubin = {image, header, (const Elf64_Shdr*)(image + header->e_shoff), NULL};
+    Cubin cubin = {image, header, (const Section*)(image + header->e_shoff), NULL};
     cubin.names = (const char*)(image + cubin.sections[header->e_shstrndx].sh_offset);
     Module* made = calloc(1, sizeof(Module));
     if (!made) return standin_failed(cudaErrorMemoryAllocation);
