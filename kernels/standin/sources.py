@@ -67,9 +67,9 @@ class Source:
     def library(self, name: str, observed: bool = False) -> tuple[Library, int]:
         """The library that has a kernel, and the kernel's number there. observed: for check and profile mode.
 
-        All kernels of a source with variables are in one library, since they share them. So are those of a source of
-        minillm's, in the library that device "cudasim" has. Raises the simulator's CompileError where g++ does not take the
-        source.
+        All kernels of a source with variables are in one library, since they share them. So are
+        those of a source of minillm's, in the library that device "cudasim" has. Raises the
+        simulator's CompileError where g++ does not take the source.
         """
         name = self.expression(name)
         if (name, observed) not in self._libraries:
@@ -97,7 +97,7 @@ class Source:
 
     @property
     def _is_plain(self) -> bool:
-        """Whether there is nothing of CuPy's in it, and it comes as it is, not out of a user's file."""
+        """Whether there is nothing of CuPy's in it, and it is in no file of a user's."""
         return self.place is None and "#include <cupy/" not in self.text
 
     def _compiled(self, entries: tuple[str, ...], observed: bool) -> Library:
@@ -124,9 +124,12 @@ class Source:
 _sources: dict[int, Source] = {}  # by the address of the module
 
 
-def note(module, text: str, options: tuple[str, ...]) -> None:
-    """Keep what a module of CuPy's was compiled from."""
-    names = {mangled: name for name, mangled in (module.mapping or {}).items()}
+def note(module, text: str, options: tuple[str, ...], expressions: tuple[str, ...] = ()) -> None:
+    """Keep what a module of CuPy's was compiled from.
+
+    expressions: the name expressions as they were asked for; CuPy's cache has another order.
+    """
+    names = {module.mapping[name]: name for name in expressions}
     callers = list(_callers())
     of_user = bool(callers) and not _of_cupy(callers[0]) and "cupy_" not in next(iter(extern_c_kernels(text)), "")
     files = [file for file in dict.fromkeys(callers) if not _of_cupy(file)]
