@@ -17,7 +17,7 @@ import numpy as np
 import minillm
 from benchmarks import common
 from benchmarks.kernel import device_bandwidth
-from minillm.models.architectures import config_from_dict, make_model
+from minillm.models.architectures import architecture_of, config_from_dict, make_model
 from minillm.models.presets import find_preset
 
 MODELS = {"gpt2": 50257, "smollm2-135m": 49152}  # preset -> vocabulary
@@ -118,27 +118,9 @@ def transformers_model(config, precision) -> Transformers | None:
     if not torch.cuda.is_available():
         print("transformers is left out: this build of PyTorch knows no GPU")
         return None
-    theirs = transformers.AutoConfig.for_model(**hugging_face_config(config))
+    theirs = transformers.AutoConfig.for_model(**architecture_of(config).config_to_hugging_face(config))
     model = transformers.AutoModelForCausalLM.from_config(theirs)
     return Transformers(torch, model.to("cuda", getattr(torch, precision)).eval())
-
-
-def hugging_face_config(config) -> dict:
-    """The fields of config.json that set the shape."""
-    shared = {"model_type": config.model_type, "vocab_size": config.vocab_size}
-    if config.model_type == "gpt2":
-        widths = dict(n_layer=config.n_layer, n_head=config.n_head, n_embd=config.d_model)
-        return {**shared, **widths, "n_positions": config.context_length}
-    return {
-        **shared,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff,
-        "max_position_embeddings": config.context_length,
-        "tie_word_embeddings": config.tie_embeddings,
-    }
 
 
 if __name__ == "__main__":

@@ -42,8 +42,8 @@ class Benchmark:
     forward_bytes and backward_bytes (*numbers of a size): what has to be moved to and from memory at least.
     torch_forward(torch, a) returns the tensor (or tensors) that the case's outputs are; its gradients are taken for the
     inputs that the case differentiates.
-    dimensions, sizes, expand, settings: those of the problems, where they are not the case's own. small: the size of --small, by
-    default that of `minillm simulate`.
+    dimensions, sizes, expand, settings: those of the problems, where they are not the case's own.
+    small: the size of --small, by default that of `minillm simulate`.
     torch_draws: PyTorch's results are random ones of its own, which cannot be compared.
     """
 

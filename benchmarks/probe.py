@@ -1,4 +1,4 @@
-"""python benchmarks/probe.py: what a GPU takes for each piece of a GPT-2 124M step in bfloat16, B 16, T 1024, and for what
+"""python -m benchmarks.probe: what a GPU takes for each piece of a GPT-2 124M step in bfloat16, B 16, T 1024, and for what
 could be in its place.
 
 Times are the device's, without launch gaps (gpu_timing.py), the median of 7. At the end: the sum of what a step calls, to be
@@ -16,7 +16,17 @@ import numpy as np
 from benchmarks.gpu_timing import device_seconds
 from minillm.backend import matmul as mm
 from minillm.backend.precision import bfloat16, matmul_precision
-from minillm.kernels import adamw, cross_entropy, embedding, gelu, global_norm, layer_norm, residual_layer_norm
+from minillm.kernels import (
+    adamw,
+    bias,
+    cross_entropy,
+    embedding,
+    gelu,
+    global_norm,
+    layer_norm,
+    residual_bias,
+    residual_layer_norm,
+)
 from minillm.kernels.attention import flash, flash_tensor_cores
 
 BF, F32 = bfloat16(), np.dtype("float32")
@@ -106,30 +116,32 @@ def head():
 
 
 def bias_gradients():
-    """Sums of rows, as products with ones."""
+    """Sums of rows: by our kernel, as products with ones, by CuPy. Added, with and without the residual."""
     x, qkv = rand(N, C), rand(N, 3 * C)
     wide = cupy.zeros((N, 8), BF)
     wide[:, 0] = 1
     ones, narrow = wide[:, :1].T, cupy.ones((1, N), BF)
-    for dy, width, calls in ((qkv, 3 * C, L), (x, C, 2 * L)):
+    for dy, width, calls in ((qkv, 3 * C, L), (x, C, L)):
         db = cupy.empty((1, width), F32)
-        product(f"bias gradient of {width}, ones 16 bytes apart (as is)", ones, dy, db, calls)
+        _, saved = bias.bias_forward(dy, cupy.zeros(width, F32))
+        show(f"bias gradient of {width}, kernel", partial(bias.bias_backward, dy, saved), calls, moved=dy.nbytes)
+        product(f"bias gradient of {width}, ones 16 bytes apart", ones, dy, db, 0)
         product(f"bias gradient of {width}, ones side by side", narrow, dy, db, 0)
         show(f"bias gradient of {width}, CuPy sum", lambda dy=dy: dy.sum(axis=0, dtype="float32"), 0, moved=dy.nbytes)
 
 
 def elementwise():
-    """CuPy's own kernels between the products: additions, copies, casts."""
+    """What could be between the products: CuPy's own additions, copies, casts. A step has none of them."""
     x, y, qkv, dqkv = rand(N, C), cupy.empty((N, C), BF), rand(N, 3 * C), cupy.empty((N, 3 * C), BF)
     w32 = rand(V, C, dtype=F32)
     b3, b1 = rand(3 * C), rand(C)
-    show("CuPy: qkv += bias", lambda: cupy.add(qkv, b3, out=qkv), L, moved=2 * qkv.nbytes)
-    show("CuPy: y += bias", lambda: cupy.add(y, b1, out=y), 2 * L, moved=2 * y.nbytes)
-    show("CuPy: residual x + y", lambda: cupy.add(x, y, out=y), 4 * L, moved=3 * x.nbytes)
+    show("CuPy: qkv += bias", lambda: cupy.add(qkv, b3, out=qkv), 0, moved=2 * qkv.nbytes)
+    show("CuPy: y += bias", lambda: cupy.add(y, b1, out=y), 0, moved=2 * y.nbytes)
+    show("CuPy: residual x + y", lambda: cupy.add(x, y, out=y), 0, moved=3 * x.nbytes)
     q = qkv.reshape(16, T, 3, H, 64)[:, :, 0].transpose(0, 2, 1, 3)
-    show("CuPy: copy of q to (B, H, T, D)", lambda: q.copy(), 5 * L, moved=2 * x.nbytes)
+    show("CuPy: copy of q to (B, H, T, D)", lambda: q.copy(), 0, moved=2 * x.nbytes)
     dq = dqkv.reshape(16, T, 3, H, 64)[:, :, 0]
-    show("CuPy: dq into dqkv", lambda: cupy.copyto(dq, q.transpose(0, 2, 1, 3)), 3 * L, moved=2 * x.nbytes)
+    show("CuPy: dq into dqkv", lambda: cupy.copyto(dq, q.transpose(0, 2, 1, 3)), 0, moved=2 * x.nbytes)
     show("CuPy: wte to bfloat16", lambda: w32.astype(BF), 0, moved=6 * w32.size)
     w2 = rand(C, F, dtype=F32)
     # 96 weights of 4 sizes have as many numbers as 72 of this one
@@ -140,21 +152,37 @@ def norms_and_gelu():
     x, y, h, dh = rand(N, C), cupy.empty((N, C), BF), rand(N, F), cupy.empty((N, F), BF)
     g, g32 = rand(C, dtype=F32), rand(F, dtype=F32)
     _, saved = layer_norm.layer_norm_forward(x, g, g)
-    show("layer norm forward", lambda: layer_norm.layer_norm_forward(x, g, g), 25, moved=2 * x.nbytes)
-    show("layer norm backward", lambda: layer_norm.layer_norm_backward(y, saved), 25, moved=3 * x.nbytes)
-    fused = residual_layer_norm.residual_layer_norm_forward
-    show("residual + layer norm forward", lambda: fused(x, y, g, g), 0, moved=4 * x.nbytes)
+    show("layer norm forward", lambda: layer_norm.layer_norm_forward(x, g, g), L + 1, moved=2 * x.nbytes)
+    show("layer norm backward", lambda: layer_norm.layer_norm_backward(y, saved), L + 1, moved=3 * x.nbytes)
+    fused = residual_layer_norm
+    _, saved_sum = fused.residual_layer_norm_forward(x, y, g, g, delta_bias=g)
+    show(
+        "bias + residual + layer norm",
+        partial(fused.residual_layer_norm_forward, x, y, g, g, delta_bias=g),
+        L,
+        moved=4 * x.nbytes,
+    )
+    show("  backward", partial(fused.residual_layer_norm_backward, x, y, saved_sum), L, moved=4 * x.nbytes)
+    show("bias + residual", lambda: residual_bias.residual_bias_forward(x, y, g), L, moved=3 * x.nbytes)
     _, saved_gelu = gelu.gelu_forward(h, g32)
     show("GELU forward", lambda: gelu.gelu_forward(h, g32), L, moved=2 * h.nbytes)
     show("GELU backward", lambda: gelu.gelu_backward(dh, saved_gelu), L, moved=3 * h.nbytes)
 
 
 def attention():
-    q4, k4, v4, dy4 = (rand(16, H, T, 64) for _ in range(4))
+    # heads as the projections write them: views of (B, T, heads, D)
+    qkv, dy = rand(16, T, 3, H, 64), rand(16, T, H, 64)
+    q4, k4, v4, dy4 = (x.transpose(0, 2, 1, 3) for x in (qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], dy))
     flop = 4 * 16 * H * T * T * 64 / 2
+    dqkv = tuple(cupy.empty_like(qkv)[:, :, part].transpose(0, 2, 1, 3) for part in range(3))
     _, saved4 = flash_tensor_cores.attention_forward(q4, k4, v4)
     show("flash bf16 forward (causal FLOP)", lambda: flash_tensor_cores.attention_forward(q4, k4, v4), L, flop=flop)
-    show("flash bf16 backward (2.5 x)", lambda: flash_tensor_cores.attention_backward(dy4, saved4), L, flop=2.5 * flop)
+    show(
+        "flash bf16 backward (2.5 x)",
+        partial(flash_tensor_cores.attention_backward, dy4, saved4, dqkv),
+        L,
+        flop=2.5 * flop,
+    )
     f4 = [t.astype("float32") for t in (q4, k4, v4, dy4)]
     for name, rung in (("flash float32", flash), ("flash TF32", flash_tensor_cores)):
         _, saved_f = rung.attention_forward(*f4[:3])

@@ -32,5 +32,6 @@ __global__ void largest(const float* x, long long* ids, int width) {
         __syncthreads();
         if (threadIdx.x < distance) found[threadIdx.x] = larger(found[threadIdx.x], found[threadIdx.x + distance]);
     }
-    if (threadIdx.x == 0) ids[blockIdx.x] = fabsf(found[0].value) < infinity() ? found[0].id : -1;  // false for NaN
+    // the comparison is false for NaN
+    if (threadIdx.x == 0) ids[blockIdx.x] = fabsf(found[0].value) < infinity() ? found[0].id : -1;
 }

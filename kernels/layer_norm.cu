@@ -11,11 +11,11 @@
 // Where x goes elsewhere too, as in a residual block, the gradient from there (dsum) is added to
 // dx.
 //
-// Forward. Work: one block a row; a thread holds 8 of its numbers in registers, and reads and
-// writes 16 bytes at a time where rows allow it (N neighbours, row.cuh). Shared memory: 32
-// partial sums.
+// Forward. Work: block b takes the rows b, b + gridDim.x, ...; a thread holds 8 numbers of a row in
+// registers, and the same columns of w and b for all its rows. It reads and writes 16 bytes at a time
+// where rows allow it (N neighbours, row.cuh). Shared memory: 32 partial sums.
 //
-// Backward. Work: block b takes the rows b, b + gridDim.x, ...; dw and db of these rows lie in
+// Backward. Work: as forward; dw and db of these rows lie in
 // registers, each thread's columns. At its end a block writes them as row b of a table each, which
 // column_sum adds up: x and dy are read once, and the order of additions is always the same.
 //
@@ -28,24 +28,27 @@
 // Without a bias its pointer is null.
 template <typename Number, int N>
 __global__ void layer_norm_forward(const Number* x, const float* weight, const float* bias, Number* y, float* mean,
-                                   float* rstd, int width, float eps) {
+                                   float* rstd, long long rows, int width, float eps) {
     __shared__ float scratch[32];
-    long long row = blockIdx.x;
-    float numbers[HELD];
-    load_row<N>(x + row * width, width, numbers);
-    RowStatistics statistics = row_statistics<N>(numbers, width, eps, scratch);
-    normalize_row<N>(numbers, weight, bias, y + row * width, statistics, width);
-    if (threadIdx.x == 0) {
-        mean[row] = statistics.mean;
-        rstd[row] = statistics.rstd;
+    float w[HELD], b[HELD] = {}, numbers[HELD];
+    load_row<N>(weight, width, w);
+    if (bias) load_row<N>(bias, width, b);
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+        load_row<N>(x + row * width, width, numbers);
+        RowStatistics statistics = row_statistics<N>(numbers, width, eps, scratch);
+        normalize_row<N>(numbers, w, b, y + row * width, statistics, width);
+        if (threadIdx.x == 0) {
+            mean[row] = statistics.mean;
+            rstd[row] = statistics.rstd;
+        }
     }
 }
 
 // partials (1 + has_bias, gridDim.x, width): of dweight and dbias. dsum: null, or as dx.
 template <typename Number, int N>
-__global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE) layer_norm_backward(const Number* dy, const Number* x, const float* mean, const float* rstd,
-                                    const float* weight, const Number* dsum, Number* dx, float* partials,
-                                    int has_bias, long long rows, int width) {
+__global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE)
+    layer_norm_backward(const Number* dy, const Number* x, const float* mean, const float* rstd, const float* weight,
+                        const Number* dsum, Number* dx, float* partials, int has_bias, long long rows, int width) {
     __shared__ float scratch[32];
     NormSums sums = {};
     float w[HELD];

@@ -29,13 +29,10 @@ __device__ inline RowStatistics row_statistics(const float (&x)[HELD], int width
     return statistics;
 }
 
-// n_c = (x_c - mean) rstd        y_c = n_c w_c + b_c        Without a bias its pointer is null.
+// n_c = (x_c - mean) rstd        y_c = n_c w_c + b_c
 template <int N, typename Number>
-__device__ inline void normalize_row(float (&x)[HELD], const float* weight, const float* bias, Number* y,
+__device__ inline void normalize_row(float (&x)[HELD], const float (&w)[HELD], const float (&b)[HELD], Number* y,
                                      RowStatistics statistics, int width) {
-    float w[HELD], b[HELD] = {};
-    load_row<N>(weight, width, w);
-    if (bias) load_row<N>(bias, width, b);
 #pragma unroll
     for (int i = 0; i < HELD; ++i) {
         float normed = (x[i] - statistics.mean) * statistics.rstd;

@@ -18,7 +18,7 @@ CUDA = CudaFile(
     "layer_norm.cu",
     {
         **COLUMN_SUM_INSTANCES,
-        **instances("layer_norm_forward", ResourceLimit(registers=64, shared=128)),
+        **instances("layer_norm_forward", ResourceLimit(registers=80, shared=128), by_one=128),
         **instances("layer_norm_backward", ResourceLimit(registers=80, shared=128), by_one=128),
     },
     constants=ROW_CONSTANTS,
@@ -40,8 +40,18 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     rows, width = check_norm("layer_norm_forward", x, weight, bias)
     y, mean, rstd = empty(x.shape, x, x.dtype), empty((rows,), x), empty((rows,), x)
     kernel = instance("layer_norm_forward", width, (x, weight, bias))
-    arguments = (x, weight, NULL if bias is None else bias, y, mean, rstd, np.int32(width), np.float32(eps))
-    CUDA.launch(kernel, (rows,), (threads_of_row(width, kernel),), arguments)
+    arguments = (
+        x,
+        weight,
+        NULL if bias is None else bias,
+        y,
+        mean,
+        rstd,
+        np.int64(rows),
+        np.int32(width),
+        np.float32(eps),
+    )
+    CUDA.launch(kernel, (blocks_of_rows(rows, width, 2),), (threads_of_row(width, kernel),), arguments)
     return y, LayerNormSaved(x, mean, rstd, weight, bias is not None)
 
 

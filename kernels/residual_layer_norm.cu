@@ -20,25 +20,31 @@
 template <typename Number, int N>
 __global__ void residual_layer_norm_forward(const Number* x, const Number* delta, const float* delta_bias,
                                             const float* weight, const float* bias, Number* sum, Number* y, float* mean,
-                                            float* rstd, int width, float eps) {
+                                            float* rstd, long long rows, int width, float eps) {
     __shared__ float scratch[32];
-    long long row = blockIdx.x, first = row * width;
-    float s[HELD];
-    load_sum<N>(x + first, delta + first, delta_bias, sum + first, width, s);
-    RowStatistics statistics = row_statistics<N>(s, width, eps, scratch);
-    normalize_row<N>(s, weight, bias, y + first, statistics, width);
-    if (threadIdx.x == 0) {
-        mean[row] = statistics.mean;
-        rstd[row] = statistics.rstd;
+    float w[HELD], b[HELD] = {}, of_delta[HELD] = {}, s[HELD];
+    load_row<N>(weight, width, w);
+    if (bias) load_row<N>(bias, width, b);
+    if (delta_bias) load_row<N>(delta_bias, width, of_delta);
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+        long long first = row * width;
+        load_sum<N>(x + first, delta + first, of_delta, sum + first, width, s);
+        RowStatistics statistics = row_statistics<N>(s, width, eps, scratch);
+        normalize_row<N>(s, w, b, y + first, statistics, width);
+        if (threadIdx.x == 0) {
+            mean[row] = statistics.mean;
+            rstd[row] = statistics.rstd;
+        }
     }
 }
 
 // partials (1 to 3, gridDim.x, width): of dweight, and of dbias and the gradient of delta's bias
 // where there are such
 template <typename Number, int N>
-__global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE) residual_layer_norm_backward(const Number* dsum, const Number* dy, const Number* sum, const float* mean,
-                                             const float* rstd, const float* weight, Number* dx, float* partials,
-                                             int has_bias, int has_delta_bias, long long rows, int width) {
+__global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE)
+    residual_layer_norm_backward(const Number* dsum, const Number* dy, const Number* sum, const float* mean,
+                                 const float* rstd, const float* weight, Number* dx, float* partials, int has_bias,
+                                 int has_delta_bias, long long rows, int width) {
     __shared__ float scratch[32];
     NormSums sums = {};
     float w[HELD];

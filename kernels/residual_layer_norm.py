@@ -16,7 +16,7 @@ CUDA = CudaFile(
     "residual_layer_norm.cu",
     {
         **COLUMN_SUM_INSTANCES,
-        **instances("residual_layer_norm_forward", ResourceLimit(registers=64, shared=128)),
+        **instances("residual_layer_norm_forward", ResourceLimit(registers=80, shared=128), by_one=128),
         **instances("residual_layer_norm_backward", ResourceLimit(registers=80, shared=128), by_one=128),
     },
     constants=ROW_CONSTANTS,
@@ -44,8 +44,8 @@ def residual_layer_norm_forward(x, delta, weight, bias=None, eps=1e-5, delta_bia
     mean, rstd = empty((rows,), x), empty((rows,), x)
     kernel = instance("residual_layer_norm_forward", width, (x, delta, delta_bias, weight, bias))
     pointers = (NULL if delta_bias is None else delta_bias, weight, NULL if bias is None else bias)
-    arguments = (x, delta, *pointers, total, y, mean, rstd, np.int32(width), np.float32(eps))
-    CUDA.launch(kernel, (rows,), (threads_of_row(width, kernel),), arguments)
+    arguments = (x, delta, *pointers, total, y, mean, rstd, np.int64(rows), np.int32(width), np.float32(eps))
+    CUDA.launch(kernel, (blocks_of_rows(rows, width, 2),), (threads_of_row(width, kernel),), arguments)
     return (total, y), ResidualLayerNormSaved(total, mean, rstd, weight, bias is not None, delta_bias is not None)
 
 

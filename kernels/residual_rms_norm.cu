@@ -19,20 +19,26 @@
 // Without a bias its pointer is null.
 template <typename Number, int N>
 __global__ void residual_rms_norm_forward(const Number* x, const Number* delta, const float* delta_bias,
-                                          const float* weight, Number* sum, Number* y, float* rstd, int width, float eps) {
+                                          const float* weight, Number* sum, Number* y, float* rstd, long long rows,
+                                          int width, float eps) {
     __shared__ float scratch[32];
-    long long row = blockIdx.x, first = row * width;
-    float s[HELD];
-    load_sum<N>(x + first, delta + first, delta_bias, sum + first, width, s);
-    float r = rms_normalize_row<N>(s, weight, y + first, width, eps, scratch);
-    if (threadIdx.x == 0) rstd[row] = r;
+    float w[HELD], of_delta[HELD] = {}, s[HELD];
+    load_row<N>(weight, width, w);
+    if (delta_bias) load_row<N>(delta_bias, width, of_delta);
+    for (long long row = blockIdx.x; row < rows; row += gridDim.x) {
+        long long first = row * width;
+        load_sum<N>(x + first, delta + first, of_delta, sum + first, width, s);
+        float r = rms_normalize_row<N>(s, w, y + first, width, eps, scratch);
+        if (threadIdx.x == 0) rstd[row] = r;
+    }
 }
 
 // partials (1 + has_delta_bias, gridDim.x, width): of dweight and of the gradient of delta's bias
 template <typename Number, int N>
-__global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE) residual_rms_norm_backward(const Number* dsum, const Number* dy, const Number* sum, const float* rstd,
-                                           const float* weight, Number* dx, float* partials, int has_delta_bias,
-                                           long long rows, int width) {
+__global__ void __launch_bounds__(N > 1 ? MAX_THREADS : MAX_THREADS_BY_ONE)
+    residual_rms_norm_backward(const Number* dsum, const Number* dy, const Number* sum, const float* rstd,
+                               const float* weight, Number* dx, float* partials, int has_delta_bias, long long rows,
+                               int width) {
     __shared__ float scratch[32];
     float w[HELD], dweight[HELD] = {}, dx_sums[HELD] = {};
     load_row<N>(weight, width, w);

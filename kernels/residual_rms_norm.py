@@ -15,7 +15,7 @@ CUDA = CudaFile(
     "residual_rms_norm.cu",
     {
         **COLUMN_SUM_INSTANCES,
-        **instances("residual_rms_norm_forward", ResourceLimit(registers=64, shared=128)),
+        **instances("residual_rms_norm_forward", ResourceLimit(registers=80, shared=128), by_one=128),
         **instances("residual_rms_norm_backward", ResourceLimit(registers=80, shared=128), by_one=128),
     },
     constants=ROW_CONSTANTS,
@@ -30,9 +30,9 @@ def residual_rms_norm_forward(x, delta, weight, eps=1e-5, delta_bias=None):
     check_delta("residual_rms_norm_forward", x, delta, delta_bias)
     total, y, rstd = empty(x.shape, x, x.dtype), empty(x.shape, x, x.dtype), empty((rows,), x)
     kernel = instance("residual_rms_norm_forward", width, (x, delta, delta_bias, weight))
-    outputs = (total, y, rstd, np.int32(width), np.float32(eps))
+    outputs = (total, y, rstd, np.int64(rows), np.int32(width), np.float32(eps))
     arguments = (x, delta, NULL if delta_bias is None else delta_bias, weight, *outputs)
-    CUDA.launch(kernel, (rows,), (threads_of_row(width, kernel),), arguments)
+    CUDA.launch(kernel, (blocks_of_rows(rows, width, 2),), (threads_of_row(width, kernel),), arguments)
     return (total, y), (total, rstd, weight, delta_bias is not None)
 
 

@@ -8,10 +8,9 @@
 
 // r = 1 / sqrt(mean of x^2 + eps)        n_c = x_c r        y_c = n_c w_c        Returns r.
 template <int N, typename Number>
-__device__ inline float rms_normalize_row(float (&x)[HELD], const float* weight, Number* y, int width, float eps,
+__device__ inline float rms_normalize_row(float (&x)[HELD], const float (&w)[HELD], Number* y, int width, float eps,
                                           float* scratch) {
-    float w[HELD], squares = 0;
-    load_row<N>(weight, width, w);
+    float squares = 0;
 #pragma unroll
     for (int i = 0; i < HELD; ++i) squares += x[i] * x[i];  // 0 beyond the row
     float r = 1 / sqrtf(block_sum(squares, scratch) / width + eps);

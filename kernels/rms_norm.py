@@ -16,7 +16,7 @@ CUDA = CudaFile(
     "rms_norm.cu",
     {
         **COLUMN_SUM_INSTANCES,
-        **instances("rms_norm_forward", ResourceLimit(registers=64, shared=128)),
+        **instances("rms_norm_forward", ResourceLimit(registers=80, shared=128), by_one=128),
         **instances("rms_norm_backward", ResourceLimit(registers=80, shared=128), by_one=128),
     },
     constants=ROW_CONSTANTS,
@@ -28,8 +28,8 @@ def rms_norm_forward(x, weight, eps=1e-5):
     rows, width = check_norm("rms_norm_forward", x, weight)
     y, rstd = empty(x.shape, x, x.dtype), empty((rows,), x)
     kernel = instance("rms_norm_forward", width, (x, weight))
-    arguments = (x, weight, y, rstd, np.int32(width), np.float32(eps))
-    CUDA.launch(kernel, (rows,), (threads_of_row(width, kernel),), arguments)
+    arguments = (x, weight, y, rstd, np.int64(rows), np.int32(width), np.float32(eps))
+    CUDA.launch(kernel, (blocks_of_rows(rows, width, 2),), (threads_of_row(width, kernel),), arguments)
     return y, (x, rstd, weight)
 
 

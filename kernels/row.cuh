@@ -36,16 +36,14 @@ __device__ inline void store_row(const float (&x)[HELD], int width, Number* row)
     }
 }
 
-// s = x + (delta + bias), written to `sum`, and as it was rounded there to registers. Without a
-// bias its pointer is null.
+// s = x + (delta + bias), written to `sum`, and as it was rounded there to registers.
 template <int N, typename Number>
-__device__ inline void load_sum(const Number* x, const Number* delta, const float* bias, Number* sum, int width,
+__device__ inline void load_sum(const Number* x, const Number* delta, const float (&bias)[HELD], Number* sum, int width,
                                 float (&s)[HELD]) {
-    float d[HELD], b[HELD] = {};
+    float d[HELD];
     load_row<N>(x, width, s);
     load_row<N>(delta, width, d);
-    if (bias) load_row<N>(bias, width, b);
 #pragma unroll
-    for (int i = 0; i < HELD; ++i) s[i] = (float)(Number)(s[i] + (d[i] + b[i]));
+    for (int i = 0; i < HELD; ++i) s[i] = (float)(Number)(s[i] + (d[i] + bias[i]));
     store_row<N>(s, width, sum);
 }

@@ -34,7 +34,8 @@ struct Vector {
 
 // y_no = residual_no + sum + bias_o
 template <typename Number, typename Result>
-__device__ inline void store(Result* y, const Number* residual, const float* bias, float sum, long long place, int output) {
+__device__ inline void store(Result* y, const Number* residual, const float* bias, float sum, long long place,
+                             int output) {
     if (bias) sum += bias[output];
     if (residual) sum += (float)residual[place];
     y[place] = (Result)sum;

@@ -70,11 +70,13 @@ def threads_of_row(width: int, kernel: str = "") -> int:
     return threads
 
 
-def blocks_of_rows(rows: int, width: int) -> int:
+def blocks_of_rows(rows: int, width: int, times: int = 1) -> int:
     """Blocks of a kernel that holds rows and leaves a row of partial sums for each block: fewer
     where rows are wide.
+
+    times: as many, for a kernel that leaves no sums.
     """
-    return min(rows, BLOCKS_OF_SUMS, max(1, THREADS_OF_SUMS // threads_of_row(width)))
+    return min(rows, BLOCKS_OF_SUMS * times, max(1, THREADS_OF_SUMS * times // threads_of_row(width)))
 
 
 def _offset(array) -> int:

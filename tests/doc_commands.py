@@ -77,6 +77,7 @@ CUPY_PROGRAM = re.compile(r"minillm simulate .*\.py\b")
 STAND_INS = {
     "SmolLM2-135M-Instruct.Q4_1.gguf": "chat.gguf",
     "MODEL": "runs/default-1",
+    "script.py": str(ROOT / "tests/kernels/cupy_scripts/saxpy.py"),
 }
 
 # What the pages train in a minute is trained for a second here, so its numbers are others.

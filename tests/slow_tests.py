@@ -56,6 +56,8 @@ PATTERNS = (
     # fresh models: the widest
     r"checks/test_gradcheck_fresh\.py::test_fresh_models_pass\[(gpt2-8-1|llama-8-3)\]",
     r"checks/test_gradcheck_fresh\.py::test_an_error_in_the_sixth_digit_of_a_fresh_model_is_seen\[-",
+    # all commands for a machine with a GPU, in processes of their own
+    r"test_on_a_gpu\.py::test_each_command_of_a_piece_runs",
     # lessons that train, or run many kernels
     r"lessons/test_(one_page|cross_entropy|kernel|muon|chat|preferences)\.py::test_what_the_lesson_claims",
     r"lessons/test_adam\.py::test_one_decay_of_each_kind",

@@ -1,6 +1,7 @@
 // Attention of new tokens over a cache of keys and values, for generation:
 //
-//     s_j = q . k_j / sqrt(D)        p = softmax over the keys j that the query sees        y = sum_j p_j v_j
+//     s_j = q . k_j / sqrt(D)        p = softmax over the keys j that the query sees
+//     y = sum_j p_j v_j
 //
 // minillm/layers/cached_attention.py has the same with arrays. One query alone reads the whole
 // cache, and a block a head would leave most of a GPU idle: so the keys are split among blocks
@@ -54,16 +55,18 @@ __device__ inline Seen seen_by(long long column, long long padding, int window) 
 }
 
 // q, k and v are columns of matrices with a row for each of the tokens = B t: head h of a token
-// begins at first + token step + h D, and the matrices may be one. keys, values (B, H_kv, capacity, D). rotated (tokens, H, D). cosine, sine (rows,
-// D / 2), row = the position of a token in its text, or by_token its number; cosine null: nothing
-// is rotated, and q is not read. padding (B,) or null. Padding columns become zeros.
+// begins at first + token step + h D, and the matrices may be one. keys, values (B, H_kv, capacity,
+// D). rotated (tokens, H, D). cosine, sine (rows, D / 2), row = the position of a token in its
+// text, or by_token its number; cosine null: nothing is rotated, and q is not read. padding (B,) or
+// null. Padding columns become zeros.
 //
 // Work: blockIdx.x is a token, blockIdx.y a head: first those of k, then of v, then of q.
 template <typename Number>
 __global__ void append(const Number* q, const Number* k, const Number* v, Number* rotated, Number* keys, Number* values,
-                       const float* cosine, const float* sine, const long long* place, const long long* padding, int time,
-                       int kv_heads, int heads, int half_width, int q_first, int q_step, int k_first, int k_step, int v_first,
-                       int v_step, long long first, int capacity, int interleaved, int by_token) {
+                       const float* cosine, const float* sine, const long long* place, const long long* padding,
+                       int time, int kv_heads, int heads, int half_width, int q_first, int q_step, int k_first,
+                       int k_step, int v_first, int v_step, long long first, int capacity, int interleaved,
+                       int by_token) {
     int token = blockIdx.x, b = token / time, slot = blockIdx.y, width = 2 * half_width;
     long long column = place[0] + token % time, hidden = padding ? padding[b] : 0;
     bool is_value = slot >= kv_heads && slot < 2 * kv_heads, is_query = slot >= 2 * kv_heads;
@@ -111,15 +114,15 @@ __device__ inline float score(const float* query, const Number* k, int width) {
 // there is one part; else sums (parts, tokens H, D), and m and l (parts, tokens H, 2). A part
 // without a key that is seen leaves m = -inf, l = 0 and no sum.
 //
-// Work: a block takes KEYS keys at a time, those of the numbers blockIdx.y, blockIdx.y + parts, ...,
-// and rescales what it has by exp(m - m') as the largest score grows. For the scores a thread owns a
-// key, for the sum a column: KEYS / D groups of threads take each so many keys.
+// Work: a block takes KEYS keys at a time, the groups blockIdx.y, blockIdx.y + parts, ... of those
+// that are seen, and rescales what it has by exp(m - m') as the largest score grows. For the scores
+// a thread owns a key, for the sum a column; KEYS / D threads share a column's keys.
 template <typename Number, bool wide>
 __global__ void __launch_bounds__(KEYS)
     attend(const Number* q, const Number* keys, const Number* values, Number* y, float* sums, float* statistics,
            const long long* place, const long long* padding, int time, int kv_heads, int heads, int width, int q_first,
            int q_step, long long first, int capacity, int window, float scale) {
-    const int OWN = (MAX_WIDTH + KEYS - 1) / KEYS;  // columns of a thread, where a head is wider than a block
+    const int OWN = (MAX_WIDTH + KEYS - 1) / KEYS;  // columns of a thread
     __shared__ float query[MAX_WIDTH], p[KEYS], part_sums[MAX_WIDTH], scratch[32];
     long long row = blockIdx.x;
     int head = row % heads, token = row / heads, b = token / time;
@@ -150,7 +153,8 @@ __global__ void __launch_bounds__(KEYS)
             o[own] *= alpha;
             const Number* v = values + rows * width + n % width;
 #pragma unroll 4
-            for (int i = from + n / width; i < stop; i += groups) o[own] += p[i - start] * (float)v[(long long)i * width];
+            for (int i = from + n / width; i < stop; i += groups)
+                o[own] += p[i - start] * (float)v[(long long)i * width];
         }  // the barriers of the next block_max end the reading of p
     }
 #pragma unroll
@@ -171,8 +175,8 @@ __global__ void __launch_bounds__(KEYS)
     }
 }
 
-// y (rows, D) from sums (parts, rows, D) and m and l (parts, rows, 2). Work: a block a row, a thread
-// a column.
+// y (rows, D) from sums (parts, rows, D) and m and l (parts, rows, 2). Work: a block a row, a
+// thread a column.
 template <typename Number>
 __global__ void merge(const float* sums, const float* statistics, Number* y, int parts, int width) {
     long long row = blockIdx.x, rows = gridDim.x;
@@ -182,7 +186,7 @@ __global__ void merge(const float* sums, const float* statistics, Number* y, int
         float o = 0, l = 0;
         for (int part = 0; part < parts; ++part) {
             const float* of_part = statistics + 2 * (part * rows + row);
-            if (of_part[1] == 0) continue;  // nothing of this part is seen, and its sum was not written
+            if (of_part[1] == 0) continue;  // no key is seen, and the sum was not written
             float factor = expf(of_part[0] - largest);
             l += factor * of_part[1];
             o += factor * sums[(part * rows + row) * width + d];

@@ -1,4 +1,4 @@
-"""Launcher of decode.cu: what attention does for new tokens beside a cache, on "cuda" and "cudasim".
+"""Launcher of decode.cu: attention of new tokens over a cache, on "cuda" and "cudasim".
 
 append(q, k, v, keys, values, place, ...)      k and v of the new tokens go into the cache
 decode_attention(q, keys, values, place, ...)  the new tokens' queries over all columns that they see

@@ -19,10 +19,11 @@
 //
 // As in rung 3, one kernel goes over the keys for dQ and one over the queries for dK and dV. Each
 // result belongs to one block and nothing is added atomically: the order of every sum is fixed, and
-// so are its bits.
+// so are its bits. The kernel for dQ has the rows of dY and Y, and writes delta for the other one.
 //
 // Cost, for a head: 4 T^2 D operations forward and 14 T^2 D backward (S and dP are computed twice;
-// half where causal). Memory: forward reads Q and writes Y once, and K and V once for every OWNED
+// half where causal: a warp skips the tiles that none of its rows sees, and masks single scores in
+// those that a border crosses, mask.cuh). Memory: forward reads Q and writes Y once, and K and V once for every OWNED
 // queries: 16 T D + T^2 D / 8 bytes, mostly from the cache. Backward keeps 4 T bytes a head (L)
 // instead of 4 T^2.
 // Gain over rung 3: not measured on a GPU yet.

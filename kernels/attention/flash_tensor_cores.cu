@@ -8,228 +8,34 @@
 // derives it.
 //
 // The idea of this rung: a warp multiplies a 16 x 16 by a 16 x 8 matrix in one instruction
-// (mma.cuh), many times faster than with the float units. Its operands have fewer bits. There are
-// two kinds: bfloat16 arrays as they are, and float32 arrays whose numbers are rounded to TF32 (10
-// bits of mantissa) when they are loaded as an operand. Sums, softmax and L are float32 in both.
-// Two more things keep the tensor cores busy:
+// (mma.cuh), many times faster than with the float units. Its operands have fewer bits
+// (operands.cuh); sums, softmax and L are float32. What keeps the tensor cores busy:
 // - the result of S = Q K^T has the register layout that the first operand of P V needs, so P stays
 //   in registers;
-//   - tiles are double buffered: while one is used the next is copied (async_copy.cuh).
+// - tiles are double buffered: while one is used the next is copied (async_copy.cuh);
+// - shared memory is the limit: an operand that a warp reads from it feeds two instructions for 16
+//   rows. With 32 rows a warp it feeds four (warp_tiles.cuh), and what fits into registers is kept
+//   there;
+// - single scores are masked in tiles that a border crosses, and a warp skips those that none of its
+//   rows sees (mask.cuh).
 //
 // Cost, for a head: the operations of rung 4, of which only softmax and masks are left to the float
-// units. Memory: forward reads K and V once for every 16 WARPS queries. P and dS are rounded to the
-// operand's type before they are multiplied: an error of about 4e-3 in bfloat16, 5e-4 in TF32.
+// units. Memory: forward reads K and V once for every 16 WARPS GROUPS queries. P and dS are rounded to
+// the operand's type before they are multiplied: an error of about 4e-3 in bfloat16, 5e-4 in TF32.
 // Gain over rung 4: not measured on a GPU yet.
 //
-// Work: a warp owns 16 rows (queries; keys for dK and dV), a block 16 for each of its 4 or 8 warps.
-// Tiles of N rows of the other two matrices are loaded one after the other. With g = lane / 4 and t
-// = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of these the columns 2t
-// and 2t + 1. blockIdx.x counts heads over the batch, blockIdx.y the rows, those with most work
-// first. Shared memory: the rows owned and two tiles of each of the other two matrices, every row
-// PADDING bytes longer than its numbers, so that eight rows start in different banks.
+// Work: a warp owns GROUPS times 16 rows (queries; keys for dK and dV), a block those of its WARPS.
+// Tiles of N rows of the other two matrices are loaded one after the other. blockIdx.x counts heads
+// over the batch, blockIdx.y the rows, those with most work first. A multiprocessor holds BLOCKS
+// blocks, which limits their registers. Shared memory: the rows owned and two tiles of each of the
+// other two matrices.
 
-#include <cuda_bf16.h>
-
-#include "async_copy.cuh"
 #include "dropout.cuh"
 #include "layout.cuh"
 #include "mask.cuh"
-#include "mma.cuh"
+#include "warp_tiles.cuh"
 
 const float LOG2_E = 1.44269504088896341f;
-
-__device__ inline int warp() { return threadIdx.x / 32; }
-__device__ inline int group() { return threadIdx.x % 32 / 4; }
-__device__ inline int within() { return threadIdx.x % 4; }
-
-// What differs between the two kinds of operand. DEPTH: the inner size of one matrix instruction.
-// Second operands are loaded for two instructions that give 8 columns each.
-//   rows             a[4]: DEPTH columns of 16 rows in shared memory, as the first operand
-//   from_sums        a[4]: the results of DEPTH columns, in c[DEPTH / 8][4], as the first operand
-//   columns_of_rows  b[4]: DEPTH columns of 16 rows: the second operand of A B^T
-//   columns          b[4]: 16 columns of DEPTH rows: the second operand of A B
-struct Bf16 {
-    typedef __nv_bfloat16 Number;
-    static const int DEPTH = 16, PAD = PADDING / sizeof(Number);
-
-    static __device__ void rows(unsigned (&a)[4], const Number* tile, int stride) {
-        int lane = threadIdx.x % 32;
-        ldmatrix_x4(a, tile + lane % 16 * stride + lane / 16 * 8);
-    }
-    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride) {
-        int lane = threadIdx.x % 32;
-        ldmatrix_x4(b, tile + (lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 8);
-    }
-    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride) {
-        int lane = threadIdx.x % 32;
-        ldmatrix_x4_trans(b, tile + lane % 16 * stride + lane / 16 * 8);
-    }
-    static __device__ unsigned pair(float low, float high) {
-        return __bfloat16_as_ushort(__float2bfloat16_rn(low)) | (unsigned)__bfloat16_as_ushort(__float2bfloat16_rn(high)) << 16;
-    }
-    static __device__ void from_sums(unsigned (&a)[4], const float (*c)[4]) {
-        a[0] = pair(c[0][0], c[0][1]);
-        a[1] = pair(c[0][2], c[0][3]);
-        a[2] = pair(c[1][0], c[1][1]);
-        a[3] = pair(c[1][2], c[1][3]);
-    }
-    static __device__ void multiply(float (&c)[4], const unsigned* a, const unsigned* b) { mma_m16n8k16_bf16(c, a, b, c); }
-    static __device__ void store(Number* to, float x, float y) { *(__nv_bfloat162*)to = __floats2bfloat162_rn(x, y); }
-    static __device__ float2 load(const Number* from) { return __bfloat1622float2(*(const __nv_bfloat162*)from); }
-};
-
-struct Tf32 {
-    typedef float Number;
-    static const int DEPTH = 8, PAD = PADDING / sizeof(Number);
-
-    static __device__ void rows(unsigned (&a)[4], const Number* tile, int stride) {
-        const Number* corner = tile + group() * stride + within();
-        a[0] = to_tf32(corner[0]);
-        a[1] = to_tf32(corner[8 * stride]);
-        a[2] = to_tf32(corner[4]);
-        a[3] = to_tf32(corner[8 * stride + 4]);
-    }
-    static __device__ void columns_of_rows(unsigned (&b)[4], const Number* tile, int stride) {
-        const Number* corner = tile + group() * stride + within();
-        b[0] = to_tf32(corner[0]);
-        b[1] = to_tf32(corner[4]);
-        b[2] = to_tf32(corner[8 * stride]);
-        b[3] = to_tf32(corner[8 * stride + 4]);
-    }
-    // The inner index t of the instruction is row 2t and t + 4 is row 2t + 1, in from_sums too: the
-    // order of a sum is free, and so the results need not change lanes to become an operand.
-    static __device__ void columns(unsigned (&b)[4], const Number* tile, int stride) {
-        const Number* corner = tile + 2 * within() * stride + group();
-        b[0] = to_tf32(corner[0]);
-        b[1] = to_tf32(corner[stride]);
-        b[2] = to_tf32(corner[8]);
-        b[3] = to_tf32(corner[stride + 8]);
-    }
-    static __device__ void from_sums(unsigned (&a)[4], const float (*c)[4]) {
-        a[0] = to_tf32(c[0][0]);
-        a[1] = to_tf32(c[0][2]);
-        a[2] = to_tf32(c[0][1]);
-        a[3] = to_tf32(c[0][3]);
-    }
-    static __device__ void multiply(float (&c)[4], const unsigned* a, const unsigned* b) { mma_m16n8k8_tf32(c, a, b, c); }
-    static __device__ void store(Number* to, float x, float y) { *(float2*)to = make_float2(x, y); }
-    static __device__ float2 load(const Number* from) { return *(const float2*)from; }
-};
-
-// Start to copy: tile[r][d] = matrix[first + r][d] for r < ROWS; 0 beyond the end of the matrix.
-// step: from a token to the next.
-template <class Operand, int D, int ROWS>
-__device__ inline void load_rows(AsyncCopies& copies, typename Operand::Number* tile, const typename Operand::Number* matrix,
-                                 int step, int first, int time) {
-    const int CHUNK = 16 / sizeof(typename Operand::Number), CHUNKS = D / CHUNK;  // numbers in 16 bytes, of them in a row
-    for (int n = threadIdx.x; n < ROWS * CHUNKS; n += blockDim.x) {
-        int r = n / CHUNKS, d = n % CHUNKS * CHUNK;
-        bool inside = first + r < time;
-        copies.start(tile + r * (D + Operand::PAD) + d, matrix + (long long)(inside ? first + r : 0) * step + d, inside);
-    }
-}
-
-// The rows of a warp, GROUPS times 16, as the first operand of A B^T. KEPT: in registers, read from
-// shared memory once; else for every product.
-template <class Operand, int D, int GROUPS, bool KEPT>
-struct FirstOperand {
-    static const int STRIDE = D + Operand::PAD, DEPTH = Operand::DEPTH;
-    const typename Operand::Number* tile;
-    unsigned kept[KEPT ? D / DEPTH : 1][GROUPS][4];
-
-    __device__ FirstOperand(const typename Operand::Number* tile) : tile(tile) {
-#pragma unroll
-        for (int d = 0; KEPT && d < D; d += DEPTH) read(kept[d / DEPTH], d);
-    }
-    // The columns d ... d + DEPTH - 1 of each group.
-    __device__ const unsigned (&at(int d))[GROUPS][4] {
-        if (!KEPT) read(kept[0], d);
-        return kept[KEPT ? d / DEPTH : 0];
-    }
-    __device__ void read(unsigned (&a)[GROUPS][4], int d) const {
-#pragma unroll
-        for (int m = 0; m < GROUPS; ++m) Operand::rows(a[m], tile + 16 * m * STRIDE + d, STRIDE);
-    }
-};
-
-// s = a b^T: the rows of a warp by N rows of b in shared memory
-template <class Operand, int D, int N, int GROUPS, bool KEPT>
-__device__ inline void matmul_abt(float (&s)[GROUPS][N / 8][4], FirstOperand<Operand, D, GROUPS, KEPT>& a,
-                                  const typename Operand::Number* b) {
-    const int STRIDE = D + Operand::PAD;
-#pragma unroll
-    for (int m = 0; m < GROUPS; ++m)
-#pragma unroll
-        for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-            for (int e = 0; e < 4; ++e) s[m][n][e] = 0;
-#pragma unroll
-    for (int d = 0; d < D; d += Operand::DEPTH) {
-        const unsigned(&a_operand)[GROUPS][4] = a.at(d);
-#pragma unroll
-        for (int n = 0; n < N / 8; n += 2) {
-            unsigned b_operand[4];
-            Operand::columns_of_rows(b_operand, b + 8 * n * STRIDE + d, STRIDE);
-#pragma unroll
-            for (int m = 0; m < GROUPS; ++m) {
-                Operand::multiply(s[m][n], a_operand[m], b_operand);
-                Operand::multiply(s[m][n + 1], a_operand[m], b_operand + 2);
-            }
-        }
-    }
-}
-
-// o += w v: the rows of a warp, N numbers each, in registers; v has N rows in shared memory
-template <class Operand, int D, int N, int GROUPS>
-__device__ inline void add_matmul_ab(float (&o)[GROUPS][D / 8][4], const float (&w)[GROUPS][N / 8][4],
-                                     const typename Operand::Number* v) {
-    const int STRIDE = D + Operand::PAD;
-#pragma unroll
-    for (int j = 0; j < N; j += Operand::DEPTH) {
-        unsigned a_operand[GROUPS][4];
-#pragma unroll
-        for (int m = 0; m < GROUPS; ++m) Operand::from_sums(a_operand[m], &w[m][j / 8]);
-#pragma unroll
-        for (int d = 0; d < D; d += 16) {
-            unsigned b_operand[4];
-            Operand::columns(b_operand, v + j * STRIDE + d, STRIDE);
-#pragma unroll
-            for (int m = 0; m < GROUPS; ++m) {
-                Operand::multiply(o[m][d / 8], a_operand[m], b_operand);
-                Operand::multiply(o[m][d / 8 + 1], a_operand[m], b_operand + 2);
-            }
-        }
-    }
-}
-
-// matrix[row ...][...] = factor[m][half] o[m][...]: of a warp's rows, 16 m + 8 half + g is this lane's.
-template <class Operand, int D, int GROUPS>
-__device__ inline void store_rows(typename Operand::Number* matrix, int step, const float (&o)[GROUPS][D / 8][4],
-                                  const float (&factor)[GROUPS][2], int row, int time) {
-#pragma unroll
-    for (int m = 0; m < GROUPS; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            int i = row + 16 * m + 8 * half + group();
-            if (i >= time) continue;
-#pragma unroll
-            for (int n = 0; n < D / 8; ++n) {
-                float x = o[m][n][2 * half] * factor[m][half], y = o[m][n][2 * half + 1] * factor[m][half];
-                Operand::store(matrix + (long long)i * step + 8 * n + 2 * within(), x, y);
-            }
-        }
-}
-
-// Over the 4 lanes that have columns of the same row. All get the same bits.
-__device__ inline float row_max(float value) {
-    value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 1));
-    return fmaxf(value, __shfl_xor_sync(ALL_LANES, value, 2));
-}
-
-__device__ inline float row_sum(float value) {
-    value += __shfl_xor_sync(ALL_LANES, value, 1);
-    return value + __shfl_xor_sync(ALL_LANES, value, 2);
-}
 
 // delta_i = sum_d dy_id y_id of the rows dy and y, by the 4 lanes that have columns of it. inside: of
 // the matrix; y is not read if it is not.

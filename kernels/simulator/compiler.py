@@ -138,7 +138,7 @@ def kernel_library(
     for a string.
 
     prefix: headers that come before the source and are compiled once for all sources with the same
-    options; with them g++ is told to optimise less, since such kernels are many and small.
+    options; with them g++ optimises less, since such kernels are many and small.
     """
     folder = Path(path).resolve().parent if path else None
     command = (

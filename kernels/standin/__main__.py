@@ -1,9 +1,10 @@
-"""python -m minillm.kernels.standin [--compute] [--capability 9.0] [--counts] (-m MODULE | SCRIPT) [ARGUMENTS...]
+"""python -m minillm.kernels.standin [OPTIONS] (-m MODULE | SCRIPT) [ARGUMENTS...]
 
-Runs a program with the stand-in in the place of the GPU. `minillm simulate` does that for CuPy programs;
-this is for those of minillm, where nothing is computed unless --compute says so.
+Runs a program with the stand-in in the place of the GPU. `minillm simulate` does that for CuPy
+programs; this is for those of minillm, where nothing is computed unless --compute says so.
 
---compute      carry out launches and products in host memory (computing.py); else they are only checked and recorded
+--compute      carry out launches and products in host memory; else they are only checked and
+               recorded
 --capability   the compute capability of the GPU, 9.0 by default
 --counts       at the end, print how many launches, products, copies and waits there were
 """
@@ -15,7 +16,7 @@ import os
 import sys
 
 from minillm.errors import UserError
-from minillm.kernels.standin.attach import attach_as_told
+from minillm.kernels.standin.plugin import attach_as_told
 from minillm.kernels.standin.recording import counts
 from minillm.kernels.standin.script import Program, start
 
@@ -52,7 +53,9 @@ def _append_to(variable: str, value: str, separator: str) -> None:
 
 
 def _program_starts(words: list[str]) -> int:
-    """Where the program's own arguments begin: after `-m MODULE`, or at the first word that is no option."""
+    """Where the program's own arguments begin: after `-m MODULE`, or at the first word that is no
+    option.
+    """
     position = 0
     while position < len(words):
         if words[position] == "-m":

@@ -1,4 +1,6 @@
-"""With what a cupy.RawKernel is called: the driver gets addresses only, and check mode wants to know how long arrays are."""
+"""With what a cupy.RawKernel is called: the driver gets addresses only, and check mode wants to
+know how long arrays are.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ NUMBERS = {b"i": "iu", b"u": "iu", b"f": "f"}  # kind of a parameter -> kinds of
 class Given(NamedTuple):
     """An argument of a launch.
 
-    dtype: of a scalar or of an array's elements. start, end: the memory from the first to the last byte of an array; None
-    for a scalar.
+    dtype: of a scalar or of an array's elements. start, end: the memory from the first to the last
+    byte of an array; None for a scalar.
     """
 
     dtype: np.dtype
@@ -38,8 +40,9 @@ def given() -> list[Given] | None:
 def see_arguments() -> None:
     """From here on, `given` knows the arguments.
 
-    The class is compiled, and Python does not let its methods be replaced: the function for a call in the type itself
-    becomes the one of classes that are written in Python, which looks __call__ up in the type's dictionary.
+    The class is compiled, and Python does not let its methods be replaced: the function for a call
+    in the type itself becomes the one of classes that are written in Python, which looks __call__
+    up in the type's dictionary.
     """
     import cupy
 

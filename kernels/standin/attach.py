@@ -12,72 +12,14 @@ import ctypes
 import os
 
 from minillm.errors import UserError
-from minillm.kernels.standin import installation, modules
+from minillm.kernels.standin import installation, libraries, modules
 from minillm.kernels.standin.build import DRIVER, build
 from minillm.kernels.standin.jump import Jumps
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
 
 
-class Parameter(ctypes.Structure):
-    """Where a kernel's parameter lies among its arguments, and its bytes (native/driver.c)."""
-
-    _fields_ = [("offset", ctypes.c_uint), ("size", ctypes.c_uint)]
-
-
-class Launch(ctypes.Structure):
-    """A launch, as native/driver.c describes it. replayed: not 0 for a launch of a graph."""
-
-    _fields_ = [
-        ("module", ctypes.c_void_p),
-        ("name", ctypes.c_char_p),
-        ("grid", ctypes.c_uint * 3),
-        ("block", ctypes.c_uint * 3),
-        ("shared", ctypes.c_uint),
-        ("arguments", ctypes.POINTER(ctypes.c_void_p)),
-        ("parameters", ctypes.c_int),
-        ("replayed", ctypes.c_int),
-        ("parameter", ctypes.POINTER(Parameter)),
-    ]
-
-
-class Product(ctypes.Structure):
-    """A product of matrices, as native/cublas.c describes it."""
-
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("a", ctypes.c_void_p),
-        ("b", ctypes.c_void_p),
-        ("c", ctypes.c_void_p),
-        *((name, ctypes.c_int) for name in "op_a op_b m n k lda ldb ldc a_type b_type c_type compute batch".split()),
-        *((name, ctypes.c_int) for name in ("addresses", "device_scalars", "replayed")),
-        *((name, ctypes.c_longlong) for name in ("step_a", "step_b", "step_c")),
-        ("alpha", ctypes.c_uint8 * 16),
-        ("beta", ctypes.c_uint8 * 16),
-    ]
-
-
-class Call(ctypes.Structure):
-    """A call of another library's function, as native/calls.h describes it."""
-
-    _fields_ = [
-        ("name", ctypes.c_char_p),
-        ("count", ctypes.c_int),
-        ("infos", ctypes.c_int),
-        ("device_scalars", ctypes.c_int),
-        ("info", ctypes.c_void_p),
-        ("seed", ctypes.c_ulonglong),
-        ("offset", ctypes.c_ulonglong),
-        ("slots", (ctypes.c_uint8 * 16) * 24),
-    ]
-
-
-LaunchHook = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Launch))
-ProductHook = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Product))
-CallHook = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Call))
-GraphHook = ctypes.CFUNCTYPE(None, ctypes.c_size_t)
-
-cuda = cublas = None  # the loaded libraries
+cuda = None  # the stand-in's libcuda, loaded by ctypes; None before attach()
 _kept = []  # what C code uses for as long as the process lives
 
 
@@ -86,7 +28,7 @@ def attach() -> None:
 
     Raises UserError or MissingExtra, in one line, where that cannot be done.
     """
-    global cuda, cublas
+    global cuda
     if cuda is not None:
         return
     installation.check()
@@ -95,20 +37,12 @@ def attach() -> None:
     _kept.append(ctypes.CDLL(installation.nvrtc(), mode=ctypes.RTLD_GLOBAL))  # CuPy finds it in memory
     loaded = {soname: ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL) for soname, path in build().items()}
     _kept.extend(loaded.values())
-    cuda, cublas = loaded[DRIVER], next(library for name, library in loaded.items() if name.startswith("libcublas."))
+    libraries.cuda = loaded[DRIVER]
+    libraries.cublas = next(library for name, library in loaded.items() if name.startswith("libcublas."))
     _replace_runtime()
     handles = {soname.removeprefix("lib").partition(".")[0]: library._handle for soname, library in loaded.items()}
-    modules.replace({**handles, "cudart": cuda._handle})
-
-
-def attach_as_told() -> None:
-    """Attach the stand-in as GPU_STANDIN_CAPABILITY ("8.6") and GPU_STANDIN_COMPUTE say."""
-    attach()
-    set_capability(os.environ.get("GPU_STANDIN_CAPABILITY", "9.0"))
-    if os.environ.get("GPU_STANDIN_COMPUTE"):
-        from minillm.kernels.standin.computing import carry_out_everything
-
-        carry_out_everything()
+    modules.replace({**handles, "cudart": libraries.cuda._handle})
+    cuda = libraries.cuda
 
 
 def set_capability(capability: str) -> None:
@@ -121,19 +55,6 @@ def set_capability(capability: str) -> None:
             f"there is no GPU of compute capability {capability} here: choose one of {', '.join(CAPABILITIES)}"
         )
     cuda.standin_set_capability(*map(int, capability.split(".")))
-
-
-def set_hooks(launch=None, product=None, call=None, graph=None) -> None:
-    """What is called for each launch, product, call of another library, and launch of a graph
-    (before its nodes).
-
-    The answer is the call's error code, 0 for success. The hooks have to live as long as the
-    process.
-    """
-    cuda.standin_set_launch_hook(launch)
-    cublas.standin_set_product_hook(product)
-    cuda.standin_set_call_hook(call)
-    cuda.standin_set_graph_hook(graph)
 
 
 def forget_errors() -> None:
@@ -150,7 +71,7 @@ def _replace_runtime() -> None:
     start, places = _loaded_at(path), installation.runtime_functions()
     with Jumps(start + min(places.values()), start + max(places.values())) as jumps:
         for name, place in places.items():
-            jumps.write(start + place, ctypes.cast(getattr(cuda, f"standin_{name}"), ctypes.c_void_p).value)
+            jumps.write(start + place, ctypes.cast(getattr(libraries.cuda, f"standin_{name}"), ctypes.c_void_p).value)
 
 
 def _loaded_at(path: str) -> int:

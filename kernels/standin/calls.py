@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import _thread
 import ctypes
+import itertools
 import struct
 from collections.abc import Callable
 from functools import cache
 
-from minillm.kernels.standin import attach, recording, signatures
+from minillm.kernels.standin import libraries, recording, signatures
 
 UNKNOWN, NOT_SUPPORTED = 999, 801
 _HANDLE_BYTES = 32  # of native/calls.h's Handle: stream, two modes, seed, offset
@@ -26,20 +27,30 @@ def submit(name: str, shape: tuple[int, ...], work: Callable[[], None]) -> None:
     """
     import cupy
 
-    number = len(_submitted)
+    stream, number = cupy.cuda.get_current_stream(), next(_numbers)
     _submitted[number] = (shape, work)
-    handle = ctypes.create_string_buffer(struct.pack("<Q", cupy.cuda.get_current_stream().ptr), _HANDLE_BYTES)
-    call = attach.Call(_names.setdefault(name, name.encode()), 1)
+    handle = ctypes.create_string_buffer(struct.pack("<Q", stream.ptr), _HANDLE_BYTES)
+    call = libraries.Call(_names.setdefault(name, name.encode()), 1, of_python=1)
     ctypes.memmove(call.slots, struct.pack("<q", number), 8)
-    code = attach.cuda.standin_call(handle, ctypes.byref(call), 0)
-    if code or not cupy.cuda.get_current_stream().is_capturing():
-        del _submitted[number]
+    code = libraries.cuda.standin_call(handle, ctypes.byref(call), 0)
     if code:
+        del _submitted[number]
         raise cupy.cuda.runtime.CUDARuntimeError(code)
+    if not stream.is_capturing():
+        del _submitted[number]
 
 
+_numbers = itertools.count()
 _submitted: dict[int, tuple[tuple[int, ...], Callable[[], None]]] = {}  # what graphs may ask for again is kept
 _names: dict[str, bytes] = {}
+
+
+def _forget(number: int) -> None:
+    """No graph asks for this work any more."""
+    _submitted.pop(number, None)
+
+
+FORGET_HOOK = libraries.ForgetHook(_forget)
 
 
 def _called(pointer) -> int:
@@ -66,12 +77,12 @@ def _called(pointer) -> int:
 
 def _failed(name: str, error: Exception, code: int) -> int:
     text = f"{name}: {type(error).__name__}: {error}".encode()
-    attach.cuda.standin_set_reason(text)
-    attach.cuda.standin_unable(code, name.encode(), str(error).encode())
+    libraries.cuda.standin_set_reason(text)
+    libraries.cuda.standin_unable(code, name.encode(), str(error).encode())
     return code
 
 
-HOOK = attach.CallHook(_called)
+HOOK = libraries.CallHook(_called)
 
 
 def _carry_out(name: str, call) -> None:

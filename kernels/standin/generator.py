@@ -1,4 +1,5 @@
-"""In the place of cupy.random.Generator, whose kernels are compiled into CuPy's wheel: NumPy's generators.
+"""In the place of cupy.random.Generator, whose kernels are compiled into CuPy's wheel: NumPy's
+generators.
 
 The distributions are the same; the numbers of a seed are others than on a GPU.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-# Methods of cupy.random.Generator; NumPy's have the same names and arguments, but for `dtype` and `out` of some.
+# Methods of cupy.random.Generator; NumPy's have the same names and arguments, but for `dtype` and
+# `out` of some.
 METHODS = """beta binomial chisquare dirichlet exponential f gamma geometric hypergeometric integers logseries poisson power
 random standard_exponential standard_gamma standard_normal uniform""".split()
 
@@ -15,7 +17,8 @@ random standard_exponential standard_gamma standard_normal uniform""".split()
 class BitGenerator:
     """A seed: what XORWOW(seed), MRG32k3a(seed) and Philox4x3210(seed) are here.
 
-    seed: as numpy.random.SeedSequence takes it, or such a sequence. size: of the state on a GPU, which has no meaning here.
+    seed: as numpy.random.SeedSequence takes it, or such a sequence. size: of the state on a GPU,
+    which has no meaning here.
     """
 
     def __init__(self, seed=None, *, size: int = -1):

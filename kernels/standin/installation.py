@@ -131,10 +131,11 @@ def cuda_version(headers: Path) -> int:
 
 
 def nvrtc() -> str:
-    """What the dynamic linker loads NVRTC by: the file of NVIDIA's package, else the library's name.
+    """What the dynamic linker loads NVRTC by: the file of NVIDIA's package, else the library's
+    name.
 
-    Raises MissingExtra where there is none. CuPy before 14 does not look into NVIDIA's packages, and
-    later ones end in a long traceback.
+    Raises MissingExtra where there is none. CuPy before 14 does not look into NVIDIA's packages,
+    and later ones end in a long traceback.
     """
     library = f"libnvrtc.so.{cuda_major()}"
     for folder in _nvidia_folders("cuda_nvrtc" if cuda_major() == 12 else "cu13"):

@@ -69,8 +69,8 @@ class Jumps:
 
 
 def _flush(address: int, size: int) -> None:
-    """Instructions that were fetched before are forgotten. x86-64 sees to it itself; arm64 has to
-    be told, by a function that the compiler's library libgcc_s has.
+    """Forgets instructions that were fetched before: libgcc_s has the function. x86-64 sees to it
+    itself.
     """
     if platform.machine() in ("aarch64", "arm64"):
         ctypes.CDLL("libgcc_s.so.1").__clear_cache(ctypes.c_void_p(address), ctypes.c_void_p(address + size))

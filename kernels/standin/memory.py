@@ -47,7 +47,7 @@ def pointer_at(address: int, index: int) -> int:
 
 
 def number(slot: bytes, dtype: np.dtype, on_device: bool):
-    """A number that was passed by its address: its bytes, or the address where it is on the device."""
+    """A number that was passed by its address: its bytes, or its address on the device."""
     if on_device:
         return array(int.from_bytes(slot[:8], "little"), dtype, (1,))[0]
     return np.frombuffer(slot, dtype, 1)[0]

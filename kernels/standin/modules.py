@@ -10,6 +10,8 @@ import importlib.abc
 import sys
 from types import SimpleNamespace
 
+from minillm.kernels.standin import libraries
+
 REFUSED = {  # module of CuPy -> pathfinder's name, what it is, what to do instead
     "cupy.cuda.cufft": ("cufft", "cuFFT (cupy.fft)", "use numpy.fft on cupy.asnumpy(x)"),
     "cupy_backends.cuda.libs.cusparse": ("cusparse", "cuSPARSE (cupyx.scipy.sparse)", "use scipy.sparse"),
@@ -63,11 +65,13 @@ def _replace_finder_of_libraries(handles: dict[str, int]) -> None:
 
 
 def _replace_thrust() -> None:
-    """Sorting is Thrust's, compiled into the wheel with a runtime of its own: ours is in thrust.py."""
+    """Sorting is Thrust's, compiled into the wheel with a runtime of its own."""
     import cupy
     import cupy._core._routines_sorting as routines
     import cupy._sorting.sort as sorting
 
-    from minillm.kernels.standin import thrust
+    from minillm.kernels.standin import calls, recording, thrust
 
+    recording.hear_calls(calls.HOOK)
+    libraries.cuda.standin_set_forget_hook(calls.FORGET_HOOK)
     sys.modules["cupy.cuda.thrust"] = cupy.cuda.thrust = routines.thrust = sorting.thrust = thrust

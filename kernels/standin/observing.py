@@ -1,20 +1,16 @@
 """Check and profile mode for the kernels of a CuPy program.
 
-A kernel runs on copies of the memory that its arguments point to, between guards, as in the simulator. How far an array
-goes is known from three places, the first that knows: the arrays that cupy.RawKernel was called with, what CuPy's memory
-pool was asked for, the pages of the process.
+A kernel runs on copies of the memory that its arguments point to, between guards, as in the
+simulator; bounds.py knows how long the arrays are.
 """
 
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
-from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,38 +20,23 @@ from minillm.kernels.simulator.launching import Size, carry_out, described
 from minillm.kernels.simulator.memory import SLACK, Buffer
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import parameter_names
-from minillm.kernels.simulator.source import kernels, split_list
+from minillm.kernels.simulator.source import kernels
+from minillm.kernels.standin import bounds
 from minillm.kernels.standin.arguments import POINTER_BYTES, given, mistakes, see_arguments
-
-C_ARRAY = re.compile(r"\bCArray<\s*([\w ]+?(?:<\w+>)?)\s*,")
-SIZES = {
-    **dict.fromkeys(("bool", "char", "signed char", "unsigned char"), 1),
-    **dict.fromkeys(("short", "unsigned short", "float16", "bfloat16"), 2),
-    **dict.fromkeys(("int", "unsigned int", "float"), 4),
-    **dict.fromkeys(("long long", "unsigned long long", "double", "complex<float>"), 8),
-    "complex<double>": 16,
-}
-
-
-class Span(NamedTuple):
-    """A piece of memory. element: bytes of a number there, 1 where it is not known."""
-
-    start: int
-    end: int
-    element: int = 1
+from minillm.kernels.standin.bounds import Span, element_sizes, span_of
 
 
 @dataclass
 class Observation:
     """What is to be seen of a program's kernels, and what was.
 
-    mode: "check" or "profile". of_cupy: whether the kernels that CuPy brings are looked at, too. report: is called with
-    each new finding. profile: of the mode "profile".
+    mode: "check" or "profile". of_cupy: whether the kernels that CuPy brings are looked at, too.
+    report: is called with each new finding. profile: of the mode "profile".
     """
 
     mode: str
     of_cupy: bool
-    report: callable
+    report: Callable[[str], None]
     profile: Profile = field(default_factory=Profile)
     seen: dict[tuple, int] = field(default_factory=dict)  # finding -> how often
 
@@ -75,7 +56,6 @@ class Observation:
 
 
 _observation: Observation | None = None
-_allocated: dict[int, int] = {}  # what CuPy's pool has handed out: address -> bytes asked for
 
 
 def mode_of(source) -> str:
@@ -90,7 +70,7 @@ def observed(mode: str, report, of_cupy: bool = False) -> Iterator[Observation]:
     report: a function of a text, called with each finding.
     """
     global _observation
-    hook = _allocations_hook()
+    hook = bounds.allocations()
     _observation = Observation(mode, of_cupy, report)
     see_arguments()
     with hook:
@@ -101,7 +81,8 @@ def observed(mode: str, report, of_cupy: bool = False) -> Iterator[Observation]:
 
 
 def run(source, name: str, arguments, size: Size, mode: str) -> None:
-    """A launch in check or profile mode. What check mode finds is reported, and the program goes on.
+    """A launch in check or profile mode. What check mode finds is reported, and the program goes
+    on.
 
     Raises the simulator's CompileError where the kernel cannot be compiled.
     """
@@ -115,7 +96,7 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
         for text_of in mistakes(parameters, names, given()):
             _observation.mistaken(named, file, _line_of(named, text), text_of)
     values = [_bytes_at(arguments[i], _size_of(each)) for i, each in enumerate(parameters)]
-    pointers = _pointers(parameters, values, _element_sizes(text, named))
+    pointers = _pointers(parameters, values, element_sizes(text, named))
     buffers = _buffers([span for _, span in pointers], library.runtime, SLACK if mode == "check" else 0)
     regions = _point_to_copies(parameters, names, values, pointers, buffers)
     addresses = (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))
@@ -137,7 +118,9 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
 
 
 def _point_to_copies(parameters, names, values, pointers, buffers) -> dict[int, Region]:
-    """Put the addresses of the copies into the arguments' values; the copies as check mode describes memory, by their ids."""
+    """Put the addresses of the copies into the arguments' values; the copies as check mode
+    describes memory, by their ids.
+    """
     regions = {}
     for position, span in pointers:
         buffer, parameter = _holding(buffers, span), parameters[position]
@@ -155,7 +138,8 @@ def _point_to_copies(parameters, names, values, pointers, buffers) -> dict[int, 
 
 def _other_arrays() -> list[Region]:
     """What a kernel may reach by an address that it finds in memory."""
-    return [Region(*span, 0, b"another array", 1, Region.ARGUMENT, True) for span in _allocated.items() if span[1]]
+    known = bounds.allocated.items()
+    return [Region(start, size, 0, b"another array", 1, Region.ARGUMENT, True) for start, size in known if size]
 
 
 def _report(error: SimulatorError, source) -> None:
@@ -187,7 +171,9 @@ def _sort(text: str) -> str:
 
 
 def check_count(kernel: str, parameters) -> None:
-    """Raises SimulatorError where a kernel is called with too few or too many arguments: a GPU would read what lies there."""
+    """Raises SimulatorError where a kernel is called with too few or too many arguments: a GPU
+    would read what lies there.
+    """
     if given() is not None and len(given()) != len(parameters):
         raise SimulatorError(f"{kernel}: {len(given())} arguments given, the kernel takes {len(parameters)}")
 
@@ -208,50 +194,20 @@ def _bytes_at(address: int, size: int) -> np.ndarray:
 def _pointers(parameters, values, elements: dict[int, int]) -> list[tuple[int, Span]]:
     """Which arguments have the address of an array: number of the argument, the array's memory.
 
-    A pointer is one, and the first field of the structs in which CuPy passes an array to its own kernels. elements: bytes
-    of a number in the arrays of the latter.
+    A pointer is one, and the first field of the structs in which CuPy passes an array to its own
+    kernels. elements: bytes of a number in the arrays of the latter.
     """
     found = []
     for position, (parameter, value) in enumerate(zip(parameters, values)):
         if not parameter.pointers and (parameter.kind != b"s" or parameter.size < POINTER_BYTES):
             continue
         address = int.from_bytes(value[:POINTER_BYTES].tobytes(), sys.byteorder)
-        if span := _span_of(address, certain=bool(parameter.pointers)):
+        if span := span_of(address, certain=bool(parameter.pointers)):
             element = (
                 parameter.size if parameter.pointers == 1 and parameter.size else elements.get(position, span.element)
             )
             found.append((position, Span(span.start, span.end, element)))
     return found
-
-
-def _element_sizes(source: str, kernel: str) -> dict[int, int]:
-    """Bytes of a number in each parameter that is a CArray of CuPy's, by its number."""
-    text = next((each for each in kernels(source) if each.name == kernel), None)
-    parts = split_list(text.parameters) if text else []
-    types = {position: C_ARRAY.search(part) for position, part in enumerate(parts)}
-    return {position: SIZES[found[1]] for position, found in types.items() if found and found[1] in SIZES}
-
-
-def _span_of(address: int, certain: bool) -> Span | None:
-    """The memory of the array to which an address belongs. certain: whether it is an address at all."""
-    for each in given() or ():
-        if each.start is not None and each.start <= address < max(each.end, each.start + 1):
-            return Span(each.start, each.end, each.dtype.itemsize)
-    starts = sorted(_allocated)
-    at = bisect_right(starts, address) - 1
-    if at >= 0 and address < starts[at] + max(_allocated[starts[at]], 1):
-        return Span(starts[at], starts[at] + _allocated[starts[at]])
-    return _pages_of(address) if certain and address else None
-
-
-def _pages_of(address: int) -> Span | None:
-    """The piece of the process's memory that an address is in."""
-    with open("/proc/self/maps", encoding="utf-8") as maps:
-        for line in maps:
-            start, end = (int(number, 16) for number in line.split(" ", 1)[0].split("-"))
-            if start <= address < end and line.split()[1].startswith("rw"):
-                return Span(start, end)
-    return None
 
 
 def _buffers(spans: list[Span], runtime, slack: int) -> list[Buffer]:
@@ -275,22 +231,3 @@ def _holding(buffers: list[Buffer], span: Span) -> Buffer:
 
 def _memory(start: int, size: int) -> np.ndarray:
     return np.frombuffer((ctypes.c_uint8 * size).from_address(start), np.uint8) if size else np.empty(0, np.uint8)
-
-
-# -------------------------------------------------------------------------------------------------- what is known of arrays
-
-
-def _allocations_hook():
-    """A hook of CuPy's memory pool that keeps how many bytes were asked for at each address."""
-    from cupy.cuda import MemoryHook
-
-    class Allocations(MemoryHook):
-        name = "minillm"
-
-        def malloc_postprocess(self, device_id, size, mem_size, mem_ptr, pmem_id):
-            _allocated[mem_ptr] = size
-
-        def free_preprocess(self, device_id, mem_size, mem_ptr, pmem_id):
-            _allocated.pop(mem_ptr, None)
-
-    return Allocations()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from minillm.kernels.standin import attach, passes
+from minillm.kernels.standin import libraries, passes
 
 COUNTED = (
     "launches",
@@ -125,6 +125,7 @@ Sort = LibraryCall
 _calls: list | None = None
 _kernels = None  # what carries launches and products out, set by computing.py
 _products = None
+_call_hook = None
 
 
 def counts() -> dict[str, int]:
@@ -133,7 +134,7 @@ def counts() -> dict[str, int]:
     A launch by a graph is one of graph_nodes.
     """
     values = (ctypes.c_long * len(COUNTED))()
-    attach.cuda.standin_counts(values)
+    libraries.cuda.standin_counts(values)
     return dict(zip(COUNTED, values))
 
 
@@ -165,6 +166,15 @@ def carry_out(kernels, products) -> None:
     _set_hooks()
 
 
+def hear_calls(hook) -> None:
+    """From here on, calls of other libraries go to this hook, whatever else is recorded or
+    computed.
+    """
+    global _call_hook
+    _call_hook = hook
+    _set_hooks()
+
+
 def computes() -> bool:
     """Whether what is asked for is carried out now."""
     return _kernels is not None
@@ -177,13 +187,11 @@ def note_call(name: str, shape: tuple[int, ...] = ()) -> None:
 
 def _set_hooks() -> None:
     """Without anything to do there is no hook, so that the host's time is not that of this file."""
-    from minillm.kernels.standin import calls
-
     wanted = _calls is not None or _kernels is not None
-    attach.set_hooks(
+    libraries.set_hooks(
         _LAUNCH_HOOK if wanted else None,
         _PRODUCT_HOOK if wanted else None,
-        calls.HOOK,  # sorts are carried out always
+        _call_hook,  # sorts are carried out always
         _GRAPH_HOOK if _calls is not None else None,
     )
 
@@ -231,5 +239,5 @@ def _graph_launched(nodes: int) -> None:
     _calls.append(GraphLaunch("cudaGraphLaunch", nodes))
 
 
-_LAUNCH_HOOK, _PRODUCT_HOOK = attach.LaunchHook(_launched), attach.ProductHook(_multiplied)
-_GRAPH_HOOK = attach.GraphHook(_graph_launched)
+_LAUNCH_HOOK, _PRODUCT_HOOK = libraries.LaunchHook(_launched), libraries.ProductHook(_multiplied)
+_GRAPH_HOOK = libraries.GraphHook(_graph_launched)

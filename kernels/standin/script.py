@@ -26,9 +26,10 @@ class Program(NamedTuple):
 def run_program(program: Program, mode: str = "run", of_cupy: bool = False, width: int = 80) -> int:
     """Run a CuPy program without a GPU, and return its exit code.
 
-    mode: "run", "check" or "profile". Findings and the profile go to standard error; where something was found, the exit
-    code is 1 in the place of 0. of_cupy: observe the kernels that CuPy brings, too. width: columns of the profile.
-    Raises UserError where there is no such program, no CuPy, or a version that the stand-in does not know.
+    mode: "run", "check" or "profile". Findings and the profile go to standard error; where
+    something was found, the exit code is 1 in the place of 0. of_cupy: observe the kernels that
+    CuPy brings, too. width: columns of the profile. Raises UserError where there is no such
+    program, no CuPy, or a version that the stand-in does not know.
     """
     code = None if program.is_module else _compiled(Path(program.name))
     _attach()
@@ -102,7 +103,9 @@ def start(program: Program, code=None) -> None:
 
 
 def _exit_code(run) -> int:
-    """The exit code of a program as Python gives it; an exception is shown without the functions that run the program."""
+    """The exit code of a program as Python gives it; an exception is shown without the functions
+    that run the program.
+    """
     try:
         run()
     except SystemExit as stopped:

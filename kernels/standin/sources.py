@@ -1,4 +1,6 @@
-"""Which source a module of the GPU was compiled from, and the libraries in which the simulator has its kernels."""
+"""Which source a module of the GPU was compiled from, and the libraries in which the simulator has
+its kernels.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ OF_EVERY_KERNEL = (
 )
 OF_SPECIAL_FUNCTIONS = (*OF_EVERY_KERNEL, "cupy/xsf_for_gxx.h")
 HEADERS = Path(__file__).resolve().parent / "headers"
-# Functions of CuPy's through which every compilation goes; their callers tell whose kernel it is.
+# Every compilation goes through these files; who calls them shows whose kernel it is.
 ON_THE_WAY = ("cupy/cuda/compiler.py", "minillm/kernels/standin", "kernels/standin")
 
 
 class Place(NamedTuple):
-    """Where the text of a source begins: a file of the user's, and the number of lines before it."""
+    """Where the text of a source begins: a file of the user's, and the number of lines before."""
 
     file: Path
     lines_before: int
@@ -33,10 +35,12 @@ class Place(NamedTuple):
 class Source:
     """What a module was compiled from.
 
-    options: as NVRTC got them. names: mangled name -> name expression, for kernels that are not extern "C". files: of the
-    user's functions that asked for it, the innermost first. of_user: False for the kernels that CuPy brings.
+    options: as NVRTC got them. names: mangled name -> name expression, for kernels that are not
+    extern "C". files: of the user's functions that asked for it, the innermost first. of_user:
+    False for the kernels that CuPy brings.
 
-    place: where the text is found in one of the files, None where it is not (CuPy has put a kernel together).
+    place: where the text is found in one of the files, None where it is not (CuPy has put a kernel
+    together).
     """
 
     def __init__(self, text: str, options: tuple[str, ...], names: dict[str, str], files: list[str], of_user: bool):
@@ -51,8 +55,8 @@ class Source:
         return (str(self.place.file) if self.place else "kernel.cu"), self.text
 
     def in_program(self, code: str) -> str | None:
-        """Where a line of a kernel that CuPy has put together is in the user's files, "file:line"; None unless it is in one
-        of them once.
+        """Where a line of a kernel that CuPy has put together is in the user's files, "file:line";
+        None unless it is in one of them once.
         """
         for file in self.files:
             rows = [number for number, row in enumerate(_text_of(file).splitlines(), 1) if row.strip() == code.strip()]
@@ -65,7 +69,8 @@ class Source:
         return self.names.get(name, name)
 
     def library(self, name: str, observed: bool = False) -> tuple[Library, int]:
-        """The library that has a kernel, and the kernel's number there. observed: for check and profile mode.
+        """The library that has a kernel, and the kernel's number there. observed: for check and
+        profile mode.
 
         All kernels of a source with variables are in one library, since they share them. So are
         those of a source of minillm's, in the library that device "cudasim" has. Raises the
@@ -83,7 +88,9 @@ class Source:
         return self._libraries[name, observed]
 
     def variable(self, name: str, observed: bool = False) -> tuple[int, int] | None:
-        """The address and the size of a __device__ or __constant__ variable, None if there is no such variable."""
+        """The address and the size of a __device__ or __constant__ variable, None if there is no
+        such variable.
+        """
         if not self.entries:
             return None
         library, _ = self.library(self.entries[0], observed)
@@ -147,7 +154,9 @@ def _loaded(path: Path) -> Library:
 
 
 def _callers():
-    """The files of the functions that are running, the innermost first, without those through which each compilation goes."""
+    """The files of the functions that are running, the innermost first, without those through which
+    each compilation goes.
+    """
     frame = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
@@ -187,7 +196,9 @@ def _headers() -> str:
 
 
 def _for_the_simulator(option: str) -> bool:
-    """Whether an option is of use to g++: macros, and folders but for NVIDIA's, whose headers the simulator has its own of."""
+    """Whether an option is of use to g++: macros, and folders but for NVIDIA's, whose headers the
+    simulator has its own of.
+    """
     if option.startswith("-I"):
         return "_cccl" not in option and not (Path(option[2:]) / "cuda_runtime.h").exists()
     return option.startswith(("-D", "-U"))

@@ -13,11 +13,11 @@ import typer
 from minillm.cli.options import Command
 from minillm.errors import UserError
 
-OF_A_PROGRAM = ("--check", "--profile", "--cupy-too")  # what may stand behind a program, before its own arguments
+OF_A_PROGRAM = ("--check", "--profile", "--cupy-too")  # they may follow a program's name
 
 
 class SimulateCommand(Command):
-    """What follows a program, and the options directly behind it, are the program's own arguments."""
+    """What follows a program's name is for the program, but for our options directly behind it."""
 
     def parse_args(self, context, words):
         start = next((i for i, word in enumerate(words) if word == "-m" or word.endswith(".py")), None)
@@ -94,11 +94,11 @@ def command(
     """Run a CUDA kernel with no GPU, and see what it does.
 
     A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
-    given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the place
-    of the GPU; what follows its name, and --check or --profile behind it, are its own arguments.
-    Exit code 1 if the results differ or check mode finds a fault. It needs Linux and g++. It
-    shows that a kernel is right and free of races on the inputs tried, not that it is fast: there
-    is no timing, no concurrency between blocks, no TMA and no wgmma.
+    given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
+    place of the GPU; what follows its name, and --check or --profile behind it, are its own
+    arguments. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and
+    g++. It shows that a kernel is right and free of races on the inputs tried, not that it is fast:
+    there is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")

@@ -3,8 +3,8 @@
 A token is a hundred launches or more, each of which costs the host some microseconds of Python, and
 none of which keeps a GPU busy for long. CUDA can record them as a graph and launch the whole of it
 at once. What differs between two tokens must then lie in the device's memory and not among the
-arguments: the ids and their place in the text, which the kernels read (kernels/attention/decode.cu),
-are written there before each replay.
+arguments: the ids and their place in the text are written there before each replay, and the kernels
+read them (kernels/attention/decode.cu).
 
 A recorded pass holds for one memory of the cache. When that grows, when rows are reordered into new
 memory or a window moves to the front, the next passes are plain launches, and then one is recorded
@@ -45,10 +45,10 @@ class TokenGraph:
         if not self._is_possible or ids.shape[1] != 1 or has_hooks() or not cache.has_room(1):
             return None
         key = _key(cache)
-        if self._recorded is None or self._recorded.key != key:
+        if self._recorded is None or self._recorded.key != key or self._recorded.limit <= cache.length:
             if key != self._last:
                 return None
-            self._recorded = None  # its memory is free for the next one
+            self._last = self._recorded = None  # its memory is free for the next one
             try:
                 self._recorded = _Recording(self._body, ids.shape, cache, key)
             except _NotRecorded:
@@ -76,6 +76,7 @@ class _Recording:
         stream = cupy.cuda.Stream(non_blocking=True)
         self._pool = cupy.cuda.MemoryPool()  # so that what is freed in between serves this pass alone
         cache.start(1, self._input[:1])
+        cache.is_recorded = True
         try:
             with stream, cupy.cuda.using_allocator(self._pool.malloc), add_hook(self._keep):
                 stream.begin_capture()
@@ -83,9 +84,10 @@ class _Recording:
                     self._x = body.decode(self._input[1:].reshape(shape), cache)
                 finally:
                     self._graph = stream.end_capture()
-        except (NotImplementedError, cupy.cuda.runtime.CUDARuntimeError) as error:
+        except RuntimeError as error:  # CuPy's of what it does not let in, and CUDA's
             cache.forget_pass()
             raise _NotRecorded from error
+        self.limit = cache.limit
         self._kept.append(dict(cache.shared))
         cache.forget_pass()
 

@@ -46,8 +46,8 @@ from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
-from minillm.layers.cached_attention import QUERY_BLOCK, attention_by_kernels, cached_attention, decode_kernel
-from minillm.layers.decoding import decoded_onto
+from minillm.layers.cached_attention import QUERY_BLOCK, cached_attention
+from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -362,7 +362,7 @@ class CausalSelfAttention(Layer):
         return self.c_proj.decode(self._decoded_heads(x, cache), cache)
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, C) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return decoded_onto(residual, self._decoded_heads(x, cache), cache, self.c_proj)
 
     def _decoded_heads(self, x, cache):
@@ -373,7 +373,8 @@ class CausalSelfAttention(Layer):
             rows = contiguous(qkv.reshape(B * t, 3 * C))
             q, k, v = (kernel.Heads(rows, i * C, self.n_head) for i in range(3))
             return attention_by_kernels(kernel, self, q, k, v, C // self.n_head, cache)
-        qkv = upcast(qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
+        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
         k, v = cache.append(self, k, v)  # (B, H, T, D)
-        return downcast(merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]))), x)
+        y = merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2])))
+        return downcast(y, x) if cache.on_device else y

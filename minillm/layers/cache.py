@@ -20,6 +20,8 @@ hold zeros.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from minillm.backend.arrays import array_module, device_of, to_device, to_host
@@ -67,6 +69,7 @@ class Cache:
         """A pass over `count` new columns begins. place: see there."""
         self.count, self.one_token = count, count * self._B == 1
         self.shared, self._positions, self._hidden, self._place = {}, None, None, place
+        self.is_recorded, self.limit = False, sys.maxsize
         self.is_fixed = False  # whether a layer used a number of this pass that will be another in the next
         if self.length < self._most_padding and count:
             self._hidden = self._new_columns() < self.padding[:, None]  # (B, t)
@@ -175,6 +178,9 @@ class Cache:
         return self._packed[parameter]
 
     # ------------------------------------------------------------------------ a pass that is replayed
+    #
+    # is_recorded: whether the present pass is recorded, and nothing may be copied to the device.
+    # limit: for how many columns of a text the tables suffice that it uses.
 
     @property
     def changes(self) -> int:
@@ -182,13 +188,6 @@ class Cache:
         replayed while this is the same.
         """
         return self._changes[0]
-
-    def capacity(self) -> int:
-        """For how many columns of a text there is memory in all layers that forget none; at least
-        those of the present pass.
-        """
-        room = [columns.capacity for columns in self._every() if columns.window is None]
-        return max([self.length + self.count, *room])
 
     def has_room(self, count: int) -> bool:
         """Whether `count` columns more fit into the memory of all layers as it is."""

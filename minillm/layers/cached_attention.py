@@ -7,7 +7,7 @@ come from a cache.
 
 Token i sees j <= i; with a window, only j > i - window; and no column of padding.
 
-On a device the cache is written and read by kernels: `attention_by_kernels`.
+On a device the cache is written and read by kernels: `attention_by_kernels` in decoding.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import math
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, contiguous
-from minillm.kernels import kernel_for
-from minillm.kernels.launch import empty
+from minillm.backend.arrays import array_module
 
 QUERY_BLOCK = 128  # queries whose scores exist at a time
 
@@ -78,59 +76,3 @@ def _softmax(s, xp):
     np.exp(s, out=s)
     s /= np.add.reduce(s, axis=-1, keepdims=True)
     return s
-
-
-# ------------------------------------------------------------------------------------------------------------- kernels
-
-
-def decode_kernel(x, width: int):
-    """The launcher of kernels/attention/decode.cu; None where it does not take the numbers of x, or
-    heads of that width.
-    """
-    if kernel_for("attention", x) is None:
-        return None
-    from minillm.kernels.attention import decode
-
-    return decode if decode.takes(width) else None
-
-
-def attention_by_kernels(kernel, layer, q, k, v, width: int, cache, window=None, **rotation):
-    """q, k and v of the new tokens, each kernels/attention/decode.py's Heads  ->  y (B, t, H D)
-
-    kernel: what `decode_kernel` gave. layer: whose columns of the cache they are. width: D.
-    rotation: arguments of that file's `append`.
-    """
-    B, t, H = len(q.matrix) // cache.count, cache.count, q.count
-    settings = dict(place=cache.place, padding=cache.padding)
-    room = cache.reserve(layer, k.count, width, k.matrix.dtype, window)
-    if room is None:  # more new columns than a window keeps
-        keys, values, first = *(empty((B, k.count, t, width), k.matrix, k.matrix.dtype) for _ in "kv"), cache.length
-    else:
-        keys, values, first = room
-    q = kernel.append(q, k, v, keys, values, first=first, **settings, **rotation)
-    if room is None:
-        seen = cache.append(layer, keys, values, window=window)
-    if not cache.length and t > 1:
-        y = _attention_to_prompt(q, keys[:, :, :t], values[:, :, :t], cache, window)
-    else:
-        if room is None:
-            keys, values = map(contiguous, seen)
-            first = cache.length + t - keys.shape[2]
-        y = kernel.decode_attention(q, keys, values, first=first, window=window, **settings)
-    return y.reshape(B, t, H * width)
-
-
-def _attention_to_prompt(q, k, v, cache, window):
-    """Where the new tokens are all that there are: Heads q, k and v (B, H_kv, T, D)  ->  y (B, T,
-    H D), by the kernels of forward.
-    """
-    B, _, T, D = k.shape
-    heads = q.matrix[:, q.first : q.first + q.count * D].reshape(B, T, q.count, D).transpose(0, 2, 1, 3)
-    starts = None
-    if cache.padding is not None:  # a column of padding sees itself alone
-        xp = array_module(k)
-        starts = xp.minimum(cache.padding[:, None], xp.arange(T)).astype("int32")
-    settings = {} if window is None or window >= T else {"window": window}
-    forward = kernel_for("attention", k).attention_forward
-    y, _ = forward(*map(contiguous, (heads, k, v)), starts=starts, **settings)
-    return y.transpose(0, 2, 1, 3).reshape(B, T, q.count * D)

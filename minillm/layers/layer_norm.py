@@ -154,11 +154,11 @@ class LayerNorm(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        bias = self.bias.value if hasattr(self, "bias") else None
+        bias = self.bias.peek() if hasattr(self, "bias") else None
         if x.size == x.shape[-1] and type(x) is np.ndarray:
-            return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)
+            return layer_norm_of_one_row(x, self.weight.peek(), bias, self.eps)
         forward = layer_norm_forward
         if cache.on_device:
             x, (forward, _) = contiguous(x), dispatch(x, layer_norm_forward, layer_norm_backward)
-        y, _ = forward(x, self.weight.value, bias, self.eps)
+        y, _ = forward(x, self.weight.peek(), bias, self.eps)
         return y

@@ -132,9 +132,9 @@ class Linear(Layer):
                 y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
             y = y.reshape(*x.shape[:-1], -1)
         if with_bias and hasattr(self, "bias"):
-            y += self.bias.value
+            y += self.bias.peek()
         return y
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, O) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return products(x, (self,), cache, residual=residual)[0]

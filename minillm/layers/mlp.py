@@ -61,11 +61,11 @@ class MLP(Layer):
         return self.c_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, C) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.c_proj)
 
     def _decoded_inside(self, x, cache):
-        bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
+        bias = self.c_fc.bias.peek() if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
         forward = dispatch(h, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
         h, _ = forward(h, bias, self.approximate)

@@ -132,8 +132,8 @@ class Parameter:
         return buffer
 
     def empty_gradient(self, rows: int | None = None):
-        """An array like the value for a gradient too large to be made afresh in every step. On a GPU
-        it is not initialized.
+        """An array like the value for a gradient too large to be made afresh in every step. It is
+        not initialized on a GPU.
 
         rows: of an array with more rows than the value, whose first ones the gradient is.
         """

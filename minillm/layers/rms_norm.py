@@ -106,9 +106,9 @@ class RMSNorm(Layer):
     def decode(self, x, cache):
         """The new tokens x (B, t, ..., C) -> y (B, t, ..., C); see Layer.decode."""
         if x.size == x.shape[-1] and type(x) is np.ndarray:
-            return rms_norm_of_one_row(x, self.weight.value, self.eps)
+            return rms_norm_of_one_row(x, self.weight.peek(), self.eps)
         forward = rms_norm_forward
         if cache.on_device:
             x, (forward, _) = contiguous(x), dispatch(x, rms_norm_forward, rms_norm_backward)
-        y, _ = forward(x, self.weight.value, self.eps)
+        y, _ = forward(x, self.weight.peek(), self.eps)
         return y

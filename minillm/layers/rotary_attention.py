@@ -23,8 +23,8 @@ from minillm.backend.arrays import array_module, contiguous, device_of, to_devic
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
 from minillm.layers.attention import attention_backward, attention_forward, merge_heads
-from minillm.layers.cached_attention import attention_by_kernels, cached_attention, decode_kernel
-from minillm.layers.decoding import decoded_onto
+from minillm.layers.cached_attention import cached_attention
+from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
@@ -81,8 +81,11 @@ class RotaryPositions:
         if key not in cache.shared:
             by_token = self.depend_on_length and cache.padding is not None  # each has the angles of its own text
             tables = self._rows_at(cache, like) if by_token else None
-            length = cache.length + cache.count if self.depend_on_length else cache.capacity()
-            cache.shared[key] = tables or self._grown(length, like), by_token
+            # one row more than needed, so that the next pass can be recorded: nothing is copied there
+            tables = tables or self._grown(cache.length + cache.count, like, spare=0 if cache.is_recorded else 1)
+            cache.shared[key] = tables, by_token
+            if not by_token:
+                cache.limit = min(cache.limit, len(tables[0]))
         return cache.shared[key]
 
     def _rows_at(self, cache, like):
@@ -92,12 +95,12 @@ class RotaryPositions:
         ]
         return tuple(array_module(like).concatenate(each) for each in zip(*rows))
 
-    def _grown(self, T: int, like):
-        """cos and sin for a text of T positions, and more rows to come."""
+    def _grown(self, T: int, like, spare: int = 0):
+        """cos and sin for a text of T positions, of at least so many rows and `spare`."""
         key, stage = (np.dtype(like.dtype).name, device_of(like)), self.stage(T)
         found, tables = self._tables.get(key, (None, None))
-        if tables is None or found != stage or len(tables[0]) < T:
-            rows = 1 << (T - 1).bit_length()
+        if tables is None or found != stage or len(tables[0]) < T + spare:
+            rows = 1 << (T + spare - 1).bit_length()
             tables = rotary_tables(rows, self.head_dim, self.base, key[0], self.scaling, T)
             tables = tuple(to_device(table, key[1]) for table in tables)
             self._tables[key] = stage, tables
@@ -249,7 +252,7 @@ class RotarySelfAttention(Layer):
         return self.o_proj.decode(self._decoded_heads(x, cache), cache)
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, C) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return decoded_onto(residual, self._decoded_heads(x, cache), cache, self.o_proj)
 
     def _decoded_heads(self, x, cache):
@@ -259,7 +262,7 @@ class RotarySelfAttention(Layer):
         if cache.on_device and (kernel := decode_kernel(x, self.positions.head_dim)) is not None:
             return self._decoded_heads_by_kernels(kernel, x, cache)
         qkv = packed_linear(x, (self.q_proj, self.k_proj, self.v_proj), cache)
-        qkv = upcast(qkv).reshape(B, t, H + 2 * H_kv, -1)
+        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, H + 2 * H_kv, -1)
         if self.q_norm is not None:
             qkv[:, :, :H] = self.q_norm.decode(qkv[:, :, :H], cache)
         if self.k_norm is not None:
@@ -268,7 +271,8 @@ class RotarySelfAttention(Layer):
         qk = rotate_tokens(qkv[:, :, : H + H_kv], cos, sin, self.positions.interleaved).swapaxes(1, 2)
         q, k, v = qk[:, :H], qk[:, H:], qkv[:, :, H + H_kv :].swapaxes(1, 2)  # (B, H, t, D), twice (B, H_kv, t, D)
         k, v = cache.append(self, k, v, window=self.window)  # (B, H_kv, T, D)
-        return downcast(merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]), self.window)), x)
+        y = merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2]), self.window))
+        return downcast(y, x) if cache.on_device else y
 
     def _decoded_heads_by_kernels(self, kernel, x, cache):
         (B, t, _), D = x.shape, self.positions.head_dim

@@ -113,12 +113,12 @@ class SwiGLU(Layer):
         return self.down_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
 
     def decode_onto(self, residual, x, cache):
-        """residual (B, t, C) + decode(x, cache)."""
+        """residual + decode(x, cache); see Layer.decode_onto."""
         return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.down_proj)
 
     def _decoded_inside(self, x, cache):
         if cache.on_device:
-            gate, up = decoded_each(x, (self.gate_proj, self.up_proj), cache)  # (..., C) @ (C, F), twice
+            gate, up = decoded_each(x, (self.gate_proj, self.up_proj), cache)
             return dispatch(gate, swiglu_forward, swiglu_backward)[0](gate, up)[0]
         # twice (..., C) @ (C, F), or (1, 1, C) @ (C, 2F)
         gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)

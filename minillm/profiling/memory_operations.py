@@ -326,14 +326,15 @@ def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple
     copied = stream if s.widened(stream) or s.kernels and not s.flash else 0  # of y, with a token's heads side by side
     qkv = 3 * copied if s.kernels else 0  # the product stays until the layer returns
     core = attention(s, s.held_input, outer, qkv, stream, stream)
+    # the gradients once more, side by side, unless they are written there; dy for the kernel
+    placed = (0 if s.flash else 3 * stream) + (copied if s.kernels else 0)
     c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
-    # dy, dx, and the three gradients, from which their side by side is made unless they are written
-    # there; the attention's arrays are held until it returns
-    gradients = (5 if s.flash else 8) * stream + core.saved
+    # dy, the three gradients side by side, dx; the attention's arrays are held until it returns
+    gradients = 5 * stream + core.saved
     sums = s.column_sums(3 * c) * hasattr(layer.c_attn, "bias")
     operations = [
         _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + gradients + sums),
-        core._replace(backward=core.backward + (copied if s.kernels else 0)),
+        core._replace(backward=core.backward + placed),
         _product(*c_proj, (c, c), copied, s.held_input + qkv + stream, outer + 2 * stream),
         *branch_dropout("attn.dropout", s, s.held_input, outer),
     ]

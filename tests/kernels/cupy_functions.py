@@ -58,21 +58,24 @@ def _compare_arrays(found, expected):
         np.testing.assert_array_equal(found, expected)
 
 
+def square_and_one(x):
+    return x * x + 1
+
+
 def elementwise():
-    for dtype in ("?", "b", "H", "q", "e", BFLOAT16, "f", "D"):
+    for dtype in ("?", "b", "q", "e", BFLOAT16, "D"):
         name, kind = np.dtype(dtype).name, np.dtype(dtype).kind
         compare(f"cast to {name}", lambda xp, x, to=dtype: x.astype(to), np.abs(numbers("f")) * 5)
         compare(f"add {name}", lambda xp, x, y: x + y, numbers(dtype), numbers(dtype))
-        if kind not in "bc":
+        if dtype in ("b", "e"):
             compare(f"floor_divide {name}", lambda xp, x, y: x // y, numbers(dtype), numbers(dtype))
         if kind in "fcV":
             compare(f"exp {name}", lambda xp, x: xp.exp(x), numbers(dtype))
-            compare(f"power {name}", lambda xp, x, y: abs(x) ** y, numbers(dtype), numbers(dtype))
     compare("sqrt complex64", lambda xp, x: xp.sqrt(x), numbers("F"))
     compare("arctanh complex128", lambda xp, x: xp.arctanh(x), numbers("D"))
     compare("bitwise_count", lambda xp, x: xp.bitwise_count(x), numbers("i"))
     compare("frexp", lambda xp, x: xp.frexp(x), numbers("d"))
-    compare("fused", lambda xp, x: cp.fuse(lambda a: a * a + 1)(x) if xp is cp else x * x + 1, numbers("f"))
+    compare("fused", lambda xp, x: cp.fuse(square_and_one)(x) if xp is cp else square_and_one(x), numbers("f"))
 
 
 def shapes():
@@ -87,10 +90,11 @@ def shapes():
 
 
 def reductions():
-    for dtype in ("?", "b", "e", BFLOAT16, "f", "F"):
+    compare("power", lambda xp, x, y: abs(x) ** y, numbers("f"), numbers("f"))
+    for dtype in ("?", "e", BFLOAT16, "f", "F"):
         name = np.dtype(dtype).name
         compare(f"sum {name}", lambda xp, x: (x.sum(), x.sum(axis=0), x.sum(axis=-1, keepdims=True)), numbers(dtype))
-        if dtype != "F":
+        if dtype in ("e", "f"):
             compare(f"max {name}", lambda xp, x: (x.max(axis=1), x.argmax(axis=0)), numbers(dtype))
     compare("mean, var", lambda xp, x: (x.mean(axis=0), x.var(), x.std(axis=1)), numbers("f"))
     compare("prod, any, all", lambda xp, x: (x.prod(axis=1), (x > 1).any(axis=0), (x > 1).all()), numbers("f"))
@@ -104,7 +108,7 @@ def indexing():
     x, rows = numbers("f"), np.array([2, 0, -1])
     compare("integers", lambda xp, x, r: (x[r], x[r, 1:3], x[:, r], x[r, r]), x, rows)
     compare("take, choose", lambda xp, x, r: (xp.take(x, r, axis=0), xp.where(x > 0, x, -x)), x, rows)
-    compare("mask", lambda xp, x: (x[x > 0], xp.nonzero(x > 0), xp.flatnonzero(x > 0)), x)
+    compare("mask", lambda xp, x: (x[x > 0], *xp.nonzero(x > 0), xp.flatnonzero(x > 0)), x)
 
     def written(xp, x, rows):
         x[rows] = 5

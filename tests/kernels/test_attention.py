@@ -398,8 +398,8 @@ FAULTS = {
     "tensor cores: wrong fragment index": (
         "flash_tensor_cores", "a[1] = pair(c[0][2], c[0][3]);", "a[1] = pair(c[1][0], c[1][1]);", "numbers"),
     "tensor cores: rows and columns of a fragment exchanged": (
-        "flash_tensor_cores", "tile + group() * stride + within();\n        b[0]", "tile + within() * stride + group();\n        b[0]",
-        "numbers"),
+        "flash_tensor_cores", "tile + group() * stride + within();\n        b[0]",
+        "tile + within() * stride + group();\n        b[0]", "check"),
     "tensor cores: the copy is not waited for": (
         "flash_tensor_cores", "copies.wait();\n        __syncthreads();  // this", "__syncthreads();  // this", "check"),
     "tensor cores: the next tile overwrites this one": (
@@ -427,8 +427,8 @@ FAULTS = {
         "online", "first_key_of(starts, start, time) < first + ROWS", "first_key_of(starts, start, time) <= first", "numbers"),
     "flash: documents are not masked": ("flash", " && j >= first_key_of(starts, i, time);", ";", "numbers"),
     "flash: dq without a mask": (
-        "flash", "if (!mask.hides_none(row, 16, first_key, N)) hide<N>(p, mask, first_query, first_key);\n            // forward",
-        "// forward", "numbers"),
+        "flash", "if (!mask.hides_none(row, 16, first_key, N)) hide<N>(p, mask, first_query, first_key);\n            // forw",
+        "// forw", "numbers"),
     "flash: dk and dv without a mask": (
         "flash", "if (!mask.hides_none(first_query, N, row, 16)) hide_transposed<N>(p, mask, first_query, first_key);", "",
         "numbers"),

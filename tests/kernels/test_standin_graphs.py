@@ -84,7 +84,7 @@ def test_products_are_replayed_with_the_numbers_of_then(cupy, stream):
         a @ a
     assert stream.end_capture()
     handle, one, zero = ctypes.c_void_p(cupy.cuda.device.get_cublas_handle()), ctypes.c_double(2), ctypes.c_double(0)
-    from minillm.kernels.standin.attach import cublas
+    from minillm.kernels.standin.libraries import cublas
 
     cublas.cublasSetStream_v2(handle, ctypes.c_void_p(stream.ptr))
     a_, b_ = ctypes.c_void_p(a.data.ptr), ctypes.c_void_p(b.data.ptr)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minillm.errors import MissingExtra, UserError
-from minillm.kernels.standin import attach, build, installation, jump, lapack, modules, passes, signatures
+from minillm.kernels.standin import attach, build, installation, jump, lapack, libraries, modules, passes, signatures
 from minillm.kernels.standin.elf import Function, SharedLibrary
 
 TARGET = 0x1122334455667788
@@ -255,7 +255,7 @@ class TestCode:
 
         from minillm.kernels.standin import calls
 
-        expected = [ctypes.sizeof(kind) for kind in (attach.Launch, attach.Product, attach.Call)] + [
+        expected = [ctypes.sizeof(kind) for kind in (libraries.Launch, libraries.Product, libraries.Call)] + [
             calls._HANDLE_BYTES
         ]
         assert [int(word) for word in shown.split()] == expected

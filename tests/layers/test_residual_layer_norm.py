@@ -26,7 +26,7 @@ FAULTS = {
 # (a text of the kernel's source, what is put in its place, what notices it)
 KERNEL_FAULTS = {
     "the stream's gradient is dropped": (" + dsum[i];", ";", "numbers"),
-    "delta's bias is left out": ("(d[i] + b[i])", "d[i]", "numbers"),
+    "delta's bias is left out": ("(d[i] + bias[i])", "d[i]", "numbers"),
     "delta's bias gets what comes through the norm alone": (
         "sums.dx[i] += dx[i];", "sums.dx[i] += dx[i] - dsum[i];", "numbers"),
     "the sums of delta's bias are written over those of the bias": (

@@ -26,7 +26,7 @@ FAULTS = {
 # (a text of the kernel's source, what is put in its place, what notices it)
 KERNEL_FAULTS = {
     "the stream's gradient is dropped": (" + dsum[i];", ";", "numbers"),
-    "delta's bias is left out": ("(d[i] + b[i])", "d[i]", "numbers"),
+    "delta's bias is left out": ("(d[i] + bias[i])", "d[i]", "numbers"),
     "delta's bias gets what comes through the norm alone": (
         "dx_sums[i] += dx[i];", "dx_sums[i] += dx[i] - dsum[i];", "numbers"),
     "gradient keeps its component along n": (" - normed[i] * mean_g_normed", "", "numbers"),

@@ -19,8 +19,8 @@ from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 
 FAULTS = {
     "no path through the keys": (
-        "dx = self.k_proj.backward(merge_heads(dk), dx)",
-        "self.k_proj.backward(merge_heads(dk))",
+        "dx = self.k_proj.backward(dk, dx)",
+        "self.k_proj.backward(dk)",
     ),
     "no path through the values": ("return self.v_proj.backward(merge_heads(dv), dx)", "return dx"),
     "dq not rotated back": ("rotate_backward(dq, saved_q)", "dq"),

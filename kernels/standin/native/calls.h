@@ -1,5 +1,6 @@
-// What the stand-ins for cuBLAS, cuRAND and cuSOLVER share: a handle with its stream, and calls that a stream carries out.
-// The functions themselves are written by build.py from the table in signatures.py.
+// What the stand-ins for cuBLAS, cuRAND and cuSOLVER share: a handle with its stream, and calls
+// that a stream carries out. The functions themselves are written by build.py from the table in
+// signatures.py.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -27,13 +28,15 @@ typedef union {
 typedef struct {
     const char* name;
     int count, infos;        // infos: how many numbers the argument devInfo has
+    int of_python;           // whether the first argument is the number of work that Python keeps
     int device_scalars;      // whether numbers that are passed by their address are on the device
     int* info;               // set to 0 before, or NULL
     unsigned long long seed, offset;
     Slot slots[MAX_SLOTS];
 } Call;
 
-// Hands a call to the stream. waits: whether the program gets a result at once. The answer is CUDA's error code.
+// Hands a call to the stream. waits: whether the program gets a result at once. The answer is
+// CUDA's error code.
 int standin_call(const Handle* handle, const Call* call, int waits);
 
 // The text on stderr, and `code`.

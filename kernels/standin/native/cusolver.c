@@ -12,7 +12,13 @@ int cusolverDnSetStream(Handle* handle, void* stream) { return handle->stream = 
 int cusolverSpSetStream(Handle* handle, void* stream) { return handle->stream = stream, SUCCESS; }
 int cusolverDnGetStream(const Handle* handle, void** stream) { return *stream = handle->stream, SUCCESS; }
 int cusolverSpGetStream(const Handle* handle, void** stream) { return *stream = handle->stream, SUCCESS; }
-int cusolverGetProperty(int part, int* value) { return *value = part ? 0 : CUDA_VERSION_OF_WHEEL / 1000 - 1, SUCCESS; }
+// Its version: 11.7 with CUDA 12, 12.0 with CUDA 13.
+int cusolverGetProperty(int part, int* value) {
+    enum { MAJOR, MINOR };
+    const int major = CUDA_VERSION_OF_WHEEL / 1000 - 1;
+    *value = part == MAJOR ? major : part == MINOR && major == 11 ? 7 : 0;
+    return SUCCESS;
+}
 
 // Settings of Jacobi's methods (tolerance, sweeps, order) do not apply: LAPACK's QR and divide-and-conquer are what runs.
 int cusolverDnCreateParams(Handle** params) { return made(params); }

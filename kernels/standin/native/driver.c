@@ -157,7 +157,7 @@ static void free_module(Module* module) {
     free(module);
 }
 
-int cuModuleLoad(Module** module, const char* path) {
+int cuModuleLoad(UNUSED Module** module, const char* path) {
     char text[512];
     snprintf(text, sizeof text, "%.400s: machine code cannot be run without a GPU: give cupy.RawModule its source (code=)", path);
     standin_set_reason(text);

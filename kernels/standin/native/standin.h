@@ -1,5 +1,6 @@
-// What the files of the stand-in for libcuda.so.1 share. Names that begin with standin_cuda are put in the place of CUDA's
-// runtime functions by attach.py, names that begin with cu are the driver's; all others are ours.
+// What the files of the stand-in for libcuda.so.1 share. Names that begin with standin_cuda are put
+// in the place of CUDA's runtime functions by attach.py, names that begin with cu are the driver's;
+// all others are ours.
 #pragma once
 #define _GNU_SOURCE
 #include <driver_types.h>
@@ -19,7 +20,8 @@ enum { SUCCESS = cudaSuccess };
 int standin_failed(int code);
 // The same, with the reason on stderr.
 int standin_refused(int code, const char* format, ...) __attribute__((format(printf, 2, 3)));
-// The error of a kernel that has ended the context, as CUDA keeps it, else 0; cudaErrorNotPermitted in a host function.
+// The error of a kernel that has ended the context, as CUDA keeps it, else 0;
+// cudaErrorNotPermitted in a host function.
 int standin_broken(void);
 // Notes how a kernel ended: after an illegal address and the like every later call fails as well.
 int standin_ended(int code);
@@ -67,7 +69,8 @@ typedef struct {
 Stream* standin_stream(void* handle);
 int standin_is_legacy(const Stream* stream);
 
-// Before work is given to a stream: *capture is what has to note it, NULL where it is to be carried out now.
+// Before work is given to a stream: *capture is what has to note it, NULL where it is to be
+// carried out now.
 int standin_take(void* stream, Capture** capture);
 // Notes work. what: from malloc; `drop` frees it, by default free().
 int standin_note(Capture* capture, void* stream, const char* name, int (*run)(void* what), void* what, void (*drop)(void*));

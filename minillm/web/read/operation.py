@@ -245,7 +245,13 @@ def _rung(name: str, title: str, module: str, pairs: str, *shared: str) -> Opera
 
 
 _ALL = (
-    _layer("linear", "Linear: a learned matrix applied to every row", "linear", "Linear"),
+    _layer(
+        "linear",
+        "Linear: a learned matrix applied to every row",
+        "linear",
+        "Linear",
+        kernels=("skinny_matmul.cu",),
+    ),
     _layer(
         "bias",
         "Bias: a number for each channel, the same for every row",
@@ -283,7 +289,7 @@ _ALL = (
         kernels=("swiglu.cu",),
         case="swiglu MLP",
     ),
-    _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax"),
+    _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax", kernels=("largest.cu",)),
     _layer(
         "attention",
         "Attention: every token reads the tokens before it",
@@ -296,7 +302,14 @@ _ALL = (
         kernels=("attention/flash.cu",),
         case="causal self-attention",
     ),
-    _layer("cached_attention", "Attention of new tokens to a cache", "cached_attention /", "_softmax /", case=""),
+    _layer(
+        "cached_attention",
+        "Attention of new tokens to a cache",
+        "cached_attention /",
+        "_softmax /",
+        kernels=("attention/decode.cu",),
+        case="",
+    ),
     _layer(
         "rotary",
         "Rotary embedding: positions as rotations",
@@ -449,8 +462,16 @@ _ALL = (
     _rung("naive", "Attention, rung 1: the formulas, one kernel each", "matrix", "forward / backward", "softmax.cuh"),
     _rung("tiled", "Attention, rung 2: through shared memory", "matrix", "forward / backward", "softmax.cuh"),
     _rung("online", "Attention, rung 3: no T x T matrix", "online", "attention", "delta.cuh"),
-    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention"),
-    _rung("flash_tensor_cores", "Attention, rung 5: matrix instructions", "flash_tensor_cores", "attention"),
+    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention", "mask.cuh"),
+    _rung(
+        "flash_tensor_cores",
+        "Attention, rung 5: matrix instructions",
+        "flash_tensor_cores",
+        "attention",
+        "warp_tiles.cuh",
+        "operands.cuh",
+        "mask.cuh",
+    ),
     Operation(
         "gpt_page",
         "A GPT on one page: model, loss, gradients, AdamW",

@@ -1,4 +1,4 @@
-"""Pi by random points: CuPy's generator, and one of one's own in the kernel."""
+"""Pi by random points: CuPy's generator, and one written into the kernel."""
 
 import cupy as cp
 import numpy as np

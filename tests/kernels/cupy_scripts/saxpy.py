@@ -1,4 +1,4 @@
-"""y = a x + y with a kernel of one's own."""
+"""y = a x + y with a kernel in CUDA."""
 
 import cupy as cp
 import numpy as np

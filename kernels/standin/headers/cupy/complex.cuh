@@ -1,5 +1,5 @@
-// Before CuPy's cupy/complex.cuh, which every kernel that CuPy writes includes first: what NVRTC knows of itself and g++
-// does not.
+// Before CuPy's cupy/complex.cuh, which every kernel that CuPy writes includes first: what NVRTC
+// knows of itself and g++ does not.
 #pragma once
 
 #include <initializer_list>

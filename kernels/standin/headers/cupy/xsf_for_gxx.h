@@ -1,5 +1,5 @@
-// Before CuPy's special functions (cupy/xsf): their configuration for other compilers than NVIDIA's, with g++'s C++ library
-// in the place of libcu++.
+// Before CuPy's special functions (cupy/xsf): their configuration for other compilers than
+// NVIDIA's, with g++'s C++ library in the place of libcu++.
 #pragma once
 
 #undef __CUDACC__

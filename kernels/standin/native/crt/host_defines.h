@@ -1,5 +1,6 @@
-// In the place of NVIDIA's crt/host_defines.h, which is in another package than the headers that include it: for a C compiler
-// of the host all these words mean nothing, but for the alignment of vector types.
+// In the place of NVIDIA's crt/host_defines.h, which is in another package than the headers that
+// include it: for a C compiler of the host all these words mean nothing, but for the alignment of
+// vector types.
 #pragma once
 #define __align__(n) __attribute__((aligned(n)))
 #define __builtin_align__(n) __align__(n)
