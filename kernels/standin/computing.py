@@ -45,7 +45,7 @@ def carry_out_everything() -> None:
         if backend != "nvrtc":
             raise compiler.CompileException(WITHOUT_NVCC.format(backend), source, "", options, backend)
         module = compile_module(*arguments, **named)
-        sources.note(module, source, options)
+        sources.note(module, source, options, tuple(asked.get("name_expressions") or ()))
         return module
 
     compiler._compile_with_cache_cuda = noting

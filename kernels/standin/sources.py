@@ -104,7 +104,7 @@ class Source:
 
     @property
     def _is_plain(self) -> bool:
-        """Whether there is nothing of CuPy's in it, and it comes as it is, not out of a user's file."""
+        """Whether there is nothing of CuPy's in it, and it is in no file of a user's."""
         return self.place is None and "#include <cupy/" not in self.text
 
     def _compiled(self, entries: tuple[str, ...], observed: bool) -> Library:
@@ -131,9 +131,12 @@ class Source:
 _sources: dict[int, Source] = {}  # by the address of the module
 
 
-def note(module, text: str, options: tuple[str, ...]) -> None:
-    """Keep what a module of CuPy's was compiled from."""
-    names = {mangled: name for name, mangled in (module.mapping or {}).items()}
+def note(module, text: str, options: tuple[str, ...], expressions: tuple[str, ...] = ()) -> None:
+    """Keep what a module of CuPy's was compiled from.
+
+    expressions: the name expressions as they were asked for; CuPy's cache has another order.
+    """
+    names = {module.mapping[name]: name for name in expressions}
     callers = list(_callers())
     of_user = bool(callers) and not _of_cupy(callers[0]) and "cupy_" not in next(iter(extern_c_kernels(text)), "")
     files = [file for file in dict.fromkeys(callers) if not _of_cupy(file)]
