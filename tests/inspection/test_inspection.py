@@ -209,7 +209,6 @@ class TestKept:
         number = 4
         sizes = {
             "wte": 8 * T,  # ids
-            "wpe": 8 * T,  # positions
             "embd_dropout": 0,  # x itself: no layer needs it
             "h.0.ln_1": (2 * T * C + T) * number,  # y, which c_attn reads, and the normed rows with their rstd
             "h.0.attn.c_attn": 3 * T * C * number,  # q, k and v look into it
@@ -408,9 +407,14 @@ class TestCode:
     @pytest.mark.parametrize(
         "config, name, forward, backward",
         [
-            (GPT2, "h.0.mlp.gelu", "x * gate", "w.T).reshape(x.shape)"),
+            (GPT2, "h.0.mlp.gelu", "x * gate", "w.T, dx, add=dx is not None).reshape(x.shape)"),
             (GPT2, "h.0.mlp.c_fc", "(N, I) @ (I, O)", "dx = xp.multiply(slope, dy, out=slope)"),
-            (GPT2, "h.0.attn.attention", "y = matmul(dropped(p, factor), v", "w.T).reshape(x.shape)"),
+            (
+                GPT2,
+                "h.0.attn.attention",
+                "y = matmul(dropped(p, factor), v",
+                "w.T, dx, add=dx is not None).reshape(x.shape)",
+            ),
             (GPT2, "h.0.attn.q", "q, k, v = (split_heads(x", "dq = matmul(ds, k)"),
             (GPT2, "h.0.attn.v", "q, k, v = (split_heads(x", "dv = matmul("),
             (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "dqkv[:, :, i] = gradient"),
@@ -481,8 +485,8 @@ class TestFaults:
         assert not inspect_tensor(made(GPT2), Letters(), "dbebfjcg", "h.0.ln_1.bias").check.passed
 
 
-def _no_dbias(dy, saved):
-    dx, dweight, dbias = layer_norm_backward(dy, saved)
+def _no_dbias(dy, saved, dsum=None):
+    dx, dweight, dbias = layer_norm_backward(dy, saved, dsum)
     return dx, dweight, 0 * dbias
 
 
