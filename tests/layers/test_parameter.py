@@ -279,25 +279,28 @@ def test_a_gradient_that_cannot_be_written_is_replaced():
     assert (layer.weight.grad == 3).all()
 
 
-# (a text of the file, what is put in its place)
+# (a text of the file, what is put in its place, what notices it)
+BY = "the comparison with the weight"
 FAULTS = {
     "value keeps the copy": (
         "        self._is_copy_current = False\n        return self._value",
         "        return self._value",
+        BY,
     ),
     "a new value keeps the copy": (
         "self._copy = None  # the value in bfloat16, (rows of ROW_MULTIPLE, ...) for a matrix\n"
         "        self._is_copy_current = False",
         "vars(self).setdefault('_copy', None), vars(self).setdefault('_is_copy_current', False)",
+        BY,
     ),
-    "holders are not counted": ('return is_held_elsewhere(self, "_value")', "return False"),
-    "a shallow copy keeps it": ("self._is_copy_current = False  # a shallow", "pass  # a shallow"),
+    "holders are not counted": ('return is_held_elsewhere(self, "_value")', "return False", BY),
+    "a shallow copy keeps it": ("self._is_copy_current = False  # a shallow", "pass  # a shallow", BY),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_noticed(fault, monkeypatch):
-    faulty = planted(module, *FAULTS[fault]).Parameter
+    faulty = planted(module, *FAULTS[fault][:2]).Parameter
     monkeypatch.setitem(globals(), "Parameter", faulty)
     checks = [
         lambda: test_it_follows_a_write(write, "cudasim"),

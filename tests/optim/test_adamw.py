@@ -217,17 +217,16 @@ def test_a_step_on_the_device_needs_no_host_scale(device):
 
 
 COPY_FAULTS = {
-    "no copy is written": ("if (copy) copy[i] = w;", ""),
+    "no copy is written": ("if (copy) copy[i] = w;", "", "numbers"),
     "the copy is of the old weight": (
         "        value[i] = w;\n        if (copy) copy[i] = w;",
         "        if (copy) copy[i] = value[i];\n        value[i] = w;",
+        "numbers",
     ),
     "copies are dealt to the wrong tensors": (
-        "copies[piece.tensor] : nullptr",
-        "copies[copied - 1 - piece.tensor] : nullptr",
-    ),
-    "no copy where the scale is not finite": ("copy && i < piece.end", "false && i < piece.end"),
-}
+        "copies[piece.tensor] : nullptr", "copies[copied - 1 - piece.tensor] : nullptr", "numbers"),
+    "no copy where the scale is not finite": ("copy && i < piece.end", "false && i < piece.end", "numbers"),
+}  # fmt: skip
 
 
 def copies_after_a_step(op, a, scale):
@@ -256,7 +255,7 @@ def test_copies_are_the_new_weights_rounded(scale, device):
 @pytest.mark.parametrize("fault", COPY_FAULTS)
 def test_faults_in_the_copies_are_noticed(fault, monkeypatch, simulator):
     op, a = on_device(ADAMW, at((70, 70), (70, 70), (70, 70)), "cudasim")
-    before, after = COPY_FAULTS[fault]
+    before, after, _ = COPY_FAULTS[fault]
     assert before in op.CUDA.text
     monkeypatch.setattr(op, "CUDA", op.CUDA.with_text(op.CUDA.text.replace(before, after)))
     assert not all(copies_after_a_step(op, a, scale) for scale in (1.0, np.nan))
