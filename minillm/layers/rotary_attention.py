@@ -81,7 +81,7 @@ class RotaryPositions:
         if key not in cache.shared:
             by_token = self.depend_on_length and cache.padding is not None  # each has the angles of its own text
             tables = self._rows_at(cache, like) if by_token else None
-            # one row more than needed, so that the next pass can be recorded: nothing is copied there
+            # one row more, so that the next pass can be recorded: nothing is copied there
             tables = tables or self._grown(cache.length + cache.count, like, spare=0 if cache.is_recorded else 1)
             cache.shared[key] = tables, by_token
             if not by_token:

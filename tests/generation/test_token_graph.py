@@ -7,7 +7,10 @@ import minillm
 from minillm.backend.arrays import to_host
 from minillm.backend.hooks import add_hook
 from minillm.checks.cases import randomised
+from minillm.generation.beam_search import beam_search
+from minillm.generation.contrastive_search import contrastive_search
 from minillm.generation.decoder import Decoder
+from minillm.generation.speculative import PromptLookup, speculative_generate
 from minillm.kernels import use_kernels
 from minillm.layers.layer import Layer
 from minillm.models.fine_tuning import LoRA, add_lora
@@ -230,3 +233,34 @@ def test_a_greedy_text_is_that_of_the_cpu(device):
         return np.stack(list(minillm.generate(model.to(on), ids, 20, greedy)))  # beyond the context
 
     assert (text(device) == text("cpu")).all()
+
+
+GREEDY = {"temperature": 0}
+PROMPT = np.array([[3, 9, 1, 22, 9, 1]])
+WAYS = {
+    "beams": lambda model, draft: [
+        each.ids
+        for row in beam_search(model, np.repeat(PROMPT, 2, 0), 14, beams=3, padding=np.array([0, 2]))
+        for each in row
+    ],
+    "contrastive": lambda model, draft: list(contrastive_search(model, PROMPT, 14, top_k=3)),
+    "a draft": lambda model, draft: list(
+        speculative_generate(model, PROMPT, 14, draft=draft, sampler=minillm.Sampler(**GREEDY))
+    ),
+    "look-up": lambda model, draft: list(
+        speculative_generate(model, PROMPT, 14, draft=PromptLookup(), sampler=minillm.Sampler(**GREEDY))
+    ),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("way", WAYS)
+def test_searches_and_drafts_write_what_they_write_on_the_cpu(way, device):
+    """The context of 16 slides in each of them."""
+    config = minillm.GPT2Config(vocab_size=40, context_length=16, n_layer=1, n_head=2, d_model=8)
+    model, draft = (randomised(minillm.GPT2(config, seed=seed), 0.3).eval() for seed in (1, 2))
+
+    def written(on):
+        return [np.asarray(each).tolist() for each in WAYS[way](model.to(on), draft.to(on))]
+
+    assert written(device) == written("cpu")

@@ -33,8 +33,8 @@ def inputs(problem, dtype):
     def numbers(*shape):
         return rng.normal(size=shape).astype(bfloat16() if dtype == "bfloat16" else dtype)
 
-    weights = [numbers(O, inputs) if transposed else numbers(inputs, O) for O in outputs]
-    biases = [rng.normal(size=O).astype(np.float32) if i != 1 else None for i, O in enumerate(outputs)]
+    weights = [numbers(count, inputs) if transposed else numbers(inputs, count) for count in outputs]
+    biases = [rng.normal(size=count).astype(np.float32) if i != 1 else None for i, count in enumerate(outputs)]
     return numbers(N, inputs), weights, biases, numbers(N, outputs[0]) if has_residual else None
 
 
