@@ -139,8 +139,8 @@ def test_info_names_the_gpu(minillm):
 
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     assert f"cuda ({name})" in " ".join(minillm("info").stdout.split())
-    shown = minillm("info", "--model", "gpt2", "--device", "cuda").stdout
-    assert "on cuda" in shown and "Free on this GPU now: " in " ".join(shown.split())
+    shown = " ".join(minillm("info", "--model", "gpt2", "--device", "cuda").stdout.split())
+    assert "float32, on cuda" in shown and "Free on this GPU now: " in shown
 
 
 def test_what_does_not_fit_is_refused(minillm):
