@@ -78,4 +78,4 @@ def test_the_host_waits_for_nothing_and_allocates_nothing(step):
 def test_calls_of_functions(step):
     """The host's time goes into them; a time itself would be another on each machine."""
     model, found, _ = step
-    assert found.calls <= BEFORE[model].calls / 2
+    assert found.calls <= 0.7 * BEFORE[model].calls
