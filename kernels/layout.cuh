@@ -19,6 +19,6 @@ struct Layout {
 
 // The matrix of one head, where `head` counts the heads over the batch: b heads + h.
 template <typename Number>
-__device__ inline Number* matrix_of(Number* first, const Steps& steps, long long head, int heads) {
+__device__ inline Number* matrix_of(Number* first, const Steps& steps, int head, int heads) {
     return first + head / heads * steps.batch + head % heads * steps.head;
 }

@@ -318,7 +318,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* q_tile = v_tile + OWNED * (D + PADDING);
     float* dy_tile = q_tile + N * (D + PADDING);
     float* w_tile = dy_tile + N * (D + PADDING);
-    long long kv_head = blockIdx.x;  // b H_kv + h_kv
+    int kv_head = blockIdx.x;  // b H_kv + h_kv
     int first_key = blockIdx.y * OWNED, row = first_key + warp_row(), group = heads / kv_heads;
     Mask mask = {starts_of(starts, kv_head, kv_heads, time), time, causal};
 
@@ -331,12 +331,11 @@ __global__ void __launch_bounds__(THREADS, 2)
     load_rows<D>(k_tile, matrix_of(k, layout.k, kv_head, kv_heads), layout.k.token, first_key, OWNED, time);
     load_rows<D>(v_tile, matrix_of(v, layout.v, kv_head, kv_heads), layout.v.token, first_key, OWNED, time);
     for (int member = 0; member < group; ++member) {
-        long long head = kv_head * group + member;
-        const float *head_q = matrix_of(q, layout.q, head, heads), *head_dy = matrix_of(dy, layout.dy, head, heads);
+        int head = kv_head * group + member;
         for (int first_query = causal ? first_key : 0; first_query < time; first_query += N) {
             if (first_key_of(mask.starts, first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
-            load_rows<D>(q_tile, head_q, layout.q.token, first_query, N, time);
-            load_rows<D>(dy_tile, head_dy, layout.dy.token, first_query, N, time);
+            load_rows<D>(q_tile, matrix_of(q, layout.q, head, heads), layout.q.token, first_query, N, time);
+            load_rows<D>(dy_tile, matrix_of(dy, layout.dy, head, heads), layout.dy.token, first_query, N, time);
             __syncthreads();
             if (!mask.hides_all(first_query, N, row, 16)) {
                 float p[R][N / 16], ds[R][N / 16];  // transposed: rows are keys, columns are queries
@@ -347,8 +346,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
                 for (int c = 0; c < N / 16; ++c) {
                     int column = first_column() + 16 * c, i = first_query + column;
-                    float lse_i = i < time ? lse[head * time + i] * LOG2_E : 0;
-                    float delta_i = i < time ? delta[head * time + i] : 0;
+                    float lse_i = i < time ? lse[(long long)head * time + i] * LOG2_E : 0;
+                    float delta_i = i < time ? delta[(long long)head * time + i] : 0;
 #pragma unroll
                     for (int r = 0; r < R; ++r) {
                         float probability = exp2f(p[r][c] * (scale * LOG2_E) - lse_i);

@@ -446,9 +446,9 @@ FAULTS = {
         "(first_key_of(mask.starts, first_query, time) + N - 1) / N * N", "numbers"),
     "flash: keys with the steps of queries": ("flash", "layout.k.token", "layout.q.token", "numbers"),
     "flash: results with rows side by side, whatever the steps": (
-        "flash", "matrix + (long long)row * step + 2", "matrix + (long long)row * D + 2", "numbers"),
+        "flash", "matrix + (long long)row * step + 2", "matrix + (long long)row * D + 2", "check"),
     "flash: steps of the batch from those of heads": (
-        "flash", "head / heads * steps.batch + head % heads * steps.head", "head * steps.head", "numbers"),
+        "flash", "head / heads * steps.batch + head % heads * steps.head", "head * steps.head", "check"),
     "flash: queries of a document are left out": (
         "flash", ">= first_key + OWNED) break;", "> first_key) break;", "numbers"),
     "flash: starts of another row of the batch": ("flash", "head / heads * time", "head % heads * time", "numbers"),
@@ -476,7 +476,7 @@ FAULTS = {
         "flash_tensor_cores", "copies.wait();\n    __syncthreads();\n", "", "check"),
     "tensor cores: values with the steps of keys": ("flash_tensor_cores", "layout.v.token", "layout.k.token", "numbers"),
     "tensor cores: results with rows side by side, whatever the steps": (
-        "flash_tensor_cores", "matrix + (long long)i * step + 8 * n", "matrix + (long long)i * D + 8 * n", "numbers"),
+        "flash_tensor_cores", "matrix + (long long)i * step + 8 * n", "matrix + (long long)i * D + 8 * n", "check"),
     "tensor cores: every head of a group reads the first one's queries": (
         "flash_tensor_cores", "q += layout.q.head;", "", "numbers"),
     "dropout: a lane asks for another row's bits": ("flash", "2 * row + column / (N / 2)", "row + column / (N / 2)", "numbers"),
