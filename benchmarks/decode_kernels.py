@@ -2,7 +2,7 @@
 
 The kernels of a generated token on a GPU, beside the speed of its memory: products of a few rows with the weights of GPT-2 124M
 and SmolLM2-135M, and attention over a cache. Bytes are those that have to be read, weights or keys and values, and written. A
-product by cuBLAS stands beside ours. Inputs are taken in turn, so that none is in the L2 cache still (gpu_timing.py).
+product by cuBLAS is beside ours. Inputs are taken in turn, so that none is in the L2 cache still (gpu_timing.py).
 """
 
 from __future__ import annotations

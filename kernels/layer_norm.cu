@@ -12,8 +12,8 @@
 // dx.
 //
 // Forward. Work: block b takes the rows b, b + gridDim.x, ...; a thread holds 8 numbers of a row in
-// registers, and the same columns of w and b for all its rows. It reads and writes 16 bytes at a time
-// where rows allow it (N neighbours, row.cuh). Shared memory: 32 partial sums.
+// registers, and the same columns of w and b for all its rows. It reads and writes 16 bytes at a
+// time where rows allow it (N neighbours, row.cuh). Shared memory: 32 partial sums.
 //
 // Backward. Work: as forward; dw and db of these rows lie in
 // registers, each thread's columns. At its end a block writes them as row b of a table each, which

@@ -11,7 +11,8 @@ from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS
 from minillm.kernels.launch import NUMBERS, ResourceLimit, c_type
 
 HELD = 8  # numbers of a row that a thread holds in registers
-# Threads of a block that holds a row: of 768 each may have 80 registers. Without vectors it needs more.
+# Threads of a block that holds a row: of 768 each may have 80 registers. Without vectors it needs
+# more.
 MAX_THREADS, MAX_THREADS_BY_ONE = 768, 512
 MAX_WIDTH = HELD * MAX_THREADS
 ROW_CONSTANTS = {
