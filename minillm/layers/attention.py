@@ -349,7 +349,7 @@ class CausalSelfAttention(Layer):
         """
         backward, saved = self.take_saved()
         # forward: self.c_proj.forward(merge_heads(y), with_bias)
-        dy = split_heads(self.c_proj.backward(dy), self.n_head)
+        dy = split_heads(self.c_proj.backward(dy), self.n_head)  # (B, T, C) -> (B, H, T, D)
         # forward: y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         B, H, T, D = dy.shape
         dqkv = array_module(dy).empty_like(dy, shape=(B, T, 3 * H * D), order="C")

@@ -578,7 +578,7 @@ def test_rows_of_layer_norm():
 EXPECTED = {
     "layer_norm": "C average bias dbias dnormed dsum dweight dx dy eps mean normed rstd variance weight x y",
     "attention": (
-        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys n_kv_head p q rows s scale starts v "
+        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys mask n_kv_head p q rows s scale starts v "
         "window y"
     ),
     "cross_entropy": "V before count dlogits ignore_index label_smoothing logits loss p targets total",
