@@ -1,5 +1,5 @@
-"""How the matrices (T, D) of each head lie in memory, for kernels that take steps: the host's side of
-layout.cuh.
+"""How the matrices (T, D) of each head lie in memory, for kernels that take steps: the host's side
+of layout.cuh.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ STEPS = np.dtype([("batch", "i8"), ("head", "i8"), ("token", "i4")], align=True)
 
 
 def heads_in_tokens(shape, like):
-    """A new array (B, H, T, D) in whose memory the heads of a token lie side by side, as in the rows
-    of the products around attention. Its dtype and its device are those of `like`.
+    """A new array (B, H, T, D) in whose memory the heads of a token lie side by side, as in the
+    rows of the products around attention. Its dtype and its device are those of `like`.
     """
     B, H, T, D = shape
     return empty((B, T, H, D), like, like.dtype).transpose(0, 2, 1, 3)

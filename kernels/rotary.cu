@@ -7,8 +7,8 @@
 //
 // Work: x and y are (B, H, T, D), with steps of their own (layout.cuh). A thread owns one pair of
 // one position, reads its cosine and sine once, and takes it through the heads of the batch
-// blockIdx.y, blockIdx.y + gridDim.y, ... Shared memory: none. Memory moved: 8 bytes an element, 4 in
-// bfloat16; the tables are float in both.
+// blockIdx.y, blockIdx.y + gridDim.y, ... Shared memory: none. Memory moved: 8 bytes an element, 4
+// in bfloat16; the tables are float in both.
 
 #include <cuda_bf16.h>
 

@@ -18,8 +18,8 @@ CUDA = CudaFile(__file__, "rotary.cu", INSTANCES)
 def rotary_forward(x, cos, sin, interleaved=False):
     """x (B, H, T, D), cos and sin (T, D/2)  ->  y (B, H, T, D), saved
 
-    x may be a view: the steps between tokens, heads and rows of the batch are free. In the memory of
-    y the heads of a token lie side by side.
+    x may be a view: the steps between tokens, heads and rows of the batch are free. In the memory
+    of y the heads of a token lie side by side.
     """
     check_array("rotary_forward", "x", x, dtype=FLOATS, contiguous=False)
     if x.ndim != 4 or x.shape[3] % 2:

@@ -79,8 +79,8 @@ def attention_backward(dy, saved, out=None):
     check_backward(dy, q, views=True)
     dq, dk, dv = room_for_gradients(out, q, k, v)
     layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
-    # forward: _launch("flash_forward", problem, problem.H, ...): dq, and delta for the other kernel:
-    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
+    # forward: _launch("flash_forward", problem, problem.H, ...): dq, and delta for the other
+    # kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
     _launch("flash_backward_queries", problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
     # forward: _launch("flash_forward", problem, problem.H, ...): dk and dv
     _launch("flash_backward_keys", problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)

@@ -16,13 +16,13 @@
 // - shared memory is the limit: an operand that a warp reads from it feeds two instructions for 16
 //   rows. With 32 rows a warp it feeds four (warp_tiles.cuh), and what fits into registers is kept
 //   there;
-// - single scores are masked in tiles that a border crosses, and a warp skips those that none of its
-//   rows sees (mask.cuh).
+// - single scores are masked in tiles that a border crosses, and a warp skips those that none of
+//   its rows sees (mask.cuh).
 //
 // Cost, for a head: the operations of rung 4, of which only softmax and masks are left to the float
-// units. Memory: forward reads K and V once for every 16 WARPS GROUPS queries. P and dS are rounded to
-// the operand's type before they are multiplied: an error of about 4e-3 in bfloat16, 5e-4 in TF32.
-// Gain over rung 4: not measured on a GPU yet.
+// units. Memory: forward reads K and V once for every 16 WARPS GROUPS queries. P and dS are rounded
+// to the operand's type before they are multiplied: an error of about 4e-3 in bfloat16, 5e-4 in
+// TF32. Gain over rung 4: not measured on a GPU yet.
 //
 // Work: a warp owns GROUPS times 16 rows (queries; keys for dK and dV), a block those of its WARPS.
 // Tiles of N rows of the other two matrices are loaded one after the other. blockIdx.x counts heads
@@ -37,8 +37,8 @@
 
 const float LOG2_E = 1.44269504088896341f;
 
-// delta_i = sum_d dy_id y_id of the rows dy and y, by the 4 lanes that have columns of it. inside: of
-// the matrix; y is not read if it is not.
+// delta_i = sum_d dy_id y_id of the rows dy and y, by the 4 lanes that have columns of it. inside:
+// of the matrix; y is not read if it is not.
 template <class Operand, int D>
 __device__ inline float row_delta(const typename Operand::Number* dy, const typename Operand::Number* y, bool inside) {
     float sum = 0;
@@ -70,9 +70,10 @@ __device__ inline void hide_transposed(float (&s)[N / 8][4], const Mask& mask, i
             if (!mask.sees(i + 8 * n + 2 * within() + e % 2, j + group() + e / 2 * 8)) s[n][e] = -infinity();
 }
 
-// The step of the online softmax for a tile: p are scores q . k on entry, exponentials on return; m,
-// in their units, l and o change from the keys before the tile to those up to its end. exponent =
-// log2(e) / sqrt(D): exp(s / sqrt(D)) = 2^(exponent s), one multiply-add and one exponential a score.
+// The step of the online softmax for a tile: p are scores q . k on entry, exponentials on return;
+// m, in their units, l and o change from the keys before the tile to those up to its end. exponent
+// = log2(e) / sqrt(D): exp(s / sqrt(D)) = 2^(exponent s), one multiply-add and one exponential a
+// score.
 template <int D, int N>
 __device__ inline void add_to_softmax(float (&p)[N / 8][4], float (&o)[D / 8][4], float (&m)[2], float (&l)[2],
                                       float exponent) {
@@ -102,7 +103,8 @@ __device__ inline void add_to_softmax(float (&p)[N / 8][4], float (&o)[D / 8][4]
     }
 }
 
-// Of numbers that each query has, those of this lane's columns of a transposed tile; 0 beyond the end.
+// Of numbers that each query has, those of this lane's columns of a transposed tile; 0 beyond the
+// end.
 template <int N>
 __device__ inline void read_columns(float (&numbers)[N / 8][2], const float* of_queries, int first, int time) {
 #pragma unroll
@@ -255,8 +257,8 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     store_rows<Operand, D>(matrix_of(dq, layout.dq, head, heads), layout.dq.token, dq_sum, dq_factor, row, time);
 }
 
-// dk, dv (B, H_kv, T, D). A block owns 16 WARPS GROUPS keys and goes over the queries of all heads of
-// its group of heads, in order.
+// dk, dv (B, H_kv, T, D). A block owns 16 WARPS GROUPS keys and goes over the queries of all heads
+// of its group of heads, in order.
 template <class Operand, int D, int WARPS, int GROUPS, int N, int BLOCKS, bool KEPT>
 __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
     flash_backward_keys(const typename Operand::Number* q, const typename Operand::Number* k,

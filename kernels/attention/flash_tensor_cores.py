@@ -55,8 +55,8 @@ class Tiling(NamedTuple):
         return (self.owned_matrices * self.owned + 4 * self.tile_rows) * (width * self.number_bytes + PADDING)
 
 
-# D -> warps, groups, rows of a tile, blocks of a multiprocessor, kept. Two groups read each row of a
-# tile once for 32 rows. What is kept, and how many blocks there are, is what the registers allow:
+# D -> warps, groups, rows of a tile, blocks of a multiprocessor, kept. Two groups read each row of
+# a tile once for 32 rows. What is kept, and how many blocks there are, is what the registers allow:
 # each of these compiles without spilling (tests/kernels/test_compile.py).
 FORWARD = {
     "bfloat16": {32: (4, 2, 64, 2, True), 64: (4, 2, 64, 2, True), 96: (4, 2, 32, 2, False), 128: (4, 2, 32, 2, False)},

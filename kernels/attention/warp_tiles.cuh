@@ -1,7 +1,7 @@
-// The products of a warp on tensor cores: GROUPS times 16 rows of its own by a tile in shared memory
-// that all warps of the block read. A row of the tile is read from shared memory once for all the
-// groups. Rows in shared memory are Operand::PAD numbers longer than D, so that eight of them start
-// in different banks.
+// The products of a warp on tensor cores: GROUPS times 16 rows of its own by a tile in shared
+// memory that all warps of the block read. A row of the tile is read from shared memory once for
+// all the groups. Rows in shared memory are Operand::PAD numbers longer than D, so that eight of
+// them start in different banks.
 //
 // With g = lane / 4 and t = lane % 4, a lane has of each 16 x 8 result the rows g and g + 8, and of
 // these the columns 2t and 2t + 1: e counts the four.
@@ -98,7 +98,8 @@ __device__ inline void add_matmul_ab(float (&o)[GROUPS][D / 8][4], const float (
     }
 }
 
-// matrix[row ...][...] = factor[m][half] o[m][...]: of a warp's rows, 16 m + 8 half + g is this lane's.
+// matrix[row ...][...] = factor[m][half] o[m][...]: of a warp's rows, 16 m + 8 half + g is this
+// lane's.
 template <class Operand, int D, int GROUPS>
 __device__ inline void store_rows(typename Operand::Number* matrix, int step, const float (&o)[GROUPS][D / 8][4],
                                   const float (&factor)[GROUPS][2], int row, int time) {
