@@ -325,7 +325,7 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
                     weight[g][n][e] = p[g][n][e] * kept[g].factor(drop, 8 * n + 2 * within() + e % 2, group() + e / 2 * 8);
                 }
         }
-        // forward: Y = P V. Before dP is computed: its registers come free.
+        // forward: Y = P V: before dP is computed, which needs the registers
         add_matmul_ab<Operand, D, N>(dv_sum, weight, dy_tiles + tile * TILE);
         float ds[GROUPS][N / 8][4];
         matmul_abt<Operand, D, N>(ds, v_rows, dy_tiles + tile * TILE);

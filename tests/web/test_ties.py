@@ -578,8 +578,8 @@ def test_rows_of_layer_norm():
 EXPECTED = {
     "layer_norm": "C average bias dbias dnormed dsum dweight dx dy eps mean normed rstd variance weight x y",
     "attention": (
-        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys n_kv_head p q rows s scale starts v "
-        "window y"
+        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys mask n_kv_head p q rows s scale starts "
+        "v window y"
     ),
     "cross_entropy": "V before count dlogits ignore_index label_smoothing logits loss p targets total",
     "adamw": "b1 b2 copies decay decoupled eps g gradient_scale lr m v w",
