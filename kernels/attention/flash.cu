@@ -25,8 +25,7 @@
 // half where causal: a warp skips the tiles that none of its rows sees, and masks single scores in
 // those that a border crosses, mask.cuh). Memory: forward reads Q and writes Y once, and K and V
 // once for every OWNED queries: 16 T D + T^2 D / 8 bytes, mostly from the cache. Backward keeps 4 T
-// bytes a head (L) instead of 4 T^2.
-// Gain over rung 3: not measured on a GPU yet.
+// bytes a head (L) instead of 4 T^2. Gain over rung 3: not measured on a GPU yet.
 //
 // Work: a block of THREADS threads owns OWNED rows (queries; keys for dK and dV). Tiles of N rows
 // of the other two matrices are loaded one after the other. A warp owns 16 of the rows. Lane 2x + h
@@ -148,7 +147,8 @@ __device__ inline float row_sum(float value) {
     return value;
 }
 
-// delta_i = sum_d dy_id y_id of the query i, row row_of(r) of the block; dy is in shared memory.
+// delta_i = sum_d dy_id y_id of the query i, the block's row row_of(r), whose dy is in shared
+// memory.
 template <int D>
 __device__ inline float row_delta(const float* dy_tile, const float* y, int step, int r, int i, int time) {
     float sum = 0;

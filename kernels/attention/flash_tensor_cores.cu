@@ -71,8 +71,9 @@ __device__ inline void hide_transposed(float (&s)[N / 8][4], const Mask& mask, i
 }
 
 // The step of the online softmax for a tile: p are scores q . k on entry, exponentials on return;
-// m, in their units, l and o change from the keys before the tile to those up to its end.
-// exponent = log2(e) / sqrt(D): exp(s / sqrt(D)) = 2^(exponent s), a multiply-add, an exponential.
+// m, in their units, l and o change from the keys before the tile to those up to its end. exponent
+// = log2(e) / sqrt(D): exp(s / sqrt(D)) = 2^(exponent s), one multiply-add and one exponential a
+// score.
 template <int D, int N>
 __device__ inline void add_to_softmax(float (&p)[N / 8][4], float (&o)[D / 8][4], float (&m)[2], float (&l)[2],
                                       float exponent) {
@@ -102,7 +103,8 @@ __device__ inline void add_to_softmax(float (&p)[N / 8][4], float (&o)[D / 8][4]
     }
 }
 
-// Of numbers that each query has, those of this lane's columns of a transposed tile; 0 at the end.
+// Of numbers that each query has, those of this lane's columns of a transposed tile; 0 beyond the
+// end.
 template <int N>
 __device__ inline void read_columns(float (&numbers)[N / 8][2], const float* of_queries, int first, int time) {
 #pragma unroll
@@ -323,7 +325,7 @@ __global__ void __launch_bounds__(32 * WARPS, BLOCKS)
                     weight[g][n][e] = p[g][n][e] * kept[g].factor(drop, 8 * n + 2 * within() + e % 2, group() + e / 2 * 8);
                 }
         }
-        // forward: Y = P V: before dP is computed, whose registers come free then
+        // forward: Y = P V: before dP is computed, which needs the registers
         add_matmul_ab<Operand, D, N>(dv_sum, weight, dy_tiles + tile * TILE);
         float ds[GROUPS][N / 8][4];
         matmul_abt<Operand, D, N>(ds, v_rows, dy_tiles + tile * TILE);

@@ -1,6 +1,7 @@
 // Which keys a query sees, for one score and for a whole tile of scores. Query i sees key j if both
-// are inside of the text, j <= i where causal, and j >= starts_i (starts.cuh). Most tiles lie on
-// one side of these borders: they are computed without a look at single scores, or not at all.
+// are inside of the text, j <= i where causal, and j >= starts_i (starts.cuh). Most tiles lie
+// wholly on one side of these borders: they are computed without a look at single scores, or not at
+// all.
 
 #pragma once
 

@@ -98,7 +98,8 @@ __device__ inline void add_matmul_ab(float (&o)[GROUPS][D / 8][4], const float (
     }
 }
 
-// matrix[row ...][...] = factor[m][half] o[m][...]: the row 16 m + 8 half + g is this lane's.
+// matrix[row ...][...] = factor[m][half] o[m][...]: of a warp's rows, 16 m + 8 half + g is this
+// lane's.
 template <class Operand, int D, int GROUPS>
 __device__ inline void store_rows(typename Operand::Number* matrix, int step, const float (&o)[GROUPS][D / 8][4],
                                   const float (&factor)[GROUPS][2], int row, int time) {
