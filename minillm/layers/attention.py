@@ -50,7 +50,7 @@ from minillm.layers.cached_attention import QUERY_BLOCK, cached_attention
 from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, projected
 from minillm.layers.softmax import softmax_forward
 
 
@@ -335,7 +335,7 @@ class CausalSelfAttention(Layer):
         forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
-        return self.c_proj.forward(merge_heads(y), with_bias)
+        return projected(self.c_proj, merge_heads(y), with_bias)
 
     @property
     def projection(self) -> Linear:
@@ -348,7 +348,7 @@ class CausalSelfAttention(Layer):
         RuntimeError without a forward.
         """
         backward, saved = self.take_saved()
-        # forward: self.c_proj.forward(merge_heads(y), with_bias)
+        # forward: projected(self.c_proj, merge_heads(y), with_bias)
         dy = split_heads(self.c_proj.backward(dy), self.n_head)  # (B, T, C) -> (B, H, T, D)
         # forward: y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         B, H, T, D = dy.shape

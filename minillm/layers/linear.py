@@ -138,3 +138,23 @@ class Linear(Layer):
     def decode_onto(self, residual, x, cache):
         """residual + decode(x, cache); see Layer.decode_onto."""
         return products(x, (self,), cache, residual=residual)[0]
+
+
+def projected(layer, x, with_bias: bool):
+    """layer.forward(x), where the layer is a Linear or one of your own, which takes x alone.
+
+    with_bias=False: the layer is a Linear, whose bias is left to the caller.
+    """
+    return layer.forward(x) if with_bias else layer.forward(x, with_bias=False)
+
+
+def backward_onto(layer, dy, dx):
+    """dx + layer.backward(dy), written over dx: in the product itself where backward is that of a
+    Linear.
+    """
+    own = vars(layer).get("backward")
+    is_ours = own is None or getattr(own, "only_takes_time", False)
+    if is_ours and isinstance(layer, Linear) and type(layer).backward.__module__.startswith("minillm.layers."):
+        return layer.backward(dy, dx)
+    dx += layer.backward(dy)
+    return dx

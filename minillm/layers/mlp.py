@@ -12,7 +12,7 @@ from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, projected
 
 
 class MLP(Layer):
@@ -34,7 +34,7 @@ class MLP(Layer):
         forward, backward = dispatch(h, gelu_forward, gelu_backward)
         h, saved_gelu = forward(h, bias, self.approximate)
         self.save_for_backward((backward, saved_gelu))
-        return self.c_proj.forward(h, with_bias)  # (..., F) @ (F, C)
+        return projected(self.c_proj, h, with_bias)  # (..., F) @ (F, C)
 
     @property
     def projection(self) -> Linear:
@@ -47,7 +47,7 @@ class MLP(Layer):
         Raises RuntimeError without a forward before it.
         """
         gelu_backward, saved_gelu = self.take_saved()
-        # forward: self.c_proj.forward(h, with_bias)
+        # forward: projected(self.c_proj, h, with_bias)
         dh = self.c_proj.backward(dy)
         # forward: h, saved_gelu = forward(h, bias, self.approximate): gelu(z + bias)
         dz, dbias = gelu_backward(dh, saved_gelu)

@@ -27,7 +27,7 @@ from minillm.layers.cached_attention import cached_attention
 from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, backward_onto, projected
 from minillm.layers.packed_linear import decoded_each, packed_linear
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary import rotary_backward, rotary_forward, rotary_tables, rotate_tokens
@@ -214,7 +214,7 @@ class RotarySelfAttention(Layer):
         forward, backward = dispatch(q, attention_forward, attention_backward)
         y, saved = forward(q, k, v, causal=True, **settings)
         self.save_for_backward(RotaryAttentionSaved(rotate_backward, saved_q, saved_k, backward, saved))
-        return self.o_proj.forward(merge_heads(y), with_bias)
+        return projected(self.o_proj, merge_heads(y), with_bias)
 
     @property
     def projection(self) -> Linear:
@@ -227,7 +227,7 @@ class RotarySelfAttention(Layer):
         RuntimeError without a forward.
         """
         rotate_backward, saved_q, saved_k, backward, saved = self.take_saved()
-        # forward: self.o_proj.forward(merge_heads(y), with_bias)
+        # forward: projected(self.o_proj, merge_heads(y), with_bias)
         dy = heads_apart(self.o_proj.backward(dy), self.n_head)
         # forward: y, saved = forward(q, k, v, causal=True, **settings)
         dq, dk, dv = backward(dy, saved)
@@ -243,9 +243,9 @@ class RotarySelfAttention(Layer):
         # forward: q = self.q_proj.forward(x)
         dx = self.q_proj.backward(dq)
         # forward: self.k_proj.forward(x): the same x, and the gradients add up
-        dx = self.k_proj.backward(dk, dx)
+        dx = backward_onto(self.k_proj, dk, dx)
         # forward: self.v_proj.forward(x)
-        return self.v_proj.backward(merge_heads(dv), dx)
+        return backward_onto(self.v_proj, merge_heads(dv), dx)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""

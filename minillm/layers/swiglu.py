@@ -23,7 +23,7 @@ from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, backward_onto, projected
 from minillm.layers.packed_linear import decoded_each, packed_linear
 
 
@@ -89,7 +89,7 @@ class SwiGLU(Layer):
         forward, backward = dispatch(gate, swiglu_forward, swiglu_backward)
         h, saved = forward(gate, up)
         self.save_for_backward((backward, saved))
-        return self.down_proj.forward(h, with_bias)  # (..., F) @ (F, C)
+        return projected(self.down_proj, h, with_bias)  # (..., F) @ (F, C)
 
     @property
     def projection(self) -> Linear:
@@ -102,11 +102,11 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        # forward: self.down_proj.forward(h, with_bias); h, saved = forward(gate, up)
+        # forward: projected(self.down_proj, h, with_bias); h, saved = forward(gate, up)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
         dx = self.gate_proj.backward(dgate)
-        return self.up_proj.backward(dup, dx)
+        return backward_onto(self.up_proj, dup, dx)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""

@@ -19,10 +19,10 @@ from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 
 FAULTS = {
     "no path through the keys": (
-        "dx = self.k_proj.backward(dk, dx)",
+        "dx = backward_onto(self.k_proj, dk, dx)",
         "self.k_proj.backward(dk)",
     ),
-    "no path through the values": ("return self.v_proj.backward(merge_heads(dv), dx)", "return dx"),
+    "no path through the values": ("return backward_onto(self.v_proj, merge_heads(dv), dx)", "return dx"),
     "dq not rotated back": ("rotate_backward(dq, saved_q)", "dq"),
     "dk not rotated back": ("rotate_backward(dk, saved_k)", "dk"),
     "dk and dv exchanged": ("dq, dk, dv = ", "dq, dv, dk = "),

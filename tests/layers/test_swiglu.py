@@ -28,7 +28,7 @@ FAULTS = {
 
 LAYER_FAULTS = {
     "the path through up is left out": (
-        "return self.up_proj.backward(dup, dx)",
+        "return backward_onto(self.up_proj, dup, dx)",
         "self.up_proj.backward(dup); return dx",
     ),
     "the gate gets the gradient of up": ("self.gate_proj.backward(dgate)", "self.gate_proj.backward(dup)"),
