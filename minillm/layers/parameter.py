@@ -82,6 +82,14 @@ class Parameter:
             self._is_copy_current = not self._is_value_shared()
         return self._copy if padded else self._rows_of_copy()
 
+    def is_operand(self, array) -> bool:
+        """Whether `array` is what `operand` gives: the value, or its copy with or without the rows
+        of zeros.
+        """
+        if self._copy is None or array is self._value:
+            return array is self._value
+        return array is self._copy or getattr(array, "base", None) is self._copy
+
     def is_operand_stale(self) -> bool:
         """Whether there is a copy that is older than the value may be."""
         return self._copy is not None and not self._is_copy_current
