@@ -179,8 +179,8 @@ class Parameter:
             return
         if self.grad is None:
             self.grad = grad
-        elif isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
-            self.grad = self.grad + grad  # a broadcast array, say
+        elif 0 in self.grad.strides or isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
+            self.grad = self.grad + grad  # a broadcast array: NumPy's cannot be written, CuPy's has one number for many
         else:
             self.grad += grad
 
