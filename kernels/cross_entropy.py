@@ -8,7 +8,6 @@ import math
 from numbers import Number
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from minillm.backend.arrays import array_module, device_of
 from minillm.kernels.launch import (
@@ -21,6 +20,7 @@ from minillm.kernels.launch import (
     device_id,
     empty,
 )
+from minillm.kernels.layout import memory
 from minillm.kernels.tensor_list import on_device
 
 CUDA = CudaFile(
@@ -64,7 +64,7 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, label_smoothing=0.
     losses, adding = empty((rows,), logits), device_of(before) != "cpu"
     loss = before if adding else empty((), logits, "float64")
     widths = np.int32(vocabulary), np.int32(step)
-    arguments = (_memory(logits), targets, count, losses, *widths, ignore_index, np.float32(label_smoothing))
+    arguments = (memory(logits), targets, count, losses, *widths, ignore_index, np.float32(label_smoothing))
     threads = 32 * max(1, min(16, vocabulary // 256))
     CUDA.launch(f"cross_entropy<{c_type(logits)}>", (rows,), (threads,), arguments)
     CUDA.launch("mean_loss", (1,), (256,), (losses, count, loss, np.int64(rows), np.int32(adding)))
@@ -81,16 +81,6 @@ def row_step(logits) -> int:
         return logits.shape[-1]
     check_array("cross_entropy_forward", "a row of logits", logits[0], dtype=FLOATS)
     return logits.strides[0] // logits.itemsize
-
-
-def _memory(logits):
-    """What a launch gets for rows that are further apart than they are long: CuPy passes their
-    address on, the simulator takes the memory from the first to the last number.
-    """
-    if device_of(logits) == "cuda" or logits.flags.c_contiguous:
-        return logits
-    size = (len(logits) - 1) * row_step(logits) + logits.shape[1]
-    return as_strided(logits, (size,), (logits.itemsize,), subok=True)
 
 
 def cross_entropy_backward(dloss, saved):

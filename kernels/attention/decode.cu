@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(KEYS)
     for (int own = 0; own < OWN; ++own)
         if (threadIdx.x + own * KEYS < groups * width) part_sums[threadIdx.x + own * KEYS] = o[own];
     __syncthreads();
-    for (int d = threadIdx.x; d < width && l > 0; d += KEYS) {
+    for (int d = threadIdx.x; d < width && l != 0; d += KEYS) {
         float sum = 0;
         for (int group = 0; group < groups; ++group) sum += part_sums[group * width + d];
         if (gridDim.y == 1)

@@ -349,7 +349,8 @@ def _ids_for(model, ids, whole: bool):
         return np.asarray(ids)
     if whole:
         return model._ids_on_device(ids, "ids")
-    return model.checked_ids(ids if device_of(ids) == "cpu" else to_host(ids), "ids")
+    ids = model.checked_ids(ids if device_of(ids) == "cpu" else to_host(ids), "ids")
+    return ids.astype(np.int64, copy=False)  # with uint64 NumPy makes floats of the place and the ids
 
 
 def _with_place(ids, cache):

@@ -10,7 +10,7 @@ once:
 
 from __future__ import annotations
 
-from minillm.backend.arrays import array_module
+from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, is_bfloat16
 from minillm.kernels import dispatch
@@ -34,7 +34,7 @@ def bias_backward(dy, saved):
 def add_bias(z, bias):
     """z + bias, written over z: by the kernel where there is one."""
     forward, _ = dispatch(z, bias_forward, bias_backward)
-    return forward(z, bias)[0]
+    return forward(z, contiguous(bias))[0]
 
 
 def sum_over_rows(dy):

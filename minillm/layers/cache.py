@@ -24,7 +24,7 @@ import sys
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, device_of, to_device, to_host
+from minillm.backend.arrays import array_module, contiguous, device_of, to_device, to_host
 from minillm.backend.precision import is_bfloat16
 from minillm.layers.packed_linear import PackedLinear, packing_pays
 
@@ -169,12 +169,13 @@ class Cache:
 
     def weight(self, parameter, like):
         """The array of a Parameter for products with `like`, an array on the device: the weight, or
-        its copy in bfloat16, which is made once for all passes.
+        its copy in bfloat16 or in C order, which is made once for all passes.
         """
-        if not is_bfloat16(like):
-            return parameter.peek()
+        value, rounds = parameter.peek(), is_bfloat16(like)
+        if not rounds and value.flags.c_contiguous:
+            return value
         if parameter not in self._packed:
-            self._packed[parameter] = parameter.operand(like)
+            self._packed[parameter] = parameter.operand(like) if rounds else contiguous(value)
         return self._packed[parameter]
 
     # ------------------------------------------------------------------------ a pass that is replayed

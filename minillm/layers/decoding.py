@@ -44,7 +44,7 @@ def products(x, linears, cache, with_bias=True, residual=None, dtype=None) -> li
     rows = contiguous(x.reshape(-1, x.shape[-1]))  # (N, I)
     residual = None if residual is None else contiguous(residual.reshape(len(rows), -1))
     weights = [cache.weight(linear.weight, rows) for linear in linears]
-    biases = [linear.bias.peek() if with_bias and hasattr(linear, "bias") else None for linear in linears]
+    biases = [contiguous(linear.bias.peek()) if with_bias and hasattr(linear, "bias") else None for linear in linears]
     kernel, transposed = kernel_for("skinny_matmul", rows), linears[0].transposed
     if kernel is not None and len(rows) <= kernel.MAX_ROWS:
         together = kernel.MATRICES if transposed else 1

@@ -95,4 +95,4 @@ class Embedding(Layer):
         if not cache.on_device:
             return weight[ids]
         forward, _ = dispatch(weight, embedding_forward, embedding_backward)
-        return forward(ids, weight, cache.dtype)[0]
+        return forward(ids, cache.weight(self.weight, weight), cache.dtype)[0]

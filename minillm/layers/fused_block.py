@@ -21,14 +21,15 @@ The passes are residual_layer_norm.py, residual_rms_norm.py, residual_bias.py. W
 values of a branch, its bias is added before, by the projection.
 
 A block is fused only where this is what its own forward would compute: layers of these classes,
-with the forward and the backward of their class. So a hook on a layer sees what it sees without
-fusing.
+with the forward and the backward of their class, and the sum of residual.py. So a hook on a layer
+sees what it sees without fusing.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from minillm.backend.arrays import contiguous
 from minillm.kernels import dispatch, kernel_for
 from minillm.layers.attention import CausalSelfAttention
 from minillm.layers.dropout import Dropout
@@ -37,6 +38,7 @@ from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
 from minillm.layers.mlp import MLP
+from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.residual_bias import residual_bias_backward, residual_bias_forward
 from minillm.layers.residual_layer_norm import layer_norm_of_sum, layer_norm_of_sum_backward
 from minillm.layers.residual_rms_norm import rms_norm_of_sum, rms_norm_of_sum_backward
@@ -51,16 +53,22 @@ OF_SUM = {
 }
 CLASSES = (LayerNorm, RMSNorm, CausalSelfAttention, RotarySelfAttention, MLP, SwiGLU, Linear, LoRALinear, Dropout)
 # The functions that a fused block takes for granted.
+RESIDUAL = residual_forward, residual_backward
 METHODS = {(kind, name): getattr(kind, name) for kind in CLASSES for name in ("forward", "backward")}
 
 
 class BlockParts(NamedTuple):
-    """The layers of a block in the order of its forward. dropouts: of the two branches, or None."""
+    """The layers of a block in the order of its forward, and what it calls beside them.
+
+    dropouts: of the two branches, or None. residual: the functions of residual.py as the block's
+    file has them.
+    """
 
     norm_1: LayerNorm | RMSNorm
     attention: CausalSelfAttention | RotarySelfAttention
     norm_2: LayerNorm | RMSNorm
     mlp: MLP | SwiGLU
+    residual: tuple
     dropouts: tuple[Dropout | None, Dropout | None] = (None, None)
 
 
@@ -78,8 +86,8 @@ def fuses(parts: BlockParts, x) -> bool:
     """Whether the block is computed in fewer passes: x is on a device with the kernels, and the
     layers are those of this package, as they are.
     """
-    norm_1, attention, norm_2, mlp, dropouts = parts
-    if type(norm_1) not in OF_SUM or type(norm_2) not in OF_SUM:
+    norm_1, attention, norm_2, mlp, residual, dropouts = parts
+    if type(norm_1) not in OF_SUM or type(norm_2) not in OF_SUM or residual != RESIDUAL:
         return False
     operation, _, _ = OF_SUM[type(norm_2)]
     if kernel_for(operation, x) is None or kernel_for("residual_bias", x) is None:
@@ -93,7 +101,7 @@ def fused_block_forward(parts: BlockParts, x, rng_key=None, starts=None):
     """x (B, T, C)  ->  y (B, T, C), saved. rng_key: of the step, for dropout in training mode.
     starts (B, T): of packed documents.
     """
-    norm_1, attention, norm_2, mlp, dropouts = parts
+    norm_1, attention, norm_2, mlp, _, dropouts = parts
     _, norm_of_sum, norm_of_sum_backward = OF_SUM[type(norm_2)]
     forward, backward = dispatch(x, residual_bias_forward, residual_bias_backward)
     a, bias_a = _branch(attention, norm_1.forward(x), dropouts[0], rng_key, starts)
@@ -107,7 +115,7 @@ def fused_block_forward(parts: BlockParts, x, rng_key=None, starts=None):
 def fused_block_backward(dy, saved):
     """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the block's parameters."""
     parts, (bias_a, bias_m), norm_of_sum_backward, residual_bias_backward, saved = saved
-    norm_1, attention, norm_2, mlp, dropouts = parts
+    norm_1, attention, norm_2, mlp, _, dropouts = parts
     # forward: y, saved = forward(s, m, _value(bias_m)): y = s + (m + b_m)
     dy, dm, dbias_m = residual_bias_backward(dy, saved)
     _add_grad(bias_m, dbias_m)
@@ -141,7 +149,7 @@ def _branch_backward(layer, dy, dropout):
 
 
 def _value(bias: Parameter | None):
-    return None if bias is None else bias.value
+    return None if bias is None else contiguous(bias.value)
 
 
 def _add_grad(bias: Parameter | None, dbias) -> None:

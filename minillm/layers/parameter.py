@@ -82,6 +82,14 @@ class Parameter:
             self._is_copy_current = not self._is_value_shared()
         return self._copy if padded else self._rows_of_copy()
 
+    def is_operand(self, array) -> bool:
+        """Whether `array` is what `operand` gives: the value, or its copy with or without the rows
+        of zeros.
+        """
+        if self._copy is None or array is self._value:
+            return array is self._value
+        return array is self._copy or getattr(array, "base", None) is self._copy
+
     def is_operand_stale(self) -> bool:
         """Whether there is a copy that is older than the value may be."""
         return self._copy is not None and not self._is_copy_current
@@ -171,8 +179,8 @@ class Parameter:
             return
         if self.grad is None:
             self.grad = grad
-        elif isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
-            self.grad = self.grad + grad  # a broadcast array, say
+        elif 0 in self.grad.strides or isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
+            self.grad = self.grad + grad  # a broadcast array: NumPy's cannot be written, CuPy's has one number for many
         else:
             self.grad += grad
 

@@ -291,7 +291,8 @@ class ResidualBlock(Layer):
     def parts(self) -> BlockParts:
         """The layers, in the order of forward."""
         dropouts = self.attn_resid_dropout, self.mlp_resid_dropout
-        return BlockParts(self.ln_1, self.attn, self.ln_2, self.mlp, dropouts)
+        residual = residual_forward, residual_backward
+        return BlockParts(self.ln_1, self.attn, self.ln_2, self.mlp, residual, dropouts)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""

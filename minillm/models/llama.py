@@ -362,7 +362,8 @@ class LlamaBlock(Layer):
 
     def parts(self) -> BlockParts:
         """The layers, in the order of forward."""
-        return BlockParts(self.input_layernorm, self.self_attn, self.post_attention_layernorm, self.mlp)
+        residual = residual_forward, residual_backward
+        return BlockParts(self.input_layernorm, self.self_attn, self.post_attention_layernorm, self.mlp, residual)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""

@@ -248,11 +248,11 @@ def own_bytes(layer: Layer, direction: str, arguments: tuple, result, is_block: 
     if type(layer) in OWN_ARRAYS:
         projection, *counts = OWN_ARRAYS[type(layer)]
         x = arguments[0]
-        width = getattr(layer, projection).weight.value.size // x.shape[-1]
+        width = getattr(layer, projection).weight.peek().size // x.shape[-1]
         return counts[direction == "backward"] * x.size // x.shape[-1] * width * x.itemsize
     if any(True for _ in layer.children()):
         return None
-    return bytes_of([*arguments, result, *(parameter.value for parameter in layer.parameters().values())])
+    return bytes_of([*arguments, result, *(parameter.peek() for parameter in layer.parameters().values())])
 
 
 def bytes_of(values) -> int:

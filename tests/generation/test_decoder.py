@@ -345,3 +345,36 @@ def test_faults_of_searches_are_caught(monkeypatch, module, right, wrong, test):
                     test_rows_that_are_selected(*MODELS[0], padded, rows)
             else:
                 test_what_is_taken_back_was_never_read(*MODELS[0], padded)
+
+
+IN_OTHER_ORDERS = {
+    "weights": ("c_attn.weight", "c_fc.weight", "wte.weight", "wpe.weight"),
+    "biases": ("c_attn.bias", "c_proj.bias"),
+}
+
+
+@pytest.mark.parametrize("what", IN_OTHER_ORDERS)
+def test_a_parameter_may_lie_in_any_order_on_a_device(what, simulator):
+    config = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=1, n_head=2, d_model=16)
+    model = randomised(minillm.GPT2(config, seed=1), 0.2)
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    read = Decoder(model).read
+    expected = [read(ids), read(ids[:, :1])]
+    for name, parameter in model.parameters().items():
+        if name.endswith(IN_OTHER_ORDERS[what]):
+            value = parameter.value
+            parameter.value = np.asfortranarray(value) if value.ndim == 2 else np.repeat(value, 2)[::2]
+            assert not parameter.value.flags.c_contiguous
+    read = Decoder(model.to("cudasim")).read
+    for found, wanted in zip([read(ids), read(ids[:, :1])], expected):
+        np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint64"])
+def test_ids_of_any_type_on_a_device(dtype, simulator):
+    config = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=1, n_head=2, d_model=16)
+    model = minillm.GPT2(config, seed=1).to("cudasim")
+    ids = np.array([[1, 2, 3]])
+    read, of_type = Decoder(model).read, Decoder(model).read
+    for part in (ids, ids[:, :1]):
+        assert (np.asarray(read(part)) == np.asarray(of_type(part.astype(dtype)))).all()

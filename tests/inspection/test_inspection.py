@@ -578,3 +578,20 @@ def test_nothing_below_knows_of_it():
         if "minillm.inspection" in path.read_text(encoding="utf-8")
     }
     assert knowing == {"inspection", "cli", "web"}
+
+
+def test_rounded_weights_are_the_weights(simulator):
+    """On a device products in bfloat16 take copies of the weights: they are used, and not kept beside activations."""
+    tokens, found = np.array([[1, 2, 3, 4]]), []
+    for device in ("cpu", "cudasim"):
+        model = minillm.GPT2(
+            minillm.GPT2Config(vocab_size=11, context_length=6, n_layer=1, n_head=2, d_model=64),
+            seed=1,
+            dtype="bfloat16",
+        )
+        tensors = record(model.to(device), tokens, tokens).tensors
+        found.append(
+            {t.name: (len(t.uses), t.flops) for t in tensors if t.name != "logits"}
+        )  # whose columns are padded
+    assert found[0] == found[1]
+    assert {t.name: t.saved_bytes for t in tensors}["h.0.attn.c_proj"] == 0

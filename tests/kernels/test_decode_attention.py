@@ -213,3 +213,11 @@ def test_wrong_arguments_are_refused(changes, error, message):
 
 def to_sim(x):
     return x._replace(matrix=to_device(x.matrix, "cudasim")) if isinstance(x, Heads) else to_device(x, "cudasim")
+
+
+def test_numbers_that_are_none_reach_the_result():
+    """Of a query that is NaN nothing is left over from what was in memory before: a row of invalid logits is an error."""
+    q, *cache = (to_device(np.full(shape, number, np.float32), "cudasim") for shape, number in (
+        ((1, 32), np.nan), ((1, 1, 8, 32), 0), ((1, 1, 8, 32), 1)))  # fmt: skip
+    y = decode.decode_attention(Heads(q, 0, 1), *cache, to_device(np.array([3]), "cudasim"))
+    assert np.isnan(to_host(y)).all()

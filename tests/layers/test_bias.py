@@ -92,3 +92,9 @@ def test_check_mode_reports_nothing(problem, simulator):
 @pytest.mark.parametrize("fault", KERNEL_FAULTS)
 def test_kernel_faults_are_noticed(fault, monkeypatch, simulator):
     assert_kernel_fault_is_noticed(BIAS, KERNEL_FAULTS[fault], monkeypatch)
+
+
+def test_a_bias_may_lie_in_any_order(simulator):
+    z, bias = (to_device(array(*place).astype(np.float32), "cudasim") for place in (("z", 3, 8), ("b", 16)))
+    expected = to_host(z) + to_host(bias)[::2]
+    assert (to_host(add_bias(z, bias[::2])) == expected).all()

@@ -15,6 +15,7 @@ from minillm.inspection.recording import record
 from minillm.kernels import use_kernels
 from minillm.layers import fused_block
 from minillm.layers.mlp import MLP
+from minillm.models import gpt2
 from minillm.models.fine_tuning import LoRA, add_lora
 
 FAULTS = {
@@ -177,6 +178,10 @@ def wrapped(layer, name):
     setattr(layer, name, functools.wraps(original)(lambda *arguments, **settings: original(*arguments, **settings)))
 
 
+def spread(parameter):
+    parameter.value = parameter.value.repeat(2)[::2]
+
+
 def exchanged_class_method(monkeypatch):
     original = MLP.forward
     monkeypatch.setattr(MLP, "forward", lambda self, *arguments, **settings: original(self, *arguments, **settings))
@@ -189,6 +194,7 @@ CHANGES = {
     "a hook on the second norm": (lambda block: wrapped(block.ln_2, "forward"), 1),
     "a hook on the backward of attention": (lambda block: wrapped(block.attn, "backward"), 1),
     "a hook on a projection": (lambda block: wrapped(block.mlp.c_proj, "forward"), 1),
+    "a bias that is not contiguous": (lambda block: spread(block.mlp.c_proj.bias), 2),
     "a hook on dropout": (lambda block: wrapped(block.attn_resid_dropout, "forward"), 1),
 }
 
@@ -207,6 +213,20 @@ def test_an_exchanged_method_of_a_class_is_called(simulator, monkeypatch):
     model = MODELS["GPT-2"]().to("cudasim")
     exchanged_class_method(monkeypatch)
     assert fused_blocks(model) == 0
+
+
+def test_an_exchanged_residual_sum_is_computed(simulator, monkeypatch):
+    original = gpt2.residual_forward
+
+    def forward(x, branch):
+        return original(x, 2 * branch)
+
+    def backward(dy, saved):
+        return dy, 2 * dy
+
+    monkeypatch.setattr(gpt2, "residual_forward", forward)
+    monkeypatch.setattr(gpt2, "residual_backward", backward)
+    assert fused_blocks(MODELS["GPT-2"]().to("cudasim")) == 0
 
 
 def test_a_model_on_the_cpu_is_not_fused():

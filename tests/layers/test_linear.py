@@ -86,7 +86,7 @@ def test_numpy_agrees_in_float32():
 
 
 class Scaled(minillm.Layer):
-    """y = s inner(x): a layer of one's own in the place of a Linear, with the two methods of the contract alone."""
+    """y = s inner(x): a layer of a user's in the place of a Linear, with the two methods of the contract alone."""
 
     def __init__(self, inner):
         self.inner, self.s = inner, minillm.Parameter(np.ones(1, np.float32))

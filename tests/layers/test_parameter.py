@@ -279,6 +279,15 @@ def test_a_gradient_that_cannot_be_written_is_replaced():
     assert (layer.weight.grad == 3).all()
 
 
+def test_a_broadcast_gradient_is_not_added_into():
+    """CuPy's broadcast arrays can be written, and so can this one: one number would get the sum of all that are added."""
+    parameter, rows = Parameter(np.zeros((4, 3))), np.ones(3)
+    parameter.add_grad(np.lib.stride_tricks.as_strided(rows, (4, 3), (0, rows.itemsize)))
+    assert parameter.grad_to_add_to() is None
+    parameter.add_grad(np.ones((4, 3)))
+    assert (parameter.grad == 2).all() and (rows == 1).all()
+
+
 # (a text of the file, what is put in its place, what notices it)
 BY = "the comparison with the weight"
 FAULTS = {

@@ -8,14 +8,17 @@ import pytest
 from gpu_testing import on_the_standin, uncomputed
 
 import minillm
+from minillm.backend.arrays import to_device
+from minillm.backend.precision import bfloat16
 from minillm.kernels.simulator import compiler_available
 from minillm.kernels.standin.recording import counts
+from minillm.layers.linear import Linear
 from minillm.models.architectures import config_from_dict, make_model
 from minillm.profiling import profile
 from minillm.profiling.flops import flops_per_token, multiplied_weights
 from minillm.profiling.peaks import PEAKS
 from minillm.profiling.profile import WARM_UP_STEPS, Part, Profiler, StepProfile, add_up
-from minillm.profiling.profile_recording import GpuClock, Recorder, Window
+from minillm.profiling.profile_recording import GpuClock, Recorder, Window, own_bytes
 from minillm.profiling.profile_table import profile_table
 from minillm.training import Reporter, train
 from minillm.training.data_parallel import DataParallel
@@ -285,3 +288,13 @@ def test_what_pends_behind_a_window_on_a_gpu(monkeypatch):
         profiled({**GPT2, "n_layer": 12, "dropout": 0.1}, device="cuda", dtype="bfloat16")
     assert 400 < max(pending) < MAY_PEND
     assert len([count for count in pending if count == 1]) > 3, "windows"
+
+
+def test_counting_bytes_does_not_drop_the_rounded_weights():
+    """A step that is taken apart rounds as many weights as a plain one."""
+    x = to_device(np.zeros((2, 4), bfloat16()), "cudasim")
+    linear = Linear(np.ones((4, 3), np.float32)).to("cudasim")
+    y = linear.forward(x)
+    assert not linear.weight.is_operand_stale()
+    assert own_bytes(linear, "forward", (x,), y) == x.nbytes + y.nbytes + 4 * 12
+    assert not linear.weight.is_operand_stale()
