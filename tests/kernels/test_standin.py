@@ -134,6 +134,23 @@ class TestMemory:
         with error("cudaErrorInvalidValue"):
             runtime.memcpy(host.ctypes.data, address, 1, runtime.memcpyDeviceToHost)
 
+    def test_variables_of_a_module_are_copied_and_filled(self, cupy, runtime, error):
+        code = 'extern "C" { __device__ int counter = 5; __constant__ float weights[4]; __global__ void f() {} }'
+        module = cupy.RawModule(code=code)
+        module.get_function("f")
+        counter = cupy.ndarray((1,), cupy.int32, module.get_global("counter"))
+        assert counter.get() == [5]
+        weights = cupy.ndarray((4,), cupy.float32, module.get_global("weights"))
+        weights.set(np.arange(4, dtype=np.float32))
+        assert weights.get().tolist() == [0, 1, 2, 3]
+        weights.data.memset(0, 8)
+        assert weights.get().tolist() == [0, 0, 2, 3]
+        assert runtime.pointerGetAttributes(weights.data.ptr).type == 2
+        with error("cudaErrorInvalidValue"):
+            runtime.memset(weights.data.ptr, 0, 17)
+        with error("cudaErrorInvalidValue"):
+            runtime.free(weights.data.ptr)
+
     def test_a_copy_has_a_direction(self, runtime, error):
         address, host = runtime.malloc(512), np.ones(8)
         for to, start, kind in (

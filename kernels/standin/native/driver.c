@@ -201,7 +201,9 @@ void standin_set_variable_hook(int (*hook)(const void*, const char*, void**, siz
 int cuModuleGetGlobal_v2(void** address, size_t* size, const Module* module, const char* name) {
     size_t ignored;
     if (!variable_hook) return standin_refused(cudaErrorNotSupported, "%s: variables of a module are there with --compute only", name);
-    return standin_failed(variable_hook(module, name, address, size ? size : &ignored));
+    if (!size) size = &ignored;
+    int code = standin_failed(variable_hook(module, name, address, size));
+    return code ? code : standin_variable(*address, *size);
 }
 
 // ------------------------------------------------------------------------------------------------------ kernels' attributes

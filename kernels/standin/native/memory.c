@@ -11,7 +11,8 @@
 typedef struct {
     size_t used, most_used, threshold;
 } Pool;
-typedef enum { PINNED = 1, DEVICE = 2, MANAGED = 3, REGISTERED = 4 } Kind;  // the first three as cudaMemoryType has them
+// The first three as cudaMemoryType has them; VARIABLE: of a module (__device__, __constant__), which is never freed.
+typedef enum { PINNED = 1, DEVICE = 2, MANAGED = 3, REGISTERED = 4, VARIABLE = 5 } Kind;
 typedef struct {
     char* start;
     size_t size;
@@ -70,6 +71,8 @@ static Region region_of(const void* address) {
     return found;
 }
 
+static int of_device(Region region) { return region.kind == DEVICE || region.kind == VARIABLE; }
+
 // Takes the region that begins at an address out of the list; 0 where there is none of these kinds.
 static int remove_region(const void* address, int first_kind, int last_kind, Region* removed) {
     int found = 0;
@@ -95,15 +98,15 @@ static int allocate(void** address, size_t size, Kind kind, Pool* pool) {
     *address = NULL;
     int code = standin_broken();
     if (code || !size) return code;
-    int of_device = kind == DEVICE || kind == MANAGED;
+    int counts = kind == DEVICE || kind == MANAGED;
     if (size > TOTAL) return standin_failed(cudaErrorMemoryAllocation);
     char* start = mmap(NULL, in_pages(size) + 2 * page(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (start == MAP_FAILED) return standin_failed(cudaErrorMemoryAllocation);
     const Region region = {start + page(), size, kind, pool};
     pthread_mutex_lock(&lock);
-    int fits = (!of_device || held + in_pages(size) <= TOTAL - CONTEXT) &&
+    int fits = (!counts || held + in_pages(size) <= TOTAL - CONTEXT) &&
                !mprotect(region.start, in_pages(size), PROT_READ | PROT_WRITE) && add_region(region);
-    if (fits && of_device) {
+    if (fits && counts) {
         held += in_pages(size);
         standin_counted.allocations++;
         standin_counted.allocated_bytes += (long)size;
@@ -116,6 +119,16 @@ static int allocate(void** address, size_t size, Kind kind, Pool* pool) {
     if (!fits) return unmap(region), standin_failed(cudaErrorMemoryAllocation);
     *address = region.start;
     return SUCCESS;
+}
+
+// A variable of a module, which the program asked for by its name: copies and fills may go there.
+int standin_variable(void* address, size_t size) {
+    pthread_mutex_lock(&lock);
+    size_t place = up_to(address);
+    int known = place && regions[place - 1].start == address;
+    int well = known || add_region((Region){address, size, VARIABLE, NULL});
+    pthread_mutex_unlock(&lock);
+    return well ? SUCCESS : standin_failed(cudaErrorMemoryAllocation);
 }
 
 int standin_cudaMalloc(void** address, size_t size) {
@@ -178,10 +191,12 @@ int standin_cudaMemGetInfo(size_t* free, size_t* total) {
 int standin_cudaPointerGetAttributes(struct cudaPointerAttributes* attributes, const void* address) {
     memset(attributes, 0, sizeof *attributes);
     Region region = region_of(address);
-    attributes->type = region.kind == REGISTERED ? cudaMemoryTypeHost : (enum cudaMemoryType)region.kind;
+    attributes->type = region.kind == REGISTERED ? cudaMemoryTypeHost
+                       : of_device(region)       ? cudaMemoryTypeDevice
+                                                 : (enum cudaMemoryType)region.kind;
     attributes->device = region.kind ? 0 : cudaInvalidDeviceId;
     attributes->devicePointer = region.kind ? (void*)address : NULL;
-    attributes->hostPointer = region.kind == DEVICE ? NULL : (void*)address;
+    attributes->hostPointer = of_device(region) ? NULL : (void*)address;
     return standin_broken();
 }
 
@@ -270,18 +285,18 @@ static int side_is_there(const char* name, const Copy* c, int to) {
                        : c->kind == cudaMemcpyDeviceToHost || c->kind == cudaMemcpyDeviceToDevice;
     Region region = region_of(address);
     int wrong = region.kind ? (size_t)(address - region.start) + size > region.size : on_device;
-    if (!wrong && !on_device && c->kind != cudaMemcpyDefault) wrong = region.kind == DEVICE;
+    if (!wrong && !on_device && c->kind != cudaMemcpyDefault) wrong = of_device(region);
     if (wrong)
         standin_refused(cudaErrorInvalidValue, "%s: %zu bytes %s %p are not memory of the %s (%s)", name, size, to ? "to" : "from",
-                        (const void*)address, on_device || region.kind == DEVICE ? "device" : "host",
-                        region.kind == DEVICE && !on_device && c->kind != cudaMemcpyDefault ? "they are the device's"
+                        (const void*)address, on_device || of_device(region) ? "device" : "host",
+                        of_device(region) && !on_device && c->kind != cudaMemcpyDefault ? "they are the device's"
                         : region.kind ? "they go beyond the allocation" : "nothing is allocated there");
     return !wrong;
 }
 
 static int copy(void* what) {
     const Copy* c = what;
-    int to_device = region_of(c->to).kind == DEVICE, from_device = region_of(c->from).kind == DEVICE;
+    int to_device = of_device(region_of(c->to)), from_device = of_device(region_of(c->from));
     standin_counted.to_device += to_device && !from_device;
     standin_counted.to_host += from_device && !to_device;
     for (size_t layer = 0; layer < c->layers; layer++)

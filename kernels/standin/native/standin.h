@@ -23,6 +23,8 @@ int standin_refused(int code, const char* format, ...) __attribute__((format(pri
 // The error of a kernel that has ended the context, as CUDA keeps it, else 0;
 // cudaErrorNotPermitted in a host function.
 int standin_broken(void);
+// Notes a variable of a module as memory of the device (memory.c).
+int standin_variable(void* address, size_t size);
 // Notes how a kernel ended: after an illegal address and the like every later call fails as well.
 int standin_ended(int code);
 // Why the hook refused a launch, in the words that CuPy's exception is to have.
