@@ -17,8 +17,8 @@ PATTERNS = (
     r"kernels/test_attention\.py::test_every_rung_agrees_with_numpy_in_float64\[(descending|shuffled)-",
     r"kernels/test_attention\.py::test_every_rung_agrees_with_numpy_in_float64\[ascending-.*-(1-1-1-1000-64|2-2-1-66-96-|1-1-1-100-128-)",
     r"kernels/test_attention\.py::test_same_input_same_bits\[.*-(1-1-1-1000-64|1-4-2-257-32-|2-2-1-66-96-)",
-    # launches on seven kinds of GPUs, compiled for each
-    r"kernels/test_smaller_gpus\.py::test_every_launch_is_granted\[.*-widths[1-7]",
+    # launches on other kinds of GPUs, compiled for each
+    r"kernels/test_smaller_gpus\.py::test_every_launch_is_granted\[.*-widths[1-4]",
     # training on simulated kernels: the other thread orders, the second model
     r"kernels/test_training\.py::test_the_same_seed_gives_the_same_bits\[(?!cuda)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[(descending|shuffled)",
