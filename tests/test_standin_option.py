@@ -34,3 +34,9 @@ def test_with_it_only_tests_of_a_gpu_run():
     done = run_pytest("--standin", "--collect-only", "tests/backend/test_precision.py")
     found = [line for line in done.stdout.splitlines() if "::" in line]
     assert found and all("[cuda" in line for line in found), done.stdout + done.stderr
+
+
+def test_ci_installs_the_versions_of_cupy_that_the_standin_knows():
+    script = (ROOT / ".ci" / "run").read_text()
+    extras = script.split('-e ".[')[1].split("]")[0].split(",")
+    assert "standin" in extras

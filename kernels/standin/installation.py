@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -208,5 +209,13 @@ def cache_folder() -> Path:
     """$MINILLM_CACHE, else a folder of the user's cache."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(os.environ.get("MINILLM_CACHE") or base / "minillm" / "standin")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(
+            f"the compiled stand-in cannot be kept in {folder} ({reason}): name a folder in MINILLM_CACHE"
+        ) from None
     return folder

@@ -95,8 +95,8 @@ def command(
 
     A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
     given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
-    place of the GPU; what follows its name, and --check or --profile behind it, are its own
-    arguments. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and
+    place of the GPU; --check, --profile and --cupy-too directly behind its name are for minillm,
+    all that follows is for the program. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and
     g++. It shows that a kernel is right and free of races on the inputs tried, not that it is fast:
     there is no timing, no concurrency between blocks, no TMA and no wgmma.
     """
@@ -118,6 +118,10 @@ def command(
         print("minillm simulate gelu --size rows=7,width=33, a .cu file of yours, or a program that uses CuPy")
         return
     way = Way(mode, order.value, seed)
+    if kernel.endswith(".ipynb"):
+        raise UserError(
+            f"{kernel} is a notebook: save it as a script first, with jupyter nbconvert --to script {kernel}"
+        )
     if kernel.endswith((".cu", ".cuh", ".cpp", ".cc", ".c", ".txt")) or Path(kernel).is_file():
         if size:
             raise UserError("--size is for kernels of minillm: a .cu file takes --grid, --block and --arg")

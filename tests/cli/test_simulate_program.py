@@ -186,6 +186,11 @@ def test_exit_codes_and_modules(tmp_path):
     [
         (["nothing.py"], "minillm: nothing.py does not exist"),
         (["folder.py"], "minillm: folder.py cannot be read: Is a directory"),
+        (
+            ["talk.ipynb"],
+            "minillm: talk.ipynb is a notebook: save it as a script first, "
+            "with jupyter nbconvert --to script talk.ipynb",
+        ),
         (["-m"], "minillm: -m takes the name of a module"),
         (["script.py", "--check", "--profile"], "minillm: --check and --profile are two different runs: choose one"),
     ],

@@ -86,6 +86,13 @@ class TestWhatIsMissing:
         with says("no C compiler", "install gcc"):
             installation.check()
 
+    @pytest.mark.parametrize("folder", ["file", "file/below"])
+    def test_no_folder_for_what_is_compiled(self, monkeypatch, tmp_path, folder):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("MINILLM_CACHE", str(tmp_path / folder))
+        with says("cannot be kept in", folder, "name a folder in MINILLM_CACHE"):
+            installation.cache_folder()
+
     def test_no_cupy(self, monkeypatch, without_cupy_in_memory):
         installed(monkeypatch)
         with pytest.raises(MissingExtra, match=r'needs CuPy.*pip install "minillm\[standin\]"'):

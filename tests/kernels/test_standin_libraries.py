@@ -1,5 +1,7 @@
 """cuBLAS, cuRAND and cuSOLVER on the stand-in for a GPU, as CuPy calls them, beside NumPy."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -372,6 +374,9 @@ class TestRefused:
             cupy.fft.fft(cupy.asarray(np.ones(4)))
         with pytest.raises(ImportError, match="cuSPARSE.*scipy.sparse"):
             from cupy_backends.cuda.libs import cusparse  # noqa: F401
+        for package in ("signal", "interpolate"):  # as docs/cupy.md says
+            with pytest.raises(ImportError, match="cuSPARSE.*scipy.sparse"):
+                importlib.import_module(f"cupyx.scipy.{package}")
         with pytest.raises(ImportError, match="NCCL"):
             from cupy_backends.cuda.libs import nccl  # noqa: F401
 
