@@ -148,9 +148,10 @@ def test_counting_needs_no_measuring(monkeypatch, capsys):
 def test_long_sequences_are_left_out_on_a_cpu(monkeypatch, capsys):
     """16,384 tokens in NumPy would take longer than everything else."""
     monkeypatch.setattr(attention, "LONGEST_ON_CPU", 8)
-    assert attention.measure([attention.NumPy()], None, 4, 16, 1) == []
+    arguments = SimpleNamespace(repeats=1, tokens=16, channels=8)
+    assert attention.measure([attention.NumPy()], None, 4, 16, arguments) == []
     assert "left out: on a CPU up to T = 8" in capsys.readouterr().out
-    assert len(attention.measure([attention.NumPy()], None, 4, 8, 1)) == 2
+    assert len(attention.measure([attention.NumPy()], None, 4, 8, arguments)) == 2
 
 
 def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):

@@ -96,9 +96,10 @@ def command(
     A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
     given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
     place of the GPU; --check, --profile and --cupy-too directly behind its name are for minillm,
-    all that follows is for the program. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and
-    g++. It shows that a kernel is right and free of races on the inputs tried, not that it is fast:
-    there is no timing, no concurrency between blocks, no TMA and no wgmma.
+    all that follows is for the program. Exit code 1 if the results differ or check mode finds a
+    fault. It needs Linux and g++. It shows that a kernel is right and free of races on the inputs
+    tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no
+    wgmma.
     """
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
@@ -115,7 +116,8 @@ def command(
             print(f"{each:<20} {its_kernel.summary}")
             print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(case.dimensions, case.simulate))}")
         print("next: minillm simulate flash --check,")
-        print("minillm simulate gelu --size rows=7,width=33, a .cu file of yours, or a program that uses CuPy")
+        print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours,")
+        print("or a program that uses CuPy")
         return
     way = Way(mode, order.value, seed)
     if kernel.endswith(".ipynb"):

@@ -157,7 +157,7 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
 def attention_backward(dy, saved, out=None):
     """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
 
-    out: arrays or views that they are written to; None: new ones.
+    out: arrays that they are written to as well, such as parts of one array.
     """
     q, k, v, y, p, factor, n_kv_head, causal, window, first = saved
     like, dy, gradients = dy, upcast(dy), None
@@ -172,16 +172,10 @@ def attention_backward(dy, saved, out=None):
     dq, dk, dv = gradients
     # forward: k, v = repeat_heads(k, H), repeat_heads(v, H)
     dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
-    return placed((dq, dk, dv), like, out)
-
-
-def placed(gradients, like, out):
-    """The gradients in the dtype of `like`, in the arrays `out` if there are any."""
-    if out is None:
-        return tuple(downcast(gradient, like) for gradient in gradients)
-    for n, gradient in enumerate(gradients):
-        out[n][...] = gradient
-    return out
+    dq, dk, dv = downcast(dq, like), downcast(dk, like), downcast(dv, like)
+    for place, gradient in zip(out or (), (dq, dk, dv)):
+        place[...] = gradient
+    return dq, dk, dv
 
 
 def accumulate(gradients, b, rows, keys, shape, parts):

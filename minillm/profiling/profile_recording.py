@@ -5,6 +5,7 @@ they move and compute.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 import time
@@ -290,5 +291,9 @@ def kernel_operations(name: str, arrays) -> int | None:
     products = next((count for start, count in ATTENTION_PRODUCTS.items() if name.startswith(start)), None)
     if products is None:
         return None
-    batch, heads, rows, width = *arrays[0].shape[:3], arrays[1].shape[-1]  # q, k or P, v
+    if name.startswith("flash"):  # q, k and v may be views, whose shape the simulator does not get
+        batch, heads, rows = next(array.shape for array in arrays if array.ndim == 3)  # of L
+        width = int(re.search(r"\d+", name.partition("<")[2].partition("Bf16")[2] or name)[0])
+    else:
+        batch, heads, rows, width = *arrays[0].shape[:3], arrays[1].shape[-1]  # q, k or P, v
     return products * 2 * batch * heads * rows * rows * width

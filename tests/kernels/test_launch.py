@@ -50,7 +50,8 @@ def test_launch_refuses_what_a_launcher_must_not_do():
 
 
 def test_every_operation_with_a_kernel_has_a_case():
-    assert {case.name for case, _ in KERNELS.values()} == set(OPERATIONS)
+    of_generation = {"largest", "skinny_matmul"}  # without a gradient: tests/kernels has a file for each
+    assert {case.name for case, _ in KERNELS.values()} == set(OPERATIONS) - of_generation
     assert {kernel.name for kernel in ATTENTION.kernel} == set(RUNGS)
 
 

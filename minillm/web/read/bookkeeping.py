@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from minillm.web.read.quotations import COMPOUND, header
 
 ROOM = {"empty", "empty_like", "room_for_gradients"}
-SAME_NUMBERS = {"upcast", "downcast", "contiguous", "reshape", "astype", "quick_to_transpose", "placed"}
+SAME_NUMBERS = {"upcast", "downcast", "contiguous", "reshape", "astype", "quick_to_transpose"}
 BOOKKEEPING = {
     *ROOM, *SAME_NUMBERS,
     "zeros", "zeros_like", "ones", "full", "array_module", "int32", "len", "list", "zip", "enumerate", "range",
