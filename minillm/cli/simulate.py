@@ -96,9 +96,10 @@ def command(
     A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
     given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
     place of the GPU; --check, --profile and --cupy-too directly behind its name are for minillm,
-    all that follows is for the program. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and
-    g++. It shows that a kernel is right and free of races on the inputs tried, not that it is fast:
-    there is no timing, no concurrency between blocks, no TMA and no wgmma.
+    all that follows is for the program. Exit code 1 if the results differ or check mode finds a
+    fault. It needs Linux and g++. It shows that a kernel is right and free of races on the inputs
+    tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no
+    wgmma.
     """
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
