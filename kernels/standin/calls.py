@@ -6,7 +6,6 @@ Their arguments come as native/calls.h has them; signatures.py says what each is
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import itertools
 import struct
@@ -66,8 +65,7 @@ def _called(pointer) -> int:
             if recording.computes():
                 _carry_out(name, call)
     except KeyboardInterrupt:
-        _thread.interrupt_main()
-        return UNKNOWN
+        recording.interrupt_after_hook()
     except NotImplementedError as error:
         return _failed(name, error, NOT_SUPPORTED)
     except Exception as error:  # C code is above, which an exception of Python cannot cross

@@ -13,7 +13,6 @@ does that fails on a GPU; CuPy's exception says why.
 
 from __future__ import annotations
 
-import _thread
 import ctypes
 import inspect
 import os
@@ -69,7 +68,7 @@ def _answering(work, code: int):
         try:
             work(asked)
         except KeyboardInterrupt:
-            _thread.interrupt_main()  # it is raised where the program goes on
+            recording.interrupt_after_hook()
         except (errors.CompileError, UserError) as error:
             return _explained(str(error), NOT_SUPPORTED)
         except errors.SimulatorError as error:

@@ -166,6 +166,13 @@ def carry_out(kernels, products) -> None:
     _set_hooks()
 
 
+def interrupt_after_hook() -> None:
+    """Raise KeyboardInterrupt where the program goes on: above a hook is C, which no exception
+    crosses.
+    """
+    libraries.cuda.standin_interrupt_after_hook(ctypes.pythonapi.PyErr_SetInterrupt)
+
+
 def hear_calls(hook) -> None:
     """From here on, calls of other libraries go to this hook, whatever else is recorded or
     computed.

@@ -224,3 +224,16 @@ def test_ctrl_c_ends_a_kernel(tmp_path):
         running.send_signal(signal.SIGINT)
         output, told = running.communicate(timeout=60)
     assert running.returncode == 130 and output == "" and told.strip().endswith("minillm: stopped")
+
+
+def test_ctrl_c_within_a_kernel_is_not_lost(tmp_path):
+    (tmp_path / "within.py").write_text(
+        "import ctypes, os, signal, threading\nimport cupy as cp\n"
+        "CODE = 'extern \"C\" __global__ void f(volatile int* y) { while (y[0] < 2000000000) y[0] += 1; }'\n"
+        'kernel = cp.RawKernel(CODE, "f")\ny = cp.zeros(1, cp.int32)\n'
+        "number = ctypes.c_int.from_address(y.data.ptr)\n"
+        "def stop():\n    while not number.value: pass\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        'threading.Thread(target=stop, daemon=True).start()\nkernel((1,), (1,), (y,))\nprint("after")\n'
+    )
+    done = simulate("within.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "minillm: stopped")

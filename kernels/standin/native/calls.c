@@ -9,7 +9,7 @@ void standin_set_call_hook(int (*hook)(const Call*)) { call_hook = hook; }
 static int run(void* what) {
     const Call* call = what;
     if (call->info) memset(call->info, 0, call->infos * sizeof(int));
-    return call_hook ? call_hook(call) : SUCCESS;
+    return call_hook ? standin_after_hook(call_hook(call)) : SUCCESS;
 }
 
 // Work of Python's is kept by Python until no graph can ask for it: the hook hears of that.

@@ -266,7 +266,7 @@ int cuOccupancyMaxPotentialBlockSize(int* grid, int* block, const Function* func
 
 static int launch_now(Launch* launch) {
     launch->replayed = standin_replaying;
-    return launch_hook ? launch_hook(launch) : SUCCESS;
+    return launch_hook ? standin_after_hook(launch_hook(launch)) : SUCCESS;
 }
 
 // A launch with its arguments behind it, as a graph keeps it.

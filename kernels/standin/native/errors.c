@@ -74,6 +74,17 @@ void standin_set_reason(const char* text) {
     snprintf(reason, sizeof reason, "%s", text);
     reason_of = -1;
 }
+
+// Python would raise the KeyboardInterrupt within the hook, above which is only C: it is asked for once the hook is done.
+static void (*interrupt)(void);
+void standin_interrupt_after_hook(void (*set)(void)) { interrupt = set; }
+int standin_after_hook(int code) {
+    void (*set)(void) = interrupt;
+    interrupt = NULL;
+    if (set) set();
+    return code;
+}
+
 const char* standin_error_text(int code) {
     if (code && code == reason_of) return reason;
     for (size_t i = 0; i < sizeof ERRORS / sizeof *ERRORS; i++)

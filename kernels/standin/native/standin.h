@@ -25,6 +25,8 @@ int standin_refused(int code, const char* format, ...) __attribute__((format(pri
 int standin_broken(void);
 // Notes a variable of a module as memory of the device (memory.c).
 int standin_variable(void* address, size_t size);
+// What a hook answered; a Ctrl-C that came in the meantime is raised where the program goes on.
+int standin_after_hook(int code);
 // Notes how a kernel ended: after an illegal address and the like every later call fails as well.
 int standin_ended(int code);
 // Why the hook refused a launch, in the words that CuPy's exception is to have.
