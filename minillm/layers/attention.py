@@ -172,10 +172,14 @@ def attention_backward(dy, saved, out=None):
     dq, dk, dv = gradients
     # forward: k, v = repeat_heads(k, H), repeat_heads(v, H)
     dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
-    dq, dk, dv = downcast(dq, like), downcast(dk, like), downcast(dv, like)
-    for place, gradient in zip(out or (), (dq, dk, dv)):
-        place[...] = gradient
-    return dq, dk, dv
+    copy_to(out, (dq, dk, dv))
+    return downcast(dq, like), downcast(dk, like), downcast(dv, like)
+
+
+def copy_to(places, arrays) -> None:
+    """Copy each array to its place, in the place's dtype; places: None for nowhere."""
+    for n in range(len(places or ())):
+        places[n][...] = arrays[n]
 
 
 def accumulate(gradients, b, rows, keys, shape, parts):

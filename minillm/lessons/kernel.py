@@ -51,7 +51,7 @@ from minillm.layers.attention import attention_forward
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 
 RUNGS = {"naive": "tab:red", "tiled": "tab:gray", "flash": "tab:blue"}  # -> its colour in the picture
-A_ROW = 128  # bytes: no array of the kernels is smaller
+A_ROW = 256  # bytes: no array of the kernels is smaller
 TIMES = (64, 128, 256, 512)
 WIDTH = 64
 TILE = 64  # queries that a block of the flash kernel works on

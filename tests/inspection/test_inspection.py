@@ -417,7 +417,7 @@ class TestCode:
             ),
             (GPT2, "h.0.attn.q", "q, k, v = split_qkv(", "dq = matmul(ds, k)"),
             (GPT2, "h.0.attn.v", "q, k, v = split_qkv(", "dv = matmul("),
-            (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "place[...] = gradient"),
+            (GPT2, "h.0.attn.c_attn", "(N, I) @ (I, O)", "dk, dv = sum_heads(dk, n_kv_head)"),
             (GPT2, "h.0.residual", "return x + branch", "dx = dx + self.ln_2.backward("),
             (GPT2, "h.1", "return x + branch", "dx -= xp.multiply(normed, along_normed"),
             (GPT2, "h.0", "return x + branch", "dx = block.backward(dx) if kept is None"),

@@ -74,7 +74,7 @@ def test_the_line_says_what_was_asked_and_what_is_free():
     assert text.startswith(
         "out of memory on cuda: out of memory allocating 1,234 bytes (allocated so far: 9 bytes); 123 MB "
     )
-    assert "This run takes about 12.62 GB (weights 498 MB, moments 996 MB," in text
+    assert "This run takes about 12.30 GB (weights 498 MB, moments 996 MB," in text
 
 
 def test_errors_of_numpy_and_others():
