@@ -10,7 +10,8 @@ from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 COLUMNS, ADDENDS = 32, 32  # columns of a block; threads that share a column
 COLUMN_SUM_CONSTANTS = {"COLUMNS": COLUMNS, "ADDENDS": ADDENDS}
-COLUMN_SUM_INSTANCES = {"column_sum": ResourceLimit(registers=32, shared=4 * COLUMNS * ADDENDS)}
+# 1,024 threads of a block share 65,536 registers: 64 each. sm_75 takes 50, later ones at most 32.
+COLUMN_SUM_INSTANCES = {"column_sum": ResourceLimit(registers=64, shared=4 * COLUMNS * ADDENDS)}
 
 
 def column_sums(cuda: CudaFile, partials) -> list:
