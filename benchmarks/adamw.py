@@ -31,6 +31,7 @@ BENCHMARK = Benchmark(
     forward_bytes=lambda n_layer, d_model: 28 * elements(n_layer, d_model),
     torch_forward=torch_forward,
     dimensions=("n_layer", "d_model"),
+    small=(1, 8),
     sizes=((4, 128), (12, 768)),
     expand=gpt2_shapes,
     settings={"steps": (1,), "gradient_scale": 1.0},

@@ -44,6 +44,11 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=TIMES, metavar="T")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, metavar="D")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a batch, on a GPU")
+    parser.add_argument("--channels", type=int, default=CHANNELS, help="of all heads, on a GPU")
+    parser.add_argument(
+        "--only-flash", action="store_true", help="leave NumPy, plain CuPy and the first three rungs out"
+    )
     parser.add_argument("--simulate", action="store_true", help="also count each rung's bytes in the simulator")
     parser.add_argument("--only-simulate", action="store_true", help="count, and measure nothing: some seconds")
     parser.add_argument("--write", action="store_true", help="write the results and draw them")
@@ -54,13 +59,15 @@ def main() -> None:
         simulated_counts()
         return
     ways, device, missing = available_ways()
+    if arguments.only_flash:
+        ways = [way for way in ways if way.name.startswith(("flash", "tensor cores", "torch"))]
     for reason in missing:
         print(f"not measured: {reason}")
     print(f"{'way':<18} {'':<9}{'median ms':>9} {'p20 - p80':>17} {'TFLOP/s':>8} {'share':>6} {'error':>8}")
     rows = []
     for width in arguments.widths:
         for length in arguments.times:
-            rows += measure(ways, device, width, length, arguments.repeats)
+            rows += measure(ways, device, width, length, arguments)
     counts = simulated_counts() if arguments.simulate else []
     if arguments.write:
         write_results("attention", {"gpu": device, "missing": missing, "rows": rows, "simulated": counts})
@@ -181,8 +188,9 @@ def available_ways() -> tuple[list, str | None, list[str]]:
 # ---------------------------------------------------------------------------------------------------- measurements
 
 
-def measure(ways, device, width, length, repeats) -> list[dict]:
+def measure(ways, device, width, length, arguments) -> list[dict]:
     """Times and errors of all ways for one size: rows of the table, which are printed too."""
+    repeats = arguments.repeats
     print(f"D = {width}, T = {length}, {repeats} rounds of {', '.join(way.name for way in ways)}", flush=True)
     rng = np.random.default_rng(0)
     head = rng.normal(size=(4, 1, 1, length, width)).astype(np.float32)  # q, k, v, dy of head 0
@@ -190,7 +198,7 @@ def measure(ways, device, width, length, repeats) -> list[dict]:
     expected = {dtype: in_float64(arrays) for dtype, arrays in given.items()}
     ready, drawn = [], {}
     for way in ways:
-        shape = shape_for(way, width, length)
+        shape = shape_for(way, width, length, arguments.tokens, arguments.channels)
         if way.device == "cpu" and length > LONGEST_ON_CPU:
             print(f"{way.name:<18} left out: on a CPU up to T = {LONGEST_ON_CPU:,}")
             continue
@@ -223,11 +231,11 @@ def measure(ways, device, width, length, repeats) -> list[dict]:
     return rows
 
 
-def shape_for(way, width, length) -> tuple[int, int, int, int]:
+def shape_for(way, width, length, tokens, channels) -> tuple[int, int, int, int]:
     """(B, H, T, D)"""
     if way.device == "cpu":
         return 1, 2, length, width
-    return max(1, TOKENS // length), CHANNELS // width, length, width
+    return max(1, tokens // length), channels // width, length, width
 
 
 def number_type(dtype):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import platform
 import subprocess
 import time
@@ -12,7 +14,7 @@ from statistics import median
 
 from minillm.backend.environment import describe
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")  # where results are written
 
 
 def median_seconds(function, repeats: int = 15) -> float:
@@ -37,18 +39,53 @@ def processor() -> str:
 
 def origin() -> dict:
     """The machine, the versions, the date and the commit of a result."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "processor": processor(),
         **describe(),
+        **graphics(),
     }
+
+
+def graphics() -> dict[str, str]:
+    """The GPU with its memory, and the versions of its driver and of CUDA; empty where there is none."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        return {}
+    if not cupy.cuda.is_available():
+        return {}
+    runtime = cupy.cuda.runtime
+    found = runtime.getDeviceProperties(cupy.cuda.Device().id)
+    return {
+        "GPU": f"{found['name'].decode()}, {found['totalGlobalMem'] / 2**30:.0f} GiB, sm_{found['major']}{found['minor']}",
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        or "nvidia-smi does not say",
+        "CUDA": f"{_release(runtime.runtimeGetVersion())}, the driver's {_release(runtime.driverGetVersion())}",
+    }
+
+
+def _release(version: int) -> str:
+    """CUDA's number of a version as people write it: 13020 -> 13.2."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _commit() -> str | None:
+    return _output("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
+
+
+def _output(*command: str) -> str | None:
+    """What a program prints; None where it is not installed, or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() or None
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write_results(name: str, results: dict) -> None:
     """Write benchmarks/results/NAME.json with its origin, and say so."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"origin": origin(), **results}, indent=2) + "\n")
-    print(f"wrote {path.relative_to(RESULTS.parent.parent)}")
+    print(f"wrote {path.parent.parent.name}/{path.parent.name}/{path.name}")

@@ -116,7 +116,7 @@ def pieces_of(width: int, device: str, arguments) -> dict[str, tuple[Callable, A
     body, head = trainer.model.body, trainer.model.loss_head
     block = body.h[0]
     here = [to_device(np.ascontiguousarray(array), device) for array in (ids, targets)]
-    x = to_device(stream(0, "x").normal((batch, time_, width)).astype(np.float32), device).astype(body.activations)
+    x = to_device(stream(0, "x").normal((batch, time_, width)).astype(body.activations or np.float32), device)
 
     def there_and_back(layer):
         def run():

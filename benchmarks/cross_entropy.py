@@ -1,4 +1,4 @@
-"""python -m benchmarks.cross_entropy: loss and gradient of logits, which is written over them.
+"""python -m benchmarks.cross_entropy: loss and gradient of logits in float32, which is written over them.
 
 PyTorch's forward is the loss alone, and its backward makes the gradient in an array of its own; ours does both in
 forward.

@@ -25,6 +25,7 @@ BENCHMARK = Benchmark(
     forward_bytes=lambda n_layer, d_model: 4 * elements(n_layer, d_model),
     torch_forward=torch_forward,
     dimensions=("n_layer", "d_model"),
+    small=(1, 8),
     sizes=((4, 128), (12, 768)),
     expand=gpt2_shapes,
 )

@@ -9,8 +9,9 @@ calls and its sizes, and calls `main`. The ways:
     torch     PyTorch, where it is installed: on the GPU if it has one, else on the CPU
 
 All ways take turns in every round, so that a machine that slows down slows all of them. On a GPU the time is the device's
-(gpu_timing.py), with inputs that are not in its cache any more. The error is that against NumPy
-in float64, relative and norm-wise, the worst of all results.
+(gpu_timing.py), with inputs that are not in its cache any more. The error is that against NumPy in float64, relative and
+norm-wise, the worst of all results. With --dtype bfloat16 the inputs are rounded that a model has in bfloat16; of PyTorch's
+all are, weights too, so that it has its fastest kernels.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Benchmark:
     torch_forward(torch, a) returns the tensor (or tensors) that the case's outputs are; its gradients are taken for the
     inputs that the case differentiates.
     dimensions, sizes, expand, settings: those of the problems, where they are not the case's own.
+    small: the size of --small, by default that of `minillm simulate`.
+    torch_draws: PyTorch's results are random ones of its own, which cannot be compared.
     """
 
     case: Case
@@ -52,6 +55,8 @@ class Benchmark:
     sizes: tuple[tuple[int, ...], ...] = ()
     expand: Callable[..., tuple] | None = None
     settings: dict = field(default_factory=dict)
+    small: tuple[int, ...] = ()
+    torch_draws: bool = False
 
     @property
     def size_names(self) -> tuple[str, ...]:
@@ -73,17 +78,26 @@ def main(benchmark: Benchmark) -> None:
     parser.add_argument("--repeats", type=int, default=15)
     sizes = ", ".join(benchmark.size_names)
     parser.add_argument("--size", type=int, nargs=len(benchmark.size_names), help=f"{sizes}; by default several")
+    parser.add_argument("--small", action="store_true", help="one small size, to try the command")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--without-numpy", action="store_true", help="NumPy is not timed")
     parser.add_argument("--write", action="store_true", help=f"write benchmarks/results/{benchmark.case.name}.json")
     arguments = parser.parse_args()
+    if arguments.dtype == "bfloat16" and not benchmark.case.low_precision:
+        parser.error(f"--dtype bfloat16: {benchmark.case.name} is computed in float32")
     ways, missing = available_ways(benchmark)
+    if arguments.without_numpy:
+        ways.remove("numpy")
     for reason in missing:
         print(f"not measured: {reason}")
     print(f"{'size':<22} {'way':<12} {'':<9} {'median ms':>10} {'p20 - p80':>17} {'GB/s':>8} {'share':>6} {'error':>9}")
     rows = []
-    for size in [tuple(arguments.size)] if arguments.size else benchmark.default_sizes:
-        rows += measure(benchmark, size, ways, arguments.repeats)
+    sizes = [tuple(arguments.size)] if arguments.size else benchmark.default_sizes
+    for size in [benchmark.small or benchmark.case.simulate] if arguments.small else sizes:
+        rows += measure(benchmark, size, ways, arguments.repeats, arguments.dtype)
     if arguments.write:
-        write_results(benchmark.case.name, {"operation": benchmark.case.name, "missing": missing, "rows": rows})
+        found = {"operation": benchmark.case.name, "dtype": arguments.dtype, "missing": missing, "rows": rows}
+        write_results(benchmark.case.name, found)
 
 
 def available_ways(benchmark: Benchmark) -> tuple[list[str], list[str]]:
@@ -110,11 +124,13 @@ def available_ways(benchmark: Benchmark) -> tuple[list[str], list[str]]:
     return ways, missing
 
 
-def measure(benchmark: Benchmark, size: tuple[int, ...], ways: list[str], repeats: int) -> list[dict]:
+def measure(
+    benchmark: Benchmark, size: tuple[int, ...], ways: list[str], repeats: int, number: str = "float32"
+) -> list[dict]:
     """Times and errors of all ways for one size, as rows of the table, which are printed too."""
     given = benchmark.case.make(benchmark.problem(size))
-    expected = run_once(benchmark, Way("numpy", benchmark, given, np.float64))
-    prepared = {name: Way(name, benchmark, given, np.float32) for name in ways}
+    expected = run_once(benchmark, Way("numpy", benchmark, given, number, np.float64))
+    prepared = {name: Way(name, benchmark, given, number) for name in ways}
     found = {name: run_once(benchmark, way) for name, way in prepared.items()}
     rows = []
     for direction in ("forward", "backward") if benchmark.case.backward else ("forward",):
@@ -124,14 +140,14 @@ def measure(benchmark: Benchmark, size: tuple[int, ...], ways: list[str], repeat
                 seconds = way.time(direction)
                 if turn:  # the first turn compiles and warms up
                     times[name].append(seconds)
-        moved = getattr(benchmark, f"{direction}_bytes")(*size)
+        moved = getattr(benchmark, f"{direction}_bytes")(*size) * (0.5 if number == "bfloat16" else 1)
         for name in ways:
             row = {
                 "size": dict(zip(benchmark.size_names, size)),
                 "way": name,
                 "direction": direction,
                 **_spread(times[name]),
-                "error": _worst_error(found[name][direction], expected[direction]),
+                "error": _error_of(benchmark, name, found[name][direction], expected[direction]),
             }
             row["gigabytes_per_second"] = moved / row["median_ms"] / 1e6
             bandwidth = device_bandwidth() if name in ("cupy", "kernel", "torch cuda") else None
@@ -163,13 +179,15 @@ def run_once(benchmark: Benchmark, way: Way) -> dict[str, dict[str, np.ndarray]]
 class Way:
     """One way to compute an operation, with its own copy of the inputs; on a GPU with several, to be taken in turn."""
 
-    def __init__(self, name: str, benchmark: Benchmark, given: SimpleNamespace, dtype):
-        self.name, self.benchmark, self.case = name, benchmark, benchmark.case
+    def __init__(self, name: str, benchmark: Benchmark, given: SimpleNamespace, number: str, dtype=None):
+        """number: what the inputs are rounded to. dtype: of the arrays that hold them, if it is another one."""
+        self.name, self.benchmark, self.case, self.number = name, benchmark, benchmark.case, number
         self.on_gpu = name in ("cupy", "kernel", "torch cuda")
         if name.startswith("torch"):
             self._torch = importlib.import_module("torch")
         else:
-            self._op = importlib.import_module(self.case.kernel[0].module) if name == "kernel" else self.case.module
+            has_kernel = name == "kernel" and self.case.kernel  # else the layer's function takes the kernels itself
+            self._op = importlib.import_module(self.case.kernel[0].module) if has_kernel else self.case.module
         arrays = [x for value in vars(given).values() for x in (value if isinstance(value, list) else [value])]
         count = sets_of_inputs(sum(getattr(array, "nbytes", 0) for array in arrays)) if self.on_gpu else 1
         self._sets = [self._copied(given, dtype) for _ in range(count)]
@@ -177,7 +195,8 @@ class Way:
 
     def _copied(self, given: SimpleNamespace, dtype) -> SimpleNamespace:
         is_torch = self.name.startswith("torch")
-        arrays = placed(self.case, given, "cpu" if is_torch or self.name == "numpy" else "cuda", dtype)
+        place = "cpu" if is_torch or self.name == "numpy" else "cuda"
+        arrays = placed(self.case, given, place, dtype, self.number)
         if not is_torch:
             return arrays
         tensors = SimpleNamespace(**{key: _each(value, self._tensor) for key, value in vars(arrays).items()})
@@ -228,7 +247,10 @@ class Way:
     def _tensor(self, value):
         if not isinstance(value, np.ndarray):
             return value
-        return self._torch.from_numpy(value).to("cuda" if self.name == "torch cuda" else "cpu")
+        tensor = self._torch.from_numpy(value.astype(np.float32) if value.dtype.kind not in "iub" else value)
+        if self.number == "bfloat16" and tensor.is_floating_point():
+            tensor = tensor.to(self._torch.bfloat16)
+        return tensor.to("cuda" if self.name == "torch cuda" else "cpu")
 
 
 def _each(value, function):
@@ -246,11 +268,15 @@ def _host(array) -> np.ndarray | None:
     if array is None:
         return None
     if hasattr(array, "detach"):
-        return array.detach().cpu().numpy().copy()
+        array = array.detach().cpu()
+        return (array.float() if array.is_floating_point() else array).numpy().copy()
     return np.array(to_host(array) if hasattr(array, "dtype") and hasattr(array, "shape") else array)
 
 
-def _worst_error(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+def _error_of(benchmark: Benchmark, way: str, found: dict, expected: dict) -> float | None:
+    """The worst relative error of the results of a way; None where they are random ones of its own."""
+    if benchmark.torch_draws and way.startswith("torch"):
+        return None
     return max(relative_error(result, expected[name]) for name, result in found.items())
 
 
@@ -263,7 +289,8 @@ def _line(row: dict) -> str:
     size = " x ".join(map(str, row["size"].values()))
     spread = f"{row['p20_ms']:.3f} - {row['p80_ms']:.3f}"
     share = f"{row['share_of_bandwidth']:.0%}" if row["share_of_bandwidth"] else "n/a"
+    error = "n/a" if row["error"] is None else f"{row['error']:.1e}"
     return (
         f"{size:<22} {row['way']:<12} {row['direction']:<9} {row['median_ms']:>10.3f} {spread:>17} "
-        f"{row['gigabytes_per_second']:>8.1f} {share:>6} {row['error']:>9.1e}"
+        f"{row['gigabytes_per_second']:>8.1f} {share:>6} {error:>9}"
     )

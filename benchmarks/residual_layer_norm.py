@@ -5,7 +5,7 @@ from minillm.checks.cases import RESIDUAL_LAYER_NORM
 
 
 def torch_forward(torch, a):
-    total = a.x + a.delta
+    total = a.x + (a.delta + a.delta_bias)
     return total, torch.nn.functional.layer_norm(total, a.weight.shape, a.weight, a.bias, a.eps)
 
 

@@ -33,6 +33,7 @@ from minillm.errors import UserError
 from minillm.models.presets import find_preset
 from minillm.optim import clip
 from minillm.profiling.flops import flops_per_token
+from minillm.profiling.memory import Workload, estimate
 from minillm.profiling.memory_measure import measured_peak
 from minillm.profiling.peaks import peaks_of
 from minillm.training.data_parallel import DataParallel
@@ -194,6 +195,9 @@ def report(rounds, memory, config, batch_size, arguments) -> None:
             f"  {name:<14} {row['milliseconds']:>10.2f} {row['tokens_per_second']:>12,.0f} {row['teraflops_per_second']:>9.3f} "
             f"{f'{share:.1%}' if share else 'n/a':>8} {f'{size:,.0f} MB' if size else 'n/a':>12}"
         )
+    if arguments.device == "cuda":
+        workload = Workload(config, batch_size, None, arguments.dtype, "cuda", False)
+        print(f"  minillm's memory as `minillm info` estimates it: {estimate(workload).total / 1e6:,.0f} MB")
     summary = ratios(rounds)
     if arguments.device == "cpu":
         summary |= shares_of_products(config, batch_size, median(rounds["minillm"]))

@@ -7,24 +7,31 @@ use.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 
 from minillm.backend.arrays import device_of
+from minillm.backend.precision import dtype_name
 from minillm.errors import UserError
 
 # Operation -> the dtypes that its kernel takes.
 OPERATIONS = {
     "adamw": ("float32",),
     "attention": ("float32", "bfloat16"),
-    "cross_entropy": ("float32",),
+    "bias": ("float32", "bfloat16"),
+    "cross_entropy": ("float32", "bfloat16"),
     "dropout": ("float32", "bfloat16"),
     "embedding": ("float32",),
     "gelu": ("float32", "bfloat16"),
     "global_norm": ("float32",),
+    "largest": ("float32",),
     "layer_norm": ("float32", "bfloat16"),
+    "residual_bias": ("float32", "bfloat16"),
     "residual_layer_norm": ("float32", "bfloat16"),
+    "residual_rms_norm": ("float32", "bfloat16"),
     "rms_norm": ("float32", "bfloat16"),
     "rotary": ("float32", "bfloat16"),
+    "skinny_matmul": ("float32", "bfloat16"),
     "swiglu": ("float32", "bfloat16"),
 }
 RUNGS = ("naive", "tiled", "online", "flash", "flash_tensor_cores")  # of attention, kernels/attention
@@ -77,9 +84,19 @@ def kernel_for(operation: str, array):
     """
     if device_of(array) == "cpu":
         return None
-    if not _choices[operation] or array.dtype.name not in OPERATIONS[operation]:
+    if not _choices[operation] or dtype_name(array.dtype) not in OPERATIONS[operation]:
         return None
+    return _launcher(operation)
+
+
+@cache
+def _launcher(operation: str):
     return import_module(f"{__name__}.{operation}")
+
+
+def choices() -> tuple:
+    """What `use_kernels` chose, to see whether it is still the same."""
+    return tuple(_choices.items())
 
 
 def chosen_rung() -> str | None:

@@ -7,12 +7,11 @@ import math
 import numpy as np
 
 from minillm.backend.random_streams import stream
-from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
+from minillm.kernels.launch import FLOATS, CudaFile, ResourceLimit, blocks_for, check_array, empty
+from minillm.kernels.vectors import instance, instances
 
 THREADS = 256
-CUDA = CudaFile(
-    __file__, "dropout.cu", {f"dropout<{number}>": ResourceLimit(registers=40) for number in NUMBERS.values()}
-)
+CUDA = CudaFile(__file__, "dropout.cu", instances("dropout", ResourceLimit(registers=40)))
 
 
 def dropout_forward(x, p, rng_key, batch_offset=0):
@@ -40,5 +39,6 @@ def _dropped(x, saved):
     y = empty(x.shape, x, x.dtype)
     random = (philox_key[0], philox_key[1], np.uint64(round(p * 2**32)), np.float32(1 / (1 - p)))
     grid = (blocks_for(first % 8 + x.size, 8 * THREADS) if x.size else 0,)
-    CUDA.launch(f"dropout<{c_type(x)}>", grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
+    kernel = instance("dropout", first % 8, (x,))  # the array begins at eight numbers of Philox if first % 8 is 0
+    CUDA.launch(kernel, grid, (THREADS,), (x, y, *random, np.int64(first), np.int64(x.size)))
     return y

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import numpy as np
 
-from minillm.kernels.column_sum import COLUMN_SUM_CONSTANTS, COLUMN_SUM_INSTANCES, column_sum
-from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
+from minillm.kernels.column_sum import COLUMN_SUM_INSTANCES, column_sums
+from minillm.kernels.columns import COLUMNS_CONSTANTS, DEEP, THREADS, WIDE, column_grid
+from minillm.kernels.launch import FLOATS, CudaFile, ResourceLimit, check_array, empty
+from minillm.kernels.vectors import NULL, instance, instances
 
-THREADS = 256
-NO_BIAS = np.uint64(0)  # a null pointer, which is not followed
-ROW_GROUPS = 128  # threads that share a column
 FORMS = {"tanh": "true", "none": "false"}  # approximate -> the template argument tanh_form
 
 _instances = dict(COLUMN_SUM_INSTANCES)
-for _arguments in product(NUMBERS.values(), FORMS.values(), ("true", "false")):
-    _instances[f"gelu_forward<{', '.join(_arguments)}>"] = ResourceLimit(registers=32)
-    _instances[f"gelu_backward<{', '.join(_arguments)}>"] = ResourceLimit(registers=48)
-CUDA = CudaFile(__file__, "gelu.cu", _instances, constants=COLUMN_SUM_CONSTANTS)
+for _form in FORMS.values():
+    _instances |= instances("gelu_forward", ResourceLimit(registers=64), _form)
+    _instances |= instances("gelu_backward", ResourceLimit(registers=64, shared=4 * WIDE * DEEP * 8), _form)
+CUDA = CudaFile(__file__, "gelu.cu", _instances, constants=COLUMNS_CONSTANTS)
 
 
 def gelu_forward(x, bias=None, approximate="tanh"):
@@ -30,10 +28,10 @@ def gelu_forward(x, bias=None, approximate="tanh"):
     if bias is not None:
         width = x.shape[-1]
         check_array("gelu_forward", "bias", bias, like=x, shape=(width,), because=f"x has {width} channels")
-    y = empty(x.shape, x, x.dtype)
-    rows, width, grid, instance = _work(x, bias, approximate)
-    arguments = (x, NO_BIAS if bias is None else bias, y, np.int64(rows), np.int32(width))
-    CUDA.launch(f"gelu_forward{instance}", grid, (THREADS,), arguments)
+    y, (rows, width) = empty(x.shape, x, x.dtype), _matrix(x)
+    kernel = instance("gelu_forward", width, (x, bias), FORMS[approximate])
+    arguments = (x, NULL if bias is None else bias, y, np.int64(rows), np.int32(width))
+    CUDA.launch(kernel, column_grid(rows, width, kernel), THREADS, arguments)
     return y, (x, bias, approximate)
 
 
@@ -41,17 +39,15 @@ def gelu_backward(dy, saved):
     """dy (..., F)  ->  dx (..., F), dbias (F,) or None"""
     x, bias, approximate = saved
     check_array("gelu_backward", "dy", dy, like=x, shape=x.shape, dtype=x.dtype, because=f"x is {x.shape}")
-    rows, width, grid, instance = _work(x, bias, approximate)
-    dx = empty(x.shape, x, x.dtype)
-    partials = empty((0,), x) if bias is None else empty((grid[0], width), x)
-    arguments = (dy, x, NO_BIAS if bias is None else bias, dx, partials, np.int64(rows), np.int32(width))
-    CUDA.launch(f"gelu_backward{instance}", grid, (THREADS,), arguments)
-    return dx, None if bias is None else column_sum(CUDA, partials)
+    dx, (rows, width) = empty(x.shape, x, x.dtype), _matrix(x)
+    kernel = instance("gelu_backward", width, (x, dy, bias), FORMS[approximate])
+    grid = column_grid(rows, width, kernel)
+    partials = None if bias is None else empty((1, grid[0], width), x)
+    pointers = (dy, x, NULL, dx, NULL) if bias is None else (dy, x, bias, dx, partials)
+    CUDA.launch(kernel, grid, THREADS, (*pointers, np.int64(rows), np.int32(width)))
+    return dx, None if bias is None else column_sums(CUDA, partials)[0]
 
 
-def _work(x, bias, approximate) -> tuple[int, int, tuple[int, int], str]:
-    """Rows, width, grid, template arguments."""
-    width = x.shape[-1] if x.ndim else 1
-    rows = math.prod(x.shape[:-1])
-    grid = (blocks_for(rows, 1, ROW_GROUPS), blocks_for(width, THREADS))
-    return rows, width, grid, f"<{c_type(x)}, {FORMS[approximate]}, {'false' if bias is None else 'true'}>"
+def _matrix(x) -> tuple[int, int]:
+    """Rows and width."""
+    return math.prod(x.shape[:-1]), x.shape[-1] if x.ndim else 1

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import CudaFile, ResourceLimit, check_array, empty
-from minillm.kernels.tensor_list import CONSTANTS, addresses, layout
+from minillm.kernels.launch import CudaFile, ResourceLimit, empty
+from minillm.kernels.tensor_list import CONSTANTS, addresses, check_list, layout
 
 CUDA = CudaFile(
     __file__,
@@ -38,8 +38,7 @@ def clipped_norm(arrays, max_norm=0.0, accumulated=1):
     arrays = list(arrays)
     if not arrays:
         raise ValueError("global_norm: no arrays")
-    for index, array in enumerate(arrays):
-        check_array("global_norm", f"arrays[{index}]", array, like=arrays[0])
+    check_list("global_norm", "arrays", arrays, like=arrays[0])
     tensors, blocks = layout(arrays)
     (table,) = addresses(arrays)
     sums, norm, scale = empty((blocks,), arrays[0], "float64"), empty((), arrays[0], "float64"), empty((), arrays[0])

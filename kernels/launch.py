@@ -17,21 +17,23 @@ its arrays with `check_array`, and `launch` takes NumPy scalars only.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, device_of
+from minillm.backend.arrays import array_module, current_on, device_of
 from minillm.backend.hooks import instrumented
+from minillm.backend.precision import dtype_name
 from minillm.errors import UserError
 
 # Source: CUDA C++ programming guide, "Technical specifications per compute capability".
 MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_BLOCK_THREADS = 1024
+SHARED_BY_DEFAULT = 48 * 1024  # bytes of shared memory that a block gets without a request
 # dtype -> the template argument Number of kernels that read and write it. All compute in float.
 NUMBERS = {"float32": "float", "bfloat16": "__nv_bfloat16"}
 FLOATS = tuple(NUMBERS)
@@ -81,6 +83,8 @@ class CudaFile:
         defined = (f"-D{key}={number}" for key, number in self.constants.items())
         self.options = (f"-I{self.path.parent}", f"-I{Path(__file__).parent}", *defined)
         self._modules = {}
+        self._functions = {}  # (device, kernel) -> function: CuPy makes a new one at each request
+        self._granted = {}  # (device, kernel) -> bytes of dynamic shared memory that were requested for it
 
     def with_text(self, text: str) -> CudaFile:
         """The same file with another text: for tests that plant faults."""
@@ -141,37 +145,63 @@ class CudaFile:
         """
         if 0 in grid:
             return
-        self._check_launch(kernel, grid, block, arguments, shared_bytes)
-        array = next(argument for argument in arguments if not isinstance(argument, np.generic))
-        function = self.module(array, kernel).get_function(kernel)
-        on_gpu = device_of(array) == "cuda"
-        # CuPy takes a struct as an array of size 1.
-        passed = tuple(np.array(x) if on_gpu and isinstance(x, np.void) else x for x in arguments)
-        with array.device if on_gpu else nullcontext(), instrumented("kernel", kernel, *arguments):
-            if shared_bytes > 48 * 1024:  # CUDA gives more on request only
-                function.max_dynamic_shared_size_bytes = shared_bytes
-            function(grid, block, passed, shared_mem=shared_bytes)
+        array = self._check_launch(kernel, grid, block, arguments, shared_bytes)
+        if current_on(array):
+            instrumented("kernel", kernel, arguments, self._run, array, kernel, grid, block, arguments, shared_bytes)
+        else:
+            with array.device:
+                self.launch(kernel, grid, block, arguments, shared_bytes)
 
-    def _check_launch(self, kernel, grid, block, arguments, shared_bytes) -> None:
-        """Raises for mistakes of the launcher itself."""
+    def _run(self, array, kernel, grid, block, arguments, shared_bytes) -> None:
+        function = self._function(array, kernel, shared_bytes)
+        if device_of(array) == "cuda":
+            arguments = tuple([_struct(x) if isinstance(x, np.void) else x for x in arguments])
+        function(grid, block, arguments, shared_mem=shared_bytes)
+
+    def _function(self, array, kernel: str, shared_bytes: int):
+        """The function that launches `kernel` on the device of `array`, with so much dynamic shared
+        memory at least.
+        """
+        place = device_id(array), kernel
+        function = self._functions.get(place)
+        if function is None:
+            function = self._functions[place] = self.module(array, kernel).get_function(kernel)
+        if shared_bytes > self._granted.get(place, SHARED_BY_DEFAULT):  # CUDA gives more on request only
+            function.max_dynamic_shared_size_bytes = self._granted[place] = shared_bytes
+        return function
+
+    def _check_launch(self, kernel, grid, block, arguments, shared_bytes):
+        """Raises for mistakes of the launcher itself. Returns the first array."""
         if kernel not in self.instances:
             raise KeyError(f"{self.path.name} declares no instance {kernel}: add it to the launcher's table")
         if any(blocks > limit for blocks, limit in zip(grid, MAX_GRID)):
             raise ValueError(f"{kernel}: a grid of {grid} blocks is beyond CUDA's limit of {MAX_GRID}: split the batch")
-        if np.prod(block) > MAX_BLOCK_THREADS:
+        if math.prod(block) > MAX_BLOCK_THREADS:
             raise ValueError(f"{kernel}: a block of {block} threads is beyond CUDA's limit of {MAX_BLOCK_THREADS}")
         if shared_bytes > self.instances[kernel].dynamic_shared:
             raise ValueError(f"{kernel}: {shared_bytes} bytes of dynamic shared memory are more than it declares")
-        places = set()
         for position, argument in enumerate(arguments):
             if isinstance(argument, (bool, int, float)):
                 raise TypeError(
                     f"{kernel}: argument {position} is a Python {type(argument).__name__}: use NumPy's type"
                 )
-            if not isinstance(argument, np.generic):
-                places.add(device_id(argument))
+        arrays = [argument for argument in arguments if not isinstance(argument, np.generic)]
+        places = set(map(device_id, arrays))
         if len(places) != 1:
             raise ValueError(f"{kernel}: arguments live on {' and '.join(map(str, sorted(places)))}")
+        return arrays[0]
+
+
+def _struct(struct: np.void) -> np.ndarray:
+    """A struct as CuPy takes it: an array of size 1. Its bytes alone, because NumPy describes
+    fields in Python, 25 us each time that CuPy asks where the array lies.
+    """
+    return np.array(struct).view(_bytes_type(struct.itemsize))
+
+
+@lru_cache
+def _bytes_type(size: int) -> np.dtype:
+    return np.dtype(f"V{size}")
 
 
 def check_architecture(name: str, arch: int, minimum: int) -> None:
@@ -180,31 +210,36 @@ def check_architecture(name: str, arch: int, minimum: int) -> None:
         raise UserError(f"{name} needs a GPU of sm_{minimum} or later, this one is sm_{arch}: choose another kernel")
 
 
-def check_array(kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "") -> None:
+def check_array(
+    kernel: str, name: str, array, *, like=None, shape=None, dtype="float32", because: str = "", contiguous: bool = True
+) -> None:
     """Raises unless `array` is what the kernel takes.
 
     kernel, name: of the function and its argument, for the message. like: an array on whose device
     it has to be. shape: the only shape possible, None for any. dtype: one, or a tuple of names such
-    as FLOATS. because: the reason for the shape, for the message ("x has 512 channels"). Raises
-    TypeError if it is no array or has another dtype; ValueError if its shape, its device or its
-    memory layout (not C-contiguous) is wrong.
+    as FLOATS. because: the reason for the shape, for the message ("x has 512 channels").
+    contiguous=False: the kernel takes steps, which the launcher checks. Raises TypeError if it is
+    no array or has another dtype; ValueError if its shape, its device or its memory layout (not
+    C-contiguous) is wrong.
     """
-    if not hasattr(array, "dtype") or not hasattr(array, "flags"):
+    found, flags = getattr(array, "dtype", None), getattr(array, "flags", None)
+    if found is None or flags is None:
         raise TypeError(f"{kernel}: {name} is a {type(array).__name__}, not an array")
-    dtypes = dtype if isinstance(dtype, tuple) else (str(dtype),)
-    if array.dtype.name not in dtypes:
+    dtypes = dtype if isinstance(dtype, tuple) else (dtype_name(dtype),)
+    if dtype_name(found) not in dtypes:
         raise TypeError(f"{kernel}: {name} is {array.dtype}, the kernel takes {' or '.join(dtypes)}")
     if shape is not None and array.shape != tuple(shape):
         raise ValueError(f"{kernel}: {name} is {array.shape} but {because or f'has to be {tuple(shape)}'}")
-    if not array.flags.c_contiguous:
+    if contiguous and not flags.c_contiguous:
         raise ValueError(
             f"{kernel}: {name} is not C-contiguous (shape {array.shape}, strides {array.strides}): "
             f"pass {array_module(array).__name__}.ascontiguousarray({name})"
         )
-    if device_of(array) == "cpu":
+    place = device_id(array)
+    if place == "cpu":
         raise ValueError(f'{kernel}: {name} lives on "cpu": kernels take arrays on "cuda" or "cudasim"')
-    if like is not None and device_id(array) != device_id(like):
-        raise ValueError(f"{kernel}: {name} lives on {device_id(array)} but the other arrays on {device_id(like)}")
+    if like is not None and place != device_id(like):
+        raise ValueError(f"{kernel}: {name} lives on {place} but the other arrays on {device_id(like)}")
 
 
 def check_integers(kernel: str, name: str, array, *, like, shape=None, because: str = ""):
@@ -238,7 +273,7 @@ def row_threads(width: int) -> int:
 
 def c_type(array) -> str:
     """The template argument Number for a float32 or bfloat16 array. KeyError for another dtype."""
-    return NUMBERS[array.dtype.name]
+    return NUMBERS[dtype_name(array.dtype)]
 
 
 def empty(shape, like, dtype="float32"):
@@ -251,4 +286,9 @@ def empty(shape, like, dtype="float32"):
 def device_id(array) -> str:
     """The device of an array, a GPU with its number: "cuda:0", "cudasim", "cpu"."""
     device = device_of(array)
-    return f"cuda:{array.device.id}" if device == "cuda" else device
+    return _gpu_name(array.data.device_id) if device == "cuda" else device
+
+
+@lru_cache
+def _gpu_name(number: int) -> str:
+    return f"cuda:{number}"

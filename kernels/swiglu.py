@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from minillm.kernels.launch import FLOATS, NUMBERS, CudaFile, ResourceLimit, blocks_for, c_type, check_array, empty
+from minillm.backend.precision import dtype_name
+from minillm.kernels.launch import FLOATS, CudaFile, ResourceLimit, blocks_for, check_array, empty
+from minillm.kernels.vectors import NEIGHBOURS, instance, instances
 
 THREADS = 256
-MAX_BLOCKS = 8192  # beyond it a thread takes several elements
+MAX_BLOCKS = 8192  # beyond it a thread takes several vectors
 
-_instances = {}
-for _number in NUMBERS.values():
-    _instances[f"swiglu_forward<{_number}>"] = ResourceLimit(registers=40)
-    _instances[f"swiglu_backward<{_number}>"] = ResourceLimit(registers=64)
-CUDA = CudaFile(__file__, "swiglu.cu", _instances)
+CUDA = CudaFile(
+    __file__,
+    "swiglu.cu",
+    {
+        **instances("swiglu_forward", ResourceLimit(registers=48)),
+        **instances("swiglu_backward", ResourceLimit(registers=64)),
+    },
+)
 
 
 def swiglu_forward(gate, up):
@@ -36,7 +41,7 @@ def swiglu_backward(dh, saved):
     return dgate, dup
 
 
-def _launch(kernel, arrays):
-    count = arrays[0].size
-    grid = (blocks_for(count, THREADS, MAX_BLOCKS),)
-    CUDA.launch(f"{kernel}<{c_type(arrays[0])}>", grid, (THREADS,), (*arrays, np.int64(count)))
+def _launch(name, arrays):
+    count, neighbours = arrays[0].size, NEIGHBOURS[dtype_name(arrays[0].dtype)]
+    grid = (blocks_for(count, THREADS * neighbours, MAX_BLOCKS),)
+    CUDA.launch(instance(name, 0, arrays), grid, (THREADS,), (*arrays, np.int64(count)))

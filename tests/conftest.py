@@ -12,26 +12,61 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
 
 pytest.register_assert_rewrite("kernel_testing", "planting")
 
-from kernel_testing import needs_compiler  # noqa: E402
+from kernel_testing import needs_compiler, why_no_gpu  # noqa: E402
 from slow_tests import SLOW  # noqa: E402
 
+from minillm.errors import UserError  # noqa: E402
 from minillm.kernels import use_kernels  # noqa: E402
 from minillm.kernels.simulator import configured  # noqa: E402
+from minillm.kernels.standin.attach import attach, forget_errors  # noqa: E402
+from minillm.kernels.standin.computing import carry_out_everything  # noqa: E402
+
+
+def pytest_addoption(parser):
+    parser.addoption("--standin", action="store_true", help="run the tests marked gpu on the stand-in for a GPU")
+
+
+def pytest_configure(config):
+    """With --standin, CuPy finds a GPU in this process and in each worker of pytest-xdist."""
+    if not config.getoption("standin"):
+        return
+    try:
+        attach()
+        carry_out_everything()
+    except UserError as error:
+        raise pytest.UsageError(f"--standin: {error}") from None
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Mark the exhaustive tests `slow`, before pytest leaves out what is not asked for."""
+def pytest_collection_modifyitems(config, items):
+    """Mark the exhaustive tests `slow`, before pytest leaves out what is not asked for.
+
+    With --standin the tests marked gpu are left: the others expect a machine as it is.
+    """
     for item in items:
         if SLOW.search(item.nodeid):
             item.add_marker(pytest.mark.slow)
+    if config.getoption("standin"):
+        others = [item for item in items if item.get_closest_marker("gpu") is None]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item.get_closest_marker("gpu") is not None]
+
+
+def pytest_runtest_setup(item):
+    """Skip the tests marked gpu where there is none."""
+    if item.get_closest_marker("gpu") is not None and (reason := why_no_gpu()):
+        pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
 def all_kernels_afterwards():
-    """What a test, a benchmark or a page turned off is on again for the next one."""
+    """What a test, a benchmark or a page turned off is on again for the next one.
+
+    A kernel that failed on the stand-in fails its test alone, not all that follow.
+    """
     yield
     use_kernels(True)
+    forget_errors()
 
 
 @pytest.fixture(scope="session")
@@ -55,9 +90,6 @@ def simulator():
 def device(request):
     """The device on which the kernels run; on the simulator in one of three thread orders."""
     if request.param == "cuda":
-        cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
-        if not cupy.cuda.is_available():
-            pytest.skip("no NVIDIA GPU: cupy.cuda.is_available() is false")
         yield "cuda"
         return
     needs_compiler()

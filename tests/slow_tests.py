@@ -17,14 +17,20 @@ PATTERNS = (
     r"kernels/test_attention\.py::test_every_rung_agrees_with_numpy_in_float64\[(descending|shuffled)-",
     r"kernels/test_attention\.py::test_every_rung_agrees_with_numpy_in_float64\[ascending-.*-(1-1-1-1000-64|2-2-1-66-96-|1-1-1-100-128-)",
     r"kernels/test_attention\.py::test_same_input_same_bits\[.*-(1-1-1-1000-64|1-4-2-257-32-|2-2-1-66-96-)",
+    # launches on other kinds of GPUs, compiled for each
+    r"kernels/test_smaller_gpus\.py::test_every_launch_is_granted\[.*-widths[1-4]",
     # training on simulated kernels: the other thread orders, the second model
     r"kernels/test_training\.py::test_the_same_seed_gives_the_same_bits\[(?!cuda)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[(descending|shuffled)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[ascending-settings1",
+    # every function of CuPy's with every type
+    r"kernels/test_cupy_functions\.py::test_the_kernels_of_all_types_compile",
     r"kernels/test_simulator_stops\.py::test_loops_that_wait_for_ever\[run-never_(added|set)",
     # whole models: further settings of an architecture, further faults, LoRA on a second architecture
     r"models/test_gradients\.py::test_gradients_of_a_model\[(gpt2, untied, bias, dr|qwen2, tied|qwen3, tied)",
     r"models/test_gradients\.py::test_gradients_of_a_model\[mistral, (window of 2|no)",
+    r"checks/test_complex_step\.py::test_every_tensor_of_the_models_to_twelve_digits\[(?!gpt2, tied, bias, no|qwen3, tied)",
+    r"checks/test_complex_step\.py::test_every_layer\[(documents|recompute|preference|rotary_attention)",
     r"layers/test_documents\.py::test_gradients_of_a_model\[(GPT-2, recomputed|Llama|Qwen)",
     r"models/test_preference\.py::test_gradients\[(conservative|DPO of a (Qwen2|Mistral))",
     r"models/test_preference\.py::test_on_a_device\[bfloat16",
@@ -42,6 +48,7 @@ PATTERNS = (
     r"cli/test_streams\.py::test_what_the_output_cannot_show_is_replaced\[(ascii|latin-1|utf-8)\]",
     r"cli/test_streams\.py::test_an_output_that_is_full_or_closed\[(tokenizer|info|generate run --max-tokens 2-1)",
     r"cli/test_inspect\.py::test_a_wrong_gradient_is_exit_code_1",
+    r"cli/test_on_a_gpu\.py::test_a_model_is_changed\[(?!lora-tf32-qwen3|chat-bfloat16-llama|preferences-float32-gpt2)",
     r"cli/test_lesson\.py::test_a_lesson_by_name_and_by_number_is_the_same",
     # texts as frequent as they should be: more settings, more faults
     r"generation/test_speculative\.py::test_texts_are_as_frequent_as_the_target_makes_them\[.*setting[123]\]",
@@ -49,6 +56,8 @@ PATTERNS = (
     # fresh models: the widest
     r"checks/test_gradcheck_fresh\.py::test_fresh_models_pass\[(gpt2-8-1|llama-8-3)\]",
     r"checks/test_gradcheck_fresh\.py::test_an_error_in_the_sixth_digit_of_a_fresh_model_is_seen\[-",
+    # all commands for a machine with a GPU, in processes of their own
+    r"test_on_a_gpu\.py::test_each_command_of_a_piece_runs",
     # lessons that train, or run many kernels
     r"lessons/test_(one_page|cross_entropy|kernel|muon|chat|preferences)\.py::test_what_the_lesson_claims",
     r"lessons/test_adam\.py::test_one_decay_of_each_kind",

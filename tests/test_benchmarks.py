@@ -145,6 +145,15 @@ def test_counting_needs_no_measuring(monkeypatch, capsys):
     assert run(monkeypatch, capsys, attention, "--only-simulate") == "counted\n"
 
 
+def test_long_sequences_are_left_out_on_a_cpu(monkeypatch, capsys):
+    """16,384 tokens in NumPy would take longer than everything else."""
+    monkeypatch.setattr(attention, "LONGEST_ON_CPU", 8)
+    arguments = SimpleNamespace(repeats=1, tokens=16, channels=8)
+    assert attention.measure([attention.NumPy()], None, 4, 16, arguments) == []
+    assert "left out: on a CPU up to T = 8" in capsys.readouterr().out
+    assert len(attention.measure([attention.NumPy()], None, 4, 8, arguments)) == 2
+
+
 def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):
     pytest.importorskip("torch", reason="PyTorch is not installed")
     monkeypatch.setattr(train_step, "torch_sees_a_gpu", lambda: False)
@@ -154,13 +163,16 @@ def test_pytorch_without_a_gpu_is_left_out(monkeypatch, capsys):
 
 SIZES = {
     "adamw": (1, 8),
+    "bias": (4, 8),
     "cross_entropy": (5, 30),
     "dropout": (4, 8),
     "embedding": (9, 5, 4),
     "gelu": (4, 8),
     "global_norm": (1, 8),
     "layer_norm": (4, 8),
+    "residual_bias": (4, 8),
     "residual_layer_norm": (4, 8),
+    "residual_rms_norm": (4, 8),
     "rms_norm": (4, 8),
     "rotary": (1, 2, 3, 4),
     "swiglu": (4, 8),

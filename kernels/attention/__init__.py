@@ -5,8 +5,8 @@ adding one idea.
     naive                the formulas, one kernel each                         84               20,635,136
     tiled                products go through shared memory                    134                  753,664
     online               a running softmax: no T x T matrix                   152                  459,264
-    flash                register tiling                                      330                  165,888
-    flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       416                  164,352
+    flash                register tiling                                      372                  165,888
+    flash_tensor_cores   matrix instructions, bfloat16 or TF32 operands       354                  131,584
 
 Lines: of the .cu file with its header. Bytes: forward, one head of 128 tokens, D = 64, causal,
 counted by the simulator (`python -m benchmarks.attention --only-simulate`). A test compares both
@@ -22,7 +22,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
-from minillm.backend.arrays import array_module, device_of
+from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.precision import downcast, is_bfloat16, tf32_enabled, upcast
 from minillm.kernels import chosen_rung
 from minillm.kernels.launch import empty
@@ -31,6 +31,7 @@ TENSOR_CORE_WIDTHS = (32, 64, 96, 128)  # of flash_tensor_cores.py
 TENSOR_CORE_ARCHITECTURE = 80
 
 
+@cache
 def rung(name: str):
     """The launcher of a rung: a module with attention_forward and attention_backward."""
     return import_module(f"{__name__}.{name}")
@@ -63,18 +64,26 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
     arguments.py.
     """
     like, used = q, rung(chosen_rung() or best_rung(q))
-    if used is not rung("flash_tensor_cores"):  # the others take float32 alone
-        q, k, v = upcast(q), upcast(k), upcast(v)
+    q, k, v = (_as_taken(x, used) for x in (q, k, v))
     y, saved = used.attention_forward(q, k, v, causal, dropout, rng_key, batch_offset, first_keys(q, window, starts))
     return downcast(y, like), (used, saved)
 
 
-def attention_backward(dy, saved):
-    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
-    used, saved = saved
-    if used is rung("flash_tensor_cores"):
-        return used.attention_backward(dy, saved)
-    return tuple(downcast(gradient, dy) for gradient in used.attention_backward(upcast(dy), saved))
+def attention_backward(dy, saved, out=None):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
+
+    out: arrays or views that they are written to, which the rungs that take views do in place.
+    """
+    (used, saved), like = saved, dy
+    dy = _as_taken(dy, used)
+    if out is not None and used in _taking_views() and dy.dtype == out[0].dtype:
+        return used.attention_backward(dy, saved, out)
+    found = used.attention_backward(dy, saved)
+    if out is None:
+        return tuple(downcast(gradient, like) for gradient in found)
+    for array, gradient in zip(out, found):
+        array[...] = gradient
+    return out
 
 
 def first_keys(q, window, starts):
@@ -92,6 +101,19 @@ def first_keys(q, window, starts):
     xp, first = array_module(q), empty((B, T), q, "int32")
     first[...] = xp.maximum(xp.arange(T, dtype="int32") - (window - 1), 0)
     return first if starts is None else xp.maximum(first, starts)
+
+
+def _taking_views() -> tuple:
+    """The rungs whose arrays may be views, with any steps between tokens, heads and rows of the
+    batch.
+    """
+    return rung("flash"), rung("flash_tensor_cores")
+
+
+def _as_taken(x, used):
+    """x as the rung `used` takes it: all but flash_tensor_cores take float32 alone."""
+    x = x if used is rung("flash_tensor_cores") else upcast(x)
+    return x if used in _taking_views() else contiguous(x)
 
 
 def _architecture(array) -> int:

@@ -4,18 +4,22 @@ Dropout.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minillm.backend.random_streams import stream
-from minillm.kernels.launch import blocks_for, check_array, empty
+from minillm.kernels.launch import check_array
+from minillm.kernels.layout import STEPS, check_rows, heads_in_tokens, place_of, steps
 
-WARPS = 4  # of a block that works on a row a warp
 NO_STARTS = np.uint64(0)  # a null pointer: every document begins at token 0
-ALIGNMENT = 16  # bytes: kernels load four floats at once
 # The struct Dropout of dropout.cuh.
 DROPOUT = np.dtype([("key0", "u8"), ("key1", "u8"), ("threshold", "u8"), ("first", "i8"), ("scale", "f4")], align=True)
+
+
+MATRICES = ("q", "k", "v", "y", "dy", "dq", "dk", "dv")
+LAYOUT = np.dtype([(name, STEPS) for name in MATRICES], align=True)  # the struct Layout of layout.cuh
 
 
 class Problem(NamedTuple):
@@ -59,18 +63,19 @@ class FlashSaved(NamedTuple):
 
 
 def check_forward(
-    q, k, v, causal, dropout, rng_key, batch_offset, starts, *, dtypes=("float32",), widths=None
+    q, k, v, causal, dropout, rng_key, batch_offset, starts, *, dtypes=("float32",), widths=None, views=False
 ) -> Problem:
     """Raises TypeError or ValueError, naming the argument, unless the kernels can take these
     arrays.
 
     q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv, all of one of `dtypes`. starts
     (B, T) int32: the first key that each query sees, which never decreases along a row; None for
-    key 0. widths: the D that there are kernels for, None for all.
+    key 0. widths: the D that there are kernels for, None for all. views: whether the steps between
+    tokens, heads and rows of the batch are free (layout.cuh); else the arrays are C-contiguous.
     """
-    kernel = "attention_forward"
+    kernel, ordered = "attention_forward", not views
     dtype = next((name for name in dtypes if name == getattr(q, "dtype", None)), dtypes[0])
-    check_array(kernel, "q", q, dtype=dtype)
+    check_array(kernel, "q", q, dtype=dtype, contiguous=ordered)
     if q.ndim != 4:
         raise ValueError(f"{kernel}: q is {q.shape} but has to be (batch, heads, time, width)")
     B, H, T, D = q.shape
@@ -79,13 +84,13 @@ def check_forward(
         shape = getattr(k, "shape", type(k).__name__)
         raise ValueError(f"{kernel}: k is {shape} but its heads (axis 1) have to divide the {H} heads of q")
     expected = (B, H_kv, T, D)
-    check_array(kernel, "k", k, like=q, shape=expected, dtype=dtype, because=f"q is {q.shape}")
-    check_array(kernel, "v", v, like=q, shape=expected, dtype=dtype, because=f"k is {k.shape}")
+    check_array(kernel, "k", k, like=q, shape=expected, dtype=dtype, because=f"q is {q.shape}", contiguous=ordered)
+    check_array(kernel, "v", v, like=q, shape=expected, dtype=dtype, because=f"k is {k.shape}", contiguous=ordered)
     if widths is not None and D not in widths:
         advice = ': rung "tiled" takes any' if q.dtype == "float32" else ""
         raise ValueError(f"{kernel}: q has heads of width {D}, the kernel takes {', '.join(map(str, widths))}{advice}")
     for name, array in (("q", q), ("k", k), ("v", v)):
-        _check_alignment(kernel, name, array)
+        check_rows(kernel, name, array)
     if starts is None:
         starts = NO_STARTS
     else:
@@ -95,28 +100,42 @@ def check_forward(
     return Problem(B, H, H_kv, T, D, bool(causal), _dropout(kernel, q, dropout, rng_key, batch_offset), starts)
 
 
-def check_backward(dy, q) -> None:
-    """Raises unless dy is an array like q (B, H, T, D)."""
+def check_backward(dy, q, views=False) -> None:
+    """Raises unless dy is an array like q (B, H, T, D). views: as for `check_forward`."""
     kernel = "attention_backward"
-    check_array(kernel, "dy", dy, like=q, shape=q.shape, dtype=q.dtype, because=f"q is {q.shape}")
-    _check_alignment(kernel, "dy", dy)
+    because = f"q is {q.shape}"
+    check_array(kernel, "dy", dy, like=q, shape=q.shape, dtype=q.dtype, because=because, contiguous=not views)
+    check_rows(kernel, "dy", dy)
 
 
-def row_delta(cuda, dy, y):
-    """dy, y (B, H, T, D)  ->  sum_d dy y (B, H, T), by delta.cuh, which the CudaFile `cuda`
-    includes
+def room_for_gradients(out, q, k, v) -> tuple:
+    """The arrays for dq, dk and dv: those of `out`, or new ones where it is None.
+
+    Raises TypeError or ValueError unless those of `out` can be written for q, k and v.
     """
-    delta = empty(y.shape[:3], y)
-    number = "float" if y.dtype == "float32" else "__nv_bfloat16"
-    arguments = (dy, y, delta, np.int64(delta.size), np.int32(y.shape[3]))
-    cuda.launch(f"row_delta<{number}>", (blocks_for(delta.size, WARPS),), (32 * WARPS,), arguments)
-    return delta
+    if out is None:
+        return tuple(heads_in_tokens(x.shape, x) for x in (q, k, v))
+    kernel = "attention_backward"
+    for name, array, x in zip(("dq", "dk", "dv"), out, (q, k, v)):
+        because = f"{name[1:]} is {x.shape}"
+        check_array(kernel, name, array, like=x, shape=x.shape, dtype=x.dtype, because=because, contiguous=False)
+        check_rows(kernel, name, array)
+    return tuple(out)
 
 
-def _check_alignment(kernel: str, name: str, array) -> None:
-    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    if address % ALIGNMENT and array.size:
-        raise ValueError(f"{kernel}: {name} does not begin at a multiple of {ALIGNMENT} bytes: pass {name}.copy()")
+def layout_of(**arrays) -> np.void:
+    """The struct Layout of layout.cuh, of the arrays with these names there; a kernel does not read
+    the steps of those that are left out.
+    """
+    return _layout(tuple((name, *place_of(array)) for name, array in arrays.items()))
+
+
+@lru_cache(maxsize=256)  # a step of training asks for the same few
+def _layout(places) -> np.void:
+    layout = np.zeros((), LAYOUT)
+    for name, *place in places:
+        layout[name] = steps(*place)
+    return layout[()]
 
 
 def _dropout(kernel: str, q, dropout, rng_key, batch_offset) -> tuple:

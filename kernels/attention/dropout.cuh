@@ -67,6 +67,7 @@ template <int N>
 struct KeptTransposedTile {
     unsigned bits = 0;
 
+    KeptTransposedTile() = default;
     __device__ KeptTransposedTile(const Dropout& drop, long long head, int time, int row0, int column0) {
         if (!drop.threshold) return;
         int lane = threadIdx.x % 32, row = row0 + lane % N, column = column0 + lane / N * (N / 2);

@@ -19,13 +19,13 @@
 //
 // As in rung 3, one kernel goes over the keys for dQ and one over the queries for dK and dV. Each
 // result belongs to one block and nothing is added atomically: the order of every sum is fixed, and
-// so are its bits.
+// so are its bits. The kernel for dQ has the rows of dY and Y, and writes delta for the other one.
 //
 // Cost, for a head: 4 T^2 D operations forward and 14 T^2 D backward (S and dP are computed twice;
-// half where causal). Memory: forward reads Q and writes Y once, and K and V once for every OWNED
-// queries: 16 T D + T^2 D / 8 bytes, mostly from the cache. Backward keeps 4 T bytes a head (L)
-// instead of 4 T^2.
-// Gain over rung 3: not measured on a GPU yet.
+// half where causal: a warp skips the tiles that none of its rows sees, and masks single scores in
+// those that a border crosses, mask.cuh). Memory: forward reads Q and writes Y once, and K and V
+// once for every OWNED queries: 16 T D + T^2 D / 8 bytes, mostly from the cache. Backward keeps 4 T
+// bytes a head (L) instead of 4 T^2. Gain over rung 3: not measured on a GPU yet.
 //
 // Work: a block of THREADS threads owns OWNED rows (queries; keys for dK and dV). Tiles of N rows
 // of the other two matrices are loaded one after the other. A warp owns 16 of the rows. Lane 2x + h
@@ -38,26 +38,30 @@
 // banks, and the OWNED x N probabilities, which are the result of one product and the operand of
 // the next.
 
-#include "delta.cuh"
 #include "dropout.cuh"
-#include "starts.cuh"
+#include "layout.cuh"
+#include "mask.cuh"
 
 const int R = 8;  // rows of a thread
-const float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
+const float LOG2_E = 1.44269504088896341f;
+
+// The first of the warp's 16 rows of the block.
+__device__ inline int warp_row() { return threadIdx.x / 32 * 16; }
 
 // The row of the block that this thread computes as its row r.
-__device__ inline int row_of(int r) { return threadIdx.x / 32 * 16 + r / 4 * 8 + threadIdx.x % 2 * 4 + r % 4; }
+__device__ inline int row_of(int r) { return warp_row() + r / 4 * 8 + threadIdx.x % 2 * 4 + r % 4; }
 
 // x in the description of the work above.
 __device__ inline int first_column() { return threadIdx.x % 32 / 2; }
 
-// tile[r][d] = matrix[first + r][d] for r < rows; 0 beyond the end of the matrix.
+// tile[r][d] = matrix[first + r][d] for r < rows; 0 beyond the end of the matrix. step: from a
+// token to the next.
 template <int D>
-__device__ inline void load_rows(float* tile, const float* matrix, int first, int rows, int time) {
+__device__ inline void load_rows(float* tile, const float* matrix, int step, int first, int rows, int time) {
     for (int n = threadIdx.x; n < rows * (D / 4); n += THREADS) {
         int r = n / (D / 4), d = 4 * (n % (D / 4));
         float4 numbers = make_float4(0, 0, 0, 0);
-        if (first + r < time) numbers = *(const float4*)(matrix + (long long)(first + r) * D + d);
+        if (first + r < time) numbers = *(const float4*)(matrix + (long long)(first + r) * step + d);
         *(float4*)(tile + r * (D + PADDING) + d) = numbers;
     }
 }
@@ -118,7 +122,8 @@ __device__ inline void store_to_shared(float* tile, const float (&s)[R][N / 16])
 
 // matrix[first + row_of(r)][...] = factor[r] o[r][...], inside of the matrix.
 template <int D>
-__device__ inline void store_rows(float* matrix, const float (&o)[R][D / 16], const float (&factor)[R], int first, int time) {
+__device__ inline void store_rows(float* matrix, int step, const float (&o)[R][D / 16], const float (&factor)[R], int first,
+                                  int time) {
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         int row = first + row_of(r);
@@ -126,7 +131,7 @@ __device__ inline void store_rows(float* matrix, const float (&o)[R][D / 16], co
 #pragma unroll
         for (int c = 0; c < D / 32; ++c) {
             float2 pair = make_float2(o[r][2 * c] * factor[r], o[r][2 * c + 1] * factor[r]);
-            *(float2*)(matrix + (long long)row * D + 2 * first_column() + 32 * c) = pair;
+            *(float2*)(matrix + (long long)row * step + 2 * first_column() + 32 * c) = pair;
         }
     }
 }
@@ -142,79 +147,109 @@ __device__ inline float row_sum(float value) {
     return value;
 }
 
+// delta_i = sum_d dy_id y_id of the query i, the block's row row_of(r), whose dy is in shared
+// memory.
+template <int D>
+__device__ inline float row_delta(const float* dy_tile, const float* y, int step, int r, int i, int time) {
+    float sum = 0;
+#pragma unroll
+    for (int c = 0; c < D / 32; ++c) {
+        int d = 2 * first_column() + 32 * c;
+        float2 a = *(const float2*)(dy_tile + row_of(r) * (D + PADDING) + d), b = make_float2(0, 0);
+        if (i < time) b = *(const float2*)(y + (long long)i * step + d);
+        sum += a.x * b.x + a.y * b.y;
+    }
+    return row_sum(sum);
+}
+
+// s = -inf where query i + row_of(r) does not see key j + x + 16 c.
+template <int N>
+__device__ inline void hide(float (&s)[R][N / 16], const Mask& mask, int i, int j) {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int c = 0; c < N / 16; ++c)
+            if (!mask.sees(i + row_of(r), j + first_column() + 16 * c)) s[r][c] = -infinity();
+}
+
+// The same for a transposed tile: keys j + row_of(r), queries i + x + 16 c.
+template <int N>
+__device__ inline void hide_transposed(float (&s)[R][N / 16], const Mask& mask, int i, int j) {
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+        for (int c = 0; c < N / 16; ++c)
+            if (!mask.sees(i + first_column() + 16 * c, j + row_of(r))) s[r][c] = -infinity();
+}
+
 // q, y (B, H, T, D), k, v (B, H_kv, T, D), lse (B, H, T) is L
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, const int* starts, int heads,
-                  int kv_heads, int time, float scale, int causal, Dropout drop) {
+    flash_forward(const float* q, const float* k, const float* v, float* y, float* lse, Layout layout, const int* starts,
+                  int heads, int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;                  // OWNED x (D + PADDING)
     float* kv_tile = q_tile + OWNED * (D + PADDING);       // N x (D + PADDING): the keys, then the values
     float* p_tile = kv_tile + N * (D + PADDING);           // OWNED x (N + PADDING)
-    long long head = blockIdx.x;  // b H + h
-    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
-    starts = starts_of(starts, head, heads, time);
-    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
-    q += head * time * D;
-    k += head / (heads / kv_heads) * time * D;
-    v += head / (heads / kv_heads) * time * D;
+    long long head = blockIdx.x, kv_head = head / (heads / kv_heads);  // b H + h
+    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + warp_row();
+    Mask mask = {starts_of(starts, head, heads, time), time, causal};
+    int begin = first_key_of(mask.starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
+    k = matrix_of(k, layout.k, kv_head, kv_heads);
+    v = matrix_of(v, layout.v, kv_head, kv_heads);
 
-    float o[R][D / 16] = {}, m[R], l[R] = {};  // m in units of log 2, for exp2f
+    float o[R][D / 16] = {}, m[R], l[R] = {}, exponent = scale * LOG2_E;  // exp(s scale) = 2^(s exponent)
 #pragma unroll
     for (int r = 0; r < R; ++r) m[r] = -infinity();
-    load_rows<D>(q_tile, q, first_query, OWNED, time);
+    load_rows<D>(q_tile, matrix_of(q, layout.q, head, heads), layout.q.token, first_query, OWNED, time);
     for (int first_key = begin; first_key < end; first_key += N) {
-        load_rows<D>(kv_tile, k, first_key, N, time);
+        load_rows<D>(kv_tile, k, layout.k.token, first_key, N, time);
         __syncthreads();
+        bool hidden = mask.hides_all(row, 16, first_key, N);  // from all queries of the warp
         float p[R][N / 16];
-        matmul_abt<D>(p, q_tile, kv_tile);
+        if (!hidden) matmul_abt<D>(p, q_tile, kv_tile);
         __syncthreads();
-        load_rows<D>(kv_tile, v, first_key, N, time);
+        load_rows<D>(kv_tile, v, layout.v.token, first_key, N, time);
+        if (!hidden) {
+            if (!mask.hides_none(row, 16, first_key, N)) hide<N>(p, mask, first_query, first_key);
+            KeptTile<N> kept(drop, head, time, row, first_key);
 #pragma unroll
-        for (int r = 0; r < R; ++r) {
-            int i = first_query + row_of(r), first_seen = first_key_of(starts, i, time);
-            float m_old = m[r], total = 0;
+            for (int r = 0; r < R; ++r) {
+                float m_old = m[r], total = 0;
 #pragma unroll
-            for (int c = 0; c < N / 16; ++c) {
-                int j = first_key + x + 16 * c;
-                bool masked = j >= time || (causal && j > i) || j < first_seen;
-                p[r][c] = masked ? -infinity() : p[r][c] * (scale * LOG2_E);
-                m[r] = fmaxf(m[r], p[r][c]);
+                for (int c = 0; c < N / 16; ++c) m[r] = fmaxf(m[r], p[r][c]);
+                m[r] = row_max(m[r]);
+                float reference = m[r] == -infinity() ? 0 : m[r] * exponent;  // no key seen yet: all exponentials are 0
+#pragma unroll
+                for (int c = 0; c < N / 16; ++c) total += p[r][c] = exp2f(p[r][c] * exponent - reference);
+                float alpha = exp2f(m_old * exponent - reference);
+                l[r] = l[r] * alpha + row_sum(total);
+#pragma unroll
+                for (int c = 0; c < D / 16; ++c) o[r][c] *= alpha;
+#pragma unroll
+                for (int c = 0; c < N / 16; ++c) p[r][c] *= kept.factor(drop, row_of(r) % 16, first_column() + 16 * c);
             }
-            m[r] = row_max(m[r]);
-            float reference = m[r] == -infinity() ? 0 : m[r];  // no key seen yet: all exponentials are 0
-#pragma unroll
-            for (int c = 0; c < N / 16; ++c) total += p[r][c] = exp2f(p[r][c] - reference);
-            float alpha = exp2f(m_old - reference);
-            l[r] = l[r] * alpha + row_sum(total);
-#pragma unroll
-            for (int c = 0; c < D / 16; ++c) o[r][c] *= alpha;
+            store_to_shared<N>(p_tile, p);
         }
-        KeptTile<N> kept(drop, head, time, first_query + threadIdx.x / 32 * 16, first_key);
-#pragma unroll
-        for (int r = 0; r < R; ++r)
-#pragma unroll
-            for (int c = 0; c < N / 16; ++c) p[r][c] *= kept.factor(drop, row_of(r) % 16, x + 16 * c);
-        store_to_shared<N>(p_tile, p);
         __syncthreads();
-        add_matmul_ab<D, N>(o, p_tile, kv_tile);
+        if (!hidden) add_matmul_ab<D, N>(o, p_tile, kv_tile);
         __syncthreads();
     }
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         int i = first_query + row_of(r);
-        if (x == 0 && i < time) lse[head * time + i] = m[r] * LN_2 + logf(l[r]);
+        if (first_column() == 0 && i < time) lse[head * time + i] = m[r] * scale + logf(l[r]);
         l[r] = 1 / l[r];
     }
-    store_rows<D>(y + head * time * D, o, l, first_query, time);
+    store_rows<D>(matrix_of(y, layout.y, head, heads), layout.y.token, o, l, first_query, time);
 }
 
-// dq (B, H, T, D); lse (B, H, T) is L, delta (B, H, T). A block owns OWNED queries.
+// dq (B, H, T, D), delta (B, H, T); lse (B, H, T) is L. A block owns OWNED queries.
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
-    flash_backward_queries(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                           const float* delta, float* dq, const int* starts, int heads, int kv_heads, int time,
-                           float scale, int causal, Dropout drop) {
+    flash_backward_queries(const float* q, const float* k, const float* v, const float* y, const float* dy,
+                           const float* lse, float* delta, float* dq, Layout layout, const int* starts, int heads,
+                           int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* q_tile = (float*)shared;
     float* dy_tile = q_tile + OWNED * (D + PADDING);
@@ -222,46 +257,52 @@ __global__ void __launch_bounds__(THREADS, 2)
     float* v_tile = k_tile + N * (D + PADDING);
     float* ds_tile = v_tile + N * (D + PADDING);
     long long head = blockIdx.x, kv_head = head / (heads / kv_heads);
-    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, x = first_column();
-    starts = starts_of(starts, head, heads, time);
-    int begin = first_key_of(starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
+    int first_query = (gridDim.y - 1 - blockIdx.y) * OWNED, row = first_query + warp_row();
+    Mask mask = {starts_of(starts, head, heads, time), time, causal};
+    int begin = first_key_of(mask.starts, first_query, time) / N * N, end = causal ? min(first_query + OWNED, time) : time;
+    k = matrix_of(k, layout.k, kv_head, kv_heads);
+    v = matrix_of(v, layout.v, kv_head, kv_heads);
+    y = matrix_of(y, layout.y, head, heads);
 
+    load_rows<D>(q_tile, matrix_of(q, layout.q, head, heads), layout.q.token, first_query, OWNED, time);
+    load_rows<D>(dy_tile, matrix_of(dy, layout.dy, head, heads), layout.dy.token, first_query, OWNED, time);
+    __syncthreads();
     float dq_sum[R][D / 16] = {}, lse_i[R], delta_i[R], dq_factor[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         int i = first_query + row_of(r);
         lse_i[r] = i < time ? lse[head * time + i] * LOG2_E : 0;
-        delta_i[r] = i < time ? delta[head * time + i] : 0;
+        delta_i[r] = row_delta<D>(dy_tile, y, layout.y.token, r, i, time);
+        if (first_column() == 0 && i < time) delta[head * time + i] = delta_i[r];  // for dK
         dq_factor[r] = scale;
     }
-    load_rows<D>(q_tile, q + head * time * D, first_query, OWNED, time);
-    load_rows<D>(dy_tile, dy + head * time * D, first_query, OWNED, time);
     for (int first_key = begin; first_key < end; first_key += N) {
-        load_rows<D>(k_tile, k + kv_head * time * D, first_key, N, time);
-        load_rows<D>(v_tile, v + kv_head * time * D, first_key, N, time);
+        load_rows<D>(k_tile, k, layout.k.token, first_key, N, time);
+        load_rows<D>(v_tile, v, layout.v.token, first_key, N, time);
         __syncthreads();
-        float p[R][N / 16], ds[R][N / 16];
-        matmul_abt<D>(p, q_tile, k_tile);
-        // forward: Y = P V
-        matmul_abt<D>(ds, dy_tile, v_tile);
-        KeptTile<N> kept(drop, head, time, first_query + threadIdx.x / 32 * 16, first_key);
+        if (!mask.hides_all(row, 16, first_key, N)) {
+            float p[R][N / 16], ds[R][N / 16];
+            matmul_abt<D>(p, q_tile, k_tile);
+            if (!mask.hides_none(row, 16, first_key, N)) hide<N>(p, mask, first_query, first_key);
+            // forward: Y = P V
+            matmul_abt<D>(ds, dy_tile, v_tile);
+            KeptTile<N> kept(drop, head, time, row, first_key);
 #pragma unroll
-        for (int r = 0; r < R; ++r)
+            for (int r = 0; r < R; ++r)
 #pragma unroll
-            for (int c = 0; c < N / 16; ++c) {
-                int i = first_query + row_of(r), j = first_key + x + 16 * c;
-                bool masked = j >= time || (causal && j > i) || j < first_key_of(starts, i, time);
-                float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i[r]);
-                // forward: P = exp(S - L): P meets V with the factor of dropout
-                float factor = kept.factor(drop, row_of(r) % 16, x + 16 * c);
-                ds[r][c] = probability * (ds[r][c] * factor - delta_i[r]);
-            }
-        store_to_shared<N>(ds_tile, ds);
-        // forward: S = Q K^T / sqrt(D)
-        add_matmul_ab<D, N>(dq_sum, ds_tile, k_tile);
+                for (int c = 0; c < N / 16; ++c) {
+                    float probability = exp2f(p[r][c] * (scale * LOG2_E) - lse_i[r]);
+                    // forward: P = exp(S - L): P meets V with the factor of dropout
+                    float factor = kept.factor(drop, row_of(r) % 16, first_column() + 16 * c);
+                    ds[r][c] = probability * (ds[r][c] * factor - delta_i[r]);
+                }
+            store_to_shared<N>(ds_tile, ds);
+            // forward: S = Q K^T / sqrt(D)
+            add_matmul_ab<D, N>(dq_sum, ds_tile, k_tile);
+        }
         __syncthreads();
     }
-    store_rows<D>(dq + head * time * D, dq_sum, dq_factor, first_query, time);
+    store_rows<D>(matrix_of(dq, layout.dq, head, heads), layout.dq.token, dq_sum, dq_factor, first_query, time);
 }
 
 // dk, dv (B, H_kv, T, D). A block owns OWNED keys and goes over the queries of all heads of its
@@ -269,16 +310,17 @@ __global__ void __launch_bounds__(THREADS, 2)
 template <int D, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     flash_backward_keys(const float* q, const float* k, const float* v, const float* dy, const float* lse,
-                        const float* delta, float* dk, float* dv, const int* starts, int heads, int kv_heads, int time,
-                        float scale, int causal, Dropout drop) {
+                        const float* delta, float* dk, float* dv, Layout layout, const int* starts, int heads,
+                        int kv_heads, int time, float scale, int causal, Dropout drop) {
     extern __shared__ float4 shared[];
     float* k_tile = (float*)shared;
     float* v_tile = k_tile + OWNED * (D + PADDING);
     float* q_tile = v_tile + OWNED * (D + PADDING);
     float* dy_tile = q_tile + N * (D + PADDING);
     float* w_tile = dy_tile + N * (D + PADDING);
-    long long kv_head = blockIdx.x;  // b H_kv + h_kv
-    int first_key = blockIdx.y * OWNED, x = first_column(), group = heads / kv_heads;
+    int kv_head = blockIdx.x;  // b H_kv + h_kv
+    int first_key = blockIdx.y * OWNED, row = first_key + warp_row(), group = heads / kv_heads;
+    Mask mask = {starts_of(starts, kv_head, kv_heads, time), time, causal};
 
     float dk_sum[R][D / 16] = {}, dv_sum[R][D / 16] = {}, dk_factor[R], dv_factor[R];
 #pragma unroll
@@ -286,45 +328,45 @@ __global__ void __launch_bounds__(THREADS, 2)
         dk_factor[r] = scale;
         dv_factor[r] = 1;
     }
-    load_rows<D>(k_tile, k + kv_head * time * D, first_key, OWNED, time);
-    load_rows<D>(v_tile, v + kv_head * time * D, first_key, OWNED, time);
+    load_rows<D>(k_tile, matrix_of(k, layout.k, kv_head, kv_heads), layout.k.token, first_key, OWNED, time);
+    load_rows<D>(v_tile, matrix_of(v, layout.v, kv_head, kv_heads), layout.v.token, first_key, OWNED, time);
     for (int member = 0; member < group; ++member) {
-        long long head = kv_head * group + member;
+        int head = kv_head * group + member;
         for (int first_query = causal ? first_key : 0; first_query < time; first_query += N) {
-            if (first_key_of(starts_of(starts, head, heads, time), first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
-            load_rows<D>(q_tile, q + head * time * D, first_query, N, time);
-            load_rows<D>(dy_tile, dy + head * time * D, first_query, N, time);
+            if (first_key_of(mask.starts, first_query, time) >= first_key + OWNED) break;  // no query from here on sees a key
+            load_rows<D>(q_tile, matrix_of(q, layout.q, head, heads), layout.q.token, first_query, N, time);
+            load_rows<D>(dy_tile, matrix_of(dy, layout.dy, head, heads), layout.dy.token, first_query, N, time);
             __syncthreads();
-            float p[R][N / 16], ds[R][N / 16];  // transposed: rows are keys, columns are queries
-            matmul_abt<D>(p, k_tile, q_tile);
-            matmul_abt<D>(ds, v_tile, dy_tile);
-            KeptTransposedTile<N> kept(drop, head, time, first_query, first_key + threadIdx.x / 32 * 16);
+            if (!mask.hides_all(first_query, N, row, 16)) {
+                float p[R][N / 16], ds[R][N / 16];  // transposed: rows are keys, columns are queries
+                matmul_abt<D>(p, k_tile, q_tile);
+                if (!mask.hides_none(first_query, N, row, 16)) hide_transposed<N>(p, mask, first_query, first_key);
+                matmul_abt<D>(ds, v_tile, dy_tile);
+                KeptTransposedTile<N> kept(drop, head, time, first_query, row);
 #pragma unroll
-            for (int c = 0; c < N / 16; ++c) {
-                int i = first_query + x + 16 * c;
-                float lse_i = i < time ? lse[head * time + i] * LOG2_E : infinity();  // beyond the end P is 0
-                float delta_i = i < time ? delta[head * time + i] : 0;
-                int first_seen = first_key_of(starts_of(starts, head, heads, time), i, time);
+                for (int c = 0; c < N / 16; ++c) {
+                    int column = first_column() + 16 * c, i = first_query + column;
+                    float lse_i = i < time ? lse[(long long)head * time + i] * LOG2_E : 0;
+                    float delta_i = i < time ? delta[(long long)head * time + i] : 0;
 #pragma unroll
-                for (int r = 0; r < R; ++r) {
-                    int j = first_key + row_of(r);
-                    bool masked = (causal && j > i) || j < first_seen;
-                    float probability = masked ? 0 : exp2f(p[r][c] * (scale * LOG2_E) - lse_i);
-                    float factor = kept.factor(drop, x + 16 * c, row_of(r) % 16);
-                    p[r][c] = probability * factor;
-                    // forward: P = exp(S - L): P meets V with the factor of dropout
-                    ds[r][c] = probability * (ds[r][c] * factor - delta_i);
+                    for (int r = 0; r < R; ++r) {
+                        float probability = exp2f(p[r][c] * (scale * LOG2_E) - lse_i);
+                        float factor = kept.factor(drop, column, row_of(r) % 16);
+                        p[r][c] = probability * factor;
+                        // forward: P = exp(S - L): P meets V with the factor of dropout
+                        ds[r][c] = probability * (ds[r][c] * factor - delta_i);
+                    }
                 }
+                // forward: Y = P V
+                store_to_shared<N>(w_tile, p);
+                add_matmul_ab<D, N>(dv_sum, w_tile, dy_tile);
+                // forward: S = Q K^T / sqrt(D)
+                store_to_shared<N>(w_tile, ds);
+                add_matmul_ab<D, N>(dk_sum, w_tile, q_tile);
             }
-            // forward: Y = P V
-            store_to_shared<N>(w_tile, p);
-            add_matmul_ab<D, N>(dv_sum, w_tile, dy_tile);
-            // forward: S = Q K^T / sqrt(D)
-            store_to_shared<N>(w_tile, ds);
-            add_matmul_ab<D, N>(dk_sum, w_tile, q_tile);
             __syncthreads();
         }
     }
-    store_rows<D>(dk + kv_head * time * D, dk_sum, dk_factor, first_key, time);
-    store_rows<D>(dv + kv_head * time * D, dv_sum, dv_factor, first_key, time);
+    store_rows<D>(matrix_of(dk, layout.dk, kv_head, kv_heads), layout.dk.token, dk_sum, dk_factor, first_key, time);
+    store_rows<D>(matrix_of(dv, layout.dv, kv_head, kv_heads), layout.dv.token, dv_sum, dv_factor, first_key, time);
 }

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, layout_of, room_for_gradients
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
+from minillm.kernels.layout import heads_in_tokens, memory
 
 OWNED, THREADS = 64, 128  # rows and threads of a block
 PADDING = 4  # floats that each row in shared memory is longer
@@ -33,7 +34,7 @@ def shared_bytes(width: int) -> int:
 
 
 def _instances() -> dict[str, ResourceLimit]:
-    instances = {"row_delta<float>": ResourceLimit(registers=48)}
+    instances = {}
     for width, (forward, backward) in TILE_ROWS.items():
         shared = _backward_shared(width, backward)
         arch = 75 if shared <= 64 * 1024 else 80
@@ -56,33 +57,42 @@ CUDA = CudaFile(
 def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, starts=None):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
-    The arguments are those of layers/attention.py, but for `window`, which `starts` expresses
+    q, k and v may be views: the steps between tokens, heads and rows of the batch are free, rows
+    begin at multiples of 16 bytes. In the memory of y the heads of a token lie side by side. The
+    arguments are those of layers/attention.py, but for `window`, which `starts` expresses
     (`first_keys`); the errors those of `check_forward` in arguments.py.
     """
-    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS)
-    y, lse = empty(q.shape, q), empty(q.shape[:3], q)
-    rows, _ = TILE_ROWS[problem.D]
-    shared = _forward_shared(problem.D, rows)
-    _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, (q, k, v, y, lse), shared)
+    problem = check_forward(q, k, v, causal, dropout, rng_key, batch_offset, starts, widths=WIDTHS, views=True)
+    y, lse = heads_in_tokens(q.shape, q), empty(q.shape[:3], q)
+    _launch("flash_forward", problem, problem.H, (q, k, v, y, lse), layout_of(q=q, k=k, v=v, y=y))
     return y, FlashSaved(problem, q, k, v, y, lse)
 
 
-def attention_backward(dy, saved):
-    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+def attention_backward(dy, saved, out=None):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
+
+    dy may be a view, as q in `attention_forward`. out: arrays or views that dq, dk and dv are
+    written to; None: new ones, which lie as y does. Raises TypeError or ValueError for a dy or an
+    out that does not fit q, k and v.
+    """
     problem, q, k, v, y, lse = saved
-    check_backward(dy, q)
-    # forward: _launch(f"flash_forward<{problem.D}, {rows}>", problem, problem.H, ...):
-    # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    delta = row_delta(CUDA, dy, y)
-    dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
-    _, rows = TILE_ROWS[problem.D]
-    template, shared = f"<{problem.D}, {rows}>", _backward_shared(problem.D, rows)
-    given = (q, k, v, dy, lse, delta)
-    _launch(f"flash_backward_queries{template}", problem, problem.H, (*given, dq), shared)
-    _launch(f"flash_backward_keys{template}", problem, problem.H_kv, (*given, dk, dv), shared)
+    check_backward(dy, q, views=True)
+    dq, dk, dv = room_for_gradients(out, q, k, v)
+    layout, delta = layout_of(q=q, k=k, v=v, y=y, dy=dy, dq=dq, dk=dk, dv=dv), empty(lse.shape, lse)
+    # forward: _launch("flash_forward", problem, problem.H, ...): dq, and delta for the other
+    # kernel: delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
+    _launch("flash_backward_queries", problem, problem.H, (q, k, v, y, dy, lse, delta, dq), layout)
+    # forward: _launch("flash_forward", problem, problem.H, ...): dk and dv
+    _launch("flash_backward_keys", problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv), layout)
     return dq, dk, dv
 
 
-def _launch(kernel, problem, heads, arrays, shared):
+def _launch(kernel, problem, heads, arrays, layout):
+    forward, backward = TILE_ROWS[problem.D]
+    if kernel == "flash_forward":
+        rows, shared = forward, _forward_shared(problem.D, forward)
+    else:
+        rows, shared = backward, _backward_shared(problem.D, backward)
     grid = (problem.B * heads, blocks_for(problem.T, OWNED))
-    CUDA.launch(kernel, grid, (THREADS,), (*arrays, *problem.last), shared)
+    arguments = (*map(memory, arrays), layout, *problem.last)
+    CUDA.launch(f"{kernel}<{problem.D}, {rows}>", grid, (THREADS,), arguments, shared)

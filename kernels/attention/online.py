@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
-from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward, row_delta
+import numpy as np
+
+from minillm.kernels.attention.arguments import FlashSaved, check_backward, check_forward
 from minillm.kernels.launch import CudaFile, ResourceLimit, blocks_for, empty
 
 WIDTHS = (32, 64, 96)  # of heads: for 128, dk and dv of a key would not fit into the registers of a thread
 ROWS, TILE = 32, 16  # rows of a block, one a thread; rows of a tile
+DELTA_WARPS = 4  # of a block of row_delta, a row each
 KERNELS = {"online_forward": 1, "online_backward_queries": 2, "online_backward_keys": 2}  # -> matrices owned
 
 INSTANCES = {"row_delta<float>": ResourceLimit(registers=48)}
@@ -37,11 +40,19 @@ def attention_backward(dy, saved):
     check_backward(dy, q)
     # forward: _launch("online_forward", problem, problem.H, (q, k, v, y, lse)):
     # delta_i = sum_d dy_id y_id is what the gradient of the softmax subtracts
-    delta = row_delta(CUDA, dy, y)
+    delta = _row_delta(dy, y)
     dq, dk, dv = empty(q.shape, q), empty(k.shape, q), empty(v.shape, q)
     _launch("online_backward_queries", problem, problem.H, (q, k, v, dy, lse, delta, dq))
     _launch("online_backward_keys", problem, problem.H_kv, (q, k, v, dy, lse, delta, dk, dv))
     return dq, dk, dv
+
+
+def _row_delta(dy, y):
+    """delta_i of every query, by delta.cuh."""
+    delta = empty(y.shape[:3], y)
+    arguments = (dy, y, delta, np.int64(delta.size), np.int32(y.shape[3]))
+    CUDA.launch("row_delta<float>", (blocks_for(delta.size, DELTA_WARPS),), (32 * DELTA_WARPS,), arguments)
+    return delta
 
 
 def _launch(kernel, problem, heads, arrays):

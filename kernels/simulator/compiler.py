@@ -127,10 +127,18 @@ def runtime() -> ctypes.CDLL:
 
 
 def kernel_library(
-    text: str, path: Path | None, options: tuple[str, ...], entries: tuple[str, ...], observed: bool = False
+    text: str,
+    path: Path | None,
+    options: tuple[str, ...],
+    entries: tuple[str, ...],
+    observed: bool = False,
+    prefix: tuple[str, ...] = (),
 ) -> Path:
     """The library with the kernels `entries` of a source; `path` is where the text comes from, None
     for a string.
+
+    prefix: headers that come before the source and are compiled once for all sources with the same
+    options; with them g++ optimises less, since such kernels are many and small.
     """
     folder = Path(path).resolve().parent if path else None
     command = (
@@ -139,16 +147,18 @@ def kernel_library(
         *_fused_multiply_add(),
         *(OBSERVED_FLAGS if observed else ()),
         *([f"-iquote{folder}"] if folder else []),
+        *(("-O1",) if prefix and not observed else ()),
         f"-I{HERE}",
         *_translated(options),
         *([f"-I{folder}"] if folder else []),
     )
     searched = [folder] if folder else []
     searched += [Path(option[2:]) for option in command if option.startswith("-I") and option != f"-I{HERE}"]
-    included = _included(text, [*searched, HERE])
+    headers = "".join(f"#include <{name}>\n" for name in prefix)
+    included = _included(headers + text, [*searched, HERE])
     file = str(path) if path else "kernel.cu"
     unit_text = _unit(text, file, entries, included)
-    key = _digest(runtime_library().name, _toolchain(), unit_text, *command, *LINK_FLAGS, *included)
+    key = _digest(runtime_library().name, _toolchain(), headers, unit_text, *command, *LINK_FLAGS, *included)
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
@@ -160,9 +170,10 @@ def kernel_library(
         build = Path(temporary)
         unit, object_file, stub, library = (build / name for name in ("unit.cpp", "unit.o", "shared.s", target.name))
         unit.write_text(unit_text, encoding="utf-8")
-        _write_empty_headers(build, [text, *(part.decode("utf-8", "replace") for part in included)])
-        options = (f"-I{build}", *command, f"-fdebug-prefix-map={build}=.")
-        _run(*options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
+        _write_empty_headers(build, [text, *(part.decode("utf-8", "replace") for part in included)], searched)
+        options = (*command, f"-fdebug-prefix-map={build}=.")
+        first = ("-include", _precompiled(headers, command, included)) if prefix else ()
+        _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
         layout = variables_apart(object_file)
         (build / "layout.ld").write_text(layout, encoding="utf-8")
@@ -171,6 +182,24 @@ def kernel_library(
         _run(*options, "-o", library, object_file, stub, runtime_library(), complaint=complaint)
         os.replace(library, target)
     return target
+
+
+def _precompiled(headers: str, command: tuple[str, ...], included: list[bytes]) -> Path:
+    """A header with `headers` and the simulator's own, beside what g++ has compiled it to."""
+    text = f'#include "cuda_simulator.h"\n{headers}#include "entry.h"\n'
+    folder = cache_folder() / f"prefix-{_digest(runtime_library().name, _toolchain(), text, *command, *included)}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary:
+            made = Path(temporary) / folder.name
+            made.mkdir()
+            (made / "prefix.h").write_text(text, encoding="utf-8")
+            _run(*command, "-x", "c++-header", made / "prefix.h", "-o", made / "prefix.h.gch")
+            try:
+                os.rename(made, folder)
+            except OSError:
+                if not folder.exists():  # else another process was faster
+                    raise
+    return folder / "prefix.h"
 
 
 def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes]) -> str:
@@ -182,7 +211,7 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]
-    if any(NAMES_STD.search(masked(each)) for each in texts if "std" in each):
+    if any(map(_names_std, texts)):
         first += ["#include <cmath>\n", "#include <utility>\n"]  # as nvcc does
     escaped = file.replace("\\", "\\\\").replace('"', '\\"')
     calls = [
@@ -190,6 +219,12 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     ]
     device_code = with_pointers_to_shared(without_host_code(text)[0])
     return "".join([*first, f'#line 1 "{escaped}"\n', device_code, "\n", *calls])
+
+
+@functools.lru_cache(maxsize=256)  # the same headers for each of many kernels
+def _names_std(text: str) -> bool:
+    """Whether a text names the C++ library outside of comments."""
+    return "std" in text and bool(NAMES_STD.search(masked(text)))
 
 
 def _address(name: str) -> str:
@@ -209,10 +244,12 @@ def _named(file: str, text: str) -> str:
     return named[1] if named else file
 
 
-def _write_empty_headers(folder: Path, texts: list[str]) -> None:
+def _write_empty_headers(folder: Path, texts: list[str], searched: list[Path]) -> None:
+    """Those that the texts include, but for what the folders `searched` have."""
     wanted = {name for text in texts for name in INCLUDE.findall(text)}
     for name in wanted:
-        if name in EMPTY_HEADERS or HOST_LIBRARIES.fullmatch(name):
+        is_empty = name in EMPTY_HEADERS or HOST_LIBRARIES.fullmatch(name)
+        if is_empty and not any((each / name).is_file() for each in searched):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("", encoding="utf-8")
 

@@ -20,6 +20,7 @@ struct __half {
     __half(unsigned long long x) : __half(static_cast<double>(x)) {}
     __half(__half_raw raw) : __x(raw.x) {}
     operator float() const { return widened(__x); }
+    operator __half_raw() const { return {__x}; }
 
     static unsigned short rounded(float x) {
         unsigned word = __float_as_uint(x), sign = word >> 16 & 0x8000u, size = word & 0x7fffffffu;

@@ -11,24 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.kernels.simulator import memory, settings
-from minillm.kernels.simulator.array_names import with_array_name
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
 from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
-from minillm.kernels.simulator.errors import Fault, OtherAccess, SimulatorError
-from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region, WarpAccess
-from minillm.kernels.simulator.lines import in_kernel, source_lines
+from minillm.kernels.simulator.errors import SimulatorError
+from minillm.kernels.simulator.launch_types import Region
+from minillm.kernels.simulator.launching import ANCHOR, Size, carry_out, described
 from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
 from minillm.kernels.simulator.source import read_source
 from minillm.kernels.simulator.watching import WatchedBlock
 
-MAX_FINDINGS = 64
-MAX_PROFILED = 4096  # instructions of a kernel that access memory
-MAX_WATCHED = 16384  # such instructions times warps of the watched block
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
-ANCHOR = "minillm_shared_anchor"
 
 
 class Pointee(NamedTuple):
@@ -109,8 +104,9 @@ class Library:
         image = Image(path)
         self.base = self.address(ANCHOR) - image.symbol(ANCHOR)
         self.text, self.text_size = image.instructions()
+        self.variables = image.variables()
         self.regions = [
-            *(self._variable(each) for each in image.variables()),
+            *(self._variable(each) for each in self.variables),
             *(
                 Region(self.base + start, size, 0, b"constants", 1, Region.CONSTANTS, False)
                 for start, size in image.constants()
@@ -163,6 +159,10 @@ class Kernel:
                 f"{self.max_dynamic_shared_size_bytes}: set max_dynamic_shared_size_bytes before the launch, as on a GPU"
             )
         self._check_arguments(parameters, args)
+        profile = (chosen.profile or self.module.profile) if mode == "profile" else None
+        watch = profile.watch if profile is not None and profile.watches(self.name) else None
+        threads = 1 if mode != "run" else chosen.threads or os.cpu_count() or 1
+        size = Size(grid, block, shared_mem)
         tables = [value for value in args if isinstance(value, memory.PointerTable)]
         arrays = [value for value in args if isinstance(value, np.ndarray)]
         arrays += [array for table in tables for array in table.arrays]
@@ -172,57 +172,18 @@ class Kernel:
             bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
             pointees = self._point_to_copies(parameters, bound, buffers)
             values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
-            launch = self._launch(library, index, mode, chosen, grid, block, shared_mem, values)
+            launch = described(library, index, addresses_of(values), size, mode, threads, watch)
             regions = [*self._regions(parameters, bound, pointees), *self._by_value(values), *library.regions]
-            launch.regions, launch.region_count = (Region * len(regions))(*regions), len(regions)
-            _run(library, launch)
-            if launch.exhausted:
-                raise MemoryError(f"no room for what the simulator keeps of {self.name}: {_kept(mode)}")
-            if launch.found:
-                self._raise(library, launch)
+            carry_out(library, launch, regions, self.name, self.module.named_code())
             self._finish(parameters, bound, pointees)
         finally:
             for buffer in dict.fromkeys(copies):
                 buffer.release()
-        if mode == "profile":
-            profile = chosen.profile or self.module.profile
+        if profile is not None:
             records = [launch.profile[i] for i in range(launch.profiled)]
             profile.add(self.name, library.path, records, self.module.named_code())
             if launch.max_watched:
                 profile.keep(WatchedBlock.of(self.name, library, launch))
-
-    def _launch(self, library, index, mode, chosen, grid, block, shared_mem, values) -> Launch:
-        threads = 1 if mode != "run" else chosen.threads or os.cpu_count() or 1
-        profile = (chosen.profile or self.module.profile) if mode == "profile" else None
-        watched = profile is not None and profile.watches(self.name)
-        return Launch(
-            mode=settings.MODES.index(mode),
-            entry=library.address(f"minillm_call_{index}"),
-            arguments=(ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values)),
-            shared_anchor=library.address(ANCHOR),
-            shared_offset=library.shared_offset,
-            shared_size=library.shared_size,
-            dynamic_reserve=DYNAMIC_SHARED_BYTES,
-            dynamic_bytes=shared_mem,
-            seed=chosen.seed % 2**64,
-            grid=grid,
-            block=block,
-            order=settings.ORDERS.index(chosen.order),
-            threads=max(1, min(threads, int(np.prod(grid)))),
-            portable_fibers=os.environ.get("MINILLM_SIMULATOR_FIBERS") == "ucontext",
-            findings=(Finding * MAX_FINDINGS)(),
-            max_findings=MAX_FINDINGS,
-            flags=(ctypes.c_uint64 * max(len(library.flags), 1))(*library.flags),
-            flag_count=len(library.flags),
-            profile=(ProfileRecord * MAX_PROFILED)() if mode == "profile" else None,
-            max_profiled=MAX_PROFILED,
-            watched_block=profile.watch if watched else 0,
-            watched_accesses=(WarpAccess * MAX_WATCHED)() if watched else None,
-            max_watched=MAX_WATCHED if watched else 0,
-            library=library.base,
-            text=library.base + library.text,
-            text_size=library.text_size,
-        )
 
     @property
     def names(self) -> list[str]:
@@ -316,54 +277,7 @@ class Kernel:
         """What is passed by value: the kernel copies it from there."""
         return [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
 
-    def _raise(self, library, launch) -> None:
-        findings = [launch.findings[i] for i in range(launch.found)]
-        addresses = [pc - 1 for f in findings for pc in (f.pc, f.other_pc, *f.callers) if pc]
-        places = source_lines(library.path, addresses)
-        faults = []
-        for f in findings:
-            if f.pc:
-                candidates = [places[pc - 1] for pc in (f.pc, *f.callers) if pc]
-                place = next((place for place in candidates if in_kernel(place)), candidates[0])
-            else:
-                place = f"{f.file.decode()}:{f.line}" if f.file else self.module.named_code()[0]
-            told = with_array_name(f.text.decode(), *self._line(place))
-            text = f"{place}: {self.name}, block {tuple(f.block)}, thread {tuple(f.thread)}: {told}"
-            if f.other_pc:
-                text += f" ({places[f.other_pc - 1]}, thread number {f.other_thread} of block number {f.other_block})"
-            text += f" [{f.times} times]" if f.times > 1 else ""
-            other = OtherAccess(*_parts(places[f.other_pc - 1]), f.other_thread, f.other_block) if f.other_pc else None
-            where = (*_parts(place), tuple(f.block), tuple(f.thread), tuple(launch.grid), tuple(launch.block))
-            faults.append(Fault(self.name, text, *where, f.times, other))
-        texts = [fault.text for fault in faults]
-        raise SimulatorError("\n".join(texts), texts, faults)
 
-    def _line(self, place: str) -> tuple[str, str]:
-        """The line "file:number" of the source, and the source; empty where the place is in another
-        file.
-        """
-        file, source = self.module.named_code()
-        name, _, number = place.rpartition(":")
-        lines = source.splitlines()
-        known = name == file and number.isdigit() and 0 < int(number) <= len(lines)
-        return (lines[int(number) - 1], source) if known else ("", "")
-
-
-def _kept(mode: str) -> str:
-    """What of a launch fills the memory in a mode."""
-    return {"check": "who touched each byte last", "profile": "the accesses of each warp"}.get(
-        mode, "its threads' stacks"
-    )
-
-
-def _parts(place: str) -> tuple[str, int]:
-    """The file and the line of "file:line"; line 0 where it is not known."""
-    file, _, number = place.rpartition(":")
-    return (file, int(number)) if number.isdigit() else (place, 0)
-
-
-def _run(library: Library, launch: Launch) -> None:
-    """Run a launch; Python's handlers of signals run meanwhile, and what they raise ends it."""
-    library.runtime.minillm_sim_launch(ctypes.byref(launch))
-    if launch.raised[0]:
-        ctypes.pythonapi.PyErr_Restore(*map(ctypes.c_void_p, launch.raised))  # raises it
+def addresses_of(values: list[np.ndarray]):
+    """The list of addresses from which a kernel takes its arguments."""
+    return (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))

@@ -68,18 +68,27 @@ def forbid_sync(what: str) -> None:
 
 def array_module(array):
     """The module that works on `array`: numpy, or cupy for an array that lives on a GPU."""
-    return sys.modules["cupy"] if _is_cupy(array) else np
+    return sys.modules["cupy"] if _device_of_class(type(array)) == "cuda" else np
 
 
 def device_of(array) -> str:
     """The device of `array`: "cpu", "cuda" or "cudasim"."""
-    if _is_cupy(array):
+    return _device_of_class(type(array))
+
+
+@lru_cache(maxsize=256)
+def _device_of_class(array_class: type) -> str:
+    """A step asks thousands of times, of a few classes."""
+    if array_class.__module__.partition(".")[0] == "cupy":
         return "cuda"
-    return "cudasim" if isinstance(array, SimulatedArray) else "cpu"
+    return "cudasim" if issubclass(array_class, SimulatedArray) else "cpu"
 
 
-def _is_cupy(array) -> bool:
-    return type(array).__module__.partition(".")[0] == "cupy"
+def current_on(array) -> bool:
+    """Whether work on `array` goes to the GPU it lives on, without `with array.device`."""
+    if device_of(array) != "cuda":
+        return True
+    return array.data.device_id == sys.modules["cupy"].cuda.device.get_device_id()
 
 
 def to_device(array, device: str):
@@ -128,12 +137,34 @@ def to_host(array) -> np.ndarray:
     """`array` as a plain NumPy array in host memory; the array itself if it is one already."""
     if isinstance(array, SimulatedArray):
         forbid_sync("to_host")
-    return array_module(array).asnumpy(array) if _is_cupy(array) else array.view(np.ndarray)
+    return array_module(array).asnumpy(array) if device_of(array) == "cuda" else array.view(np.ndarray)
 
 
 def contiguous(array):
     """`array` in C order, on its device: itself if it is so already, else a copy."""
     return array if array.flags.c_contiguous else array.copy()  # numpy.ascontiguousarray would forget the device
+
+
+def is_held_elsewhere(holder, name: str) -> bool:
+    """Whether anything but the attribute `name` of `holder` refers to the array that it is, or to
+    its memory: then others can write into it.
+
+    By CPython's counts of references. A count of 2 is that of the attribute and of the call that
+    counts. A view holds the array or its base, and with CuPy its memory.
+    """
+    if sys.getrefcount(getattr(holder, name)) > 2:
+        return True
+    array = getattr(holder, name)
+    if device_of(array) == "cuda":
+        if array.base is not None or sys.getrefcount(array.data) > 2:
+            return True
+        return sys.getrefcount(array.data.mem) > 2
+    base = array.base
+    while isinstance(base, np.ndarray):  # held by what it is the base of, by `base` and by the call
+        if sys.getrefcount(base) > 3:
+            return True
+        base = base.base
+    return base is not None
 
 
 def float_dtype(name) -> np.dtype:

@@ -19,11 +19,13 @@ order, so row-major C = A B is computed as C^T = B^T A^T, without copying A or B
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
-from minillm.backend.arrays import array_module, device_of
+from minillm.backend.arrays import array_module, current_on, device_of
 from minillm.backend.hooks import instrumented
-from minillm.backend.precision import bfloat16, is_bfloat16, rounded_to_tf32, tf32_enabled, upcast
+from minillm.backend.precision import bfloat16, dtype_name, is_bfloat16, rounded_to_tf32, tf32_enabled, upcast
 from minillm.errors import UserError
 
 # Numbers of library_types.h and cublas_api.h.
@@ -33,7 +35,8 @@ DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT: cuBLAS chooses, tensor cores incl
 NO_TRANSPOSE, TRANSPOSED = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 ALIGNED = 8  # numbers of bfloat16 in 16 bytes: where rows begin there, tensor cores load them at full speed
 LOW_PRECISION_CAPABILITY = 80  # of the first GPUs (Ampere) whose tensor cores take bfloat16 and TF32
-ZERO, ONE = np.zeros((), np.float32), np.ones((), np.float32)  # cuBLAS reads both from the host
+_NUMBERS = np.array([0, 1], np.float32)  # cuBLAS reads alpha and beta from the host
+ZERO, ONE = _NUMBERS.ctypes.data, _NUMBERS.ctypes.data + _NUMBERS.itemsize  # their addresses
 
 
 def matmul(a, b, out=None, dtype=None, add=False):
@@ -42,8 +45,9 @@ def matmul(a, b, out=None, dtype=None, add=False):
 
     out: an array for the result, which also sets the dtype; with `add` the product is added to it.
     """
-    with instrumented("matrix product", "matmul", a, b, *(() if out is None else (out,))):
-        return (_on_host if array_module(a) is np else _on_gpu)(a, b, out, dtype, add)
+    product = _on_gpu if device_of(a) == "cuda" else _on_host
+    arrays = (a, b) if out is None else (a, b, out)
+    return instrumented("matrix product", "matmul", arrays, product, a, b, out, dtype, add)
 
 
 def empty_operand(rows: int, width: int, like):
@@ -54,8 +58,9 @@ def empty_operand(rows: int, width: int, like):
     """
     if not is_bfloat16(like):
         return None
-    width = -(-width // ALIGNED) * ALIGNED if device_of(like) == "cuda" else width
-    return array_module(like).empty_like(like, shape=(rows, width), order="C")
+    if device_of(like) == "cuda":
+        return array_module(like).empty((rows, -(-width // ALIGNED) * ALIGNED), like.dtype)
+    return np.empty_like(like, shape=(rows, width), order="C")
 
 
 def check_gpu(array, precision: str) -> None:
@@ -82,7 +87,7 @@ def _on_host(a, b, out, dtype, add):
     if out is None:
         return product
     if add:
-        out += product
+        np.add(out, product, out=out)  # out += product would return another view of a simulated array
     else:
         out[...] = product
     return out
@@ -99,7 +104,7 @@ def _rounded(x):
 def _on_gpu(a, b, out, dtype, add):
     if a.ndim == 1:
         return _on_gpu(a[None], b, None if out is None else out[None], dtype, add)[0]
-    if a.ndim != 2 or b.ndim != 2 or {a.dtype.name, b.dtype.name} - CUDA_TYPES.keys():
+    if a.ndim != 2 or b.ndim != 2 or not (_has_cuda_type(a) and _has_cuda_type(b)):
         return _stacked_on_gpu(a, b, out, dtype, add)
     dtype = out.dtype if out is not None else np.dtype(a.dtype if dtype is None else dtype)
     a, b = _operand(a, b), _operand(b, a)
@@ -140,19 +145,38 @@ def gemm(a, b, out, add: bool) -> None:
     """out (N, M) = a (N, K) @ b (K, M), or += with `add`, by cublasGemmEx. out is row-major; a and
     b have any strides.
     """
-    from cupy.cuda.device import get_cublas_handle
+    if not current_on(a):
+        with a.device:
+            return gemm(a, b, out, add)
+    a, (a_operation, a_step) = _with_layout(a)
+    b, (b_operation, b_step) = _with_layout(b)
+    _, out_step = layout(out)
+    (rows, inner), columns = a.shape, b.shape[1]
+    compute = COMPUTE_TF32 if tf32_enabled() and dtype_name(a.dtype) == "float32" else COMPUTE_FLOAT32
+    gemm_ex, get_handle = _cublas(array_module(a))
+    gemm_ex(
+        get_handle(), b_operation, a_operation, columns, rows, inner, ONE,
+        b.data.ptr, CUDA_TYPES[dtype_name(b.dtype)], b_step, a.data.ptr, CUDA_TYPES[dtype_name(a.dtype)], a_step,
+        ONE if add else ZERO, out.data.ptr, CUDA_TYPES[dtype_name(out.dtype)], out_step, compute, DEFAULT_ALGORITHM,
+    )  # fmt: skip
+
+
+def _has_cuda_type(x) -> bool:
+    return dtype_name(x.dtype) in CUDA_TYPES
+
+
+def _with_layout(x):
+    """x and its `layout`; of a copy, where x has none."""
+    found = layout(x)
+    return (x, found) if found else _with_layout(x.copy())
+
+
+@lru_cache(maxsize=2)
+def _cublas(cupy):
+    """`gemmEx`, and the function that gives the handle of the current thread and device."""
     from cupy_backends.cuda.libs import cublas
 
-    a, b = (x if layout(x) else x.copy() for x in (a, b))
-    compute = COMPUTE_TF32 if tf32_enabled() and a.dtype == np.float32 else COMPUTE_FLOAT32
-    (b_operation, b_step), (a_operation, a_step), (_, out_step) = layout(b), layout(a), layout(out)
-    with a.device:
-        cublas.gemmEx(
-            get_cublas_handle(), b_operation, a_operation, b.shape[1], a.shape[0], a.shape[1], ONE.ctypes.data,
-            b.data.ptr, CUDA_TYPES[b.dtype.name], b_step, a.data.ptr, CUDA_TYPES[a.dtype.name], a_step,
-            (ONE if add else ZERO).ctypes.data, out.data.ptr, CUDA_TYPES[out.dtype.name], out_step, compute,
-            DEFAULT_ALGORITHM,
-        )  # fmt: skip
+    return cublas.gemmEx, cupy.cuda.device.get_cublas_handle
 
 
 def layout(x) -> tuple[int, int] | None:
@@ -165,7 +189,8 @@ def layout(x) -> tuple[int, int] | None:
     ((0, 5), (1, 3), (0, 8), None)
     """
     rows, columns = x.shape
-    row_step, column_step = (stride // x.itemsize for stride in x.strides)
+    row_bytes, column_bytes = x.strides
+    row_step, column_step = row_bytes // x.itemsize, column_bytes // x.itemsize
     if (columns == 1 or column_step == 1) and (rows == 1 or row_step >= columns):
         return NO_TRANSPOSE, max(row_step if rows > 1 else 1, columns)
     if (rows == 1 or row_step == 1) and (columns == 1 or column_step >= rows):

@@ -84,6 +84,8 @@ class Case:
                     None where only the functions can be checked.
     low_precision   The inputs that may be bfloat16, and so their gradients and the outputs.
     kernel          The CUDA implementations.
+    slope_error     How far forward's own slope is from that of the formula, which the complex step
+                    sees: a series for erf is exact to 1e-13, and its slope to less.
     dimensions      The names of the numbers of a size on a command line. `expand` turns these
                     numbers into the size of a problem, where that is another one.
     gradcheck       Problems for finite differences: small, since every number is tried.
@@ -103,6 +105,7 @@ class Case:
     home: str = ""
     low_precision: tuple[str, ...] = ()
     kernel: tuple[Kernel, ...] = ()
+    slope_error: float | None = None
     dimensions: tuple[str, ...] = ("rows", "width")
     expand: Callable[..., tuple] | None = None
     gradcheck: Iterable[Problem] = ()

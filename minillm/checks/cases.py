@@ -15,10 +15,17 @@ from collections.abc import Iterator
 from minillm.checks.case import KEY, Case, Kernel, Problem, array, at, randomised
 from minillm.checks.cases_activations import DROPOUT, GELU, SOFTMAX, SWIGLU
 from minillm.checks.cases_attention import ATTENTION, ROTARY, ROTARY_ATTENTION, SELF_ATTENTION
-from minillm.checks.cases_linear import EMBEDDING, LINEAR, LORA, LORA_LINEAR, MLP, SWIGLU_MLP
+from minillm.checks.cases_linear import BIAS, EMBEDDING, LINEAR, LORA, LORA_LINEAR, MLP, SWIGLU_MLP
 from minillm.checks.cases_loss import CROSS_ENTROPY, DPO, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY
-from minillm.checks.cases_models import DOCUMENTS, MODELS, RECOMPUTE, RESIDUAL_BLOCK
-from minillm.checks.cases_norms import LAYER_NORM, RESIDUAL, RESIDUAL_LAYER_NORM, RMS_NORM
+from minillm.checks.cases_models import DOCUMENTS, FUSED_BLOCK, MODELS, RECOMPUTE, RESIDUAL_BLOCK
+from minillm.checks.cases_norms import (
+    LAYER_NORM,
+    RESIDUAL,
+    RESIDUAL_BIAS,
+    RESIDUAL_LAYER_NORM,
+    RESIDUAL_RMS_NORM,
+    RMS_NORM,
+)
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
 from minillm.checks.cases_preference import PREFERENCE
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
@@ -28,8 +35,9 @@ __all__ = ["CASES", "GRADCHECKED", "KERNELS", "KEY", "LAYERS", "Case", "Kernel",
 __all__ += ["check_gradients", "run"]
 
 LAYERS = (
-    LINEAR, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, ROTARY, GELU, SOFTMAX, DROPOUT, ATTENTION,
-    SELF_ATTENTION, ROTARY_ATTENTION, LORA, LORA_LINEAR, MLP, SWIGLU, SWIGLU_MLP, RESIDUAL, RESIDUAL_BLOCK, RECOMPUTE,
+    LINEAR, BIAS, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, RESIDUAL_RMS_NORM, RESIDUAL_BIAS, ROTARY,
+    GELU, SOFTMAX, DROPOUT, ATTENTION, SELF_ATTENTION, ROTARY_ATTENTION, LORA, LORA_LINEAR, MLP, SWIGLU, SWIGLU_MLP,
+    RESIDUAL, RESIDUAL_BLOCK, FUSED_BLOCK, RECOMPUTE,
     CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS,
 )  # fmt: skip
 CASES = (*LAYERS, *MODELS, PREFERENCE, ADAMW, GLOBAL_NORM)
@@ -47,10 +55,11 @@ KERNELS: dict[str, tuple[Case, Kernel]] = {
 }
 
 
-def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | GradientError]]:
+def run(names: list[str] | None = None, method: str = "differences") -> Iterator[tuple[str, Report | GradientError]]:
     """Check the gradients of the cases of these names, or of all.
 
-    Yields (name, report or error) for each problem. Raises UserError for an unknown name.
+    method: of `gradcheck`. Yields (name, report or error) for each problem. Raises UserError for an
+    unknown name.
     """
     for name in names or ():
         if name not in GRADCHECKED:
@@ -59,7 +68,7 @@ def run(names: list[str] | None = None) -> Iterator[tuple[str, Report | Gradient
         for case in GRADCHECKED[name]:
             for problem in case.gradcheck:
                 try:
-                    yield name, check_gradients(case, problem)
+                    yield name, check_gradients(case, problem, method=method)
                 except GradientError as error:
                     yield name, error
 
@@ -74,4 +83,6 @@ def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Re
     subject, inputs, rng_key = case.subject(problem, module)
     label = case.label(problem)
     settings = dict(rng_key=rng_key, name=label, progress=False, input_names=tuple(inputs)) | settings
+    if settings.get("method") == "complex":
+        settings.setdefault("tolerance", case.slope_error)
     return gradcheck(subject, *inputs.values(), **settings)

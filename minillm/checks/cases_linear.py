@@ -37,6 +37,23 @@ LINEAR = Case(
 )
 
 
+BIAS = Case(
+    "bias",
+    inputs=lambda rng, *shape: dict(
+        z=rng.normal(size=shape), bias=rng.normal(size=shape[-1]), dy=rng.normal(size=shape)
+    ),
+    forward=lambda op, a: op.bias_forward(a.z.copy(), a.bias),  # it writes over z
+    backward=lambda op, a, saved: (a.dy, op.bias_backward(a.dy, saved)),
+    differentiated=("z", "bias"),
+    low_precision=("z", "dy"),
+    kernel=(Kernel("bias", "minillm.kernels.bias", "a number for each channel, and the sum of its gradients"),),
+    gradcheck=[at(2, 3, 4)],
+    kernels=[at(1, 1), at(0, 5), at(3, 5), at(2, 3, 33), at(37, 100), at(515, 40), at(300, 264), at(3, 769)],
+    simulate=(64, 256),
+    benchmark=[at(16384, 768), at(16384, 2304)],
+)
+
+
 def lora_inputs(rng, *shape, rank=2, scale=0.7, **settings):
     inputs = linear_inputs(rng, *shape, **settings)
     a, b = rng.normal(size=(rank, shape[-2])), rng.normal(size=(shape[-1], rank))
@@ -68,11 +85,15 @@ LORA_LINEAR = Case(
 )  # fmt: skip
 
 
-def embedding_inputs(rng, tokens, vocabulary, width, accumulate=False):
+def embedding_inputs(rng, tokens, vocabulary, width, accumulate=False, sliced=False):
     """Ids by Zipf's law, as words are: a few frequent ones, many rare ones, some that never occur.
 
-    accumulate: the gradient is added to `buffer`, as that of a tied head is.
+    accumulate: the gradient is added to `buffer`, as that of a tied head is. sliced: a slice of the
+    table in place of ids, as positions are.
     """
+    if sliced:
+        weight, dy = rng.normal(size=(vocabulary, width)), rng.normal(size=(tokens, width))
+        return dict(ids=slice(tokens), weight=weight, dy=dy, buffer=2 * weight if accumulate else None)
     ids = np.minimum(rng.zipf(1.3, size=tokens) - 1, vocabulary - 1)
     weight, dy = rng.normal(size=(vocabulary, width)), rng.normal(size=(1, tokens, width))
     return dict(ids=ids.reshape(1, -1), weight=weight, dy=dy, buffer=2 * weight if accumulate else None)
@@ -89,7 +110,7 @@ EMBEDDING = Case(
     low_precision=("dy",),
     kernel=(Kernel("embedding", "minillm.kernels.embedding", "rows of a table, and the sum of their gradients"),),
     dimensions=("tokens", "vocabulary", "width"),
-    gradcheck=[at(8, 5, 3)],
+    gradcheck=[at(8, 5, 3), at(3, 5, 4, label="a slice", sliced=True)],
     kernels=[
         at(*size, accumulate=accumulate)
         for size in ((1, 1, 1), (0, 5, 3), (31, 5, 3), (64, 2, 33), (65, 3, 100), (300, 40, 260), (513, 1, 7))

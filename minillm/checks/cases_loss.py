@@ -32,6 +32,7 @@ CROSS_ENTROPY = Case(
     backward=lambda op, a, saved: op.cross_entropy_backward(a.dloss, saved),
     outputs=("loss",),
     differentiated=("logits",),
+    low_precision=("logits",),
     layer=lambda module, a: module.CrossEntropy(label_smoothing=a.label_smoothing),
     layer_inputs=("logits", "targets"),
     kernel=(Kernel("cross_entropy", "minillm.kernels.cross_entropy", "the loss of logits, and its gradient"),),

@@ -169,6 +169,45 @@ RESIDUAL_BLOCK = Case(
 )
 
 
+class FusedBlock(Layer):
+    """A block by the functions that fuse it, on any device.
+
+    module: minillm.layers.fused_block, or a copy with a fault.
+    """
+
+    def __init__(self, module, block: Layer):
+        self.module, self.block = module, block
+
+    def forward(self, x, rng_key):
+        y, saved = self.module.fused_block_forward(self.block.parts(), x, rng_key)
+        self.save_for_backward(saved)
+        return y
+
+    def backward(self, dy):
+        return self.module.fused_block_backward(dy, self.take_saved())
+
+
+def fused_block_inputs(rng, *shape, kind, **fields):
+    """x of a model's block. kind: the class of the model; fields: of its config."""
+    return dict(x=rng.normal(size=shape), model=kind, config=kind.config_class(**BLOCK, **fields), rng_key=KEY)
+
+
+BLOCK = dict(vocab_size=3, context_length=3, n_layer=1, n_head=2, d_model=4, d_ff=6)
+FUSED_BLOCK = Case(
+    "fused block",
+    home="minillm.layers.fused_block",
+    inputs=fused_block_inputs,
+    layer=lambda module, a: FusedBlock(module, randomised(a.model(a.config, seed=0, dtype="float64").blocks[0])),
+    gradcheck=[
+        at(2, 3, 4, label="layer norm", kind=GPT2),
+        at(2, 3, 4, label="layer norm, dropout", kind=GPT2, dropout=0.2),
+        at(2, 3, 4, label="layer norm, no biases", kind=GPT2, bias=False),
+        at(2, 3, 4, label="RMS norm", kind=Llama),
+        at(2, 3, 4, label="RMS norm, biases", kind=Llama, attention_bias=True, mlp_bias=True),
+    ],
+)
+
+
 class RecomputedBlock(Layer):
     """A block whose forward keeps its input alone.
 

@@ -19,9 +19,11 @@ def norm_inputs(rng, *shape, biased=True, mean=3.0, std=2.0, eps=1e-5):
     )
 
 
-def residual_layer_norm_inputs(rng, *shape, **settings):
-    """The inputs of a norm, delta, which is added to x, and the gradient of the sum."""
-    return {**norm_inputs(rng, *shape, **settings), "delta": rng.normal(size=shape), "dsum": rng.normal(size=shape)}
+def residual_norm_inputs(rng, *shape, delta_biased=True, **settings):
+    """The inputs of a norm; delta, which is added to x, and its bias; the gradient of the sum."""
+    more = {name: rng.normal(size=shape) for name in ("delta", "dsum")}
+    delta_bias = rng.normal(size=shape[-1]) if delta_biased else None
+    return {**norm_inputs(rng, *shape, **settings), **more, "delta_bias": delta_bias}
 
 
 LAYER_NORM = Case(
@@ -62,25 +64,46 @@ RMS_NORM = Case(
 
 
 def _residual_layer_norm_backward(op, a, saved):
-    dx, dweight, dbias = op.residual_layer_norm_backward(a.dsum, a.dy, saved)
-    return dx, dx, dweight, dbias  # x and delta have the same gradient
+    dx, dweight, dbias, ddelta_bias = op.residual_layer_norm_backward(a.dsum, a.dy, saved)
+    return dx, dx, dweight, dbias, ddelta_bias  # x and delta have the same gradient
 
 
 RESIDUAL_LAYER_NORM = Case(
     "residual_layer_norm",
-    inputs=residual_layer_norm_inputs,
-    forward=lambda op, a: op.residual_layer_norm_forward(a.x, a.delta, a.weight, a.bias, a.eps),
+    inputs=residual_norm_inputs,
+    forward=lambda op, a: op.residual_layer_norm_forward(a.x, a.delta, a.weight, a.bias, a.eps, a.delta_bias),
     backward=_residual_layer_norm_backward,
     outputs=("sum", "y"),
-    differentiated=("x", "delta", "weight", "bias"),
+    differentiated=("x", "delta", "weight", "bias", "delta_bias"),
     low_precision=("x", "delta", "dy", "dsum"),
     kernel=(
         Kernel("residual_layer_norm", "minillm.kernels.residual_layer_norm", "a sum of two arrays, and its layer norm"),
     ),
-    gradcheck=[at(2, 3, 8)],
-    kernels=[at(1, 1), *ROWS, at(6, 65, biased=False)],
+    gradcheck=[at(2, 3, 8), at(2, 3, 8, label="no biases", biased=False, delta_biased=False)],
+    kernels=[at(1, 1), *ROWS, at(6, 65, biased=False), at(6, 64, delta_biased=False)],
     simulate=(64, 256),
     benchmark=[at(4096, 768), at(16384, 768), at(8192, 1600)],
+)
+
+
+def _residual_rms_norm_backward(op, a, saved):
+    dx, dweight, ddelta_bias = op.residual_rms_norm_backward(a.dsum, a.dy, saved)
+    return dx, dx, dweight, ddelta_bias
+
+
+RESIDUAL_RMS_NORM = Case(
+    "residual_rms_norm",
+    inputs=residual_norm_inputs,
+    forward=lambda op, a: op.residual_rms_norm_forward(a.x, a.delta, a.weight, a.eps, a.delta_bias),
+    backward=_residual_rms_norm_backward,
+    outputs=("sum", "y"),
+    differentiated=("x", "delta", "weight", "delta_bias"),
+    low_precision=("x", "delta", "dy", "dsum"),
+    kernel=(Kernel("residual_rms_norm", "minillm.kernels.residual_rms_norm", "a sum of two arrays, and its RMS norm"),),
+    gradcheck=[at(2, 3, 8), at(2, 3, 8, label="no bias", delta_biased=False)],
+    kernels=[at(1, 2), *ROWS, at(6, 64, delta_biased=False)],
+    simulate=(64, 256),
+    benchmark=[at(4096, 768), at(8192, 2048), at(8192, 4096)],
 )
 
 RESIDUAL = Case(
@@ -90,4 +113,20 @@ RESIDUAL = Case(
     backward=lambda op, a, saved: op.residual_backward(a.dy, saved),
     differentiated=("x", "branch"),
     gradcheck=[at(2, 3, 4)],
+)
+
+RESIDUAL_BIAS = Case(
+    "residual_bias",
+    inputs=lambda rng, *shape, biased=True: dict(
+        zip(("x", "branch", "dy"), rng.normal(size=(3, *shape))), bias=rng.normal(size=shape[-1]) if biased else None
+    ),
+    forward=lambda op, a: op.residual_bias_forward(a.x, a.branch, a.bias),
+    backward=lambda op, a, saved: op.residual_bias_backward(a.dy, saved),
+    differentiated=("x", "branch", "bias"),
+    low_precision=("x", "branch", "dy"),
+    kernel=(Kernel("residual_bias", "minillm.kernels.residual_bias", "x + (branch + bias)"),),
+    gradcheck=[at(2, 3, 4), at(2, 3, 4, label="no bias", biased=False)],
+    kernels=[at(1, 1), *ROWS, at(6, 65, biased=False), at(6, 64, biased=False)],
+    simulate=(64, 256),
+    benchmark=[at(16384, 768), at(8192, 2048)],
 )

@@ -31,10 +31,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from minillm.backend.random_streams import stream
+from minillm.checks import complex_step
 from minillm.checks.differences import EPSILON, by_five_points, five_points, guarded
 from minillm.checks.subjects import SAME, ContractError, GradientError, Subject, subject_of
 from minillm.checks.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, judge, largest_of, relative_errors
@@ -42,6 +44,7 @@ from minillm.checks.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, jud
 __all__ = ["CannotTell", "ContractError", "GradientError", "Report", "Row", "finite_differences", "gradcheck"]
 
 STEP = 1e-3
+METHODS = ("differences", "complex")
 EXACT = 0.2  # of the tolerance: what the formula of five points may be off by to be believed
 FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs the thorough measurement
 
@@ -76,7 +79,7 @@ class Report:
 
     name: what was checked.
     rows: a Row for every tensor, inputs first; the last `parameters` of them are parameters.
-    step: the step h of the finite differences.
+    step: the step h of the finite differences, or of the complex step.
     notes: what finite differences alone would not show, such as a plain array among the attributes
     of a layer, which is not trained, or a backward that writes over dy.
     """
@@ -123,9 +126,10 @@ def gradcheck(
     subject,
     *inputs,
     rng_key=None,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     step: float = STEP,
     name: str = "",
+    method: str = "differences",
     progress: Callable[[int, int, str], None] | bool | None = None,
     input_names: Sequence[str] = (),
 ) -> Report:
@@ -150,9 +154,12 @@ def gradcheck(
     inputs       What forward takes. Float arrays are checked. Integers, and what is no array, are
                  held. Each call gets copies.
     rng_key      Passed to forward, for dropout, such as (0, "check").
-    tolerance    The largest relative error that passes.
+    tolerance    The largest relative error that passes: 1e-6 by default, 1e-11 for the complex step.
     step         The step h of the finite differences.
     name         What the report calls the subject.
+    method       "differences", or "complex": the complex step (complex_step.py), which has no
+                 rounding but that of forward itself. Where forward does not take complex numbers,
+                 finite differences take over for that tensor, and a note says why.
     progress     Called with (numbers done, numbers in all, tensor) for each number that is tried.
                  By default a check that takes longer than some seconds shows on the terminal how
                  far it is; with False it does not.
@@ -169,19 +176,26 @@ def gradcheck(
     ContractError  Forward or backward returns something else than a layer does, such as a gradient
                    of another shape. A GradientError.
     TypeError      An array is not float64, or `subject` is none of the three.
+    ValueError     Another `method`.
     UserError      There is nothing to check, or a parameter is read-only.
 
     How it is measured: `help("minillm.checks.gradcheck")`.
     """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}: use {' or '.join(METHODS)}")
     checked = subject_of(subject, inputs, rng_key, name, input_names)
     with checked.in_training(), np.errstate(all="ignore"):
         weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
-        measurement = _Measurement(checked, weights, tolerance, step, _telling(progress, checked.name))
-        rows = tuple(measurement.row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
+        measurement = _Measurement(checked, weights, tolerance or TOLERANCE, step, _telling(progress, checked.name))
+        row = measurement.row
+        if method == "complex":
+            tolerance, step = tolerance or complex_step.TOLERANCE, complex_step.STEP
+            row = partial(measurement.row_by_complex_step, tolerance)
+        rows = tuple(row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
         measurement.check_that_nothing_drifted()
     report = Report(checked.name, rows, step, tuple(checked.notes), len(checked.parameters))
     if report.verdict == WRONG:
-        raise GradientError(_why_wrong(report, tolerance), report)
+        raise GradientError(_why_wrong(report, tolerance or TOLERANCE), report)
     if report.verdict == UNTOLD:
         raise CannotTell(_why_untold(report), report)
     return report
@@ -222,6 +236,28 @@ class _Measurement:
                 f"{self._subject.name}: forward gives different results for the same input: it keeps something "
                 "from call to call"
             )
+
+    def row_by_complex_step(self, tolerance: float, tensor: str, array: np.ndarray, gradient: np.ndarray) -> Row:
+        """The verdict on a tensor by the complex step; by finite differences where it does not
+        hold, which is noted.
+        """
+        try:
+            with self._subject.in_complex_numbers() as tensors:
+                numeric = complex_step.complex_gradient(self._complex_loss, tensors[tensor])
+            complex_step.check_along(self.loss, array, numeric, self._magnitude)
+        except complex_step.NotAnalytic as reason:
+            self._subject.notes.append(f"{tensor} by finite differences: {reason}")
+            return self.row(tensor, array, gradient)
+        self._done += array.size
+        self._tell(self._done, self._total, tensor)
+        error = relative_errors(gradient, numeric)
+        where = np.unravel_index(int(error.argmax()), array.shape) if array.size else ()
+        place, worst = tuple(map(int, where)), float(error.max(initial=0.0))
+        found = (float(gradient[place]), float(numeric[place])) if array.size else (np.nan, np.nan)
+        return Row(tensor, array.shape, worst, place, *found, PASSED if worst <= tolerance else WRONG, by_step=found[1])
+
+    def _complex_loss(self) -> complex:
+        return sum((w * y).sum() for w, y in zip(self._weights, self._subject.forward()))
 
     def row(self, tensor: str, array: np.ndarray, gradient: np.ndarray) -> Row:
         """The verdict on a tensor, with its worst element."""
@@ -332,13 +368,15 @@ def _weights(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
 def _why_wrong(report: Report, tolerance: float) -> str:
     row = report.worst
     start = f"{report.name}: the gradient of {row.tensor} {row.shape} is wrong at {row.where}: backward gives"
-    by_step = f"finite differences with step {report.step:g} give {row.by_step:.10g}"
+    error = f"relative error {row.error:.2e} (tolerance {tolerance:g})"
+    if report.step == complex_step.STEP and np.isnan(row.uncertainty):
+        return f"{start} {row.analytic:.16g}, the complex step gives {row.numeric:.16g}: {error}"
+    step = STEP if report.step == complex_step.STEP else report.step
+    by_step = f"finite differences with step {step:g} give {row.by_step:.10g}"
     if not np.isfinite(row.analytic):
         return f"{start} {row.analytic:g}, {by_step}"
-    return (
-        f"{start} {row.analytic:.10g}, {by_step}, and {row.numeric:.10g} (known to {row.uncertainty:.0e}) with steps that "
-        f"become 0: relative error {row.error:.2e} (tolerance {tolerance:g})"
-    )
+    exactly = f"and {row.numeric:.10g} (known to {row.uncertainty:.0e}) with steps that become 0"
+    return f"{start} {row.analytic:.10g}, {by_step}, {exactly}: {error}"
 
 
 def _why_untold(report: Report) -> str:

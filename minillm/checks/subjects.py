@@ -70,6 +70,7 @@ class Subject:
     """
 
     parameters: dict[str, Parameter] = {}
+    _numbers = np.float64  # what forward has to make
 
     def __init__(self, inputs: tuple, rng_key, name: str, input_names: tuple[str, ...]):
         if listed := [i for i, x in enumerate(inputs) if isinstance(x, (list, tuple))]:
@@ -158,7 +159,7 @@ class Subject:
         outputs = [np.asarray(each) for each in y] if self._is_several else [np.asarray(y)]
         for index, output in enumerate(outputs):
             what = f"output {index}" if self._is_several else "the output"
-            if output.dtype != np.float64:
+            if output.dtype != np.float64 and output.dtype != self._numbers:
                 raise ContractError(
                     f"{self.name}: {what} is {output.dtype}; of float64 numbers forward has to make float64"
                 )
@@ -284,6 +285,26 @@ class Subject:
     def in_training(self) -> Iterator[None]:
         """In training mode; afterwards as it was, without gradients."""
         yield
+
+    @contextmanager
+    def in_complex_numbers(self) -> Iterator[dict[str, np.ndarray]]:
+        """Inputs and parameters are complex: `tensors` for them, by name. Afterwards they are as
+        they were.
+        """
+        inputs, values = self.inputs, {name: parameter.value for name, parameter in self.parameters.items()}
+        self.inputs = [x.astype(complex) if i in self._floats else x for i, x in enumerate(inputs)]
+        for parameter in self.parameters.values():
+            parameter.value = parameter.value.astype(complex)
+        self._numbers = np.complex128
+        try:
+            yield {
+                **{self.input_names[i]: self.inputs[i] for i in self._floats},
+                **{name: parameter.value for name, parameter in self.parameters.items()},
+            }
+        finally:
+            self.inputs, self._numbers = inputs, np.float64
+            for name, parameter in self.parameters.items():
+                parameter.value = values[name]
 
     def _listed(self, indices) -> str:
         return " and ".join(self.input_names[index] for index in indices)

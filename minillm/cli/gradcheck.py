@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated, Optional
 
 import typer
+
+
+class Method(str, Enum):
+    differences = "differences"
+    complex = "complex"
 
 
 def command(
@@ -14,13 +20,16 @@ def command(
     every: Annotated[
         bool, typer.Option("--all", help="A line for each tensor, in place of one for each layer.")
     ] = False,
+    method: Annotated[
+        Method, typer.Option(help="Finite differences, or the complex step: no rounding but forward's own.")
+    ] = Method.differences,
 ) -> None:
-    """Check hand-written gradients against finite differences, in float64.
+    """Check hand-written gradients against finite differences, in float64, or by the complex step.
 
     Prints a line for each layer, the worst last: its tensors, the largest relative error and where
-    it is. With --all a line for each tensor, with its shape. Exit code 1 if an error is above 1e-6,
-    or if finite differences cannot decide.
+    it is. With --all a line for each tensor, with its shape. Exit code 1 if an error is above 1e-6
+    (1e-11 by the complex step), or if finite differences cannot decide.
     """
     from minillm.cli.gradcheck_table import check_and_print
 
-    raise typer.Exit(check_and_print(layers or None, every))
+    raise typer.Exit(check_and_print(layers or None, every, method.value))

@@ -5,24 +5,26 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from minillm.checks import complex_step
 from minillm.checks.cases import run
 from minillm.checks.gradcheck import GradientError, Report
 from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD
 from minillm.cli.terminal import terminal_width, waiting
 
+WAITING = {"differences": "finite differences", "complex": "the complex step"}
 COLOURS = {PASSED: "", UNTOLD: "[yellow]"}
 LAYER_HEADINGS = ("layer", "tensors", "largest error", "in", "at")
 TENSOR_HEADINGS = ("layer", "tensor", "shape", "largest error", "at")
 
 
-def check_and_print(names: list[str] | None, every: bool = False) -> int:
+def check_and_print(names: list[str] | None, every: bool = False, method: str = "differences") -> int:
     """Check, print the table, and return the exit code: 1 if an error is above the tolerance.
 
-    every: a line for each tensor in place of one for each layer.
+    every: a line for each tensor in place of one for each layer. method: of `gradcheck`.
     """
     reports, failures = [], []
-    with waiting("finite differences"):
-        for _, result in run(names):
+    with waiting(WAITING[method]):
+        for _, result in run(names, method):
             if isinstance(result, GradientError):
                 failures.append(str(result))
                 result = result.report
@@ -32,7 +34,11 @@ def check_and_print(names: list[str] | None, every: bool = False) -> int:
     Console(width=terminal_width()).print(_table_of_tensors(reports) if every else _table_of_layers(reports))
     for message in failures:
         print(f"FAILED {message}")
-    print(_last_line(reports, failures))
+    if method == "complex":
+        for report in reports:
+            for note in (note for note in report.notes if "by finite differences" in note):
+                print(f"{report.name}: {note}")
+    print(_last_line(reports, failures, complex_step.TOLERANCE if method == "complex" else TOLERANCE))
     return 1 if failures else 0
 
 
@@ -67,9 +73,9 @@ def _empty_table(headings: tuple[str, ...]) -> Table:
     return table
 
 
-def _last_line(reports: list[Report], failures: list[str]) -> str:
+def _last_line(reports: list[Report], failures: list[str], tolerance: float) -> str:
     rows = [(report.name, row) for report in reports for row in report.rows]
-    line = f"{len(rows)} tensors, {len(failures)} checks failed, tolerance {TOLERANCE:g}"
+    line = f"{len(rows)} tensors, {len(failures)} checks failed, tolerance {tolerance:g}"
     if not rows:
         return line
     name, worst = max(rows, key=lambda pair: (pair[1].verdict != PASSED, pair[1].error))

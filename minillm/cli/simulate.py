@@ -10,7 +10,28 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.options import Command
 from minillm.errors import UserError
+
+OF_A_PROGRAM = ("--check", "--profile", "--cupy-too")  # they may follow a program's name
+
+
+class SimulateCommand(Command):
+    """What follows a program's name is for the program, but for our options directly behind it."""
+
+    def parse_args(self, context, words):
+        start = next((i for i, word in enumerate(words) if word == "-m" or word.endswith(".py")), None)
+        if start is None:
+            return super().parse_args(context, words)
+        is_module = words[start] == "-m"
+        if is_module and start + 1 == len(words):
+            raise UserError("-m takes the name of a module")
+        name, rest = words[start + is_module], words[start + 1 + is_module :]
+        while rest and rest[0] in OF_A_PROGRAM:
+            words.insert(start, rest.pop(0))
+            start += 1
+        context.obj = (name, tuple(rest[1:] if rest[:1] == ["--"] else rest), is_module)
+        return super().parse_args(context, [*words[:start], "--", name])
 
 
 class Order(str, Enum):
@@ -22,13 +43,21 @@ class Order(str, Enum):
 
 
 def command(
+    context: typer.Context,
     kernel: Annotated[
         Optional[str],
-        typer.Argument(help="layer_norm, flash, ..., or a .cu file; all names if left out.", show_default=False),
+        typer.Argument(
+            metavar="[KERNEL | FILE.cu | SCRIPT.py | -m MODULE]",
+            help="layer_norm, flash, ..., a .cu file, or a program that uses CuPy and its arguments; all names if left out.",
+            show_default=False,
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Look at every access: races, bounds, barriers.")] = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print the source with the memory traffic of each line.")
+    ] = False,
+    cupy_too: Annotated[
+        bool, typer.Option("--cupy-too", help="Of a program: --check and --profile look at CuPy's own kernels, too.")
     ] = False,
     size: Annotated[
         Optional[list[str]],
@@ -65,10 +94,20 @@ def command(
     """Run a CUDA kernel with no GPU, and see what it does.
 
     A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
-    given. Exit code 1 if the results differ or check mode finds a fault. It needs Linux and g++. It
-    shows that a kernel is right and free of races on the inputs tried, not that it is fast: there
-    is no timing, no concurrency between blocks, no TMA and no wgmma.
+    given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
+    place of the GPU; --check, --profile and --cupy-too directly behind its name are for minillm,
+    all that follows is for the program. Exit code 1 if the results differ or check mode finds a
+    fault. It needs Linux and g++. It shows that a kernel is right and free of races on the inputs
+    tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no
+    wgmma.
     """
+    if check and profile:
+        raise UserError("--check and --profile are two different runs: choose one")
+    mode = "check" if check else "profile" if profile else "run"
+    if context.obj:
+        from minillm.kernels.standin.script import Program, run_program
+
+        raise typer.Exit(run_program(Program(*context.obj), mode, cupy_too, shutil.get_terminal_size().columns))
     from minillm.checks.cases import KERNELS
     from minillm.checks.simulate import FileRun, Way, parse_dimensions, parse_sizes, simulate_case, simulate_file
 
@@ -77,11 +116,14 @@ def command(
             print(f"{each:<20} {its_kernel.summary}")
             print(f"{'':<20} {', '.join(f'{key} {n}' for key, n in zip(case.dimensions, case.simulate))}")
         print("next: minillm simulate flash --check,")
-        print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours")
+        print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours,")
+        print("or a program that uses CuPy")
         return
-    if check and profile:
-        raise UserError("--check and --profile are two different runs: choose one")
-    way = Way("check" if check else "profile" if profile else "run", order.value, seed)
+    way = Way(mode, order.value, seed)
+    if kernel.endswith(".ipynb"):
+        raise UserError(
+            f"{kernel} is a notebook: save it as a script first, with jupyter nbconvert --to script {kernel}"
+        )
     if kernel.endswith((".cu", ".cuh", ".cpp", ".cc", ".c", ".txt")) or Path(kernel).is_file():
         if size:
             raise UserError("--size is for kernels of minillm: a .cu file takes --grid, --block and --arg")
@@ -109,3 +151,6 @@ def command(
     print(simulation.text(shutil.get_terminal_size().columns))
     sys.stdout.flush()
     raise typer.Exit(0 if simulation.well else 1)
+
+
+command.cls = SimulateCommand

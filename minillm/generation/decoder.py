@@ -15,10 +15,15 @@ import logging
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, to_host
+from minillm.backend.arrays import array_module, device_of, to_device, to_host
+from minillm.backend.precision import upcast
 from minillm.errors import UserError
+from minillm.generation.token_graph import TokenGraph
 from minillm.generation.whole_pass import WholePass
+from minillm.kernels import kernel_for
 from minillm.layers.cache import Cache
+from minillm.layers.decoding import is_decode_of, products
+from minillm.layers.linear import Linear
 from minillm.layers.rotary_attention import RotaryPositions
 from minillm.models.language_model import LanguageModel
 
@@ -81,7 +86,11 @@ class Decoder:
         if self.why_whole is not None:
             self._whole = WholePass(model)
             _note(f"this model generates by its own pass over all visible tokens, without a cache: {self.why_whole}")
-        self._cache, self._packed = None, packed
+        self._cache, self._packed, self._graph = None, packed, None
+        if self._whole is None:
+            self._like = next(iter(model.parameters().values())).peek()  # where the model is
+            if device_of(self._like) == "cuda":
+                self._graph = TokenGraph(model)
         self._positions, self._stages = _depending_on_length(model), None  # of what is in the cache, for each row
         self._ids = self._padding = None  # (B, T): what is visible, to read it again after a slide; (B,)
 
@@ -124,12 +133,20 @@ class Decoder:
         if self._whole:
             self._append(ids, padding)
             return self._whole.logits(self._ids, self._padding, count)
-        x = self.hidden(ids, padding)
+        x = self._decoded(ids, padding)
         return self.logits(x[:, -count:])  # (B, count, C) @ (C, V)
 
     def logits(self, x):
         """x (..., C) that `hidden` returned  ->  logits (..., V) of the tokens after them."""
-        return self._whole.head(x) if self._whole else self.model.lm_head.decode(x, self._cache)
+        if self._whole:
+            return self._whole.head(x)
+        head, cache = self.model.lm_head, self._cache
+        if not cache.on_device:
+            return head.decode(x, cache)
+        x = x if cache.dtype is None else x.astype(cache.dtype, copy=False)
+        if is_decode_of(head, Linear):
+            return products(x, (head,), cache, dtype=self._like.dtype)[0]
+        return head.decode(x, cache).astype(self._like.dtype, copy=False)
 
     def hidden(self, ids, padding=None):
         """As `read`; returns the input of the head, x (B, n, C), for each column that was computed.
@@ -137,19 +154,32 @@ class Decoder:
         These are the t columns of ids, or all visible ones where the prompt was cut, the oldest
         slid away, or more was truncated than a windowed layer keeps: n is then equal to `visible`.
         """
-        new = self._append(ids, padding)
         if self._whole:
+            new = self._append(ids, padding)
             return self._whole.hidden(self._ids, self._padding)[:, -new:]
+        return upcast(self._decoded(ids, padding))
+
+    def _decoded(self, ids, padding):
+        """As `hidden`, with a cache; x has the dtype in which it travels between layers."""
+        new = self._append(ids, padding)
         stages, before = self._stages_of(self.visible, self._padding), self._stages
         self._stages = stages
         if self._cache is None:
-            self._cache = Cache(self._ids, len(self._ids), self._padding, self._packed)
+            self._cache = Cache(
+                self._like, len(self._ids), self._padding, self._packed, _dtype_between_layers(self.model)
+            )
         elif new == self.visible or stages != before:
             self._cache.restart(self._padding)
         cache = self._cache
-        cache.start(self.visible - cache.length)
+        ids = self._ids[:, cache.length :]
         try:
-            x = self.model.body.decode(self._ids[:, cache.length :], cache)
+            x = self._graph.replayed(ids, cache) if self._graph else None
+            if x is None:
+                place, ids = _with_place(ids, cache)
+                cache.start(ids.shape[1], place)
+                x = self.model.body.decode(ids, cache)
+                if self._graph:
+                    self._graph.note_pass(cache)
         except BaseException:
             cache.restart(self._padding)  # some layers may have appended their columns: the next call reads all again
             raise
@@ -160,7 +190,7 @@ class Decoder:
         """Make `ids` visible; returns how many of the visible columns are new, the last ones or all
         of them.
         """
-        ids = _ids_for(self.model, ids)
+        ids = _ids_for(self.model, ids, self._whole is not None)
         context = self.model.config.context_length
         if self._ids is None:
             padding = _checked_padding(padding, ids)
@@ -200,7 +230,7 @@ class Decoder:
         beam that forks.
         """
         xp = array_module(self._ids)
-        rows = xp.asarray(rows)
+        rows = xp.asarray(rows if self._whole or device_of(rows) == "cpu" else to_host(rows))
         padding = None if self._padding is None else self._padding[to_host(rows)]
         before, self._ids = self._ids, self._ids[rows]
         start = None
@@ -211,7 +241,7 @@ class Decoder:
         if self._stages is not None and padding is not None:
             self._stages = [self._stages[row] for row in to_host(rows)]
         if self._cache:
-            self._cache.reorder(rows, start)
+            self._cache.reorder(to_device(rows, device_of(self._like)), start)
 
     def _stages_of(self, columns: int, padding) -> list | None:
         """For each row of so many columns (one for all, without padding), the stage of its length:
@@ -311,8 +341,36 @@ def _note(message: str) -> None:
         _log.warning(message)
 
 
-def _ids_for(model, ids):
-    return model._ids_on_device(ids, "ids") if isinstance(model, LanguageModel) else np.asarray(ids)
+def _ids_for(model, ids, whole: bool):
+    """ids as an array; in host memory where they are for a cache, whose passes take them with their
+    place.
+    """
+    if not isinstance(model, LanguageModel):
+        return np.asarray(ids)
+    if whole:
+        return model._ids_on_device(ids, "ids")
+    ids = model.checked_ids(ids if device_of(ids) == "cpu" else to_host(ids), "ids")
+    return ids.astype(np.int64, copy=False)  # with uint64 NumPy makes floats of the place and the ids
+
+
+def _with_place(ids, cache):
+    """The place and the ids (B, t) of a pass on the device of a cache, in one copy; the ids alone
+    in host memory.
+    """
+    if not cache.on_device:
+        return None, ids
+    numbers = cache.to_device(np.concatenate([[cache.length], ids.reshape(-1)]))
+    return numbers[:1], numbers[1:].reshape(ids.shape)
+
+
+def _dtype_between_layers(model):
+    """In which dtype x travels on a device, where kernels compute; None: as the weights."""
+    body = model.body
+    return (
+        getattr(body, "activations", None)
+        if kernel_for("attention", next(iter(body.parameters().values())).peek())
+        else None
+    )
 
 
 def _checked_padding(padding, ids):

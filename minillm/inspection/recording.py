@@ -151,7 +151,6 @@ class _Recorder(Observer):
         self._model, self._keep = model, keep
         self._see = see or (lambda tensor, which, array: None)
         self._parameters = model_parameters(model)
-        self._values = {id(p.value): name for name, p in self._parameters.items()}
         self._uses: dict[str, list[tuple[Call, str]]] = {name: [] for name in self._parameters}
         self._calls: list[Call] = []
         self._seen: dict[tuple, tuple[Tensor, object]] = {}
@@ -194,8 +193,8 @@ class _Recorder(Observer):
     def after_operation(self, call: Call) -> None:
         self._calls.append(call)
         for name, value in call.arguments.arguments.items():
-            if id(value) in self._values and call.outer is None:
-                self._uses[self._values[id(value)]].append((call, name))
+            if call.outer is None and (parameter := self._parameter_of(value)) is not None:
+                self._uses[parameter].append((call, name))
         if call.operation == "cross_entropy":  # fused: forward overwrites the logits with their gradient
             for _, tensor in self._inputs.get(call, ()):
                 self._take_gradient(tensor, call.saved, Origin([], call.function, 1))  # y, saved
@@ -210,9 +209,13 @@ class _Recorder(Observer):
             tensor = Tensor(name, tuple(np.shape(output)), TensorStats.of(output), place, call=call, frames=call.frames)
             tensor.reads = read
             call.tensors.append(self._add(tensor, output))
-        weight = self._values.get(id(call.arguments.arguments.get("weight")))
+        weight = self._parameter_of(call.arguments.arguments.get("weight"))
         learns = weight is None or not self._parameters[weight].frozen
         self._computed_by(call).flops = count_flops(call.operation, call.arguments, learns)
+
+    def _parameter_of(self, value) -> str | None:
+        """The name of the parameter that an argument is, or is the rounded copy of."""
+        return next((name for name, each in self._parameters.items() if each.is_operand(value)), None)
 
     def _computed_by(self, call: Call) -> Tensor:
         """The tensor that an operation's matrix products compute: its output, or the logits inside
@@ -230,7 +233,7 @@ class _Recorder(Observer):
         arrays = [
             value
             for value in call.arguments.arguments.values()
-            if _is_float_array(value) and id(value) not in self._values
+            if _is_float_array(value) and self._parameter_of(value) is None
         ]
         return list(dict.fromkeys(tensor for array in arrays for tensor in self._behind(array)))
 
@@ -273,7 +276,8 @@ class _Recorder(Observer):
         """Assign the buffers saved for backward to the tensors that own them."""
         kept = _buffers([layer._saved for _, layer in self._model.layers()])
         for parameter in self._parameters.values():
-            kept.pop(id(_base(parameter.value)), None)
+            kept.pop(id(_base(parameter.peek())), None)
+        kept = {place: buffer for place, buffer in kept.items() if self._parameter_of(buffer) is None}  # rounded copies
         for tensor, array in self._seen.values():
             if (buffer := kept.pop(id(_base(array)), None)) is not None:
                 tensor.saved_bytes += buffer.nbytes

@@ -191,7 +191,8 @@ def _tree(function) -> ast.FunctionDef:
 
 def _results(function) -> list[ast.expr]:
     """What the last return statement of a function returns, one by one."""
-    values = [node.value for node in ast.walk(_tree(function)) if isinstance(node, ast.Return) and node.value]
+    returns = [node for node in ast.walk(_tree(function)) if isinstance(node, ast.Return) and node.value]
+    values = [node.value for node in sorted(returns, key=lambda node: node.lineno)]
     return [part for value in values[-1:] for part in (value.elts if isinstance(value, ast.Tuple) else [value])]
 
 

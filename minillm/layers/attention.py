@@ -47,9 +47,10 @@ from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
 from minillm.layers.cached_attention import QUERY_BLOCK, cached_attention
+from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, projected
 from minillm.layers.softmax import softmax_forward
 
 
@@ -153,8 +154,11 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
     return downcast(y, like), AttentionSaved(q, k, v, y, p, factor, n_kv_head, causal, window, first)
 
 
-def attention_backward(dy, saved):
-    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""
+def attention_backward(dy, saved, out=None):
+    """dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)
+
+    out: arrays that they are written to as well, such as parts of one array.
+    """
     q, k, v, y, p, factor, n_kv_head, causal, window, first = saved
     like, dy, gradients = dy, upcast(dy), None
     v_quick = quick_to_transpose(v)
@@ -168,7 +172,14 @@ def attention_backward(dy, saved):
     dq, dk, dv = gradients
     # forward: k, v = repeat_heads(k, H), repeat_heads(v, H)
     dk, dv = sum_heads(dk, n_kv_head), sum_heads(dv, n_kv_head)
+    copy_to(out, (dq, dk, dv))
     return downcast(dq, like), downcast(dk, like), downcast(dv, like)
+
+
+def copy_to(places, arrays) -> None:
+    """Copy each array to its place, in the place's dtype; places: None for nowhere."""
+    for n in range(len(places or ())):
+        places[n][...] = arrays[n]
 
 
 def accumulate(gradients, b, rows, keys, shape, parts):
@@ -281,6 +292,12 @@ def split_heads(x, n_head):
     return x.reshape(B, T, n_head, C // n_head).transpose(0, 2, 1, 3)
 
 
+def split_qkv(qkv, n_head):
+    """qkv (B, T, C)  ->  q (B, H, T, D), k (B, H, T, D), v (B, H, T, D), views. C: 3 H D here."""
+    B, T, C = qkv.shape
+    return tuple(qkv.reshape(B, T, 3, n_head, C // 3 // n_head).transpose(2, 0, 3, 1, 4))
+
+
 def merge_heads(y):
     """(B, H, T, D) -> (B, T, H D), the inverse of `split_heads`: a view where a token's heads lie
     side by side."""
@@ -305,19 +322,23 @@ class CausalSelfAttention(Layer):
         self.n_head = n_head
         self.attn_dropout = Dropout(dropout)
 
-    def forward(self, x, rng_key=None, starts=None):
+    def forward(self, x, rng_key=None, starts=None, with_bias=True):
         """x (B, T, C)  ->  (B, T, C). rng_key: of the step, for dropout in training mode. starts
-        (B, T): of packed documents.
+        (B, T): of packed documents. with_bias=False: the bias of `projection` is left to the
+        caller, who adds its gradient, too.
 
         Raises ValueError where dropout needs a key and there is none.
         """
-        q, k, v = (split_heads(x, self.n_head) for x in array_module(x).split(self.c_attn.forward(x), 3, axis=-1))
+        q, k, v = split_qkv(self.c_attn.forward(x), self.n_head)
         forward, backward = dispatch(q, attention_forward, attention_backward)
-        if forward is not attention_forward:
-            q, k, v = contiguous(q), contiguous(k), contiguous(v)  # as kernels want them
         y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
         self.save_for_backward((backward, saved))
-        return self.c_proj.forward(merge_heads(y))
+        return projected(self.c_proj, merge_heads(y), with_bias)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.c_proj
 
     def backward(self, dy):
         """dy (B, T, C)  ->  dx (B, T, C); adds to the gradients of the projections.
@@ -325,22 +346,33 @@ class CausalSelfAttention(Layer):
         RuntimeError without a forward.
         """
         backward, saved = self.take_saved()
-        # forward: self.c_proj.forward(merge_heads(y))
-        dy = split_heads(self.c_proj.backward(dy), self.n_head)
+        # forward: projected(self.c_proj, merge_heads(y), with_bias)
+        dy = split_heads(self.c_proj.backward(dy), self.n_head)  # (B, T, C) -> (B, H, T, D)
         # forward: y, saved = forward(q, k, v, starts=starts, **self.attn_dropout.settings(rng_key))
-        gradients = backward(dy if backward is attention_backward else contiguous(dy), saved)
-        # forward: array_module(x).split(self.c_attn.forward(x), 3, axis=-1): of each split_heads
-        B, H, T, D = gradients[0].shape
-        dqkv = array_module(dy).empty_like(dy, shape=(B, T, 3, H, D), order="C")
-        for i, gradient in enumerate(gradients):
-            dqkv[:, :, i] = gradient.transpose(0, 2, 1, 3)  # (B, H, T, D) -> (B, T, H, D)
-        return self.c_attn.backward(dqkv.reshape(B, T, 3 * H * D))
+        B, H, T, D = dy.shape
+        dqkv = array_module(dy).empty_like(dy, shape=(B, T, 3 * H * D), order="C")
+        backward(dy, saved, out=split_qkv(dqkv, H))
+        # forward: q, k, v = split_qkv(self.c_attn.forward(x), self.n_head)
+        return self.c_attn.backward(dqkv)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
+        return self.c_proj.decode(self._decoded_heads(x, cache), cache)
+
+    def decode_onto(self, residual, x, cache):
+        """residual + decode(x, cache); see Layer.decode_onto."""
+        return decoded_onto(residual, self._decoded_heads(x, cache), cache, self.c_proj)
+
+    def _decoded_heads(self, x, cache):
+        """x (B, t, C)  ->  y (B, t, C), what c_proj reads."""
         B, t, C = x.shape
-        qkv = self.c_attn.decode(x, cache).reshape(B, t, 3, self.n_head, C // self.n_head)
+        qkv = self.c_attn.decode(x, cache)  # (B, t, 3C)
+        if cache.on_device and (kernel := decode_kernel(qkv, C // self.n_head)) is not None:
+            rows = contiguous(qkv.reshape(B * t, 3 * C))
+            q, k, v = (kernel.Heads(rows, i * C, self.n_head) for i in range(3))
+            return attention_by_kernels(kernel, self, q, k, v, C // self.n_head, cache)
+        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
         k, v = cache.append(self, k, v)  # (B, H, T, D)
-        y = cached_attention(q, k, v, cache.padding_in(k.shape[2]))
-        return self.c_proj.decode(merge_heads(y), cache)
+        y = merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2])))
+        return downcast(y, x) if cache.on_device else y

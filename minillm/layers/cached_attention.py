@@ -6,6 +6,8 @@ come from a cache.
     y_id = sum_j p_ij v_jd
 
 Token i sees j <= i; with a window, only j > i - window; and no column of padding.
+
+On a device the cache is written and read by kernels: `attention_by_kernels` in decoding.py.
 """
 
 from __future__ import annotations

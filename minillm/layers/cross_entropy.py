@@ -26,6 +26,7 @@ k.
 from __future__ import annotations
 
 from minillm.backend.arrays import array_module, device_of
+from minillm.backend.precision import upcast
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
 from minillm.layers.softmax import row_max, row_sum
@@ -33,21 +34,22 @@ from minillm.layers.softmax import row_max, row_sum
 IGNORE_INDEX = -100
 
 
-def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None, gradient=None):
-    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient**, if
-    no array is given for it.
+def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoothing=0.0, count=None, before=0.0):
+    """Mean negative log-likelihood in nats. **The logits are overwritten with their gradient.**
 
     logits (..., V), targets (...) int  ->  loss (0-d, float64), saved
 
     ignore_index: a target that does not count. label_smoothing: e, from 0 to below 1. count: what
-    the sum is divided by, by default the number of rows that are not ignored. gradient: an array
-    of N rows and V columns, or more, for that of the logits, which is rounded to its dtype.
+    the sum is divided by, by default the number of rows that are not ignored. before: the loss of
+    the rows before these, which is added. Logits in bfloat16 are read as float32, and their
+    gradient is rounded.
 
     Raises ValueError if every target is ignored: the mean of nothing has no value.
     """
     xp = array_module(logits)
     vocabulary = logits.shape[-1]
-    z = logits.reshape(-1, vocabulary)  # (N, V), a view: logits is contiguous
+    given = logits.reshape(-1, vocabulary)  # (N, V), a view: logits is contiguous, or rows of a wider array
+    z = upcast(given)
     t = targets.reshape(-1)  # (N,)
     counted = t != ignore_index
     if count is None:
@@ -62,10 +64,11 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     p = xp.exp(z, out=z)
     total = row_sum(p)[:, 0]  # (N,), at least 1
     losses = xp.log(total) - (1 - label_smoothing) * at_target - label_smoothing * at_average
-    loss = xp.where(counted, losses, 0).sum(dtype="float64") / count
+    exact = xp.result_type(losses.dtype, "float64")
+    loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count
 
-    # forward: loss = xp.where(counted, losses, 0).sum(dtype="float64") / count: in all, the loss is
-    # 1/count sum (lse(z) - sum_j q_j z_j)
+    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count: in all,
+    # the loss is 1/count sum (lse(z) - sum_j q_j z_j)
     scale = (counted / count).astype(z.dtype)  # (N,), 0 for ignored rows
     # forward: p = xp.exp(z, out=z); total = row_sum(p)[:, 0]; xp.log(total): the gradient of lse
     p *= (scale / total)[:, None]  # softmax / count
@@ -75,18 +78,18 @@ def cross_entropy_forward(logits, targets, ignore_index=IGNORE_INDEX, label_smoo
     # forward: label_smoothing * at_average
     if label_smoothing:
         p -= (label_smoothing / vocabulary * scale)[:, None]
-    return loss, p.reshape(logits.shape) if gradient is None else _rounded_into(gradient[:, :vocabulary], p)
+    return loss, (p if given is z else _rounded_into(given, p)).reshape(logits.shape)
 
 
-def _rounded_into(gradient, p):
-    gradient[...] = p
-    return gradient
+def _rounded_into(given, p):
+    given[...] = p
+    return given
 
 
 def cross_entropy_backward(dloss, saved):
     """dloss (0-d)  ->  dlogits (..., V), in the buffer that forward wrote"""
-    # forward: loss = xp.where(counted, losses, 0).sum(dtype="float64") / count: the gradient for
-    # dloss = 1 was computed there, and it is linear in dloss
+    # forward: loss = before + xp.where(counted, losses, 0).sum(dtype=exact) / count: the
+    # gradient for dloss = 1 was computed there, and it is linear in dloss
     dlogits = saved
     if dloss != 1:
         dlogits *= dloss

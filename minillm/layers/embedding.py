@@ -23,7 +23,10 @@ from minillm.layers.layer import Layer, Parameter
 
 
 def embedding_forward(ids, weight, dtype=None):
-    """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, by default the weight's, saved"""
+    """ids (...) int, weight (V, C)  ->  y (..., C) of `dtype`, by default the weight's, saved
+
+    ids may be a slice: rows that lie one after the other, of which y may be a view.
+    """
     return weight[ids].astype(weight.dtype if dtype is None else dtype, copy=False), (ids, weight.shape)
 
 
@@ -40,6 +43,9 @@ def embedding_backward(dy, saved, dweight=None):
     # forward: weight[ids]: a row that is read several times gets the sum of its gradients
     if dweight is None:
         dweight = xp.zeros(weight_shape, dtype=dy_rows.dtype)
+    if isinstance(ids, slice):  # each row once
+        dweight[ids] += dy_rows
+        return dweight
     if xp is not np:  # CuPy has no reduceat
         xp.add.at(dweight, ids.reshape(-1), dy_rows)
         return dweight
@@ -62,9 +68,11 @@ class Embedding(Layer):
         self.weight = Parameter(weight)
 
     def forward(self, ids, dtype=None):
-        """ids (...) int  ->  y (..., C) of `dtype`, by default the weight's."""
-        forward, backward = dispatch(self.weight.value, embedding_forward, embedding_backward)
-        y, saved = forward(ids, self.weight.value, dtype)
+        """ids (...) int, or a slice  ->  y (..., C) of `dtype`, by default the weight's."""
+        forward, backward = dispatch(self.weight.peek(), embedding_forward, embedding_backward)
+        if isinstance(ids, slice):  # nothing to look up
+            forward, backward = embedding_forward, embedding_backward
+        y, saved = forward(ids, self.weight.peek(), dtype)
         self.save_for_backward((backward, saved))
         return y
 
@@ -78,9 +86,13 @@ class Embedding(Layer):
             return
         buffer = self.weight.grad_buffer() if self.weight.grad is None else self.weight.grad
         embedding_backward, saved = self.take_saved()
-        # forward: y, saved = forward(ids, self.weight.value, dtype)
+        # forward: y, saved = forward(ids, self.weight.peek(), dtype)
         self.weight.grad = embedding_backward(dy, saved, buffer)
 
     def decode(self, ids, cache):
-        """ids (...) int -> y (..., C), of the weight's dtype."""
-        return self.weight.value[ids]
+        """ids (...) int -> y (..., C), of the weight's dtype; on a device of the cache's."""
+        weight = self.weight.peek()
+        if not cache.on_device:
+            return weight[ids]
+        forward, _ = dispatch(weight, embedding_forward, embedding_backward)
+        return forward(ids, cache.weight(self.weight, weight), cache.dtype)[0]

@@ -169,5 +169,6 @@ class GELU(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, F) -> y (B, t, F); see Layer.decode."""
-        y, _ = gelu_forward(x, approximate=self.approximate)
+        forward = dispatch(x, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
+        y, _ = forward(x, approximate=self.approximate)
         return y

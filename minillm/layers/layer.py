@@ -60,82 +60,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, device_of, to_device
-
-
-class Parameter:
-    """A trained tensor: `value`, and `grad`, the gradient of the loss with respect to it (None
-    until backward adds one).
-
-    A `frozen` one does not learn: gradients that are added to it are dropped, and most layers do
-    not compute them.
-
-    value: an array of floats, in any memory layout; a number becomes a 0-d array. outputs_axis: for
-    the matrix of a linear map, the axis of its outputs, 0 or 1; None for all else. Raises TypeError
-    for a value that is anything else.
-    """
-
-    frozen = False
-
-    def __init__(self, value, outputs_axis: int | None = None):
-        if isinstance(value, (int, float, list, tuple)) and not isinstance(value, np.generic):
-            value = np.array(value, float)
-        elif isinstance(value, np.generic):
-            value = np.array(value)
-        if getattr(getattr(value, "dtype", None), "kind", "") not in ("f", "V"):  # V: bfloat16
-            found = getattr(value, "dtype", type(value).__name__)
-            raise TypeError(f"a Parameter holds an array of floats, not {found}: only those can be changed a little")
-        self.value = value
-        self.outputs_axis = outputs_axis
-        self.grad = None
-        self._spare = None  # the memory of the last gradient, if it came from `grad_buffer`
-        self._is_buffered = False
-
-    def to(self, device: str) -> None:
-        """Move the value to a device; the gradient and its memory are dropped."""
-        self.value = to_device(self.value, device)
-        self.grad = self._spare = None
-
-    def zero_grad(self) -> None:
-        """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free
-        otherwise.
-        """
-        if self.grad is not None:
-            self._spare, self.grad = self.grad if self._is_buffered else None, None
-
-    def grad_buffer(self):
-        """An array of zeros like the value, for a gradient too large to be made afresh in every
-        step.
-        """
-        self._is_buffered = True
-        buffer, self._spare = self._spare, None
-        if buffer is None:
-            return array_module(self.value).zeros_like(self.value)
-        buffer[...] = 0
-        return buffer
-
-    def add_grad(self, grad) -> None:
-        """Add `grad` (same shape as the value) to the gradient.
-
-        The first gradient is stored without a copy, and later ones are added into it: the caller
-        must not modify it, and it must not be dy, dx or a view of them. Raises ValueError for
-        another shape.
-        """
-        if not hasattr(grad, "shape"):
-            grad = np.array(grad, self.value.dtype)
-        if grad.shape != self.value.shape:
-            raise ValueError(f"gradient of shape {grad.shape} for a parameter of shape {self.value.shape}")
-        if self.frozen:
-            return
-        if self.grad is None:
-            self.grad = grad
-        elif isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
-            self.grad = self.grad + grad  # a broadcast array, say
-        else:
-            self.grad += grad
-
-    def __repr__(self):
-        return f"Parameter(shape={self.value.shape}, dtype={self.value.dtype})"
+from minillm.backend.arrays import device_of
+from minillm.layers.parameter import Parameter
 
 
 class Layer:
@@ -162,6 +88,8 @@ class Layer:
                 cls.decode = _no_decode
         if "decode" in own:
             cls._decoded = _forward_code(cls)
+            if "decode_onto" not in own:
+                cls.decode_onto = Layer.decode_onto
 
     # --------------------------------------------------------------------------- what it is made of
 
@@ -228,7 +156,7 @@ class Layer:
     @property
     def device(self) -> str:
         """Where the parameters are: "cpu", "cuda" or "cudasim"."""
-        return device_of(next(iter(self.parameters().values())).value)
+        return device_of(next(iter(self.parameters().values())).peek())
 
     def to(self, device: str) -> Layer:
         """Move all parameters to a device ("cpu", "cuda" or "cudasim"); gradients are dropped.
@@ -275,6 +203,13 @@ class Layer:
         """
         with evaluating(self):
             return self.forward(x)
+
+    def decode_onto(self, residual, x, cache):
+        """residual + decode(x, cache), (B, t, C): for layers whose last kernel adds as well.
+
+        A class that defines `decode` has this one, unless it defines its own.
+        """
+        return residual + self.decode(x, cache)
 
 
 # --------------------------------------------------------------------------------------- generation

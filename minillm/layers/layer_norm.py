@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minillm.backend.arrays import array_module
+from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
@@ -73,8 +73,11 @@ def layer_norm_forward(x, weight, bias=None, eps=1e-5):
     return downcast(y, x).reshape(x.shape), LayerNormSaved(normed, rstd, weight, bias is not None)
 
 
-def layer_norm_backward(dy, saved):
-    """dy (..., C)  ->  dx (..., C), dweight (C,), dbias (C,) or None"""
+def layer_norm_backward(dy, saved, dsum=None):
+    """dy (..., C)  ->  dx (..., C), dweight (C,), dbias (C,) or None
+
+    dsum (..., C): another gradient of x, from where x goes besides; it is added to dx.
+    """
     normed, rstd, weight, has_bias = saved
     xp = array_module(dy)
     N, C = normed.shape
@@ -95,6 +98,8 @@ def layer_norm_backward(dy, saved):
     dx -= (dnormed @ average)[:, None]
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
+    if dsum is not None:
+        dx += upcast(dsum).reshape(N, C)
     return downcast(dx, dy).reshape(dy.shape), dweight, dbias
 
 
@@ -133,14 +138,15 @@ class LayerNorm(Layer):
         self.save_for_backward((backward, saved))
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, dsum=None):
         """dy (..., C)  ->  dx (..., C); adds to the gradients of weight and bias.
 
-        Raises RuntimeError without a forward before it.
+        dsum (..., C): another gradient of x, which is added to dx. Raises RuntimeError without a
+        forward before it.
         """
         layer_norm_backward, saved = self.take_saved()
         # forward: y, saved = forward(x, self.weight.value, bias, self.eps)
-        dx, dweight, dbias = layer_norm_backward(dy, saved)
+        dx, dweight, dbias = layer_norm_backward(dy, saved, dsum)
         self.weight.add_grad(dweight)
         if dbias is not None:
             self.bias.add_grad(dbias)
@@ -148,8 +154,11 @@ class LayerNorm(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        bias = self.bias.value if hasattr(self, "bias") else None
+        bias = self.bias.peek() if hasattr(self, "bias") else None
         if x.size == x.shape[-1] and type(x) is np.ndarray:
-            return layer_norm_of_one_row(x, self.weight.value, bias, self.eps)
-        y, _ = layer_norm_forward(x, self.weight.value, bias, self.eps)
+            return layer_norm_of_one_row(x, self.weight.peek(), bias, self.eps)
+        forward = layer_norm_forward
+        if cache.on_device:
+            x, (forward, _) = contiguous(x), dispatch(x, layer_norm_forward, layer_norm_backward)
+        y, _ = forward(x, self.weight.peek(), bias, self.eps)
         return y

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from minillm.backend.arrays import array_module
 from minillm.backend.matmul import matmul
-from minillm.backend.precision import downcast
+from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
+from minillm.layers.bias import add_bias, sum_over_rows
+from minillm.layers.decoding import products
 from minillm.layers.layer import Layer, Parameter
 
 
@@ -44,32 +45,30 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     rows = x.reshape(-1, x.shape[-1])  # (N, I): one large product in place of many small ones
     y = matmul(rows, w, dtype=dtype)  # (N, I) @ (I, O)
     if bias is not None:
-        y += downcast(bias, y)
+        y = add_bias(y, bias)
     return y.reshape(*x.shape[:-1], w.shape[1]), LinearSaved(x, weight, bias is not None, transposed)
 
 
-def linear_backward(dy, saved, needs_dweight=True):
+def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
     """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
 
-    needs_dweight=False: dweight is not computed, and None.
+    needs_dweight=False: dweight is not computed, and None. dweight: an array that the weight's
+    gradient is added to, by the product itself; by default a new one. dx (N, I): likewise.
     """
     x, weight, has_bias, transposed = saved
-    xp = array_module(dy)
     w = weight.T if transposed else weight
     dy_rows = dy.reshape(-1, dy.shape[-1])  # (N, O)
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     # forward: y = matmul(rows, w, dtype=dtype)
-    dx = matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, I)
+    dx = matmul(dy_rows, w.T, dx, add=dx is not None).reshape(x.shape)  # (N, O) @ (O, I)
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dtype=weight.dtype)  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dtype=weight.dtype)  # (I, N) @ (N, O)
-    # forward: y += downcast(bias, y): the same bias for every row. As a product with ones the sum
-    # runs at the speed of the BLAS.
-    ones = xp.ones(len(dy_rows), dtype=weight.dtype) if has_bias else None
-    dbias = matmul(ones, dy_rows) if has_bias else None  # (N,) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (I, N) @ (N, O)
+    # forward: y = add_bias(y, bias): the same bias for every row
+    dbias = sum_over_rows(dy_rows) if has_bias else None
     return dx, dweight, dbias
 
 
@@ -92,17 +91,21 @@ class Linear(Layer):
         with_bias=False: the bias is left to the caller, who adds its gradient, too.
         """
         bias = self.bias.value if with_bias and hasattr(self, "bias") else None
-        y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
+        y, saved = linear_forward(x, self.weight.operand(x), bias, self.transposed, dtype)
         self.save_for_backward(saved)
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of weight and bias.
 
-        Raises RuntimeError without a forward before it.
+        dx: an array that the gradient of x is added to, and which is returned; by default a new
+        one. Raises RuntimeError without a forward before it.
         """
-        # forward: y, saved = linear_forward(x, self.weight.value, bias, self.transposed, dtype)
-        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen)
+        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
+        # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
+        dx, dweight, dbias = linear_backward(
+            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx_rows
+        )
         if dweight is not None:
             self.weight.add_grad(dweight)
         if dbias is not None:
@@ -114,7 +117,9 @@ class Linear(Layer):
 
         with_bias=False: the bias is left to the caller.
         """
-        weight = self.weight.value
+        if cache.on_device:
+            return products(x, (self,), cache, with_bias)[0]
+        weight = self.weight.peek()
         if cache.one_token:
             if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
                 return packed(x)
@@ -127,5 +132,29 @@ class Linear(Layer):
                 y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
             y = y.reshape(*x.shape[:-1], -1)
         if with_bias and hasattr(self, "bias"):
-            y += self.bias.value
+            y += self.bias.peek()
         return y
+
+    def decode_onto(self, residual, x, cache):
+        """residual + decode(x, cache); see Layer.decode_onto."""
+        return products(x, (self,), cache, residual=residual)[0]
+
+
+def projected(layer, x, with_bias: bool):
+    """layer.forward(x), where the layer is a Linear or one of your own, which takes x alone.
+
+    with_bias=False: the layer is a Linear, whose bias is left to the caller.
+    """
+    return layer.forward(x) if with_bias else layer.forward(x, with_bias=False)
+
+
+def backward_onto(layer, dy, dx):
+    """dx + layer.backward(dy), written over dx: in the product itself where backward is that of a
+    Linear.
+    """
+    own = vars(layer).get("backward")
+    is_ours = own is None or getattr(own, "only_takes_time", False)
+    if is_ours and isinstance(layer, Linear) and type(layer).backward.__module__.startswith("minillm.layers."):
+        return layer.backward(dy, dx)
+    dx += layer.backward(dy)
+    return dx

@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from minillm.backend.matmul import matmul
+from minillm.backend.precision import gradient_dtype
 from minillm.layers.layer import Parameter
 from minillm.layers.linear import Linear
 
@@ -55,12 +56,12 @@ def lora_backward(dy, saved):
     x, a, b, h, scale = saved
     rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # forward: matmul(h, b.T): h is scaled already
-    db = matmul(dy_rows.T, h, dtype=b.dtype)  # (O, N) @ (N, r)
+    db = matmul(dy_rows.T, h, dtype=gradient_dtype(b))  # (O, N) @ (N, r)
     dh = matmul(dy_rows, b)  # (N, O) @ (O, r)
     # forward: h *= scale
     dh *= scale
     # forward: h = matmul(rows, a.T)
-    da = matmul(dh.T, rows, dtype=a.dtype)  # (r, N) @ (N, I)
+    da = matmul(dh.T, rows, dtype=gradient_dtype(a))  # (r, N) @ (N, I)
     return matmul(dh, a).reshape(x.shape), da, db  # (N, r) @ (r, I)
 
 
@@ -86,21 +87,22 @@ class LoRALinear(Linear):
         """x (..., I)  ->  y (..., O). with_bias=False: without the bias of the base."""
         y = super().forward(x, with_bias)
         of_base = self._saved
-        added, saved = lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)
+        added, saved = lora_forward(x, self.lora_A.operand(x), self.lora_B.operand(x), self.scale)
         y += added
         self.save_for_backward((of_base, saved))
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, dx=None):
         """dy (..., O)  ->  dx (..., I); adds to the gradients of lora_A and lora_B.
 
-        Raises RuntimeError without a forward before it.
+        dx: an array that the gradient of x is added to; by default a new one. Raises RuntimeError
+        without a forward before it.
         """
         of_base, saved = self.take_saved()
         self._saved = of_base  # for the backward of Linear
         # forward: y = super().forward(x, with_bias)
-        dx = super().backward(dy)
-        # forward: added, saved = lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)
+        dx = super().backward(dy, dx)
+        # forward: added, saved = lora_forward(x, self.lora_A.operand(x), ...)
         # forward: y += added: the same x as above
         dx_added, da, db = lora_backward(dy, saved)
         self.lora_A.add_grad(da)
@@ -111,7 +113,7 @@ class LoRALinear(Linear):
     def decode(self, x, cache, with_bias=True):
         """The new tokens x (B, t, I) -> y (B, t, O); see Layer.decode."""
         y = super().decode(x, cache, with_bias)
-        y += lora_forward(x, self.lora_A.value, self.lora_B.value, self.scale)[0]
+        y += lora_forward(x, self.lora_A.operand(x), self.lora_B.operand(x), self.scale)[0]
         return y
 
     def merged_weight(self):

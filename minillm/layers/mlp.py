@@ -9,9 +9,10 @@ which visits every element anyway.
 from __future__ import annotations
 
 from minillm.kernels import dispatch
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, projected
 
 
 class MLP(Layer):
@@ -23,14 +24,22 @@ class MLP(Layer):
         self.c_proj = c_proj
         self.approximate = approximate
 
-    def forward(self, x):
-        """x (..., C)  ->  y (..., C)"""
+    def forward(self, x, with_bias=True):
+        """x (..., C)  ->  y (..., C)
+
+        with_bias=False: the bias of `projection` is left to the caller, who adds its gradient, too.
+        """
         bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.forward(x, with_bias=False)  # (..., C) @ (C, F)
         forward, backward = dispatch(h, gelu_forward, gelu_backward)
         h, saved_gelu = forward(h, bias, self.approximate)
         self.save_for_backward((backward, saved_gelu))
-        return self.c_proj.forward(h)  # (..., F) @ (F, C)
+        return projected(self.c_proj, h, with_bias)  # (..., F) @ (F, C)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.c_proj
 
     def backward(self, dy):
         """dy (..., C)  ->  dx (..., C); adds to the gradients of both layers.
@@ -38,7 +47,7 @@ class MLP(Layer):
         Raises RuntimeError without a forward before it.
         """
         gelu_backward, saved_gelu = self.take_saved()
-        # forward: self.c_proj.forward(h)
+        # forward: projected(self.c_proj, h, with_bias)
         dh = self.c_proj.backward(dy)
         # forward: h, saved_gelu = forward(h, bias, self.approximate): gelu(z + bias)
         dz, dbias = gelu_backward(dh, saved_gelu)
@@ -49,7 +58,15 @@ class MLP(Layer):
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        bias = self.c_fc.bias.value if hasattr(self.c_fc, "bias") else None
+        return self.c_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
+
+    def decode_onto(self, residual, x, cache):
+        """residual + decode(x, cache); see Layer.decode_onto."""
+        return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.c_proj)
+
+    def _decoded_inside(self, x, cache):
+        bias = self.c_fc.bias.peek() if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
-        h, _ = gelu_forward(h, bias, self.approximate)
-        return self.c_proj.decode(h, cache)  # (..., F) @ (F, C)
+        forward = dispatch(h, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
+        h, _ = forward(h, bias, self.approximate)
+        return h

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from minillm.backend.arrays import array_module
+from minillm.layers.decoding import is_decode_of, products
 from minillm.layers.linear import Linear
 
 SHORT_ROW = 1024  # numbers; longer rows are read fast as they are
@@ -25,6 +26,15 @@ def packed_linear(x, linears: tuple[Linear, ...], cache):
     if (packed := cache.packed(*linears)) is not None:
         return packed(x)
     return array_module(x).concatenate([linear.decode(x, cache) for linear in linears], axis=-1)
+
+
+def decoded_each(x, linears: tuple[Linear, ...], cache) -> list:
+    """x (B, t, I)  ->  the output of each of `linears`, (B, t, O_1), (B, t, O_2), ..., on a device:
+    plain ones together.
+    """
+    if all(is_decode_of(linear, Linear) for linear in linears) and len({linear.transposed for linear in linears}) == 1:
+        return products(x, linears, cache)
+    return [linear.decode(x, cache) for linear in linears]
 
 
 def packing_pays(linears) -> bool:

@@ -22,7 +22,7 @@ import math
 
 import numpy as np
 
-from minillm.backend.arrays import array_module
+from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
@@ -42,8 +42,11 @@ def rms_norm_forward(x, weight, eps=1e-5):
     return downcast(normed * weight, x).reshape(x.shape), (normed, rstd, weight)
 
 
-def rms_norm_backward(dy, saved):
-    """dy (..., C)  ->  dx (..., C), dweight (C,)"""
+def rms_norm_backward(dy, saved, dsum=None):
+    """dy (..., C)  ->  dx (..., C), dweight (C,)
+
+    dsum (..., C): another gradient of x, from where x goes besides; it is added to dx.
+    """
     normed, rstd, weight = saved
     xp = array_module(dy)
     N, C = normed.shape
@@ -57,6 +60,8 @@ def rms_norm_backward(dy, saved):
     along_normed = product @ (weight * weight.dtype.type(1 / C))  # 1/C sum_j g_j n_j, g = dy w: (N,)
     dx -= xp.multiply(normed, along_normed[:, None], out=product)
     dx *= rstd[:, None]
+    if dsum is not None:
+        dx += upcast(dsum).reshape(N, C)
     return downcast(dx, dy).reshape(dy.shape), dweight
 
 
@@ -86,20 +91,24 @@ class RMSNorm(Layer):
         self.save_for_backward((backward, saved))
         return y
 
-    def backward(self, dy):
+    def backward(self, dy, dsum=None):
         """dy (..., C)  ->  dx (..., C); adds to the weight's gradient.
 
-        Raises RuntimeError without a forward before it.
+        dsum (..., C): another gradient of x, which is added to dx. Raises RuntimeError without a
+        forward before it.
         """
         rms_norm_backward, saved = self.take_saved()
         # forward: y, saved = forward(x, self.weight.value, self.eps)
-        dx, dweight = rms_norm_backward(dy, saved)
+        dx, dweight = rms_norm_backward(dy, saved, dsum)
         self.weight.add_grad(dweight)
         return dx
 
     def decode(self, x, cache):
         """The new tokens x (B, t, ..., C) -> y (B, t, ..., C); see Layer.decode."""
         if x.size == x.shape[-1] and type(x) is np.ndarray:
-            return rms_norm_of_one_row(x, self.weight.value, self.eps)
-        y, _ = rms_norm_forward(x, self.weight.value, self.eps)
+            return rms_norm_of_one_row(x, self.weight.peek(), self.eps)
+        forward = rms_norm_forward
+        if cache.on_device:
+            x, (forward, _) = contiguous(x), dispatch(x, rms_norm_forward, rms_norm_backward)
+        y, _ = forward(x, self.weight.peek(), self.eps)
         return y

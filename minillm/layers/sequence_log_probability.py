@@ -26,9 +26,10 @@ logits again: of the products with W, four in place of three.
 Targets that do not count cost nothing at the two ends of a row: the prompt before the answer, and
 the padding behind it.
 
-In bfloat16 x is rounded, and so is W for the products; logits, softmax and log-probabilities are
-float32, their sum is float64, dlogits are rounded when they are written, and dW is added up in
-float32.
+In bfloat16 x is rounded, and so is W for the products; softmax and log-probabilities are float32,
+their sum is float64, dlogits are rounded when they are written, and dW is added up in float32. On a
+device logits are rounded as well, and W may have rows of zeros beyond V: see
+linear_cross_entropy.py.
 """
 
 from __future__ import annotations
@@ -39,79 +40,88 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minillm.backend.arrays import array_module, device_of, to_device
-from minillm.backend.matmul import empty_operand, matmul
+from minillm.backend.matmul import matmul
+from minillm.backend.precision import gradient_dtype
 from minillm.kernels import dispatch
 from minillm.layers.cross_entropy import IGNORE_INDEX, cross_entropy_backward, cross_entropy_forward
 from minillm.layers.layer import Layer, Parameter
-from minillm.layers.linear_cross_entropy import CHUNK_LOGITS, STRIP_ROWS
+from minillm.layers.linear_cross_entropy import STRIP_ROWS, RoomForLogits, rows_of_chunk
 
 
 class SequenceLogProbabilitySaved(NamedTuple):
     """What backward needs of forward."""
 
     x: Any  # (B, T, C)
-    weight: Any  # (V, C)
+    weight: Any  # (V, C), or with more rows, which are zero
     targets: Any  # (B, T)
     ignore_index: int
     chunks: list[tuple[int, slice]]  # those of forward
+    vocabulary: int  # V
 
 
-def sequence_log_probability_forward(x, weight, targets, ignore_index=IGNORE_INDEX, spans=None, chunk_rows=None):
+def sequence_log_probability_forward(
+    x, weight, targets, ignore_index=IGNORE_INDEX, spans=None, chunk_rows=None, vocabulary=None
+):
     """x (B, T, C), weight (V, C), targets (B, T) int  ->  logp (B,) in nats, float64; saved
 
     weight: None where x are the logits themselves. ignore_index: a target that does not
     count; a row without any other has logp 0. spans: of each row (first, end), outside of which no
     target counts, as `counted_spans` gives; by default those of targets in host memory, and whole
-    rows of others. chunk_rows: rows of logits that exist at a time; by default as many as make
-    linear_cross_entropy.py's CHUNK_LOGITS.
+    rows of others. chunk_rows: rows of logits that exist at a time; by default as many as
+    `rows_of_chunk` of linear_cross_entropy.py says. vocabulary: V, where the weight has more rows
+    than that, which are zero.
     """
     if spans is None and device_of(targets) == "cpu":
         spans = counted_spans(targets, ignore_index)
-    vocabulary = x.shape[-1] if weight is None else len(weight)
-    chunk_rows = chunk_rows or max(1, CHUNK_LOGITS[device_of(x)] // vocabulary)
+    if vocabulary is None:
+        vocabulary = x.shape[-1] if weight is None else len(weight)
+    chunk_rows = chunk_rows or rows_of_chunk(x.shape[1], vocabulary, device_of(x), x.itemsize)
     chunks = list(_chunks(spans or [(0, x.shape[1])] * len(x), chunk_rows))
-    logp = to_device(array_module(x).zeros(len(x)), device_of(x))  # (B,)
+    xp = array_module(x)
+    logp = to_device(xp.zeros(len(x), xp.result_type(x.dtype, "float64")), device_of(x))  # (B,)
+    room = None if weight is None else RoomForLogits(_longest(chunks), x, weight)
     for b, part in chunks:
-        logits = _logits(x[b, part], weight)
+        logits = _logits(x[b, part], weight, room)
         forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
-        loss, _ = forward(logits, targets[b, part], ignore_index, count=1)  # the sum of the chunk's cross-entropies
+        loss, _ = forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=1)  # a sum
         logp[b : b + 1] -= loss
         del logits  # before the next chunk's are made
-    return logp, SequenceLogProbabilitySaved(x, weight, targets, ignore_index, chunks)
+    return logp, SequenceLogProbabilitySaved(x, weight, targets, ignore_index, chunks, vocabulary)
 
 
 def sequence_log_probability_backward(dlogp, saved, dweight=None, needs_dweight=True):
     """dlogp (B,)  ->  dx (B, T, C), dweight (V, C)
 
-    dweight: a buffer (V, C) that the weight's gradient is added to; by default a new one. With
+    dweight: a buffer, as weight, that its gradient is added to; by default a new one. With
     needs_dweight=False, or without a weight, it is None.
     """
-    x, weight, targets, ignore_index, chunks = saved
+    x, weight, targets, ignore_index, chunks, vocabulary = saved
     xp = array_module(x)
-    # forward: logits = _logits(x[b, part], weight): room for its gradients; what is in no chunk has
-    # none
+    # forward: logits = _logits(x[b, part], weight, room): room for its gradients; what is in no
+    # chunk has none
     dx = xp.zeros_like(x)
     if weight is not None:
         if needs_dweight and dweight is None:
-            dweight = xp.zeros_like(weight)
+            dweight = xp.zeros_like(weight, dtype=gradient_dtype(weight))
         strip_rows = len(weight) if device_of(weight) == "cuda" else STRIP_ROWS
-        rounded = empty_operand(max((part.stop - part.start for _, part in chunks), default=0), len(weight), like=x)
+    room = None if weight is None else RoomForLogits(_longest(chunks), x, weight)
     # forward: logp[b : b + 1] -= loss
     with np.errstate(divide="ignore"):  # a row with dlogp 0: 1 / count is 0 then
         count = -1 / dlogp  # (B,)
     for b, part in chunks:
-        logits = _logits(x[b, part], weight)  # once more
+        logits = _logits(x[b, part], weight, room)  # once more
         forward, _ = dispatch(logits, cross_entropy_forward, cross_entropy_backward)
-        gradient = None if weight is None or rounded is None else rounded[: len(logits)]
-        # forward: loss, _ = forward(logits, targets[b, part], ignore_index, count=1)
-        _, dlogits = forward(logits, targets[b, part], ignore_index, count=count[b], gradient=gradient)
+        # forward: loss, _ = forward(logits[:, :vocabulary], targets[b, part], ...)
+        _, dlogits = forward(logits[:, :vocabulary], targets[b, part], ignore_index, count=count[b])
         if weight is None:
-            # forward: logits = _logits(x[b, part], weight)
+            # forward: logits = _logits(x[b, part], weight, room)
             # forward: return x.copy()
             dx[b, part] = dlogits
             continue
-        # forward: logits = _logits(x[b, part], weight)
-        # forward: return matmul(x, weight.T, dtype=weight.dtype)
+        # forward: logits = _logits(x[b, part], weight, room): dlogits have been written over them
+        dlogits = room.rounded(logits)
+        # forward: logits = _logits(x[b, part], weight, room)
+        # forward: return matmul(x, weight.T, room.part(len(x)), gradient_dtype(weight))
         matmul(dlogits, weight, out=dx[b, part])  # (n, V) @ (V, C)
         for first in range(0, len(weight) if needs_dweight else 0, strip_rows):
             strip = slice(first, first + strip_rows)
@@ -120,11 +130,15 @@ def sequence_log_probability_backward(dlogp, saved, dweight=None, needs_dweight=
     return dx, dweight
 
 
-def _logits(x, weight):
+def _logits(x, weight, room):
     """x (n, C), weight (V, C)  ->  logits (n, V), which may be written over"""
     if weight is None:
         return x.copy()
-    return matmul(x, weight.T, dtype=weight.dtype)  # (n, C) @ (C, V), in float32 for softmax and loss
+    return matmul(x, weight.T, room.part(len(x)), gradient_dtype(weight))  # (n, C) @ (C, V)
+
+
+def _longest(chunks) -> int:
+    return max((part.stop - part.start for _, part in chunks), default=0)
 
 
 def counted_spans(targets, ignore_index=IGNORE_INDEX) -> list[tuple[int, int]]:
@@ -166,8 +180,12 @@ class SequenceLogProbability(Layer):
 
         spans: see `sequence_log_probability_forward`.
         """
-        weight = None if self.weight is None else self.weight.value
-        logp, saved = sequence_log_probability_forward(x, weight, targets, self.ignore_index, spans)
+        weight = vocabulary = None
+        if self.weight is not None:
+            weight, vocabulary = self.weight.operand(x, padded=True), len(self.weight.peek())
+        logp, saved = sequence_log_probability_forward(
+            x, weight, targets, self.ignore_index, spans, vocabulary=vocabulary
+        )
         self.save_for_backward(saved)
         return logp
 
@@ -179,8 +197,8 @@ class SequenceLogProbability(Layer):
         saved = self.take_saved()
         # forward: logp, saved = sequence_log_probability_forward(x, weight, targets, ...)
         learns = self.weight is not None and not self.weight.frozen
-        buffer = self.weight.grad_buffer() if learns else None
+        buffer = self.weight.grad_buffer(len(saved.weight)) if learns else None
         dx, dweight = sequence_log_probability_backward(dlogp, saved, buffer, needs_dweight=learns)
         if learns:
-            self.weight.add_grad(dweight)
+            self.weight.add_grad(dweight[: len(self.weight.peek())])
         return dx

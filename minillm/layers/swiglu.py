@@ -21,9 +21,10 @@ from __future__ import annotations
 from minillm.backend.arrays import array_module
 from minillm.backend.precision import downcast, upcast
 from minillm.kernels import dispatch
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
-from minillm.layers.linear import Linear
-from minillm.layers.packed_linear import packed_linear
+from minillm.layers.linear import Linear, backward_onto, projected
+from minillm.layers.packed_linear import decoded_each, packed_linear
 
 
 def swiglu_forward(gate, up):
@@ -79,13 +80,21 @@ class SwiGLU(Layer):
         self.up_proj = up_proj
         self.down_proj = down_proj
 
-    def forward(self, x):
-        """x (..., C)  ->  y (..., C)"""
+    def forward(self, x, with_bias=True):
+        """x (..., C)  ->  y (..., C)
+
+        with_bias=False: the bias of `projection` is left to the caller, who adds its gradient, too.
+        """
         gate, up = self.gate_proj.forward(x), self.up_proj.forward(x)  # (..., C) @ (C, F), twice
         forward, backward = dispatch(gate, swiglu_forward, swiglu_backward)
         h, saved = forward(gate, up)
         self.save_for_backward((backward, saved))
-        return self.down_proj.forward(h)  # (..., F) @ (F, C)
+        return projected(self.down_proj, h, with_bias)  # (..., F) @ (F, C)
+
+    @property
+    def projection(self) -> Linear:
+        """The layer that computes the result."""
+        return self.down_proj
 
     def backward(self, dy):
         """dy (..., C)  ->  dx (..., C); adds to the gradients of the projections.
@@ -93,17 +102,25 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        # forward: self.down_proj.forward(h); h, saved = forward(gate, up)
+        # forward: projected(self.down_proj, h, with_bias); h, saved = forward(gate, up)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
         dx = self.gate_proj.backward(dgate)
-        dx += self.up_proj.backward(dup)
-        return dx
+        return backward_onto(self.up_proj, dup, dx)
 
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
+        return self.down_proj.decode(self._decoded_inside(x, cache), cache)  # (..., F) @ (F, C)
+
+    def decode_onto(self, residual, x, cache):
+        """residual + decode(x, cache); see Layer.decode_onto."""
+        return decoded_onto(residual, self._decoded_inside(x, cache), cache, self.down_proj)
+
+    def _decoded_inside(self, x, cache):
+        if cache.on_device:
+            gate, up = decoded_each(x, (self.gate_proj, self.up_proj), cache)
+            return dispatch(gate, swiglu_forward, swiglu_backward)[0](gate, up)[0]
         # twice (..., C) @ (C, F), or (1, 1, C) @ (C, 2F)
         gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)
         F = gate_up.shape[-1] // 2
-        h = swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])
-        return self.down_proj.decode(h, cache)  # (..., F) @ (F, C)
+        return swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])

@@ -108,8 +108,8 @@ def look(model, ids, targets) -> list[Heads]:
 def _recording(backward, seen: list):
     """attention_backward that also appends its inputs and results to `seen`."""
 
-    def recording_backward(dy, saved):
-        dq, dk, dv = backward(dy, saved)
+    def recording_backward(dy, saved, out=None):
+        dq, dk, dv = backward(dy, saved, out)
         q, k, v = saved.q, saved.k, saved.v
         p = causal_attention(scores(q, k))
         # forward: y = p @ v, p = softmax(s), s = q @ k^T / sqrt(D)

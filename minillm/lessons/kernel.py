@@ -51,6 +51,7 @@ from minillm.layers.attention import attention_forward
 from minillm.lessons.lesson import Finding, Lesson, Measured, Table
 
 RUNGS = {"naive": "tab:red", "tiled": "tab:gray", "flash": "tab:blue"}  # -> its colour in the picture
+A_ROW = 256  # bytes: no array of the kernels is smaller
 TIMES = (64, 128, 256, 512)
 WIDTH = 64
 TILE = 64  # queries that a block of the flash kernel works on
@@ -130,12 +131,14 @@ def count(rung: str, time: int) -> Count:
 
 
 def held_after(function):
-    """(bytes of the arrays that a function created and its result keeps alive, the result)."""
+    """(bytes of the arrays that a function created and its result keeps alive, the result). Smaller
+    ones are the arguments of launches, which are kept for the next launch.
+    """
     tracemalloc.start()
     try:
         result = function()
         arrays = tracemalloc.take_snapshot().filter_traces([tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)])
-        return sum(trace.size for trace in arrays.traces), result
+        return sum(trace.size for trace in arrays.traces if trace.size >= A_ROW), result
     finally:
         tracemalloc.stop()
 

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from minillm.backend.arrays import array_module, device_of, to_device
 from minillm.errors import UserError
 from minillm.layers.attention import CausalSelfAttention
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.documents import forward_with
 from minillm.layers.dropout import Dropout
 from minillm.layers.embedding import Embedding
+from minillm.layers.fused_block import BlockParts, FusedBlockSaved, fused_block_backward, fused_block_forward, fuses
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
@@ -199,10 +201,9 @@ class Transformer(Layer):
 
         Raises ValueError where dropout needs a key and there is none.
         """
-        positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids))
+        positions = slice(ids.shape[1])  # 0 .. T-1, the same in every row
         if starts is not None:
-            positions = positions - starts  # (B, T)
-        # The same positions in every row, unless documents are packed.
+            positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids)) - starts  # (B, T)
         x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
         x = self.embd_dropout.forward(x, rng_key)
         x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training, starts)
@@ -254,6 +255,10 @@ class ResidualBlock(Layer):
         """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode. starts
         (B, T): of packed documents.
         """
+        if fuses(self.parts(), x):  # the same in fewer passes over memory (fused_block.py)
+            y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
+            self.save_for_backward(saved)
+            return y
         attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
         attn_out = self.attn_resid_dropout.forward(attn_out, rng_key)
         x, saved_attn = residual_forward(x, attn_out)
@@ -267,7 +272,11 @@ class ResidualBlock(Layer):
 
         RuntimeError without a forward.
         """
-        saved_attn, saved_mlp = self.take_saved()
+        saved = self.take_saved()
+        if isinstance(saved, FusedBlockSaved):
+            # forward: y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
+            return fused_block_backward(dy, saved)
+        saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, mlp_out): x = x + dropout(mlp(ln_2(x)))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
         # forward: self.mlp_resid_dropout.forward(...)
@@ -279,7 +288,14 @@ class ResidualBlock(Layer):
         # forward: forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
+    def parts(self) -> BlockParts:
+        """The layers, in the order of forward."""
+        dropouts = self.attn_resid_dropout, self.mlp_resid_dropout
+        residual = residual_forward, residual_backward
+        return BlockParts(self.ln_1, self.attn, self.ln_2, self.mlp, residual, dropouts)
+
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        x = x + self.attn_resid_dropout.decode(self.attn.decode(self.ln_1.decode(x, cache), cache), cache)
-        return x + self.mlp_resid_dropout.decode(self.mlp.decode(self.ln_2.decode(x, cache), cache), cache)
+        # x + attn(ln_1(x)), and of that x + mlp(ln_2(x))
+        x = decoded_onto(x, self.ln_1.decode(x, cache), cache, self.attn, self.attn_resid_dropout)
+        return decoded_onto(x, self.ln_2.decode(x, cache), cache, self.mlp, self.mlp_resid_dropout)

@@ -68,7 +68,7 @@ class LanguageModel(Layer, Architecture):
         self.lm_head = self._make_head()
         self.lm_head.weight.outputs_axis = None  # a row for each token of the vocabulary, as an embedding has
         self.loss_head = LinearCrossEntropy(self.lm_head.weight)
-        self.body.activations = activation_dtype(self.precision)
+        self.body.activations = _activations(self.precision)
         self._name_layers()
 
     def __repr__(self):
@@ -212,7 +212,7 @@ class LanguageModel(Layer, Architecture):
         copy._dlogits = None
         if dtype is not None:
             copy._dtype, copy.precision = weight_dtype(dtype), dtype
-            copy.body.activations = activation_dtype(dtype)
+            copy.body.activations = _activations(dtype)
             for parameter in copy.parameters().values():
                 parameter.value = np.array(to_host(parameter.value), copy._dtype)
         return copy
@@ -274,21 +274,28 @@ class LanguageModel(Layer, Architecture):
     def _ids_on_device(self, ids, what, ignored=None):
         """ids as an array beside the parameters; ids that come from the host are checked."""
         if device_of(ids) == "cpu":
-            ids = np.asarray(ids)
-            if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
-                raise UserError(f"{what} must be whole numbers of shape (B, T), not {ids.dtype} of shape {ids.shape}")
-            wrong = (ids < 0) | (ids >= self.config.vocab_size)
-            if ignored is not None:
-                wrong &= ids != ignored
-            if wrong.any():
-                row, position = np.argwhere(wrong)[0]
-                raise UserError(
-                    f"{what}[{row}, {position}] is {ids[row, position]}, outside the vocabulary of "
-                    f"{self.config.vocab_size} tokens: was the text encoded with another tokenizer?"
-                )
+            ids = self.checked_ids(ids, what, ignored)
         weight = getattr(self.lm_head, "weight", None)
-        device = device_of(weight.value) if isinstance(weight, Parameter) else self.device
+        device = device_of(weight.peek()) if isinstance(weight, Parameter) else self.device
         return contiguous(to_device(ids, device))
+
+    def checked_ids(self, ids, what: str, ignored=None) -> np.ndarray:
+        """ids (B, T) of the host as an array. Raises UserError for others than whole numbers, and
+        for those outside the vocabulary, but for `ignored`.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or ids.size == 0:
+            raise UserError(f"{what} must be whole numbers of shape (B, T), not {ids.dtype} of shape {ids.shape}")
+        wrong = (ids < 0) | (ids >= self.config.vocab_size)
+        if ignored is not None:
+            wrong &= ids != ignored
+        if wrong.any():
+            row, position = np.argwhere(wrong)[0]
+            raise UserError(
+                f"{what}[{row}, {position}] is {ids[row, position]}, outside the vocabulary of "
+                f"{self.config.vocab_size} tokens: was the text encoded with another tokenizer?"
+            )
+        return ids
 
     def has_own_head(self) -> bool:
         """Whether `forward` is the head over the body, so that `logits_of(hidden(ids))` is what it
@@ -450,3 +457,9 @@ def _after_loss(backward):
 _METHODS = {
     name: vars(LanguageModel)[name] for name in ("forward", "backward", "next_token_logits", "_logits", "_hidden")
 }
+
+
+def _activations(precision):
+    """The dtype of activations in a precision; None where it is that of the weights."""
+    dtype = activation_dtype(precision)
+    return None if dtype == weight_dtype(precision) else dtype

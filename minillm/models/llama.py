@@ -17,8 +17,10 @@ import math
 from dataclasses import dataclass
 
 from minillm.errors import UserError
+from minillm.layers.decoding import decoded_onto
 from minillm.layers.documents import forward_with
 from minillm.layers.embedding import Embedding
+from minillm.layers.fused_block import BlockParts, FusedBlockSaved, fused_block_backward, fused_block_forward, fuses
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
 from minillm.layers.recompute import run_blocks, run_blocks_backward
@@ -329,6 +331,10 @@ class LlamaBlock(Layer):
         """x (B, T, C) -> y (B, T, C). rng_key: of the step, for dropout in training mode. starts
         (B, T): of packed documents.
         """
+        if fuses(self.parts(), x):  # the same in fewer passes over memory (fused_block.py)
+            y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
+            self.save_for_backward(saved)
+            return y
         attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
         x, saved_attn = residual_forward(x, attn_out)
         x, saved_mlp = residual_forward(x, self.mlp.forward(self.post_attention_layernorm.forward(x)))
@@ -340,7 +346,11 @@ class LlamaBlock(Layer):
 
         RuntimeError without a forward.
         """
-        saved_attn, saved_mlp = self.take_saved()
+        saved = self.take_saved()
+        if isinstance(saved, FusedBlockSaved):
+            # forward: y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
+            return fused_block_backward(dy, saved)
+        saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, ...): x = x + mlp(post_attention_layernorm(x))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
         # forward: self.mlp.forward(self.post_attention_layernorm.forward(x))
@@ -350,7 +360,13 @@ class LlamaBlock(Layer):
         # forward: forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
+    def parts(self) -> BlockParts:
+        """The layers, in the order of forward."""
+        residual = residual_forward, residual_backward
+        return BlockParts(self.input_layernorm, self.self_attn, self.post_attention_layernorm, self.mlp, residual)
+
     def decode(self, x, cache):
         """The new tokens x (B, t, C) -> y (B, t, C); see Layer.decode."""
-        x = x + self.self_attn.decode(self.input_layernorm.decode(x, cache), cache)
-        return x + self.mlp.decode(self.post_attention_layernorm.decode(x, cache), cache)
+        # x + self_attn(input_layernorm(x)), and of that x + mlp(post_attention_layernorm(x))
+        x = decoded_onto(x, self.input_layernorm.decode(x, cache), cache, self.self_attn)
+        return decoded_onto(x, self.post_attention_layernorm.decode(x, cache), cache, self.mlp)

@@ -57,8 +57,8 @@ class _Copier:
     def _parameter(self, parameter: Parameter):
         copy = self._new(parameter)
         vars(copy).update(vars(parameter))
-        copy.grad = copy._spare = None
-        copy._is_buffered = False
+        copy.value = parameter.value  # neither knows what the other one writes: both drop their rounded copies
+        copy.grad = copy._buffer = copy._spare = None
         return copy
 
     def _layer(self, layer: Layer):

@@ -35,7 +35,7 @@ SETTINGS = {
 }
 CONSTRUCTION = {"initial_std", "_token_embedding", "_normal", "_constant"}  # and _make...: what they made is compared
 HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__annotations__"}
-HARMLESS |= {"decode", "per_token", "_decoded"}  # what generation adds to forward: layers/layer.py
+HARMLESS |= {"decode", "decode_onto", "per_token", "_decoded"}  # what generation adds to forward: layers/layer.py
 HARMLESS |= {"__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 METHODS = {"forward", "backward", "product"}
 TRAINING = {"backward", "loss", "train", "eval", "zero_grad", "to", "replica", "trainable_parameters"}

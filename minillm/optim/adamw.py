@@ -55,14 +55,16 @@ def adamw_update(
     step,
     gradient_scale=1.0,
     decoupled=True,
+    copies=None,
 ) -> None:
     """One step: the arrays of values, first_moments and second_moments are written over.
 
     Lists of equally many arrays, in any memory layout; weight_decays is a list of as many numbers;
     lr: the learning rate; betas: (b1, b2); eps: added to sqrt(v^); step counts from 1.
     gradient_scale: a number, or a 0-d array, that every gradient is multiplied
-    with. decoupled=False is Adam: the decay goes into the gradient. The kernel in kernels/adamw.py
-    has the same arguments.
+    with. decoupled=False is Adam: the decay goes into the gradient. copies: for each value an array
+    in bfloat16 that is written over with the new value, or None; by default none at all. The kernel
+    in kernels/adamw.py has the same arguments.
     """
     for w, g, m, v, decay in zip(values, gradients, first_moments, second_moments, weight_decays):
         xp, written = array_module(w), (w, m, v)
@@ -76,6 +78,9 @@ def adamw_update(
         for array, updated in zip(written, (w, m, v)):
             if not array.flags.c_contiguous:
                 array[...] = updated.reshape(array.shape)
+    for value, copy in zip(values, copies or ()):
+        if copy is not None:
+            copy[...] = value
 
 
 def _update_block(xp, w, gradient, m, v, scratch, lr, betas, eps, decay, t, gradient_scale, decoupled):
@@ -138,7 +143,8 @@ class AdamW(Optimizer):
         The kernel takes arrays in C order: others are copied, and written back.
         """
         parameters = list(parameters.values())
-        values, gradients = [p.value for p in parameters], [p.grad for p in parameters]
+        copies = [p.operand_to_write() for p in parameters]
+        values, gradients = [p.peek() for p in parameters], [p.grad for p in parameters]
         kernel = kernel_for("adamw", values[0]) if parameters else None
         update, taken = adamw_update, values
         if kernel is not None:
@@ -156,7 +162,10 @@ class AdamW(Optimizer):
             self.step_count,
             gradient_scale,
             self.decoupled,
+            copies,
         )
         for value, changed in zip(values, taken):
             if changed is not value:
                 value[...] = changed
+        for parameter, copy in zip(parameters, copies):
+            parameter.operand_written(copy)

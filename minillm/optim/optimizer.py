@@ -25,9 +25,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minillm.backend.arrays import array_module
+from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.overlap import memory_conflict
 from minillm.errors import UserError
+from minillm.kernels import kernel_for
 from minillm.layers.layer import Parameter
 
 
@@ -89,6 +90,7 @@ class Optimizer:
         check_gradients(self.parameters)
         self.step_count += 1
         self.update_all(gradient_scale)
+        _round_operands(self.parameters)
 
     def update_all(self, gradient_scale) -> None:
         """The step itself, a parameter at a time. Optimizers that know a faster way override this.
@@ -116,7 +118,7 @@ class Optimizer:
     def decay_of(self, parameter: Parameter) -> float:
         """Weight decay is for matrices: biases and the weights of norms, which have one dimension,
         are left alone."""
-        return self.weight_decay if parameter.value.ndim >= 2 else 0.0
+        return self.weight_decay if parameter.peek().ndim >= 2 else 0.0
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -184,7 +186,7 @@ def check_gradients(parameters: dict[str, Parameter]) -> None:
             "not depend on"
         )
     for name, parameter in parameters.items():
-        value, grad = parameter.value, parameter.grad
+        value, grad = parameter.peek(), parameter.grad
         if grad.shape != value.shape:
             raise UserError(f"the gradient of {name} has shape {grad.shape}, its weight {value.shape}")
         if grad.dtype != value.dtype:
@@ -192,6 +194,21 @@ def check_gradients(parameters: dict[str, Parameter]) -> None:
                 f"the gradient of {name} is {grad.dtype}, its weight {value.dtype}: some layer above computes in {grad.dtype}"
             )
         _check_writable(name, value)
+
+
+def _round_operands(parameters: dict[str, Parameter]) -> None:
+    """Write the copies for products that a step has left behind, in one launch.
+
+    Without kernels each is written when it is next used.
+    """
+    stale = [parameter for parameter in parameters.values() if parameter.is_operand_stale()]
+    found = [(parameter, parameter.operand_to_write()) for parameter in stale]
+    found = [(parameter, copy) for parameter, copy in found if copy is not None]
+    kernel = kernel_for("adamw", found[0][0].peek()) if found else None
+    if kernel is not None:
+        kernel.round_to_bfloat16([contiguous(p.peek()) for p, _ in found], [copy for _, copy in found])
+        for parameter, copy in found:
+            parameter.operand_written(copy)
 
 
 def _one_by_one(function, items) -> None:

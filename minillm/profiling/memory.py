@@ -32,9 +32,11 @@ from minillm.profiling.memory_operations import (
     Shapes,
     block,
     causal_numbers,
+    copies,
     embedding,
     head,
     model_of,
+    padded_rows,
 )
 
 PARTS = ("weights", "moments", "gradients", "activations", "workspace")
@@ -136,6 +138,8 @@ def estimate(workload: Workload) -> Estimate:
         for name, size in peak.saved.items():
             saved[name] = saved.get(name, 0) + size
     gradients, workspace = (sum(getattr(peak, name) for peak in peaks) for name in ("gradients", "workspace"))
+    if workload.device != "cpu" and workload.dtype == "bfloat16":
+        weights += copies(workload.config)
     return Estimate(weights, 2 * learning, gradients, sum(saved.values()), workspace, peaks[0].moment, saved)
 
 
@@ -189,11 +193,12 @@ class _Walk:
     """The state of the step: bytes saved by each kind of layer, bytes of gradients; and the largest
     sum so far.
 
-    accumulating: every weight has a gradient already, to which the new one is added. share: of the
-    weights, that learn.
+    accumulating: every weight has a gradient already, to which the new one is added, by the
+    product itself if in_place. share: of the weights, that learn.
     """
 
-    def __init__(self, gradients: int, accumulating: bool, share: float):
+    def __init__(self, gradients: int, accumulating: bool, share: float, in_place: bool):
+        self.in_place = in_place
         self.gradients, self.accumulating, self.share = int(gradients * share), accumulating, share
         self.saved: dict[str, int] = {}
         self.peak = _Peak()
@@ -207,7 +212,7 @@ class _Walk:
         for operation in reversed(operations):
             gradient = int(operation.gradient * self.share)
             self.gradients += 0 if self.accumulating else gradient
-            added = gradient if self.accumulating else 0
+            added = gradient if self.accumulating and not self.in_place else 0
             self._look(operation.backward + extra + added, operation.name)
             self.keep(operation.name, -operation.saved)
 
@@ -228,7 +233,10 @@ def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
     accumulating = workload.gradient_accumulation > 1
     parameters = count_parameters(config) if accumulating else _buffered_parameters(config)
     share = 1.0 if workload.learning is None else workload.learning / count_parameters(config)
-    walk = _Walk(parameters * weight, accumulating, share)
+    if shapes.has_copies:  # dW of the head has as many rows as the copy
+        parameters += (padded_rows(config.vocab_size) - config.vocab_size) * config.d_model
+    # cuBLAS adds to the gradient that is there.
+    walk = _Walk(parameters * weight, accumulating, share, in_place=workload.device == "cuda")
     walk.forward(below)
     for _ in range(config.n_layer):
         walk.forward(inside)

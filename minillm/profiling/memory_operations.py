@@ -35,13 +35,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from minillm.kernels.columns import grid_of
+from minillm.kernels.vectors import BYTES as BYTES_OF_VECTOR
+from minillm.kernels.vectors import blocks_of_rows
 from minillm.layers.attention import QUERY_BLOCK, CausalSelfAttention
 from minillm.layers.dropout import Dropout
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
-from minillm.layers.linear_cross_entropy import CHUNK_LOGITS, STRIP_ROWS
+from minillm.layers.linear_cross_entropy import STRIP_ROWS, rows_of_chunk
 from minillm.layers.mlp import MLP
+from minillm.layers.parameter import ROW_MULTIPLE
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotarySelfAttention
 from minillm.layers.swiglu import SwiGLU
@@ -51,7 +55,7 @@ from minillm.models.language_model import LanguageModel
 BYTES = {"float32": (4, 4), "tf32": (4, 4), "bfloat16": (2, 4), "float64": (8, 8)}  # of an activation, of a weight
 INTEGER = 8  # bytes of a token
 FLASH_WIDTHS = (32, 64, 96, 128)  # of a head; for others the kernel with the T x T matrix is taken
-NORM_BLOCKS, GELU_BLOCKS, EMBEDDING_WINDOW = 512, 128, 32  # partial sums of the kernels' backward
+EMBEDDING_WINDOW = 32  # of whose tokens the kernel's backward leaves partial sums
 
 
 @lru_cache(maxsize=16)
@@ -105,6 +109,11 @@ class Shapes:
         return self.device != "cpu"
 
     @property
+    def has_copies(self) -> bool:
+        """Whether weights that are operands of products have a copy in bfloat16."""
+        return self.kernels and self.dtype == "bfloat16"
+
+    @property
     def rows(self) -> int:
         """n = B T."""
         return self.batch * self.time
@@ -154,13 +163,22 @@ class Shapes:
         """Scratch of x (n, I) @ w (I, O), or of one of its two gradients: operands rounded to the
         precision of products.
 
-        cuBLAS wants the weight in bfloat16; the host widens rounded operands again, and rounds the
-        result.
+        cuBLAS gets the weight's copy in bfloat16; the host widens rounded operands again, and
+        rounds the result.
         """
         x, w, y = self.rows * inputs, inputs * outputs, self.rows * outputs
         if self.device == "cuda":
-            return 2 * w if self.dtype == "bfloat16" else 0
+            return 0
         return {"bfloat16": 4 * (x + w + y), "tf32": 4 * (x + w)}.get(self.dtype, 0)
+
+    @property
+    def flash(self) -> bool:
+        """Whether a flash kernel computes attention."""
+        return self.kernels and self.head_dim in FLASH_WIDTHS
+
+    def column_sums(self, width: int) -> int:
+        """Partial sums of a kernel that adds up the rows of a matrix (columns.cuh)."""
+        return grid_of(self.rows, width, BYTES_OF_VECTOR // self.number)[0] * width * 4 if self.kernels else 0
 
     @property
     def held_input(self) -> int:
@@ -183,10 +201,11 @@ def norm(name: str, s: Shapes, layer: LayerNorm | RMSNorm, held: int, outer: int
     held: arrays of callers in forward, outer: in backward.
 
     forward: the result, S. backward: dy, dx, and on NumPy dy * normed, or a row of partial sums for
-    each of 512 blocks.
+    each block: of dweight, dbias, and of the bias of the branch that a fused block adds.
     """
     width, stream, widened, bias = s.config.d_model, s.stream, s.widened(s.stream), hasattr(layer, "bias")
-    scratch = (1 + bias) * min(s.rows, NORM_BLOCKS) * width * 4 if s.kernels else s.inside(stream)
+    sums = 1 + bias + (bias and name == "norm_2")
+    scratch = sums * blocks_of_rows(s.rows, width) * width * 4 if s.kernels else s.inside(stream)
     # The kernel keeps the norm's input, which a recomputed block has saved already.
     saved = 0 if s.kernels and s.recompute and name.endswith("1") else s.inside(stream)
     statistics = s.rows * 4 * (1 + s.kernels)
@@ -221,7 +240,7 @@ def attention(
     if not s.kernels:
         return _numpy_attention(s, held + in_forward, outer, s.inside(keys), matrix, window if windowed else None)
     first_keys = s.rows * 4 * windowed  # the first key that each query sees
-    if s.head_dim in FLASH_WIDTHS:
+    if s.flash:
         log_sum_exp = s.batch * s.config.n_head * s.time * 4
         saved = 2 * q + 2 * keys + log_sum_exp + first_keys
         return Operation("attention", saved, held + in_forward, outer + 2 * q + 2 * gradients + log_sum_exp)
@@ -274,7 +293,7 @@ def head_norms(s: Shapes, layer: RotarySelfAttention, held: int, outer: int) -> 
     q, k = s.queries, s.keys
     rows = s.rows * (s.config.n_head + s.kv_heads)
     saved = s.inside(q + k) + rows * 4 * (1 + s.kernels)
-    scratch = s.inside(q) if not s.kernels else min(rows, NORM_BLOCKS) * s.head_dim * 4
+    scratch = s.inside(q) if not s.kernels else blocks_of_rows(rows, s.head_dim) * s.head_dim * 4
     backward = outer + 2 * q + 2 * k + s.inside(q) + scratch
     return [Operation("head norms", saved, held + 2 * q + 2 * k, backward, s.gradient(layer.q_norm, layer.k_norm))]
 
@@ -292,29 +311,35 @@ def block(s: Shapes) -> list[Operation]:
         norm("norm_1", s, first_norm, s.held_input, outer),
         *half,
         norm("norm_2", s, second_norm, held, 2 * s.stream),
-        *MLP_HALVES[type(mlp)](s, mlp, held, 2 * s.stream),
+        # A fused block lets go of what the attention half gave.
+        *MLP_HALVES[type(mlp)](s, mlp, s.held_input if s.kernels else held, 2 * s.stream),
     ]
 
 
 def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple[list[Operation], int]:
     """dropout(attn(x)), q, k and v of one product; and the bytes that are held while the rest of
     the block runs.
+
+    The flash kernels read q, k and v, and write their gradients, side by side; others get copies.
     """
     c, stream = s.config.d_model, s.stream
-    qkv = 3 * stream if s.kernels else 0  # the kernels get copies, and the product stays until the layer returns
+    copied = stream if s.widened(stream) or s.kernels and not s.flash else 0  # of y, with a token's heads side by side
+    qkv = 3 * copied if s.kernels else 0  # the product stays until the layer returns
     core = attention(s, s.held_input, outer, qkv, stream, stream)
-    # of y, with a token's heads side by side; of dy, for the kernel
-    copied = stream if s.kernels or s.widened(stream) else 0
+    # the gradients once more, side by side, unless they are written there; dy for the kernel
+    placed = (0 if s.flash else 3 * stream) + (copied if s.kernels else 0)
     c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
+    # dy, the three gradients side by side, dx; the attention's arrays are held until it returns
+    gradients = 5 * stream + core.saved
+    sums = s.column_sums(3 * c) * hasattr(layer.c_attn, "bias")
     operations = [
-        # backward: dy, the three gradients, the same side by side, dx; the attention's arrays are
-        # held until it returns
-        _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + 8 * stream + core.saved),
-        core._replace(backward=core.backward + (stream if s.kernels else 0)),
+        _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + gradients + sums),
+        core._replace(backward=core.backward + placed),
         _product(*c_proj, (c, c), copied, s.held_input + qkv + stream, outer + 2 * stream),
         *branch_dropout("attn.dropout", s, s.held_input, outer),
     ]
-    # What the attention half gave, and its sum with x, stay until the block returns.
+    # What the attention half gave stays for the sum with x, and both on NumPy until the block
+    # returns.
     return operations, s.held_input + (stream if s.kernels else 2 * stream)
 
 
@@ -329,7 +354,7 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     # products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
     projections = outer + core.saved + 2 * q + 2 * k + max(turning, q + stream, 2 * stream + k)
-    side_by_side = q if s.kernels or s.widened(q) else 0
+    side_by_side = q if s.widened(q) or s.kernels and not s.flash else 0
     q_k_v, o = ("q, k, v", s, [layer.q_proj, layer.k_proj, layer.v_proj]), ("o_proj", s, [layer.o_proj])
     operations = [
         _product(*q_k_v, (c, width), stream, s.held_input + 2 * q + 2 * k, projections),
@@ -337,7 +362,7 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
         core,
         _product(*o, (width, c), side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
     ]
-    return operations, s.held_input + (0 if s.kernels else stream)  # x + attention
+    return operations, s.held_input + stream  # x + attention, or attention alone in a fused block
 
 
 def gelu_mlp(s: Shapes, layer: MLP, held: int, outer: int) -> list[Operation]:
@@ -346,7 +371,7 @@ def gelu_mlp(s: Shapes, layer: MLP, held: int, outer: int) -> list[Operation]:
     dropped = stream if s.config.dropout else 0
     outer += dropped
     if s.kernels:
-        gelu = Operation("gelu", inner, held + inner, outer + 2 * inner + min(s.rows, GELU_BLOCKS) * f * 4 * bias)
+        gelu = Operation("gelu", inner, held + inner, outer + 2 * inner + s.column_sums(f) * bias)
     else:
         exact = layer.approximate == "none"  # the error function's series: seven arrays beside x
         within, widened = s.inside(inner), s.widened(inner)
@@ -367,11 +392,12 @@ def swiglu_mlp(s: Shapes, layer: SwiGLU, held: int, outer: int) -> list[Operatio
     c, f, stream, inner = s.config.d_model, s.config.d_ff, s.stream, s.inner
     within, widened = s.inside(inner), s.widened(inner)
     saved, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
+    in_place = s.device == "cuda"
     gates, down = ("gate, up", s, [layer.gate_proj, layer.up_proj]), ("down", s, [layer.down_proj])
     return [
-        # backward: dgate, dup, dx, and the product that is added to it; what SwiGLU saved is held
-        # until the layer returns
-        _product(*gates, (c, f), stream, held + 2 * inner, outer + 2 * inner + saved + 2 * stream),
+        # backward: dgate, dup, dx, and the product that is added to it, by cuBLAS in place; what
+        # SwiGLU saved is held until the layer returns
+        _product(*gates, (c, f), stream, held + 2 * inner, outer + 2 * inner + saved + (2 - in_place) * stream),
         Operation("swiglu", saved, held + raw + inner + widened, outer + inner + widened + 2 * within),
         _product(*down, (f, c), inner, held + raw + 2 * stream, outer + inner),
     ]
@@ -418,11 +444,9 @@ def head(s: Shapes) -> list[Operation]:
     """
     config = s.config
     (last_norm,) = _of_kind(config, (LayerNorm, RMSNorm))
-    chunk = min(s.rows, max(1, CHUNK_LOGITS[s.device] // config.vocab_size))
-    strip = 0 if s.device == "cuda" else min(config.vocab_size, STRIP_ROWS) * config.d_model * s.weight  # cuBLAS adds
+    chunk = min(s.rows, rows_of_chunk(s.rows, config.vocab_size, s.device, s.number))
     per_row = 5 * chunk * 8  # targets, maxima, sums
-    logits = chunk * config.vocab_size
-    workspace = logits * s.weight + max(strip, _rounded_head(s, logits))
+    workspace = _head_workspace(s, chunk, several=chunk < s.rows)
     return [
         norm("last norm", s, last_norm, s.held_input, -s.stream),  # its dy is the head's dx, which is counted as saved
         Operation("head and loss", s.stream, s.stream + workspace + per_row, 0),
@@ -434,11 +458,32 @@ def _of_kind(config, kind) -> list[Layer]:
     return [layer for _, layer in model_of(config).body.children() if isinstance(layer, kind)]
 
 
-def _rounded_head(s: Shapes, logits: int) -> int:
-    """What the head's products take in another precision: the gradient of the logits and the
-    weight, rounded; on the host in float32 again.
+def _head_workspace(s: Shapes, chunk: int, several: bool) -> int:
+    """Logits of a chunk, and what the head's products take beside them.
+
+    several: whether there are more chunks than one: from the second on a strip of dW is added to
+    what is there, which cuBLAS does itself.
     """
-    weight = s.config.vocab_size * s.config.d_model
+    c, v = s.config.d_model, s.config.vocab_size
+    width = padded_rows(v) if s.kernels else v  # a row of logits
+    rows = padded_rows(v) if s.has_copies else v  # of the weight
+    logits = chunk * width * (s.number if s.kernels else s.weight)
     if s.device == "cuda":
-        return 2 * (logits + weight) if s.dtype == "bfloat16" else 0
-    return {"bfloat16": 6 * logits + 4 * weight, "tf32": 4 * (logits + weight)}.get(s.dtype, 0)
+        return logits
+    strip = min(v, STRIP_ROWS) * c * s.weight * several
+    if s.dtype == "bfloat16" and s.kernels:  # operands widened; the product in float32, and rounded
+        return logits + 6 * chunk * rows + 4 * (rows * c + chunk * c)
+    rounded = {"bfloat16": 6 * chunk * v + 4 * v * c, "tf32": 4 * (chunk * v + v * c)}.get(s.dtype, 0)
+    return logits + max(strip, rounded)
+
+
+def padded_rows(rows: int) -> int:
+    """Rows of a weight's copy in bfloat16, and numbers in a row of logits on a device."""
+    return -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def copies(config) -> int:
+    """Bytes of the copies in bfloat16 of all weights that are operands of products."""
+    layers = [layer for _, layer in model_of(config).layers() if isinstance(layer, Linear)]
+    shapes = {id(layer.weight): layer.weight.peek().shape for layer in layers}
+    return sum(2 * padded_rows(rows) * columns for rows, columns in shapes.values())

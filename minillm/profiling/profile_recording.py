@@ -5,6 +5,7 @@ they move and compute.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from minillm.layers.fused_block import fuses
 from minillm.layers.layer import Layer
 from minillm.layers.mlp import MLP
 from minillm.layers.swiglu import SwiGLU
@@ -208,6 +210,7 @@ def _noting(layer: Layer, direction: str, recorder: Recorder, is_block: bool) ->
             span.bytes = own_bytes(layer, direction, arguments, result, is_block)
         return result
 
+    noted.only_takes_time = True  # a block may be fused all the same (layers/fused_block.py)
     return noted
 
 
@@ -236,19 +239,21 @@ def own_bytes(layer: Layer, direction: str, arguments: tuple, result, is_block: 
     """Bytes of what a layer does itself, its sub-layers left out; None where that is not known.
 
     A layer without sub-layers reads its arguments and parameters and writes its result. Blocks add
-    twice, two arrays into a third. The MLPs have their activation: z -> h, and dh, z -> dz; SwiGLU:
-    gate, up -> h, and dh, gate, up -> dgate, dup.
+    twice, two arrays into a third; a fused one does nothing itself. The MLPs have their activation:
+    z -> h, and dh, z -> dz; SwiGLU: gate, up -> h, and dh, gate, up -> dgate, dup.
     """
+    if is_block and hasattr(layer, "parts") and fuses(layer.parts(), arguments[0]):
+        return None
     if is_block:
         return ARRAYS_OF_BLOCK * arguments[0].nbytes
     if type(layer) in OWN_ARRAYS:
         projection, *counts = OWN_ARRAYS[type(layer)]
         x = arguments[0]
-        width = getattr(layer, projection).weight.value.size // x.shape[-1]
+        width = getattr(layer, projection).weight.peek().size // x.shape[-1]
         return counts[direction == "backward"] * x.size // x.shape[-1] * width * x.itemsize
     if any(True for _ in layer.children()):
         return None
-    return bytes_of([*arguments, result, *(parameter.value for parameter in layer.parameters().values())])
+    return bytes_of([*arguments, result, *(parameter.peek() for parameter in layer.parameters().values())])
 
 
 def bytes_of(values) -> int:
@@ -286,5 +291,9 @@ def kernel_operations(name: str, arrays) -> int | None:
     products = next((count for start, count in ATTENTION_PRODUCTS.items() if name.startswith(start)), None)
     if products is None:
         return None
-    batch, heads, rows, width = *arrays[0].shape[:3], arrays[1].shape[-1]  # q, k or P, v
+    if name.startswith("flash"):  # q, k and v may be views, whose shape the simulator does not get
+        batch, heads, rows = next(array.shape for array in arrays if array.ndim == 3)  # of L
+        width = int(re.search(r"\d+", name.partition("<")[2].partition("Bf16")[2] or name)[0])
+    else:
+        batch, heads, rows, width = *arrays[0].shape[:3], arrays[1].shape[-1]  # q, k or P, v
     return products * 2 * batch * heads * rows * rows * width

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from minillm.backend.arrays import to_host
+from minillm.backend.arrays import contiguous, device_of, to_host
 from minillm.backend.random_streams import stream
 from minillm.errors import UserError
+from minillm.kernels import kernel_for
 from minillm.sampler.cuts import top_k_ids
 from minillm.sampler.draw import cdf_interval, greedy, multinomial
 from minillm.sampler.history import History
@@ -85,6 +86,8 @@ class Sampler:
 
     def sample(self, logits, history: History | None = None) -> np.ndarray:
         """logits (B, V)  ->  one id for each row (B,)"""
+        if (ids := self._greedy_on_device(logits, history)) is not None:
+            return ids
         logits = _checked(logits)
         context = self._context(logits, history)
         return self._choose(*self._distribution(logits, context), context)[0]
@@ -148,6 +151,22 @@ class Sampler:
             self._mu = mirostat_update(context.mu, drawn, self.settings.mirostat_tau, self.settings.mirostat_eta)
         tokens = places if ids is None else np.take_along_axis(ids, places[:, None], axis=1)[:, 0]
         return tokens, places, uniforms
+
+    def _greedy_on_device(self, logits, history):
+        """The ids of `sample` where they are those of the largest logits, found where the logits
+        are: one number a row is copied to the host. None where there is more to do.
+        """
+        if self.settings.temperature or any(not stage.is_cut for stage in self._stages) or device_of(logits) == "cpu":
+            return None
+        kernel = kernel_for("largest", logits)
+        if kernel is None or logits.ndim != 2 or not logits.size:
+            return None
+        self._context(logits, history)  # raises where the vocabulary or the history does not fit
+        ids = to_host(kernel.largest(contiguous(logits)))
+        if (ids < 0).any():
+            return None  # the logits are invalid: what is wrong is said of numbers in host memory
+        self.step += 1
+        return ids
 
     def _context(self, logits, history: History | None) -> Context:
         rows, vocabulary = logits.shape

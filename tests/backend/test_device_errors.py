@@ -1,8 +1,7 @@
-"""--device cuda where there is none: one line that says what to do. CuPy is a stand-in that finds what the test says."""
+"""--device cuda where there is none: one line that says what to do."""
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +12,13 @@ from minillm.errors import MissingExtra, UserError
 
 @pytest.fixture
 def cupy_that_finds(monkeypatch):
-    """A function that puts a CuPy in place, made for CUDA 13.0, which finds this driver and no usable GPU."""
+    """A function with which CuPy finds this driver and no usable GPU; CuPy itself is made for CUDA 13.0."""
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 
     def put(driver: int) -> None:
-        runtime = SimpleNamespace(driverGetVersion=lambda: driver, runtimeGetVersion=lambda: 13000)
-        cuda = SimpleNamespace(is_available=lambda: False, runtime=runtime)
-        monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+        monkeypatch.setattr(cupy.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: driver)
+        monkeypatch.setattr(cupy.cuda.runtime, "runtimeGetVersion", lambda: 13000)
 
     backend._usable_cupy.cache_clear()
     yield put
@@ -44,7 +44,8 @@ def test_a_driver_that_is_not_there_or_too_old(cupy_that_finds, driver, message)
     assert str(caught.value) == message
 
 
-def test_without_cupy(cupy_that_finds, monkeypatch):
+def test_without_cupy(monkeypatch):
+    backend._usable_cupy.cache_clear()
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(
         MissingExtra, match=r'device "cuda" needs CuPy, which is not installed: pip install "minillm\[cuda13\]"'

@@ -80,8 +80,9 @@ def test_inputs_have_the_names_they_are_given():
 
 
 def test_reports_name_the_inputs_of_an_operation():
-    (norm,) = [report for _, report in run(["residual_layer_norm"])]
-    assert [row.tensor for row in norm.rows] == ["x", "delta", "weight", "bias"]
+    norm, plain = [report for _, report in run(["residual_layer_norm"])]
+    assert [row.tensor for row in norm.rows] == ["x", "delta", "weight", "bias", "delta_bias"]
+    assert [row.tensor for row in plain.rows] == ["x", "delta", "weight"]
     assert [report.name for _, report in run(["swiglu"])] == ["swiglu", "swiglu MLP, no bias", "swiglu MLP, bias"]
 
 

@@ -109,6 +109,15 @@ def test_gradcheck(minillm):
     assert len(every.splitlines()) == 1 + 9 + 2
 
 
+def test_gradcheck_by_the_complex_step(minillm):
+    """Ten digits more; where forward is not analytic, finite differences take over, and it is said."""
+    shown = minillm("gradcheck", "linear", "dpo", "--method", "complex").stdout
+    assert "0 checks failed, tolerance 1e-11" in shown
+    assert "dpo: chosen by finite differences: forward does not take complex numbers" in shown
+    largest = [float(re.search(r"\d\.\de-\d\d", line)[0]) for line in shown.splitlines() if line.startswith("linear")]
+    assert len(largest) == 3 and max(largest) < 1e-13
+
+
 def test_gradcheck_fails_with_exit_code_1(minillm, monkeypatch):
     monkeypatch.setattr("minillm.layers.softmax.softmax_backward", lambda dp, saved: saved * dp)
     shown = minillm("gradcheck", "softmax", "linear", expect=1).stdout

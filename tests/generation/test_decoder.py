@@ -164,7 +164,7 @@ def test_a_model_that_trains_is_left_as_it_is(kind, config, shape):
         ),
         (cache, "before = self.length + self.count - total", "before = 1"),
         (cache, "array[..., start:stop, :] = x", "array[..., start:stop, :] = 0"),
-        (decoding, "cache.start(self.visible - cache.length)", "cache.start(self.visible - cache.length + 1)"),
+        (decoding, "cache.start(ids.shape[1], place)", "cache.start(ids.shape[1] + 1, place)"),
     ],
 )
 def test_faults_are_caught(monkeypatch, module, right, wrong):
@@ -322,7 +322,7 @@ def test_rows_that_are_selected(kind, config, shape, padded, rows):
     [
         (cache, "old[..., changed, :] = old[..., changed, :][rows]", "pass", "reorder"),
         (cache, "= old[..., :used, :][rows]", "= old[..., :used, :][rows * 0]", "reorder"),
-        (cache, "self.padding = self.padding[rows]", "pass", "reorder"),
+        (cache, "self._set_padding(self._host_padding[to_host(rows)])", "pass", "reorder"),
         (
             decoding,
             "start = int(changed.argmax()) if changed.any() else self.visible",
@@ -345,3 +345,36 @@ def test_faults_of_searches_are_caught(monkeypatch, module, right, wrong, test):
                     test_rows_that_are_selected(*MODELS[0], padded, rows)
             else:
                 test_what_is_taken_back_was_never_read(*MODELS[0], padded)
+
+
+IN_OTHER_ORDERS = {
+    "weights": ("c_attn.weight", "c_fc.weight", "wte.weight", "wpe.weight"),
+    "biases": ("c_attn.bias", "c_proj.bias"),
+}
+
+
+@pytest.mark.parametrize("what", IN_OTHER_ORDERS)
+def test_a_parameter_may_lie_in_any_order_on_a_device(what, simulator):
+    config = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=1, n_head=2, d_model=16)
+    model = randomised(minillm.GPT2(config, seed=1), 0.2)
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    read = Decoder(model).read
+    expected = [read(ids), read(ids[:, :1])]
+    for name, parameter in model.parameters().items():
+        if name.endswith(IN_OTHER_ORDERS[what]):
+            value = parameter.value
+            parameter.value = np.asfortranarray(value) if value.ndim == 2 else np.repeat(value, 2)[::2]
+            assert not parameter.value.flags.c_contiguous
+    read = Decoder(model.to("cudasim")).read
+    for found, wanted in zip([read(ids), read(ids[:, :1])], expected):
+        np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint64"])
+def test_ids_of_any_type_on_a_device(dtype, simulator):
+    config = minillm.GPT2Config(vocab_size=11, context_length=8, n_layer=1, n_head=2, d_model=16)
+    model = minillm.GPT2(config, seed=1).to("cudasim")
+    ids = np.array([[1, 2, 3]])
+    read, of_type = Decoder(model).read, Decoder(model).read
+    for part in (ids, ids[:, :1]):
+        assert (np.asarray(read(part)) == np.asarray(of_type(part.astype(dtype)))).all()

@@ -43,6 +43,12 @@ PACKED = [
     ((1, 1, 1, 70, 96), {"documents": ((1, 40, 20),)}),
     ((2, 1, 1, 66, 128), DROPPING | {"documents": ((32, 33), (66,))}),
 ]
+# Arrays that are views, each with steps of its own: the rungs that take them.
+VIEWS = [
+    ((2, 4, 2, 65, 32), {"views": True}),
+    ((2, 2, 1, 40, 64), DROPPING | {"views": True}),
+]
+TAKING_VIEWS = ("flash", "flash_tensor_cores")
 ANY_WIDTH = [
     ((1, 2, 1, 35, 20), {}),
     ((2, 1, 1, 5, 7), DROPPING),
@@ -59,7 +65,8 @@ LARGE = [
 def cases(*, large):
     for name in RUNGS:
         widths = getattr(rung(name), "WIDTHS", None)  # None: any
-        for shape, settings in SMALL + (LARGE if large else []) + PACKED + ANY_WIDTH:
+        views = VIEWS if name in TAKING_VIEWS else []
+        for shape, settings in SMALL + (LARGE if large else []) + PACKED + ANY_WIDTH + views:
             if widths is not None and shape[-1] not in widths:
                 continue
             for dtype in ("float32", "bfloat16") if name == "flash_tensor_cores" else ("float32",):
@@ -91,12 +98,26 @@ def starts_of(time, documents):
     return np.stack([packed_starts(lengths, time) for lengths in documents])
 
 
+def spread(x, distance):
+    """x as a view of a larger array: tokens, heads and rows of the batch are farther apart, with NaN between them."""
+    B, H, T, D = x.shape
+    around = np.full((B, H + distance, T + distance, D + 8 * distance), np.nan, x.dtype).view(type(x))
+    around[:, :H, :T, :D] = x
+    return around[:, :H, :T, :D]
+
+
 def run(op, a, settings, device="cpu"):
-    settings = dict(settings)
+    settings, out = dict(settings), {}
+    if settings.pop("views", False) and op is not layer:
+        spaces = {name: distance for distance, name in enumerate(("q", "k", "v", "dy"), start=1)}
+        a = SimpleNamespace(
+            **{name: to_device(spread(to_host(getattr(a, name)), spaces[name]), device) for name in spaces}
+        )
+        out["out"] = [to_device(spread(to_host(x), 5 + n), device) for n, x in enumerate((a.q, a.k, a.v))]
     if documents := settings.pop("documents", None):
         settings["starts"] = to_device(starts_of(a.q.shape[2], documents), device)
     y, saved = op.attention_forward(a.q, a.k, a.v, **settings)
-    return dict(zip(NAMES, (y, *op.attention_backward(a.dy, saved))))
+    return dict(zip(NAMES, (y, *op.attention_backward(a.dy, saved, **out))))
 
 
 def reference(shape, dtype, settings):
@@ -281,7 +302,9 @@ def test_tensor_cores_fit_into_every_gpu_that_has_them():
     assert smallest == MAX_SHARED[86] == MAX_SHARED[89] == 101_376
     tensor_cores = rung("flash_tensor_cores")
     for tiling_for, width, dtype in product(
-        (tensor_cores.forward_tiling, tensor_cores.backward_tiling), tensor_cores.WIDTHS, tensor_cores.DTYPES
+        (tensor_cores.forward_tiling, tensor_cores.queries_tiling, tensor_cores.keys_tiling),
+        tensor_cores.WIDTHS,
+        tensor_cores.DTYPES,
     ):
         assert tiling_for(dtype, width).shared(width) <= smallest, (tiling_for.__name__, width, dtype)
 
@@ -358,11 +381,11 @@ FAULTS = {
         "online", "head < (kv_head + 1) * group", "head < (kv_head + 1) * group - (group > 1)", "numbers"),
     "flash: sum not scaled to the new maximum": ("flash", "l[r] * alpha + row_sum", "l[r] + row_sum", "numbers"),
     "flash: result not scaled to the new maximum": ("flash", "o[r][c] *= alpha", "o[r][c] *= 1", "numbers"),
-    "flash: keys beyond the end are counted": ("flash", "j >= time || (causal", "(causal", "numbers"),
+    "flash: keys beyond the end are counted": ("flash", "i < time && j < time && (", "i < time && (", "numbers"),
     "flash: rows beyond the end are read": (
         "flash", "if (first + r < time) numbers", "if (first + r <= time) numbers", "check"),
     "flash: stale values in shared memory": (
-        "flash", "load_rows<D>(kv_tile, v, first_key, N, time);", "", "numbers"),
+        "flash", "load_rows<D>(kv_tile, v, layout.v.token, first_key, N, time);", "", "numbers"),
     "flash: no barrier between keys and values": (
         "flash", "matmul_abt<D>(p, q_tile, kv_tile);\n        __syncthreads();",
         "matmul_abt<D>(p, q_tile, kv_tile);", "check"),
@@ -375,8 +398,8 @@ FAULTS = {
     "tensor cores: wrong fragment index": (
         "flash_tensor_cores", "a[1] = pair(c[0][2], c[0][3]);", "a[1] = pair(c[1][0], c[1][1]);", "numbers"),
     "tensor cores: rows and columns of a fragment exchanged": (
-        "flash_tensor_cores", "tile + group() * stride + d + within();\n#pragma unroll\n        for (int n = 0; n < 4",
-        "tile + within() * stride + d + group();\n#pragma unroll\n        for (int n = 0; n < 4", "check"),
+        "flash_tensor_cores", "tile + group() * stride + within();\n        b[0]",
+        "tile + within() * stride + group();\n        b[0]", "check"),
     "tensor cores: the copy is not waited for": (
         "flash_tensor_cores", "copies.wait();\n        __syncthreads();  // this", "__syncthreads();  // this", "check"),
     "tensor cores: the next tile overwrites this one": (
@@ -402,32 +425,60 @@ FAULTS = {
         "(first_key_of(starts, first, time) + TILE - 1) / TILE * TILE", "numbers"),
     "online: queries of a document are left out": (
         "online", "first_key_of(starts, start, time) < first + ROWS", "first_key_of(starts, start, time) <= first", "numbers"),
-    "flash: documents are not masked": (
-        "flash", "|| j < first_seen;\n                p[r][c]", ";\n                p[r][c]", "numbers"),
-    "flash: backward does not mask documents": (
-        "flash", "|| j < first_key_of(starts, i, time);", ";", "numbers"),
-    "flash: the keys' gradient does not mask documents": (
-        "flash", "|| j < first_seen;\n                    float", ";\n                    float", "numbers"),
-    "flash: a row that has seen no key divides infinities": (
-        "flash", "m[r] == -infinity() ? 0 : m[r];", "m[r];", "numbers"),
-    "flash: a tile is skipped of which one key is seen": (
-        "flash", "first_key_of(starts, first_query, time) / N * N", "(first_key_of(starts, first_query, time) + N - 1) / N * N",
+    "flash: documents are not masked": ("flash", " && j >= first_key_of(starts, i, time);", ";", "numbers"),
+    "flash: dq without a mask": (
+        "flash", "if (!mask.hides_none(row, 16, first_key, N)) hide<N>(p, mask, first_query, first_key);\n            // forw",
+        "// forw", "numbers"),
+    "flash: dk and dv without a mask": (
+        "flash", "if (!mask.hides_none(first_query, N, row, 16)) hide_transposed<N>(p, mask, first_query, first_key);", "",
         "numbers"),
+    "flash: no mask for a tile on the diagonal": ("flash", "j + keys - 1 <= i)", "j <= i)", "numbers"),
+    "flash: no mask for a tile at the end": ("flash", "last < time && j + keys <= time", "last < time", "numbers"),
+    "flash: no mask for a tile at the border of a document": (
+        "flash", "first_key_of(starts, last, time) <= j", "first_key_of(starts, i, time) <= j", "numbers"),
+    "flash: a warp skips a tile on the diagonal": ("flash", "j > i + queries - 1", "j > i", "numbers"),
+    "flash: a warp skips a tile at the border of a document": (
+        "flash", "j + keys <= first_key_of(starts, i, time)", "starts && j < first_key_of(starts, i, time)", "numbers"),
+    "flash: a row that has seen no key divides infinities": (
+        "flash", "m[r] == -infinity() ? 0 : m[r] * exponent;", "m[r] * exponent;", "numbers"),
+    "flash: a tile is skipped of which one key is seen": (
+        "flash", "first_key_of(mask.starts, first_query, time) / N * N",
+        "(first_key_of(mask.starts, first_query, time) + N - 1) / N * N", "numbers"),
+    "flash: keys with the steps of queries": ("flash", "layout.k.token", "layout.q.token", "numbers"),
+    "flash: results with rows side by side, whatever the steps": (
+        "flash", "matrix + (long long)row * step + 2", "matrix + (long long)row * D + 2", "check"),
+    "flash: steps of the batch from those of heads": (
+        "flash", "head / heads * steps.batch + head % heads * steps.head", "head * steps.head", "check"),
     "flash: queries of a document are left out": (
         "flash", ">= first_key + OWNED) break;", "> first_key) break;", "numbers"),
     "flash: starts of another row of the batch": ("flash", "head / heads * time", "head % heads * time", "numbers"),
     "tensor cores: documents are not masked": (
-        "flash_tensor_cores", "|| j < first_key_of(starts, i, time);\n                p[n][e]", ";\n                p[n][e]",
-        "numbers"),
-    "tensor cores: backward does not mask documents": (
-        "flash_tensor_cores", "|| j < first_key_of(starts, i, time);\n                float", ";\n                float",
-        "numbers"),
-    "tensor cores: the keys' gradient does not mask documents": ("flash_tensor_cores", "|| j < first_seen;", ";", "numbers"),
+        "flash_tensor_cores", " && j >= first_key_of(starts, i, time);", ";", "numbers"),
+    "tensor cores: dq without a mask": (
+        "flash_tensor_cores", "if (masked) hide<N>(p[g], mask, row + 16 * g, first_key);\n            KeptTile<N> kept(drop, "
+        "head, time, row + 16 * g, first_key);\n#pragma unroll\n            for (int n = 0; n < N / 8; ++n)\n#pragma unroll\n"
+        "                for (int e = 0; e < 4; ++e) {", "KeptTile<N> kept(drop, "
+        "head, time, row + 16 * g, first_key);\n#pragma unroll\n            for (int n = 0; n < N / 8; ++n)\n#pragma unroll\n"
+        "                for (int e = 0; e < 4; ++e) {", "numbers"),
+    "tensor cores: dk and dv without a mask": (
+        "flash_tensor_cores", "if (masked) hide_transposed<N>(p[g], mask, query, row + 16 * g);", "", "numbers"),
+    "tensor cores: no mask for a tile on the diagonal": ("flash_tensor_cores", "j + keys - 1 <= i)", "j <= i)", "numbers"),
+    "tensor cores: a warp skips a tile on the diagonal": (
+        "flash_tensor_cores", "j > i + queries - 1", "j > i", "numbers"),
     "tensor cores: a row that has seen no key divides infinities": (
-        "flash_tensor_cores", "m[half] == -infinity() ? 0 : m[half];", "m[half];", "numbers"),
+        "flash_tensor_cores", "m[half] == -infinity() ? 0 : m[half] * exponent;", "m[half] * exponent;", "numbers"),
     "tensor cores: queries of a document are left out": (
-        "flash_tensor_cores", "starts[start + tiles * N] < first_key + OWNED", "starts[start + tiles * N] <= first_key",
+        "flash_tensor_cores", "mask.starts[stop] < first_key + OWNED", "mask.starts[stop] <= first_key", "numbers"),
+    "tensor cores: the second group of rows has the operand of the first": (
+        "flash_tensor_cores", "Operand::multiply(s[m][n], a_operand[m]", "Operand::multiply(s[m][n], a_operand[0]",
         "numbers"),
+    "tensor cores: rows are kept before they have arrived": (
+        "flash_tensor_cores", "copies.wait();\n    __syncthreads();\n", "", "check"),
+    "tensor cores: values with the steps of keys": ("flash_tensor_cores", "layout.v.token", "layout.k.token", "numbers"),
+    "tensor cores: results with rows side by side, whatever the steps": (
+        "flash_tensor_cores", "matrix + (long long)i * step + 8 * n", "matrix + (long long)i * D + 8 * n", "check"),
+    "tensor cores: every head of a group reads the first one's queries": (
+        "flash_tensor_cores", "q += layout.q.head;", "", "numbers"),
     "dropout: a lane asks for another row's bits": ("flash", "2 * row + column / (N / 2)", "row + column / (N / 2)", "numbers"),
 }  # fmt: skip
 
@@ -438,7 +489,12 @@ def likely_first(fault):
 
     def unlikely(case):
         _, _, shape, settings = case.values
-        return ("dropout" in fault) != ("dropout" in settings), shape[3] == 1, shape[4]
+        return (
+            ("dropout" in fault) != ("dropout" in settings),
+            ("steps" in fault) != ("views" in settings),
+            shape[3] == 1,
+            shape[4],
+        )
 
     return sorted(CHECKED, key=unlikely)
 
@@ -486,7 +542,7 @@ def test_wrong_arguments_are_named():
             op.attention_forward(q.astype(np.float64), q, q)
         with pytest.raises(ValueError, match="attention_forward: v is .* but k is"):
             op.attention_forward(q, q, zeros(32))
-        with pytest.raises(ValueError, match="attention_forward: q is not C-contiguous"):
+        with pytest.raises(ValueError, match="attention_forward: (q is not C-|the last axis of q is not )contiguous"):
             op.attention_forward(zeros(128)[..., ::2], q, q)
         with pytest.raises(ValueError, match="attention_forward: dropout=0.5 needs an rng_key"):
             op.attention_forward(q, q, q, dropout=0.5)
@@ -501,3 +557,22 @@ def test_wrong_arguments_are_named():
         ValueError, match=r'heads of width 20, the kernel takes 32, 64, 96, 128: rung "tiled" takes any'
     ):
         rung("flash").attention_forward(zeros(20), zeros(20), zeros(20))
+
+
+@pytest.mark.parametrize("name", TAKING_VIEWS)
+def test_views_that_the_kernels_cannot_read_are_named(name):
+    op, q = rung(name), zeros(64)
+    around = to_device(np.zeros((1, 1, 2, 66), np.float32), "cudasim")
+    with pytest.raises(ValueError, match="attention_forward: rows of k do not begin at multiples of 16 bytes"):
+        op.attention_forward(q, around[..., :64], q)
+    with pytest.raises(ValueError, match="attention_forward: v does not begin at a multiple of 16 bytes"):
+        op.attention_forward(q, q, around[..., 2:])
+    with pytest.raises(ValueError, match="attention_forward: rows of q do not begin at multiples of 16 bytes"):
+        op.attention_forward(q[:, :, ::-1], q, q)
+    y, saved = op.attention_forward(q, q, q)
+    with pytest.raises(ValueError, match="attention_backward: rows of dy do not begin at multiples of 16 bytes"):
+        op.attention_backward(around[..., :64], saved)
+    with pytest.raises(ValueError, match=r"attention_backward: dk is \(1, 1, 2, 66\) but k is"):
+        op.attention_backward(y, saved, out=(q.copy(), around, q.copy()))
+    with pytest.raises(ValueError, match="attention_backward: rows of dv do not begin at multiples of 16 bytes"):
+        op.attention_backward(y, saved, out=(q.copy(), q.copy(), around[..., :64]))

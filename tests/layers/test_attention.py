@@ -246,6 +246,42 @@ def test_kernel_agrees(heads, kv_heads):
         assert_close(to_host(got), wanted, 1e-6)
 
 
+def test_kernels_read_and_write_where_the_products_do(monkeypatch):
+    """Of q, k, v, y and their gradients there is no copy: each shares the memory of a product's operand or result."""
+    C, met = 64, {}
+
+    def linear(name, outputs):
+        layer = Linear(array(name, C, outputs).astype(np.float32))
+        for direction in ("forward", "backward"):
+            monkeypatch.setattr(layer, direction, meeting(f"{name} {direction}", getattr(layer, direction)))
+        return layer
+
+    def meeting(name, function):
+        def noted(x, *arguments):
+            y = function(x, *arguments)
+            met[name] = x, y
+            return y
+
+        return noted
+
+    layer = CausalSelfAttention(linear("c_attn", 3 * C), linear("c_proj", C), 2).to("cudasim")
+    y = layer.forward(to_device(array("x", 2, 5, C).astype(np.float32), "cudasim"))
+    (kept,) = layer._saved
+    backward, (_, saved) = kept
+
+    def noting_out(dy, saved, out):
+        met["attention backward"] = dy, out
+        return backward(dy, saved, out)
+
+    layer.save_for_backward((noting_out, kept[1]))
+    layer.backward(y)
+    assert all(np.shares_memory(part, met["c_attn forward"][1]) for part in (saved.q, saved.k, saved.v))
+    assert np.shares_memory(saved.y, met["c_proj forward"][0])
+    dy, gradients = met["attention backward"]
+    assert np.shares_memory(dy, met["c_proj backward"][1])
+    assert all(np.shares_memory(gradient, met["c_attn backward"][0]) for gradient in gradients)
+
+
 # -------------------------------------------------------------------------------------------------------------- faults
 
 FAULTS = {

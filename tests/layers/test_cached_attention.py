@@ -245,7 +245,7 @@ def test_faults_are_caught(monkeypatch, request, module, right, wrong, story):
     elif module is decoding:
         monkeypatch.setitem(globals(), "Decoder", faulty.Decoder)
     elif module is rotary_attention:
-        monkeypatch.setattr(Windowed, "decode", faulty.RotarySelfAttention.decode)
+        monkeypatch.setattr(Windowed, "_decoded_heads", faulty.RotarySelfAttention._decoded_heads)
     else:
         for user in (attention, rotary_attention, cached_attention):
             monkeypatch.setattr(user, "cached_attention", faulty.cached_attention)

@@ -160,7 +160,7 @@ def test_on_the_simulated_device(name):
 
 
 FAULTS = [
-    (linear, "y += self.bias.value", "pass", "linear"),
+    (linear, "y += self.bias.peek()", "pass", "linear"),
     (packed_linear, "y += self._bias", "pass", "linear transposed"),
     (packed_linear, "] = strip.T", "] = strip.T[::-1]", "linear transposed"),
     (packed_linear, "column += len(strip)", "column += 0", "swiglu"),
@@ -189,9 +189,9 @@ FAULTS = [
     ),
     (cache, "columns - self.padding[:, None], 0)", "columns, 0)", "gpt2 0"),
     (gpt2, "self.h:\n            x = block.decode", "self.h[:1]:\n            x = block.decode", "gpt2 0"),
-    (gpt2, "x = x + self.attn_resid_dropout.decode", "x = self.attn_resid_dropout.decode", "gpt2 block 0"),
-    (gpt2, "self.mlp.decode(self.ln_2.decode(x, cache), cache)", "self.mlp.decode(x, cache)", "gpt2 block 0"),
-    (llama, "x = x + self.self_attn.decode", "x = self.self_attn.decode", "llama block 0"),
+    (gpt2, "x = decoded_onto(x, self.ln_1", "x = decoded_onto(0, self.ln_1", "gpt2 block 0"),
+    (gpt2, "return decoded_onto(x, self.ln_2.decode(x, cache), ", "return decoded_onto(x, x, ", "gpt2 block 0"),
+    (llama, "x = decoded_onto(x, ", "x = decoded_onto(0, ", "llama block 0"),
     (llama, "return self.norm.decode(x, cache)", "return x", "llama 0"),
 ]
 

@@ -26,7 +26,7 @@ FAULTS = {
 KERNEL_FAULTS = {
     "halves of a word swapped": ("index % 2 ? 32 : 0", "index % 2 ? 0 : 32", "numbers"),
     "last block not cut": ("n < count", "n <= count", "check"),
-    "the rows before are forgotten": ("* block + i - first;", "* block + i - first / 8 * 8;", "numbers"),
+    "the rows before are forgotten": ("start = 8 * block - first;", "start = 8 * block - first / 8 * 8;", "numbers"),
 }
 
 

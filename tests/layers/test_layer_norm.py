@@ -31,9 +31,11 @@ KERNEL_FAULTS = {
         ": Number(0));\n    __syncthreads();", ": Number(0));", "check"),
     "column_sum: no barrier": ("= sum;\n    __syncthreads();", "= sum;", "check"),
     "variance about 0 in place of the mean": (
-        "((float)x[c] - mean) * ((float)x[c] - mean)", "(float)x[c] * (float)x[c]", "numbers"),
-    "gradient keeps its component along n": (" - normed * mean_g_normed", "", "numbers"),
-    "dweight not set to 0": ("dweight[c] = dbias[c] = 0;", "dbias[c] = 0;", "check"),
+        "(x[i] - mean) * (x[i] - mean)", "x[i] * x[i]", "numbers"),
+    "gradient keeps its component along n": (" - normed[i] * mean_g_normed", "", "numbers"),
+    "what lies beyond the row counts for the variance": ("if (column_of<N>(i) < width) squares", "squares", "numbers"),
+    "a vector beyond the row is written": (
+        "if (column_of<N>(i) < width) store(", "store(", "check"),
 }  # fmt: skip
 
 

@@ -5,15 +5,16 @@ import pytest
 from kernel_testing import assert_numpy_agrees_in_float32
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
+import minillm
 from minillm.checks.cases import LINEAR, array
 from minillm.layers.linear import Linear, linear_forward
 
 FAULTS = {
-    "dx is half of what it should be": ("dx = matmul(dy_rows, w.T)", "dx = matmul(dy_rows, w.T * 0.5)"),
+    "dx is half of what it should be": ("dx = matmul(dy_rows, w.T,", "dx = matmul(dy_rows, w.T * 0.5,"),
     "dweight is a mean in place of a sum": (
         "dweight = matmul(rows.T, dy_rows,", "dweight = matmul(rows.T, dy_rows / len(rows),"),
     "dbias is a mean in place of a sum": (
-        "dbias = matmul(ones, dy_rows)", "dbias = matmul(ones, dy_rows / len(dy_rows))"),
+        "dbias = sum_over_rows(dy_rows)", "dbias = sum_over_rows(dy_rows / len(dy_rows))"),
     "transposed: dweight is twice what it should be": (
         "dweight = matmul(dy_rows.T, rows,", "dweight = matmul(dy_rows.T, rows * 2,"),
 }  # fmt: skip
@@ -82,3 +83,65 @@ def test_gradient_of_a_wrong_shape_is_refused():
 
 def test_numpy_agrees_in_float32():
     assert_numpy_agrees_in_float32(LINEAR)
+
+
+class Scaled(minillm.Layer):
+    """y = s inner(x): a layer of a user's in the place of a Linear, with the two methods of the contract alone."""
+
+    def __init__(self, inner):
+        self.inner, self.s = inner, minillm.Parameter(np.ones(1, np.float32))
+
+    def forward(self, x):
+        y = self.inner.forward(x)
+        self.save_for_backward(y)
+        return y * self.s.value
+
+    def backward(self, dy):
+        y = self.take_saved()
+        self.s.add_grad((dy * y).sum().reshape(1))
+        return self.inner.backward(dy * self.s.value)
+
+
+SHAPE = dict(vocab_size=11, context_length=6, n_layer=1, n_head=2, d_model=8)
+PROJECTIONS = {
+    "transformer.h.0": (lambda: minillm.GPT2(minillm.GPT2Config(**SHAPE), seed=1), ("attn.c_proj", "mlp.c_proj")),
+    "model.layers.0": (
+        lambda: minillm.Llama(minillm.LlamaConfig(**SHAPE), seed=1),
+        ("self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    ),
+}
+
+
+def a_step(model):
+    ids = np.arange(12).reshape(2, 6) % 11
+    loss = model.loss(ids[:, :-1], ids[:, 1:])
+    model.backward()
+    return float(loss), {name: parameter.grad for name, parameter in model.parameters().items()}
+
+
+@pytest.mark.parametrize("block, name", [(block, name) for block, (_, names) in PROJECTIONS.items() for name in names])
+@pytest.mark.parametrize("how", ["a layer", "a subclass", "a hook"])
+def test_a_projection_of_ones_own_needs_forward_of_x_and_backward_of_dy(block, name, how):
+    model = PROJECTIONS[block][0]()
+    expected_loss, expected = a_step(PROJECTIONS[block][0]())
+    owner, _, attribute = f"{block}.{name}".rpartition(".")
+    owner = dict(model.layers())[owner]
+    linear = getattr(owner, attribute)
+    if how == "a layer":
+        setattr(owner, attribute, Scaled(linear))
+    elif how == "a subclass":
+        linear.__class__ = type(
+            "Own",
+            (Linear,),
+            {
+                "forward": lambda self, x: Linear.forward(self, x),
+                "backward": lambda self, dy: Linear.backward(self, dy),
+            },
+        )
+    else:
+        linear.backward = lambda dy: Linear.backward(linear, dy)
+    loss, found = a_step(model)
+    found = {name.replace(".inner", ""): grad for name, grad in found.items()}
+    assert loss == expected_loss
+    for name, grad in expected.items():
+        np.testing.assert_allclose(found[name], grad, rtol=1e-5, atol=1e-8)

@@ -19,7 +19,7 @@ FAULTS = {
 
 LAYER_FAULTS = {
     "the added path is left out of dx": ("dx += dx_added", "pass"),
-    "the base path is left out of dx": ("dx = super().backward(dy)", "dx = 0 * super().backward(dy)"),
+    "the base path is left out of dx": ("dx = super().backward(dy, dx)", "dx = 0 * super().backward(dy)"),
 }
 
 

@@ -32,7 +32,7 @@ KERNEL_FAULTS = {
         "/ 32] = value;\n    __syncthreads();",
         "/ 32] = value;\n    if (threadIdx.x < 32) __syncthreads();", "check"),
     "warp_sum: a step is missing": ("distance = 16", "distance = 8", "numbers"),
-    "bound off by one": ("c < width", "c <= width", "check"),
+    "bound off by one": ("column_of<N>(i) < width", "column_of<N>(i) <= width", "check"),
 }  # fmt: skip
 
 

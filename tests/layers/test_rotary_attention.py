@@ -18,17 +18,24 @@ from minillm.layers.rotary import rotary_tables
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 
 FAULTS = {
-    "no path through the keys": ("    dx += self.k_proj", "    self.k_proj"),
-    "no path through the values": ("    dx += self.v_proj", "    self.v_proj"),
-    "dq not rotated back": ("rotate_backward(contiguous(dq), saved_q)", "dq"),
-    "dk not rotated back": ("rotate_backward(contiguous(dk), saved_k)", "dk"),
+    "no path through the keys": (
+        "dx = backward_onto(self.k_proj, dk, dx)",
+        "self.k_proj.backward(dk)",
+    ),
+    "no path through the values": ("return backward_onto(self.v_proj, merge_heads(dv), dx)", "return dx"),
+    "dq not rotated back": ("rotate_backward(dq, saved_q)", "dq"),
+    "dk not rotated back": ("rotate_backward(dk, saved_k)", "dk"),
     "dk and dv exchanged": ("dq, dk, dv = ", "dq, dv, dk = "),
 }
 FAULTS_OF_NORMS = {
-    "no norm in backward": ("dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)", "pass"),
+    "no norm in backward": (
+        "dq, dk = self.q_norm.backward(cut_heads(dq, D)), self.k_norm.backward(cut_heads(dk, D))",
+        "dq, dk = cut_heads(dq, D), cut_heads(dk, D)",
+    ),
     "norm after the rotation": (
-        "            dq, dk = self.q_norm.backward(dq), self.k_norm.backward(dk)",
-        "            dq, dk = rotate_backward(self.q_norm.backward(dq), saved_q), self.k_norm.backward(dk)",
+        "            dq, dk = joined_heads(dq), ",
+        "            dq = rotate_backward(heads_apart(dq, self.n_head), saved_q)\n"
+        "            dq, dk = merge_heads(dq), ",
     ),
 }
 

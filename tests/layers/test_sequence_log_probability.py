@@ -171,3 +171,17 @@ def test_the_kernel_of_cross_entropy_serves_it(device):
         found = logp, *sequence_log_probability_backward(dlogp, saved)
     for one, exact in zip(found, expected):
         assert relative_error(to_host(one), exact) <= 1e-5
+
+
+def test_in_bfloat16_on_a_device(device):
+    """With the head's copy in bfloat16, whose rows go up to 64: errors as those of rounded numbers are."""
+    x, weight = array("x", 3, 4, 64), array("w", 40, 64)
+    targets = np.where(TARGETS < 0, -100, 7 * np.abs(TARGETS))
+    dlogp = np.array([1.0, -0.5, 0.0])
+    head = SequenceLogProbability(Parameter(to_device(weight.astype(np.float32), device)))
+    logp = head.forward(to_device(x.astype(bfloat16()), device), to_device(targets, device))
+    dx = head.backward(to_device(dlogp, device))
+    exact = formula(x, weight, targets, dlogp)
+    assert head.weight.grad.shape == weight.shape and head.weight.grad.dtype == np.float32 and dx.dtype == bfloat16()
+    for found, wanted in zip((logp, dx, head.weight.grad), exact):
+        assert relative_error(to_host(found), wanted) <= 2e-2

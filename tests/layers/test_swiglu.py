@@ -27,14 +27,18 @@ FAULTS = {
 }  # fmt: skip
 
 LAYER_FAULTS = {
-    "the path through up is left out": ("dx += self.up_proj.backward(dup)", "self.up_proj.backward(dup)"),
+    "the path through up is left out": (
+        "return backward_onto(self.up_proj, dup, dx)",
+        "self.up_proj.backward(dup); return dx",
+    ),
     "the gate gets the gradient of up": ("self.gate_proj.backward(dgate)", "self.gate_proj.backward(dup)"),
 }
 
 # (a text of the kernel's source, what is put in its place, what notices it)
 KERNEL_FAULTS = {
-    "the sigmoid's own gradient is dropped": (" * (1 + g * (1 - s))", "", "numbers"),
-    "last block not cut": ("n < count", "n <= count", "check"),
+    "the sigmoid's own gradient is dropped": (" * (1 + g[i] * (1 - s))", "", "numbers"),
+    "the end is not cut": ("if (n < count)", "if (n <= count)", "check"),
+    "the end is left out": ("if (n < count)", "if (false)", "numbers"),
 }
 
 

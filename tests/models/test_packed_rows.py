@@ -186,10 +186,10 @@ def differs(model, expected):
 
 ALONE = "the conversations run alone"
 FAULTS = {
-    "positions do not begin anew": ("positions = positions - starts", "positions = positions - 0 * starts", ALONE),
+    "positions do not begin anew": ("device_of(ids)) - starts", "device_of(ids)) - 0 * starts", ALONE),
     "positions count from 1": (
-        "positions = positions - starts",
-        "positions = positions - starts + (starts > 0)",
+        "device_of(ids)) - starts",
+        "device_of(ids)) - starts + (starts > 0)",
         ALONE,
     ),
     "blocks get no starts": ("self.training, starts)", "self.training, None)", ALONE),

@@ -19,6 +19,7 @@ from kernel_testing import (
 from planting import assert_close, planted
 
 from minillm.backend.arrays import to_host
+from minillm.backend.precision import bfloat16
 from minillm.checks.cases import ADAMW, array, at
 from minillm.errors import UserError
 from minillm.kernels import global_norm
@@ -213,6 +214,58 @@ def test_a_step_on_the_device_needs_no_host_scale(device):
     for value, old, gradient in zip(a.values, before, a.gradients):
         g = to_host(gradient).astype(np.float64) / float(norm)
         np.testing.assert_allclose(to_host(value), old - 0.1 * g / (np.abs(g) + 1), rtol=1e-5, atol=1e-6)
+
+
+COPY_FAULTS = {
+    "no copy is written": ("if (copy) copy[i] = w;", "", "numbers"),
+    "the copy is of the old weight": (
+        "        value[i] = w;\n        if (copy) copy[i] = w;",
+        "        if (copy) copy[i] = value[i];\n        value[i] = w;",
+        "numbers",
+    ),
+    "copies are dealt to the wrong tensors": (
+        "copies[piece.tensor] : nullptr", "copies[copied - 1 - piece.tensor] : nullptr", "numbers"),
+    "no copy where the scale is not finite": ("copy && i < piece.end", "false && i < piece.end", "numbers"),
+}  # fmt: skip
+
+
+def copies_after_a_step(op, a, scale):
+    """Of the first and the third of three tensors of the same size, the copies that a step writes; and whether they are
+    the weights, rounded, and all else is as without copies."""
+    copies = [value.astype(bfloat16()) * 0 if index != 1 else None for index, value in enumerate(a.values)]
+    settings = dict(lr=0.1, betas=(0.9, 0.9), eps=1.0, weight_decays=[0.1, 0.2, 0.3], step=1, gradient_scale=scale)
+    plain = [[each.copy() for each in arrays] for arrays in (a.values, a.gradients, a.first, a.second)]
+    op.adamw_update(a.values, a.gradients, a.first, a.second, **settings, copies=copies)
+    op.adamw_update(*plain, **settings)
+    same = all(
+        (to_host(one) == to_host(other)).all()
+        for ours, others in zip((a.values, a.first, a.second), (plain[0], *plain[2:]))
+        for one, other in zip(ours, others)
+    )
+    rounded = [to_host(value).astype(bfloat16()) for value in a.values]
+    return same and all((to_host(copies[index]) == rounded[index]).all() for index in (0, 2))
+
+
+@pytest.mark.parametrize("scale", [1.0, np.nan])
+def test_copies_are_the_new_weights_rounded(scale, device):
+    op, a = on_device(ADAMW, at((70, 70), (70, 70), (70, 70)), device)
+    assert copies_after_a_step(op, a, scale)
+
+
+@pytest.mark.parametrize("fault", COPY_FAULTS)
+def test_faults_in_the_copies_are_noticed(fault, monkeypatch, simulator):
+    op, a = on_device(ADAMW, at((70, 70), (70, 70), (70, 70)), "cudasim")
+    before, after, _ = COPY_FAULTS[fault]
+    assert before in op.CUDA.text
+    monkeypatch.setattr(op, "CUDA", op.CUDA.with_text(op.CUDA.text.replace(before, after)))
+    assert not all(copies_after_a_step(op, a, scale) for scale in (1.0, np.nan))
+
+
+def test_numpy_writes_copies_too():
+    values, gradients, m, v = ([array(f"{name} {i}", 3, 2) for i in range(2)] for name in ("w", "g", "m", "v"))
+    copies = [np.zeros((3, 2), bfloat16()), None]
+    adamw_update(values, gradients, m, [x * x for x in v], 0.1, (0.9, 0.9), 1.0, [0, 0], 1, copies=copies)
+    assert (copies[0] == values[0].astype(bfloat16())).all()
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])

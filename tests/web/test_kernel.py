@@ -144,7 +144,7 @@ def test_other_faults_are_marked_at_their_lines(statement):
 
 
 def test_a_fault_in_a_header_of_ours_comes_with_its_source():
-    arguments = ["float32[8,32]", "float32[32]", "9", "32"]
+    arguments = ["float32[8,32]", *["float32[32]"] * 3, "9", "32"]
     source = '#define ADDENDS 8\n#define COLUMNS 32\n#include "column_sum.cuh"\n'
     event = last(source=source, name="column_sum", block="32,8", arguments=arguments, mode="check")
     (fault,) = event["faults"]
@@ -538,7 +538,7 @@ def test_a_fault_in_a_header_is_shown_there(view):
     view.get_by_label("what to see").select_option("check")
     for label, text in (("kernel", "column_sum"), ("grid", "1"), ("block", "32,8")):
         view.locator(".editor").get_by_label(label, exact=True).fill(text)
-    view.get_by_label("arguments, one a line").fill("float32[8,32]\nfloat32[32]\n9\n32")
+    view.get_by_label("arguments, one a line").fill("float32[8,32]\n" + 3 * "float32[32]\n" + "9\n32")
     assert "faults found: 1" in ran(view)
     assert view.locator(".source h2").inner_text() == "column_sum.cuh"
     assert "partials[" in view.locator("tr.marked").inner_text()

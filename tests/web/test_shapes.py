@@ -59,8 +59,8 @@ PLANTED = {
     "the left operand": ("attention", "transpose(v))  # (B, H, t, D) @", "transpose(v))  # (B, H, t, T) @"),
     "the right operand": (
         "linear",
-        "matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, I)",
-        "matmul(dy_rows, w.T).reshape(x.shape)  # (N, O) @ (O, N)",
+        "add=dx is not None).reshape(x.shape)  # (N, O) @ (O, I)",
+        "add=dx is not None).reshape(x.shape)  # (N, O) @ (O, N)",
     ),
     "two letters in the wrong order": (
         "attention",
@@ -102,8 +102,8 @@ PLANTED = {
     "the weight of a layer": ("mlp", "c_fc: C -> F", "c_fc: F -> C"),
     "an operand before an arrow": (
         "attention",
-        "# (B, H, T, D) -> (B, T, H, D)",
-        "# (B, D, T, H) -> (B, T, H, D)",
+        "# (B, T, C) -> (B, H, T, D)",
+        "# (B, C, T) -> (B, H, T, D)",
     ),
     "a letter that the other methods of the class do not have": (
         "linear",
@@ -117,8 +117,8 @@ PLANTED = {
     ),
     "a kernel's launcher": (
         "attention_flash",
-        '"""dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)"""',
-        '"""dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H, T, D)"""',
+        '"""dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H_kv, T, D)',
+        '"""dy (B, H, T, D)  ->  dq (B, H, T, D), dk and dv (B, H, T, D)',
     ),
 }
 

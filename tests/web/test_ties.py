@@ -309,7 +309,7 @@ REAL_FAULTS = {
     ),
     "swiglu": ("    h = gate * s\n    h *= up\n    return", "    h = gate * s * up\n    return"),
     "linear": (
-        "        # forward: y, saved = linear_forward(x, self.weight.value",
+        "        # forward: y, saved = linear_forward(x, self.weight.operand(x)",
         "        # y, saved = linear_forward(x",
     ),
     "cross_entropy": ("    total = row_sum(p)[:, 0]  #", "    whole = row_sum(p)[:, 0]  #"),
@@ -560,11 +560,11 @@ def test_rows_of_layer_norm():
         for row in here
         if row.backward
     ]
-    assert [len(backward) for _, backward in beside] == [1, 5, 3, 1, 6]
-    (returned, normed, y, shifted, unpacked) = beside
+    assert [len(backward) for _, backward in beside] == [1, 6, 1, 3, 1, 6]
+    (returned, normed, _, y, shifted, unpacked) = beside
     assert returned == ([], ["return downcast(dx, dy).reshape(dy.shape), dweight, dbias"])
     assert normed[0][0] == "normed = rows - (rows @ average)[:, None]" and normed[0][-1] == "normed *= rstd[:, None]"
-    assert normed[1][0].startswith("along_normed = ") and normed[1][-1] == "dx *= rstd[:, None]"
+    assert normed[1][0].startswith("along_normed = ") and normed[1][-2] == "dx *= rstd[:, None]"
     assert y == (
         ["y = normed * weight"],
         ["product = dy_rows * normed", "dweight = ones @ product", "dnormed = dy_rows * weight"],
@@ -576,16 +576,16 @@ def test_rows_of_layer_norm():
 # -------------------------------------------------------------------------------------------------------------- symbols
 
 EXPECTED = {
-    "layer_norm": "C average bias dbias dnormed dweight dx dy eps mean normed rstd variance weight x y",
+    "layer_norm": "C average bias dbias dnormed dsum dweight dx dy eps mean normed rstd variance weight x y",
     "attention": (
-        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys n_kv_head p q rows s scale starts v "
+        "B D H T b block c_attn c_proj causal dk dp dq ds dv dy factor first k keys mask n_kv_head p q rows s scale starts v "
         "window y"
     ),
-    "cross_entropy": "V count dlogits gradient ignore_index label_smoothing logits loss p targets total",
-    "adamw": "b1 b2 decay decoupled eps g gradient_scale lr m v w",
+    "cross_entropy": "V before count dlogits ignore_index label_smoothing logits loss p targets total",
+    "adamw": "b1 b2 copies decay decoupled eps g gradient_scale lr m v w",
 }
 SPELLED = {  # name, column -> spellings
-    ("layer_norm", "dweight"): {"derivation": {"dw_i"}, "kernel": {"dweight", "dweight_partials"}},
+    ("layer_norm", "dweight"): {"derivation": {"dw_i"}, "kernel": {"dweight"}},
     ("layer_norm", "normed"): {"derivation": {"n_i", "n_j", "normed"}, "backward": {"normed"}},
     ("layer_norm", "rstd"): {"derivation": {"rstd"}, "kernel": {"rstd"}},
     ("attention", "dv"): {"derivation": {"dv", "dv_jd"}, "kernel": {"dv", "dv_sum"}},

@@ -24,12 +24,13 @@ from dataclasses import dataclass, field
 
 from minillm.web.read.quotations import COMPOUND, header
 
-ROOM = {"empty", "empty_like"}
+ROOM = {"empty", "empty_like", "room_for_gradients"}
 SAME_NUMBERS = {"upcast", "downcast", "contiguous", "reshape", "astype", "quick_to_transpose"}
 BOOKKEEPING = {
     *ROOM, *SAME_NUMBERS,
     "zeros", "zeros_like", "ones", "full", "array_module", "int32", "len", "list", "zip", "enumerate", "range",
-    "reversed", "items", "take_saved", "grad_buffer", "pop", "check_backward",
+    "reversed", "items", "take_saved", "grad_buffer", "empty_gradient", "grad_to_add_to", "pop", "check_backward",
+    "layout_of", "split_qkv",
 }  # fmt: skip
 SHAPES = {"shape", "ndim", "size"}
 PUT_TOGETHER = (

@@ -22,6 +22,8 @@ from minillm.web.read.bookkeeping import Bookkeeping, assignments, stored_names
 from minillm.web.read.operation import Source
 from minillm.web.read.quotations import headed, header, leaves
 
+_THROUGH = {"projected": "forward", "backward_onto": "backward"}  # of linear.py: methods of their first argument
+
 
 class Mentions:
     """What the forward functions of a pair say. names: all names of theirs."""
@@ -100,6 +102,9 @@ def _called(node: ast.AST, method: str) -> set[str]:
                 found.discard("self")  # a function of its own, which may compute anything
                 continue
             name = getattr(part.func, "id", None) or getattr(part.func, "attr", "")
+            if _THROUGH.get(name) == method:
+                found.add(ast.unparse(part.args[0]))
+                continue
             if name == method or method == "forward" and not name.endswith("_forward"):
                 found.add(name.removesuffix(method))
         elif isinstance(part, ast.Constant) and isinstance(part.value, str):

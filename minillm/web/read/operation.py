@@ -245,7 +245,19 @@ def _rung(name: str, title: str, module: str, pairs: str, *shared: str) -> Opera
 
 
 _ALL = (
-    _layer("linear", "Linear: a learned matrix applied to every row", "linear", "Linear"),
+    _layer(
+        "linear",
+        "Linear: a learned matrix applied to every row",
+        "linear",
+        "Linear",
+        kernels=("skinny_matmul.cu",),
+    ),
+    _layer(
+        "bias",
+        "Bias: a number for each channel, the same for every row",
+        "bias",
+        kernels=("bias.cu", "columns.cuh", "column_sum.cuh"),
+    ),
     _layer(
         "embedding",
         "Embedding: a table with a row for each token",
@@ -260,7 +272,13 @@ _ALL = (
         "LayerNorm",
         kernels=("layer_norm.cu", "layer_norm.cuh"),
     ),
-    _layer("rms_norm", "RMS norm: a layer norm without the mean", "rms_norm", "RMSNorm", kernels=("rms_norm.cu",)),
+    _layer(
+        "rms_norm",
+        "RMS norm: a layer norm without the mean",
+        "rms_norm",
+        "RMSNorm",
+        kernels=("rms_norm.cu", "rms_norm.cuh"),
+    ),
     _layer("gelu", "GELU: a value times the share of it that passes", "gelu", "GELU", kernels=("gelu.cu",)),
     _layer("mlp", "MLP: two linear layers with a GELU between them", "MLP"),
     _layer(
@@ -271,7 +289,7 @@ _ALL = (
         kernels=("swiglu.cu",),
         case="swiglu MLP",
     ),
-    _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax"),
+    _layer("softmax", "Softmax: scores to probabilities", "softmax", "Softmax", kernels=("largest.cu",)),
     _layer(
         "attention",
         "Attention: every token reads the tokens before it",
@@ -281,10 +299,17 @@ _ALL = (
         "attention",
         "repeat_heads / sum_heads",
         "CausalSelfAttention",
-        kernels=("attention/flash.cu", "attention/delta.cuh"),
+        kernels=("attention/flash.cu",),
         case="causal self-attention",
     ),
-    _layer("cached_attention", "Attention of new tokens to a cache", "cached_attention /", "_softmax /", case=""),
+    _layer(
+        "cached_attention",
+        "Attention of new tokens to a cache",
+        "cached_attention /",
+        "_softmax /",
+        kernels=("attention/decode.cu",),
+        case="",
+    ),
     _layer(
         "rotary",
         "Rotary embedding: positions as rotations",
@@ -316,10 +341,32 @@ _ALL = (
     ),
     _layer("residual", "Residual: a branch is added to what it read", "residual"),
     _layer(
+        "residual_bias",
+        "Residual add with the branch's bias as one operation",
+        "residual_bias",
+        kernels=("residual_bias.cu", "columns.cuh"),
+    ),
+    _layer(
         "residual_layer_norm",
         "Residual add and layer norm as one operation",
         "residual_layer_norm",
+        "sum_of_rows /",
+        "layer_norm_of_sum / layer_norm_of_sum_backward",
         kernels=("residual_layer_norm.cu", "layer_norm.cuh"),
+    ),
+    _layer(
+        "residual_rms_norm",
+        "Residual add and RMS norm as one operation",
+        "residual_rms_norm",
+        "rms_norm_of_sum / rms_norm_of_sum_backward",
+        kernels=("residual_rms_norm.cu", "rms_norm.cuh"),
+    ),
+    _layer(
+        "fused_block",
+        "A block in fewer trips to memory",
+        "fused_block",
+        "_branch / _branch_backward",
+        case="fused block",
     ),
     _layer("lora", "LoRA: a small addition to a large weight", "lora", "LoRALinear", case="linear with lora"),
     _layer(
@@ -415,9 +462,15 @@ _ALL = (
     _rung("naive", "Attention, rung 1: the formulas, one kernel each", "matrix", "forward / backward", "softmax.cuh"),
     _rung("tiled", "Attention, rung 2: through shared memory", "matrix", "forward / backward", "softmax.cuh"),
     _rung("online", "Attention, rung 3: no T x T matrix", "online", "attention", "delta.cuh"),
-    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention", "delta.cuh"),
+    _rung("flash", "Attention, rung 4: register tiling", "flash", "attention", "mask.cuh"),
     _rung(
-        "flash_tensor_cores", "Attention, rung 5: matrix instructions", "flash_tensor_cores", "attention", "delta.cuh"
+        "flash_tensor_cores",
+        "Attention, rung 5: matrix instructions",
+        "flash_tensor_cores",
+        "attention",
+        "warp_tiles.cuh",
+        "operands.cuh",
+        "mask.cuh",
     ),
     Operation(
         "gpt_page",

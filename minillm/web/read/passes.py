@@ -22,9 +22,9 @@ from minillm.checks.agreement import placed
 from minillm.checks.case import KEY, Case, Problem, array, at
 from minillm.checks.cases import CASES
 from minillm.checks.cases_attention import ROTARY_ATTENTION, SELF_ATTENTION
-from minillm.checks.cases_models import RECOMPUTE, RESIDUAL_BLOCK
+from minillm.checks.cases_models import FUSED_BLOCK, RECOMPUTE, RESIDUAL_BLOCK
 from minillm.generation.decoder import Decoder, left_padded
-from minillm.layers import dpo, linear_cross_entropy, lora, recompute, rotary, rotary_scaling
+from minillm.layers import dpo, fused_block, linear_cross_entropy, lora, recompute, rotary, rotary_scaling
 from minillm.layers.cache import Cache
 from minillm.layers.documents import packed_starts
 from minillm.layers.layer import decode_problem
@@ -53,6 +53,9 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
     "layer_norm": (at(2, 5, 12),),
     "rms_norm": (at(2, 5, 12),),
     "residual_layer_norm": (at(2, 5, 12),),
+    "residual_rms_norm": (at(2, 5, 12),),
+    "residual_bias": (at(2, 5, 12),),
+    "bias": (at(2, 5, 12),),
     "residual": (at(2, 5, 12),),
     "gelu": (at(2, 5, 12), at(2, 5, 12, approximate="none"), at(2, 5, 12, biased=False)),
     "mlp": (at(2, 5, 6, 24),),
@@ -72,6 +75,11 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
     ),
     "rotary_attention": (at(2, 5, 14, 6, 3, 4), at(2, 5, 14, 6, 3, 4, normed=True, window=3)),
     "recompute": (at(3, 5, 8),),
+    "fused block": (
+        at(2, 3, 4, kind=GPT2),
+        at(2, 3, 4, kind=GPT2, dropout=0.1),
+        at(2, 3, 4, kind=Llama, attention_bias=True, mlp_bias=True),
+    ),
     "cross_entropy": (at(2, 5, 11, ignored=(4,)), at(2, 5, 11, ignored=(4,), label_smoothing=0.1)),
     "linear_cross_entropy": (at(2, 5, 6, 11, ignored=(4,)),),
     "sequence_log_probability": (at(2, 5, 6, 11, prompt=2, padding=1),),
@@ -228,6 +236,16 @@ def _further_of_recompute() -> None:
         recompute.run_blocks_backward([block], array("dy", *y.shape).astype(y.dtype), saved)
 
 
+def _further_of_fused_blocks() -> None:
+    """Blocks that are fused, and what they call, on packed documents."""
+    for problem in PROBLEMS["fused block"]:
+        a = placed(FUSED_BLOCK, FUSED_BLOCK.make(problem), "cpu", "float64")
+        block = FUSED_BLOCK.layer(FUSED_BLOCK.module, a).block.train()
+        starts = np.concatenate([packed(a.x.shape[1])] * 2)[: len(a.x)]
+        y, saved = fused_block.fused_block_forward(block.parts(), a.x, KEY, starts)
+        fused_block.fused_block_backward(array("dy", *y.shape), saved)
+
+
 def packed(T: int) -> np.ndarray:
     """starts (2, T): two documents in each row."""
     return np.stack([packed_starts((2, T - 2), T), packed_starts((1, T - 1), T)])
@@ -244,6 +262,11 @@ _FURTHER: dict[str, tuple[Pass, ...]] = {
     "attention": (_further_of_attention(SELF_ATTENTION),),
     "rotary_attention": (_further_of_attention(ROTARY_ATTENTION),),
     "recompute": (_further_of_recompute,),
+    "layer_norm": (_further_of_fused_blocks,),
+    "rms_norm": (_further_of_fused_blocks,),
+    "residual_layer_norm": (_further_of_fused_blocks,),
+    "residual_rms_norm": (_further_of_fused_blocks,),
+    "fused_block": (_further_of_fused_blocks,),
 }
 
 

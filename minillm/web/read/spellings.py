@@ -33,9 +33,12 @@ _RUNGS = ("naive", "tiled", "online", "flash", "flash_tensor_cores")
 
 SPELLINGS: dict[str, Table] = {
     "linear": _AFFINE,
+    "bias": {"bias": ("b",), "z": ("z", "y")},
     "embedding": {"weight": ("W",), "ids": ("id",)},
     "layer_norm": _NORM,
     "residual_layer_norm": {"total": ("s",)},
+    "residual_rms_norm": {"total": ("s",)},
+    "residual_bias": {"bias": ("b",)},
     "rms_norm": _NORM,
     "gelu": {"bias": ("b",), "C": ("c",), "A": ("a",), "gate": ("g", "s")},
     "mlp": {"c_fc": ("W_fc",), "c_proj": ("W_proj",)},
@@ -46,7 +49,7 @@ SPELLINGS: dict[str, Table] = {
     "dropout": {"factor": ("m",)},
     "lora": {"a": ("A",), "b": ("B",), "scale": ("s",)},
     "cross_entropy": {"logits": ("z",), "targets": ("t", "target"), "label_smoothing": ("e",), "loss": ("losses",)},
-    "linear_cross_entropy": {"weight": ("W",), "loss": ("chunk_loss",), "targets": ("t",)},
+    "linear_cross_entropy": {"weight": ("W",), "targets": ("t",)},
     "adamw": _MOMENTS,
     "adam": _MOMENTS,
     "sgd": {"m": ("momentum",)},
@@ -57,6 +60,7 @@ IN_TEXT: dict[str, Table] = {"lora": {"bias": ("b",)}}
 IN_CUDA: dict[str, Table] = {
     "layer_norm": {"C": ("width",)},
     "residual_layer_norm": {"total": ("sum",), "dsum": ("dsum",)},
+    "residual_rms_norm": {"total": ("sum",), "dsum": ("dsum",)},
     "rms_norm": {"C": ("width",)},
     "gelu": {"dx": ("dz", "gradient"), "x": ("z",)},
     "swiglu": {"s": ("sigmoid",), "dh": ("gradient",)},

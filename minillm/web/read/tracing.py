@@ -100,7 +100,7 @@ def describe(value, has_numbers: Callable[[np.ndarray], bool] = lambda array: Tr
         weight = value.weight.value
         return describe(weight.T if value.transposed else weight, has_numbers)
     if isinstance(value, Parameter):
-        value = vars(value).get("value")  # not yet there while one is made
+        value = vars(value).get("_value")  # not yet there while one is made
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         return None if array.dtype.names else _look(array, has_numbers(array))

@@ -1,0 +1,1 @@
+"""Real CuPy on a GPU that is not there."""
