@@ -29,7 +29,9 @@ mkdir -p "$OUT"; OUT=$(cd "$OUT" && pwd)
 export BENCHMARK_RESULTS=$OUT/results
 python=${PYTHON:-python3} limit_of_piece=${PIECE_SECONDS:-530}
 if [[ $OUT$python =~ [[:space:]] ]]; then echo "OUT and PYTHON must not contain spaces: $OUT, $python" >&2; exit 2; fi
-"$python" -c "import minillm.kernels" 2>/dev/null || ln -sfn ../kernels minillm/kernels  # where minillm is not installed
+if "$python" -c "import minillm.kernels" 2>&1 | grep -q "No module named 'minillm.kernels'"; then
+    ln -sfn ../kernels minillm/kernels  # minillm is not installed
+fi
 gpu() { echo "$python" ${fake:+-m minillm.kernels.standin --compute} "$@"; }    # a module on the GPU
 counted() { echo "$python" ${fake:+-m minillm.kernels.standin} "$@"; }           # the same, where a fake GPU computes nothing
 either() { [ -z "$fake" ] && echo "$1" || echo "$2"; }                           # a real size, a tiny one

@@ -16,6 +16,7 @@ from minillm.profiling.memory_advice import format_bytes, memory_of
 
 LEGEND = (
     "weights and AdamW's two moments are float32 (float64 for float64) whatever the products are computed in;",
+    "on a device, the weights of products in bfloat16 have a rounded copy;",
     "activations: what layers keep for backward; workspace: arrays that come and go;",
     "gradients: those that exist at the peak, when the sum of all is largest; some come later.",
 )
