@@ -294,14 +294,19 @@ def test_a_batch_is_a_function_of_its_step_and_every_pair_comes_once_in_a_pass(p
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_the_simulator(preferring, simulator, dtype):
-    """The same losses as on the host, within the precision."""
+    """The same losses as on the host, within the precision.
+
+    With plain gradient descent: Adam divides each gradient by its own size, and where those of the
+    two answers cancel, what it divides is rounding.
+    """
     settings = dict(max_steps=2, eval_interval=2, batch_size=2, sample_tokens=0, dtype=dtype, eval_windows=2)
+    settings |= dict(optimizer="sgd", lr=1.0)
     rows = [{"prompt": "the", "chosen": f" {word}.", "rejected": f" {word}?"} for word in ("fox", "dog", "lazy")]
     losses = {}
     for device in ("cpu", "cudasim"):
         listener = listened(preferring(device, rows=rows, device=device, **settings))
         losses[device] = [evaluation.loss for pair in listener.evaluations for evaluation in pair]
-    assert losses["cudasim"] == pytest.approx(losses["cpu"], abs=1e-4 if dtype == "float32" else 3e-3)
+    assert losses["cudasim"] == pytest.approx(losses["cpu"], abs=1e-6 if dtype == "float32" else 1e-3)
 
 
 # ------------------------------------------------------------------------------------------- what is left out, and said
