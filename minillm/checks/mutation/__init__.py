@@ -4,7 +4,7 @@ A check that has never failed proves nothing. Here every line of a backward func
 every way that the rules know, one change at a time, and the check has to notice each. What it does
 not notice, the survivors, are either the same function in other words, or a hole in the check.
 
-    observed = observe(module, names, call)                what runs in a call, and the shapes there
+    observed = observe(module, names, check)               what runs in a check, and the shapes there
     mutants = mutants_of(module, names, observed)          the faults
     outcomes = try_mutants(mutants, check)                 which of them `check(copy of the module)` notices
 

@@ -1,7 +1,7 @@
 """Mutants of the functions of a module, and what a check says of them.
 
     names = backward_functions(module)                      or any of `functions_of(module)`
-    observed = observe(module, names, lambda: check(module))
+    observed = observe(module, names, check)
     mutants = mutants_of(module, names, observed)
     outcomes = try_mutants(mutants, check)
     survivors = [outcome.mutant for outcome in outcomes if not outcome.noticed]
@@ -69,7 +69,7 @@ class Mutant:
             for body in counted:
                 del body[0]
             self._place.put(self._place.node)
-        return source.copy(statement, code, **{STEP: _Steps()})
+        return source.copy({statement: code}, **{STEP: _Steps()})
 
     @property
     def file(self) -> str:
@@ -94,7 +94,7 @@ def mutants_of(module: types.ModuleType, names: Iterable[str], observed: Observe
 
     names: qualified ones, as `functions_of(module)` has them: functions, methods (static ones, too),
     functions inside of functions, lambdas. A function includes those inside of it. observed: what
-    `observe` returned for a call that runs them. With it, names are mistaken for others of the same
+    `observe` returned for the check. With it, names are mistaken for others of the same
     shape, and a statement that never ran is one mutant of the rule "never run" in place of many
     that nothing could notice. Without it these are left out.
 
@@ -133,12 +133,15 @@ def noticed_by(mutant: Mutant, check: Callable[[types.ModuleType], object]) -> s
 
 
 def _of_function(module, name: str, function: ast.AST, first_line: int, observed: Observed | None) -> Iterator[Mutant]:
-    seen, never_ran = set(), set()
+    seen, never_ran, passed_over = set(), set(), set(observed.passed_over if observed else ())
     for place in places_in(function, first_line):
         if observed is not None and not _ran(place, observed):
             if isinstance(place.node, ast.stmt) and id(place.parent) not in never_ran:
                 yield Mutant(name, place.line, NEVER_RUN, text(place.node), "", module, place, place.node)
             never_ran |= {id(place.parent), id(place.node)}
+            continue
+        if place.node in passed_over or (place.above and place.above.node in passed_over):
+            passed_over.add(place.node)
             continue
         for rule, replacement in changes(place, observed or Observed()):
             before, after = place.texts(replacement)

@@ -11,6 +11,11 @@ NOT_CHANGED = (ast.Raise, ast.Assert, ast.Delete, ast.Global, ast.Nonlocal, ast.
 # Fields that say nothing of what is computed: annotations, decorators, default values, names of exceptions.
 PASSED_OVER = {"annotation", "returns", "decorator_list", "defaults", "kw_defaults", "type_params", "type_comment"}
 
+# What says how numbers are kept, and not which they are: by the keyword or attribute, by the function.
+HOW_KEPT = ("dtype", "order", "copy", "kind", "casting", "like", "optimize", "subok", "itemsize", "device", "flags")
+LIBRARY_OF = ("array_module", "device_of", "dispatch", "kernel_for", "isinstance", "is_bfloat16", "empty_like", "empty")
+LIKE = ("astype", "view")
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -73,12 +78,29 @@ def _below(parent: ast.AST, field: str, above: Place | None, line: int, first_li
             line = node.lineno
             if node.end_lineno < first_line:
                 continue
+        if index and field == "args" and called(parent) == "downcast":  # whose dtype it is cast to
+            continue
         place = Place(node, parent, field, index, above, line)
         if line >= first_line:
             yield place
         for name in node._fields:
-            if name not in PASSED_OVER:
+            if name not in PASSED_OVER and not _decides_no_number(node, name):
                 yield from _below(node, name, place, line, first_line)
+
+
+def _decides_no_number(node: ast.AST, field: str) -> bool:
+    """Whether a part of an expression says how numbers are kept, and not which they are."""
+    if isinstance(node, ast.Call):
+        return called(node) in LIBRARY_OF or (field == "args" and called(node) in LIKE)
+    if isinstance(node, ast.keyword):
+        return node.arg in HOW_KEPT
+    return isinstance(node, ast.Attribute) and node.attr in HOW_KEPT
+
+
+def called(node: ast.Call) -> str:
+    """The last part of the name of the function that is called."""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -14,8 +14,8 @@ import ast
 from collections.abc import Callable, Iterator
 
 from minillm.checks.mutation.observed import Observed, dotted
-from minillm.checks.mutation.places import Place
-from minillm.checks.mutation.rules_calls import CALL_RULES
+from minillm.checks.mutation.places import Place, called
+from minillm.checks.mutation.rules_calls import CALL_RULES, is_statement, transposed
 from minillm.checks.mutation.rules_statements import STATEMENT_RULES
 
 OTHER_OPERATOR = {
@@ -31,6 +31,7 @@ OTHER_COMPARISON = {
 TERMS, FACTORS = (ast.Add, ast.Sub), (ast.Mult, ast.Div, ast.FloorDiv, ast.Pow, ast.Mod, ast.MatMult)
 MASKS = (ast.BitAnd, ast.BitOr, ast.BitXor)
 TRANSPOSED = ("T", "mT")
+OF_THE_SHAPE = ("shape", "ndim", "size", "nbytes")
 
 Rule = Callable[[Place, Observed], Iterator[tuple[str, ast.AST]]]
 
@@ -78,11 +79,14 @@ def _with_a_transpose(operands: list) -> Iterator[list]:
     """The operands of a matrix product, each in turn as its transpose."""
     for index, operand in enumerate(operands):
         if not (isinstance(operand, ast.Attribute) and operand.attr in TRANSPOSED):
-            yield [*operands[:index], ast.Attribute(operand, "T", ast.Load()), *operands[index + 1 :]]
+            yield [*operands[:index], transposed(operand), *operands[index + 1 :]]
 
 
 def _signs(place, observed):
     operator, operand = place.node.op, place.node.operand
+    above = place.above.node if place.above else None
+    if isinstance(above, ast.Call) and called(above) == "reshape":
+        return  # -1 for the rest
     if isinstance(operator, ast.USub) and isinstance(operand, ast.Constant):
         yield from _constant_changes(-operand.value)
         yield "sign", operand
@@ -140,6 +144,10 @@ def _choices(place, observed):
 def _other_operands(place, observed):
     above = place.above.node if place.above else None
     if isinstance(above, ast.Call) and place.field == "func":
+        return
+    if isinstance(above, ast.Attribute) and above.attr in OF_THE_SHAPE:
+        return
+    if isinstance(above, ast.keyword) and above.arg == "out" and not is_statement(place.above.above):
         return
     name = dotted(place.node)
     if name is None or (isinstance(above, ast.Attribute) and dotted(above) in _names_at(observed, place.line)):

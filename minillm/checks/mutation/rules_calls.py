@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from minillm.checks.mutation.places import HOW_KEPT, Place, called
+
 SUMS = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "amax": "amin", "amin": "amax", "prod": "sum"}
 SUMS |= {"cumsum": "cumprod", "nansum": "nanmean"}
 TRANSPOSES = ("transpose", "swapaxes", "moveaxis", "permute", "matrix_transpose")
@@ -29,13 +31,6 @@ SAME_NUMBERS = (
     "quick_to_transpose", "empty", "empty_like", "array_module", "device_of", "dispatch", "kernel_for", "isinstance",
     "len", "getattr", "hasattr", "print",
 )  # fmt: skip
-KEPT_KEYWORDS = ("dtype", "order", "copy", "kind", "casting", "like", "optimize", "stable", "subok", "strict")
-
-
-def _named(node: ast.Call) -> str:
-    """The last part of the name of the function that is called."""
-    function = node.func
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _operand(node: ast.Call) -> ast.expr | None:
@@ -49,7 +44,7 @@ def _operand(node: ast.Call) -> ast.expr | None:
 def _is_library(node: ast.expr) -> bool:
     """Whether an expression is NumPy or a thing like it: `np.exp`, `xp.exp`, `array_module(x).exp`."""
     if isinstance(node, ast.Call):
-        return _named(node) == "array_module"
+        return called(node) == "array_module"
     if isinstance(node, ast.Attribute):  # np.add of np.add.reduceat
         return _is_library(node.value)
     return isinstance(node, ast.Name) and node.id in ("np", "xp", "numpy", "cp", "cupy", "math", "jnp", "torch")
@@ -62,7 +57,7 @@ def _renamed(node: ast.Call, name: str, arguments: list | None = None) -> ast.Ca
 
 
 def _sums(place, observed):
-    node, name = place.node, _named(place.node)
+    node, name = place.node, called(place.node)
     if name not in SUMS or (operand := _operand(node)) is None:
         return
     yield "sum dropped", operand
@@ -71,7 +66,7 @@ def _sums(place, observed):
 
 
 def _transposes(place, observed):
-    node, name = place.node, _named(place.node)
+    node, name = place.node, called(place.node)
     if name in TRANSPOSES and (operand := _operand(node)) is not None:
         yield "transpose dropped", operand
     if name in PRODUCTS and len(node.args) >= 2:
@@ -83,14 +78,24 @@ def _transposes(place, observed):
                 yield "transpose added", _with_argument(node, index, turned)
 
 
+def transposed(node: ast.expr) -> ast.expr:
+    """The transpose of an expression; of one that has a single axis it is an error."""
+    return ast.Call(ast.Attribute(node, "swapaxes", ast.Load()), [ast.Constant(-1), ast.Constant(-2)], [])
+
+
+def is_statement(place: Place) -> bool:
+    """Whether the value of a call is not used."""
+    return place.above is not None and isinstance(place.above.node, ast.Expr)
+
+
 def _is_transposed(node: ast.expr) -> bool:
-    named = node.attr if isinstance(node, ast.Attribute) else _named(node) if isinstance(node, ast.Call) else ""
+    named = node.attr if isinstance(node, ast.Attribute) else called(node) if isinstance(node, ast.Call) else ""
     return named in ("T", "mT", *TRANSPOSES)
 
 
 def _functions(place, observed):
     """Another function in its place, or none; what is written to `out` keeps being written there."""
-    node, name = place.node, _named(place.node)
+    node, name = place.node, called(place.node)
     is_ufunc = isinstance(node.func, ast.Attribute) and _is_library(node.func.value)
     if (other := OTHER_FUNCTION.get(name)) and is_ufunc:
         yield "another function", _renamed(node, other)
@@ -111,11 +116,13 @@ def _functions(place, observed):
 
 def _arguments(place, observed):
     """Keywords left out, neighbours exchanged."""
-    node, name = place.node, _named(place.node)
+    node, name = place.node, called(place.node)
     if name in SAME_NUMBERS:
         return
     for index, keyword in enumerate(node.keywords):
-        if keyword.arg is not None and keyword.arg not in KEPT_KEYWORDS:
+        if keyword.arg is not None and keyword.arg not in HOW_KEPT:
+            if keyword.arg == "out" and not is_statement(place):
+                continue  # the result is the same, in memory of its own
             rest = [*node.keywords[:index], *node.keywords[index + 1 :]]
             rule = "keepdims dropped" if keyword.arg == "keepdims" else "argument dropped"
             yield rule, ast.Call(node.func, node.args, rest)
@@ -162,7 +169,7 @@ def _number(node: ast.expr) -> int | None:
 def _subscripts(place, observed):
     """Neighbouring letters of an operand, or of the result, exchanged in an einsum."""
     node = place.node
-    if _named(node) != "einsum" or not node.args or not isinstance(node.args[0], ast.Constant):
+    if called(node) != "einsum" or not node.args or not isinstance(node.args[0], ast.Constant):
         return
     text = node.args[0].value
     for index in range(len(text) - 1):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+from minillm.checks.mutation.places import LIBRARY_OF, called
+
 OTHER_STEP = {
     ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.FloorDiv: (ast.Mult,),
     ast.Pow: (ast.Mult,), ast.MatMult: (ast.Mult,), ast.BitAnd: (ast.BitOr,), ast.BitOr: (ast.BitAnd,),
@@ -31,8 +33,12 @@ def _assignment(place, observed):
         yield "statement dropped", ast.Pass()
     if isinstance(target, ast.Subscript) and len(node.targets) == 1:
         yield "+= for =", ast.AugAssign(target, ast.Add(), node.value)
-    if isinstance(node.value, (ast.BinOp, ast.Call)) and len(node.targets) == 1 and _is_one_number(target):
+    if _may_be_negative(node.value) and len(node.targets) == 1 and _is_one_number(target):
         yield "sign", ast.Assign([target], ast.UnaryOp(ast.USub(), node.value))
+
+
+def _may_be_negative(node: ast.expr) -> bool:
+    return isinstance(node, (ast.BinOp, ast.Name)) or (isinstance(node, ast.Call) and called(node) not in LIBRARY_OF)
 
 
 def _is_one_number(target: ast.expr) -> bool:
@@ -78,11 +84,11 @@ def _jump(place, observed):
 
 def _return(place, observed):
     value = place.node.value
-    if isinstance(value, (ast.BinOp, ast.Call, ast.Name)):
+    if _may_be_negative(value):
         yield "sign", ast.Return(ast.UnaryOp(ast.USub(), value))
     if isinstance(value, ast.Tuple):
         for index, element in enumerate(value.elts):
-            if isinstance(element, (ast.BinOp, ast.Call, ast.Name)):
+            if _may_be_negative(element):
                 changed = [*value.elts[:index], ast.UnaryOp(ast.USub(), element), *value.elts[index + 1 :]]
                 yield "sign", ast.Return(ast.Tuple(changed, ast.Load()))
 

@@ -13,8 +13,9 @@ import ast
 import inspect
 import linecache
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from types import MappingProxyType
 
 from minillm.errors import UserError
 
@@ -101,16 +102,17 @@ class Source:
                 return statement
         raise KeyError(f"line {getattr(node, 'lineno', '?')} of {self.file} defines no function")
 
-    def copy(self, changed: ast.stmt | None = None, code: types.CodeType | None = None, **names) -> types.ModuleType:
-        """A copy of the module, in which the code of the statement `changed` is another one.
+    def copy(self, changed: Mapping[ast.stmt, types.CodeType] = MappingProxyType({}), **names) -> types.ModuleType:
+        """A copy of the module.
 
-        names: what the copy has beside, or in place of, the module's own.
+        changed: the code of statements that are other ones. names: what the copy has beside, or in
+        place of, the module's own.
         """
         made = types.ModuleType(self.module.__name__)
         made.__dict__.update(vars(self.module))
         made.__dict__.update(names)
         for statement, own in zip(self._to_make, self._codes):
-            exec(code if statement is changed else own, made.__dict__)
+            exec(changed.get(statement, own), made.__dict__)
         return made
 
 
