@@ -7,14 +7,11 @@ unnoticed (checks/mutation).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 
-from minillm.checks.case import KEY, Case, at, randomised
+from minillm.checks.case import KEY, Case, at, constants, randomised
 from minillm.checks.cases_attention import attention_inputs
 from minillm.checks.cases_linear import linear_inputs
 from minillm.checks.cases_loss import (
@@ -24,10 +21,12 @@ from minillm.checks.cases_loss import (
 )
 from minillm.checks.cases_models import RESIDUAL_BLOCK, PackedModel, residual_block, residual_block_inputs, small
 from minillm.checks.cases_norms import residual_norm_inputs
+from minillm.checks.cases_preference import preference_inputs
 from minillm.layers.documents import packed_starts
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.rms_norm import RMSNorm
+from minillm.layers.softmax import Softmax
 from minillm.models.gpt2 import GPT2
 
 # ---------------------------------------------------------------------------------------------------- linear, embedding
@@ -63,18 +62,37 @@ class Within(Layer):
 
 
 def _sum_of_linears(module, a):
-    first, second = module.Linear(a.weight), module.Linear(a.other, a.bias)
-    return SumOfLinears(module, first, Within(second) if a.within else second)
+    first = module.Linear(a.weight)
+    if a.second == "softmax":
+        return SumOfLinears(module, first, Softmax())
+    second = (_derived(module.Linear) if a.second == "derived" else module.Linear)(a.other, a.bias)
+    if a.second == "exchanged":
+        second.backward = lambda dy: module.Linear.backward(second, dy)
+    return SumOfLinears(module, first, Within(second) if a.second == "within" else second)
+
+
+def _derived(linear: type) -> type:
+    class OwnLinear(linear):
+        def backward(self, dy):
+            return linear.backward(self, dy)
+
+    return OwnLinear
 
 
 LINEAR_SUM = Case(
     "sum of linears",
     home="minillm.layers.linear",
-    inputs=lambda rng, *shape, within=False: dict(
-        linear_inputs(rng, *shape), other=rng.normal(size=shape[-2:]), within=within
+    inputs=lambda rng, *shape, second="linear": dict(
+        linear_inputs(rng, *shape), other=rng.normal(size=shape[-2:]), second=second
     ),
     layer=_sum_of_linears,
-    gradcheck=[at(2, 3, 4, 5), at(2, 3, 4, 5, label="of which one is within another layer", within=True)],
+    gradcheck=[
+        at(2, 3, 4, 5),
+        at(2, 3, 4, 5, label="one within another layer", second="within"),
+        at(2, 3, 4, 5, label="one of a derived class", second="derived"),
+        at(2, 3, 4, 5, label="one whose backward was exchanged", second="exchanged"),
+        at(2, 3, 5, 5, label="and a softmax", second="softmax"),
+    ],
 )
 
 
@@ -203,17 +221,32 @@ NO_DROPOUT = Case(
     gradcheck=[at(3, 4, 5)],
 )
 
+
+ATTENTION_HOME = "minillm.layers.attention"
+
+
+def _attention_forward(op, a):
+    with constants(op, ATTENTION_HOME, QUERY_BLOCK=2):
+        return op.attention_forward(a.q, a.k, a.v, **a.settings, starts=a.starts)
+
+
+def _attention_backward(op, a, saved):
+    with constants(op, ATTENTION_HOME, QUERY_BLOCK=2):
+        return op.attention_backward(a.dy, saved)
+
+
 ATTENTION_BLOCKS = Case(
     "attention in blocks",
-    home="minillm.layers.attention",
+    home=ATTENTION_HOME,
     inputs=attention_inputs,
-    forward=lambda op, a: op.attention_forward(a.q, a.k, a.v, **a.settings, starts=a.starts),
-    backward=lambda op, a, saved: op.attention_backward(a.dy, saved),
+    forward=_attention_forward,
+    backward=_attention_backward,
     differentiated=("q", "k", "v"),
-    gradcheck=[  # a block has 128 queries
-        at(1, 1, 1, 130, 1, label="two blocks of queries, full, dropout", causal=False, dropout=0.1),
-        at(1, 1, 1, 130, 1, label="two blocks of queries, a window of 3", window=3),
-        at(1, 6, 2, 4, 3, label="6 query heads on 2 key/value heads, dropout", dropout=0.3),
+    gradcheck=[  # blocks of 2 queries
+        at(1, 6, 2, 5, 3, label="6 query heads on 2 key/value heads, dropout", dropout=0.3),
+        at(1, 2, 1, 5, 2, label="full, dropout", causal=False, dropout=0.1),
+        at(1, 2, 2, 5, 2, label="a window of 3", window=3),
+        at(3, 1, 1, 6, 2, label="packed documents, dropout", documents=((2, 4), (5, 1), (1, 1, 4)), dropout=0.3),
     ],
 )
 
@@ -233,27 +266,14 @@ class PartOfALoss(Layer):
         return self.of.backward(self.share * dloss)
 
 
-@contextmanager
-def constants(op: ModuleType, home: str, **values) -> Iterator[None]:
-    """Other values of constants of a module, and of a copy of it, while something is called."""
-    modules = op, import_module(home)
-    before = [{name: vars(module)[name] for name in values} for module in modules]
-    try:
-        for module in modules:
-            vars(module).update(values)
-        yield
-    finally:
-        for module, own in zip(modules, before):
-            vars(module).update(own)
-
-
 HEAD, SEQUENCES = "minillm.layers.linear_cross_entropy", "minillm.layers.sequence_log_probability"
 
 
 def _head_forward(op, a):
+    written_over = np.ones_like(a.weight)
     with constants(op, HEAD, STRIP_ROWS=4):
-        loss, saved = op.linear_cross_entropy_forward(a.x, a.weight, a.targets, chunk_rows=2)
-    return 0.5 * loss, saved
+        loss, saved = op.linear_cross_entropy_forward(a.x, a.weight, a.targets, chunk_rows=1, dweight=written_over)
+    return 2 * loss, saved
 
 
 def _sequences_forward(op, a):
@@ -261,8 +281,16 @@ def _sequences_forward(op, a):
 
 
 def _sequences_backward(op, a, saved):
+    buffer = 2 * np.ones_like(a.weight)  # which the gradient is added to
     with constants(op, SEQUENCES, STRIP_ROWS=4):
-        return op.sequence_log_probability_backward(a.dlogp, saved)
+        dx, dweight = op.sequence_log_probability_backward(a.dlogp, saved, buffer.copy())
+    return dx, dweight - buffer
+
+
+def _padded_forward(op, a):
+    """The weight has rows of zeros below those of the vocabulary."""
+    weight = np.concatenate([a.weight, np.zeros_like(a.weight)])
+    return op.sequence_log_probability_forward(a.x, weight, a.targets, vocabulary=len(a.weight))
 
 
 LOSSES = (
@@ -270,16 +298,16 @@ LOSSES = (
         "part of a cross-entropy",
         home="minillm.layers.cross_entropy",
         inputs=cross_entropy_inputs,
-        layer=lambda module, a: PartOfALoss(module.CrossEntropy(), 0.5),
+        layer=lambda module, a: PartOfALoss(module.CrossEntropy(), a.dloss),
         layer_inputs=("logits", "targets"),
-        gradcheck=[at(2, 3, 6)],
+        gradcheck=[at(2, 3, 6, label="twice the loss", dloss=2.0), at(2, 3, 6, label="none of it", dloss=0.0)],
     ),
     Case(
         "part of a loss, in chunks",
         home=HEAD,
         inputs=linear_cross_entropy_inputs,
         forward=_head_forward,
-        backward=lambda op, a, saved: op.linear_cross_entropy_backward(0.5 * a.dloss, saved),
+        backward=lambda op, a, saved: op.linear_cross_entropy_backward(2 * a.dloss, saved),
         outputs=("loss",),
         differentiated=("x", "weight"),
         gradcheck=[at(5, 3, 11, ignored=(3,))],
@@ -288,7 +316,7 @@ LOSSES = (
         "part of a loss, a frozen head",
         home=HEAD,
         inputs=linear_cross_entropy_inputs,
-        layer=lambda module, a: PartOfALoss(frozen(module.LinearCrossEntropy(Parameter(a.weight))), 0.5),
+        layer=lambda module, a: PartOfALoss(frozen(module.LinearCrossEntropy(Parameter(a.weight))), 0.0),
         layer_inputs=("x", "targets"),
         gradcheck=[at(2, 3, 4, 6)],
     ),
@@ -301,6 +329,16 @@ LOSSES = (
         outputs=("logp",),
         differentiated=("x", "weight"),
         gradcheck=[at(2, 5, 3, 11, prompt=1)],
+    ),
+    Case(
+        "log-probabilities, a padded head",
+        home=SEQUENCES,
+        inputs=sequence_log_probability_inputs,
+        forward=_padded_forward,
+        backward=lambda op, a, saved: op.sequence_log_probability_backward(a.dlogp, saved)[0],
+        outputs=("logp",),
+        differentiated=("x",),
+        gradcheck=[at(2, 4, 4, 6, prompt=1)],
     ),
     Case(
         "log-probabilities, a frozen head",
@@ -387,6 +425,23 @@ def _model(module, a):
     return randomised(module.GPT2(a.config, seed=0, dtype="float64"))
 
 
+def _doubled(model: GPT2) -> GPT2:
+    return randomised(_changed(GPT2)(model.config, seed=0, dtype="float64"))
+
+
+def _changed(gpt2: type) -> type:
+    """A class with a forward of its own: the logits of GPT-2, doubled."""
+
+    class Doubled(gpt2):
+        def forward(self, ids, rng_key=None):
+            return 2 * super().forward(ids, rng_key)
+
+        def backward(self, dlogits):
+            super().backward(2 * dlogits)
+
+    return Doubled
+
+
 PARTS_OF_MODELS = (
     Case(
         "blocks in a row",
@@ -410,6 +465,22 @@ PARTS_OF_MODELS = (
         layer=lambda module, a: LogitsOfModel(_model(module, a)),
         layer_inputs=("ids",),
         gradcheck=[at(tie_embeddings=False)],
+    ),
+    Case(
+        "gpt2 with a forward of its own",
+        home="minillm.models.gpt2",
+        inputs=_model_inputs,
+        layer=lambda module, a: randomised(_changed(module.GPT2)(a.config, seed=0, dtype="float64")),
+        layer_inputs=("ids", "targets"),
+        gradcheck=[at()],
+    ),
+    Case(
+        "preferences of a forward of its own",
+        home="minillm.models.preference",
+        inputs=lambda rng: preference_inputs(rng, "GPT2"),
+        layer=lambda module, a: module.PreferenceModel(_doubled(a.model), beta=0.7),
+        layer_inputs=("ids", "targets", "reference"),
+        gradcheck=[at()],
     ),
 )
 

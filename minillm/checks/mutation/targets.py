@@ -17,6 +17,7 @@ from minillm.checks.mutation.measured import Measured
 from minillm.checks.mutation.mutants import Mutant, mutants_of
 from minillm.checks.mutation.observed import observe
 from minillm.checks.mutation.source import backward_functions
+from minillm.checks.optimizer_steps import CHECKS
 from minillm.errors import UserError
 
 # Methods that other files inherit or call, in files that have no case of their own: their mutants
@@ -28,6 +29,19 @@ SHARED = {
         ("gpt2", "llama", "preference"),
     ),
 }
+# The functions that take a step, by the file in minillm/optim/.
+OPTIMIZERS = {
+    "adamw": ("adamw_formula", "adamw_update", "_update_block", "AdamW.update_all", "AdamW.adamw_step"),
+    "lion": ("lion_formula", "Lion.update"),
+    "sgd": ("sgd_formula", "SGD.update"),
+    "muon": (
+        "orthogonalised", "orthogonalised_formula", "_of_norm_1", "_factor", "muon_formula", "muon_update", "_scale",
+        "Muon.parameters_with", "Muon.update_all",
+    ),
+    "global_norm": ("global_norm", "clipped_norm", "clip_scale", "clip", "_sum_of_squares"),
+    "schedules": ("make_schedule.schedule",),
+}  # fmt: skip
+OF_ALL_OPTIMIZERS = ("Optimizer.step", "Optimizer.update_all", "Optimizer.decay_of", "Optimizer.zero_grad")
 
 
 @dataclass(frozen=True)
@@ -53,15 +67,21 @@ class Target:
 
 def names_to_mutate() -> list[str]:
     """The names that --mutate takes: those of gradcheck whose files have backward functions of
-    their own.
+    their own, and the optimizers.
     """
-    return [name for name in GRADCHECKED if any(backward_functions(module) for module in _modules(name))]
+    layers = [name for name in GRADCHECKED if any(backward_functions(module) for module in _modules(name))]
+    return [*layers, *OPTIMIZERS, "optimizer"]
 
 
 def targets_of(name: str) -> list[Target]:
     """What is changed under a name. Raises UserError for an unknown one."""
     if name not in names_to_mutate():
         raise UserError(f'nothing to mutate is named "{name}": use {", ".join(names_to_mutate())}')
+    if name in OPTIMIZERS:
+        module = import_module(f"minillm.optim.{name}")
+        return [Target(name, module, OPTIMIZERS[name], CHECKS[name], partial(CHECKS[name], module))]
+    if name == "optimizer":
+        return [_optimizer()]
     found = []
     for module in _modules(name):
         functions = backward_functions(module)
@@ -115,6 +135,19 @@ def _shared(name: str, path: str, functions: tuple[str, ...], users: tuple[str, 
                 _check_all(measured, own)
 
     return Target(name, module, functions, check, lambda: None)
+
+
+def _optimizer() -> Target:
+    """The base class of all optimizers, tried with some of them."""
+    module = import_module("minillm.optim.optimizer")
+    own = {name: import_module(f"minillm.optim.{name}") for name in ("lion", "sgd", "adamw")}
+
+    def check(copy: types.ModuleType) -> None:
+        with _exchanged(module, copy, OF_ALL_OPTIMIZERS):
+            for name in own:
+                CHECKS[name](own[name])
+
+    return Target("optimizer", module, OF_ALL_OPTIMIZERS, check, partial(check, module))
 
 
 @contextmanager
