@@ -281,8 +281,10 @@ def _sequences_forward(op, a):
 
 
 def _sequences_backward(op, a, saved):
-    buffer = 2 * np.ones_like(a.weight)  # which the gradient is added to
     with constants(op, SEQUENCES, STRIP_ROWS=4):
+        if not a.added:
+            return op.sequence_log_probability_backward(a.dlogp, saved)
+        buffer = 2 * np.ones_like(a.weight)
         dx, dweight = op.sequence_log_probability_backward(a.dlogp, saved, buffer.copy())
     return dx, dweight - buffer
 
@@ -323,12 +325,14 @@ LOSSES = (
     Case(
         "log-probabilities in chunks",
         home=SEQUENCES,
-        inputs=sequence_log_probability_inputs,
+        inputs=lambda rng, *shape, added=False: (
+            sequence_log_probability_inputs(rng, *shape, prompt=1) | dict(added=added)
+        ),
         forward=_sequences_forward,
         backward=_sequences_backward,
         outputs=("logp",),
         differentiated=("x", "weight"),
-        gradcheck=[at(2, 5, 3, 11, prompt=1)],
+        gradcheck=[at(2, 5, 3, 11), at(2, 5, 3, 11, label="added to a gradient", added=True)],
     ),
     Case(
         "log-probabilities, a padded head",
@@ -414,19 +418,34 @@ def _blocks(module, a):
     return Blocks(module, *(residual_block(RESIDUAL_BLOCK.module, each) for each in copies), a.recompute)
 
 
-def _model_inputs(rng, starts=((2, 3), (1, 4)), **changes):
+def _model_inputs(rng, starts=((2, 3), (1, 4)), same=False, **changes):
     ids, targets = rng.integers(small(GPT2)["vocab_size"], size=(2, 2, 5))
     config = GPT2.config_class(**small(GPT2) | dict(n_layer=1) | changes)
     starts = np.stack([packed_starts(lengths, 5) for lengths in starts])
-    return dict(ids=ids, targets=targets, starts=starts, config=config, rng_key=KEY)
+    return dict(ids=ids, targets=targets, starts=starts, config=config, rng_key=KEY, same=same)
 
 
 def _model(module, a):
     return randomised(module.GPT2(a.config, seed=0, dtype="float64"))
 
 
+def _own_forward(module, a):
+    kind = _same(module.GPT2) if a.same else _changed(module.GPT2)
+    return randomised(kind(a.config, seed=0, dtype="float64"))
+
+
 def _doubled(model: GPT2) -> GPT2:
     return randomised(_changed(GPT2)(model.config, seed=0, dtype="float64"))
+
+
+def _same(gpt2: type) -> type:
+    """A class whose forward does more than that of GPT-2, and gives the same logits."""
+
+    class Watched(gpt2):
+        def forward(self, ids, rng_key=None):
+            return super().forward(ids, rng_key)
+
+    return Watched
 
 
 def _changed(gpt2: type) -> type:
@@ -470,9 +489,9 @@ PARTS_OF_MODELS = (
         "gpt2 with a forward of its own",
         home="minillm.models.gpt2",
         inputs=_model_inputs,
-        layer=lambda module, a: randomised(_changed(module.GPT2)(a.config, seed=0, dtype="float64")),
+        layer=_own_forward,
         layer_inputs=("ids", "targets"),
-        gradcheck=[at()],
+        gradcheck=[at(label="doubled"), at(label="the same", same=True)],
     ),
     Case(
         "preferences of a forward of its own",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def check_adamw(module: types.ModuleType) -> None:
     with constants(module, adamw.__name__, BLOCK=SMALL_BLOCKS["adamw"]):
         check_optimizer("adamw", module.AdamW)
         check_optimizer("adam", adam)
-        _check_copies(module)
+        _check_updates(module)
     w, g, m, v = (stream("formula", name).normal((2, 3)) for name in "wgmv")
     settings = dict(lr=0.1, betas=SETTINGS["betas"], eps=SETTINGS["eps"], decay=0.3)
     found = module.adamw_formula(w, g, m, np.abs(v), **settings, t=3)
@@ -259,20 +260,69 @@ def _check_missing_gradients(optimizer, parameters: dict[str, Parameter]) -> Non
     raise FormulaError("a step goes on without the gradient of vector")
 
 
-def _check_copies(module: types.ModuleType) -> None:
-    """What is written over with the new value, where there is a copy."""
+def _check_updates(module: types.ModuleType) -> None:
+    """`adamw_update` itself: all layouts, settings at their ends, and what is written over with the
+    new values.
+    """
     names = ("square", "in columns", "vector")
-    values, gradients = [_start(name) for name in names], [_gradient(name, 1) for name in names]
-    moments = [[np.zeros_like(value) for value in values] for _ in range(2)]
-    copies = [np.zeros_like(values[0]), None, np.zeros_like(values[2])]
-    settings = dict(lr=0.1, betas=SETTINGS["betas"], eps=SETTINGS["eps"], weight_decays=[0.3, 0.3, 0.0], step=1)
-    module.adamw_update(values, gradients, *moments, **settings, copies=copies)
-    _compare_arrays("copies", [copies[0], copies[2]], [values[0], values[2]])
-    wanted = [
-        formulas.adamw(w, g, 0.0, 0.0, 1, 0.1, SETTINGS["betas"], SETTINGS["eps"], 0.3)[0]
-        for w, g in zip(_start("square").flat, gradients[0].flat)
-    ]
-    _compare_arrays("adamw_update", [values[0]], [np.reshape(wanted, values[0].shape)])
+    decays = [_decay(name) for name in names]
+    for order, betas, lr, scale, decoupled in product(
+        "CF", ((0.6, 0.9), (0.0, 0.0)), (0.1, 0.0), (0.5, 0.0), (True, False)
+    ):
+        arrays = [
+            [
+                np.array(abs(_numbers(name, number)) if number == 2 else _numbers(name, number), order=order)
+                for name in names
+            ]
+            for number in range(4)
+        ]
+        values, first, second, gradients = arrays
+        formula = formulas.adamw if decoupled else formulas.adam
+        wanted = [
+            [
+                formula(w, scale * g, m, v, 2, lr, betas, SETTINGS["eps"], decay)
+                for w, m, v, g in zip(*map(np.ravel, parts))
+            ]
+            for *parts, decay in zip(*arrays, decays)
+        ]
+        copies = [np.ones_like(values[0]), None, np.ones_like(values[2])] if lr else None
+        settings = dict(lr=lr, betas=betas, eps=SETTINGS["eps"], weight_decays=decays, step=2, gradient_scale=scale)
+        more = {} if decoupled else {"decoupled": False}
+        module.adamw_update(
+            values, gradients, first, second, **settings, **more, **({"copies": copies} if copies else {})
+        )
+        for found, numbers in zip(zip(values, first, second), wanted):
+            _compare_arrays("adamw_update", [each.ravel() for each in found], np.transpose(numbers))
+        if copies:
+            _compare_arrays("copies", [copies[0], copies[2]], [values[0], values[2]])
+
+
+def check_base(module: types.ModuleType) -> None:
+    """What the base class does for an `update` without state, and says of a wrong one.
+
+    module: minillm.optim.optimizer.
+    """
+
+    class Plain(module.Optimizer):
+        def update(self, w, g, decay):
+            return w - self.lr * (g + decay * w)
+
+    class Wrong(Plain):
+        def update(self, w, g, decay):
+            return w[:1]
+
+    parameters = {tensor: _parameter(tensor) for tensor in TENSORS}
+    for tensor, parameter in parameters.items():
+        parameter.grad = _gradient(tensor, 1)
+    Plain(parameters, lr=0.1, weight_decay=0.3).step()
+    for tensor, parameter in parameters.items():
+        w, g = _start(tensor), _gradient(tensor, 1)
+        _compare_arrays(f"plain: {tensor}", [parameter.value], [w - 0.1 * (g + _decay(tensor) * w)])
+    try:
+        Wrong(parameters).step()
+    except TypeError:
+        return
+    raise FormulaError("an update that returns another shape is no TypeError")
 
 
 def _compare(what: str, found: Mapping[str, Mapping], wanted: Numbers) -> None:

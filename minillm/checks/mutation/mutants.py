@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -122,7 +123,9 @@ def noticed_by(mutant: Mutant, check: Callable[[types.ModuleType], object]) -> s
     if mutant.rule == NEVER_RUN:
         return ""
     try:
-        check(mutant.module())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(mutant.module())
     except Exception as error:  # of the changed function: it may be any
         said = str(error).partition("\n")[0]
         return f"{type(error).__name__}: {said}" if said else type(error).__name__

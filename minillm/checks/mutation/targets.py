@@ -17,7 +17,7 @@ from minillm.checks.mutation.measured import Measured
 from minillm.checks.mutation.mutants import Mutant, mutants_of
 from minillm.checks.mutation.observed import observe
 from minillm.checks.mutation.source import backward_functions
-from minillm.checks.optimizer_steps import CHECKS
+from minillm.checks.optimizer_steps import CHECKS, check_base
 from minillm.errors import UserError
 
 # Methods that other files inherit or call, in files that have no case of their own: their mutants
@@ -144,6 +144,7 @@ def _optimizer() -> Target:
 
     def check(copy: types.ModuleType) -> None:
         with _exchanged(module, copy, OF_ALL_OPTIMIZERS):
+            check_base(module)
             for name in own:
                 CHECKS[name](own[name])
 
