@@ -17,7 +17,7 @@ from minillm.checks.mutation.measured import Measured
 from minillm.checks.mutation.mutants import Mutant, mutants_of
 from minillm.checks.mutation.observed import observe
 from minillm.checks.mutation.source import backward_functions
-from minillm.checks.optimizer_steps import CHECKS, check_base
+from minillm.checks.optimizer_checks import CHECKS, check_base
 from minillm.errors import UserError
 
 # Methods that other files inherit or call, in files that have no case of their own: their mutants
