@@ -24,7 +24,7 @@ from minillm.checks.mutation.places import Place, places_in, text
 from minillm.checks.mutation.rules import changes
 from minillm.checks.mutation.source import first_gradient_line, source_of
 
-MOST_STEPS = 100_000  # of loops in a changed function: more than any check takes, and soon over
+MOST_STEPS = 20_000  # of loops in a changed function: more than any check takes, and soon over
 NEVER_RUN = "never run"
 
 
@@ -54,7 +54,7 @@ class Mutant:
     def module(self) -> types.ModuleType:
         """A copy of the module with the fault in it. Each call makes a new one.
 
-        Loops of the changed function raise TooManySteps when they have run 100,000 times in all.
+        Loops of the changed function raise TooManySteps when they have run 20,000 times in all.
         Raises SyntaxError where the fault leaves no program.
         """
         source = source_of(self.original)
