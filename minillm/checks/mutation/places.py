@@ -65,7 +65,12 @@ def places_in(function: ast.AST, first_line: int = 0) -> Iterator[Place]:
 def text(node: ast.AST) -> str:
     """A node as source text on one line; of a block its first line alone."""
     if isinstance(node, ast.stmt):
-        return ast.unparse(ast.fix_missing_locations(node)).partition("\n")[0]
+        line = ast.unparse(ast.fix_missing_locations(node)).partition("\n")[0]
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Tuple):  # in parentheses by Python 3.10 alone
+            written = ast.unparse(target)
+            line = line.replace(written, written.removeprefix("(").removesuffix(")"), 1)
+        return line
     return " ".join(ast.unparse(node).split())
 
 
