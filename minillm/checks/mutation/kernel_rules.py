@@ -22,7 +22,14 @@ BORDERS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
 OPPOSITE = {"+": "-", "-": "+", "/": "*", "%": "/", "<<": ">>", ">>": "<<", "&": "|", "|": "&", "^": "|"}
 EXCHANGED = {"-", "/", "%"}  # operators whose operands are not free to change places
 OTHER_ASSIGNMENT = {"+=": "-=", "-=": "+=", "*=": "/=", "/=": "*=", "&=": "|=", "|=": "&=", "<<=": ">>=", ">>=": "<<="}
-EXTREMES = {"fmaxf": "fminf", "fmax": "fmin", "max": "min", "atomicMax": "atomicMin", "__hmax": "__hmin", "umax": "umin"}
+EXTREMES = {
+    "fmaxf": "fminf",
+    "fmax": "fmin",
+    "max": "min",
+    "atomicMax": "atomicMin",
+    "__hmax": "__hmin",
+    "umax": "umin",
+}
 EXTREMES |= {other: name for name, other in EXTREMES.items()}
 ONE_ARGUMENT = re.compile(r"_*(?:exp2?|exp10|expm1|log2?|log10|log1p|sqrt|rsqrt|fabs|abs|tanh|erf|rcp|floor|ceil)f?$")
 BUILTINS = {"threadIdx": "blockIdx", "blockIdx": "threadIdx", "blockDim": "gridDim", "gridDim": "blockDim"}

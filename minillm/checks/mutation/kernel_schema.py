@@ -183,9 +183,7 @@ class _Builder:
                 self.left_out += 1
                 continue
             after = change.after or ""
-            mutant = Mutant(
-                len(self.mutants), file, function, line, change.rule, change.before, after, source, place
-            )
+            mutant = Mutant(len(self.mutants), file, function, line, change.rule, change.before, after, source, place)
             self.mutants.append(mutant)
             by_node.setdefault(id(change.node), []).append((mutant, change))
         self.render(text, tree, by_node)
