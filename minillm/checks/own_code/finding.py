@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from minillm.checks.own_code.functions import looks_like_loss
+from minillm.checks.own_code.scalars import operations
 from minillm.checks.own_code.source import NO_GRADIENTS, code_of
 from minillm.layers.layer import Layer
 
@@ -115,7 +116,9 @@ def _of_class(name: str, owner: type, module: ModuleType) -> tuple[list[Found], 
     if methods and code_of(getattr(owner, methods[0])).names and not _is_scalar(owner):
         return [Found(name, "object", line, getattr(owner, methods[0]), getattr(owner, methods[1]), owner, methods)], []
     if _is_scalar(owner):
-        return [Found(name, "scalar", line, owner=owner)], []
+        return [Found(f"{name}.{each}", "scalar", line, owner=owner) for each in operations(owner)], []
+    if not methods and "loss" in vars(owner) and looks_like_loss(code_of(owner.loss)):
+        return [Found(name, "object", line, owner.loss, None, owner, ("loss", ""))], []
     inside = {
         n: f for n, f in vars(owner).items() if inspect.isfunction(f) or isinstance(f, (staticmethod, classmethod))
     }

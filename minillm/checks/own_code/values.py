@@ -58,6 +58,10 @@ LABELS = ("y", "t", "label", "labels", "target", "targets", "y_true", "true", "t
 TOKENS = ("idx", "ids", "token", "tokens", "token_ids", "indices", "index", "idxs", "input_ids")
 BIASES = re.compile(r"^(b\w?|.*bias(es)?|beta|.*_b|b\d|gamma|g|gain|shift)$", re.I)
 PROBABILITIES = re.compile(r"prob|pred|y_?hat|^p$|softmax|^AL$|^a$", re.I)
+SIZES = re.compile(
+    r"^(n|num|d)_|^(n|d)$|^(n|d)_?(in|out)(puts?)?$|(size|dim|dims|features|units|neurons|channels|width|hidden|classes|embeddings?|filters)\d?$"
+    r"|^(in|out|input|output|inputs|outputs|fan_in|fan_out|nin|nout|d_model|d_ff|vocab|nodes)(_len|_n|_num|_dim)?$"
+)
 MOST = 400  # combinations of shapes that are tried
 HELP = "--input {0}=3,5 (a shape), --input {0}=int:10:4 (integers below 10), or in the file  # {0}: (N, D)"
 
@@ -82,6 +86,7 @@ class Maker:
     sizes: Sizes = field(default_factory=Sizes)
     given: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    widths: tuple[int, ...] = ()  # lengths of a last axis that an object was made for
 
     def choices(
         self,
@@ -160,7 +165,7 @@ class Maker:
                 return self.integers(name, self._bound(codes[0], name, shapes), shape)
             return self.array(name, shape)
         if argument.default is not REQUIRED:
-            return _LEAVE
+            return _OPEN if argument.default is None and name in LABELS else self._by_default(name, argument.default)
         keys: dict[str, object] = {}
         for code in codes:
             keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
@@ -171,13 +176,17 @@ class Maker:
         if name in SETTINGS:
             return SETTINGS[name]
         is_a_letter = any(name in each.shape for each in shapes.values()) and len(codes[0].names) > 3
-        if note in ("int", "<class 'int'>") or (
+        if (codes[0].name == "__init__" and SIZES.search(name)) or note in ("int", "<class 'int'>") or (
             len(name) == 1 and name.isupper() and (is_a_letter or self._is_a_size(codes, name))
         ):
             return self.sizes.of(name)
         if note in ("float", "<class 'float'>"):
             return 0.5
         return _OPEN
+
+    def _by_default(self, name: str, default):
+        """A large number of features of a constructor becomes a small one; other defaults are kept."""
+        return self.sizes.of(name) if type(default) is int and default > 8 and SIZES.search(name) else _LEAVE
 
     def _is_a_size(self, codes: list[Code], name: str) -> bool:
         """Whether an argument such as B, T or C is a number: range(B), reshape(B, T)."""
@@ -213,7 +222,7 @@ class Maker:
 
     def _completed(self, codes: list[Code], fixed: dict, open_: list[str], differentiated) -> Iterator[dict]:
         known = [x.shape for x in fixed.values() if isinstance(x, np.ndarray)]
-        base = known[0] if known and len(known[0]) > 1 else (3, 4)
+        base = known[0] if known and len(known[0]) > 1 else (3, self.widths[0]) if self.widths else (3, 4)
         lists = [self._candidates(codes, name, base, is_first=not known and i == 0, differentiated=differentiated)
                  for i, name in enumerate(open_)]  # fmt: skip
         for positive in (False, True):
@@ -242,6 +251,9 @@ class Maker:
         if BIASES.match(name) and not is_first:
             new = [n for n in (5, *base) if n]
             return shaped(*((n,) for n in new), *((1, n) for n in new), *((n, 1) for n in new))
+        if is_first and self.widths:
+            wide = [(3, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, 3, n) for n in self.widths]
+            return shaped(*wide, *((2, n, 4, 6) for n in self.widths), (4, 6))
         if is_first or any(other.lower() in LABELS for other in codes[0].names):
             return shaped(base, base[:1], (2, 3, 4, 6), (2, 3, 4))
         return shaped(
