@@ -185,8 +185,8 @@ def gradcheck(
         raise ValueError(f"method is {method!r}: use {' or '.join(METHODS)}")
     checked = subject_of(subject, inputs, rng_key, name, input_names)
     with checked.in_training(), np.errstate(all="ignore"):
-        weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
-        measurement = _Measurement(checked, weights, tolerance or TOLERANCE, step, _telling(progress, checked.name))
+        weights, gradients = checked.examine(lambda outputs: weights_of(checked.name, outputs))
+        measurement = Measurement(checked, weights, tolerance or TOLERANCE, step, _telling(progress, checked.name))
         row = measurement.row
         if method == "complex":
             tolerance, step = tolerance or complex_step.TOLERANCE, complex_step.STEP
@@ -214,8 +214,11 @@ def finite_differences(loss: Callable[[], float], array: np.ndarray, step: float
 # ------------------------------------------------------------------------------------------------------- the measurement
 
 
-class _Measurement:
-    """Tries all numbers of all tensors."""
+class Measurement:
+    """Tries all numbers of all tensors.
+
+    `row` says whether a gradient is right; what is measured for it does not depend on the gradient.
+    """
 
     def __init__(self, subject: Subject, weights: list[np.ndarray], tolerance: float, step: float, tell):
         self._subject, self._weights, self._tolerance, self._step, self._tell = subject, weights, tolerance, step, tell
@@ -263,12 +266,8 @@ class _Measurement:
         """The verdict on a tensor, with its worst element."""
         if not array.size:
             return Row(tensor, array.shape, 0.0, (), np.nan, np.nan)
-        analytic, values = gradient.reshape(-1), np.empty((array.size, 4))
-        functions = [guarded(_of_element(self.loss, array, index)) for index in range(array.size)]
-        for index, function in enumerate(functions):
-            values[index] = five_points(function, self._step)
-            self._done += 1
-            self._tell(self._done, self._total, tensor)
+        analytic, functions = gradient.reshape(-1), self.functions(tensor, array)
+        values = self.values(tensor, functions)
         by_step = by_five_points(values, self._step)
         numeric, error = by_step.copy(), relative_errors(analytic, by_step)
         reach = self._reach(values, analytic, by_step)
@@ -279,7 +278,7 @@ class _Measurement:
         doubtful = ~((error <= self._tolerance) & is_exact) | kinked
         size, largest = float(np.sqrt(np.mean(np.square(array)))), largest_of(analytic, by_step)
         where, judged = int(np.argmax(np.where(doubtful, -1.0, error))), None
-        for index in np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]:
+        for index in self.in_order(tensor, np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]):
             found = judge(
                 functions[index], float(analytic[index]), largest, size, abs(float(array.flat[index])), self._magnitude,
                 self._tolerance, bool(kinked[index] or contradicted[index]),
@@ -296,6 +295,23 @@ class _Measurement:
         numbers = float(error[where]), place, float(analytic[where]), float(numeric[where])
         verdict = (judged.verdict, judged.reason, judged.uncertainty) if judged else (PASSED, "", np.nan)
         return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]))
+
+    def functions(self, tensor: str, array: np.ndarray) -> list[Callable[[float], float]]:
+        """For each number of a tensor: the loss, as a function of what is added to it."""
+        return [guarded(_of_element(self.loss, array, index)) for index in range(array.size)]
+
+    def values(self, tensor: str, functions: list[Callable[[float], float]]) -> np.ndarray:
+        """What the formula of five points needs of them: (the tensor's size, 4)."""
+        values = np.empty((len(functions), 4))
+        for index, function in enumerate(functions):
+            values[index] = five_points(function, self._step)
+            self._done += 1
+            self._tell(self._done, self._total, tensor)
+        return values
+
+    def in_order(self, tensor: str, doubtful: np.ndarray) -> np.ndarray:
+        """The indices of the doubtful numbers, in the order in which they are measured again."""
+        return doubtful
 
     def _reach(self, values, analytic, by_step) -> np.ndarray:
         """How far off the formula of five points may be: by truncation and by rounding.
@@ -343,7 +359,7 @@ def _rank(judgement) -> tuple[int, float]:
     return (PASSED, UNTOLD, WRONG).index(judgement.verdict), judgement.error
 
 
-def _weights(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
+def weights_of(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
     """The gradients that arrive from above: random, and 1 for a loss.
 
     Raises CannotTell where an output is no number.
