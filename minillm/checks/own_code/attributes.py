@@ -1,9 +1,9 @@
 """The arrays that an object holds, and where its backward leaves their gradients.
 
-    self.W, self.dW            also grad_W, W_grad; self.weights with self.dweights or self.dW
-    self.params["W"]           with self.grads["W"] or self.grads["dW"]
-    self.params[0]             with self.grads[0]
-    self.W.data                with self.W.grad: an object around the array
+self.W, self.dW            also grad_W, W_grad; self.weights with self.dweights or self.dW
+self.params["W"]           with self.grads["W"] or self.grads["dW"]
+self.params[0]             with self.grads[0]
+self.W.data                with self.W.grad: an object around the array
 """
 
 from __future__ import annotations
@@ -15,10 +15,26 @@ import numpy as np
 from minillm.checks.own_code.source import base_name, same_name
 from minillm.checks.own_code.values import is_float
 
-GRADIENTS = ("grads", "grad", "gradients", "gradient", "dparams", "grad_params", "param_grads", "_grads", "gradis", "derivatives")
+GRADIENTS = (
+    "grads",
+    "grad",
+    "gradients",
+    "gradient",
+    "dparams",
+    "grad_params",
+    "param_grads",
+    "_grads",
+    "gradis",
+    "derivatives",
+)
 PARAMETERS = ("params", "parameters", "param", "weights", "_params", "trainable_params")
 VALUES = ("data", "value", "values", "val", "array", "w")
-ALIKE = (("W", "w", "weights", "weight", "kernel", "filters"), ("b", "bias", "biases"), ("gamma", "scale", "g"), ("beta", "shift"))
+ALIKE = (
+    ("W", "w", "weights", "weight", "kernel", "filters"),
+    ("b", "bias", "biases"),
+    ("gamma", "scale", "g"),
+    ("beta", "shift"),
+)
 DEEPEST = 4
 
 

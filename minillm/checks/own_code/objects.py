@@ -25,7 +25,23 @@ from minillm.checks.own_code.source import base_name, code_of
 from minillm.checks.own_code.values import LABELS, NOT_GIVEN, Ask, Choice, Maker
 from minillm.errors import UserError
 
-RESULTS = ("output", "out", "outputs", "y", "Y", "a", "A", "result", "activation", "activations", "h", "loss", "value", "y_hat", "z")
+RESULTS = (
+    "output",
+    "out",
+    "outputs",
+    "y",
+    "Y",
+    "a",
+    "A",
+    "result",
+    "activation",
+    "activations",
+    "h",
+    "loss",
+    "value",
+    "y_hat",
+    "z",
+)
 MOST = 300
 
 
@@ -41,7 +57,9 @@ def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
     differentiated = {a for a in forward.names for n in backward.returned if n and base_name(n) == a}
 
     def pairs():
-        constructed = [None] if made is not NOT_GIVEN else _constructors(found, maker, init, [forward, backward], header)
+        constructed = (
+            [None] if made is not NOT_GIVEN else _constructors(found, maker, init, [forward, backward], header)
+        )
         for constructor in constructed:
             wide = _widths(constructor.values if constructor else {}, made)
             maker.widths = wide
@@ -81,7 +99,9 @@ def _said_in_class(owner: type) -> str:
 
 def _widths(values: dict, made) -> tuple[int, ...]:
     """The whole numbers and the lengths of axes that an object was made of: x has one of them."""
-    numbers = [v for v in values.values() if type(v) is int] + [n for v in values.values() if isinstance(v, np.ndarray) for n in v.shape]
+    numbers = [v for v in values.values() if type(v) is int] + [
+        n for v in values.values() if isinstance(v, np.ndarray) for n in v.shape
+    ]
     if made is not NOT_GIVEN:
         numbers += [n for leaf in leaves(made) for n in leaf.array.shape]
     return tuple(dict.fromkeys(n for n in numbers if n > 1))
@@ -107,7 +127,9 @@ class ObjectCall:
         candidates = self._unreplaced(prototype, values, leaves(prototype))
         thing, returned = self._run_forward(prototype, values)
         sources, average = self._sources(thing, values, returned)
-        probe = self._run_backward(thing, values, returned, sources, candidates, np.ones_like(self._result(returned, average)))
+        probe = self._run_backward(
+            thing, values, returned, sources, candidates, np.ones_like(self._result(returned, average))
+        )
         parameters = [leaf for leaf in candidates if leaf.name in probe]
         tensors = [name for name in arrays if name in probe] + [leaf.name for leaf in parameters]
         inputs = {name: arrays[name] for name in tensors if name in arrays}
@@ -126,11 +148,17 @@ class ObjectCall:
             made = self._run_backward(copy.deepcopy(thing), arguments, found, sources, parameters, dy)
             return tuple(np.asarray(made[name]) for name in tensors)
 
-        notes = [f"self.{name} has no gradient after backward: not checked" for name in self._neglected(prototype, values, candidates, probe)]
-        notes += [f"{name}: backward gives no gradient for it: not checked" for name in arrays if name not in probe
-                  and name.lower() not in LABELS]  # fmt: skip
+        notes = [
+            f"self.{name} has no gradient after backward: not checked"
+            for name in self._neglected(prototype, values, candidates, probe)
+        ]
+        if self._backward is not None:
+            notes += [f"{name}: backward gives no gradient for it: not checked" for name in arrays if name not in probe
+                      and name.lower() not in LABELS]  # fmt: skip
         if average:
-            notes.append("backward takes the predictions in the place of dy: its gradients are held against those of forward's mean")
+            notes.append(
+                "backward takes the predictions in the place of dy: its gradients are held against those of forward's mean"
+            )
         return Problem((forward, backward), inputs, fits, notes)
 
     def _run_forward(self, prototype, values: dict, memo: dict | None = None):
@@ -140,7 +168,9 @@ class ObjectCall:
         if result is None:
             name = next((name for name in RESULTS if getattr(thing, name, None) is not None), None)
             if name is None:
-                raise Ask(f"{self._found.methods[0]} returns nothing, and sets none of self.{', self.'.join(RESULTS[:4])}: return y")
+                raise Ask(
+                    f"{self._found.methods[0]} returns nothing, and sets none of self.{', self.'.join(RESULTS[:4])}: return y"
+                )
             return thing, {name: getattr(thing, name)}
         names = self._forward.returned
         if not isinstance(result, tuple):
@@ -167,7 +197,10 @@ class ObjectCall:
         takes from the weights with a learning rate of 1.
         """
         if self._backward is None:  # loss, grads = self.loss(x, y)
-            return {name: dy * g for name, g in self._returned_gradients(list(returned.values())[1], values, candidates).items()}
+            return {
+                name: dy * g
+                for name, g in self._returned_gradients(list(returned.values())[1], values, candidates).items()
+            }
         given = {}
         for source in sources:
             if source.kind == "upstream":
@@ -175,7 +208,9 @@ class ObjectCall:
             elif source.kind == "predictions":
                 given[source.argument] = getattr(thing, "output", values[source.what])
             elif source.kind == "kept":
-                given[source.argument] = returned.get(source.what) if isinstance(source.what, str) else tuple(returned.values())[1:]
+                given[source.argument] = (
+                    returned.get(source.what) if isinstance(source.what, str) else tuple(returned.values())[1:]
+                )
             else:
                 given[source.argument] = source.what if source.kind == "value" else {**values, **returned}[source.what]
         before = {leaf.name: np.array(at(thing, leaf.path)) for leaf in candidates}
@@ -188,7 +223,9 @@ class ObjectCall:
             for name in flattened(values):
                 if (gradient := input_gradient(thing, name)) is not None:
                     found[name] = gradient
-        rate = any(source.argument in RATES for source in sources) or next((getattr(thing, r) for r in RATES if hasattr(thing, r)), None)
+        rate = any(source.argument in RATES for source in sources) or next(
+            (getattr(thing, r) for r in RATES if hasattr(thing, r)), None
+        )
         for leaf in candidates:
             after = at(thing, leaf.path)
             if rate and isinstance(after, np.ndarray) and not np.array_equal(after, before[leaf.name]):
@@ -222,7 +259,9 @@ class ObjectCall:
         found, (_, before) = [], self._run_forward(prototype, values)
         for leaf in candidates:
             if leaf.name not in probe:
-                _, after = self._run_forward(prototype, values, {id(leaf.array): leaf.array + self._maker.array(leaf.name, leaf.array.shape)})
+                _, after = self._run_forward(
+                    prototype, values, {id(leaf.array): leaf.array + self._maker.array(leaf.name, leaf.array.shape)}
+                )
                 if not np.array_equal(self._result(before, False), self._result(after, False), equal_nan=True):
                     found.append(leaf.name)
         return found

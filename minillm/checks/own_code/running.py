@@ -74,6 +74,7 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
         from minillm.checks.own_code.scalars import choices
     else:
         choices = _choices
+    maker.sizes.begin()
     best, why = None, None
     for choice, make in choices(found, maker):
         try:

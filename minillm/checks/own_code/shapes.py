@@ -55,18 +55,26 @@ class Told(NamedTuple):
 
 
 class Sizes:
-    """The numbers of the letters of one file."""
+    """The numbers of the letters of one file: different ones where letters meet."""
 
     def __init__(self):
         self.numbers: dict[str, int] = {}
         self.products: dict[str, tuple[str, ...]] = {}
+        self._before: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """Another function or class begins: its letters keep the numbers that they had, unless two
+        of them that meet here have the same.
+        """
+        self._before |= self.numbers
+        self.numbers, self.products = {}, {}
 
     def of(self, name: str) -> int:
         """The number of a letter, another one for each."""
         if name in self.products:
             return int(np.prod([self.of(factor) for factor in self.products[name]]))
         if name not in self.numbers:
-            wanted, taken = PREFERRED.get(name), set(self.numbers.values())
+            wanted, taken = self._before.get(name, PREFERRED.get(name)), set(self.numbers.values())
             if wanted and (wanted not in taken or name in _SHARED):
                 self.numbers[name] = wanted
             else:

@@ -62,6 +62,10 @@ SIZES = re.compile(
     r"^(n|num|d)_|^(n|d)$|^(n|d)_?(in|out)(puts?)?$|(size|dim|dims|features|units|neurons|channels|width|hidden|classes|embeddings?|filters)\d?$"
     r"|^(in|out|input|output|inputs|outputs|fan_in|fan_out|nin|nout|d_model|d_ff|vocab|nodes)(_len|_n|_num|_dim)?$"
 )
+ACTIVATION = re.compile(
+    r"^(activation|act|func|function|fn|nonlinearity|f)(_?(fn|func|function))?(_|$)|^(d_?)(activation|act|func|f)$|^f_?prime$"
+)
+SLOPE = re.compile(r"prime|deriv|grad|backward|^d_?(activation|act|func|f)$")
 MOST = 400  # combinations of shapes that are tried
 HELP = "--input {0}=3,5 (a shape), --input {0}=int:10:4 (integers below 10), or in the file  # {0}: (N, D)"
 
@@ -155,6 +159,9 @@ class Maker:
         name, note = argument.name, argument.note
         if (given := self.given_for(owner, codes, name)) is not _OPEN:
             return given
+        init = codes[0].name == "__init__"
+        if init and SIZES.search(name) and argument.default is REQUIRED and (name not in SETTINGS or name == "dim"):
+            return self.sizes.of(name)
         if name in SETTINGS and isinstance(SETTINGS[name], (bool, str)) and name not in ("verbose", "debug", "name"):
             return SETTINGS[name]  # trained, whatever the default is
         if name in shapes and name not in SETTINGS:
@@ -175,8 +182,10 @@ class Maker:
             return np.random.default_rng(self.seed)
         if name in SETTINGS:
             return SETTINGS[name]
+        if init and ACTIVATION.search(name):
+            return _tanh_slope if SLOPE.search(name) else np.tanh
         is_a_letter = any(name in each.shape for each in shapes.values()) and len(codes[0].names) > 3
-        if (codes[0].name == "__init__" and SIZES.search(name)) or note in ("int", "<class 'int'>") or (
+        if note in ("int", "<class 'int'>") or (
             len(name) == 1 and name.isupper() and (is_a_letter or self._is_a_size(codes, name))
         ):
             return self.sizes.of(name)
@@ -222,10 +231,17 @@ class Maker:
 
     def _completed(self, codes: list[Code], fixed: dict, open_: list[str], differentiated) -> Iterator[dict]:
         known = [x.shape for x in fixed.values() if isinstance(x, np.ndarray)]
-        base = known[0] if known and len(known[0]) > 1 else (3, self.widths[0]) if self.widths else (3, 4)
+        base = known[0] if known and len(known[0]) > 1 else (3, 4)
+        if self.widths and not (known and len(known[0]) > 1):
+            base = (next(n for n in (3, 2, 5, 7) if n not in self.widths), self.widths[0])
         lists = [self._candidates(codes, name, base, is_first=not known and i == 0, differentiated=differentiated)
                  for i, name in enumerate(open_)]  # fmt: skip
-        for positive in (False, True):
+        text = "\n".join(code.text for code in codes)
+        if "log(" in text and "exp(" not in text and any(PROBABILITIES.search(name) for name in (*fixed, *open_)):
+            orders = (True, False)  # the logarithm of a probability
+        else:
+            orders = (False, True)
+        for positive in orders:
             for combination in itertools.product(*lists):
                 values = dict(fixed) | {name: make() for name, make in zip(open_, combination)}
                 yield {name: _positive(value) if positive else value for name, value in values.items()}
@@ -252,7 +268,9 @@ class Maker:
             new = [n for n in (5, *base) if n]
             return shaped(*((n,) for n in new), *((1, n) for n in new), *((n, 1) for n in new))
         if is_first and self.widths:
-            wide = [(3, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, 3, n) for n in self.widths]
+            rows = next(n for n in (3, 2, 5, 7) if n not in self.widths)
+            wide = [(rows, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, rows, n) for n in self.widths]
+            wide += [(1, n) for n in self.widths] + [(n, rows) for n in self.widths]
             return shaped(*wide, *((2, n, 4, 6) for n in self.widths), (4, 6))
         if is_first or any(other.lower() in LABELS for other in codes[0].names):
             return shaped(base, base[:1], (2, 3, 4, 6), (2, 3, 4))
@@ -279,6 +297,10 @@ def _positive(value):
         return value
     positive = 0.1 + 0.8 / (1 + np.exp(-value))
     return positive
+
+
+def _tanh_slope(x):
+    return 1 - np.tanh(x) ** 2
 
 
 def _comments_above(code: Code) -> list[str]:
