@@ -41,6 +41,7 @@ import numpy as np
 from minillm.backend.random_streams import stream
 from minillm.checks import complex_step
 from minillm.checks.differences import EPSILON, by_five_points, five_points, guarded
+from minillm.checks.intermediates import first_wrong
 from minillm.checks.subjects import SAME, ContractError, GradientError, Subject, subject_of
 from minillm.checks.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, judge, largest_of, relative_errors
 
@@ -138,6 +139,7 @@ def gradcheck(
     method: str = "differences",
     progress: Callable[[int, int, str], None] | bool | None = None,
     input_names: Sequence[str] = (),
+    intermediates: bool = True,
 ) -> Report:
     """Check every hand-written gradient of a layer, a model or a pair of functions.
 
@@ -170,6 +172,8 @@ def gradcheck(
                  By default a check that takes longer than some seconds shows on the terminal how
                  far it is; with False it does not.
     input_names  What the report calls the inputs: "input 0", "input 1", ... by default.
+    intermediates  Whether the message of a wrong gradient names the first wrong intermediate of
+                 backward, where it can be known (intermediates.py).
 
     Returns a Report, which has passed: print it to see the largest error of each tensor.
 
@@ -199,10 +203,12 @@ def gradcheck(
             row = partial(measurement.row_by_complex_step, tolerance)
         rows = tuple(row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
         measurement.check_that_nothing_drifted()
+        wrong = intermediates and any(row.verdict == WRONG for row in rows)
+        hint = first_wrong(checked, weights) if wrong else ""
     notes = (*checked.notes, *(note for row in rows for note in _of_kinks(row)))
     report = Report(checked.name, rows, step, notes, len(checked.parameters))
     if report.verdict == WRONG:
-        raise GradientError(_why_wrong(report, tolerance or TOLERANCE), report)
+        raise GradientError(_why_wrong(report, tolerance or TOLERANCE) + (hint and f". {hint}"), report)
     if report.verdict == UNTOLD:
         raise CannotTell(_why_untold(report), report)
     return report

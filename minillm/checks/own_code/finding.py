@@ -10,17 +10,9 @@ from types import ModuleType
 
 from minillm.checks.own_code.functions import looks_like_loss
 from minillm.checks.own_code.scalars import operations
-from minillm.checks.own_code.source import NO_GRADIENTS, code_of
+from minillm.checks.own_code.source import ENDS, FORWARDS, code_of, forward_of
 from minillm.layers.layer import Layer
 
-# What the name of a backward adds to that of its forward, which is alone or ends as one of FORWARDS.
-ENDS = (
-    "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime", "_vjp",
-    "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
-)  # fmt: skip
-STARTS = ("backward_", "bwd_", "grad_", "gradient_", "d_", "derivative_", "back_", "d")
-FORWARDS = ("", "_forward", "_fwd", "_forward_pass", "_fw", "_function", "Forward", "_loss", "_activation")
-FORWARD_STARTS = ("", "forward_", "fwd_")
 METHODS = (
     ("forward", "backward"), ("__call__", "backward"), ("forward_propagation", "backward_propagation"), ("forward", "backprop"),
     ("fprop", "bprop"), ("forward_pass", "backward_pass"), ("feed_forward", "back_propagate"), ("forward", "backpropagate"),
@@ -87,24 +79,6 @@ def find(module: ModuleType) -> tuple[list[Found], list[Skipped]]:
         found += these
         skipped += those
     return sorted(found, key=lambda each: each.line), sorted(skipped, key=lambda each: each.line)
-
-
-def forward_of(backward: str, names) -> str | None:
-    """The name of the forward to a backward's, among `names`.
-
-    >>> forward_of("affine_backward", ["affine_forward", "affine"]), forward_of("dsigmoid", ["sigmoid"])
-    ('affine_forward', 'sigmoid')
-    """
-    if backward in NO_GRADIENTS:
-        return None
-    bases = [backward.removesuffix(end) for end in ENDS if backward.endswith(end)]
-    bases += [backward.removeprefix(start) for start in STARTS if backward.startswith(start)]
-    bases += [re.sub(r"(_)?backward(_)?", r"\1forward\2", backward)] if "backward" in backward else []
-    bases += [backward.replace("bwd", "fwd")] if "bwd" in backward else []
-    wanted = [
-        f"{start}{base}{end}" for base in bases if base for end in (*FORWARDS[1:], "") for start in FORWARD_STARTS
-    ]
-    return next((name for name in wanted if name in names and name != backward), None)
 
 
 def _of_class(name: str, owner: type, module: ModuleType) -> tuple[list[Found], list[Skipped]]:

@@ -103,7 +103,7 @@ class PairCall:
         dys = tuple(np.ones_like(each) for each in ys) if len(outputs) > 1 else np.ones_like(ys)
         probe = gradients(dys, saved)
         notes = [f"{name}: backward returns no gradient for it: not checked" for name in tensors if name not in probe
-                 and not _is_a_label(name, code)]  # fmt: skip
+                 and not _is_a_label(name, code) and self._acts(forward, arrays, name)]  # fmt: skip
         tensors = [name for name in tensors if name in probe]
         inputs = {name: arrays[name] for name in tensors}
         fits = all(np.shape(probe[name]) == x.shape for name, x in inputs.items())
@@ -114,8 +114,13 @@ class PairCall:
                 notes.append(
                     f"{backward.name} is the slope in terms of y: it takes the result of {code.name}, not its argument"
                 )
+
+        def backward_of(dy, saved):
+            made = gradients(dy, saved, of_output)
+            return tuple(np.asarray(made[name]) for name in tensors)
+
         return Problem(
-            (forward, lambda dy, saved: tuple(np.asarray(gradients(dy, saved, of_output)[name]) for name in tensors)),
+            (forward, backward_of),
             inputs, fits, notes,
         )  # fmt: skip
 
@@ -199,6 +204,12 @@ class PairCall:
             inputs,
             fits,
         )
+
+    def _acts(self, forward, arrays: dict, name: str) -> bool:
+        """Whether the result depends on an array."""
+        before, _ = forward(*arrays.values())
+        after, _ = forward(*(x + 0.1 if each == name else x for each, x in arrays.items()))
+        return not np.array_equal(before, after, equal_nan=True)
 
     def _is_of_output(self, forward, gradients, x) -> bool:
         """Whether a slope is that of y = forward(x) in terms of y, as y (1 - y) is of the sigmoid."""

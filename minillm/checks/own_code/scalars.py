@@ -50,12 +50,14 @@ def _problem(owner: type, name: str, inputs: dict[str, np.ndarray]) -> Problem:
         return getattr(operands[0], name)(*operands[1:])
 
     def forward(*given):
-        operands = [owner(float(x)) for x in given]
-        result = applied(*operands) + applied(*operands[::-1])
-        return np.asarray(float(_held(result))), (operands, result)
+        return np.asarray(float(_held(graph(given)[1]))), given
 
-    def backward(dy, saved):
-        operands, result = saved
+    def graph(given):
+        operands = [owner(float(x)) for x in given]
+        return operands, applied(*operands) + applied(*operands[::-1])
+
+    def backward(dy, given):
+        operands, result = graph(given)
         result.backward()
         return tuple(np.asarray(dy * float(np.asarray(operand.grad))) for operand in operands)
 

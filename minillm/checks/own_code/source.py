@@ -5,11 +5,20 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import re
 import textwrap
 import tokenize
 from functools import cache, cached_property
 from typing import NamedTuple
 
+# What the name of a backward adds to that of its forward, which is alone or ends as one of FORWARDS.
+ENDS = (
+    "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime", "_vjp",
+    "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
+)  # fmt: skip
+STARTS = ("backward_", "bwd_", "grad_", "gradient_", "d_", "derivative_", "back_", "d")
+FORWARDS = ("", "_forward", "_fwd", "_forward_pass", "_fw", "_function", "Forward", "_loss", "_activation")
+FORWARD_STARTS = ("", "forward_", "fwd_")
 REQUIRED = inspect.Parameter.empty
 
 
@@ -204,6 +213,24 @@ NO_GRADIENTS = (
 def same_name(one: str, other: str) -> bool:
     """Whether two names are one, but for capitals and underscores."""
     return one.replace("_", "").lower() == other.replace("_", "").lower()
+
+
+def forward_of(backward: str, names) -> str | None:
+    """The name of the forward to a backward's, among `names`.
+
+    >>> forward_of("affine_backward", ["affine_forward", "affine"]), forward_of("dsigmoid", ["sigmoid"])
+    ('affine_forward', 'sigmoid')
+    """
+    if backward in NO_GRADIENTS:
+        return None
+    bases = [backward.removesuffix(end) for end in ENDS if backward.endswith(end)]
+    bases += [backward.removeprefix(start) for start in STARTS if backward.startswith(start)]
+    bases += [re.sub(r"(_)?backward(_)?", r"\1forward\2", backward)] if "backward" in backward else []
+    bases += [backward.replace("bwd", "fwd")] if "bwd" in backward else []
+    wanted = [
+        f"{start}{base}{end}" for base in bases if base for end in (*FORWARDS[1:], "") for start in FORWARD_STARTS
+    ]
+    return next((name for name in wanted if name in names and name != backward), None)
 
 
 def _mentions(node: ast.AST, name: str) -> bool:
