@@ -1,10 +1,10 @@
 """A module's source as a tree: its functions by name, and copies of the module with one of them
 changed.
 
-A copy has everything that the module has, but its functions and classes are made anew, so that they
-see each other and not the original ones. Nothing else of the module runs again: a script that
-trains a model does not train it a second time. What the module computed when it was imported is
-shared with the copy.
+A copy has everything that the module has, but the changed function, and all functions and classes
+that use it, are made anew, so that they see each other and not the original ones. Nothing else of
+the module runs again: a script that trains a model does not train it a second time. What the module
+computed when it was imported is shared with the copy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ast
 import inspect
 import linecache
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 
@@ -88,6 +88,8 @@ class Source:
         self.functions = dict(_functions(self.tree, ""))
         self._flags = ANNOTATIONS if _has_future_annotations(self.tree) else 0
         self._to_make = _what_to_make(self.tree)
+        self._defined = {statement: set(_defined_by(statement)) for statement in self._to_make}
+        self._used = {statement: set(_used_by(statement)) for statement in self._to_make}
         self._codes = [self.compiled(statement) for statement in self._to_make]
 
     def compiled(self, statement: ast.stmt) -> types.CodeType:
@@ -111,9 +113,23 @@ class Source:
         made = types.ModuleType(self.module.__name__)
         made.__dict__.update(vars(self.module))
         made.__dict__.update(names)
+        affected = self._affected(changed, names)
         for statement, own in zip(self._to_make, self._codes):
-            exec(changed.get(statement, own), made.__dict__)
+            if statement in affected:
+                exec(changed.get(statement, own), made.__dict__)
         return made
+
+    def _affected(self, changed: Iterable[ast.stmt], names: Iterable[str]) -> set[ast.stmt]:
+        """The statements that are to run again: the changed ones, and those that use what these
+        define, or one of the names, and so on.
+        """
+        affected, other = set(changed), set(names)
+        grown = True
+        while grown:
+            other |= {name for statement in affected for name in self._defined[statement]}
+            more = {each for each in self._to_make if each not in affected and self._used[each] & other}
+            grown, affected = bool(more), affected | more
+        return affected
 
 
 def rebuilt(module: types.ModuleType, original: types.ModuleType, changed: types.ModuleType) -> types.ModuleType:
@@ -159,6 +175,25 @@ def _callers(functions: dict[str, ast.AST]) -> dict[str, set[str]]:
                 if name != caller and isinstance(each, ast.Attribute) == ("." in name):
                     callers.setdefault(name, set()).add(caller)
     return callers
+
+
+def _defined_by(statement: ast.stmt) -> Iterator[str]:
+    """The names that a statement at the top of a module gives a value."""
+    if isinstance(statement, (*FUNCTIONS[:2], ast.ClassDef)):
+        yield statement.name
+    elif isinstance(statement, ast.Assign):
+        yield from (node.id for node in ast.walk(statement) if _is_stored_name(node))
+    else:
+        for child in ast.iter_child_nodes(statement):
+            yield from _defined_by(child)
+
+
+def _is_stored_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def _used_by(statement: ast.stmt) -> Iterator[str]:
+    return (node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
 
 
 def _has_future_annotations(tree: ast.Module) -> bool:
