@@ -11,7 +11,6 @@ anew in each call, is left out.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import linecache
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +48,14 @@ FORWARDS = ("forward", "__call__", "forward_propagation", "fprop", "forward_pass
 
 @dataclass(frozen=True)
 class _Step:
-    """A gradient in backward that has been measured: the event, whether it is right, what it should be."""
+    """A gradient in backward that has been measured: its event, if it is wrong the first one; whether
+    it is right; the place in forward; the last line that assigns it.
+    """
 
     event: Event
     is_right: bool
     place: int
+    last: int = 0
 
 
 def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
@@ -172,7 +175,11 @@ class _Watch:
                 judged += [(self._agrees(event, *measured), event, place.index) for event in fitting[::-1]]
         if not judged:
             return None
-        return next((_Step(e, True, p) for right, e, p in judged if right), _Step(judged[0][1], False, judged[0][2]))
+        for is_right, event, place in judged:
+            if is_right:
+                return _Step(event, True, place)
+        (_, latest, place), first = judged[0], judged[-1][1]
+        return _Step(replace(latest, line=first.line), False, place, latest.line)
 
     def _measured(self, index: int):
         """(direction, derivative along it, how far off) of a place; None if nothing depends on it, or
@@ -209,7 +216,7 @@ class _Watch:
 def _sentence(right: list[_Step], wrong: _Step, error: str) -> str:
     before = _listed(right)
     ends = f"; {before} before it {'is' if len(right) == 1 else 'are'} right" if before else ""
-    return f"first wrong: {_where(wrong.event)} ({error}){ends}"
+    return f"first wrong: {_where(wrong.event, wrong.last)} ({error}){ends}"
 
 
 def _all_right(steps: list[_Step]) -> str:
@@ -220,10 +227,11 @@ def _all_right(steps: list[_Step]) -> str:
     return f"{_listed(steps)} {verb} right up to line {last.line}: what is wrong comes after that, or beside it"
 
 
-def _where(event: Event) -> str:
+def _where(event: Event, last: int) -> str:
     file = event.owner.__code__.co_filename
     text = " ".join(linecache.getline(file, event.line).split()).split("  #")[0].split(" # ")[0]
-    return f"{Path(file).name}:{event.line}: {text}"
+    lines = f"{event.line}" if last == event.line else f"{event.line} to {last}"
+    return f"{Path(file).name}:{lines}: {text}"
 
 
 def _listed(steps: list[_Step]) -> str:

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from minillm.checks import complex_step
 from minillm.checks.own_code.loading import is_own_code, load
+from minillm.checks.own_code.mutating import Mutated, mutate_module
 from minillm.checks.own_code.running import Result, check_module
 from minillm.checks.verdicts import PASSED, TOLERANCE
 from minillm.cli.terminal import terminal_width, waiting
@@ -17,19 +18,27 @@ __all__ = ["check_own_code", "is_own_code"]
 HEADINGS = ("checked", "line", "inputs", "largest error", "in", "at")
 
 
-def check_own_code(names: list[str], given: list[str], method: str = "differences", every: bool = False) -> int:
+def check_own_code(
+    names: list[str], given: list[str], method: str = "differences", every: bool = False, mutate: bool = False
+) -> int:
     """Check the files among `names`, or what follows a file's name in it, print what came out, and
     return the exit code: 1 if a gradient is wrong, 2 if what was named or nothing could be checked.
 
-    given: the texts of --input. every: a line for each tensor.
+    given: the texts of --input. every: a line for each tensor. mutate: try the mutants of each
+    backward that passes, too, and print those that the check does not notice.
     """
-    results, asked = [], False
+    results, mutated, asked = [], [], False
     for place, wanted in _by_file(names):
         module, only = load(place)
         wanted = [*([only] if only else []), *wanted]
         asked |= bool(wanted)
         with waiting("checking"):
-            results += check_module(module, wanted or None, _inputs(given), method)
+            of_file = list(check_module(module, wanted or None, _inputs(given), method))
+        results += of_file
+        if mutate:
+            passed = {result.name for result in of_file if not (result.failed or result.reason)}
+            with waiting("mutants"):
+                mutated += mutate_module(module, passed, _inputs(given))
     _print_table([result for result in results if result.report is not None], every)
     for result in results:
         _print_notes(result)
@@ -37,6 +46,8 @@ def check_own_code(names: list[str], given: list[str], method: str = "difference
     failed, left = sum(result.failed for result in checked), len(results) - len(checked)
     tolerance = complex_step.TOLERANCE if method == "complex" else TOLERANCE
     print(f"{len(checked)} checked, {failed} failed, {left} not checked, tolerance {tolerance:g}")
+    for each in mutated:
+        _print_mutants(each)
     if failed:
         return 1
     return 2 if not checked or (asked and left) else 0
@@ -96,3 +107,13 @@ def _print_notes(result: Result) -> None:
     notes = [*result.notes, *(result.report.notes if result.report else ())]
     for note in dict.fromkeys(notes):
         print(f"note: {result.name}: {note}")
+
+
+def _print_mutants(mutated: Mutated) -> None:
+    if mutated.reason:
+        print(f"NO MUTANTS {mutated.name}: {mutated.reason}")
+        return
+    tried, survivors = len(mutated.outcomes), mutated.survivors
+    print(f"{mutated.name}: {tried - len(survivors)} of {tried} mutants of its backward are noticed")
+    for mutant in survivors:
+        print(f"  survives: {mutant}")

@@ -12,8 +12,8 @@ from minillm.checks.own_code.values import HELP, LABELS, SETTINGS, Ask
 CACHES = ("cache", "caches", "saved", "ctx", "context", "memory", "tape", "residuals", "saved_tensors", "tmp", "stash")
 UPSTREAM = (
     "dout", "dvalues", "dy", "dz", "da", "grad", "grads", "grad_output", "grad_out", "output_grad", "upstream", "upstream_grad",
-    "gradient", "output_gradient", "delta", "error", "output_error", "g", "gy", "out_grad", "d_L_d_out", "accum_grad", "dL_dout",
-    "incoming", "dldy", "dloss", "dL", "d_out", "top_diff", "loss_gradient", "gradwrtoutput", "eta", "error_signal", "dH", "dh",
+    "gradient", "output_gradient", "delta", "error", "output_error", "g", "gy", "out_grad", "d_L_d_out", "accum_grad",
+    "dL_dout", "incoming", "dldy", "dloss", "dL", "d_out", "top_diff", "loss_gradient", "gradwrtoutput", "eta", "error_signal", "dH", "dh",
 )  # fmt: skip
 RATES = ("learning_rate", "lr", "learn_rate", "alpha", "eta", "step_size")
 
@@ -81,8 +81,8 @@ def bind(
             found.append(Source(name, "named", next(iter(inputs))))
         else:
             raise Ask(
-                f"{backward.name}: what its argument {name} is cannot be told: it is no argument of {forward.name}, and nothing "
-                f"that {forward.name} returns has this name. Name it alike, or return it in a cache"
+                f"{backward.name}: what its argument {name} is cannot be told: it is no argument of {forward.name}, and "
+                f"nothing that {forward.name} returns has this name. Name it alike, or return it in a cache"
             )
     return found
 

@@ -14,18 +14,20 @@ from minillm.checks.own_code.source import ENDS, FORWARDS, code_of, forward_of
 from minillm.layers.layer import Layer
 
 METHODS = (
-    ("forward", "backward"), ("__call__", "backward"), ("forward_propagation", "backward_propagation"), ("forward", "backprop"),
-    ("fprop", "bprop"), ("forward_pass", "backward_pass"), ("feed_forward", "back_propagate"), ("forward", "backpropagate"),
-    ("forward_prop", "backward_prop"), ("forward_prop", "back_prop"), ("forward", "grad"), ("forward", "gradient"), ("loss", "gradient"),
-    ("__call__", "gradient"), ("__call__", "grad"), ("function", "derivative"), ("loss", "grad"), ("forward", "bprop"),
+    ("forward", "backward"), ("__call__", "backward"), ("forward_propagation", "backward_propagation"),
+    ("forward", "backprop"), ("fprop", "bprop"), ("forward_pass", "backward_pass"), ("feed_forward", "back_propagate"),
+    ("forward", "backpropagate"), ("forward_prop", "backward_prop"), ("forward_prop", "back_prop"), ("forward", "bprop"),
+    ("forward", "grad"), ("forward", "gradient"), ("loss", "gradient"), ("__call__", "gradient"), ("__call__", "grad"),
+    ("function", "derivative"), ("loss", "grad"),
 )  # fmt: skip
 # The name has one of these inside where something looks like a backward without a forward.
 LOOKS_BACKWARD = re.compile(
     r"(_|\b)(backward|bwd|backprop|grad|derivative|prime)(_|$)|^(grad|backward|derivative)_|Backward$"
 )
+NO_BACKWARD = re.compile(r"^(test|_|eval|num|clip|plot|print)|check|descent|norm$")
 LOOKED_FOR = (
-    "NAME_forward and NAME_backward (also NAME and NAME_grad, NAME_derivative, NAME_prime, dNAME), functions that return loss, dx, "
-    "and classes with forward and backward"
+    "NAME_forward and NAME_backward (also NAME and NAME_grad, NAME_derivative, NAME_prime, dNAME), functions that "
+    "return loss, dx, and classes with forward and backward"
 )
 
 
@@ -71,8 +73,7 @@ def find(module: ModuleType) -> tuple[list[Found], list[Skipped]]:
     skipped = [
         Skipped(name, _line(function), f"no forward of this name: {_candidate(name)} is looked for")
         for name, function in functions.items()
-        if name not in taken and LOOKS_BACKWARD.search(name) and not name.startswith(("test", "check", "_", "eval", "num", "clip"))
-        and "check" not in name
+        if name not in taken and LOOKS_BACKWARD.search(name) and not NO_BACKWARD.search(name)
     ]  # fmt: skip
     for name, owner in classes.items():
         these, those = _of_class(name, owner, module)

@@ -60,12 +60,13 @@ def with_arrays(values: dict, arrays: dict[str, np.ndarray]) -> dict:
 class PairCall:
     """A forward and its backward, None for a function that returns loss and gradients at once.
 
-    module: whose hidden random generators begin anew in each call.
+    module: whose hidden random generators begin anew in each call. of_output: of the Maker.
     """
 
     module: ModuleType
     forward: Callable
     backward: Callable | None
+    of_output: dict[str, bool] = field(default_factory=dict)
 
     def problem(self, values: dict) -> Problem:
         """The problem with these arguments.
@@ -107,9 +108,16 @@ class PairCall:
         tensors = [name for name in tensors if name in probe]
         inputs = {name: arrays[name] for name in tensors}
         fits = all(np.shape(probe[name]) == x.shape for name, x in inputs.items())
-        of_output = False
-        if not upstream and len(tensors) == 1 and fits and np.shape(saved[1][y]) == inputs[tensors[0]].shape:
-            of_output = self._is_of_output(forward, gradients, inputs[tensors[0]])
+        of_output = self.of_output.get(backward.name, False)
+        is_slope = not upstream and len(tensors) == 1 and fits and np.shape(saved[1][y]) == inputs[tensors[0]].shape
+        if (
+            backward.name not in self.of_output
+            and not upstream
+            and len(tensors) == 1
+            and fits
+            and np.shape(saved[1][y]) == inputs[tensors[0]].shape
+        ):
+            of_output = self.of_output[backward.name] = self._is_of_output(forward, gradients, inputs[tensors[0]])
             if of_output:
                 notes.append(
                     f"{backward.name} is the slope in terms of y: it takes the result of {code.name}, not its argument"

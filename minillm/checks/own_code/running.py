@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ FLOAT32 = re.compile(r"float32|dtype=['\"]f4?['\"]|\.astype\(['\"]f")
 class Result:
     """What came out for one pair, loss or layer.
 
-    report: of gradcheck; error: a GradientError, or None. reason: why it was not checked. shapes:
-    the inputs in words; guessed: those whose shapes nothing tells.
+    report: of gradcheck; error: a GradientError, or None. reason: why it was not checked. inputs:
+    their shapes; guessed: those that nothing tells.
     """
 
     name: str
@@ -35,9 +36,14 @@ class Result:
     report: Report | None = None
     error: GradientError | None = None
     reason: str = ""
-    shapes: str = ""
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> str:
+        """The inputs in words: "x (3, 4), w (4, 5)"."""
+        return ", ".join(f"{name} {shape}" for name, shape in self.inputs.items())
 
     @property
     def failed(self) -> bool:
@@ -68,15 +74,9 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
 
     Raises UserError where there are none.
     """
-    if found.kind in ("object", "layer"):
-        from minillm.checks.own_code.objects import choices
-    elif found.kind == "scalar":
-        from minillm.checks.own_code.scalars import choices
-    else:
-        choices = _choices
     maker.sizes.begin()
     best, why = None, None
-    for choice, make in choices(found, maker):
+    for choice, make in _choices_of(found, maker):
         try:
             with np.errstate(all="ignore"):
                 problem = make()
@@ -94,12 +94,37 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
     raise _no_inputs(found, maker, why)
 
 
+def problem_of(found: Found, maker: Maker, choice: Choice) -> Problem:
+    """The problem with inputs that were chosen before: for a copy of the module. Raises what the
+    user's functions raise.
+    """
+    maker.sizes.begin()
+    for each, make in _choices_of(found, maker):
+        if each.index == choice.index:
+            return make()
+    raise UserError(f"{found.name}: the inputs cannot be made again")
+
+
+def _choices_of(found: Found, maker: Maker):
+    """(choice, the function that makes its problem), the likeliest first."""
+    if found.kind in ("object", "layer"):
+        from minillm.checks.own_code.objects import choices
+    elif found.kind == "scalar":
+        from minillm.checks.own_code.scalars import choices
+    else:
+        choices = _choices
+    for index, (choice, make) in enumerate(choices(found, maker)):
+        choice.index = index
+        yield choice, make
+
+
 def _checked(found: Found, maker: Maker, method: str) -> Result:
     result = Result(found.name, found.line)
     for maker.seed in range(ATTEMPTS):
         try:
             problem, choice = prepared(found, maker)
-            result.shapes, result.guessed = _in_words(problem), tuple(n for n in choice.guessed if n in problem.inputs)
+            result.inputs = {name: x.shape for name, x in problem.inputs.items()}
+            result.guessed = tuple(name for name in choice.guessed if name in problem.inputs)
             result.notes, result.error = list(problem.notes), None
             result.report = gradcheck(
                 problem.subject, *problem.inputs.values(), name=found.name, input_names=tuple(problem.inputs), method=method,
@@ -148,7 +173,7 @@ def _choices(found: Found, maker: Maker):
     """(choice, the function that makes its problem) for a pair of functions or a loss."""
     codes = [code_of(found.forward), *([code_of(found.backward)] if found.backward else [])]
     returned = codes[-1].returned if found.backward else codes[0].returned[1:]
-    call = PairCall(maker.module, found.forward, found.backward)
+    call = PairCall(maker.module, found.forward, found.backward, maker.of_output)
     differentiated = {a for a in codes[0].names for name in returned if name and base_name(name) == a}
     for choice in maker.choices(codes[0].name, codes, differentiated=differentiated):
         yield choice, partial(call.problem, choice.values)
@@ -167,17 +192,11 @@ def _no_inputs(found: Found, maker: Maker, why: Exception | None) -> UserError:
     return ask_for(found.name, code.names or ["x"], told.splitlines()[0] if told else "")
 
 
-def _in_words(problem: Problem) -> str:
-    return ", ".join(f"{name} {x.shape}" for name, x in problem.inputs.items())
-
-
 def _hints(found: Found, result: Result) -> list[str]:
     """What may have made a right gradient look wrong."""
     notes = []
     functions = [found.owner] if found.owner else [f for f in (found.forward, found.backward) if f]
     for function in functions:
-        import inspect
-
         lines, first = inspect.getsourcelines(function)
         if line := next((i for i, text in enumerate(lines) if FLOAT32.search(text.split("#")[0])), None):
             notes.append(

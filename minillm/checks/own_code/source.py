@@ -8,7 +8,7 @@ import io
 import re
 import textwrap
 import tokenize
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 # What the name of a backward adds to that of its forward, which is alone or ends as one of FORWARDS.
@@ -170,7 +170,7 @@ class Code:
         return None
 
 
-@cache
+@lru_cache(maxsize=256)
 def code_of(function) -> Code:
     """The Code of a function, read once."""
     return Code(function)

@@ -76,20 +76,26 @@ class Ask(UserError):
 
 @dataclass
 class Choice:
-    """Values for all arguments. guessed: the arguments whose shapes nothing tells."""
+    """Values for all arguments. guessed: the arguments whose shapes nothing tells. index: which of
+    the choices this is.
+    """
 
     values: dict[str, object]
     guessed: tuple[str, ...] = ()
+    index: int = 0
 
 
 @dataclass
 class Maker:
-    """Makes values. given: argument -> text of --input, "function.argument" for one function alone."""
+    """Makes values. given: argument -> text of --input, "function.argument" for one function alone.
+    of_output: names of functions -> whether they give a slope in terms of y, as it was found.
+    """
 
     module: ModuleType
     sizes: Sizes = field(default_factory=Sizes)
     given: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    of_output: dict[str, bool] = field(default_factory=dict)
     widths: tuple[int, ...] = ()  # lengths of a last axis that an object was made for
 
     def choices(
