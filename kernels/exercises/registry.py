@@ -46,7 +46,16 @@ class Exercise:
         return import_module(f"minillm.kernels.exercises.{self.name}.judge").TASK
 
 
-EXERCISES = (Exercise("vector_add", "a thread an element, and the bound of the array"),)
+EXERCISES = (
+    Exercise("vector_add", "a thread an element, and the bound of the array"),
+    Exercise("strided", "fewer threads than elements, and neighbours for a warp"),
+    Exercise("block_sum", "a tree of additions, with barriers and shuffles"),
+    Exercise("transpose", "a tile in shared memory, and its banks"),
+    Exercise("scan", "running sums, part by part"),
+    Exercise("histogram", "counters that many threads add to"),
+    Exercise("softmax", "a warp a row, without overflow"),
+    Exercise("layer_norm", "a block a row, without cancellation"),
+)
 
 
 def exercise(name: str) -> Exercise:
