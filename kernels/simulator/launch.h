@@ -58,6 +58,10 @@ struct Launch {
     uint64_t library, text, text_size;  // where the kernel's library is, and its instructions
     void* raised[3];                    // what a handler of signals raised meanwhile; Python raises it again
     int exhausted;                      // whether there was no memory for what the simulator keeps
+    double seconds;                     // of processor time that one OS thread may take; 0: any
+    uint64_t traced;                    // an address whose last write is to be known; 0: none
+    uint64_t traced_pc;                 // the instruction that wrote there last, from the library's start; 0: none
+    unsigned traced_block[3], traced_thread[3];
 };
 
 // Shared by the OS threads of a launch.

@@ -111,4 +111,9 @@ class Launch(ctypes.Structure):
         ("text_size", ctypes.c_uint64),
         ("raised", ctypes.c_void_p * 3),
         ("exhausted", ctypes.c_int),
+        ("seconds", ctypes.c_double),
+        ("traced", ctypes.c_uint64),
+        ("traced_pc", ctypes.c_uint64),
+        ("traced_block", ctypes.c_uint * 3),
+        ("traced_thread", ctypes.c_uint * 3),
     ]

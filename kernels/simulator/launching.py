@@ -67,6 +67,7 @@ def described(library, index: int, addresses, size: Size, mode: str, threads: in
         library=library.base,
         text=library.base + library.text,
         text_size=library.text_size,
+        seconds=chosen.seconds or 0.0,
     )
 
 

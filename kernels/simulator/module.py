@@ -173,9 +173,13 @@ class Kernel:
             pointees = self._point_to_copies(parameters, bound, buffers)
             values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
             launch = described(library, index, addresses_of(values), size, mode, threads, watch)
+            if chosen.trace is not None:
+                launch.traced = chosen.trace.address(args, [buffer for _, buffer in bound])
             regions = [*self._regions(parameters, bound, pointees), *self._by_value(values), *library.regions]
             carry_out(library, launch, regions, self.name, self.module.named_code())
             self._finish(parameters, bound, pointees)
+            if chosen.trace is not None:
+                chosen.trace.take_up(self.name, launch, library.path)
         finally:
             for buffer in dict.fromkeys(copies):
                 buffer.release()

@@ -29,6 +29,7 @@ BlockRunner::BlockRunner(Team& team, int number) : team(team), number(number) {
     use_shared_memory(shared, launch().shared_size);
     if (launch().mode == int(Mode::kProfile)) profiler = std::make_unique<Profiler>(*this);
     if (launch().mode == int(Mode::kCheck)) checker = std::make_unique<Checker>(*this);
+    started = processor_seconds();
     ticks.every(kFirstTick);
 }
 
@@ -367,7 +368,18 @@ void BlockRunner::access(uint64_t address, uint64_t size, int kind, bool aligned
         team.report_exhausted();
         leave();
     }
+    if (kind != kRead && kind != kVolatileRead) trace(address, size, pc);
     if (yield_soon) give_way();
+}
+
+void BlockRunner::trace(uint64_t address, uint64_t size, const void* pc) {
+    Launch& l = launch();
+    if (!l.traced || l.traced - address >= size) return;
+    const Thread& thread = current();
+    l.traced_pc = reinterpret_cast<uint64_t>(pc) - l.library;
+    const Index3 &block = thread.block, &index = thread.thread;
+    l.traced_block[0] = block.x, l.traced_block[1] = block.y, l.traced_block[2] = block.z;
+    l.traced_thread[0] = index.x, l.traced_thread[1] = index.y, l.traced_thread[2] = index.z;
 }
 
 void BlockRunner::give_way() {

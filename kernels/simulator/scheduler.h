@@ -132,6 +132,8 @@ class BlockRunner {
     uint64_t memory_hash();
     void note_at(const char* text, uint64_t pc, uint64_t stack_pointer);
     void ask_python();
+    void trace(uint64_t address, uint64_t size, const void* pc);
+    bool is_overdue() const;
     const std::vector<unsigned>& permutation(std::vector<unsigned>& order, unsigned count);
 
     Team& team;
@@ -144,6 +146,7 @@ class BlockRunner {
     Ticks ticks;
     uint64_t random = 0;
     int reduction = 0;
+    double started = 0;                    // processor time of the OS thread, in seconds, when it began
     volatile bool due = false;             // the timer has run out: Python is to be asked
     volatile bool yield_soon = false;      // and the thread at hand is to give way at the next occasion
     volatile uint64_t turn = 0, turn_at_tick = 0;
