@@ -46,7 +46,15 @@ class Exercise:
         return import_module(f"minillm.kernels.exercises.{self.name}.judge").TASK
 
 
-EXERCISES = (Exercise("vector_add", "a thread an element, and the bound of the array"),)
+EXERCISES = (
+    Exercise("vector_add", "a thread an element, and the bound of the array"),
+    Exercise("layer_norm_dx", "backward of a row: two sums over a block, the row in registers"),
+    Exercise("softmax_ds", "a warp a row, written in place"),
+    Exercise("embedding_gradient", "repeated tokens: the same bits in every run"),
+    Exercise("matmul_tiled", "a matrix product by tiles in shared memory"),
+    Exercise("flash_forward", "attention by tiles, with a running maximum and sum"),
+    Exercise("flash_backward", "dk and dv, from shares that are computed again"),
+)
 
 
 def exercise(name: str) -> Exercise:
