@@ -54,6 +54,11 @@ EXERCISES = (
     Exercise("matmul_tiled", "a matrix product by tiles in shared memory"),
     Exercise("flash_forward", "attention by tiles, with a running maximum and sum"),
     Exercise("flash_backward", "dk and dv, from shares that are computed again"),
+    Exercise("mend_column_sum", "a broken kernel: the gradient of a bias"),
+    Exercise("mend_cross_entropy", "a broken kernel: the loss and its gradient"),
+    Exercise("mend_layer_norm", "a broken backward pass: a term, a sum"),
+    Exercise("mend_attention", "a broken backward pass: three products, one softmax"),
+    Exercise("mend_adamw", "a broken optimizer, against its formula"),
 )
 
 

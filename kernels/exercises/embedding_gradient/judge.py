@@ -49,4 +49,5 @@ TASK = KernelTask(
     sizes,
     measured={"tokens": 96, "width": 160, "vocabulary": 40},
     best=Counts(sectors=4144, wavefronts=0, operations=2254),
+    same_bits=True,
 )

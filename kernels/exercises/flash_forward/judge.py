@@ -25,7 +25,7 @@ def launches(a):
 
 
 def sizes(rng):
-    return [{"time": 64}, {"time": int(rng.integers(1, 64))}, {"time": int(rng.integers(65, 160))}]
+    return [{"time": 64}, {"time": int(rng.integers(1, 64))}, {"time": int(rng.integers(65, 100))}]
 
 
 TASK = KernelTask(
@@ -33,6 +33,6 @@ TASK = KernelTask(
     expected,
     launches,
     sizes,
-    measured={"time": 150},
-    best=Counts(sectors=3955, wavefronts=12246, operations=11379),
+    measured={"time": 130},
+    best=Counts(sectors=3633, wavefronts=12226, operations=11354),
 )

@@ -136,6 +136,22 @@ def _problem(run: _Run, path: Path, source: str, wanted: dict[str, KernelText]) 
                 line = next(each.line for each in kernels(source) if each.name == run.launches()[-1].kernel)
                 return f"{path}:{line}: {wrong.text}\n  no thread has written it"
             return f"{writer.place}: {wrong.text}\n  written there by block {writer.block}, thread {writer.thread}"
+    return _other_bits(run) if run.task.same_bits else ""
+
+
+def _other_bits(run: _Run) -> str:
+    """The line of the first element whose bits depend on the order of threads; "" if there is none."""
+    first, order = run.arguments, run.settings["order"]
+    run.settings["order"] = "descending" if order == "ascending" else "ascending"
+    run.launch()
+    for name in run.expected():
+        other = first[name] != run.arguments[name]
+        if other.any():
+            element = int(other.argmax())
+            values = (array.ravel()[element] for array in (first[name], run.arguments[name]))
+            index = ", ".join(map(str, np.unravel_index(element, other.shape)))
+            text = f"{name}[{index}] depends on the order of threads: " + " and then ".join(f"{x:.9g}" for x in values)
+            return f"{run.launch(name, element).writer.place}: {text}"
     return ""
 
 
