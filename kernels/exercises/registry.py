@@ -48,6 +48,13 @@ class Exercise:
 
 EXERCISES = (
     Exercise("vector_add", "a thread an element, and the bound of the array"),
+    Exercise("strided", "fewer threads than elements, and neighbours for a warp"),
+    Exercise("block_sum", "a tree of additions, with barriers and shuffles"),
+    Exercise("transpose", "a tile in shared memory, and its banks"),
+    Exercise("scan", "running sums, part by part"),
+    Exercise("histogram", "counters that many threads add to"),
+    Exercise("softmax", "a warp a row, without overflow"),
+    Exercise("layer_norm", "a block a row, without cancellation"),
     Exercise("layer_norm_dx", "backward of a row: two sums over a block, the row in registers"),
     Exercise("softmax_ds", "a warp a row, written in place"),
     Exercise("embedding_gradient", "repeated tokens: the same bits in every run"),

@@ -56,3 +56,11 @@ def test_the_skeleton_compiles_and_is_wrong(name):
 def test_three_wrong_answers_and_some_hints(name):
     assert sum(path.stem.rpartition("-")[0] == name for path in WRONG) >= 3
     assert len(exercise(name).hints) >= 2
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "fewer_stars").iterdir()), ids=lambda path: path.name)
+def test_a_right_answer_with_more_traffic_has_fewer_stars(path):
+    needs_compiler()
+    verdict = judge(exercise(path.stem.rpartition("-")[0]), path, seed=7)
+    assert verdict.solved, verdict.text()
+    assert verdict.stars == int(path.read_text(encoding="utf-8").splitlines()[0].removeprefix("// "))

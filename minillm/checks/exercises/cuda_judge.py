@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from minillm.backend.arrays import SimulatedArray
-from minillm.checks.exercises.comparison import first_wrong
+from minillm.checks.exercises.comparison import WrongElement, first_wrong
 from minillm.checks.exercises.printing import captured
 from minillm.checks.exercises.verdict import Verdict, size_text
 from minillm.kernels.exercises.registry import Exercise
@@ -131,12 +131,25 @@ def _problem(run: _Run, path: Path, source: str, wanted: dict[str, KernelText]) 
     for name, expected in run.expected().items():
         wrong = first_wrong(name, run.arguments[name], expected, run.task.tolerance)
         if wrong:
-            writer = run.launch(name, wrong.element).writer
-            if writer is None:
-                line = next(each.line for each in kernels(source) if each.name == run.launches()[-1].kernel)
-                return f"{path}:{line}: {wrong.text}\n  no thread has written it"
-            return f"{writer.place}: {wrong.text}\n  written there by block {writer.block}, thread {writer.thread}"
+            return _with_its_line(run, name, wrong, f"{path}:{_line_of_kernel(run, source)}")
     return _other_bits(run) if run.task.same_bits else ""
+
+
+def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> str:
+    """The text of a wrong element, after the line that has written it; if none has, the line that
+    writes others of the array; if there is none, the kernel's.
+    """
+    writer = run.launch(name, wrong.element).writer
+    if writer is not None:
+        return f"{writer.place}: {wrong.text}\n  written here by block {writer.block}, thread {writer.thread}"
+    after, before = (np.asarray(values[name]).ravel() for values in (run.arguments, run.before))
+    written = np.flatnonzero((after != before) & ~((after != after) & (before != before)))  # NaN is NaN here
+    if not written.size:
+        return f"{kernel}: {wrong.text}\n  no thread has written it, nor any other element"
+    other = run.launch(name, int(written[-1])).writer
+    return (
+        f"{other.place if other else kernel}: {wrong.text}\n  no thread has written it; this line writes other elements"
+    )
 
 
 def _other_bits(run: _Run) -> str:
@@ -153,6 +166,10 @@ def _other_bits(run: _Run) -> str:
             text = f"{name}[{index}] depends on the order of threads: " + " and then ".join(f"{x:.9g}" for x in values)
             return f"{run.launch(name, element).writer.place}: {text}"
     return ""
+
+
+def _line_of_kernel(run: _Run, source: str) -> int:
+    return next(each.line for each in kernels(source) if each.name == run.launches()[-1].kernel)
 
 
 def _check_signature(run: _Run, launch: Launch, path: Path, source: str, wanted: KernelText) -> None:
