@@ -3,7 +3,7 @@
 
 // The sum of `value` over all threads of the block, which every thread receives.
 __device__ float block_sum(float value) {
-    __shared__ float part[32];  // of each warp
+    __shared__ float part[8];  // of each warp
     // TODO: first the 32 lanes of a warp, with __shfl_xor_sync; then the warps, through `part`
     return value;
 }
