@@ -17,6 +17,9 @@ uint64_t first_unit(int element) { return std::min(element & -element, 8); }
 bool is_sync(int kind) { return kind >= kAtomic; }
 
 constexpr const char *kTwoWrite = "data race: two threads write", *kReadsWritten = "data race: it reads what another thread writes";
+constexpr const char *kReadsCopy = "it reads shared memory that an asynchronous copy is still to write: wait for the copy (of another "
+                                   "thread's, a barrier has to come after that)",
+                     *kWritesCopy = "it writes shared memory that an asynchronous copy is still to write";
 constexpr unsigned kDoubtfulAccesses = 64;  // a loop that waits comes back within so many
 
 }  // namespace
@@ -27,7 +30,22 @@ Checker::Checker(BlockRunner& runner)
     shared_start = runner.shared_start();
 }
 
-void Checker::start_block() { order.start_block(); }
+void Checker::start_block() {
+    order.start_block();
+    under_way.assign(under_way.size(), 0);
+    copies_under_way = 0;
+}
+
+void Checker::take_off(uint64_t offset, uint64_t size) {
+    if (under_way.empty()) under_way.resize(runner.launch().shared_size);
+    for (uint64_t i = offset; i < offset + size; ++i) ++under_way[i];
+    copies_under_way += size;
+}
+
+void Checker::touch_down(uint64_t offset, uint64_t size) {
+    for (uint64_t i = offset; i < offset + size; ++i) --under_way[i];
+    copies_under_way -= size;
+}
 
 void Checker::access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc) {
     Thread& thread = runner.current();
@@ -78,6 +96,11 @@ bool Checker::access_shared(uint64_t address, uint64_t size, int kind, bool alig
         stop(text, access);
     }
     if (aligned && address % size) stop("misaligned shared access", access);
+    for (uint64_t i = offset; copies_under_way && i < offset + size; ++i)
+        if (under_way[i]) {
+            note(is_read(kind) ? kReadsCopy : kWritesCopy, access, nullptr);
+            return true;
+        }
     if (kind == kAtomic || kind == kVolatileRead) order.read_sync(access.thread, address, true);
     shared.each(offset, size, [&](Cell& cell) { check_cell(cell, address, true, kind, access); });
     if (kind == kAtomic || kind == kVolatileWrite) order.write_sync(access.thread, address, true);

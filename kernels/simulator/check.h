@@ -24,6 +24,9 @@ class Checker {
     void text(const char* text, uint64_t size, const void* pc);  // reads a text up to its end, `size` bytes at most
     void let_see();              // the thread at hand gives up its turn, or comes to its next access
     bool hides() const { return hidden.size; }
+    // Bytes of shared memory that an asynchronous copy is going to write, and that it has come to.
+    void take_off(uint64_t offset, uint64_t size);
+    void touch_down(uint64_t offset, uint64_t size);
     void settle(Thread& thread);  // what it read it has used
 
     Order order;
@@ -46,6 +49,8 @@ class Checker {
     BlockRunner& runner;
     std::vector<Shadow> global;  // [region]
     Shadow shared;
+    std::vector<uint8_t> under_way;  // [byte of shared memory]: how many asynchronous copies; made at the first one
+    uint64_t copies_under_way = 0;   // bytes
     uint64_t shared_start = 0, access_size = 0;  // access_size: of the access at hand, 8 bytes at most
 
     // Volatile memory by which threads signal without a fence. Whether a thread waits for such a

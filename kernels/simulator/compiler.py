@@ -20,6 +20,7 @@ from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
 from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
+from minillm.kernels.simulator.ptx import STATEMENT, with_ptx_as_cpp
 from minillm.kernels.simulator.source import kernels, masked, with_pointers_to_shared, without_host_code
 
 HERE = Path(__file__).resolve().parent
@@ -208,7 +209,8 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     """
     texts = [text, *(each.decode("utf-8", "replace") for each in included)]
     wanted = {name for part in texts for name in INCLUDE.findall(part)}
-    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
+    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted)]
+    headers += [*(["ptx.h"] if any(map(STATEMENT.search, texts)) else []), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]
     if any(map(_names_std, texts)):
@@ -217,7 +219,7 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     calls = [
         f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n' for index, name in enumerate(entries)
     ]
-    device_code = with_pointers_to_shared(without_host_code(text)[0])
+    device_code = with_ptx_as_cpp(with_pointers_to_shared(without_host_code(text)[0]))
     return "".join([*first, f'#line 1 "{escaped}"\n', device_code, "\n", *calls])
 
 

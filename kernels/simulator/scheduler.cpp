@@ -95,6 +95,8 @@ void BlockRunner::start_threads(unsigned long long block) {
         thread.guess = {};
         thread.registers.valid = false;
         thread.patience = {};
+        thread.copies.clear();
+        thread.copy_group = 0;
         thread.fiber.prepare(&BlockRunner::enter_thread);
     }
     for (unsigned warp = 0; warp < warp_count; ++warp) {

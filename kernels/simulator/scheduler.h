@@ -46,6 +46,15 @@ struct Guess {
     Access access, other;
 };
 
+// An asynchronous copy that is under way. given: how many bytes it reads; the others are zeros.
+struct Copy {
+    uint64_t to;
+    const void* from;
+    uint64_t size, given;
+    unsigned group;
+    const void* pc;
+};
+
 // What is known of a thread that was interrupted again and again.
 struct Patience {
     std::vector<uint64_t> states;                            // hashes of its registers and stack
@@ -68,6 +77,8 @@ struct Thread : Running {
     Guess guess;
     Registers registers;   // if it was interrupted
     Patience patience;
+    std::vector<Copy> copies;
+    unsigned copy_group;   // in which the next copy will be
 };
 
 class BlockRunner;
@@ -87,6 +98,9 @@ class BlockRunner {
     void spin(Site site);
     void wait_at(uint64_t pc);
     void access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc);
+    void start_copy(void* to, const void* from, uint64_t size, uint64_t given, const void* pc);
+    void commit_copies();
+    void wait_for_copies(int keep);
     void give_way();  // if the thread at hand has been busy for long
     void absent_source(int lane, int source);
     [[noreturn]] void fail(Site site, const char* text);
@@ -118,6 +132,7 @@ class BlockRunner {
     static void enter_thread();
     static void enter_restorer();
     void suspend();
+    void land(const Copy& copy);
     void resume(Thread& thread);
     void start_threads(unsigned long long block);
     void fill_shared();

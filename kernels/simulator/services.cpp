@@ -35,6 +35,10 @@ void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind,
     if (runner) runner->access(reinterpret_cast<uint64_t>(address), size, kind, vector, pc);
 }
 
+void minillm_sim_access_here(const void* address, minillm_sim::size_t size, int kind) {
+    minillm_sim_access(address, size, kind, __builtin_return_address(0));
+}
+
 }  // extern "C"
 
 // An access whose type does not ask for its size's alignment is served in parts.
