@@ -58,13 +58,14 @@ device_functions.h device_atomic_functions.h math_functions.h builtin_types.h ve
 driver_types.h host_defines.h common_functions.h channel_descriptor.h sm_20_atomic_functions.h sm_20_intrinsics.h
 sm_30_intrinsics.h sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h nvrtc.h cudaProfiler.h
 library_types.h helper_cuda.h helper_functions.h helper_string.h helper_timer.h helper_image.h book.h
-cooperative_groups/reduce.h cooperative_groups/scan.h
+cooperative_groups/reduce.h cooperative_groups/scan.h cooperative_groups/memcpy_async.h
 """.split()
 HOST_LIBRARIES = re.compile(
     r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
 )
 # Ours that come before the user's macros if the source asks for them.
-FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h")
+FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h", "mma.h", "cuda_pipeline.h")
+FULL_HEADERS += ("cuda_pipeline_primitives.h", "cuda/barrier", "cuda/pipeline")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
 OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")

@@ -57,7 +57,9 @@ def with_ptx_as_cpp(source: str) -> str:
         except UnknownInstruction:
             continue
         if block is not None:
-            lines = re.sub(r"[^\n\\]|\\(?!\n)", "", source[found.start() : end])  # within a macro they end in a backslash
+            lines = re.sub(
+                r"[^\n\\]|\\(?!\n)", "", source[found.start() : end]
+            )  # within a macro they end in a backslash
             source = source[: found.start()] + block + lines + source[end:]
     return source
 
@@ -85,9 +87,7 @@ def _block(text: str, plain: str) -> str | None:
     if not template.strip():
         return None
     outputs, inputs = ([_operand(each) for each in _listed(part)] for part in (*parts[1:3], "", "")[:2])
-    operands = [
-        Operand(f"minillm_{number}", *each[1:]) for number, each in enumerate(outputs + inputs)
-    ]
+    operands = [Operand(f"minillm_{number}", *each[1:]) for number, each in enumerate(outputs + inputs)]
     names = {each[0]: number for number, each in enumerate(outputs + inputs) if each[0]}
     first = [_begin(each) for each in operands]
     last = [_end(each) for each in operands[: len(outputs)]]
@@ -176,7 +176,9 @@ def _instructions(template: str, operands: list[Operand]) -> list[str]:
 
 
 def _declaration(kind: str, names: str, declared: dict[str, str]) -> str:
-    cpp = {"f32": "float", "f64": "double"}.get(kind) or DECLARED.get(kind) or DECLARED.get(re.sub(r"^[a-z]+", "", kind))
+    cpp = (
+        {"f32": "float", "f64": "double"}.get(kind) or DECLARED.get(kind) or DECLARED.get(re.sub(r"^[a-z]+", "", kind))
+    )
     if cpp is None:
         raise UnknownInstruction(f".reg .{kind}")
     every = []

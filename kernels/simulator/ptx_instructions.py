@@ -32,7 +32,18 @@ SPECIAL = {
     **{f"tid.{a}": f"threadIdx.{a}" for a in "xyz"}, **{f"ctaid.{a}": f"blockIdx.{a}" for a in "xyz"},
     **{f"ntid.{a}": f"blockDim.{a}" for a in "xyz"}, **{f"nctaid.{a}": f"gridDim.{a}" for a in "xyz"},
 }  # fmt: skip
-COMPARISONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "lo": "<", "ls": "<=", "hi": ">", "hs": ">="}
+COMPARISONS = {
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "lo": "<",
+    "ls": "<=",
+    "hi": ">",
+    "hs": ">=",
+}
 OPERATORS = {"add": "+", "sub": "-", "and": "&", "or": "|", "xor": "^", "div": "/", "rem": "%"}
 OF_FLOATS = {
     "ex2": "exp2", "lg2": "log2", "sqrt": "sqrt", "rsqrt": "rsqrt", "sin": "sin", "cos": "cos", "tanh": "tanh",
@@ -119,7 +130,9 @@ def _of_one(expression: str) -> Callable:
 
 def _count(expression: str) -> Callable:
     """One whose result has 32 bits."""
-    return lambda code, parts, operands: _put(operands[0], expression.format(_as(_type(parts), operands[1])), "unsigned")
+    return lambda code, parts, operands: _put(
+        operands[0], expression.format(_as(_type(parts), operands[1])), "unsigned"
+    )
 
 
 def _of_float(code, parts, operands):
@@ -139,9 +152,7 @@ def _move(code, parts, operands):
     kind = _type(parts)
     if isinstance(to, list):
         bits = int(parts[-1][1:]) // len(to)
-        return " ".join(
-            _put(each, f"{_as(kind, value)} >> {bits * i}", TYPES[f"u{bits}"]) for i, each in enumerate(to)
-        )
+        return " ".join(_put(each, f"{_as(kind, value)} >> {bits * i}", TYPES[f"u{bits}"]) for i, each in enumerate(to))
     return _put(to, _as(kind, value))
 
 
@@ -169,7 +180,11 @@ def _to_address(code, parts, operands):
         raise UnknownInstruction(code)
     if "shared" in parts:
         call = "minillm_sim_shared_offset(minillm_ptx::generic({}))" if "to" in parts else "minillm_ptx::shared({})"
-        return _put(to, f"reinterpret_cast<size_t>({call.format(value)})" if "to" not in parts else call.format(value), TYPES[parts[-1]])
+        return _put(
+            to,
+            f"reinterpret_cast<size_t>({call.format(value)})" if "to" not in parts else call.format(value),
+            TYPES[parts[-1]],
+        )
     return _put(to, value)
 
 
@@ -204,7 +219,9 @@ def _store(code, parts, operands):
 
 def _atomic(code, parts, operands):
     *to, address, value = operands if parts[0] == "red" or "cas" not in parts else [*operands[:2], operands[2:]]
-    name = next(part for part in parts if part in ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"))
+    name = next(
+        part for part in parts if part in ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")
+    )
     kind = _type(parts)
     pointer = f"static_cast<{kind}*>({_address(parts, address)})"
     values = value if isinstance(value, list) else [value]
@@ -225,7 +242,10 @@ def _compare(code, parts, operands):
         raise UnknownInstruction(code)
     value = f"{_as(_type(parts), a)} {COMPARISONS[parts[1]]} {_as(_type(parts), b)}"
     if parts[0] == "set":
-        return _put(to, f"({value}) ? {'1.0f' if parts[2] == 'f32' else '0xffffffffu'} : {'0.0f' if parts[2] == 'f32' else '0u'}")
+        return _put(
+            to,
+            f"({value}) ? {'1.0f' if parts[2] == 'f32' else '0xffffffffu'} : {'0.0f' if parts[2] == 'f32' else '0u'}",
+        )
     return f"{to} = {value};"
 
 
@@ -296,13 +316,17 @@ def _matrices(code, parts, operands):
 
 
 def _multiply_matrices(code, parts, operands):
-    shape = re.search(r"\.m(8|16)n8k(\d+)\.row\.col\.(?:satfinite\.)?(f16|f32|f64|s32)\.(\w+)\.(\w+)\.(f16|f32|f64|s32)$", code)
+    shape = re.search(
+        r"\.m(8|16)n8k(\d+)\.row\.col\.(?:satfinite\.)?(f16|f32|f64|s32)\.(\w+)\.(\w+)\.(f16|f32|f64|s32)$", code
+    )
     rows, depth, sum_type, a_type, b_type = shape[1], shape[2], shape[3], ELEMENTS[shape[4]], ELEMENTS[shape[5]]
     if (rows, depth) == ("8", "4") and sum_type != "f64":
         raise UnknownInstruction(code)
     d, a, b, c = ([each] if isinstance(each, str) else each for each in operands)
     wide = "_wide" if sum_type == "f64" else ""
-    values = ", ".join(f"minillm_ptx::gathered{wide}({', '.join(_zero(v, sum_type) for v in each)})" for each in (a, b, c))
+    values = ", ".join(
+        f"minillm_ptx::gathered{wide}({', '.join(_zero(v, sum_type) for v in each)})" for each in (a, b, c)
+    )
     kind = "double" if wide else "unsigned"
     puts = " ".join(_put(each, f"minillm_d.at[{i}]") for i, each in enumerate(d))
     return (
@@ -342,7 +366,9 @@ def _shuffle(code, parts, operands):
     width = 32 - (int(bound, 0) >> 8 & 31)
     if int(bound, 0) & 31 != (0 if parts[2] == "up" else 31):
         raise UnknownInstruction(code)
-    name = {"idx": "__shfl_sync", "up": "__shfl_up_sync", "down": "__shfl_down_sync", "bfly": "__shfl_xor_sync"}[parts[2]]
+    name = {"idx": "__shfl_sync", "up": "__shfl_up_sync", "down": "__shfl_down_sync", "bfly": "__shfl_xor_sync"}[
+        parts[2]
+    ]
     return _put(to, f"{name}({_as('unsigned', mask)}, {_as('unsigned', value)}, {_as('int', by)}, {width})")
 
 
@@ -356,7 +382,9 @@ def _vote(code, parts, operands):
 
 
 def _reduce(code, parts, operands):
-    return _put(operands[0], f"__reduce_{parts[2]}_sync({_as('unsigned', operands[2])}, {_as(_type(parts), operands[1])})")
+    return _put(
+        operands[0], f"__reduce_{parts[2]}_sync({_as('unsigned', operands[2])}, {_as(_type(parts), operands[1])})"
+    )
 
 
 def _nothing(code, parts, operands):

@@ -53,6 +53,8 @@ void minillm_sim_copy_wait(int keep);  // -1: for all of them
 minillm_sim::size_t minillm_sim_shared_offset(const void* address);
 void* minillm_sim_shared_pointer(minillm_sim::size_t offset);
 int minillm_sim_is_shared(const void* address);
+void minillm_sim_grid_barrier(const char* file, int line);
+int minillm_sim_is_cooperative();
 [[noreturn]] void minillm_sim_trap(const char* what, const char* file, int line);
 // Told to check and profile mode: an access that the compiler's instrumentation does not see as
 // one.
