@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.profile import Profile
 
 MODES = ("run", "check", "profile")
@@ -18,7 +19,8 @@ class Settings:
     threads take turns. seed: of the order "shuffled". threads: OS threads over which blocks are
     spread, None for one a processor.
     profile: where kernels run in the mode "profile" are added up. progress: is called with the name
-    of a source before it is compiled, and with "" when it has been."""
+    of a source before it is compiled, and with "" when it has been. breakpoint: a line at which the
+    variables of a warp are kept."""
 
     mode: str | None = None
     order: str = "ascending"
@@ -26,6 +28,7 @@ class Settings:
     threads: int | None = None
     profile: Profile | None = None
     progress: Callable[[str], None] | None = None
+    breakpoint: Breakpoint | None = None
 
 
 _current = Settings()
