@@ -69,7 +69,7 @@ def run(names: list[str] | None = None, method: str = "differences") -> Iterator
         for case in GRADCHECKED[name]:
             for problem in case.gradcheck:
                 try:
-                    yield name, check_gradients(case, problem, method=method)
+                    yield name, check_gradients(case, problem, method=method, intermediates=True)
                 except GradientError as error:
                     yield name, error
 
@@ -83,7 +83,8 @@ def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Re
     """
     subject, inputs, rng_key = case.subject(problem, module)
     label = case.label(problem)
-    settings = dict(rng_key=rng_key, name=label, progress=False, input_names=tuple(inputs)) | settings
+    names = tuple(inputs)
+    settings = dict(rng_key=rng_key, name=label, progress=False, input_names=names, intermediates=False) | settings
     if settings.get("method") == "complex":
         settings.setdefault("tolerance", case.slope_error)
     return gradcheck(subject, *inputs.values(), **settings)

@@ -1,4 +1,4 @@
-"""Cases of models in parts: blocks in a row, packed documents, logits without a loss, a forward of one's own."""
+"""Cases of models in parts: blocks in a row, packed documents, logits alone, another forward."""
 
 from __future__ import annotations
 
