@@ -93,8 +93,6 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
                 f"\r\x1b[K{name}: {done:,} of {total:,} mutants, {now - began:.0f} s", end="", file=stream, flush=True
             )
 
-    if not is_terminal:
-        print("mutants ...", file=stream, flush=True)
     try:
         yield show
     finally:
