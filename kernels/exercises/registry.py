@@ -55,6 +55,17 @@ EXERCISES = (
     Exercise("histogram", "counters that many threads add to"),
     Exercise("softmax", "a warp a row, without overflow"),
     Exercise("layer_norm", "a block a row, without cancellation"),
+    Exercise("layer_norm_dx", "backward of a row: two sums over a block, the row in registers"),
+    Exercise("softmax_ds", "a warp a row, written in place"),
+    Exercise("embedding_gradient", "repeated tokens: the same bits in every run"),
+    Exercise("matmul_tiled", "a matrix product by tiles in shared memory"),
+    Exercise("flash_forward", "attention by tiles, with a running maximum and sum"),
+    Exercise("flash_backward", "dk and dv, from shares that are computed again"),
+    Exercise("mend_column_sum", "a broken kernel: the gradient of a bias"),
+    Exercise("mend_cross_entropy", "a broken kernel: the loss and its gradient"),
+    Exercise("mend_layer_norm", "a broken backward pass: a term, a sum"),
+    Exercise("mend_attention", "a broken backward pass: three products, one softmax"),
+    Exercise("mend_adamw", "a broken optimizer, against its formula"),
 )
 
 

@@ -53,6 +53,7 @@ class KernelTask:
     measured   The size at which memory traffic is counted; it is tried last.
     best       The counts of the best known solution there.
     tolerance  The relative error that counts as right; integers have to be equal.
+    same_bits  Whether the outputs have to be the same to the last bit in every order of threads.
     """
 
     inputs: Callable[..., dict]
@@ -62,6 +63,7 @@ class KernelTask:
     measured: dict[str, int]
     best: Counts
     tolerance: float = TOLERANCE
+    same_bits: bool = False
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _problem(run: _Run, path: Path, source: str) -> str:
             wrong = wrong._replace(text=f"{name} is not an output, and is changed: {wrong.text}")
         if wrong:
             return _with_its_line(run, name, wrong, f"{path}:{_line_of_kernel(run, source)}")
-    return ""
+    return _other_bits(run) if run.task.same_bits else ""
 
 
 def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> str:
@@ -179,6 +179,22 @@ def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> st
     return (
         f"{other.place if other else kernel}: {wrong.text}\n  no thread has written it; this line writes other elements"
     )
+
+
+def _other_bits(run: _Run) -> str:
+    """The line of the first element whose bits depend on the order of threads; "" if there is none."""
+    first, order = run.arguments, run.settings["order"]
+    run.settings["order"] = "descending" if order == "ascending" else "ascending"
+    run.launch()
+    for name in run.expected():
+        other = first[name] != run.arguments[name]
+        if other.any():
+            element = int(other.argmax())
+            values = (array.ravel()[element] for array in (first[name], run.arguments[name]))
+            index = ", ".join(map(str, np.unravel_index(element, other.shape)))
+            text = f"{name}[{index}] depends on the order of threads: " + " and then ".join(f"{x:.9g}" for x in values)
+            return f"{run.launch(name, element).writer.place}: {text}"
+    return ""
 
 
 def _line_of_kernel(run: _Run, source: str) -> int:
