@@ -63,9 +63,9 @@ class Subject(Protocol):
 class Outcome:
     """A mutant, and what noticed it: "numbers", "order", "race", "barrier", ..., "time", "crash".
 
-    "" for one that survived, and "unreached" for one whose place no problem runs. message: what
-    the check says. same_bits: of a survivor, whether its results are those of the kernel to the
-    bit.
+    "" for one that survived, "unreached" for one whose place no problem runs, and "unused" for one
+    in a function that no problem runs. message: what the check says. same_bits: of a survivor,
+    whether its results are those of the kernel to the bit.
     """
 
     mutant: Mutant
@@ -75,7 +75,7 @@ class Outcome:
 
     @property
     def survived(self) -> bool:
-        """Whether nothing noticed it, reached or not."""
+        """Whether nothing noticed it, although its function runs."""
         return self.noticed in ("", "unreached")
 
 
@@ -104,13 +104,15 @@ class Report:
 
     def text(self) -> str:
         """The summary of `minillm simulate --mutate`."""
-        counts, total = self.counts, len(self.outcomes)
+        counts, total = self.counts, len(self.outcomes) - self.counts["unused"]
         caught = total - counts[""] - counts["unreached"]
         rows = [f"{self.name}: {total} mutants on {self.problems} problems, {caught} noticed"]
         rows += [f"  {name:<14}{count:>6}  {WORDS[name]}" for name, count in counts.most_common() if name in WORDS]
         if counts["unreached"]:
             rows.append(f"  not reached   {counts['unreached']:>6}  no problem runs their place")
         rows.append(f"  survived      {counts['']:>6}")
+        if counts["unused"]:
+            rows.append(f"  not run       {counts['unused']:>6}  more, in functions that no problem runs")
         rows.append(f"  left out      {self.left_out:>6}  places that do not compile changed, or cannot be read")
         for outcome in self.survivors:
             note = "not reached" if outcome.noticed else "the same bits" if outcome.same_bits else "other bits"
@@ -169,7 +171,10 @@ def outcomes_of(
     measured.sort(key=lambda each: sum(each.seconds.values()))
     reached = set().union(*(each.reached for each in measured))
     pieces = [mutant for mutant in mutants if mutant.number in reached]
-    yield from (Outcome(mutant, "unreached") for mutant in mutants if mutant.number not in reached)
+    run = {each.body for each in switch.mutants if each.number in reached}
+    for mutant in mutants:
+        if mutant.number not in reached:
+            yield Outcome(mutant, "unreached" if mutant.body in run else "unused")
     done = len(mutants) - len(pieces)
 
     def work(mutant: Mutant):

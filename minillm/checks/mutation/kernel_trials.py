@@ -1,0 +1,190 @@
+"""What the cases of kernels do not try: results that NumPy's functions refuse to compute, arguments
+that another layer passes, and kernels without a case.
+
+A trial runs a kernel's launcher and has what should come out, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.backend.arrays import to_device, to_host
+from minillm.backend.precision import bfloat16
+from minillm.checks.agreement import relative_error
+from minillm.checks.case import BACKWARD, FORWARD
+from minillm.kernels import embedding as embedding_kernel
+from minillm.kernels import largest, layer_norm, rms_norm, skinny_matmul
+from minillm.layers import layer_norm as layer_norm_layer
+from minillm.layers import rms_norm as rms_norm_layer
+
+DEVICE = "cudasim"
+BFLOAT16 = 2**-8  # relative error of a number that was rounded to bfloat16 once
+
+
+class Trial(NamedTuple):
+    """run, expected: the results by name. allowed: the relative error, norm-wise."""
+
+    label: str
+    run: Callable[[], dict[str, np.ndarray]]
+    expected: Callable[[], dict[str, np.ndarray]]
+    allowed: float = FORWARD
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def difference(found, expected) -> float:
+    """The relative error; NaN equals NaN, and an infinity itself."""
+    found, expected = np.asarray(found).astype(np.float64), np.asarray(expected).astype(np.float64)
+    if found.shape != expected.shape:
+        return np.inf
+    special = ~np.isfinite(expected)
+    if not np.array_equal(found[special], expected[special], equal_nan=True) or not np.isfinite(found[~special]).all():
+        return np.inf
+    return relative_error(found[~special], expected[~special])
+
+
+def trials_of(kernel: str) -> list[Trial]:
+    """The trials of a kernel; none for one whose case has all."""
+    return TRIALS.get(kernel, list)()
+
+
+def _normal(seed: int, *shape: int, dtype="float32") -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(bfloat16() if dtype == "bfloat16" else dtype)
+
+
+# --------------------------------------------------------------------------------------- embedding
+
+
+def _unknown_ids() -> list[Trial]:
+    """Ids outside of the vocabulary: NaN forward, and no gradient."""
+    return [_with_unknown_ids(ids) for ids in ((2, -1, 0, 3, 4, -7, 2), (-1,) * 40 + (0, 1, 1) + (3,) * 70)]
+
+
+def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
+    weight, dy = _normal(0, 3, 5), _normal(1, len(ids), 5)
+
+    def run():
+        y, saved = embedding_kernel.embedding_forward(to_device(np.array(ids), DEVICE), to_device(weight, DEVICE))
+        return {"y": to_host(y), "dweight": to_host(embedding_kernel.embedding_backward(to_device(dy, DEVICE), saved))}
+
+    def expected():
+        y, dweight = np.full((len(ids), 5), np.nan), np.zeros((3, 5))
+        for row, token in enumerate(ids):
+            if 0 <= token < 3:
+                y[row] = weight[token]
+                dweight[token] += dy[row]
+        return {"y": y, "dweight": dweight}
+
+    return Trial(f"{len(ids)} ids, some unknown", run, expected)
+
+
+# ------------------------------------------------------------------------------------------- norms
+
+
+def _with_dsum(name: str, kernel, layer) -> list[Trial]:
+    """Another gradient of x is added to dx, as in a residual block."""
+    return [_one_with_dsum(name, kernel, layer, *shape) for shape in ((3, 5), (2, 64))]
+
+
+def _one_with_dsum(name: str, kernel, layer, rows: int, width: int) -> Trial:
+    x, weight, dy, dsum = (
+        _normal(n, *shape) for n, shape in enumerate(((rows, width), (width,), *2 * ((rows, width),)))
+    )
+
+    def results(op, place):
+        _, saved = getattr(op, f"{name}_forward")(place(x), place(weight))
+        gradients = getattr(op, f"{name}_backward")(place(dy), saved, place(dsum))
+        return {"dx": to_host(gradients[0]), "dweight": to_host(gradients[1])}
+
+    return Trial(
+        f"{rows}-{width}, added to another gradient",
+        lambda: results(kernel, lambda array: to_device(array, DEVICE)),
+        lambda: results(layer, lambda array: array.astype(np.float64)),
+        BACKWARD,
+    )
+
+
+# ----------------------------------------------------------------------------------------- largest
+
+
+def _largest() -> list[Trial]:
+    return [_largest_of(width) for width in (1, 3, largest.THREADS, 2 * largest.THREADS + 77)]
+
+
+def _largest_of(width: int) -> Trial:
+    x = _normal(width, 8, width)
+    x[1, [width // 5, width // 2, width - 1]] = 9  # the lowest of equal ones
+    x[2] = -np.inf
+    x[2, width // 2] = -1e30
+    x[3, width // 3] = np.nan
+    x[4, width - 1] = np.inf
+    x[5] = -np.inf
+    x[6, 0] = 20
+    x[7, min(width - 1, largest.THREADS)] = 20  # the first number of a thread's second turn
+
+    def expected():
+        found = np.where(np.isfinite(x.max(axis=1)), x.argmax(axis=1), -1)
+        return {"ids": found}
+
+    return Trial(f"width {width}", lambda: {"ids": to_host(largest.largest(to_device(x, DEVICE)))}, expected, 0.0)
+
+
+# ------------------------------------------------------------------------------------ skinny_matmul
+
+
+def _skinny_matmul() -> list[Trial]:
+    problems = [  # rows of x, inputs, outputs of each matrix, stored as (O, I), with a residual
+        (1, 64, (70,), True, True),
+        (1, 264, (9, 3, 12), True, False),
+        (3, 40, (33, 5), True, False),
+        (8, 65, (129,), True, True),
+        (16, 24, (31, 7, 8), True, False),
+        (1, 40, (33,), False, True),
+        (4, 19, (64,), False, False),
+        (7, 33, (70,), False, True),
+        (11, 50, (32,), False, True),
+    ]
+    return [_product(*problem, dtype) for dtype, problem in product(("float32", "bfloat16"), problems)]
+
+
+def _product(rows, inputs, outputs, transposed, has_residual, dtype) -> Trial:
+    x, shapes = _normal(0, rows, inputs, dtype=dtype), [(n, inputs) if transposed else (inputs, n) for n in outputs]
+    weights = [_normal(n, *shape, dtype=dtype) for n, shape in enumerate(shapes, start=1)]
+    biases = [None if n == 1 else _normal(9 + n, count) for n, count in enumerate(outputs)]
+    residual = _normal(8, rows, outputs[0], dtype=dtype) if has_residual else None
+
+    def run():
+        def place(array):
+            return None if array is None else to_device(array, DEVICE)
+
+        ys = skinny_matmul.skinny_matmul(
+            place(x), [*map(place, weights)], [*map(place, biases)], transposed, residual=place(residual)
+        )
+        return {f"y[{n}]": to_host(y) for n, y in enumerate(ys)}
+
+    def expected():
+        found = {}
+        for n, (weight, bias) in enumerate(zip(weights, biases)):
+            weight = weight.astype(np.float64)
+            y = x.astype(np.float64) @ (weight.T if transposed else weight) + (0 if bias is None else bias)
+            found[f"y[{n}]"] = y if residual is None else y + residual.astype(np.float64)
+        return found
+
+    label = f"{rows}-{inputs}-{outputs}, {'(O, I)' if transposed else '(I, O)'}, {dtype}"
+    return Trial(label, run, expected, 2e-6 if dtype == "float32" else BFLOAT16)
+
+
+TRIALS: dict[str, Callable[[], list[Trial]]] = {
+    "embedding": _unknown_ids,
+    "layer_norm": lambda: _with_dsum("layer_norm", layer_norm, layer_norm_layer),
+    "rms_norm": lambda: _with_dsum("rms_norm", rms_norm, rms_norm_layer),
+    "largest": _largest,
+    "skinny_matmul": _skinny_matmul,
+}
+# Kernels that have no case -> the module of their launcher.
+WITHOUT_A_CASE = {"largest": "minillm.kernels.largest", "skinny_matmul": "minillm.kernels.skinny_matmul"}
