@@ -88,8 +88,9 @@ LORA_LINEAR = Case(
 def embedding_inputs(rng, tokens, vocabulary, width, accumulate=False, sliced=False, even=False):
     """Ids by Zipf's law, as words are: a few frequent ones, many rare ones, some that never occur.
 
-    even: all ids equally often: sorted, they are runs of a few, not of hundreds. accumulate: the gradient is added to `buffer`, as that of a tied head is. sliced: a slice of the
-    table in place of ids, as positions are.
+    even: all ids equally often: sorted, they are runs of a few, not of hundreds. accumulate: the
+    gradient is added to `buffer`, as that of a tied head is. sliced: a slice of the table in place
+    of ids, as positions are.
     """
     if sliced:
         weight, dy = rng.normal(size=(vocabulary, width)), rng.normal(size=(tokens, width))
