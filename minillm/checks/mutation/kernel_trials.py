@@ -16,8 +16,8 @@ from minillm.backend.arrays import to_device, to_host
 from minillm.backend.precision import bfloat16
 from minillm.checks.agreement import relative_error
 from minillm.checks.case import BACKWARD, FORWARD
+from minillm.kernels import cross_entropy, global_norm, largest, layer_norm, rms_norm, skinny_matmul
 from minillm.kernels import embedding as embedding_kernel
-from minillm.kernels import largest, layer_norm, rms_norm, skinny_matmul
 from minillm.layers import layer_norm as layer_norm_layer
 from minillm.layers import rms_norm as rms_norm_layer
 
@@ -81,6 +81,77 @@ def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
         return {"y": y, "dweight": dweight}
 
     return Trial(f"{len(ids)} ids, some unknown", run, expected)
+
+
+# --------------------------------------------------------------------------- norm of all gradients
+
+
+def _clipped_norms() -> list[Trial]:
+    """With a limit that clips or does not, several batches accumulated, no number, many tensors."""
+    three, many = ((3, 4), (1,), (4097,)), ((1,),) * 300
+    settings = ((1.0, 1), (1.0, 3), (1e6, 4), (0.0, 2))
+    infinite = [_clipped_norm(three, *pair, infinite=True) for pair in settings[1:3]]
+    return [*(_clipped_norm(three, *pair) for pair in settings), _clipped_norm(many, 2.0, 2), *infinite]
+
+
+def _clipped_norm(shapes, max_norm: float, accumulated: int, infinite: bool = False) -> Trial:
+    arrays = [_normal(n, *shape) for n, shape in enumerate(shapes)]
+    arrays[-1][0] = np.inf if infinite else arrays[-1][0]
+
+    def run():
+        found = global_norm.clipped_norm([to_device(each, DEVICE) for each in arrays], max_norm, accumulated)
+        return dict(zip(("norm", "scale"), map(to_host, found)))
+
+    def expected():
+        norm = np.sqrt(sum(np.square(each.astype(np.float64)).sum() for each in arrays)) / accumulated
+        scale = min(1, max_norm / norm) if max_norm else 1
+        return {"norm": norm, "scale": scale / accumulated if np.isfinite(norm) else np.nan}
+
+    return Trial(f"{len(shapes)} tensors, at most {max_norm}, {accumulated} batches, {infinite=}", run, expected)
+
+
+# ----------------------------------------------------------------------------------- cross entropy
+
+
+def _cross_entropies() -> list[Trial]:
+    """Targets outside of the vocabulary, logits of -inf at every place, rows before these, more rows
+    than threads.
+    """
+    return [
+        _cross_entropy(9, 67, (-1, 3, 67, -100, 66, 0, 1, 2, 99), 0.2),
+        _cross_entropy(6, 3, (-1, 3, 2, 0, 1, -100), 0.0),
+        _cross_entropy(5, 67, (66, 30, 40, 50, 60), 0.0, masked=True),
+        _cross_entropy(7, 41, (40, 30, 0, 7, -100, 20, 30), 0.1, before=2.5),
+        _cross_entropy(600, 3, tuple(n % 4 - 100 * (n % 4 == 3) - 3 * (n % 4 == 3) for n in range(600)), 0.0),
+    ]
+
+
+def _cross_entropy(rows, vocabulary, targets, smoothing, masked=False, before=0.0) -> Trial:
+    logits, targets = 3 * _normal(rows, rows, vocabulary), np.array(targets)
+    if masked:
+        logits[:, : vocabulary // 3] = -np.inf
+
+    def run():
+        x, earlier = to_device(logits.copy(), DEVICE), to_device(np.array(before), DEVICE) if before else 0.0
+        place = to_device(targets, DEVICE)
+        loss, saved = cross_entropy.cross_entropy_forward(x, place, label_smoothing=smoothing, before=earlier)
+        return {"loss": to_host(loss), "dlogits": to_host(saved)}
+
+    def expected():
+        x, counted = logits.astype(np.float64), targets != -100
+        known = counted & (targets >= 0) & (targets < vocabulary)
+        largest = x.max(axis=1, keepdims=True)
+        lse = largest[:, 0] + np.log(np.exp(x - largest).sum(axis=1))
+        wanted = np.full(x.shape, smoothing / vocabulary)
+        wanted[known, targets[known]] += 1 - smoothing
+        with np.errstate(invalid="ignore"):
+            at_target = np.where(wanted > 0, wanted * x, 0).sum(axis=1)
+        losses = np.where(counted, np.where(known, lse - at_target, np.nan), 0)
+        dlogits = (np.exp(x - lse[:, None]) - wanted) * counted[:, None] / counted.sum()
+        return {"loss": before + losses.sum() / counted.sum(), "dlogits": dlogits}
+
+    label = f"{rows}-{vocabulary}, targets {targets.min()} to {targets.max()}, {masked=}, {before=}"
+    return Trial(label, run, expected, 1e-5)
 
 
 # ------------------------------------------------------------------------------------------- norms
@@ -181,6 +252,8 @@ def _product(rows, inputs, outputs, transposed, has_residual, dtype) -> Trial:
 
 TRIALS: dict[str, Callable[[], list[Trial]]] = {
     "embedding": _unknown_ids,
+    "global_norm": _clipped_norms,
+    "cross_entropy": _cross_entropies,
     "layer_norm": lambda: _with_dsum("layer_norm", layer_norm, layer_norm_layer),
     "rms_norm": lambda: _with_dsum("rms_norm", rms_norm, rms_norm_layer),
     "largest": _largest,
