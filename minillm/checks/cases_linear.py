@@ -48,7 +48,17 @@ BIAS = Case(
     low_precision=("z", "dy"),
     kernel=(Kernel("bias", "minillm.kernels.bias", "a number for each channel, and the sum of its gradients"),),
     gradcheck=[at(2, 3, 4)],
-    kernels=[at(1, 1), at(0, 5), at(3, 5), at(2, 3, 33), at(37, 100), at(515, 40), at(300, 264), at(3, 769)],
+    kernels=[
+        at(1, 1),
+        at(0, 5),
+        at(3, 5),
+        at(2, 3, 33),
+        at(37, 100),
+        at(515, 40),
+        at(300, 264),
+        at(3, 769),
+        at(8200, 1),
+    ],
     simulate=(64, 256),
     benchmark=[at(16384, 768), at(16384, 2304)],
 )

@@ -97,7 +97,7 @@ class KernelSubject:
             self._expected[str(given)] = given.expected() if is_trial else reference_results(self.case, *given)
         expected = self._expected[str(given)]
         if isinstance(given, Trial):
-            errors = {name: (difference(results[name], value), given.allowed) for name, value in expected.items()}
+            errors = {name: (difference(results[name], value), given.limit(name)) for name, value in expected.items()}
         elif given.number == "bfloat16":
             errors = self._bfloat16_errors(results, expected[0] | expected[1])
         else:

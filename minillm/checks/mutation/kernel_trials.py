@@ -16,7 +16,7 @@ from minillm.backend.arrays import to_device, to_host
 from minillm.backend.precision import bfloat16
 from minillm.checks.agreement import relative_error
 from minillm.checks.case import BACKWARD, FORWARD
-from minillm.kernels import cross_entropy, global_norm, largest, layer_norm, rms_norm, skinny_matmul
+from minillm.kernels import adamw, cross_entropy, global_norm, largest, layer_norm, rms_norm, skinny_matmul
 from minillm.kernels import embedding as embedding_kernel
 from minillm.layers import layer_norm as layer_norm_layer
 from minillm.layers import rms_norm as rms_norm_layer
@@ -26,12 +26,18 @@ BFLOAT16 = 2**-8  # relative error of a number that was rounded to bfloat16 once
 
 
 class Trial(NamedTuple):
-    """run, expected: the results by name. allowed: the relative error, norm-wise."""
+    """run, expected: the results by name. allowed: the relative error, norm-wise, of all or by
+    name.
+    """
 
     label: str
     run: Callable[[], dict[str, np.ndarray]]
     expected: Callable[[], dict[str, np.ndarray]]
-    allowed: float = FORWARD
+    allowed: float | Callable[[str], float] = FORWARD
+
+    def limit(self, name: str) -> float:
+        """The relative error that a result may have."""
+        return self.allowed(name) if callable(self.allowed) else self.allowed
 
     def __str__(self) -> str:
         return self.label
@@ -81,6 +87,55 @@ def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
         return {"y": y, "dweight": dweight}
 
     return Trial(f"{len(ids)} ids, some unknown", run, expected)
+
+
+# ------------------------------------------------------------------------------------------- adamw
+
+
+def _adamw_steps() -> list[Trial]:
+    """An eps that matters, copies in bfloat16, a scale that is no number, rounding alone."""
+    return [_adamw_step(1.0, True), _adamw_step(0.5, False), _adamw_step(np.nan, True), _rounded()]
+
+
+def _adamw_step(scale: float, decoupled: bool) -> Trial:
+    shapes = ((3, 5), (300,), (1,), (8,))
+    lists = [[_normal(10 * n + m, *shape) for m, shape in enumerate(shapes)] for n in range(4)]
+    lists[3] = [np.abs(each) for each in lists[3]]
+    settings = dict(lr=0.1, betas=(0.9, 0.99), eps=0.5, weight_decays=[0.1, 0.0, 0.2, 0.0], step=2, decoupled=decoupled)
+
+    def run():
+        values, gradients, first, second = ([to_device(x.copy(), DEVICE) for x in each] for each in lists)
+        copies = [None if n == 1 else to_device(np.zeros(x.shape, bfloat16()), DEVICE) for n, x in enumerate(values)]
+        adamw.adamw_update(values, gradients, first, second, gradient_scale=scale, copies=copies, **settings)
+        copied = {f"copy[{n}]": to_host(x).astype(np.float32) for n, x in enumerate(copies) if x is not None}
+        named = zip(("value", "first", "second"), (values, first, second))
+        return copied | {f"{name}[{n}]": to_host(x) for name, each in named for n, x in enumerate(each)}
+
+    def expected():
+        values, gradients, first, second = ([x.astype(np.float64) for x in each] for each in lists)
+        decays = settings["weight_decays"] if np.isfinite(scale) else []
+        for n, decay in enumerate(decays):
+            g = gradients[n] * scale + (0 if decoupled else decay * values[n])
+            first[n], second[n] = 0.9 * first[n] + 0.1 * g, 0.99 * second[n] + 0.01 * g * g
+            step = first[n] / (1 - 0.9**2) / (np.sqrt(second[n] / (1 - 0.99**2)) + 0.5)
+            values[n] = values[n] - 0.1 * (step + (decay * values[n] if decoupled else 0))
+        copied = {f"copy[{n}]": x for n, x in enumerate(values) if n != 1}
+        named = zip(("value", "first", "second"), (values, first, second))
+        return copied | {f"{name}[{n}]": x for name, each in named for n, x in enumerate(each)}
+
+    label = f"a gradient times {scale}, {decoupled=}, with copies"
+    return Trial(label, run, expected, lambda name: BFLOAT16 if name.startswith("copy") else FORWARD)
+
+
+def _rounded() -> Trial:
+    values = [_normal(n, *shape) for n, shape in enumerate(((3, 5), (4100,), (1,)))]
+
+    def run():
+        copies = [to_device(np.zeros(x.shape, bfloat16()), DEVICE) for x in values]
+        adamw.round_to_bfloat16([to_device(x.copy(), DEVICE) for x in values], copies)
+        return {f"copy[{n}]": to_host(x).astype(np.float32) for n, x in enumerate(copies)}
+
+    return Trial("copies alone", run, lambda: {f"copy[{n}]": x for n, x in enumerate(values)}, BFLOAT16)
 
 
 # --------------------------------------------------------------------------- norm of all gradients
@@ -251,6 +306,7 @@ def _product(rows, inputs, outputs, transposed, has_residual, dtype) -> Trial:
 
 
 TRIALS: dict[str, Callable[[], list[Trial]]] = {
+    "adamw": _adamw_steps,
     "embedding": _unknown_ids,
     "global_norm": _clipped_norms,
     "cross_entropy": _cross_entropies,
