@@ -128,7 +128,7 @@ EMBEDDING = Case(
         for size in ((1, 1, 1), (0, 5, 3), (31, 5, 3), (64, 2, 33), (65, 3, 100), (300, 40, 260), (513, 1, 7))
         for accumulate in (False, True)
     ]
-    + [at(*size, even=True) for size in ((96, 6, 3), (200, 100, 5), (256, 40, 2))],
+    + [at(*size, even=True) for size in ((96, 6, 3), (200, 100, 5), (256, 40, 2), (35, 8, 260))],
     simulate=(200, 50, 96),
     benchmark=[at(16384, 50257, 768), at(16384, 65, 384)],
 )

@@ -7,7 +7,9 @@ has it; "*" is any. The first that fits counts.
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-UNIFORM = "all threads of the warp, or of the block, have the same number here: it does not matter which of them writes it"
+UNIFORM = (
+    "all threads of the warp, or of the block, have the same number here: it does not matter which of them writes it"
+)
 DEAD = "the number is written over before it is read"
 EITHER = "both sides give the same at the border"
 ONCE = "a thread takes no second turn here: the grid is as large as the rows, up to CUDA's limit of blocks"
