@@ -13,6 +13,7 @@ import platform
 import sys
 import zlib
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "kernels"))
@@ -144,18 +145,22 @@ def _row(name, counts, columns):
 def main(words):
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     names = [] if words == ["--page"] else words or NAMES
-    caught = set()
+    caught: set[str] = set()
     for name in names:
-        report = mutate_case(
-            name,
-            lambda mutants: [each for each in mutants if each.place not in caught],
-            progress=lambda done, count: print(f"\r{name}: {done} of {count}", end="", file=sys.stderr, flush=True),
-        )
+        report = mutate_case(name, partial(_not_in, caught), progress=partial(_print_progress, name))
         caught |= {each.mutant.place for each in report.outcomes if not each.survived and each.noticed != "unused"}
         record(results, name, report)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"\r{report.text()}")
     PAGE.write_text(page(results), encoding="utf-8")
+
+
+def _not_in(caught, mutants):
+    return [each for each in mutants if each.place not in caught]
+
+
+def _print_progress(name, done, count):
+    print(f"\r{name}: {done} of {count}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

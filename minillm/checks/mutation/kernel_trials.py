@@ -14,9 +14,22 @@ import numpy as np
 
 from minillm.backend.arrays import to_device, to_host
 from minillm.backend.precision import bfloat16
-from minillm.checks.agreement import relative_error
-from minillm.checks.case import BACKWARD, FORWARD
-from minillm.kernels import adamw, cross_entropy, global_norm, largest, layer_norm, rms_norm, skinny_matmul
+from minillm.checks.agreement import kernel_results, reference_results, relative_error
+from minillm.checks.case import BACKWARD, FORWARD, Case, Problem, at
+from minillm.checks.cases_activations import GELU, SWIGLU
+from minillm.checks.cases_linear import BIAS
+from minillm.checks.cases_norms import RESIDUAL_BIAS
+from minillm.kernels import (
+    adamw,
+    columns,
+    cross_entropy,
+    global_norm,
+    largest,
+    layer_norm,
+    rms_norm,
+    skinny_matmul,
+    swiglu,
+)
 from minillm.kernels import embedding as embedding_kernel
 from minillm.layers import layer_norm as layer_norm_layer
 from minillm.layers import rms_norm as rms_norm_layer
@@ -87,6 +100,30 @@ def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
         return {"y": y, "dweight": dweight}
 
     return Trial(f"{len(ids)} ids, some unknown", run, expected)
+
+
+# --------------------------------------------------------------------------------------- few blocks
+
+
+def _with_few_blocks(launcher, *cases: Case) -> list[Trial]:
+    """The launcher's limit of blocks is 1: each thread takes several turns."""
+    return [_one_with_few_blocks(launcher, case, at(41, width)) for case in cases for width in (5, 40)]
+
+
+def _one_with_few_blocks(launcher, case: Case, problem: Problem) -> Trial:
+    def run():
+        limit, launcher.MAX_BLOCKS = launcher.MAX_BLOCKS, 1
+        try:
+            forward, backward = kernel_results(case, case.kernel[0], problem)
+        finally:
+            launcher.MAX_BLOCKS = limit
+        return forward | backward
+
+    def expected():
+        forward, backward = reference_results(case, problem)
+        return forward | backward
+
+    return Trial(f"{problem}, one block", run, expected, lambda name: BACKWARD if name.startswith("d") else FORWARD)
 
 
 # ------------------------------------------------------------------------------------------- adamw
@@ -307,6 +344,10 @@ def _product(rows, inputs, outputs, transposed, has_residual, dtype) -> Trial:
 
 TRIALS: dict[str, Callable[[], list[Trial]]] = {
     "adamw": _adamw_steps,
+    "bias": lambda: _with_few_blocks(columns, BIAS),
+    "gelu": lambda: _with_few_blocks(columns, GELU),
+    "swiglu": lambda: _with_few_blocks(swiglu, SWIGLU),
+    "residual_bias": lambda: _with_few_blocks(columns, RESIDUAL_BIAS),
     "embedding": _unknown_ids,
     "global_norm": _clipped_norms,
     "cross_entropy": _cross_entropies,
