@@ -11,9 +11,9 @@ from minillm.checks.own_code.values import HELP, LABELS, SETTINGS, Ask
 
 CACHES = ("cache", "caches", "saved", "ctx", "context", "memory", "tape", "residuals", "saved_tensors", "tmp", "stash")
 UPSTREAM = (
-    "dout", "dvalues", "dy", "dz", "da", "grad", "grads", "grad_output", "grad_out", "output_grad", "upstream", "upstream_grad",
-    "gradient", "output_gradient", "delta", "error", "output_error", "g", "gy", "out_grad", "d_L_d_out", "accum_grad",
-    "dL_dout", "incoming", "dldy", "dloss", "dL", "d_out", "top_diff", "loss_gradient", "gradwrtoutput", "eta", "error_signal", "dH", "dh",
+    "dout", "dvalues", "dy", "dz", "da", "dh", "dH", "dL", "dldy", "dloss", "d_out", "dL_dout", "d_L_d_out", "delta", "error",
+    "grad", "grads", "grad_output", "grad_out", "output_grad", "out_grad", "upstream", "upstream_grad", "gradient",
+    "output_gradient", "loss_gradient", "accum_grad", "output_error", "error_signal", "incoming", "top_diff", "g", "gy", "eta",
 )  # fmt: skip
 RATES = ("learning_rate", "lr", "learn_rate", "alpha", "eta", "step_size")
 

@@ -110,13 +110,7 @@ class PairCall:
         fits = all(np.shape(probe[name]) == x.shape for name, x in inputs.items())
         of_output = self.of_output.get(backward.name, False)
         is_slope = not upstream and len(tensors) == 1 and fits and np.shape(saved[1][y]) == inputs[tensors[0]].shape
-        if (
-            backward.name not in self.of_output
-            and not upstream
-            and len(tensors) == 1
-            and fits
-            and np.shape(saved[1][y]) == inputs[tensors[0]].shape
-        ):
+        if is_slope and backward.name not in self.of_output:
             of_output = self.of_output[backward.name] = self._is_of_output(forward, gradients, inputs[tensors[0]])
             if of_output:
                 notes.append(

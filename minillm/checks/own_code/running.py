@@ -205,7 +205,9 @@ def _hints(found: Found, result: Result) -> list[str]:
             )
             break
     if result.guessed:
+        listed = ", ".join(f"{name} {result.inputs[name]}" for name in result.guessed)
         notes.append(
-            f"the shapes are guessed ({result.shapes}): say others with --input or a comment, # {result.guessed[0]}: (N, D)"
+            f"nothing tells the shape of {listed}, which is guessed: say another with --input or a comment, "
+            f"# {result.guessed[0]}: (N, D)"
         )
     return notes

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 # What the name of a backward adds to that of its forward, which is alone or ends as one of FORWARDS.
 ENDS = (
-    "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime", "_vjp",
-    "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
+    "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime",
+    "_vjp", "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
 )  # fmt: skip
 STARTS = ("backward_", "bwd_", "grad_", "gradient_", "d_", "derivative_", "back_", "d")
 FORWARDS = ("", "_forward", "_fwd", "_forward_pass", "_fw", "_function", "Forward", "_loss", "_activation")

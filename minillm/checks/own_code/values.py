@@ -239,7 +239,7 @@ class Maker:
         known = [x.shape for x in fixed.values() if isinstance(x, np.ndarray)]
         base = known[0] if known and len(known[0]) > 1 else (3, 4)
         if self.widths and not (known and len(known[0]) > 1):
-            base = (next(n for n in (3, 2, 5, 7) if n not in self.widths), self.widths[0])
+            base = (next(n for n in (3, 5, 2, 7) if n not in self.widths), self.widths[0])
         lists = [self._candidates(codes, name, base, is_first=not known and i == 0, differentiated=differentiated)
                  for i, name in enumerate(open_)]  # fmt: skip
         text = "\n".join(code.text for code in codes)
@@ -274,7 +274,7 @@ class Maker:
             new = [n for n in (5, *base) if n]
             return shaped(*((n,) for n in new), *((1, n) for n in new), *((n, 1) for n in new))
         if is_first and self.widths:
-            rows = next(n for n in (3, 2, 5, 7) if n not in self.widths)
+            rows = next(n for n in (3, 5, 2, 7) if n not in self.widths)
             wide = [(rows, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, rows, n) for n in self.widths]
             wide += [(1, n) for n in self.widths] + [(n, rows) for n in self.widths]
             return shaped(*wide, *((2, n, 4, 6) for n in self.widths), (4, 6))
