@@ -209,7 +209,6 @@ class TwoLayerNet(object):
         "dhidden[hidden <= 0] = 0",
         "dhidden[hidden < 0] = 0",
         "params['W1']",
-        "dhidden = dscores.dot(W2.T)",
     ),
     "another course, activation caches and columns": Style(
         """
@@ -483,7 +482,8 @@ def lstm_step_backward(dnext_h, dnext_c, cache):
         "lstm_step",
         "dc = dnext_c + dnext_h * o * (1 - t**2)",
         "dc = dnext_h * o * (1 - t**2)",
-        "x",
+        "prev_c",
+        "di, df, do, dg = dc * g, dc * prev_c, dnext_h * t, dc * i",
     ),
     "shape comments beside products": Style(
         """
@@ -509,8 +509,8 @@ class MLP:
         return grad_u @ self.w1.T
 """,
         "MLP",
-        "self.grad_w2 = np.einsum(\"btf,btc->fc\", self.h, grad)",
-        "self.grad_w2 = np.einsum(\"btf,btc->fc\", self.h[:, :-1], grad[:, :-1])",
+        'self.grad_w2 = np.einsum("btf,btc->fc", self.h, grad)',
+        'self.grad_w2 = np.einsum("btf,btc->fc", self.h[:, :-1], grad[:, :-1])',
         "w2",
         "self.grad_w2 = ",
         "x (2, ",

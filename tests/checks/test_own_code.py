@@ -5,13 +5,15 @@ import sys
 
 import numpy as np
 import pytest
+from own_styles import STYLES
 
 from minillm.checks.gradcheck import CannotTell
 from minillm.checks.own_code import loading
 from minillm.checks.own_code.loading import load
+from minillm.checks.own_code.mutating import mutate_module
 from minillm.checks.own_code.running import check_module
+from minillm.cli.gradcheck_own import check_own_code
 from minillm.errors import UserError
-from own_styles import STYLES
 
 
 @pytest.fixture
@@ -39,7 +41,11 @@ def test_what_is_right_passes(style, write):
     found = results(write(style.source))
     assert style.name in found
     for result in found.values():
-        assert result.report is not None and result.report.verdict == "passed", (result.name, result.reason, result.error)
+        assert result.report is not None and result.report.verdict == "passed", (
+            result.name,
+            result.reason,
+            result.error,
+        )
         assert not [note for note in result.notes if "not checked" in note]
     assert style.shapes in found[style.name].shapes
 
@@ -56,7 +62,9 @@ def test_what_is_wrong_fails_with_the_element_and_the_first_wrong_line(style, wr
 
 def test_a_slope_in_terms_of_y_passes_and_is_noted(write):
     result = results(write(STYLES["activations and their derivatives"].source))["sigmoid"]
-    assert result.notes == ["sigmoid_derivative is the slope in terms of y: it takes the result of sigmoid, not its argument"]
+    assert result.notes == [
+        "sigmoid_derivative is the slope in terms of y: it takes the result of sigmoid, not its argument"
+    ]
 
 
 def test_the_complex_step(write):
@@ -75,30 +83,41 @@ def product_forward({x}, {w}):
 
 def product_backward(dy, cache):
     x, w = cache
-    return dy @ w.swapaxes(-1, -2), np.einsum('...i,...j->ij', x, dy)
+    return dy @ w.swapaxes(-1, -2), x.reshape(-1, x.shape[-1]).T @ dy.reshape(-1, dy.shape[-1])
 """
 
 
 @pytest.mark.parametrize(
     "comment, x, w, doc, shapes",
     [
-        ("# x: (N, D)  w: (D, M)", "x", "w", "", None),  # above the function is no comment of it
+        ("# x: (N, D)  w: (D, M)", "x", "w", "", "x (3, 4), w (4, 5)"),
         ("", "x", "w", "# x: (N, D), w: (D, M)", "x (3, 4), w (4, 5)"),
-        ("", "x", "w", '"""x (B, T, C) -> y (B, T, V), w (C, V)"""', "x (2, 3, 4), w (4, 7)"),
-        ("", "x", "w", '"""\n    x : ndarray, shape (n_in, d)\n        Input.\n    w : array of shape (d, 2d)\n    """', "x (3, 4), w (4, 8)"),
-        ("", "x", "w", '"""\n    Args:\n        x (np.ndarray): of shape (batch, 784).\n        w: [784, 10]\n    """', "x (2, 3), w (3, 10)"),
-        ("", "x", "w", '"""\n    :param x: input, shape=(N, D)\n    :param w: weights, shape=(D, M)\n    """', "x (3, 4), w (4, 5)"),
-        ("", "x", "w", '"""\n    x -- data: numpy array of shape (n, m)\n    w -- of shape (m, k)\n    """', "x (3, 4), w (4, 2)"),
+        ("", "x", "w", "x (B, T, C) -> y (B, T, V), w (C, V)", "x (2, 3, 4), w (4, 7)"),
+        ("", "x", "w", "x : ndarray, shape (n_in, d)\n    w : array of shape (d, 2d)", "x (3, 4), w (4, 8)"),
+        ("", "x", "w", "Args:\n    x (np.ndarray): of shape (batch, 784).\n    w: [784, 10]", "x (2, 3), w (3, 10)"),
+        ("", "x", "w", ":param x: input, shape=(N, D)\n    :param w: weights, shape=(D, M)", "x (3, 4), w (4, 5)"),
+        ("", "x", "w", "x -- data: numpy array of shape (n, m)\n    w -- of shape (m, k)", "x (3, 4), w (4, 2)"),
         ("", "x: 'Float[Array, \"N D\"]'", "w: '(D, M)'", "", "x (3, 4), w (4, 5)"),
-        ("", "x", "w", "# gradcheck: x = np.ones((2, 5))\n    # gradcheck: w = rng.normal(size=(5, 3))", "x (2, 5), w (5, 3)"),
-        ("", "\n    x,  # (B, T, C)\n    ", "\n    w,  # (C, 4C)\n", "", "x (2, 3, 4), w (4, 16)"),
+        (
+            "# gradcheck: x = np.ones((2, 5))\n# gradcheck: w = rng.normal(size=(5, 3))",
+            "x",
+            "w",
+            "",
+            "x (2, 5), w (5, 3)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_shapes_are_read_where_people_write_them(comment, x, w, doc, shapes, write):
-    result = results(write(PRODUCT.format(comment=comment, x=x, w=w, doc=doc or "pass")))["product"]
-    assert result.report.verdict == "passed"
-    if shapes is not None:
-        assert result.shapes == shapes and not result.guessed
+    doc = doc if doc.startswith("#") else f'"""\n    {doc}\n    """'
+    result = results(write(PRODUCT.format(comment=comment, x=x, w=w, doc=doc)))["product"]
+    assert result.report.verdict == "passed" and result.shapes == shapes and not result.guessed
+
+
+def test_the_comment_of_an_argument_is_of_its_line(write):
+    text = PRODUCT.format(comment="", x="x", w="w", doc="").replace(
+        "(x, w):", "(\n    x,  # (B, T, C)\n    w,  # (C, 4C)\n):", 1
+    )
+    assert results(write(text))["product"].shapes == "x (2, 3, 4), w (4, 16)"
 
 
 def test_the_products_comment_gives_the_shapes_of_its_operands(write):
@@ -116,26 +135,44 @@ def test_inputs_of_the_command_line_come_first(write):
         results(path, given={"x": "a,b"})["product"]
 
 
-LOOKUP = """
+IMAGE = """
 import numpy as np
-def lookup_forward(table, which):
-    return np.take(table, which, axis=0), (table, which)
-def lookup_backward(dy, cache):
-    table, which = cache
-    dtable = np.zeros_like(table)
-    np.add.at(dtable, which, dy)
-    return dtable
+def tiles_forward(image, weight):
+    return image.reshape(7, 2, 4) @ weight, (image, weight)
+def tiles_backward(dy, cache):
+    image, weight = cache
+    return (dy @ weight.T).reshape(image.shape), np.einsum('nij,nik->jk', image.reshape(7, 2, 4), dy)
 """
 
 
 def test_what_nothing_tells_is_asked_for_in_one_line(write):
-    path = write(LOOKUP)
-    reason = results(path)["lookup"].reason
-    assert "nothing tells the shape of table and which" in reason and "\n" not in reason
-    assert "--input table=3,5 (a shape), --input table=int:10:4 (integers below 10), or in the file  # table: (N, D)" in reason
-    assert results(path, given={"table": "7,3", "which": "int:7:2,4"})["lookup"].report.verdict == "passed"
-    told = LOOKUP.replace("    return np.take", "    # table: (V, D)  which: (B, T) integers below V\n    return np.take", 1)
-    assert results(write(told))["lookup"].report.verdict == "passed"
+    path = write(IMAGE)
+    reason = results(path)["tiles"].reason
+    assert reason.startswith("nothing tells the shape of image and weight (ValueError: ") and "\n" not in reason
+    assert (
+        "--input image=3,5 (a shape), --input image=int:10:4 (integers below 10), or in the file  # image: (N, D)"
+        in reason
+    )
+    assert results(path, given={"image": "14,4", "weight": "4,3"})["tiles"].report.verdict == "passed"
+    told = IMAGE.replace("    return image", "    # image: (7, 8)  weight: (4, 3)\n    return image", 1)
+    assert results(write(told))["tiles"].shapes == "image (7, 8), weight (4, 3)"
+
+
+def test_integers_are_told_by_their_use_their_name_or_their_comment(write):
+    text = """
+import numpy as np
+def lookup_forward(table, {0}):
+    {1}
+    return np.take(table, {0}, axis=0), (table, {0})
+def lookup_backward(dy, cache):
+    table, {0} = cache
+    dtable = np.zeros_like(table)
+    np.add.at(dtable, {0}, dy)
+    return dtable
+"""
+    for name, told in (("which", "pass"), ("tokens", "pass"), ("z", "# table: (V, D)  z: (B, T) integers below V")):
+        assert results(write(text.format(name, told)))["lookup"].report.verdict == "passed"
+    assert results(write(text.format("w", "pass")), given={"w": "int:3:5"})["lookup"].report.verdict == "passed"
 
 
 def test_an_argument_of_backward_that_cannot_be_told_is_named(write):
@@ -199,7 +236,9 @@ class Half:
 
 def test_an_array_without_a_gradient_is_noted(write):
     text = STYLES["another book, params and grads in lists"].source
-    forgotten = text.replace("        self.grads[1][...] = db\n", "").replace("np.zeros_like(W), np.zeros_like(b)]", "np.zeros_like(W)]")
+    forgotten = text.replace("        self.grads[1][...] = db\n", "").replace(
+        "np.zeros_like(W), np.zeros_like(b)]", "np.zeros_like(W)]"
+    )
     result = results(write(forgotten))["Affine"]
     assert result.notes == ["self.params[1] has no gradient after backward: not checked"]
 
@@ -214,7 +253,9 @@ def test_nothing_to_check_says_what_is_looked_for(write):
 
 
 def test_float32_in_the_users_code_is_said_to_look_like_a_wrong_gradient(write):
-    text = "import numpy as np\ndef f(x):\n    # x: (N, D)\n    h = x.astype(np.float32)\n    return np.exp(h) + 0 * x\n"
+    text = (
+        "import numpy as np\ndef f(x):\n    # x: (2, 2)\n    h = x.astype(np.float32)\n    return np.exp(h) + 0 * x\n"
+    )
     text += "def f_grad(dy, x):\n    return dy * np.exp(x)\n"
     result = results(write(text))["f"]
     assert result.failed and any(note.startswith("line 4 has float32: it keeps 7 digits") for note in result.notes)
@@ -235,7 +276,10 @@ def test_inputs_are_drawn_until_none_lies_at_a_kink(write):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("import argparse\nargparse.ArgumentParser().parse_args(['--nope'])\n", "ends itself when imported (exit 2) in line 2"),
+        (
+            "import argparse\nargparse.ArgumentParser().parse_args(['--nope'])\n",
+            "ends itself when imported (exit 2) in line 2",
+        ),
         ("x = 1\ndata = open('/nowhere/train.csv').read()\n", "FileNotFoundError: .* in line 2"),
         ("import nothing_of_this_name\n", "No module named 'nothing_of_this_name' in line 1: install it"),
         ("def f(:\n", "line 1: invalid syntax"),
@@ -257,7 +301,8 @@ def test_a_script_that_trains_when_imported_is_interrupted(write):
 
 def test_a_file_is_imported_beside_its_neighbours_and_nothing_is_written(write, tmp_path, monkeypatch):
     write("def twice(x):\n    return 2 * x\n", "own_neighbour.py")
-    main = "from own_neighbour import twice\nimport sys\nassert sys.argv[1:] == []\nprint('hello')\nif __name__ == '__main__':\n    1 / 0\n"
+    main = "from own_neighbour import twice\nimport sys\nassert sys.argv[1:] == []\nprint('hello')\n"
+    main += "if __name__ == '__main__':\n    1 / 0\n"
     module, only = load(write(main + "def f(x):\n    return twice(x)\ndef f_grad(dy, x):\n    return 2 * dy\n") + ":f")
     assert only == "f" and module.twice(2) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["own_0.py", "own_neighbour.py"]
@@ -267,7 +312,10 @@ def test_a_module_by_name_and_a_part_of_a_package(write, tmp_path, monkeypatch):
     (tmp_path / "own_package").mkdir()
     write("", "own_package/__init__.py")
     write("import numpy as np\n", "own_package/tools.py")
-    path = write("from .tools import np\ndef f(x):\n    return np.tanh(x)\ndef df(x):\n    return 1 - np.tanh(x) ** 2\n", "own_package/ops.py")
+    path = write(
+        "from .tools import np\ndef f(x):\n    return np.tanh(x)\ndef df(x):\n    return 1 - np.tanh(x) ** 2\n",
+        "own_package/ops.py",
+    )
     assert results(path)["f"].report.verdict == "passed"
     monkeypatch.chdir(tmp_path)
     module, only = load("own_package.ops:f")
@@ -291,22 +339,48 @@ def test_random_numbers_of_the_caller_are_left_alone(write):
 # -------------------------------------------------------------------------------------------------------- the command
 
 
-def run(*words, cwd):
-    return subprocess.run([sys.executable, "-m", "minillm", "gradcheck", *words], cwd=cwd, capture_output=True, text=True)
-
-
-def test_the_command(write, tmp_path):
+def test_the_command(write, tmp_path, monkeypatch, capsys):
     style = STYLES["course, functions with a cache"]
     write(style.source + "def lonely_backward(dy):\n    return dy\n", "good.py")
     write(style.source.replace(style.right, style.wrong), "bad.py")
-    good = run("good.py", cwd=tmp_path)
-    assert good.returncode == 0 and "1 checked, 0 failed, 1 not checked, tolerance 1e-06" in good.stdout
-    assert "NOT CHECKED lonely_backward (line 29): no forward of this name" in good.stdout
-    bad = run("good.py", "bad.py", "affine", cwd=tmp_path)
-    assert bad.returncode == 1 and "FAILED affine: the gradient of b (6,) is wrong at" in bad.stdout
-    assert "first wrong: bad.py:27: db = np.mean(dout, axis=0)" in bad.stdout and "dx and dw before it are right" in bad.stdout
-    asked = run("good.py", "lonely_backward", cwd=tmp_path)
-    assert asked.returncode == 2 and "0 checked" in asked.stdout
-    missing = run("nothing.py", cwd=tmp_path)
-    assert (missing.returncode, missing.stdout) == (2, "") and missing.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    assert check_own_code(["good.py"], []) == 0
+    said = capsys.readouterr().out
+    assert "1 checked, 0 failed, 1 not checked, tolerance 1e-06" in said
+    assert "NOT CHECKED lonely_backward (line 29): no forward of this name" in said
+    assert check_own_code(["good.py:affine", "bad.py", "affine"], []) == 1
+    said = capsys.readouterr().out
+    assert "FAILED affine: the gradient of b (6,) is wrong at" in said
+    assert "first wrong: bad.py:27: db = np.mean(dout, axis=0)" in said and "dx and dw before it are right" in said
+    assert check_own_code(["good.py", "lonely_backward"], []) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.py", "good.py"]
+
+
+def test_the_command_line_ends_with_2_and_one_line_where_there_is_no_file(tmp_path):
+    command = [sys.executable, "-m", "minillm", "gradcheck", "nothing.py", "--input", "x=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
+
+
+def test_mutants_of_a_users_backward(write, capsys):
+    path = write(STYLES["no cache, the inputs once more"].source)
+    assert check_own_code([path], [], mutate=True) == 0
+    said = capsys.readouterr().out
+    assert "relu: " in said and "mutants of its backward are noticed" in said
+    # at z = 0 alone the two differ: which no input made by us has
+    assert "survives: " in said and "return dout * (z > 0)  ->  return dout * (z >= 0)" in said
+    (mutated,) = mutate_module(load(path)[0], {"mse"})
+    assert len(mutated.outcomes) > 8
+    assert [mutant.after for mutant in mutated.survivors] == [
+        "return 2 * (y_pred - y_true) / np.size(y_pred)"
+    ]  # the same number
+
+
+def test_a_backward_that_raises_is_a_failure(write):
+    text = "import numpy as np\ndef f(x):\n    return np.tanh(x)\ndef f_grad(dy, x):\n    return dy @ np.ones((5, 9))\n"
+    result = results(write(text))["f"]
+    assert (
+        result.failed
+        and "f: backward raises ValueError: matmul" in str(result.error)
+        and "in line 5" in str(result.error)
+    )

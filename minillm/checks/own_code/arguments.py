@@ -35,12 +35,18 @@ def is_cache(name: str | None, value) -> bool:
 
 
 def bind(
-    forward: Code, backward: Code, inputs: dict, returned: dict[str, object], buffers: tuple[str, ...] = ()
+    forward: Code,
+    backward: Code,
+    inputs: dict,
+    returned: dict[str, object],
+    buffers: tuple[str, ...] = (),
+    is_method: bool = False,
 ) -> list[Source]:
     """A Source for each argument of `backward`.
 
     inputs: what forward was given; returned: what it returned, by name; buffers: arguments of
-    forward that it writes its results into. Raises Ask where an argument cannot be told.
+    forward that it writes its results into; is_method: the first argument is dy, whatever its name.
+    Raises Ask where an argument cannot be told.
     """
     outputs = [name for name, value in returned.items() if not is_cache(name, value)]
     caches = [name for name in returned if name not in outputs]
@@ -69,6 +75,10 @@ def bind(
             found.append(Source(name, "value", 1.0))
         elif match := _match(name, tuple(named)):
             found.append(Source(name, "named", match))
+        elif (
+            position == 0 and free and (is_method or len([a for a in backward.arguments if a.default is REQUIRED]) > 1)
+        ):
+            found.append(Source(name, "upstream", free[0]))
         elif argument.default is not REQUIRED:
             continue
         elif free and base and not caches:

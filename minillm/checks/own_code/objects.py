@@ -19,8 +19,8 @@ import numpy as np
 from minillm.checks.own_code.arguments import RATES, Source, assigned, bind
 from minillm.checks.own_code.attributes import Leaf, at, gradient_of, input_gradient, leaves
 from minillm.checks.own_code.finding import Found
-from minillm.checks.own_code.functions import Problem, flattened, with_arrays
-from minillm.checks.own_code.loading import same_random_numbers
+from minillm.checks.own_code.functions import Problem, flattened, in_backward, with_arrays
+from minillm.checks.own_code.loading import RandomNumbers, same_random_numbers
 from minillm.checks.own_code.source import base_name, code_of
 from minillm.checks.own_code.values import LABELS, NOT_GIVEN, Ask, Choice, Maker
 from minillm.errors import UserError
@@ -111,7 +111,7 @@ class ObjectCall:
     """An object's two methods."""
 
     def __init__(self, found: Found, maker: Maker):
-        self._found, self._maker = found, maker
+        self._found, self._maker, self._random = found, maker, RandomNumbers(maker.module)
         self._forward = code_of(getattr(found.owner, found.methods[0]))
         self._backward = code_of(getattr(found.owner, found.methods[1])) if found.methods[1] else None
 
@@ -127,9 +127,9 @@ class ObjectCall:
         candidates = self._unreplaced(prototype, values, leaves(prototype))
         thing, returned = self._run_forward(prototype, values)
         sources, average = self._sources(thing, values, returned)
-        probe = self._run_backward(
-            thing, values, returned, sources, candidates, np.ones_like(self._result(returned, average))
-        )
+        with in_backward():
+            dy = np.ones_like(self._result(returned, average))
+            probe = self._run_backward(thing, values, returned, sources, candidates, dy)
         parameters = [leaf for leaf in candidates if leaf.name in probe]
         tensors = [name for name in arrays if name in probe] + [leaf.name for leaf in parameters]
         inputs = {name: arrays[name] for name in tensors if name in arrays}
@@ -163,7 +163,7 @@ class ObjectCall:
 
     def _run_forward(self, prototype, values: dict, memo: dict | None = None):
         thing = copy.deepcopy(prototype, dict(memo or {}))
-        with same_random_numbers(self._maker.module):
+        with self._random():
             result = getattr(thing, self._found.methods[0])(**values)
         if result is None:
             name = next((name for name in RESULTS if getattr(thing, name, None) is not None), None)
@@ -186,7 +186,7 @@ class ObjectCall:
         """What backward gets; and whether it takes the predictions of a loss in the place of dy."""
         if self._backward is None:
             return [], False
-        sources = bind(self._forward, self._backward, values, returned)
+        sources = bind(self._forward, self._backward, values, returned, is_method=True)
         labels = [s for s in sources if s.kind == "named" and s.what in values and str(s.what).lower() in LABELS]
         if labels and sources[0].kind == "upstream":
             return [Source(sources[0].argument, "predictions", next(iter(values))), *sources[1:]], True
@@ -214,7 +214,7 @@ class ObjectCall:
             else:
                 given[source.argument] = source.what if source.kind == "value" else {**values, **returned}[source.what]
         before = {leaf.name: np.array(at(thing, leaf.path)) for leaf in candidates}
-        with same_random_numbers(self._maker.module, seed=1):
+        with self._random(seed=1):
             result = getattr(thing, self._found.methods[1])(**given)
         found: dict[str, object] = {}
         if result is not None:
@@ -286,6 +286,8 @@ def _layer_problem(make, values: dict) -> Problem:
         numbers = np.random.default_rng(list(name.encode()))
         parameter.value[...] = parameter.value + 0.5 * numbers.normal(size=parameter.value.shape)
     layer.train()
-    layer.forward(*(x.copy() for x in inputs.values()))
-    layer.forget_saved()
+    y = layer.forward(*(x.copy() for x in inputs.values()))
+    with in_backward():
+        layer.backward(np.ones_like(y))
+    layer.zero_grad()
     return Problem(layer, inputs)

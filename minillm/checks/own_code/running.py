@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,12 +12,12 @@ from types import ModuleType
 
 import numpy as np
 
-from minillm.checks.gradcheck import CannotTell, GradientError, Report, gradcheck
+from minillm.checks.gradcheck import CannotTell, ContractError, GradientError, Report, gradcheck
 from minillm.checks.own_code.arguments import ask_for
 from minillm.checks.own_code.finding import LOOKED_FOR, Found, Skipped, find
-from minillm.checks.own_code.functions import PairCall, Problem
+from minillm.checks.own_code.functions import BackwardRaises, PairCall, Problem
 from minillm.checks.own_code.source import base_name, code_of
-from minillm.checks.own_code.values import Choice, Maker
+from minillm.checks.own_code.values import BadInput, Choice, Maker
 from minillm.errors import UserError
 
 ATTEMPTS = 3  # draws of the inputs, until none lies at a kink
@@ -75,14 +76,17 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
     Raises UserError where there are none.
     """
     maker.sizes.begin()
-    best, why = None, None
+    best, why, raised = None, None, None
     for choice, make in _choices_of(found, maker):
         try:
             with np.errstate(all="ignore"):
                 problem = make()
                 finite = _is_finite(problem)
-        except UserError as question:
-            raise question
+        except UserError:
+            raise
+        except BackwardRaises as error:
+            raised = raised or error
+            continue
         except Exception as error:  # whatever a user's code raises for a shape that does not suit it
             why = why or error
             continue
@@ -91,6 +95,9 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
         best = best or (problem, choice)
     if best is not None:
         return best
+    if raised is not None:
+        lines = [frame.lineno for frame in traceback.extract_tb(raised.why.__traceback__)]
+        raise ContractError(f"{found.name}: {raised} in line {lines[-1]}") from raised.why
     raise _no_inputs(found, maker, why)
 
 
@@ -132,6 +139,8 @@ def _checked(found: Found, maker: Maker, method: str) -> Result:
             )  # fmt: skip
         except GradientError as error:
             result.report, result.error = error.report, error
+        except BadInput:
+            raise
         except (UserError, TypeError) as question:
             result.reason = str(question).removeprefix(f"{found.name}: ")
         except Exception as error:  # whatever a user's code raises

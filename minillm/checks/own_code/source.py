@@ -100,6 +100,12 @@ class Code:
         return {t.start[0]: t.string.lstrip("#: ").rstrip() for t in tokens if t.type == tokenize.COMMENT}
 
     @property
+    def comments_above(self) -> list[str]:
+        """The comments directly above the function."""
+        text = inspect.getcomments(self.function) if self.found else None
+        return [line.lstrip("#: ").rstrip() for line in (text or "").splitlines()]
+
+    @property
     def docstring(self) -> str:
         return ast.get_docstring(self.tree) or ""
 

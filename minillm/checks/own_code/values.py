@@ -70,6 +70,10 @@ MOST = 400  # combinations of shapes that are tried
 HELP = "--input {0}=3,5 (a shape), --input {0}=int:10:4 (integers below 10), or in the file  # {0}: (N, D)"
 
 
+class BadInput(UserError):
+    """An --input or a comment "# gradcheck: ..." that cannot be used."""
+
+
 class Ask(UserError):
     """Something that only the user can say: what, and how to say it."""
 
@@ -138,7 +142,7 @@ class Maker:
         if text is not None:
             return self._from_option(name, text)
         for code in codes:
-            for comment in (*code.comments.values(), *_comments_above(code)):
+            for comment in (*code.comments.values(), *code.comments_above):
                 if match := re.match(rf"gradcheck:\s*{re.escape(name)}\s*=\s*(.+)$", comment):
                     return self.evaluated(f"# gradcheck: {name} = ", match.group(1))
         return _OPEN
@@ -149,7 +153,7 @@ class Maker:
         try:
             return eval(text, names)
         except Exception as error:  # whatever the user wrote
-            raise UserError(f"{where}{text}: {type(error).__name__}: {error}") from None
+            raise BadInput(f"{where}{text}: {type(error).__name__}: {error}") from None
 
     def _from_option(self, name: str, text: str):
         if text.startswith("="):
@@ -159,7 +163,7 @@ class Maker:
             return self.integers(name, int(match.group(1)), shape)
         if re.fullmatch(r"\d+(,\d+)*,?", text):
             return self.array(name, tuple(int(n) for n in text.split(",") if n))
-        raise UserError(f"--input {name}={text}: write {HELP.format(name)}, or {name}==EXPRESSION")
+        raise BadInput(f"--input {name}={text}: write {HELP.format(name)}, or {name}==EXPRESSION")
 
     def _known(self, owner: str, codes: list[Code], argument: Argument, shapes: dict[str, Told], differentiated):
         name, note = argument.name, argument.note
@@ -307,11 +311,3 @@ def _positive(value):
 
 def _tanh_slope(x):
     return 1 - np.tanh(x) ** 2
-
-
-def _comments_above(code: Code) -> list[str]:
-    """The comments directly above a function."""
-    import inspect
-
-    comment = inspect.getcomments(code.function) if code.found else None
-    return [line.lstrip("#: ").rstrip() for line in (comment or "").splitlines()]
