@@ -21,8 +21,9 @@ from minillm.checks.own_code.attributes import Leaf, at, gradient_of, input_grad
 from minillm.checks.own_code.finding import Found
 from minillm.checks.own_code.functions import Problem, flattened, in_backward, with_arrays
 from minillm.checks.own_code.loading import RandomNumbers, same_random_numbers
+from minillm.checks.own_code.shapes import told
 from minillm.checks.own_code.source import base_name, code_of
-from minillm.checks.own_code.values import LABELS, NOT_GIVEN, Ask, Choice, Maker
+from minillm.checks.own_code.values import LABELS, NOT_GIVEN, SIZES, Ask, Choice, Maker
 from minillm.errors import UserError
 
 RESULTS = (
@@ -61,6 +62,8 @@ def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
             [None] if made is not NOT_GIVEN else _constructors(found, maker, init, [forward, backward], header)
         )
         for constructor in constructed:
+            if constructor is not None:
+                maker.sizes.numbers |= {name: n for name, n in constructor.values.items() if type(n) is int}
             wide = _widths(constructor.values if constructor else {}, made)
             maker.widths = wide
             for choice in maker.choices(found.name, [forward, backward, init], header, differentiated=differentiated):
@@ -76,9 +79,17 @@ def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
 
 def _constructors(found, maker, init, others, header) -> Iterator[Choice]:
     if found.owner.__init__ is object.__init__ or not init.arguments:
-        return iter([Choice({})])
+        yield Choice({})
+        return
     maker.widths = ()
-    return maker.choices(found.name, [init, *others], header)
+    yield from maker.choices(found.name, [init, *others], header)
+    shapes = told([*others, init], others[0].names, header)  # Linear(n) of x (B, T, C): n may be C
+    letters = list(dict.fromkeys(dim for each in shapes.values() for dim in each.shape[::-1] if dim.isidentifier()))
+    names = [name for name in init.names if SIZES.search(name) and name not in letters][:2]
+    for chosen in itertools.product(letters, repeat=len(names)) if letters else ():
+        maker.sizes.numbers |= {name: maker.sizes.of(letter) for name, letter in zip(names, chosen)}
+        maker.widths = ()
+        yield from maker.choices(found.name, [init, *others], header)
 
 
 def _construct(found: Found, values: dict):
