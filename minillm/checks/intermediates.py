@@ -79,7 +79,7 @@ def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
 
 def _pairs(subject: Subject, weights) -> list[tuple[types.FunctionType, types.FunctionType]]:
     """(forward, backward) of the functions that run once in a forward and a backward of the subject, in
-    backward's order.
+    the order in which the backwards return: inner ones first.
     """
     forwards = called_functions(subject.forward)
     backwards = called_functions(lambda: _backward(subject, weights))
@@ -140,14 +140,12 @@ class _Watch:
         self._is_noting = False
 
     def steps(self):
-        """A _Step for each name of backward that can be measured, in the order of its lines."""
-        done: set[str] = set()
-        for event in self._events:
-            if event.name in done or len(done) > MOST or not base_name(event.name):
-                continue
-            done.add(event.name)
-            events = [each for each in self._events if each.name == event.name]
-            if step := self._judged(events):
+        """A _Step for each name of backward that can be measured, in the order of the lines that
+        assign them last: before that, a sum is not complete.
+        """
+        names = list(dict.fromkeys(event.name for event in self._events[::-1] if base_name(event.name)))
+        for name in names[: -MOST - 1 : -1]:
+            if step := self._judged([event for event in self._events if event.name == name]):
                 yield step
 
     def error(self, step: _Step) -> str:
@@ -173,7 +171,7 @@ class _Watch:
         judged: list[tuple[bool, Event, int | str]] = []
         for place in places[::-1]:
             shape = self._value(place).shape
-            fitting = [event for event in events if event.value.shape == shape]
+            fitting = [fitted for event in events if (fitted := _fitted(event, shape)) is not None]
             if fitting and (measured := self._measured(place)) is not None:
                 judged += [(self._agrees(event, *measured), event, place) for event in fitting[::-1]]
         if not judged:
@@ -229,6 +227,16 @@ class _Watch:
 
     def _loss(self) -> float:
         return float(sum((w * y).sum() for w, y in zip(self._weights, self._subject.forward())))
+
+
+def _fitted(event: Event, shape: tuple[int, ...]) -> Event | None:
+    """The event with its value in a shape, where it is that or has rows in the place of several axes."""
+    value = event.value
+    if value.shape == shape:
+        return event
+    if value.ndim and len(shape) > value.ndim and value.size == np.prod(shape) and value.shape[-1] == shape[-1]:
+        return replace(event, value=value.reshape(shape))
+    return None
 
 
 def _last_name(tensor: str) -> str:
