@@ -27,6 +27,7 @@ from minillm.checks.cases_norms import (
     RMS_NORM,
 )
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
+from minillm.checks.cases_paths import PATHS
 from minillm.checks.cases_preference import PREFERENCE
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
 from minillm.errors import UserError
@@ -40,7 +41,7 @@ LAYERS = (
     RESIDUAL, RESIDUAL_BLOCK, FUSED_BLOCK, RECOMPUTE,
     CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS,
 )  # fmt: skip
-CASES = (*LAYERS, *MODELS, PREFERENCE, ADAMW, GLOBAL_NORM)
+CASES = (*LAYERS, *MODELS, PREFERENCE, *PATHS, ADAMW, GLOBAL_NORM)
 
 GRADCHECKED: dict[str, tuple[Case, ...]] = {}
 for _case in CASES:

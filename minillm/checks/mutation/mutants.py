@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ from minillm.checks.mutation.places import Place, places_in, text
 from minillm.checks.mutation.rules import changes
 from minillm.checks.mutation.source import first_gradient_line, source_of
 
-MOST_STEPS = 100_000  # of loops in a changed function: more than any check takes, and soon over
+MOST_STEPS = 20_000  # of loops in a changed function: more than any check takes, and soon over
 NEVER_RUN = "never run"
 
 
@@ -53,7 +54,7 @@ class Mutant:
     def module(self) -> types.ModuleType:
         """A copy of the module with the fault in it. Each call makes a new one.
 
-        Loops of the changed function raise TooManySteps when they have run 100,000 times in all.
+        Loops of the changed function raise TooManySteps when they have run 20,000 times in all.
         Raises SyntaxError where the fault leaves no program.
         """
         source = source_of(self.original)
@@ -122,7 +123,9 @@ def noticed_by(mutant: Mutant, check: Callable[[types.ModuleType], object]) -> s
     if mutant.rule == NEVER_RUN:
         return ""
     try:
-        check(mutant.module())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(mutant.module())
     except Exception as error:  # of the changed function: it may be any
         said = str(error).partition("\n")[0]
         return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -71,6 +71,8 @@ def text(node: ast.AST) -> str:
 
 def _below(parent: ast.AST, field: str, above: Place | None, line: int, first_line: int) -> Iterator[Place]:
     value = getattr(parent, field)
+    if isinstance(value, list) and value and isinstance(value[-1], ast.Raise):
+        return  # what leads to an error alone
     for index, node in enumerate(value) if isinstance(value, list) else ((None, value),):
         if not isinstance(node, ast.AST) or isinstance(node, NOT_CHANGED) or _is_docstring(node):
             continue

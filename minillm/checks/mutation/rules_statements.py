@@ -38,7 +38,9 @@ def _assignment(place, observed):
 
 
 def _may_be_negative(node: ast.expr) -> bool:
-    return isinstance(node, (ast.BinOp, ast.Name)) or (isinstance(node, ast.Call) and called(node) not in LIBRARY_OF)
+    if isinstance(node, ast.Call):
+        return called(node) not in (*LIBRARY_OF, "zeros", "zeros_like", "grad_buffer")
+    return isinstance(node, ast.BinOp)
 
 
 def _is_one_number(target: ast.expr) -> bool:
@@ -84,11 +86,11 @@ def _jump(place, observed):
 
 def _return(place, observed):
     value = place.node.value
-    if _may_be_negative(value):
+    if isinstance(value, ast.Name) or _may_be_negative(value):
         yield "sign", ast.Return(ast.UnaryOp(ast.USub(), value))
     if isinstance(value, ast.Tuple):
         for index, element in enumerate(value.elts):
-            if _may_be_negative(element):
+            if isinstance(element, ast.Name) or _may_be_negative(element):
                 changed = [*value.elts[:index], ast.UnaryOp(ast.USub(), element), *value.elts[index + 1 :]]
                 yield "sign", ast.Return(ast.Tuple(changed, ast.Load()))
 
