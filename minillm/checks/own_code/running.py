@@ -85,10 +85,10 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
         except UserError:
             raise
         except BackwardRaises as error:
-            raised = raised or error
+            raised = raised or (error, choice)
             continue
         except Exception as error:  # whatever a user's code raises for a shape that does not suit it
-            why = why or error
+            why = why or (error, choice)
             continue
         if problem.fits and finite:
             return problem, choice
@@ -96,8 +96,10 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
     if best is not None:
         return best
     if raised is not None:
-        lines = [frame.lineno for frame in traceback.extract_tb(raised.why.__traceback__)]
-        raise ContractError(f"{found.name}: {raised} in line {lines[-1]}") from raised.why
+        error, choice = raised
+        if choice.guessed:  # it may be the guess that backward does not take
+            raise ask_for(found.name, choice.guessed, str(error)) from error.why
+        raise ContractError(f"{found.name}: {error}{_line_of(error.why, maker.module)}") from error.why
     raise _no_inputs(found, maker, why)
 
 
@@ -195,10 +197,26 @@ def _is_finite(problem: Problem) -> bool:
     return all(np.isfinite(each).all() for each in (y if isinstance(y, tuple) else (y,)))
 
 
-def _no_inputs(found: Found, maker: Maker, why: Exception | None) -> UserError:
-    code = code_of(found.forward)
-    told = "" if why is None else f"{type(why).__name__}: {why}"
-    return ask_for(found.name, code.names or ["x"], told.splitlines()[0] if told else "")
+def _no_inputs(found: Found, maker: Maker, why: tuple[Exception, Choice] | None) -> UserError:
+    """What is said where forward runs with no inputs: the question for shapes, or what it raised where
+    all of them are told.
+    """
+    if why is None:
+        return ask_for(found.name, code_of(found.forward).names or ["x"])
+    error, choice = why
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    if choice.guessed:
+        return ask_for(found.name, dict.fromkeys(choice.guessed), said)
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in choice.values.items() if isinstance(x, np.ndarray))
+    where = _line_of(error, maker.module)
+    return UserError(f"{found.name}: forward raises {said}{where}{shapes and ', with '}{shapes}")
+
+
+def _line_of(error: Exception, module: ModuleType) -> str:
+    """Where in the user's file an error came from: " in line 7"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _hints(found: Found, result: Result) -> list[str]:

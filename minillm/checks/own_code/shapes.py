@@ -204,7 +204,7 @@ def _named(segment: str, names: list[str]) -> list[str]:
     words = r"(?:[A-Za-z_]\w*)"
     joint = r"(?:\s*,\s*|\s+and\s+|\s*/\s*)"
     behind = r"`{0,2}\s*(?::|--|=|\(|\[|has\b|shape|of shape|with shape|is\b|\s*$|,)"
-    for match in re.finditer(rf"({words}(?:{joint}{words})*){behind}", segment):
+    for match in re.finditer(rf"(?<!if )(?<!If )\b({words}(?:{joint}{words})*){behind}", segment):
         listed = re.split(joint, match.group(1))
         wanted = [name for each in listed for name in names if name == each or base_name(each) == name]
         if wanted and (listed[0] in names or base_name(listed[0]) in names or len(listed) == 1):

@@ -233,6 +233,7 @@ def forward_of(backward: str, names) -> str | None:
     bases += [backward.removeprefix(start) for start in STARTS if backward.startswith(start)]
     bases += [re.sub(r"(_)?backward(_)?", r"\1forward\2", backward)] if "backward" in backward else []
     bases += [backward.replace("bwd", "fwd")] if "bwd" in backward else []
+    bases += [backward.split("_backward")[0]] if "_backward_" in backward else []  # norm_backward_alt
     wanted = [
         f"{start}{base}{end}" for base in bases if base for end in (*FORWARDS[1:], "") for start in FORWARD_STARTS
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 import re
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from minillm.checks.own_code.shapes import Sizes, Told, says_integers, told
-from minillm.checks.own_code.source import REQUIRED, Argument, Code
+from minillm.checks.own_code.source import REQUIRED, Argument, Code, code_of
 from minillm.errors import UserError
 
 # Settings by the names that people give them.
@@ -66,6 +67,9 @@ ACTIVATION = re.compile(
     r"^(activation|act|func|function|fn|nonlinearity|f)(_?(fn|func|function))?(_|$)|^(d_?)(activation|act|func|f)$|^f_?prime$"
 )
 SLOPE = re.compile(r"prime|deriv|grad|backward|^d_?(activation|act|func|f)$")
+LISTS = (
+    r"^(hidden|layer|layers|n|num)?_?(dims|sizes|layers|units|neurons|nodes|shape|hiddens)$|^topology$|^architecture$"
+)
 MOST = 400  # combinations of shapes that are tried
 HELP = "--input {0}=3,5 (a shape), --input {0}=int:10:4 (integers below 10), or in the file  # {0}: (N, D)"
 
@@ -170,6 +174,12 @@ class Maker:
         if (given := self.given_for(owner, codes, name)) is not _OPEN:
             return given
         init = codes[0].name == "__init__"
+        if (
+            init
+            and re.search(LISTS, name)
+            and (argument.default is REQUIRED or isinstance(argument.default, (list, tuple)))
+        ):
+            return [self.sizes.of(name), self.sizes.of(f"{name}_")]
         if init and SIZES.search(name) and argument.default is REQUIRED and (name not in SETTINGS or name == "dim"):
             return self.sizes.of(name)
         if name in SETTINGS and isinstance(SETTINGS[name], (bool, str)) and name not in ("verbose", "debug", "name"):
@@ -186,6 +196,10 @@ class Maker:
         keys: dict[str, object] = {}
         for code in codes:
             keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
+        if not keys and re.search(r"(param|params|config|cfg)$", name):  # handed on: what others read of it
+            for code in map(code_of, filter(inspect.isfunction, vars(self.module).values())):
+                if name in code.names:
+                    keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
         if keys:
             return self._dictionary(codes, name, keys)
         if name in ("rng", "generator", "random_generator"):
@@ -265,15 +279,18 @@ class Maker:
 
         def labels():
             one_hot = np.eye(width)[self.integers(name, width, base[:-1])]
-            return [lambda: self.integers(name, width, base[:-1]), lambda: one_hot.copy()]
+            below = (width, 2)
+            whole = [lambda n=n: self.integers(name, n, base[:-1]) for n in below]
+            return [whole[0], lambda: one_hot.copy(), whole[1]]
 
         if name in TOKENS:
             return [lambda: self.integers(name, 3, base)]
         indexed = any(code.indexes(name) for code in codes)
         if indexed and name not in differentiated:
-            return [lambda: self.integers(name, width, base[:-1]), lambda: self.integers(name, 2, base)]
+            return [*labels(), lambda: self.integers(name, 2, base)]
         if name.lower() in LABELS and name not in differentiated:
-            return [*labels()[1:], *shaped(base), *labels()[:1]]
+            numbers, one_hot, bits = labels()
+            return [one_hot, *shaped(base), numbers, bits]
         if BIASES.match(name) and not is_first:
             new = [n for n in (5, *base) if n]
             return shaped(*((n,) for n in new), *((1, n) for n in new), *((n, 1) for n in new))
