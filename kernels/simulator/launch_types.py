@@ -92,6 +92,7 @@ class Launch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("threads", ctypes.c_int),
         ("portable_fibers", ctypes.c_int),
+        ("cooperative", ctypes.c_int),
         ("regions", ctypes.POINTER(Region)),
         ("region_count", ctypes.c_int),
         ("max_findings", ctypes.c_int),

@@ -164,7 +164,7 @@ void BlockRunner::tick(ucontext_t& context) {
     Thread& thread = current();
     thread.registers.save(context);
     thread.state = State::kPreempted;
-    ticks.every(kLaterTicks);
+    ticks->every(kLaterTicks);
     switch_fiber(given_up, scheduler);
 }
 
