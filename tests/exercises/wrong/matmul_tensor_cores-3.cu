@@ -10,13 +10,13 @@ __global__ void matmul_tensor_cores(const half* a, const half* b, float* c, int 
     b += blockIdx.x * 32;      // the first of 32 columns
     c += blockIdx.y * 32 * n + blockIdx.x * 32;
     wmma::fragment<wmma::matrix_a, 16, 16, 16, half, wmma::row_major> x[2];
-    wmma::fragment<wmma::matrix_b, 16, 16, 16, half, wmma::col_major> y[2];
+    wmma::fragment<wmma::matrix_b, 16, 16, 16, half, wmma::row_major> y[2];
     wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum[2][2];
     for (int r = 0; r < 2; ++r)
         for (int s = 0; s < 2; ++s) wmma::fill_fragment(sum[r][s], 0);
     for (int d = 0; d < k; d += 16) {
         for (int r = 0; r < 2; ++r) wmma::load_matrix_sync(x[r], a + 16 * r * k + d, k);
-        for (int s = 0; s < 2; ++s) wmma::load_matrix_sync(y[s], b + d * n + 16 * s, n);
+        for (int s = 0; s < 2; ++s) wmma::load_matrix_sync(y[s], b + d * n + 16 * s, k);
         for (int r = 0; r < 2; ++r)
             for (int s = 0; s < 2; ++s) wmma::mma_sync(sum[r][s], x[r], y[s], sum[r][s]);
     }
