@@ -50,7 +50,7 @@ class KernelTask:
                numbers in float64. Arrays that are not among the outputs have to stay as they are.
     launches   (a) -> the launches, one after the other, with `a` as it is given to the kernels.
     sizes      (rng) -> the sizes to try, a dict of the arguments of `inputs` each; small ones first.
-    measured   The size at which memory traffic is counted.
+    measured   The size at which memory traffic is counted; it is tried last.
     best       The counts of the best known solution there.
     tolerance  The relative error that counts as right; integers have to be equal.
     same_bits  Whether the outputs have to be the same to the last bit in every order of threads.

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 
 from minillm.errors import UserError
+from minillm.kernels.simulator import settings
+from minillm.kernels.simulator.breakpoints import compiled_at_breakpoint
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
@@ -142,6 +144,16 @@ def kernel_library(
     prefix: headers that come before the source and are compiled once for all sources with the same
     options; with them g++ optimises less, since such kernels are many and small.
     """
+
+    def build(text: str, more: tuple[str, ...] = ()) -> Path:
+        return _built(text, path, options, entries, observed, prefix, more)
+
+    chosen = settings.current().breakpoint
+    return compiled_at_breakpoint(build, text, path, options, chosen) if chosen else build(text)
+
+
+def _built(text, path, options, entries, observed, prefix, more) -> Path:
+    """kernel_library, with more options for g++."""
     folder = Path(path).resolve().parent if path else None
     command = (
         *COMMON,
@@ -152,6 +164,7 @@ def kernel_library(
         *(("-O1",) if prefix and not observed else ()),
         f"-I{HERE}",
         *_translated(options),
+        *more,
         *([f"-I{folder}"] if folder else []),
     )
     searched = [folder] if folder else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -89,7 +90,9 @@ def carry_out(library, launch: Launch, regions: list[Region], name: str, source:
     Raises SimulatorError for what the kernel did that a GPU does not allow.
     """
     launch.regions, launch.region_count = (Region * len(regions))(*regions), len(regions)
-    library.runtime.minillm_sim_launch(ctypes.byref(launch))
+    chosen = settings.current().breakpoint
+    with chosen.watching(library, launch, name) if chosen else contextlib.nullcontext():
+        library.runtime.minillm_sim_launch(ctypes.byref(launch))
     if launch.raised[0]:
         ctypes.pythonapi.PyErr_Restore(*map(ctypes.c_void_p, launch.raised))  # raises it
     if launch.exhausted:

@@ -90,11 +90,11 @@ class RawModule:
 
     def library(self, mode: str) -> Library:
         """The compiled source for a mode."""
-        observed = mode != "run"
+        observed = mode != "run", id(settings.current().breakpoint)
         if observed not in self._libraries:
             progress = settings.current().progress or (lambda name: None)
             progress(Path(self.named_code()[0]).name)
-            path = kernel_library(self.code, self.path, self.options, self.entries, observed)
+            path = kernel_library(self.code, self.path, self.options, self.entries, mode != "run")
             progress("")
             self._libraries[observed] = Library(path)
         return self._libraries[observed]

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.terminal import fold, terminal_width, waiting
 from minillm.errors import UserError
 
 
@@ -41,11 +42,13 @@ def command(
         return
     chosen = exercise(name)
     if hint or show:
-        print(hint_of(chosen) if hint else chosen.text)
+        print(fold(hint_of(chosen) if hint else chosen.text, terminal_width()))
         return
     if file is None and not Path(chosen.file).exists():
-        print(begin(chosen))
+        print(fold(begin(chosen), terminal_width()))
         return
-    verdict, text = judged(chosen, file or Path(chosen.file), secrets.randbelow(10**6) if seed is None else seed)
-    print(text)
+    path, seed = file or Path(chosen.file), secrets.randbelow(10**6) if seed is None else seed
+    with waiting(f"judging {path}"):
+        verdict, text = judged(chosen, path, seed)
+    print(fold(text, terminal_width()))
     raise typer.Exit(0 if verdict.solved else 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +16,19 @@ from minillm.checks.exercises.verdict import Verdict, size_text
 from minillm.kernels.exercises.registry import Exercise
 from minillm.kernels.exercises.task import Counts, KernelTask, Launch
 from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, configured
-from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.signature import check_argument
-from minillm.kernels.simulator.source import EXTERN_SHARED, KernelText, kernels, line_of, masked, read_source
+from minillm.kernels.simulator.source import (
+    EXTERN_SHARED,
+    KernelText,
+    kernels,
+    line_of,
+    masked,
+    read_source,
+    split_list,
+)
 from minillm.kernels.simulator.tracing import Trace
 
+ORDERS = ("ascending", "shuffled", "descending")
 SECONDS = 2.0  # of processor time that a launch may take; those of the solutions take a tenth at most
 
 
@@ -32,31 +42,33 @@ def judge_cuda(exercise: Exercise, path: Path, rng: np.random.Generator, verdict
     wanted = {each.name: each for each in kernels(exercise.skeleton.read_text(encoding="utf-8"))}
     try:
         module = _compiled(path, source, wanted)
-        for number, size in enumerate(task.sizes(rng)):
-            verdict.size = size_text(size)
+        for number, size in enumerate([*task.sizes(rng), task.measured]):
             seed = int(rng.integers(2**31))
-            order = ("ascending", "shuffled", "descending")[number % 3]
-            run = _Run(task, module, size, seed, dict(mode="check", order=order, seed=seed % 1000))
+            run = _Run(task, module, size, seed, dict(mode="check", order=ORDERS[number % 3], seed=seed % 1000))
+            for each in run.launches() if number == 0 else ():
+                _check_signature(run, each, path, source, wanted[each.kernel])
+            verdict.size = size_text(size)
             with captured() as printed:
-                problem = _problem(run, path, source, wanted)
+                problem = _problem(run, path, source)
             verdict.printed = verdict.printed or printed.lines
             if problem:
                 raise Wrong(problem)
             verdict.right.append(verdict.size)
+        with captured():  # always the same numbers: what a histogram costs depends on them
+            verdict.counts = _counts(_Run(task, module, task.measured, 0, dict(mode="profile")))
+        verdict.measured, verdict.best = verdict.size, task.best
     except Wrong as wrong:
         verdict.problem = str(wrong).replace(f"{path.resolve()}:", f"{path}:")
-        return
-    verdict.measured, verdict.best = size_text(task.measured), task.best
-    with captured():
-        verdict.counts = counts(_Run(task, module, task.measured, 0, {}))
 
 
-def counts(run: _Run) -> Counts:
+def _counts(run: _Run) -> Counts:
     """What the profile counts of a run."""
-    run.settings = dict(mode="profile")
-    profile = run.launch()
-    found = profile.total("global"), profile.total("shared")
-    return Counts(found[0].actual, found[1].actual, found[0].instructions + found[1].instructions)
+    try:
+        profile = run.launch()
+    except SimulatorError as error:
+        raise Wrong((error.findings or [str(error)])[0]) from None
+    memory, shared = profile.total("global"), profile.total("shared")
+    return Counts(memory.actual, shared.actual, memory.instructions + shared.instructions)
 
 
 class _Run:
@@ -89,25 +101,31 @@ class _Run:
                 function(each.grid, each.block, tuple(self.arguments[argument] for argument in each.arguments))
         return trace or profile
 
-    def expected(self) -> dict[str, np.ndarray]:
-        """The outputs as they should be; what is not among them stays as it was."""
+    @cached_property
+    def outputs(self) -> dict[str, np.ndarray]:
+        """The outputs as they should be."""
         exact = {
             name: value.astype(np.float64) if value.dtype.kind == "f" else value for name, value in self.before.items()
         }
-        outputs = self.task.expected(SimpleNamespace(**exact))
-        same = {name: value for name, value in self.before.items() if isinstance(value, np.ndarray)}
-        return {**outputs, **{name: value for name, value in same.items() if name not in outputs}}
+        return self.task.expected(SimpleNamespace(**exact))
+
+    def expected(self) -> dict[str, np.ndarray]:
+        """All arrays as they should be: outputs first, then those that stay as they were."""
+        arrays = {name: value for name, value in self.before.items() if isinstance(value, np.ndarray)}
+        return {**self.outputs, **{name: value for name, value in arrays.items() if name not in self.outputs}}
 
 
 def _compiled(path: Path, source: str, wanted: dict[str, KernelText]) -> RawModule:
     """The module with all kernels. Raises Wrong if one is missing, or g++ does not take the file."""
     found = {each.name: each for each in kernels(source)}
     for name, kernel in wanted.items():
-        if name in found and found[name].template is None:
-            continue
-        said = kernel_name_error(name, str(path), list(found.values()))
-        has = f"it has {', '.join(found) or 'no kernel'}"
-        raise Wrong(f"{said or f'{path} has no kernel {name}: {has}'}\n  wanted: __global__ void {kernel}")
+        form = f"\n  wanted: __global__ void {kernel}"
+        if name not in found:
+            raise Wrong(f"{path} has no kernel {name}: it has {', '.join(found) or 'none'}{form}")
+        if found[name].template is not None:
+            raise Wrong(f"{path}:{found[name].line}: {name} is a template: the judge calls it without <...>{form}")
+        if len(split_list(found[name].parameters)) != len(split_list(kernel.parameters)):
+            raise Wrong(_other_arguments(path, found[name], kernel))
     dynamic = EXTERN_SHARED.search(masked(source))
     if dynamic:
         line, name = line_of(source, dynamic.start()), dynamic["name"]
@@ -116,20 +134,30 @@ def _compiled(path: Path, source: str, wanted: dict[str, KernelText]) -> RawModu
     try:
         module.library("check")
     except CompileError as error:
-        raise Wrong(str(error)) from None
+        unclosed = _unclosed_brace(masked(source)) if "names no kernel" in str(error) else None
+        raise Wrong(str(error) if unclosed is None else f"{path}:{unclosed}: this {{ is never closed") from None
     return module
 
 
-def _problem(run: _Run, path: Path, source: str, wanted: dict[str, KernelText]) -> str:
+def _unclosed_brace(plain: str) -> int | None:
+    """The line of the last brace that is not closed; g++ is at a loss only behind the file's end."""
+    opened = []
+    for number, line in enumerate(plain.split("\n"), start=1):
+        for letter in re.findall(r"[{}]", line):
+            opened = [*opened, number] if letter == "{" else opened[:-1]
+    return opened[-1] if opened else None
+
+
+def _problem(run: _Run, path: Path, source: str) -> str:
     """What is wrong at one size; "" if all is right."""
-    for each in run.launches():
-        _check_signature(run, each, path, source, wanted[each.kernel])
     try:
         run.launch()
     except SimulatorError as error:
         return (error.findings or [str(error)])[0]
     for name, expected in run.expected().items():
         wrong = first_wrong(name, run.arguments[name], expected, run.task.tolerance)
+        if wrong and name not in run.outputs:
+            wrong = wrong._replace(text=f"{name} is not an output, and is changed: {wrong.text}")
         if wrong:
             return _with_its_line(run, name, wrong, f"{path}:{_line_of_kernel(run, source)}")
     return _other_bits(run) if run.task.same_bits else ""
@@ -183,4 +211,8 @@ def _check_signature(run: _Run, launch: Launch, path: Path, source: str, wanted:
             check_argument("", parameter, value)
     except (TypeError, ValueError):
         kernel = next(each for each in kernels(source) if each.name == launch.kernel)
-        raise Wrong(f"{path}:{kernel.line}: the kernel takes other arguments: {kernel}\n  wanted: {wanted}") from None
+        raise Wrong(_other_arguments(path, kernel, wanted)) from None
+
+
+def _other_arguments(path: Path, kernel: KernelText, wanted: KernelText) -> str:
+    return f"{path}:{kernel.line}: the kernel takes other arguments: {kernel}\n  wanted: {wanted}"
