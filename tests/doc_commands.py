@@ -182,7 +182,7 @@ def plan(command: str) -> Plan:
     text = without_comment(command)
     if _first(ELSEWHERE, text):
         return Plan(text, "elsewhere", True)
-    if text.startswith("minillm simulate ") and not compiler_available():
+    if re.match(r"minillm (simulate |exercise \w)", text) and not compiler_available():
         return Plan(text, "elsewhere", True)
     if CUPY_PROGRAM.match(text) and importlib.util.find_spec("cupy") is None:
         return Plan(text, "elsewhere", True)
@@ -285,11 +285,11 @@ def unknown_options(text: str, folder: Path) -> list[str]:
 def expected_code(command: Command) -> tuple[int, ...]:
     """The exit codes that go with what is shown: 2 for a line `minillm: ...`, and 0 otherwise.
 
-    `gradcheck` and `simulate` end with 1 where they show a fault.
+    `gradcheck`, `simulate` and `exercise` end with 1 where they show a fault.
     """
     if any(line.startswith("minillm: ") for line in command.output):
         return (2,)
     shows_a_fault = any(
-        re.search(r"FAILED|FAULT|wrong|fault|race|out-of-bounds|too large", line) for line in command.output
+        re.search(r"FAILED|FAULT|wrong|fault|race|out-of-bounds|too large|is nan", line) for line in command.output
     )
     return (0, 1) if shows_a_fault else (0,)

@@ -116,7 +116,7 @@ class _Run:
 
 
 def _compiled(path: Path, source: str, wanted: dict[str, KernelText]) -> RawModule:
-    """The module with all kernels. Raises Wrong if one is missing, or g++ does not take the file."""
+    """All kernels, compiled. Raises Wrong if one is missing, or g++ refuses the file."""
     found = {each.name: each for each in kernels(source)}
     for name, kernel in wanted.items():
         form = f"\n  wanted: __global__ void {kernel}"
@@ -140,7 +140,7 @@ def _compiled(path: Path, source: str, wanted: dict[str, KernelText]) -> RawModu
 
 
 def _unclosed_brace(plain: str) -> int | None:
-    """The line of the last brace that is not closed; g++ is at a loss only behind the file's end."""
+    """The line of the last brace that is not closed: g++ complains behind the file's end."""
     opened = []
     for number, line in enumerate(plain.split("\n"), start=1):
         for letter in re.findall(r"[{}]", line):

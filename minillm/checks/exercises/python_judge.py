@@ -22,6 +22,7 @@ from minillm.kernels.exercises.registry import Exercise
 from minillm.kernels.exercises.steps import WrongStep
 
 SECONDS = 20.0  # for all sizes together
+RAISED = (Exception, SystemExit)  # whatever the reader's own lines raise is a finding
 
 
 class _Wrong(Exception):
@@ -54,7 +55,7 @@ def _module(path: Path):
         exec(compile(source, str(path), "exec"), vars(module))
     except SyntaxError as error:
         raise _Wrong(f"{path}:{error.lineno}: {error.msg}") from None
-    except Exception as error:  # whatever the reader's own lines raise is a finding
+    except RAISED as error:
         raise _Wrong(_raised(error, path)) from None
     return module, source
 
@@ -68,7 +69,7 @@ def _check(task, module, size: dict, seed: int, path: Path, source: str) -> None
         raise _Wrong(_place(error, task, path, source)) from None
     except WrongStep as error:
         raise _Wrong(f"{path}:{error.line}: {error}") from None
-    except Exception as error:  # whatever the reader's own lines raise is a finding
+    except RAISED as error:
         raise _Wrong(_raised(error, path)) from None
 
 
@@ -94,7 +95,7 @@ def _line_of_gradient(tree: ast.Module, functions: tuple[str, ...], tensor: str)
     return max(lines)
 
 
-def _raised(error: Exception, path: Path) -> str:
+def _raised(error: BaseException, path: Path) -> str:
     """The kind and the message of an exception, with the last line of the reader's file."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"{path}:{frames[-1].lineno}" if frames else str(path)
@@ -104,8 +105,8 @@ def _raised(error: Exception, path: Path) -> str:
 
 @contextmanager
 def _time_limit(path: Path) -> Iterator[None]:
-    """Raises _Wrong, with the line, when the time is up; in other threads than the main one there is
-    no limit.
+    """Raises _Wrong, with the line, when the time is up. Only the main thread can be
+    interrupted: elsewhere there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

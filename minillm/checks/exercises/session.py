@@ -14,8 +14,9 @@ from minillm.kernels.exercises.registry import EXERCISES, Exercise
 def listing() -> str:
     """All exercises with the stars so far, and which one to do next."""
     stars = stars_so_far()
+    width = max(len(each.name) for each in EXERCISES) + 1
     rows = [
-        f"{number:>2}  {star_text(stars.get(each.name, 0))}  {each.name:<20} {each.summary}"
+        f"{number:>2}  {star_text(stars.get(each.name, 0))}  {each.name:<{width}} {each.summary}"
         for number, each in enumerate(EXERCISES, start=1)
     ]
     solved = sum(each.name in stars for each in EXERCISES)
