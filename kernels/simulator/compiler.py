@@ -13,13 +13,14 @@ import re
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
-from minillm.kernels.simulator.headers import HERE, INCLUDE, Included
+from minillm.kernels.simulator.headers import HERE, Included
 from minillm.kernels.simulator.limits import STATIC_SHARED_BYTES, function_name, static_shared, with_launch_bounds
 from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
 from minillm.kernels.simulator.ptx import with_ptx_as_cpp
@@ -34,6 +35,11 @@ from minillm.kernels.simulator.source import (
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
+# The runtime's own places are in no message. -O1 takes half of the time of -O2; where its speed
+# counts, see _RUNTIME_PIECES.
+RUNTIME_FLAGS = ("-O1", "-g0")
+_OBSERVING = frozenset(("check", "order", "profile"))
+_RUNTIME_PIECES = (_OBSERVING, frozenset(path.stem for path in HERE.glob("*.cpp")) - _OBSERVING)
 # A frame that does not fit on a thread's stack touches the guard below it; a division by zero is
 # reported with its line; the callers of a function that faults are on the stack; variables can be
 # laid out with gaps between them.
@@ -108,12 +114,24 @@ def runtime_library() -> Path:
     target = cache_folder() / f"libminillm-simulator-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
-            built, unit = Path(folder) / target.name, Path(folder) / "runtime.cpp"
-            # in one piece: most of the time goes into the C++ library's headers
-            unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
-            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, unit)
+            built = Path(folder) / target.name
+            # in few pieces, at the same time: most of the time goes into the C++ library's headers
+            pieces = [
+                (Path(folder) / f"runtime{number}.cpp", [path for path in sources if path.stem in names])
+                for number, names in enumerate(_RUNTIME_PIECES)
+            ]
+            with ThreadPoolExecutor(len(pieces)) as pool:
+                objects = list(pool.map(_runtime_piece, pieces))
+            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *objects)
             os.replace(built, target)
     return target
+
+
+def _runtime_piece(piece: tuple[Path, list[Path]]) -> Path:
+    unit, sources = piece
+    unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
+    _run(*COMMON, *RUNTIME_FLAGS, "-pthread", "-c", "-o", unit.with_suffix(".o"), unit)
+    return unit.with_suffix(".o")
 
 
 @functools.cache
@@ -205,8 +223,7 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: Included) ->
     each kernel.
     """
     texts = [text, *included.texts[1:]]
-    wanted = {name for part in texts for name in INCLUDE.findall(part)}
-    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted)]
+    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in included.names)]
     headers += [*(["ptx.h"] if included.has_ptx else []), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]

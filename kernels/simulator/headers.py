@@ -16,7 +16,7 @@ cuda.h cuda_runtime.h cuda_runtime_api.h cuda_device_runtime_api.h cuda_profiler
 device_functions.h device_atomic_functions.h math_functions.h builtin_types.h vector_types.h vector_functions.h
 driver_types.h host_defines.h common_functions.h channel_descriptor.h sm_20_atomic_functions.h sm_20_intrinsics.h
 sm_30_intrinsics.h sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h nvrtc.h cudaProfiler.h
-library_types.h book.h cuda_gl_interop.h cuda_occupancy.h cuda_awbarrier_primitives.h
+library_types.h book.h cuda_gl_interop.h cuda_occupancy.h cuda_awbarrier_primitives.h cuda_fp8.h
 cooperative_groups/reduce.h cooperative_groups/scan.h cooperative_groups/memcpy_async.h
 """.split()
 # Those of NVIDIA's cuda-samples: they are the host's even where they are at hand.
@@ -24,8 +24,11 @@ SAMPLES = (
     "helper_cuda.h helper_functions.h helper_string.h helper_timer.h helper_image.h exception.h helper_gl.h".split()
 )
 HOST_LIBRARIES = re.compile(
-    r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
+    r"(?:thrust|cub|nvtx3|cuda/std|torch|ATen|c10|pybind11)/.*|mpi\.h|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
 )
+
+
+FLOATS_OF_HOST = re.compile(r"cublas\w*\.h|cudnn\w*\.h")  # they include cuda_fp16.h and cuda_bf16.h
 
 
 class Included:
@@ -50,13 +53,19 @@ class Included:
         return [each.decode("utf-8", "replace") for each in own]
 
     @property
+    def names(self) -> set[str]:
+        """The headers' names, with those that a header of NVIDIA's brings along."""
+        wanted = {name for text in self.texts for name in INCLUDE.findall(text)}
+        return wanted | ({"cuda_fp16.h", "cuda_bf16.h"} if any(map(FLOATS_OF_HOST.fullmatch, wanted)) else set())
+
+    @property
     def has_ptx(self) -> bool:
         """Whether there is inline PTX that has no C++ beside it."""
         return bool(STATEMENT.search(self.text)) or any(map(_has_ptx, self.texts[1:]))
 
     def write_empty(self, folder: Path, searched: list[Path]) -> None:
         """Those that are empty here, but for what the folders `searched` have."""
-        for name in {name for text in self.texts for name in INCLUDE.findall(text)}:
+        for name in self.names:
             is_empty = name in EMPTY or HOST_LIBRARIES.fullmatch(name)
             if name in SAMPLES or (is_empty and not any((each / name).is_file() for each in searched)):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ DEVICE = re.compile(r"\b__(global|device)__\b")
 # called from there.
 HOST = re.compile(
     r"<<<|\b(cuda(?!_)[A-Z]\w*|cu(?:Init|Device|Ctx|Mem|Module|Launch|Stream|Event)[A-Z]\w*|cublas\w*|cusparse\w*|cufft\w*"
-    r"|cusolver\w*|cudnn\w*|nccl[A-Z]\w*|curand(?:Generat|Create|Destroy|Set)\w*|nvtx\w*|checkCudaErrors|getLastCudaError"
+    r"|cusolver\w*|cudnn\w*|torch::|at::|c10::|py::|PYBIND11_MODULE|TORCH_\w+|AT_\w+|MPI_\w+|nccl[A-Z]\w*|curand(?:Generat|Create|Destroy|Set)\w*|nvtx\w*|checkCudaErrors|getLastCudaError"
     r"|thrust::|findCudaDevice|StopWatchInterface|sdk[A-Z]\w+|compareData\w*|checkCmdLineFlag|getCmdLineArgument\w+)\b"
 )
 SCOPE_WORDS = re.compile(r"\b(?:namespace|struct|class|union|enum)\b")
@@ -220,6 +220,11 @@ def without_host_code(source: str, elsewhere: set[str] = frozenset()) -> tuple[s
     host = [f for f in given if not on_device(f)]
     if not any(f.name == "main" or is_host(plain[f.start : f.end]) for f in host):
         return source, []
+    calls = _calls_outside(plain, host_macros, given)
+    if calls:  # their text is the host's
+        source = _blanked(source, calls)
+        plain, given = masked(source), functions(source)
+        host = [f for f in given if not on_device(f)]
     rest = _blanked(plain, [(f.start, f.end) for f in given])
     used = set(re.findall(r"\w+", rest + " ".join(plain[f.start : f.end] for f in given if on_device(f))))
     used |= {word for text in macros.values() for word in re.findall(r"\w+", text)} | elsewhere
@@ -269,6 +274,19 @@ def with_alignment_first(source: str) -> str:
 
 def line_of(source: str, position: int) -> int:
     return source.count("\n", 0, position) + 1
+
+
+def _calls_outside(plain: str, macros: list[str], given: list[Function]) -> list[tuple[int, int]]:
+    """Where macros are called outside of functions."""
+    if not macros:
+        return []
+    found = []
+    for call in re.finditer(rf"\b(?:{'|'.join(map(re.escape, macros))})\s*\(", plain):
+        if not any(f.body < call.start() < f.end for f in given):
+            end = closing_bracket(plain, call.end() - 1)
+            if not plain[end:].lstrip().startswith("{"):  # else it is a function of the same name
+                found.append((call.start(), end))
+    return found
 
 
 def _host_declarations(plain: str, is_host, gone: set[str]) -> list[tuple[int, int]]:
