@@ -13,7 +13,8 @@ them with a planted fault.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType, SimpleNamespace
@@ -192,6 +193,20 @@ def by_name(names: tuple[str, ...], values) -> dict:
         else:
             found[name] = value
     return found
+
+
+@contextmanager
+def constants(op: ModuleType, home: str, **values) -> Iterator[None]:
+    """Other values of constants of a module, and of a copy of it, while something is called."""
+    modules = op, import_module(home)
+    before = [{name: vars(module)[name] for name in values} for module in modules]
+    try:
+        for module in modules:
+            vars(module).update(values)
+        yield
+    finally:
+        for module, own in zip(modules, before):
+            vars(module).update(own)
 
 
 def array(name: str, *shape: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from minillm.checks.cases_norms import (
     RMS_NORM,
 )
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
+from minillm.checks.cases_paths import PATHS
 from minillm.checks.cases_preference import PREFERENCE
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
 from minillm.errors import UserError
@@ -40,7 +41,7 @@ LAYERS = (
     RESIDUAL, RESIDUAL_BLOCK, FUSED_BLOCK, RECOMPUTE,
     CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS,
 )  # fmt: skip
-CASES = (*LAYERS, *MODELS, PREFERENCE, ADAMW, GLOBAL_NORM)
+CASES = (*LAYERS, *MODELS, PREFERENCE, *PATHS, ADAMW, GLOBAL_NORM)
 
 GRADCHECKED: dict[str, tuple[Case, ...]] = {}
 for _case in CASES:
@@ -68,7 +69,7 @@ def run(names: list[str] | None = None, method: str = "differences") -> Iterator
         for case in GRADCHECKED[name]:
             for problem in case.gradcheck:
                 try:
-                    yield name, check_gradients(case, problem, method=method)
+                    yield name, check_gradients(case, problem, method=method, intermediates=True)
                 except GradientError as error:
                     yield name, error
 
@@ -82,7 +83,8 @@ def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Re
     """
     subject, inputs, rng_key = case.subject(problem, module)
     label = case.label(problem)
-    settings = dict(rng_key=rng_key, name=label, progress=False, input_names=tuple(inputs)) | settings
+    names = tuple(inputs)
+    settings = dict(rng_key=rng_key, name=label, progress=False, input_names=names, intermediates=False) | settings
     if settings.get("method") == "complex":
         settings.setdefault("tolerance", case.slope_error)
     return gradcheck(subject, *inputs.values(), **settings)

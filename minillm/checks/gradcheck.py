@@ -21,8 +21,11 @@ size (verdicts.py). What comes out is one of three:
 
     passed                 they agree as far as it has to be known
     wrong                  they differ by more than the measurement may be off
-    cannot be told here    a kink, a jump, rounding: there is no derivative, or none that could be
-                           measured. This is no pass.
+    cannot be told here    a jump, rounding: there is no derivative, or none that could be measured.
+                           This is no pass.
+
+At a kink there are two slopes: a gradient that is one of them, or between them, passes, and a note
+says where. The other numbers of the tensor are judged as ever.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -38,6 +41,7 @@ import numpy as np
 from minillm.backend.random_streams import stream
 from minillm.checks import complex_step
 from minillm.checks.differences import EPSILON, by_five_points, five_points, guarded
+from minillm.checks.intermediates import first_wrong
 from minillm.checks.subjects import SAME, ContractError, GradientError, Subject, subject_of
 from minillm.checks.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, judge, largest_of, relative_errors
 
@@ -46,6 +50,7 @@ __all__ = ["CannotTell", "ContractError", "GradientError", "Report", "Row", "fin
 STEP = 1e-3
 METHODS = ("differences", "complex")
 EXACT = 0.2  # of the tolerance: what the formula of five points may be off by to be believed
+MOST_KINKS = 3  # of a tensor that notes name
 FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs the thorough measurement
 
 
@@ -59,6 +64,7 @@ class Row:
     verdict: "passed", "wrong" or "cannot be told here"; `reason` says why it cannot be told.
     uncertainty: how far `numeric` may be off, if it was measured again; else NaN.
     by_step: what the first formula measured.
+    kinks: a line for each element at a kink whose gradient is one of the two slopes or between them.
     """
 
     tensor: str
@@ -71,6 +77,7 @@ class Row:
     reason: str = ""
     uncertainty: float = np.nan
     by_step: float = np.nan
+    kinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,6 +139,7 @@ def gradcheck(
     method: str = "differences",
     progress: Callable[[int, int, str], None] | bool | None = None,
     input_names: Sequence[str] = (),
+    intermediates: bool = True,
 ) -> Report:
     """Check every hand-written gradient of a layer, a model or a pair of functions.
 
@@ -164,6 +172,8 @@ def gradcheck(
                  By default a check that takes longer than some seconds shows on the terminal how
                  far it is; with False it does not.
     input_names  What the report calls the inputs: "input 0", "input 1", ... by default.
+    intermediates  Whether the message of a wrong gradient names the first wrong intermediate of
+                 backward, where it can be known (intermediates.py).
 
     Returns a Report, which has passed: print it to see the largest error of each tensor.
 
@@ -171,8 +181,8 @@ def gradcheck(
 
     GradientError  A gradient is wrong: it differs from what was measured by more than `tolerance`,
                    or is no number. The message names the worst element; `report` has all rows.
-    CannotTell     None is wrong, and one could not be compared: at a kink, such as that of a ReLU
-                   at exactly 0, or where rounding hides it. A GradientError. Try another x.
+    CannotTell     None is wrong, and one could not be compared: at a jump, where rounding hides it,
+                   or in a tensor of nothing but kinks. A GradientError. Try another x.
     ContractError  Forward or backward returns something else than a layer does, such as a gradient
                    of another shape. A GradientError.
     TypeError      An array is not float64, or `subject` is none of the three.
@@ -185,17 +195,20 @@ def gradcheck(
         raise ValueError(f"method is {method!r}: use {' or '.join(METHODS)}")
     checked = subject_of(subject, inputs, rng_key, name, input_names)
     with checked.in_training(), np.errstate(all="ignore"):
-        weights, gradients = checked.examine(lambda outputs: _weights(checked.name, outputs))
-        measurement = _Measurement(checked, weights, tolerance or TOLERANCE, step, _telling(progress, checked.name))
+        weights, gradients = checked.examine(lambda outputs: weights_of(checked.name, outputs))
+        measurement = Measurement(checked, weights, tolerance or TOLERANCE, step, _telling(progress, checked.name))
         row = measurement.row
         if method == "complex":
             tolerance, step = tolerance or complex_step.TOLERANCE, complex_step.STEP
             row = partial(measurement.row_by_complex_step, tolerance)
         rows = tuple(row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
         measurement.check_that_nothing_drifted()
-    report = Report(checked.name, rows, step, tuple(checked.notes), len(checked.parameters))
+        wrong = intermediates and any(row.verdict == WRONG for row in rows)
+        hint = first_wrong(checked, weights) if wrong else ""
+    notes = (*checked.notes, *(note for row in rows for note in _of_kinks(row)))
+    report = Report(checked.name, rows, step, notes, len(checked.parameters))
     if report.verdict == WRONG:
-        raise GradientError(_why_wrong(report, tolerance or TOLERANCE), report)
+        raise GradientError(_why_wrong(report, tolerance or TOLERANCE) + (hint and f". {hint}"), report)
     if report.verdict == UNTOLD:
         raise CannotTell(_why_untold(report), report)
     return report
@@ -214,8 +227,11 @@ def finite_differences(loss: Callable[[], float], array: np.ndarray, step: float
 # ------------------------------------------------------------------------------------------------------- the measurement
 
 
-class _Measurement:
-    """Tries all numbers of all tensors."""
+class Measurement:
+    """Tries all numbers of all tensors.
+
+    `row` says whether a gradient is right; what is measured for it does not depend on the gradient.
+    """
 
     def __init__(self, subject: Subject, weights: list[np.ndarray], tolerance: float, step: float, tell):
         self._subject, self._weights, self._tolerance, self._step, self._tell = subject, weights, tolerance, step, tell
@@ -263,12 +279,8 @@ class _Measurement:
         """The verdict on a tensor, with its worst element."""
         if not array.size:
             return Row(tensor, array.shape, 0.0, (), np.nan, np.nan)
-        analytic, values = gradient.reshape(-1), np.empty((array.size, 4))
-        functions = [guarded(_of_element(self.loss, array, index)) for index in range(array.size)]
-        for index, function in enumerate(functions):
-            values[index] = five_points(function, self._step)
-            self._done += 1
-            self._tell(self._done, self._total, tensor)
+        analytic, functions = gradient.reshape(-1), self.functions(tensor, array)
+        values = self.values(tensor, functions)
         by_step = by_five_points(values, self._step)
         numeric, error = by_step.copy(), relative_errors(analytic, by_step)
         reach = self._reach(values, analytic, by_step)
@@ -278,24 +290,46 @@ class _Measurement:
         kinked = self._looks_kinked(values, analytic, by_step)
         doubtful = ~((error <= self._tolerance) & is_exact) | kinked
         size, largest = float(np.sqrt(np.mean(np.square(array)))), largest_of(analytic, by_step)
-        where, judged = int(np.argmax(np.where(doubtful, -1.0, error))), None
-        for index in np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]:
+        where, judged, kinks = int(np.argmax(np.where(doubtful, -1.0, error))), None, []
+        for index in self.in_order(tensor, np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]):
             found = judge(
                 functions[index], float(analytic[index]), largest, size, abs(float(array.flat[index])), self._magnitude,
                 self._tolerance, bool(kinked[index] or contradicted[index]),
             )  # fmt: skip
             numeric[index], error[index] = found.numeric, found.error
+            if found.verdict == PASSED and found.reason:
+                place = ", ".join(str(i) for i in np.unravel_index(index, array.shape))
+                kinks.append(f"kink at {tensor}[{place}]: {found.reason}")
             if judged is None or _rank(found) > _rank(judged):
                 where, judged = int(index), found
             if found.verdict == WRONG:
                 break  # one is enough: the others are not measured as exactly
             self._tell(self._done, self._total, tensor)
-        if judged is None or judged.verdict == PASSED:
+        if len(kinks) == array.size:
+            judged = replace(judged, verdict=UNTOLD, reason=f"every number of it is at a kink: {judged.reason}")
+        elif judged is None or judged.verdict == PASSED:
             where, judged = int(error.argmax()), None
         place = tuple(int(i) for i in np.unravel_index(where, array.shape))
         numbers = float(error[where]), place, float(analytic[where]), float(numeric[where])
         verdict = (judged.verdict, judged.reason, judged.uncertainty) if judged else (PASSED, "", np.nan)
-        return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]))
+        return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]), tuple(kinks))
+
+    def functions(self, tensor: str, array: np.ndarray) -> list[Callable[[float], float]]:
+        """For each number of a tensor: the loss, as a function of what is added to it."""
+        return [guarded(_of_element(self.loss, array, index)) for index in range(array.size)]
+
+    def values(self, tensor: str, functions: list[Callable[[float], float]]) -> np.ndarray:
+        """What the formula of five points needs of them: (the tensor's size, 4)."""
+        values = np.empty((len(functions), 4))
+        for index, function in enumerate(functions):
+            values[index] = five_points(function, self._step)
+            self._done += 1
+            self._tell(self._done, self._total, tensor)
+        return values
+
+    def in_order(self, tensor: str, doubtful: np.ndarray) -> np.ndarray:
+        """The indices of the doubtful numbers, in the order in which they are measured again."""
+        return doubtful
 
     def _reach(self, values, analytic, by_step) -> np.ndarray:
         """How far off the formula of five points may be: by truncation and by rounding.
@@ -339,11 +373,17 @@ def _of_element(loss: Callable[[], float], array: np.ndarray, index: int) -> Cal
     return f
 
 
+def _of_kinks(row: Row) -> list[str]:
+    """Notes of the kinks in a tensor; of many the first ones."""
+    more = len(row.kinks) - MOST_KINKS
+    return [*row.kinks[:MOST_KINKS], *([f"{more} more kinks in {row.tensor}"] if more > 0 else [])]
+
+
 def _rank(judgement) -> tuple[int, float]:
     return (PASSED, UNTOLD, WRONG).index(judgement.verdict), judgement.error
 
 
-def _weights(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
+def weights_of(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
     """The gradients that arrive from above: random, and 1 for a loss.
 
     Raises CannotTell where an output is no number.
@@ -367,6 +407,7 @@ def _weights(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:
 
 def _why_wrong(report: Report, tolerance: float) -> str:
     row = report.worst
+    kink = f", where forward has {row.reason}" if row.reason else ""
     start = f"{report.name}: the gradient of {row.tensor} {row.shape} is wrong at {row.where}: backward gives"
     error = f"relative error {row.error:.2e} (tolerance {tolerance:g})"
     if report.step == complex_step.STEP and np.isnan(row.uncertainty):
@@ -375,6 +416,8 @@ def _why_wrong(report: Report, tolerance: float) -> str:
     by_step = f"finite differences with step {step:g} give {row.by_step:.10g}"
     if not np.isfinite(row.analytic):
         return f"{start} {row.analytic:g}, {by_step}"
+    if kink:
+        return f"{start} {row.analytic:.10g}{kink}: a gradient has to be one of them or between them; {error}"
     exactly = f"and {row.numeric:.10g} (known to {row.uncertainty:.0e}) with steps that become 0"
     return f"{start} {row.analytic:.10g}, {by_step}, {exactly}: {error}"
 

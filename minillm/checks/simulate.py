@@ -133,7 +133,7 @@ def simulate_source(source: str, name: str, kernel: str, launch: FileRun, way: W
 def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> Simulation:
     """module_of: RawModule for a source, without the names of its kernels. name: of the source."""
     source = module_of().named_code()[1]
-    chosen = _kernel_of(name, kernel, source)
+    chosen = kernel_of(name, kernel, source)
     try:
         module = module_of(name_expressions=(chosen,))
         function = module.get_function(chosen)
@@ -149,7 +149,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
 
     def run() -> tuple[list[str], bool]:
         names = function.names or [f"argument{position}" for position in range(len(values))]
-        before = {name: _numbers(value, each) for name, value, each in zip(names, values, parameters)}
+        before = {name: numbers_of(value, each) for name, value, each in zip(names, values, parameters)}
         expected = [expected_value(each, before) for each in expectations] if len(values) == len(parameters) else []
         try:
             function(launch.grid, launch.block, tuple(values), shared_mem=launch.shared)
@@ -169,7 +169,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
             position = names.index(expectation.name)
             found, parameter = values[position], parameters[position]
             text, agrees = compare(
-                expectation, _numbers(found, parameter), value, tolerance_of(found, parameter.kind == b"h")
+                expectation, numbers_of(found, parameter), value, tolerance_of(found, parameter.kind == b"h")
             )
             rows.append(text)
             well = well and agrees
@@ -273,7 +273,7 @@ def _kernel(name: str) -> tuple[Case, Kernel]:
     return KERNELS[name]
 
 
-def _kernel_of(path: str, name: str, source: str) -> str:
+def kernel_of(path: str, name: str, source: str) -> str:
     """The name expression of the kernel to run: the given one, or the file's only one."""
     found = kernels(source)
     if name:
@@ -340,7 +340,7 @@ def _simulation(run: Callable[[], tuple[list[str], bool]], way: Way) -> Simulati
 
 
 def _summary(array, parameter: Parameter) -> str:
-    plain = _numbers(array, parameter)
+    plain = numbers_of(array, parameter)
     if not plain.size:
         return "empty"
     plain = plain.astype(np.float64)
@@ -349,7 +349,7 @@ def _summary(array, parameter: Parameter) -> str:
     return text + (f": {' '.join(f'{number:.6g}' for number in plain.ravel())}" if plain.size <= PRINTED_WHOLE else "")
 
 
-def _numbers(value, parameter: Parameter) -> np.ndarray:
+def numbers_of(value, parameter: Parameter) -> np.ndarray:
     """A copy of an argument's numbers; bfloat16, which is given as its bits, as float32."""
     plain = np.array(value)
     if parameter.kind == b"h" and plain.dtype == np.uint16:

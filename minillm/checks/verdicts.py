@@ -4,8 +4,14 @@
     wrong               they differ by more than the measurement may be off
     cannot be told      the measurement is not good enough, or the function has no derivative there
 
-The last is no pass. It has a reason: a kink (the slopes on the two sides differ), a jump, the end
-of where the function is defined, differences that do not settle, or rounding that hides the number.
+The last is no pass. It has a reason: a jump, the end of where the function is defined, differences
+that do not settle, or rounding that hides the number.
+
+At a kink, as that of ReLU at 0, there is no derivative, but there are two slopes. Each of them, and
+all between them, are subgradients (Clarke, "Optimization and Nonsmooth Analysis", 1983): gradient
+descent may take any of these, and libraries do take different ones. So such a number passes, with a
+reason that says at which kink. Outside of the two slopes it is wrong. A tensor of nothing but kinks
+has not been checked.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ NOTHING = 16 * EPSILON
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, with the reason where it is not "passed"; the measured derivative, how far off
+    """A verdict, with the reason where it is not simply "passed"; the measured derivative, how far off
     that may be, and the relative error of the hand-written one, as far as it is larger than what
     the measurement may be off.
     """
@@ -83,6 +89,8 @@ def judge(
             return case.verdict(PASSED)
     slope = Slope(f, size, own, magnitude)
     case = _Case(analytic, *slope.best, largest, tolerance)
+    if _is_clear_kink(slope):
+        return _at_a_kink(slope, analytic, largest, tolerance)
     if reason := _obstacle(slope):
         return case.verdict(UNTOLD, reason)
     if case.differs:
@@ -146,15 +154,29 @@ def _acts_on_nothing(case: _Case, size: float, magnitude: float) -> bool:
     return largest * size <= NOTHING * magnitude
 
 
+def _is_clear_kink(slope: Slope) -> bool:
+    return slope.is_inside and not slope.jumps and slope.is_kink
+
+
+def _at_a_kink(slope: Slope, analytic: float, largest: float, tolerance: float) -> Judgement:
+    """Passed if the gradient is one of the slopes on the two sides, or between them; else wrong."""
+    (left, left_off, _), (right, right_off, _) = slope.left, slope.right
+    nearest = min(max(analytic, min(left, right)), max(left, right))
+    case = _Case(analytic, nearest, max(left_off, right_off), largest, tolerance)
+    kink = f"slope {left + 0.0:.6g} to the left, {right + 0.0:.6g} to the right"
+    if case.differs:
+        return case.verdict(WRONG, f"a kink: {kink}")
+    is_a_side = min(abs(analytic - left), abs(analytic - right)) <= case.limit + case.uncertainty
+    where = "one of them" if is_a_side else "between them"
+    return Judgement(PASSED, nearest, case.uncertainty, 0.0, f"{kink}; backward's {analytic + 0.0:.6g} is {where}")
+
+
 def _obstacle(slope: Slope) -> str:
     """Why there is no derivative, or none that could be measured; "" if there is one."""
-    (left, *_), (right, *_) = slope.left, slope.right
     if not slope.is_inside:
         return "forward has no value right beside it: this is the edge of where forward is defined"
     if slope.jumps:
         return "forward jumps there"
-    if slope.is_kink:
-        return f"a kink: the slope is {left:.6g} on the left and {right:.6g} on the right"
     if not slope.settles:
         return "the differences do not settle as the step shrinks, as where the slope is infinite"
     return ""

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.errors import UserError
+
 
 class Method(str, Enum):
     differences = "differences"
@@ -15,7 +17,11 @@ class Method(str, Enum):
 
 def command(
     layers: Annotated[
-        Optional[list[str]], typer.Argument(help="Which layers; all if none is named.", show_default=False)
+        Optional[list[str]],
+        typer.Argument(
+            help="Which layers; all if none is named. Or a file of your own, file.py or module:name, and names in it.",
+            show_default=False,
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="A line for each tensor, in place of one for each layer.")
@@ -23,13 +29,31 @@ def command(
     method: Annotated[
         Method, typer.Option(help="Finite differences, or the complex step: no rounding but forward's own.")
     ] = Method.differences,
+    given: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--input",
+            help="Of a file of your own: x=3,5 (a shape), y=int:10:4 (integers below 10), eps==1e-5 (a value).",
+            metavar="NAME=...",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Check hand-written gradients against finite differences, in float64, or by the complex step.
 
     Prints a line for each layer, the worst last: its tensors, the largest relative error and where
     it is. With --all a line for each tensor, with its shape. Exit code 1 if an error is above 1e-6
     (1e-11 by the complex step), or if finite differences cannot decide.
+
+    A file of your own: its layers and forward/backward pairs are found, and their inputs made from
+    the shapes in its comments. What cannot be checked is listed with the reason.
     """
+    from minillm.cli.gradcheck_own import check_own_code, is_own_code
+
+    if layers and is_own_code(layers[0]):
+        raise typer.Exit(check_own_code(layers, given or [], method.value, every))
+    if given:
+        raise UserError("--input is for a file of your own: minillm gradcheck file.py --input x=3,5")
     from minillm.cli.gradcheck_table import check_and_print
 
     raise typer.Exit(check_and_print(layers or None, every, method.value))

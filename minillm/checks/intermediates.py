@@ -1,0 +1,239 @@
+"""Which intermediate of a backward pass is the first wrong one.
+
+A backward goes from dy to dx by steps, and names them after what they are the gradients of: dscores
+of scores, dx_hat of x_hat, grad_z of z. The gradient of the loss with respect to any value of forward
+can be measured: it is added to a little, where forward assigns it, and the rest of forward runs on.
+
+    f(t) = loss, with scores + t u in the place of scores        f'(0) = sum(dscores * u)
+
+for a random u. What backward has under this name is held against it, in the order of backward's
+lines. A name that backward assigns in several steps is right if one of them is: before the last
+one a sum is not complete, and after it the memory may serve something else.
+
+Where a name cannot be paired, it is not mentioned: a forward that assigns it in a loop, functions
+that are called several times, gradients of another shape.
+"""
+
+from __future__ import annotations
+
+import linecache
+import types
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from minillm.backend.random_streams import stream
+from minillm.checks.differences import ROUNDING, by_five_points, extrapolated, five_points, guarded, power_of_two
+from minillm.checks.instrumented import Event, Taps, called_functions, watched
+from minillm.checks.own_code.source import base_name, forward_of, same_name
+from minillm.checks.subjects import Subject
+from minillm.checks.verdicts import relative_errors
+
+AGREE = 1e-6  # relative, of the derivative along a direction
+MOST = 40  # names that are measured
+LARGEST = 400  # numbers of a tensor that are measured one by one, to say where it is wrong
+BACKWARDS = (
+    "backward",
+    "backprop",
+    "backward_propagation",
+    "bprop",
+    "backward_pass",
+    "back_propagate",
+    "backpropagate",
+    "gradient",
+)
+FORWARDS = ("forward", "__call__", "forward_propagation", "fprop", "forward_pass", "feed_forward", "loss")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A gradient in backward that has been measured: its event, if it is wrong the first one; whether
+    it is right; the place in forward; the last line that assigns it.
+    """
+
+    event: Event
+    is_right: bool
+    place: int
+    last: int = 0
+
+
+def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
+    """Which intermediate gradient is the first wrong one, in a sentence; "" where it is not known.
+
+    weights: the gradients of the outputs. The subject is in training, and its gradients are those
+    of no backward.
+    """
+    steps: list[_Step] = []
+    for forward, backward in _pairs(subject, weights):
+        watch = _Watch(subject, weights, forward, backward)
+        with watched(forward, backward, watch.taps, watch.note):
+            watch.run()
+            for step in watch.steps():
+                if not step.is_right:
+                    return _sentence(steps, step, watch.error(step))
+                steps.append(step)
+    return _all_right(steps)
+
+
+def _pairs(subject: Subject, weights) -> list[tuple[types.FunctionType, types.FunctionType]]:
+    """(forward, backward) of the functions that run once in a forward and a backward of the subject, in
+    backward's order.
+    """
+    forwards = called_functions(subject.forward)
+    backwards = called_functions(lambda: _backward(subject, weights))
+    once = [function for function, count in forwards.items() if count == 1]
+    ran = [function for function, count in backwards.items() if count == 1 + forwards.get(function, 0)]
+    found = []
+    for backward in ran:
+        if (forward := _partner(backward, once)) is not None:
+            found.append((forward, backward))
+    if not found and len(ran) == 1 and len(once) == 1:
+        found = [(once[0], ran[0])]
+    return found or [(function, function) for function in once if not ran]  # loss, dx = f(x, y)
+
+
+def _partner(backward: types.FunctionType, forwards: list[types.FunctionType]) -> types.FunctionType | None:
+    """The forward of a backward: of the same module and class, by its name."""
+    scope, _, name = backward.__qualname__.rpartition(".")
+    near = [f for f in forwards if f.__module__ == backward.__module__ and f.__qualname__.rpartition(".")[0] == scope]
+    names = {function.__name__: function for function in near}
+    if name in BACKWARDS and scope:
+        return next((names[each] for each in FORWARDS if each in names), None)
+    return names.get(forward_of(name, names) or "")
+
+
+def _backward(subject: Subject, weights) -> None:
+    subject.forward()
+    subject._zero_grad()
+    subject._gradients_of(weights)
+    subject._zero_grad()
+
+
+class _Watch:
+    """One forward with taps, one backward with notes."""
+
+    def __init__(self, subject, weights, forward, backward):
+        self._subject, self._weights, self._forward, self._backward = subject, weights, forward, backward
+        self.taps, self._events, self._is_noting = Taps(), [], False
+
+    def note(self, name: str, line: int, value) -> None:
+        if (
+            self._is_noting
+            and isinstance(value, (np.ndarray, np.floating, float))
+            and np.asarray(value).dtype.kind == "f"
+        ):
+            self._events.append(Event(self._backward, name, line, np.array(value)))
+
+    def run(self) -> None:
+        """Forward once for the values at the taps, and forward and backward for the gradients."""
+        outputs = self._subject.forward()
+        self._once = {index for index, count in self.taps.calls.items() if count == 1}
+        self._magnitude = float(sum(np.abs(w * y).sum() for w, y in zip(self._weights, outputs))) or 1.0
+        self._at = self._loss()
+        self._is_noting = True
+        if self._forward is self._backward:
+            self._subject.forward()
+        else:
+            _backward(self._subject, self._weights)
+        self._is_noting = False
+
+    def steps(self):
+        """A _Step for each name of backward that can be measured, in the order of its lines."""
+        done: set[str] = set()
+        for event in self._events:
+            if event.name in done or len(done) > MOST or not base_name(event.name):
+                continue
+            done.add(event.name)
+            events = [each for each in self._events if each.name == event.name]
+            if step := self._judged(events):
+                yield step
+
+    def error(self, step: _Step) -> str:
+        """The relative error of a wrong gradient, and where it is."""
+        value, added = self.taps.values[step.place], np.zeros_like(self.taps.values[step.place])
+        if value.size > LARGEST:
+            return "wrong"
+        numeric = np.empty(value.size)
+        for index in range(value.size):
+            unit = added.copy()
+            unit.reshape(-1)[index] = 1.0
+            numeric[index] = by_five_points(five_points(guarded(self._along(step.place, unit)), 1e-3), 1e-3)
+        errors = relative_errors(step.event.value.reshape(-1), numeric).reshape(value.shape)
+        where = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), value.shape))
+        return f"relative error {errors.max():.1e}{f' at {where}' if where else ''}"
+
+    def _judged(self, events: list[Event]) -> _Step | None:
+        base = base_name(events[0].name)
+        places = [p for p in self.taps.places.values() if p.index in self._once and p.name == base]
+        places = places or [p for p in self.taps.places.values() if p.index in self._once and same_name(p.name, base)]
+        judged: list[tuple[bool, Event, int]] = []
+        for place in places[::-1]:
+            shape = self.taps.values[place.index].shape
+            fitting = [event for event in events if event.value.shape == shape]
+            if fitting and (measured := self._measured(place.index)) is not None:
+                judged += [(self._agrees(event, *measured), event, place.index) for event in fitting[::-1]]
+        if not judged:
+            return None
+        for is_right, event, place in judged:
+            if is_right:
+                return _Step(event, True, place)
+        (_, latest, place), first = judged[0], judged[-1][1]
+        return _Step(replace(latest, line=first.line), False, place, latest.line)
+
+    def _measured(self, index: int):
+        """(direction, derivative along it, how far off) of a place; None if nothing depends on it, or
+        if it cannot be told.
+        """
+        value = self.taps.values[index]
+        direction = np.asarray(stream("intermediate", index, value.size).normal(value.shape))
+        f = guarded(self._along(index, direction))
+        size = power_of_two(float(np.sqrt(np.mean(np.square(value)))) if value.size else 1.0)
+        if not value.size or f(size) == self._at == f(-size):
+            return None
+        derivative, off = extrapolated(f, size, ROUNDING * self._magnitude)
+        return (direction, derivative, off) if np.isfinite(derivative) else None
+
+    def _agrees(self, event: Event, direction, derivative: float, off: float) -> bool:
+        along = float(np.sum(event.value * direction))
+        scale = float(np.linalg.norm(event.value) * np.linalg.norm(direction))
+        return abs(along - derivative) <= AGREE * max(scale, abs(derivative)) + off
+
+    def _along(self, index: int, direction: np.ndarray):
+        def f(t: float) -> float:
+            self.taps.added = (index, t * direction)
+            try:
+                return self._loss()
+            finally:
+                self.taps.added = None
+
+        return f
+
+    def _loss(self) -> float:
+        return float(sum((w * y).sum() for w, y in zip(self._weights, self._subject.forward())))
+
+
+def _sentence(right: list[_Step], wrong: _Step, error: str) -> str:
+    before = _listed(right)
+    ends = f"; {before} before it {'is' if len(right) == 1 else 'are'} right" if before else ""
+    return f"first wrong: {_where(wrong.event, wrong.last)} ({error}){ends}"
+
+
+def _all_right(steps: list[_Step]) -> str:
+    if not steps:
+        return ""
+    last = steps[-1].event
+    verb = "is" if len(steps) == 1 else "are"
+    return f"{_listed(steps)} {verb} right up to line {last.line}: what is wrong comes after that, or beside it"
+
+
+def _where(event: Event, last: int) -> str:
+    file = event.owner.__code__.co_filename
+    text = " ".join(linecache.getline(file, event.line).split()).split("  #")[0].split(" # ")[0]
+    lines = f"{event.line}" if last == event.line else f"{event.line} to {last}"
+    return f"{Path(file).name}:{lines}: {text}"
+
+
+def _listed(steps: list[_Step]) -> str:
+    names = list(dict.fromkeys(step.event.name for step in steps))
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
