@@ -6,17 +6,15 @@
 #include "async_copy.cuh"
 #endif
 
-#define KERNEL template <bool faulty> __global__ void
-#define PARAMETERS (const float* x, float* y, int* counts, int n)
 
-KERNEL missing_barrier PARAMETERS {
+template <bool faulty> __global__ void missing_barrier(const float* x, float* y, int* counts, int n) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[threadIdx.x];
     if (!faulty) __syncthreads();
     if (blockIdx.x == 0) y[threadIdx.x] = tile[63 - threadIdx.x];
 }
 
-KERNEL missing_second_barrier PARAMETERS {
+template <bool faulty> __global__ void missing_second_barrier(const float* x, float* y, int* counts, int n) {
     __shared__ float tile[64];
     float sum = 0;
     for (int step = 0; step < 2; ++step) {
@@ -28,7 +26,7 @@ KERNEL missing_second_barrier PARAMETERS {
     if (blockIdx.x == 0) y[threadIdx.x] = sum;
 }
 
-KERNEL missing_syncwarp PARAMETERS {
+template <bool faulty> __global__ void missing_syncwarp(const float* x, float* y, int* counts, int n) {
     __shared__ float part[32];
     if (threadIdx.x >= 32 || blockIdx.x) return;
     part[threadIdx.x] = x[threadIdx.x];
@@ -43,7 +41,7 @@ KERNEL missing_syncwarp PARAMETERS {
 }
 
 // The last warp of a reduction as it was written for GPUs whose warps run in step.
-KERNEL warp_synchronous PARAMETERS {
+template <bool faulty> __global__ void warp_synchronous(const float* x, float* y, int* counts, int n) {
     __shared__ volatile float part[64];
     part[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
@@ -58,26 +56,26 @@ KERNEL warp_synchronous PARAMETERS {
     }
 }
 
-KERNEL race_between_blocks PARAMETERS {
+template <bool faulty> __global__ void race_between_blocks(const float* x, float* y, int* counts, int n) {
     int place = faulty ? threadIdx.x : blockIdx.x * blockDim.x + threadIdx.x;
     y[place] = x[threadIdx.x] + blockIdx.x;
 }
 
 // A smoothing that writes what its neighbours, one of them in another block, still read.
-KERNEL smoothing_in_place PARAMETERS {
+template <bool faulty> __global__ void smoothing_in_place(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     float* from = faulty ? y : const_cast<float*>(x);
     if (i + 1 < n) y[i] = 0.5f * (from[i] + from[i + 1]);
 }
 
-KERNEL missing_atomic PARAMETERS {
+template <bool faulty> __global__ void missing_atomic(const float* x, float* y, int* counts, int n) {
     if (faulty)
         counts[0] += 1;
     else
         atomicAdd(&counts[0], 1);
 }
 
-KERNEL histogram_in_shared_memory PARAMETERS {
+template <bool faulty> __global__ void histogram_in_shared_memory(const float* x, float* y, int* counts, int n) {
     __shared__ int bins[8];
     if (threadIdx.x < 8) bins[threadIdx.x] = 0;
     __syncthreads();
@@ -90,51 +88,51 @@ KERNEL histogram_in_shared_memory PARAMETERS {
     if (threadIdx.x < 8 && blockIdx.x == 0) counts[threadIdx.x] = bins[threadIdx.x];
 }
 
-KERNEL read_past_the_end PARAMETERS {
+template <bool faulty> __global__ void read_past_the_end(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x, last = faulty ? 256 : 255;
     if (i < n) y[i] = x[last - i];
 }
 
-KERNEL write_past_the_end PARAMETERS {
+template <bool faulty> __global__ void write_past_the_end(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[2 * i + (faulty ? 2 : 1)] = x[i];
 }
 
-KERNEL read_before_the_start PARAMETERS {
+template <bool faulty> __global__ void read_before_the_start(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = x[i ? i - 1 : faulty ? -1 : 0];
 }
 
 // Far beyond its end begins another array.
-KERNEL read_of_another_array PARAMETERS {
+template <bool faulty> __global__ void read_of_another_array(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     const float* other = faulty ? x + (y - x) : y;
     float before = other[i];
     y[i] = before + 1;
 }
 
-KERNEL wrong_stride PARAMETERS {
+template <bool faulty> __global__ void wrong_stride(const float* x, float* y, int* counts, int n) {
     int row = blockIdx.x, column = threadIdx.x, stride = faulty ? 256 : 64;
     y[row * stride + column] = x[row * 64 + column];
 }
 
-KERNEL index_overflows PARAMETERS {
+template <bool faulty> __global__ void index_overflows(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     long long scaled = faulty ? i * (n << 20) : i * (static_cast<long long>(n) << 20);
     y[i] = scaled > 0 ? x[i] : 0.0f;
 }
 
-KERNEL shift_is_too_far PARAMETERS {
+template <bool faulty> __global__ void shift_is_too_far(const float* x, float* y, int* counts, int n) {
     int bits = threadIdx.x % (faulty ? 64 : 31);
     if (threadIdx.x < 48 && blockIdx.x == 0) counts[threadIdx.x] = 1 << bits;
 }
 
-KERNEL division_by_zero PARAMETERS {
+template <bool faulty> __global__ void division_by_zero(const float* x, float* y, int* counts, int n) {
     int divisor = static_cast<int>(threadIdx.x) - (faulty ? 3 : -1);
     if (blockIdx.x == 0) counts[threadIdx.x] = n / divisor;
 }
 
-KERNEL uninitialised_shared PARAMETERS {
+template <bool faulty> __global__ void uninitialised_shared(const float* x, float* y, int* counts, int n) {
     __shared__ float tile[64];
     if (!faulty || threadIdx.x < 32) tile[threadIdx.x] = x[threadIdx.x];
     __syncthreads();
@@ -142,13 +140,13 @@ KERNEL uninitialised_shared PARAMETERS {
 }
 
 // y is fresh from cudaMalloc.
-KERNEL uninitialised_global PARAMETERS {
+template <bool faulty> __global__ void uninitialised_global(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (!faulty) y[i] = 0;
     y[i] += x[i];
 }
 
-KERNEL uninitialised_local PARAMETERS {
+template <bool faulty> __global__ void uninitialised_local(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     float largest;
     if (!faulty) largest = 0;
@@ -157,7 +155,7 @@ KERNEL uninitialised_local PARAMETERS {
     y[i] = largest;
 }
 
-KERNEL shared_array_bound PARAMETERS {
+template <bool faulty> __global__ void shared_array_bound(const float* x, float* y, int* counts, int n) {
     __shared__ float first[64], second[64];
     second[threadIdx.x] = 0;
     first[threadIdx.x] = x[threadIdx.x];
@@ -166,7 +164,7 @@ KERNEL shared_array_bound PARAMETERS {
 }
 
 // By a pointer, whose row the type does not say.
-KERNEL shared_neighbour PARAMETERS {
+template <bool faulty> __global__ void shared_neighbour(const float* x, float* y, int* counts, int n) {
     __shared__ float arrays[3][64];
     for (int k = 0; k < 3; ++k) arrays[k][threadIdx.x] = k + x[threadIdx.x];
     __syncthreads();
@@ -174,7 +172,7 @@ KERNEL shared_neighbour PARAMETERS {
     if (blockIdx.x == 0) y[threadIdx.x] = at[faulty ? counts[0] + 1 : 0];
 }
 
-KERNEL dynamic_shared_too_small PARAMETERS {
+template <bool faulty> __global__ void dynamic_shared_too_small(const float* x, float* y, int* counts, int n) {
     extern __shared__ float all[];
     int place = faulty ? 2 * threadIdx.x : threadIdx.x;
     all[place] = x[threadIdx.x];
@@ -182,7 +180,7 @@ KERNEL dynamic_shared_too_small PARAMETERS {
     if (blockIdx.x == 0) y[threadIdx.x] = all[place];
 }
 
-KERNEL local_array_bound PARAMETERS {
+template <bool faulty> __global__ void local_array_bound(const float* x, float* y, int* counts, int n) {
     float held[4] = {1, 2, 3, 4};
     int i = threadIdx.x % (faulty ? 5 : 4);
     held[i] += x[threadIdx.x];
@@ -194,13 +192,13 @@ template <bool faulty> __device__ __noinline__ float sum_of(const float* values,
     for (int i = 0; i < count + faulty; ++i) sum += values[i];
     return sum;
 }
-KERNEL local_array_by_pointer PARAMETERS {
+template <bool faulty> __global__ void local_array_by_pointer(const float* x, float* y, int* counts, int n) {
     float held[4] = {1, 2, 3, x[threadIdx.x]}, more[4] = {5, 6, 7, 8};
     float sum = sum_of<faulty>(held, 4) + sum_of<false>(more, 4);
     if (blockIdx.x == 0) y[threadIdx.x] = sum;
 }
 
-KERNEL local_out_of_scope PARAMETERS {
+template <bool faulty> __global__ void local_out_of_scope(const float* x, float* y, int* counts, int n) {
     float held = x[threadIdx.x];
     const float* at = &held;
     if (threadIdx.x < 32) {
@@ -211,25 +209,25 @@ KERNEL local_out_of_scope PARAMETERS {
     if (blockIdx.x == 0) y[threadIdx.x] = *at;
 }
 
-KERNEL heap_bound PARAMETERS {
+template <bool faulty> __global__ void heap_bound(const float* x, float* y, int* counts, int n) {
     float* held = static_cast<float*>(malloc(4 * sizeof(float)));
     for (int i = 0; i < 4 + faulty; ++i) held[i] = x[i];
     if (blockIdx.x == 0) y[threadIdx.x] = held[3];
     free(held);
 }
 
-KERNEL misaligned_vector PARAMETERS {
+template <bool faulty> __global__ void misaligned_vector(const float* x, float* y, int* counts, int n) {
     if (threadIdx.x >= 16) return;
     float4 four = *reinterpret_cast<const float4*>(x + 4 * threadIdx.x + (faulty ? 1 : 0));
     if (blockIdx.x == 0) y[threadIdx.x] = four.x + four.w;
 }
 
-KERNEL write_to_const PARAMETERS {
+template <bool faulty> __global__ void write_to_const(const float* x, float* y, int* counts, int n) {
     float* to = faulty ? const_cast<float*>(x) : y;
     if (blockIdx.x == 0) to[threadIdx.x] = 2 * x[threadIdx.x];
 }
 
-KERNEL divergent_barriers PARAMETERS {
+template <bool faulty> __global__ void divergent_barriers(const float* x, float* y, int* counts, int n) {
     __shared__ float tile[64];
     if (faulty ? threadIdx.x < 32 : blockIdx.x == 0) {
         tile[threadIdx.x] = x[threadIdx.x];
@@ -241,14 +239,14 @@ KERNEL divergent_barriers PARAMETERS {
     if (blockIdx.x == 0) y[threadIdx.x] = tile[63 - threadIdx.x];
 }
 
-KERNEL barrier_for_some PARAMETERS {
+template <bool faulty> __global__ void barrier_for_some(const float* x, float* y, int* counts, int n) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[threadIdx.x];
     if (!faulty || threadIdx.x < 40) __syncthreads();
     if (blockIdx.x == 0 && threadIdx.x < 24) y[threadIdx.x] = tile[39 - threadIdx.x];
 }
 
-KERNEL barrier_in_an_uneven_loop PARAMETERS {
+template <bool faulty> __global__ void barrier_in_an_uneven_loop(const float* x, float* y, int* counts, int n) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[threadIdx.x];
     int rounds = faulty ? 1 + threadIdx.x / 32 : 2;
@@ -261,27 +259,27 @@ KERNEL barrier_in_an_uneven_loop PARAMETERS {
     if (blockIdx.x == 0) y[threadIdx.x] = tile[threadIdx.x];
 }
 
-KERNEL shuffle_mask_too_small PARAMETERS {
+template <bool faulty> __global__ void shuffle_mask_too_small(const float* x, float* y, int* counts, int n) {
     float value = x[threadIdx.x];
     for (int step = 16; step; step /= 2) value += __shfl_xor_sync(faulty ? 0xffff : 0xffffffff, value, step);
     if (blockIdx.x == 0) y[threadIdx.x] = value;
 }
 
 // The lanes named in the mask do not all come to the shuffle.
-KERNEL shuffle_in_a_branch PARAMETERS {
+template <bool faulty> __global__ void shuffle_in_a_branch(const float* x, float* y, int* counts, int n) {
     float value = x[threadIdx.x], other = 0;
     if (!faulty || threadIdx.x % 32 < 16) other = __shfl_down_sync(0xffffffff, value, 16);
     if (blockIdx.x == 0 && threadIdx.x % 32 < 16) y[threadIdx.x] = value + other;
 }
 
-KERNEL shuffle_from_an_absent_lane PARAMETERS {
+template <bool faulty> __global__ void shuffle_from_an_absent_lane(const float* x, float* y, int* counts, int n) {
     float value = x[threadIdx.x], other = 0;
     if (threadIdx.x % 32 < 16) other = __shfl_sync(0xffff, value, faulty ? 20 : 10);
     if (blockIdx.x == 0) y[threadIdx.x] = value + other;
 }
 
 // Block 0 makes numbers, the others wait for its flag.
-KERNEL flag_without_fence PARAMETERS {
+template <bool faulty> __global__ void flag_without_fence(const float* x, float* y, int* counts, int n) {
     volatile int* flag = counts;
     if (blockIdx.x == 0) {
         if (threadIdx.x == 0) {
@@ -297,7 +295,7 @@ KERNEL flag_without_fence PARAMETERS {
     }
 }
 
-KERNEL flag_without_volatile PARAMETERS {
+template <bool faulty> __global__ void flag_without_volatile(const float* x, float* y, int* counts, int n) {
     volatile int* flag = counts;
     if (blockIdx.x == 0) {
         if (threadIdx.x == 0) {
@@ -313,7 +311,7 @@ KERNEL flag_without_volatile PARAMETERS {
     }
 }
 
-KERNEL wait_without_end PARAMETERS {
+template <bool faulty> __global__ void wait_without_end(const float* x, float* y, int* counts, int n) {
     volatile int* flag = counts;
     if (blockIdx.x == 0 && threadIdx.x == 0 && !faulty) *flag = 1;
     if (blockIdx.x == 1 && threadIdx.x == 0) {
@@ -324,14 +322,14 @@ KERNEL wait_without_end PARAMETERS {
 }
 
 // faults.py launches half as many threads as there are numbers.
-KERNEL launch_too_small PARAMETERS {
+template <bool faulty> __global__ void launch_too_small(const float* x, float* y, int* counts, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     for (int k = i; k < n; k += faulty ? n : gridDim.x * blockDim.x) y[k] = 2 * x[k];
 }
 
 #ifndef NO_ASYNC_COPIES
 // Two tiles in turn: one is copied while the other is read.
-KERNEL double_buffer_too_early PARAMETERS {
+template <bool faulty> __global__ void double_buffer_too_early(const float* x, float* y, int* counts, int n) {
     __shared__ __align__(16) float tiles[2][64];
     AsyncCopies copies;
     float sum = 0;
@@ -349,7 +347,7 @@ KERNEL double_buffer_too_early PARAMETERS {
 }
 
 // The copies of the others are there behind a barrier only.
-KERNEL double_buffer_without_barrier PARAMETERS {
+template <bool faulty> __global__ void double_buffer_without_barrier(const float* x, float* y, int* counts, int n) {
     __shared__ __align__(16) float tiles[2][64];
     AsyncCopies copies;
     float sum = 0;

@@ -2,8 +2,9 @@
 
     python -m benchmarks.simulators.numba_faults
 
-prints a line of JSON: name -> what was shown with the fault, and without it. What numba's language
-has not (pointers, vectors, const, volatile, asynchronous copies, malloc in a kernel) is left out.
+prints a line of JSON: name -> what was shown with the fault, and without it. What is not there in
+numba's language (pointers, vectors, const, volatile, asynchronous copies, malloc in a kernel) or in
+its simulator (__syncwarp, shuffles) is left out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import sys
 import traceback
+import warnings
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 
@@ -60,28 +62,6 @@ def missing_second_barrier(faulty):
                 cuda.syncthreads()
         if cuda.blockIdx.x == 0:
             y[t] = total
-
-    return run
-
-
-@kernel
-def missing_syncwarp(faulty):
-    def run(x, y, counts, n):
-        part = cuda.shared.array(32, float32)
-        t = cuda.threadIdx.x
-        if t >= 32 or cuda.blockIdx.x:
-            return
-        part[t] = x[t]
-        cuda.syncwarp()
-        step = 16
-        while step:
-            other = part[(t + step) % 32]
-            if not faulty:
-                cuda.syncwarp()
-            part[t] += other
-            cuda.syncwarp()
-            step //= 2
-        y[t] = part[t]
 
     return run
 
@@ -383,6 +363,9 @@ def launch(name: str, faulty: bool, queue) -> None:
     x = (np.arange(LENGTH) * 0.5 + 1).astype(np.float32)
     y = np.empty(LENGTH, np.float32) if fault.fresh else np.zeros(LENGTH, np.float32)
     counts = np.zeros(COUNTS, np.int32)
+    warnings.simplefilter("always")
+    warned: list[str] = []
+    warnings.showwarning = lambda text, kind, file, line, *_: warned.append(f"line {line}: {kind.__name__}: {text}")
     try:
         cuda.jit(KERNELS[name](faulty))[fault.grid, BLOCK, 0, fault.shared](x, y, counts, N)
     except Exception as error:  # whatever it is, it is the report that is looked for
@@ -390,7 +373,7 @@ def launch(name: str, faulty: bool, queue) -> None:
         place = f"line {own[-1].lineno}: " if own and own[-1].name == "run" else ""
         queue.put((f"{place}{type(error).__name__}: {str(error).splitlines()[0][:80]}", None))
     else:
-        queue.put(("", [y[:N].tolist(), counts.tolist()]))
+        queue.put((warned[0] if warned else "", [y[:N].tolist(), counts.tolist()]))
 
 
 def run(name: str, faulty: bool) -> tuple[str, list | None]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.simulators.faults import BLOCK, COUNTS, FAULTS, LENGTH, SOURCE, N
 from minillm import kernels
-from minillm.kernels.simulator import RawModule, SimulatorError, configured
+from minillm.kernels.simulator import RawModule, SimulatorError, configured, unwritten
 
 
 @cache
@@ -21,7 +21,7 @@ def module() -> RawModule:
 def run(fault, faulty: bool, mode: str = "check", order: str = "ascending") -> tuple[str, tuple | None]:
     """What is reported ("" for nothing), and the results y and counts where the launch ended well."""
     x = (np.arange(LENGTH) * 0.5 + 1).astype(np.float32)
-    y = uninitialised(LENGTH) if fault.fresh else np.zeros(LENGTH, np.float32)
+    y = (unwritten if fault.fresh else np.zeros)(LENGTH, np.float32)
     counts = np.zeros(COUNTS, np.int32)
     kernel = module().get_function(f"{fault.name}<{str(faulty).lower()}>")
     try:
@@ -32,5 +32,10 @@ def run(fault, faulty: bool, mode: str = "check", order: str = "ascending") -> t
     return "", (y, counts)
 
 
-def uninitialised(count: int) -> np.ndarray:
-    return np.zeros(count, np.float32)
+def noticed(fault, faulty: bool) -> str:
+    """What check mode reports, threads in ascending and then in shuffled order; "" for nothing."""
+    said = run(fault, faulty)[0]
+    if said:
+        return said
+    said = run(fault, faulty, order="shuffled")[0]
+    return f"{said} (threads in shuffled order)" if said else ""

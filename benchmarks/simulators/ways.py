@@ -36,7 +36,18 @@ def build(folder: Path) -> dict[str, Path]:
     made = {}
     for way, options in ways.items():
         made[way] = folder / way
-        command = ["g++", "-std=c++17", "-g", "-w", *options, f"-I{folder}", f"-I{HERE}", HERE / "program.cpp", "-o", made[way]]
+        command = [
+            "g++",
+            "-std=c++17",
+            "-g",
+            "-w",
+            *options,
+            f"-I{folder}",
+            f"-I{HERE}",
+            HERE / "program.cpp",
+            "-o",
+            made[way],
+        ]
         subprocess.run([*map(str, command)], check=True)
     return made
 
@@ -80,6 +91,8 @@ def _said(result) -> str:
     place = PLACE.search(log)
     if place is None and result.returncode < 0:
         return f"ends by signal {-result.returncode}"
-    kind = re.search(r"AddressSanitizer: ([\w-]+)|runtime error: ([^\n]*)|==\d+== ([A-Z][^\n]*)|REPORT \S+ ([^\n]*)", log)
+    kind = re.search(
+        r"AddressSanitizer: ([\w-]+)|runtime error: ([^\n]*)|==\d+== ([A-Z][^\n]*)|REPORT \S+ ([^\n]*)", log
+    )
     text = next(filter(None, kind.groups()), "") if kind else "reported"
     return f"line {place[1]}: {text}" if place else text
