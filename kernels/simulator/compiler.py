@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.kernels.simulator import settings
+from minillm.kernels.simulator import settings, warnings_of
 from minillm.kernels.simulator.breakpoints import compiled_at_breakpoint
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
@@ -52,6 +52,7 @@ KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that
 # were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
+OBSERVED_FLAGS += ("-fsanitize=signed-integer-overflow", "-fsanitize=shift-exponent")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
 OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
 GPU_ONLY_OPTIONS = (
@@ -169,7 +170,8 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
     folder = Path(path).resolve().parent if path else None
     command = (
         *COMMON,
-        *KERNEL_FLAGS,
+        *((flag for flag in KERNEL_FLAGS if flag != "-w") if observed else KERNEL_FLAGS),
+        *(warnings_of.FLAGS if observed else ()),
         *_fused_multiply_add(),
         *(OBSERVED_FLAGS if observed else ()),
         *([f"-iquote{folder}"] if folder else []),
@@ -201,7 +203,7 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
         included.write_empty(build, searched)
         options = (*command, f"-fdebug-prefix-map={build}=.")
         first = ("-include", _precompiled(headers, command, contents)) if prefix else ()
-        _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
+        log = _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
         _check_static_shared(object_file, file)
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
         layout = variables_apart(object_file)
@@ -209,6 +211,8 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
         script = [f"-Wl,-T,{build / 'layout.ld'}"] if layout else []  # an empty one would replace the linker's own
         options = ("-shared", *LINK_FLAGS, "-Wl,-z,defs", *script)
         _run(*options, "-o", library, object_file, stub, runtime_library(), complaint=complaint)
+        if observed:
+            warnings_of.keep(log, target)
         os.replace(library, target)
     return target
 
@@ -329,8 +333,8 @@ def _fused_multiply_add() -> tuple[str, ...]:
     return ("-mfma",) if platform.machine() == "x86_64" and re.search(r"^flags.*\bfma\b", info, re.MULTILINE) else ()
 
 
-def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
-    """Run the compiler; `complaint` makes a line of what it said."""
+def _run(*arguments, folder: Path | None = None, complaint=None) -> str:
+    """Run the compiler, and return its warnings; `complaint` makes a line of its errors."""
     if compiler() is None:
         raise CompilerMissing
     command = [compiler(), *map(str, arguments)]
@@ -345,6 +349,7 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
         raise CompileError(
             complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log
         )
+    return result.stderr
 
 
 def _digest(*parts) -> str:

@@ -330,6 +330,8 @@ class Kernel:
         for each in given + pointees:
             if each.writable:
                 memory.copy_back(each.array, each.buffer)
+            if isinstance(each.array, memory.Unwritten):
+                each.array.is_unwritten = False
 
     def _regions(self, parameters, bound, pointees) -> list[Region]:
         """Each buffer once, with the size of its elements; writable if it is through any of the
@@ -350,7 +352,15 @@ class Kernel:
                 name += f" ({self._names[each.position]})"
             b = each.buffer
             found[id(b)] = Region(
-                b.address, b.size, b.gap, name.encode(), element, Region.ARGUMENT, writable, slack=b.slack
+                b.address,
+                b.size,
+                b.gap,
+                name.encode(),
+                element,
+                Region.ARGUMENT,
+                writable,
+                slack=b.slack,
+                unwritten=getattr(each.array, "is_unwritten", False),
             )
         return list(found.values())
 
