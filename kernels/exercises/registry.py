@@ -59,6 +59,7 @@ EXERCISES = (
     Exercise("softmax_ds", "a warp a row, written in place"),
     Exercise("embedding_gradient", "repeated tokens: the same bits in every run"),
     Exercise("matmul_tiled", "a matrix product by tiles in shared memory"),
+    Exercise("matmul_tensor_cores", "a matrix product on tensor cores, by wmma"),
     Exercise("flash_forward", "attention by tiles, with a running maximum and sum"),
     Exercise("flash_backward", "dk and dv, from shares that are computed again"),
     Exercise("mend_column_sum", "a broken kernel: the gradient of a bias"),

@@ -26,7 +26,7 @@ class WrongStep(AssertionError):
 
 
 class Step(NamedTuple):
-    """A variable of a function as it is at the end, and the line that assigned or changed it last."""
+    """A variable of a function as it is at the end, and the line that changed it last."""
 
     name: str
     value: np.ndarray

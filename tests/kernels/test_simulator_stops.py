@@ -128,7 +128,7 @@ def test_misaligned_vectors(mode):
 
 @pytest.mark.parametrize("name, thread", [("for_ever", 5), ("never_set", 0), ("never_added", 0), ("never_unlocked", 1)])
 def test_loops_that_wait_for_ever(mode, name, thread):
-    block = 2 if name == "never_unlocked" else 32
+    block = 2 if name in ("never_added", "never_unlocked") else 32
     assert "it waits in a loop for a value that no thread writes" in fault(name, ints(), thread=thread, block=block)
 
 
