@@ -48,14 +48,14 @@ class Exercise:
 
 EXERCISES = (
     Exercise("vector_add", "a thread an element, and the bound of the array"),
-    Exercise("strided", "fewer threads than elements, and neighbours for a warp"),
+    Exercise("strided", "more elements than threads, and a warp's sectors"),
     Exercise("block_sum", "a tree of additions, with barriers and shuffles"),
     Exercise("transpose", "a tile in shared memory, and its banks"),
     Exercise("scan", "running sums, part by part"),
     Exercise("histogram", "counters that many threads add to"),
     Exercise("softmax", "a warp a row, without overflow"),
     Exercise("layer_norm", "a block a row, without cancellation"),
-    Exercise("layer_norm_dx", "backward of a row: two sums over a block, the row in registers"),
+    Exercise("layer_norm_dx", "backward: two sums a block, rows in registers"),
     Exercise("softmax_ds", "a warp a row, written in place"),
     Exercise("embedding_gradient", "repeated tokens: the same bits in every run"),
     Exercise("matmul_tiled", "a matrix product by tiles in shared memory"),
@@ -65,7 +65,7 @@ EXERCISES = (
     Exercise("mend_column_sum", "a broken kernel: the gradient of a bias"),
     Exercise("mend_cross_entropy", "a broken kernel: the loss and its gradient"),
     Exercise("mend_layer_norm", "a broken backward pass: a term, a sum"),
-    Exercise("mend_attention", "a broken backward pass: three products, one softmax"),
+    Exercise("mend_attention", "a broken backward pass: products and a softmax"),
     Exercise("mend_adamw", "a broken optimizer, against its formula"),
 )
 
