@@ -80,9 +80,3 @@ def exercise(name: str) -> Exercise:
         meant = f'did you mean "{near[0]}"? ' if near else ""
         raise UserError(f'no exercise "{name}": {meant}`minillm exercise` lists them')
     return EXERCISES[names.index(name)]
-
-
-def following(done: Exercise) -> Exercise | None:
-    """The exercise after this one; None after the last."""
-    place = EXERCISES.index(done) + 1
-    return EXERCISES[place] if place < len(EXERCISES) else None
