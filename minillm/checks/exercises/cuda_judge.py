@@ -181,7 +181,7 @@ def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> st
 
 
 def _other_bits(run: _Run) -> str:
-    """The first element whose bits depend on the order of threads, with its line; "" if none does."""
+    """The first element whose bits depend on the order of threads, with its line; "" if none."""
     first, order = run.arguments, run.settings["order"]
     run.settings["order"] = "descending" if order == "ascending" else "ascending"
     run.launch()
