@@ -15,7 +15,7 @@ and thread. mode="profile" counts what every line asks of memory (profile.py).
 
 from minillm.kernels.simulator.compiler import compiler_available
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing, SimulatorError
-from minillm.kernels.simulator.memory import PointerTable
+from minillm.kernels.simulator.memory import PointerTable, unwritten
 from minillm.kernels.simulator.module import Kernel, RawModule
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.settings import configured
@@ -30,4 +30,5 @@ __all__ = [
     "SimulatorError",
     "compiler_available",
     "configured",
+    "unwritten",
 ]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from minillm.checks.case import Case, Kernel, at
 
-ROWS = [at(0, 5), at(3, 5), at(2, 3, 33), at(37, 100), at(515, 40), at(3, 769)]  # kernels: none, few, many, wide
+ROWS = [
+    at(0, 5),
+    at(3, 5),
+    at(5, 40),
+    at(2, 3, 33),
+    at(37, 100),
+    at(515, 40),
+    at(3, 769),
+]  # kernels: none, few, many, wide
 
 
 def norm_inputs(rng, *shape, biased=True, mean=3.0, std=2.0, eps=1e-5):

@@ -208,7 +208,7 @@ def gradcheck(
     notes = (*checked.notes, *(note for row in rows for note in _of_kinks(row)))
     report = Report(checked.name, rows, step, notes, len(checked.parameters))
     if report.verdict == WRONG:
-        raise GradientError(_why_wrong(report, tolerance or TOLERANCE) + (hint and f". {hint}"), report)
+        raise GradientError(_why_wrong(report, tolerance or TOLERANCE) + (hint and f"\n  {hint}"), report)
     if report.verdict == UNTOLD:
         raise CannotTell(_why_untold(report), report)
     return report

@@ -84,13 +84,13 @@ class Taps:
 
 
 def called_functions(run: Callable[[], object]) -> dict[types.FunctionType, int]:
-    """The Python functions with a readable source that are called in `run` -> how often; NumPy's,
-    Python's and those of the checks themselves are left out.
+    """The Python functions with a readable source that are called in `run` -> how often, in the order in which
+    they return; NumPy's, Python's and those of the checks themselves are left out.
     """
     counts: dict[types.CodeType, int] = {}
 
     def profile(frame, event, argument):
-        if event == "call" and _is_readable(frame.f_code.co_filename):
+        if event == "return" and _is_readable(frame.f_code.co_filename):
             counts[frame.f_code] = counts.get(frame.f_code, 0) + 1
 
     before = sys.getprofile()
@@ -148,6 +148,7 @@ def watched(forward: types.FunctionType, backward: types.FunctionType, taps: Tap
 def _tree_of(function: types.FunctionType) -> tuple[ast.Module, ast.FunctionDef] | None:
     """(new syntax tree of the file, the function in it); None if that is not what runs."""
     code = function.__code__
+    linecache.checkcache(code.co_filename)
     try:
         tree = ast.parse("".join(linecache.getlines(code.co_filename)))
     except SyntaxError:

@@ -29,6 +29,9 @@ def command(
     method: Annotated[
         Method, typer.Option(help="Finite differences, or the complex step: no rounding but forward's own.")
     ] = Method.differences,
+    mutate: Annotated[
+        bool, typer.Option("--mutate", help="Plant faults by rule in the backward passes: which are caught?")
+    ] = False,
     given: Annotated[
         Optional[list[str]],
         typer.Option(
@@ -45,15 +48,25 @@ def command(
     it is. With --all a line for each tensor, with its shape. Exit code 1 if an error is above 1e-6
     (1e-11 by the complex step), or if finite differences cannot decide.
 
+    --mutate changes the backward passes, one place at a time: a term dropped, another sign, axis or
+    operand. It also takes adamw, lion, sgd, muon, global_norm, schedules and optimizer. Prints how
+    many of these mutants the check caught, and those that survive, with their line. With --all also
+    those that are the same function, and why. Exit code 1 if one survives that is not.
+
     A file of your own: its layers and forward/backward pairs are found, and their inputs made from
-    the shapes in its comments. What cannot be checked is listed with the reason.
+    the shapes in its comments. What cannot be checked is listed with the reason. Exit code 2 if
+    nothing can be, or not what was named.
     """
     from minillm.cli.gradcheck_own import check_own_code, is_own_code
 
     if layers and is_own_code(layers[0]):
-        raise typer.Exit(check_own_code(layers, given or [], method.value, every))
+        raise typer.Exit(check_own_code(layers, given or [], method.value, every, mutate))
     if given:
         raise UserError("--input is for a file of your own: minillm gradcheck file.py --input x=3,5")
+    if mutate:
+        from minillm.cli.gradcheck_mutants import mutate_and_print
+
+        raise typer.Exit(mutate_and_print(layers or None, every))
     from minillm.cli.gradcheck_table import check_and_print
 
     raise typer.Exit(check_and_print(layers or None, every, method.value))

@@ -153,7 +153,8 @@ def _problem(run: _Run, path: Path, source: str) -> str:
     try:
         run.launch()
     except SimulatorError as error:
-        return (error.findings or [str(error)])[0]
+        text = (error.findings or [str(error)])[0]
+        return text if text.startswith(f"{path.resolve()}:") else f"{path}:{_line_of_kernel(run, source)}: {text}"
     for name, expected in run.expected().items():
         wrong = first_wrong(name, run.arguments[name], expected, run.task.tolerance)
         if wrong and name not in run.outputs:

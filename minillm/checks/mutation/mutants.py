@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import types
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ from minillm.checks.mutation.places import Place, places_in, text
 from minillm.checks.mutation.rules import changes
 from minillm.checks.mutation.source import first_gradient_line, source_of
 
-MOST_STEPS = 100_000  # of loops in a changed function: more than any check takes, and soon over
+MOST_STEPS = 20_000  # of loops in a changed function: more than any check takes, and soon over
 NEVER_RUN = "never run"
 
 
@@ -53,7 +54,7 @@ class Mutant:
     def module(self) -> types.ModuleType:
         """A copy of the module with the fault in it. Each call makes a new one.
 
-        Loops of the changed function raise TooManySteps when they have run 100,000 times in all.
+        Loops of the changed function raise TooManySteps when they have run 20,000 times in all.
         Raises SyntaxError where the fault leaves no program.
         """
         source = source_of(self.original)
@@ -92,8 +93,8 @@ class Outcome:
 def mutants_of(module: types.ModuleType, names: Iterable[str], observed: Observed | None = None) -> list[Mutant]:
     """The mutants of the functions `names` of a module, in the order of their lines.
 
-    names: qualified ones, as `functions_of(module)` has them: functions, methods (static ones, too),
-    functions inside of functions, lambdas. A function includes those inside of it. observed: what
+    names: qualified ones, as `functions_of(module)` has them: functions, methods (static ones,
+    too), functions inside of functions, lambdas. A function includes those inside of it. observed: what
     `observe` returned for the check. With it, names are mistaken for others of the same
     shape, and a statement that never ran is one mutant of the rule "never run" in place of many
     that nothing could notice. Without it these are left out.
@@ -122,7 +123,9 @@ def noticed_by(mutant: Mutant, check: Callable[[types.ModuleType], object]) -> s
     if mutant.rule == NEVER_RUN:
         return ""
     try:
-        check(mutant.module())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(mutant.module())
     except Exception as error:  # of the changed function: it may be any
         said = str(error).partition("\n")[0]
         return f"{type(error).__name__}: {said}" if said else type(error).__name__

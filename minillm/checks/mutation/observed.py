@@ -116,7 +116,7 @@ def _optional(functions: list[ast.AST]) -> Iterator[Place]:
 
 
 def dotted(node: ast.AST) -> str | None:
-    """The name of a name or of an attribute of one, as `observe` has it: "x", "saved.x"; else None."""
+    """The name of a name, or of an attribute of one, as "x" and "saved.x"; else None."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

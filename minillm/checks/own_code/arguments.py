@@ -11,9 +11,9 @@ from minillm.checks.own_code.values import HELP, LABELS, SETTINGS, Ask
 
 CACHES = ("cache", "caches", "saved", "ctx", "context", "memory", "tape", "residuals", "saved_tensors", "tmp", "stash")
 UPSTREAM = (
-    "dout", "dvalues", "dy", "dz", "da", "grad", "grads", "grad_output", "grad_out", "output_grad", "upstream", "upstream_grad",
-    "gradient", "output_gradient", "delta", "error", "output_error", "g", "gy", "out_grad", "d_L_d_out", "accum_grad",
-    "dL_dout", "incoming", "dldy", "dloss", "dL", "d_out", "top_diff", "loss_gradient", "gradwrtoutput", "eta", "error_signal", "dH", "dh",
+    "dout", "dvalues", "dy", "dz", "da", "dh", "dH", "dL", "dldy", "dloss", "d_out", "dL_dout", "d_L_d_out", "delta", "error",
+    "grad", "grads", "grad_output", "grad_out", "output_grad", "out_grad", "upstream", "upstream_grad", "gradient",
+    "output_gradient", "loss_gradient", "accum_grad", "output_error", "error_signal", "incoming", "top_diff", "g", "gy", "eta",
 )  # fmt: skip
 RATES = ("learning_rate", "lr", "learn_rate", "alpha", "eta", "step_size")
 
@@ -35,12 +35,18 @@ def is_cache(name: str | None, value) -> bool:
 
 
 def bind(
-    forward: Code, backward: Code, inputs: dict, returned: dict[str, object], buffers: tuple[str, ...] = ()
+    forward: Code,
+    backward: Code,
+    inputs: dict,
+    returned: dict[str, object],
+    buffers: tuple[str, ...] = (),
+    is_method: bool = False,
 ) -> list[Source]:
     """A Source for each argument of `backward`.
 
     inputs: what forward was given; returned: what it returned, by name; buffers: arguments of
-    forward that it writes its results into. Raises Ask where an argument cannot be told.
+    forward that it writes its results into; is_method: the first argument is dy, whatever its name.
+    Raises Ask where an argument cannot be told.
     """
     outputs = [name for name, value in returned.items() if not is_cache(name, value)]
     caches = [name for name in returned if name not in outputs]
@@ -69,6 +75,10 @@ def bind(
             found.append(Source(name, "value", 1.0))
         elif match := _match(name, tuple(named)):
             found.append(Source(name, "named", match))
+        elif (
+            position == 0 and free and (is_method or len([a for a in backward.arguments if a.default is REQUIRED]) > 1)
+        ):
+            found.append(Source(name, "upstream", free[0]))
         elif argument.default is not REQUIRED:
             continue
         elif free and base and not caches:

@@ -13,16 +13,37 @@ the arrays, in their order. Five kinds of functions are told apart by what they 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
 
 from minillm.checks.own_code.arguments import Source, assigned, bind, is_cache
-from minillm.checks.own_code.loading import same_random_numbers
+from minillm.checks.own_code.loading import RandomNumbers
 from minillm.checks.own_code.source import Code, base_name, code_of
 from minillm.checks.own_code.values import Ask, is_float
+from minillm.errors import UserError
+
+
+class BackwardRaises(Exception):
+    """A user's backward raised, of inputs with which forward runs; `why` is what."""
+
+    def __init__(self, why: Exception):
+        super().__init__(f"backward raises {type(why).__name__}: {why}")
+        self.why = why
+
+
+@contextmanager
+def in_backward() -> Iterator[None]:
+    """Says of an exception that it came from backward. Questions to the user pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise BackwardRaises(error) from error
 
 
 @dataclass
@@ -68,6 +89,9 @@ class PairCall:
     backward: Callable | None
     of_output: dict[str, bool] = field(default_factory=dict)
 
+    def __post_init__(self):
+        self._random = RandomNumbers(self.module)
+
     def problem(self, values: dict) -> Problem:
         """The problem with these arguments.
 
@@ -102,7 +126,8 @@ class PairCall:
         tensors = list(arrays)
         ys, saved = forward(*arrays.values())
         dys = tuple(np.ones_like(each) for each in ys) if len(outputs) > 1 else np.ones_like(ys)
-        probe = gradients(dys, saved)
+        with in_backward():
+            probe = gradients(dys, saved)
         notes = [f"{name}: backward returns no gradient for it: not checked" for name in tensors if name not in probe
                  and not _is_a_label(name, code) and self._acts(forward, arrays, name)]  # fmt: skip
         tensors = [name for name in tensors if name in probe]
@@ -110,13 +135,7 @@ class PairCall:
         fits = all(np.shape(probe[name]) == x.shape for name, x in inputs.items())
         of_output = self.of_output.get(backward.name, False)
         is_slope = not upstream and len(tensors) == 1 and fits and np.shape(saved[1][y]) == inputs[tensors[0]].shape
-        if (
-            backward.name not in self.of_output
-            and not upstream
-            and len(tensors) == 1
-            and fits
-            and np.shape(saved[1][y]) == inputs[tensors[0]].shape
-        ):
+        if is_slope and backward.name not in self.of_output:
             of_output = self.of_output[backward.name] = self._is_of_output(forward, gradients, inputs[tensors[0]])
             if of_output:
                 notes.append(
@@ -136,7 +155,7 @@ class PairCall:
         """What forward returns, by name; the arrays that it fills, if it fills some."""
         for name in buffers:
             arguments[name][...] = 0
-        with same_random_numbers(self.module):
+        with self._random():
             result = self.forward(**arguments)
         if buffers:
             return {name: arguments[name] for name in buffers}
@@ -169,7 +188,7 @@ class PairCall:
                 given[source.argument] = next(iter(returned.values()))
             else:
                 given[source.argument] = {**arguments, **returned}[source.what]
-        with same_random_numbers(self.module, seed=1):
+        with self._random(seed=1):
             result = self.backward(**given)
         if buffers:
             return buffers

@@ -76,11 +76,8 @@ def _last_line_of_forward(found: Found) -> int:
         return 0
     code = code_of(found.forward)
     loss = code.returned[0]
-    lines = [
-        node.lineno
-        for node in code.own_nodes
-        if isinstance(node, ast.Name) and node.id == loss and isinstance(node.ctx, ast.Store)
-    ]
+    names = [node for node in code.own_nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    lines = [node.lineno for node in names if node.id == loss]
     return code.line - 1 + max(lines, default=0)
 
 

@@ -161,6 +161,7 @@ def says_integers(codes: Iterable[Code], name: str) -> bool:
 def _texts(codes: list[Code]) -> Iterator[str]:
     for code in codes:
         yield from _items(code.docstring)
+        yield from code.comments_above
         for line, comment in code.comments.items():
             before = code.text.splitlines()[line - 1].split("#")[0].strip()
             if not before or not re.match(
@@ -190,7 +191,7 @@ def _in_text(text: str, names: list[str]) -> Iterator[tuple[str, Shape]]:
         segment, shape = text[end : match.start()], _dims(match.group(1))
         if not shape or (len(shape) == 1 and not _is_a_shape(match.group(0), segment)):
             continue
-        if re.search(r"(?:[@+*x×-]|->|→)\s*$", segment) and not re.search(r"\w\s*->\s*\w", segment):
+        if end and re.fullmatch(r"\s*(?:[@+*x×.-]|->|→)\s*", segment):
             end = match.end()
             continue  # the operand of a formula
         end = match.end()
@@ -203,7 +204,7 @@ def _named(segment: str, names: list[str]) -> list[str]:
     words = r"(?:[A-Za-z_]\w*)"
     joint = r"(?:\s*,\s*|\s+and\s+|\s*/\s*)"
     behind = r"`{0,2}\s*(?::|--|=|\(|\[|has\b|shape|of shape|with shape|is\b|\s*$|,)"
-    for match in re.finditer(rf"({words}(?:{joint}{words})*){behind}", segment):
+    for match in re.finditer(rf"(?<!if )(?<!If )\b({words}(?:{joint}{words})*){behind}", segment):
         listed = re.split(joint, match.group(1))
         wanted = [name for each in listed for name in names if name == each or base_name(each) == name]
         if wanted and (listed[0] in names or base_name(listed[0]) in names or len(listed) == 1):
