@@ -59,7 +59,8 @@ def test_solved(judged):
     ],
 )
 def test_a_mistake_is_named(judged, old, new, words, monkeypatch):
-    monkeypatch.setattr(python_judge, "SECONDS", 0.2)
+    if "while True" in new:  # the others take as long as the machine needs
+        monkeypatch.setattr(python_judge, "SECONDS", 0.2)
     assert old in SOLUTION
     verdict = judged(SOLUTION.replace(old, new))
     assert verdict.problem.startswith(words), verdict.problem
