@@ -1,6 +1,9 @@
 """Every backward pass and every optimizer here: all mutants are noticed, or known to be the same function."""
 
+from pathlib import Path
+
 import pytest
+from mutants_page import reasons, row
 
 from minillm.checks.mutation.equivalent import entry_of, known_as_equal
 from minillm.checks.mutation.run import mutate
@@ -8,6 +11,7 @@ from minillm.checks.mutation.targets import names_to_mutate, targets_of
 from minillm.checks.optimizer_checks import CHECKS
 from minillm.errors import UserError
 
+PAGE = (Path(__file__).parents[2] / "docs" / "mutants.md").read_text(encoding="utf-8")
 # They take half of the time. What is changed there is in part that of other names, too.
 SLOW = ("attention", "rotary_attention", "gpt2", "adamw", "muon", "llama", "preference")
 LEAST = {"attention": 300, "layer_norm": 100, "gelu": 100, "adamw": 400, "muon": 300, "sequence_log_probability": 100}
@@ -29,6 +33,11 @@ def test_what_survives_is_the_same_function(name):
     assert not survivors, f"look at each: mend the check, or give the reason in equivalent.txt\n{survivors}"
     assert listed == entries(result), "no longer survivors: take them out of equivalent.txt"
     assert len(result.outcomes) >= LEAST.get(name, 2)
+    assert row(result) in PAGE.splitlines(), "docs/mutants.md: python tests/mutants_page.py > docs/mutants.md"
+
+
+def test_the_page_has_the_reasons():
+    assert reasons() in PAGE
 
 
 def test_every_entry_has_a_reason_and_belongs_to_a_name():

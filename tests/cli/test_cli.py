@@ -142,6 +142,14 @@ def test_gradcheck_names_the_mutants_that_survive(minillm, monkeypatch):
     assert shown.splitlines()[-1].endswith(" 0 are the same function, 1 survive")
 
 
+def test_ctrl_c_ends_the_mutants(minillm, monkeypatch):
+    def interrupted(mutant, check):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minillm.checks.mutation.run.noticed_by", interrupted)
+    assert minillm("gradcheck", "--mutate", "linear", expect=130).stderr.endswith("minillm: stopped\n")
+
+
 def test_mutants_of_a_wrong_gradient_are_not_tried(minillm, monkeypatch):
     monkeypatch.setattr("minillm.layers.softmax.softmax_backward", lambda dp, saved: saved * dp)
     shown = minillm("gradcheck", "--mutate", "softmax", expect=1)
