@@ -66,14 +66,18 @@ def cross_entropies() -> list[Trial]:
         _cross_entropy(6, 3, (-1, 3, 2, 0, 1, -100), 0.0),
         _cross_entropy(5, 67, (66, 30, 40, 50, 60), 0.0, masked=True),
         _cross_entropy(7, 41, (40, 30, 0, 7, -100, 20, 30), 0.1, before=2.5),
+        _cross_entropy(3, 1000, (5, 600, 999), 0.0, peak=400),
         _cross_entropy(600, 3, tuple(n % 4 - 100 * (n % 4 == 3) - 3 * (n % 4 == 3) for n in range(600)), 0.0),
     ]
 
 
-def _cross_entropy(rows, vocabulary, targets, smoothing, masked=False, before=0.0) -> Trial:
+def _cross_entropy(rows, vocabulary, targets, smoothing, masked=False, before=0.0, peak=None) -> Trial:
+    """peak: where the first row has a logit beside which the others vanish."""
     logits, targets = 3 * normal(rows, rows, vocabulary), np.array(targets)
     if masked:
         logits[:, : vocabulary // 3] = -np.inf
+    if peak is not None:
+        logits[0, peak] = 200
 
     def run():
         x, earlier = to_device(logits.copy(), DEVICE), to_device(np.array(before), DEVICE) if before else 0.0
