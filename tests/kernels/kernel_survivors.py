@@ -60,6 +60,21 @@ REASONS = {
             "cross_entropy", "...", "before = before < vocabulary ? ...", "before < vocabulary -> before <= vocabulary"
         ),
     ],
+    "ids are sorted: one that equals the id of another place is that of all between them": [
+        Survivor("embedding", "...", "bool began_before = ...", "run_start == start && start > 0 -> bool(start > 0)"),
+        Survivor("embedding", "...", "bool goes_on = ...", "p + 1 == end && end < count -> bool(end < count)"),
+        Survivor(
+            "embedding", "...", "if (run_start == start && ...", "run_start == start && start > 0 -> bool(start > 0)"
+        ),
+    ],
+    "windows start at multiples of 32": [
+        Survivor("embedding", "...", "bool began_before = ...", "0 -> 1"),
+        Survivor("embedding", "...", "if (run_start == start && start > 0 ...", "0 -> 1"),
+    ],
+    "the number is only compared with the start of the window, and is beyond it or before it in either way": [
+        Survivor("embedding", "...", "run_start = p + 1;", "p + 1 -> 1"),
+        Survivor("embedding", "...", "run_start = p + 1;", "1 -> 2"),
+    ],
     "the bisection cuts at another place": [
         Survivor("...", "piece_of_block", "int middle = (low + high + 1) / 2;", "1 -> 2"),
     ],

@@ -35,11 +35,16 @@ def _one_with_few_blocks(case: Case, problem: Problem, module, name: str) -> Tri
 
 
 def unknown_ids() -> list[Trial]:
-    """Ids outside of the vocabulary: NaN forward, and no gradient."""
-    return [_with_unknown_ids(ids) for ids in ((2, -1, 0, 3, 4, -7, 2), (-1,) * 40 + (0, 1, 1) + (3,) * 70)]
+    """Ids outside of the vocabulary: NaN forward, and no gradient. And runs of ids that begin and
+    end at and beside the borders of windows of 32.
+    """
+    lists = [(2, -1, 0, 3, 4, -7, 2), (-1,) * 40 + (0, 1, 1) + (3,) * 70]
+    lengths = [(1, 60), (2, 60), (32, 40, 5), (31, 40), (5, 59, 10), (32, 1, 40), (64, 1, 1)]
+    lists += [tuple(token for token, times in enumerate(each) for _ in range(times)) for each in lengths]
+    return [_with_ids(ids) for ids in lists]
 
 
-def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
+def _with_ids(ids: tuple[int, ...]) -> Trial:
     weight, dy = normal(0, 3, 5), normal(1, len(ids), 5)
 
     def run():
@@ -54,7 +59,7 @@ def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
                 dweight[token] += dy[row]
         return {"y": y, "dweight": dweight}
 
-    return Trial(f"{len(ids)} ids, some unknown", run, expected)
+    return Trial(f"{len(ids)} ids, {ids.count(0)} times 0", run, expected)
 
 
 def cross_entropies() -> list[Trial]:
