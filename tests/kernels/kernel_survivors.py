@@ -36,6 +36,7 @@ REASONS = {
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
+        Survivor("rms_norm", "rms_norm_forward", "if (threadIdx.x == 0) rstd[row] = r;", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x != 0) return;", "0 -> 1"),
     ],
     "thread 33 w is the only one of its kind in warp w, for all 32 warps": [
@@ -88,8 +89,17 @@ REASONS = {
         Survivor("...", "row_statistics", "for (int i = 0; i < HELD; ++i) {", "i < HELD -> i <= HELD"),
         Survivor("...", "store_row", "for (int i = 0; i < HELD; i += N) {", "i < HELD -> i <= HELD"),
     ],
-    "layer_norm does not read this sum; residual_layer_norm does": [
+    "the sum is read by the kernel of the residual norm alone": [
         Survivor("layer_norm", "layer_norm_backward_row", "sums.dx[i] += dx[i];", "..."),
+        Survivor("rms_norm", "rms_norm_backward_row", "dx_sums[i] += dx[i];", "..."),
+    ],
+    "vectors are launched only where the array begins at eight numbers of Philox: start is never negative": [
+        Survivor("dropout", "dropout", "if (N > 1 && ...", "N > 1 && start >= 0 -> bool(N > 1)"),
+    ],
+    "N is 1 or 8": [Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "1 -> 2")],
+    "a second table of sums is for the norms; the third name is the second one again": [
+        Survivor("...", "column_sum", "float* out = blockIdx.y == 0 ? ...", "..."),
+        Survivor("...", "column_sum", "long long table = (long long)blockIdx.y * count * width;", "..."),
     ],
     "no number that is drawn lies on the border: one of 65,536 would": [
         Survivor(
