@@ -23,6 +23,8 @@ PATTERNS = (
     r"kernels/test_training\.py::test_the_same_seed_gives_the_same_bits\[(?!cuda)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[(descending|shuffled)",
     r"kernels/test_training\.py::test_a_model_trains_as_with_numpy\[ascending-settings1",
+    # mutants of more kernels
+    r"kernels/test_kernel_mutants\.py::test_more_kernels",
     # every function of CuPy's with every type
     r"kernels/test_cupy_functions\.py::test_the_kernels_of_all_types_compile",
     r"kernels/test_simulator_stops\.py::test_loops_that_wait_for_ever\[run-never_(added|set)",

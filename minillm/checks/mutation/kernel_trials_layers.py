@@ -35,11 +35,16 @@ def _one_with_few_blocks(case: Case, problem: Problem, module, name: str) -> Tri
 
 
 def unknown_ids() -> list[Trial]:
-    """Ids outside of the vocabulary: NaN forward, and no gradient."""
-    return [_with_unknown_ids(ids) for ids in ((2, -1, 0, 3, 4, -7, 2), (-1,) * 40 + (0, 1, 1) + (3,) * 70)]
+    """Ids outside of the vocabulary: NaN forward, and no gradient. And runs of ids that begin and
+    end at and beside the borders of windows of 32.
+    """
+    lists = [(2, -1, 0, 3, 4, -7, 2), (-1,) * 40 + (0, 1, 1) + (3,) * 70]
+    lengths = [(1, 60), (2, 60), (32, 40, 5), (31, 40), (5, 59, 10), (32, 1, 40), (64, 1, 1)]
+    lists += [tuple(token for token, times in enumerate(each) for _ in range(times)) for each in lengths]
+    return [_with_ids(ids) for ids in lists]
 
 
-def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
+def _with_ids(ids: tuple[int, ...]) -> Trial:
     weight, dy = normal(0, 3, 5), normal(1, len(ids), 5)
 
     def run():
@@ -54,7 +59,7 @@ def _with_unknown_ids(ids: tuple[int, ...]) -> Trial:
                 dweight[token] += dy[row]
         return {"y": y, "dweight": dweight}
 
-    return Trial(f"{len(ids)} ids, some unknown", run, expected)
+    return Trial(f"{len(ids)} ids, {ids.count(0)} times 0", run, expected)
 
 
 def cross_entropies() -> list[Trial]:
@@ -66,14 +71,18 @@ def cross_entropies() -> list[Trial]:
         _cross_entropy(6, 3, (-1, 3, 2, 0, 1, -100), 0.0),
         _cross_entropy(5, 67, (66, 30, 40, 50, 60), 0.0, masked=True),
         _cross_entropy(7, 41, (40, 30, 0, 7, -100, 20, 30), 0.1, before=2.5),
+        _cross_entropy(3, 1000, (5, 600, 999), 0.0, peak=400),
         _cross_entropy(600, 3, tuple(n % 4 - 100 * (n % 4 == 3) - 3 * (n % 4 == 3) for n in range(600)), 0.0),
     ]
 
 
-def _cross_entropy(rows, vocabulary, targets, smoothing, masked=False, before=0.0) -> Trial:
+def _cross_entropy(rows, vocabulary, targets, smoothing, masked=False, before=0.0, peak=None) -> Trial:
+    """peak: where the first row has a logit beside which the others vanish."""
     logits, targets = 3 * normal(rows, rows, vocabulary), np.array(targets)
     if masked:
         logits[:, : vocabulary // 3] = -np.inf
+    if peak is not None:
+        logits[0, peak] = 200
 
     def run():
         x, earlier = to_device(logits.copy(), DEVICE), to_device(np.array(before), DEVICE) if before else 0.0

@@ -17,14 +17,14 @@ def adamw_steps() -> list[Trial]:
 
 
 def _adamw_step(scale: float, decoupled: bool) -> Trial:
-    shapes = ((3, 5), (300,), (1,), (8,))
+    shapes = ((3, 5), (5000,), (1,), (8,))
     lists = [[normal(10 * n + m, *shape) for m, shape in enumerate(shapes)] for n in range(4)]
     lists[3] = [np.abs(each) for each in lists[3]]
     settings = dict(lr=0.1, betas=(0.9, 0.99), eps=0.5, weight_decays=[0.1, 0.0, 0.2, 0.0], step=2, decoupled=decoupled)
 
     def run():
         values, gradients, first, second = ([to_device(x.copy(), DEVICE) for x in each] for each in lists)
-        copies = [None if n == 1 else to_device(np.zeros(x.shape, bfloat16()), DEVICE) for n, x in enumerate(values)]
+        copies = [None if n == 2 else to_device(np.zeros(x.shape, bfloat16()), DEVICE) for n, x in enumerate(values)]
         adamw.adamw_update(values, gradients, first, second, gradient_scale=scale, copies=copies, **settings)
         copied = {f"copy[{n}]": to_host(x).astype(np.float32) for n, x in enumerate(copies) if x is not None}
         named = zip(("value", "first", "second"), (values, first, second))
@@ -38,7 +38,7 @@ def _adamw_step(scale: float, decoupled: bool) -> Trial:
             first[n], second[n] = 0.9 * first[n] + 0.1 * g, 0.99 * second[n] + 0.01 * g * g
             step = first[n] / (1 - 0.9**2) / (np.sqrt(second[n] / (1 - 0.99**2)) + 0.5)
             values[n] = values[n] - 0.1 * (step + (decay * values[n] if decoupled else 0))
-        copied = {f"copy[{n}]": x for n, x in enumerate(values) if n != 1}
+        copied = {f"copy[{n}]": x for n, x in enumerate(values) if n != 2}
         named = zip(("value", "first", "second"), (values, first, second))
         return copied | {f"{name}[{n}]": x for name, each in named for n, x in enumerate(each)}
 
