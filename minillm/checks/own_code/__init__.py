@@ -1,5 +1,4 @@
-"""Checks of a user's own file: the layers and the forward/backward pairs in it are found, called and
-checked.
+"""Checks of a user's own file: its layers and forward/backward pairs are found, called and checked.
 
 loading      the file, executed as a module
 source       what a function's text tells: its arguments, what it returns, its comments

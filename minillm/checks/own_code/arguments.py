@@ -20,7 +20,10 @@ RATES = ("learning_rate", "lr", "learn_rate", "alpha", "eta", "step_size")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the value of an argument comes from. kind: "upstream", "kept", "named", "buffer", "value"."""
+    """Where the value of an argument comes from.
+
+    kind: "upstream", "kept", "named", "buffer" or "value".
+    """
 
     argument: str
     kind: str
@@ -104,7 +107,7 @@ def inputs_only(inputs: dict, buffers: tuple[str, ...]) -> tuple[str, ...]:
 def assigned(
     names: list[str | None], tensors: list[str], shapes: dict[str, tuple], gradients: list
 ) -> dict[str, object]:
-    """Tensor -> gradient, of what backward returned: by its names, else in the order of the tensors.
+    """Tensor -> gradient, of what backward returned: by its names, else in the tensors' order.
 
     names: those in the text of its `return`. Raises Ask where neither tells.
     """

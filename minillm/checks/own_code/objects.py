@@ -1,7 +1,7 @@
 """A user's objects with forward and backward, called as `gradcheck` calls a pair of functions.
 
-Each call works on a copy of the object as it was made, so that nothing it keeps is taken along: what
-it saved, running statistics, gradients that were added up. Its own arrays that have a gradient
+Each call works on a copy of the object as it was made, so that nothing it keeps is taken along:
+what it saved, running statistics, gradients that were added up. Its own arrays that have a gradient
 (attributes.py) are inputs of the pair, beside those of forward, and have new random numbers: at
 zeros and ones, as they are made, faults do not show.
 """
@@ -210,8 +210,8 @@ class ObjectCall:
         return sources, False
 
     def _run_backward(self, thing, values, returned, sources, candidates: list[Leaf], dys) -> dict[str, object]:
-        """Name -> gradient: of what backward returns, of what it leaves on the object, or of what it
-        takes from the weights with a learning rate of 1.
+        """Name -> gradient: what backward returns, what it leaves on the object, or what it takes
+        from the weights with a learning rate of 1.
         """
         dy = next(iter(dys.values()))
         if self._backward is None:  # loss, grads = self.loss(x, y)

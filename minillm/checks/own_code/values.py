@@ -1,4 +1,4 @@
-"""Values for the arguments of a function: arrays of the shapes that are told, settings by their names."""
+"""Values for the arguments of a function: arrays of known shapes, settings by their names."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class Maker:
             yield Choice({a.name: values[a.name] for a in arguments if a.name in values}, tuple(open_))
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Random numbers that depend on the name: standard normal, or in (0, 1) for probabilities."""
+        """Standard normal numbers that depend on the name."""
         numbers = np.random.default_rng([self.seed, *name.encode()])
         return numbers.normal(size=shape)
 
@@ -218,7 +218,7 @@ class Maker:
         return _OPEN
 
     def _by_default(self, name: str, default):
-        """A large number of features of a constructor becomes a small one; other defaults are kept."""
+        """A large number of features becomes a small one; other defaults are kept."""
         return self.sizes.of(name) if type(default) is int and default > 8 and SIZES.search(name) else _LEAVE
 
     def _is_a_size(self, codes: list[Code], name: str) -> bool:
@@ -271,7 +271,7 @@ class Maker:
                 yield {name: _positive(value) if positive else value for name, value in values.items()}
 
     def _candidates(self, codes: list[Code], name: str, base: tuple[int, ...], is_first: bool, differentiated) -> list:
-        """Functions that make an array for an argument of which nothing is told."""
+        """Functions that make an array for an argument of which nothing is known."""
         width = base[-1]
 
         def shaped(*shapes):
