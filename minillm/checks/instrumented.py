@@ -84,7 +84,7 @@ class Taps:
 
 
 def called_functions(run: Callable[[], object]) -> dict[types.FunctionType, int]:
-    """The Python functions that are called in `run` -> how often, in the order in which they return.
+    """The Python functions that are called in `run` -> how often, as they return.
 
     Those without a readable source, NumPy's, Python's and those of the checks are left out.
     """

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.checks.own_code.names import LABELS, SETTINGS
 from minillm.checks.own_code.source import REQUIRED, Code, base_name, same_name
-from minillm.checks.own_code.values import HELP, LABELS, SETTINGS, Ask
+from minillm.checks.own_code.values import HELP, Ask
 
 CACHES = ("cache", "caches", "saved", "ctx", "context", "memory", "tape", "residuals", "saved_tensors", "tmp", "stash")
 UPSTREAM = (

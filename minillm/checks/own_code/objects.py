@@ -21,9 +21,10 @@ from minillm.checks.own_code.attributes import Leaf, at, gradient_of, input_grad
 from minillm.checks.own_code.finding import Found
 from minillm.checks.own_code.functions import Problem, flattened, in_backward, with_arrays
 from minillm.checks.own_code.loading import RandomNumbers, same_random_numbers
+from minillm.checks.own_code.names import LABELS, SIZES
 from minillm.checks.own_code.shapes import told
 from minillm.checks.own_code.source import base_name, code_of
-from minillm.checks.own_code.values import LABELS, NOT_GIVEN, SIZES, Ask, Choice, Maker
+from minillm.checks.own_code.values import NOT_GIVEN, Ask, Choice, Maker
 from minillm.errors import UserError
 
 RESULTS = (
