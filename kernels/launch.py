@@ -19,6 +19,8 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -91,6 +93,19 @@ class CudaFile:
         other = CudaFile(self.path, self.path.name, self.instances, self.minimum_arch, self.constants, self.one_by_one)
         other.text = text
         return other
+
+    @contextmanager
+    def compiled_from(self, code: str, modules: list) -> Iterator[None]:
+        """Within the `with` block, kernels are compiled from `code`, which has the file and its
+        headers changed; `modules` gets what is compiled.
+        """
+        kept = self.__dict__.copy()
+        self.code, self._modules, self._functions, self._granted = code, _Listed(modules), {}, {}
+        try:
+            yield
+        finally:
+            self.__dict__.clear()
+            self.__dict__.update(kept)
 
     @cached_property
     def text(self) -> str:
@@ -190,6 +205,17 @@ class CudaFile:
         if len(places) != 1:
             raise ValueError(f"{kernel}: arguments live on {' and '.join(map(str, sorted(places)))}")
         return arrays[0]
+
+
+class _Listed(dict):
+    """Modules by place, which are put into a list, too."""
+
+    def __init__(self, modules: list):
+        self.modules = modules
+
+    def __setitem__(self, place, module) -> None:
+        super().__setitem__(place, module)
+        self.modules.append(module)
 
 
 def _struct(struct: np.void) -> np.ndarray:

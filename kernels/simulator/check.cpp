@@ -17,17 +17,39 @@ uint64_t first_unit(int element) { return std::min(element & -element, 8); }
 bool is_sync(int kind) { return kind >= kAtomic; }
 
 constexpr const char *kTwoWrite = "data race: two threads write", *kReadsWritten = "data race: it reads what another thread writes";
+constexpr const char *kReadsCopy = "it reads shared memory that an asynchronous copy is still to write: wait for the copy (of another "
+                                   "thread's, a barrier has to come after that)",
+                     *kWritesCopy = "it writes shared memory that an asynchronous copy is still to write";
 constexpr unsigned kDoubtfulAccesses = 64;  // a loop that waits comes back within so many
 
 }  // namespace
 
-Checker::Checker(BlockRunner& runner)
-    : order(static_cast<unsigned>(runner.threads.size())), runner(runner), shared(runner.launch().shared_size, 4) {
-    for (const Region& region : runner.map().regions()) global.emplace_back(region.size, first_unit(region.element));
+Checker::Checker(BlockRunner& runner, Checker* other)
+    : runner(runner), common(other ? other->common : std::make_shared<Common>(static_cast<unsigned>(runner.threads.size()))),
+      shared(runner.launch().shared_size, 4) {
+    if (!other)
+        for (const Region& region : runner.map().regions()) common->global.emplace_back(region.size, first_unit(region.element));
     shared_start = runner.shared_start();
 }
 
-void Checker::start_block() { order.start_block(); }
+void Checker::start_block(unsigned long long block) {
+    began = order().start_block(block);
+    under_way.assign(under_way.size(), 0);
+    copies_under_way = 0;
+}
+
+void Checker::resume_block(unsigned long long block) { order().start_block(block); }
+
+void Checker::take_off(uint64_t offset, uint64_t size) {
+    if (under_way.empty()) under_way.resize(runner.launch().shared_size);
+    for (uint64_t i = offset; i < offset + size; ++i) ++under_way[i];
+    copies_under_way += size;
+}
+
+void Checker::touch_down(uint64_t offset, uint64_t size) {
+    for (uint64_t i = offset; i < offset + size; ++i) --under_way[i];
+    copies_under_way -= size;
+}
 
 void Checker::access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc) {
     Thread& thread = runner.current();
@@ -38,12 +60,12 @@ void Checker::access(uint64_t address, uint64_t size, int kind, bool aligned, co
     watch_waiting(thread, address, size, kind, pc);
     if (in_own_memory(address, size, kind)) return;
     auto index = static_cast<unsigned>(&thread - runner.threads.data());
-    Access access = order.now(index, reinterpret_cast<uint64_t>(pc));
+    Access access = order().now(index, reinterpret_cast<uint64_t>(pc));
     access.sync = kind == kAtomic ? kAtomically : is_sync(kind) ? kVolatile : kPlain;
     access_size = std::min<uint64_t>(size, 8);
     if (!access_shared(address, size, kind, aligned, access)) access_global(address, size, kind, aligned, access);
     if (kind == kVolatileWrite && runner.readable(address, size))
-        std::memcpy(&values_before[address], reinterpret_cast<const void*>(address), access_size);
+        std::memcpy(&common->values_before[address], reinterpret_cast<const void*>(address), access_size);
 }
 
 void Checker::text(const char* text, uint64_t size, const void* pc) {
@@ -78,9 +100,14 @@ bool Checker::access_shared(uint64_t address, uint64_t size, int kind, bool alig
         stop(text, access);
     }
     if (aligned && address % size) stop("misaligned shared access", access);
-    if (kind == kAtomic || kind == kVolatileRead) order.read_sync(access.thread, address, true);
+    for (uint64_t i = offset; copies_under_way && i < offset + size; ++i)
+        if (under_way[i]) {
+            note(is_read(kind) ? kReadsCopy : kWritesCopy, access, nullptr);
+            return true;
+        }
+    if (kind == kAtomic || kind == kVolatileRead) order().read_sync(access.thread, address, true);
     shared.each(offset, size, [&](Cell& cell) { check_cell(cell, address, true, kind, access); });
-    if (kind == kAtomic || kind == kVolatileWrite) order.write_sync(access.thread, address, true);
+    if (kind == kAtomic || kind == kVolatileWrite) order().write_sync(access.thread, address, true);
     return true;
 }
 
@@ -105,32 +132,32 @@ void Checker::access_global(uint64_t address, uint64_t size, int kind, bool alig
             stop("write to a constant", access);
     }
     if (region.kind == kConstants) return;
-    if (kind == kAtomic || kind == kVolatileRead) order.read_sync(access.thread, address, false);
-    global[found].each(address - region.address, size, [&](Cell& cell) { check_cell(cell, address, false, kind, access); });
-    if (kind == kAtomic || kind == kVolatileWrite) order.write_sync(access.thread, address, false);
+    if (kind == kAtomic || kind == kVolatileRead) order().read_sync(access.thread, address, false);
+    common->global[found].each(address - region.address, size, [&](Cell& cell) { check_cell(cell, address, false, kind, access); });
+    if (kind == kAtomic || kind == kVolatileWrite) order().write_sync(access.thread, address, false);
 }
 
 void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, const Access& access) {
-    if (shared && !order.of_this_block(cell.writer)) {
+    if (shared && cell.writer.phase < began) {
         if (kind != kWrite && kind != kVolatileWrite) note("uninitialised read of shared memory", access, nullptr);
         cell.writer = {};
-        if (!order.of_this_block(cell.reader)) cell.reader = cell.other_reader = {};
+        if (cell.reader.phase < began) cell.reader = cell.other_reader = {};
     }
     bool write = !is_read(kind);
-    if (cell.writer.phase && !order.ordered(cell.writer, access)) {
+    if (cell.writer.phase && !order().ordered(cell.writer, access)) {
         if (!write && !access.sync && cell.writer.sync == kAtomically)
             guess(runner.current(), address, access, cell.writer);
         else if (!cell.writer.sync || !access.sync)  // atomic and volatile accesses do not race among themselves
             note(write ? kTwoWrite : kReadsWritten, access, &cell.writer);
         else if (kind == kVolatileRead && cell.writer.sync == kVolatile &&
-                 !order.told(cell.writer, access.thread, address, shared))
+                 !order().told(cell.writer, access.thread, address, shared))
             hide(cell.writer, address, access);
     }
     if (!write) return remember_reader(cell, access);
     for (const Access* reader : {&cell.reader, &cell.other_reader})
-        if (reader->phase && !(reader->sync && access.sync) && !order.ordered(*reader, access)) {
+        if (reader->phase && !(reader->sync && access.sync) && !order().ordered(*reader, access)) {
             Thread& other = runner.threads[reader->thread];
-            if (access.sync == kAtomically && order.of_this_block(*reader) && other.state != State::kDone)
+            if (access.sync == kAtomically && order().of_this_block(*reader) && other.state != State::kDone)
                 guess(other, address, *reader, access);
             else
                 note("data race: it writes what another thread reads", access, reader);
@@ -141,27 +168,27 @@ void Checker::check_cell(Cell& cell, uint64_t address, bool shared, int kind, co
 
 void Checker::hide(const Access& writer, uint64_t address, const Access& access) {
     Thread& thread = runner.current();
-    auto before = values_before.find(address);
-    if (thread.doubt.pc || hidden.size || signals.count(address) || before == values_before.end()) return;
+    auto before = common->values_before.find(address);
+    if (thread.doubt.pc || common->hidden.size || common->signals.count(address) || before == common->values_before.end()) return;
     uint64_t size = access_size;
-    std::memcpy(&hidden.value, reinterpret_cast<const void*>(address), size);
-    if (!std::memcmp(&hidden.value, &before->second, size)) return;  // nothing changed
+    std::memcpy(&common->hidden.value, reinterpret_cast<const void*>(address), size);
+    if (!std::memcmp(&common->hidden.value, &before->second, size)) return;  // nothing changed
     std::memcpy(reinterpret_cast<void*>(address), &before->second, size);
-    hidden.address = address;
-    hidden.size = size;
+    common->hidden.address = address;
+    common->hidden.size = size;
     thread.doubt = {reinterpret_cast<const void*>(access.pc), address, 0, access, writer};
 }
 
 void Checker::let_see() {
-    if (!hidden.size) return;
-    std::memcpy(reinterpret_cast<void*>(hidden.address), &hidden.value, hidden.size);
-    hidden.size = 0;
+    if (!common->hidden.size) return;
+    std::memcpy(reinterpret_cast<void*>(common->hidden.address), &common->hidden.value, common->hidden.size);
+    common->hidden.size = 0;
 }
 
 void Checker::watch_doubt(Thread& thread, uint64_t address, int kind, const void* pc) {
     Doubt& doubt = thread.doubt;
     const Round& round = thread.round;
-    if (kind == kVolatileRead && round.pc == pc && round.address == address && !round.wrote) signals.insert(address);
+    if (kind == kVolatileRead && round.pc == pc && round.address == address && !round.wrote) common->signals.insert(address);
     if (doubt.pc == pc && doubt.address == address)
         doubt.pc = nullptr;
     else if (doubt.pc && (++doubt.accesses > kDoubtfulAccesses || (!is_read(kind) && !in_own_memory(address, 1, kind))))
@@ -193,11 +220,11 @@ void Checker::settle(Thread& thread) {
     thread.doubt.pc = nullptr;
 }
 
-void Checker::remember_reader(Cell& cell, const Access& access) const {
-    if (!cell.reader.phase || order.ordered(cell.reader, access))
+void Checker::remember_reader(Cell& cell, const Access& access) {
+    if (!cell.reader.phase || order().ordered(cell.reader, access))
         cell.reader = access;
-    else if (!cell.other_reader.phase || order.ordered(cell.other_reader, access) ||
-             (order.of_this_block(cell.reader) && cell.other_reader.thread / 32 == cell.reader.thread / 32))
+    else if (!cell.other_reader.phase || order().ordered(cell.other_reader, access) ||
+             (order().of_this_block(cell.reader) && cell.other_reader.thread / 32 == cell.reader.thread / 32))
         cell.other_reader = access;
 }
 
@@ -227,7 +254,7 @@ void Checker::watch_waiting(Thread& thread, uint64_t address, uint64_t size, int
 }
 
 void Checker::note(const char* what, const Access& access, const Access* other) {
-    runner.note(what, access.pc, other ? other->pc : 0, other ? other->thread : 0, other ? int(order.block_of(*other)) : -1);
+    runner.note(what, access.pc, other ? other->pc : 0, other ? other->thread : 0, other ? int(order().block_number(*other)) : -1);
 }
 
 void Checker::stop(const char* what, const Access& access) {

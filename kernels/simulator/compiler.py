@@ -16,10 +16,13 @@ import tempfile
 from pathlib import Path
 
 from minillm.errors import UserError
+from minillm.kernels.simulator import settings
+from minillm.kernels.simulator.breakpoints import compiled_at_breakpoint
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
 from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
+from minillm.kernels.simulator.ptx import STATEMENT, with_ptx_as_cpp
 from minillm.kernels.simulator.source import kernels, masked, with_pointers_to_shared, without_host_code
 
 HERE = Path(__file__).resolve().parent
@@ -57,13 +60,14 @@ device_functions.h device_atomic_functions.h math_functions.h builtin_types.h ve
 driver_types.h host_defines.h common_functions.h channel_descriptor.h sm_20_atomic_functions.h sm_20_intrinsics.h
 sm_30_intrinsics.h sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h nvrtc.h cudaProfiler.h
 library_types.h helper_cuda.h helper_functions.h helper_string.h helper_timer.h helper_image.h book.h
-cooperative_groups/reduce.h cooperative_groups/scan.h
+cooperative_groups/reduce.h cooperative_groups/scan.h cooperative_groups/memcpy_async.h
 """.split()
 HOST_LIBRARIES = re.compile(
     r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
 )
 # Ours that come before the user's macros if the source asks for them.
-FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h")
+FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h", "mma.h", "cuda_pipeline.h")
+FULL_HEADERS += ("cuda_pipeline_primitives.h", "cuda/barrier", "cuda/pipeline")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
 OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")
@@ -140,6 +144,16 @@ def kernel_library(
     prefix: headers that come before the source and are compiled once for all sources with the same
     options; with them g++ optimises less, since such kernels are many and small.
     """
+
+    def build(text: str, more: tuple[str, ...] = ()) -> Path:
+        return _built(text, path, options, entries, observed, prefix, more)
+
+    chosen = settings.current().breakpoint
+    return compiled_at_breakpoint(build, text, path, options, chosen) if chosen else build(text)
+
+
+def _built(text, path, options, entries, observed, prefix, more) -> Path:
+    """kernel_library, with more options for g++."""
     folder = Path(path).resolve().parent if path else None
     command = (
         *COMMON,
@@ -150,6 +164,7 @@ def kernel_library(
         *(("-O1",) if prefix and not observed else ()),
         f"-I{HERE}",
         *_translated(options),
+        *more,
         *([f"-I{folder}"] if folder else []),
     )
     searched = [folder] if folder else []
@@ -208,7 +223,8 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     """
     texts = [text, *(each.decode("utf-8", "replace") for each in included)]
     wanted = {name for part in texts for name in INCLUDE.findall(part)}
-    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted), "entry.h"]
+    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted)]
+    headers += [*(["ptx.h"] if any(map(STATEMENT.search, texts)) else []), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]
     if any(map(_names_std, texts)):
@@ -217,7 +233,7 @@ def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes])
     calls = [
         f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n' for index, name in enumerate(entries)
     ]
-    device_code = with_pointers_to_shared(without_host_code(text)[0])
+    device_code = with_ptx_as_cpp(with_pointers_to_shared(without_host_code(text)[0]))
     return "".join([*first, f'#line 1 "{escaped}"\n', device_code, "\n", *calls])
 
 

@@ -1,6 +1,8 @@
 // Cooperative groups: the block, tiles of a warp, the lanes that run together, and what they do
-// with each other. A grid has its numbers, but no sync(): blocks do not run at the same time here.
+// with each other. A grid can be synchronised in a cooperative launch.
 #pragma once
+
+#include "async_bytes.h"
 
 namespace minillm_sim {
 
@@ -9,6 +11,11 @@ inline unsigned block_rank() {
     const Running& t = *running;
     return (t.thread.z * t.block_size.y + t.thread.y) * t.block_size.x + t.thread.x;
 }
+// Of a warp, in a tile of several.
+struct alignas(16) TileMemory {
+    char value[16];
+    unsigned arrived, phase;
+};
 inline unsigned block_threads() { return running->block_size.x * running->block_size.y * running->block_size.z; }
 
 }  // namespace minillm_sim
@@ -21,6 +28,7 @@ class coalesced_group {
     explicit coalesced_group(unsigned lanes) : lanes(lanes) {}
     void sync(MINILLM_SITE) const { __syncwarp(lanes, file, line); }
     unsigned size() const { return __builtin_popcount(lanes); }
+    unsigned mask() const { return lanes; }
     unsigned num_threads() const { return size(); }
     unsigned thread_rank() const { return __builtin_popcount(lanes & ((1u << minillm_sim::running->lane) - 1)); }
     unsigned meta_group_size() const { return 1; }
@@ -79,14 +87,20 @@ class thread_block {
     static dim3 thread_index() { return minillm_sim::running->thread; }
     static dim3 group_dim() { return minillm_sim::running->block_size; }
     static dim3 dim_threads() { return minillm_sim::running->block_size; }
+
+    thread_block() = default;
+    explicit thread_block(minillm_sim::TileMemory* memory) : memory(memory) {
+        if (minillm_sim::running->lane == 0) memory[thread_rank() / 32].arrived = memory[thread_rank() / 32].phase = 0;
+        __syncthreads();
+    }
+    minillm_sim::TileMemory* memory = nullptr;
 };
 inline thread_block this_thread_block() { return {}; }
 
 class grid_group {
   public:
-    static bool is_valid() { return false; }  // it cannot be synchronised
-    __attribute__((error("grid.sync() is not in the simulator, where blocks do not run at the same time: end the kernel and launch "
-                         "another one"))) void sync() const;
+    static bool is_valid() { return minillm_sim_is_cooperative(); }
+    static void sync(MINILLM_SITE) { minillm_sim_grid_barrier(file, line); }
     static unsigned long long thread_rank() {
         return block_rank() * minillm_sim::block_threads() + minillm_sim::block_rank();
     }
@@ -106,13 +120,14 @@ class grid_group {
 };
 inline grid_group this_grid() { return {}; }
 
-template <unsigned kSize, class Parent = void>
+template <unsigned kSize, class Parent = void, bool kOfOneWarp = kSize <= 32>
 class thread_block_tile : public coalesced_group {
-    static_assert(kSize <= 32, "tiles of more than 32 threads are not in the simulator: use this_thread_block() and shared memory");
     static_assert(kSize && !(kSize & (kSize - 1)), "the size of a tile is a power of two");
 
   public:
     thread_block_tile() : coalesced_group(of_lane()) {}
+    template <class Group>
+    explicit thread_block_tile(const Group&) : thread_block_tile() {}
     template <class Other>
     thread_block_tile(const thread_block_tile<kSize, Other>&) : thread_block_tile() {}
     static constexpr unsigned size() { return kSize; }
@@ -135,7 +150,67 @@ class thread_block_tile : public coalesced_group {
     }
 };
 template <unsigned kSize, class Parent>
-thread_block_tile<kSize, Parent> tiled_partition(const Parent&) { return {}; }
+thread_block_tile<kSize, Parent> tiled_partition(const Parent& parent) { return thread_block_tile<kSize, Parent>(parent); }
+
+// What a tile of several warps exchanges values through; it is given to this_thread_block().
+template <unsigned kMaxBlockSize = 1024>
+struct block_tile_memory {
+    minillm_sim::TileMemory warp[(kMaxBlockSize + 31) / 32];
+};
+template <unsigned kMaxBlockSize>
+thread_block this_thread_block(block_tile_memory<kMaxBlockSize>& memory) { return thread_block(memory.warp); }
+
+// A tile of several warps: 64 to 512 threads.
+template <unsigned kSize, class Parent>
+class thread_block_tile<kSize, Parent, false> {
+    static_assert(kSize <= 512 && !(kSize & (kSize - 1)), "the size of a tile is a power of two");
+
+  public:
+    explicit thread_block_tile(const thread_block& block) : memory(block.memory) {}
+    static constexpr unsigned size() { return kSize; }
+    static constexpr unsigned num_threads() { return kSize; }
+    unsigned thread_rank() const { return minillm_sim::block_rank() % kSize; }
+    unsigned meta_group_size() const { return (minillm_sim::block_threads() + kSize - 1) / kSize; }
+    unsigned meta_group_rank() const { return minillm_sim::block_rank() / kSize; }
+    void sync(MINILLM_SITE) const {
+        if (!memory)
+            minillm_sim_trap("a tile of several warps needs memory: __shared__ cg::block_tile_memory<N> m; "
+                             "cg::this_thread_block(m)", file, line);
+        __syncwarp(0xffffffffu, file, line);
+        auto& first = memory[minillm_sim::block_rank() / kSize * (kSize / 32)];
+        if (minillm_sim::running->lane == 0) {
+            unsigned phase = atomicAdd(&first.phase, 0u);
+            __threadfence_block();
+            if (atomicAdd(&first.arrived, 1u) + 1 == warps()) {
+                atomicExch(&first.arrived, 0u);
+                __threadfence_block();
+                atomicAdd(&first.phase, 1u);
+            }
+            while (atomicAdd(&first.phase, 0u) == phase) minillm_sim_spin(file, line);
+        }
+        __syncwarp(0xffffffffu, file, line);
+    }
+    // The value of each warp's lane 0, combined; every thread receives it.
+    template <class T, class Combine>
+    T combined(T of_warp, Combine&& combine, const char* file, int line) const {
+        static_assert(sizeof(T) <= sizeof(memory->value), "a value of at most 16 bytes");
+        unsigned begin = minillm_sim::block_rank() / kSize * (kSize / 32);
+        sync(file, line);
+        if (minillm_sim::running->lane == 0) *reinterpret_cast<T*>(memory[minillm_sim::block_rank() / 32].value) = of_warp;
+        sync(file, line);
+        T total = *reinterpret_cast<T*>(memory[begin].value);
+        for (unsigned warp = 1; warp < warps(); ++warp) total = combine(total, *reinterpret_cast<T*>(memory[begin + warp].value));
+        sync(file, line);
+        return total;
+    }
+
+  private:
+    static unsigned warps() {
+        unsigned left = minillm_sim::block_threads() - minillm_sim::block_rank() / kSize * kSize;
+        return ((left < kSize ? left : kSize) + 31) / 32;
+    }
+    minillm_sim::TileMemory* memory;
+};
 
 // Any of the groups, for functions that take one.
 class thread_group {
@@ -155,6 +230,26 @@ template <class Parent>
 thread_group tiled_partition(const Parent&, unsigned size) {
     unsigned lane = minillm_sim::running->lane;
     return coalesced_group(size >= 32 ? 0xffffffffu : ((1u << size) - 1) << (lane / size * size));
+}
+// The lanes of a group that give the same label, or the same answer.
+template <class Label>
+coalesced_group labeled_partition(const coalesced_group& group, Label label, MINILLM_SITE) {
+    return coalesced_group(__match_any_sync(group.mask(), label, file, line));
+}
+inline coalesced_group binary_partition(const coalesced_group& group, bool answer, MINILLM_SITE) {
+    unsigned yes = __ballot_sync(group.mask(), answer, file, line);
+    return coalesced_group(answer ? yes : group.mask() & ~yes);
+}
+// One thread of the group calls a function.
+template <class Group, class Function, class... Arguments>
+void invoke_one(const Group& group, Function&& function, Arguments&&... arguments) {
+    if (group.thread_rank() == 0) function(arguments...);
+}
+template <class Group, class Function, class... Arguments>
+auto invoke_one_broadcast(const Group& group, Function&& function, Arguments&&... arguments) {
+    decltype(function(arguments...)) result{};
+    if (group.thread_rank() == 0) result = function(arguments...);
+    return group.shfl(result, 0);
 }
 inline coalesced_group coalesced_threads(MINILLM_SITE) { return coalesced_group(__activemask(file, line)); }
 
@@ -180,6 +275,16 @@ T reduce(const Group& group, T value, Combine&& combine, MINILLM_SITE) {
     for (unsigned rank = 1; rank < group.size(); ++rank) total = combine(total, group.shfl(value, rank, file, line));
     return total;
 }
+template <unsigned kSize, class Parent, class T, class Combine>
+T reduce(const thread_block_tile<kSize, Parent, false>& group, T value, Combine&& combine, MINILLM_SITE) {
+    coalesced_group warp(0xffffffffu);
+    return group.combined(reduce(warp, value, combine, file, line), combine, file, line);
+}
+template <class Group, class T, class Combine>
+void reduce_store_async(const Group& group, T* to, T value, Combine&& combine, MINILLM_SITE) {
+    T total = reduce(group, value, combine, file, line);
+    if (group.thread_rank() == 0) *to = total;
+}
 template <class Group, class T, class Combine>
 T inclusive_scan(const Group& group, T value, Combine&& combine, MINILLM_SITE) {
     for (unsigned delta = 1; delta < group.size(); delta *= 2) {
@@ -197,5 +302,29 @@ T exclusive_scan(const Group& group, T value, Combine&& combine, MINILLM_SITE) {
 }
 template <class Group, class T>
 T exclusive_scan(const Group& group, T value, MINILLM_SITE) { return exclusive_scan(group, value, plus<T>(), file, line); }
+
+
+// cooperative_groups/memcpy_async.h: the threads of a group copy a piece each; every call is a group
+// of copies.
+template <class Group, class T, class Size>
+void memcpy_async(const Group& group, T* to, const T* from, const Size& size) {
+    minillm_sim::copy_bytes(to, from, static_cast<size_t>(size), group.thread_rank(), group.size());
+    minillm_sim_copy_commit();
+}
+template <class Group, class T, class Size, class Given>
+void memcpy_async(const Group& group, T* to, const Size& room, const T* from, const Given& given) {
+    size_t size = static_cast<size_t>(room) < static_cast<size_t>(given) ? room : given;
+    memcpy_async(group, to, from, size * sizeof(T));
+}
+template <class Group>
+void wait(const Group& group, MINILLM_SITE) {
+    minillm_sim_copy_wait(-1);
+    group.sync(file, line);
+}
+template <unsigned kKeep, class Group>
+void wait_prior(const Group& group, MINILLM_SITE) {
+    minillm_sim_copy_wait(kKeep);
+    group.sync(file, line);
+}
 
 }  // namespace cooperative_groups

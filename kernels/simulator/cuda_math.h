@@ -228,3 +228,9 @@ inline double min(float a, double b) { return __builtin_fmin(a, b); }
 inline double min(double a, float b) { return __builtin_fmin(a, b); }
 inline double max(float a, double b) { return __builtin_fmax(a, b); }
 inline double max(double a, float b) { return __builtin_fmax(a, b); }
+inline unsigned umin(unsigned a, unsigned b) { return min(a, b); }
+inline unsigned umax(unsigned a, unsigned b) { return max(a, b); }
+inline long long llmin(long long a, long long b) { return b < a ? b : a; }
+inline long long llmax(long long a, long long b) { return a < b ? b : a; }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return b < a ? b : a; }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return a < b ? b : a; }

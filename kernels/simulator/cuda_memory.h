@@ -21,7 +21,13 @@ MINILLM_STORE(__stwt)
 #undef MINILLM_LOAD
 #undef MINILLM_STORE
 
-inline size_t __cvta_generic_to_shared(const void* address) { return reinterpret_cast<size_t>(address); }
+// An address of shared memory as PTX has it: the distance from the start of the block's.
+inline size_t __cvta_generic_to_shared(const void* address) { return minillm_sim_shared_offset(address); }
+inline void* __cvta_shared_to_generic(size_t offset) { return minillm_sim_shared_pointer(offset); }
+inline size_t __cvta_generic_to_global(const void* address) { return reinterpret_cast<size_t>(address); }
+inline void* __cvta_global_to_generic(size_t address) { return reinterpret_cast<void*>(address); }
+inline unsigned __isShared(const void* address) { return minillm_sim_is_shared(address); }
+inline unsigned __isGlobal(const void* address) { return !minillm_sim_is_shared(address); }
 
 // What they touch is watched: the linker puts the simulator's own functions in their places
 // (linking.py).

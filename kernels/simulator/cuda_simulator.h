@@ -58,7 +58,8 @@ using clock_t = long;
 #define __constant__
 #define __grid_constant__
 #define __managed__
-#define __shared__ thread_local
+// aligned as ptxas lays arrays out in practice: kernels read them as float4, or by ldmatrix
+#define __shared__ __attribute__((__aligned__(16))) thread_local
 #define __forceinline__ inline __attribute__((__always_inline__))
 #define __noinline__  // libstdc++ writes __attribute__((__noinline__))
 #define __restrict__ __restrict

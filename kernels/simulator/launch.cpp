@@ -1,5 +1,6 @@
 #include "launch.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iterator>
@@ -54,13 +55,54 @@ void Team::report_exhausted() {
     stopped = true;
 }
 
-static void run_all(Team& team, int number) {
+static void run_one_by_one(Team& team, int number) {
     BlockRunner runner(team, number);
     const Launch& launch = team.launch;
-    unsigned long long count = 1ull * launch.grid[0] * launch.grid[1] * launch.grid[2];
-    for (unsigned long long i; (i = team.next_block++) < count && !team.stopped;)
-        runner.run(launch.order == int(TurnOrder::kDescending) ? count - 1 - i : i);
+    unsigned long long count = launch.blocks();
+    for (unsigned long long i; (i = team.next_block++) < count && !team.stopped;) {
+        runner.start(launch.order == int(TurnOrder::kDescending) ? count - 1 - i : i);
+        runner.advance();
+    }
     if (runner.profiler) runner.profiler->fill_launch();
+}
+
+// A cooperative launch: one OS thread has all blocks, each up to the next barrier of the grid.
+static void run_together(Team& team) {
+    std::vector<std::unique_ptr<BlockRunner>> runners;
+    unsigned long long count = team.launch.blocks();
+    team.next_block = count;
+    for (unsigned long long i = 0; i < count; ++i)
+        runners.push_back(std::make_unique<BlockRunner>(team, 0, i ? runners[0].get() : nullptr));
+    if (team.launch.order == int(TurnOrder::kDescending)) std::reverse(runners.begin(), runners.end());
+    for (unsigned long long i = 0; i < count; ++i) {
+        unsigned long long block = team.launch.order == int(TurnOrder::kDescending) ? count - 1 - i : i;
+        runners[i]->activate();
+        runners[i]->start(block);
+        runners[i]->at_grid_barrier = !runners[i]->advance();
+        if (team.stopped) return;
+    }
+    while (true) {
+        BlockRunner *waiting = nullptr, *gone = nullptr;
+        for (auto& each : runners) (each->at_grid_barrier ? waiting : gone) = each.get();
+        if (waiting && gone) return waiting->report_incomplete_grid();
+        if (gone) break;
+        if (waiting->checker) waiting->checker->order().grid_barrier();
+        for (auto& each : runners) {
+            each->pass_grid_barrier();
+            each->at_grid_barrier = !each->advance();
+            if (team.stopped) return;
+        }
+    }
+    for (auto& each : runners)
+        if (each->profiler && each != runners[0]) runners[0]->profiler->add(*each->profiler);
+    if (runners[0]->profiler) runners[0]->profiler->fill_launch();
+}
+
+static void run_all(Team& team, int number) {
+    if (team.launch.cooperative)
+        run_together(team);
+    else
+        run_one_by_one(team, number);
 }
 
 static void run_blocks(Team& team, int number) {

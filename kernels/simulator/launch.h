@@ -27,7 +27,7 @@ struct Finding {
     unsigned block[3], thread[3];
     uint64_t pc, other_pc;           // of the access, and of the one it conflicts with, from the library's start
     unsigned other_thread;           // number within its block
-    int other_block;                 // in the order in which blocks ran; -1: there is no other
+    int other_block;                 // its number; -1: there is no other
     unsigned long long times;
     uint64_t callers[4];             // where pc is of a function of the simulator's own: calls that may have led there
 };
@@ -44,6 +44,7 @@ struct Launch {
     uint64_t seed;
     unsigned grid[3], block[3];
     int mode, order, threads, portable_fibers;
+    int cooperative;  // all blocks are there at the same time, and can wait for each other
     const Region* regions;
     int region_count;
     int max_findings, found;
@@ -58,6 +59,12 @@ struct Launch {
     uint64_t library, text, text_size;  // where the kernel's library is, and its instructions
     void* raised[3];                    // what a handler of signals raised meanwhile; Python raises it again
     int exhausted;                      // whether there was no memory for what the simulator keeps
+    double seconds;                     // of processor time that one OS thread may take; 0: any
+    uint64_t traced;                    // an address whose last write is to be known; 0: none
+    uint64_t traced_pc;                 // the instruction that wrote there last, from the library's start; 0: none
+    unsigned traced_block[3], traced_thread[3];
+
+    unsigned long long blocks() const { return 1ull * grid[0] * grid[1] * grid[2]; }
 };
 
 // Shared by the OS threads of a launch.

@@ -92,6 +92,7 @@ class Launch(ctypes.Structure):
         ("order", ctypes.c_int),
         ("threads", ctypes.c_int),
         ("portable_fibers", ctypes.c_int),
+        ("cooperative", ctypes.c_int),
         ("regions", ctypes.POINTER(Region)),
         ("region_count", ctypes.c_int),
         ("max_findings", ctypes.c_int),
@@ -111,4 +112,9 @@ class Launch(ctypes.Structure):
         ("text_size", ctypes.c_uint64),
         ("raised", ctypes.c_void_p * 3),
         ("exhausted", ctypes.c_int),
+        ("seconds", ctypes.c_double),
+        ("traced", ctypes.c_uint64),
+        ("traced_pc", ctypes.c_uint64),
+        ("traced_block", ctypes.c_uint * 3),
+        ("traced_thread", ctypes.c_uint * 3),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -32,11 +33,21 @@ class Size(NamedTuple):
         return math.prod(self.grid)
 
 
-def described(library, index: int, addresses, size: Size, mode: str, threads: int, watch: int | None = None) -> Launch:
+def described(
+    library,
+    index: int,
+    addresses,
+    size: Size,
+    mode: str,
+    threads: int,
+    watch: int | None = None,
+    cooperative: bool = False,
+) -> Launch:
     """The launch of kernel number `index` of a Library.
 
     addresses: where each argument's value is (an array of c_void_p). threads: of the host. watch:
-    the number of the block whose accesses are kept in the mode "profile". The caller adds the
+    the number of the block whose accesses are kept in the mode "profile". cooperative: whether its
+    blocks are there at the same time, and can wait for each other. The caller adds the
     regions of memory that check mode knows, and keeps alive what the addresses point to.
     """
     chosen, watched = settings.current(), watch is not None
@@ -53,7 +64,8 @@ def described(library, index: int, addresses, size: Size, mode: str, threads: in
         grid=size.grid,
         block=size.block,
         order=settings.ORDERS.index(chosen.order),
-        threads=max(1, min(threads, size.blocks)),
+        threads=1 if cooperative else max(1, min(threads, size.blocks)),
+        cooperative=cooperative,
         portable_fibers=os.environ.get("MINILLM_SIMULATOR_FIBERS") == "ucontext",
         findings=(Finding * MAX_FINDINGS)(),
         max_findings=MAX_FINDINGS,
@@ -67,6 +79,7 @@ def described(library, index: int, addresses, size: Size, mode: str, threads: in
         library=library.base,
         text=library.base + library.text,
         text_size=library.text_size,
+        seconds=chosen.seconds or 0.0,
     )
 
 
@@ -77,7 +90,9 @@ def carry_out(library, launch: Launch, regions: list[Region], name: str, source:
     Raises SimulatorError for what the kernel did that a GPU does not allow.
     """
     launch.regions, launch.region_count = (Region * len(regions))(*regions), len(regions)
-    library.runtime.minillm_sim_launch(ctypes.byref(launch))
+    chosen = settings.current().breakpoint
+    with chosen.watching(library, launch, name) if chosen else contextlib.nullcontext():
+        library.runtime.minillm_sim_launch(ctypes.byref(launch))
     if launch.raised[0]:
         ctypes.pythonapi.PyErr_Restore(*map(ctypes.c_void_p, launch.raised))  # raises it
     if launch.exhausted:

@@ -4,6 +4,8 @@
 // documented).
 #pragma once
 
+#include "matrix_load.h"
+
 namespace minillm_sim {
 
 struct Mma {
@@ -56,25 +58,6 @@ inline void mma_tf32(void** operands, unsigned) {
         [](float (*b)[8], const unsigned* r, int group, int within) {
             for (int i = 0; i < 2; ++i) b[within + 4 * i][group] = __uint_as_float(r[i] & ~0x1fffu);
         });
-}
-
-struct MatrixLoad {
-    unsigned* registers;
-    const void* row;
-};
-
-template <int kCount, bool kTransposed>
-void load_matrices(void** operands, unsigned) {
-    for (int lane = 0; lane < 32; ++lane)
-        for (int m = 0; m < kCount; ++m) {
-            unsigned short half[2];
-            for (int i = 0; i < 2; ++i) {
-                int row = kTransposed ? 2 * (lane % 4) + i : lane / 4, column = kTransposed ? lane / 4 : 2 * (lane % 4) + i;
-                auto* address = static_cast<const char*>(static_cast<MatrixLoad*>(operands[8 * m + row])->row);
-                __builtin_memcpy(&half[i], address + 2 * column, 2);
-            }
-            static_cast<MatrixLoad*>(operands[lane])->registers[m] = half[0] | static_cast<unsigned>(half[1]) << 16;
-        }
 }
 
 // Every lane of the warp takes part in a tensor-core operation, and none may have left.

@@ -46,10 +46,19 @@ class RawModule:
     accepted and ignored. name_expressions: the template instances wanted, such as
     "flash_forward<64, true>". Kernels declared extern "C" are there by their plain name. mode:
     "run", "check" or "profile", where `configured` does not say otherwise. A module made with
-    "profile" adds up what its kernels do in `module.profile`.
+    "profile" adds up what its kernels do in `module.profile`. enable_cooperative_groups: launches
+    are cooperative, so that a kernel can wait for the whole grid.
     """
 
-    def __init__(self, code: str | None = None, path=None, options=(), name_expressions=None, mode: str = "run"):
+    def __init__(
+        self,
+        code: str | None = None,
+        path=None,
+        options=(),
+        name_expressions=None,
+        mode: str = "run",
+        enable_cooperative_groups: bool = False,
+    ):
         if (code is None) == (path is None):
             raise TypeError("RawModule takes either code or path")
         if mode not in settings.MODES:
@@ -58,6 +67,7 @@ class RawModule:
         self.code = read_source(self.path) if self.path else code
         self.options = tuple(options)
         self.mode = mode
+        self.cooperative = enable_cooperative_groups
         self.profile = Profile() if mode == "profile" else None
         self.entries = tuple(dict.fromkeys([*(name_expressions or ()), *extern_c_kernels(self.code)]))
         self._libraries = {}
@@ -80,11 +90,11 @@ class RawModule:
 
     def library(self, mode: str) -> Library:
         """The compiled source for a mode."""
-        observed = mode != "run"
+        observed = mode != "run", id(settings.current().breakpoint)
         if observed not in self._libraries:
             progress = settings.current().progress or (lambda name: None)
             progress(Path(self.named_code()[0]).name)
-            path = kernel_library(self.code, self.path, self.options, self.entries, observed)
+            path = kernel_library(self.code, self.path, self.options, self.entries, mode != "run")
             progress("")
             self._libraries[observed] = Library(path)
         return self._libraries[observed]
@@ -172,10 +182,16 @@ class Kernel:
             bound = [(value, next(buffers) if isinstance(value, np.ndarray) else None) for value in args]
             pointees = self._point_to_copies(parameters, bound, buffers)
             values = [self._value(value, buffer) for value, buffer in bound]  # kept alive during the launch
-            launch = described(library, index, addresses_of(values), size, mode, threads, watch)
+            launch = described(
+                library, index, addresses_of(values), size, mode, threads, watch, self.module.cooperative
+            )
+            if chosen.trace is not None:
+                launch.traced = chosen.trace.address(args, [buffer for _, buffer in bound])
             regions = [*self._regions(parameters, bound, pointees), *self._by_value(values), *library.regions]
             carry_out(library, launch, regions, self.name, self.module.named_code())
             self._finish(parameters, bound, pointees)
+            if chosen.trace is not None:
+                chosen.trace.take_up(self.name, launch, library.path)
         finally:
             for buffer in dict.fromkeys(copies):
                 buffer.release()

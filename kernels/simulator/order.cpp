@@ -7,9 +7,10 @@ namespace minillm_sim {
 Order::Order(unsigned thread_count)
     : thread_count(thread_count), clocks(thread_count * 32), wide(thread_count), narrow(thread_count), known(thread_count) {}
 
-void Order::start_block() {
+uint32_t Order::start_block(unsigned long long block) {
     first_phase = ++phase;
     block_starts.push_back(phase);
+    block_numbers.push_back(block);
     clocks.assign(clocks.size(), 0);
     for (unsigned thread = 0; thread < thread_count; ++thread) clocks[thread * 32 + thread % 32] = 1;
     wide.assign(thread_count, Fence{});
@@ -19,6 +20,7 @@ void Order::start_block() {
     block_known.clear();
     in_phase = false;
     for (auto log = logs.begin(); log != logs.end();) log = log->first.second ? logs.erase(log) : std::next(log);
+    return first_phase;
 }
 
 // Every thread then knows what each of them knew, and a fence of any of them is before what any of
@@ -117,6 +119,7 @@ void Order::release(unsigned thread, const Place& place, const Fence& fence, boo
 }
 
 bool Order::ordered(const Access& before, const Access& now) const {
+    if (before.phase <= all_before) return true;
     if (of_this_block(before)) {
         if (before.phase < now.phase || before.thread == now.thread) return true;
         if (before.thread / 32 == now.thread / 32 && clocks[now.thread * 32u + before.thread % 32u] >= before.time) return true;

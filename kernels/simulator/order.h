@@ -30,8 +30,9 @@ struct Access {
 class Order {
   public:
     explicit Order(unsigned thread_count);
-    void start_block();
+    uint32_t start_block(unsigned long long block);  // or a part of it, behind a barrier of the grid; its first phase
     void barrier();
+    void grid_barrier() { all_before = phase; }  // what happened is before what comes
     void sync_warp(unsigned warp, unsigned mask);
     void fence(unsigned thread, bool whole_device);
     void read_sync(unsigned thread, uint64_t address, bool shared);   // an atomic or volatile read
@@ -42,9 +43,10 @@ class Order {
     // Whether `thread` has read, at this address, what the thread of `before` told there.
     bool told(const Access& before, unsigned thread, uint64_t address, bool shared) const;
     bool of_this_block(const Access& access) const { return access.phase >= first_phase; }
-    uint32_t block_of(const Access& access) const;  // in the order in which blocks ran
+    unsigned long long block_number(const Access& access) const { return block_numbers[block_of(access)]; }
 
   private:
+    uint32_t block_of(const Access& access) const;  // in the order in which blocks, and parts of blocks, ran
     using Place = std::pair<uint64_t, bool>;  // address, and whether it is in shared memory
     using Known = std::map<Place, uint32_t>;  // the version of each place's log up to which a thread has read it
 
@@ -79,11 +81,12 @@ class Order {
     static void merge(Fence& into, const Fence& from, uint64_t id);
 
     unsigned thread_count;
-    uint32_t phase = 0, first_phase = 0;
+    uint32_t phase = 0, first_phase = 0, all_before = 0;
     uint64_t fences = 0;
     bool in_phase = false;                // whether threads fenced or read in this phase
     std::vector<uint32_t> clocks;         // [thread][lane]: the time of `lane` that is before `thread`'s now
     std::vector<uint32_t> block_starts;   // the first phase of each block that ran
+    std::vector<unsigned long long> block_numbers;  // and which it was
     std::vector<Fence> wide, narrow;      // [thread]: its last fence in this phase, for the device and for the block
     Fence block_fence;                    // all those of an earlier phase
     std::vector<Known> known;             // [thread]: read in this phase

@@ -89,6 +89,12 @@ uint64_t hash_bytes(const void* bytes, uint64_t size, uint64_t seed) {
     return hash;
 }
 
+double processor_seconds() {
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
+}
+
 Ticks::Ticks() {
     sigevent event{};
     event.sigev_notify = SIGEV_THREAD_ID;

@@ -11,6 +11,8 @@
 
 namespace minillm_sim {
 
+double processor_seconds();  // that the calling OS thread has had
+
 constexpr int kTickSignal = SIGURG;  // ignored by default: one that comes late does no harm
 
 // The registers of an interrupted thread.

@@ -137,6 +137,18 @@ void Profiler::watch(unsigned warp, const ProfileRecord& cost, const Place& plac
     }
 }
 
+void Profiler::add(const Profiler& other) {
+    for (auto& [key, record] : other.records) {
+        auto [found, first] = records.try_emplace(key, record);
+        if (first) continue;
+        found->second.instructions += record.instructions;
+        found->second.bytes += record.bytes;
+        found->second.actual += record.actual;
+        found->second.ideal += record.ideal;
+    }
+    watched.insert(other.watched.begin(), other.watched.end());
+}
+
 void Profiler::fill_launch() {
     Launch& launch = runner.launch();
     for (auto& [key, record] : records) {

@@ -45,6 +45,7 @@ class Profiler {
     void access(uint64_t address, uint64_t size, int kind, const void* pc);
     void finish_warp(unsigned warp);  // its lanes have met
     void finish_all();
+    void add(const Profiler& other);  // what it has counted, of another block
     void fill_launch();  // fills launch.profile
 
   private:

@@ -47,8 +47,17 @@ void minillm_sim_fence();
 void minillm_sim_fence_block();
 // Check mode: `lane` of the caller's warp reads from a lane that takes no part in the operation.
 void minillm_sim_absent_source(int lane, int source);
+void minillm_sim_copy_start(void* to, const void* from, minillm_sim::size_t size, minillm_sim::size_t given);
+void minillm_sim_copy_commit();
+void minillm_sim_copy_wait(int keep);  // -1: for all of them
+minillm_sim::size_t minillm_sim_shared_offset(const void* address);
+void* minillm_sim_shared_pointer(minillm_sim::size_t offset);
+int minillm_sim_is_shared(const void* address);
+void minillm_sim_grid_barrier(const char* file, int line);
+int minillm_sim_is_cooperative();
 [[noreturn]] void minillm_sim_trap(const char* what, const char* file, int line);
 // Told to check and profile mode: an access that the compiler's instrumentation does not see as
 // one.
+void minillm_sim_access_here(const void* address, minillm_sim::size_t size, int kind);  // at the call
 void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc);
 }

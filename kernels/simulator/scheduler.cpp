@@ -14,7 +14,8 @@ __thread BlockRunner* runner = nullptr;
 
 constexpr long kFirstTick = 50;  // milliseconds of processor time, between one and two of which a thread may take at a time
 
-BlockRunner::BlockRunner(Team& team, int number) : team(team), number(number) {
+BlockRunner::BlockRunner(Team& team, int number, BlockRunner* first)
+    : team(team), number(number), ticks(first ? first->ticks : std::make_shared<Ticks>()) {
     const unsigned* size = launch().block;
     thread_count = size[0] * size[1] * size[2];
     warp_count = (thread_count + 31) / 32;
@@ -25,11 +26,16 @@ BlockRunner::BlockRunner(Team& team, int number) : team(team), number(number) {
     restorer.stack = take_stack();
     shared = take_pages(launch().shared_size + 2 * kSharedAlignment);
     use_portable_switch(launch().portable_fibers);
+    activate();
+    if (launch().mode == int(Mode::kProfile)) profiler = std::make_unique<Profiler>(*this);
+    if (launch().mode == int(Mode::kCheck)) checker = std::make_unique<Checker>(*this, first ? first->checker.get() : nullptr);
+    started = processor_seconds();
+    if (!first) ticks->every(kFirstTick);
+}
+
+void BlockRunner::activate() {
     runner = this;
     use_shared_memory(shared, launch().shared_size);
-    if (launch().mode == int(Mode::kProfile)) profiler = std::make_unique<Profiler>(*this);
-    if (launch().mode == int(Mode::kCheck)) checker = std::make_unique<Checker>(*this);
-    ticks.every(kFirstTick);
 }
 
 BlockRunner::~BlockRunner() {
@@ -48,38 +54,76 @@ BlockRunner::~BlockRunner() {
 // ------------------------------------------------------------------------------------------------
 // a block's life
 
-void BlockRunner::run(unsigned long long block) {
+void BlockRunner::start(unsigned long long block) {
     start_threads(block);
     fill_shared();
-    if (checker) checker->start_block();
+    if (checker) checker->start_block(block);
     if (profiler) profiler->start_block(block);
+}
+
+bool BlockRunner::advance() {
     for (fruitless = 0;;) {
         bool progress = false;
         for (unsigned warp : permutation(warp_order, warp_count)) {
             progress |= run_warp(warp);
-            if (team.stopped) return;
+            if (team.stopped) return true;
         }
-        unsigned waiting = 0, done = 0;
+        unsigned waiting = 0, done = 0, at_grid = 0;
         for (Thread& thread : threads) {
             waiting += thread.state == State::kAtBarrier;
             done += thread.state == State::kDone;
+            at_grid += thread.state == State::kAtGrid;
+        }
+        if (at_grid && at_grid + waiting + done == thread_count) {
+            if (waiting) report_torn_grid_barrier();
+            return waiting != 0;
         }
         if (done == thread_count) {
             ended_waiting(true);
             if (profiler) profiler->finish_all();
-            return;
+            return true;
         }
         if (waiting + done == thread_count) {
             release_barrier();
             progress = true;
         }
-        if (team.stopped) return;
-        if (!ended_waiting(progress)) return report_waiting();
+        if (team.stopped) return true;
+        if (!ended_waiting(progress)) {
+            report_waiting();
+            return true;
+        }
     }
+}
+
+void BlockRunner::pass_grid_barrier() {
+    activate();
+    if (checker) checker->resume_block(launch_index);
+    if (profiler) profiler->finish_all();
+    for (Thread& thread : threads)
+        if (thread.state == State::kAtGrid) thread.state = State::kReady;
+}
+
+void BlockRunner::report_incomplete_grid() {
+    for (Thread& thread : threads)
+        if (thread.state == State::kAtGrid)
+            return team.report(thread, thread.site, "deadlock: it waits for the whole grid, of which blocks have ended");
+}
+
+void BlockRunner::report_torn_grid_barrier() {
+    Thread *at_grid = nullptr, *at_block = nullptr;
+    for (Thread& thread : threads) {
+        if (thread.state == State::kAtGrid) at_grid = &thread;
+        if (thread.state == State::kAtBarrier) at_block = &thread;
+    }
+    char text[200];
+    std::snprintf(text, sizeof text, "deadlock: thread (%u, %u, %u) of the block is at the block's barrier of line %d", at_block->thread.x,
+                  at_block->thread.y, at_block->thread.z, at_block->site.line);
+    team.report(*at_grid, at_grid->site, text);
 }
 
 void BlockRunner::start_threads(unsigned long long block) {
     const unsigned *grid = launch().grid, *size = launch().block;
+    launch_index = block;
     Index3 index{unsigned(block % grid[0]), unsigned(block / grid[0] % grid[1]), unsigned(block / grid[0] / grid[1])};
     for (unsigned i = 0; i < thread_count; ++i) {
         Thread& thread = threads[i];
@@ -95,6 +139,8 @@ void BlockRunner::start_threads(unsigned long long block) {
         thread.guess = {};
         thread.registers.valid = false;
         thread.patience = {};
+        thread.copies.clear();
+        thread.copy_group = 0;
         thread.fiber.prepare(&BlockRunner::enter_thread);
     }
     for (unsigned warp = 0; warp < warp_count; ++warp) {
@@ -220,7 +266,7 @@ void BlockRunner::complete_collective(Thread& thread) {
         thread.operation(operands, mask);
         in_collective = false;
     } else if (checker)  // __syncwarp; a shuffle or a vote does not order memory
-        checker->order.sync_warp(warp, mask);
+        checker->order().sync_warp(warp, mask);
     arrived[warp] &= ~mask;
     for (unsigned lane = 0; lane < 32; ++lane)
         if (mask >> lane & 1) threads[warp * 32 + lane].state = State::kReady;
@@ -269,7 +315,7 @@ void BlockRunner::release_barrier() {
         team.report(*first, first->site, text);
         return;
     }
-    if (checker) checker->order.barrier();
+    if (checker) checker->order().barrier();
     if (profiler) profiler->finish_all();
     for (Thread& thread : threads)
         if (thread.state == State::kAtBarrier) {
@@ -338,6 +384,16 @@ unsigned BlockRunner::active(Site site) {
     return thread.active;
 }
 
+void BlockRunner::grid_barrier(Site site) {
+    if (!launch().cooperative)
+        fail(site, "a barrier of the grid in a launch that is not cooperative: RawModule(enable_cooperative_groups=True), as in CuPy");
+    Thread& thread = current();
+    thread.site = site;
+    thread.state = State::kAtGrid;
+    if (checker) checker->settle(thread);
+    suspend();
+}
+
 void BlockRunner::spin(Site site) {
     Thread& thread = current();
     thread.site = site;
@@ -359,7 +415,7 @@ void BlockRunner::access(uint64_t address, uint64_t size, int kind, bool aligned
     bool exhausted = false;
     try {
         if (checker) checker->access(address, size, kind, aligned, pc);
-        if (profiler) profiler->access(address, size, plain, pc);
+        if (profiler && !in_collective) profiler->access(address, size, plain, pc);
     } catch (const std::bad_alloc&) {
         exhausted = true;
     }
@@ -367,7 +423,18 @@ void BlockRunner::access(uint64_t address, uint64_t size, int kind, bool aligned
         team.report_exhausted();
         leave();
     }
+    if (kind != kRead && kind != kVolatileRead) trace(address, size, pc);
     if (yield_soon) give_way();
+}
+
+void BlockRunner::trace(uint64_t address, uint64_t size, const void* pc) {
+    Launch& l = launch();
+    if (!l.traced || l.traced - address >= size) return;
+    const Thread& thread = current();
+    l.traced_pc = reinterpret_cast<uint64_t>(pc) - l.library;
+    const Index3 &block = thread.block, &index = thread.thread;
+    l.traced_block[0] = block.x, l.traced_block[1] = block.y, l.traced_block[2] = block.z;
+    l.traced_thread[0] = index.x, l.traced_thread[1] = index.y, l.traced_thread[2] = index.z;
 }
 
 void BlockRunner::give_way() {

@@ -19,7 +19,7 @@
 
 namespace minillm_sim {
 
-enum class State { kReady, kAtBarrier, kAtCollective, kAtActive, kSpinning, kPreempted, kDone };
+enum class State { kReady, kAtBarrier, kAtGrid, kAtCollective, kAtActive, kSpinning, kPreempted, kDone };
 
 // Check mode: what a thread did since it came by an atomic or volatile access, and what it did the
 // time before.
@@ -46,6 +46,15 @@ struct Guess {
     Access access, other;
 };
 
+// An asynchronous copy that is under way. given: how many bytes it reads; the others are zeros.
+struct Copy {
+    uint64_t to;
+    const void* from;
+    uint64_t size, given;
+    unsigned group;
+    const void* pc;
+};
+
 // What is known of a thread that was interrupted again and again.
 struct Patience {
     std::vector<uint64_t> states;                            // hashes of its registers and stack
@@ -68,6 +77,8 @@ struct Thread : Running {
     Guess guess;
     Registers registers;   // if it was interrupted
     Patience patience;
+    std::vector<Copy> copies;
+    unsigned copy_group;   // in which the next copy will be
 };
 
 class BlockRunner;
@@ -75,18 +86,28 @@ extern __thread BlockRunner* runner __attribute__((tls_model("initial-exec"))); 
 
 class BlockRunner {
   public:
-    BlockRunner(Team& team, int number);
+    // first: the runner of the OS thread that was made first, null for that one. What check mode
+    // knows of memory, and the timer, are shared with it.
+    BlockRunner(Team& team, int number, BlockRunner* first = nullptr);
     ~BlockRunner();
-    void run(unsigned long long block);
+    void start(unsigned long long block);
+    bool advance();  // until the block is done, or the launch over: true; or all its threads are at a barrier of the grid: false
+    void activate();            // its block is the one that the OS thread is going to run
+    void pass_grid_barrier();   // all blocks are there
+    void report_incomplete_grid();  // blocks have ended without coming to it
 
     // Called from within a fiber.
     int barrier(Site site, int predicate, int reduction);
     void collective(unsigned mask, Collective operation, void* operand, Site site);
     void full_warp(Collective operation, void* operand, Site site);
     unsigned active(Site site);
+    void grid_barrier(Site site);
     void spin(Site site);
     void wait_at(uint64_t pc);
     void access(uint64_t address, uint64_t size, int kind, bool aligned, const void* pc);
+    void start_copy(void* to, const void* from, uint64_t size, uint64_t given, const void* pc);
+    void commit_copies();
+    void wait_for_copies(int keep);
     void give_way();  // if the thread at hand has been busy for long
     void absent_source(int lane, int source);
     [[noreturn]] void fail(Site site, const char* text);
@@ -111,6 +132,7 @@ class BlockRunner {
     std::unique_ptr<Checker> checker;    // check mode only
     std::unique_ptr<Profiler> profiler;  // profile mode only
     std::vector<Thread> threads;
+    bool at_grid_barrier = false;  // its block waits for the others of a cooperative launch
     bool in_thread = false;      // and not in the scheduler
     bool in_collective = false;  // the operation of a warp is carried out
 
@@ -118,6 +140,7 @@ class BlockRunner {
     static void enter_thread();
     static void enter_restorer();
     void suspend();
+    void land(const Copy& copy);
     void resume(Thread& thread);
     void start_threads(unsigned long long block);
     void fill_shared();
@@ -128,22 +151,27 @@ class BlockRunner {
     void report_stuck_warp(unsigned warp);
     bool ended_waiting(bool progress);
     void report_waiting();
+    void report_torn_grid_barrier();
     void watch_patience(Thread& thread);
     uint64_t memory_hash();
     void note_at(const char* text, uint64_t pc, uint64_t stack_pointer);
     void ask_python();
+    void trace(uint64_t address, uint64_t size, const void* pc);
+    bool is_overdue() const;
     const std::vector<unsigned>& permutation(std::vector<unsigned>& order, unsigned count);
 
     Team& team;
     int number;  // of this OS thread in the team
+    unsigned long long launch_index = 0;  // the number of the block
     unsigned thread_count, warp_count;
     std::vector<unsigned> warp_order, lane_order;
     std::vector<unsigned> alive, arrived;  // of each warp: lanes that are not done, and those at a collective operation
     Fiber scheduler, restorer, given_up;
     Pages shared;
-    Ticks ticks;
+    std::shared_ptr<Ticks> ticks;
     uint64_t random = 0;
     int reduction = 0;
+    double started = 0;                    // processor time of the OS thread, in seconds, when it began
     volatile bool due = false;             // the timer has run out: Python is to be asked
     volatile bool yield_soon = false;      // and the thread at hand is to give way at the next occasion
     volatile uint64_t turn = 0, turn_at_tick = 0;

@@ -19,13 +19,15 @@ void minillm_sim_full_warp(minillm_sim::Collective operation, void* operand, con
     runner->full_warp(operation, operand, {file, line});
 }
 unsigned minillm_sim_active(const char* file, int line) { return runner->active({file, line}); }
+void minillm_sim_grid_barrier(const char* file, int line) { runner->grid_barrier({file, line}); }
+int minillm_sim_is_cooperative() { return runner->launch().cooperative; }
 void minillm_sim_spin(const char* file, int line) { runner->spin({file, line}); }
 void minillm_sim_absent_source(int lane, int source) { runner->absent_source(lane, source); }
 void minillm_sim_trap(const char* what, const char* file, int line) { runner->fail({file, line}, what); }
 
 static void fence(bool whole_device) {
     if (!runner || !runner->checker) return;
-    runner->checker->order.fence(static_cast<unsigned>(&runner->current() - runner->threads.data()), whole_device);
+    runner->checker->order().fence(static_cast<unsigned>(&runner->current() - runner->threads.data()), whole_device);
 }
 void minillm_sim_fence() { fence(true); }
 void minillm_sim_fence_block() { fence(false); }
@@ -33,6 +35,10 @@ void minillm_sim_fence_block() { fence(false); }
 void minillm_sim_access(const void* address, minillm_sim::size_t size, int kind, const void* pc) {
     bool vector = size <= 16 && !(size & (size - 1));
     if (runner) runner->access(reinterpret_cast<uint64_t>(address), size, kind, vector, pc);
+}
+
+void minillm_sim_access_here(const void* address, minillm_sim::size_t size, int kind) {
+    minillm_sim_access(address, size, kind, __builtin_return_address(0));
 }
 
 }  // extern "C"

@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.profile import Profile
+from minillm.kernels.simulator.tracing import Trace
 
 MODES = ("run", "check", "profile")
 ORDERS = ("ascending", "descending", "shuffled")
@@ -18,7 +20,10 @@ class Settings:
     threads take turns. seed: of the order "shuffled". threads: OS threads over which blocks are
     spread, None for one a processor.
     profile: where kernels run in the mode "profile" are added up. progress: is called with the name
-    of a source before it is compiled, and with "" when it has been."""
+    of a source before it is compiled, and with "" when it has been. seconds: of processor time that
+    a launch may take; a kernel that runs longer is a SimulatorError with the line at which it was.
+    trace: in the modes "check" and "profile", the element whose last write is looked for. breakpoint: a
+    line at which the variables of a warp are kept."""
 
     mode: str | None = None
     order: str = "ascending"
@@ -26,6 +31,9 @@ class Settings:
     threads: int | None = None
     profile: Profile | None = None
     progress: Callable[[str], None] | None = None
+    seconds: float | None = None
+    trace: Trace | None = None
+    breakpoint: Breakpoint | None = None
 
 
 _current = Settings()

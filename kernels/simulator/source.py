@@ -23,6 +23,10 @@ EXTERN_SHARED = re.compile(
     r"\b(?:extern\s+__shared__|__shared__\s+extern)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?"
     r"(?P<type>[\w:<>,\s]+?)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?(?P<name>\w+)\s*\[\s*\]\s*;"
 )
+COMMENT_OR_LITERAL = re.compile(
+    r"(?P<comment>//(?:[^\n\\]|\\[\s\S])*|/\*[\s\S]*?(?:\*/|$))"
+    r'|(?P<literal>R"(?P<tag>[^()\s\\]{0,16})\([\s\S]*?\)(?P=tag)"|"(?:[^"\\\n]|\\[\s\S])*"|(?<![0-9a-zA-Z_])\'(?:[^\'\\\n]|\\[\s\S])+\')'
+)
 NAME_OF_FUNCTION = re.compile(r"(~?\w+|operator\s*[^\s(]+)\s*$")
 
 
@@ -98,21 +102,28 @@ def masked(source: str) -> str:
     line ends stay.
     """
 
-    def blank(found):
-        text = found[0]
-        if text[0] in "\"'R":
-            return text[0] + re.sub(r"[^\n]", " ", text[1:-1]) + text[-1]
-        return re.sub(r"[^\n]", " ", text)
-
-    pattern = (
-        r"(?P<comment>//(?:[^\n\\]|\\[\s\S])*|/\*[\s\S]*?(?:\*/|$))"
-        r'|(?P<literal>R"(?P<tag>[^()\s\\]{0,16})\([\s\S]*?\)(?P=tag)"|"(?:[^"\\\n]|\\[\s\S])*"|(?<![0-9a-zA-Z_])\'(?:[^\'\\\n]|\\[\s\S])+\')'
-    )
-    text = re.sub(pattern, blank, source)
+    text = without_literals(source)
     text = re.sub(
-        r"^[ \t]*#[ \t]*if[ \t]+0\b[\s\S]*?^[ \t]*#[ \t]*(?:else|elif|endif)", blank, text, flags=re.MULTILINE
+        r"^[ \t]*#[ \t]*if[ \t]+0\b[\s\S]*?^[ \t]*#[ \t]*(?:else|elif|endif)", _blank, text, flags=re.MULTILINE
     )
-    return re.sub(r"^[ \t]*#(?:[^\n\\]|\\[\s\S])*", blank, text, flags=re.MULTILINE)
+    return re.sub(r"^[ \t]*#(?:[^\n\\]|\\[\s\S])*", _blank, text, flags=re.MULTILINE)
+
+
+def without_literals(source: str) -> str:
+    """The source, of the same length, with blanks for comments and for what is between quotes;
+    preprocessor lines stay.
+    """
+    return re.sub(COMMENT_OR_LITERAL, _blank, source)
+
+
+def closing_bracket(plain: str, opening: int) -> int:
+    """Behind the bracket that closes the one at `opening`; the end of the text if there is none."""
+    depth = 0
+    for i in range(opening, len(plain)):
+        depth += (plain[i] in "([{") - (plain[i] in ")]}")
+        if depth == 0:
+            return i + 1
+    return len(plain)
 
 
 def functions(source: str) -> list[Function]:
@@ -256,6 +267,14 @@ def _host_declarations(plain: str, is_host) -> list[tuple[int, int]]:
             found.append((start + len(text) - len(text.lstrip()), end.end()))
         start = end.end()
     return found
+
+
+def _blank(found) -> str:
+    """Blanks for what a pattern has found, but for quotes and line ends."""
+    text = found[0]
+    if text[0] in "\"'R":
+        return text[0] + re.sub(r"[^\n]", " ", text[1:-1]) + text[-1]
+    return re.sub(r"[^\n]", " ", text)
 
 
 def _blanked(text: str, spans: list[tuple[int, int]]) -> str:

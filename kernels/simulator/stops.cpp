@@ -146,6 +146,13 @@ void BlockRunner::tick(ucontext_t& context) {
     }
     due = true;
     if (!in_thread) return;
+    if (is_overdue() && team.mutex.try_lock()) {  // the interrupted thread itself may hold it
+        team.mutex.unlock();
+        char text[100];
+        std::snprintf(text, sizeof text, "it still runs after %g seconds: a loop that does not end?", launch().seconds);
+        note_at(text, program_counter(context), stack_pointer(context));
+        team.stopped = true;
+    }
     bool long_turn = turn == turn_at_tick;
     turn_at_tick = turn;
     if (!long_turn && !team.stopped) return;
@@ -157,8 +164,12 @@ void BlockRunner::tick(ucontext_t& context) {
     Thread& thread = current();
     thread.registers.save(context);
     thread.state = State::kPreempted;
-    ticks.every(kLaterTicks);
+    ticks->every(kLaterTicks);
     switch_fiber(given_up, scheduler);
+}
+
+bool BlockRunner::is_overdue() const {
+    return team.launch.seconds > 0 && !team.stopped && processor_seconds() - started > team.launch.seconds;
 }
 
 void BlockRunner::enter_restorer() {

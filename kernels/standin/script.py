@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from minillm.errors import UserError
+from minillm.kernels.simulator import configured
 
 HERE = Path(__file__).resolve().parent
 
@@ -23,16 +24,22 @@ class Program(NamedTuple):
     is_module: bool = False
 
 
-def run_program(program: Program, mode: str = "run", of_cupy: bool = False, width: int = 80) -> int:
+def run_program(program: Program, mode: str = "run", of_cupy: bool = False, width: int = 80, stop=None) -> int:
     """Run a CuPy program without a GPU, and return its exit code.
 
     mode: "run", "check" or "profile". Findings and the profile go to standard error; where
     something was found, the exit code is 1 in the place of 0. of_cupy: observe the kernels that
-    CuPy brings, too. width: columns of the profile. Raises UserError where there is no such
+    CuPy brings, too. width: columns of the profile. stop: the Breakpoint at which variables are
+    shown, on standard error; the exit code is 1 if no thread came there. Raises UserError where there is no such
     program, no CuPy, or a version that the stand-in does not know.
     """
     code = None if program.is_module else _compiled(Path(program.name))
     _attach()
+    if stop:
+        with configured(breakpoint=stop):
+            status = _exit_code(lambda: start(program, code))
+        _tell(stop.report(width))
+        return status or int(stop.values is None)
     if mode == "run":
         return _exit_code(lambda: start(program, code))
     from minillm.kernels.standin.observing import observed

@@ -229,6 +229,8 @@ ATTENTION_BLOCKS = Case(
     differentiated=("q", "k", "v"),
     gradcheck=[  # blocks of 2 queries
         at(1, 6, 2, 5, 3, label="6 query heads on 2 key/value heads, dropout", dropout=0.3),
+        at(4, 4, 2, 4, 2, label="as many rows and tokens as heads"),
+        at(1, 4, 2, 2, 3, label="as many tokens as key/value heads"),
         at(1, 2, 1, 5, 2, label="full, dropout", causal=False, dropout=0.1),
         at(1, 2, 2, 5, 2, label="a window of 3", window=3),
         at(3, 1, 1, 6, 2, label="packed documents, dropout", documents=((2, 4), (5, 1), (1, 1, 4)), dropout=0.3),

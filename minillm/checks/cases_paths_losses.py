@@ -1,4 +1,4 @@
-"""Cases of losses that are a part of a larger one, in chunks, and with a head that does not learn."""
+"""Cases of losses: parts of a larger one, in chunks, with a head that does not learn."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Cases of models in parts: blocks in a row, packed documents, logits without a loss, a forward of one's own."""
+"""Cases of models in parts: blocks in a row, packed documents, logits alone, another forward."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import numpy as np
 
 from minillm.checks.case import KEY, Case, at, randomised
-from minillm.checks.cases_models import RESIDUAL_BLOCK, PackedModel, residual_block, residual_block_inputs, small
+from minillm.checks.cases_models import PackedModel, small
+from minillm.checks.cases_norms import residual_norm_inputs
 from minillm.checks.cases_preference import preference_inputs
 from minillm.layers.documents import packed_starts
 from minillm.layers.layer import Layer
+from minillm.layers.layer_norm import LayerNorm
 from minillm.models.gpt2 import GPT2
 
 
@@ -27,8 +27,21 @@ class LogitsOfModel(Layer):
         self.model.backward(dlogits)
 
 
+class NormBlock(Layer):
+    """A layer norm, called as a block is."""
+
+    def __init__(self, norm: LayerNorm):
+        self.norm = norm
+
+    def forward(self, x, rng_key):
+        return self.norm.forward(x)
+
+    def backward(self, dy):
+        return self.norm.backward(dy)
+
+
 class Blocks(Layer):
-    """Two residual blocks, one after the other, by `run_blocks`.
+    """Two layers, one after the other, by `run_blocks`.
 
     module: minillm.layers.recompute, or a copy with a fault.
     """
@@ -36,18 +49,13 @@ class Blocks(Layer):
     def __init__(self, module, first: Layer, second: Layer, recompute: bool):
         self.module, self.first, self.second, self.recompute = module, first, second, recompute
 
-    def forward(self, x, rng_key):
-        y, saved = self.module.run_blocks((self.first, self.second), x, rng_key, self.recompute)
+    def forward(self, x):
+        y, saved = self.module.run_blocks((self.first, self.second), x, None, self.recompute)
         self.save_for_backward(saved)
         return y
 
     def backward(self, dy):
         return self.module.run_blocks_backward((self.first, self.second), dy, self.take_saved())
-
-
-def _blocks(module, a):
-    copies = [SimpleNamespace(**{name: np.array(value) for name, value in vars(a).items()}) for _ in range(2)]
-    return Blocks(module, *(residual_block(RESIDUAL_BLOCK.module, each) for each in copies), a.recompute)
 
 
 def _model_inputs(rng, starts=((2, 3), (1, 4)), same=False, **changes):
@@ -97,8 +105,10 @@ PARTS_OF_MODELS = (
     Case(
         "blocks in a row",
         home="minillm.layers.recompute",
-        inputs=lambda rng, *shape, recompute: residual_block_inputs(rng, *shape) | dict(recompute=recompute),
-        layer=_blocks,
+        inputs=lambda rng, *shape, recompute: residual_norm_inputs(rng, *shape) | dict(recompute=recompute),
+        layer=lambda module, a: Blocks(
+            module, NormBlock(LayerNorm(a.weight)), NormBlock(LayerNorm(a.bias)), a.recompute
+        ),
         gradcheck=[at(2, 3, 4, label="recomputed", recompute=True), at(2, 3, 4, label="kept", recompute=False)],
     ),
     Case(

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from minillm.checks.simulation import Simulation
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
 from minillm.kernels.simulator import CompileError, Profile, RawModule, SimulatorError, configured
+from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.signature import Parameter
 from minillm.kernels.simulator.source import kernels, without_host_code
@@ -72,7 +74,8 @@ class Way:
     """How a kernel is run.
 
     mode: "run", "check" or "profile". order, seed: in which order threads take turns. watch: the
-    number of a block whose accesses the profile keeps. progress: as in the simulator's settings.
+    number of a block whose accesses the profile keeps. progress, breakpoint: as in the simulator's
+    settings.
     """
 
     mode: str = "run"
@@ -80,6 +83,7 @@ class Way:
     seed: int = 0
     watch: int | None = None
     progress: Callable[[str], None] | None = None
+    breakpoint: Breakpoint | None = None
 
 
 def simulate_case(name: str, size: tuple[int, ...], way: Way) -> Simulation:
@@ -94,6 +98,8 @@ def simulate_case(name: str, size: tuple[int, ...], way: Way) -> Simulation:
     if any(number < 1 for number in size):
         raise UserError(f"a size of {min(size)}: sizes are whole numbers from 1 on")
     size = size or case.simulate
+    if way.breakpoint and not way.breakpoint.file:
+        way.breakpoint.file = Path(import_module(kernel.module).__file__).with_suffix(".cu").name
 
     def run() -> tuple[list[str], bool]:
         found = compare_kernel(case, kernel, case.sized(size))
@@ -127,7 +133,7 @@ def simulate_source(source: str, name: str, kernel: str, launch: FileRun, way: W
 def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> Simulation:
     """module_of: RawModule for a source, without the names of its kernels. name: of the source."""
     source = module_of().named_code()[1]
-    chosen = _kernel_of(name, kernel, source)
+    chosen = kernel_of(name, kernel, source)
     try:
         module = module_of(name_expressions=(chosen,))
         function = module.get_function(chosen)
@@ -143,7 +149,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
 
     def run() -> tuple[list[str], bool]:
         names = function.names or [f"argument{position}" for position in range(len(values))]
-        before = {name: _numbers(value, each) for name, value, each in zip(names, values, parameters)}
+        before = {name: numbers_of(value, each) for name, value, each in zip(names, values, parameters)}
         expected = [expected_value(each, before) for each in expectations] if len(values) == len(parameters) else []
         try:
             function(launch.grid, launch.block, tuple(values), shared_mem=launch.shared)
@@ -163,7 +169,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
             position = names.index(expectation.name)
             found, parameter = values[position], parameters[position]
             text, agrees = compare(
-                expectation, _numbers(found, parameter), value, tolerance_of(found, parameter.kind == b"h")
+                expectation, numbers_of(found, parameter), value, tolerance_of(found, parameter.kind == b"h")
             )
             rows.append(text)
             well = well and agrees
@@ -215,6 +221,28 @@ def parse_dimensions(option: str, texts: list[str] | None, default: int) -> tupl
     return tuple(map(int, parts))
 
 
+def parse_breakpoint(
+    place: str, thread: list[str] | None, block: list[str] | None, hit: int, file: str = ""
+) -> Breakpoint:
+    """--break LINE or FILE:LINE, with --thread, --block-index and --hit. file: where none is named.
+
+    >>> parse_breakpoint("reduce.cuh:12", ["5,1"], None, 1).thread
+    (5, 1, 0)
+    """
+    name, _, line = place.rpartition(":")
+    if not line.isdecimal():
+        raise UserError(f"--break {place}: write the number of a line, such as 12, or reduce.cuh:12")
+    indices = (_parse_index("--thread", thread), _parse_index("--block-index", block))
+    return Breakpoint(int(line), name or file, *indices, hit)
+
+
+def _parse_index(option: str, texts: list[str] | None) -> tuple[int, int, int]:
+    parts = [part.strip() for text in texts or ["0"] for part in text.strip("() ").split(",")]
+    if not 1 <= len(parts) <= 3 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"{option} {' '.join(texts)}: write one to three whole numbers from 0 on, such as 5 or 5,1")
+    return (*map(int, parts), 0, 0)[:3]
+
+
 def parse_sizes(name: str, texts: list[str]) -> tuple[int, ...]:
     """The size of a kernel's problem, by name (rows=7,width=33) or by order.
 
@@ -245,7 +273,7 @@ def _kernel(name: str) -> tuple[Case, Kernel]:
     return KERNELS[name]
 
 
-def _kernel_of(path: str, name: str, source: str) -> str:
+def kernel_of(path: str, name: str, source: str) -> str:
     """The name expression of the kernel to run: the given one, or the file's only one."""
     found = kernels(source)
     if name:
@@ -302,17 +330,17 @@ def _bfloat16_bits(array: np.ndarray) -> np.ndarray:
 def _simulation(run: Callable[[], tuple[list[str], bool]], way: Way) -> Simulation:
     """run: gives the rows of the report, and whether the results agree."""
     started = time.perf_counter()
-    settings = dict(mode=way.mode, order=way.order, seed=way.seed, progress=way.progress)
+    settings = dict(mode=way.mode, order=way.order, seed=way.seed, progress=way.progress, breakpoint=way.breakpoint)
     try:
         with configured(profile=Profile(way.watch), **settings) as profile:
             rows, agrees = run()
     except SimulatorError as error:
-        return Simulation(way.mode, findings=error.findings or [str(error)], faults=error.faults)
-    return Simulation(way.mode, rows, agrees, time.perf_counter() - started, profile=profile)
+        return Simulation(way.mode, findings=error.findings or [str(error)], faults=error.faults, stop=way.breakpoint)
+    return Simulation(way.mode, rows, agrees, time.perf_counter() - started, profile=profile, stop=way.breakpoint)
 
 
 def _summary(array, parameter: Parameter) -> str:
-    plain = _numbers(array, parameter)
+    plain = numbers_of(array, parameter)
     if not plain.size:
         return "empty"
     plain = plain.astype(np.float64)
@@ -321,7 +349,7 @@ def _summary(array, parameter: Parameter) -> str:
     return text + (f": {' '.join(f'{number:.6g}' for number in plain.ravel())}" if plain.size <= PRINTED_WHOLE else "")
 
 
-def _numbers(value, parameter: Parameter) -> np.ndarray:
+def numbers_of(value, parameter: Parameter) -> np.ndarray:
     """A copy of an argument's numbers; bfloat16, which is given as its bits, as float32."""
     plain = np.array(value)
     if parameter.kind == b"h" and plain.dtype == np.uint16:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from minillm.kernels.simulator import Profile
+from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.errors import Fault
 
 
@@ -15,6 +16,7 @@ class Simulation:
     mode: "run", "check" or "profile". rows: what was run, on what, and whether its results are
     right, a line of text each. agrees: whether they are. seconds: compiling included. findings: the
     faults, a text each; then there are no rows. faults: those of them that a thread is known of.
+    stop: where the variables of a warp were to be seen.
     """
 
     mode: str
@@ -24,14 +26,20 @@ class Simulation:
     findings: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     profile: Profile | None = None
+    stop: Breakpoint | None = None
 
     @property
     def well(self) -> bool:
         """Whether the results are right, and no fault was found."""
-        return self.agrees and not self.findings
+        return self.agrees and not self.findings and (self.stop is None or self.stop.values is not None)
 
     def text(self, width: int) -> str:
         """The report. width: columns."""
+        if self.stop:
+            return f"{self.stop.report(width)}\n{self._of_the_run(width)}"
+        return self._of_the_run(width)
+
+    def _of_the_run(self, width: int) -> str:
         if self.findings:
             return "\n".join(["faults found:", *self.findings])
         parts = [*self.rows, f"  {self.seconds:.2f} s, compiling included"]

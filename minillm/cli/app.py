@@ -7,6 +7,7 @@ import typer
 from minillm.cli import (
     chat,
     evaluate,
+    exercise,
     export,
     generate,
     gradcheck,
@@ -47,7 +48,22 @@ def common(
     """Language models with every gradient written by hand."""
 
 
-for module in (train, generate, chat, evaluate, gradcheck, info, inspect, export, lesson, plot, simulate, read, play):
+for module in (
+    train,
+    generate,
+    chat,
+    evaluate,
+    gradcheck,
+    info,
+    inspect,
+    export,
+    lesson,
+    plot,
+    simulate,
+    exercise,
+    read,
+    play,
+):
     name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
     summary = " ".join(getdoc(module.command).split("\n\n")[0].split())
     app.command(name=name, cls=cls, short_help=summary)(module.command)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from minillm.checks.gradcheck import GradientError
 from minillm.checks.mutation.equivalent import reason_why_equal
 from minillm.checks.mutation.mutants import NEVER_RUN, Mutant
 from minillm.checks.mutation.run import Result, mutate
@@ -26,10 +27,14 @@ def mutate_and_print(names: list[str] | None, every: bool = False) -> int:
 
     every: also those that are, with the reason.
     """
-    results = []
+    results: list[Result] = []
     with _progress() as progress:
-        for result in mutate(names, progress=progress):
-            results.append(result)
+        try:
+            results += mutate(names, progress=progress)
+        except GradientError as error:
+            print(f"FAILED {error}")
+            print("its mutants say nothing: mend the gradient first (minillm gradcheck)")
+            return 1
     Console(width=terminal_width()).print(_table(results))
     for result in results:
         for mutant in result.survivors_and_equal if every else result.survivors:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
 from minillm.cli.options import Command
 from minillm.errors import UserError
+
+if TYPE_CHECKING:
+    from minillm.checks.mutation.kernel_run import Report
 
 OF_A_PROGRAM = ("--check", "--profile", "--cupy-too")  # they may follow a program's name
 
@@ -86,6 +90,30 @@ def command(
             show_default=False,
         ),
     ] = None,
+    mutate: Annotated[
+        bool,
+        typer.Option(
+            "--mutate", help="Change the kernel in one place after the other: which changes does no check notice?"
+        ),
+    ] = False,
+    stop: Annotated[
+        str,
+        typer.Option(
+            "--break",
+            metavar="[FILE:]LINE",
+            help="Print the variables of a thread and its warp before this line is executed.",
+            show_default=False,
+        ),
+    ] = "",
+    thread: Annotated[
+        Optional[list[str]], typer.Option(help="Of --break: the thread in its block, X[,Y[,Z]].", show_default="0")
+    ] = None,
+    block_index: Annotated[
+        Optional[list[str]], typer.Option(help="Of --break: the block in the grid, X[,Y[,Z]].", show_default="0")
+    ] = None,
+    hit: Annotated[
+        int, typer.Option(help="Of --break: stop when a lane comes to the line for the N-th time.", min=1)
+    ] = 1,
     save: Annotated[
         Optional[Path],
         typer.Option(help="Of a .cu file: put the arrays, by parameter name, into this .npz file.", show_default=False),
@@ -96,19 +124,34 @@ def command(
     A kernel of minillm is compared with NumPy in float64; one of your own runs on the arguments
     given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
     place of the GPU; --check, --profile and --cupy-too directly behind its name are for minillm,
-    all that follows is for the program. Exit code 1 if the results differ or check mode finds a
-    fault. It needs Linux and g++. It shows that a kernel is right and free of races on the inputs
-    tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no
-    wgmma.
+    all that follows is for the program. --break stops nothing: the values are kept when each lane
+    of the warp comes to the line, the kernel goes on, and they are printed first. Exit code 1 if
+    the results differ, check mode finds a fault, a mutant survives, or no thread came to the line
+    of --break. It needs Linux and g++. It shows that a kernel is right and free of races on the
+    inputs tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and
+    no wgmma.
     """
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
+    if mutate and (check or profile or save or size or context.obj):
+        raise UserError(
+            "--mutate is for kernels and runs them in all modes: leave out --check, --profile, --save, --size"
+        )
     mode = "check" if check else "profile" if profile else "run"
+    if stop:
+        if check or profile:
+            raise UserError("--break is a run of its own: leave out --check and --profile")
+    elif thread or block_index or hit > 1:
+        raise UserError("--thread, --block-index and --hit say where --break LINE stops: give --break, too")
     if context.obj:
         from minillm.kernels.standin.script import Program, run_program
 
-        raise typer.Exit(run_program(Program(*context.obj), mode, cupy_too, shutil.get_terminal_size().columns))
+        program = Program(*context.obj)
+        place = _breakpoint(stop, thread, block_index, hit, "" if program.is_module else program.name)
+        raise typer.Exit(run_program(program, mode, cupy_too, shutil.get_terminal_size().columns, place))
     from minillm.checks.cases import KERNELS
+    from minillm.checks.mutation.kernel_cases import mutate_case
+    from minillm.checks.mutation.kernel_files import mutate_file
     from minillm.checks.simulate import FileRun, Way, parse_dimensions, parse_sizes, simulate_case, simulate_file
 
     if kernel is None:
@@ -119,7 +162,7 @@ def command(
         print("minillm simulate gelu --size rows=7,width=33, or a .cu file of yours,")
         print("or a program that uses CuPy")
         return
-    way = Way(mode, order.value, seed)
+    way = Way(mode, order.value, seed, breakpoint=_breakpoint(stop, thread, block_index, hit))
     if kernel.endswith(".ipynb"):
         raise UserError(
             f"{kernel} is a notebook: save it as a script first, with jupyter nbconvert --to script {kernel}"
@@ -135,6 +178,8 @@ def command(
             save,
             tuple(expect or ()),
         )
+        if mutate:
+            _mutate(lambda progress: mutate_file(Path(kernel), name, run, seed, progress=progress))
         simulation = simulate_file(Path(kernel), name, run, way)
     else:
         for option, given in (
@@ -147,10 +192,38 @@ def command(
         ):
             if given:
                 raise UserError(f"{option} is for a .cu file: a kernel of minillm takes --size")
+        if mutate:
+            _mutate(lambda progress: mutate_case(kernel, progress=progress))
         simulation = simulate_case(kernel, parse_sizes(kernel, size or []), way)
     print(simulation.text(shutil.get_terminal_size().columns))
     sys.stdout.flush()
     raise typer.Exit(0 if simulation.well else 1)
+
+
+def _mutate(run: Callable[[Callable[[int, int], None]], Report]) -> NoReturn:
+    """Print what `run` finds; the count goes to a terminal meanwhile."""
+    stream = sys.stderr
+
+    def progress(done: int, count: int) -> None:
+        if stream.isatty():
+            print(f"\r{done} of {count} mutants", end="", file=stream, flush=True)
+
+    try:
+        report = run(progress)
+    finally:
+        if stream.isatty():
+            print("\r\x1b[K", end="", file=stream, flush=True)
+    print(report.text())
+    sys.stdout.flush()
+    raise typer.Exit(1 if report.survivors else 0)
+
+
+def _breakpoint(stop, thread, block_index, hit, file=""):
+    if not stop:
+        return None
+    from minillm.checks.simulate import parse_breakpoint
+
+    return parse_breakpoint(stop, thread, block_index, hit, file)
 
 
 command.cls = SimulateCommand

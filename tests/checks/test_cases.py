@@ -10,6 +10,7 @@ import minillm
 from minillm.checks.agreement import agreement, reference_results, relative_error
 from minillm.checks.case import Kernel, at
 from minillm.checks.cases import ATTENTION, CASES, GRADCHECKED, KERNELS, LAYER_NORM, SELF_ATTENTION
+from minillm.checks.cases_paths import PATHS
 
 
 def test_every_file_with_gradients_has_a_check():
@@ -42,6 +43,19 @@ def test_a_case_with_a_kernel_can_be_simulated(name):
     "case, problem", [(case, p) for case in (ATTENTION, SELF_ATTENTION) for p in case.gradcheck], ids=str
 )
 def test_gradients_of_attention(case, problem):
+    assert_gradients(case, problem)
+
+
+@pytest.mark.parametrize(
+    "case, problem",
+    [
+        pytest.param(case, p, marks=pytest.mark.slow if "models" in case.home else ())
+        for case in PATHS
+        for p in case.gradcheck
+    ],
+    ids=str,
+)
+def test_gradients_of_further_paths(case, problem):
     assert_gradients(case, problem)
 
 

@@ -97,15 +97,15 @@ def test_evaluate(minillm, trained):
 
 def test_gradcheck(minillm):
     """A line for each layer, the worst last; with --all one for each tensor."""
-    shown = minillm("gradcheck", "linear", "softmax").stdout.splitlines()
+    shown = minillm("gradcheck", "mlp", "softmax").stdout.splitlines()
     heading, *layers, counts, last = [line.split() for line in shown]
     assert heading == "layer tensors largest error in at".split()
     errors = [float(re.search(r"\d\.\de-\d\d", line)[0]) for line in shown[1:-2]]
-    assert len(layers) == 4 and errors == sorted(errors)
+    assert len(layers) == 3 and errors == sorted(errors)
     assert " ".join(counts) == "9 tensors, 0 checks failed, tolerance 1e-06"
     assert last[:4] == f"largest relative error {errors[-1]:.1e}".split() and last[-2].rstrip(",") in shown[-3]
-    every = minillm("gradcheck", "linear", "softmax", "--all").stdout
-    assert "weight" in every and "(4, 5)" in every and "0 checks failed" in every
+    every = minillm("gradcheck", "mlp", "softmax", "--all").stdout
+    assert "weight" in every and "(4, 8)" in every and "0 checks failed" in every
     assert len(every.splitlines()) == 1 + 9 + 2
 
 
@@ -120,9 +120,40 @@ def test_gradcheck_by_the_complex_step(minillm):
 
 def test_gradcheck_fails_with_exit_code_1(minillm, monkeypatch):
     monkeypatch.setattr("minillm.layers.softmax.softmax_backward", lambda dp, saved: saved * dp)
-    shown = minillm("gradcheck", "softmax", "linear", expect=1).stdout
+    shown = minillm("gradcheck", "softmax", "mlp", expect=1).stdout
     assert "FAILED softmax: the gradient of x" in shown
-    assert shown.splitlines()[4].startswith("softmax ") and " in softmax, x" in shown.splitlines()[-1]  # the worst
+    assert shown.splitlines()[3].startswith("softmax ") and " in softmax, x" in shown.splitlines()[-1]  # the worst
+
+
+def test_gradcheck_with_mutants(minillm):
+    """A line for each name, and with --all those that are the same function, with the reason."""
+    shown = minillm("gradcheck", "--mutate", "softmax", "dpo").stdout.splitlines()
+    assert shown[0].split() == ["name", "mutants", "caught", "same", "function", "survive"]
+    assert re.fullmatch(r"softmax +(\d+) +\1 +0 +0", shown[1]) and re.fullmatch(r"dpo +\d+ +\d+ +1 +0", shown[2])
+    assert re.fullmatch(r"\d+ mutants, \d+ caught, 1 are the same function, 0 survive", shown[-1])
+    every = minillm("gradcheck", "--mutate", "dpo", "--all").stdout
+    assert "SAME" in every and " -> return xp.exp(-xp.logaddexp(-z, 0))\n    (the order of the two" in every
+
+
+def test_gradcheck_names_the_mutants_that_survive(minillm, monkeypatch):
+    monkeypatch.setattr("minillm.checks.mutation.equivalent.known_as_equal", dict)
+    shown = minillm("gradcheck", "--mutate", "dpo", expect=1).stdout
+    assert re.search(r"SURVIVES \S*dpo\.py:\d+: arguments exchanged, in sigmoid\n    return xp", shown)
+    assert shown.splitlines()[-1].endswith(" 0 are the same function, 1 survive")
+
+
+def test_ctrl_c_ends_the_mutants(minillm, monkeypatch):
+    def interrupted(mutant, check):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minillm.checks.mutation.run.noticed_by", interrupted)
+    assert minillm("gradcheck", "--mutate", "linear", expect=130).stderr.endswith("minillm: stopped\n")
+
+
+def test_mutants_of_a_wrong_gradient_are_not_tried(minillm, monkeypatch):
+    monkeypatch.setattr("minillm.layers.softmax.softmax_backward", lambda dp, saved: saved * dp)
+    shown = minillm("gradcheck", "--mutate", "softmax", expect=1)
+    assert "FAILED softmax: the gradient of x is wrong at" in shown.stdout
 
 
 def test_info(minillm):

@@ -25,7 +25,7 @@ Maker = Callable[[types.ModuleType], tuple[object, dict, object]]
 
 
 class ForwardChanged(AssertionError):
-    """Forward gives other results than the module's own: the fault is no fault of backward alone."""
+    """Forward gives other results than the module's own: the fault is not in backward alone."""
 
 
 class Measured:
@@ -94,8 +94,8 @@ class Measured:
 
 
 class _Kept(Measurement):
-    """A Measurement of those numbers alone of which a gradient differs from `own`, the module's, and
-    which evaluates forward once for each change of a number.
+    """A Measurement of those numbers alone of which a gradient differs from `own`, the module's,
+    and which evaluates forward once for each change of a number.
     """
 
     def __init__(self, subject, weights, own: dict[str, np.ndarray]):

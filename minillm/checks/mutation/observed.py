@@ -20,6 +20,7 @@ from minillm.checks.mutation.places import Place, places_in
 from minillm.checks.mutation.source import Source, source_of
 from minillm.layers.layer import Layer, Parameter
 
+COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")  # frames of their own until Python 3.11
 NOTE = "_note_of_an_expression"
 MOST = 8  # times that a line is looked at; later ones only count as run
 
@@ -73,7 +74,7 @@ def observe(module: types.ModuleType, names: list[str], check: Callable[[types.M
     def on_line(frame, event, argument):
         if event == "line":
             seen = observed.lines.setdefault(frame.f_lineno, [])
-            if len(seen) < MOST:
+            if len(seen) < MOST and frame.f_code.co_name not in COMPREHENSIONS:
                 seen.append(_described(frame.f_locals))
         return on_line
 
@@ -116,7 +117,7 @@ def _optional(functions: list[ast.AST]) -> Iterator[Place]:
 
 
 def dotted(node: ast.AST) -> str | None:
-    """The name of a name or of an attribute of one, as `observe` has it: "x", "saved.x"; else None."""
+    """The name of a name, or of an attribute of one, as "x" and "saved.x"; else None."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

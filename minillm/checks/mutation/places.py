@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 LONGEST = 90  # characters of a text, if a shorter part of the statement holds the whole place
 NOT_CHANGED = (ast.Raise, ast.Assert, ast.Delete, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom, ast.Pass)
-# Fields that say nothing of what is computed: annotations, decorators, default values, names of exceptions.
+# Fields that say nothing of what is computed: annotations, decorators, default values.
 PASSED_OVER = {"annotation", "returns", "decorator_list", "defaults", "kw_defaults", "type_params", "type_comment"}
 
-# What says how numbers are kept, and not which they are: by the keyword or attribute, by the function.
+# What says how numbers are kept, and not which they are: by the keyword, by the function.
 HOW_KEPT = ("dtype", "order", "copy", "kind", "casting", "like", "optimize", "subok", "itemsize", "device", "flags")
 LIBRARY_OF = ("array_module", "device_of", "dispatch", "kernel_for", "isinstance", "is_bfloat16", "empty_like", "empty")
 LIKE = ("astype", "view")
@@ -65,7 +65,12 @@ def places_in(function: ast.AST, first_line: int = 0) -> Iterator[Place]:
 def text(node: ast.AST) -> str:
     """A node as source text on one line; of a block its first line alone."""
     if isinstance(node, ast.stmt):
-        return ast.unparse(ast.fix_missing_locations(node)).partition("\n")[0]
+        line = ast.unparse(ast.fix_missing_locations(node)).partition("\n")[0]
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Tuple):  # in parentheses by Python 3.10 alone
+            written = ast.unparse(target)
+            line = line.replace(written, written.removeprefix("(").removesuffix(")"), 1)
+        return line
     return " ".join(ast.unparse(node).split())
 
 

@@ -1,4 +1,4 @@
-"""The rules for calls of functions: sums, transposes, matrix products, ufuncs with `out=`, einsum."""
+"""The rules for calls: sums, transposes, matrix products, ufuncs with `out=`, einsum."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _operand(node: ast.Call) -> ast.expr | None:
 
 
 def _is_library(node: ast.expr) -> bool:
-    """Whether an expression is NumPy or a thing like it: `np.exp`, `xp.exp`, `array_module(x).exp`."""
+    """Whether an expression is NumPy or the like: np, xp, array_module(x)."""
     if isinstance(node, ast.Call):
         return called(node) == "array_module"
     if isinstance(node, ast.Attribute):  # np.add of np.add.reduceat
@@ -94,7 +94,7 @@ def _is_transposed(node: ast.expr) -> bool:
 
 
 def _functions(place, observed):
-    """Another function in its place, or none; what is written to `out` keeps being written there."""
+    """Another function in its place, or none; what `out` names is still written to."""
     node, name = place.node, called(place.node)
     is_ufunc = isinstance(node.func, ast.Attribute) and _is_library(node.func.value)
     if (other := OTHER_FUNCTION.get(name)) and is_ufunc:

@@ -1,4 +1,4 @@
-"""The rules for statements: one left out, a branch always or never taken, += for =, another sign."""
+"""The rules for statements: one left out, a branch always taken, += for =, another sign."""
 
 from __future__ import annotations
 

