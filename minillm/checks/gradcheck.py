@@ -64,7 +64,8 @@ class Row:
     verdict: "passed", "wrong" or "cannot be told here"; `reason` says why it cannot be told.
     uncertainty: how far `numeric` may be off, if it was measured again; else NaN.
     by_step: what the first formula measured.
-    kinks: a line for each element at a kink whose gradient is one of the two slopes or between them.
+    kinks: a line for each element at a kink whose gradient is one of the two slopes or between
+    them.
     """
 
     tensor: str

@@ -1,9 +1,9 @@
-"""Functions whose local names are watched: what is assigned in forward can be changed a little, what
-is assigned in backward is noted.
+"""Functions whose local names are watched: what forward assigns can be changed a little, what
+backward assigns is noted.
 
 A function gets another code object for a while, made from its syntax tree:
 
-    forward     p = softmax(s)       ->  p = _tap(3, softmax(s))           which adds what it is told to add
+    forward     p = softmax(s)       ->  p = _tap(3, softmax(s))           which adds what is to be added
     backward    ds = p * (dp - sum)  ->  the same, and then  _note("ds", 41, ds)
 
 Only where the tree of the file is what runs: a function that was changed since, or that is made
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Event:
-    """An assignment in backward. owner: the function; order: of the first assignment of this name."""
+    """An assignment in the function `owner`, and the value."""
 
     owner: types.FunctionType
     name: str
@@ -84,8 +84,9 @@ class Taps:
 
 
 def called_functions(run: Callable[[], object]) -> dict[types.FunctionType, int]:
-    """The Python functions with a readable source that are called in `run` -> how often, in the order in which
-    they return; NumPy's, Python's and those of the checks themselves are left out.
+    """The Python functions that are called in `run` -> how often, as they return.
+
+    Those without a readable source, NumPy's, Python's and those of the checks are left out.
     """
     counts: dict[types.CodeType, int] = {}
 
@@ -167,7 +168,10 @@ def _constants(code: types.CodeType) -> list:
 
 
 def _compiled(tree: ast.Module, like: types.CodeType) -> types.CodeType | None:
-    """The code object of one function of a file: the whole file, since imports matter to the compiler."""
+    """The code object of one function of a file.
+
+    The whole file is compiled: its imports matter to the compiler.
+    """
     flags = like.co_flags & FUTURE
     waiting = [compile(ast.fix_missing_locations(tree), like.co_filename, "exec", flags, dont_inherit=True)]
     while waiting:

@@ -1,8 +1,9 @@
 """Which intermediate of a backward pass is the first wrong one.
 
 A backward goes from dy to dx by steps, and names them after what they are the gradients of: dscores
-of scores, dx_hat of x_hat, grad_z of z. The gradient of the loss with respect to any value of forward
-can be measured: it is added to a little, where forward assigns it, and the rest of forward runs on.
+of scores, dx_hat of x_hat, grad_z of z. The gradient of the loss with respect to any value of
+forward can be measured: a little is added to it where forward assigns it, and the rest of forward
+runs on.
 
     f(t) = loss, with scores + t u in the place of scores        f'(0) = sum(dscores * u)
 
@@ -49,8 +50,10 @@ FORWARDS = ("forward", "__call__", "forward_propagation", "fprop", "forward_pass
 
 @dataclass(frozen=True)
 class _Step:
-    """A gradient in backward that has been measured: its event, if it is wrong the first one; whether
-    it is right; the place in forward, or the name of a tensor; the last line that assigns it.
+    """A gradient in backward that has been measured.
+
+    event: its assignment, if it is wrong the first one. place: in forward, or the name of a tensor.
+    last: the last line that assigns it.
     """
 
     event: Event
@@ -78,8 +81,8 @@ def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
 
 
 def _pairs(subject: Subject, weights) -> list[tuple[types.FunctionType, types.FunctionType]]:
-    """(forward, backward) of the functions that run once in a forward and a backward of the subject, in
-    the order in which the backwards return: inner ones first.
+    """(forward, backward) of the functions that run once in a forward and a backward of the
+    subject, in the order in which the backwards return: inner ones first.
     """
     forwards = called_functions(subject.forward)
     backwards = called_functions(lambda: _backward(subject, weights))
@@ -187,8 +190,8 @@ class _Watch:
         return self._subject.tensors[place] if isinstance(place, str) else self.taps.values[place]
 
     def _measured(self, place: int | str):
-        """(direction, derivative along it, how far off) of a place; None if nothing depends on it, or
-        if it cannot be told.
+        """(direction, derivative along it, how far off) of a place; None if nothing depends on it,
+        or if it cannot be measured.
         """
         value = self._value(place)
         direction = np.asarray(stream("intermediate", place, value.size).normal(value.shape))
@@ -230,7 +233,7 @@ class _Watch:
 
 
 def _fitted(event: Event, shape: tuple[int, ...]) -> Event | None:
-    """The event with its value in a shape, where it is that or has rows in the place of several axes."""
+    """The event with its value in a shape, which may have several axes in the place of rows."""
     value = event.value
     if value.shape == shape:
         return event

@@ -70,7 +70,7 @@ INPUTS = [RNG.normal(size=shape) for shape in ((3, 4), (4, 5), (5, 2))]
     [
         ("dtotal = -(dp", "dtotal = (dp", "17: dtotal = (dp * e)", "relative error 2.0e+00"),
         ("    de += dtotal\n", "", "16: de = dp / total", "relative error"),
-        ("ds = de * e", "ds = 1.1 * de * e", "19: ds = 1.1 * de * e (relative error 9.1e-02", "dtotal and de before it are right"),
+        ("ds = de * e", "ds = 1.1 * de * e", "19: ds = 1.1 * de * e (relative error 9.1e-02", "de before it are right"),
         ("dv = h.T @ ds", "dv = h.T @ de", "20: dv = h.T @ de", "dtotal, de and ds before it are right"),
         ("dz = 2 * dh", "dz = dh", "22: dz = dh *", "ds, dv and dh before it are right"),
         ("return dz @ w.T, dw, dv", "return 2 * dz @ w.T, dw, dv", "", "dz and dw are right up to line 23"),

@@ -158,7 +158,7 @@ def test_what_nothing_tells_is_asked_for_in_one_line(write):
     assert results(write(told))["tiles"].shapes == "image (7, 8), weight (4, 3)"
 
 
-def test_integers_are_told_by_their_use_their_name_or_their_comment(write):
+def test_integers_are_known_by_their_use_their_name_or_their_comment(write):
     text = """
 import numpy as np
 def lookup_forward(table, {0}):

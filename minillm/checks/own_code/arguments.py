@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.checks.own_code.names import LABELS, SETTINGS
 from minillm.checks.own_code.source import REQUIRED, Code, base_name, same_name
-from minillm.checks.own_code.values import HELP, LABELS, SETTINGS, Ask
+from minillm.checks.own_code.values import HELP, Ask
 
 CACHES = ("cache", "caches", "saved", "ctx", "context", "memory", "tape", "residuals", "saved_tensors", "tmp", "stash")
 UPSTREAM = (
@@ -20,7 +21,10 @@ RATES = ("learning_rate", "lr", "learn_rate", "alpha", "eta", "step_size")
 
 @dataclass(frozen=True)
 class Source:
-    """Where the value of an argument comes from. kind: "upstream", "kept", "named", "buffer", "value"."""
+    """Where the value of an argument comes from.
+
+    kind: "upstream", "kept", "named", "buffer" or "value".
+    """
 
     argument: str
     kind: str
@@ -104,7 +108,7 @@ def inputs_only(inputs: dict, buffers: tuple[str, ...]) -> tuple[str, ...]:
 def assigned(
     names: list[str | None], tensors: list[str], shapes: dict[str, tuple], gradients: list
 ) -> dict[str, object]:
-    """Tensor -> gradient, of what backward returned: by its names, else in the order of the tensors.
+    """Tensor -> gradient, of what backward returned: by its names, else in the tensors' order.
 
     names: those in the text of its `return`. Raises Ask where neither tells.
     """

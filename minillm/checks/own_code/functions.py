@@ -1,7 +1,7 @@
 """A user's forward and backward functions, called as `gradcheck` calls a pair.
 
-What comes out is a `Problem`: forward(*arrays) -> y, saved and backward(dy, saved) -> the gradients of
-the arrays, in their order. Five kinds of functions are told apart by what they take and return:
+What comes out is a `Problem`: forward(*arrays) -> y, saved and backward(dy, saved) -> the gradients
+of the arrays, in their order. There are five kinds of functions, by what they take and return:
 
     y, cache = affine_forward(x, w, b)         dx, dw, db = affine_backward(dout, cache)
     y = relu(x)                                dx = relu_grad(dout, x)
@@ -95,7 +95,8 @@ class PairCall:
     def problem(self, values: dict) -> Problem:
         """The problem with these arguments.
 
-        Raises Ask where it cannot be told what belongs to what, and whatever the user's functions raise.
+        Raises Ask where it is not clear what belongs to what, and whatever the user's functions
+        raise.
         """
         code = code_of(self.forward)
         buffers = tuple(name for name in code.names if code.writes_into(name)) if not code.returned else ()
@@ -239,7 +240,7 @@ class PairCall:
         return not np.array_equal(before, after, equal_nan=True)
 
     def _is_of_output(self, forward, gradients, x) -> bool:
-        """Whether a slope is that of y = forward(x) in terms of y, as y (1 - y) is of the sigmoid."""
+        """Whether a slope is given in terms of y = forward(x), as the sigmoid's y (1 - y) is."""
         step, (y, saved) = 1e-6, forward(x)
         measured = (forward(x + step)[0] - forward(x - step)[0]) / (2 * step)
         try:

@@ -1,4 +1,4 @@
-"""A user's file, executed as a module: nothing is written, and what goes wrong is said in one line."""
+"""A user's file, executed as a module: nothing is written, and a failure is said in one line."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _imported(place: str, importing, folder: Path, longest: float) -> ModuleType:
-    """What `importing` returns. What stops it is told in one line, as a UserError."""
+    """What `importing` returns. What stops it is said in one line, as a UserError."""
     late = threading.Event()
 
     def interrupt():
@@ -163,8 +163,9 @@ def same_random_numbers(module: ModuleType | None = None, seed: int = 0) -> Iter
 
 
 class RandomNumbers:
-    """The same hidden random numbers in each call of a user's function. Where a call draws none, which
-    is seen once, later calls save the time.
+    """The same hidden random numbers in each call of a user's function.
+
+    Where a call draws none, which is seen once, later calls save the time.
     """
 
     def __init__(self, module: ModuleType):

@@ -1,7 +1,7 @@
 """A user's objects with forward and backward, called as `gradcheck` calls a pair of functions.
 
-Each call works on a copy of the object as it was made, so that nothing it keeps is taken along: what
-it saved, running statistics, gradients that were added up. Its own arrays that have a gradient
+Each call works on a copy of the object as it was made, so that nothing it keeps is taken along:
+what it saved, running statistics, gradients that were added up. Its own arrays that have a gradient
 (attributes.py) are inputs of the pair, beside those of forward, and have new random numbers: at
 zeros and ones, as they are made, faults do not show.
 """
@@ -21,9 +21,10 @@ from minillm.checks.own_code.attributes import Leaf, at, gradient_of, input_grad
 from minillm.checks.own_code.finding import Found
 from minillm.checks.own_code.functions import Problem, flattened, in_backward, with_arrays
 from minillm.checks.own_code.loading import RandomNumbers, same_random_numbers
+from minillm.checks.own_code.names import LABELS, SIZES
 from minillm.checks.own_code.shapes import told
 from minillm.checks.own_code.source import base_name, code_of
-from minillm.checks.own_code.values import LABELS, NOT_GIVEN, SIZES, Ask, Choice, Maker
+from minillm.checks.own_code.values import NOT_GIVEN, Ask, Choice, Maker
 from minillm.errors import UserError
 
 RESULTS = (
@@ -210,8 +211,8 @@ class ObjectCall:
         return sources, False
 
     def _run_backward(self, thing, values, returned, sources, candidates: list[Leaf], dys) -> dict[str, object]:
-        """Name -> gradient: of what backward returns, of what it leaves on the object, or of what it
-        takes from the weights with a learning rate of 1.
+        """Name -> gradient: what backward returns, what it leaves on the object, or what it takes
+        from the weights with a learning rate of 1.
         """
         dy = next(iter(dys.values()))
         if self._backward is None:  # loss, grads = self.loss(x, y)

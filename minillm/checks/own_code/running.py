@@ -198,8 +198,8 @@ def _is_finite(problem: Problem) -> bool:
 
 
 def _no_inputs(found: Found, maker: Maker, why: tuple[Exception, Choice] | None) -> UserError:
-    """What is said where forward runs with no inputs: the question for shapes, or what it raised where
-    all of them are told.
+    """What is said where forward runs with no inputs: the question for shapes, or, where all of
+    them are known, what it raised.
     """
     if why is None:
         return ask_for(found.name, code_of(found.forward).names or ["x"])

@@ -48,7 +48,7 @@ LARGEST_LITERAL = 10  # a larger number in a shape, such as 784, is a letter lik
 
 
 class Told(NamedTuple):
-    """What is told of an argument: its shape, and whether it holds integers."""
+    """What a text says of an argument: its shape, and whether it holds integers."""
 
     shape: Shape
     is_integer: bool = False
@@ -84,7 +84,7 @@ class Sizes:
         return self.numbers[name]
 
     def shape(self, shape: Shape) -> tuple[int, ...]:
-        """The numbers of a shape; "..." stands for two axes, or for those between d_1 and d_k."""
+        """The numbers of a shape; "..." is two axes, or those between d_1 and d_k."""
         found: list[int] = []
         if len([dim for dim in shape if dim.isidentifier()]) >= 4:  # images: every number is tried
             for name, number in zip(shape, (2, 3, 4, 6)):
@@ -185,7 +185,7 @@ def _items(text: str) -> Iterator[str]:
 
 
 def _in_text(text: str, names: list[str]) -> Iterator[tuple[str, Shape]]:
-    """(name, shape) for each shape in a text that stands behind a name."""
+    """(name, shape) for each shape in a text that follows a name."""
     end = 0
     for match in _GROUP.finditer(text):
         segment, shape = text[end : match.start()], _dims(match.group(1))
@@ -249,7 +249,7 @@ def _of_annotation(note: str) -> Shape:
 
 
 def _of_products(code: Code) -> Iterator[tuple[str, Shape]]:
-    """The operands of x @ w, np.dot(x, w) and x.dot(w), where their shapes stand beside the line."""
+    """The operands of x @ w, np.dot(x, w) and x.dot(w), with the shapes in the line's comment."""
     for line, comment in code.comments.items():
         shapes = [_dims(group.group(1)) for group in _GROUP.finditer(re.split(r"->|→|=", comment)[0])]
         if len(shapes) != 2 or not re.search(r"[)\]]\s*[@x×.*]\s*[(\[]", comment):

@@ -11,7 +11,7 @@ import tokenize
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-# What the name of a backward adds to that of its forward, which is alone or ends as one of FORWARDS.
+# What the name of a backward adds to that of its forward, which may end as one of FORWARDS.
 ENDS = (
     "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime",
     "_vjp", "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
@@ -23,7 +23,7 @@ REQUIRED = inspect.Parameter.empty
 
 
 class Argument(NamedTuple):
-    """An argument of a function. default: REQUIRED if there is none; note: its annotation as text."""
+    """An argument of a function. default: REQUIRED if there is none. note: its annotation."""
 
     name: str
     default: object = REQUIRED
@@ -143,7 +143,7 @@ class Code:
         return found
 
     def writes_into(self, name: str) -> bool:
-        """Whether it writes into the array of an argument: out[...] = y, out += y, np.dot(..., out=out)."""
+        """Whether it writes into the array of an argument: out[...] = y, out += y, out=out."""
         for node in self.own_nodes:
             targets = (
                 node.targets

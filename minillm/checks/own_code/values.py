@@ -1,4 +1,4 @@
-"""Values for the arguments of a function: arrays of the shapes that are told, settings by their names."""
+"""Values for the arguments of a function: arrays of known shapes, settings by their names."""
 
 from __future__ import annotations
 
@@ -12,64 +12,21 @@ from types import ModuleType
 
 import numpy as np
 
+from minillm.checks.own_code.names import (
+    ACTIVATION,
+    BIASES,
+    LABELS,
+    LISTS,
+    PROBABILITIES,
+    SETTINGS,
+    SIZES,
+    SLOPE,
+    TOKENS,
+)
 from minillm.checks.own_code.shapes import Sizes, Told, says_integers, told
 from minillm.checks.own_code.source import REQUIRED, Argument, Code, code_of
 from minillm.errors import UserError
 
-# Settings by the names that people give them.
-SETTINGS: dict[str, object] = {
-    **dict.fromkeys(("eps", "epsilon", "variance_epsilon"), 1e-5),
-    **dict.fromkeys(
-        ("p", "rate", "drop", "dropout", "dropout_rate", "drop_prob", "keep_prob", "p_drop", "dropout_ratio"), 0.5
-    ),
-    **dict.fromkeys(("momentum", "beta1", "decay", "rho"), 0.9),
-    **dict.fromkeys(("lr", "learning_rate", "learn_rate", "step_size", "eta"), 1.0),
-    **dict.fromkeys(
-        (
-            "reg",
-            "lam",
-            "lambda_",
-            "lambd",
-            "l1",
-            "l2",
-            "weight_decay",
-            "reg_strength",
-            "alpha",
-            "slope",
-            "negative_slope",
-            "leak",
-        ),
-        0.1,
-    ),
-    **dict.fromkeys(("delta", "margin", "temperature", "tau", "scale", "gain"), 1.0),
-    **dict.fromkeys(("mode",), "train"),
-    **dict.fromkeys(("training", "train", "is_training", "train_flg", "train_mode", "is_train"), True),
-    **dict.fromkeys(("stride", "pad", "padding", "dilation", "stride_h", "stride_w"), 1),
-    **dict.fromkeys(
-        ("pool_height", "pool_width", "pool_h", "pool_w", "kernel_size", "filter_size", "pool_size", "ksize"), 2
-    ),
-    **dict.fromkeys(("n_head", "n_heads", "num_heads", "nh", "heads", "num_groups", "n_groups", "groups"), 2),
-    **dict.fromkeys(("axis", "dim"), -1),
-    **dict.fromkeys(("seed", "random_state", "layer_idx", "layer_id", "index"), 0),
-    **dict.fromkeys(("name", "label_name"), "layer"),
-    **dict.fromkeys(("verbose", "debug"), False),
-    **dict.fromkeys(("dtype",), np.float64),
-}
-LABELS = ("y", "t", "label", "labels", "target", "targets", "y_true", "true", "truth", "y_batch", "gt", "ground_truth")
-TOKENS = ("idx", "ids", "token", "tokens", "token_ids", "indices", "index", "idxs", "input_ids")
-BIASES = re.compile(r"^(b\w?|.*bias(es)?|beta|.*_b|b\d|gamma|g|gain|shift)$", re.I)
-PROBABILITIES = re.compile(r"prob|pred|y_?hat|^p$|softmax|^AL$|^a$", re.I)
-SIZES = re.compile(
-    r"^(n|num|d)_|^(n|d)$|^(n|d)_?(in|out)(puts?)?$|(size|dim|dims|features|units|neurons|channels|width|hidden|classes|embeddings?|filters)\d?$"
-    r"|^(in|out|input|output|inputs|outputs|fan_in|fan_out|nin|nout|d_model|d_ff|vocab|nodes)(_len|_n|_num|_dim)?$"
-)
-ACTIVATION = re.compile(
-    r"^(activation|act|func|function|fn|nonlinearity|f)(_?(fn|func|function))?(_|$)|^(d_?)(activation|act|func|f)$|^f_?prime$"
-)
-SLOPE = re.compile(r"prime|deriv|grad|backward|^d_?(activation|act|func|f)$")
-LISTS = (
-    r"^(hidden|layer|layers|n|num)?_?(dims|sizes|layers|units|neurons|nodes|shape|hiddens)$|^topology$|^architecture$"
-)
 MOST = 400  # combinations of shapes that are tried
 HELP = "--input {0}=3,5 (a shape), --input {0}=int:10:4 (integers below 10), or in the file  # {0}: (N, D)"
 
@@ -133,7 +90,7 @@ class Maker:
             yield Choice({a.name: values[a.name] for a in arguments if a.name in values}, tuple(open_))
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Random numbers that depend on the name: standard normal, or in (0, 1) for probabilities."""
+        """Standard normal numbers that depend on the name."""
         numbers = np.random.default_rng([self.seed, *name.encode()])
         return numbers.normal(size=shape)
 
@@ -176,7 +133,7 @@ class Maker:
         init = codes[0].name == "__init__"
         if (
             init
-            and re.search(LISTS, name)
+            and LISTS.search(name)
             and (argument.default is REQUIRED or isinstance(argument.default, (list, tuple)))
         ):
             return [self.sizes.of(name), self.sizes.of(f"{name}_")]
@@ -218,7 +175,7 @@ class Maker:
         return _OPEN
 
     def _by_default(self, name: str, default):
-        """A large number of features of a constructor becomes a small one; other defaults are kept."""
+        """A large number of features becomes a small one; other defaults are kept."""
         return self.sizes.of(name) if type(default) is int and default > 8 and SIZES.search(name) else _LEAVE
 
     def _is_a_size(self, codes: list[Code], name: str) -> bool:
@@ -271,7 +228,7 @@ class Maker:
                 yield {name: _positive(value) if positive else value for name, value in values.items()}
 
     def _candidates(self, codes: list[Code], name: str, base: tuple[int, ...], is_first: bool, differentiated) -> list:
-        """Functions that make an array for an argument of which nothing is told."""
+        """Functions that make an array for an argument of which nothing is known."""
         width = base[-1]
 
         def shaped(*shapes):
