@@ -60,7 +60,7 @@ class WrongGPT2(GPT2):
 
 
 class Checked(NamedTuple):
-    """What a gradient check of a norm says: the largest error of each tensor, and how long it took."""
+    """What a gradient check of a norm says: the largest error of each tensor, the seconds it took."""
 
     errors: dict[str, float]
     verdict: str
