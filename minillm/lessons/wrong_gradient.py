@@ -60,7 +60,7 @@ class WrongGPT2(GPT2):
 
 
 class Checked(NamedTuple):
-    """What a gradient check of a norm says: the largest error of each tensor, the seconds it took."""
+    """A gradient check of a norm: the largest error of each tensor, and the seconds it took."""
 
     errors: dict[str, float]
     verdict: str
