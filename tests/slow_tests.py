@@ -61,7 +61,7 @@ PATTERNS = (
     # all commands for a machine with a GPU, in processes of their own
     r"test_on_a_gpu\.py::test_each_command_of_a_piece_runs",
     # lessons that train, or run many kernels
-    r"lessons/test_(one_page|cross_entropy|kernel|muon|chat|preferences)\.py::test_what_the_lesson_claims",
+    r"lessons/test_(one_page|cross_entropy|kernel|muon|chat|preferences|wrong_gradient)\.py::test_what_the_lesson_claims",
     r"lessons/test_overfitting\.py::test_a_run_is_the_same_each_time",
     r"lessons/test_greedy_or_sampling\.py::test_a_sentence_of_the_readers_own_is_continued",
     # thousands of texts, thousands of damaged files: fewer kinds in the plain run

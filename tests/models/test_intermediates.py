@@ -16,7 +16,7 @@ from minillm.layers import attention, layer_norm, rms_norm, swiglu
 torch = pytest.importorskip("torch", reason="comparison with PyTorch (extra test-peers)")
 pytestmark = pytest.mark.peers
 
-# What autograd has and backward does not form, since a formula stands for several steps of the derivation.
+# What autograd has and backward does not form, since one formula takes the place of several steps of the derivation.
 NEVER_FORMED = re.compile(
     r"loss\.(shifted|exponentials|total|at_target|losses) gradient"  # softmax minus the target, in one line
     r"|.*(norm|ln_[12f])\.(centered|variance|rstd|scaled) gradient"  # of mean and variance; scaled has that of the result
