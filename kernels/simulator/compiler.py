@@ -52,6 +52,14 @@ KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
 OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
+# What clang++ has not, and what it has in its place.
+OF_GCC = {
+    "-fno-gnu-unique": (),
+    "-fno-extern-tls-init": (),
+    "-ftrack-macro-expansion=0": (),
+    "-Wno-narrowing": ("-Wno-c++11-narrowing",),
+    "--param=tsan-distinguish-volatile=1": ("-mllvm", "-tsan-distinguish-volatile=1"),
+}
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -79,8 +87,14 @@ EXHAUSTED = re.compile(
 
 @functools.cache
 def compiler() -> str | None:
-    """The path of g++ ($CXX if set), or None."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+    """The path of g++, or of clang++ where there is none ($CXX if set); or None."""
+    return shutil.which(os.environ["CXX"]) if os.environ.get("CXX") else shutil.which("g++") or shutil.which("clang++")
+
+
+@functools.cache
+def is_clang() -> bool:
+    """Whether the compiler is clang++."""
+    return "clang" in _toolchain()
 
 
 def compiler_available() -> bool:
@@ -320,7 +334,8 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
     """Run the compiler; `complaint` makes a line of what it said."""
     if compiler() is None:
         raise CompilerMissing
-    command = [compiler(), *map(str, arguments)]
+    given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
+    command = [compiler(), *given]
     english = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
     if result.returncode:

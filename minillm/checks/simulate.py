@@ -34,7 +34,7 @@ from minillm.files.atomic import write_atomically
 from minillm.kernels.simulator import CompileError, Profile, RawModule, SimulatorError, configured
 from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.signature import Parameter
-from minillm.kernels.simulator.source import kernels, without_host_code
+from minillm.kernels.simulator.source import kernels, waits_for_grid, without_host_code
 
 ARGUMENT = re.compile(r"(?P<dtype>[a-z]+[a-z_]*\d*)(?:\[(?P<shape>\d+(?:,\d+)*)\])?(?:[:=](?P<value>[^\[\]]+))?$")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|inf|nan)$")
@@ -129,7 +129,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
     source = module_of().named_code()[1]
     chosen = _kernel_of(name, kernel, source)
     try:
-        module = module_of(name_expressions=(chosen,))
+        module = module_of(name_expressions=(chosen,), enable_cooperative_groups=waits_for_grid(source))
         function = module.get_function(chosen)
         function.max_dynamic_shared_size_bytes = max(SHARED_BY_DEFAULT, launch.shared)
         with configured(progress=way.progress):
