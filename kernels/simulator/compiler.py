@@ -58,6 +58,7 @@ OF_GCC = {
     "-fno-extern-tls-init": (),
     "-ftrack-macro-expansion=0": (),
     "-Wno-narrowing": ("-Wno-c++11-narrowing",),
+    "-fsanitize=thread": ("-fsanitize=thread", "-mllvm", "-tsan-instrument-atomics=0"),  # they report themselves
     "--param=tsan-distinguish-volatile=1": ("-mllvm", "-tsan-distinguish-volatile=1"),
 }
 GPU_ONLY_OPTIONS = (
