@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,7 +101,7 @@ def is_clang() -> bool:
 
 def compiler_available() -> bool:
     """Whether kernels can be simulated on this machine."""
-    return compiler() is not None
+    return compiler() is not None and sys.platform == "linux"
 
 
 def cache_folder() -> Path:
@@ -313,6 +314,8 @@ def _translated(options) -> list[str]:
 
 @functools.cache
 def _toolchain() -> str:
+    if sys.platform != "linux":
+        raise UserError("kernels are simulated on Linux only: elsewhere in a container or a virtual machine with Linux")
     if compiler() is None:
         raise CompilerMissing
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout

@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, compiler_available, configured
+from minillm.errors import UserError
+from minillm.kernels.simulator import (
+    CompileError,
+    RawModule,
+    SimulatorError,
+    compiler,
+    compiler_available,
+    configured,
+)
 from minillm.kernels.simulator.ptx import unknown_instruction, with_ptx_as_cpp
 
 pytestmark = pytest.mark.skipif(not compiler_available(), reason="no C++ compiler (apt install g++)")
@@ -220,4 +228,12 @@ def test_clang_in_the_place_of_gcc():
     assert done.returncode == 0, done.stderr
     told = done.stdout.splitlines()
     assert told[:3] == ["run True", "run False", "check True"] and told[-2:] == ["profile True", "profile False"]
-    assert "kernel.cu:56: reverse" in told[3] and "an asynchronous copy is still to write" in told[3]
+    assert "kernel.cu:51: reverse" in told[3] and "shared memory" in told[3]
+
+
+def test_another_system_is_named(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    compiler._toolchain.cache_clear()
+    assert not compiler_available()
+    with pytest.raises(UserError, match="on Linux only"):
+        RawModule(code=PTX).library("run")
