@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,6 +56,15 @@ OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SI
 OBSERVED_FLAGS += ("-fsanitize=signed-integer-overflow", "-fsanitize=shift-exponent")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
 OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
+# What clang++ has not, and what it has in its place.
+OF_GCC = {
+    "-fno-gnu-unique": (),
+    "-fno-extern-tls-init": (),
+    "-ftrack-macro-expansion=0": (),
+    "-Wno-narrowing": ("-Wno-c++11-narrowing",),
+    "-fsanitize=thread": ("-fsanitize=thread", "-mllvm", "-tsan-instrument-atomics=0"),  # they report themselves
+    "--param=tsan-distinguish-volatile=1": ("-mllvm", "-tsan-distinguish-volatile=1"),
+}
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -82,13 +92,19 @@ EXHAUSTED = re.compile(
 
 @functools.cache
 def compiler() -> str | None:
-    """The path of g++ ($CXX if set), or None."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+    """The path of g++, or of clang++ where there is none ($CXX if set); or None."""
+    return shutil.which(os.environ["CXX"]) if os.environ.get("CXX") else shutil.which("g++") or shutil.which("clang++")
+
+
+@functools.cache
+def is_clang() -> bool:
+    """Whether the compiler is clang++."""
+    return "clang" in _toolchain()
 
 
 def compiler_available() -> bool:
     """Whether kernels can be simulated on this machine."""
-    return compiler() is not None
+    return compiler() is not None and sys.platform == "linux"
 
 
 def cache_folder() -> Path:
@@ -315,6 +331,8 @@ def _translated(options) -> list[str]:
 
 @functools.cache
 def _toolchain() -> str:
+    if sys.platform != "linux":
+        raise UserError("kernels are simulated on Linux only: elsewhere in a container or a virtual machine with Linux")
     if compiler() is None:
         raise CompilerMissing
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
@@ -337,7 +355,8 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> str:
     """Run the compiler, and return its warnings; `complaint` makes a line of its errors."""
     if compiler() is None:
         raise CompilerMissing
-    command = [compiler(), *map(str, arguments)]
+    given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
+    command = [compiler(), *given]
     english = {**os.environ, "LC_ALL": "C"}
     result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
     if result.returncode:

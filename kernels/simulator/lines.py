@@ -39,6 +39,6 @@ def in_kernel(place: str) -> bool:
     return (
         file not in ("", "??", "unit.cpp")
         and not file.startswith("<kernel ")
-        and Path(file).parent != HERE
+        and not Path(file).is_relative_to(HERE)
         and not SYSTEM.match(file)
     )

@@ -74,6 +74,16 @@ void __tsan_read_range(void* address, unsigned long size) {
 void __tsan_write_range(void* address, unsigned long size) {
     serve(address, size, minillm_sim::kWrite, false, __builtin_return_address(0));
 }
+// Copies of whole structures, by clang 15 and later.
+void* __tsan_memcpy(void* to, const void* from, unsigned long size) {
+    serve(from, size, minillm_sim::kRead, false, __builtin_return_address(0));
+    serve(to, size, minillm_sim::kWrite, false, __builtin_return_address(0));
+    return __builtin_memcpy(to, from, size);
+}
+void* __tsan_memset(void* to, int value, unsigned long size) {
+    serve(to, size, minillm_sim::kWrite, false, __builtin_return_address(0));
+    return __builtin_memset(to, value, size);
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}

@@ -19,6 +19,9 @@ HOST = re.compile(
     r"|thrust::|findCudaDevice|StopWatchInterface|sdk[A-Z]\w+|compareData\w*|checkCmdLineFlag|getCmdLineArgument\w+)\b"
 )
 SCOPE_WORDS = re.compile(r"\b(?:namespace|struct|class|union|enum)\b")
+WAITS_FOR_GRID = re.compile(
+    r"\bthis_grid\s*\(\s*\)\s*\.\s*sync\b|\b\w*grid\w*\s*\.\s*sync\s*\(|\bsync\s*\(\s*\w*grid|\bcudaLaunchCooperativeKernel\b"
+)
 EXTERN_SHARED = re.compile(
     r"\b(?:extern\s+__shared__|__shared__\s+extern)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?"
     r"(?P<type>[\w:<>,\s]+?)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?(?P<name>\w+)\s*\[\s*\]\s*;"
@@ -182,6 +185,11 @@ def kernels(source: str) -> list[KernelText]:
             )
         )
     return found
+
+
+def waits_for_grid(source: str) -> bool:
+    """Whether a source seems to have barriers of the whole grid, or says so where it launches."""
+    return bool(WAITS_FOR_GRID.search(masked(source)))
 
 
 def split_list(text: str) -> list[str]:

@@ -38,7 +38,7 @@ from minillm.kernels.simulator import CompileError, Profile, RawModule, Simulato
 from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.signature import Parameter
-from minillm.kernels.simulator.source import kernels, without_host_code
+from minillm.kernels.simulator.source import kernels, waits_for_grid, without_host_code
 
 ARGUMENT = re.compile(r"(?P<dtype>[a-z]+[a-z_]*\d*)(?:\[(?P<shape>\d+(?:,\d+)*)\])?(?:[:=](?P<value>[^\[\]]+))?$")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|inf|nan)$")
@@ -137,7 +137,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
     source = module_of().named_code()[1]
     chosen = kernel_of(name, kernel, source)
     try:
-        module = module_of(name_expressions=(chosen,))
+        module = module_of(name_expressions=(chosen,), enable_cooperative_groups=waits_for_grid(source))
         function = module.get_function(chosen)
         function.max_dynamic_shared_size_bytes = max(SHARED_BY_DEFAULT, launch.shared)
         with configured(progress=way.progress):
