@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from minillm.errors import UserError
@@ -80,10 +81,18 @@ EXHAUSTED = re.compile(
 )
 
 
+_seconds = 0.0  # that this process has waited for the compiler
+
+
 @functools.cache
 def compiler() -> str | None:
     """The path of g++ ($CXX if set), or None."""
     return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def seconds_compiling() -> float:
+    """How long this process has waited for the compiler so far."""
+    return _seconds
 
 
 def compiler_available() -> bool:
@@ -340,7 +349,10 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> str:
         raise CompilerMissing
     command = [compiler(), *map(str, arguments)]
     english = {**os.environ, "LC_ALL": "C"}
+    started = time.perf_counter()
     result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
+    global _seconds
+    _seconds += time.perf_counter() - started
     if result.returncode:
         log = result.stderr
         if "No space left on device" in log:
