@@ -33,7 +33,9 @@ NVIDIA's compute-sanitizer needs a GPU and was not run.
 
 {table}
 
-Reported: {counts}. Without the fault: {sound}. {when}
+Reported: {counts}. Without the fault: {sound}.
+{when}
+The faults were chosen here; another list would give other counts.
 
 What was learned from the others for check mode: a read of a local variable that has no value, and a pointer to one whose
 scope has ended (g++'s warnings, for the kernel that runs); an integer that overflows, and a shift that is too far (UBSan);
