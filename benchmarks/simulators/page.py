@@ -11,35 +11,39 @@ WAYS = {"ours": "check mode", "orders": "orders", "sanitizers": "sanitizers", "v
 PAGE = """\
 # Simulators compared
 
-Forty kernels, each with one planted fault and once without it (`benchmarks/simulators/faults.cu`), in the check mode of this
-project's [simulator](simulator.md) and in what else runs CUDA kernels without a GPU. The page is generated:
-`python -m benchmarks.simulators --write` runs all of them, and a test runs our column anew.
+Forty kernels, each with one planted fault and once without it (`benchmarks/simulators/faults.cu`), in the check mode of
+this project's [simulator](simulator.md) and in what else runs CUDA kernels without a GPU. The page is generated: `python -m
+benchmarks.simulators --write` runs all of them, and a test runs our column anew.
 
-- **check mode**: `minillm simulate FILE.cu --check`, threads in ascending order; where that shows nothing, once more in shuffled order.
+- **check mode**: `minillm simulate FILE.cu --check`, threads in ascending order; where that shows nothing, once more in
+  shuffled order.
 - **orders**, **sanitizers**, **valgrind**: the kernel as a program of the host, the way of
-  [cuda4cpu](https://github.com/javier-cabezas/cuda4cpu). The threads of a block run one after another up to their next barrier, in
-  five orders (forward, reverse, three random ones), and the results are compared; barriers at different lines are reported; the same
-  program is compiled with g++'s AddressSanitizer and UBSan, and runs in valgrind. cuda4cpu itself was not at hand: its documented
-  ways are built anew in `benchmarks/simulators/threads.h`, so that a cell says what the way can see, and not what cuda4cpu prints.
-- **numba**: numba's simulator (`NUMBA_ENABLE_CUDASIM=1`), the same kernels written in Python. It looks at nothing but Python's own
-  exceptions and warnings.
+  [cuda4cpu](https://github.com/javier-cabezas/cuda4cpu). The threads of a block run one after another up to their next
+  barrier, in five orders (forward, reverse, three random ones), and the results are compared; barriers at different lines
+  are reported; the same program is compiled with g++'s AddressSanitizer and UBSan, and runs in valgrind. cuda4cpu itself
+  was not at hand: its documented ways are built anew in `benchmarks/simulators/threads.h`, so that a cell says what the way
+  can see, and not what cuda4cpu prints.
+- **numba**: numba's simulator (`NUMBA_ENABLE_CUDASIM=1`), the same kernels written in Python. It looks at nothing but
+  Python's own exceptions and warnings.
 
-A cell has the line, if the fault was reported with its line; `yes`, if it was reported without; `results differ`, if the order of
-threads changes the numbers, which a comparison of two runs shows; `-`, if nothing was shown; nothing, if the kernel cannot be written
-there. A wrong number alone counts as nothing: every way shows it where the right one is known.
+A cell has the line, if the fault was reported with its line; `yes`, if it was reported without; `results differ`, if the
+order of threads changes the numbers, which a comparison of two runs shows; `-`, if nothing was shown; nothing, if the
+kernel cannot be written there. A wrong number alone counts as nothing: every way shows it where the right one is known.
 NVIDIA's compute-sanitizer needs a GPU and was not run.
 
 {table}
 
-Reported: {counts}. Without the fault: {sound}. {when}
+Reported: {counts}. Without the fault: {sound}.
+{when}
+The faults were chosen here; another list would give other counts.
 
-What was learned from the others for check mode: a read of a local variable that has no value, and a pointer to one whose scope has
-ended (g++'s warnings, for the kernel that runs); an integer that overflows, and a shift that is too far (UBSan); an array in which
-nothing was written yet (`--arg "float32[1000]=fresh"`, as valgrind sees it).
+What was learned from the others for check mode: a read of a local variable that has no value, and a pointer to one whose
+scope has ended (g++'s warnings, for the kernel that runs); an integer that overflows, and a shift that is too far (UBSan);
+an array in which nothing was written yet (`--arg "float32[1000]=fresh"`, as valgrind sees it).
 
-What check mode does not see: a pointer that has wandered from one array into another, from one row of a shared array into the next,
-or beyond a local array within the thread's own stack (AddressSanitizer sees the last one); numbers that no thread has computed, since
-it does not know what was wanted (`--expect` does).
+What check mode does not see: a pointer that has wandered from one array into another, from one row of a shared array into
+the next, or beyond a local array within the thread's own stack (AddressSanitizer sees the last one); numbers that no thread
+has computed, since it does not know what was wanted (`--expect` does).
 """
 
 

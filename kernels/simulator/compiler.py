@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,6 +91,9 @@ EXHAUSTED = re.compile(
 )
 
 
+_seconds = 0.0  # that this process has waited for the compiler
+
+
 @functools.cache
 def compiler() -> str | None:
     """The path of g++, or of clang++ where there is none ($CXX if set); or None."""
@@ -100,6 +104,11 @@ def compiler() -> str | None:
 def is_clang() -> bool:
     """Whether the compiler is clang++."""
     return "clang" in _toolchain()
+
+
+def seconds_compiling() -> float:
+    """How long this process has waited for the compiler so far."""
+    return _seconds
 
 
 def compiler_available() -> bool:
@@ -358,7 +367,10 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> str:
     given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
     command = [compiler(), *given]
     english = {**os.environ, "LC_ALL": "C"}
+    started = time.perf_counter()
     result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
+    global _seconds
+    _seconds += time.perf_counter() - started
     if result.returncode:
         log = result.stderr
         if "No space left on device" in log:
