@@ -303,10 +303,18 @@ def c_type(array) -> str:
 
 
 def empty(shape, like, dtype="float32"):
-    """A new array, not initialized, on the device of `like`."""
+    """A new array, not initialized, on the device of `like`.
+
+    In check mode every byte of it is 255, NaN as a number: what a kernel does not write shows.
+    """
     if device_of(like) == "cuda":  # the shape () would be none at all for cupy.empty_like: it takes that of `like`
         return array_module(like).empty(shape, dtype)
-    return np.empty_like(like, shape=shape, dtype=dtype, order="C")
+    from minillm.kernels.simulator import settings
+
+    found = np.empty_like(like, shape=shape, dtype=dtype, order="C")
+    if settings.current().mode == "check" and found.size:
+        found.reshape(-1).view(np.uint8).fill(255)
+    return found
 
 
 def device_id(array) -> str:

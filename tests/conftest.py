@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 # other more than they compute. Both libraries look at it when they are loaded; commands that tests start inherit it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
+
+collect_ignore = [] if find_spec("torch") else ["torch_twins.py"]  # doctest looks into every file
 
 pytest.register_assert_rewrite("kernel_testing", "planting")
 

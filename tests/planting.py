@@ -54,6 +54,7 @@ def assert_caught(module, right: str, wrong: str, subject, *inputs, **settings) 
     subject: a function of a module, which makes the layer or pair of functions to be checked from
     it.
     """
+    settings = {"intermediates": False} | settings
     gradcheck(subject(module), *inputs, **settings)
     with pytest.raises(GradientError) as caught:
         gradcheck(subject(planted(module, right, wrong)), *inputs, **settings)

@@ -48,23 +48,24 @@ class Exercise:
 
 EXERCISES = (
     Exercise("vector_add", "a thread an element, and the bound of the array"),
-    Exercise("strided", "fewer threads than elements, and neighbours for a warp"),
+    Exercise("strided", "fewer threads than elements, neighbours for a warp"),
     Exercise("block_sum", "a tree of additions, with barriers and shuffles"),
     Exercise("transpose", "a tile in shared memory, and its banks"),
     Exercise("scan", "running sums, part by part"),
     Exercise("histogram", "counters that many threads add to"),
     Exercise("softmax", "a warp a row, without overflow"),
     Exercise("layer_norm", "a block a row, without cancellation"),
-    Exercise("layer_norm_dx", "backward of a row: two sums over a block, the row in registers"),
+    Exercise("layer_norm_dx", "backward: two sums, and the row in registers"),
     Exercise("softmax_ds", "a warp a row, written in place"),
     Exercise("embedding_gradient", "repeated tokens: the same bits in every run"),
     Exercise("matmul_tiled", "a matrix product by tiles in shared memory"),
-    Exercise("flash_forward", "attention by tiles, with a running maximum and sum"),
-    Exercise("flash_backward", "dk and dv, from shares that are computed again"),
+    Exercise("matmul_tensor_cores", "a matrix product on tensor cores, by wmma"),
+    Exercise("flash_forward", "attention by tiles, a running maximum and sum"),
+    Exercise("flash_backward", "dk and dv, from shares computed again"),
     Exercise("mend_column_sum", "a broken kernel: the gradient of a bias"),
     Exercise("mend_cross_entropy", "a broken kernel: the loss and its gradient"),
     Exercise("mend_layer_norm", "a broken backward pass: a term, a sum"),
-    Exercise("mend_attention", "a broken backward pass: three products, one softmax"),
+    Exercise("mend_attention", "a broken backward pass: products, a softmax"),
     Exercise("mend_adamw", "a broken optimizer, against its formula"),
 )
 
@@ -79,9 +80,3 @@ def exercise(name: str) -> Exercise:
         meant = f'did you mean "{near[0]}"? ' if near else ""
         raise UserError(f'no exercise "{name}": {meant}`minillm exercise` lists them')
     return EXERCISES[names.index(name)]
-
-
-def following(done: Exercise) -> Exercise | None:
-    """The exercise after this one; None after the last."""
-    place = EXERCISES.index(done) + 1
-    return EXERCISES[place] if place < len(EXERCISES) else None

@@ -1,9 +1,9 @@
 """The first step of a function that is wrong: its local variables, compared by their names.
 
-A reader's function is run, and what each of its variables holds at the end is compared with what a
-variable of this name has to hold. Of those that are wrong, the one that was assigned first names
-the line. Variables of other names are not looked at: the result is what is judged, and this only
-says where to look.
+A reader's function is run, and what each of its variables holds after each line is compared with
+what a variable of this name has to hold. Of those that never hold it, the one that was assigned
+first names the line. Variables of other names are not looked at: the result is what is judged, and
+this only says where to look.
 """
 
 from __future__ import annotations
@@ -26,24 +26,27 @@ class WrongStep(AssertionError):
 
 
 class Step(NamedTuple):
-    """A variable of a function as it is at the end, and the line that assigned or changed it last."""
+    """A variable of a function: all that it held, the last value last, and the line of that.
+
+    An argument that is changed counts from then on.
+    """
 
     name: str
-    value: np.ndarray
+    values: list[np.ndarray]
     line: int
 
 
 def check_steps(function: Callable, arguments: tuple, expected: dict[str, np.ndarray], at: str = "") -> None:
-    """Raises WrongStep for the first variable of `function(*arguments)` that is not as expected.
+    """Raises WrongStep for the first variable of `function(*arguments)` that is never as expected.
 
     expected: what variables of these names have to hold. at: what the message says of the inputs,
     such as " at step 2".
     """
     for step in steps(function, arguments):
-        right = expected.get(step.name)
-        wrong = _difference(step.value, np.asarray(right)) if right is not None else ""
-        if wrong:
-            raise WrongStep(f"{step.name}{wrong}{at}", step.line)
+        if step.name in expected:
+            wrong = [_difference(value, np.asarray(expected[step.name])) for value in step.values]
+            if all(wrong):
+                raise WrongStep(f"{step.name}{wrong[-1]}{at}", step.line)
 
 
 def steps(function: Callable, arguments: tuple) -> list[Step]:
@@ -62,22 +65,28 @@ def steps(function: Callable, arguments: tuple) -> list[Step]:
     def look(frame, event, argument):
         nonlocal line
         for name, value in frame.f_locals.items():
-            is_number = isinstance(value, (np.ndarray, np.generic, float)) and not isinstance(value, np.bool_)
-            if is_number and (name not in found or not np.array_equal(found[name].value, value, equal_nan=True)):
-                found.pop(name, None)
-                found[name] = Step(name, np.copy(value), line)
+            is_number = isinstance(value, (np.ndarray, np.generic, float))
+            if (
+                not is_number
+                or np.asarray(value).dtype.kind not in "iuf"
+                or (name in found and np.array_equal(found[name].values[-1], value, equal_nan=True))
+            ):
+                continue
+            known = found.pop(name, None)
+            before = known.values if known and known.line else []
+            found[name] = Step(name, [*before, np.copy(value)], line)
         line = frame.f_lineno
         return look
 
     def enter(frame, event, argument):
         return look if frame.f_code is function.__code__ else None
 
-    before = sys.gettrace()
+    tracer = sys.gettrace()
     sys.settrace(enter)
     try:
         function(*arguments)
     finally:
-        sys.settrace(before)
+        sys.settrace(tracer)
     return list(found.values())
 
 

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 TOLERANCE = 1e-4  # of float32: relative to the element, or to the root mean square of its array
-UNWRITTEN = {"i": -987654321, "u": 0xDEAD}  # what an output of integers is filled with: no result is this number
+UNWRITTEN = {"i": -987654321, "u": 0xDEAD}  # in outputs of integers: no result is this
 
 
 class Launch(NamedTuple):
-    """kernel: its name in the reader's file. grid, block: as for any launch. arguments: the names of
-    the inputs that it takes, in the order of its parameters.
+    """kernel: its name in the reader's file. grid, block: as for any launch. arguments: the inputs
+    that it takes, by name, in the order of its parameters.
     """
 
     kernel: str

@@ -350,8 +350,9 @@ def _fields(fields: list[str]) -> str:
     """A function that shows any class with these fields."""
     needed = ", ".join(f"(void)value.{name}" for name in fields)
     shown = ", ".join(f"MINILLM_FIELD({name})" for name in fields)
+    rank = f"minillm_sim::Rank<{len(fields)}>"
     return (
-        f"template <class T> auto minillm_fields(const T& value, minillm_sim::Rank<{len(fields)}>) -> decltype({needed}, void()) "
+        f"template <class T> __device__ auto minillm_fields(const T& value, {rank}) -> decltype({needed}, void()) "
         f'{{ minillm_sim_put_text("{{"), {shown}, minillm_sim_put_text("}}"); }}\n'
     )
 

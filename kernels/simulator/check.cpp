@@ -133,6 +133,11 @@ void Checker::access_global(uint64_t address, uint64_t size, int kind, bool alig
     }
     if (region.kind == kConstants) return;
     if (kind == kAtomic || kind == kVolatileRead) order().read_sync(access.thread, address, false);
+    if (region.unwritten && kind != kWrite && kind != kVolatileWrite) {
+        bool unwritten = false;
+        common->global[found].each(address - region.address, size, [&](Cell& cell) { unwritten |= !cell.writer.phase; });
+        if (unwritten) note("uninitialised read of an array that was never written", access, nullptr);
+    }
     common->global[found].each(address - region.address, size, [&](Cell& cell) { check_cell(cell, address, false, kind, access); });
     if (kind == kAtomic || kind == kVolatileWrite) order().write_sync(access.thread, address, false);
 }

@@ -12,23 +12,38 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minillm.errors import UserError
-from minillm.kernels.simulator import settings
+from minillm.kernels.simulator import settings, warnings_of
 from minillm.kernels.simulator.breakpoints import compiled_at_breakpoint
 from minillm.kernels.simulator.complaints import explain
 from minillm.kernels.simulator.elf import shared_symbols
 from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
+from minillm.kernels.simulator.headers import HERE, Included
+from minillm.kernels.simulator.limits import STATIC_SHARED_BYTES, function_name, static_shared, with_launch_bounds
 from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
-from minillm.kernels.simulator.ptx import STATEMENT, with_ptx_as_cpp
-from minillm.kernels.simulator.source import kernels, masked, with_pointers_to_shared, without_host_code
+from minillm.kernels.simulator.ptx import with_ptx_as_cpp
+from minillm.kernels.simulator.source import (
+    kernels,
+    masked,
+    with_alignment_first,
+    with_pointers_to_shared,
+    without_host_code,
+)
 
-HERE = Path(__file__).resolve().parent
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
 COMMON = ("-O2", "-std=c++17", "-fPIC", "-g1", "-gdwarf-4")
+# The runtime's own places are in no message. -O1 takes half of the time of -O2; where its speed
+# counts, see _RUNTIME_PIECES.
+RUNTIME_FLAGS = ("-O1", "-g0")
+_OBSERVING = frozenset(("check", "order", "profile"))
+_RUNTIME_PIECES = (_OBSERVING, frozenset(path.stem for path in HERE.glob("*.cpp")) - _OBSERVING)
 # A frame that does not fit on a thread's stack touches the guard below it; a division by zero is
 # reported with its line; the callers of a function that faults are on the stack; variables can be
 # laid out with gaps between them.
@@ -39,8 +54,18 @@ KERNEL_FLAGS += ("-Wno-narrowing", "-ftrack-macro-expansion=0")  # an error in a
 # Check and profile mode: -O1, because vectorised and merged accesses are no longer the ones that
 # were written.
 OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SIMULATOR_OBSERVED")
+OBSERVED_FLAGS += ("-fsanitize=signed-integer-overflow", "-fsanitize=shift-exponent")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
 OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
+# What clang++ has not, and what it has in its place.
+OF_GCC = {
+    "-fno-gnu-unique": (),
+    "-fno-extern-tls-init": (),
+    "-ftrack-macro-expansion=0": (),
+    "-Wno-narrowing": ("-Wno-c++11-narrowing",),
+    "-fsanitize=thread": ("-fsanitize=thread", "-mllvm", "-tsan-instrument-atomics=0"),  # they report themselves
+    "--param=tsan-distinguish-volatile=1": ("-mllvm", "-tsan-distinguish-volatile=1"),
+}
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -53,22 +78,9 @@ GPU_ONLY_OPTIONS = (
 GPU_ONLY_OPTIONS += ("--gpu-architecture", "--maxrregcount", "-maxrregcount", "-default-device", "--ptxas-options")
 
 
-# Headers of CUDA's whose content is always there, or belongs to the host: they are empty here.
-EMPTY_HEADERS = """
-cuda.h cuda_runtime.h cuda_runtime_api.h cuda_device_runtime_api.h cuda_profiler_api.h device_launch_parameters.h
-device_functions.h device_atomic_functions.h math_functions.h builtin_types.h vector_types.h vector_functions.h
-driver_types.h host_defines.h common_functions.h channel_descriptor.h sm_20_atomic_functions.h sm_20_intrinsics.h
-sm_30_intrinsics.h sm_32_intrinsics.h sm_35_intrinsics.h sm_60_atomic_functions.h sm_61_intrinsics.h nvrtc.h cudaProfiler.h
-library_types.h helper_cuda.h helper_functions.h helper_string.h helper_timer.h helper_image.h book.h
-cooperative_groups/reduce.h cooperative_groups/scan.h cooperative_groups/memcpy_async.h
-""".split()
-HOST_LIBRARIES = re.compile(
-    r"(?:thrust|cub|nvtx3|cuda/std)/.*|(?:cublas|cusparse|cufft|cusolver|cudnn|nccl|nvToolsExt|nvml|nvrtc)\w*\.h|curand\.h"
-)
 # Ours that come before the user's macros if the source asks for them.
 FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragments.h", "mma.h", "cuda_pipeline.h")
 FULL_HEADERS += ("cuda_pipeline_primitives.h", "cuda/barrier", "cuda/pipeline")
-INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)
 NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
 OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")
 # How g++, the assembler and the linker say that a limit of memory or of a file's size was reached.
@@ -79,15 +91,29 @@ EXHAUSTED = re.compile(
 )
 
 
+_seconds = 0.0  # that this process has waited for the compiler
+
+
 @functools.cache
 def compiler() -> str | None:
-    """The path of g++ ($CXX if set), or None."""
-    return shutil.which(os.environ.get("CXX", "g++"))
+    """The path of g++, or of clang++ where there is none ($CXX if set); or None."""
+    return shutil.which(os.environ["CXX"]) if os.environ.get("CXX") else shutil.which("g++") or shutil.which("clang++")
+
+
+@functools.cache
+def is_clang() -> bool:
+    """Whether the compiler is clang++."""
+    return "clang" in _toolchain()
+
+
+def seconds_compiling() -> float:
+    """How long this process has waited for the compiler so far."""
+    return _seconds
 
 
 def compiler_available() -> bool:
     """Whether kernels can be simulated on this machine."""
-    return compiler() is not None
+    return compiler() is not None and sys.platform == "linux"
 
 
 def cache_folder() -> Path:
@@ -116,12 +142,24 @@ def runtime_library() -> Path:
     target = cache_folder() / f"libminillm-simulator-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
-            built, unit = Path(folder) / target.name, Path(folder) / "runtime.cpp"
-            # in one piece: most of the time goes into the C++ library's headers
-            unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
-            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, unit)
+            built = Path(folder) / target.name
+            # in few pieces, at the same time: most of the time goes into the C++ library's headers
+            pieces = [
+                (Path(folder) / f"runtime{number}.cpp", [path for path in sources if path.stem in names])
+                for number, names in enumerate(_RUNTIME_PIECES)
+            ]
+            with ThreadPoolExecutor(len(pieces)) as pool:
+                objects = list(pool.map(_runtime_piece, pieces))
+            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *objects)
             os.replace(built, target)
     return target
+
+
+def _runtime_piece(piece: tuple[Path, list[Path]]) -> Path:
+    unit, sources = piece
+    unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
+    _run(*COMMON, *RUNTIME_FLAGS, "-pthread", "-c", "-o", unit.with_suffix(".o"), unit)
+    return unit.with_suffix(".o")
 
 
 @functools.cache
@@ -157,7 +195,8 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
     folder = Path(path).resolve().parent if path else None
     command = (
         *COMMON,
-        *KERNEL_FLAGS,
+        *((flag for flag in KERNEL_FLAGS if flag != "-w") if observed else KERNEL_FLAGS),
+        *(warnings_of.FLAGS if observed else ()),
         *_fused_multiply_add(),
         *(OBSERVED_FLAGS if observed else ()),
         *([f"-iquote{folder}"] if folder else []),
@@ -170,10 +209,11 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
     searched = [folder] if folder else []
     searched += [Path(option[2:]) for option in command if option.startswith("-I") and option != f"-I{HERE}"]
     headers = "".join(f"#include <{name}>\n" for name in prefix)
-    included = _included(headers + text, [*searched, HERE])
+    included = Included(headers + text, [*searched, HERE])
+    contents = list(included.contents.values())
     file = str(path) if path else "kernel.cu"
     unit_text = _unit(text, file, entries, included)
-    key = _digest(runtime_library().name, _toolchain(), headers, unit_text, *command, *LINK_FLAGS, *included)
+    key = _digest(runtime_library().name, _toolchain(), headers, unit_text, *command, *LINK_FLAGS, *contents)
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
@@ -184,17 +224,20 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
     with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary:
         build = Path(temporary)
         unit, object_file, stub, library = (build / name for name in ("unit.cpp", "unit.o", "shared.s", target.name))
-        unit.write_text(unit_text, encoding="utf-8")
-        _write_empty_headers(build, [text, *(part.decode("utf-8", "replace") for part in included)], searched)
+        unit.write_text(included.write_device_code(build, unit_text), encoding="utf-8")
+        included.write_empty(build, searched)
         options = (*command, f"-fdebug-prefix-map={build}=.")
-        first = ("-include", _precompiled(headers, command, included)) if prefix else ()
-        _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
+        first = ("-include", _precompiled(headers, command, contents)) if prefix else ()
+        log = _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
+        _check_static_shared(object_file, file)
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
         layout = variables_apart(object_file)
         (build / "layout.ld").write_text(layout, encoding="utf-8")
         script = [f"-Wl,-T,{build / 'layout.ld'}"] if layout else []  # an empty one would replace the linker's own
         options = ("-shared", *LINK_FLAGS, "-Wl,-z,defs", *script)
         _run(*options, "-o", library, object_file, stub, runtime_library(), complaint=complaint)
+        if observed:
+            warnings_of.keep(log, target)
         os.replace(library, target)
     return target
 
@@ -217,23 +260,26 @@ def _precompiled(headers: str, command: tuple[str, ...], included: list[bytes]) 
     return folder / "prefix.h"
 
 
-def _unit(text: str, file: str, entries: tuple[str, ...], included: list[bytes]) -> str:
+def _unit(text: str, file: str, entries: tuple[str, ...], included: Included) -> str:
     """What g++ compiles: the simulator's headers, the source at its own lines, and an entry for
     each kernel.
     """
-    texts = [text, *(each.decode("utf-8", "replace") for each in included)]
-    wanted = {name for part in texts for name in INCLUDE.findall(part)}
-    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in wanted)]
-    headers += [*(["ptx.h"] if any(map(STATEMENT.search, texts)) else []), "entry.h"]
+    texts = [text, *included.texts[1:]]
+    headers = ["cuda_simulator.h", *(name for name in FULL_HEADERS if name in included.names)]
+    headers += [*(["ptx.h"] if included.has_ptx else []), "entry.h"]
     first = ["#define MINILLM_OWN_STDINT\n"] if OWN_STDINT.search(masked(text)) else []
     first += [f"#include <{name}>\n" for name in headers]
     if any(map(_names_std, texts)):
         first += ["#include <cmath>\n", "#include <utility>\n"]  # as nvcc does
     escaped = file.replace("\\", "\\\\").replace('"', '\\"')
+    elsewhere = {word for each in included.own_texts for word in re.findall(r"\w+", each)}
+    device_code = with_ptx_as_cpp(with_pointers_to_shared(with_alignment_first(without_host_code(text, elsewhere)[0])))
+    device_code, bounds = with_launch_bounds(device_code, entries)
     calls = [
-        f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n' for index, name in enumerate(entries)
+        f'#line 1 "<kernel {index}>"\nMINILLM_ENTRY({index}, {_address(name)})\n'
+        + (f"MINILLM_BOUND({index}, {bounds[index]})\n" if index in bounds else "")
+        for index, name in enumerate(entries)
     ]
-    device_code = with_ptx_as_cpp(with_pointers_to_shared(without_host_code(text)[0]))
     return "".join([*first, f'#line 1 "{escaped}"\n', device_code, "\n", *calls])
 
 
@@ -260,14 +306,12 @@ def _named(file: str, text: str) -> str:
     return named[1] if named else file
 
 
-def _write_empty_headers(folder: Path, texts: list[str], searched: list[Path]) -> None:
-    """Those that the texts include, but for what the folders `searched` have."""
-    wanted = {name for text in texts for name in INCLUDE.findall(text)}
-    for name in wanted:
-        is_empty = name in EMPTY_HEADERS or HOST_LIBRARIES.fullmatch(name)
-        if is_empty and not any((each / name).is_file() for each in searched):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text("", encoding="utf-8")
+def _check_static_shared(object_file: Path, file: str) -> None:
+    for name, size in static_shared(shared_symbols(object_file)).items():
+        if size > STATIC_SHARED_BYTES:
+            text = f"{file}: {function_name(name)} has {size} bytes of static shared memory"
+            text += f", and a GPU grants {STATIC_SHARED_BYTES}: use extern __shared__ and give the bytes at the launch"
+            raise CompileError(text, text)
 
 
 def _dynamic_shared_stub(object_file: Path) -> str:
@@ -294,24 +338,10 @@ def _translated(options) -> list[str]:
     return kept
 
 
-def _included(text: str, folders: list[Path], seen=None) -> list[bytes]:
-    """The contents of the headers of the user's and ours that a text includes, for the
-    cache key.
-    """
-    seen = {} if seen is None else seen
-    for name in INCLUDE.findall(text):
-        for folder in folders:
-            file = folder / name
-            if file.is_file():
-                if file not in seen:
-                    seen[file] = file.read_bytes()
-                    _included(seen[file].decode("utf-8", "replace"), [file.parent, *folders], seen)
-                break
-    return list(seen.values())
-
-
 @functools.cache
 def _toolchain() -> str:
+    if sys.platform != "linux":
+        raise UserError("kernels are simulated on Linux only: elsewhere in a container or a virtual machine with Linux")
     if compiler() is None:
         raise CompilerMissing
     version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
@@ -330,13 +360,17 @@ def _fused_multiply_add() -> tuple[str, ...]:
     return ("-mfma",) if platform.machine() == "x86_64" and re.search(r"^flags.*\bfma\b", info, re.MULTILINE) else ()
 
 
-def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
-    """Run the compiler; `complaint` makes a line of what it said."""
+def _run(*arguments, folder: Path | None = None, complaint=None) -> str:
+    """Run the compiler, and return its warnings; `complaint` makes a line of its errors."""
     if compiler() is None:
         raise CompilerMissing
-    command = [compiler(), *map(str, arguments)]
+    given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
+    command = [compiler(), *given]
     english = {**os.environ, "LC_ALL": "C"}
+    started = time.perf_counter()
     result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
+    global _seconds
+    _seconds += time.perf_counter() - started
     if result.returncode:
         log = result.stderr
         if "No space left on device" in log:
@@ -346,6 +380,7 @@ def _run(*arguments, folder: Path | None = None, complaint=None) -> None:
         raise CompileError(
             complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log
         )
+    return result.stderr
 
 
 def _digest(*parts) -> str:

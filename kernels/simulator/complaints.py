@@ -7,12 +7,13 @@ from __future__ import annotations
 import difflib
 import re
 
+from minillm.kernels.simulator.ptx import unknown_instruction
 from minillm.kernels.simulator.source import KernelText, line_of, masked, split_list
 
 # What CUDA has and the simulator has not: name -> what to use. The first pattern that fits a whole
 # name counts.
 ABSENT = (
-    (r"nvcuda|wmma|mma_sync|load_matrix_sync", "tensor cores by wmma", "plain loops over shared memory, or kernels/mma.cuh"),
+    (r"nvcuda|wmma|mma_sync|load_matrix_sync|bmma\w*", "this part of wmma", "one of the shapes in docs/simulator.md"),
     (r"cub", "cub", "shared memory with __syncthreads, __shfl_down_sync"),
     (r"thrust", "thrust in device code", "a loop, or __shfl_down_sync and atomicAdd"),
     (r"cute|cutlass", "CUTLASS", "plain loops over shared memory"),
@@ -21,11 +22,11 @@ ABSENT = (
     (r"surf\w*|cudaSurfaceObject_t", "surface memory", "a pointer"),
     (r"CUtensorMap|__grid_constant_tensor|cp_async_bulk\w*", "TMA", "plain loads into shared memory"),
     (r"__block_size__|cluster\w*|this_cluster|__cluster\w*", "clusters of blocks", "one block and its shared memory"),
-    (r"barrier|pipeline|memcpy_async|wait_prior|wait|__pipeline\w*|cuda", "libcu++ (cuda::) and asynchronous copies",
-     "plain loads and __syncthreads, or kernels/async_copy.cuh"),
+    (r"barrier|pipeline|memcpy_async|wait_prior|wait|__pipeline\w*|cuda", "this part of libcu++ (cuda::)",
+     "<cuda/barrier>, <cuda/pipeline>, or plain loads and __syncthreads"),
     (r"__shfl|__shfl_(?:up|down|xor)", "{0}, which CUDA has removed,", "{0}_sync with a mask"),
     (r"__any|__all|__ballot", "{0}, which CUDA has removed,", "{0}_sync with a mask"),
-    (r"this_multi_grid|multi_grid_group|(?:labeled|binary)_partition|invoke_one\w*", "{0}", "the mask of __ballot_sync"),
+    (r"this_multi_grid|multi_grid_group", "{0}", "the mask of __ballot_sync"),
     (r"cuda(?:Malloc|Free|Memcpy|Memset)\w*", "{0} in a kernel", "memory that the host passes as an argument (--arg)"),
     (r"cudaDeviceSynchronize|cudaStream\w*|cudaEvent\w*|cudaLaunch\w*|cudaGetParameterBuffer\w*", "{0} in a kernel",
      "__syncthreads within a block, and a kernel of its own for what comes after"),
@@ -33,7 +34,7 @@ ABSENT = (
      "#ifndef MINILLM_SIMULATOR around it"),
     (r"__nv_fp8\w*|__nv_fp4\w*|__nv_cvt\w*|fp8\w*", "8-bit floating point", "__half or __nv_bfloat16"),
     (r"__v\w+[24]", "{0}", "a loop over the bytes, or __dp4a"),
-    (r"__isGlobal|__isShared|__isConstant|__isLocal|__cvta_\w+", "{0}", "the pointer as it is"),
+    (r"__isConstant|__isLocal|__cvta_\w+", "{0}", "the pointer as it is"),
     (r"__prof_trigger|__brkpt|globaltimer", "{0}", "printf"),
     (r"__usleep|usleep|sleep", "{0}", "__nanosleep"),
 )  # fmt: skip
@@ -50,8 +51,8 @@ HEADERS = {
 }  # fmt: skip
 ERROR = re.compile(r"^(?P<file>.*?):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
 INLINE_PTX = (
-    "Inline PTX cannot be simulated: put it behind #ifndef MINILLM_SIMULATOR, with C++ beside it "
-    "(%laneid is threadIdx.x % 32, %clock64 is clock64())"
+    "Inline PTX with {0} cannot be simulated: put it behind #ifndef MINILLM_SIMULATOR, with C++ beside it "
+    "(docs/simulator.md lists what can be)"
 )
 ENTRY = re.compile(r"<kernel (\d+)>")
 PTX = re.compile(r"no such instruction|impossible constraint in .asm|invalid .asm|bad register|inconsistent operand")
@@ -66,7 +67,7 @@ def explain(
     `<kernel N>`. internal: the folder of the simulator's headers, where no error is the author's.
     """
     if PTX.search(log) or "Assembler messages" in log:
-        return _ptx(log, file, source)
+        return _ptx(file, source)
     found = next(iter(ERROR.finditer(log)), None)
     if found is None:
         return _of_the_linker(log, file)
@@ -149,7 +150,7 @@ def _absent(text: str, line: str, source: str) -> str | None:
     if said:
         return said[1] or said[2] or "a static_assert of the source does not hold"
     if re.search(r"\b(?:asm|__asm__)\b", line):
-        return INLINE_PTX
+        return INLINE_PTX.format((unknown_instruction(source) or (0, "such operands"))[1])
     if "<<<" in line:
         return "launches from inside a kernel are not in the simulator; use a loop, or one kernel after the other"
     quoted = " ".join(re.findall(r"'([^']*)'", text.split("; did you mean")[0]))
@@ -211,10 +212,10 @@ def _plain_types(text: str) -> str:
     return re.sub(r"(?:const char\* (?:file|=)|minillm_sim::|, const char\*, int(?=\)))", "", text)
 
 
-def _ptx(log: str, file: str, source: str) -> str:
-    found = re.search(r"\b(?:asm|__asm__|__asm)\b", masked(source))
-    place = f"{file}:{line_of(source, found.start())}" if found else file
-    return f"{place}: {INLINE_PTX}"
+def _ptx(file: str, source: str) -> str:
+    found = unknown_instruction(source)
+    place = f"{file}:{line_of(source, found[0])}" if found else file
+    return f"{place}: {INLINE_PTX.format(found[1] if found else 'an instruction that is not known')}"
 
 
 def _of_the_linker(log: str, file: str) -> str:

@@ -69,6 +69,11 @@ using clock_t = long;
 #define __builtin_assume(...) ((void)0)
 #define __assume(...) ((void)0)
 
+// Types of the host's that structures have among their members; what uses them is left out.
+using cudaStream_t = struct minillm_stream*;
+using cudaEvent_t = struct minillm_event*;
+enum cudaError_t { cudaSuccess };
+
 struct __half;
 struct __half2;
 struct __nv_bfloat16;

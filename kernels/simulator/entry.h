@@ -111,5 +111,9 @@ using minillm_parameter = minillm_sim::Parameter;
         return __minillm_e::__parameters;                                                                                 \
     }
 
+// The most threads of a block by the launch bounds of kernel number INDEX.
+#define MINILLM_BOUND(INDEX, ...) \
+    extern "C" __attribute__((__visibility__("default"))) int minillm_bound_##INDEX() { return __VA_ARGS__; }
+
 extern thread_local char minillm_dynamic_shared[];
 extern "C" __attribute__((visibility("default"))) void* minillm_shared_anchor() { return minillm_dynamic_shared; }

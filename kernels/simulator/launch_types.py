@@ -38,6 +38,7 @@ class Region(ctypes.Structure):
         ("kind", ctypes.c_int),
         ("writable", ctypes.c_int),
         ("slack", ctypes.c_int),
+        ("unwritten", ctypes.c_int),
     ]
 
 

@@ -14,6 +14,7 @@ from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES
 from minillm.kernels.simulator.errors import Fault, OtherAccess, SimulatorError
 from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region, WarpAccess
 from minillm.kernels.simulator.lines import in_kernel, source_lines
+from minillm.kernels.simulator.warnings_of import warnings_of
 
 MAX_FINDINGS = 64
 MAX_PROFILED = 4096  # instructions of a kernel that access memory
@@ -98,11 +99,12 @@ def carry_out(library, launch: Launch, regions: list[Region], name: str, source:
     if launch.exhausted:
         mode = settings.MODES[launch.mode]
         raise MemoryError(f"no room for what the simulator keeps of {name}: {_kept(mode)}")
-    if launch.found:
-        raise _error(library, launch, name, source)
+    warned = warnings_of(library.path, name, *source) if settings.MODES[launch.mode] == "check" else []
+    if launch.found or warned:
+        raise _error(library, launch, name, source, warned)
 
 
-def _error(library, launch: Launch, name: str, source: tuple[str, str]) -> SimulatorError:
+def _error(library, launch: Launch, name: str, source: tuple[str, str], warned: list[str]) -> SimulatorError:
     findings = [launch.findings[i] for i in range(launch.found)]
     addresses = [pc - 1 for f in findings for pc in (f.pc, f.other_pc, *f.callers) if pc]
     places = source_lines(library.path, addresses)
@@ -121,7 +123,7 @@ def _error(library, launch: Launch, name: str, source: tuple[str, str]) -> Simul
         other = OtherAccess(*_parts(places[f.other_pc - 1]), f.other_thread, f.other_block) if f.other_pc else None
         where = (*_parts(place), tuple(f.block), tuple(f.thread), tuple(launch.grid), tuple(launch.block))
         faults.append(Fault(name, text, *where, f.times, other))
-    texts = [fault.text for fault in faults]
+    texts = [*(fault.text for fault in faults), *warned]
     return SimulatorError("\n".join(texts), texts, faults)
 
 

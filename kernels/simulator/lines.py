@@ -36,4 +36,9 @@ def in_kernel(place: str) -> bool:
     system's.
     """
     file = place.rpartition(":")[0]
-    return file not in ("", "??", "unit.cpp") and Path(file).parent != HERE and not SYSTEM.match(file)
+    return (
+        file not in ("", "??", "unit.cpp")
+        and not file.startswith("<kernel ")
+        and not Path(file).is_relative_to(HERE)
+        and not SYSTEM.match(file)
+    )

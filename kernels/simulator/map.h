@@ -18,6 +18,7 @@ struct Region {
     const char* name;             // "argument 0 (y)"
     int element, kind, writable;
     int slack;                    // bytes on either side that nothing else lies in: touching them does no harm
+    int unwritten;                // whether nothing was written there before the launch
 };
 
 class MemoryMap {

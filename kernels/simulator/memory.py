@@ -80,6 +80,26 @@ class PointerTable(SimulatedArray):
         return table
 
 
+class Unwritten(SimulatedArray):
+    """An array as cudaMalloc gives it: check mode reports a read of what its first launch has not
+    written.
+    """
+
+    is_unwritten = False
+
+    def __array_finalize__(self, other):
+        self.is_unwritten = False  # of a view, and of results
+
+
+def unwritten(shape, dtype) -> Unwritten:
+    """A new array in which nothing was written yet; its numbers are NaN, or -1."""
+    array = np.empty(shape, dtype)
+    array.reshape(-1).view(np.uint8).fill(255)
+    found = array.view(Unwritten)
+    found.is_unwritten = True
+    return found
+
+
 def guarded(arrays: list[np.ndarray], runtime, slack: int = 0) -> list[Buffer]:
     """One buffer for each array; arrays that share memory share their buffer. The caller releases
     them.

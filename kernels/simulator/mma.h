@@ -160,6 +160,9 @@ class fragment {
         minillm_wmma::same<T, __half> && !minillm_wmma::same<Use, accumulator> ? 16 : kRows * kColumns / 32;
     static constexpr int num_storage_elements = num_elements;
     storage_element_type x[num_elements];
+#ifdef MINILLM_SIMULATOR_OBSERVED  // what was never filled is no number
+    fragment() { __builtin_memset(static_cast<void*>(x), 0xff, sizeof x); }
+#endif
 
     static int place(int lane, int index) { return minillm_wmma::place<Use, kRows, kColumns>(lane, index); }
     static auto number(storage_element_type value) {

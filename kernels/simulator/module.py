@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import math
 import os
 import re
 from pathlib import Path
@@ -16,6 +18,7 @@ from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbo
 from minillm.kernels.simulator.errors import SimulatorError
 from minillm.kernels.simulator.launch_types import Region
 from minillm.kernels.simulator.launching import ANCHOR, Size, carry_out, described
+from minillm.kernels.simulator.limits import COOPERATIVE_THREADS, PARAMETER_BYTES, STATIC_SHARED_BYTES, static_shared_of
 from minillm.kernels.simulator.linking import VARIABLE_GAP
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
@@ -24,6 +27,7 @@ from minillm.kernels.simulator.watching import WatchedBlock
 
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
+MAX_THREADS = 1024
 
 
 class Pointee(NamedTuple):
@@ -71,6 +75,7 @@ class RawModule:
         self.profile = Profile() if mode == "profile" else None
         self.entries = tuple(dict.fromkeys([*(name_expressions or ()), *extern_c_kernels(self.code)]))
         self._libraries = {}
+        self._globals = {}
 
     def named_code(self) -> tuple[str, str]:
         """The file that messages name, and its text."""
@@ -87,6 +92,32 @@ class RawModule:
                 f"(there are: {', '.join(self.entries) or 'none'})"
             )
         return Kernel(self, name)
+
+    def get_global(self, name: str) -> np.ndarray:
+        """The bytes of a variable of the module, `__device__` or `__constant__`: what is written
+        there the next launch finds, and after a launch they are what it left.
+
+            np.ndarray((5,), np.float32, module.get_global("weights"))[:] = 1
+        """
+        if name not in self._globals:
+            library = self.library("run")
+            found = [each for each in library.variables if each.name == name]
+            if len(found) != 1:
+                names = ", ".join(sorted({each.name for each in library.variables if "." not in each.name})) or "none"
+                raise ValueError(f"the module has {len(found) or 'no'} variables {name} (there are: {names})")
+            content = ctypes.string_at(library.base + found[0].address, found[0].size)
+            self._globals[name] = np.frombuffer(bytearray(content), np.uint8)
+        return self._globals[name]
+
+    @contextlib.contextmanager
+    def globals_in(self, library: Library):
+        """For a launch: the library's variables are those that get_global gave."""
+        places = {each.name: library.base + each.address for each in library.variables}
+        for name, array in self._globals.items():
+            ctypes.memmove(places[name], array.ctypes.data, array.nbytes)
+        yield
+        for name, array in self._globals.items():
+            ctypes.memmove(array.ctypes.data, places[name], array.nbytes)
 
     def library(self, mode: str) -> Library:
         """The compiled source for a mode."""
@@ -108,6 +139,7 @@ class Library:
         self.runtime = runtime()
         self.functions = ctypes.CDLL(str(path))
         self.symbols = shared_symbols(path)
+        self._static_shared: dict[str, int] = {}
         self.flags = [s.offset for s in self.symbols if s.name.startswith("_ZGV")]  # "initialised" flags of g++
         self.shared_size = shared_block_size(path)
         self.shared_offset = next(s.offset for s in self.symbols if s.name == "minillm_dynamic_shared")
@@ -134,6 +166,17 @@ class Library:
         first = describe(ctypes.byref(count))
         return [first[i] for i in range(count.value)]
 
+    def static_shared(self, kernel: str) -> int:
+        """Bytes of static shared memory that a kernel declares."""
+        if kernel not in self._static_shared:
+            self._static_shared[kernel] = static_shared_of(kernel, self.symbols)
+        return self._static_shared[kernel]
+
+    def bound(self, index: int) -> int:
+        """The most threads of a block of kernel number `index`."""
+        name = f"minillm_bound_{index}"
+        return getattr(self.functions, name)() if hasattr(self.functions, name) else MAX_THREADS
+
     def address(self, name: str) -> int:
         return ctypes.cast(getattr(self.functions, name), ctypes.c_void_p).value
 
@@ -159,15 +202,7 @@ class Kernel:
         parameters = library.parameters(index)
         grid = self._dimensions("grid", grid, MAX_GRID)
         block = self._dimensions("block", block, MAX_BLOCK)
-        if np.prod(block) > 1024:
-            raise ValueError(f"{self.name}: a block of {block} threads is beyond CUDA's limit of 1024")
-        if not 0 <= shared_mem <= DYNAMIC_SHARED_BYTES:
-            raise ValueError(f"{self.name}: {shared_mem} bytes of shared memory; a GPU has {DYNAMIC_SHARED_BYTES}")
-        if shared_mem > self.max_dynamic_shared_size_bytes:
-            raise ValueError(
-                f"{self.name}: {shared_mem} bytes of dynamic shared memory are more than "
-                f"{self.max_dynamic_shared_size_bytes}: set max_dynamic_shared_size_bytes before the launch, as on a GPU"
-            )
+        self._check_limits(library, index, Size(grid, block, shared_mem))
         self._check_arguments(parameters, args)
         profile = (chosen.profile or self.module.profile) if mode == "profile" else None
         watch = profile.watch if profile is not None and profile.watches(self.name) else None
@@ -188,7 +223,8 @@ class Kernel:
             if chosen.trace is not None:
                 launch.traced = chosen.trace.address(args, [buffer for _, buffer in bound])
             regions = [*self._regions(parameters, bound, pointees), *self._by_value(values), *library.regions]
-            carry_out(library, launch, regions, self.name, self.module.named_code())
+            with self.module.globals_in(library):
+                carry_out(library, launch, regions, self.name, self.module.named_code())
             self._finish(parameters, bound, pointees)
             if chosen.trace is not None:
                 chosen.trace.take_up(self.name, launch, library.path)
@@ -219,6 +255,36 @@ class Kernel:
         if any(not 1 <= n <= limit for n, limit in zip(full, limits)):
             raise ValueError(f"{self.name}: {what} {full} is outside CUDA's limits of 1 to {limits}")
         return full
+
+    def _check_limits(self, library: Library, index: int, size: Size) -> None:
+        threads, bound = math.prod(size.block), library.bound(index)
+        if threads > MAX_THREADS:
+            raise ValueError(f"{self.name}: a block of {size.block} threads is beyond CUDA's limit of {MAX_THREADS}")
+        if threads > bound:
+            raise ValueError(
+                f"{self.name}: a block of {threads} threads, and its __launch_bounds__ say {bound} at most"
+            )
+        if self.module.cooperative and threads * size.blocks > COOPERATIVE_THREADS:
+            raise ValueError(
+                f"{self.name}: a cooperative launch of {threads * size.blocks} threads, all of which have to be there at "
+                f"the same time: the simulator has room for {COOPERATIVE_THREADS}"
+            )
+        static = library.static_shared(self.name)
+        if not 0 <= size.shared <= DYNAMIC_SHARED_BYTES - static:
+            static_too = f", {static} of static shared memory besides" if static else ""
+            raise ValueError(
+                f"{self.name}: {size.shared} bytes of shared memory{static_too}; a GPU has {DYNAMIC_SHARED_BYTES}"
+            )
+        granted = self.max_dynamic_shared_size_bytes
+        granted -= static if granted == STATIC_SHARED_BYTES else 0  # nothing was asked for
+        if size.shared > granted:
+            raise ValueError(
+                f"{self.name}: {size.shared} bytes of dynamic shared memory are more than "
+                f"{granted}: set max_dynamic_shared_size_bytes before the launch, as on a GPU"
+            )
+        of_parameters = sum(8 if each.pointers else each.size for each in library.parameters(index))
+        if of_parameters > PARAMETER_BYTES:
+            raise ValueError(f"{self.name}: {of_parameters} bytes of parameters, a GPU takes {PARAMETER_BYTES}")
 
     def _check_arguments(self, parameters, args) -> None:
         if len(args) != len(parameters):
@@ -264,6 +330,8 @@ class Kernel:
         for each in given + pointees:
             if each.writable:
                 memory.copy_back(each.array, each.buffer)
+            if isinstance(each.array, memory.Unwritten):
+                each.array.is_unwritten = False
 
     def _regions(self, parameters, bound, pointees) -> list[Region]:
         """Each buffer once, with the size of its elements; writable if it is through any of the
@@ -284,7 +352,15 @@ class Kernel:
                 name += f" ({self._names[each.position]})"
             b = each.buffer
             found[id(b)] = Region(
-                b.address, b.size, b.gap, name.encode(), element, Region.ARGUMENT, writable, slack=b.slack
+                b.address,
+                b.size,
+                b.gap,
+                name.encode(),
+                element,
+                Region.ARGUMENT,
+                writable,
+                slack=b.slack,
+                unwritten=getattr(each.array, "is_unwritten", False),
             )
         return list(found.values())
 

@@ -9,6 +9,8 @@
 
 namespace minillm_sim {
 
+static const char* const kLanesMissing = "a tensor-core operation in a warp of which some lanes are missing";
+
 __thread Running* running = nullptr;
 __thread BlockRunner* runner = nullptr;
 
@@ -253,6 +255,11 @@ void BlockRunner::complete_collective(Thread& thread) {
     unsigned warp = static_cast<unsigned>(&thread - threads.data()) / 32;
     unsigned mask = thread.mask & alive[warp];
     if (mask & ~arrived[warp]) return;
+    if (thread.needs_all && mask != 0xffffffffu) {  // a lane has returned meanwhile
+        team.report(thread, thread.site, kLanesMissing);
+        team.stopped = true;
+        return;
+    }
     void* operands[32] = {};
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(mask >> lane & 1)) continue;
@@ -372,8 +379,10 @@ void BlockRunner::collective(unsigned mask, Collective operation, void* operand,
 // Tensor-core operations need all 32 lanes: none may be missing, and none may have left.
 void BlockRunner::full_warp(Collective operation, void* operand, Site site) {
     unsigned warp = static_cast<unsigned>(&current() - threads.data()) / 32;
-    if (alive[warp] != 0xffffffffu) fail(site, "a tensor-core operation in a warp of which some lanes are missing");
+    if (alive[warp] != 0xffffffffu) fail(site, kLanesMissing);
+    current().needs_all = true;
     collective(0xffffffffu, operation, operand, site);
+    current().needs_all = false;
 }
 
 unsigned BlockRunner::active(Site site) {
@@ -423,7 +432,7 @@ void BlockRunner::access(uint64_t address, uint64_t size, int kind, bool aligned
         team.report_exhausted();
         leave();
     }
-    if (kind != kRead && kind != kVolatileRead) trace(address, size, pc);
+    if (kind != kRead && kind != kVolatileRead && !in_collective) trace(address, size, pc);
     if (yield_soon) give_way();
 }
 

@@ -68,6 +68,7 @@ struct Thread : Running {
     Site site;
     unsigned mask;         // of the collective operation it waits in
     Collective operation;
+    bool needs_all = false;        // of the warp's lanes, returned ones, too
     void* operand;
     unsigned active;       // what __activemask returned
     int predicate, reduced;  // of a barrier

@@ -74,6 +74,16 @@ void __tsan_read_range(void* address, unsigned long size) {
 void __tsan_write_range(void* address, unsigned long size) {
     serve(address, size, minillm_sim::kWrite, false, __builtin_return_address(0));
 }
+// Copies of whole structures, by clang 15 and later.
+void* __tsan_memcpy(void* to, const void* from, unsigned long size) {
+    serve(from, size, minillm_sim::kRead, false, __builtin_return_address(0));
+    serve(to, size, minillm_sim::kWrite, false, __builtin_return_address(0));
+    return __builtin_memcpy(to, from, size);
+}
+void* __tsan_memset(void* to, int value, unsigned long size) {
+    serve(to, size, minillm_sim::kWrite, false, __builtin_return_address(0));
+    return __builtin_memset(to, value, size);
+}
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
@@ -96,6 +106,30 @@ struct OutOfBounds {
     Location place;
     const TypeName *array, *index;
 };
+struct Arithmetic {
+    Location place;
+    const TypeName* type;
+};
+struct Shift {
+    Location place;
+    const TypeName *left, *right;
+};
+
+// An operand of at most 64 bits; info has the binary logarithm of the bits, and 1 for a sign.
+long long operand(const TypeName* type, void* value) {
+    int unused = 64 - (1 << (type->info >> 1));
+    auto bits = reinterpret_cast<uint64_t>(value);
+    return unused > 0 && unused < 64 ? static_cast<long long>(bits << unused) >> unused : static_cast<long long>(bits);
+}
+
+// The kernel goes on with what the processor makes of it.
+void note_overflow(void* data, void* left, const char* operation, void* right, const void* pc) {
+    const TypeName* type = static_cast<Arithmetic*>(data)->type;
+    char text[200];
+    std::snprintf(text, sizeof text, "signed integer overflow: %lld %s %lld does not fit in %s", operand(type, left),
+                  operation, operand(type, right), type->name);
+    if (runner && runner->checker) runner->note(text, reinterpret_cast<uint64_t>(pc), 0, 0, -1);
+}
 
 }  // namespace
 
@@ -105,6 +139,23 @@ extern "C" void __ubsan_handle_out_of_bounds(void* data, void* index) {
     std::snprintf(text, sizeof text, "index %lld is beyond the bound of the array %s",
                   static_cast<long long>(reinterpret_cast<intptr_t>(index)), fault->array->name);
     minillm_sim_trap(text, fault->place.file, static_cast<int>(fault->place.line));
+}
+
+#define MINILLM_OVERFLOW(NAME, OPERATION)                                                 \
+    extern "C" void __ubsan_handle_##NAME##_overflow(void* data, void* left, void* right) { \
+        note_overflow(data, left, OPERATION, right, __builtin_return_address(0));           \
+    }
+MINILLM_OVERFLOW(add, "+")
+MINILLM_OVERFLOW(sub, "-")
+MINILLM_OVERFLOW(mul, "*")
+extern "C" void __ubsan_handle_negate_overflow(void* data, void* value) {
+    note_overflow(data, nullptr, "-", value, __builtin_return_address(0));
+}
+extern "C" void __ubsan_handle_shift_out_of_bounds(void* data, void*, void* distance) {
+    auto* shift = static_cast<Shift*>(data);
+    char text[200];
+    std::snprintf(text, sizeof text, "a shift by %lld of %s", operand(shift->right, distance), shift->left->name);
+    if (runner && runner->checker) runner->note(text, reinterpret_cast<uint64_t>(__builtin_return_address(0)), 0, 0, -1);
 }
 
 extern "C" void __ubsan_handle_divrem_overflow(void* data, void*, void*) {

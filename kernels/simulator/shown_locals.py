@@ -16,6 +16,7 @@ from minillm.kernels.simulator.elf import plain_name
 LONGEST = 60  # characters of a value
 WIDE = 12  # characters: columns that are wider come last
 UNSET = "unset"
+KEPT = "\x01"  # a space at which no line ends
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,11 @@ class Values:
         equal = [name for name in names if len(there) > 1 and len({each.get(name) for each in there}) == 1]
         rows = []
         if equal:
-            text = "; ".join(f"{name} = {there[0][name]}" for name in equal)
-            rows += textwrap.wrap(f"equal in all lanes: {text}", width, subsequent_indent="  ", break_on_hyphens=False)
+            whole = (f"{name} = {there[0][name]}".replace(" ", KEPT) for name in equal)  # one is not divided
+            text = textwrap.fill(
+                f"equal in all lanes: {'; '.join(whole)}", width, subsequent_indent="  ", break_on_hyphens=False
+            )
+            rows += text.replace(KEPT, " ").splitlines()
         rest = sorted((name for name in names if name not in equal), key=lambda name: self._width(name) > WIDE)
         return rows + [row for group in self._groups(rest, width) for row in self._table(group, width)]
 

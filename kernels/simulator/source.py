@@ -15,10 +15,13 @@ DEVICE = re.compile(r"\b__(global|device)__\b")
 # called from there.
 HOST = re.compile(
     r"<<<|\b(cuda(?!_)[A-Z]\w*|cu(?:Init|Device|Ctx|Mem|Module|Launch|Stream|Event)[A-Z]\w*|cublas\w*|cusparse\w*|cufft\w*"
-    r"|cusolver\w*|cudnn\w*|nccl[A-Z]\w*|curand(?:Generat|Create|Destroy|Set)\w*|nvtx\w*|checkCudaErrors|getLastCudaError"
-    r"|thrust::|findCudaDevice|sdk\w+Timer)\b"
+    r"|cusolver\w*|cudnn\w*|torch::|at::|c10::|py::|PYBIND11_MODULE|TORCH_\w+|AT_\w+|MPI_\w+|nccl[A-Z]\w*|curand(?:Generat|Create|Destroy|Set)\w*|nvtx\w*|checkCudaErrors|getLastCudaError"
+    r"|thrust::|findCudaDevice|StopWatchInterface|sdk[A-Z]\w+|compareData\w*|checkCmdLineFlag|getCmdLineArgument\w+)\b"
 )
 SCOPE_WORDS = re.compile(r"\b(?:namespace|struct|class|union|enum)\b")
+WAITS_FOR_GRID = re.compile(
+    r"\bthis_grid\s*\(\s*\)\s*\.\s*sync\b|\b\w*grid\w*\s*\.\s*sync\s*\(|\bsync\s*\(\s*\w*grid|\bcudaLaunchCooperativeKernel\b"
+)
 EXTERN_SHARED = re.compile(
     r"\b(?:extern\s+__shared__|__shared__\s+extern)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?"
     r"(?P<type>[\w:<>,\s]+?)\s+(?:(?:__align__|alignas)\s*\([^;{}]*?\)\s*)?(?P<name>\w+)\s*\[\s*\]\s*;"
@@ -184,6 +187,11 @@ def kernels(source: str) -> list[KernelText]:
     return found
 
 
+def waits_for_grid(source: str) -> bool:
+    """Whether a source seems to have barriers of the whole grid, or says so where it launches."""
+    return bool(WAITS_FOR_GRID.search(masked(source)))
+
+
 def split_list(text: str) -> list[str]:
     """The parts between the commas that are in no brackets."""
     parts, depth, start = [], 0, 0
@@ -195,13 +203,14 @@ def split_list(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def without_host_code(source: str) -> tuple[str, list[str]]:
+def without_host_code(source: str, elsewhere: set[str] = frozenset()) -> tuple[str, list[str]]:
     """The source with blanks in place of what only the host can compile, and the names of what was
     left out.
 
     Left out are `main`, host functions and declarations that launch kernels or call the CUDA
     runtime, and, in such a file, the host's other functions that no device code names. Nothing is
-    if the file has no such part. Line numbers stay.
+    if the file has no such part. Line numbers stay. elsewhere: the words of the files that belong
+    to it, such as its headers.
     """
     plain, given = masked(source), functions(source)
     macros = _macros(source)
@@ -219,9 +228,14 @@ def without_host_code(source: str) -> tuple[str, list[str]]:
     host = [f for f in given if not on_device(f)]
     if not any(f.name == "main" or is_host(plain[f.start : f.end]) for f in host):
         return source, []
+    calls = _calls_outside(plain, host_macros, given)
+    if calls:  # their text is the host's
+        source = _blanked(source, calls)
+        plain, given = masked(source), functions(source)
+        host = [f for f in given if not on_device(f)]
     rest = _blanked(plain, [(f.start, f.end) for f in given])
     used = set(re.findall(r"\w+", rest + " ".join(plain[f.start : f.end] for f in given if on_device(f))))
-    used |= {word for text in macros.values() for word in re.findall(r"\w+", text)}
+    used |= {word for text in macros.values() for word in re.findall(r"\w+", text)} | elsewhere
     kept: set[Function] = set()
     candidates = [f for f in host if f.name != "main" and not is_host(plain[f.start : f.end])]
     unnamed = [f for f in candidates if f.scope or f.name.startswith("operator")]  # reached without their name
@@ -229,7 +243,8 @@ def without_host_code(source: str) -> tuple[str, list[str]]:
         kept.update(new)
         used |= {word for f in new for word in re.findall(r"\w+", plain[f.body : f.end])}
     leave_out = [f for f in host if f not in kept]
-    spans = [(f.start, f.end) for f in leave_out] + _host_declarations(rest, is_host)
+    spans = [(f.start, f.end) for f in leave_out]
+    spans += _host_declarations(rest, is_host, {f.name for f in leave_out if "template" in f.head})
     return _blanked(source, spans), list(dict.fromkeys(f.name for f in leave_out))
 
 
@@ -254,16 +269,44 @@ def with_pointers_to_shared(source: str) -> str:
     return source
 
 
+def with_alignment_first(source: str) -> str:
+    """The source with `alignas(...) __shared__` in place of `__shared__ alignas(...)`: for g++ an
+    alignment comes before the words that it belongs to.
+    """
+    plain = masked(source)
+    for found in reversed(list(re.finditer(r"\b__shared__\s+(?=alignas\s*\()", plain))):
+        end = closing_bracket(plain, plain.index("(", found.end()))
+        source = source[: found.start()] + source[found.end() : end] + " " + found[0] + source[end:]
+    return source
+
+
 def line_of(source: str, position: int) -> int:
     return source.count("\n", 0, position) + 1
 
 
-def _host_declarations(plain: str, is_host) -> list[tuple[int, int]]:
-    """Objects and prototypes at namespace level whose types are the host's."""
+def _calls_outside(plain: str, macros: list[str], given: list[Function]) -> list[tuple[int, int]]:
+    """Where macros are called outside of functions."""
+    if not macros:
+        return []
+    found = []
+    for call in re.finditer(rf"\b(?:{'|'.join(map(re.escape, macros))})\s*\(", plain):
+        if not any(f.body < call.start() < f.end for f in given):
+            end = closing_bracket(plain, call.end() - 1)
+            if not plain[end:].lstrip().startswith("{"):  # else it is a function of the same name
+                found.append((call.start(), end))
+    return found
+
+
+def _host_declarations(plain: str, is_host, gone: set[str]) -> list[tuple[int, int]]:
+    """Objects and prototypes at namespace level whose types are the host's, and instances of the
+    templates that are gone.
+    """
     found, start = [], 0
     for end in re.finditer(r"[;{}]", plain):
         text = plain[start : end.start()]
-        if end[0] == ";" and is_host(text) and not DEVICE.search(text):
+        instance = re.match(r"\s*template\s+[^<;]*?(\w+)\s*[<(]", text)
+        is_gone = is_host(text) or bool(instance and instance[1] in gone)
+        if end[0] == ";" and is_gone and not DEVICE.search(text):
             found.append((start + len(text) - len(text.lstrip()), end.end()))
         start = end.end()
     return found

@@ -59,7 +59,7 @@ class Text:
         begun = [each for each in every if self.line(each.start) == line]
         if begun:
             return begun[0]
-        if line < self.line(function.body):
+        if line <= self.line(function.body):
             return every[0] if every else None
         over = [each for each in every if self.line(each.start) < line <= self.line(max(each.start, each.end - 1))]
         return over[-1] if over and self._has_text(line) else None

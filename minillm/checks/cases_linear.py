@@ -48,7 +48,16 @@ BIAS = Case(
     low_precision=("z", "dy"),
     kernel=(Kernel("bias", "minillm.kernels.bias", "a number for each channel, and the sum of its gradients"),),
     gradcheck=[at(2, 3, 4)],
-    kernels=[at(1, 1), at(0, 5), at(3, 5), at(2, 3, 33), at(37, 100), at(515, 40), at(300, 264), at(3, 769)],
+    kernels=[
+        at(1, 1),
+        at(0, 5),
+        at(3, 5),
+        at(2, 3, 33),
+        at(37, 100),
+        at(515, 40),
+        at(300, 264),
+        at(3, 769),
+    ],
     simulate=(64, 256),
     benchmark=[at(16384, 768), at(16384, 2304)],
 )
@@ -85,16 +94,18 @@ LORA_LINEAR = Case(
 )  # fmt: skip
 
 
-def embedding_inputs(rng, tokens, vocabulary, width, accumulate=False, sliced=False):
+def embedding_inputs(rng, tokens, vocabulary, width, accumulate=False, sliced=False, even=False):
     """Ids by Zipf's law, as words are: a few frequent ones, many rare ones, some that never occur.
 
-    accumulate: the gradient is added to `buffer`, as that of a tied head is. sliced: a slice of the
-    table in place of ids, as positions are.
+    even: all ids equally often: sorted, they are runs of a few, not of hundreds. accumulate: the
+    gradient is added to `buffer`, as that of a tied head is. sliced: a slice of the table in place
+    of ids, as positions are.
     """
     if sliced:
         weight, dy = rng.normal(size=(vocabulary, width)), rng.normal(size=(tokens, width))
         return dict(ids=slice(tokens), weight=weight, dy=dy, buffer=2 * weight if accumulate else None)
-    ids = np.minimum(rng.zipf(1.3, size=tokens) - 1, vocabulary - 1)
+    zipf = np.minimum(rng.zipf(1.3, size=tokens) - 1, vocabulary - 1)
+    ids = rng.integers(vocabulary, size=tokens) if even else zipf
     weight, dy = rng.normal(size=(vocabulary, width)), rng.normal(size=(1, tokens, width))
     return dict(ids=ids.reshape(1, -1), weight=weight, dy=dy, buffer=2 * weight if accumulate else None)
 
@@ -115,7 +126,8 @@ EMBEDDING = Case(
         at(*size, accumulate=accumulate)
         for size in ((1, 1, 1), (0, 5, 3), (31, 5, 3), (64, 2, 33), (65, 3, 100), (300, 40, 260), (513, 1, 7))
         for accumulate in (False, True)
-    ],
+    ]
+    + [at(*size, even=True) for size in ((96, 6, 3), (200, 100, 5), (256, 40, 2), (35, 8, 260))],
     simulate=(200, 50, 96),
     benchmark=[at(16384, 50257, 768), at(16384, 65, 384)],
 )

@@ -64,7 +64,8 @@ class Row:
     verdict: "passed", "wrong" or "cannot be told here"; `reason` says why it cannot be told.
     uncertainty: how far `numeric` may be off, if it was measured again; else NaN.
     by_step: what the first formula measured.
-    kinks: a line for each element at a kink whose gradient is one of the two slopes or between them.
+    kinks: a line for each element at a kink whose gradient is one of the two slopes or between
+    them.
     """
 
     tensor: str
@@ -208,7 +209,7 @@ def gradcheck(
     notes = (*checked.notes, *(note for row in rows for note in _of_kinks(row)))
     report = Report(checked.name, rows, step, notes, len(checked.parameters))
     if report.verdict == WRONG:
-        raise GradientError(_why_wrong(report, tolerance or TOLERANCE) + (hint and f". {hint}"), report)
+        raise GradientError(_why_wrong(report, tolerance or TOLERANCE) + (hint and f"\n  {hint}"), report)
     if report.verdict == UNTOLD:
         raise CannotTell(_why_untold(report), report)
     return report

@@ -1,9 +1,9 @@
-"""Functions whose local names are watched: what is assigned in forward can be changed a little, what
-is assigned in backward is noted.
+"""Functions whose local names are watched: what forward assigns can be changed a little, what
+backward assigns is noted.
 
 A function gets another code object for a while, made from its syntax tree:
 
-    forward     p = softmax(s)       ->  p = _tap(3, softmax(s))           which adds what it is told to add
+    forward     p = softmax(s)       ->  p = _tap(3, softmax(s))           which adds what is to be added
     backward    ds = p * (dp - sum)  ->  the same, and then  _note("ds", 41, ds)
 
 Only where the tree of the file is what runs: a function that was changed since, or that is made
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Event:
-    """An assignment in backward. owner: the function; order: of the first assignment of this name."""
+    """An assignment in the function `owner`, and the value."""
 
     owner: types.FunctionType
     name: str
@@ -84,13 +84,14 @@ class Taps:
 
 
 def called_functions(run: Callable[[], object]) -> dict[types.FunctionType, int]:
-    """The Python functions with a readable source that are called in `run` -> how often; NumPy's,
-    Python's and those of the checks themselves are left out.
+    """The Python functions that are called in `run` -> how often, as they return.
+
+    Those without a readable source, NumPy's, Python's and those of the checks are left out.
     """
     counts: dict[types.CodeType, int] = {}
 
     def profile(frame, event, argument):
-        if event == "call" and _is_readable(frame.f_code.co_filename):
+        if event == "return" and _is_readable(frame.f_code.co_filename):
             counts[frame.f_code] = counts.get(frame.f_code, 0) + 1
 
     before = sys.getprofile()
@@ -148,6 +149,7 @@ def watched(forward: types.FunctionType, backward: types.FunctionType, taps: Tap
 def _tree_of(function: types.FunctionType) -> tuple[ast.Module, ast.FunctionDef] | None:
     """(new syntax tree of the file, the function in it); None if that is not what runs."""
     code = function.__code__
+    linecache.checkcache(code.co_filename)
     try:
         tree = ast.parse("".join(linecache.getlines(code.co_filename)))
     except SyntaxError:
@@ -166,7 +168,10 @@ def _constants(code: types.CodeType) -> list:
 
 
 def _compiled(tree: ast.Module, like: types.CodeType) -> types.CodeType | None:
-    """The code object of one function of a file: the whole file, since imports matter to the compiler."""
+    """The code object of one function of a file.
+
+    The whole file is compiled: its imports matter to the compiler.
+    """
     flags = like.co_flags & FUTURE
     waiting = [compile(ast.fix_missing_locations(tree), like.co_filename, "exec", flags, dont_inherit=True)]
     while waiting:

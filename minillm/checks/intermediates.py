@@ -1,8 +1,9 @@
 """Which intermediate of a backward pass is the first wrong one.
 
 A backward goes from dy to dx by steps, and names them after what they are the gradients of: dscores
-of scores, dx_hat of x_hat, grad_z of z. The gradient of the loss with respect to any value of forward
-can be measured: it is added to a little, where forward assigns it, and the rest of forward runs on.
+of scores, dx_hat of x_hat, grad_z of z. The gradient of the loss with respect to any value of
+forward can be measured: a little is added to it where forward assigns it, and the rest of forward
+runs on.
 
     f(t) = loss, with scores + t u in the place of scores        f'(0) = sum(dscores * u)
 
@@ -17,6 +18,7 @@ that are called several times, gradients of another shape.
 from __future__ import annotations
 
 import linecache
+import re
 import types
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,13 +50,15 @@ FORWARDS = ("forward", "__call__", "forward_propagation", "fprop", "forward_pass
 
 @dataclass(frozen=True)
 class _Step:
-    """A gradient in backward that has been measured: its event, if it is wrong the first one; whether
-    it is right; the place in forward; the last line that assigns it.
+    """A gradient in backward that has been measured.
+
+    event: its assignment, if it is wrong the first one. place: in forward, or the name of a tensor.
+    last: the last line that assigns it.
     """
 
     event: Event
     is_right: bool
-    place: int
+    place: int | str
     last: int = 0
 
 
@@ -77,8 +81,8 @@ def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
 
 
 def _pairs(subject: Subject, weights) -> list[tuple[types.FunctionType, types.FunctionType]]:
-    """(forward, backward) of the functions that run once in a forward and a backward of the subject, in
-    backward's order.
+    """(forward, backward) of the functions that run once in a forward and a backward of the
+    subject, in the order in which the backwards return: inner ones first.
     """
     forwards = called_functions(subject.forward)
     backwards = called_functions(lambda: _backward(subject, weights))
@@ -139,19 +143,18 @@ class _Watch:
         self._is_noting = False
 
     def steps(self):
-        """A _Step for each name of backward that can be measured, in the order of its lines."""
-        done: set[str] = set()
-        for event in self._events:
-            if event.name in done or len(done) > MOST or not base_name(event.name):
-                continue
-            done.add(event.name)
-            events = [each for each in self._events if each.name == event.name]
-            if step := self._judged(events):
+        """A _Step for each name of backward that can be measured, in the order of the lines that
+        assign them last: before that, a sum is not complete.
+        """
+        names = list(dict.fromkeys(event.name for event in self._events[::-1] if base_name(event.name)))
+        for name in names[: -MOST - 1 : -1]:
+            if step := self._judged([event for event in self._events if event.name == name]):
                 yield step
 
     def error(self, step: _Step) -> str:
         """The relative error of a wrong gradient, and where it is."""
-        value, added = self.taps.values[step.place], np.zeros_like(self.taps.values[step.place])
+        value = self._value(step.place)
+        added = np.zeros_like(value)
         if value.size > LARGEST:
             return "wrong"
         numeric = np.empty(value.size)
@@ -165,14 +168,15 @@ class _Watch:
 
     def _judged(self, events: list[Event]) -> _Step | None:
         base = base_name(events[0].name)
-        places = [p for p in self.taps.places.values() if p.index in self._once and p.name == base]
-        places = places or [p for p in self.taps.places.values() if p.index in self._once and same_name(p.name, base)]
-        judged: list[tuple[bool, Event, int]] = []
+        known = [(place.index, place.name) for place in self.taps.places.values() if place.index in self._once]
+        known += [(name, _last_name(name)) for name in self._subject.tensors]  # weights, which no line assigns
+        places = [place for place, name in known if name == base] or [p for p, name in known if same_name(name, base)]
+        judged: list[tuple[bool, Event, int | str]] = []
         for place in places[::-1]:
-            shape = self.taps.values[place.index].shape
-            fitting = [event for event in events if event.value.shape == shape]
-            if fitting and (measured := self._measured(place.index)) is not None:
-                judged += [(self._agrees(event, *measured), event, place.index) for event in fitting[::-1]]
+            shape = self._value(place).shape
+            fitting = [fitted for event in events if (fitted := _fitted(event, shape)) is not None]
+            if fitting and (measured := self._measured(place)) is not None:
+                judged += [(self._agrees(event, *measured), event, place) for event in fitting[::-1]]
         if not judged:
             return None
         for is_right, event, place in judged:
@@ -181,13 +185,17 @@ class _Watch:
         (_, latest, place), first = judged[0], judged[-1][1]
         return _Step(replace(latest, line=first.line), False, place, latest.line)
 
-    def _measured(self, index: int):
-        """(direction, derivative along it, how far off) of a place; None if nothing depends on it, or
-        if it cannot be told.
+    def _value(self, place: int | str) -> np.ndarray:
+        """The value at a tap, or a tensor of the subject."""
+        return self._subject.tensors[place] if isinstance(place, str) else self.taps.values[place]
+
+    def _measured(self, place: int | str):
+        """(direction, derivative along it, how far off) of a place; None if nothing depends on it,
+        or if it cannot be measured.
         """
-        value = self.taps.values[index]
-        direction = np.asarray(stream("intermediate", index, value.size).normal(value.shape))
-        f = guarded(self._along(index, direction))
+        value = self._value(place)
+        direction = np.asarray(stream("intermediate", place, value.size).normal(value.shape))
+        f = guarded(self._along(place, direction))
         size = power_of_two(float(np.sqrt(np.mean(np.square(value)))) if value.size else 1.0)
         if not value.size or f(size) == self._at == f(-size):
             return None
@@ -199,18 +207,44 @@ class _Watch:
         scale = float(np.linalg.norm(event.value) * np.linalg.norm(direction))
         return abs(along - derivative) <= AGREE * max(scale, abs(derivative)) + off
 
-    def _along(self, index: int, direction: np.ndarray):
-        def f(t: float) -> float:
-            self.taps.added = (index, t * direction)
+    def _along(self, place: int | str, direction: np.ndarray):
+        """The loss as a function of t, with t times the direction added at a place."""
+
+        def at_a_tap(t: float) -> float:
+            self.taps.added = (place, t * direction)
             try:
                 return self._loss()
             finally:
                 self.taps.added = None
 
-        return f
+        def of_a_tensor(t: float) -> float:
+            array = self._subject.tensors[place]
+            before = array.copy()
+            array += t * direction
+            try:
+                return self._loss()
+            finally:
+                array[...] = before
+
+        return of_a_tensor if isinstance(place, str) else at_a_tap
 
     def _loss(self) -> float:
         return float(sum((w * y).sum() for w, y in zip(self._weights, self._subject.forward())))
+
+
+def _fitted(event: Event, shape: tuple[int, ...]) -> Event | None:
+    """The event with its value in a shape, which may have several axes in the place of rows."""
+    value = event.value
+    if value.shape == shape:
+        return event
+    if value.ndim and len(shape) > value.ndim and value.size == np.prod(shape) and value.shape[-1] == shape[-1]:
+        return replace(event, value=value.reshape(shape))
+    return None
+
+
+def _last_name(tensor: str) -> str:
+    """The last name in that of a tensor: "W" of layers[0].W and of params['W']."""
+    return re.findall(r"\w+", tensor)[-1] if re.search(r"\w", tensor) else tensor
 
 
 def _sentence(right: list[_Step], wrong: _Step, error: str) -> str:

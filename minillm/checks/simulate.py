@@ -6,6 +6,8 @@ A kernel of your own is given its arguments as text:
     int32:1000       a scalar                      int32[8,4]=7      an array filled with a number
     1000             a scalar of the parameter's own type
 
+float32[1000]=fresh is an array in which nothing was written yet, as cudaMalloc gives it.
+
 float, double, int, half, bfloat16, ... are types, too, by C's names. bfloat16 is given as its bits
 (uint16).
 """
@@ -32,11 +34,11 @@ from minillm.checks.expectations import compare, expected_value, parse_expectati
 from minillm.checks.simulation import Simulation
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
-from minillm.kernels.simulator import CompileError, Profile, RawModule, SimulatorError, configured
+from minillm.kernels.simulator import CompileError, Profile, RawModule, SimulatorError, configured, unwritten
 from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.complaints import kernel_name_error
 from minillm.kernels.simulator.signature import Parameter
-from minillm.kernels.simulator.source import kernels, without_host_code
+from minillm.kernels.simulator.source import kernels, waits_for_grid, without_host_code
 
 ARGUMENT = re.compile(r"(?P<dtype>[a-z]+[a-z_]*\d*)(?:\[(?P<shape>\d+(?:,\d+)*)\])?(?:[:=](?P<value>[^\[\]]+))?$")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|inf|nan)$")
@@ -135,7 +137,7 @@ def _simulate(module_of, name: str, kernel: str, launch: FileRun, way: Way) -> S
     source = module_of().named_code()[1]
     chosen = kernel_of(name, kernel, source)
     try:
-        module = module_of(name_expressions=(chosen,))
+        module = module_of(name_expressions=(chosen,), enable_cooperative_groups=waits_for_grid(source))
         function = module.get_function(chosen)
         function.max_dynamic_shared_size_bytes = max(SHARED_BY_DEFAULT, launch.shared)
         with configured(progress=way.progress):
@@ -198,6 +200,8 @@ def parse_argument(text: str, rng, parameter: Parameter | None = None) -> np.nda
             scalar = dtype.type(found["value"])
             return _bfloat16_bits(np.array([scalar]))[0] if name == "bfloat16" else scalar
         shape = tuple(map(int, found["shape"].split(",")))
+        if found["value"] == "fresh":
+            return unwritten(shape, dtype)
         if found["value"]:
             array = np.full(shape, dtype.type(found["value"]))
         elif dtype.kind == "f":

@@ -34,7 +34,7 @@ NOTHING = 16 * EPSILON
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, with the reason where it is not simply "passed"; the measured derivative, how far off
+    """A verdict, with the reason if there is one to give; the measured derivative, how far off
     that may be, and the relative error of the hand-written one, as far as it is larger than what
     the measurement may be off.
     """

@@ -43,6 +43,8 @@ def check_own_code(
     for result in results:
         _print_notes(result)
     checked = [result for result in results if not result.reason]
+    if guessed := [f"{result.name} ({', '.join(result.guessed)})" for result in checked if result.guessed]:
+        print(f"guessed shapes, since nothing tells them: {', '.join(guessed)}")
     failed, left = sum(result.failed for result in checked), len(results) - len(checked)
     tolerance = complex_step.TOLERANCE if method == "complex" else TOLERANCE
     print(f"{len(checked)} checked, {failed} failed, {left} not checked, tolerance {tolerance:g}")

@@ -15,6 +15,7 @@ from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
+from minillm.kernels.simulator.compiler import seconds_compiling
 from minillm.profiling.memory import workload_of
 from minillm.profiling.memory_advice import explain_oom
 from minillm.profiling.profile import WARM_UP_STEPS, StepProfile
@@ -147,15 +148,16 @@ def _can_be_shown(console: Console, text: str) -> bool:
     return text.encode(console.encoding, "replace").decode(console.encoding) == text
 
 
-def simulator_estimate(seconds: float, steps: int) -> str:
+def simulator_estimate(seconds: float, steps: int, compiling: float = 0.0) -> str:
     """A line on how long a training on the simulator will take.
 
-    seconds: of the first step. steps: still to come.
+    seconds: of the first step, without those of `compiling` its kernels. steps: still to come.
     """
     left = seconds * steps
     total = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min" if left < 6000 else f"{left / 3600:.0f} h"
     shorter = "; --preset simulator takes some seconds" if left > 600 else ""
-    return f"the first step took {seconds:.1f} s in the simulator: {steps:,} more take at most about {total}{shorter}"
+    once = f", and {compiling:.1f} s to compile its kernels" if compiling >= 0.05 else ""
+    return f"the first step took {seconds:.1f} s in the simulator{once}: {steps:,} more take at most about {total}{shorter}"
 
 
 class ProgressReporter(Reporter):
@@ -165,6 +167,7 @@ class ProgressReporter(Reporter):
 
     def __init__(self, run: Run, console: Console):
         self._estimates = run.model.device == "cudasim"
+        self._compiled_before = seconds_compiling()
         self._tokens = run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation
         self._console = console
         self._run, self._has_heading, self._preparation = run, False, None
@@ -193,7 +196,9 @@ class ProgressReporter(Reporter):
         if self._estimates:
             self._estimates = False
             seconds, total = self._tokens / tokens_per_second, self.bar.tasks[self._task].total
-            self._console.print(escape(simulator_estimate(seconds, int(total) - step)), soft_wrap=True)
+            compiling = min(seconds, seconds_compiling() - self._compiled_before)
+            text = simulator_estimate(seconds - compiling, int(total) - step, compiling)
+            self._console.print(escape(text), soft_wrap=True)
 
     def on_figures(self, figures: dict[str, float]) -> None:
         self.bar.update(self._task, accuracy=f"  acc {figures['accuracy']:.2f}  margin {figures['margin']:.2f}")
@@ -205,6 +210,7 @@ class ProgressReporter(Reporter):
         self.bar.update(self._preparation, completed=done, visible=done < total)
 
     def on_evaluation(self, step: int, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+        self._compiled_before = seconds_compiling()
         if not self._has_heading:
             beside = OF_PAIRS if train.figures else "perplexity"
             self._console.print(f"[dim]{HEADING.format(beside=beside, **self._run.examples.names)}[/]")
@@ -218,6 +224,7 @@ class ProgressReporter(Reporter):
         )
 
     def on_sample(self, step: int, text: str) -> None:
+        self._compiled_before = seconds_compiling()
         heading = self._run.examples.sample_heading(self._run.tokenizer)
         self._console.print(f"[dim]{escape(heading)}:\n{escape(text)}[/]")
 

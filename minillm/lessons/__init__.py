@@ -24,6 +24,7 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "muon",
     "chat",
     "preferences",
+    "wrong-gradient",
 )
 
 

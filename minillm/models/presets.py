@@ -159,7 +159,7 @@ PRESETS = {
         tie_embeddings=True,
     ),
     "simulator": Preset(
-        "a tiny GPT for --device cudasim: 20 steps on simulated CUDA kernels in some seconds",
+        "a tiny GPT for --device cudasim: 20 steps on simulated CUDA kernels, a second each or less",
         model=dict(n_layer=1, n_head=1, d_model=32, context_length=32, dropout=0.0, bias=True),
         training=dict(
             batch_size=4,

@@ -1,5 +1,7 @@
 """Layers and functions that do something odd: what gradcheck says of each. Right ones pass, and messages name what is wrong."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -373,13 +375,14 @@ ABS = (lambda x: (np.abs(x), x), lambda dy, x: dy * np.sign(x))
 MAX = (lambda a, b: (np.maximum(a, b), a >= b), lambda dy, first: (dy * first, dy * ~first))
 
 
-def test_a_kink_is_no_wrong_gradient_and_no_pass():
+def test_a_kink_is_no_wrong_gradient_and_is_noted():
     for subject, inputs in ((RELU, (at_zero(),)), (ABS, (at_zero(),)), (MAX, (X, np.where(X > 1, X, Y)))):
-        with pytest.raises(
-            CannotTell, match="cannot be told here.*a kink: the slope is .* on the left.*try another x"
-        ) as caught:
-            minillm.gradcheck(subject, *inputs)
-        assert caught.value.report.verdict == UNTOLD and "passed" not in str(caught.value.report).split("\n")[0]
+        report = minillm.gradcheck(subject, *inputs)
+        assert report.verdict == PASSED
+        assert any(
+            re.match(r"kink at input 0\[.*\]: slope .* to the left, .* to the right; backward's", n)
+            for n in report.notes
+        )
     assert verdict(RELU, X) == verdict(ABS, X) == verdict(MAX, X, Y) == PASSED
     # a wrong element is wrong, though another one is at a kink
     assert verdict((RELU[0], lambda dy, x: 1.001 * dy * (x > 0)), at_zero()) == WRONG
@@ -388,6 +391,34 @@ def test_a_kink_is_no_wrong_gradient_and_no_pass():
     near[1, 2] = 1e-5
     assert verdict(RELU, near) == PASSED
     assert verdict((RELU[0], lambda dy, x: dy * (x > 1e-4)), near) == WRONG
+
+
+def relu_with(at_a_kink):
+    return RELU[0], lambda dy, x: dy * ((x > 0) + at_a_kink * (x == 0))
+
+
+def test_at_a_kink_a_gradient_is_one_of_the_two_slopes_or_between_them():
+    for value, said in ((0, "is one of them"), (1, "is one of them"), (0.3, "is between them")):
+        (note,) = minillm.gradcheck(relu_with(value), at_zero()).notes
+        assert note.startswith("kink at input 0[1, 2]: ") and note.endswith(said)
+    for value in (2, -0.1, 1.0001):
+        with pytest.raises(
+            GradientError, match=r"is wrong at \(1, 2\): .* has a kink: slope .* one of them or between them"
+        ):
+            minillm.gradcheck(relu_with(value), at_zero())
+
+
+def test_a_tensor_of_nothing_but_kinks_has_not_been_checked():
+    with pytest.raises(CannotTell, match="every number of it is at a kink.*This is no pass: try another x") as caught:
+        minillm.gradcheck(RELU, np.zeros((2, 3)))
+    assert caught.value.report.verdict == UNTOLD
+
+
+def test_of_many_kinks_some_are_named():
+    x = X.copy()
+    x.flat[:-1] = 0
+    notes = minillm.gradcheck(RELU, x).notes
+    assert len(notes) == 4 and notes[-1] == f"{x.size - 4} more kinks in input 0"
 
 
 def test_steps_are_flat_whatever_the_larger_steps_say():

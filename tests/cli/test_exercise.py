@@ -55,6 +55,15 @@ def test_from_the_skeleton_to_the_next_exercise():
     assert " 1  ★★★  vector_add" in exercise()[1]
 
 
+def test_the_next_one_is_the_next_that_is_not_solved():
+    needs_compiler()
+    keep_stars("strided", 3)
+    assert exercise("vector_add", SOLUTION)[1].endswith("next: minillm exercise block_sum\n")
+    for each in EXERCISES[2:]:
+        keep_stars(each.name, 3)
+    assert exercise("vector_add", SOLUTION)[1].endswith("all solved, with all stars\n")
+
+
 def test_a_file_is_never_overwritten(tmp_path):
     needs_compiler()
     Path("vector_add.cu").write_text("mine")

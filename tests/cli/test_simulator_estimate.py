@@ -37,6 +37,13 @@ def test_it_is_printed_once_and_in_the_simulator_only(device, lines):
     assert shown.getvalue().count("the first step took 2.0 s in the simulator: 19 more") == lines
 
 
+def test_what_compiling_took_is_not_counted_for_the_steps_to_come():
+    line = (
+        "the first step took 1.0 s in the simulator, and 11.0 s to compile its kernels: 19 more take at most about 19 s"
+    )
+    assert simulator_estimate(1.0, 19, 11.0) == line
+
+
 def test_the_preset_is_tiny():
     preset = PRESETS["simulator"]
     assert preset.model["d_model"] == 32 and preset.model["n_layer"] == 1 and preset.training["max_steps"] <= 20

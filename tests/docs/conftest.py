@@ -12,6 +12,7 @@ from chat_runs import conversations, write_lines
 from model_files import GPT2, add_byte_pairs, write_gguf
 
 import minillm
+from minillm.checks.exercises import progress
 from minillm.data import corpora
 from minillm.training import loop
 
@@ -48,6 +49,7 @@ def folder(workshop, tmp_path, monkeypatch, request):
     if not any(page in request.node.name for page in ("lessons.md", "docs/page.md")):  # claims hold for the real text
         for corpus in list(corpora.CORPORA):  # no network, and less to read
             monkeypatch.setitem(corpora.CORPORA, corpus, lambda: TEXT * 60)
+    monkeypatch.setattr(progress, "progress_file", lambda: tmp_path / "exercises.json")  # not the reader's own
     monkeypatch.setattr(loop, "plot_losses", lambda *_: None)  # most of a short run: the workshop's is drawn
     monkeypatch.syspath_prepend(tmp_path / "page")
     yield tmp_path / "page"

@@ -54,11 +54,13 @@ def test_solved(judged):
         ("dx * dy", "dx * dz", "cube.py:8: NameError: name 'dz' is not defined"),
         ("dx = dx * dy", "dx = (dx * dy).sum()", "cube.py: "),
         ("\ndef cube_forward", "\nimport nothing_of_this_name\ndef cube_forward", "cube.py:2: ModuleNotFoundError"),
+        ("\ndef cube_forward", "\nexit()\ndef cube_forward", "cube.py:2: SystemExit"),
         ("dx = dx * dy", "while True: pass", "cube.py:8: it still runs after 0.2 seconds"),
     ],
 )
 def test_a_mistake_is_named(judged, old, new, words, monkeypatch):
-    monkeypatch.setattr(python_judge, "SECONDS", 0.2)
+    if "while True" in new:  # the others take as long as the machine needs
+        monkeypatch.setattr(python_judge, "SECONDS", 0.2)
     assert old in SOLUTION
     verdict = judged(SOLUTION.replace(old, new))
     assert verdict.problem.startswith(words), verdict.problem
@@ -67,6 +69,7 @@ def test_a_mistake_is_named(judged, old, new, words, monkeypatch):
 
 def test_what_the_task_asserts_itself(judged):
     def check(module, rng, size, gradcheck):
-        assert module.cube_forward(2.0)[0] == 9, "the cube of 2 should be 9"
+        if module.cube_forward(2.0)[0] != 9:
+            raise AssertionError("the cube of 2 should be 9")
 
     assert judged(SOLUTION, PythonTask(("cube_forward",), check)).problem == "cube.py: the cube of 2 should be 9"

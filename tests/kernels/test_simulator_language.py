@@ -259,7 +259,7 @@ def test_memcpy_is_watched_and_assert_is_a_report():
     "head, body, message",
     [
         ("", "y[0] = tex1D<float>(t, 0);", "kernel.cu:3: tex1D .* not in the simulator; use a pointer"),
-        ("#include <mma.h>\\n", "", "kernel.cu:1: <mma.h> .* not in the simulator"),
+        ("#include <curand_kernel.h>\\n", "", "kernel.cu:1: <curand_kernel.h> .* not in the simulator"),
         ("#include <cub/cub.cuh>\\n", "cub::BlockReduce<int, 3> b;", "cub is not in the simulator; use shared memory"),
         ("", "float* p; cudaMalloc(&p, 4);", "cudaMalloc in a kernel is not in the simulator"),
         ("", "k<<<1, 1>>>(y);", "launches from inside a kernel"),
@@ -268,7 +268,7 @@ def test_memcpy_is_watched_and_assert_is_a_report():
         ("", "y[0] = foo(1);", "kernel.cu:3: foo is not declared, neither in this file nor in the simulator"),
         ("", "y[0] = 1", "kernel.cu:4: expected ';' before '}' token|kernel.cu:3: expected ';'"),
         ("__device__ int later(int);\\n", "y[0] = later(1);", r"later\\(int\\) is declared, but defined nowhere"),
-        ("#include <cooperative_groups.h>\\n", "cooperative_groups::this_grid().sync();", r"grid.sync\\(\\) is not in"),
+        ("#include <cooperative_groups.h>\\n", "cooperative_groups::this_cluster();", "clusters of blocks.* is not in"),
     ],
 )
 def test_what_is_not_there_is_one_line(head, body, message):

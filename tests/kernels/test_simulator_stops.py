@@ -128,7 +128,7 @@ def test_misaligned_vectors(mode):
 
 @pytest.mark.parametrize("name, thread", [("for_ever", 5), ("never_set", 0), ("never_added", 0), ("never_unlocked", 1)])
 def test_loops_that_wait_for_ever(mode, name, thread):
-    block = 2 if name == "never_unlocked" else 32
+    block = 2 if name in ("never_added", "never_unlocked") else 32
     assert "it waits in a loop for a value that no thread writes" in fault(name, ints(), thread=thread, block=block)
 
 
@@ -171,3 +171,15 @@ def test_a_handler_of_ones_own_runs_meanwhile(mode):
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen and y[0] == 2
+
+
+def test_a_limit_of_time_names_the_line(mode):
+    line = 1 + next(i for i, text in enumerate(CODE.splitlines()) if "x = x * 6364136223846793005" in text)
+    with (
+        configured(mode=mode, seconds=0.2),
+        pytest.raises(SimulatorError, match="still runs after 0.2 seconds") as caught,
+    ):
+        run("count_on", np.zeros(4, np.uint64), block=2)
+    assert abs(caught.value.faults[0].number - line) <= 2
+    with configured(mode=mode, seconds=0.2):
+        run("divide", ints(), np.int32(1))

@@ -9,7 +9,7 @@ from minillm.backend.random_streams import stream
 from minillm.kernels import OPERATIONS, launch, use_kernels
 from minillm.optim import clip
 
-STEPS = 20
+STEPS = 8
 UNUSED = {
     "rms_norm",
     "rotary",
@@ -20,13 +20,13 @@ UNUSED = {
 }  # not in a GPT-2 that is trained
 
 
-def train(device, dropout, **settings):
-    """Losses and gradient norms (STEPS, 2), and the model."""
+def train(device, dropout, steps=STEPS, **settings):
+    """Losses and gradient norms (steps, 2), and the model."""
     config = minillm.GPT2Config(65, context_length=40, n_layer=2, n_head=2, d_model=64, dropout=dropout, **settings)
     model = minillm.GPT2(config, seed=1337).to(device).train()
     optimizer = minillm.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     history = []
-    for step in range(STEPS):
+    for step in range(steps):
         tokens = stream(1, "batch", step).integers(65, (4, 41))
         loss = model.loss(tokens[:, :-1], tokens[:, 1:], rng_key=(1, "dropout", step))
         model.backward()
@@ -47,7 +47,7 @@ def test_a_model_trains_as_with_numpy(settings, device):
 
 
 def test_the_same_seed_gives_the_same_bits(device):
-    (first, model), (second, again) = train(device, dropout=0.1), train(device, dropout=0.1)
+    (first, model), (second, again) = (train(device, dropout=0.1, steps=4) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     for name, parameter in model.parameters().items():
         assert (parameter.value == again.parameters()[name].value).all(), name
@@ -68,11 +68,11 @@ def launched(monkeypatch):
 
 
 def test_every_kernel_of_a_gpt2_is_used(launched, simulator):
-    train("cudasim", dropout=0.1)
+    train("cudasim", dropout=0.1, steps=1)
     assert launched == {"flash", *OPERATIONS} - {"attention"} - UNUSED
 
 
 def test_kernels_turned_off_are_not_used(launched, simulator):
     use_kernels(False, gelu=True)
-    train("cudasim", dropout=0.1)
+    train("cudasim", dropout=0.1, steps=1)
     assert launched == {"gelu"}

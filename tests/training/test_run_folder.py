@@ -194,7 +194,7 @@ print(kills)
 
 def test_killed_at_any_moment_it_still_resumes(new_run, tmp_path):
     """kill -9 in a loop, at moments that drift through the step; in the end the bytes are those of an undisturbed run."""
-    settings = dict(max_steps=300, eval_interval=3, sample_tokens=0)
+    settings = dict(max_steps=100, eval_interval=3, sample_tokens=0)
     undisturbed = new_run("undisturbed", **settings)
     train(undisturbed)
     folder = new_run("disturbed", **settings).folder

@@ -13,7 +13,8 @@ __device__ void load_rows(float4 (*tile)[D4 + 1], const float* matrix, int first
         tile[n / D4][n % D4] = first + n / D4 < time ? ((const float4*)matrix)[first * D4 + n] : ZERO;
 }
 
-// dk and dv of y = softmax(q k^T / sqrt(32)) v, where query i sees the keys j <= i. A thread has key j.
+// dk and dv of y = softmax(q k^T / sqrt(32)) v, where query i sees the keys j <= i.
+// A thread has key j.
 __global__ void flash_backward(const float* q, const float* k, const float* v, const float* dy, const float* lse,
                                const float* delta, float* dk, float* dv, int time) {
     __shared__ float4 q_tile[TILE][D4 + 1], dy_tile[TILE][D4 + 1];
@@ -24,7 +25,8 @@ __global__ void flash_backward(const float* q, const float* k, const float* v, c
     for (int first = 0; first < time; first += TILE) {
         load_rows(q_tile, q, first, time);
         load_rows(dy_tile, dy, first, time);
-        // TODO: lse_tile and delta_tile; then, for each query of the tile: p, dp, ds, and with them dvj and dkj
+        // TODO: lse_tile and delta_tile; then, for each query of the tile: p, dp, ds, and
+        // with them dvj and dkj
     }
     for (int d = 0; d < D4 && j < time; ++d) ((float4*)dk)[j * D4 + d] = dkj[d], ((float4*)dv)[j * D4 + d] = dvj[d];
 }

@@ -10,7 +10,9 @@ MEAN = 100.0  # of x, whose standard deviation is 1: E[x^2] - E[x]^2 loses four 
 
 
 def inputs(rng, rows, width):
-    x = (MEAN + rng.normal(size=(rows, width))).astype(np.float32)
+    x = MEAN + rng.normal(size=(rows, width))
+    x[-1] = rng.normal(scale=1e-3, size=width)  # where eps matters
+    x = x.astype(np.float32)
     weight, bias = rng.normal(size=(2, width)).astype(np.float32)
     outputs = {"y": blank(rows, width), "mean": blank(rows), "inverse": blank(rows)}
     return {"x": x, "weight": weight, "bias": bias, **outputs, "width": np.int32(width), "eps": EPS}
@@ -31,6 +33,7 @@ def sizes(rng):
     return [
         {"rows": 2, "width": 2 * BLOCK},
         {"rows": 2, "width": int(rng.integers(8, BLOCK))},
+        {"rows": 2, "width": 1024},
         {"rows": int(rng.integers(2, 6)), "width": int(rng.integers(BLOCK + 1, 1024))},
     ]
 

@@ -42,5 +42,5 @@ TASK = KernelTask(
     launches,
     sizes,
     measured={"rows": 12, "width": 768},
-    best=Counts(sectors=4800, wavefronts=1728, operations=3072),
+    best=Counts(sectors=4800, wavefronts=384, operations=1728),
 )

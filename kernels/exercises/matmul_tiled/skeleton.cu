@@ -1,7 +1,8 @@
 #define TILE 64   // rows and columns of c that a block of 256 threads computes
 #define DEPTH 16  // columns of a, and rows of b, in shared memory at a time
 
-// c = a b, with a (m, k), b (k, n), c (m, n). blockIdx.x counts tiles of columns, blockIdx.y of rows.
+// c = a b, with a (m, k), b (k, n), c (m, n). blockIdx.x counts tiles of columns,
+// blockIdx.y tiles of rows.
 __global__ void matmul_tiled(const float* a, const float* b, float* c, int m, int n, int k) {
     __shared__ float a_tile[TILE][DEPTH], b_tile[DEPTH][TILE];
     int first_row = blockIdx.y * TILE, first_column = blockIdx.x * TILE;

@@ -1,4 +1,5 @@
-// dbias[c] = sum of dy[r][c] over the rows. Blocks of 32 x 8 threads have 32 columns. It has three faults.
+// dbias[c] = sum of dy[r][c] over the rows. Blocks of 32 x 8 threads have 32 columns.
+// It has three faults.
 __global__ void mend_column_sum(const float* dy, float* dbias, int rows, int width) {
     __shared__ float part[8][32];
     int x = threadIdx.x, y = threadIdx.y, c = blockIdx.x * 32 + x;

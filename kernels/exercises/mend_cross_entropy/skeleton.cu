@@ -1,5 +1,5 @@
-// losses = lse - z_t, and dz = softmax(z) - one-hot of t, written over z. A block of 128 threads has a row.
-// It has three faults.
+// losses = lse - z_t, and dz = softmax(z) - one-hot of t, written over z. A block of 128
+// threads has a row. It has three faults.
 
 __device__ float larger(float a, float b) { return fmaxf(a, b); }
 __device__ float added(float a, float b) { return a + b; }

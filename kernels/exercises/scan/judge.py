@@ -24,6 +24,7 @@ def sizes(rng):
     return [
         {"rows": 2, "width": BLOCK},
         {"rows": 1, "width": int(rng.integers(1, BLOCK))},
+        {"rows": 2, "width": 2 * BLOCK + 1},
         {"rows": 3, "width": int(rng.integers(BLOCK + 1, 3 * BLOCK))},
     ]
 

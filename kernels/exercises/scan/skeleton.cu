@@ -6,7 +6,8 @@ __global__ void scan(const float* x, float* y, int width) {
     for (int start = 0; start < width; start += 256) {
         int i = start + threadIdx.x;
         part[threadIdx.x] = i < width ? x[i] : 0;
-        // TODO: 8 rounds, in which each element adds the one that is 1, 2, 4, ..., 128 places before it
-        if (i < width) y[i] = part[threadIdx.x];  // TODO: and the sum of all parts before
+        // TODO: 8 rounds, in which each element adds the one 1, 2, 4, ..., 128 places before it
+        // TODO: and the sum of all parts before
+        if (i < width) y[i] = part[threadIdx.x];
     }
 }

@@ -2,6 +2,6 @@
 __global__ void scale(float a, const float* x, float* y, int n) {
     int thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;
     int part = n / threads;  // TODO: what is left over is computed by no thread
-    for (int i = thread * part; i < (thread + 1) * part; ++i)  // TODO: the lanes of a warp are far apart
-        y[i] = a * x[i];
+    // TODO: the lanes of a warp are far apart
+    for (int i = thread * part; i < (thread + 1) * part; ++i) y[i] = a * x[i];
 }

@@ -116,7 +116,7 @@ class _Run:
 
 
 def _compiled(path: Path, source: str, wanted: dict[str, KernelText]) -> RawModule:
-    """The module with all kernels. Raises Wrong if one is missing, or g++ does not take the file."""
+    """All kernels, compiled. Raises Wrong if one is missing, or g++ refuses the file."""
     found = {each.name: each for each in kernels(source)}
     for name, kernel in wanted.items():
         form = f"\n  wanted: __global__ void {kernel}"
@@ -140,7 +140,7 @@ def _compiled(path: Path, source: str, wanted: dict[str, KernelText]) -> RawModu
 
 
 def _unclosed_brace(plain: str) -> int | None:
-    """The line of the last brace that is not closed; g++ is at a loss only behind the file's end."""
+    """The line of the last brace that is not closed: g++ complains behind the file's end."""
     opened = []
     for number, line in enumerate(plain.split("\n"), start=1):
         for letter in re.findall(r"[{}]", line):
@@ -153,7 +153,8 @@ def _problem(run: _Run, path: Path, source: str) -> str:
     try:
         run.launch()
     except SimulatorError as error:
-        return (error.findings or [str(error)])[0]
+        text = (error.findings or [str(error)])[0]
+        return text if text.startswith(f"{path.resolve()}:") else f"{path}:{_line_of_kernel(run, source)}: {text}"
     for name, expected in run.expected().items():
         wrong = first_wrong(name, run.arguments[name], expected, run.task.tolerance)
         if wrong and name not in run.outputs:
@@ -181,7 +182,7 @@ def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> st
 
 
 def _other_bits(run: _Run) -> str:
-    """The line of the first element whose bits depend on the order of threads; "" if there is none."""
+    """The first element whose bits depend on the order of threads, with its line; "" if none."""
     first, order = run.arguments, run.settings["order"]
     run.settings["order"] = "descending" if order == "ascending" else "ascending"
     run.launch()

@@ -1,4 +1,4 @@
-"""The stars that a reader has reached, and the hints that were given: a file in the user's cache."""
+"""A reader's stars, and the hints that were given: a file in the user's cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def progress_file() -> Path:
 
 
 def stars_so_far() -> dict[str, int]:
-    """Exercise -> the most stars that it was solved with, 0 to 3; those never solved are not there."""
+    """Exercise -> the most stars that it was solved with; those never solved are absent."""
     return {name: each["stars"] for name, each in _read().items() if each["stars"]}
 
 
@@ -37,7 +37,7 @@ EMPTY = {"stars": 0, "hints": 0}
 
 
 def _read() -> dict[str, dict[str, int]]:
-    """What the file has; a file that is damaged counts as none, as it may be deleted at any time."""
+    """What the file has; one that is damaged counts as none."""
     try:
         found = read_json(progress_file())
     except (UserError, OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import ast
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ from minillm.files.atomic import read_text
 from minillm.kernels.exercises.registry import Exercise
 from minillm.kernels.exercises.steps import WrongStep
 
-SECONDS = 20.0  # for all sizes together
+SECONDS = 10.0  # of processor time, for all sizes together
+SLEEPING = 6  # times that by the clock, for a function that waits
+POLL = 0.05  # seconds between two looks at both
+RAISED = (Exception, SystemExit)  # whatever the reader's own lines raise is a finding
 
 
 class _Wrong(Exception):
@@ -54,7 +58,7 @@ def _module(path: Path):
         exec(compile(source, str(path), "exec"), vars(module))
     except SyntaxError as error:
         raise _Wrong(f"{path}:{error.lineno}: {error.msg}") from None
-    except Exception as error:  # whatever the reader's own lines raise is a finding
+    except RAISED as error:
         raise _Wrong(_raised(error, path)) from None
     return module, source
 
@@ -68,7 +72,7 @@ def _check(task, module, size: dict, seed: int, path: Path, source: str) -> None
         raise _Wrong(_place(error, task, path, source)) from None
     except WrongStep as error:
         raise _Wrong(f"{path}:{error.line}: {error}") from None
-    except Exception as error:  # whatever the reader's own lines raise is a finding
+    except RAISED as error:
         raise _Wrong(_raised(error, path)) from None
 
 
@@ -94,7 +98,7 @@ def _line_of_gradient(tree: ast.Module, functions: tuple[str, ...], tensor: str)
     return max(lines)
 
 
-def _raised(error: Exception, path: Path) -> str:
+def _raised(error: BaseException, path: Path) -> str:
     """The kind and the message of an exception, with the last line of the reader's file."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     where = f"{path}:{frames[-1].lineno}" if frames else str(path)
@@ -104,21 +108,15 @@ def _raised(error: Exception, path: Path) -> str:
 
 @contextmanager
 def _time_limit(path: Path) -> Iterator[None]:
-    """Raises _Wrong, with the line, when the time is up; in other threads than the main one there is
-    no limit.
+    """Raises _Wrong, with the line, when the time is up. Only the main thread can be
+    interrupted: elsewhere there is no limit.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_up = threading.Event()
-
-    def end():
-        is_up.set()
-        _thread.interrupt_main()
-
-    timer = threading.Timer(SECONDS, end)
-    timer.daemon = True
-    timer.start()
+    is_up, done = threading.Event(), threading.Event()
+    watcher = threading.Thread(target=_interrupt_when_up, args=(is_up, done), daemon=True)
+    watcher.start()
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -128,4 +126,13 @@ def _time_limit(path: Path) -> Iterator[None]:
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise _Wrong(f"{where}: it still runs after {SECONDS:g} seconds: a loop that does not end?") from None
     finally:
-        timer.cancel()
+        done.set()
+        watcher.join()
+
+
+def _interrupt_when_up(is_up: threading.Event, done: threading.Event) -> None:
+    processor, clock = time.process_time(), time.monotonic()
+    while not done.wait(POLL):
+        if time.process_time() - processor > SECONDS or time.monotonic() - clock > SLEEPING * SECONDS:
+            is_up.set()
+            return _thread.interrupt_main()

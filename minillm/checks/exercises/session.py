@@ -14,8 +14,9 @@ from minillm.kernels.exercises.registry import EXERCISES, Exercise
 def listing() -> str:
     """All exercises with the stars so far, and which one to do next."""
     stars = stars_so_far()
+    width = max(len(each.name) for each in EXERCISES) + 1
     rows = [
-        f"{number:>2}  {star_text(stars.get(each.name, 0))}  {each.name:<20} {each.summary}"
+        f"{number:>2}  {star_text(stars.get(each.name, 0))}  {each.name:<{width}} {each.summary}"
         for number, each in enumerate(EXERCISES, start=1)
     ]
     solved = sum(each.name in stars for each in EXERCISES)
@@ -50,7 +51,7 @@ def judged(exercise: Exercise, path: Path, seed: int) -> tuple[Verdict, str]:
         return verdict, "\n".join(rows)
     keep_stars(exercise.name, verdict.stars)
     rows.append(f"{star_text(verdict.stars)}  solved")
-    return verdict, "\n".join([*rows, *_suggestion(stars_so_far() | {exercise.name: verdict.stars})])
+    return verdict, "\n".join([*rows, *_suggestion(stars_so_far() | {exercise.name: verdict.stars}, exercise)])
 
 
 def hint_of(exercise: Exercise) -> str:
@@ -60,8 +61,10 @@ def hint_of(exercise: Exercise) -> str:
     return f"hint {number + 1} of {len(hints)}: {hints[number]}"
 
 
-def _suggestion(stars: dict[str, int]) -> list[str]:
-    left = [each.name for each in EXERCISES if each.name not in stars]
+def _suggestion(stars: dict[str, int], after: Exercise = EXERCISES[-1]) -> list[str]:
+    """The next exercise that is not solved; behind the last one comes the first."""
+    place = EXERCISES.index(after) + 1
+    left = [each.name for each in (*EXERCISES[place:], *EXERCISES[:place]) if each.name not in stars]
     if left:
         return [f"next: minillm exercise {left[0]}"]
     improvable = [each.name for each in EXERCISES if stars[each.name] < 3]

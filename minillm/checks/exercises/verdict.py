@@ -70,6 +70,8 @@ class Verdict:
             return "\n".join([*rows, at, self.problem])
         if self.counts is not None:
             rows += _table(self)
+            if self.stars == 3 and any(count < best for count, best in zip(self.counts, self.best)):
+                rows.append("  better than the best known solution")
         return "\n".join(rows)
 
 

@@ -6,8 +6,10 @@ mutant that writes where it should not spoils nothing but itself.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import resource
 import selectors
 import signal
 import time
@@ -69,6 +71,8 @@ def _started(work: Callable, piece) -> tuple[int, int]:
     status = 1
     try:
         os.close(reader)
+        faulthandler.disable()  # that a child crashes is a result
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for number in (signal.SIGPROF, signal.SIGINT, signal.SIGABRT):
             signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)

@@ -99,7 +99,7 @@ def mutate_file(
     module = module_of(schema.code)
     subject = FileSubject(module, chosen, launch, seed)
     original = FileSubject(module_of(f'#line 1 "{path.name}"\n{text}'), chosen, launch, seed)
-    switch = Switch(lambda: [module], len(schema.mutants))
+    switch = Switch(lambda: [module], schema.mutants)
     report = Report(f"{path.name}, {chosen}", left_out=schema.left_out, problems=len(subject.problems))
     report.outcomes += outcomes_of(subject, schema.mutants, switch, jobs, progress, original.run)
     if not launch.expect:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from minillm.checks.mutation.kernel_schema import Schema, schema_of
+from minillm.checks.mutation.kernel_schema import Mutant, Schema, schema_of
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
 from minillm.kernels.simulator import CompileError, RawModule
@@ -74,11 +74,11 @@ def _wrong(schema: Schema, log: str) -> frozenset[str]:
 class Switch:
     """Chooses mutants in compiled modules, and says which places ran.
 
-    modules: gives those that are loaded. count: of the mutants.
+    modules: gives those that are loaded. mutants: all of the schema.
     """
 
-    def __init__(self, modules: Callable[[], Iterable[RawModule]], count: int):
-        self.modules, self.count = modules, count
+    def __init__(self, modules: Callable[[], Iterable[RawModule]], mutants: Sequence[Mutant]):
+        self.modules, self.mutants, self.count = modules, mutants, len(mutants)
 
     def choose(self, number: int | None, mode: str) -> None:
         """One mutant, or none, from now on."""

@@ -1,13 +1,13 @@
 """Which mutants of a CUDA kernel its checks notice.
 
-Each mutant runs on the problems that reach its place, and is looked at in this order, which ends
-where one of them notices:
+Each mutant runs on the problems that reach its place, small ones first, until one of these notices
+it:
 
     numbers     the results differ from NumPy in float64 by more than the kernel is allowed
     order       other bits when threads take turns in another order
     check       check mode complains: a race, a bound, a barrier, memory that was never written
 
-A barrier is looked at by check mode first. A mutant that computes ten times as long as the kernel
+Where a barrier is dropped, check mode is first. A mutant that computes ten times as long as the kernel
 is ended (`time`), and so is one that brings down its process (`crash`).
 """
 
@@ -63,9 +63,9 @@ class Subject(Protocol):
 class Outcome:
     """A mutant, and what noticed it: "numbers", "order", "race", "barrier", ..., "time", "crash".
 
-    "" for one that survived, and "unreached" for one whose place no problem runs. message: what
-    the check says. same_bits: of a survivor, whether its results are those of the kernel to the
-    bit.
+    "" for one that survived, "unreached" for one whose place no problem runs, and "unused" for one
+    in a function that no problem runs. message: what the check says. same_bits: of a survivor,
+    whether its results are those of the kernel to the bit.
     """
 
     mutant: Mutant
@@ -75,7 +75,7 @@ class Outcome:
 
     @property
     def survived(self) -> bool:
-        """Whether nothing noticed it, reached or not."""
+        """Whether nothing noticed it, although its function runs."""
         return self.noticed in ("", "unreached")
 
 
@@ -104,13 +104,15 @@ class Report:
 
     def text(self) -> str:
         """The summary of `minillm simulate --mutate`."""
-        counts, total = self.counts, len(self.outcomes)
+        counts, total = self.counts, len(self.outcomes) - self.counts["unused"]
         caught = total - counts[""] - counts["unreached"]
         rows = [f"{self.name}: {total} mutants on {self.problems} problems, {caught} noticed"]
         rows += [f"  {name:<14}{count:>6}  {WORDS[name]}" for name, count in counts.most_common() if name in WORDS]
         if counts["unreached"]:
             rows.append(f"  not reached   {counts['unreached']:>6}  no problem runs their place")
         rows.append(f"  survived      {counts['']:>6}")
+        if counts["unused"]:
+            rows.append(f"  not run       {counts['unused']:>6}  more, in functions that no problem runs")
         rows.append(f"  left out      {self.left_out:>6}  places that do not compile changed, or cannot be read")
         for outcome in self.survivors:
             note = "not reached" if outcome.noticed else "the same bits" if outcome.same_bits else "other bits"
@@ -169,7 +171,10 @@ def outcomes_of(
     measured.sort(key=lambda each: sum(each.seconds.values()))
     reached = set().union(*(each.reached for each in measured))
     pieces = [mutant for mutant in mutants if mutant.number in reached]
-    yield from (Outcome(mutant, "unreached") for mutant in mutants if mutant.number not in reached)
+    run = {each.body for each in switch.mutants if each.number in reached}
+    for mutant in mutants:
+        if mutant.number not in reached:
+            yield Outcome(mutant, "unreached" if mutant.body in run else "unused")
     done = len(mutants) - len(pieces)
 
     def work(mutant: Mutant):
@@ -218,30 +223,35 @@ def _measure(subject: Subject, problem, switch: Switch, original) -> _Measured:
 
 def _tried(subject: Subject, mutant: Mutant, switch: Switch, measured: list[_Measured]) -> dict:
     """In a child: what notices a mutant."""
-    ways = [("run", "ascending"), ("run", "descending"), ("run", "shuffled"), ("check", "ascending")]
-    if mutant.rule == "barrier":
-        ways = ways[-1:] + ways[:-1]
-    same = True
-    for mode, order in ways:
+    same, bits = True, {}
+    for mode, order, each in _steps(mutant, measured):
         switch.choose(mutant.number, mode)
-        for each in measured:
-            allow(LEAST_SECONDS + TIMES * each.seconds[mode])
-            with configured(mode=mode, order=order, seed=SEED, threads=1):
-                try:
-                    results = subject.run(each.problem)
-                except SimulatorError as error:
-                    return _found(kind_of(str(error)), str(error).split("\n")[0])
-            wrong = subject.judge(each.problem, results)
-            if wrong:
-                return _found("numbers", wrong)
-            bits = bits_of(results)
-            if order == "ascending":
-                same &= bits == each.bits
-                each.bits = bits
-            elif bits != each.bits and not each.ordered:
-                return _found("order", f"{order}: other bits than ascending")
+        allow(LEAST_SECONDS + TIMES * each.seconds[mode])
+        with configured(mode=mode, order=order, seed=SEED, threads=1):
+            try:
+                results = subject.run(each.problem)
+            except SimulatorError as error:
+                return _found(kind_of(str(error)), str(error).split("\n")[0])
+        wrong = subject.judge(each.problem, results)
+        if wrong:
+            return _found("numbers", wrong)
+        found = bits_of(results)
+        if order == "ascending" and mode == "run":
+            same &= found == each.bits
+            bits[id(each)] = found
+        elif bits.get(id(each), found) != found and not each.ordered:
+            return _found("order", f"{order}: other bits than ascending")
     allow(0)
     return {"noticed": "", "message": "", "same": same}
+
+
+def _steps(mutant: Mutant, measured: list[_Measured]) -> list[tuple[str, str, _Measured]]:
+    """(mode, order, problem): the cheap ones first; check mode first where a barrier is dropped."""
+    ways = [(("run", order), each) for order in ORDERS for each in measured]
+    ways += [(("check", "ascending"), each) for each in measured]
+    first = "check" if mutant.rule == "barrier" else ""
+    ways.sort(key=lambda way: (way[0][0] != first, way[1].seconds[way[0][0]]))  # stable: ascending is first
+    return [(*way, each) for way, each in ways]
 
 
 def _found(noticed: str, message: str) -> dict:

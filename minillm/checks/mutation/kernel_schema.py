@@ -45,14 +45,16 @@ INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*$', re.MULTIL
 class Mutant:
     """A change at one place of a source.
 
-    number: in its schema. file: as messages name it. function, line: where it is. rule: a key of
-    kernel_rules.RULES. before, after: the text, "" where a statement is dropped. source: the text
-    of its line. place: tells it from all others, without numbers of lines.
+    number: in its schema. file: as messages name it. function, line: where it is. body: the number
+    of the function. rule: a key of kernel_rules.RULES. before, after: the text, "" where a
+    statement is dropped. source: the text of its line. place: tells it from all others, without
+    numbers of lines.
     """
 
     number: int
     file: str
     function: str
+    body: int
     line: int
     rule: str
     before: str
@@ -133,7 +135,7 @@ class _Builder:
     def __init__(self, folders: tuple[Path, ...], without: frozenset):
         self.folders, self.without = folders, without
         self.mutants: list[Mutant] = []
-        self.left_out = 0
+        self.left_out = self.bodies = 0
         self.out = _Text()
         self.once: set[Path] = set()
         self.seen: dict[str, int] = {}
@@ -173,6 +175,7 @@ class _Builder:
 
     def function(self, text: str, file: str, function: str, tree: Node) -> None:
         by_node: dict[int, list[tuple[Mutant, Change]]] = {}
+        self.bodies += 1
         for change in changes_of(text, tree):
             line = line_of(text, change.node.start)
             source = one_line(text.splitlines()[line - 1])
@@ -183,7 +186,8 @@ class _Builder:
                 self.left_out += 1
                 continue
             after = change.after or ""
-            mutant = Mutant(len(self.mutants), file, function, line, change.rule, change.before, after, source, place)
+            where = (file, function, self.bodies, line)
+            mutant = Mutant(len(self.mutants), *where, change.rule, change.before, after, source, place)
             self.mutants.append(mutant)
             by_node.setdefault(id(change.node), []).append((mutant, change))
         self.render(text, tree, by_node)

@@ -6,21 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.checks.own_code.names import LABELS, SETTINGS
 from minillm.checks.own_code.source import REQUIRED, Code, base_name, same_name
-from minillm.checks.own_code.values import HELP, LABELS, SETTINGS, Ask
+from minillm.checks.own_code.values import HELP, Ask
 
 CACHES = ("cache", "caches", "saved", "ctx", "context", "memory", "tape", "residuals", "saved_tensors", "tmp", "stash")
 UPSTREAM = (
-    "dout", "dvalues", "dy", "dz", "da", "grad", "grads", "grad_output", "grad_out", "output_grad", "upstream", "upstream_grad",
-    "gradient", "output_gradient", "delta", "error", "output_error", "g", "gy", "out_grad", "d_L_d_out", "accum_grad",
-    "dL_dout", "incoming", "dldy", "dloss", "dL", "d_out", "top_diff", "loss_gradient", "gradwrtoutput", "eta", "error_signal", "dH", "dh",
+    "dout", "dvalues", "dy", "dz", "da", "dh", "dH", "dL", "dldy", "dloss", "d_out", "dL_dout", "d_L_d_out", "delta", "error",
+    "grad", "grads", "grad_output", "grad_out", "output_grad", "out_grad", "upstream", "upstream_grad", "gradient",
+    "output_gradient", "loss_gradient", "accum_grad", "output_error", "error_signal", "incoming", "top_diff", "g", "gy", "eta",
 )  # fmt: skip
 RATES = ("learning_rate", "lr", "learn_rate", "alpha", "eta", "step_size")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the value of an argument comes from. kind: "upstream", "kept", "named", "buffer", "value"."""
+    """Where the value of an argument comes from.
+
+    kind: "upstream", "kept", "named", "buffer" or "value".
+    """
 
     argument: str
     kind: str
@@ -35,12 +39,18 @@ def is_cache(name: str | None, value) -> bool:
 
 
 def bind(
-    forward: Code, backward: Code, inputs: dict, returned: dict[str, object], buffers: tuple[str, ...] = ()
+    forward: Code,
+    backward: Code,
+    inputs: dict,
+    returned: dict[str, object],
+    buffers: tuple[str, ...] = (),
+    is_method: bool = False,
 ) -> list[Source]:
     """A Source for each argument of `backward`.
 
     inputs: what forward was given; returned: what it returned, by name; buffers: arguments of
-    forward that it writes its results into. Raises Ask where an argument cannot be told.
+    forward that it writes its results into; is_method: the first argument is dy, whatever its name.
+    Raises Ask where an argument cannot be told.
     """
     outputs = [name for name, value in returned.items() if not is_cache(name, value)]
     caches = [name for name in returned if name not in outputs]
@@ -69,6 +79,10 @@ def bind(
             found.append(Source(name, "value", 1.0))
         elif match := _match(name, tuple(named)):
             found.append(Source(name, "named", match))
+        elif (
+            position == 0 and free and (is_method or len([a for a in backward.arguments if a.default is REQUIRED]) > 1)
+        ):
+            found.append(Source(name, "upstream", free[0]))
         elif argument.default is not REQUIRED:
             continue
         elif free and base and not caches:
@@ -94,7 +108,7 @@ def inputs_only(inputs: dict, buffers: tuple[str, ...]) -> tuple[str, ...]:
 def assigned(
     names: list[str | None], tensors: list[str], shapes: dict[str, tuple], gradients: list
 ) -> dict[str, object]:
-    """Tensor -> gradient, of what backward returned: by its names, else in the order of the tensors.
+    """Tensor -> gradient, of what backward returned: by its names, else in the tensors' order.
 
     names: those in the text of its `return`. Raises Ask where neither tells.
     """

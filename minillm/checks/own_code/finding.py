@@ -1,4 +1,4 @@
-"""What there is to check in a module: pairs of functions, losses, objects with forward and backward."""
+"""What there is to check in a module: pairs of functions, losses, objects with two methods."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def methods_of(owner: type) -> tuple[str, str] | None:
 
 
 def _is_a_base(owner: type, methods) -> bool:
-    """Whether forward or backward is only declared: its body is pass or raises NotImplementedError."""
+    """Whether forward or backward is only declared: it passes or raises NotImplementedError."""
     for method in methods:
         code = code_of(getattr(owner, method))
         body = [line.strip() for line in code.text.splitlines()]
@@ -149,7 +149,7 @@ def _is_text(node) -> bool:
 
 
 def _is_scalar(owner: type) -> bool:
-    """Whether a class is like micrograd's Value: made of a number, with arithmetic, grad and backward."""
+    """Whether a class is like micrograd's Value: a number with arithmetic and backward."""
     return hasattr(owner, "backward") and hasattr(owner, "__add__") and hasattr(owner, "__mul__")
 
 

@@ -1,7 +1,7 @@
 """A user's forward and backward functions, called as `gradcheck` calls a pair.
 
-What comes out is a `Problem`: forward(*arrays) -> y, saved and backward(dy, saved) -> the gradients of
-the arrays, in their order. Five kinds of functions are told apart by what they take and return:
+What comes out is a `Problem`: forward(*arrays) -> y, saved and backward(dy, saved) -> the gradients
+of the arrays, in their order. There are five kinds of functions, by what they take and return:
 
     y, cache = affine_forward(x, w, b)         dx, dw, db = affine_backward(dout, cache)
     y = relu(x)                                dx = relu_grad(dout, x)
@@ -13,16 +13,37 @@ the arrays, in their order. Five kinds of functions are told apart by what they 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
 
 from minillm.checks.own_code.arguments import Source, assigned, bind, is_cache
-from minillm.checks.own_code.loading import same_random_numbers
+from minillm.checks.own_code.loading import RandomNumbers
 from minillm.checks.own_code.source import Code, base_name, code_of
 from minillm.checks.own_code.values import Ask, is_float
+from minillm.errors import UserError
+
+
+class BackwardRaises(Exception):
+    """A user's backward raised, of inputs with which forward runs; `why` is what."""
+
+    def __init__(self, why: Exception):
+        super().__init__(f"backward raises {type(why).__name__}: {why}")
+        self.why = why
+
+
+@contextmanager
+def in_backward() -> Iterator[None]:
+    """Says of an exception that it came from backward. Questions to the user pass."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        raise BackwardRaises(error) from error
 
 
 @dataclass
@@ -68,10 +89,14 @@ class PairCall:
     backward: Callable | None
     of_output: dict[str, bool] = field(default_factory=dict)
 
+    def __post_init__(self):
+        self._random = RandomNumbers(self.module)
+
     def problem(self, values: dict) -> Problem:
         """The problem with these arguments.
 
-        Raises Ask where it cannot be told what belongs to what, and whatever the user's functions raise.
+        Raises Ask where it is not clear what belongs to what, and whatever the user's functions
+        raise.
         """
         code = code_of(self.forward)
         buffers = tuple(name for name in code.names if code.writes_into(name)) if not code.returned else ()
@@ -102,7 +127,8 @@ class PairCall:
         tensors = list(arrays)
         ys, saved = forward(*arrays.values())
         dys = tuple(np.ones_like(each) for each in ys) if len(outputs) > 1 else np.ones_like(ys)
-        probe = gradients(dys, saved)
+        with in_backward():
+            probe = gradients(dys, saved)
         notes = [f"{name}: backward returns no gradient for it: not checked" for name in tensors if name not in probe
                  and not _is_a_label(name, code) and self._acts(forward, arrays, name)]  # fmt: skip
         tensors = [name for name in tensors if name in probe]
@@ -110,13 +136,7 @@ class PairCall:
         fits = all(np.shape(probe[name]) == x.shape for name, x in inputs.items())
         of_output = self.of_output.get(backward.name, False)
         is_slope = not upstream and len(tensors) == 1 and fits and np.shape(saved[1][y]) == inputs[tensors[0]].shape
-        if (
-            backward.name not in self.of_output
-            and not upstream
-            and len(tensors) == 1
-            and fits
-            and np.shape(saved[1][y]) == inputs[tensors[0]].shape
-        ):
+        if is_slope and backward.name not in self.of_output:
             of_output = self.of_output[backward.name] = self._is_of_output(forward, gradients, inputs[tensors[0]])
             if of_output:
                 notes.append(
@@ -136,7 +156,7 @@ class PairCall:
         """What forward returns, by name; the arrays that it fills, if it fills some."""
         for name in buffers:
             arguments[name][...] = 0
-        with same_random_numbers(self.module):
+        with self._random():
             result = self.forward(**arguments)
         if buffers:
             return {name: arguments[name] for name in buffers}
@@ -169,7 +189,7 @@ class PairCall:
                 given[source.argument] = next(iter(returned.values()))
             else:
                 given[source.argument] = {**arguments, **returned}[source.what]
-        with same_random_numbers(self.module, seed=1):
+        with self._random(seed=1):
             result = self.backward(**given)
         if buffers:
             return buffers
@@ -220,7 +240,7 @@ class PairCall:
         return not np.array_equal(before, after, equal_nan=True)
 
     def _is_of_output(self, forward, gradients, x) -> bool:
-        """Whether a slope is that of y = forward(x) in terms of y, as y (1 - y) is of the sigmoid."""
+        """Whether a slope is given in terms of y = forward(x), as the sigmoid's y (1 - y) is."""
         step, (y, saved) = 1e-6, forward(x)
         measured = (forward(x + step)[0] - forward(x - step)[0]) / (2 * step)
         try:

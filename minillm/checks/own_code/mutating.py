@@ -1,7 +1,7 @@
 """How good a check of a user's backward is: its mutants, and which of them the check notices.
 
-The check is that of running.py, with the same inputs. A mutant that survives is a line that could be
-wrong without being noticed: the inputs do not reach it, or the change makes no difference.
+The check is that of running.py, with the same inputs. A mutant that survives is a line that could
+be wrong without being noticed: the inputs do not reach it, or the change makes no difference.
 """
 
 from __future__ import annotations
@@ -71,16 +71,13 @@ def _mutated(found: Found, module: ModuleType, given: dict[str, str]) -> Mutated
 
 
 def _last_line_of_forward(found: Found) -> int:
-    """Where a function that returns its loss and the gradients computes the loss; 0 for another one."""
+    """Where a function that returns loss and gradients computes the loss; 0 for another one."""
     if found.backward is not None or found.kind not in ("loss", "object"):
         return 0
     code = code_of(found.forward)
     loss = code.returned[0]
-    lines = [
-        node.lineno
-        for node in code.own_nodes
-        if isinstance(node, ast.Name) and node.id == loss and isinstance(node.ctx, ast.Store)
-    ]
+    names = [node for node in code.own_nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    lines = [node.lineno for node in names if node.id == loss]
     return code.line - 1 + max(lines, default=0)
 
 

@@ -1,7 +1,7 @@
 """A user's objects with forward and backward, called as `gradcheck` calls a pair of functions.
 
-Each call works on a copy of the object as it was made, so that nothing it keeps is taken along: what
-it saved, running statistics, gradients that were added up. Its own arrays that have a gradient
+Each call works on a copy of the object as it was made, so that nothing it keeps is taken along:
+what it saved, running statistics, gradients that were added up. Its own arrays that have a gradient
 (attributes.py) are inputs of the pair, beside those of forward, and have new random numbers: at
 zeros and ones, as they are made, faults do not show.
 """
@@ -19,10 +19,12 @@ import numpy as np
 from minillm.checks.own_code.arguments import RATES, Source, assigned, bind
 from minillm.checks.own_code.attributes import Leaf, at, gradient_of, input_gradient, leaves
 from minillm.checks.own_code.finding import Found
-from minillm.checks.own_code.functions import Problem, flattened, with_arrays
-from minillm.checks.own_code.loading import same_random_numbers
+from minillm.checks.own_code.functions import Problem, flattened, in_backward, with_arrays
+from minillm.checks.own_code.loading import RandomNumbers, same_random_numbers
+from minillm.checks.own_code.names import LABELS, SIZES
+from minillm.checks.own_code.shapes import told
 from minillm.checks.own_code.source import base_name, code_of
-from minillm.checks.own_code.values import LABELS, NOT_GIVEN, Ask, Choice, Maker
+from minillm.checks.own_code.values import NOT_GIVEN, Ask, Choice, Maker
 from minillm.errors import UserError
 
 RESULTS = (
@@ -42,7 +44,7 @@ RESULTS = (
     "y_hat",
     "z",
 )
-MOST = 300
+MOST, MOST_OUTPUTS = 300, 8
 
 
 def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
@@ -61,6 +63,8 @@ def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
             [None] if made is not NOT_GIVEN else _constructors(found, maker, init, [forward, backward], header)
         )
         for constructor in constructed:
+            if constructor is not None:
+                maker.sizes.numbers |= {name: n for name, n in constructor.values.items() if type(n) is int}
             wide = _widths(constructor.values if constructor else {}, made)
             maker.widths = wide
             for choice in maker.choices(found.name, [forward, backward, init], header, differentiated=differentiated):
@@ -76,9 +80,19 @@ def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
 
 def _constructors(found, maker, init, others, header) -> Iterator[Choice]:
     if found.owner.__init__ is object.__init__ or not init.arguments:
-        return iter([Choice({})])
+        yield Choice({})
+        return
     maker.widths = ()
-    return maker.choices(found.name, [init, *others], header)
+    yield from maker.choices(found.name, [init, *others], header)
+    shapes = told([*others, init], others[0].names, header)  # Linear(n) of x (B, T, C): n may be C
+    letters = list(dict.fromkeys(dim for each in shapes.values() for dim in each.shape[::-1] if dim.isidentifier()))
+    numbers = [maker.sizes.of(letter) for letter in letters]
+    numbers += [int(np.prod(maker.sizes.shape(each.shape)[1:])) for each in shapes.values() if len(each.shape) > 2]
+    names = [name for name in init.names if SIZES.search(name) and name not in letters][:2]
+    for chosen in itertools.product(dict.fromkeys(numbers), repeat=len(names)) if numbers else ():
+        maker.sizes.numbers |= dict(zip(names, chosen))
+        maker.widths = ()
+        yield from maker.choices(found.name, [init, *others], header)
 
 
 def _construct(found: Found, values: dict):
@@ -99,7 +113,8 @@ def _said_in_class(owner: type) -> str:
 
 def _widths(values: dict, made) -> tuple[int, ...]:
     """The whole numbers and the lengths of axes that an object was made of: x has one of them."""
-    numbers = [v for v in values.values() if type(v) is int] + [
+    whole = [each for v in values.values() for each in (v if isinstance(v, list) else [v])]
+    numbers = [v for v in whole if type(v) is int] + [
         n for v in values.values() if isinstance(v, np.ndarray) for n in v.shape
     ]
     if made is not NOT_GIVEN:
@@ -111,7 +126,7 @@ class ObjectCall:
     """An object's two methods."""
 
     def __init__(self, found: Found, maker: Maker):
-        self._found, self._maker = found, maker
+        self._found, self._maker, self._random = found, maker, RandomNumbers(maker.module)
         self._forward = code_of(getattr(found.owner, found.methods[0]))
         self._backward = code_of(getattr(found.owner, found.methods[1])) if found.methods[1] else None
 
@@ -127,9 +142,10 @@ class ObjectCall:
         candidates = self._unreplaced(prototype, values, leaves(prototype))
         thing, returned = self._run_forward(prototype, values)
         sources, average = self._sources(thing, values, returned)
-        probe = self._run_backward(
-            thing, values, returned, sources, candidates, np.ones_like(self._result(returned, average))
-        )
+        with in_backward():
+            outputs = [s.what for s in sources if s.kind == "upstream"][:MOST_OUTPUTS] or [next(iter(returned))]
+            dys = tuple(np.ones_like(y) for y in self._results(returned, outputs, average))
+            probe = self._run_backward(thing, values, returned, sources, candidates, dict(zip(outputs, dys)))
         parameters = [leaf for leaf in candidates if leaf.name in probe]
         tensors = [name for name in arrays if name in probe] + [leaf.name for leaf in parameters]
         inputs = {name: arrays[name] for name in tensors if name in arrays}
@@ -141,11 +157,13 @@ class ObjectCall:
             arguments = with_arrays(values, by_name)
             memo = {id(leaf.array): by_name[leaf.name] for leaf in parameters}
             thing, found = self._run_forward(prototype, arguments, memo)
-            return np.asarray(self._result(found, average)), (thing, arguments, found)
+            ys = self._results(found, outputs, average)
+            return (ys if len(ys) > 1 else ys[0]), (thing, arguments, found)
 
         def backward(dy, saved):
             thing, arguments, found = saved
-            made = self._run_backward(copy.deepcopy(thing), arguments, found, sources, parameters, dy)
+            dys = dict(zip(outputs, dy if len(outputs) > 1 else (dy,)))
+            made = self._run_backward(copy.deepcopy(thing), arguments, found, sources, parameters, dys)
             return tuple(np.asarray(made[name]) for name in tensors)
 
         notes = [
@@ -163,7 +181,7 @@ class ObjectCall:
 
     def _run_forward(self, prototype, values: dict, memo: dict | None = None):
         thing = copy.deepcopy(prototype, dict(memo or {}))
-        with same_random_numbers(self._maker.module):
+        with self._random():
             result = getattr(thing, self._found.methods[0])(**values)
         if result is None:
             name = next((name for name in RESULTS if getattr(thing, name, None) is not None), None)
@@ -178,24 +196,25 @@ class ObjectCall:
         names = names if len(names) == len(result) else [None] * len(result)
         return thing, {name or f"result {index}": value for index, (name, value) in enumerate(zip(names, result))}
 
-    def _result(self, returned: dict, average: bool):
-        y = np.asarray(next(iter(returned.values())))
-        return y.mean() if average else y
+    def _results(self, returned: dict, outputs: list, average: bool) -> tuple[np.ndarray, ...]:
+        ys = tuple(np.asarray(returned[name]) for name in outputs)
+        return tuple(np.asarray(y.mean()) for y in ys) if average else ys
 
     def _sources(self, thing, values: dict, returned: dict) -> tuple[list[Source], bool]:
         """What backward gets; and whether it takes the predictions of a loss in the place of dy."""
         if self._backward is None:
             return [], False
-        sources = bind(self._forward, self._backward, values, returned)
+        sources = bind(self._forward, self._backward, values, returned, is_method=True)
         labels = [s for s in sources if s.kind == "named" and s.what in values and str(s.what).lower() in LABELS]
         if labels and sources[0].kind == "upstream":
             return [Source(sources[0].argument, "predictions", next(iter(values))), *sources[1:]], True
         return sources, False
 
-    def _run_backward(self, thing, values, returned, sources, candidates: list[Leaf], dy) -> dict[str, object]:
-        """Name -> gradient: of what backward returns, of what it leaves on the object, or of what it
-        takes from the weights with a learning rate of 1.
+    def _run_backward(self, thing, values, returned, sources, candidates: list[Leaf], dys) -> dict[str, object]:
+        """Name -> gradient: what backward returns, what it leaves on the object, or what it takes
+        from the weights with a learning rate of 1.
         """
+        dy = next(iter(dys.values()))
         if self._backward is None:  # loss, grads = self.loss(x, y)
             return {
                 name: dy * g
@@ -204,7 +223,7 @@ class ObjectCall:
         given = {}
         for source in sources:
             if source.kind == "upstream":
-                given[source.argument] = np.array(dy)
+                given[source.argument] = np.array(dys[source.what])
             elif source.kind == "predictions":
                 given[source.argument] = getattr(thing, "output", values[source.what])
             elif source.kind == "kept":
@@ -214,7 +233,7 @@ class ObjectCall:
             else:
                 given[source.argument] = source.what if source.kind == "value" else {**values, **returned}[source.what]
         before = {leaf.name: np.array(at(thing, leaf.path)) for leaf in candidates}
-        with same_random_numbers(self._maker.module, seed=1):
+        with self._random(seed=1):
             result = getattr(thing, self._found.methods[1])(**given)
         found: dict[str, object] = {}
         if result is not None:
@@ -262,7 +281,9 @@ class ObjectCall:
                 _, after = self._run_forward(
                     prototype, values, {id(leaf.array): leaf.array + self._maker.array(leaf.name, leaf.array.shape)}
                 )
-                if not np.array_equal(self._result(before, False), self._result(after, False), equal_nan=True):
+                if not np.array_equal(
+                    *(np.asarray(next(iter(each.values()))) for each in (before, after)), equal_nan=True
+                ):
                     found.append(leaf.name)
         return found
 
@@ -286,6 +307,8 @@ def _layer_problem(make, values: dict) -> Problem:
         numbers = np.random.default_rng(list(name.encode()))
         parameter.value[...] = parameter.value + 0.5 * numbers.normal(size=parameter.value.shape)
     layer.train()
-    layer.forward(*(x.copy() for x in inputs.values()))
-    layer.forget_saved()
+    y = layer.forward(*(x.copy() for x in inputs.values()))
+    with in_backward():
+        layer.backward(np.ones_like(y))
+    layer.zero_grad()
     return Problem(layer, inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,12 +12,12 @@ from types import ModuleType
 
 import numpy as np
 
-from minillm.checks.gradcheck import CannotTell, GradientError, Report, gradcheck
+from minillm.checks.gradcheck import CannotTell, ContractError, GradientError, Report, gradcheck
 from minillm.checks.own_code.arguments import ask_for
 from minillm.checks.own_code.finding import LOOKED_FOR, Found, Skipped, find
-from minillm.checks.own_code.functions import PairCall, Problem
+from minillm.checks.own_code.functions import BackwardRaises, PairCall, Problem
 from minillm.checks.own_code.source import base_name, code_of
-from minillm.checks.own_code.values import Choice, Maker
+from minillm.checks.own_code.values import BadInput, Choice, Maker
 from minillm.errors import UserError
 
 ATTEMPTS = 3  # draws of the inputs, until none lies at a kink
@@ -75,22 +76,30 @@ def prepared(found: Found, maker: Maker) -> tuple[Problem, Choice]:
     Raises UserError where there are none.
     """
     maker.sizes.begin()
-    best, why = None, None
+    best, why, raised = None, None, None
     for choice, make in _choices_of(found, maker):
         try:
             with np.errstate(all="ignore"):
                 problem = make()
                 finite = _is_finite(problem)
-        except UserError as question:
-            raise question
+        except UserError:
+            raise
+        except BackwardRaises as error:
+            raised = raised or (error, choice)
+            continue
         except Exception as error:  # whatever a user's code raises for a shape that does not suit it
-            why = why or error
+            why = why or (error, choice)
             continue
         if problem.fits and finite:
             return problem, choice
         best = best or (problem, choice)
     if best is not None:
         return best
+    if raised is not None:
+        error, choice = raised
+        if choice.guessed:  # it may be the guess that backward does not take
+            raise ask_for(found.name, choice.guessed, str(error)) from error.why
+        raise ContractError(f"{found.name}: {error}{_line_of(error.why, maker.module)}") from error.why
     raise _no_inputs(found, maker, why)
 
 
@@ -132,6 +141,8 @@ def _checked(found: Found, maker: Maker, method: str) -> Result:
             )  # fmt: skip
         except GradientError as error:
             result.report, result.error = error.report, error
+        except BadInput:
+            raise
         except (UserError, TypeError) as question:
             result.reason = str(question).removeprefix(f"{found.name}: ")
         except Exception as error:  # whatever a user's code raises
@@ -186,10 +197,26 @@ def _is_finite(problem: Problem) -> bool:
     return all(np.isfinite(each).all() for each in (y if isinstance(y, tuple) else (y,)))
 
 
-def _no_inputs(found: Found, maker: Maker, why: Exception | None) -> UserError:
-    code = code_of(found.forward)
-    told = "" if why is None else f"{type(why).__name__}: {why}"
-    return ask_for(found.name, code.names or ["x"], told.splitlines()[0] if told else "")
+def _no_inputs(found: Found, maker: Maker, why: tuple[Exception, Choice] | None) -> UserError:
+    """What is said where forward runs with no inputs: the question for shapes, or, where all of
+    them are known, what it raised.
+    """
+    if why is None:
+        return ask_for(found.name, code_of(found.forward).names or ["x"])
+    error, choice = why
+    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    if choice.guessed:
+        return ask_for(found.name, dict.fromkeys(choice.guessed), said)
+    shapes = ", ".join(f"{name} {x.shape}" for name, x in choice.values.items() if isinstance(x, np.ndarray))
+    where = _line_of(error, maker.module)
+    return UserError(f"{found.name}: forward raises {said}{where}{shapes and ', with '}{shapes}")
+
+
+def _line_of(error: Exception, module: ModuleType) -> str:
+    """Where in the user's file an error came from: " in line 7"."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _hints(found: Found, result: Result) -> list[str]:
@@ -205,7 +232,9 @@ def _hints(found: Found, result: Result) -> list[str]:
             )
             break
     if result.guessed:
+        listed = ", ".join(f"{name} {result.inputs[name]}" for name in result.guessed)
         notes.append(
-            f"the shapes are guessed ({result.shapes}): say others with --input or a comment, # {result.guessed[0]}: (N, D)"
+            f"nothing tells the shape of {listed}, which is guessed: say another with --input or a comment, "
+            f"# {result.guessed[0]}: (N, D)"
         )
     return notes

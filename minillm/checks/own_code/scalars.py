@@ -9,12 +9,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from minillm.checks.own_code.finding import Found
 from minillm.checks.own_code.functions import Problem
 from minillm.checks.own_code.source import code_of
 from minillm.checks.own_code.values import Ask, Choice, Maker
@@ -35,7 +32,7 @@ def operations(owner: type) -> dict[str, int]:
     return found | {name: 1 for name in methods}
 
 
-def choices(found: Found, maker: Maker) -> Iterator[tuple[Choice, object]]:
+def choices(found, maker: Maker) -> Iterator[tuple[Choice, object]]:
     """(choice, the function that makes its problem) for one operation of a class."""
     name = found.name.rpartition(".")[2]
     count = operations(found.owner)[name]

@@ -48,7 +48,7 @@ LARGEST_LITERAL = 10  # a larger number in a shape, such as 784, is a letter lik
 
 
 class Told(NamedTuple):
-    """What is told of an argument: its shape, and whether it holds integers."""
+    """What a text says of an argument: its shape, and whether it holds integers."""
 
     shape: Shape
     is_integer: bool = False
@@ -84,7 +84,7 @@ class Sizes:
         return self.numbers[name]
 
     def shape(self, shape: Shape) -> tuple[int, ...]:
-        """The numbers of a shape; "..." stands for two axes, or for those between d_1 and d_k."""
+        """The numbers of a shape; "..." is two axes, or those between d_1 and d_k."""
         found: list[int] = []
         if len([dim for dim in shape if dim.isidentifier()]) >= 4:  # images: every number is tried
             for name, number in zip(shape, (2, 3, 4, 6)):
@@ -161,6 +161,7 @@ def says_integers(codes: Iterable[Code], name: str) -> bool:
 def _texts(codes: list[Code]) -> Iterator[str]:
     for code in codes:
         yield from _items(code.docstring)
+        yield from code.comments_above
         for line, comment in code.comments.items():
             before = code.text.splitlines()[line - 1].split("#")[0].strip()
             if not before or not re.match(
@@ -184,13 +185,13 @@ def _items(text: str) -> Iterator[str]:
 
 
 def _in_text(text: str, names: list[str]) -> Iterator[tuple[str, Shape]]:
-    """(name, shape) for each shape in a text that stands behind a name."""
+    """(name, shape) for each shape in a text that follows a name."""
     end = 0
     for match in _GROUP.finditer(text):
         segment, shape = text[end : match.start()], _dims(match.group(1))
         if not shape or (len(shape) == 1 and not _is_a_shape(match.group(0), segment)):
             continue
-        if re.search(r"(?:[@+*x×-]|->|→)\s*$", segment) and not re.search(r"\w\s*->\s*\w", segment):
+        if end and re.fullmatch(r"\s*(?:[@+*x×.-]|->|→)\s*", segment):
             end = match.end()
             continue  # the operand of a formula
         end = match.end()
@@ -203,7 +204,7 @@ def _named(segment: str, names: list[str]) -> list[str]:
     words = r"(?:[A-Za-z_]\w*)"
     joint = r"(?:\s*,\s*|\s+and\s+|\s*/\s*)"
     behind = r"`{0,2}\s*(?::|--|=|\(|\[|has\b|shape|of shape|with shape|is\b|\s*$|,)"
-    for match in re.finditer(rf"({words}(?:{joint}{words})*){behind}", segment):
+    for match in re.finditer(rf"(?<!if )(?<!If )\b({words}(?:{joint}{words})*){behind}", segment):
         listed = re.split(joint, match.group(1))
         wanted = [name for each in listed for name in names if name == each or base_name(each) == name]
         if wanted and (listed[0] in names or base_name(listed[0]) in names or len(listed) == 1):
@@ -248,7 +249,7 @@ def _of_annotation(note: str) -> Shape:
 
 
 def _of_products(code: Code) -> Iterator[tuple[str, Shape]]:
-    """The operands of x @ w, np.dot(x, w) and x.dot(w), where their shapes stand beside the line."""
+    """The operands of x @ w, np.dot(x, w) and x.dot(w), with the shapes in the line's comment."""
     for line, comment in code.comments.items():
         shapes = [_dims(group.group(1)) for group in _GROUP.finditer(re.split(r"->|→|=", comment)[0])]
         if len(shapes) != 2 or not re.search(r"[)\]]\s*[@x×.*]\s*[(\[]", comment):

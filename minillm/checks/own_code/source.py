@@ -11,10 +11,10 @@ import tokenize
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
-# What the name of a backward adds to that of its forward, which is alone or ends as one of FORWARDS.
+# What the name of a backward adds to that of its forward, which may end as one of FORWARDS.
 ENDS = (
-    "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime", "_vjp",
-    "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
+    "_backward", "_bwd", "_backprop", "_backward_pass", "_grad", "_gradient", "_gradients", "_derivative", "_deriv", "_prime",
+    "_vjp", "_back", "_der", "_d", "Backward", "Grad", "Derivative", "Prime",
 )  # fmt: skip
 STARTS = ("backward_", "bwd_", "grad_", "gradient_", "d_", "derivative_", "back_", "d")
 FORWARDS = ("", "_forward", "_fwd", "_forward_pass", "_fw", "_function", "Forward", "_loss", "_activation")
@@ -23,7 +23,7 @@ REQUIRED = inspect.Parameter.empty
 
 
 class Argument(NamedTuple):
-    """An argument of a function. default: REQUIRED if there is none; note: its annotation as text."""
+    """An argument of a function. default: REQUIRED if there is none. note: its annotation."""
 
     name: str
     default: object = REQUIRED
@@ -100,6 +100,12 @@ class Code:
         return {t.start[0]: t.string.lstrip("#: ").rstrip() for t in tokens if t.type == tokenize.COMMENT}
 
     @property
+    def comments_above(self) -> list[str]:
+        """The comments directly above the function."""
+        text = inspect.getcomments(self.function) if self.found else None
+        return [line.lstrip("#: ").rstrip() for line in (text or "").splitlines()]
+
+    @property
     def docstring(self) -> str:
         return ast.get_docstring(self.tree) or ""
 
@@ -137,7 +143,7 @@ class Code:
         return found
 
     def writes_into(self, name: str) -> bool:
-        """Whether it writes into the array of an argument: out[...] = y, out += y, np.dot(..., out=out)."""
+        """Whether it writes into the array of an argument: out[...] = y, out += y, out=out."""
         for node in self.own_nodes:
             targets = (
                 node.targets
@@ -227,6 +233,7 @@ def forward_of(backward: str, names) -> str | None:
     bases += [backward.removeprefix(start) for start in STARTS if backward.startswith(start)]
     bases += [re.sub(r"(_)?backward(_)?", r"\1forward\2", backward)] if "backward" in backward else []
     bases += [backward.replace("bwd", "fwd")] if "bwd" in backward else []
+    bases += [backward.split("_backward")[0]] if "_backward_" in backward else []  # norm_backward_alt
     wanted = [
         f"{start}{base}{end}" for base in bases if base for end in (*FORWARDS[1:], "") for start in FORWARD_STARTS
     ]

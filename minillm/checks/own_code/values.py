@@ -1,8 +1,9 @@
-"""Values for the arguments of a function: arrays of the shapes that are told, settings by their names."""
+"""Values for the arguments of a function: arrays of known shapes, settings by their names."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 import re
 from collections.abc import Iterator
@@ -11,63 +12,27 @@ from types import ModuleType
 
 import numpy as np
 
+from minillm.checks.own_code.names import (
+    ACTIVATION,
+    BIASES,
+    LABELS,
+    LISTS,
+    PROBABILITIES,
+    SETTINGS,
+    SIZES,
+    SLOPE,
+    TOKENS,
+)
 from minillm.checks.own_code.shapes import Sizes, Told, says_integers, told
-from minillm.checks.own_code.source import REQUIRED, Argument, Code
+from minillm.checks.own_code.source import REQUIRED, Argument, Code, code_of
 from minillm.errors import UserError
 
-# Settings by the names that people give them.
-SETTINGS: dict[str, object] = {
-    **dict.fromkeys(("eps", "epsilon", "variance_epsilon"), 1e-5),
-    **dict.fromkeys(
-        ("p", "rate", "drop", "dropout", "dropout_rate", "drop_prob", "keep_prob", "p_drop", "dropout_ratio"), 0.5
-    ),
-    **dict.fromkeys(("momentum", "beta1", "decay", "rho"), 0.9),
-    **dict.fromkeys(("lr", "learning_rate", "learn_rate", "step_size", "eta"), 1.0),
-    **dict.fromkeys(
-        (
-            "reg",
-            "lam",
-            "lambda_",
-            "lambd",
-            "l1",
-            "l2",
-            "weight_decay",
-            "reg_strength",
-            "alpha",
-            "slope",
-            "negative_slope",
-            "leak",
-        ),
-        0.1,
-    ),
-    **dict.fromkeys(("delta", "margin", "temperature", "tau", "scale", "gain"), 1.0),
-    **dict.fromkeys(("mode",), "train"),
-    **dict.fromkeys(("training", "train", "is_training", "train_flg", "train_mode", "is_train"), True),
-    **dict.fromkeys(("stride", "pad", "padding", "dilation", "stride_h", "stride_w"), 1),
-    **dict.fromkeys(
-        ("pool_height", "pool_width", "pool_h", "pool_w", "kernel_size", "filter_size", "pool_size", "ksize"), 2
-    ),
-    **dict.fromkeys(("n_head", "n_heads", "num_heads", "nh", "heads", "num_groups", "n_groups", "groups"), 2),
-    **dict.fromkeys(("axis", "dim"), -1),
-    **dict.fromkeys(("seed", "random_state", "layer_idx", "layer_id", "index"), 0),
-    **dict.fromkeys(("name", "label_name"), "layer"),
-    **dict.fromkeys(("verbose", "debug"), False),
-    **dict.fromkeys(("dtype",), np.float64),
-}
-LABELS = ("y", "t", "label", "labels", "target", "targets", "y_true", "true", "truth", "y_batch", "gt", "ground_truth")
-TOKENS = ("idx", "ids", "token", "tokens", "token_ids", "indices", "index", "idxs", "input_ids")
-BIASES = re.compile(r"^(b\w?|.*bias(es)?|beta|.*_b|b\d|gamma|g|gain|shift)$", re.I)
-PROBABILITIES = re.compile(r"prob|pred|y_?hat|^p$|softmax|^AL$|^a$", re.I)
-SIZES = re.compile(
-    r"^(n|num|d)_|^(n|d)$|^(n|d)_?(in|out)(puts?)?$|(size|dim|dims|features|units|neurons|channels|width|hidden|classes|embeddings?|filters)\d?$"
-    r"|^(in|out|input|output|inputs|outputs|fan_in|fan_out|nin|nout|d_model|d_ff|vocab|nodes)(_len|_n|_num|_dim)?$"
-)
-ACTIVATION = re.compile(
-    r"^(activation|act|func|function|fn|nonlinearity|f)(_?(fn|func|function))?(_|$)|^(d_?)(activation|act|func|f)$|^f_?prime$"
-)
-SLOPE = re.compile(r"prime|deriv|grad|backward|^d_?(activation|act|func|f)$")
 MOST = 400  # combinations of shapes that are tried
 HELP = "--input {0}=3,5 (a shape), --input {0}=int:10:4 (integers below 10), or in the file  # {0}: (N, D)"
+
+
+class BadInput(UserError):
+    """An --input or a comment "# gradcheck: ..." that cannot be used."""
 
 
 class Ask(UserError):
@@ -125,7 +90,7 @@ class Maker:
             yield Choice({a.name: values[a.name] for a in arguments if a.name in values}, tuple(open_))
 
     def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Random numbers that depend on the name: standard normal, or in (0, 1) for probabilities."""
+        """Standard normal numbers that depend on the name."""
         numbers = np.random.default_rng([self.seed, *name.encode()])
         return numbers.normal(size=shape)
 
@@ -138,7 +103,7 @@ class Maker:
         if text is not None:
             return self._from_option(name, text)
         for code in codes:
-            for comment in (*code.comments.values(), *_comments_above(code)):
+            for comment in (*code.comments.values(), *code.comments_above):
                 if match := re.match(rf"gradcheck:\s*{re.escape(name)}\s*=\s*(.+)$", comment):
                     return self.evaluated(f"# gradcheck: {name} = ", match.group(1))
         return _OPEN
@@ -149,7 +114,7 @@ class Maker:
         try:
             return eval(text, names)
         except Exception as error:  # whatever the user wrote
-            raise UserError(f"{where}{text}: {type(error).__name__}: {error}") from None
+            raise BadInput(f"{where}{text}: {type(error).__name__}: {error}") from None
 
     def _from_option(self, name: str, text: str):
         if text.startswith("="):
@@ -159,13 +124,19 @@ class Maker:
             return self.integers(name, int(match.group(1)), shape)
         if re.fullmatch(r"\d+(,\d+)*,?", text):
             return self.array(name, tuple(int(n) for n in text.split(",") if n))
-        raise UserError(f"--input {name}={text}: write {HELP.format(name)}, or {name}==EXPRESSION")
+        raise BadInput(f"--input {name}={text}: write {HELP.format(name)}, or {name}==EXPRESSION")
 
     def _known(self, owner: str, codes: list[Code], argument: Argument, shapes: dict[str, Told], differentiated):
         name, note = argument.name, argument.note
         if (given := self.given_for(owner, codes, name)) is not _OPEN:
             return given
         init = codes[0].name == "__init__"
+        if (
+            init
+            and LISTS.search(name)
+            and (argument.default is REQUIRED or isinstance(argument.default, (list, tuple)))
+        ):
+            return [self.sizes.of(name), self.sizes.of(f"{name}_")]
         if init and SIZES.search(name) and argument.default is REQUIRED and (name not in SETTINGS or name == "dim"):
             return self.sizes.of(name)
         if name in SETTINGS and isinstance(SETTINGS[name], (bool, str)) and name not in ("verbose", "debug", "name"):
@@ -182,6 +153,10 @@ class Maker:
         keys: dict[str, object] = {}
         for code in codes:
             keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
+        if not keys and re.search(r"(param|params|config|cfg)$", name):  # handed on: what others read of it
+            for code in map(code_of, filter(inspect.isfunction, vars(self.module).values())):
+                if name in code.names:
+                    keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
         if keys:
             return self._dictionary(codes, name, keys)
         if name in ("rng", "generator", "random_generator"):
@@ -200,7 +175,7 @@ class Maker:
         return _OPEN
 
     def _by_default(self, name: str, default):
-        """A large number of features of a constructor becomes a small one; other defaults are kept."""
+        """A large number of features becomes a small one; other defaults are kept."""
         return self.sizes.of(name) if type(default) is int and default > 8 and SIZES.search(name) else _LEAVE
 
     def _is_a_size(self, codes: list[Code], name: str) -> bool:
@@ -239,7 +214,7 @@ class Maker:
         known = [x.shape for x in fixed.values() if isinstance(x, np.ndarray)]
         base = known[0] if known and len(known[0]) > 1 else (3, 4)
         if self.widths and not (known and len(known[0]) > 1):
-            base = (next(n for n in (3, 2, 5, 7) if n not in self.widths), self.widths[0])
+            base = (next(n for n in (3, 5, 2, 7) if n not in self.widths), self.widths[0])
         lists = [self._candidates(codes, name, base, is_first=not known and i == 0, differentiated=differentiated)
                  for i, name in enumerate(open_)]  # fmt: skip
         text = "\n".join(code.text for code in codes)
@@ -253,7 +228,7 @@ class Maker:
                 yield {name: _positive(value) if positive else value for name, value in values.items()}
 
     def _candidates(self, codes: list[Code], name: str, base: tuple[int, ...], is_first: bool, differentiated) -> list:
-        """Functions that make an array for an argument of which nothing is told."""
+        """Functions that make an array for an argument of which nothing is known."""
         width = base[-1]
 
         def shaped(*shapes):
@@ -261,20 +236,23 @@ class Maker:
 
         def labels():
             one_hot = np.eye(width)[self.integers(name, width, base[:-1])]
-            return [lambda: self.integers(name, width, base[:-1]), lambda: one_hot.copy()]
+            below = (width, 2)
+            whole = [lambda n=n: self.integers(name, n, base[:-1]) for n in below]
+            return [whole[0], lambda: one_hot.copy(), whole[1]]
 
         if name in TOKENS:
             return [lambda: self.integers(name, 3, base)]
         indexed = any(code.indexes(name) for code in codes)
         if indexed and name not in differentiated:
-            return [lambda: self.integers(name, width, base[:-1]), lambda: self.integers(name, 2, base)]
+            return [*labels(), lambda: self.integers(name, 2, base)]
         if name.lower() in LABELS and name not in differentiated:
-            return [*labels()[1:], *shaped(base), *labels()[:1]]
+            numbers, one_hot, bits = labels()
+            return [one_hot, *shaped(base), numbers, bits]
         if BIASES.match(name) and not is_first:
             new = [n for n in (5, *base) if n]
             return shaped(*((n,) for n in new), *((1, n) for n in new), *((n, 1) for n in new))
         if is_first and self.widths:
-            rows = next(n for n in (3, 2, 5, 7) if n not in self.widths)
+            rows = next(n for n in (3, 5, 2, 7) if n not in self.widths)
             wide = [(rows, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, rows, n) for n in self.widths]
             wide += [(1, n) for n in self.widths] + [(n, rows) for n in self.widths]
             return shaped(*wide, *((2, n, 4, 6) for n in self.widths), (4, 6))
@@ -307,11 +285,3 @@ def _positive(value):
 
 def _tanh_slope(x):
     return 1 - np.tanh(x) ** 2
-
-
-def _comments_above(code: Code) -> list[str]:
-    """The comments directly above a function."""
-    import inspect
-
-    comment = inspect.getcomments(code.function) if code.found else None
-    return [line.lstrip("#: ").rstrip() for line in (comment or "").splitlines()]

@@ -29,7 +29,7 @@ __global__ void flash_backward(const float* q, const float* k, const float* v, c
         int i = first + threadIdx.x;
         if (i < time) lse_tile[threadIdx.x] = lse[i], delta_tile[threadIdx.x] = delta[i];
         __syncthreads();
-        for (int n = max(0, j - first); n < TILE && first + n < time; ++n) {
+        for (int n = 0; n < TILE && first + n < time; ++n) {
             float s = 0, dp = 0;
             for (int d = 0; d < D4; ++d) s += dot(q_tile[n][d], kj[d]) / sqrtf(32), dp += dot(dy_tile[n][d], vj[d]);
             float p = j <= first + n ? expf(s - lse_tile[n]) : 0, ds = p * (dp - delta_tile[n]) / sqrtf(32);

@@ -21,7 +21,7 @@ __global__ void flash_forward(const float* q, const float* k, const float* v, fl
     float4 qi[D4], o[D4] = {};
     float m = -INFINITY, l = 0;
     for (int d = 0; d < D4; ++d) qi[d] = i < time ? ((const float4*)q)[i * D4 + d] : ZERO;
-    for (int first = 0; first < time; first += TILE) {
+    for (int first = 0; first <= blockIdx.x * TILE; first += TILE) {
         __syncthreads();
         load_rows(k_tile, k, first, time);
         load_rows(v_tile, v, first, time);

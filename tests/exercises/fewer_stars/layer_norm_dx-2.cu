@@ -1,4 +1,4 @@
-// 3
+// 1
 #define HELD 4  // numbers of a row that a thread keeps: 4 * 256 >= 768
 
 // The sum over all threads of the block, in each of them.

@@ -1,4 +1,4 @@
-// 0
+// 2
 #define TILE 64   // rows and columns of c that a block computes
 #define DEPTH 16  // columns of a, rows of b in a tile
 

@@ -1,4 +1,4 @@
-// 12: p[0, 
+// 12: p[
 __global__ void softmax(const float* x, float* p, int rows, int width) {
     int row = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;

@@ -1,0 +1,1 @@
+"""The same planted faults in several simulators of CUDA: python -m benchmarks.simulators"""

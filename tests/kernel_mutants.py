@@ -1,0 +1,167 @@
+"""Runs all mutants of kernels of minillm, and writes what was found: tests/kernels/kernel_mutants.json and, from it and
+from the reasons in tests/kernels/kernel_survivors.py, docs/kernel-mutants.md.
+
+    python tests/kernel_mutants.py                    all kernels: an hour of one core
+    python tests/kernel_mutants.py gelu flash         these
+    python tests/kernel_mutants.py --page             the page alone
+
+A mutant of a header that several kernels include is caught if one of them catches it.
+"""
+
+import json
+import platform
+import sys
+import zlib
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "kernels"))
+
+from kernel_survivors import reason
+
+from minillm.checks.mutation.kernel_cases import KERNELS_FOLDER, NAMES, KernelSubject, mutate_case
+from minillm.checks.mutation.kernel_run import WORDS
+from minillm.checks.mutation.kernel_schema import schema_of, shortened
+
+TESTS = Path(__file__).parent
+RESULTS = TESTS / "kernels" / "kernel_mutants.json"
+PAGE = TESTS.parent / "docs" / "kernel-mutants.md"
+
+
+def mutants_of(name):
+    """All mutants of a kernel: from its text alone."""
+    cuda = KernelSubject(name).cuda
+    folders = (cuda.path.parent, KERNELS_FOLDER)
+    return schema_of(cuda.text, cuda.path.name, folders, platform.machine()).mutants
+
+
+def digest(mutants):
+    """Changes with every mutant."""
+    return zlib.crc32("\n".join(mutant.place for mutant in mutants).encode())
+
+
+def record(results, name, report):
+    """Put a report into the results; header mutants that it caught are no survivors of others any more."""
+    caught = {each.mutant.place for each in report.outcomes if not each.survived and each.noticed != "unused"}
+    headers = {place for place in caught if place.partition(":")[0].endswith(".cuh")}
+    known = results.setdefault("headers", [])
+    results["headers"] = sorted({*known, *map(hashed, headers)})
+    survivors = [each for each in report.survivors if hashed(each.mutant.place) not in results["headers"]]
+    results.setdefault("kernels", {})[name] = {
+        "digest": digest(mutants_of(name)),
+        "problems": report.problems,
+        "left out": report.left_out,
+        "noticed": {key: count for key, count in sorted(report.counts.items()) if key in WORDS},
+        "survived": [each.mutant.place for each in survivors if not each.noticed],
+        "not reached": [each.mutant.place for each in survivors if each.noticed],
+    }
+    for each in results["kernels"].values():
+        for key in ("survived", "not reached"):
+            each[key] = [place for place in each[key] if hashed(place) not in results["headers"]]
+
+
+def hashed(place):
+    return zlib.crc32(place.encode())
+
+
+def survivors(results):
+    """(kernel, mutant) of all that no check notices."""
+    for name, found in results["kernels"].items():
+        by_place = {mutant.place: mutant for mutant in mutants_of(name)}
+        for place in found["survived"] + found["not reached"]:
+            yield name, by_place[place]
+
+
+TEXT = """\
+# Mutants of the CUDA kernels
+
+`minillm simulate NAME --mutate` changes a kernel in one place after the other, by rule from its source text, and says which
+changes its checks do not notice. This page has what that found for the kernels of this project. It is generated
+(`python tests/kernel_mutants.py`), and a test compares it with the sources: after a change of a kernel its mutants are run
+again.
+
+All mutants of a kernel are in one program, which is compiled once for each mode of the simulator; a place that is changed asks
+which mutant is chosen. Without a chosen one the program gives the bits of the original source, which is checked in every run.
+Each mutant runs in a process of its own, on the small problems of the kernel's case
+(`minillm/checks/cases_*.py`, `minillm/checks/mutation/kernel_trials.py`) that reach its place, cheap ones first, until one
+of these notices it: the comparison with NumPy in float64 at the tolerance of the case, another order of threads, check mode,
+the processor time (half a second and ten times that of the kernel), the end of its process. A mutant of a header is run with
+the kernels that include it until one of them notices.
+
+{table}
+
+*Left out*: changes that a compiler does not take, such as a pointer less.
+
+The tests of each commit run a part: all mutants of one kernel, sampled by a hash of their text, and in the slow suite three
+kernels more; continuous integration takes others for every commit, so that all have their turn.
+
+## The rules
+
+{rules}
+
+## Survivors, and why they are the same function
+
+{reasons}
+"""
+
+
+def page(results):
+    """The text of docs/kernel-mutants.md."""
+    from minillm.checks.mutation.kernel_rules import RULES
+
+    columns = [key for key in WORDS if any(key in found["noticed"] for found in results["kernels"].values())]
+    rows = [f"| kernel | mutants | {' | '.join(columns)} | survived | left out |"]
+    rows.append("|---|" + "--:|" * (len(columns) + 3))
+    total = Counter()
+    for name, found in sorted(results["kernels"].items()):
+        alive = len(found["survived"]) + len(found["not reached"])
+        counts = Counter(found["noticed"]) + Counter({"survived": alive, "left out": found["left out"]})
+        counts["mutants"] = sum(found["noticed"].values()) + alive
+        total += counts
+        rows.append(_row(f"`{name}`", counts, columns))
+    rows.append(_row("all", total, columns))
+    by_reason = {}
+    for name, mutant in survivors(results):
+        why = reason(name, mutant) or "not explained yet"
+        line = f"`{mutant.source}`: `{shortened(mutant.before)}` -> `{shortened(mutant.after) or 'nothing'}`"
+        by_reason.setdefault(why, {}).setdefault((mutant.file, mutant.function), {})[line] = None
+    parts = []
+    for why, places in sorted(by_reason.items()):
+        parts.append(f"**{why[0].upper()}{why[1:]}.**\n")
+        for (file, function), lines in sorted(places.items()):
+            parts.append(f"- {file}, `{function}`")
+            parts += [f"  - {shortened(line, 132)}" for line in lines]
+        parts.append("")
+    rules = "\n".join(f"- *{name}*: {text}" for name, text in RULES.items())
+    return TEXT.format(table="\n".join(rows), rules=rules, reasons="\n".join(parts).rstrip())
+
+
+def _row(name, counts, columns):
+    numbers = [counts["mutants"], *(counts[key] for key in columns), counts["survived"], counts["left out"]]
+    return f"| {name} | {' | '.join(f'{number:,}' for number in numbers)} |"
+
+
+def main(words):
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    names = [] if words == ["--page"] else words or NAMES
+    caught: set[str] = set()
+    for name in names:
+        report = mutate_case(name, partial(_not_in, caught), progress=partial(_print_progress, name))
+        caught |= {each.mutant.place for each in report.outcomes if not each.survived and each.noticed != "unused"}
+        record(results, name, report)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"\r{report.text()}")
+    PAGE.write_text(page(results), encoding="utf-8")
+
+
+def _not_in(caught, mutants):
+    return [each for each in mutants if each.place not in caught]
+
+
+def _print_progress(name, done, count):
+    print(f"\r{name}: {done} of {count}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

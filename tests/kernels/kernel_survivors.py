@@ -1,0 +1,164 @@
+"""Mutants of the kernels that no check notices, and why: they are the same function, or only slower.
+
+REASONS: reason -> where it holds: kernels, function, text of the line, what is changed and to what. "..." is any text.
+"""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+
+class Survivor(NamedTuple):
+    """kernels, function, source: of the mutants. change: "before -> after"."""
+
+    kernels: str
+    function: str
+    source: str
+    change: str
+
+    def fits(self, kernel, mutant) -> bool:
+        """Whether a mutant of a kernel is meant."""
+        found = (kernel, mutant.function, mutant.source, f"{mutant.before} -> {mutant.after or 'nothing'}")
+        return all(pattern(each).fullmatch(text) for text, each in zip(found, self))
+
+
+@cache
+def pattern(text):
+    """A regular expression for a text in which "..." is anything."""
+    return re.compile(".*".join(map(re.escape, text.split("..."))))
+
+
+REASONS = {
+    "all threads that are asked have the same number, so it does not matter which of them writes it": [
+        Survivor("...", "block_sum", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
+        Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
+        Survivor("cross_entropy", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
+        Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
+        Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
+        Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
+        Survivor("rms_norm", "rms_norm_forward", "if (threadIdx.x == 0) rstd[row] = r;", "0 -> 1"),
+        Survivor("global_norm", "...", "if (threadIdx.x != 0) return;", "0 -> 1"),
+    ],
+    "thread 33 w is the only one of its kind in warp w, for all 32 warps": [
+        Survivor("...", "block_sum", "if (threadIdx.x % 32 == 0)...", "32 -> 33"),
+        Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "32 -> 33"),
+    ],
+    "distances of 17, 8, 4, 2 and 1 reach all lanes, too: the sum has another order": [
+        Survivor("...", "warp_sum", "...", "16 -> 17"),
+        Survivor("cross_entropy", "warp_merge", "...", "16 -> 17"),
+    ],
+    "a block has at most 16 warps": [
+        Survivor("...", "block_sum", "value = warp_sum(threadIdx.x % 32 < blockDim.x / 32...", "32 -> 16"),
+        Survivor("cross_entropy", "block_merge", "value = warp_merge(threadIdx.x % 32 < ...", "32 -> 16"),
+    ],
+    "both sides of the comparison give the same at the border": [
+        Survivor("...", "piece_of_block", "...", "start + PIECE < size -> start + PIECE <= size"),
+        Survivor("global_norm", "...", "...", "length > max_norm -> length >= max_norm"),
+        Survivor("embedding", "...", "...", "start + WINDOW < count -> start + WINDOW <= count"),
+        Survivor("largest", "larger", "...", "a.id < b.id -> a.id <= b.id"),
+        Survivor("largest", "larger", "...", "a.value > b.value -> a.value >= b.value"),
+        Survivor(
+            "cross_entropy", "...", "before = before < vocabulary ? ...", "before < vocabulary -> before <= vocabulary"
+        ),
+    ],
+    "ids are sorted: one that equals the id of another place is that of all between them": [
+        Survivor("embedding", "...", "bool began_before = ...", "run_start == start && start > 0 -> bool(start > 0)"),
+        Survivor("embedding", "...", "bool goes_on = ...", "p + 1 == end && end < count -> bool(end < count)"),
+        Survivor(
+            "embedding", "...", "if (run_start == start && ...", "run_start == start && start > 0 -> bool(start > 0)"
+        ),
+    ],
+    "windows start at multiples of 32": [
+        Survivor("embedding", "...", "bool began_before = ...", "0 -> 1"),
+        Survivor("embedding", "...", "if (run_start == start && start > 0 ...", "0 -> 1"),
+    ],
+    "the number is only compared with the start of the window, and is beyond it or before it in either way": [
+        Survivor("embedding", "...", "run_start = p + 1;", "p + 1 -> 1"),
+        Survivor("embedding", "...", "run_start = p + 1;", "1 -> 2"),
+    ],
+    "the bisection cuts at another place": [
+        Survivor("...", "piece_of_block", "int middle = (low + high + 1) / 2;", "1 -> 2"),
+    ],
+    "the differences from the mean have the sum 0, so any multiple of it may be added": [
+        Survivor("...", "row_statistics", "...squares += (x[i] - mean) * (x[i] - mean);", "x[i] - mean -> x[i]..."),
+    ],
+    "rows are whole vectors: a vector lies inside of a row or beyond it": [
+        Survivor("...", "column_of", "...", "(i / N * blockDim.x + threadIdx.x) * N + i % N -> ...* N"),
+    ],
+    "the column of a number HELD, which no thread has, lies beyond every row": [
+        Survivor("...", "row_statistics", "for (int i = 0; i < HELD; ++i) {", "i < HELD -> i <= HELD"),
+        Survivor("...", "store_row", "for (int i = 0; i < HELD; i += N) {", "i < HELD -> i <= HELD"),
+    ],
+    "the sum is read by the kernel of the residual norm alone": [
+        Survivor("layer_norm", "layer_norm_backward_row", "sums.dx[i] += dx[i];", "..."),
+        Survivor("rms_norm", "rms_norm_backward_row", "dx_sums[i] += dx[i];", "..."),
+    ],
+    "vectors are launched only where the array begins at eight numbers of Philox: start is never negative": [
+        Survivor("dropout", "dropout", "if (N > 1 && ...", "N > 1 && start >= 0 -> bool(N > 1)"),
+    ],
+    "N is 1 or 8": [Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "1 -> 2")],
+    "a second table of sums is for the norms; the third name is the second one again": [
+        Survivor("...", "column_sum", "float* out = blockIdx.y == 0 ? ...", "..."),
+        Survivor("...", "column_sum", "long long table = (long long)blockIdx.y * count * width;", "..."),
+    ],
+    "no number that is drawn lies on the border: one of 65,536 would": [
+        Survivor(
+            "dropout", "dropout", "...", "philox_half(words, i) >= threshold -> philox_half(words, i) > threshold"
+        ),
+    ],
+    "only slower: the numbers are written one by one": [
+        Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "N > 1...count -> false"),
+        Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "start >= 0 -> start > 0"),
+        Survivor(
+            "dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "start + 8...-> start + 8 < count"
+        ),
+        Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "8 -> 9"),
+        Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "0 -> 1"),
+    ],
+    "only slower: the loop behind it finds nothing to do": [
+        Survivor("dropout", "dropout", "if (start >= count) return;", "..."),
+    ],
+    "the same numbers are written a second time": [
+        Survivor("dropout", "dropout", "return;", "return; -> nothing"),
+    ],
+    "a thread takes no second turn: the grid has a block for all rows, up to the limit of blocks, 65,535 heads": [
+        Survivor("rotary", "...", "for (long long head = blockIdx.y; ...", "head += gridDim.y -> ..."),
+    ],
+    "the number is written over before it is read": [
+        Survivor("cross_entropy", "...", "OnlineSum alone = {fmaxf((float)z[single], LOWEST), 1};", "1 -> ..."),
+    ],
+    "the loss of an unknown target is NaN whatever its logit is": [
+        Survivor("cross_entropy", "cross_entropy", "float at_target = known ? (float)z[target] : 0;", "0 -> 1"),
+    ],
+    "a logit of -inf has the weight exp(LOWEST - max), which is 0; another one is its own maximum, with the sum 1": [
+        Survivor("cross_entropy", "cross_entropy", "alone.sum = expf((float)z[single] - alone.max);", "...nothing"),
+    ],
+    "packs begin at a multiple of 16 bytes, too, behind 16 more": [
+        Survivor(
+            "cross_entropy", "...", "int before = (int)((16 - ...", "(16 - (unsigned long long)z % 16) % 16 -> ..."
+        ),
+        Survivor("cross_entropy", "...", "int before = (int)((16 - ...", "16 -> 17"),
+        Survivor(
+            "cross_entropy",
+            "...",
+            "int before = (int)((16 - ...",
+            "(unsigned long long)z % 16 -> (unsigned long long)z",
+        ),
+    ],
+    "a sum of exponentials to LOWEST, which is 0 in the merged one": [
+        Survivor("cross_entropy", "block_merge", "const OnlineSum nothing = {LOWEST, 0};", "0 -> 1"),
+        Survivor("cross_entropy", "cross_entropy", "OnlineSum online = {LOWEST, 0};", "0 -> 1"),
+    ],
+    "the scratch memory is not used again": [
+        Survivor("cross_entropy", "block_merge", "__syncthreads();", "__syncthreads(); -> nothing"),
+    ],
+    "before a row of fewer numbers than a pack no pack is left in either way": [
+        Survivor("cross_entropy", "cross_entropy", "before = before < vocabulary ? before : vocabulary;", "..."),
+    ],
+}
+SURVIVORS = [each for survivors in REASONS.values() for each in survivors]
+
+
+def reason(kernel, mutant):
+    """Why a mutant survives; None for one that is not in the list."""
+    return next((why for why, survivors in REASONS.items() if any(s.fits(kernel, mutant) for s in survivors)), None)
