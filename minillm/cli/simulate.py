@@ -107,9 +107,9 @@ def command(
     given. A program that uses CuPy (minillm simulate script.py) runs with the simulator in the
     place of the GPU; --check, --profile and --cupy-too directly behind its name are for minillm,
     all that follows is for the program. Exit code 1 if the results differ, check mode finds a
-    fault, or a mutant survives. It needs Linux and g++. It shows that a kernel is right and free of races on the inputs
-    tried, not that it is fast: there is no timing, no concurrency between blocks, no TMA and no
-    wgmma.
+    fault, or a mutant survives. It needs Linux and g++. It shows that a kernel is right and free of
+    races on the inputs tried, not that it is fast: there is no timing, no concurrency between
+    blocks, no TMA and no wgmma.
     """
     if check and profile:
         raise UserError("--check and --profile are two different runs: choose one")
