@@ -63,7 +63,7 @@ def _with_ids(ids: tuple[int, ...]) -> Trial:
 
 
 def cross_entropies() -> list[Trial]:
-    """Targets outside of the vocabulary, logits of -inf at every place, rows before these, more rows
+    """Targets outside of the vocabulary, logits of -inf, rows before these, a peak, more rows
     than threads.
     """
     return [
