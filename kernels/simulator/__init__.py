@@ -4,8 +4,8 @@
     module.get_function("saxpy<float>")((blocks,), (256,), (np.int32(n), np.float32(2), x, y))
 
 What it cannot show: how fast a kernel is. There is no timing and no concurrency between blocks,
-expf and its fast relatives are exact, products and sums are not contracted to FMA, and TMA and wgmma
-do not exist. It shows that a kernel is right and free of races on the
+expf and its fast relatives are exact, products and sums are not contracted to FMA, and TMA and
+wgmma do not exist. It shows that a kernel is right and free of races on the
 inputs tried, not that it is fast. Linux only.
 
 mode="check" (RawModule, or configured(mode="check")) looks at every access: data races,

@@ -55,9 +55,9 @@ class Checker {
         Order order;
         std::vector<Shadow> global;  // [region]
 
-        // Volatile memory by which threads signal without a fence. Whether a thread waits for such a
-        // value or uses it as it is can be seen by hiding it once, from the load behind a hook up to
-        // the next one: who waits comes back to the same place.
+        // Volatile memory by which threads signal without a fence. Whether a thread waits for such
+        // a value or uses it as it is can be seen by hiding it once, from the load behind a hook up
+        // to the next one: who waits comes back to the same place.
         std::unordered_map<uint64_t, uint64_t> values_before;  // [address]: what the last volatile write replaced
         std::unordered_set<uint64_t> signals;                  // addresses that a thread waited at
         struct {

@@ -304,8 +304,8 @@ template <class Group, class T>
 T exclusive_scan(const Group& group, T value, MINILLM_SITE) { return exclusive_scan(group, value, plus<T>(), file, line); }
 
 
-// cooperative_groups/memcpy_async.h: the threads of a group copy a piece each; every call is a group
-// of copies.
+// cooperative_groups/memcpy_async.h: the threads of a group copy a piece each; every call is a
+// group of copies.
 template <class Group, class T, class Size>
 void memcpy_async(const Group& group, T* to, const T* from, const Size& size) {
     minillm_sim::copy_bytes(to, from, static_cast<size_t>(size), group.thread_rank(), group.size());

@@ -1,5 +1,5 @@
-// What the instructions of inline PTX become (ptx.py writes the calls): registers are C++ variables,
-// and a value goes from one to the other by its bits.
+// What the instructions of inline PTX become (ptx.py writes the calls): registers are C++
+// variables, and a value goes from one to the other by its bits.
 #pragma once
 
 #include "cuda_bf16.h"

@@ -5,7 +5,7 @@ tensor_core.h define.
 
 becomes
 
-    do { auto minillm_0 = minillm_ptx::in<unsigned>(to); ...; minillm_sim_copy_start(...); } while (0)
+    do { unsigned minillm_0 = minillm_ptx::in<unsigned>(to); ... minillm_sim_copy_start(...); }
 
 A statement with an instruction that is not known here is left as it is: g++ refuses it, and
 `unknown_instruction` says which one it was. Source: PTX ISA 8.5.

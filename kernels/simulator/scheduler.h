@@ -92,7 +92,9 @@ class BlockRunner {
     BlockRunner(Team& team, int number, BlockRunner* first = nullptr);
     ~BlockRunner();
     void start(unsigned long long block);
-    bool advance();  // until the block is done, or the launch over: true; or all its threads are at a barrier of the grid: false
+    // Until the block is done, or the launch over: true; or until all its threads are at a barrier
+    // of the grid: false.
+    bool advance();
     void activate();            // its block is the one that the OS thread is going to run
     void pass_grid_barrier();   // all blocks are there
     void report_incomplete_grid();  // blocks have ended without coming to it
