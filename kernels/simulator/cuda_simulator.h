@@ -30,6 +30,9 @@ using ptrdiff_t = __PTRDIFF_TYPE__;
 #endif
 
 using clock_t = long;
+using uint = unsigned;  // and the others of <sys/types.h>, which nvcc includes by itself
+using ushort = unsigned short;
+using ulong = unsigned long;
 #ifndef NULL
 #define NULL __null
 #endif

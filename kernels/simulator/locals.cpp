@@ -1,5 +1,6 @@
 // The values that the threads of one warp have when they come to a line, as text for Python:
-// name, 0x1e, tokens each with 0x1f behind it, 0x1d. A token is a letter for its kind and its value.
+// name, 0x1e, tokens each with 0x1f behind it, 0x1d. A token is a letter for its kind, and its
+// value.
 #include <atomic>
 #include <cmath>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// The values of the variables that are visible at a line: `minillm simulate --break`. The source has
-// a call for each of them, which breakpoints.py puts there; it comes before the user's source.
+// The values of the variables that are visible at a line: `minillm simulate --break`. The source
+// has a call for each of them, which breakpoints.py puts there; it comes before the user's source.
 #pragma once
 
 extern "C" {

@@ -22,8 +22,8 @@ class Settings:
     profile: where kernels run in the mode "profile" are added up. progress: is called with the name
     of a source before it is compiled, and with "" when it has been. seconds: of processor time that
     a launch may take; a kernel that runs longer is a SimulatorError with the line at which it was.
-    trace: in the modes "check" and "profile", the element whose last write is looked for. breakpoint: a
-    line at which the variables of a warp are kept."""
+    trace: in the modes "check" and "profile", the element whose last write is looked for.
+    breakpoint: a line at which the variables of a warp are kept."""
 
     mode: str | None = None
     order: str = "ascending"

@@ -21,8 +21,8 @@ KEPT = "\x01"  # a space at which no line ends
 
 @dataclass(frozen=True)
 class Lane:
-    """A thread of the warp: its index in the block, how often it came to the line, and its variables
-    as text; "" if it did not come so often.
+    """A thread of the warp: its index in the block, how often it came to the line, and its
+    variables as text; "" if it did not come so often.
     """
 
     thread: tuple[int, int, int]

@@ -1,5 +1,5 @@
-"""What g++ sees in a kernel without running it, and check mode cannot: a local variable that is used
-without a value, a pointer to a variable whose scope has ended.
+"""What g++ sees in a kernel without running it, and check mode cannot: a local variable that is
+used without a value, a pointer to a variable whose scope has ended.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def run_program(program: Program, mode: str = "run", of_cupy: bool = False, widt
     mode: "run", "check" or "profile". Findings and the profile go to standard error; where
     something was found, the exit code is 1 in the place of 0. of_cupy: observe the kernels that
     CuPy brings, too. width: columns of the profile. stop: the Breakpoint at which variables are
-    shown, on standard error; the exit code is 1 if no thread came there. Raises UserError where there is no such
-    program, no CuPy, or a version that the stand-in does not know.
+    shown, on standard error; the exit code is 1 if no thread came there. Raises UserError where
+    there is no such program, no CuPy, or a version that the stand-in does not know.
     """
     code = None if program.is_module else _compiled(Path(program.name))
     _attach()
