@@ -30,6 +30,7 @@ def pattern(text):
 
 REASONS = {
     "all threads that are asked have the same number, so it does not matter which of them writes it": [
+        Survivor("...", "block_sum", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
@@ -39,12 +40,15 @@ REASONS = {
         Survivor("global_norm", "...", "if (threadIdx.x != 0) return;", "0 -> 1"),
     ],
     "thread 33 w is the only one of its kind in warp w, for all 32 warps": [
+        Survivor("...", "block_sum", "if (threadIdx.x % 32 == 0)...", "32 -> 33"),
         Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "32 -> 33"),
     ],
     "distances of 17, 8, 4, 2 and 1 reach all lanes, too: the sum has another order": [
+        Survivor("...", "warp_sum", "...", "16 -> 17"),
         Survivor("cross_entropy", "warp_merge", "...", "16 -> 17"),
     ],
     "a block has at most 16 warps": [
+        Survivor("...", "block_sum", "value = warp_sum(threadIdx.x % 32 < ...", "32 -> 16"),
         Survivor("cross_entropy", "block_merge", "value = warp_merge(threadIdx.x % 32 < ...", "32 -> 16"),
     ],
     "both sides of the comparison give the same at the border": [
