@@ -33,7 +33,8 @@ NVIDIA's compute-sanitizer needs a GPU and was not run.
 
 {table}
 
-Reported: {counts}. Without the fault: {sound}.
+Reported: {counts}.
+Without the fault: {sound}.
 {when}
 The faults were chosen here; another list would give other counts.
 
