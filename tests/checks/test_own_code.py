@@ -67,6 +67,24 @@ def test_a_slope_in_terms_of_y_passes_and_is_noted(write):
     ]
 
 
+@pytest.mark.parametrize(
+    "kept, used",
+    [("x", "(cache > 0)"), ("(x > 0) * 1.0", "cache"), ("x, x > 0", "cache[1]"), ("(x, 1)", "(cache[0] > 0)")],
+    ids=["an input", "an array", "two arrays", "a tuple"],
+)
+def test_a_cache_is_what_forward_returns_beside_y(kept, used, write):
+    source = f"""
+import numpy as np
+def relu_forward(x):  # x: (N, D)
+    out = np.maximum(0, x)
+    return out, {kept}
+def relu_backward(dout, cache):
+    return dout * {used}
+"""
+    assert results(write(source))["relu"].report.verdict == "passed"
+    assert results(write(source.replace("dout *", "-dout *")))["relu"].failed
+
+
 def test_the_complex_step(write):
     style = STYLES["course, functions with a cache"]
     assert results(write(style.source), method="complex")["affine"].report.worst.error < 1e-13

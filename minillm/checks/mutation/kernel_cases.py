@@ -1,4 +1,4 @@
-"""`minillm simulate NAME --mutate`: the mutants of a kernel of minillm, on the problems of its case."""
+"""`minillm simulate NAME --mutate`: the mutants of a kernel of minillm, on its case's problems."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class KernelSubject:
 
     @cached_property
     def problems(self) -> Sequence[Numbered | Trial]:
-        """Those of the case that are small, in every dtype that the kernel takes; and the trials."""
+        """Those of the case that are small, in every dtype the kernel takes; and the trials."""
         trials = trials_of(self.name)
         if self.case is None:
             return trials

@@ -53,7 +53,7 @@ class FileSubject:
         return {name: value for name, value in zip(names, values) if isinstance(value, np.ndarray)}
 
     def judge(self, seed: int, results: dict[str, np.ndarray]) -> str:
-        """What --expect says of the arrays; without it, whether they are those of the kernel itself."""
+        """What --expect says of the arrays; without it, whether the kernel itself gives these."""
         if not self.expectations:
             bits = bits_of(results)
             self._own = self._own or bits

@@ -7,8 +7,8 @@ it:
     order       other bits when threads take turns in another order
     check       check mode complains: a race, a bound, a barrier, memory that was never written
 
-Where a barrier is dropped, check mode is first. A mutant that computes ten times as long as the kernel
-is ended (`time`), and so is one that brings down its process (`crash`).
+Where a barrier is dropped, check mode is first. A mutant that computes ten times as long as the
+kernel is ended (`time`), and so is one that brings down its process (`crash`).
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ def outcomes_of(
 
 
 def _measure(subject: Subject, problem, switch: Switch, original) -> _Measured:
-    """Run the kernel itself in every way in which its mutants are. Raises UserError for a complaint."""
+    """Run the kernel itself in every way in which its mutants run. Raises UserError for a
+    complaint.
+    """
     seconds, reached, ordered = {}, set(), False
     first: dict[str, bytes] = {}
     for mode, order in [*(("run", order) for order in ORDERS), ("check", "ascending")]:

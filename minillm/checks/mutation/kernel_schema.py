@@ -157,7 +157,7 @@ class _Builder:
         self.out.add("\n")
 
     def between(self, text: str, start: int, end: int, name: str) -> None:
-        """The text outside of functions, with the source's own headers in place of their #include."""
+        """The text outside of functions, with the source's headers in place of their #include."""
         for found in INCLUDE.finditer(text, start, end):
             header = next((each / found[1] for each in self.folders if (each / found[1]).is_file()), None)
             if header is None:

@@ -1,4 +1,4 @@
-"""Trials of the kernels of generation, which have no case: greedy choice and products of a few rows."""
+"""Trials of generation's kernels, which have no case: greedy choice and products of a few rows."""
 
 from __future__ import annotations
 

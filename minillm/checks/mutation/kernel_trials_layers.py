@@ -63,8 +63,8 @@ def _with_ids(ids: tuple[int, ...]) -> Trial:
 
 
 def cross_entropies() -> list[Trial]:
-    """Targets outside of the vocabulary, logits of -inf at every place, rows before these, more rows
-    than threads.
+    """Targets outside of the vocabulary, logits of -inf at every place, rows before these, more
+    rows than threads.
     """
     return [
         _cross_entropy(9, 67, (-1, 3, 67, -100, 66, 0, 1, 2, 99), 0.2),

@@ -94,10 +94,10 @@ def mutants_of(module: types.ModuleType, names: Iterable[str], observed: Observe
     """The mutants of the functions `names` of a module, in the order of their lines.
 
     names: qualified ones, as `functions_of(module)` has them: functions, methods (static ones,
-    too), functions inside of functions, lambdas. A function includes those inside of it. observed: what
-    `observe` returned for the check. With it, names are mistaken for others of the same
-    shape, and a statement that never ran is one mutant of the rule "never run" in place of many
-    that nothing could notice. Without it these are left out.
+    too), functions inside of functions, lambdas. A function includes those inside of it. observed:
+    what `observe` returned for the check. With it, names are mistaken for others of the same shape,
+    and a statement that never ran is one mutant of the rule "never run" in place of many that
+    nothing could notice. Without it these are left out.
 
     Raises UserError where the module has no source, KeyError for a name that it does not have.
     """

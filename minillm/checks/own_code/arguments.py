@@ -68,11 +68,7 @@ def bind(
         elif base and (match := _match(base, tuple(inputs))) and backward.writes_into(name):
             found.append(Source(name, "buffer", match))
         elif is_cache(name, None):
-            found.append(
-                Source(
-                    name, "kept", _match(name, tuple(caches)) or (caches[0] if caches else tuple(outputs[1:]) or None)
-                )
-            )
+            found.append(Source(name, "kept", _kept(name, caches, outputs[1:])))
         elif position == 0 and free and (base or name in UPSTREAM or name.lower() in UPSTREAM):
             found.append(Source(name, "upstream", free[0]))
         elif name in RATES:
@@ -99,6 +95,15 @@ def bind(
                 f"nothing that {forward.name} returns has this name. Name it alike, or return it in a cache"
             )
     return found
+
+
+def _kept(name: str, caches: list[str], beside: list[str]) -> str | tuple[str, ...] | None:
+    """What forward returned for an argument such as `cache`: of `return y, x` the array x itself,
+    of `return y, mean, rstd` the tuple of both. beside: the arrays that are returned beside y.
+    """
+    if caches:
+        return _match(name, tuple(caches)) or caches[0]
+    return beside[0] if len(beside) == 1 else tuple(beside) or None
 
 
 def inputs_only(inputs: dict, buffers: tuple[str, ...]) -> tuple[str, ...]:
