@@ -85,6 +85,107 @@ def relu_backward(dout, cache):
     assert results(write(source.replace("dout *", "-dout *")))["relu"].failed
 
 
+def test_a_result_without_a_name_is_not_an_argument(write):
+    source = """
+import numpy as np
+def huber(y, t, delta=1.0):
+    d = y - t
+    return np.where(np.abs(d) <= delta, 0.5 * d * d, delta * (np.abs(d) - 0.5 * delta)).mean()
+def huber_grad(y, t, delta=1.0):
+    return np.clip(y - t, -delta, delta) / y.size
+"""
+    assert results(write(source))["huber"].report.verdict == "passed"
+    assert results(write(source.replace("/ y.size", "/ len(y)")))["huber"].failed
+
+
+def test_gradients_kept_in_float32_are_checked_in_float64(write):
+    source = """
+import numpy as np
+class Tensor:
+    def __init__(self, data):
+        self.data, self.grad = data, np.zeros_like(data)
+class Linear:
+    def __init__(self, nin, nout):
+        self.w = Tensor(np.random.randn(nin, nout).astype(np.float32))
+    def forward(self, x):
+        self.x = x
+        return x @ self.w.data
+    def backward(self, dout):
+        self.w.grad += self.x.T @ dout
+        return dout @ self.w.data.T
+"""
+    result = results(write(source))["Linear"]
+    assert result.report.verdict == "passed" and "w.data" in result.inputs
+
+
+def test_a_word_that_an_argument_is_compared_with(write):
+    source = """
+import numpy as np
+def layer_forward(x, activation):  # x: (N, D)
+    return (np.tanh(x) if activation == "tanh" else x * x), x
+def layer_backward(dout, cache, activation):
+    return dout * (1 - np.tanh(cache) ** 2 if activation == "tanh" else 2 * cache)
+"""
+    assert results(write(source))["layer"].report.verdict == "passed"
+    assert results(write(source.replace("1 - np", "1 + np")))["layer"].failed
+
+
+@pytest.mark.parametrize("name, comment", [("one_hot", ""), ("t", " one-hot")])
+def test_labels_are_one_hot_where_that_is_said(name, comment, write):
+    source = f"""
+import numpy as np
+def loss_forward(z, {name}):
+    # z: (N, C)
+    # {name}: (N, C){comment}
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    return -({name} * np.log(p)).sum() / len(z), (p, {name})
+def loss_backward(dloss, cache):
+    p, {name} = cache
+    return dloss * (p - {name}) / len(p)
+"""
+    found = results(write(source))
+    (result,) = found.values()
+    assert result.report.verdict == "passed" and not result.notes
+
+
+def test_a_shape_taken_apart_in_a_method_is_that_of_the_constructor(write):
+    source = """
+import numpy as np
+class Scale:
+    def __init__(self, W):
+        self.W = W
+    def forward(self, x):
+        A, B, C = self.W.shape
+        A, B, C = x.shape
+        self.x = x
+        return x * self.W
+    def backward(self, dout):
+        self.dW = dout * self.x
+        return dout * self.W
+"""
+    result = results(write(source))["Scale"]
+    assert result.report.verdict == "passed" and len(result.inputs["W"]) == 3
+
+
+def test_an_average_that_forward_does_not_take_is_named(write):
+    source = """
+import numpy as np
+def linear_forward(A, W):  # A: (n, m), W: (k, n)
+    return np.dot(W, A), (A, W)
+def linear_backward(dZ, cache):
+    A, W = cache
+    dW = np.dot(dZ, A.T) / A.shape[1]
+    return np.dot(W.T, dZ), dW
+"""
+    result = results(write(source))["linear"]
+    share = f"backward gives 1/{result.inputs['A'][1]} of the right numbers"
+    assert result.failed and any(note.startswith(share) for note in result.notes)
+    wrong = results(write(source.replace("dW = np.dot(dZ, A.T) / A.shape[1]", "dW = np.dot(dZ, A.T) * A.sum()")))[
+        "linear"
+    ]
+    assert wrong.failed and not any("of the right numbers" in note for note in wrong.notes)
+
+
 def test_the_complex_step(write):
     style = STYLES["course, functions with a cache"]
     assert results(write(style.source), method="complex")["affine"].report.worst.error < 1e-13

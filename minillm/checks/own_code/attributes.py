@@ -69,6 +69,13 @@ def leaves(thing) -> list[Leaf]:
     return found
 
 
+def float_arrays(thing) -> list[np.ndarray]:
+    """All float arrays that an object holds, those of gradients too, each once."""
+    found: list[Leaf] = []
+    _collect(thing, (), found, set(), with_gradients=True)
+    return [leaf.array for leaf in found]
+
+
 def at(thing, path: tuple):
     """What lies at a path; None if nothing does."""
     for step in path:
@@ -108,7 +115,7 @@ def input_gradient(thing, name: str):
     return found if found is not None else next((slots[each] for each in usual if each in slots), None)
 
 
-def _collect(thing, path: tuple, found: list[Leaf], seen: set[int]) -> None:
+def _collect(thing, path: tuple, found: list[Leaf], seen: set[int], with_gradients: bool = False) -> None:
     if id(thing) in seen or len(path) > DEEPEST:
         return
     if is_float(thing):
@@ -128,8 +135,8 @@ def _collect(thing, path: tuple, found: list[Leaf], seen: set[int]) -> None:
     else:
         return
     for step, value in steps:
-        if not (isinstance(step, str) and _holds_gradients(step)):
-            _collect(value, (*path, step), found, seen)
+        if with_gradients or not (isinstance(step, str) and _holds_gradients(step)):
+            _collect(value, (*path, step), found, seen, with_gradients)
 
 
 def _holds_gradients(name: str) -> bool:

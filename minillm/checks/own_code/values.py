@@ -23,7 +23,7 @@ from minillm.checks.own_code.names import (
     SLOPE,
     TOKENS,
 )
-from minillm.checks.own_code.shapes import Sizes, Told, says_integers, told
+from minillm.checks.own_code.shapes import Sizes, Told, is_one_hot, says_integers, told
 from minillm.checks.own_code.source import REQUIRED, Argument, Code, code_of
 from minillm.errors import UserError
 
@@ -147,6 +147,8 @@ class Maker:
                 shapes[name].is_integer or codes[0].indexes(name) or says_integers(codes, name)
             ):
                 return self.integers(name, self._bound(codes[0], name, shapes), shape)
+            if is_one_hot(codes, name) and name not in differentiated and len(shape) > 1:
+                return np.eye(shape[-1])[self.integers(name, shape[-1], shape[:-1])]
             return self.array(name, shape)
         if argument.default is not REQUIRED:
             return _OPEN if argument.default is None and name in LABELS else self._by_default(name, argument.default)
@@ -159,6 +161,8 @@ class Maker:
                     keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
         if keys:
             return self._dictionary(codes, name, keys)
+        if words := codes[0].compared_with(name):
+            return words[0]
         if name in ("rng", "generator", "random_generator"):
             return np.random.default_rng(self.seed)
         if name in SETTINGS:
@@ -245,7 +249,11 @@ class Maker:
         indexed = any(code.indexes(name) for code in codes)
         if indexed and name not in differentiated:
             return [*labels(), lambda: self.integers(name, 2, base)]
-        if name.lower() in LABELS and name not in differentiated:
+        others = [
+            other for other in codes[0].names if codes[0].arguments[codes[0].names.index(other)].default is REQUIRED
+        ]
+        is_label = name.lower() in LABELS and name not in differentiated
+        if is_label and not (is_first and all(other.lower() in LABELS for other in others)):  # of mse(y, t), t
             numbers, one_hot, bits = labels()
             return [one_hot, *shaped(base), numbers, bits]
         if BIASES.match(name) and not is_first:
