@@ -118,6 +118,47 @@ class Linear:
     assert result.report.verdict == "passed" and "w.data" in result.inputs
 
 
+def test_the_default_of_a_setting_is_the_same_in_both(write):
+    source = """
+import numpy as np
+def leaky_relu(x, alpha=0.01):
+    return np.where(x > 0, x, alpha * x)
+def dleaky_relu(x, alpha=0.01):
+    return np.where(x > 0, 1, alpha)
+"""
+    for defaults in ("alpha=0.01", "alpha"):
+        right = source.replace("dleaky_relu(x, alpha=0.01", f"dleaky_relu(x, {defaults}")
+        assert results(write(right))["leaky_relu"].report.verdict == "passed"
+    assert results(write(source.replace("dleaky_relu(x, alpha=0.01", "dleaky_relu(x, alpha=0.02")))["leaky_relu"].failed
+
+
+def test_the_gradient_from_above_may_be_the_last_argument(write):
+    source = """
+import numpy as np
+def linear(x, W): return x @ W
+def linear_vjp(x, W, g): return g @ W.T, x.T @ g
+"""
+    assert set(results(write(source))["linear"].inputs) == {"x", "W"}
+    assert results(write(source.replace("x.T @ g", "-x.T @ g")))["linear"].failed
+
+
+def test_what_only_backward_takes_is_asked_for(write):
+    source = """
+import numpy as np
+def forward_propagation(X, parameters):
+    \"\"\"X -- input of size (n_x, m); parameters -- dict with W1 (n_h, n_x) and b1 (n_h, 1)\"\"\"
+    A1 = np.tanh(parameters["W1"] @ X + parameters["b1"])
+    cache = {"A1": A1}
+    return A1, cache
+def backward_propagation(parameters, cache, X, Y):
+    dZ1 = cache["A1"] - Y
+    return {"dW1": dZ1 @ X.T, "db1": dZ1.sum(axis=1, keepdims=True)}
+"""
+    assert "what its argument Y is cannot be told" in results(write(source))["propagation"].reason
+    with_dy = source.replace("X, Y)", "X, dA1)").replace('cache["A1"] - Y', 'dA1 * (1 - cache["A1"] ** 2)')
+    assert set(results(write(with_dy))["propagation"].inputs) == {"parameters['W1']", "parameters['b1']"}
+
+
 def test_a_word_that_an_argument_is_compared_with(write):
     source = """
 import numpy as np

@@ -141,7 +141,8 @@ class Maker:
             return self.sizes.of(name)
         if name in SETTINGS and isinstance(SETTINGS[name], (bool, str)) and name not in ("verbose", "debug", "name"):
             return SETTINGS[name]  # trained, whatever the default is
-        if name in shapes and name not in SETTINGS:
+        keys = self._keys(codes, name)
+        if name in shapes and name not in SETTINGS and not keys:
             shape = self.sizes.shape(shapes[name].shape)
             if name not in differentiated and (
                 shapes[name].is_integer or codes[0].indexes(name) or says_integers(codes, name)
@@ -152,13 +153,6 @@ class Maker:
             return self.array(name, shape)
         if argument.default is not REQUIRED:
             return _OPEN if argument.default is None and name in LABELS else self._by_default(name, argument.default)
-        keys: dict[str, object] = {}
-        for code in codes:
-            keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
-        if not keys and re.search(r"(param|params|config|cfg)$", name):  # handed on: what others read of it
-            for code in map(code_of, filter(inspect.isfunction, vars(self.module).values())):
-                if name in code.names:
-                    keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
         if keys:
             return self._dictionary(codes, name, keys)
         if words := codes[0].compared_with(name):
@@ -177,6 +171,17 @@ class Maker:
         if note in ("float", "<class 'float'>"):
             return 0.5
         return _OPEN
+
+    def _keys(self, codes: list[Code], name: str) -> dict[str, object]:
+        """The keys with which a dict is read, as those of parameters["W1"]; see Code.keys_of."""
+        keys: dict[str, object] = {}
+        for code in codes:
+            keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
+        if not keys and re.search(r"(param|params|config|cfg)$", name):  # handed on: what others read of it
+            for code in map(code_of, filter(inspect.isfunction, vars(self.module).values())):
+                if name in code.names:
+                    keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
+        return keys
 
     def _by_default(self, name: str, default):
         """A large number of features becomes a small one; other defaults are kept."""
