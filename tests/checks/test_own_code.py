@@ -159,6 +159,78 @@ def backward_propagation(parameters, cache, X, Y):
     assert set(results(write(with_dy))["propagation"].inputs) == {"parameters['W1']", "parameters['b1']"}
 
 
+def test_a_loss_leaves_no_gradient_of_its_labels(write):
+    source = """
+import numpy as np
+class Loss:
+    def forward(self, y_pred, y_true):
+        return np.mean((y_true - y_pred) ** 2, axis=-1)
+    def backward(self, dvalues, y_true):
+        self.dinputs = -2 * (y_true - dvalues) / dvalues.size
+"""
+    assert list(results(write(source))["Loss"].inputs) == ["y_pred"]
+    assert results(write(source.replace("-2", "2")))["Loss"].failed
+
+
+def test_settings_in_an_object_of_the_file(write):
+    source = """
+import numpy as np
+class Config:
+    def __init__(self, d=8):
+        self.d = d
+class Scale:
+    def __init__(self, cfg: Config):
+        self.g = np.ones(cfg.d)
+    def forward(self, x):
+        self.x = x
+        return self.g * x
+    def backward(self, dout):
+        self.dg = (dout * self.x).sum(axis=0)
+        return dout * self.g
+"""
+    assert results(write(source))["Scale"].inputs["g"] == (8,)
+    assert results(write(source.replace("dout * self.g", "dout")))["Scale"].failed
+
+
+def test_a_loss_that_returns_gradients_and_a_state(write):
+    source = """
+import numpy as np
+def loss_fun(inputs, h0, W, U):
+    \"\"\"inputs: a list of integers, h0: (H, 1), W: (H, V), U: (H, H)\"\"\"
+    x = np.zeros((W.shape[1], 1))
+    x[inputs[0]] = 1
+    h = np.tanh(W @ x + U @ h0)
+    loss = (h * h).sum()
+    draw = 2 * h * (1 - h * h)
+    dW, dU, dh0 = draw @ x.T, draw @ h0.T, U.T @ draw
+    return loss, dW, dU, dh0, h
+"""
+    assert set(results(write(source))["loss_fun"].inputs) == {"h0", "W", "U"}
+    assert results(write(source.replace("2 * h * (1", "h * (1")))["loss_fun"].failed
+
+
+def test_examples_that_are_columns(write):
+    source = """
+import numpy as np
+class Dense:
+    def __init__(self, input_size, output_size):
+        self.weights, self.bias = np.random.randn(output_size, input_size), np.random.randn(output_size, 1)
+    def forward(self, input):
+        self.input = input
+        return np.dot(self.weights, self.input) + self.bias
+    def backward(self, output_gradient, learning_rate):
+        input_gradient = np.dot(self.weights.T, output_gradient)
+        self.weights -= learning_rate * np.dot(output_gradient, self.input.T)
+        self.bias -= learning_rate * output_gradient
+        return input_gradient
+"""
+    assert results(write(source))["Dense"].inputs["input"][1] == 1
+    late = source.replace(
+        "return input_gradient", "return np.dot(self.weights.T, output_gradient)"
+    )  # those of the next step
+    assert results(write(late))["Dense"].failed
+
+
 def test_a_word_that_an_argument_is_compared_with(write):
     source = """
 import numpy as np

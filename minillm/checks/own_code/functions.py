@@ -225,6 +225,8 @@ class PairCall:
             if len(rest) == 1 and isinstance(rest[0][1], dict):
                 rest = list(rest[0][1].items())
             rest = [(name, g) for name, g in rest if isinstance(g, (np.ndarray, float, np.number))]
+            if len(named := [(name, g) for name, g in rest if base_name(name) in arrays]) > 2:
+                rest = named
             shapes = {name: x.shape for name, x in arrays.items()}
             return assigned([n for n, _ in rest], list(arrays), shapes, [g for _, g in rest])
 
@@ -292,4 +294,4 @@ def looks_like_loss(code: Code) -> bool:
     of_arguments = [
         n for n in rest if n in ("grad", "grads", "gradients") or base_name(n).lower() in {a.lower() for a in arguments}
     ]
-    return len(of_arguments) == len(rest)
+    return len(of_arguments) == len(rest) or len(of_arguments) > 2  # with a state, as return loss, dW, dU, db, h

@@ -114,6 +114,7 @@ def _said_in_class(owner: type) -> str:
 def _widths(values: dict, made) -> tuple[int, ...]:
     """The whole numbers and the lengths of axes that an object was made of: x has one of them."""
     whole = [each for v in values.values() for each in (v if isinstance(v, list) else [v])]
+    whole += [each for v in values.values() for each in getattr(v, "__dict__", {}).values()]  # of a Config
     numbers = [v for v in whole if type(v) is int] + [
         n for v in values.values() if isinstance(v, np.ndarray) for n in v.shape
     ]

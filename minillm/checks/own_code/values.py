@@ -155,6 +155,9 @@ class Maker:
             return _OPEN if argument.default is None and name in LABELS else self._by_default(name, argument.default)
         if keys:
             return self._dictionary(codes, name, keys)
+        settings = vars(self.module).get(note.strip("'\"<>").split(".")[-1])
+        if inspect.isclass(settings) and not any(p.default is REQUIRED for p in code_of(settings.__init__).arguments):
+            return settings()
         if words := codes[0].compared_with(name):
             return words[0]
         if name in ("rng", "generator", "random_generator"):
@@ -267,7 +270,7 @@ class Maker:
         if is_first and self.widths:
             rows = next(n for n in (3, 5, 2, 7) if n not in self.widths)
             wide = [(rows, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, rows, n) for n in self.widths]
-            wide += [(1, n) for n in self.widths] + [(n, rows) for n in self.widths]
+            wide += [shape for n in self.widths for shape in ((1, n), (n, rows), (n, 1))]
             return shaped(*wide, *((2, n, 4, 6) for n in self.widths), (4, 6))
         if is_first or any(other.lower() in LABELS for other in codes[0].names):
             return shaped(base, base[:1], (2, 3, 4, 6), (2, 3, 4))
