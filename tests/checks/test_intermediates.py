@@ -173,3 +173,31 @@ def test_functions_without_a_file_and_without_names_say_nothing():
 def test_it_can_be_left_out(changed):
     module = changed(BLOCK, "ds = de * e", "ds = de")
     assert "first wrong" not in said((module.block_forward, module.block_backward), *INPUTS, intermediates=False)
+
+
+GATE = """
+import numpy as np
+
+def gate_forward(x, w, u):
+    z = 1 / (1 + np.exp(-(x @ w)))
+    h = z * (x @ u)
+    return h, (x, w, u, z)
+
+def gate_backward(dh, saved):
+    x, w, u, z = saved
+    dz = dh * (x @ u) * z * (1 - z)
+    dw = x.T @ dz
+    dn = dh * z
+    du = x.T @ dn
+    dx = dz @ w.T + dn @ u.T
+    return dx, dw, du
+"""
+
+
+def test_a_name_that_leads_to_right_gradients_is_of_something_else(changed):
+    """dz is the gradient of what the sigmoid makes z of, as in many gated cells."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=shape) for shape in ((3, 4), (4, 5), (4, 5))]
+    module = changed(GATE, "du = x.T @ dn", "du = 2 * x.T @ dn")
+    message = said((module.gate_forward, module.gate_backward), *inputs, input_names=("x", "w", "u"))
+    assert "first wrong: changed_module.py:14: du = 2 * x.T @ dn" in message and "dz" not in message
