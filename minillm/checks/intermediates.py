@@ -79,7 +79,7 @@ def first_wrong(subject: Subject, weights: list[np.ndarray], right: frozenset[st
                 if step.is_right:
                     steps.append(step)
                 elif not watch.leads_to(step, right):
-                    return _sentence(steps, step, watch.error(step))
+                    return _sentence(steps, step, watch.error(step)) + watch.doubt(step)
     return _all_right(steps)
 
 
@@ -124,6 +124,7 @@ class _Watch:
     def __init__(self, subject, weights, forward, backward):
         self._subject, self._weights, self._forward, self._backward = subject, weights, forward, backward
         self.taps, self._events, self._is_noting = Taps(), [], False
+        self._after: dict[str, np.ndarray] = {}  # the gradients with a step corrected
         self._corrected: tuple[str, np.ndarray] | None = None
         self._notes_left = 0
 
@@ -181,10 +182,23 @@ class _Watch:
         before = _backward(self._subject, self._weights)
         self._corrected, self._notes_left = (name, numeric), count
         try:
-            after = _backward(self._subject, self._weights)
+            self._after = _backward(self._subject, self._weights)
         finally:
             self._corrected = None
-        return any(not np.allclose(after[tensor], before[tensor], rtol=1e-5, atol=1e-12) for tensor in right)
+        return any(not np.allclose(self._after[tensor], before[tensor], rtol=1e-5, atol=1e-12) for tensor in right)
+
+    def doubt(self, step: _Step) -> str:
+        """What is said where the gradients are wrong still, with the measured gradient in the place
+        of a wrong step's.
+        """
+        for tensor, gradient in self._after.items():
+            measured = self._measured(tensor)
+            if measured is not None and not self._agrees(replace(step.event, value=gradient), *measured):
+                return (
+                    f"; with the measured gradient of {base_name(step.event.name)} in its place that of {tensor} is wrong "
+                    f"still: there is another fault, or {step.event.name} is the gradient of something else"
+                )
+        return ""
 
     def _numeric(self, step: _Step) -> np.ndarray | None:
         """The measured gradient in the place of a step; None if it has too many numbers."""
