@@ -67,8 +67,8 @@ def first_wrong(subject: Subject, weights: list[np.ndarray], right: frozenset[st
 
     weights: the gradients of the outputs. right: the tensors whose gradients are right. What is
     computed from a wrong step is wrong, so a name that leads to one of them is the gradient of
-    something else, as dz of what a sigmoid makes z of. The subject is in training, and its gradients are those
-    of no backward.
+    something else, as dz of what a sigmoid makes z of. The subject is in training, and its
+    gradients are those of no backward.
     """
     steps: list[_Step] = []
     for forward, backward in _pairs(subject, weights):

@@ -242,3 +242,12 @@ def test_a_step_that_explains_all_is_not_doubted(changed):
     module = changed(BLOCK, "ds = de * e", "ds = de * e * 2")
     message = said((module.block_forward, module.block_backward), *INPUTS)
     assert "first wrong: changed_module.py:19: ds" in message and "another fault" not in message
+
+
+def test_several_values_in_one_line_of_forward(changed):
+    source = SCALED.replace("s = x @ w / 2\n    y = np.tanh(s)", "s, n = x @ w / 2, len(x)\n    y = np.tanh(s)")
+    module = changed(source, "    ds = dy * (1 - y * y) / 2\n    dx = ds @ w.T\n    dw = x.T @ ds",
+                     "    ds = dy * (1 + y * y)\n    dx = ds @ w.T / 2\n    dw = x.T @ ds / 2")  # fmt: skip
+    inputs = RNG.normal(size=(3, 4)), RNG.normal(size=(4, 5))
+    message = said((module.scaled_forward, module.scaled_backward), *inputs, input_names=("x", "w"))
+    assert "first wrong: changed_module.py:11: ds = dy * (1 + y * y)" in message and "another fault" not in message
