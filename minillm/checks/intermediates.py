@@ -129,16 +129,14 @@ class _Watch:
         self._notes_left = 0
 
     def note(self, name: str, line: int, value) -> None:
+        if not isinstance(value, (np.ndarray, np.floating, float)) or np.asarray(value).dtype.kind != "f":
+            return
+        if self._is_noting:
+            self._events.append(Event(self._backward, name, line, np.array(value)))
         if self._corrected is not None and self._corrected[0] == name:
             self._notes_left -= 1
-            if self._notes_left == 0 and value.flags.writeable:
+            if self._notes_left == 0 and isinstance(value, np.ndarray) and value.flags.writeable:
                 value[...] = self._corrected[1].reshape(value.shape)
-        if (
-            self._is_noting
-            and isinstance(value, (np.ndarray, np.floating, float))
-            and np.asarray(value).dtype.kind == "f"
-        ):
-            self._events.append(Event(self._backward, name, line, np.array(value)))
 
     def run(self) -> None:
         """Forward once for the values at the taps, and forward and backward for the gradients."""
