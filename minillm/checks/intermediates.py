@@ -135,8 +135,9 @@ class _Watch:
             self._events.append(Event(self._backward, name, line, np.array(value)))
         if self._corrected is not None and self._corrected[0] == name:
             self._notes_left -= 1
-            if self._notes_left == 0 and isinstance(value, np.ndarray) and value.flags.writeable:
-                value[...] = self._corrected[1].reshape(value.shape)
+            right, is_last = self._corrected[1], self._notes_left == 0
+            if is_last and isinstance(value, np.ndarray) and value.flags.writeable and value.size == right.size:
+                value[...] = right.reshape(value.shape)
 
     def run(self) -> None:
         """Forward once for the values at the taps, and forward and backward for the gradients."""
