@@ -205,7 +205,8 @@ def gradcheck(
         rows = tuple(row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
         measurement.check_that_nothing_drifted()
         wrong = intermediates and any(row.verdict == WRONG for row in rows)
-        hint = first_wrong(checked, weights) if wrong else ""
+        right = frozenset(row.tensor for row in rows if row.verdict == PASSED)
+        hint = first_wrong(checked, weights, right) if wrong else ""
     notes = (*checked.notes, *(note for row in rows for note in _of_kinks(row)))
     report = Report(checked.name, rows, step, notes, len(checked.parameters))
     if report.verdict == WRONG:

@@ -223,6 +223,11 @@ class _Tapping(_Changing):
         if isinstance(targets[0], ast.Tuple) and not isinstance(statement.value, ast.Tuple):
             index = tuple(self._taps.new(n) if (n := _target(each)) else None for each in targets[0].elts)
             statement.value = self._call(index, statement.value)
+        elif isinstance(targets[0], ast.Tuple):  # q, k = x @ wq, x @ wk
+            if len(targets[0].elts) == len(statement.value.elts):
+                for at, (target, value) in enumerate(zip(targets[0].elts, statement.value.elts)):
+                    if (name := _target(target)) and not isinstance(value, (*PLAIN, ast.Starred)):
+                        statement.value.elts[at] = self._call(self._taps.new(name), value)
         elif name := next(filter(None, map(_target, targets)), None):
             statement.value = self._call(self._taps.new(name), statement.value)
         return [statement]

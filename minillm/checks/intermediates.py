@@ -62,11 +62,13 @@ class _Step:
     last: int = 0
 
 
-def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
+def first_wrong(subject: Subject, weights: list[np.ndarray], right: frozenset[str] = frozenset()) -> str:
     """Which intermediate gradient is the first wrong one, in a sentence; "" where it is not known.
 
-    weights: the gradients of the outputs. The subject is in training, and its gradients are those
-    of no backward.
+    weights: the gradients of the outputs. right: the tensors whose gradients are right. What is
+    computed from a wrong step is wrong, so a name that leads to one of them is the gradient of
+    something else, as dz of what a sigmoid makes z of. The subject is in training, and its
+    gradients are those of no backward.
     """
     steps: list[_Step] = []
     for forward, backward in _pairs(subject, weights):
@@ -74,9 +76,10 @@ def first_wrong(subject: Subject, weights: list[np.ndarray]) -> str:
         with watched(forward, backward, watch.taps, watch.note):
             watch.run()
             for step in watch.steps():
-                if not step.is_right:
-                    return _sentence(steps, step, watch.error(step))
-                steps.append(step)
+                if step.is_right:
+                    steps.append(step)
+                elif not watch.leads_to(step, right):
+                    return _sentence(steps, step, watch.error(step)) + watch.doubt(step)
     return _all_right(steps)
 
 
@@ -107,11 +110,12 @@ def _partner(backward: types.FunctionType, forwards: list[types.FunctionType]) -
     return names.get(forward_of(name, names) or "")
 
 
-def _backward(subject: Subject, weights) -> None:
+def _backward(subject: Subject, weights) -> dict[str, np.ndarray]:
     subject.forward()
     subject._zero_grad()
-    subject._gradients_of(weights)
+    gradients = subject._gradients_of(weights)
     subject._zero_grad()
+    return gradients
 
 
 class _Watch:
@@ -120,14 +124,20 @@ class _Watch:
     def __init__(self, subject, weights, forward, backward):
         self._subject, self._weights, self._forward, self._backward = subject, weights, forward, backward
         self.taps, self._events, self._is_noting = Taps(), [], False
+        self._after: dict[str, np.ndarray] = {}  # the gradients with a step corrected
+        self._corrected: tuple[str, np.ndarray] | None = None
+        self._notes_left = 0
 
     def note(self, name: str, line: int, value) -> None:
-        if (
-            self._is_noting
-            and isinstance(value, (np.ndarray, np.floating, float))
-            and np.asarray(value).dtype.kind == "f"
-        ):
+        if not isinstance(value, (np.ndarray, np.floating, float)) or np.asarray(value).dtype.kind != "f":
+            return
+        if self._is_noting:
             self._events.append(Event(self._backward, name, line, np.array(value)))
+        if self._corrected is not None and self._corrected[0] == name:
+            self._notes_left -= 1
+            right, is_last = self._corrected[1], self._notes_left == 0
+            if is_last and isinstance(value, np.ndarray) and value.flags.writeable and value.size == right.size:
+                value[...] = right.reshape(value.shape)
 
     def run(self) -> None:
         """Forward once for the values at the taps, and forward and backward for the gradients."""
@@ -153,18 +163,53 @@ class _Watch:
 
     def error(self, step: _Step) -> str:
         """The relative error of a wrong gradient, and where it is."""
-        value = self._value(step.place)
-        added = np.zeros_like(value)
-        if value.size > LARGEST:
+        numeric = self._numeric(step)
+        if numeric is None:
             return "wrong"
+        errors = relative_errors(step.event.value.reshape(-1), numeric.reshape(-1)).reshape(numeric.shape)
+        where = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), numeric.shape))
+        return f"relative error {errors.max():.1e}{f' at {where}' if where else ''}"
+
+    def leads_to(self, step: _Step, right: frozenset[str]) -> bool:
+        """Whether one of the gradients `right` is another one with the measured gradient in the
+        place of a wrong step's: then the step is right, and its name says something else.
+        """
+        name, numeric = step.event.name, self._numeric(step)
+        count = sum(event.name == name for event in self._events)
+        if numeric is None or self._forward is self._backward or not numeric.ndim:
+            return False
+        before = _backward(self._subject, self._weights)
+        self._corrected, self._notes_left = (name, numeric), count
+        try:
+            self._after = _backward(self._subject, self._weights)
+        finally:
+            self._corrected = None
+        return any(not np.allclose(self._after[tensor], before[tensor], rtol=1e-5, atol=1e-12) for tensor in right)
+
+    def doubt(self, step: _Step) -> str:
+        """What is said where the gradients are wrong still, with the measured gradient in the place
+        of a wrong step's.
+        """
+        for tensor, gradient in self._after.items():
+            measured = self._measured(tensor)
+            if measured is not None and not self._agrees(replace(step.event, value=gradient), *measured):
+                return (
+                    f"; with the measured gradient of {base_name(step.event.name)} in its place that of {tensor} is wrong "
+                    f"still: there is another fault, or {step.event.name} is the gradient of something else"
+                )
+        return ""
+
+    def _numeric(self, step: _Step) -> np.ndarray | None:
+        """The measured gradient in the place of a step; None if it has too many numbers."""
+        value = self._value(step.place)
+        if value.size > LARGEST:
+            return None
         numeric = np.empty(value.size)
         for index in range(value.size):
-            unit = added.copy()
+            unit = np.zeros_like(value)
             unit.reshape(-1)[index] = 1.0
             numeric[index] = by_five_points(five_points(guarded(self._along(step.place, unit)), 1e-3), 1e-3)
-        errors = relative_errors(step.event.value.reshape(-1), numeric).reshape(value.shape)
-        where = tuple(int(i) for i in np.unravel_index(int(errors.argmax()), value.shape))
-        return f"relative error {errors.max():.1e}{f' at {where}' if where else ''}"
+        return numeric.reshape(value.shape)
 
     def _judged(self, events: list[Event]) -> _Step | None:
         base = base_name(events[0].name)

@@ -173,3 +173,81 @@ def test_functions_without_a_file_and_without_names_say_nothing():
 def test_it_can_be_left_out(changed):
     module = changed(BLOCK, "ds = de * e", "ds = de")
     assert "first wrong" not in said((module.block_forward, module.block_backward), *INPUTS, intermediates=False)
+
+
+GATE = """
+import numpy as np
+
+def gate_forward(x, w, u):
+    z = 1 / (1 + np.exp(-(x @ w)))
+    h = z * (x @ u)
+    return h, (x, w, u, z)
+
+def gate_backward(dh, saved):
+    x, w, u, z = saved
+    dz = dh * (x @ u) * z * (1 - z)
+    dw = x.T @ dz
+    dn = dh * z
+    du = x.T @ dn
+    dx = dz @ w.T + dn @ u.T
+    return dx, dw, du
+"""
+
+
+def test_a_name_that_leads_to_right_gradients_is_of_something_else(changed):
+    """dz is the gradient of what the sigmoid makes z of, as in many gated cells."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=shape) for shape in ((3, 4), (4, 5), (4, 5))]
+    module = changed(GATE, "du = x.T @ dn", "du = 2 * x.T @ dn")
+    message = said((module.gate_forward, module.gate_backward), *inputs, input_names=("x", "w", "u"))
+    assert "first wrong: changed_module.py:14: du = 2 * x.T @ dn" in message and "dz" not in message
+
+
+SCALED = """
+import numpy as np
+
+def scaled_forward(x, w):
+    s = x @ w / 2
+    y = np.tanh(s)
+    return y, (x, w, y)
+
+def scaled_backward(dy, saved):
+    x, w, y = saved
+    ds = dy * (1 - y * y) / 2
+    dx = ds @ w.T
+    dw = x.T @ ds
+    return dx, dw
+"""
+
+
+@pytest.mark.parametrize(
+    "right, wrong, doubt",
+    [
+        ("dw = x.T @ ds", "dw = -x.T @ ds", False),
+        ("dx = ds @ w.T\n    dw = x.T", "dx = ds @ -w.T\n    dw = -x.T", True),
+    ],
+)
+def test_a_step_that_explains_nothing_is_doubted(right, wrong, doubt, changed):
+    """ds includes the 1/2 here: it is the gradient of x @ w, not of s."""
+    rng = np.random.default_rng(0)
+    module = changed(SCALED, right, wrong)
+    inputs = rng.normal(size=(3, 4)), rng.normal(size=(4, 5))
+    message = said((module.scaled_forward, module.scaled_backward), *inputs, input_names=("x", "w"))
+    assert ("there is another fault, or ds is the gradient of something else" in message) == doubt
+    if not doubt:
+        assert "first wrong: changed_module.py:13: dw = -x.T @ ds" in message
+
+
+def test_a_step_that_explains_all_is_not_doubted(changed):
+    module = changed(BLOCK, "ds = de * e", "ds = de * e * 2")
+    message = said((module.block_forward, module.block_backward), *INPUTS)
+    assert "first wrong: changed_module.py:19: ds" in message and "another fault" not in message
+
+
+def test_several_values_in_one_line_of_forward(changed):
+    source = SCALED.replace("s = x @ w / 2\n    y = np.tanh(s)", "s, n = x @ w / 2, len(x)\n    y = np.tanh(s)")
+    module = changed(source, "    ds = dy * (1 - y * y) / 2\n    dx = ds @ w.T\n    dw = x.T @ ds",
+                     "    ds = dy * (1 + y * y)\n    dx = ds @ w.T / 2\n    dw = x.T @ ds / 2")  # fmt: skip
+    inputs = RNG.normal(size=(3, 4)), RNG.normal(size=(4, 5))
+    message = said((module.scaled_forward, module.scaled_backward), *inputs, input_names=("x", "w"))
+    assert "first wrong: changed_module.py:11: ds = dy * (1 + y * y)" in message and "another fault" not in message

@@ -67,6 +67,238 @@ def test_a_slope_in_terms_of_y_passes_and_is_noted(write):
     ]
 
 
+@pytest.mark.parametrize(
+    "kept, used",
+    [("x", "(cache > 0)"), ("(x > 0) * 1.0", "cache"), ("x, x > 0", "cache[1]"), ("(x, 1)", "(cache[0] > 0)")],
+    ids=["an input", "an array", "two arrays", "a tuple"],
+)
+def test_a_cache_is_what_forward_returns_beside_y(kept, used, write):
+    source = f"""
+import numpy as np
+def relu_forward(x):  # x: (N, D)
+    out = np.maximum(0, x)
+    return out, {kept}
+def relu_backward(dout, cache):
+    return dout * {used}
+"""
+    assert results(write(source))["relu"].report.verdict == "passed"
+    assert results(write(source.replace("dout *", "-dout *")))["relu"].failed
+
+
+def test_a_result_without_a_name_is_not_an_argument(write):
+    source = """
+import numpy as np
+def huber(y, t, delta=1.0):
+    d = y - t
+    return np.where(np.abs(d) <= delta, 0.5 * d * d, delta * (np.abs(d) - 0.5 * delta)).mean()
+def huber_grad(y, t, delta=1.0):
+    return np.clip(y - t, -delta, delta) / y.size
+"""
+    assert results(write(source))["huber"].report.verdict == "passed"
+    assert results(write(source.replace("/ y.size", "/ len(y)")))["huber"].failed
+
+
+def test_gradients_kept_in_float32_are_checked_in_float64(write):
+    source = """
+import numpy as np
+class Tensor:
+    def __init__(self, data):
+        self.data, self.grad = data, np.zeros_like(data)
+class Linear:
+    def __init__(self, nin, nout):
+        self.w = Tensor(np.random.randn(nin, nout).astype(np.float32))
+    def forward(self, x):
+        self.x = x
+        return x @ self.w.data
+    def backward(self, dout):
+        self.w.grad += self.x.T @ dout
+        return dout @ self.w.data.T
+"""
+    result = results(write(source))["Linear"]
+    assert result.report.verdict == "passed" and "w.data" in result.inputs
+
+
+def test_the_default_of_a_setting_is_the_same_in_both(write):
+    source = """
+import numpy as np
+def leaky_relu(x, alpha=0.01):
+    return np.where(x > 0, x, alpha * x)
+def dleaky_relu(x, alpha=0.01):
+    return np.where(x > 0, 1, alpha)
+"""
+    for defaults in ("alpha=0.01", "alpha"):
+        right = source.replace("dleaky_relu(x, alpha=0.01", f"dleaky_relu(x, {defaults}")
+        assert results(write(right))["leaky_relu"].report.verdict == "passed"
+    assert results(write(source.replace("dleaky_relu(x, alpha=0.01", "dleaky_relu(x, alpha=0.02")))["leaky_relu"].failed
+
+
+def test_the_gradient_from_above_may_be_the_last_argument(write):
+    source = """
+import numpy as np
+def linear(x, W): return x @ W
+def linear_vjp(x, W, g): return g @ W.T, x.T @ g
+"""
+    assert set(results(write(source))["linear"].inputs) == {"x", "W"}
+    assert results(write(source.replace("x.T @ g", "-x.T @ g")))["linear"].failed
+
+
+def test_what_only_backward_takes_is_asked_for(write):
+    source = """
+import numpy as np
+def forward_propagation(X, parameters):
+    \"\"\"X -- input of size (n_x, m); parameters -- dict with W1 (n_h, n_x) and b1 (n_h, 1)\"\"\"
+    A1 = np.tanh(parameters["W1"] @ X + parameters["b1"])
+    cache = {"A1": A1}
+    return A1, cache
+def backward_propagation(parameters, cache, X, Y):
+    dZ1 = cache["A1"] - Y
+    return {"dW1": dZ1 @ X.T, "db1": dZ1.sum(axis=1, keepdims=True)}
+"""
+    assert "what its argument Y is cannot be told" in results(write(source))["propagation"].reason
+    with_dy = source.replace("X, Y)", "X, dA1)").replace('cache["A1"] - Y', 'dA1 * (1 - cache["A1"] ** 2)')
+    assert set(results(write(with_dy))["propagation"].inputs) == {"parameters['W1']", "parameters['b1']"}
+
+
+def test_a_loss_leaves_no_gradient_of_its_labels(write):
+    source = """
+import numpy as np
+class Loss:
+    def forward(self, y_pred, y_true):
+        return np.mean((y_true - y_pred) ** 2, axis=-1)
+    def backward(self, dvalues, y_true):
+        self.dinputs = -2 * (y_true - dvalues) / dvalues.size
+"""
+    assert list(results(write(source))["Loss"].inputs) == ["y_pred"]
+    assert results(write(source.replace("-2", "2")))["Loss"].failed
+
+
+def test_settings_in_an_object_of_the_file(write):
+    source = """
+import numpy as np
+class Config:
+    def __init__(self, d=8):
+        self.d = d
+class Scale:
+    def __init__(self, cfg: Config):
+        self.g = np.ones(cfg.d)
+    def forward(self, x):
+        self.x = x
+        return self.g * x
+    def backward(self, dout):
+        self.dg = (dout * self.x).sum(axis=0)
+        return dout * self.g
+"""
+    assert results(write(source))["Scale"].inputs["g"] == (8,)
+    assert results(write(source.replace("dout * self.g", "dout")))["Scale"].failed
+
+
+def test_a_loss_that_returns_gradients_and_a_state(write):
+    source = """
+import numpy as np
+def loss_fun(inputs, h0, W, U):
+    \"\"\"inputs: a list of integers, h0: (H, 1), W: (H, V), U: (H, H)\"\"\"
+    x = np.zeros((W.shape[1], 1))
+    x[inputs[0]] = 1
+    h = np.tanh(W @ x + U @ h0)
+    loss = (h * h).sum()
+    draw = 2 * h * (1 - h * h)
+    dW, dU, dh0 = draw @ x.T, draw @ h0.T, U.T @ draw
+    return loss, dW, dU, dh0, h
+"""
+    assert set(results(write(source))["loss_fun"].inputs) == {"h0", "W", "U"}
+    assert results(write(source.replace("2 * h * (1", "h * (1")))["loss_fun"].failed
+
+
+def test_examples_that_are_columns(write):
+    source = """
+import numpy as np
+class Dense:
+    def __init__(self, input_size, output_size):
+        self.weights, self.bias = np.random.randn(output_size, input_size), np.random.randn(output_size, 1)
+    def forward(self, input):
+        self.input = input
+        return np.dot(self.weights, self.input) + self.bias
+    def backward(self, output_gradient, learning_rate):
+        input_gradient = np.dot(self.weights.T, output_gradient)
+        self.weights -= learning_rate * np.dot(output_gradient, self.input.T)
+        self.bias -= learning_rate * output_gradient
+        return input_gradient
+"""
+    assert results(write(source))["Dense"].inputs["input"][1] == 1
+    late = source.replace(
+        "return input_gradient", "return np.dot(self.weights.T, output_gradient)"
+    )  # those of the next step
+    assert results(write(late))["Dense"].failed
+
+
+def test_a_word_that_an_argument_is_compared_with(write):
+    source = """
+import numpy as np
+def layer_forward(x, activation):  # x: (N, D)
+    return (np.tanh(x) if activation == "tanh" else x * x), x
+def layer_backward(dout, cache, activation):
+    return dout * (1 - np.tanh(cache) ** 2 if activation == "tanh" else 2 * cache)
+"""
+    assert results(write(source))["layer"].report.verdict == "passed"
+    assert results(write(source.replace("1 - np", "1 + np")))["layer"].failed
+
+
+@pytest.mark.parametrize("name, comment", [("one_hot", ""), ("t", " one-hot")])
+def test_labels_are_one_hot_where_that_is_said(name, comment, write):
+    source = f"""
+import numpy as np
+def loss_forward(z, {name}):
+    # z: (N, C)
+    # {name}: (N, C){comment}
+    p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+    return -({name} * np.log(p)).sum() / len(z), (p, {name})
+def loss_backward(dloss, cache):
+    p, {name} = cache
+    return dloss * (p - {name}) / len(p)
+"""
+    found = results(write(source))
+    (result,) = found.values()
+    assert result.report.verdict == "passed" and not result.notes
+
+
+def test_a_shape_taken_apart_in_a_method_is_that_of_the_constructor(write):
+    source = """
+import numpy as np
+class Scale:
+    def __init__(self, W):
+        self.W = W
+    def forward(self, x):
+        A, B, C = self.W.shape
+        A, B, C = x.shape
+        self.x = x
+        return x * self.W
+    def backward(self, dout):
+        self.dW = dout * self.x
+        return dout * self.W
+"""
+    result = results(write(source))["Scale"]
+    assert result.report.verdict == "passed" and len(result.inputs["W"]) == 3
+
+
+def test_an_average_that_forward_does_not_take_is_named(write):
+    source = """
+import numpy as np
+def linear_forward(A, W):  # A: (n, m), W: (k, n)
+    return np.dot(W, A), (A, W)
+def linear_backward(dZ, cache):
+    A, W = cache
+    dW = np.dot(dZ, A.T) / A.shape[1]
+    return np.dot(W.T, dZ), dW
+"""
+    result = results(write(source))["linear"]
+    share = f"backward gives 1/{result.inputs['A'][1]} of the right numbers"
+    assert result.failed and any(note.startswith(share) for note in result.notes)
+    wrong = results(write(source.replace("dW = np.dot(dZ, A.T) / A.shape[1]", "dW = np.dot(dZ, A.T) * A.sum()")))[
+        "linear"
+    ]
+    assert wrong.failed and not any("of the right numbers" in note for note in wrong.notes)
+
+
 def test_the_complex_step(write):
     style = STYLES["course, functions with a cache"]
     assert results(write(style.source), method="complex")["affine"].report.worst.error < 1e-13

@@ -55,6 +55,7 @@ def bind(
     outputs = [name for name, value in returned.items() if not is_cache(name, value)]
     caches = [name for name in returned if name not in outputs]
     named = {**inputs, **returned}
+    defaults = {argument.name: argument.default for argument in forward.arguments if argument.default is not REQUIRED}
     found: list[Source] = []
     for position, argument in enumerate(backward.arguments):
         name, base = argument.name, base_name(argument.name)
@@ -68,13 +69,12 @@ def bind(
         elif base and (match := _match(base, tuple(inputs))) and backward.writes_into(name):
             found.append(Source(name, "buffer", match))
         elif is_cache(name, None):
-            found.append(
-                Source(
-                    name, "kept", _match(name, tuple(caches)) or (caches[0] if caches else tuple(outputs[1:]) or None)
-                )
-            )
+            found.append(Source(name, "kept", _kept(name, caches, outputs[1:])))
         elif position == 0 and free and (base or name in UPSTREAM or name.lower() in UPSTREAM):
             found.append(Source(name, "upstream", free[0]))
+        elif name in defaults:  # what forward is called without
+            if argument.default is REQUIRED:
+                found.append(Source(name, "value", defaults[name]))
         elif name in RATES:
             found.append(Source(name, "value", 1.0))
         elif match := _match(name, tuple(named)):
@@ -89,8 +89,10 @@ def bind(
             found.append(Source(name, "upstream", free[0]))
         elif name in SETTINGS:
             found.append(Source(name, "value", SETTINGS[name]))
-        elif len(caches) == 1 and not any(s.kind == "kept" for s in found):
+        elif len(caches) == 1 and not any(s.what == caches[0] for s in found):
             found.append(Source(name, "kept", caches[0]))
+        elif free and name in UPSTREAM and not any(s.kind == "upstream" for s in found):  # linear_vjp(x, w, g)
+            found.append(Source(name, "upstream", free[0]))
         elif len(inputs) == 1:  # relu_backward(dout, z) of relu(x)
             found.append(Source(name, "named", next(iter(inputs))))
         else:
@@ -99,6 +101,15 @@ def bind(
                 f"nothing that {forward.name} returns has this name. Name it alike, or return it in a cache"
             )
     return found
+
+
+def _kept(name: str, caches: list[str], beside: list[str]) -> str | tuple[str, ...] | None:
+    """What forward returned for an argument such as `cache`: of `return y, x` the array x itself,
+    of `return y, mean, rstd` the tuple of both. beside: the arrays that are returned beside y.
+    """
+    if caches:
+        return _match(name, tuple(caches)) or caches[0]
+    return beside[0] if len(beside) == 1 else tuple(beside) or None
 
 
 def inputs_only(inputs: dict, buffers: tuple[str, ...]) -> tuple[str, ...]:

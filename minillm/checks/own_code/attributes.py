@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minillm.checks.own_code.names import LABELS
 from minillm.checks.own_code.source import base_name, same_name
 from minillm.checks.own_code.values import is_float
 
@@ -69,6 +70,13 @@ def leaves(thing) -> list[Leaf]:
     return found
 
 
+def float_arrays(thing) -> list[np.ndarray]:
+    """All float arrays that an object holds, those of gradients too, each once."""
+    found: list[Leaf] = []
+    _collect(thing, (), found, set(), with_gradients=True)
+    return [leaf.array for leaf in found]
+
+
 def at(thing, path: tuple):
     """What lies at a path; None if nothing does."""
     for step in path:
@@ -104,11 +112,13 @@ def input_gradient(thing, name: str):
     """The gradient of an input that backward left on the object: self.dinputs, self.dx."""
     slots = _slots(thing)
     found = _named(slots, name)
+    if found is None and name.lower() in LABELS:
+        return None  # self.dinputs is that of the predictions
     usual = ("inputs", "input", "x", "X", "in", "A", "values")
     return found if found is not None else next((slots[each] for each in usual if each in slots), None)
 
 
-def _collect(thing, path: tuple, found: list[Leaf], seen: set[int]) -> None:
+def _collect(thing, path: tuple, found: list[Leaf], seen: set[int], with_gradients: bool = False) -> None:
     if id(thing) in seen or len(path) > DEEPEST:
         return
     if is_float(thing):
@@ -128,8 +138,8 @@ def _collect(thing, path: tuple, found: list[Leaf], seen: set[int]) -> None:
     else:
         return
     for step, value in steps:
-        if not (isinstance(step, str) and _holds_gradients(step)):
-            _collect(value, (*path, step), found, seen)
+        if with_gradients or not (isinstance(step, str) and _holds_gradients(step)):
+            _collect(value, (*path, step), found, seen, with_gradients)
 
 
 def _holds_gradients(name: str) -> bool:

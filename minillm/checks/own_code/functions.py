@@ -22,6 +22,7 @@ import numpy as np
 
 from minillm.checks.own_code.arguments import Source, assigned, bind, is_cache
 from minillm.checks.own_code.loading import RandomNumbers
+from minillm.checks.own_code.shapes import is_one_hot
 from minillm.checks.own_code.source import Code, base_name, code_of
 from minillm.checks.own_code.values import Ask, is_float
 from minillm.errors import UserError
@@ -75,6 +76,15 @@ def with_arrays(values: dict, arrays: dict[str, np.ndarray]) -> dict:
     """Copies of the arguments with these arrays in their places."""
     memo = {id(old): arrays[name] for name, old in flattened(values).items() if name in arrays}
     return copy.deepcopy(values, memo)
+
+
+def result_name(names: list[str | None], arguments) -> str:
+    """The name of the one result of a forward whose `return` has these names. An expression is
+    called y, unless an argument is.
+    """
+    if len(names) == 1 and names[0]:
+        return names[0]
+    return "y" if "y" not in arguments else "result 0"
 
 
 @dataclass
@@ -164,7 +174,7 @@ class PairCall:
             raise Ask(f"{self.forward.__name__} returns nothing, and fills no array that it is given: return y")
         names = code_of(self.forward).returned
         if not isinstance(result, tuple):
-            return {(names[0] if len(names) == 1 and names[0] else "y"): result}
+            return {result_name(names, arguments): result}
         names = names if len(names) == len(result) else [None] * len(result)
         found: dict[str, object] = {}
         for index, (name, value) in enumerate(zip(names, result)):
@@ -215,6 +225,8 @@ class PairCall:
             if len(rest) == 1 and isinstance(rest[0][1], dict):
                 rest = list(rest[0][1].items())
             rest = [(name, g) for name, g in rest if isinstance(g, (np.ndarray, float, np.number))]
+            if len(named := [(name, g) for name, g in rest if base_name(name) in arrays]) > 2:
+                rest = named
             shapes = {name: x.shape for name, x in arrays.items()}
             return assigned([n for n, _ in rest], list(arrays), shapes, [g for _, g in rest])
 
@@ -265,7 +277,11 @@ def _times(dy, slope, y):
 
 
 def _is_a_label(name: str, code: Code) -> bool:
-    return bool(code.indexes(name)) or name.lower() in ("y", "t", "labels", "targets", "target", "y_true", "label")
+    return (
+        bool(code.indexes(name))
+        or is_one_hot([code], name)
+        or name.lower() in ("y", "t", "labels", "targets", "target", "y_true", "label")
+    )
 
 
 def looks_like_loss(code: Code) -> bool:
@@ -278,4 +294,4 @@ def looks_like_loss(code: Code) -> bool:
     of_arguments = [
         n for n in rest if n in ("grad", "grads", "gradients") or base_name(n).lower() in {a.lower() for a in arguments}
     ]
-    return len(of_arguments) == len(rest)
+    return len(of_arguments) == len(rest) or len(of_arguments) > 2  # with a state, as return loss, dW, dU, db, h

@@ -17,9 +17,9 @@ from functools import partial
 import numpy as np
 
 from minillm.checks.own_code.arguments import RATES, Source, assigned, bind
-from minillm.checks.own_code.attributes import Leaf, at, gradient_of, input_gradient, leaves
+from minillm.checks.own_code.attributes import Leaf, at, float_arrays, gradient_of, input_gradient, leaves
 from minillm.checks.own_code.finding import Found
-from minillm.checks.own_code.functions import Problem, flattened, in_backward, with_arrays
+from minillm.checks.own_code.functions import Problem, flattened, in_backward, result_name, with_arrays
 from minillm.checks.own_code.loading import RandomNumbers, same_random_numbers
 from minillm.checks.own_code.names import LABELS, SIZES
 from minillm.checks.own_code.shapes import told
@@ -114,6 +114,7 @@ def _said_in_class(owner: type) -> str:
 def _widths(values: dict, made) -> tuple[int, ...]:
     """The whole numbers and the lengths of axes that an object was made of: x has one of them."""
     whole = [each for v in values.values() for each in (v if isinstance(v, list) else [v])]
+    whole += [each for v in values.values() for each in getattr(v, "__dict__", {}).values()]  # of a Config
     numbers = [v for v in whole if type(v) is int] + [
         n for v in values.values() if isinstance(v, np.ndarray) for n in v.shape
     ]
@@ -192,7 +193,7 @@ class ObjectCall:
             return thing, {name: getattr(thing, name)}
         names = self._forward.returned
         if not isinstance(result, tuple):
-            return thing, {(names[0] if len(names) == 1 and names[0] else "y"): result}
+            return thing, {result_name(names, values): result}
         names = names if len(names) == len(result) else [None] * len(result)
         return thing, {name or f"result {index}": value for index, (name, value) in enumerate(zip(names, result))}
 
@@ -290,7 +291,7 @@ class ObjectCall:
 
 def _in_float64(thing):
     """A copy of an object with its float arrays in float64."""
-    memo = {id(leaf.array): np.array(leaf.array, np.float64) for leaf in leaves(thing)}
+    memo = {id(array): np.array(array, np.float64) for array in float_arrays(thing)}
     try:
         return copy.deepcopy(thing, memo)
     except TypeError as error:

@@ -18,6 +18,7 @@ from minillm.checks.own_code.finding import LOOKED_FOR, Found, Skipped, find
 from minillm.checks.own_code.functions import BackwardRaises, PairCall, Problem
 from minillm.checks.own_code.source import base_name, code_of
 from minillm.checks.own_code.values import BadInput, Choice, Maker
+from minillm.checks.verdicts import WRONG
 from minillm.errors import UserError
 
 ATTEMPTS = 3  # draws of the inputs, until none lies at a kink
@@ -219,6 +220,18 @@ def _line_of(error: Exception, module: ModuleType) -> str:
     return f" in line {lines[-1]}" if lines else ""
 
 
+def _share_of_right(result: Result) -> str:
+    """ "1/4" where the wrong gradients are a fourth of the right ones, and an input has an axis of
+    length 4: a mean in place of a sum. "" otherwise.
+    """
+    lengths = {n for shape in result.inputs.values() for n in shape if n > 1}
+    wrong = [row for row in result.report.rows if row.verdict == WRONG]
+    for n in sorted(lengths):
+        if wrong and all(np.isclose(row.analytic * n, row.numeric, rtol=1e-6, atol=0) for row in wrong):
+            return f"1/{n}"
+    return ""
+
+
 def _hints(found: Found, result: Result) -> list[str]:
     """What may have made a right gradient look wrong."""
     notes = []
@@ -231,6 +244,11 @@ def _hints(found: Found, result: Result) -> list[str]:
                 "For the check use float64, or the dtype of the input"
             )
             break
+    if result.report is not None and (share := _share_of_right(result)):
+        notes.append(
+            f"backward gives {share} of the right numbers: it averages, and forward does not. The average over the examples "
+            "belongs to the loss: to its forward and to its backward"
+        )
     if result.guessed:
         listed = ", ".join(f"{name} {result.inputs[name]}" for name in result.guessed)
         notes.append(

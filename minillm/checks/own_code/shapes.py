@@ -158,6 +158,14 @@ def says_integers(codes: Iterable[Code], name: str) -> bool:
     )
 
 
+def is_one_hot(codes: list[Code], name: str) -> bool:
+    """Whether an argument is one-hot: by its own name, or by the texts."""
+    one_hot = re.compile(r"one.?hot", re.I)
+    return bool(one_hot.search(name)) or any(
+        re.search(rf"\b{re.escape(name)}\b\s*(?::|--|=|\(|\[)", text) and one_hot.search(text) for text in _texts(codes)
+    )
+
+
 def _texts(codes: list[Code]) -> Iterator[str]:
     for code in codes:
         yield from _items(code.docstring)
@@ -281,11 +289,18 @@ def _of_signature(code: Code) -> Iterator[tuple[str, Shape]]:
 
 
 def _taken_apart(code: Code) -> Iterator[tuple[str, Shape]]:
-    """N, D = x.shape"""
+    """N, D = x.shape; also self.x.shape: the constructor's argument has the same name."""
     for node in code.own_nodes:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
             target = node.targets[0]
-            if isinstance(target, ast.Tuple) and isinstance(node.value.value, ast.Name):
+            if isinstance(target, ast.Tuple) and (name := _own_name(node.value.value)):
                 if all(isinstance(each, ast.Name) for each in target.elts):
                     names = [each.id for each in target.elts]
-                    yield node.value.value.id, tuple(n if n != "_" else f"_{i}" for i, n in enumerate(names))
+                    yield name, tuple(n if n != "_" else f"_{i}" for i, n in enumerate(names))
+
+
+def _own_name(node: ast.expr) -> str:
+    """x of x and of self.x."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""

@@ -142,6 +142,17 @@ class Code:
                     found.setdefault(node.args[0].value, ast.unparse(default))
         return found
 
+    def compared_with(self, name: str) -> list[str]:
+        """The strings that an argument is compared with: activation == "relu"."""
+        found = []
+        for node in self.own_nodes:
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == name:
+                inside = [each for right in node.comparators for each in ast.walk(right)]
+                found += [
+                    each.value for each in inside if isinstance(each, ast.Constant) and isinstance(each.value, str)
+                ]
+        return found
+
     def writes_into(self, name: str) -> bool:
         """Whether it writes into the array of an argument: out[...] = y, out += y, out=out."""
         for node in self.own_nodes:

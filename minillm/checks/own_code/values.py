@@ -23,7 +23,7 @@ from minillm.checks.own_code.names import (
     SLOPE,
     TOKENS,
 )
-from minillm.checks.own_code.shapes import Sizes, Told, says_integers, told
+from minillm.checks.own_code.shapes import Sizes, Told, is_one_hot, says_integers, told
 from minillm.checks.own_code.source import REQUIRED, Argument, Code, code_of
 from minillm.errors import UserError
 
@@ -141,24 +141,25 @@ class Maker:
             return self.sizes.of(name)
         if name in SETTINGS and isinstance(SETTINGS[name], (bool, str)) and name not in ("verbose", "debug", "name"):
             return SETTINGS[name]  # trained, whatever the default is
-        if name in shapes and name not in SETTINGS:
+        keys = self._keys(codes, name)
+        if name in shapes and name not in SETTINGS and not keys:
             shape = self.sizes.shape(shapes[name].shape)
             if name not in differentiated and (
                 shapes[name].is_integer or codes[0].indexes(name) or says_integers(codes, name)
             ):
                 return self.integers(name, self._bound(codes[0], name, shapes), shape)
+            if is_one_hot(codes, name) and name not in differentiated and len(shape) > 1:
+                return np.eye(shape[-1])[self.integers(name, shape[-1], shape[:-1])]
             return self.array(name, shape)
         if argument.default is not REQUIRED:
             return _OPEN if argument.default is None and name in LABELS else self._by_default(name, argument.default)
-        keys: dict[str, object] = {}
-        for code in codes:
-            keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
-        if not keys and re.search(r"(param|params|config|cfg)$", name):  # handed on: what others read of it
-            for code in map(code_of, filter(inspect.isfunction, vars(self.module).values())):
-                if name in code.names:
-                    keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
         if keys:
             return self._dictionary(codes, name, keys)
+        settings = vars(self.module).get(note.strip("'\"<>").split(".")[-1])
+        if inspect.isclass(settings) and not any(p.default is REQUIRED for p in code_of(settings.__init__).arguments):
+            return settings()
+        if words := codes[0].compared_with(name):
+            return words[0]
         if name in ("rng", "generator", "random_generator"):
             return np.random.default_rng(self.seed)
         if name in SETTINGS:
@@ -173,6 +174,17 @@ class Maker:
         if note in ("float", "<class 'float'>"):
             return 0.5
         return _OPEN
+
+    def _keys(self, codes: list[Code], name: str) -> dict[str, object]:
+        """The keys with which a dict is read, as those of parameters["W1"]; see Code.keys_of."""
+        keys: dict[str, object] = {}
+        for code in codes:
+            keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
+        if not keys and re.search(r"(param|params|config|cfg)$", name):  # handed on: what others read of it
+            for code in map(code_of, filter(inspect.isfunction, vars(self.module).values())):
+                if name in code.names:
+                    keys |= {key: value for key, value in code.keys_of(name).items() if isinstance(key, str)}
+        return keys
 
     def _by_default(self, name: str, default):
         """A large number of features becomes a small one; other defaults are kept."""
@@ -245,7 +257,11 @@ class Maker:
         indexed = any(code.indexes(name) for code in codes)
         if indexed and name not in differentiated:
             return [*labels(), lambda: self.integers(name, 2, base)]
-        if name.lower() in LABELS and name not in differentiated:
+        others = [
+            other for other in codes[0].names if codes[0].arguments[codes[0].names.index(other)].default is REQUIRED
+        ]
+        is_label = name.lower() in LABELS and name not in differentiated
+        if is_label and not (is_first and all(other.lower() in LABELS for other in others)):  # of mse(y, t), t
             numbers, one_hot, bits = labels()
             return [one_hot, *shaped(base), numbers, bits]
         if BIASES.match(name) and not is_first:
@@ -254,7 +270,7 @@ class Maker:
         if is_first and self.widths:
             rows = next(n for n in (3, 5, 2, 7) if n not in self.widths)
             wide = [(rows, n) for n in self.widths] + [(n,) for n in self.widths] + [(2, rows, n) for n in self.widths]
-            wide += [(1, n) for n in self.widths] + [(n, rows) for n in self.widths]
+            wide += [shape for n in self.widths for shape in ((1, n), (n, rows), (n, 1))]
             return shaped(*wide, *((2, n, 4, 6) for n in self.widths), (4, 6))
         if is_first or any(other.lower() in LABELS for other in codes[0].names):
             return shaped(base, base[:1], (2, 3, 4, 6), (2, 3, 4))
