@@ -49,9 +49,9 @@ def test_the_right_side_is_numpy_in_float64(text, value):
 
 
 def test_parameters_that_are_words_of_python():
-    arguments = {"in": ARGUMENTS["x"], "lambda": ARGUMENTS["a"], "from": ARGUMENTS["y"]}
+    arguments = {"in": ARGUMENTS["y"], "lambda": ARGUMENTS["a"], "from": ARGUMENTS["x"].reshape(2, 2)}
     expectation = parse_expectation("from = in * lambda + from")
-    assert expectation.name == "from" and expected_value(expectation, arguments).tolist() == [[1, 3], [5, 7]]
+    assert expectation.name == "from" and expected_value(expectation, arguments).tolist() == [[2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(
