@@ -13,7 +13,7 @@
 
 namespace minillm_sim {
 
-constexpr uint64_t kBesideArray = 128;  // bytes within which a stray pointer is taken for one of an array
+constexpr uint64_t kBesideArray = 128;  // bytes within which a stray pointer is one of an array
 constexpr long kLaterTicks = 5;  // milliseconds, once a thread had to be interrupted
 
 void BlockRunner::fail(Site site, const char* text) {
@@ -55,8 +55,8 @@ uint64_t BlockRunner::shared_start() {
     return reinterpret_cast<uint64_t>(launch().shared_anchor()) - launch().shared_offset;
 }
 
-// Whether an access stays within one static array, or within the dynamic memory that the launch asked
-// for.
+// Whether an access stays within one static array, or within the dynamic memory that the launch
+// asked for.
 bool BlockRunner::in_shared(uint64_t offset, uint64_t size) {
     const Launch& l = launch();
     if (offset - l.shared_offset < l.dynamic_reserve) return offset + size <= l.shared_offset + l.dynamic_bytes;
