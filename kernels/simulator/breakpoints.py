@@ -168,7 +168,8 @@ class Breakpoint:
     def _not_reached(self) -> str:
         line = f"{Path(self.place.file).name}:{self.line}"
         if self.times:
-            return f"{line}: the warp of thread {self.thread} comes there {self.times} times, not {self.hit}"
+            times = "once" if self.times == 1 else f"{self.times} times"
+            return f"{line}: the warp of thread {self.thread} comes there {times}, not {self.hit} times"
         if self.elsewhere is None:
             return f"{line}: no thread comes to this line"
         block, thread = self.elsewhere[:3], self.elsewhere[3:]

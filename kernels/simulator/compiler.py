@@ -22,11 +22,11 @@ from minillm.errors import UserError
 from minillm.kernels.simulator import settings, warnings_of
 from minillm.kernels.simulator.breakpoints import compiled_at_breakpoint
 from minillm.kernels.simulator.complaints import explain
-from minillm.kernels.simulator.elf import shared_symbols
+from minillm.kernels.simulator.elf import shared_symbols, with_shared_arrays_apart
 from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
 from minillm.kernels.simulator.headers import HERE, Included
 from minillm.kernels.simulator.limits import STATIC_SHARED_BYTES, function_name, static_shared, with_launch_bounds
-from minillm.kernels.simulator.linking import LINK_FLAGS, variables_apart
+from minillm.kernels.simulator.linking import LINK_FLAGS, SHARED_GAP, variables_apart
 from minillm.kernels.simulator.ptx import with_ptx_as_cpp
 from minillm.kernels.simulator.source import (
     kernels,
@@ -213,7 +213,9 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
     contents = list(included.contents.values())
     file = str(path) if path else "kernel.cu"
     unit_text = _unit(text, file, entries, included)
-    key = _digest(runtime_library().name, _toolchain(), headers, unit_text, *command, *LINK_FLAGS, *contents)
+    key = _digest(
+        runtime_library().name, _toolchain(), headers, unit_text, *command, *LINK_FLAGS, SHARED_GAP, *contents
+    )
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
@@ -230,6 +232,8 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
         first = ("-include", _precompiled(headers, command, contents)) if prefix else ()
         log = _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
         _check_static_shared(object_file, file)
+        if observed:
+            with_shared_arrays_apart(object_file, SHARED_GAP)
         stub.write_text(_dynamic_shared_stub(object_file), encoding="utf-8")
         layout = variables_apart(object_file)
         (build / "layout.ld").write_text(layout, encoding="utf-8")

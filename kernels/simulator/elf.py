@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-SHT_SYMTAB, STT_OBJECT, STT_TLS = 2, 1, 6  # <elf.h>
+SHT_SYMTAB, SHT_NOBITS, SHF_TLS, STT_OBJECT, STT_TLS = 2, 8, 0x400, 1, 6  # <elf.h>
 PT_LOAD, PT_TLS, PT_GNU_RELRO, PF_X, PF_W = 1, 7, 0x6474E552, 1, 2
 
 
@@ -39,6 +39,16 @@ def shared_symbols(path: Path) -> list[SharedSymbol]:
     return symbols
 
 
+def shared_name(symbol: str) -> str:
+    """The name of a shared array from its symbol, without its function.
+
+    >>> shared_name("_ZZ6kernelILi100EEvPfE4tile"), shared_name("_ZZ6kernelPfE4tile_0")
+    ('tile', 'tile')
+    """
+    ends = re.finditer(r"(?<!\d)(\d+)(?=([A-Za-z_]\w*)$)", re.sub(r"_\d+$", "", symbol))
+    return next((end[2] for end in ends if len(end[2]) == int(end[1])), symbol)
+
+
 def shared_block_size(path: Path) -> int:
     """Bytes of the thread-local block of a library."""
     data = path.read_bytes()
@@ -58,6 +68,20 @@ def section_names(path: Path) -> list[str]:
     sections = [struct.unpack_from("<IIQQQQ", data, section_offset + i * entry_size) for i in range(count)]
     names = sections[of_names][4]
     return [data[names + name : data.index(b"\0", names + name)].decode() for name, *_ in sections]
+
+
+def with_shared_arrays_apart(path: Path, gap: int) -> None:
+    """Give each section of shared arrays in an object file `gap` bytes more (-fdata-sections: each
+    array has one).
+    """
+    data = bytearray(path.read_bytes())
+    section_offset, (entry_size, count) = struct.unpack_from("<Q", data, 0x28)[0], struct.unpack_from("<HH", data, 0x3A)
+    for header in range(section_offset, section_offset + count * entry_size, entry_size):
+        kind, flags = struct.unpack_from("<IQ", data, header + 4)
+        size = struct.unpack_from("<Q", data, header + 32)[0]
+        if kind == SHT_NOBITS and flags & SHF_TLS and size:
+            struct.pack_into("<Q", data, header + 32, size + gap)
+    path.write_bytes(data)
 
 
 class Variable(NamedTuple):
@@ -124,8 +148,10 @@ class Image:
 def plain_name(name: str) -> str:
     """A variable's name from its symbol.
 
-    >>> plain_name("_ZL7counter"), plain_name("counter"), plain_name("_ZN2my5tableE"),
-    plain_name("_ZZ6kernelPfE5calls") ('counter', 'counter', 'my::table', 'calls')
+    >>> plain_name("_ZL7counter"), plain_name("counter")
+    ('counter', 'counter')
+    >>> plain_name("_ZN2my5tableE"), plain_name("_ZZ6kernelPfE5calls")
+    ('my::table', 'calls')
     """
     if not name.startswith("_Z"):
         return name

@@ -32,6 +32,12 @@ struct Finding {
     uint64_t callers[4];             // where pc is of a function of the simulator's own: calls that may have led there
 };
 
+// A static shared array; launch_types.py has the same struct.
+struct SharedArray {
+    uint64_t offset, size;  // in the block's shared memory
+    const char* name;
+};
+
 // A launch as Python describes it; launch_types.py has the same struct.
 struct Launch {
     void (*entry)(void**);
@@ -51,6 +57,8 @@ struct Launch {
     Finding* findings;
     const uint64_t* flags;  // offsets of the compiler's own 8-byte flags among the shared arrays
     int flag_count;
+    const SharedArray* shared_arrays;
+    int shared_array_count;
     ProfileRecord* profile;
     int max_profiled, profiled;
     unsigned long long watched_block;  // whose accesses are kept: the number of a block; max_watched 0: of none

@@ -42,6 +42,12 @@ class Region(ctypes.Structure):
     ]
 
 
+class SharedArray(ctypes.Structure):
+    """A static shared array, as launch.h describes it."""
+
+    _fields_ = [("offset", ctypes.c_uint64), ("size", ctypes.c_uint64), ("name", ctypes.c_char_p)]
+
+
 class ProfileRecord(ctypes.Structure):
     """The accesses of one instruction, as profile.h describes it."""
 
@@ -101,6 +107,8 @@ class Launch(ctypes.Structure):
         ("findings", ctypes.POINTER(Finding)),
         ("flags", ctypes.POINTER(ctypes.c_uint64)),
         ("flag_count", ctypes.c_int),
+        ("shared_arrays", ctypes.POINTER(SharedArray)),
+        ("shared_array_count", ctypes.c_int),
         ("profile", ctypes.POINTER(ProfileRecord)),
         ("max_profiled", ctypes.c_int),
         ("profiled", ctypes.c_int),

@@ -12,7 +12,7 @@ from minillm.kernels.simulator import settings
 from minillm.kernels.simulator.array_names import with_array_name
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES
 from minillm.kernels.simulator.errors import Fault, OtherAccess, SimulatorError
-from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region, WarpAccess
+from minillm.kernels.simulator.launch_types import Finding, Launch, ProfileRecord, Region, SharedArray, WarpAccess
 from minillm.kernels.simulator.lines import in_kernel, source_lines
 from minillm.kernels.simulator.warnings_of import warnings_of
 
@@ -72,6 +72,8 @@ def described(
         max_findings=MAX_FINDINGS,
         flags=(ctypes.c_uint64 * max(len(library.flags), 1))(*library.flags),
         flag_count=len(library.flags),
+        shared_arrays=(SharedArray * max(len(library.shared_arrays), 1))(*library.shared_arrays),
+        shared_array_count=len(library.shared_arrays),
         profile=(ProfileRecord * MAX_PROFILED)() if mode == "profile" else None,
         max_profiled=MAX_PROFILED,
         watched_block=watch or 0,

@@ -9,6 +9,7 @@ from pathlib import Path
 from minillm.kernels.simulator.elf import section_names
 
 VARIABLE_GAP = 4096  # bytes between two variables of a module: a pointer that strays from one does not find the other
+SHARED_GAP = 1024  # between shared arrays; a multiple of 128, so that each keeps its banks
 
 ENDING = ("abort", "exit", "_exit", "_Exit", "quick_exit", "raise", "__assert_fail", "__stack_chk_fail")
 EXCEPTIONS = ("__cxa_allocate_exception", "__cxa_throw", "__cxa_rethrow", "__cxa_pure_virtual", "_ZSt9terminatev")

@@ -14,9 +14,9 @@ import numpy as np
 
 from minillm.kernels.simulator import memory, settings
 from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
-from minillm.kernels.simulator.elf import Image, shared_block_size, shared_symbols
+from minillm.kernels.simulator.elf import Image, shared_block_size, shared_name, shared_symbols
 from minillm.kernels.simulator.errors import SimulatorError
-from minillm.kernels.simulator.launch_types import Region
+from minillm.kernels.simulator.launch_types import Region, SharedArray
 from minillm.kernels.simulator.launching import ANCHOR, Size, carry_out, described
 from minillm.kernels.simulator.limits import COOPERATIVE_THREADS, PARAMETER_BYTES, STATIC_SHARED_BYTES, static_shared_of
 from minillm.kernels.simulator.linking import VARIABLE_GAP
@@ -141,6 +141,11 @@ class Library:
         self.symbols = shared_symbols(path)
         self._static_shared: dict[str, int] = {}
         self.flags = [s.offset for s in self.symbols if s.name.startswith("_ZGV")]  # "initialised" flags of g++
+        self.shared_arrays = [
+            SharedArray(s.offset, s.size, shared_name(s.name).encode())
+            for s in self.symbols
+            if s.defined and s.size and s.offset not in self.flags
+        ]
         self.shared_size = shared_block_size(path)
         self.shared_offset = next(s.offset for s in self.symbols if s.name == "minillm_dynamic_shared")
         image = Image(path)

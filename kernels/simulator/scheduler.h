@@ -128,6 +128,7 @@ class BlockRunner {
     uint64_t shared_start();
     uint64_t shared_gap() const { return shared.gap; }
     bool in_shared(uint64_t offset, uint64_t size);
+    const SharedArray* array_beside(uint64_t offset);
     bool readable(uint64_t address, uint64_t size);
     void describe(char* text, size_t length, uint64_t address, int kind);
     void describe_shared(char* text, size_t length, uint64_t offset, int kind);

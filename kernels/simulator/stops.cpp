@@ -13,6 +13,7 @@
 
 namespace minillm_sim {
 
+constexpr uint64_t kBesideArray = 128;  // bytes within which a stray pointer is one of an array
 constexpr long kLaterTicks = 5;  // milliseconds, once a thread had to be interrupted
 
 void BlockRunner::fail(Site site, const char* text) {
@@ -54,15 +55,25 @@ uint64_t BlockRunner::shared_start() {
     return reinterpret_cast<uint64_t>(launch().shared_anchor()) - launch().shared_offset;
 }
 
-// Whether an access stays within the static arrays or within the dynamic memory that the launch
+// Whether an access stays within one static array, or within the dynamic memory that the launch
 // asked for.
 bool BlockRunner::in_shared(uint64_t offset, uint64_t size) {
     const Launch& l = launch();
-    uint64_t dynamic = l.shared_offset, after = dynamic + l.dynamic_reserve;
-    if (offset >= l.shared_size) return false;
-    if (offset < dynamic) return offset + size <= dynamic;
-    if (offset < after) return offset + size <= dynamic + l.dynamic_bytes;
-    return offset + size <= l.shared_size;
+    if (offset - l.shared_offset < l.dynamic_reserve) return offset + size <= l.shared_offset + l.dynamic_bytes;
+    for (int i = 0; i < l.shared_array_count; ++i) {
+        const SharedArray& array = l.shared_arrays[i];
+        if (offset - array.offset < array.size) return offset + size <= array.offset + array.size;
+    }
+    return false;
+}
+
+// The static array beside a place in no array; null if there is none.
+const SharedArray* BlockRunner::array_beside(uint64_t offset) {
+    for (int i = 0; i < launch().shared_array_count; ++i) {
+        const SharedArray& array = launch().shared_arrays[i];
+        if (offset - array.offset + kBesideArray < array.size + 2 * kBesideArray) return &array;
+    }
+    return nullptr;
 }
 
 bool BlockRunner::readable(uint64_t address, uint64_t size) {
@@ -75,10 +86,17 @@ bool BlockRunner::readable(uint64_t address, uint64_t size) {
 
 void BlockRunner::describe_shared(char* text, size_t length, uint64_t offset, int kind) {
     const Launch& l = launch();
-    std::snprintf(text, length, "out-of-bounds %s of shared memory, byte %lld of the dynamic part (the launch gave %llu bytes: "
-                  "shared_mem, --shared)",
-                  is_read(kind) ? "read" : "write", static_cast<long long>(offset - l.shared_offset),
-                  static_cast<unsigned long long>(l.dynamic_bytes));
+    const char* access = is_read(kind) ? "read" : "write";
+    const SharedArray* array = offset - l.shared_offset < l.dynamic_reserve ? nullptr : array_beside(offset);
+    if (array)
+        std::snprintf(text, length, "out-of-bounds %s of shared memory, byte %lld of %s, which has %llu", access,
+                      static_cast<long long>(offset - array->offset), array->name, static_cast<unsigned long long>(array->size));
+    else if (offset < l.shared_offset)
+        std::snprintf(text, length, "out-of-bounds %s of shared memory, in no array", access);
+    else
+        std::snprintf(text, length, "out-of-bounds %s of shared memory, byte %lld of the dynamic part (the launch gave %llu bytes: "
+                      "shared_mem, --shared)",
+                      access, static_cast<long long>(offset - l.shared_offset), static_cast<unsigned long long>(l.dynamic_bytes));
 }
 
 void BlockRunner::describe(char* text, size_t length, uint64_t address, int kind) {

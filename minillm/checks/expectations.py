@@ -7,6 +7,8 @@ by their names, with the values that they had before the launch. It is computed 
 from __future__ import annotations
 
 import ast
+import keyword
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from minillm.errors import UserError
 TOLERANCES = {"float16": 1e-2, "float32": 1e-4, "float64": 1e-9}
 BFLOAT16_TOLERANCE = 2e-2
 BUILTINS = {"__builtins__": {"__import__": __import__}}  # a method of NumPy's imports; no expression can name it
+WORDS_OF_PYTHON = re.compile(rf"\b({'|'.join(keyword.kwlist)})\b")  # which parameters are called too: in, lambda
 SMALLEST_SCALE = 1e-3  # errors are relative to at least this: zeros that are computed are not exact
 
 
@@ -40,9 +43,10 @@ def parse_expectation(text: str) -> Expectation:
     ('x',)
     """
     try:
-        (statement,) = ast.parse(text.strip()).body
+        (statement,) = _parsed(text.strip()).body
         (target,) = statement.targets
         name, value = target.id, statement.value
+        name = name[:-1] if keyword.iskeyword(name[:-1]) else name
     except (SyntaxError, ValueError, AttributeError):
         raise UserError(
             f'--expect "{text}": write an assignment to an array, such as --expect "y = a * x + y"'
@@ -51,6 +55,14 @@ def parse_expectation(text: str) -> Expectation:
     if any(isinstance(node, ast.Attribute) and node.attr.startswith("_") for node in ast.walk(value)):
         raise UserError(f'--expect "{text}": no attribute of an expression begins with "_"')
     return Expectation(name, compile(ast.Expression(value), "--expect", "eval"), text, names)
+
+
+def _parsed(text: str) -> ast.Module:
+    """A parameter called `in` is `in_` to Python, and may be written so."""
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return ast.parse(WORDS_OF_PYTHON.sub(r"\1_", text))
 
 
 def expected_value(expectation: Expectation, arguments: dict[str, np.ndarray]) -> np.ndarray:
@@ -65,7 +77,8 @@ def expected_value(expectation: Expectation, arguments: dict[str, np.ndarray]) -
         raise UserError(
             f'--expect "{expectation.text}": {expectation.name} is no array of the kernel, which has {", ".join(arrays)}'
         )
-    known = {"np": np, **{name: _in_float64(value) for name, value in arguments.items()}}
+    named = {f"{name}_" if keyword.iskeyword(name) else name: value for name, value in arguments.items()}
+    known = {"np": np, **{name: _in_float64(value) for name, value in named.items()}}
     for name in expectation.names:
         if name not in known and not hasattr(np, name):
             raise UserError(f'--expect "{expectation.text}": {name} is no argument ({", ".join(arguments)})')

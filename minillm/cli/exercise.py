@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import Annotated, Optional
@@ -44,7 +45,7 @@ def command(
     if hint or show:
         print(fold(hint_of(chosen) if hint else chosen.text, terminal_width()))
         return
-    if file is None and not Path(chosen.file).exists():
+    if file is None and not os.path.lexists(chosen.file):  # a link to nothing is not written over
         print(fold(begin(chosen), terminal_width()))
         return
     path, seed = file or Path(chosen.file), secrets.randbelow(10**6) if seed is None else seed

@@ -48,6 +48,12 @@ def test_the_right_side_is_numpy_in_float64(text, value):
     assert expected_value(parse_expectation(text), ARGUMENTS).tolist() == value
 
 
+def test_parameters_that_are_words_of_python():
+    arguments = {"in": ARGUMENTS["y"], "lambda": ARGUMENTS["a"], "from": ARGUMENTS["x"].reshape(2, 2)}
+    expectation = parse_expectation("from = in * lambda + from")
+    assert expectation.name == "from" and expected_value(expectation, arguments).tolist() == [[2, 3], [4, 5]]
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

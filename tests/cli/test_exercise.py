@@ -55,6 +55,12 @@ def test_from_the_skeleton_to_the_next_exercise():
     assert " 1  ★★★  vector_add" in exercise()[1]
 
 
+def test_a_link_to_nothing_is_not_written_over(tmp_path):
+    Path("vector_add.cu").symlink_to(tmp_path / "elsewhere.cu")
+    code, output = exercise("vector_add")
+    assert code == 2 and "does not exist" in output and Path("vector_add.cu").is_symlink()
+
+
 def test_the_next_one_is_the_next_that_is_not_solved():
     needs_compiler()
     keep_stars("strided", 3)

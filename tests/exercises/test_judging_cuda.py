@@ -78,6 +78,15 @@ def test_an_input_that_is_changed(judged):
     assert judged(text).problem.startswith("add.cu:3: x is not an output, and is changed: x[0] is ")
 
 
+def test_the_launch_that_is_counted_has_to_be_right_too(judged):
+    text = "__device__ int launches;\n" + SOLUTION.replace(
+        BODY,
+        "    if (i == 0) atomicAdd(&launches, 1);\n    if (n == 4099 && atomicAdd(&launches, 0) > 5) return;\n" + BODY,
+    )
+    problem = judged(text).problem
+    assert problem.startswith("add.cu:2: z[0] is nan, ") and problem.endswith(", in the launch that is counted")
+
+
 def test_other_functions_and_what_it_prints(judged):
     text = "__device__ float add(float a, float b) { return a + b; }\n__global__ void other(int* q) { *q = 1; }\n"
     text += SOLUTION.replace(BODY, BODY + '\n    printf("%d\\n", i);').replace("x[i] + y[i]", "add(x[i], y[i])")

@@ -15,7 +15,7 @@ def verdict(*counts):
 
 @pytest.mark.parametrize(
     "counts, stars",
-    [((100, 50, 200), 3), ((102, 51, 204), 3), ((103, 50, 200), 2), ((200, 100, 400), 2), ((100, 50, 401), 1)],
+    [((100, 50, 200), 3), ((110, 55, 220), 3), ((111, 50, 200), 2), ((200, 100, 400), 2), ((100, 50, 401), 1)],
 )
 def test_the_worst_count_decides(counts, stars):
     assert verdict(*counts).stars == stars

@@ -74,6 +74,15 @@ extern "C" __global__ void shared_far(float* y, int i) {
     y[0] = tile[0];
 }
 
+extern "C" __global__ void from_one_shared_array(float* y, int i) {
+    __shared__ float4 sums[1];
+    __shared__ float others[3];
+    float* at = &sums[0].x;
+    others[threadIdx.x % 3] = 0.0f;
+    at[i] = 1.0f;
+    y[0] = at[i] + others[0];
+}
+
 extern "C" __global__ void say(const char* text, long long offset) {
     printf("%d %.3s %s\\n", 1, "four", text + offset);
 }
@@ -198,6 +207,18 @@ def test_far_beyond_shared_memory(mode, index):
     report = fault("shared_far", np.zeros(1, np.float32), np.int32(index), block=(1,), shared_mem=64, line="tile[i] = ")
     assert "out-of-bounds write of shared memory" in report
     assert "of the dynamic part (the launch gave 64 bytes: shared_mem, --shared)" in report
+
+
+@pytest.mark.parametrize("index", [4, 5, 30, -1])
+def test_a_pointer_that_leaves_its_shared_array(check, index):
+    run("from_one_shared_array", np.zeros(1, np.float32), np.int32(3), block=(1,))
+    report = fault("from_one_shared_array", np.zeros(1, np.float32), np.int32(index), block=(1,), line="at[i] = 1.0f")
+    assert f"out-of-bounds write of shared memory, byte {4 * index} of sums, which has 16" in report
+
+
+def test_a_pointer_far_from_its_shared_array(check):
+    report = fault("from_one_shared_array", np.zeros(1, np.float32), np.int32(200), block=(1,), line="at[i] = 1.0f")
+    assert "out-of-bounds write of shared memory, in no array" in report
 
 
 def test_shared_memory_that_was_forgotten(check):

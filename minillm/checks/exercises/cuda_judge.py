@@ -55,18 +55,21 @@ def judge_cuda(exercise: Exercise, path: Path, rng: np.random.Generator, verdict
                 raise Wrong(problem)
             verdict.right.append(verdict.size)
         with captured():  # always the same numbers: what a histogram costs depends on them
-            verdict.counts = _counts(_Run(task, module, task.measured, 0, dict(mode="profile")))
+            verdict.counts = _counts(_Run(task, module, task.measured, 0, dict(mode="profile")), path, source)
         verdict.measured, verdict.best = verdict.size, task.best
     except Wrong as wrong:
         verdict.problem = str(wrong).replace(f"{path.resolve()}:", f"{path}:")
 
 
-def _counts(run: _Run) -> Counts:
-    """What the profile counts of a run."""
+def _counts(run: _Run, path: Path, source: str) -> Counts:
+    """What the profile counts of a run, which has to be right, too."""
     try:
         profile = run.launch()
     except SimulatorError as error:
         raise Wrong((error.findings or [str(error)])[0]) from None
+    wrong = _first_wrong(run)
+    if wrong:
+        raise Wrong(f"{path}:{_line_of_kernel(run, source)}: {wrong[1].text}, in the launch that is counted")
     memory, shared = profile.total("global"), profile.total("shared")
     return Counts(memory.actual, shared.actual, memory.instructions + shared.instructions)
 
@@ -91,15 +94,39 @@ class _Run:
     def launches(self) -> list[Launch]:
         return list(self.task.launches(SimpleNamespace(**self.before)))
 
-    def launch(self, name: str = "", element: int = 0):
-        """All launches: a Profile, or None. With a name, a Trace of the element of this array."""
+    def launch(self, name: str = "", element: int = 0, zeroed: str = ""):
+        """All launches: a Profile, or None. With a name, a Trace of the element of this array.
+
+        zeroed: an array that is 0 before them.
+        """
         self.arguments = self._inputs()
+        if zeroed:
+            self.arguments[zeroed][...] = 0
         trace = Trace(self.arguments[name], element) if name else None
         with configured(**self.settings, seconds=SECONDS, trace=trace) as profile:
             for each in self.launches():
                 function = self.module.get_function(each.kernel)
                 function(each.grid, each.block, tuple(self.arguments[argument] for argument in each.arguments))
         return trace or profile
+
+    def fault(self, zeroed: str = "") -> str:
+        """What the simulator reports first of all launches; "" if nothing."""
+        try:
+            self.launch(zeroed=zeroed)
+        except SimulatorError as error:
+            return (error.findings or [str(error)])[0]
+        return ""
+
+    def fault_in_other_orders(self) -> str:
+        """A race of volatile values shows where a thread reads too late, not where it reads too
+        early.
+        """
+        order, arguments = self.settings["order"], self.arguments
+        faults = []
+        for self.settings["order"] in ORDERS:
+            faults += [] if self.settings["order"] == order else [self.fault()]
+        self.settings["order"], self.arguments = order, arguments
+        return next(filter(None, faults), "")
 
     @cached_property
     def outputs(self) -> dict[str, np.ndarray]:
@@ -150,18 +177,29 @@ def _unclosed_brace(plain: str) -> int | None:
 
 def _problem(run: _Run, path: Path, source: str) -> str:
     """What is wrong at one size; "" if all is right."""
-    try:
-        run.launch()
-    except SimulatorError as error:
-        text = (error.findings or [str(error)])[0]
-        return text if text.startswith(f"{path.resolve()}:") else f"{path}:{_line_of_kernel(run, source)}: {text}"
+    kernel = f"{path}:{_line_of_kernel(run, source)}"
+
+    def placed(fault: str) -> str:
+        return fault if not fault or fault.startswith(f"{path.resolve()}:") else f"{kernel}: {fault}"
+
+    fault = run.fault()
+    if fault:
+        return placed(fault)
+    wrong = _first_wrong(run)
+    if wrong:
+        return placed(run.fault_in_other_orders()) or _with_its_line(run, *wrong, kernel)
+    return _other_bits(run) if run.task.same_bits else ""
+
+
+def _first_wrong(run: _Run) -> tuple[str, WrongElement] | None:
+    """The first array that is not as it should be, and its first wrong element."""
     for name, expected in run.expected().items():
         wrong = first_wrong(name, run.arguments[name], expected, run.task.tolerance)
         if wrong and name not in run.outputs:
             wrong = wrong._replace(text=f"{name} is not an output, and is changed: {wrong.text}")
         if wrong:
-            return _with_its_line(run, name, wrong, f"{path}:{_line_of_kernel(run, source)}")
-    return _other_bits(run) if run.task.same_bits else ""
+            return name, wrong
+    return None
 
 
 def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> str:
@@ -170,7 +208,10 @@ def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> st
     """
     writer = run.launch(name, wrong.element).writer
     if writer is not None:
-        return f"{writer.place}: {wrong.text}\n  written here by block {writer.block}, thread {writer.thread}"
+        text = f"{writer.place}: {wrong.text}\n  written here by block {writer.block}, thread {writer.thread}"
+        return text + (
+            f": it adds to {name}, which is not 0 before the launch" if _adds(run, name, wrong.element) else ""
+        )
     after, before = (np.asarray(values[name]).ravel() for values in (run.arguments, run.before))
     written = np.flatnonzero((after != before) & ~((after != after) & (before != before)))  # NaN is NaN here
     if not written.size:
@@ -179,6 +220,14 @@ def _with_its_line(run: _Run, name: str, wrong: WrongElement, kernel: str) -> st
     return (
         f"{other.place if other else kernel}: {wrong.text}\n  no thread has written it; this line writes other elements"
     )
+
+
+def _adds(run: _Run, name: str, element: int) -> bool:
+    """Whether a wrong element is right if its array is 0 before the launch."""
+    if name not in run.outputs or run.fault(zeroed=name):
+        return False
+    found, expected = (np.asarray(array[name]).ravel()[element] for array in (run.arguments, run.outputs))
+    return first_wrong(name, found, expected, run.task.tolerance) is None
 
 
 def _other_bits(run: _Run) -> str:
