@@ -16,9 +16,9 @@ from minillm.kernels.simulator import (
     CompileError,
     RawModule,
     SimulatorError,
-    compiler,
     compiler_available,
     configured,
+    toolchain,
 )
 from minillm.kernels.simulator.ptx import unknown_instruction, with_ptx_as_cpp
 
@@ -255,7 +255,7 @@ def test_clang_in_the_place_of_gcc():
 
 def test_another_system_is_named(monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
-    compiler._toolchain.cache_clear()
+    toolchain.toolchain.cache_clear()
     assert not compiler_available()
     with pytest.raises(UserError, match="on Linux only"):
         RawModule(code=PTX).library("run")
