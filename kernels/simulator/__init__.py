@@ -13,12 +13,12 @@ out-of-bounds and misaligned accesses, uninitialised shared memory, each with it
 and thread. mode="profile" counts what every line asks of memory (profile.py).
 """
 
-from minillm.kernels.simulator.compiler import compiler_available
 from minillm.kernels.simulator.errors import CompileError, CompilerMissing, SimulatorError
 from minillm.kernels.simulator.memory import PointerTable, unwritten
 from minillm.kernels.simulator.module import Kernel, RawModule
 from minillm.kernels.simulator.profile import Profile
 from minillm.kernels.simulator.settings import configured
+from minillm.kernels.simulator.toolchain import compiler_available
 
 __all__ = [
     "CompileError",

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.kernels.simulator.errors import CompileError
+from minillm.kernels.simulator.host_code import without_host_code
 from minillm.kernels.simulator.shown_locals import Values, lanes_of, read_values
-from minillm.kernels.simulator.source import read_source, split_list, without_host_code
+from minillm.kernels.simulator.source import read_source, split_list
 from minillm.kernels.simulator.statements import Statement, Text
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^">\n]+)"[^\n]*', re.MULTILINE)

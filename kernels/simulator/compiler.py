@@ -6,35 +6,26 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import re
-import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from minillm.errors import UserError
 from minillm.kernels.simulator import settings, warnings_of
 from minillm.kernels.simulator.breakpoints import compiled_at_breakpoint
 from minillm.kernels.simulator.complaints import explain
+from minillm.kernels.simulator.dialect import with_alignment_first, with_pointers_to_shared
 from minillm.kernels.simulator.elf import shared_symbols, with_shared_arrays_apart
-from minillm.kernels.simulator.errors import CompileError, CompilerExhausted, CompilerMissing
+from minillm.kernels.simulator.errors import CompileError
 from minillm.kernels.simulator.headers import HERE, Included
+from minillm.kernels.simulator.host_code import without_host_code
 from minillm.kernels.simulator.limits import STATIC_SHARED_BYTES, function_name, static_shared, with_launch_bounds
 from minillm.kernels.simulator.linking import LINK_FLAGS, SHARED_GAP, variables_apart
 from minillm.kernels.simulator.ptx import with_ptx_as_cpp
-from minillm.kernels.simulator.source import (
-    kernels,
-    masked,
-    with_alignment_first,
-    with_pointers_to_shared,
-    without_host_code,
-)
+from minillm.kernels.simulator.source import kernels, masked
+from minillm.kernels.simulator.toolchain import cache_folder, digest, run, toolchain
 
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
@@ -57,15 +48,6 @@ OBSERVED_FLAGS = ("-O1", "-fsanitize=thread", "-fsanitize=bounds", "-DMINILLM_SI
 OBSERVED_FLAGS += ("-fsanitize=signed-integer-overflow", "-fsanitize=shift-exponent")
 OBSERVED_FLAGS += ("--param=tsan-distinguish-volatile=1",)
 OBSERVED_FLAGS += tuple(f"-fno-builtin-{name}" for name in ("memcpy", "memmove", "memset", "memcmp", "printf"))
-# What clang++ has not, and what it has in its place.
-OF_GCC = {
-    "-fno-gnu-unique": (),
-    "-fno-extern-tls-init": (),
-    "-ftrack-macro-expansion=0": (),
-    "-Wno-narrowing": ("-Wno-c++11-narrowing",),
-    "-fsanitize=thread": ("-fsanitize=thread", "-mllvm", "-tsan-instrument-atomics=0"),  # they report themselves
-    "--param=tsan-distinguish-volatile=1": ("-mllvm", "-tsan-distinguish-volatile=1"),
-}
 GPU_ONLY_OPTIONS = (
     "-lineinfo",
     "--use_fast_math",
@@ -83,62 +65,12 @@ FULL_HEADERS = ("cuda_fp16.h", "cuda_bf16.h", "cooperative_groups.h", "mma_fragm
 FULL_HEADERS += ("cuda_pipeline_primitives.h", "cuda/barrier", "cuda/pipeline")
 NAMES_STD = re.compile(r"\bstd\s*::|\busing\s+namespace\s+std\b")
 OWN_STDINT = re.compile(r"\btypedef\b[^;{}]*\bu?int(?:8|16|32|64)_t\s*;|\busing\s+u?int\d+_t\s*=")
-# How g++, the assembler and the linker say that a limit of memory or of a file's size was reached.
-EXHAUSTED = re.compile(
-    r"^(?:[^:\n]*: )?(?:out of memory allocating|virtual memory exhausted|memory exhausted)|"
-    r"error: (?:Killed|File size limit exceeded) signal terminated|File too large$",
-    re.MULTILINE,
-)
-
-
-_seconds = 0.0  # that this process has waited for the compiler
-
-
-@functools.cache
-def compiler() -> str | None:
-    """The path of g++, or of clang++ where there is none ($CXX if set); or None."""
-    return shutil.which(os.environ["CXX"]) if os.environ.get("CXX") else shutil.which("g++") or shutil.which("clang++")
-
-
-@functools.cache
-def is_clang() -> bool:
-    """Whether the compiler is clang++."""
-    return "clang" in _toolchain()
-
-
-def seconds_compiling() -> float:
-    """How long this process has waited for the compiler so far."""
-    return _seconds
-
-
-def compiler_available() -> bool:
-    """Whether kernels can be simulated on this machine."""
-    return compiler() is not None and sys.platform == "linux"
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: $MINILLM_CACHE, else the user's cache folder.
-
-    It may be deleted at any time.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("MINILLM_CACHE") or Path(base) / "minillm") / "simulator"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(
-            f"compiled kernels cannot be kept in {folder} ({reason}): name a folder in MINILLM_CACHE"
-        ) from None
-    return folder
 
 
 def runtime_library() -> Path:
     """The scheduler and everything else that does not depend on the kernel, compiled once."""
     sources = sorted(HERE.glob("*.cpp"))
-    key = _digest(_toolchain(), *(path.read_bytes() for path in (*sources, *sorted(HERE.glob("*.h")))))
+    key = digest(toolchain(), *(path.read_bytes() for path in (*sources, *sorted(HERE.glob("*.h")))))
     target = cache_folder() / f"libminillm-simulator-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
@@ -150,7 +82,7 @@ def runtime_library() -> Path:
             ]
             with ThreadPoolExecutor(len(pieces)) as pool:
                 objects = list(pool.map(_runtime_piece, pieces))
-            _run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *objects)
+            run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *objects)
             os.replace(built, target)
     return target
 
@@ -158,7 +90,7 @@ def runtime_library() -> Path:
 def _runtime_piece(piece: tuple[Path, list[Path]]) -> Path:
     unit, sources = piece
     unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
-    _run(*COMMON, *RUNTIME_FLAGS, "-pthread", "-c", "-o", unit.with_suffix(".o"), unit)
+    run(*COMMON, *RUNTIME_FLAGS, "-pthread", "-c", "-o", unit.with_suffix(".o"), unit)
     return unit.with_suffix(".o")
 
 
@@ -213,9 +145,7 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
     contents = list(included.contents.values())
     file = str(path) if path else "kernel.cu"
     unit_text = _unit(text, file, entries, included)
-    key = _digest(
-        runtime_library().name, _toolchain(), headers, unit_text, *command, *LINK_FLAGS, SHARED_GAP, *contents
-    )
+    key = digest(runtime_library().name, toolchain(), headers, unit_text, *command, *LINK_FLAGS, SHARED_GAP, *contents)
     target = cache_folder() / f"kernel-{key}.so"
     if target.exists():
         return target
@@ -230,7 +160,7 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
         included.write_empty(build, searched)
         options = (*command, f"-fdebug-prefix-map={build}=.")
         first = ("-include", _precompiled(headers, command, contents)) if prefix else ()
-        log = _run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
+        log = run(*first, f"-I{build}", *options, "-c", unit, "-o", object_file, folder=build, complaint=complaint)
         _check_static_shared(object_file, file)
         if observed:
             with_shared_arrays_apart(object_file, SHARED_GAP)
@@ -239,7 +169,7 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
         (build / "layout.ld").write_text(layout, encoding="utf-8")
         script = [f"-Wl,-T,{build / 'layout.ld'}"] if layout else []  # an empty one would replace the linker's own
         options = ("-shared", *LINK_FLAGS, "-Wl,-z,defs", *script)
-        _run(*options, "-o", library, object_file, stub, runtime_library(), complaint=complaint)
+        run(*options, "-o", library, object_file, stub, runtime_library(), complaint=complaint)
         if observed:
             warnings_of.keep(log, target)
         os.replace(library, target)
@@ -249,13 +179,13 @@ def _built(text, path, options, entries, observed, prefix, more) -> Path:
 def _precompiled(headers: str, command: tuple[str, ...], included: list[bytes]) -> Path:
     """A header with `headers` and the simulator's own, beside what g++ has compiled it to."""
     text = f'#include "cuda_simulator.h"\n{headers}#include "entry.h"\n'
-    folder = cache_folder() / f"prefix-{_digest(runtime_library().name, _toolchain(), text, *command, *included)}"
+    folder = cache_folder() / f"prefix-{digest(runtime_library().name, toolchain(), text, *command, *included)}"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary:
             made = Path(temporary) / folder.name
             made.mkdir()
             (made / "prefix.h").write_text(text, encoding="utf-8")
-            _run(*command, "-x", "c++-header", made / "prefix.h", "-o", made / "prefix.h.gch")
+            run(*command, "-x", "c++-header", made / "prefix.h", "-o", made / "prefix.h.gch")
             try:
                 os.rename(made, folder)
             except OSError:
@@ -343,16 +273,6 @@ def _translated(options) -> list[str]:
 
 
 @functools.cache
-def _toolchain() -> str:
-    if sys.platform != "linux":
-        raise UserError("kernels are simulated on Linux only: elsewhere in a container or a virtual machine with Linux")
-    if compiler() is None:
-        raise CompilerMissing
-    version = subprocess.run([compiler(), "--version"], capture_output=True, text=True, check=True).stdout
-    return f"{compiler()} {version} {platform.machine()}"
-
-
-@functools.cache
 def _fused_multiply_add() -> tuple[str, ...]:
     """fmaf as one instruction where the processor has it; the result is the same without, ten times
     slower.
@@ -362,34 +282,3 @@ def _fused_multiply_add() -> tuple[str, ...]:
     except OSError:
         return ()
     return ("-mfma",) if platform.machine() == "x86_64" and re.search(r"^flags.*\bfma\b", info, re.MULTILINE) else ()
-
-
-def _run(*arguments, folder: Path | None = None, complaint=None) -> str:
-    """Run the compiler, and return its warnings; `complaint` makes a line of its errors."""
-    if compiler() is None:
-        raise CompilerMissing
-    given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
-    command = [compiler(), *given]
-    english = {**os.environ, "LC_ALL": "C"}
-    started = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
-    global _seconds
-    _seconds += time.perf_counter() - started
-    if result.returncode:
-        log = result.stderr
-        if "No space left on device" in log:
-            raise UserError(f"no space is left for compiled kernels ({cache_folder()}): name a folder in MINILLM_CACHE")
-        if EXHAUSTED.search(log):
-            raise CompilerExhausted
-        raise CompileError(
-            complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log
-        )
-    return result.stderr
-
-
-def _digest(*parts) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:24]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from minillm.kernels.simulator.dialect import with_alignment_first
+from minillm.kernels.simulator.host_code import HOST, without_host_code
 from minillm.kernels.simulator.ptx import STATEMENT, with_ptx_as_cpp
-from minillm.kernels.simulator.source import DEVICE, HOST, with_alignment_first, without_host_code
+from minillm.kernels.simulator.source import DEVICE
 
 HERE = Path(__file__).resolve().parent
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*["<]([^">\n]+)[">]', re.MULTILINE)

@@ -5,7 +5,8 @@
 namespace minillm_sim {
 
 Order::Order(unsigned thread_count)
-    : thread_count(thread_count), clocks(thread_count * 32), wide(thread_count), narrow(thread_count), known(thread_count) {}
+    : thread_count(thread_count), clocks(thread_count * 32), wide(thread_count), narrow(thread_count), known(thread_count),
+      all_known(thread_count) {}
 
 uint32_t Order::start_block(unsigned long long block) {
     first_phase = ++phase;
@@ -18,6 +19,8 @@ uint32_t Order::start_block(unsigned long long block) {
     known.assign(thread_count, Known{});
     block_fence = {};
     block_known.clear();
+    all_known.assign(thread_count, Known{});
+    all_block_known.clear();
     in_phase = false;
     for (auto log = logs.begin(); log != logs.end();) log = log->first.second ? logs.erase(log) : std::next(log);
     return first_phase;
@@ -31,6 +34,8 @@ void Order::barrier() {
         for (unsigned thread = 0; thread < thread_count; ++thread) {
             merge(block_known, known[thread]);
             known[thread].clear();
+            merge(all_block_known, all_known[thread]);
+            all_known[thread].clear();
             if (wide[thread].id) {
                 if (!joined.id) {
                     joined.id = ++fences;
@@ -50,7 +55,7 @@ void Order::barrier() {
 // Lanes of the mask learn of each other what each of them knows, and begin a new time of their own.
 void Order::sync_warp(unsigned warp, unsigned mask) {
     uint32_t joined[32] = {};
-    Known all;
+    Known all, followed;
     Fence fence, inner;
     for (unsigned lane = 0; lane < 32; ++lane) {
         if (!(mask >> lane & 1)) continue;
@@ -58,6 +63,7 @@ void Order::sync_warp(unsigned warp, unsigned mask) {
         for (unsigned i = 0; i < 32; ++i) joined[i] = std::max(joined[i], clocks[thread * 32 + i]);
         if (!in_phase) continue;
         merge(all, known[thread]);
+        merge(followed, all_known[thread]);
         if (wide[thread].id) merge(fence, wide[thread], fences + 1);
         if (narrow[thread].id) merge(inner, narrow[thread], fences + 1);
     }
@@ -70,6 +76,7 @@ void Order::sync_warp(unsigned warp, unsigned mask) {
         ++clock[lane];
         if (!in_phase) continue;
         known[thread] = all;
+        all_known[thread] = followed;
         wide[thread] = fence;
         narrow[thread] = inner;
     }
@@ -92,6 +99,7 @@ void Order::read_sync(unsigned thread, uint64_t address, bool shared) {
     auto log = logs.find({address, shared});
     if (log == logs.end()) return;
     known[thread][log->first] = log->second.version;
+    follow(all_known[thread], log->first, log->second.version);
     in_phase = true;
 }
 
@@ -127,36 +135,42 @@ bool Order::ordered(const Access& before, const Access& now) const {
     return covered(before, now.thread);
 }
 
-bool Order::covered(const Access& before, unsigned thread) const {
-    if (block_known.empty() && known[thread].empty()) return false;
-    uint32_t block = block_starts[block_of(before)];
-    Known seen = block_known;
-    merge(seen, known[thread]);
-    std::vector<std::pair<Place, uint32_t>> open(seen.begin(), seen.end());
+// Adds a place up to a version, and what those knew who released there up to it, and so on.
+void Order::follow(Known& into, const Place& place, uint32_t version) const {
+    std::vector<std::pair<Place, uint32_t>> open{{place, version}};
     while (!open.empty()) {
-        auto [place, version] = open.back();
+        auto [next, up_to] = open.back();
         open.pop_back();
-        auto found = logs.find(place);
-        if (found == logs.end()) continue;
-        if (covers(found->second, version, before, block)) return true;
-        for (auto& [linked, others] : found->second.links) {
-            if (linked > version) break;
-            for (auto& [other, up_to] : others) {
-                uint32_t& already = seen[other];
-                if (already >= up_to) continue;
-                already = up_to;
-                open.emplace_back(other, up_to);
-            }
-        }
+        auto by_all = all_block_known.find(next);
+        uint32_t& already = into[next];
+        uint32_t from = by_all == all_block_known.end() ? already : std::max(already, by_all->second);
+        if (from >= up_to) continue;
+        already = up_to;
+        auto log = logs.find(next);
+        if (log == logs.end()) continue;
+        auto& links = log->second.links;
+        for (auto link = links.rbegin(); link != links.rend() && link->first > from; ++link)
+            if (link->first <= up_to) open.insert(open.end(), link->second.begin(), link->second.end());
     }
+}
+
+bool Order::covered(const Access& before, unsigned thread) const {
+    if (all_block_known.empty() && all_known[thread].empty()) return false;
+    uint32_t block = block_starts[block_of(before)];
+    for (const Known* each : {&all_known[thread], &all_block_known})
+        for (auto& [place, version] : *each) {
+            auto log = logs.find(place);
+            if (log != logs.end() && covers(log->second, version, before, block)) return true;
+        }
     return false;
 }
 
 bool Order::covers(const Log& log, uint32_t version, const Access& before, uint32_t block) const {
     auto releases = log.by_block.find(block);
     if (releases == log.by_block.end()) return false;
-    for (const Release& release : releases->second) {
-        if (release.version > version) break;
+    for (auto each = releases->second.rbegin(); each != releases->second.rend(); ++each) {  // the latest covers most
+        const Release& release = *each;
+        if (release.version > version) continue;
         if (!release.whole_device && block != first_phase) continue;
         const Fence& fence = release.fence;
         if (before.phase < fence.phase) return true;

@@ -75,6 +75,7 @@ class Order {
 
     uint32_t time(unsigned thread) const { return clocks[thread * 32 + thread % 32]; }
     void release(unsigned thread, const Place& place, const Fence& fence, bool whole_device);
+    void follow(Known& into, const Place& place, uint32_t version) const;
     bool covered(const Access& before, unsigned thread) const;
     bool covers(const Log& log, uint32_t version, const Access& before, uint32_t block) const;
     static void merge(Known& into, const Known& from);
@@ -91,6 +92,8 @@ class Order {
     Fence block_fence;                    // all those of an earlier phase
     std::vector<Known> known;             // [thread]: read in this phase
     Known block_known;                    // read in earlier phases
+    std::vector<Known> all_known;         // [thread]: `known`, and what those knew who released it, and so on
+    Known all_block_known;
     std::map<Place, Log> logs;
 };
 

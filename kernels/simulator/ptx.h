@@ -64,6 +64,35 @@ __forceinline__ unsigned reversed(unsigned bits) { return __brev(bits); }
 __forceinline__ unsigned long long reversed(unsigned long long bits) { return __brevll(bits); }
 __forceinline__ int leading_zeros(unsigned bits) { return __clz(int(bits)); }
 __forceinline__ int leading_zeros(unsigned long long bits) { return __clzll((long long)(bits)); }
+// From a float that is a whole number: CUDA takes the nearest integer there is, and 0 for what is
+// no number.
+template <class T, class F> __forceinline__ T integer(F x) {
+    constexpr bool kSigned = T(-1) < T(0);
+    constexpr T kLeast = kSigned ? T(1ull << (sizeof(T) * 8 - 1)) : T(0), kMost = T(~kLeast);
+    F end = F(2) * F(1ull << (sizeof(T) * 8 - 1 - kSigned));
+    if (x != x) return 0;
+    return x >= end ? kMost : x < (kSigned ? -end : F(0)) ? kLeast : T(x);
+}
+__forceinline__ float absolute(float x) { return fabsf(x); }
+__forceinline__ double absolute(double x) { return fabs(x); }
+template <class T> __forceinline__ T absolute(T x) { return x < T(0) ? T(-x) : x; }
+// bfind: of a negative number the highest bit that is not its sign; -1 if there is none.
+template <bool kShift, class T> __forceinline__ unsigned highest_bit(T value) {
+    if (value < T(0)) value = ~value;
+    if (!value) return ~0u;
+    unsigned bit = 63 - __builtin_clzll(static_cast<unsigned long long>(value));
+    return kShift ? unsigned(sizeof(T)) * 8 - 1 - bit : bit;
+}
+__forceinline__ unsigned permuted(unsigned a, unsigned b, unsigned selector) {  // prmt
+    unsigned long long both = (static_cast<unsigned long long>(b) << 32) | a;
+    unsigned result = 0;
+    for (int i = 0; i < 4; ++i) {
+        unsigned chosen = selector >> (4 * i) & 15, byte = both >> (8 * (chosen & 7)) & 255;
+        if (chosen & 8) byte = byte & 128 ? 255 : 0;  // its sign
+        result |= byte << (8 * i);
+    }
+    return result;
+}
 __forceinline__ unsigned to_tf32(float x) {  // to nearest, ties away from zero
     unsigned bits = __float_as_uint(x);
     return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & ~0x1fffu;

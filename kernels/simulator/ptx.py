@@ -17,7 +17,8 @@ import ast
 import re
 from typing import NamedTuple
 
-from minillm.kernels.simulator.ptx_instructions import UnknownInstruction, translated
+from minillm.kernels.simulator.ptx_instructions import translated
+from minillm.kernels.simulator.ptx_operands import UnknownInstruction
 from minillm.kernels.simulator.source import closing_bracket, without_literals
 
 STATEMENT = re.compile(r"\b(?:asm|__asm__|__asm)\b(?:\s|\\\n|\bvolatile\b|\b__volatile__\b|\b__volatile\b)*\(")

@@ -91,14 +91,15 @@ def run(launch) -> None:
     size = Size(tuple(launch.grid), tuple(launch.block), launch.shared)
     mode = observing.mode_of(source)
     if mode != "run":
-        observing.run(source, name, launch.arguments, size, mode)
+        observing.run(source, name, launch.arguments, size, mode, bool(launch.cooperative))
         return
     library, index = source.library(name)
     if given() is not None:
         observing.check_count(source.expression(name), library.parameters(index))
     many = size.blocks * launch.block[0] * launch.block[1] * launch.block[2] > FEW_THREADS
     threads = settings.current().threads or (os.cpu_count() if many else 1)
-    prepared = described(library, index, launch.arguments, size, "run", threads)
+    cooperative = bool(launch.cooperative)
+    prepared = described(library, index, launch.arguments, size, "run", threads, cooperative=cooperative)
     carry_out(library, prepared, [], source.expression(name), source.named_code)
 
 

@@ -12,7 +12,8 @@ class Parameter(ctypes.Structure):
 
 
 class Launch(ctypes.Structure):
-    """A launch, as native/driver.c describes it. replayed: not 0 for a launch of a graph."""
+    """A launch, as native/driver.c describes it. replayed: not 0 for a launch of a graph.
+    cooperative: not 0 where a kernel may wait for the whole grid."""
 
     _fields_ = [
         ("module", ctypes.c_void_p),
@@ -23,6 +24,7 @@ class Launch(ctypes.Structure):
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
         ("parameters", ctypes.c_int),
         ("replayed", ctypes.c_int),
+        ("cooperative", ctypes.c_int),
         ("parameter", ctypes.POINTER(Parameter)),
     ]
 

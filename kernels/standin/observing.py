@@ -80,7 +80,7 @@ def observed(mode: str, report, of_cupy: bool = False) -> Iterator[Observation]:
             _observation = None
 
 
-def run(source, name: str, arguments, size: Size, mode: str) -> None:
+def run(source, name: str, arguments, size: Size, mode: str, cooperative: bool = False) -> None:
     """A launch in check or profile mode. What check mode finds is reported, and the program goes
     on.
 
@@ -100,7 +100,7 @@ def run(source, name: str, arguments, size: Size, mode: str) -> None:
     buffers = _buffers([span for _, span in pointers], library.runtime, SLACK if mode == "check" else 0)
     regions = _point_to_copies(parameters, names, values, pointers, buffers)
     addresses = (ctypes.c_void_p * max(len(values), 1))(*(value.ctypes.data for value in values))
-    launch = described(library, index, addresses, size, mode, threads=1)
+    launch = described(library, index, addresses, size, mode, threads=1, cooperative=cooperative)
     by_value = [Region(v.ctypes.data, v.nbytes, 0, b"an argument", 1, Region.CONSTANTS, False) for v in values]
     known = [*regions.values(), *by_value, *library.regions, *_other_arrays()]
     try:

@@ -37,8 +37,9 @@ from minillm.files.atomic import write_atomically
 from minillm.kernels.simulator import CompileError, Profile, RawModule, SimulatorError, configured, unwritten
 from minillm.kernels.simulator.breakpoints import Breakpoint
 from minillm.kernels.simulator.complaints import kernel_name_error
+from minillm.kernels.simulator.host_code import without_host_code
 from minillm.kernels.simulator.signature import Parameter
-from minillm.kernels.simulator.source import kernels, waits_for_grid, without_host_code
+from minillm.kernels.simulator.source import kernels, waits_for_grid
 
 ARGUMENT = re.compile(r"(?P<dtype>[a-z]+[a-z_]*\d*)(?:\[(?P<shape>\d+(?:,\d+)*)\])?(?:[:=](?P<value>[^\[\]]+))?$")
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*(?:e[-+]?\d+)?|\.\d+|inf|nan)$")

@@ -15,7 +15,7 @@ from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
-from minillm.kernels.simulator.compiler import seconds_compiling
+from minillm.kernels.simulator.toolchain import seconds_compiling
 from minillm.profiling.memory import workload_of
 from minillm.profiling.memory_advice import explain_oom
 from minillm.profiling.profile import WARM_UP_STEPS, StepProfile

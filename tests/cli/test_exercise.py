@@ -13,7 +13,7 @@ from minillm.checks.exercises.progress import keep_stars, progress_file, stars_s
 from minillm.cli.app import app
 from minillm.errors import UserError
 from minillm.kernels.exercises.registry import EXERCISES
-from minillm.kernels.simulator.compiler import _toolchain
+from minillm.kernels.simulator.toolchain import toolchain
 
 SOLUTION = Path(__file__).parents[1] / "exercises" / "solutions" / "vector_add.cu"
 
@@ -110,8 +110,8 @@ def test_what_cannot_be_done(arguments, words):
 
 
 def test_without_a_compiler(monkeypatch):
-    monkeypatch.setattr("minillm.kernels.simulator.compiler.compiler", lambda: None)
-    monkeypatch.setattr("minillm.kernels.simulator.compiler._toolchain", _toolchain.__wrapped__)
+    monkeypatch.setattr("minillm.kernels.simulator.toolchain.compiler", lambda: None)
+    monkeypatch.setattr("minillm.kernels.simulator.compiler.toolchain", toolchain.__wrapped__)
     code, message = exercise("vector_add", SOLUTION)
     assert code == 2 and "g++, which is not installed" in message and "\n" not in message
 

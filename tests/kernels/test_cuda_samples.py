@@ -50,6 +50,7 @@ def asynchronous_products():
     file = "3_CUDA_Features/globalToShmemAsyncCopy/globalToShmemAsyncCopy.cu"
     for form in ("MultiStageLargeChunk", "LargeChunk", "SingleStage", "MultiStage"):
         matrix_product(f"MatrixMulAsyncCopy{form}<16>", file)
+    matrix_product("MatrixMulAsyncCopyMultiStageSharedState<16>", file, (16, 20))  # with four rows of producers
     with pytest.raises(SimulatorError, match=r"globalToShmemAsyncCopy.cu:278: .*data race: two threads write"):
         matrix_product("MatrixMulAsyncCopyLargeChunkAWBarrier<16>", file)  # 16 threads initialise its barrier
 

@@ -31,6 +31,7 @@ LAST_LINES = {  # of those that print no rounded numbers
     "graph_capture": "after the graph: [21. 21. 21.]",
     "fft_refused": "names cuFFT: True",
     "sorting": "groups: [0 1 2 3 4 5 6 7]",
+    "whole_grid": "without the argument it is refused: True",
 }
 
 
@@ -51,3 +52,17 @@ def test_a_script_agrees_with_numpy(name, results):
     printed, failure = results[name]
     assert not failure, failure
     assert printed.rstrip().endswith(LAST_LINES.get(name, "")) and printed.strip()
+
+
+def test_a_cooperative_launch_in_check_mode(tmp_path):
+    needs_cupy()
+    text = (
+        (Path(__file__).parent / "cupy_scripts" / "whole_grid.py").read_text(encoding="utf-8").partition("kernel =")[0]
+    )
+    for code in ("CODE", 'CODE.replace("grid.sync", "cg::this_thread_block().sync")'):
+        text += f"kernel = cp.RawKernel({code}, 'centre', enable_cooperative_groups=True)\n"
+        text += "kernel((2,), (32,), (cp.asarray(x), cp.zeros(2), np.int32(100)))\nprint('launched')\n"
+    (tmp_path / "program.py").write_text(text)
+    done = simulate("--check", "program.py", cwd=tmp_path)
+    assert done.stdout.split() == ["launched"] * 2 and "check mode: 2 findings\n" in done.stderr, done.stderr
+    assert "program.py:17: centre, block (1, 0, 0)" in done.stderr and "not cooperative" not in done.stderr

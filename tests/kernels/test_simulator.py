@@ -11,6 +11,7 @@ from minillm.kernels.simulator import (
     compiler,
     compiler_available,
     configured,
+    toolchain,
 )
 
 pytestmark = pytest.mark.skipif(not compiler_available(), reason="no C++ compiler (apt install g++)")
@@ -113,8 +114,9 @@ def test_inline_ptx_gets_a_hint():
 
 
 def test_no_compiler_names_the_package(monkeypatch):
-    monkeypatch.setattr(compiler, "compiler", lambda: None)
-    compiler._toolchain.cache_clear()
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(toolchain, "compiler", lambda: None)
+    toolchain.toolchain.cache_clear()
     with pytest.raises(CompilerMissing, match=r"apt install g\+\+"):
         row_sum()((1,), (128,), (np.ones((1, 1), np.float32), np.zeros(1, np.float32), np.int32(1)))
 

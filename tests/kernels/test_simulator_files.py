@@ -8,12 +8,13 @@ from minillm.kernels.simulator import (
     CompileError,
     RawModule,
     SimulatorError,
-    compiler,
     compiler_available,
     configured,
+    toolchain,
 )
 from minillm.kernels.simulator.complaints import kernel_name_error
-from minillm.kernels.simulator.source import kernels, masked, without_host_code
+from minillm.kernels.simulator.host_code import without_host_code
+from minillm.kernels.simulator.source import kernels, masked
 
 needs_compiler = pytest.mark.skipif(not compiler_available(), reason="no C++ compiler (apt install g++)")
 
@@ -168,10 +169,10 @@ def test_line_directives_are_followed(tmp_path):
 def test_a_cache_that_cannot_be_written_is_reported(monkeypatch):
     monkeypatch.setenv("MINILLM_CACHE", "/proc/nowhere")
     with pytest.raises(UserError, match="/proc/nowhere.*name a folder in MINILLM_CACHE"):
-        compiler.cache_folder()
+        toolchain.cache_folder()
 
 
 def test_a_compiler_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="CXX names the compiler 'no-such-compiler'"):
-        raise compiler.CompilerMissing
+        raise toolchain.CompilerMissing

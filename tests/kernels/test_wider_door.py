@@ -16,9 +16,9 @@ from minillm.kernels.simulator import (
     CompileError,
     RawModule,
     SimulatorError,
-    compiler,
     compiler_available,
     configured,
+    toolchain,
 )
 from minillm.kernels.simulator.ptx import unknown_instruction, with_ptx_as_cpp
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not compiler_available(), reason="no C++ compile
 HERE = Path(__file__).parent / "cuda_samples"
 F = np.float32
 TILES = ("transpose", "scan", "histogram", "convolve")
-GROUPS = ("sum_of_grid", "count", "largest_of_64", "reverse", "by_stages")
+GROUPS = ("sum_of_grid", "count", "largest_of_64", "reverse", "by_stages", "by_roles")
 BY_MMA = ("by_wmma", "by_mma")
 
 
@@ -99,6 +99,28 @@ def test_cooperative_groups(mode, order, rng):
         y = np.zeros(64, F)
         module.get_function("by_stages")((1,), (64,), (x[:256].copy(), y))
         np.testing.assert_allclose(y, x[:256].reshape(4, 64).sum(0)[::-1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "shuffled"])
+def test_a_pipeline_with_producers_and_consumers(order, rng):
+    code, x, y = (HERE / "groups.cu").read_text(encoding="utf-8"), rng.standard_normal(256).astype(F), np.zeros(32, F)
+
+    def launch(code, mode):
+        module = RawModule(code=code, name_expressions=("by_roles",), mode=mode)
+        with configured(order=order):
+            module.get_function("by_roles")((1,), (64,), (x, y, np.int32(8)))
+
+    for mode in ("run", "check"):
+        launch(code, mode)
+        np.testing.assert_allclose(y, x.reshape(8, 32).sum(0)[::-1], rtol=1e-5, atol=1e-5)
+    for missing, line, found in (
+        ("consumer_release", 89, "deadlock: it waits in a loop for a value that no thread writes"),
+        ("producer_commit", 93, "deadlock: it waits in a loop for a value that no thread writes"),
+        ("consumer_wait", 94, "shared memory|data race"),
+    ):
+        before, _, after = code.rpartition(f"pipe.{missing}();")
+        with pytest.raises(SimulatorError, match=rf"kernel.cu:{line}: .*({found})"):
+            launch(before + after, "check")
 
 
 def test_a_barrier_of_the_grid(rng):
@@ -233,7 +255,7 @@ def test_clang_in_the_place_of_gcc():
 
 def test_another_system_is_named(monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
-    compiler._toolchain.cache_clear()
+    toolchain.toolchain.cache_clear()
     assert not compiler_available()
     with pytest.raises(UserError, match="on Linux only"):
         RawModule(code=PTX).library("run")

@@ -28,7 +28,7 @@ typedef struct {
     const char* name;
     unsigned grid[3], block[3], shared;
     void** arguments;
-    int parameters, replayed;
+    int parameters, replayed, cooperative;
     const Parameter* parameter;
 } Launch;
 static int (*launch_hook)(const Launch*);
@@ -313,23 +313,27 @@ static int check(const Function* f, const unsigned* grid, const unsigned* block,
     return SUCCESS;
 }
 
-int cuLaunchKernel(Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned shared, void* stream, void** arguments, UNUSED void** extra) {
-    const Function* f = function;
+static int launch_on(void* stream, Launch* launch, const Function* f) {
     standin_counted.launches++;
-    Launch launch = {f->module, f->name, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments, f->parameters, 0,
-                     f->parameter};
-    int code = check(f, launch.grid, launch.block, shared);
+    int code = check(f, launch->grid, launch->block, launch->shared);
     if (code) return code;
     Capture* capture;
     if ((code = standin_take(stream, &capture))) return code;
-    return capture ? standin_note(capture, stream, f->name, launch_again, noted(&launch), NULL) : standin_ended(launch_now(&launch));
+    return capture ? standin_note(capture, stream, f->name, launch_again, noted(launch), NULL) : standin_ended(launch_now(launch));
 }
-int cuLaunchCooperativeKernel(Function* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+int cuLaunchKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared, void* stream, void** arguments, UNUSED void** extra) {
+    Launch launch = {f->module, f->name, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments, f->parameters, 0,
+                     0, f->parameter};
+    return launch_on(stream, &launch, f);
+}
+int cuLaunchCooperativeKernel(Function* f, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                               unsigned block_y, unsigned block_z, unsigned shared, void* stream, void** arguments) {
     size_t blocks = (size_t)grid_x * grid_y * grid_z, threads = (size_t)block_x * block_y * block_z;
     if (threads && threads <= 1024 &&
-        blocks > (size_t)resident_blocks(function, (int)threads, shared) * standin_gpu->multiprocessors)
-        return standin_refused(cudaErrorCooperativeLaunchTooLarge, "%s: %zu blocks do not fit on the GPU at once", function->name, blocks);
-    return cuLaunchKernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, arguments, NULL);
+        blocks > (size_t)resident_blocks(f, (int)threads, shared) * standin_gpu->multiprocessors)
+        return standin_refused(cudaErrorCooperativeLaunchTooLarge, "%s: %zu blocks do not fit on the GPU at once", f->name, blocks);
+    Launch launch = {f->module, f->name, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, arguments, f->parameters, 0,
+                     1, f->parameter};
+    return launch_on(stream, &launch, f);
 }

@@ -18,7 +18,7 @@ from minillm.checks.mutation.kernel_schema import Mutant, Schema, schema_of
 from minillm.errors import UserError
 from minillm.files.atomic import write_atomically
 from minillm.kernels.simulator import CompileError, RawModule
-from minillm.kernels.simulator.compiler import cache_folder, compiler
+from minillm.kernels.simulator.toolchain import cache_folder, compiler
 
 ERROR = re.compile(r"^([^:\n]+):(\d+):(\d+): error: (.*)", re.MULTILINE)
 FOLLOWS = re.compile(r"was not declared in this scope|has no member|is not a type")  # from another error

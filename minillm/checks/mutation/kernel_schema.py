@@ -18,7 +18,8 @@ from pathlib import Path
 
 from minillm.checks.mutation.kernel_rules import Change, changes_of, one_line
 from minillm.checks.mutation.kernel_syntax import Node, body_of
-from minillm.kernels.simulator.source import functions, line_of, masked, read_source, without_host_code
+from minillm.kernels.simulator.host_code import without_host_code
+from minillm.kernels.simulator.source import functions, line_of, masked, read_source
 
 # minillm_chosen[n]: 1 for the mutant that is chosen, and for all of them where it is noted which
 # places run. Read by an instruction that check mode does not see as an access of the kernel's.

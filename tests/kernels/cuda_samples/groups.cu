@@ -73,3 +73,27 @@ __global__ void by_stages(const float* x, float* y) {
     }
     y[threadIdx.x] = sum;
 }
+
+__global__ void by_roles(const float* x, float* y, int batches) {
+    constexpr int kStages = 2, kBatch = 32;
+    __shared__ float stage[kStages][kBatch];
+    __shared__ cuda::pipeline_shared_state<cuda::thread_scope_block, kStages> state;
+    bool produces = threadIdx.x % 2 == 0;
+    int lane = threadIdx.x / 2;
+    auto role = produces ? cuda::pipeline_role::producer : cuda::pipeline_role::consumer;
+    auto pipe = cuda::make_pipeline(cg::this_thread_block(), &state, role);
+    float sum = 0;
+    for (int b = 0; b < batches; ++b) {
+        float* at = stage[b % kStages];
+        if (produces) {
+            pipe.producer_acquire();
+            cuda::memcpy_async(&at[lane], &x[b * kBatch + lane], sizeof(float), pipe);
+            pipe.producer_commit();
+        } else {
+            pipe.consumer_wait();
+            sum += at[kBatch - 1 - lane];
+            pipe.consumer_release();
+        }
+    }
+    if (!produces) y[lane] = sum;
+}
