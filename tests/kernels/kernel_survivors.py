@@ -36,7 +36,8 @@ REASONS = {
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
-        Survivor("rms_norm", "rms_norm_forward", "if (threadIdx.x == 0) rstd[row] = r;", "0 -> 1"),
+        Survivor("residual_layer_norm", "residual_layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
+        Survivor("...rms_norm", "...rms_norm_forward", "if (threadIdx.x == 0) rstd[row] = ...;", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x != 0) return;", "0 -> 1"),
     ],
     "thread 33 w is the only one of its kind in warp w, for all 32 warps": [
