@@ -5,6 +5,8 @@ from the reasons in tests/kernels/kernel_survivors.py, docs/kernel-mutants.md.
     python tests/kernel_mutants.py gelu flash         these
     python tests/kernel_mutants.py --headers-once flash    without mutants of headers that other kernels have caught
     python tests/kernel_mutants.py --share 4 flash    one of four, by a hash of their text
+    python tests/kernel_mutants.py --survivors gelu   those that survived, after a problem is added
+    python tests/kernel_mutants.py --rest flash       those that were not among these
     python tests/kernel_mutants.py --page             the page alone
 
 A mutant of a header that several kernels include is caught if one of them catches it. A kernel is run with all mutants of
@@ -45,19 +47,25 @@ def digest(mutants):
     return zlib.crc32("\n".join(mutant.place for mutant in mutants).encode())
 
 
-def record(results, name, report, share=1):
+def record(results, name, report, share=1, before=None):
     """Put a report into the results; header mutants that it caught are no survivors of others any more. share: one of so
-    many mutants was run."""
+    many mutants is run by now. before: the results of the kernel that the report adds to."""
     results["headers"] = sorted({*results.get("headers", ()), *caught_headers(report)})
-    survivors = [each for each in report.survivors if hashed(each.mutant.place) not in results["headers"]]
+    before = before or {"noticed": {}, "survived": [], "not reached": []}
+    noticed = Counter(before["noticed"]) + Counter({key: n for key, n in report.counts.items() if key in WORDS})
+    tried = {each.mutant.place for each in report.outcomes}
+    places = {
+        key: [place for place in before[key] if place not in tried]
+        + [each.mutant.place for each in report.survivors if each.noticed == outcome]
+        for key, outcome in (("survived", ""), ("not reached", "unreached"))
+    }
     results.setdefault("kernels", {})[name] = {
         "digest": digest(mutants_of(name)),
         "share": share,
         "problems": report.problems,
         "left out": report.left_out,
-        "noticed": {key: count for key, count in sorted(report.counts.items()) if key in WORDS},
-        "survived": [each.mutant.place for each in survivors if not each.noticed],
-        "not reached": [each.mutant.place for each in survivors if each.noticed],
+        "noticed": dict(sorted(noticed.items())),
+        **places,
     }
     for each in results["kernels"].values():
         for key in ("survived", "not reached"):
@@ -144,7 +152,7 @@ def page(results):
         parts.append("")
     missing = [f"`{name}`" for name in NAMES if name not in results["kernels"]]
     note = f"Not run yet: {', '.join(missing)}.\n\n" if missing else ""
-    shares = {name: found.get("share", 1) for name, found in results["kernels"].items()}
+    shares = {name: found["share"] for name, found in results["kernels"].items()}
     parted = [f"of `{name}` one of {share}" for name, share in sorted(shares.items()) if share > 1]
     note += f"Not all were run: {', '.join(parted)}, chosen by a hash of its text.\n\n" if parted else ""
     rules = "\n".join(f"- *{name}*: {text}" for name, text in RULES.items())
@@ -160,23 +168,40 @@ def main(arguments):
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
     parser.add_argument("--headers-once", action="store_true")
+    parser.add_argument("--survivors", action="store_true")
+    parser.add_argument("--rest", action="store_true")
     parser.add_argument("--share", type=int, default=1)
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args(arguments)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     caught = set(results.get("headers", ())) if given.headers_once else set()
     for name in [] if given.page else given.names or NAMES:
-        chosen = partial(_chosen, caught, given.share)
+        before, share = None, given.share
+        if given.survivors or given.rest:
+            before = results["kernels"][name]
+            share = before["share"] if given.survivors else 1
+        choose = _survivors if given.survivors else _rest if given.rest else _sampled
+        chosen = partial(choose, caught, before or share)
         report = mutate_case(name, chosen, progress=partial(_print_progress, name))
         caught |= caught_headers(report)
-        record(results, name, report, given.share)
+        record(results, name, report, share, before)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"\r{report.text()}")
     PAGE.write_text(page(results), encoding="utf-8")
 
 
-def _chosen(caught, share, mutants):
+def _sampled(caught, share, mutants):
     return [each for each in sample(mutants, share) if hashed(each.place) not in caught]
+
+
+def _rest(caught, before, mutants):
+    known = {each.place for each in sample(mutants, before["share"])}
+    return [each for each in mutants if each.place not in known and hashed(each.place) not in caught]
+
+
+def _survivors(caught, before, mutants):
+    places = {*before["survived"], *before["not reached"]}
+    return [each for each in mutants if each.place in places]
 
 
 def _print_progress(name, done, count):

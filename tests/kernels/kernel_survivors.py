@@ -90,17 +90,10 @@ REASONS = {
         Survivor("...", "row_statistics", "for (int i = 0; i < HELD; ++i) {", "i < HELD -> i <= HELD"),
         Survivor("...", "store_row", "for (int i = 0; i < HELD; i += N) {", "i < HELD -> i <= HELD"),
     ],
-    "the sum is read by the kernel of the residual norm alone": [
-        Survivor("layer_norm", "layer_norm_backward_row", "sums.dx[i] += dx[i];", "..."),
-        Survivor("rms_norm", "rms_norm_backward_row", "dx_sums[i] += dx[i];", "..."),
-    ],
     "vectors are launched only where the array begins at eight numbers of Philox: start is never negative": [
         Survivor("dropout", "dropout", "if (N > 1 && ...", "N > 1 && start >= 0 -> bool(N > 1)"),
     ],
     "N is 1 or 8": [Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "1 -> 2")],
-    "a second table of sums is for the norms; the third name is the second one again": [
-        Survivor("...", "column_sum", "float* out = blockIdx.y == 0 ? ...", "..."),
-    ],
     "no number that is drawn lies on the border: one of 65,536 would": [
         Survivor(
             "dropout", "dropout", "...", "philox_half(words, i) >= threshold -> philox_half(words, i) > threshold"
@@ -115,6 +108,9 @@ REASONS = {
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "8 -> 9"),
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "0 -> 1"),
     ],
+    "only slower: the numbers are read one by one": [
+        Survivor("skinny_matmul", "skinny_rows", "if (wide) {", "wide -> false"),
+    ],
     "only slower: the loop behind it finds nothing to do": [
         Survivor("dropout", "dropout", "if (start >= count) return;", "..."),
     ],
@@ -125,6 +121,7 @@ REASONS = {
         Survivor("rotary", "...", "for (long long head = blockIdx.y; ...", "head += gridDim.y -> ..."),
     ],
     "the number is written over before it is read": [
+        Survivor("skinny_matmul", "skinny_rows", "float mine = 0;", "0 -> 1"),
         Survivor("cross_entropy", "...", "OnlineSum alone = {fmaxf((float)z[single], LOWEST), 1};", "1 -> ..."),
     ],
     "the loss of an unknown target is NaN whatever its logit is": [

@@ -196,6 +196,15 @@ def test_what_does_not_compile_is_left_out(tmp_path, simulator):
     assert not report.survivors and len(report.outcomes) > 4
 
 
+def test_what_a_compiler_says_of_all_mutants_at_once_is_no_complaint(tmp_path, simulator):
+    """An assignment that one of them drops leaves a variable without a value, of which g++ warns."""
+    path = tmp_path / "kernel.cu"  # the name that its warnings have
+    lines = "\n" * 40
+    path.write_text(f"__global__ void k(float* y) {{{lines}    float a;\n    a = 3;\n    y[threadIdx.x] = a;\n}}\n")
+    report = mutate_file(path, "", FileRun((1,), (32,), ["float32[32]"], expect=("y = np.full(32, 3)",)))
+    assert report.outcomes and not report.survivors
+
+
 class TestChildren:
     def test_a_result_an_endless_loop_and_a_crash(self):
         def work(piece):
@@ -281,7 +290,7 @@ def assert_noticed(name, count):
     known = results()
 
     def chosen(mutants):
-        mutants = sample(mutants, known["kernels"][name].get("share", 1))
+        mutants = sample(mutants, known["kernels"][name]["share"])
         step = max(1, len(mutants) // count)
         return mutants[TURN % step :: step]
 
