@@ -34,6 +34,8 @@ REASONS = {
         Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
+        Survivor("decode", "block_max", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
+        Survivor("decode", "attend", "if (gridDim.y > 1 && threadIdx.x == 0) {", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
         Survivor("residual_layer_norm", "residual_layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
@@ -45,6 +47,7 @@ REASONS = {
         Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "32 -> 33"),
     ],
     "distances of 17, 8, 4, 2 and 1 reach all lanes, too: the sum has another order": [
+        Survivor("decode", "block_max", "for (int distance = 16; ...", "16 -> 17"),
         Survivor("...", "warp_sum", "...", "16 -> 17"),
         Survivor("cross_entropy", "warp_merge", "...", "16 -> 17"),
     ],
@@ -116,6 +119,21 @@ REASONS = {
     ],
     "the same numbers are written a second time": [
         Survivor("dropout", "dropout", "return;", "return; -> nothing"),
+    ],
+    "a softmax does not change when a number is added to all scores": [
+        Survivor("decode", "score", "float s = 0;", "0 -> 1"),
+    ],
+    "the weights of keys that are not seen are 0": [
+        Survivor("decode", "attend", "int n = threadIdx.x + own * KEYS, from = ...", "max(start, begin) -> start"),
+    ],
+    "the number OWN of a thread, which it does not have, belongs to no column": [
+        Survivor("decode", "attend", "for (int own = 0; own < OWN; ++own)", "own < OWN -> own <= OWN"),
+    ],
+    "one more number is written, which is not read": [
+        Survivor("decode", "attend", "if (threadIdx.x + own * KEYS < ...", "... < ... -> ... <= ..."),
+    ],
+    "a thread takes no second turn: a block has as many threads as a head has columns": [
+        Survivor("decode", "merge", "for (int d = threadIdx.x; ...", "d += blockDim.x -> d = blockDim.x"),
     ],
     "a thread takes no second turn: the grid has a block for all rows, up to the limit of blocks, 65,535 heads": [
         Survivor("rotary", "...", "for (long long head = blockIdx.y; ...", "head += gridDim.y -> ..."),

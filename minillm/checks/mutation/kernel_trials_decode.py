@@ -27,7 +27,9 @@ class Decoding(NamedTuple):
 
     size: B, H, H_kv, t, D. before: columns before the new ones. padding: (B,) or None. interleaved:
     None where nothing is rotated. by_token: a row of the tables for each new token. first: the
-    column of the cache's first row; those before it are cut off.
+    column of the cache's first row; those before it are cut off. peaks: for each row of the batch a
+    column whose key is that of the query, so that beside it the others vanish. blocks: the limit by
+    which the keys of a query are split, decode.ENOUGH_BLOCKS.
     """
 
     size: tuple[int, int, int, int, int]
@@ -38,6 +40,8 @@ class Decoding(NamedTuple):
     interleaved: bool | None = None
     by_token: bool = False
     first: int = 0
+    peaks: tuple[int, ...] | None = None
+    blocks: int = decode.ENOUGH_BLOCKS
 
     def __str__(self) -> str:
         return "-".join(map(str, ("x".join(map(str, self.size)), *self[1:])))
@@ -52,7 +56,13 @@ PROBLEMS = (
     Decoding((2, 2, 1, 3, 20), 130, 2 * KEYS, (0, 131), 9, True, by_token=True),
     Decoding((1, 1, 1, 2, 256), 130, 140),
     Decoding((1, 1, 1, 1, 80), 130, 150, interleaved=True),
+    Decoding((1, 13, 13, 10, 2), 0, 12),  # more queries than a block has threads
+    Decoding((3, 1, 1, 1, 6), 127, 128, peaks=(40, 70, 100)),
+    Decoding((4, 1, 1, 1, 6), 3 * KEYS - 1, 3 * KEYS, peaks=(1, 40, 200, 300)),
+    Decoding((3, 1, 1, 1, 6), 4 * KEYS + 3, 5 * KEYS, (0, 3, 140), blocks=6),
+    Decoding((3, 1, 1, 1, 6), 3 * KEYS - 1, 3 * KEYS, peaks=(40, 200, 300), blocks=1),
 )
+BEFORE_Q = 1  # heads' widths of numbers that belong to others
 
 
 def decoded() -> list[Trial]:
@@ -81,9 +91,13 @@ def inputs(problem: Decoding, dtype: str) -> SimpleNamespace:
     tables = None if problem.interleaved is None else rotary_tables(before + t + 3, D)
     if tables and problem.by_token:
         tables = tuple(np.concatenate([table[at] for at in positions(problem)]) for table in tables)
+    qkv, keys = numbers(B * t, (BEFORE_Q + H + 2 * H_kv) * D), numbers(B, H_kv, capacity, D)
+    for b, column in enumerate(problem.peaks or ()):
+        q = qkv[b, BEFORE_Q * D :][:D].astype(np.float64)
+        keys[b, 0, column] = 120 * np.sqrt(D) * q / (q @ q)
     return SimpleNamespace(
-        qkv=numbers(B * t, (H + 2 * H_kv) * D),
-        keys=numbers(B, H_kv, capacity, D),
+        qkv=qkv,
+        keys=keys,
         values=numbers(B, H_kv, capacity, D),
         place=np.array([before]),
         padding=None if padding is None else np.array(padding),
@@ -102,7 +116,7 @@ def by_the_layers(problem: Decoding, dtype: str):
     """y (B t, H D), and the cache after it, by the layers' functions in float64."""
     (B, H, H_kv, t, D), before = problem[:2]
     a = inputs(problem, dtype)
-    x = a.qkv.astype(np.float64).reshape(B, t, H + 2 * H_kv, D).swapaxes(1, 2)
+    x = a.qkv.astype(np.float64).reshape(B, t, -1, D).swapaxes(1, 2)[:, BEFORE_Q:]
     q, k, v = x[:, :H], x[:, H : H + H_kv], x[:, H + H_kv :]
     hidden = np.zeros(B, int) if a.padding is None else a.padding
     columns = np.arange(before, before + t)
@@ -128,9 +142,15 @@ def by_the_kernel(problem: Decoding, dtype: str, device: str = DEVICE):
     tables = a.tables and tuple(to_device(table, device) for table in a.tables)
     a = {name: to_device(x, device) for name, x in vars(a).items() if x is not None and name != "tables"}
     keys, values = (a[name][:, :, first:].copy() for name in ("keys", "values"))
-    q, k, v = (Heads(a["qkv"], start * D, count) for start, count in ((0, H), (H, H_kv), (H + H_kv, H_kv)))
+    places = ((0, H), (H, H_kv), (H + H_kv, H_kv))
+    q, k, v = (Heads(a["qkv"], (BEFORE_Q + start) * D, count) for start, count in places)
     settings = dict(place=a["place"], first=first, padding=a.get("padding"))
     rotation = dict(tables=tables, interleaved=bool(problem.interleaved), by_token=problem.by_token)
     q = decode.append(q, k, v, keys, values, **rotation, **settings)
-    y = decode.decode_attention(q, keys, values, window=problem.window, **settings)
+    limit = decode.ENOUGH_BLOCKS
+    decode.ENOUGH_BLOCKS = problem.blocks
+    try:
+        y = decode.decode_attention(q, keys, values, window=problem.window, **settings)
+    finally:
+        decode.ENOUGH_BLOCKS = limit
     return tuple(map(to_host, (y, keys, values)))
