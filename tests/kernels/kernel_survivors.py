@@ -102,6 +102,21 @@ REASONS = {
             "dropout", "dropout", "...", "philox_half(words, i) >= threshold -> philox_half(words, i) > threshold"
         ),
     ],
+    "no number that is drawn lies on the border: one of 4,294,967,296 would": [
+        Survivor("...", "kept_bits", "bits |= ...", "number >= drop.threshold -> number > drop.threshold"),
+    ],
+    "without dropout every number is kept, with the factor 1, and the two arrays are one": [
+        Survivor("...", "softmax_forward", "if (drop.threshold) ...", "drop.threshold -> true"),
+    ],
+    "the remainder is taken in the loop": [
+        Survivor("...", "kept_bits", "int half = (drop.first + n) % 8;", "(drop.first + n) % 8 -> (drop.first + n)"),
+    ],
+    "these kernels draw one number at a time: c is 0, and half is below 8": [
+        Survivor("naive", "kept_bits", "if (c == 0 || half == 8) ...", "..."),
+        Survivor("naive", "kept_bits", "half %= 8;", "half %= 8; -> nothing"),
+        Survivor("naive", "kept_bits", "bits |= ...", "bits |= ... -> bits = ..."),
+        Survivor("naive", "kept_bits", "bits |= ...", "... << c -> ... >> c"),
+    ],
     "only slower: the numbers are written one by one": [
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "N > 1...count -> false"),
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "start >= 0 -> start > 0"),
@@ -124,6 +139,7 @@ REASONS = {
         Survivor("decode", "score", "float s = 0;", "0 -> 1"),
     ],
     "the weights of keys that are not seen are 0": [
+        Survivor("naive", "matmul_atb", "for (long long i = causal ? j : 0; ...", "i < time && ... -> bool(i < time)"),
         Survivor("decode", "attend", "int n = threadIdx.x + own * KEYS, from = ...", "max(start, begin) -> start"),
     ],
     "the number OWN of a thread, which it does not have, belongs to no column": [
