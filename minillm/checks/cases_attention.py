@@ -8,6 +8,7 @@ import numpy as np
 
 from minillm.checks.case import KEY, Case, Kernel, at
 from minillm.kernels import RUNGS
+from minillm.layers.attention import first_keys
 from minillm.layers.documents import packed_starts
 from minillm.layers.linear import Linear
 from minillm.layers.rms_norm import RMSNorm
@@ -49,15 +50,20 @@ ROTARY = Case(
 )
 
 
-def attention_inputs(rng, B, H, H_kv, T, D, causal=True, dropout=0.0, batch_offset=0, window=None, documents=()):
+def attention_inputs(
+    rng, B, H, H_kv, T, D, causal=True, dropout=0.0, batch_offset=0, window=None, documents=(), seen=None
+):
     """q (B, H, T, D), k and v (B, H_kv, T, D). documents: for each row of the batch the lengths of
-    those that are packed into it; none: a row is one document.
+    those that are packed into it; none: a row is one document. seen: a window as kernels have it,
+    by documents' starts.
     """
     q, dy = rng.normal(size=(2, B, H, T, D))
     k, v = rng.normal(size=(2, B, H_kv, T, D))
     key = KEY if dropout else None
     settings = dict(causal=causal, dropout=dropout, rng_key=key, batch_offset=batch_offset)
     starts = np.stack([packed_starts(lengths, T) for lengths in documents]) if documents else None
+    if seen is not None:
+        starts = first_keys(starts, seen).astype(np.int32)
     return dict(q=q, k=k, v=v, dy=dy, starts=starts, settings=settings | ({"window": window} if window else {}))
 
 

@@ -88,7 +88,13 @@ RESIDUAL_LAYER_NORM = Case(
         Kernel("residual_layer_norm", "minillm.kernels.residual_layer_norm", "a sum of two arrays, and its layer norm"),
     ),
     gradcheck=[at(2, 3, 8), at(2, 3, 8, label="no biases", biased=False, delta_biased=False)],
-    kernels=[at(1, 1), *ROWS, at(6, 65, biased=False), at(6, 64, delta_biased=False)],
+    kernels=[
+        at(1, 1),
+        *ROWS,
+        at(6, 65, biased=False),
+        at(6, 64, delta_biased=False),
+        at(3, 5, biased=False, delta_biased=False),
+    ],
     simulate=(64, 256),
     benchmark=[at(4096, 768), at(16384, 768), at(8192, 1600)],
 )

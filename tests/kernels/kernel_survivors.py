@@ -34,9 +34,12 @@ REASONS = {
         Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
+        Survivor("decode", "block_max", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
+        Survivor("decode", "attend", "if (gridDim.y > 1 && threadIdx.x == 0) {", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
-        Survivor("rms_norm", "rms_norm_forward", "if (threadIdx.x == 0) rstd[row] = r;", "0 -> 1"),
+        Survivor("residual_layer_norm", "residual_layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
+        Survivor("...rms_norm", "...rms_norm_forward", "if (threadIdx.x == 0) rstd[row] = ...;", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x != 0) return;", "0 -> 1"),
     ],
     "thread 33 w is the only one of its kind in warp w, for all 32 warps": [
@@ -44,6 +47,7 @@ REASONS = {
         Survivor("cross_entropy", "block_merge", "if (threadIdx.x % 32 == 0)...", "32 -> 33"),
     ],
     "distances of 17, 8, 4, 2 and 1 reach all lanes, too: the sum has another order": [
+        Survivor("decode", "block_max", "for (int distance = 16; ...", "16 -> 17"),
         Survivor("...", "warp_sum", "...", "16 -> 17"),
         Survivor("cross_entropy", "warp_merge", "...", "16 -> 17"),
     ],
@@ -89,21 +93,29 @@ REASONS = {
         Survivor("...", "row_statistics", "for (int i = 0; i < HELD; ++i) {", "i < HELD -> i <= HELD"),
         Survivor("...", "store_row", "for (int i = 0; i < HELD; i += N) {", "i < HELD -> i <= HELD"),
     ],
-    "the sum is read by the kernel of the residual norm alone": [
-        Survivor("layer_norm", "layer_norm_backward_row", "sums.dx[i] += dx[i];", "..."),
-        Survivor("rms_norm", "rms_norm_backward_row", "dx_sums[i] += dx[i];", "..."),
-    ],
     "vectors are launched only where the array begins at eight numbers of Philox: start is never negative": [
         Survivor("dropout", "dropout", "if (N > 1 && ...", "N > 1 && start >= 0 -> bool(N > 1)"),
     ],
     "N is 1 or 8": [Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "1 -> 2")],
-    "a second table of sums is for the norms; the third name is the second one again": [
-        Survivor("...", "column_sum", "float* out = blockIdx.y == 0 ? ...", "..."),
-    ],
     "no number that is drawn lies on the border: one of 65,536 would": [
         Survivor(
             "dropout", "dropout", "...", "philox_half(words, i) >= threshold -> philox_half(words, i) > threshold"
         ),
+    ],
+    "no number that is drawn lies on the border: one of 4,294,967,296 would": [
+        Survivor("...", "kept_bits", "bits |= ...", "number >= drop.threshold -> number > drop.threshold"),
+    ],
+    "without dropout every number is kept, with the factor 1, and the two arrays are one": [
+        Survivor("...", "softmax_forward", "if (drop.threshold) ...", "drop.threshold -> true"),
+    ],
+    "the remainder is taken in the loop": [
+        Survivor("...", "kept_bits", "int half = (drop.first + n) % 8;", "(drop.first + n) % 8 -> (drop.first + n)"),
+    ],
+    "these kernels draw one number at a time: c is 0, and half is below 8": [
+        Survivor("naive", "kept_bits", "if (c == 0 || half == 8) ...", "..."),
+        Survivor("naive", "kept_bits", "half %= 8;", "half %= 8; -> nothing"),
+        Survivor("naive", "kept_bits", "bits |= ...", "bits |= ... -> bits = ..."),
+        Survivor("naive", "kept_bits", "bits |= ...", "... << c -> ... >> c"),
     ],
     "only slower: the numbers are written one by one": [
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "N > 1...count -> false"),
@@ -114,16 +126,36 @@ REASONS = {
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "8 -> 9"),
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "0 -> 1"),
     ],
+    "only slower: the numbers are read one by one": [
+        Survivor("skinny_matmul", "skinny_rows", "if (wide) {", "wide -> false"),
+    ],
     "only slower: the loop behind it finds nothing to do": [
         Survivor("dropout", "dropout", "if (start >= count) return;", "..."),
     ],
     "the same numbers are written a second time": [
         Survivor("dropout", "dropout", "return;", "return; -> nothing"),
     ],
+    "a softmax does not change when a number is added to all scores": [
+        Survivor("decode", "score", "float s = 0;", "0 -> 1"),
+    ],
+    "the weights of keys that are not seen are 0": [
+        Survivor("naive", "matmul_atb", "for (long long i = causal ? j : 0; ...", "i < time && ... -> bool(i < time)"),
+        Survivor("decode", "attend", "int n = threadIdx.x + own * KEYS, from = ...", "max(start, begin) -> start"),
+    ],
+    "the number OWN of a thread, which it does not have, belongs to no column": [
+        Survivor("decode", "attend", "for (int own = 0; own < OWN; ++own)", "own < OWN -> own <= OWN"),
+    ],
+    "one more number is written, which is not read": [
+        Survivor("decode", "attend", "if (threadIdx.x + own * KEYS < ...", "... < ... -> ... <= ..."),
+    ],
+    "a thread takes no second turn: a block has as many threads as a head has columns": [
+        Survivor("decode", "merge", "for (int d = threadIdx.x; ...", "d += blockDim.x -> d = blockDim.x"),
+    ],
     "a thread takes no second turn: the grid has a block for all rows, up to the limit of blocks, 65,535 heads": [
         Survivor("rotary", "...", "for (long long head = blockIdx.y; ...", "head += gridDim.y -> ..."),
     ],
     "the number is written over before it is read": [
+        Survivor("skinny_matmul", "skinny_rows", "float mine = 0;", "0 -> 1"),
         Survivor("cross_entropy", "...", "OnlineSum alone = {fmaxf((float)z[single], LOWEST), 1};", "1 -> ..."),
     ],
     "the loss of an unknown target is NaN whatever its logit is": [

@@ -22,8 +22,12 @@ from minillm.kernels.simulator.host_code import without_host_code
 from minillm.kernels.simulator.source import functions, line_of, masked, read_source
 
 # minillm_chosen[n]: 1 for the mutant that is chosen, and for all of them where it is noted which
-# places run. Read by an instruction that check mode does not see as an access of the kernel's.
+# places run. Read by an instruction that check mode does not see as an access of the kernel's. What
+# g++ says of variables without a value is not said: it would be about any of the mutants.
 PRELUDE = """\
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wdangling-pointer"
 extern "C" __attribute__((visibility("default"))) unsigned char minillm_chosen[{count}];
 unsigned char minillm_chosen[{count}];
 extern "C" __attribute__((visibility("default"))) unsigned char minillm_reached[{count} + 1];

@@ -10,6 +10,7 @@ from minillm.checks.cases_activations import GELU, SWIGLU
 from minillm.checks.cases_linear import BIAS
 from minillm.checks.cases_norms import LAYER_NORM, RESIDUAL_BIAS, RESIDUAL_LAYER_NORM, RESIDUAL_RMS_NORM, RMS_NORM
 from minillm.checks.mutation.kernel_trial import Trial
+from minillm.checks.mutation.kernel_trials_decode import decoded
 from minillm.checks.mutation.kernel_trials_generation import largest_ids, products
 from minillm.checks.mutation.kernel_trials_layers import cross_entropies, unknown_ids, with_dsum, with_few_blocks
 from minillm.checks.mutation.kernel_trials_optim import adamw_steps, clipped_norms
@@ -35,6 +36,7 @@ TRIALS: dict[str, Callable[[], list[Trial]]] = {
     "adamw": adamw_steps,
     "bias": lambda: with_few_blocks(BIAS, columns),
     "cross_entropy": cross_entropies,
+    "decode": decoded,
     "embedding": unknown_ids,
     "gelu": lambda: with_few_blocks(GELU, columns),
     "global_norm": clipped_norms,
@@ -48,4 +50,8 @@ TRIALS: dict[str, Callable[[], list[Trial]]] = {
     "swiglu": lambda: with_few_blocks(SWIGLU, swiglu),
 }
 # Kernels that have no case -> the module of their launcher.
-WITHOUT_A_CASE = {"largest": "minillm.kernels.largest", "skinny_matmul": "minillm.kernels.skinny_matmul"}
+WITHOUT_A_CASE = {
+    "decode": "minillm.kernels.attention.decode",
+    "largest": "minillm.kernels.largest",
+    "skinny_matmul": "minillm.kernels.skinny_matmul",
+}

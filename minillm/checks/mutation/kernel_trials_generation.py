@@ -39,6 +39,7 @@ def products() -> list[Trial]:
         (1, 264, (9, 3, 12), True, False),
         (3, 40, (33, 5), True, False),
         (8, 65, (129,), True, True),
+        (11, 40, (9, 5), True, False),
         (16, 24, (31, 7, 8), True, False),
         (1, 40, (33,), False, True),
         (4, 19, (64,), False, False),
