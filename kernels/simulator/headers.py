@@ -62,8 +62,8 @@ class Included:
 
     @property
     def has_ptx(self) -> bool:
-        """Whether there is inline PTX that has no C++ beside it."""
-        return bool(STATEMENT.search(self.text)) or any(map(_has_ptx, self.texts[1:]))
+        """Whether there is inline PTX that becomes C++."""
+        return with_ptx_as_cpp(self.text) != self.text or any(map(_has_ptx, self.texts[1:]))
 
     def write_empty(self, folder: Path, searched: list[Path]) -> None:
         """Those that are empty here, but for what the folders `searched` have."""

@@ -12,6 +12,7 @@ import re
 from minillm.kernels.simulator.elf import SharedSymbol
 from minillm.kernels.simulator.source import Function, closing_bracket, functions, masked, split_list
 
+THREADS = 1024  # of a block
 STATIC_SHARED_BYTES = 48 * 1024
 PARAMETER_BYTES = 32764  # sm_70 and later, CUDA 12.1 and later
 COOPERATIVE_THREADS = 16384  # of the simulator's own: each has a stack

@@ -13,21 +13,19 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.kernels.simulator import memory, settings
-from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library, runtime
-from minillm.kernels.simulator.elf import Image, shared_block_size, shared_name, shared_symbols
+from minillm.kernels.simulator.compiler import DYNAMIC_SHARED_BYTES, kernel_library
 from minillm.kernels.simulator.errors import SimulatorError
-from minillm.kernels.simulator.launch_types import Region, SharedArray
-from minillm.kernels.simulator.launching import ANCHOR, Size, carry_out, described
-from minillm.kernels.simulator.limits import COOPERATIVE_THREADS, PARAMETER_BYTES, STATIC_SHARED_BYTES, static_shared_of
-from minillm.kernels.simulator.linking import VARIABLE_GAP
+from minillm.kernels.simulator.launch_types import Region
+from minillm.kernels.simulator.launching import Size, carry_out, described
+from minillm.kernels.simulator.library import Library
+from minillm.kernels.simulator.limits import COOPERATIVE_THREADS, PARAMETER_BYTES, STATIC_SHARED_BYTES, THREADS
 from minillm.kernels.simulator.profile import Profile
-from minillm.kernels.simulator.signature import Parameter, check_argument, extern_c_kernels, parameter_names
+from minillm.kernels.simulator.signature import check_argument, extern_c_kernels, parameter_names
 from minillm.kernels.simulator.source import read_source
 from minillm.kernels.simulator.watching import WatchedBlock
 
 MAX_GRID = (2**31 - 1, 65535, 65535)  # CUDA C++ programming guide, "Technical specifications per compute capability"
 MAX_BLOCK = (1024, 1024, 64)
-MAX_THREADS = 1024
 
 
 class Pointee(NamedTuple):
@@ -131,61 +129,6 @@ class RawModule:
         return self._libraries[observed]
 
 
-class Library:
-    """A compiled source."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.runtime = runtime()
-        self.functions = ctypes.CDLL(str(path))
-        self.symbols = shared_symbols(path)
-        self._static_shared: dict[str, int] = {}
-        self.flags = [s.offset for s in self.symbols if s.name.startswith("_ZGV")]  # "initialised" flags of g++
-        self.shared_arrays = [
-            SharedArray(s.offset, s.size, shared_name(s.name).encode())
-            for s in self.symbols
-            if s.defined and s.size and s.offset not in self.flags
-        ]
-        self.shared_size = shared_block_size(path)
-        self.shared_offset = next(s.offset for s in self.symbols if s.name == "minillm_dynamic_shared")
-        image = Image(path)
-        self.base = self.address(ANCHOR) - image.symbol(ANCHOR)
-        self.text, self.text_size = image.instructions()
-        self.variables = image.variables()
-        self.regions = [
-            *(self._variable(each) for each in self.variables),
-            *(
-                Region(self.base + start, size, 0, b"constants", 1, Region.CONSTANTS, False)
-                for start, size in image.constants()
-            ),
-        ]
-
-    def _variable(self, variable) -> Region:
-        name = f"the variable {variable.name}".encode()
-        return Region(self.base + variable.address, variable.size, VARIABLE_GAP // 2, name, 1, Region.VARIABLE, True)
-
-    def parameters(self, index: int) -> list[Parameter]:
-        describe = getattr(self.functions, f"minillm_parameters_{index}")
-        describe.restype = ctypes.POINTER(Parameter)
-        count = ctypes.c_int()
-        first = describe(ctypes.byref(count))
-        return [first[i] for i in range(count.value)]
-
-    def static_shared(self, kernel: str) -> int:
-        """Bytes of static shared memory that a kernel declares."""
-        if kernel not in self._static_shared:
-            self._static_shared[kernel] = static_shared_of(kernel, self.symbols)
-        return self._static_shared[kernel]
-
-    def bound(self, index: int) -> int:
-        """The most threads of a block of kernel number `index`."""
-        name = f"minillm_bound_{index}"
-        return getattr(self.functions, name)() if hasattr(self.functions, name) else MAX_THREADS
-
-    def address(self, name: str) -> int:
-        return ctypes.cast(getattr(self.functions, name), ctypes.c_void_p).value
-
-
 class Kernel:
     """One kernel: `kernel(grid, block, args, shared_mem=0)`, as cupy.RawKernel.
 
@@ -263,8 +206,8 @@ class Kernel:
 
     def _check_limits(self, library: Library, index: int, size: Size) -> None:
         threads, bound = math.prod(size.block), library.bound(index)
-        if threads > MAX_THREADS:
-            raise ValueError(f"{self.name}: a block of {size.block} threads is beyond CUDA's limit of {MAX_THREADS}")
+        if threads > THREADS:
+            raise ValueError(f"{self.name}: a block of {size.block} threads is beyond CUDA's limit of {THREADS}")
         if threads > bound:
             raise ValueError(
                 f"{self.name}: a block of {threads} threads, and its __launch_bounds__ say {bound} at most"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minillm.kernels.simulator.compiler import kernel_library
-from minillm.kernels.simulator.module import Library
+from minillm.kernels.simulator.library import Library
 from minillm.kernels.simulator.signature import extern_c_kernels
 
 # What every kernel that CuPy puts together begins with, and what that includes.

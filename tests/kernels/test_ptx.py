@@ -200,3 +200,9 @@ def test_the_table_has_every_instruction():
 def test_what_would_give_another_number_is_refused(code):
     with pytest.raises(CompileError, match="kernel.cu:[0-9]+: .*" + code.split()[0].rstrip(";")):
         RawModule(code=source([(code, "f", "f 1", 0)])).library("run")
+
+
+def test_other_assembly_brings_no_names_of_its_own():
+    code = 'extern "C" __global__ void half(int* y) { asm("" : "+m"(*y)); y[0] = 2; }'
+    RawModule(code=code).get_function("half")((1,), (1,), (y := np.zeros(1, np.int32),))
+    assert y[0] == 2

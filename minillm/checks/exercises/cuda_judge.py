@@ -16,9 +16,9 @@ from minillm.checks.exercises.verdict import Verdict, size_text
 from minillm.kernels.exercises.registry import Exercise
 from minillm.kernels.exercises.task import Counts, KernelTask, Launch
 from minillm.kernels.simulator import CompileError, RawModule, SimulatorError, configured
+from minillm.kernels.simulator.dialect import EXTERN_SHARED
 from minillm.kernels.simulator.signature import check_argument
 from minillm.kernels.simulator.source import (
-    EXTERN_SHARED,
     KernelText,
     kernels,
     line_of,
