@@ -112,10 +112,26 @@ REASONS = {
         Survivor("...", "kept_bits", "int half = (drop.first + n) % 8;", "(drop.first + n) % 8 -> (drop.first + n)"),
     ],
     "these kernels draw one number at a time: c is 0, and half is below 8": [
-        Survivor("naive", "kept_bits", "if (c == 0 || half == 8) ...", "..."),
-        Survivor("naive", "kept_bits", "half %= 8;", "half %= 8; -> nothing"),
-        Survivor("naive", "kept_bits", "bits |= ...", "bits |= ... -> bits = ..."),
-        Survivor("naive", "kept_bits", "bits |= ...", "... << c -> ... >> c"),
+        Survivor(kernel, "kept_bits", *line)
+        for kernel in ("naive", "tiled")
+        for line in (
+            ("if (c == 0 || half == 8) ...", "..."),
+            ("half %= 8;", "half %= 8; -> nothing"),
+            ("bits |= ...", "bits |= ... -> bits = ..."),
+            ("bits |= ...", "... << c -> ... >> c"),
+        )
+    ],
+    "only slower: the scores of a tile that is hidden are computed, and masked one by one": [
+        Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool(column + TILE - 1 < ..."),
+        Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool((causal && ...&& ..."),
+        Survivor("tiled", "matmul_abt", "bool hidden = ...", "row + TILE - 1 -> row + TILE"),
+    ],
+    "a product has more tiles, in which the weights or the numbers beyond the end are 0": [
+        Survivor("tiled", "matmul_ab", "int begin = ...", ".../ TILE * TILE -> .../ TILE"),
+        Survivor("tiled", "matmul_ab", "int end = causal ? ...", "..."),
+        Survivor("tiled", "matmul_ab", "for (int j = begin; ...", "j < end -> j <= end"),
+        Survivor("tiled", "matmul_atb", "for (int i = causal ? row : 0; ...", "i < time && ... -> bool(i < time)"),
+        Survivor("tiled", "matmul_atb", "for (int i = causal ? row : 0; ...", "i < time -> i <= time"),
     ],
     "only slower: the numbers are written one by one": [
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "N > 1...count -> false"),

@@ -141,7 +141,7 @@ def _of_attention(time: int) -> list[Problem]:
         at(1, 2, 1, time + 1, 32, dropout=0.3, batch_offset=3),
         at(1, 2, 2, time, 32, causal=False, dropout=0.2),
         at(2, 2, 1, time, 32, documents=((3, time - 6, 3), (time,)), dropout=0.2),
-        at(2, 1, 1, time + 4, 32, seen=5, documents=((time - 26, 30), (1, time + 3))),
+        at(2, 1, 1, time + 4, 32, seen=5, documents=((time - 2, 6), (1, time + 3))),
     ]
 
 
