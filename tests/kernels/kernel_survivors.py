@@ -108,6 +108,9 @@ REASONS = {
     "without dropout every number is kept, with the factor 1, and the two arrays are one": [
         Survivor("...", "softmax_forward", "if (drop.threshold) ...", "drop.threshold -> true"),
     ],
+    "only slower: without dropout the bits are not used": [
+        Survivor("flash...", "Kept...Tile", "if (!drop.threshold) return;", "!drop.threshold -> false"),
+    ],
     "the remainder is taken in the loop": [
         Survivor("...", "kept_bits", "int half = (drop.first + n) % 8;", "(drop.first + n) % 8 -> (drop.first + n)"),
     ],
@@ -122,6 +125,9 @@ REASONS = {
         )
     ],
     "only slower: the scores of a tile that is hidden are computed, and masked one by one": [
+        Survivor("flash...", "flash_backward_keys", "if (!mask.hides_all(...", "16 -> 17"),
+        Survivor("...", "hides_none", "return last < time ...", "j + keys - 1 <= i -> j + keys - 1 < i"),
+        Survivor("flash...", "flash_backward_queries", "int begin = ...", "min(first_query + OWNED, time) -> time"),
         Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool(column + TILE - 1 < ..."),
         Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool((causal && ...&& ..."),
         Survivor("tiled", "matmul_abt", "bool hidden = ...", "row + TILE - 1 -> row + TILE"),
