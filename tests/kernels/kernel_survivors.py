@@ -36,6 +36,7 @@ REASONS = {
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
         Survivor("decode", "block_max", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("decode", "attend", "if (gridDim.y > 1 && threadIdx.x == 0) {", "0 -> 1"),
+        Survivor("...", "row_delta", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
         Survivor("residual_layer_norm", "residual_layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
@@ -123,7 +124,8 @@ REASONS = {
             ("bits |= ...", "bits |= ... -> bits = ..."),
             ("bits |= ...", "... << c -> ... >> c"),
         )
-    ],
+    ]
+    + [Survivor("online", "kept_bits", "if (c == 0 || half == 8) ...", "...")],
     "only slower: the scores of a tile that is hidden are computed, and masked one by one": [
         Survivor("flash...", "flash_backward_keys", "if (!mask.hides_all(...", "16 -> 17"),
         Survivor("...", "hides_none", "return last < time ...", "j + keys - 1 <= i -> j + keys - 1 < i"),
@@ -131,6 +133,13 @@ REASONS = {
         Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool(column + TILE - 1 < ..."),
         Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool((causal && ...&& ..."),
         Survivor("tiled", "matmul_abt", "bool hidden = ...", "row + TILE - 1 -> row + TILE"),
+    ],
+    "only slower: there are more tiles, or others, in which a thread goes over the keys and queries that it sees": [
+        Survivor("online", "...", "int begin = first_key_of(...", ".../ TILE * TILE -> .../ TILE"),
+        Survivor(
+            "online", "...", "...end = causal ? min(first + ROWS, time) : time;", "min(first + ROWS, time) -> ..."
+        ),
+        Survivor("online", "online_backward_keys", "for (int start = ...", "start < time -> start <= time"),
     ],
     "a product has more tiles, in which the weights or the numbers beyond the end are 0": [
         Survivor("tiled", "matmul_ab", "int begin = ...", ".../ TILE * TILE -> .../ TILE"),
