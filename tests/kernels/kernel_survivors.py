@@ -127,6 +127,7 @@ REASONS = {
     ]
     + [Survivor("online", "kept_bits", "if (c == 0 || half == 8) ...", "...")],
     "only slower: the scores of a tile that is hidden are computed, and masked one by one": [
+        Survivor("flash_tensor_cores", "flash_backward_keys", "int start = causal ? ...", "starts -> false"),
         Survivor("flash...", "flash_backward_keys", "if (!mask.hides_all(...", "16 -> 17"),
         Survivor("...", "hides_none", "return last < time ...", "j + keys - 1 <= i -> j + keys - 1 < i"),
         Survivor("flash...", "flash_backward_queries", "int begin = ...", "min(first_query + OWNED, time) -> time"),
