@@ -36,6 +36,7 @@ REASONS = {
         Survivor("cross_entropy", "...", "if (threadIdx.x == 0 && known) {", "0 -> 1"),
         Survivor("decode", "block_max", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("decode", "attend", "if (gridDim.y > 1 && threadIdx.x == 0) {", "0 -> 1"),
+        Survivor("...", "row_delta", "if (threadIdx.x % 32 == 0)...", "0 -> 1"),
         Survivor("global_norm", "...", "if (threadIdx.x == 0)...", "0 -> 1"),
         Survivor("layer_norm", "layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
         Survivor("residual_layer_norm", "residual_layer_norm_forward", "if (threadIdx.x == 0) {", "0 -> 1"),
@@ -108,14 +109,45 @@ REASONS = {
     "without dropout every number is kept, with the factor 1, and the two arrays are one": [
         Survivor("...", "softmax_forward", "if (drop.threshold) ...", "drop.threshold -> true"),
     ],
+    "only slower: without dropout the bits are not used": [
+        Survivor("flash...", "Kept...Tile", "if (!drop.threshold) return;", "!drop.threshold -> false"),
+    ],
     "the remainder is taken in the loop": [
         Survivor("...", "kept_bits", "int half = (drop.first + n) % 8;", "(drop.first + n) % 8 -> (drop.first + n)"),
     ],
     "these kernels draw one number at a time: c is 0, and half is below 8": [
-        Survivor("naive", "kept_bits", "if (c == 0 || half == 8) ...", "..."),
-        Survivor("naive", "kept_bits", "half %= 8;", "half %= 8; -> nothing"),
-        Survivor("naive", "kept_bits", "bits |= ...", "bits |= ... -> bits = ..."),
-        Survivor("naive", "kept_bits", "bits |= ...", "... << c -> ... >> c"),
+        Survivor(kernel, "kept_bits", *line)
+        for kernel in ("naive", "tiled")
+        for line in (
+            ("if (c == 0 || half == 8) ...", "..."),
+            ("half %= 8;", "half %= 8; -> nothing"),
+            ("bits |= ...", "bits |= ... -> bits = ..."),
+            ("bits |= ...", "... << c -> ... >> c"),
+        )
+    ]
+    + [Survivor("online", "kept_bits", "if (c == 0 || half == 8) ...", "...")],
+    "only slower: the scores of a tile that is hidden are computed, and masked one by one": [
+        Survivor("flash_tensor_cores", "flash_backward_keys", "int start = causal ? ...", "starts -> false"),
+        Survivor("flash...", "flash_backward_keys", "if (!mask.hides_all(...", "16 -> 17"),
+        Survivor("...", "hides_none", "return last < time ...", "j + keys - 1 <= i -> j + keys - 1 < i"),
+        Survivor("flash...", "flash_backward_queries", "int begin = ...", "min(first_query + OWNED, time) -> time"),
+        Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool(column + TILE - 1 < ..."),
+        Survivor("tiled", "matmul_abt", "bool hidden = ...", "(causal && ...-> bool((causal && ...&& ..."),
+        Survivor("tiled", "matmul_abt", "bool hidden = ...", "row + TILE - 1 -> row + TILE"),
+    ],
+    "only slower: there are more tiles, or others, in which a thread goes over the keys and queries that it sees": [
+        Survivor("online", "...", "int begin = first_key_of(...", ".../ TILE * TILE -> .../ TILE"),
+        Survivor(
+            "online", "...", "...end = causal ? min(first + ROWS, time) : time;", "min(first + ROWS, time) -> ..."
+        ),
+        Survivor("online", "online_backward_keys", "for (int start = ...", "start < time -> start <= time"),
+    ],
+    "a product has more tiles, in which the weights or the numbers beyond the end are 0": [
+        Survivor("tiled", "matmul_ab", "int begin = ...", ".../ TILE * TILE -> .../ TILE"),
+        Survivor("tiled", "matmul_ab", "int end = causal ? ...", "..."),
+        Survivor("tiled", "matmul_ab", "for (int j = begin; ...", "j < end -> j <= end"),
+        Survivor("tiled", "matmul_atb", "for (int i = causal ? row : 0; ...", "i < time && ... -> bool(i < time)"),
+        Survivor("tiled", "matmul_atb", "for (int i = causal ? row : 0; ...", "i < time -> i <= time"),
     ],
     "only slower: the numbers are written one by one": [
         Survivor("dropout", "dropout", "if (N > 1 && start >= 0 && start + 8 <= count) {", "N > 1...count -> false"),

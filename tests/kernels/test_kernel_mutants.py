@@ -26,7 +26,8 @@ from minillm.errors import UserError
 
 # Which part of the kernels' mutants a run of the tests takes: another one for each commit in continuous integration.
 TURN = zlib.crc32(os.environ.get("GITHUB_SHA", "").encode())
-COSTLY = ("tiled", "online", "flash", "flash_tensor_cores")  # to compile, and to run in check mode
+COSTLY = ("tiled", "online", "flash")  # to compile, and to run in check mode
+TOO_COSTLY = "flash_tensor_cores"  # a minute and a half to compile
 
 SUM = """\
 #define SQUARE(x) ((x) * (x))
@@ -282,7 +283,7 @@ def test_every_survivor_has_a_reason_and_every_reason_a_survivor():
 
 def in_turn(turn, costly=False):
     """A kernel, another one for every commit."""
-    names = [name for name in sorted(results()["kernels"]) if (name in COSTLY) == costly]
+    names = [name for name in sorted(results()["kernels"]) if (name in COSTLY) == costly and name != TOO_COSTLY]
     return names[(TURN + turn) % len(names)]
 
 
@@ -309,7 +310,7 @@ def test_a_sample_of_the_mutants_of_one_kernel(simulator):
     assert_noticed(in_turn(0), 40)
 
 
-@pytest.mark.parametrize("costly, count", [(False, 80), (True, 15)])
+@pytest.mark.parametrize("costly, count", [(False, 60), (True, 10)])
 def test_more_kernels(costly, count, simulator):
     assert_noticed(in_turn(1, costly), count)
 

@@ -24,10 +24,12 @@ from minillm.kernels.simulator.source import functions, line_of, masked, read_so
 # minillm_chosen[n]: 1 for the mutant that is chosen, and for all of them where it is noted which
 # places run. Read by an instruction that check mode does not see as an access of the kernel's. What
 # g++ says of variables without a value is not said: it would be about any of the mutants.
+# The word asm is put together: the simulator reads what is in its brackets as PTX, with more headers.
 PRELUDE = """\
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wdangling-pointer"
+#define MINILLM_PASTED(a, b) a##b
 extern "C" __attribute__((visibility("default"))) unsigned char minillm_chosen[{count}];
 unsigned char minillm_chosen[{count}];
 extern "C" __attribute__((visibility("default"))) unsigned char minillm_reached[{count} + 1];
@@ -38,7 +40,7 @@ __device__ __attribute__((noinline, no_sanitize("thread"))) static bool minillm_
 }}
 __device__ __attribute__((always_inline)) static inline bool minillm_is(int number) {{
     unsigned chosen;
-    asm("{instruction}" : "=r"(chosen) : "m"(minillm_chosen[number]));
+    MINILLM_PASTED(__as, m__)("{instruction}" : "=r"(chosen) : "m"(minillm_chosen[number]));
     return __builtin_expect(chosen != 0, 0) && minillm_is_chosen(number);
 }}
 """
