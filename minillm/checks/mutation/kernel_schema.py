@@ -23,7 +23,8 @@ from minillm.kernels.simulator.source import functions, line_of, masked, read_so
 # minillm_chosen[n]: 1 for the mutant that is chosen, and for all of them where it is noted which
 # places run. Read by an instruction that check mode does not see as an access of the kernel's. What
 # g++ says of variables without a value is not said: it would be about any of the mutants.
-# The word asm is put together: the simulator reads what is in its brackets as PTX, with more headers.
+# The word asm is put together: the simulator reads what is in its brackets as PTX, with more
+# headers.
 PRELUDE = """\
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
