@@ -17,6 +17,7 @@ import argparse
 import json
 import platform
 import sys
+import textwrap
 import zlib
 from collections import Counter
 from functools import partial
@@ -155,7 +156,8 @@ def page(results):
     note = f"Not run yet: {', '.join(missing)}.\n\n" if missing else ""
     shares = {name: found["share"] for name, found in results["kernels"].items()}
     parted = [f"of `{name}` one of {share}" for name, share in sorted(shares.items()) if share > 1]
-    note += f"Not all were run: {', '.join(parted)}, chosen by a hash of its text.\n\n" if parted else ""
+    partly = f"Not all were run: {', '.join(parted)}, chosen by a hash of their text."
+    note += textwrap.fill(partly, 128) + "\n\n" if parted else ""
     rules = "\n".join(f"- *{name}*: {text}" for name, text in RULES.items())
     return TEXT.format(table="\n".join(rows), rules=rules, reasons="\n".join(parts).rstrip(), missing=note)
 
