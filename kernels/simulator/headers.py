@@ -51,8 +51,11 @@ class Included:
     @property
     def own_texts(self) -> list[str]:
         """Those of the author's headers."""
-        own = (content for file, content in self.contents.items() if not file.is_relative_to(HERE))
-        return [each.decode("utf-8", "replace") for each in own]
+        return [each.decode("utf-8", "replace") for each in self._own.values()]
+
+    @property
+    def _own(self) -> dict[Path, bytes]:
+        return {file: content for file, content in self.contents.items() if not _is_delivered(file)}
 
     @property
     def names(self) -> set[str]:
@@ -77,8 +80,7 @@ class Included:
         """The text with copies in place of the author's headers, if one of those has inline PTX or
         parts that only the host can compile; both are gone from the copies.
         """
-        own = {file: content for file, content in self.contents.items() if not file.is_relative_to(HERE)}
-        plain = {file: content.decode("utf-8", "replace") for file, content in own.items()}
+        plain = {file: content.decode("utf-8", "replace") for file, content in self._own.items()}
         if not any(_has_ptx(each) or _has_host_code(each) for each in plain.values()):
             return text
         copies = {file: folder / f"{number}-{file.name}" for number, file in enumerate(plain)}
@@ -104,6 +106,13 @@ class Included:
             return f'#include "{copy}"' if copy else found[0]
 
         return INCLUDE.sub(include, text)
+
+
+def _is_delivered(file: Path) -> bool:
+    """Whether a header comes with the simulator or with CuPy: these compile as they are, and are
+    compiled once for all sources.
+    """
+    return file.is_relative_to(HERE) or "/cupy/_core/include/" in file.as_posix()
 
 
 def _found(name: str, folders: list[Path]) -> Path | None:
