@@ -23,7 +23,7 @@ name        mutants  caught  same function  survive
 layer_norm      {layer_norm.tried}     {layer_norm.caught}              0        0
 softmax          {softmax.tried}      {softmax.caught}              0        0
 dpo              {dpo.tried}      {dpo.caught}              1        0
-{sum.tried} mutants, {sum.caught} caught, 1 are the same function, 0 survive
+{sum.tried} mutants, {sum.caught} caught, 1 the same function, 0 survive
 ```
 
 Without names all are tried, in a minute or two. Finite differences are of forward alone, which a fault in backward does

@@ -74,7 +74,7 @@ def _last_line(results: list[Result]) -> str:
     tried, caught, equal, survivors = (
         sum(len(getattr(result, part)) for result in results) for part in ("outcomes", "caught", "equal", "survivors")
     )
-    return f"{tried:,} mutants, {caught:,} caught, {equal} are the same function, {survivors} survive"
+    return f"{tried:,} mutants, {caught:,} caught, {equal} the same function, {survivors} survive"
 
 
 @contextmanager

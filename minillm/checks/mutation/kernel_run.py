@@ -106,7 +106,7 @@ class Report:
         """The summary of `minillm simulate --mutate`."""
         counts, total = self.counts, len(self.outcomes) - self.counts["unused"]
         caught = total - counts[""] - counts["unreached"]
-        rows = [f"{self.name}: {total} mutants on {self.problems} problems, {caught} noticed"]
+        rows = [f"{self.name}: {total} mutants, {caught} noticed; problems: {self.problems}"]
         rows += [f"  {name:<14}{count:>6}  {WORDS[name]}" for name, count in counts.most_common() if name in WORDS]
         if counts["unreached"]:
             rows.append(f"  not reached   {counts['unreached']:>6}  no problem runs their place")
