@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from minillm.kernels.simulator import settings, warnings_of
@@ -25,7 +24,7 @@ from minillm.kernels.simulator.limits import STATIC_SHARED_BYTES, function_name,
 from minillm.kernels.simulator.linking import LINK_FLAGS, SHARED_GAP, variables_apart
 from minillm.kernels.simulator.ptx import with_ptx_as_cpp
 from minillm.kernels.simulator.source import kernels, masked
-from minillm.kernels.simulator.toolchain import cache_folder, digest, run, toolchain
+from minillm.kernels.simulator.toolchain import cache_folder, digest, run, run_together, toolchain
 
 DYNAMIC_SHARED_BYTES = 227 * 1024  # the most that any GPU gives to one block (sm_90)
 # DWARF 4: addr2line of binutils 2.40 reads the file table of gcc 12's DWARF 5 wrongly.
@@ -80,18 +79,14 @@ def runtime_library() -> Path:
                 (Path(folder) / f"runtime{number}.cpp", [path for path in sources if path.stem in names])
                 for number, names in enumerate(_RUNTIME_PIECES)
             ]
-            with ThreadPoolExecutor(len(pieces)) as pool:
-                objects = list(pool.map(_runtime_piece, pieces))
+            for unit, names in pieces:
+                unit.write_text("".join(f'#include "{source}"\n' for source in names), encoding="utf-8")
+            objects = [unit.with_suffix(".o") for unit, _ in pieces]
+            flags = (*COMMON, *RUNTIME_FLAGS, "-pthread", "-c", "-o")
+            run_together([(*flags, made, unit) for made, (unit, _) in zip(objects, pieces)])
             run(*COMMON, "-shared", "-pthread", f"-Wl,-soname={target.name}", "-o", built, *objects)
             os.replace(built, target)
     return target
-
-
-def _runtime_piece(piece: tuple[Path, list[Path]]) -> Path:
-    unit, sources = piece
-    unit.write_text("".join(f'#include "{source}"\n' for source in sources), encoding="utf-8")
-    run(*COMMON, *RUNTIME_FLAGS, "-pthread", "-c", "-o", unit.with_suffix(".o"), unit)
-    return unit.with_suffix(".o")
 
 
 @functools.cache

@@ -93,17 +93,48 @@ def toolchain() -> str:
 
 def run(*arguments, folder: Path | None = None, complaint=None) -> str:
     """Run the compiler, and return its warnings; `complaint` makes a line of its errors."""
+    (log,) = run_together([arguments], folder, complaint)
+    return log
+
+
+def run_together(commands, folder: Path | None = None, complaint=None) -> list[str]:
+    """Run the compiler once for each list of arguments, at the same time. What ends this function
+    early ends the compilers, too.
+    """
     if compiler() is None:
         raise CompilerMissing
-    given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
-    command = [compiler(), *given]
-    english = {**os.environ, "LC_ALL": "C"}
-    started = time.perf_counter()
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, env=english)
+    started, running = time.perf_counter(), []
+    try:
+        for arguments in commands:
+            running.append(_started(arguments, folder))
+        logs = [process.communicate()[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+            process.stderr.close()
     global _seconds
     _seconds += time.perf_counter() - started
-    if result.returncode:
-        log = result.stderr
+    for process, log in zip(running, logs):
+        _check(process.returncode, log, complaint)
+    return logs
+
+
+def _started(arguments, folder: Path | None) -> subprocess.Popen:
+    given = [word for each in map(str, arguments) for word in (OF_GCC.get(each, (each,)) if is_clang() else (each,))]
+    return subprocess.Popen(
+        [compiler(), *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        cwd=folder,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+
+
+def _check(returncode: int, log: str, complaint) -> None:
+    if returncode:
         if "No space left on device" in log:
             raise UserError(f"no space is left for compiled kernels ({cache_folder()}): name a folder in MINILLM_CACHE")
         if EXHAUSTED.search(log):
@@ -111,7 +142,6 @@ def run(*arguments, folder: Path | None = None, complaint=None) -> str:
         raise CompileError(
             complaint(log) if complaint else f"g++ does not compile the simulator's runtime:\n{log}", log
         )
-    return result.stderr
 
 
 def digest(*parts) -> str:

@@ -138,7 +138,7 @@ PARTS_OF_MODELS = (
     Case(
         "preferences of a forward of its own",
         home="minillm.models.preference",
-        inputs=lambda rng: preference_inputs(rng, "GPT2"),
+        inputs=lambda rng: preference_inputs(rng, GPT2.__name__),
         layer=lambda module, a: module.PreferenceModel(_doubled(a.model), beta=0.7),
         layer_inputs=("ids", "targets", "reference"),
         gradcheck=[at()],

@@ -47,7 +47,7 @@ def _answer(request: dict, progress) -> dict:
 
     way = Way(request["mode"], request["order"], request["seed"], request["watch"], progress)
     try:
-        return {"event": "result", **shown(_simulation(request, way), way.order)}
+        return {"event": "result", **shown(_simulation(request, way))}
     except CompilerExhausted as error:
         return {"event": "refused", "text": f"{error} ({_allowed(request)})", "line": None}
     except (UserError, SimulatorError, TypeError, ValueError) as error:

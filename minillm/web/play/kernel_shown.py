@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from minillm import kernels
@@ -13,8 +12,8 @@ from minillm.kernels.simulator.profile import Line
 from minillm.kernels.simulator.watching import Access, WatchedBlock
 
 
-def shown(simulation: Simulation, order: str) -> dict:
-    """The whole run; numbers are the profile's own. order: in which threads took turns."""
+def shown(simulation: Simulation) -> dict:
+    """The whole run; numbers are the profile's own."""
     profile = simulation.profile if simulation.mode == "profile" else None
     return {
         "mode": simulation.mode,
@@ -22,7 +21,7 @@ def shown(simulation: Simulation, order: str) -> dict:
         "rows": simulation.rows,
         "seconds": simulation.seconds,
         "findings": simulation.findings,
-        "faults": [shown_fault(fault, order) for fault in simulation.faults],
+        "faults": [shown_fault(fault) for fault in simulation.faults],
         "headers": _headers(simulation.faults),
         "kernels": shown_kernels(profile) if profile else [],
         "totals": _totals(profile, None) if profile else None,
@@ -76,16 +75,15 @@ def shown_access(access: Access) -> dict:
     }
 
 
-def shown_fault(fault: Fault, order: str) -> dict:
+def shown_fault(fault: Fault) -> dict:
     """A fault: threads are numbers within their block, blocks numbers within the grid."""
     other = None
     if fault.other is not None:
-        last = math.prod(fault.grid) - 1
         other = {
             "file": Path(fault.other.file).name,
             "line": fault.other.number,
             "thread": fault.other.thread,
-            "block": last - fault.other.block if order == "descending" else fault.other.block,
+            "block": fault.other.block,
         }
     return {
         "kernel": fault.kernel,
