@@ -10,6 +10,8 @@ from benchmarks.simulators.faults import BLOCK, COUNTS, FAULTS, LENGTH, SOURCE, 
 from minillm import kernels
 from minillm.kernels.simulator import RawModule, SimulatorError, configured, unwritten
 
+PROJECT = SOURCE.parent.parent.parent
+
 
 @cache
 def module() -> RawModule:
@@ -28,7 +30,7 @@ def run(fault, faulty: bool, mode: str = "check", order: str = "ascending") -> t
         with configured(mode=mode, order=order):
             kernel((fault.grid,), (BLOCK,), (x, y, counts, np.int32(N)), shared_mem=fault.shared)
     except SimulatorError as error:
-        return (error.findings or [str(error)])[0], None
+        return (error.findings or [str(error)])[0].replace(f"{PROJECT}/", ""), None
     return "", (y, counts)
 
 
