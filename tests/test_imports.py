@@ -20,6 +20,7 @@ ROOMS = (  # the upper ones may import the lower ones; rooms beside each other a
     "web",
     "lessons",
     "training | inspection",
+    "distributed",
     "profiling | checks | pretrained",
     "generation",
     "sampler | data | tokenizers | optim | models",

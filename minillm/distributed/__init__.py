@@ -1,0 +1,1 @@
+"""Several processes, one result: a communicator, its transports, and who keeps which part of what."""

@@ -1,0 +1,125 @@
+"""A communicator: the few ways in which ranks exchange arrays, each with its formula and its cost.
+
+A rank is one of N processes that run the same program, numbered from 0. All of them call the same
+methods in the same order; a call returns once this rank has what it needs. With P bytes in an
+array, a rank sends
+
+    reduce_scatter   g_r <- (sum over ranks i of x_i) [slice of r]       P (N - 1) / N
+    all_gather       x[slice of r] <- that of rank r, for all r          P (N - 1) / N
+    broadcast        x <- x of one rank                                  P, in all (N - 1) P
+    sum              x <- sum over ranks i of x_i                        2 P (N - 1) / N
+    barrier          no rank goes on before all are here                0
+
+sum = reduce_scatter, then all_gather: this is why a sharded optimizer, which calls the two with its
+step between them, costs no more than plain data parallelism, which needs the sum.
+
+Sums are added along one fixed tree (tree.py), so that they have the same bits for every number of
+ranks. A transport says where it cannot promise this (NCCL adds in an order of its own).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minillm.distributed.tree import Node
+
+
+@dataclass
+class Terms:
+    """What a rank brings to a sum over the parts of a batch.
+
+    nodes: for each rank the nodes of the tree that it has, in order. arrays: this rank's term for
+    each of its nodes, all of one length. everyone: where ranks share memory, the arrays of each
+    rank; else None. parts: how many parts the tree has.
+    """
+
+    parts: int
+    nodes: list[list[Node]]
+    arrays: list
+    everyone: list[list] | None = None
+
+
+class Communicator(ABC):
+    """A transport derives from this.
+
+    rank, size: this process, and how many there are. where: how messages call the transport.
+    shares_memory: whether arrays from `shared` are the same memory in all ranks. sent: bytes that
+    this rank has handed to others so far, by the name of the collective. doing: the collective that
+    this rank is in, "" outside of any; for messages when something goes wrong.
+    """
+
+    rank = 0
+    size = 1
+    where = "alone"
+    shares_memory = False
+
+    def __init__(self):
+        self.sent: Counter[str] = Counter()
+        self.doing = ""
+
+    # ------------------------------------------------------------------------------------ memory
+
+    def shared(self, count: int, dtype) -> np.ndarray:
+        """Memory (count,), zeros, that all ranks see where ranks share memory; else of this rank."""
+        return np.zeros(count, dtype)
+
+    def of_each(self, count: int, dtype) -> list[np.ndarray] | None:
+        """Memory (count,), zeros, for each rank, which all ranks see; None where ranks share none,
+        and each makes its own.
+        """
+        return None
+
+    # ------------------------------------------------------------------------------- collectives
+
+    @abstractmethod
+    def reduce_scatter(self, terms: Terms, bounds: Sequence[int]):
+        """The sum of all ranks' terms over [bounds[rank], bounds[rank + 1]) of their arrays: written
+        into this place of the first of this rank's arrays, and returned, a view of it.
+
+        A rank without terms has an array for the result all the same: arrays has one entry then, and
+        nodes[rank] is empty.
+        """
+
+    @abstractmethod
+    def all_gather(self, array, bounds: Sequence[int]) -> None:
+        """array (n,): each rank's [bounds[rank], bounds[rank + 1]) goes to all others, in place."""
+
+    @abstractmethod
+    def broadcast(self, array, root: int = 0) -> None:
+        """array: that of the rank `root` goes to all others, in place."""
+
+    @abstractmethod
+    def sum(self, array) -> None:
+        """array: the sum over all ranks, in place, added along the tree over the ranks."""
+
+    @abstractmethod
+    def maximum(self, array) -> None:
+        """array: the largest over all ranks, in place, element by element."""
+
+    @abstractmethod
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+
+    def start_reduce_scatter(self, terms: Terms, bounds: Sequence[int]):
+        """As `reduce_scatter`, without waiting: a function to call for the result. No array may be
+        written into before that.
+        """
+        result = self.reduce_scatter(terms, bounds)
+        return lambda: result
+
+    def split(self, colour: int, key: int) -> Communicator:
+        """The communicator of those ranks that give the same colour, ordered by key."""
+        raise NotImplementedError(f"{self.where}: ranks cannot be split into groups")
+
+    def close(self) -> None:
+        """End it: other ranks are waited for. Called by all ranks, once."""
+
+
+def equal_bounds(count: int, ranks: int) -> list[int]:
+    """ranks + 1 positions that cut `count` elements into shares that differ by one at most."""
+    return [count * rank // ranks for rank in range(ranks + 1)]
