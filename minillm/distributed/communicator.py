@@ -118,6 +118,7 @@ class Communicator(ABC):
 
     def close(self) -> None:
         """End it: other ranks are waited for. Called by all ranks, once."""
+        self.barrier()
 
 
 def equal_bounds(count: int, ranks: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""The order in which the gradients of the parts of a batch are added: one binary tree, no matter
+r"""The order in which the gradients of the parts of a batch are added: one binary tree, no matter
 which rank computes which part.
 
 A batch is cut into S parts, and the gradient of the batch is the sum of theirs. Sums of floating-point
