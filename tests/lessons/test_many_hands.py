@@ -125,7 +125,7 @@ CHAIN_FAULTS = {
         "own = gradient[self.own[block]]",
     ),
     "updated weights are not gathered": ("if self.stage in (1, 2):", "if self.stage == 1:"),
-    "gradients of stage 0 are not gathered": ("            self.communicator.all_gather(gradient, self.bounds[block])", "            pass"),
+    "gradients of stage 0 are not gathered": ("self.communicator.all_gather(gradient, self.bounds[block])", "pass"),
     "the loss is divided by the rows of a rank": ("np.float32(PARTS * ROWS)", "np.float32(len(self.parts) * ROWS)"),
     "a gradient of the step before is kept": ('        self.held["gradients", block].fill(0)\n', ""),
 }  # fmt: skip
