@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from minillm.backend.threads import cores
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
+from minillm.distributed.launch import cores_of
 from minillm.distributed.machine import Machine
 from minillm.errors import UserError
 
@@ -20,6 +23,9 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     for more workers than the run's batches have parts.
     """
     parts = run.settings.batch_parts
+    if run.communicator.size > 1:
+        yield run.communicator, _threads_of_a_rank(run, machine)
+        return
     communicator = Alone()
     threads = machine.threads or min(parts, cores())
     if machine.threads * max(1, machine.processes) > parts:
@@ -28,3 +34,22 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
             "and --threads; a new run may have more with --batch-parts"
         )
     yield communicator, threads
+
+
+def _threads_of_a_rank(run, machine: Machine) -> int:
+    """For ranks that mpiexec or SLURM started, the same number for each."""
+    communicator, parts = run.communicator, run.settings.batch_parts
+    if machine.processes > 1:
+        raise UserError(
+            f"--processes is {machine.processes}, but there are {communicator.size} ranks already: leave it out"
+        )
+    least = np.array([-min(cores_of(communicator), -(-parts // communicator.size))])
+    communicator.maximum(least)
+    threads = machine.threads or max(1, -int(least[0]))
+    workers = communicator.size * max(1, machine.threads)
+    if workers > parts:
+        raise UserError(
+            f"{workers} workers for batches of {parts} parts: start fewer ranks, or use fewer --threads; a new run may have "
+            "more with --batch-parts"
+        )
+    return threads

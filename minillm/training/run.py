@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
+from minillm.distributed.first import on_rank_0
 from minillm.distributed.sharding import Sharded
 from minillm.errors import UserError
 from minillm.files.atomic import remove_leftovers
@@ -63,11 +65,11 @@ class Run:
     sharded: Sharded | None = None  # the optimizer among ranks and threads, while it trains
 
     def hold(self) -> None:
-        """Claim the folder for this process.
+        """Claim the folder for this process; of several ranks the first one does it for all.
 
         Raises UserError if another process has trained in it since.
         """
-        if self.claim is None:
+        if self.claim is None and self.communicator.rank == 0:
             self.claim = Claim(self.folder)
             reached = read_state(self.folder)[0].step
             if reached > self.progress.step:
@@ -121,17 +123,26 @@ def start_run(
     device: str = "cpu",
     numbered: bool = False,
     workers: int = 1,
+    communicator: Communicator | None = None,
 ) -> Run:
     """Create a run folder with a first checkpoint, and open it.
 
     model_fields: fields of the model's configuration, and model_type (by default that of the preset
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
     not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
-    many parts where the settings do not say. Raises UserError, before anything
-    is written, for invalid settings, texts or folders, for a folder in which another process
-    trains, and for one that the run needs as an input (needed.py).
+    many parts where the settings do not say. communicator: of the ranks that all call this; the
+    first one creates the folder, and all open it. Raises UserError, before anything is written, for
+    invalid settings, texts or folders, for a folder in which another process trains, and for one
+    that the run needs as an input (needed.py).
     """
-    folder = Path(folder)
+
+    def start() -> Run:
+        return _start_run(settings, model_fields, Path(folder), overwrite, device, numbered, workers)
+
+    return _opened_by_all(communicator or Alone(), start, device)
+
+
+def _start_run(settings, model_fields, folder, overwrite, device, numbered, workers) -> Run:
     if not numbered:
         recover(folder)
         check_free(folder, overwrite)
@@ -156,7 +167,7 @@ def start_run(
             check_free(folder, overwrite)  # another process may have created it meanwhile
         with explain_oom(workload_of(settings, config, device)):
             _write_new_run(partial, folder, settings, config, model, tokenizer, examples)
-        return resume_run(folder, device)
+        return _resume_run(folder, device)
 
 
 def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, model, tokenizer, examples) -> None:
@@ -218,13 +229,32 @@ def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Pat
 # ------------------------------------------------------------------------------------------------------ an existing run
 
 
-def resume_run(folder: str | Path, device: str = "cpu") -> Run:
+def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicator | None = None) -> Run:
     """Open a run folder at its last checkpoint.
 
-    The folder is claimed for this process until `train` returns, or the run is deleted. Raises
+    The folder is claimed for this process until `train` returns, or the run is deleted.
+    communicator: of the ranks that all call this; the first one claims the folder for all. Raises
     UserError if it is incomplete, FolderInUse if another process trains in it.
     """
-    folder = Path(folder)
+    return _opened_by_all(communicator or Alone(), lambda: _resume_run(Path(folder), device), device)
+
+
+def _opened_by_all(communicator: Communicator, open_first: Callable[[], Run], device: str) -> Run:
+    """The run that rank 0 opens, opened by the others as well, once it is there."""
+    of_rank_0 = []
+
+    def first() -> dict:
+        of_rank_0.append(open_first())
+        return {"folder": str(of_rank_0[0].folder), "batch_parts": of_rank_0[0].settings.batch_parts}
+
+    found = on_rank_0(communicator, first)
+    run = of_rank_0[0] if of_rank_0 else _open_run(Path(found["folder"]), device, None)
+    run.settings = replace(run.settings, batch_parts=found["batch_parts"])
+    run.communicator = communicator
+    return run
+
+
+def _resume_run(folder: Path, device: str) -> Run:
     recover(folder)
     check_is_run(folder)
     claim = Claim(folder)
@@ -235,9 +265,11 @@ def resume_run(folder: str | Path, device: str = "cpu") -> Run:
         raise
 
 
-def _open_run(folder: Path, device: str, claim: Claim) -> Run:
-    for written_to in (folder, folder / TRAINING_FOLDER):
-        remove_leftovers(written_to)
+def _open_run(folder: Path, device: str, claim: Claim | None) -> Run:
+    """claim: None in a rank for which the first one has claimed the folder."""
+    if claim is not None:
+        for written_to in (folder, folder / TRAINING_FOLDER):
+            remove_leftovers(written_to)
     progress, description = read_state(folder)
     try:
         settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
