@@ -107,8 +107,7 @@ def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machi
     settings, model, name = settings_from(given, preset_name)
     workers = machine.workers
     if communicator.size > 1:
-        most = max(communicator.size, settings.batch_size)  # parts that are of use
-        workers = min(most, communicator.size * (machine.threads or cores_of(communicator)))
+        workers = min(settings.batch_size, communicator.size * (machine.threads or cores_of(communicator)))
     return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, workers, communicator)
 
 

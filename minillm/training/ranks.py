@@ -23,7 +23,7 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     for more workers than the run's batches have parts.
     """
     parts = run.settings.batch_parts
-    if run.communicator.size > 1:
+    if not isinstance(run.communicator, Alone):
         yield run.communicator, _threads_of_a_rank(run, machine)
         return
     communicator = Alone()
