@@ -15,7 +15,7 @@ done by rank 0. The files are those of one process.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -24,11 +24,11 @@ import safetensors
 from minillm.backend.arrays import array_module
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
-from minillm.distributed.layout import Piece
 from minillm.distributed.saving import replacing_together, write_together
+from minillm.distributed.sharding import Held
 from minillm.distributed.together import together
 from minillm.errors import UserError
-from minillm.files.atomic import json_bytes, read_json, write_atomically
+from minillm.files.atomic import json_bytes, naming, read_json, write_atomically
 from minillm.files.safetensors_file import read_header
 from minillm.files.safetensors_parts import Part, Plan, Spec, blocks, read_parts
 from minillm.training.checkpoint_tensors import CheckpointTensors
@@ -65,17 +65,17 @@ def save_checkpoint(
     progress: Progress,
     description: dict,
     communicator: Communicator | None = None,
-    pieces: Mapping[str, Piece] | None = None,
+    held: Sequence[Held] | None = None,
 ) -> None:
     """Write both files. `description` (settings and model shape) goes into state.json beside the
     progress.
 
-    communicator: all ranks of a run call this, and each writes the weights and the state that its
-    optimizer has: `pieces` of parameters, by name, or all of each. Raises NotFinite or OSError in
-    all ranks if there is a reason in one of them; then the last checkpoint is as it was.
+    communicator: all ranks of a run call this, and each writes a part. held: what this rank has of
+    the parameters that learn (distributed/sharding.py), if it has not all. Raises NotFinite or
+    OSError in all ranks if there is a reason in one of them; then the last checkpoint is as it was.
     """
     ranks, training = communicator or Alone(), folder / TRAINING_FOLDER
-    tensors = CheckpointTensors(model, optimizer, ranks, pieces)
+    tensors = CheckpointTensors(model, optimizer, ranks, held)
     tensors.check_complete()
     with together(ranks):
         _check_finite(tensors.own, progress.step)
@@ -128,18 +128,19 @@ def load_checkpoint(
     optimizer,
     step: int,
     communicator: Communicator | None = None,
-    pieces: Mapping[str, Piece] | None = None,
+    held: Sequence[Held] | None = None,
+    sharded_weights: bool = False,
 ) -> None:
     """Put the weights and moments of the checkpoint of `step` into the model and the optimizer.
 
-    communicator, pieces: as for `save_checkpoint`, of any number of ranks. A rank reads the weights,
-    and the state that its optimizer has.
+    communicator, held: as for `save_checkpoint`, of any number of ranks. A rank reads all weights and
+    the state that it has, or with sharded_weights no more than it has of both.
     """
     ranks, path = communicator or Alone(), folder / TRAINING_FOLDER / OPTIMIZER_FILE
     with together(ranks):
         if ranks.rank == 0:
             _restore_file_of_step(folder / TRAINING_FOLDER, step)
-    tensors = CheckpointTensors(model, optimizer, ranks, pieces)
+    tensors = CheckpointTensors(model, optimizer, ranks, held, sharded_weights)
     with together(ranks):
         if (seen := _step_of(path)) != str(step):  # of another machine's file system
             raise UserError(f"{path} is of step {seen} here, and of step {step} for rank 0: is it the same folder?")
@@ -174,7 +175,7 @@ def _restore_file_of_step(training: Path, step: int) -> None:
 
 def _step_of(path: Path) -> str | None:
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with naming(path), safetensors.safe_open(path, framework="numpy") as file:
             return (file.metadata() or {}).get(STEP_KEY)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a complete safetensors file: {error}") from None

@@ -4,19 +4,20 @@
     first_moment.NAME, ...           a state of the optimizer, by its name
 
 The file is that of one process, however many there are. A rank writes the weights and the state of
-those pieces of parameters that its optimizer has. What all ranks have as a whole (frozen weights;
+the pieces of parameters that it holds. What all ranks have as a whole (frozen weights;
 everything, where the optimizer is not shared among them) they share out, tensor by tensor.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from minillm.distributed.communicator import Communicator
-from minillm.distributed.layout import Layout, Piece
+from minillm.distributed.layout import Layout
+from minillm.distributed.sharding import Held
 from minillm.files.safetensors_parts import Part, Spec
 
 WEIGHTS = "model"
@@ -26,35 +27,36 @@ class CheckpointTensors:
     """specs: shape and type of each tensor of the file, in all ranks the same. own: what this rank
     writes. needed: what it reads: the weights as a whole, and the state that it has.
 
-    pieces: name -> what of this parameter the optimizer of this rank has; None: it has all of each.
-    Called by all ranks.
+    held: what this rank has of the parameters that learn; None: each rank has all. sharded_weights:
+    it has no more of the weights, either (ZeRO-3). Called by all ranks.
     """
 
-    def __init__(self, model, optimizer, communicator: Communicator, pieces: Mapping[str, Piece] | None = None):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        communicator: Communicator,
+        held: Sequence[Held] | None = None,
+        sharded_weights: bool = False,
+    ):
         self._communicator = communicator
         weights = {name: parameter.value for name, parameter in model.parameters().items()}
-        starts = {name: 0 if pieces is None else pieces[name].part.start for name in optimizer.parameters}
-        state = [
-            Part(f"{kind}.{name}", starts[name], array)
-            for kind, arrays in optimizer.state.items()
-            for name, array in arrays.items()
-        ]
         whole = [Part(f"{WEIGHTS}.{name}", 0, array) for name, array in weights.items()]
-        self.needed = whole + state
-        if pieces is None:
-            self.specs = {part.name: Spec.of(part.array) for part in whole + state}
-            self.own = self._share(whole + state)
-        else:
-            learning = {
-                f"{WEIGHTS}.{name}": Part(f"{WEIGHTS}.{name}", starts[name], parameter.value)
-                for name, parameter in optimizer.parameters.items()
-            }
-            kinds = [WEIGHTS, *optimizer.state]
-            names = [f"{kind}.{name}" for kind in kinds for name in weights]
-            sharded = self._in_any_rank(names, {*learning, *(part.name for part in state)})
-            of_model = {f"{kind}.{name}": Spec.of(array) for kind in kinds for name, array in weights.items()}
-            self.specs = {part.name: of_model[part.name] for part in whole} | {name: of_model[name] for name in sharded}
-            self.own = [*learning.values(), *state, *self._share([part for part in whole if part.name not in sharded])]
+        if held is None:
+            whole += [Part(f"{kind}.{name}", 0, array) for kind, name, array in _arrays_of(optimizer.state)]
+            self.specs = {part.name: Spec.of(part.array) for part in whole}
+            self.own, self.needed = self._share(whole), whole
+            return
+        own = [(f"{WEIGHTS}.{each.piece.entry.name}", each.piece, each.value) for each in held]
+        state = [(f"{kind}.{e.piece.entry.name}", e.piece, array) for e in held for kind, array in e.state.items()]
+        own, state = ([Part(name, piece.part.start, array) for name, piece, array in parts] for parts in (own, state))
+        kinds = [WEIGHTS, *optimizer.state]
+        specs = {f"{kind}.{name}": Spec.of(array) for kind in kinds for name, array in weights.items()}
+        learning = self._in_any_rank(list(specs), {part.name for part in own + state})
+        frozen = [part for part in whole if part.name not in learning]
+        self.specs = {name: spec for name, spec in specs.items() if name in learning or name.startswith(f"{WEIGHTS}.")}
+        self.own = own + state + self._share(frozen)
+        self.needed = state + (own + frozen if sharded_weights else whole)
 
     def check_complete(self) -> None:
         """Raises RuntimeError, in all ranks, unless their parts make up each tensor, with nothing twice.
@@ -75,17 +77,25 @@ class CheckpointTensors:
                 raise RuntimeError(f"the parts of {name} that the ranks have do not make up the whole")
 
     def _share(self, whole: list[Part]) -> list[Part]:
-        """This rank's share of tensors that all have."""
-        layout = Layout({part.name: part.array.shape for part in whole}, whole=True)
-        owned = layout.owned(self._communicator.rank, self._communicator.size)
-        names = {piece.entry.name for piece in layout.pieces(owned)}
-        return [part for part in whole if part.name in names]
+        """This rank's share of tensors that all have: equal, but that tensors in another order than C
+        go to one rank.
+        """
+        ranks = self._communicator
+        flat = {part.name: part.array.reshape(-1) for part in whole if part.array.flags.c_contiguous}
+        layout = Layout({name: array.shape for name, array in flat.items()})
+        pieces = layout.pieces(layout.owned(ranks.rank, ranks.size))
+        others = [part for part in whole if part.name not in flat][ranks.rank :: ranks.size]
+        return [Part(each.entry.name, each.part.start, flat[each.entry.name][each.part]) for each in pieces] + others
 
     def _in_any_rank(self, names: list[str], here: set[str]) -> set[str]:
         """Those of the names that some rank has."""
         found = np.array([name in here for name in names], np.int64)
         self._communicator.maximum(found)
         return {name for name, is_there in zip(names, found) if is_there}
+
+
+def _arrays_of(state: dict) -> Iterator[tuple]:
+    return ((kind, name, array) for kind, arrays in state.items() for name, array in arrays.items())
 
 
 def _drawn(number: int) -> int:

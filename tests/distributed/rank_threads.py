@@ -63,7 +63,31 @@ class _Group:
 
     def __init__(self, size: int):
         self.size, self.values = size, [None] * size
-        self.barrier = threading.Barrier(size, timeout=DEADLINE)
+        self.barrier = _Barrier(size)
+
+
+class _Barrier:
+    """As threading.Barrier, but that `abort` leaves those alone for whom all have come already."""
+
+    def __init__(self, size: int):
+        self._size, self._here, self._round, self._is_broken = size, 0, 0, False
+        self._changed = threading.Condition()
+
+    def wait(self) -> None:
+        with self._changed:
+            this = self._round
+            self._here += 1
+            if self._here == self._size and not self._is_broken:
+                self._here, self._round = 0, this + 1
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._round > this or self._is_broken, DEADLINE)
+            if self._round == this:
+                raise threading.BrokenBarrierError
+
+    def abort(self) -> None:
+        with self._changed:
+            self._is_broken = True
+            self._changed.notify_all()
 
 
 class RankThread(Communicator):
