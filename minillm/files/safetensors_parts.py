@@ -107,8 +107,7 @@ class Plan:
             for part in parts:
                 position = self.position(part)
                 for block in blocks(part.array):
-                    data = memoryview(contiguous(to_host(block))).cast("B") if block.size else b""
-                    _write_all(file, data, position)
+                    _write_block(file, contiguous(to_host(block)), position)
                     position += block.nbytes
             os.fsync(file)
 
@@ -135,11 +134,7 @@ def read_parts(path: Path, places: Iterable[tuple[int, object]]) -> None:
         for position, array in places:
             file.seek(position)
             for block in blocks(array):
-                in_place = device_of(block) == "cpu" and block.flags.c_contiguous
-                target = block if in_place else np.empty(block.shape, block.dtype)
-                _read_all(file, target)
-                if not in_place:
-                    block[...] = to_device(target, device_of(block))
+                _read_block(file, block)
 
 
 def blocks(array) -> Iterator:
@@ -155,7 +150,7 @@ def blocks(array) -> Iterator:
     else:
         rows = BLOCK // array[0].nbytes
         for start in range(0, len(array), max(1, rows)):
-            yield from blocks(array[start : start + rows] if rows else array[start])
+            yield from blocks(array[start : start + rows] if rows else array[start, ...])
 
 
 def _reserve(file: int, size: int) -> None:
@@ -181,16 +176,21 @@ def _opened(path: Path, mode: int) -> Iterator[int]:
         os.close(file)  # NFS tells here what it could not write
 
 
-def _write_all(file: int, data, position: int) -> None:
+def _write_block(file: int, block: np.ndarray, position: int) -> None:
     os.lseek(file, position, os.SEEK_SET)
-    while len(data):
-        data = data[os.write(file, data) :]
+    rest = memoryview(block).cast("B") if block.size else b""
+    while len(rest):
+        rest = rest[os.write(file, rest) :]
 
 
-def _read_all(file, target: np.ndarray) -> None:
-    rest = memoryview(target.reshape(-1)).cast("B") if target.size else b""
+def _read_block(file, block) -> None:
+    in_place = device_of(block) == "cpu" and block.flags.c_contiguous
+    target = block if in_place else np.empty(block.shape, block.dtype)
+    rest = memoryview(target).cast("B") if target.size else b""
     while len(rest):
         count = file.readinto(rest)
         if not count:
             raise OSError(errno.EIO, "the file ends before its last tensor")
         rest = rest[count:]
+    if not in_place:
+        block[...] = to_device(target, device_of(block))

@@ -6,21 +6,19 @@ its memory, so that nothing but its own part can have come from it.
 """
 
 import errno
-import json
 import os
 import threading
-import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from distributed.rank_threads import on_ranks
+from distributed.rank_threads import RankLost, on_ranks
 from planting import planted
 
 import minillm
 from minillm.distributed import saving
 from minillm.distributed.sharding import held_by, layout_for
 from minillm.errors import UserError
-from minillm.files import safetensors_parts
 from minillm.files.atomic import save_tensors
 from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.optim import OPTIMIZERS
@@ -35,6 +33,7 @@ SETUPS = {
     **{name: (name, dict(tie_embeddings=False)) for name in OPTIMIZERS},
     "tied": ("adamw", dict(tie_embeddings=True)),
     "float64": ("adamw", dict(dtype="float64")),
+    "llama": ("adamw", dict(llama=True)),
     "lora": ("adamw", dict(lora=True)),
     "muon and lora": ("muon", dict(lora=True)),
 }
@@ -42,10 +41,11 @@ SETUPS = {
 
 def made(setup, seed=0):
     """(model, optimizer), with numbers in the state that all differ."""
-    name, options = SETUPS[setup]
-    options = dict(options)
-    dtype, lora = options.pop("dtype", "float32"), options.pop("lora", False)
-    model = minillm.GPT2(minillm.GPT2Config(**SHAPE, **options), seed=seed, dtype=dtype)
+    name, options = SETUPS[setup] if setup != "small" else ("lion", dict(n_layer=1))
+    options = {**SHAPE, **options}
+    dtype, lora, llama = (options.pop(key, None) for key in ("dtype", "lora", "llama"))
+    kind, config = (minillm.Llama, minillm.LlamaConfig) if llama else (minillm.GPT2, minillm.GPT2Config)
+    model = kind(config(**options), seed=seed, dtype=dtype or "float32")
     if lora:
         add_lora(model, LoRA(4), seed)
     optimizer = OPTIMIZERS[name](model.trainable_parameters())
@@ -77,17 +77,24 @@ def held_on(optimizer, communicator):
     return held
 
 
-def save_on(size, folder, setup="adamw", step=7, seed=0, module=checkpoint, before=None):
-    """Save what `made` makes, on some ranks. before(rank): called in each of them first."""
+def saving_task(folder, setup="adamw", step=7, seed=0, save=save_checkpoint):
+    """What ranks do to save what `made` makes: a function for `on_ranks`.
 
-    def task(communicator):
-        model, optimizer = made(setup, seed)
-        held = held_on(optimizer, communicator)
+    before: called first, with the number of the rank.
+    """
+    made_by = {}
+
+    def task(communicator, before=None):
+        key = communicator.rank, communicator.size
+        if key not in made_by:
+            model, optimizer = made(setup, seed)
+            made_by[key] = model, optimizer, held_on(optimizer, communicator)
+        model, optimizer, held = made_by[key]
         if before is not None:
             before(communicator.rank)
-        module.save_checkpoint(folder, model, optimizer, Progress(step=step), DESCRIPTION, communicator, held)
+        save(folder, model, optimizer, Progress(step=step), DESCRIPTION, communicator, held)
 
-    return on_ranks(size, task)
+    return task
 
 
 def files(folder):
@@ -110,7 +117,7 @@ def test_the_file_of_any_number_of_ranks_is_that_of_one_process(folder, tmp_path
     assert alone["optimizer.safetensors"] == expected
     for size in RANKS:
         (folder / "training" / "optimizer.safetensors").unlink()
-        save_on(size, folder, setup)
+        on_ranks(size, saving_task(folder, setup))
         assert files(folder) == alone, f"{size} ranks"
     assert sorted(path.name for path in (folder / "training").iterdir()) == sorted(FILES)
 
@@ -134,7 +141,9 @@ def test_it_opens_on_any_number_of_ranks(folder, setup, size):
         for name, array in arrays.items():
             if name.startswith("model."):
                 assert array.tobytes() == expected[name].tobytes(), name
-        of_own = {f"{kind}.{each.piece.entry.name}": (each.piece.part, a) for each in held for kind, a in each.state.items()}
+        of_own = {
+            f"{kind}.{each.piece.entry.name}": (each.piece.part, a) for each in held for kind, a in each.state.items()
+        }
         for name, (part, array) in of_own.items():
             assert array.tobytes() == expected[name].reshape(-1)[part].tobytes(), name
             others = np.delete(arrays[name].reshape(-1), np.r_[part])
@@ -184,19 +193,25 @@ def test_a_sharded_weight_is_read_by_the_rank_that_has_it(folder):
 
 
 def test_a_number_that_is_not_finite_in_one_rank_is_refused_by_all(folder):
-    save_on(3, folder, step=5)
+    on_ranks(3, saving_task(folder, step=5))
     before = files(folder)
+    check_that_all_refuse(folder, save_checkpoint)
+    assert files(folder) == before and len(list((folder / "training").iterdir())) == 2
 
+
+def check_that_all_refuse(folder, save):
     def task(communicator):
         model, optimizer = made("adamw")
         held = held_on(optimizer, communicator)
         if communicator.rank == 1:
             held[0].state["second_moment"][3] = np.inf
-        with pytest.raises(NotFinite, match=r"step 7: second_moment\..* is no longer finite; .* \(rank 1 on .*\)"):
-            save_checkpoint(folder, model, optimizer, Progress(step=7), DESCRIPTION, communicator, held)
+        save(folder, model, optimizer, Progress(step=7), DESCRIPTION, communicator, held)
 
-    on_ranks(3, task)
-    assert files(folder) == before and len(list((folder / "training").iterdir())) == 2
+    with pytest.raises(
+        NotFinite, match=r"step 7: second_moment\..* is no longer finite; .* \(rank 1 on .*\)"
+    ) as caught:
+        on_ranks(3, task)
+    assert [str(error) for error in caught.value.of_ranks] == [str(caught.value)] * 3
 
 
 class Disk:
@@ -229,31 +244,34 @@ os_close = os.close
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_disk_that_is_full_at_any_moment_for_any_rank(folder, rank):
-    """All ranks raise one error, and the last checkpoint, or the new one, is there as a whole."""
-    model, optimizer = made("adamw", seed=3)
+    assert check_full_disk(folder, rank, save_checkpoint) > (10 if rank == 0 else 5)
+
+
+def check_full_disk(folder, rank, save):
+    """All ranks raise one error, and the last checkpoint, or the new one, is there as a whole; returns how often it failed."""
+    model, optimizer = made("small", seed=5)
     save_checkpoint(folder, model, optimizer, Progress(step=5), DESCRIPTION)
-    failed = 0
+    expected = {step: arrays_of(*made("small", seed=step)) for step in (5, 7)}
+    task = saving_task(folder, "small", step=7, seed=7, save=save)
     for at in range(100):
         with pytest.MonkeyPatch.context() as patch:
             disk = Disk(patch, rank, at)
             try:
-                save_on(3, folder, before=disk.before)
+                on_ranks(3, task, disk.before)
             except OSError as error:
-                failed += 1
                 assert error.errno == errno.ENOSPC and f"(rank {rank} on " in error.strerror
                 assert str(error.filename).startswith(str(folder / "training")) and ".tmp" not in error.filename
-                assert [(type(e), e.strerror, e.filename) for e in error.of_ranks] == [(OSError, error.strerror, error.filename)] * 3
+                of_all = [(type(e), e.strerror, e.filename) for e in error.of_ranks]
+                assert of_all == [(OSError, error.strerror, error.filename)] * 3
             else:
-                break
+                assert disk.calls == at, "every call was tried, up to the first that was none"
+                return at
         assert not list((folder / "training").glob(".*")), "something half-written was left"
         step = read_state(folder)[0].step
-        expected = arrays_of(*made("adamw", seed={5: 3, 7: 0}[step]))
-        model, optimizer = made("adamw", seed=4)
         load_checkpoint(folder, model, optimizer, step)
         for name, array in arrays_of(model, optimizer).items():
-            assert array.tobytes() == expected[name].tobytes()
-    assert disk.calls == at and failed > (10 if rank == 0 else 3), "every call was tried, up to the first that was none"
-    save_checkpoint(folder, *made("adamw"), Progress(step=7), DESCRIPTION)
+            assert array.tobytes() == expected[step][name].tobytes()
+    raise AssertionError("it never ends")
 
 
 def test_a_rank_that_does_not_see_the_folder(folder, tmp_path):
@@ -274,9 +292,9 @@ def test_a_rank_that_does_not_see_the_folder(folder, tmp_path):
 
 
 def test_ranks_that_see_different_checkpoints(folder, tmp_path):
-    save_on(2, folder, step=7)
+    on_ranks(2, saving_task(folder))
     (tmp_path / "older" / "training").mkdir(parents=True)
-    save_on(2, tmp_path / "older", step=5)
+    on_ranks(2, saving_task(tmp_path / "older", step=5))
 
     def task(communicator):
         model, optimizer = made("adamw")
@@ -294,7 +312,6 @@ def test_ranks_that_see_different_checkpoints(folder, tmp_path):
 
 def test_parts_that_do_not_make_up_the_whole_are_noticed(folder):
     """A part that is missing, that is shifted by a cell, or that two ranks have."""
-    from dataclasses import replace
 
     def shifted(held):
         name = next(e.piece.entry.name for e in held if e.piece.part.start >= 1024)
@@ -320,3 +337,87 @@ def test_parts_that_do_not_make_up_the_whole_are_noticed(folder):
 
         on_ranks(3, task)
     assert list((folder / "training").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {saving: ("    with together(communicator):\n        plan.write", "    if plan:\n        plan.write")},
+        {
+            saving: (
+                "    with together(communicator):\n        if communicator",
+                "    if plan:\n        if communicator",
+            )
+        },
+        {
+            saving: (
+                "        with together(communicator):\n            stack.close",
+                "        if stack:\n            stack.close",
+            )
+        },
+        {
+            checkpoint: (
+                "        with together(ranks):\n            if ranks",
+                "        if ranks:\n            if ranks",
+            )
+        },
+        {checkpoint: ("    with together(ranks):\n        _check_finite", "    if ranks:\n        _check_finite")},
+        {checkpoint: ("        write_together(temporary, plan, tensors.own, ranks)\n", "")},
+        {checkpoint: ("write_together(temporary, plan, tensors.own, ranks)", "plan.create(temporary)")},
+        {  # the file gets its name as soon as rank 0 has written its part
+            saving: ("    with together(communicator):\n        plan.write", "    if plan:\n        plan.write"),
+            checkpoint: (
+                "        with together(ranks):\n            if ranks",
+                "        if ranks:\n            if ranks",
+            ),
+        },
+    ],
+)
+def test_faults_in_the_order_of_things_are_noticed(folder, faults):
+    faulty = planted(checkpoint, *faults.get(checkpoint, ("class NotFinite", "class NotFinite")))
+    if saving in faults:
+        faulty_saving = planted(saving, *faults[saving])
+        faulty.write_together, faulty.replacing_together = (
+            faulty_saving.write_together,
+            faulty_saving.replacing_together,
+        )
+    faulty.NotFinite = NotFinite
+    with pytest.raises((AssertionError, RankLost, OSError)):
+        check_the_order_of_things(folder, faulty.save_checkpoint)
+
+
+def test_the_file_gets_its_name_when_all_have_written(folder):
+    check_that_the_file_is_complete(folder, save_checkpoint)
+
+
+def check_the_order_of_things(folder, save):
+    check_that_the_file_is_complete(folder, save)
+    check_that_all_refuse(folder, save)
+    for rank in (0, 2):
+        check_full_disk(folder, rank, save)
+
+
+def check_that_the_file_is_complete(folder, save):
+    """When it gets its name; the last rank writes as late as it can."""
+    save_checkpoint(folder, *made("small"), Progress(step=7), DESCRIPTION)
+    expected = files(folder)["optimizer.safetensors"]
+    named, late, contents = threading.Event(), [], []
+
+    def write(file, data, call=os.write):
+        if threading.get_ident() in late:
+            named.wait(0.2)
+            late.clear()
+        return call(file, data)
+
+    def rename(source, target, call=os.replace):
+        if str(target).endswith("/optimizer.safetensors"):
+            contents.append(source.read_bytes())
+            named.set()
+        call(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", write)
+        patch.setattr(os, "replace", rename)
+        task = saving_task(folder, "small", save=save)
+        on_ranks(3, task, lambda rank: late.append(threading.get_ident()) if rank == 2 else None)
+    assert contents == [expected]
