@@ -5,8 +5,8 @@
     rank 0:  gives the file its name                 | others wait
 
 After each line the ranks tell each other how it went (together.py): if one could not write, for
-whatever reason, all raise its error, rank 0 deletes the temporary file, and what had the name before
-still has it.
+whatever reason, all raise its error, rank 0 deletes the temporary file, and what had the name
+before still has it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from minillm.files.safetensors_parts import Part, Plan
 @contextmanager
 def replacing_together(path: Path, communicator: Communicator) -> Iterator[Path]:
     """As `replacing` (files/atomic.py), for a file that all ranks write: all get the same temporary
-    path. Raises OSError, with `path` as its file name, in all ranks, where one rank's system refuses.
+    path. Raises OSError, with `path` as its file name, in all ranks, where one's system refuses.
     """
     with naming(path), ExitStack() as stack:
         with together(communicator):
@@ -35,7 +35,7 @@ def replacing_together(path: Path, communicator: Communicator) -> Iterator[Path]
 
 
 def write_together(path: Path, plan: Plan, parts: Iterable[Part], communicator: Communicator) -> None:
-    """Write a safetensors file; parts: those of this rank. Those of all ranks make up each tensor."""
+    """Write a safetensors file. parts: of this rank; those of all ranks make up each tensor."""
     with together(communicator):
         if communicator.rank == 0:
             plan.create(path)

@@ -55,7 +55,7 @@ class Held:
 def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
     """What one of some ranks has of an optimizer whose arrays are whole: views of them.
 
-    Of a weight that is not in C order there is a copy: its checkpoint can be written, not read.
+    Of a weight that is not in C order it is a copy.
     """
     found = []
     for piece in layout.pieces(layout.owned(rank, ranks)):

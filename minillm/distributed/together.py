@@ -76,7 +76,7 @@ def _report(error: OSError | UserError, rank: int) -> str:
 
 
 def _error(report: str) -> OSError | UserError:
-    """The error of a report: of the same class, so that it is caught in all ranks by the same lines."""
+    """The error of a report: of the same class, so that the same lines catch it in all ranks."""
     contents = json.loads(report)
     if "errno" in contents:
         return OSError(contents["errno"], contents["text"], contents["file"])

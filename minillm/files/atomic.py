@@ -40,8 +40,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path to write to; on leaving without an error that file takes the place of
-    `path`. Its name is new each time: another machine, which has the old one in its cache, would open
-    the file that bears the final name by now.
+    `path`. Its name is new each time: another machine may have an old one in its cache, and would
+    open the file that bears the final name by now.
 
     Raises OSError, with `path` as its file name, where the system refuses: no space, no permission.
     """

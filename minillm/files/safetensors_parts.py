@@ -1,16 +1,16 @@
 """A safetensors file of which several processes each write, and read, a part.
 
-Where a number lies in the file depends only on the names, shapes and types of the tensors. So whoever
-knows these can write any part of it, and the bytes are those that one process writes: the layout is
-that of the library safetensors, larger types first, and names in order.
+Where a number lies in the file depends only on the names, shapes and types of the tensors. So a
+process that knows these can write any part of it, and the bytes are those that one process writes:
+the layout is that of the library safetensors, larger types first, and names in order.
 
     plan = Plan({"wte.weight": Spec((65, 128), "F32"), ...}, {"step": "250"})
     plan.create(path)                            one process: the header, and room for all numbers
     plan.write(path, [Part("wte.weight", 100, array), ...])       each process: some of the numbers
 
 Numbers go in blocks of at most BLOCK bytes: an array that lies in the order of the file is written
-from its own memory, and of any other (in Fortran order, a view with gaps, on a device) one block at a
-time is copied.
+from its own memory, and of any other (in Fortran order, a view with gaps, on a device) one block at
+a time is copied.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Spec:
 
 @dataclass(frozen=True)
 class Part:
-    """Elements of a tensor: in C order, from the one numbered `start` on, those of `array`, which may
-    have any shape and lie in memory in any order.
+    """Elements of a tensor: in C order, from the one numbered `start` on, those of `array`, which
+    may have any shape and lie in memory in any order.
     """
 
     name: str
@@ -88,8 +88,8 @@ class Plan:
         self.size = len(self.header) + position
 
     def create(self, path: Path) -> None:
-        """Make the file: its header, and room for the numbers, so that a full disk is noticed before
-        any is written.
+        """Make the file: its header, and room for the numbers, so that a full disk is noticed
+        before any is written.
         """
         with naming(path), open(path, "wb") as file:
             file.write(self.header)
@@ -97,7 +97,8 @@ class Plan:
             _reserve(file.fileno(), self.size)
 
     def write(self, path: Path, parts: Iterable[Part]) -> None:
-        """Write these parts into the file that `create` has made, and wait until they are on the disk.
+        """Write these parts into the file that `create` has made, and wait until they are on the
+        disk.
 
         The file is opened for writing alone: then NFS sends the bytes that were written, and not
         those beside them in the same page, which another machine may be writing. When it is closed
@@ -138,8 +139,8 @@ def read_parts(path: Path, places: Iterable[tuple[int, object]]) -> None:
 
 
 def blocks(array) -> Iterator:
-    """Views of an array whose elements follow each other in C order: each of at most BLOCK bytes, or
-    a single number.
+    """Views of an array whose elements follow each other in C order: each of at most BLOCK bytes,
+    or a single number.
     """
     if array.nbytes <= BLOCK or array.ndim == 0:
         yield array

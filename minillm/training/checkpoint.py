@@ -133,8 +133,8 @@ def load_checkpoint(
 ) -> None:
     """Put the weights and moments of the checkpoint of `step` into the model and the optimizer.
 
-    communicator, held: as for `save_checkpoint`, of any number of ranks. A rank reads all weights and
-    the state that it has, or with sharded_weights no more than it has of both.
+    communicator, held: as for `save_checkpoint`, of any number of ranks. A rank reads all weights
+    and the state that it has, or with sharded_weights no more than it has of both.
     """
     ranks, path = communicator or Alone(), folder / TRAINING_FOLDER / OPTIMIZER_FILE
     with together(ranks):

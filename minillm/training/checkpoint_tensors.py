@@ -59,9 +59,10 @@ class CheckpointTensors:
         self.needed = state + (own + frozen if sharded_weights else whole)
 
     def check_complete(self) -> None:
-        """Raises RuntimeError, in all ranks, unless their parts make up each tensor, with nothing twice.
+        """Raises RuntimeError, in all ranks, unless their parts make up each tensor, with nothing
+        twice.
 
-        Parts that follow each other from 0 to n, whoever has them, cancel in the sum
+        Parts that follow each other from 0 to n cancel in the sum, whatever ranks have them:
 
             sum over parts (h(stop) - h(start)) = h(n) - h(0)        h(x): 64 bits drawn by x
 
@@ -77,8 +78,8 @@ class CheckpointTensors:
                 raise RuntimeError(f"the parts of {name} that the ranks have do not make up the whole")
 
     def _share(self, whole: list[Part]) -> list[Part]:
-        """This rank's share of tensors that all have: equal, but that tensors in another order than C
-        go to one rank.
+        """This rank's share of tensors that all have: equal, but that tensors in another order than
+        C go to one rank.
         """
         ranks = self._communicator
         flat = {part.name: part.array.reshape(-1) for part in whole if part.array.flags.c_contiguous}
