@@ -105,13 +105,7 @@ class Sharded:
 
     def held(self) -> list[Held]:
         """What this rank has of each parameter, as checkpoints need it."""
-        if not self._optimizers:
-            return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
-        return [
-            Held(piece, parameter.value, _of_name(each.state, piece.entry.name))
-            for each in self._optimizers
-            for piece, parameter in each.pieces
-        ]
+        return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
 
     # ------------------------------------------------------------------------------- the flat arrays
 
@@ -142,7 +136,6 @@ class Sharded:
     def _restricted(self, pieces: list[Piece], gradients):
         """The optimizer of some pieces."""
         parameters, state, kept = {}, {kind: {} for kind in self.optimizer.state}, []
-        own_memory = self.communicator.size > 1 and not self.communicator.shares_memory
         for piece in pieces:
             name = piece.entry.name
             parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
@@ -152,8 +145,7 @@ class Sharded:
             kept.append((piece, parameter))
             for kind, arrays in self.optimizer.state.items():
                 if name in arrays:
-                    part = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
-                    state[kind][name] = part.copy() if own_memory else part
+                    state[kind][name] = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted

@@ -54,7 +54,7 @@ def text_of_rank_0(communicator: Communicator, text: str) -> str:
 
 def texts_of_all(communicator: Communicator, text: str) -> list[str]:
     """The texts that the ranks give, in their order."""
-    own = np.frombuffer(text.encode("utf-8"), np.uint8)
+    own = np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
     longest = np.array([own.size], np.int64)
     communicator.maximum(longest)
     if not longest[0]:
@@ -63,7 +63,10 @@ def texts_of_all(communicator: Communicator, text: str) -> list[str]:
     table[communicator.rank, : own.size] = own
     rows = table.reshape(-1)
     communicator.maximum(rows)
-    return [bytes(row.astype(np.uint8)).rstrip(b"\0").decode("utf-8") for row in rows.reshape(table.shape)]
+    return [
+        bytes(row.astype(np.uint8)).rstrip(b"\0").decode("utf-8", "surrogateescape")
+        for row in rows.reshape(table.shape)
+    ]
 
 
 def _report(error: OSError | UserError, rank: int) -> str:

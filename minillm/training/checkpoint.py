@@ -14,6 +14,7 @@ done by rank 0. The files are those of one process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -26,7 +27,7 @@ from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.saving import replacing_together, write_together
 from minillm.distributed.sharding import Held
-from minillm.distributed.together import together
+from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
 from minillm.files.atomic import json_bytes, naming, read_json, write_atomically
 from minillm.files.safetensors_file import read_header
@@ -105,6 +106,18 @@ def check_is_run(folder: Path) -> None:
     path = folder / TRAINING_FOLDER / STATE_FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no run that could be resumed: {path} is missing")
+
+
+def check_same_state(folder: Path, communicator: Communicator) -> None:
+    """Raises UserError, in all ranks, where one has another state.json than rank 0, or none."""
+    path = folder / TRAINING_FOLDER / STATE_FILE
+    with together(communicator):
+        check_is_run(folder)
+        digest = hashlib.blake2b(path.read_bytes()).hexdigest()
+    expected = text_of_rank_0(communicator, digest)
+    with together(communicator):
+        if digest != expected:
+            raise UserError(f"{path} is another file here than it is for rank 0: all ranks have to see one folder")
 
 
 def read_state(folder: Path) -> tuple[Progress, dict]:
