@@ -105,7 +105,13 @@ class Sharded:
 
     def held(self) -> list[Held]:
         """What this rank has of each parameter, as checkpoints need it."""
-        return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
+        if not self._optimizers:
+            return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
+        return [
+            Held(piece, parameter.value, _of_name(each.state, piece.entry.name))
+            for each in self._optimizers
+            for piece, parameter in each.pieces
+        ]
 
     # ------------------------------------------------------------------------------- the flat arrays
 
@@ -136,6 +142,7 @@ class Sharded:
     def _restricted(self, pieces: list[Piece], gradients):
         """The optimizer of some pieces."""
         parameters, state, kept = {}, {kind: {} for kind in self.optimizer.state}, []
+        own_memory = self.communicator.size > 1 and not self.communicator.shares_memory
         for piece in pieces:
             name = piece.entry.name
             parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
@@ -145,7 +152,8 @@ class Sharded:
             kept.append((piece, parameter))
             for kind, arrays in self.optimizer.state.items():
                 if name in arrays:
-                    state[kind][name] = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
+                    part = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
+                    state[kind][name] = part.copy() if own_memory else part
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted

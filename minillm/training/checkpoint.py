@@ -142,18 +142,17 @@ def load_checkpoint(
     step: int,
     communicator: Communicator | None = None,
     held: Sequence[Held] | None = None,
-    sharded_weights: bool = False,
 ) -> None:
     """Put the weights and moments of the checkpoint of `step` into the model and the optimizer.
 
-    communicator, held: as for `save_checkpoint`, of any number of ranks. A rank reads all weights
-    and the state that it has, or with sharded_weights no more than it has of both.
+    communicator, held: as for `save_checkpoint`, of any number of ranks. A rank reads all weights,
+    and the state that it has.
     """
     ranks, path = communicator or Alone(), folder / TRAINING_FOLDER / OPTIMIZER_FILE
     with together(ranks):
         if ranks.rank == 0:
             _restore_file_of_step(folder / TRAINING_FOLDER, step)
-    tensors = CheckpointTensors(model, optimizer, ranks, held, sharded_weights)
+    tensors = CheckpointTensors(model, optimizer, ranks, held)
     with together(ranks):
         if (seen := _step_of(path)) != str(step):  # of another machine's file system
             raise UserError(f"{path} is of step {seen} here, and of step {step} for rank 0: is it the same folder?")

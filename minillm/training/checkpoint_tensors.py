@@ -27,18 +27,11 @@ class CheckpointTensors:
     """specs: shape and type of each tensor of the file, in all ranks the same. own: what this rank
     writes. needed: what it reads: the weights as a whole, and the state that it has.
 
-    held: what this rank has of the parameters that learn; None: each rank has all. sharded_weights:
-    it has no more of the weights, either (ZeRO-3). Called by all ranks.
+    held: what this rank has of the parameters that learn; None: each rank has all. Called by all
+    ranks.
     """
 
-    def __init__(
-        self,
-        model,
-        optimizer,
-        communicator: Communicator,
-        held: Sequence[Held] | None = None,
-        sharded_weights: bool = False,
-    ):
+    def __init__(self, model, optimizer, communicator: Communicator, held: Sequence[Held] | None = None):
         self._communicator = communicator
         weights = {name: parameter.value for name, parameter in model.parameters().items()}
         whole = [Part(f"{WEIGHTS}.{name}", 0, array) for name, array in weights.items()]
@@ -47,16 +40,14 @@ class CheckpointTensors:
             self.specs = {part.name: Spec.of(part.array) for part in whole}
             self.own, self.needed = self._share(whole), whole
             return
-        own = [(f"{WEIGHTS}.{each.piece.entry.name}", each.piece, each.value) for each in held]
-        state = [(f"{kind}.{e.piece.entry.name}", e.piece, array) for e in held for kind, array in e.state.items()]
-        own, state = ([Part(name, piece.part.start, array) for name, piece, array in parts] for parts in (own, state))
-        kinds = [WEIGHTS, *optimizer.state]
-        specs = {f"{kind}.{name}": Spec.of(array) for kind in kinds for name, array in weights.items()}
-        learning = self._in_any_rank(list(specs), {part.name for part in own + state})
-        frozen = [part for part in whole if part.name not in learning]
-        self.specs = {name: spec for name, spec in specs.items() if name in learning or name.startswith(f"{WEIGHTS}.")}
-        self.own = own + state + self._share(frozen)
-        self.needed = state + (own + frozen if sharded_weights else whole)
+        own = [_part(WEIGHTS, each, each.value) for each in held]
+        state = [_part(kind, each, array) for each in held for kind, array in each.state.items()]
+        all_kinds = {f"{kind}.{name}": Spec.of(array) for kind in optimizer.state for name, array in weights.items()}
+        self.specs = {part.name: Spec.of(part.array) for part in whole}
+        owned = self._in_any_rank([*self.specs, *all_kinds], {part.name for part in own + state})
+        self.specs |= {name: spec for name, spec in all_kinds.items() if name in owned}
+        self.own = own + state + self._share([part for part in whole if part.name not in owned])
+        self.needed = whole + state
 
     def check_complete(self) -> None:
         """Raises RuntimeError, in all ranks, unless their parts make up each tensor, with nothing
@@ -93,6 +84,10 @@ class CheckpointTensors:
         found = np.array([name in here for name in names], np.int64)
         self._communicator.maximum(found)
         return {name for name, is_there in zip(names, found) if is_there}
+
+
+def _part(kind: str, held: Held, array) -> Part:
+    return Part(f"{kind}.{held.piece.entry.name}", held.piece.part.start, array)
 
 
 def _arrays_of(state: dict) -> Iterator[tuple]:

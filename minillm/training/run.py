@@ -16,7 +16,7 @@ from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
-from minillm.distributed.sharding import Sharded, held_by, layout_for
+from minillm.distributed.sharding import Held, Sharded, held_by, layout_for
 from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
 from minillm.files.atomic import remove_leftovers
@@ -95,7 +95,7 @@ class Run:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-        held = self.sharded.held() if self.sharded is not None else None
+        held = _held(self) if self.sharded is None else self.sharded.held()
         run = self.folder, self.model, self.optimizer, self.progress
         save_checkpoint(*run, description, self.communicator, held)
 
@@ -278,12 +278,15 @@ def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicato
     check_same_state(folder, ranks)
     with together(ranks):
         run = _read_run(folder, device, claim, ranks)
-    held = None
-    if ranks.size > 1:
-        held = held_by(run.optimizer, layout_for(run.optimizer), ranks.rank, ranks.size)
     with explain_oom(workload_of(run.settings, run.model.config, device)):
-        load_checkpoint(folder, run.model, run.optimizer, run.progress.step, ranks, held)
+        load_checkpoint(folder, run.model, run.optimizer, run.progress.step, ranks, _held(run))
     return run
+
+
+def _held(run: Run) -> list[Held] | None:
+    """What this rank has of the optimizer of a run that does not train yet; None: all of it."""
+    ranks = run.communicator
+    return held_by(run.optimizer, layout_for(run.optimizer), ranks.rank, ranks.size) if ranks.size > 1 else None
 
 
 def _read_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:
