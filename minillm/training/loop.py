@@ -107,12 +107,15 @@ def train(
     run.refuse_changed_model()
     reporter, machine = reporter or Reporter(), machine or Machine()
     run.hold()
+    launched = run.communicator
     try:
         with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
             reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads)
-        _finish(run, reporter)
+        if launched.rank == 0:
+            _finish(run, reporter)
         return reason
     finally:
+        run.communicator = launched
         run.release()
 
 
