@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,18 +68,32 @@ class Communicator(ABC):
     shares_memory: whether arrays from `shared` are the same memory in all ranks. sent: bytes that
     this rank has handed to others so far, by the name of the collective. doing: the collective that
     this rank is in, "" outside of any; step: the step of the training that it is in, None outside of
-    one; both for messages when something goes wrong.
+    one; both for messages when something goes wrong. phase: long work that only this rank does.
+    interruptible: whether an exception can end a collective that waits for another rank.
     """
 
     rank = 0
     size = 1
     where = "alone"
     shares_memory = False
+    interruptible = True
 
     def __init__(self):
         self.sent: Counter[str] = Counter()
         self.doing = ""
         self.step: int | None = None
+        self.phase = ""
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Inside, the others wait for this rank longer than the deadline (watch.py). phase: what it
+        does, such as "writing a checkpoint".
+        """
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
 
     # ------------------------------------------------------------------------------------ memory
 
