@@ -69,14 +69,14 @@ class Communicator(ABC):
     this rank has handed to others so far, by the name of the collective. doing: the collective that
     this rank is in, "" outside of any; step: the step of the training that it is in, None outside of
     one; both for messages when something goes wrong. phase: long work that only this rank does.
-    interruptible: whether an exception can end a collective that waits for another rank.
+    launched: whether something else started the ranks (mpiexec, SLURM), and ends all if one ends.
     """
 
     rank = 0
     size = 1
     where = "alone"
     shares_memory = False
-    interruptible = True
+    launched = False
 
     def __init__(self):
         self.sent: Counter[str] = Counter()

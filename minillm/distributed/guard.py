@@ -10,14 +10,15 @@ closes the connection of a process that dies, however it dies. Lines of JSON go 
 
     {"pid", "host"}                               once: who I am
     {"step", "doing", "phase", "moved"}           where I am; `moved` differs whenever something was done
-    {"failed": why, "line", "traceback",          an exception ended me; I wait for your answer
+    {"failed": why, "line", "traceback",          an exception ended me
      "consequence", "rank"}                       (it says that another rank is lost)
-    {"done": true}                                I end as planned; or, of rank 0, I tell the user myself
+    {"done": true}                                I end as planned; or, of rank 0, I raise the error
 
 and from it
 
     {"together": true}                            all ranks have failed, as one program: each goes on with its error
-    {"lost": rank, "step", "doing", "why"}        end
+    {"lost": rank, "step", "doing", "why",        end
+     "hanging"}
 
 Only the standard library is used: the file is run by its path, and starts in some milliseconds.
 """
@@ -66,15 +67,16 @@ class Rank:
 class Guard:
     """Watches over ranks.
 
-    links: rank -> the socket that is connected with it. deadline: seconds without any progress after which a
-    rank is given up, 0 for one that fits the steps. taker: whether rank 0 tells the user itself
-    where it can. advice: ends the line.
+    links: rank -> the socket that is connected with it. deadline: seconds without any progress after
+    which a rank is given up, 0 for one that fits the steps. launched: as `Communicator.launched`; if
+    not, rank 0 tells the user what happened, unless it is the one that is lost. advice: ends the
+    line.
     """
 
-    def __init__(self, links: dict[int, socket.socket], deadline: float, taker: bool, advice: str):
+    def __init__(self, links: dict[int, socket.socket], deadline: float, launched: bool, advice: str):
         now = time.monotonic()
         self.ranks = {number: Rank(link, now) for number, link in links.items()}
-        self.deadline, self.taker, self.advice = deadline, taker, advice
+        self.deadline, self.launched, self.advice = deadline, launched, advice
         self.longest_step = 0.0
         self._first_sign: float | None = None  # of an end: the time of the first death, or failure
         self._order: list[int] = []  # the ranks that died or failed, in this order
@@ -86,12 +88,14 @@ class Guard:
 
     def watch(self) -> None:
         """Until all ranks have ended as planned, or one is lost and all have been ended."""
-        while not all(rank.gone or rank.done for rank in self.ranks.values()) or self._order:
+        while self._order or not all(rank.gone or rank.done for rank in self.ranks.values()):
             self._listen(0.05)
-            now = time.monotonic()
-            verdict = self.verdict(now)
+            if self.ranks[0].done and not self.launched:
+                return  # rank 0 ends the others
+            verdict = self.verdict(time.monotonic())
             if verdict == "together":
                 self._tell({"together": True})
+                self._wait(TAKING, [self.ranks[0]])  # it prints the error
                 return
             if verdict is not None:
                 self._end(verdict)
@@ -164,19 +168,19 @@ class Guard:
         first = next((number for number in self._order if number in dead or number in causes), None)
         if first is None:  # those that could not reach a rank are right, and it still lives
             failure = self.ranks[failed[0]].failed
-            return {"lost": failure["rank"], **self._where(failed[0]), "why": failure["failed"]}
+            return {"lost": failure["rank"], **self._where(failed[0]), "why": failure["failed"], "hanging": False}
         failure = self.ranks[first].failed
         why = self._of_death(first) if failure is None else failure["failed"]
-        return {"lost": first, **self._where(first), "why": why}
+        return {"lost": first, **self._where(first), "why": why, "hanging": False}
 
     def _where(self, number: int) -> dict:
         """Step and collective. A rank that died told where it was a moment before; the others wait
         for it in the collective that it did not come to, or did not leave.
         """
         own = self.ranks[number].place
-        others = (
-            [] if self.ranks[number].failed else [rank.place for rank in self.ranks.values() if rank.place is not own]
-        )
+        others = [rank.place for rank in self.ranks.values() if rank.place is not own]
+        if self.ranks[number].failed is not None:
+            others = []
         step = max((place["step"] for place in (own, *others) if place["step"] is not None), default=None)
         waiting = [place["doing"] for place in others if place["step"] == step and place["doing"]]
         return {"step": step, "doing": waiting[0] if waiting else own["doing"] or own["phase"]}
@@ -205,29 +209,32 @@ class Guard:
             return None  # such as the checkpoint that a rank writes
         number = (hanging or [number for number, _ in outside or living])[0]
         why = f"{self._process(number)} has done nothing for {waited:.3g} seconds (--deadline)"
-        return {"lost": number, **self._where(number), "why": why}
+        return {"lost": number, **self._where(number), "why": why, "hanging": True}
 
     # ------------------------------------------------------------------------------------- the end
 
     def _end(self, verdict: dict) -> None:
         """Tell all ranks to end; see to it that they do; one line, by rank 0 or from here."""
-        self._write(self._failure(verdict).get("traceback", ""))
-        self._tell(verdict)
         first, others = self.ranks[0], [rank for number, rank in self.ranks.items() if number]
-        taken = self.taker and not first.gone and verdict["lost"] != 0
-        own = self.taker and verdict["lost"] == 0 and first.failed is not None  # it raises its own error
-        if not (taken or own):
+        raises = not (self.launched or verdict["lost"] == 0 or first.gone)
+        if not raises:
+            self._write(self._failure(verdict).get("traceback", ""))
             self._print(verdict)
-        began = time.monotonic()
-        while time.monotonic() - began < ENDING and not all(rank.gone for rank in others):
-            self._listen(0.05)
+        self._tell(verdict)
+        self._wait(ENDING, others)
         self._kill(others)
-        while (taken or own) and not first.done and not first.gone and time.monotonic() - began < TAKING:
-            self._listen(0.05)
-        if taken and not first.done:
-            self._print(verdict)
+        if raises:
+            self._wait(TAKING, [first])
+            if not first.done:
+                self._print(verdict)
         if not first.done:
             self._kill([first])
+
+    def _wait(self, seconds: float, ranks: list[Rank]) -> None:
+        """Until ranks have ended, or, at the latest, for a number of seconds."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not all(rank.gone for rank in ranks):
+            self._listen(0.05)
 
     def _tell(self, message: dict) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -275,12 +282,12 @@ def oom_kills() -> int:
 
 
 def main(arguments: str) -> None:
-    """arguments: JSON with ranks, their descriptors, deadline, taker, advice."""
+    """arguments: JSON with what `Guard` takes; the sockets as descriptors of this process."""
     given = json.loads(arguments)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the ranks have ended
-    links = {rank: socket.socket(fileno=number) for rank, number in zip(given["ranks"], given["descriptors"])}
-    Guard(links, given["deadline"], given["taker"], given["advice"]).watch()
+    links = {rank: socket.socket(fileno=descriptor) for rank, descriptor in given["ranks"]}
+    Guard(links, given["deadline"], given["launched"], given["advice"]).watch()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,26 @@
 """It ends well: if one rank is lost, all end within ten seconds, with one line.
 
-A collective waits until all ranks are there, for ever if one has died; under MPI it waits in C, where
-no handler of a signal runs. So each rank has a thread that waits for the word of the guard
-(guard.py, a process beside rank 0), and then ends its process, whatever the other threads do:
+A collective waits until all ranks are there: for ever, if one hangs, or has died under MPI. What
+started the ranks may kill all as soon as one has ended, before any of them can say why. So each
+rank has a thread that tells the guard (guard.py, a process beside rank 0) where this rank is, and
+that ends this process when the guard says so, whatever the other threads do:
 
-    what happens to a rank                       how the guard learns of it
-    kill -9, out of memory, a crash              the system closes its connection
-    an exception, MemoryError                    the rank says so, and waits for the answer
-    it does nothing for the deadline             the others wait in a collective, and it is not there
-    an exception that all ranks raise            all say so: each goes on with its own error
+    what happens to a rank                 how the guard learns of it
+    kill -9, out of memory, a crash        the system closes its connection
+    an exception, MemoryError              the rank says so
+    it does nothing for the deadline       the others wait in a collective, and it is not there
 
-The user's own process, rank 0 where ranks can be interrupted, is not ended: it raises RankLost. The
-last checkpoint is intact because files are replaced as a whole (files/atomic.py).
+Who prints the line? Where ranks were launched (`Communicator.launched`) the guard does, as rank 0 may
+be killed at any moment. An exception that all ranks raise, as one program, goes on in each: rank 0
+prints it. Where rank 0 is the user's own process and the others are its children (workers.py), rank
+0 raises RankLost, and the guard prints only if rank 0 itself is lost.
+
+The last checkpoint is intact, however a rank ends, because files are replaced as a whole
+(files/atomic.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import secrets
@@ -35,74 +39,67 @@ from minillm.distributed.communicator import Communicator, RankLost
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
 
-BEAT = 0.1  # seconds between two messages of a rank; longer where there are more than BEATS_A_SECOND / 10 ranks
-BEATS_A_SECOND = 500  # that the guard gets
+BEAT = 0.1  # seconds between two messages of a rank; longer where there are many ranks:
+BEATS_A_SECOND = 500  # that the guard gets at most, of all ranks
 CONNECTING = 10.0  # seconds for all ranks to connect
 ANSWER = 6.0  # seconds for the guard's answer after an exception
-ADDRESS_BYTES = 1024
+ADDRESS_BYTES = 1024  # of the message that says where the guard is
 EXIT_CODE = 2
-GUARD_LOST = "the process that watches over the ranks has ended; start the run again with --resume"
+TOGETHER = {"together": True}
 
 
 class Watch:
     """A context manager, entered by all ranks together; inside, each is watched over.
 
-    deadline: seconds, as `Machine.deadline`. advice: ends the line, such as the command to resume.
-    On entering, `unwatched` has the ranks that cannot connect to rank 0 (none, as a rule). Raises
-    RankLost in rank 0 where another is lost, if it can be interrupted; other ranks, and all ranks
-    of a communicator that cannot, end with exit code 2. An exception that all ranks raise goes on.
+    deadline: seconds, as `Machine.deadline`; it is not for the work in `Communicator.during`.
+    advice: ends the line, such as the command to resume. On entering, `unwatched` has the ranks that
+    cannot connect to rank 0 (none, as a rule). Raises RankLost where rank 0 is the user's process
+    and another rank hangs; a launched rank, and a child, ends with exit code 2.
     """
 
     def __init__(self, communicator: Communicator, deadline: float = 0.0, advice: str = ""):
         self._communicator, self._deadline, self._advice = communicator, deadline, advice
-        self._raises = communicator.rank == 0 and communicator.interruptible
         self._beat = max(BEAT, communicator.size / BEATS_A_SECOND)
         self._link: socket.socket | None = None
         self._guard: subprocess.Popen | None = None
         self._verdict: dict | None = None
-        self._answered, self._left, self._lock = threading.Event(), threading.Event(), threading.Lock()
+        self._answered, self._left = threading.Event(), threading.Event()
+        self._sending = threading.Lock()
+        self._thread = threading.Thread(target=self._work, name="minillm-watch", daemon=True)
         self.unwatched: list[int] = []
 
     def __enter__(self) -> Watch:
         if self._communicator.size > 1:
             self._connect()
         if self._link is not None:
-            self._thread_of_training = threading.get_ident()
             self._send(pid=os.getpid(), host=socket.gethostname())
-            self._thread = threading.Thread(target=self._work, name="minillm-watch", daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        with suppress(_Interrupted):  # it may come now
-            self._leave()
         if self._link is None:
             return
+        self._left.set()
         if error is None:
             self._send(done=True)
+            self._close()
+        elif self._communicator.launched:
+            self._end_with_all(error)
         else:
-            self._fail(error)
-        self._close()
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._left.set()
-            if self._link is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread_of_training), None)
+            self._end_by_rank_0(error)
 
     # ------------------------------------------------------------------------------ the connections
 
     def _connect(self) -> None:
-        """A connection between each rank and the guard, through which nothing but its messages go."""
+        """A connection between each rank and the guard."""
         communicator = self._communicator
         links: dict[int, socket.socket] = {}
         if communicator.rank == 0:
-            own, links[0] = socket.socketpair()
+            self._link, links[0] = socket.socketpair()
             with socket.create_server(("", 0), backlog=communicator.size) as server:
                 token = secrets.token_hex(16)
                 _broadcast(communicator, {"hosts": addresses(), "port": server.getsockname()[1], "token": token})
                 links |= _accept(server, token, communicator.size)
-            self._link = own
         else:
             self._link = _reach(_broadcast(communicator, None), communicator.rank)
         connected = np.zeros(communicator.size, np.int64)
@@ -110,98 +107,105 @@ class Watch:
         communicator.broadcast(connected)
         self.unwatched = [int(rank) for rank in np.flatnonzero(connected == 0)]
         if communicator.rank == 0:
-            self._start_guard([links[rank] for rank in sorted(links)], sorted(links))
+            self._start_guard(links)
         elif communicator.rank in self.unwatched:
             self._link = None
 
-    def _start_guard(self, links: list[socket.socket], ranks: list[int]) -> None:
-        descriptors = [link.fileno() for link in links]
+    def _start_guard(self, links: dict[int, socket.socket]) -> None:
+        descriptors = {rank: link.fileno() for rank, link in links.items()}
         given = dict(
-            descriptors=descriptors, ranks=ranks, deadline=self._deadline, taker=self._raises, advice=self._advice
+            ranks=list(descriptors.items()),
+            deadline=self._deadline,
+            launched=self._communicator.launched,
+            advice=self._advice,
         )
-        command = [sys.executable, "-I", "-S", guard.__file__, json.dumps(given)]
         self._guard = subprocess.Popen(
-            command, pass_fds=descriptors, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            [sys.executable, "-I", "-S", guard.__file__, json.dumps(given)],
+            pass_fds=list(descriptors.values()),
+            start_new_session=True,  # else a signal to the group of rank 0 ends it, too
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
-        for link in links:
+        for link in links.values():
             link.close()
 
     # ---------------------------------------------------------------------------- the watching thread
 
     def _work(self) -> None:
-        """Tell where this rank is, until the guard has something to say."""
+        """Tell where this rank is, until the guard has something to say, or has ended."""
         self._link.settimeout(self._beat)
-        received = b""
-        while b"\n" not in received:
+        received, data = b"", b" "
+        while data:
             if not self._left.is_set():
                 self._send(**self._place())
             try:
                 data = self._link.recv(4096)
             except TimeoutError:
                 continue
-            except OSError:  # closed here, or reset
+            except OSError:
                 data = b""
-            if not data:
-                if self._left.is_set():
-                    return
-                break
             received += data
-        self._verdict = json.loads(received.split(b"\n")[0]) if b"\n" in received else None
-        self._answered.set()
-        if self._verdict != {"together": True}:
+            if b"\n" in received and self._verdict is None:
+                self._verdict = json.loads(received.split(b"\n")[0])
+                self._answered.set()
+                if self._verdict != TOGETHER:
+                    break
+        if not self._left.is_set():
             self._end()
+        self._answered.set()
 
     def _place(self) -> dict:
         communicator = self._communicator
         moved = sum(list(communicator.sent.values()))
-        if communicator.phase:  # whatever it does there takes processor time; this thread's does not count
+        if communicator.phase:  # whatever it does there takes processor time; that of this thread does not count
             moved += round(time.process_time() - time.thread_time(), 1)
         return dict(step=communicator.step, doing=communicator.doing, phase=communicator.phase, moved=moved)
 
     def _end(self) -> None:
-        """End this process; or the training in it, at the latest where a collective notices."""
-        if not self._raises:
-            if self._verdict is None and self._communicator.rank == 0:
-                os.write(2, f"minillm: {GUARD_LOST}\n".encode())
+        """End this process. Not the user's own: its children end, and it notices that. Without the
+        guard, processes of one machine still notice an end, though not that one hangs.
+        """
+        launched, first = self._communicator.launched, self._communicator.rank == 0
+        if launched and first and self._verdict is None:
+            os.write(2, f"minillm: {GUARD_LOST}\n".encode())
+        if launched or not first and self._verdict is not None:
             os._exit(EXIT_CODE)
-        if self._left.wait(1.0):
-            return
-        with self._lock:
-            if not self._left.is_set():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread_of_training), ctypes.py_object(_Interrupted)
-                )
 
     # ------------------------------------------------------------------------------------ the end
 
-    def _fail(self, error: BaseException) -> None:
-        """An exception ends this rank: tell the guard, and do as it says."""
-        if not self._answered.is_set():
-            lost = error if isinstance(error, RankLost) else None
-            self._send(**self._place())
-            self._send(
-                failed=lost.why if lost else describe(error),
-                line=describe(error) if self._communicator.rank == 0 and not _is_defect(error) else "",
-                traceback="".join(traceback.format_exception(error)) if _is_defect(error) else "",
-                consequence=lost is not None,
-                rank=lost.rank if lost else None,
-            )
+    def _end_with_all(self, error: BaseException) -> None:
+        """The guard knows whether all ranks have raised an error, or this one alone."""
+        self._send_failure(error)
         self._answered.wait(ANSWER)
-        verdict = self._verdict
-        if verdict == {"together": True}:
+        if self._verdict != TOGETHER:
+            os._exit(EXIT_CODE)
+        if self._communicator.rank:
+            self._thread.join(ANSWER)  # until rank 0 has printed it: the first that ends is the end of all
+
+    def _end_by_rank_0(self, error: BaseException) -> None:
+        """Rank 0 raises the error, or that of its child, or RankLost for one that did not answer."""
+        if self._communicator.rank:
+            self._send_failure(error)
             return
-        if not self._raises:
-            os._exit(EXIT_CODE)  # as the thread is about to do
         self._send(done=True)
         self._close()
-        if verdict is None:
-            raise RankLost(None, self._communicator.step, self._communicator.doing, GUARD_LOST) from error
-        if verdict["lost"] == 0 and not _is_defect(error):
-            return
-        raise RankLost(verdict["lost"], verdict["step"], verdict["doing"], verdict["why"]) from error
+        verdict = self._verdict
+        if verdict is not None and (verdict["hanging"] or not isinstance(error, RankLost)):
+            raise RankLost(verdict["lost"], verdict["step"], verdict["doing"], verdict["why"]) from error
+
+    def _send_failure(self, error: BaseException) -> None:
+        lost = error if isinstance(error, RankLost) else None
+        self._send(**self._place())
+        self._send(
+            failed=lost.why if lost else describe(error),
+            line=describe(error) if self._communicator.rank == 0 and not _is_defect(error) else "",
+            traceback="".join(traceback.format_exception(error)) if _is_defect(error) else "",
+            consequence=lost is not None,
+            rank=lost.rank if lost else None,
+        )
 
     def _send(self, **message) -> None:
-        with suppress(OSError):  # the guard has ended: the thread notices
+        with suppress(OSError), self._sending:  # an error: the guard has ended, which the thread notices
             self._link.sendall(json.dumps(message).encode() + b"\n")
 
     def _close(self) -> None:
@@ -210,12 +214,11 @@ class Watch:
         self._thread.join(1.0)
         self._link.close()
         if self._guard is not None:
-            with suppress(subprocess.TimeoutExpired):  # another rank has not ended: it watches on
+            with suppress(subprocess.TimeoutExpired):  # another rank has not ended yet: it watches on
                 self._guard.wait(ANSWER)
 
 
-class _Interrupted(BaseException):
-    """Raised in the thread that trains, wherever it is."""
+GUARD_LOST = "the process that watches over the ranks has ended, and so do they: start the run again with --resume"
 
 
 def describe(error: BaseException) -> str:
@@ -274,7 +277,7 @@ def _accept(server: socket.socket, token: str, size: int) -> dict[int, socket.so
             break
         link.settimeout(1.0)
         with suppress(OSError, ValueError):
-            words = link.makefile("rb").readline(64).decode().split()
+            words = link.makefile("rb", buffering=0).readline(64).decode().split()
             if len(words) == 2 and secrets.compare_digest(words[0], token):
                 links[int(words[1])] = link
     return links
