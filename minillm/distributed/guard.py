@@ -174,16 +174,18 @@ class Guard:
         return {"lost": first, **self._where(first), "why": why, "hanging": False}
 
     def _where(self, number: int) -> dict:
-        """Step and collective. A rank that died told where it was a moment before; the others wait
-        for it in the collective that it did not come to, or did not leave.
+        """Step and collective. A rank that died told where it was a moment before, and the others
+        wait for it in the collective that it did not come to, or did not leave. One that failed
+        says where.
         """
-        own = self.ranks[number].place
-        others = [rank.place for rank in self.ranks.values() if rank.place is not own]
-        if self.ranks[number].failed is not None:
-            others = []
-        step = max((place["step"] for place in (own, *others) if place["step"] is not None), default=None)
+        rank = self.ranks[number]
+        own, others = rank.place, [other.place for other in self.ranks.values() if other is not rank]
+        known = [own] if rank.failed is not None else [own, *others]
+        step = max((place["step"] for place in known if place["step"] is not None), default=None)
         waiting = [place["doing"] for place in others if place["step"] == step and place["doing"]]
-        return {"step": step, "doing": waiting[0] if waiting else own["doing"] or own["phase"]}
+        said = own["doing"] or own["phase"]
+        doing = [said, *waiting] if rank.failed is not None else [*waiting, said]
+        return {"step": step, "doing": next(filter(None, doing), "")}
 
     def _of_death(self, number: int) -> str:
         here = self.ranks[number].who.get("host") == socket.gethostname()

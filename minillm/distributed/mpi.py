@@ -53,6 +53,7 @@ class Mpi(Communicator):
     """
 
     world_is_closed = False
+    launched = True
 
     def __init__(self, ranks):
         super().__init__()
