@@ -113,7 +113,7 @@ def check_same_folder(communicator: Communicator, folder: Path, seconds: float =
             raise UserError(f"rank 0 ({everyones[0]['host']}) cannot write into {error}")
         with communicator.during("looking for the folder"):
             sees = communicator.rank == 0 or _appears(path, seconds)
-        everyones = gathered(communicator, {"sees": sees})
+        everyones = gathered(communicator, {"sees": sees, "folder": str(folder.absolute())})
     finally:
         if communicator.rank == 0:
             with suppress(OSError):
@@ -122,7 +122,8 @@ def check_same_folder(communicator: Communicator, folder: Path, seconds: float =
     if blind:
         more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
         raise UserError(
-            f"rank {blind[0]} ({everyones[blind[0]]['host']}){more} does not see the folder {folder.absolute()} of rank 0 "
+            f"rank {blind[0]} ({everyones[blind[0]]['host']}){more} does not see the folder "
+            f"{everyones[0]['facts']['folder']} of rank 0 "
             f"({everyones[0]['host']}): it has to be on a file system that all machines share"
         )
 

@@ -1,15 +1,37 @@
 """What differs between ranks is refused before the first step, by all of them, with its name and the rank's."""
 
+import os
 import shutil
 from collections import namedtuple
 
 import pytest
-from thread_ranks import on_ranks
 
 from minillm.distributed import agreement
-from minillm.distributed.agreement import agree, check_room, check_same_folder, gathered, hashes, notes_on_bits, versions
+from minillm.distributed.agreement import (
+    agree,
+    check_room,
+    check_same_folder,
+    gathered,
+    hashes,
+    notes_on_bits,
+    rounding_facts,
+    versions,
+)
 from minillm.distributed.alone import Alone
+from minillm.distributed.rank_threads import run_ranks
 from minillm.errors import UserError
+
+
+def on_ranks(size, task):
+    """[what task(communicator) returned, or the error that it raised] of each rank."""
+
+    def caught(communicator):
+        try:
+            return task(communicator)
+        except UserError as error:
+            return error
+
+    return run_ranks(size, caught)
 
 
 def messages(results):
@@ -49,32 +71,25 @@ def test_several_ranks_are_counted():
 
 
 def test_another_processor_is_a_remark(monkeypatch):
-    def facts(rank):
-        return {"the processor's instructions": " ".join(f"I{i}" for i in range(10 + (rank == 2)))}
+    facts = [" ".join(f"I{i}" for i in range(10 + (rank == 2))) for rank in range(3)]
+    everyones = [{"host": f"node{rank}", "facts": {"the instructions": each}} for rank, each in enumerate(facts)]
+    monkeypatch.setattr(agreement, "gathered", lambda communicator, own: everyones)
+    (note,) = notes_on_bits(Alone())
+    assert note.startswith("the instructions: none of these on rank 0 (node0), I10 on rank 2 (node2): the last bits")
 
-    def noted(communicator):
-        monkeypatch.setattr(agreement, "rounding_facts", lambda: facts(communicator.rank))
-        communicator.barrier()
-        return notes_on_bits(communicator)
 
-    monkeypatch.setattr(agreement, "gathered", lambda c, _: [{"host": "h", "facts": facts(r)} for r in range(3)])
-    (note,) = on_ranks(1, noted)[0]
-    assert "none of these on rank 0 (h), I10 on rank 2 (h)" in note and "depend on the number of ranks" in note
+def test_this_processor_has_kernels_and_instructions():
+    assert all(rounding_facts().values()) and len(rounding_facts()) == 3
 
 
 def test_other_data_is_named_by_its_file(tmp_path, monkeypatch):
+    """The machines of this test see other files under one name: the last byte differs."""
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
-        (tmp_path / str(rank) / "train.npy").write_bytes(b"same" + bytes([rank]) * 2000000)
-    monkeypatch.chdir(tmp_path)
-    assert messages(on_ranks(2, lambda c: agree(c, _hashes_of(c, tmp_path)))) and True
-    (message,) = messages(on_ranks(2, lambda c: agree(c, _hashes_of(c, tmp_path))))
-    assert message.startswith("the contents of train.npy: ")
-
-
-def _hashes_of(communicator, folder):
-    """As of ranks on machines of their own, which see other files under one name."""
-    return {"the contents of train.npy": agreement._hash(folder / str(communicator.rank) / "train.npy")}
+        (tmp_path / str(rank) / "train.npy").write_bytes(b"same" * 500_000 + bytes([rank]))
+    found = [hashes(Alone(), [tmp_path / str(rank) / "train.npy"]) for rank in range(2)]
+    (message,) = messages(on_ranks(2, lambda c: agree(c, {"the contents": [*found[c.rank].values()]})))
+    assert message.startswith("the contents: ['")
 
 
 def test_one_rank_of_a_machine_reads(tmp_path):
@@ -101,7 +116,7 @@ def test_a_folder_is_seen_late(tmp_path, monkeypatch):
 
     def listed(path):
         looks.append(path)
-        return [p.name for p in tmp_path.iterdir()] if len(looks) > 3 else []
+        return [entry.name for entry in os.scandir(path)] if len(looks) > 3 else []
 
     monkeypatch.setattr(agreement.os, "listdir", listed)
     monkeypatch.setattr(agreement, "LOOK_EVERY", 0.001)
