@@ -6,10 +6,10 @@ resumed. So each rank says what it has, and all compare. All of them raise the s
 
     refused    versions of minillm, Python (3.x) and NumPy; settings; the contents of files; a folder
                that only some ranks see; no room for the next checkpoint
-    noted      the processor and the BLAS: NumPy and OpenBLAS choose their kernels by them, and another
-               kernel rounds differently. The weights are the same on all ranks all the same: each is
-               updated by its owner, and sent to all. But a gradient's last bits then depend on which
-               rank computed it, so that the result depends on the number of ranks.
+    noted      the processor and the BLAS: NumPy and OpenBLAS choose their kernels by them, and
+               another kernel rounds differently. The weights are equal on all ranks all the same:
+               each is updated by its owner, and sent to all. But the last bits of a gradient depend
+               on which rank computes it, and so the result depends on the number of ranks.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def rounding_facts() -> dict[str, str]:
 
 
 def hashes(communicator: Communicator, paths: Iterable[Path]) -> dict[str, str | None]:
-    """Facts: "the contents of PATH" -> a hash. One rank of each machine reads; None on the others."""
+    """Facts: "the contents of PATH" -> a hash. One rank of a machine reads; None on the others."""
     hosts = [each["host"] for each in gathered(communicator, {})]
     reads = hosts.index(hosts[communicator.rank]) == communicator.rank
     with communicator.during("reading the data"):
@@ -101,40 +101,46 @@ def check_same_folder(communicator: Communicator, folder: Path, seconds: float =
     """
     token = np.frombuffer(secrets.token_bytes(8), np.uint8).copy()
     communicator.broadcast(token)
-    path, error = folder / f".ranks-{token.tobytes().hex()}", ""
+    path = folder / f".ranks-{token.tobytes().hex()}"
+    writes = communicator.rank == 0
+    error = _touch(path) if writes else ""
     try:
-        if communicator.rank == 0:
-            try:
-                path.touch()
-            except OSError as failed:
-                error = f"{folder}: {failed.strerror}"
-        everyones = gathered(communicator, {"error": error})
-        if error := everyones[0]["facts"]["error"]:
-            raise UserError(f"rank 0 ({everyones[0]['host']}) cannot write into {error}")
+        everyones = gathered(communicator, {"error": error, "folder": str(folder.absolute())})
+        root, host = everyones[0]["facts"], everyones[0]["host"]
+        if root["error"]:
+            raise UserError(f"rank 0 ({host}) cannot write into {root['folder']}: {root['error']}")
         with communicator.during("looking for the folder"):
-            sees = communicator.rank == 0 or _appears(path, seconds)
-        everyones = gathered(communicator, {"sees": sees, "folder": str(folder.absolute())})
+            sees = writes or _appears(path, seconds)
+        everyones = gathered(communicator, {"sees": sees})
     finally:
-        if communicator.rank == 0:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+        if writes:
+            path.unlink(missing_ok=True)
     blind = [rank for rank, each in enumerate(everyones) if not each["facts"]["sees"]]
     if blind:
         more = f" and {len(blind) - 1} more" if len(blind) > 1 else ""
         raise UserError(
-            f"rank {blind[0]} ({everyones[blind[0]]['host']}){more} does not see the folder "
-            f"{everyones[0]['facts']['folder']} of rank 0 "
-            f"({everyones[0]['host']}): it has to be on a file system that all machines share"
+            f"rank {blind[0]} ({everyones[blind[0]]['host']}){more} does not see the folder {root['folder']} of rank 0 "
+            f"({host}): it has to be on a file system that all machines share"
         )
 
 
+def _touch(path: Path) -> str:
+    """Make a file; what the system says if it refuses."""
+    try:
+        path.touch()
+    except OSError as error:
+        return error.strerror
+    return ""
+
+
 def _appears(path: Path, seconds: float) -> bool:
+    """Whether a file is there within a number of seconds. The list of names comes from the server,
+    where the answer to a single name may be an old one.
+    """
     until = time.monotonic() + seconds
     while True:
         with suppress(OSError):
-            if path.name in os.listdir(
-                path.parent
-            ):  # asks the server, where a look at the name may be answered from a cache
+            if path.name in os.listdir(path.parent):
                 return True
         if time.monotonic() > until:
             return False

@@ -68,8 +68,9 @@ class Communicator(ABC):
     shares_memory: whether arrays from `shared` are the same memory in all ranks. sent: bytes that
     this rank has handed to others so far, by the name of the collective. doing: the collective that
     this rank is in, "" outside of any; step: the step of the training that it is in, None outside of
-    one; both for messages when something goes wrong. phase: long work that only this rank does.
-    launched: whether something else started the ranks (mpiexec, SLURM), and ends all if one ends.
+    one; both for messages when something goes wrong. phase: long work that only this rank does, ""
+    outside of any. launched: whether something else has started the ranks (mpiexec, SLURM), and
+    ends all if one ends.
     """
 
     rank = 0

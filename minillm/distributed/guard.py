@@ -1,5 +1,5 @@
-"""The guard: a process of its own that notices when a rank is lost, says so in one line, and ends the
-others.
+"""The guard: a process of its own that notices when a rank is lost, says so in one line, and ends
+the others.
 
 It is no thread of a rank: what starts the ranks (mpiexec, SLURM) kills all of them as soon as one
 has died, with a signal that cannot be caught, within milliseconds and without a reason. The guard
@@ -67,10 +67,10 @@ class Rank:
 class Guard:
     """Watches over ranks.
 
-    links: rank -> the socket that is connected with it. deadline: seconds without any progress after
-    which a rank is given up, 0 for one that fits the steps. launched: as `Communicator.launched`; if
-    not, rank 0 tells the user what happened, unless it is the one that is lost. advice: ends the
-    line.
+    links: rank -> the socket that is connected with it. deadline: seconds without any progress
+    after which a rank is given up, 0 for one that fits the steps. launched: as
+    `Communicator.launched`; if not, rank 0 tells the user what happened, unless it is the one that
+    is lost. advice: ends the line.
     """
 
     def __init__(self, links: dict[int, socket.socket], deadline: float, launched: bool, advice: str):
@@ -154,7 +154,7 @@ class Guard:
     # --------------------------------------------------------------------------------- the verdict
 
     def verdict(self, now: float) -> dict | str | None:
-        """None while all is well or not yet clear, "together", or {"lost", "step", "doing", "why"}."""
+        """None while all is well or not yet clear, "together", or who is lost, where and why."""
         if self._first_sign is None:
             return self._hanging(now)
         dead = [number for number in self._order if self.ranks[number].is_lost]

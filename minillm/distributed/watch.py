@@ -10,10 +10,10 @@ that ends this process when the guard says so, whatever the other threads do:
     an exception, MemoryError              the rank says so
     it does nothing for the deadline       the others wait in a collective, and it is not there
 
-Who prints the line? Where ranks were launched (`Communicator.launched`) the guard does, as rank 0 may
-be killed at any moment. An exception that all ranks raise, as one program, goes on in each: rank 0
-prints it. Where rank 0 is the user's own process and the others are its children (workers.py), rank
-0 raises RankLost, and the guard prints only if rank 0 itself is lost.
+Who prints the line? Where ranks were launched (`Communicator.launched`) the guard does, as rank 0
+may be killed at any moment. An exception that all ranks raise, as one program, goes on in each: rank
+0 prints it. Where rank 0 is the user's own process and the others are its children (workers.py),
+rank 0 raises RankLost, and the guard prints only if rank 0 itself is lost.
 
 The last checkpoint is intact, however a rank ends, because files are replaced as a whole
 (files/atomic.py).
@@ -52,9 +52,9 @@ class Watch:
     """A context manager, entered by all ranks together; inside, each is watched over.
 
     deadline: seconds, as `Machine.deadline`; it is not for the work in `Communicator.during`.
-    advice: ends the line, such as the command to resume. On entering, `unwatched` has the ranks that
-    cannot connect to rank 0 (none, as a rule). Raises RankLost where rank 0 is the user's process
-    and another rank hangs; a launched rank, and a child, ends with exit code 2.
+    advice: ends the line, such as the command to resume. On entering, `unwatched` has the ranks
+    that cannot connect to rank 0 (none, as a rule). Raises RankLost where rank 0 is the user's
+    process and another rank hangs; a launched rank, and a child, ends with exit code 2.
     """
 
     def __init__(self, communicator: Communicator, deadline: float = 0.0, advice: str = ""):
@@ -183,7 +183,7 @@ class Watch:
             self._thread.join(ANSWER)  # until rank 0 has printed it: the first that ends is the end of all
 
     def _end_by_rank_0(self, error: BaseException) -> None:
-        """Rank 0 raises the error, or that of its child, or RankLost for one that did not answer."""
+        """Rank 0 raises the error, or that of its child, or RankLost for one that hangs."""
         if self._communicator.rank:
             self._send_failure(error)
             return

@@ -32,8 +32,8 @@ def agree_on_run(run, communicator: Communicator, options: Mapping[str, object])
 
 
 def next_checkpoint(run) -> int:
-    """Bytes that are needed while the next checkpoint and the best model are written: each is written
-    beside the one that it replaces.
+    """Bytes that are needed while the next checkpoint and the best model are written: each is
+    written beside the one that it replaces.
     """
     files = [run.folder / TRAINING_FOLDER / OPTIMIZER_FILE, run.folder / WEIGHTS_FILE]
     return sum(path.stat().st_size for path in files if path.is_file())
