@@ -41,8 +41,8 @@ class RankLost(UserError):
 
     def __init__(self, rank: int | None, step: int | None, collective: str, why: str):
         who = "a rank" if rank is None else f"rank {rank}"
-        where = [*([] if step is None else [f"step {step}"]), *([collective] if collective else [])]
-        super().__init__(f"{who} is lost{' in ' + ', '.join(where) if where else ''}: {why}")
+        where = collective if step is None else f"step {step}, {collective or 'between two collectives'}"
+        super().__init__(f"{who} is lost{' in ' + where if where else ''}: {why}")
         self.rank, self.step, self.collective, self.why = rank, step, collective, why
 
 

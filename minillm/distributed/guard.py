@@ -38,7 +38,7 @@ from dataclasses import dataclass, field
 SETTLE = 0.3  # seconds after a death until the last messages of the others are here
 TOGETHER = 2.0  # seconds within which an error is raised by all ranks, if it is one of all
 ENDING = 1.5  # seconds for a rank to end by itself, once told
-TAKING = 5.0  # seconds for rank 0 to tell the user itself, once told
+TAKING = 4.0  # seconds for rank 0 to tell the user itself, once told
 LEAST_DEADLINE, STEPS, PHASES = 60.0, 10, 10  # without --deadline: STEPS longest steps; PHASES deadlines for a phase
 
 
@@ -218,7 +218,7 @@ class Guard:
     def _end(self, verdict: dict) -> None:
         """Tell all ranks to end; see to it that they do; one line, by rank 0 or from here."""
         first, others = self.ranks[0], [rank for number, rank in self.ranks.items() if number]
-        raises = not (self.launched or verdict["lost"] == 0 or first.gone)
+        raises = not (self.launched or first.gone)
         if not raises:
             self._write(self._failure(verdict).get("traceback", ""))
             self._print(verdict)
@@ -268,9 +268,10 @@ class Guard:
 
 def lost_line(verdict: dict) -> str:
     """What a verdict says, as `RankLost` words it."""
-    step = [] if verdict["step"] is None else [f"step {verdict['step']}"]
-    where = [*step, *([verdict["doing"]] if verdict["doing"] else [])]
-    return f"rank {verdict['lost']} is lost{' in ' + ', '.join(where) if where else ''}: {verdict['why']}"
+    where, step = verdict["doing"], verdict["step"]
+    if step is not None:
+        where = f"step {step}, {where or 'between two collectives'}"
+    return f"rank {verdict['lost']} is lost{' in ' + where if where else ''}: {verdict['why']}"
 
 
 def oom_kills() -> int:

@@ -36,8 +36,7 @@ import numpy as np
 
 from minillm.distributed import guard
 from minillm.distributed.communicator import Communicator, RankLost
-from minillm.errors import UserError
-from minillm.files.atomic import describe_os_error
+from minillm.distributed.last_words import in_one_line, is_defect
 
 BEAT = 0.1  # seconds between two messages of a rank; longer where there are many ranks:
 BEATS_A_SECOND = 500  # that the guard gets at most, of all ranks
@@ -183,23 +182,28 @@ class Watch:
             self._thread.join(ANSWER)  # until rank 0 has printed it: the first that ends is the end of all
 
     def _end_by_rank_0(self, error: BaseException) -> None:
-        """Rank 0 raises the error, or that of its child, or RankLost for one that hangs."""
+        """Rank 0 raises its own error where a user can mend it, else RankLost, with the advice."""
         if self._communicator.rank:
             self._send_failure(error)
             return
         self._send(done=True)
         self._close()
-        verdict = self._verdict
-        if verdict is not None and (verdict["hanging"] or not isinstance(error, RankLost)):
-            raise RankLost(verdict["lost"], verdict["step"], verdict["doing"], verdict["why"]) from error
+        verdict, lost = self._verdict, error
+        if verdict is not None and verdict["hanging"]:
+            lost = RankLost(verdict["lost"], verdict["step"], verdict["doing"], verdict["why"])
+        elif is_defect(error) or isinstance(error, MemoryError):
+            lost = RankLost(0, self._communicator.step, self._communicator.doing, in_one_line(error))
+        if isinstance(lost, RankLost):
+            why = f"{lost.why}; {self._advice}" if self._advice else lost.why
+            raise RankLost(lost.rank, lost.step, lost.collective, why) from error
 
     def _send_failure(self, error: BaseException) -> None:
         lost = error if isinstance(error, RankLost) else None
         self._send(**self._place())
         self._send(
-            failed=lost.why if lost else describe(error),
-            line=describe(error) if self._communicator.rank == 0 and not _is_defect(error) else "",
-            traceback="".join(traceback.format_exception(error)) if _is_defect(error) else "",
+            failed=lost.why if lost else in_one_line(error),
+            line=in_one_line(error) if self._communicator.rank == 0 and not is_defect(error) else "",
+            traceback="".join(traceback.format_exception(error)) if is_defect(error) else "",
             consequence=lost is not None,
             rank=lost.rank if lost else None,
         )
@@ -219,26 +223,6 @@ class Watch:
 
 
 GUARD_LOST = "the process that watches over the ranks has ended, and so do they: start the run again with --resume"
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError):
-        return describe_os_error(error)
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, MemoryError):
-        return f"out of memory: {error}".rstrip(": ")
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f" ({os.path.basename(last[0].filename)}, line {last[0].lineno})" if last else ""
-    return f"{type(error).__name__}: {error}".rstrip(": ") + where
-
-
-def _is_defect(error: BaseException) -> bool:
-    """Whether the error is one of the program, whose traceback is wanted."""
-    return isinstance(error, Exception) and not isinstance(error, (UserError, OSError, MemoryError))
 
 
 # --------------------------------------------------------------------------------------------- the connections
