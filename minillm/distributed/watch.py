@@ -51,9 +51,8 @@ class Watch:
     """A context manager, entered by all ranks together; inside, each is watched over.
 
     deadline: seconds, as `Machine.deadline`; it is not for the work in `Communicator.during`.
-    advice: ends the line, such as the command to resume. On entering, `unwatched` has the ranks
-    that cannot connect to rank 0 (none, as a rule). Raises RankLost where rank 0 is the user's
-    process and another rank hangs; a launched rank, and a child, ends with exit code 2.
+    advice: ends the line, such as the command to resume. Raises RankLost where rank 0 is the user's
+    process and another rank is lost; a launched rank, and a child, ends with exit code 2.
     """
 
     def __init__(self, communicator: Communicator, deadline: float = 0.0, advice: str = ""):
@@ -86,6 +85,13 @@ class Watch:
             self._end_with_all(error)
         else:
             self._end_by_rank_0(error)
+
+    def notes(self) -> list[str]:
+        """A remark on ranks that are not watched; none, as a rule."""
+        if not self.unwatched:
+            return []
+        ranks = ", ".join(map(str, self.unwatched))
+        return [f"ranks that cannot connect to rank 0, so that their end would not be noticed: {ranks}"]
 
     # ------------------------------------------------------------------------------ the connections
 

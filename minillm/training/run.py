@@ -83,11 +83,15 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. Raises UserError for a changed model, which could not be resumed."""
         self.refuse_changed_model()
+        with self.communicator.during("writing a checkpoint"):
+            self._save()
+        self.communicator.barrier()
+
+    def _save(self) -> None:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
             description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
             save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
-        self.communicator.barrier()
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model differs from the run's configuration: a resumed run would
@@ -102,7 +106,8 @@ class Run:
     def save_model(self) -> None:
         """Save the present weights as the folder's model."""
         if self.communicator.rank == 0:
-            _save_as_model(self.model, self.settings, self.folder)
+            with self.communicator.during("writing the model"):
+                _save_as_model(self.model, self.settings, self.folder)
         self.communicator.barrier()
 
     def load_model(self) -> LanguageModel:
