@@ -156,6 +156,20 @@ class Communicator(ABC):
         """The communicator of those ranks that give the same colour, ordered by key."""
         raise NotImplementedError(f"{self.where}: ranks cannot be split into groups")
 
+    @property
+    def same_bits(self) -> bool:
+        """Whether sums have the same bits for any number of ranks."""
+        return True
+
+    @contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """For a transport, around a collective: its name for messages. It is kept where an exception
+        ends the collective.
+        """
+        self.doing = name
+        yield
+        self.doing = ""
+
     def close(self) -> None:
         """End it: other ranks are waited for. Called by all ranks, once."""
         self.barrier()

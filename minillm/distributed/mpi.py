@@ -1,11 +1,11 @@
 """Ranks that mpiexec or SLURM started, on one machine or many: arrays travel by MPI.
 
-MPI (Message Passing Interface, https://www.mpi-forum.org) is called by mpi4py. Only what MPI 3.0 has
-is used, so that the library may be MPICH, Open MPI, Intel MPI or that of a cluster. Arrays are handed
-over as memory, nothing is pickled.
+MPI (Message Passing Interface, https://www.mpi-forum.org) is called by mpi4py. Only what MPI 3.0
+has is used, so that the library may be MPICH, Open MPI, Intel MPI or that of a cluster. Arrays are
+handed over as memory, nothing is pickled.
 
-MPI adds arrays in an order of its own, which depends on the number of ranks. So it only carries here,
-and each rank adds what it owns along the tree (tree.py):
+MPI adds arrays in an order of its own, which depends on the number of ranks. So it only carries
+here, and each rank adds what it owns along the tree (tree.py):
 
     reduce_scatter, N = 3           rank 0       rank 1       rank 2
     each rank has a term            a0 a1 a2     b0 b1 b2     c0 c1 c2
@@ -31,7 +31,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -54,11 +53,11 @@ class Mpi(Communicator):
 
     world_is_closed = False
     launched = True
+    where = "MPI"
 
     def __init__(self, ranks):
         super().__init__()
         self._ranks, self.rank, self.size = ranks, ranks.Get_rank(), ranks.Get_size()
-        self.where = "MPI"
         self._units: dict[int, object] = {}
         self._unused: dict[tuple[int, np.dtype], list[np.ndarray]] = defaultdict(list)
 
@@ -66,30 +65,30 @@ class Mpi(Communicator):
 
     def reduce_scatter(self, terms: Terms, bounds: Sequence[int]):
         """Each rank's slice goes to it, and it adds. Sends k P (N - 1) / N bytes, with k terms."""
-        with self._inside("reduce_scatter"):
+        with self.inside("reduce_scatter"):
             return self._start_reduction(terms, bounds, "reduce_scatter")()
 
     def start_reduce_scatter(self, terms: Terms, bounds: Sequence[int]) -> Callable:
         """As `reduce_scatter`. Data moves while this rank is in any method, thus also in the next
         start; it needs memory for the own slices of all others.
         """
-        with self._inside("reduce_scatter"):
+        with self.inside("reduce_scatter"):
             finish = self._start_reduction(terms, bounds, "reduce_scatter")
 
         def wait():
-            with self._inside("reduce_scatter"):
+            with self.inside("reduce_scatter"):
                 return finish()
 
         return wait
 
     def all_gather(self, array, bounds: Sequence[int]) -> None:
-        """Each rank's slice goes to N - 1 others. Sends P (N - 1) / N bytes, where slices are equal."""
-        with self._inside("all_gather"):
+        """Each rank's slice goes to N - 1 others: P (N - 1) / N bytes, where slices are equal."""
+        with self.inside("all_gather"):
             self._gather(_flat(array), bounds, "all_gather")
 
     def broadcast(self, array, root: int = 0) -> None:
         """(N - 1) P bytes, counted where they come from; MPI lets the receivers pass them on."""
-        with self._inside("broadcast"):
+        with self.inside("broadcast"):
             data = _flat(array).view(np.uint8)
             if self.rank == root:
                 self.sent["broadcast"] += len(data) * (self.size - 1)
@@ -97,10 +96,10 @@ class Mpi(Communicator):
                 self._wait([self._ranks.Ibcast(data[start : start + PIECE], root)])
 
     def sum(self, array) -> None:
-        """reduce_scatter and all_gather with one term a rank: 2 P (N - 1) / N bytes. A small array is
-        sent as it is to all, P (N - 1) bytes: one exchange in place of two. The bits are the same.
+        """reduce_scatter and all_gather with one term a rank: 2 P (N - 1) / N bytes. A small array
+        is sent as it is to all, P (N - 1) bytes: one exchange in place of two, the same bits.
         """
-        with self._inside("sum"):
+        with self.inside("sum"):
             flat = _flat(array)
             if flat.nbytes <= SMALL:
                 terms = self._everyones(flat, "sum")
@@ -114,25 +113,25 @@ class Mpi(Communicator):
 
     def maximum(self, array) -> None:
         """All arrays go to all ranks: P (N - 1) bytes. MPI's own maximum would lose a NaN."""
-        with self._inside("maximum"):
+        with self.inside("maximum"):
             for window in _windows(_flat(array), max(SMALL, PIECE // self.size)):
                 window[...] = self._everyones(window, "maximum").max(axis=0)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        with self._inside("barrier"):
+        with self.inside("barrier"):
             self._wait([self._ranks.Ibarrier()])
 
     def split(self, colour: int, key: int) -> Mpi:
         """The ranks of the same colour."""
-        with self._inside("split"):
+        with self.inside("split"):
             return Mpi(self._ranks.Split(colour, key))
 
     def of_this_node(self) -> Mpi:
         """The ranks on the same machine as this one."""
         from mpi4py import MPI
 
-        with self._inside("split"):
+        with self.inside("split"):
             return Mpi(self._ranks.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
 
     # -------------------------------------------------------------------------------------- ends
@@ -206,8 +205,8 @@ class Mpi(Communicator):
         return rows
 
     def _pieces(self, array: np.ndarray, starts, counts, bounds=None) -> Iterator[list]:
-        """An array as MPI takes it, in pieces of at most PIECE bytes: `counts` elements for each rank
-        from its start. Every rank makes the same number of pieces, as its bounds are the same.
+        """An array as MPI takes it, in pieces of at most PIECE bytes: `counts` elements for each
+        rank from its start. All ranks make as many pieces, as their bounds are the same.
 
         Counts and starts of MPI 3 have 31 bits. So they are counted in units: as many elements as
         divide all bounds, a cell at most.
@@ -229,12 +228,12 @@ class Mpi(Communicator):
         return self._units[size]
 
     def _borrow(self, count: int, dtype) -> np.ndarray:
-        """Memory (count,) from an earlier call: to get new pages takes about as long as to fill them."""
+        """Memory (count,), of an earlier call if possible: new pages take their time."""
         kept = self._unused[count, dtype]
         return kept.pop() if kept else np.empty(count, dtype)
 
     def _wait(self, requests: list) -> None:
-        """Until all requests are done: ask without a pause for PATIENCE seconds, then with pauses."""
+        """Until all requests are done: ask at once for PATIENCE seconds, then with pauses."""
         from mpi4py import MPI
 
         began = time.perf_counter()
@@ -244,13 +243,6 @@ class Mpi(Communicator):
                 os.sched_yield()
             else:
                 time.sleep(min(LONG_PAUSE, max(SHORT_PAUSE, waited / 100)))
-
-    @contextmanager
-    def _inside(self, name: str) -> Iterator[None]:
-        """The name for messages; it is kept where an exception ends the collective."""
-        self.doing = name
-        yield
-        self.doing = ""
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
