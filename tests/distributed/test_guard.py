@@ -10,6 +10,15 @@ import pytest
 from minillm.distributed import guard as module
 from minillm.distributed.guard import LEAST_DEADLINE, PHASES, SETTLE, STEPS, TOGETHER, Guard, lost_line
 
+_open = []
+
+
+@pytest.fixture(autouse=True)
+def connections():
+    yield
+    while _open:
+        _open.pop().close()
+
 
 class Ranks:
     """A guard and the far ends of its connections. now: seconds since its start."""
@@ -17,7 +26,9 @@ class Ranks:
     def __init__(self, size=3, deadline=0.0, launched=True):
         pairs = [socket.socketpair() for _ in range(size)]
         self.ends = [far for far, _ in pairs]
+        _open.extend(end for pair in pairs for end in pair)
         self.guard = Guard({rank: near for rank, (_, near) in enumerate(pairs)}, deadline, launched, "resume")
+        _open.append(self.guard._ready)
         self.start = self.guard.ranks[0].started
         for rank in range(size):
             self.guard.heard(rank, {"pid": 1000 + rank, "host": "node"}, self.start)

@@ -1,6 +1,7 @@
 """However a rank ends, all end, and one line names rank, step and collective. The ranks are processes."""
 
 import os
+import re
 import signal
 import time
 
@@ -98,17 +99,15 @@ def test_an_error_that_all_raise_stays_what_it_is():
         watched(lambda communicator: fail(UserError("the loss is NaN")))
 
 
-def test_rank_0_is_killed(tmp_path, capfd):
+def test_rank_0_is_killed(capfd):
     """In a process of its own: the guard alone is left to say it."""
     if not (pid := os.fork()):
         watched(of(0, lambda: os.kill(os.getpid(), signal.SIGKILL)))
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    assert _line(
-        capfd
-    ) == f"minillm: rank 0 is lost in step 2, sum: process {pid} on {os.uname().nodename} was killed, or " + (
-        f"ended without a word; {ADVICE}"
-    )
+    where = r"step [012], (sum|barrier|between two collectives)"  # it told so a moment before
+    said = rf"minillm: rank 0 is lost in {where}: process {pid} on .* was killed, or ended without a word; {ADVICE}"
+    assert re.fullmatch(said, _line(capfd))
 
 
 def _line(capfd):
@@ -143,3 +142,55 @@ def test_the_addresses_of_this_machine():
     found = addresses()
     assert found[-1] == "127.0.0.1" and len(set(found)) == len(found)
     assert guard.LEAST_DEADLINE >= 60
+
+
+# ---------------------------------------------------------------------------------------------- under mpiexec
+
+PROGRAM = """
+import os, signal, sys, time
+import numpy as np
+from minillm.distributed.launch import world
+from minillm.distributed.watch import Watch
+from minillm.errors import UserError
+
+def user_error():
+    raise UserError("the loss is NaN")
+
+kind, rank = sys.argv[1], int(sys.argv[2])
+faults = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "memory": lambda: np.zeros(1 << 56),
+    "hang": lambda: time.sleep(60),
+    "error": user_error,
+}
+communicator = world()
+try:
+    with Watch(communicator, 0.5 if kind == "hang" else 0.0, "resume"):
+        for communicator.step in range(4):
+            if communicator.step == 2 and rank in (communicator.rank, -1):
+                faults[kind]()
+            communicator.sum(np.ones(5))
+except UserError as error:
+    if communicator.rank == 0:
+        print(f"minillm: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+communicator.close()
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, rank, line",
+    [
+        ("kill", 1, r"rank 1 is lost in .+: process \d+ on .+ was killed, or ended without a word; resume"),
+        ("kill", 0, r"rank 0 is lost in .+: process \d+ on .+ was killed, or ended without a word; resume"),
+        ("memory", 1, "rank 1 is lost in step 2, sum: out of memory: Unable to allocate .*; resume"),
+        ("hang", 0, r"rank 0 is lost in step 2, sum: process \d+ on .+ has done nothing for .+ seconds .*; resume"),
+        ("error", -1, "the loss is NaN"),
+    ],
+)
+def test_the_end_of_launched_ranks(ranks, kind, rank, line):
+    """mpiexec kills all as soon as one has died; the line comes out all the same, and once."""
+    done = ranks(3, "-c", PROGRAM, kind, str(rank))
+    assert done.returncode != 0
+    (said,) = [text for text in done.stdout.splitlines() if text.startswith("minillm: ")]
+    assert re.fullmatch(f"minillm: {line}", said)
