@@ -16,6 +16,7 @@ closes the connection of a process that dies, however it dies. Lines of JSON go 
 
 and from it
 
+    an empty line, to rank 0                      I watch
     {"together": true}                            all ranks have failed, as one program: each goes on with its error
     {"lost": rank, "step", "doing", "why",        end
      "hanging"}
@@ -42,7 +43,7 @@ TAKING = 4.0  # seconds for rank 0 to tell the user itself, once told
 LEAST_DEADLINE, STEPS, PHASES = 60.0, 10, 10  # without --deadline: STEPS longest steps; PHASES deadlines for a phase
 
 
-@dataclass
+@dataclass(eq=False)
 class Rank:
     """What the guard knows of a rank. Times are those of time.monotonic()."""
 
@@ -204,9 +205,10 @@ class Guard:
         waited = now - max((rank.moved for _, rank in living), default=now)
         if waited <= limit or not any(rank.place["doing"] for _, rank in living):
             return None
-        silent = [number for number, rank in living if now - rank.heard > limit / 2]
         outside = [(number, rank) for number, rank in living if not rank.place["doing"]]
-        hanging = silent or [number for number, rank in outside if not rank.place["phase"]]
+        at_work = [rank for _, rank in outside if rank.place["phase"]]
+        silent = [number for number, rank in living if rank not in at_work and now - rank.heard > limit / 2]
+        hanging = silent or [number for number, rank in outside if rank not in at_work]
         if not hanging and outside and waited <= PHASES * limit:
             return None  # such as the checkpoint that a rank writes
         number = (hanging or [number for number, _ in outside or living])[0]
@@ -220,7 +222,6 @@ class Guard:
         first, others = self.ranks[0], [rank for number, rank in self.ranks.items() if number]
         raises = not (self.launched or first.gone)
         if not raises:
-            self._write(self._failure(verdict).get("traceback", ""))
             self._print(verdict)
         self._tell(verdict)
         self._wait(ENDING, others)
@@ -247,7 +248,8 @@ class Guard:
     def _print(self, verdict: dict) -> None:
         line = self._failure(verdict).get("line") or lost_line(verdict)
         advice = f"; {self.advice}" if self.advice else ""
-        self._write(f"minillm: {' '.join((line + advice).split())}\n")
+        behind = self._failure(verdict).get("traceback", "")
+        self._write(f"{behind}minillm: {' '.join((line + advice).split())}\n")
 
     def _failure(self, verdict: dict) -> dict:
         """What the lost rank said of its exception, if it is one that ended it."""
@@ -290,7 +292,9 @@ def main(arguments: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when the ranks have ended
     links = {rank: socket.socket(fileno=descriptor) for rank, descriptor in given["ranks"]}
-    Guard(links, given["deadline"], given["launched"], given["advice"]).watch()
+    guard = Guard(links, given["deadline"], given["launched"], given["advice"])
+    links[0].send(b"\n")  # from now on the first of several deaths is known
+    guard.watch()
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class Watch:
         if not self.unwatched:
             return []
         ranks = ", ".join(map(str, self.unwatched))
-        return [f"ranks that cannot connect to rank 0, so that their end would not be noticed: {ranks}"]
+        return [f"ranks that are not watched, so that the others may wait for them without an end: {ranks}"]
 
     # ------------------------------------------------------------------------------ the connections
 
@@ -108,15 +108,15 @@ class Watch:
         else:
             self._link = _reach(_broadcast(communicator, None), communicator.rank)
         connected = np.zeros(communicator.size, np.int64)
-        connected[list(links)] = 1
+        if communicator.rank == 0 and self._start_guard(links):
+            connected[list(links)] = 1
         communicator.broadcast(connected)
         self.unwatched = [int(rank) for rank in np.flatnonzero(connected == 0)]
-        if communicator.rank == 0:
-            self._start_guard(links)
-        elif communicator.rank in self.unwatched:
+        if communicator.rank in self.unwatched:
             self._link = None
 
-    def _start_guard(self, links: dict[int, socket.socket]) -> None:
+    def _start_guard(self, links: dict[int, socket.socket]) -> bool:
+        """Whether it watches now."""
         descriptors = {rank: link.fileno() for rank, link in links.items()}
         given = dict(
             ranks=list(descriptors.items()),
@@ -133,6 +133,7 @@ class Watch:
         )
         for link in links.values():
             link.close()
+        return bool(self._link.recv(1))
 
     # ---------------------------------------------------------------------------- the watching thread
 

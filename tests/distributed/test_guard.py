@@ -130,19 +130,22 @@ def test_slow_ranks_do_not_hang():
 
 
 def test_work_of_one_rank_is_waited_for():
-    def waiting(now, moved=0):
+    def waiting(now, moved):
         ranks.at(0, now, phase="writing a checkpoint", moved=moved)
         for rank in (1, 2):
             ranks.at(rank, now, doing="barrier")
 
     ranks = Ranks(deadline=1.0)
-    waiting(0)
-    waiting(PHASES - 0.5)
+    waiting(0, moved=0)
+    for rank in (1, 2):
+        ranks.at(rank, 5, doing="barrier")
+    assert ranks.verdict(5) is None, "a library that writes for long may keep the thread from speaking"
+    waiting(PHASES - 0.5, moved=0)
     assert ranks.verdict(PHASES - 0.5) is None
     waiting(PHASES - 0.4, moved=0.1)  # processor time
-    waiting(2 * PHASES - 1)
+    waiting(2 * PHASES - 1, moved=0.1)
     assert ranks.verdict(2 * PHASES - 1) is None
-    waiting(2 * PHASES)
+    waiting(2 * PHASES, moved=0.1)
     assert lost_line(ranks.verdict(2 * PHASES)).startswith(
         "rank 0 is lost in step 0, barrier: process 1000 on node has"
     )
