@@ -95,8 +95,7 @@ class Layout:
         equal = [section.start + CELL * (cells * rank // ranks) for rank in range(ranks + 1)]
         if not self.whole:
             return equal
-        starts = [e.start for e in self.entries.values() if section.start <= e.start < section.stop]
-        starts.append(section.stop)
+        starts = [*(entry.start for entry in self.entries_of(section)), section.stop]
         nearest = [min(starts, key=lambda start: abs(start - bound)) for bound in equal[1:-1]]
         return [section.start, *nearest, section.stop]
 
@@ -113,6 +112,10 @@ class Layout:
                 if start < stop:
                     found.append(Piece(entry, slice(start - entry.start, stop - entry.start), slice(start, stop)))
         return found
+
+    def entries_of(self, section: slice) -> list[Entry]:
+        """The parameters of a section, in order."""
+        return [entry for entry in self.entries.values() if section.start <= entry.start < section.stop]
 
     def views(self, buffer) -> dict:
         """Name -> the parameter's array, a view of the buffer (size,)."""

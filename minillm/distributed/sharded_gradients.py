@@ -73,7 +73,7 @@ class OwnShare:
     """
 
     def __init__(self, owned: list[slice], memory):
-        self._owned, self._memory, self._starts, position = owned, memory, [], 0
+        self.memory, self._owned, self._starts, position = memory, owned, [], 0
         for place in owned:
             self._starts.append(position)
             position += place.stop - place.start
@@ -81,15 +81,10 @@ class OwnShare:
     def __getitem__(self, place: slice):
         for own, start in zip(self._owned, self._starts):
             if own.start <= place.start and place.stop <= own.stop and own.start < own.stop:
-                return self._memory[start + place.start - own.start : start + place.stop - own.start]
+                return self.memory[start + place.start - own.start : start + place.stop - own.start]
         if place.start == place.stop:
-            return self._memory[:0]
+            return self.memory[:0]
         raise IndexError(f"elements {place.start} to {place.stop} are not owned by this rank")
-
-    @staticmethod
-    def size(owned: list[slice]) -> int:
-        """Elements of a share."""
-        return sum(place.stop - place.start for place in owned)
 
 
 class ShardedGradients:
@@ -114,22 +109,29 @@ class ShardedGradients:
         spare = 0 if _all_have_one_term(rounds) else max(sizes)
         count = rounds.threads * self._of_thread + spare
         memory = communicator.of_each(count, dtype)
-        self._own = np.zeros(count, dtype) if memory is None else memory[communicator.rank]
-        self._everyone = memory
-        owned = layout.owned(communicator.rank, communicator.size)
-        self._slots = [OwnShare(owned, np.zeros(OwnShare.size(owned), dtype)) for _ in range(rounds.slots())]
-        self._owned = owned
-        self._names = [[e.name for e in layout.entries.values() if _inside(e, place)] for place in layout.sections]
+        self._shares_memory = memory is not None
+        self._memory = (
+            memory or [np.zeros(count, dtype)] * communicator.size
+        )  # of each rank; one that is out of reach: own
+        self._names = [[entry.name for entry in layout.entries_of(place)] for place in layout.sections]
+        self._slots: list[OwnShare] = []  # made by the first `begin`, once a process knows its rank
         self._started: list[tuple] = []
-        self.begin()
 
     @property
     def bytes(self) -> int:
         """Of all arrays of this rank."""
-        return self._own.nbytes + sum(slot._memory.nbytes for slot in self._slots)
+        return self._own.nbytes + sum(slot.memory.nbytes for slot in self._slots)
+
+    @property
+    def _own(self):
+        return self._memory[self.communicator.rank]
 
     def begin(self) -> None:
         """Before the first round: nothing is added so far."""
+        if not self._slots:
+            self._owned = self.layout.owned(self.communicator.rank, self.communicator.size)
+            size, dtype = sum(own.stop - own.start for own in self._owned), self._own.dtype
+            self._slots = [OwnShare(self._owned, np.zeros(size, dtype)) for _ in range(self.rounds.slots())]
         self._running = [Running(self.rounds.parts, self._adder(place)) for place in self._owned]
 
     def put_home(self, parameters: dict, thread: int) -> None:
@@ -208,8 +210,7 @@ class ShardedGradients:
         batch with so many parts.
         """
         nodes, arrays = [], []
-        memories = self._everyone or [self._own] * self.communicator.size
-        for rank, memory in enumerate(memories):
+        for rank, memory in enumerate(self._memory):
             parts = self.rounds.of_rank(number, rank)
             inside = range(max(parts.start, node[0]), min(parts.stop, node[1]))
             found = nodes_of(inside, self.rounds.parts)
@@ -218,7 +219,7 @@ class ShardedGradients:
             spare = memory[self.rounds.threads * self._of_thread :][: place.stop - place.start]
             arrays.append([self._term(memory, rank, first, section, number) for first, _ in found] or [spare])
         own = arrays[self.communicator.rank]
-        return Terms(node[1] - node[0], nodes, own, arrays if self._everyone else None)
+        return Terms(node[1] - node[0], nodes, own, arrays if self._shares_memory else None)
 
     def _adder(self, own: slice):
         def add(i: int, j: int) -> None:
@@ -246,7 +247,3 @@ def _all_have_one_term(rounds: Rounds) -> bool:
         if len(rounds.nodes(number)) > 1 or any(len(nodes) != 1 for nodes in found):
             return False
     return True
-
-
-def _inside(entry, place: slice) -> bool:
-    return place.start <= entry.start < place.stop

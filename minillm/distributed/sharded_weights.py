@@ -24,6 +24,7 @@ from __future__ import annotations
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
 from minillm.distributed.pages import Pages
+from minillm.layers.layer import Parameter
 
 
 class ShardedWeights:
@@ -38,6 +39,17 @@ class ShardedWeights:
         self._pages = Pages(layout.size, dtype)
         self.array = self._pages.array
         self._owned = layout.owned(communicator.rank, communicator.size)
+
+    def fill(self, parameters: dict[str, Parameter]) -> None:
+        """Take over the values of parameters, section after section, of which the own share is kept;
+        they become views of the array.
+        """
+        views = self.layout.views(self.array)
+        for section, place in enumerate(self.layout.sections):
+            for entry in self.layout.entries_of(place):
+                views[entry.name][...] = parameters[entry.name].peek()
+                parameters[entry.name].value = views[entry.name]
+            self.release(section)
 
     def gather(self, section: int) -> None:
         """All ranks call it: a section's weights from all of them."""

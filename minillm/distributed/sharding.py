@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import CELL, Layout, Piece
+from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.layers.layer import Parameter
 
 
@@ -47,11 +48,20 @@ class Sharded:
 
     optimizer: as one process has it, of all parameters; their values become views of one flat array.
     Where ranks share memory its state does, too, and is complete in every rank; otherwise a rank
-    keeps the state of its own pieces. All ranks make it together.
+    keeps the state of its own pieces. sharded_weights: where each rank keeps its own weights alone
+    (ZeRO-3); the flat array is theirs. All ranks make it together.
     """
 
-    def __init__(self, optimizer, layout: Layout, communicator: Communicator, threads: int = 1):
+    def __init__(
+        self,
+        optimizer,
+        layout: Layout,
+        communicator: Communicator,
+        threads: int = 1,
+        sharded_weights: ShardedWeights | None = None,
+    ):
         self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
+        self._sharded_weights = sharded_weights
         self._flatten()
         self.owned = layout.owned(communicator.rank, communicator.size)
         self._threads = threads if not layout.whole else 1
@@ -77,6 +87,8 @@ class Sharded:
         else:
             share(lambda each: each.step(scale), self._optimizers)
         self.optimizer.step_count += 1
+        if self._sharded_weights is not None:
+            return  # whoever needs weights gathers them
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
 
@@ -86,10 +98,14 @@ class Sharded:
         """Make every weight, and where ranks share memory every state, a view of a flat array."""
         parameters, layout = self.optimizer.parameters, self.layout
         dtype = next(iter(parameters.values())).peek().dtype
-        self.weights = self.communicator.shared(layout.size, dtype)
-        for name, view in layout.views(self.weights).items():
-            view[...] = parameters[name].peek()
-            parameters[name].value = view
+        if self._sharded_weights is not None:
+            self.weights = self._sharded_weights.array
+            self._sharded_weights.fill(parameters)
+        else:
+            self.weights = self.communicator.shared(layout.size, dtype)
+            for name, view in layout.views(self.weights).items():
+                view[...] = parameters[name].peek()
+                parameters[name].value = view
         if self.communicator.size > 1 and self.communicator.shares_memory:
             for arrays in self.optimizer.state.values():
                 views = layout.views(self.communicator.shared(layout.size, dtype))

@@ -150,7 +150,7 @@ class DataParallel:
         if self.n_parts == 1 and self.communicator.size == 1:
             return _added(self._of_part(0, 0, task, batches, rows_each))
         found = self._compute(lambda thread, part: self._of_part(thread, part, task, batches, rows_each))
-        return self._added_up(self._exchanged(_vectors(found, width)))
+        return self._added_up(self._exchanged(vectors_of(found, width)))
 
     def gradients(self, task: Callable, batches: Sequence[tuple], rows_each: int = 1, width: int = 1) -> tuple:
         """As `sums`, for a task that runs backward as well. The model's parameters get the sum of
@@ -178,8 +178,8 @@ class DataParallel:
 
         found = self._on_threads(parts_of_thread)
         self.own_gradients = gradients.sum(self.share)
-        squares = [_squares(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(_vectors(found, width), np.concatenate(squares))
+        squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
+        numbers = self._exchanged(vectors_of(found, width), np.concatenate(squares))
         self.missing = set.intersection(*missing) if missing else set()
         if self.communicator.size == 1:
             self._hand_out(kept)
@@ -309,7 +309,7 @@ class DataParallel:
         sizes = [
             0 if squares is None else 1 + sum(o.stop - o.start for o in self._owned(r)) // CELL for r in range(ranks)
         ]
-        parts = [parts_of(rank, ranks, self.n_parts) for rank in range(ranks)]
+        parts = [self._parts_of_rank(rank) for rank in range(ranks)]
         starts = np.cumsum([0, *(size + len(own) * width for size, own in zip(sizes, parts))])
         message = np.zeros(starts[-1])
         own = message[starts[self.communicator.rank] : starts[self.communicator.rank + 1]]
@@ -323,7 +323,14 @@ class DataParallel:
         if squares is not None:
             self.stopping = any(each[0] for each in found)
             self._squares = math.fsum(np.concatenate([each[1:size] for each, size in zip(found, sizes)]))
-        return np.concatenate([each[size:].reshape(-1, width) for each, size in zip(found, sizes)])
+        numbers = np.empty((self.n_parts, width))
+        for own, each, size in zip(parts, found, sizes):
+            numbers[list(own)] = each[size:].reshape(-1, width)
+        return numbers
+
+    def _parts_of_rank(self, rank: int) -> Sequence[int]:
+        """Which parts a rank computes."""
+        return parts_of(rank, self.communicator.size, self.n_parts)
 
     def _added_up(self, numbers: np.ndarray) -> tuple:
         """The sum over the parts, along the tree."""
@@ -366,7 +373,7 @@ def _added(found: list[tuple]) -> tuple:
     return tuple(sum(rest, first) for first, *rest in zip(*found))
 
 
-def _vectors(found: dict, width: int) -> dict:
+def vectors_of(found: dict, width: int) -> dict:
     """Part -> its numbers (width,), float64 on the host, summed over batches; zeros for a part
     without rows.
     """
@@ -376,7 +383,7 @@ def _vectors(found: dict, width: int) -> dict:
     }
 
 
-def _squares(own) -> np.ndarray:
+def squares_of_cells(own) -> np.ndarray:
     """The sum of squares of each cell of a slice, float64: added within a cell in the gradient's own
     precision, so that it does not depend on who owns the cell.
     """
