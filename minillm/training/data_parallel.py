@@ -150,7 +150,7 @@ class DataParallel:
         if self.n_parts == 1 and self.communicator.size == 1:
             return _added(self._of_part(0, 0, task, batches, rows_each))
         found = self._compute(lambda thread, part: self._of_part(thread, part, task, batches, rows_each))
-        return self._added_up(self._exchanged(vectors_of(found, width)))
+        return self._added_up(self._exchanged(vectors_of(found, width), width))
 
     def gradients(self, task: Callable, batches: Sequence[tuple], rows_each: int = 1, width: int = 1) -> tuple:
         """As `sums`, for a task that runs backward as well. The model's parameters get the sum of
@@ -179,7 +179,7 @@ class DataParallel:
         found = self._on_threads(parts_of_thread)
         self.own_gradients = gradients.sum(self.share)
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), np.concatenate(squares))
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
         self.missing = set.intersection(*missing) if missing else set()
         if self.communicator.size == 1:
             self._hand_out(kept)
@@ -300,12 +300,12 @@ class DataParallel:
         for name, grad in kept.items():
             self._parameters[0][name].add_grad(grad)
 
-    def _exchanged(self, vectors: dict, squares=None) -> np.ndarray:
-        """The step's message: (S, numbers of a part), of all ranks' parts. With `squares`, those of
+    def _exchanged(self, vectors: dict, width: int, squares=None) -> np.ndarray:
+        """The step's message: (S, width), the numbers of all ranks' parts. With `squares`, those of
         this rank's own cells, the sum of squares of all cells is known afterwards, and whether any
         rank is to stop.
         """
-        ranks, width = self.communicator.size, len(next(iter(vectors.values())))
+        ranks = self.communicator.size
         sizes = [
             0 if squares is None else 1 + sum(o.stop - o.start for o in self._owned(r)) // CELL for r in range(ranks)
         ]

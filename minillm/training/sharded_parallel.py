@@ -60,14 +60,14 @@ class ShardedParallel(DataParallel):
         if not self._weights:
             return super().sums(task, batches, rows_each, width)
         found, _ = self._passes(task, batches, rows_each, trains=False)
-        return self._added_up(self._exchanged(vectors_of(found, width)))
+        return self._added_up(self._exchanged(vectors_of(found, width), width))
 
     def gradients(self, task: Callable, batches: Sequence[tuple], rows_each: int = 1, width: int = 1) -> tuple:
         """See DataParallel. `own_gradients` has the sum for what this rank owns."""
         found, missing = self._passes(task, batches, rows_each, trains=True)
         self.own_gradients = self._gradients.total()
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), np.concatenate(squares))
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
         self.missing = set.intersection(*missing) if missing else set()
         return self._added_up(numbers)
 

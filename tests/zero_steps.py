@@ -15,9 +15,7 @@ from minillm.training.data_parallel import DataParallel
 from minillm.training.sharded_parallel import ShardedParallel
 
 VOCABULARY, CONTEXT, PARTS = 67, 16, 8
-GPT2 = minillm.GPT2Config(
-    vocab_size=VOCABULARY, context_length=CONTEXT, n_layer=3, n_head=2, d_model=32, dropout=0.1
-)
+GPT2 = minillm.GPT2Config(vocab_size=VOCABULARY, context_length=CONTEXT, n_layer=3, n_head=2, d_model=32, dropout=0.1)
 LLAMA = minillm.LlamaConfig(vocab_size=VOCABULARY, context_length=CONTEXT, n_layer=3, n_head=4, n_kv_head=2, d_model=32)
 
 
@@ -40,7 +38,9 @@ class Trainer:
     zero: 1, 2 or 3. threads: of each rank. made: called with the ShardedParallel, to plant faults.
     """
 
-    def __init__(self, communicator, config, zero, threads=1, parts=PARTS, optimizer=minillm.AdamW, micro_steps=1, **model):
+    def __init__(
+        self, communicator, config, zero, threads=1, parts=PARTS, optimizer=minillm.AdamW, micro_steps=1, **model
+    ):
         self.model = new_model(config, **model)
         optimizer = optimizer(self.model.trainable_parameters(), lr=1e-2)
         sections = sections_of(self.model)
