@@ -6,13 +6,9 @@ import numpy as np
 
 import minillm
 from minillm.distributed.alone import Alone
-from minillm.distributed.model_sections import sections_of
 from minillm.distributed.rank_threads import run_ranks
-from minillm.distributed.sharded_weights import ShardedWeights
-from minillm.distributed.sharding import Sharded, is_elementwise
 from minillm.models.fine_tuning import LoRA, add_lora
-from minillm.training.data_parallel import DataParallel
-from minillm.training.sharded_parallel import ShardedParallel
+from minillm.training.sharded_parallel import among_ranks
 
 VOCABULARY, CONTEXT, PARTS = 67, 16, 8
 GPT2 = minillm.GPT2Config(vocab_size=VOCABULARY, context_length=CONTEXT, n_layer=3, n_head=2, d_model=32, dropout=0.1)
@@ -35,7 +31,7 @@ def batches(steps, micro_steps, rows=PARTS):
 class Trainer:
     """One rank's training, as the loop has it.
 
-    zero: 1, 2 or 3. threads: of each rank. made: called with the ShardedParallel, to plant faults.
+    zero: 1, 2 or 3. threads: of each rank. model: see new_model.
     """
 
     def __init__(
@@ -43,21 +39,9 @@ class Trainer:
     ):
         self.model = new_model(config, **model)
         optimizer = optimizer(self.model.trainable_parameters(), lr=1e-2)
-        sections = sections_of(self.model)
-        layout = sections.layout(optimizer.parameters, whole=not is_elementwise(optimizer))
-        self.weights = []
-        if zero == 3 and not communicator.shares_memory:
-            frozen = {name: p for name, p in self.model.parameters().items() if p.frozen}
-            layouts = [layout] + ([sections.layout(frozen)] if frozen else [])
-            self.weights = [ShardedWeights(each, np.float32, communicator) for each in layouts]
-            for each in self.weights[1:]:
-                each.fill(frozen)
-        self.sharded = Sharded(optimizer, layout, communicator, threads, self.weights[0] if self.weights else None)
-        if zero == 1:
-            self.parallel = DataParallel(self.model, threads, parts, communicator, layout)
-        else:
-            arguments = sections, layout, self.weights, micro_steps > 1
-            self.parallel = ShardedParallel(self.model, threads, parts, communicator, *arguments)
+        self.parallel, self.sharded = among_ranks(
+            self.model, optimizer, parts, threads, communicator, zero, micro_steps > 1
+        )
         self.parallel.prepare()
 
     def step(self, step: int, windows) -> tuple[float, float]:
@@ -80,10 +64,8 @@ class Trainer:
 
     def all_weights(self) -> dict:
         """Copies of all weights."""
-        if isinstance(self.parallel, ShardedParallel):
-            with self.parallel.all_weights():
-                return {name: p.value.copy() for name, p in self.model.parameters().items()}
-        return {name: p.value.copy() for name, p in self.model.parameters().items()}
+        with self.parallel.all_weights():
+            return {name: p.value.copy() for name, p in self.model.parameters().items()}
 
 
 def trained(communicator, config=GPT2, zero=1, steps=3, threads=1, micro_steps=1, rows=PARTS, **settings):

@@ -84,17 +84,6 @@ class ShardedPass:
             del body.sections
         return found, way.missing
 
-    @contextmanager
-    def all_weights(self) -> Iterator[None]:
-        """Inside, all weights are there; all ranks enter it together. Where weights are sharded it
-        takes the memory of all, and sends P (N-1)/N.
-        """
-        for weights in self.weights:
-            weights.gather_all()
-        yield
-        for weights in self.weights:
-            weights.release_all()
-
     # ------------------------------------------------------------------------------- one section
 
     def enter(self, thread: int, sections: Sequence[int]) -> None:

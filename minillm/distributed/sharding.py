@@ -28,14 +28,6 @@ from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.layers.layer import Parameter
 
 
-def layout_for(optimizer) -> Layout:
-    """The layout of what an optimizer changes: whole parameters for one owner where its step is not
-    element by element.
-    """
-    shapes = {name: parameter.peek().shape for name, parameter in optimizer.parameters.items()}
-    return Layout(shapes, whole=not is_elementwise(optimizer))
-
-
 def is_elementwise(optimizer) -> bool:
     """Whether its class, and none above it, says that each element's step depends on that element
     alone.

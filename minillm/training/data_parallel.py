@@ -140,6 +140,13 @@ class DataParallel:
             for model in self.models:
                 model.train(was_training)
 
+    @contextmanager
+    def all_weights(self, keep: bool = False):
+        """Inside, every rank has all weights; they always are there, but where ranks share them
+        (sharded_parallel.py). All ranks enter it together. keep: afterwards, too.
+        """
+        yield
+
     def sums(self, task: Callable, batches: Sequence[tuple], rows_each: int = 1, width: int = 1) -> tuple:
         """The sum over all parts of what task(model, part of a batch, number of the batch) returns:
         a tuple of `width` numbers, 0-d.

@@ -12,12 +12,52 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
-from minillm.distributed.model_sections import ModelSections
+from minillm.distributed.model_sections import ModelSections, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
+from minillm.distributed.sharding import Sharded, is_elementwise
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
+
+
+def among_ranks(
+    model, optimizer, parts: int, threads: int, communicator: Communicator, zero: int = 1, accumulates: bool = False
+) -> tuple[DataParallel, Sharded | None]:
+    """What computes the gradients of a model in `parts` parts, and its optimizer, among the ranks of
+    a communicator with so many threads each; no optimizer where one part is computed by one rank.
+
+    zero: what ranks share (Machine.zero); 3 is 2 where they share memory, in which weights exist
+    once for all of them. accumulates: whether a step has several batches.
+    """
+    if parts == 1 and communicator.size == 1:
+        return DataParallel(model, threads, parts, communicator), None
+    sections = sections_of(model)
+    layout = sections.layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    zero = zero if communicator.size > 1 else 1
+    weights = []
+    if zero == 3 and not communicator.shares_memory:
+        weights = _sharded_weights(model, sections, layout, communicator)
+    sharded = Sharded(optimizer, layout, communicator, min(threads, parts), weights[0] if weights else None)
+    if zero == 1:
+        return DataParallel(model, threads, parts, communicator, layout), sharded
+    return ShardedParallel(model, threads, parts, communicator, sections, layout, weights, accumulates), sharded
+
+
+def _sharded_weights(model, sections: ModelSections, layout: Layout, communicator) -> list[ShardedWeights]:
+    """Those that learn, of which the optimizer takes over the values, and those that are frozen, as
+    LoRA's base, which are the larger part.
+    """
+    parameters = model.parameters()
+    found = [
+        ShardedWeights(layout, one_dtype({name: parameters[name].peek() for name in layout.entries}), communicator)
+    ]
+    frozen = {name: parameter for name, parameter in parameters.items() if parameter.frozen}
+    if frozen:
+        dtype = one_dtype({name: parameter.peek() for name, parameter in frozen.items()})
+        found.append(ShardedWeights(sections.layout(frozen), dtype, communicator))
+        found[-1].fill(frozen)
+    return found
 
 
 class ShardedParallel(DataParallel):
@@ -72,10 +112,13 @@ class ShardedParallel(DataParallel):
         return self._added_up(numbers)
 
     @contextmanager
-    def all_weights(self) -> Iterator[None]:
-        """See DataParallel. All ranks enter it together."""
-        with self._pass.all_weights():
-            yield
+    def all_weights(self, keep: bool = False) -> Iterator[None]:
+        """See DataParallel. It takes the memory of all weights P, and sends P (N-1)/N."""
+        for each in self._weights:
+            each.gather_all()
+        yield
+        for each in () if keep else self._weights:
+            each.release_all()
 
     @property
     def _pass(self) -> ShardedPass:
