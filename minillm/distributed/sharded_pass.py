@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from minillm.backend.hooks import instrumented
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.errors import UserError
@@ -199,12 +200,15 @@ class _Together:
             action()
             return
         try:
-            self._barrier.wait()
+            self._wait()
             if thread == 0:
                 action()
-            self._barrier.wait()
+            self._wait()
         except threading.BrokenBarrierError:
             raise self._error from None
+
+    def _wait(self) -> None:
+        instrumented("communication", "waiting for other threads", (), self._barrier.wait)
 
     def abort(self, error: BaseException) -> None:
         """End the waiting of the others, with the error of this thread."""

@@ -177,7 +177,8 @@ def _train(
 
 def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
     tokens = round(run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation)
-    return Profiler(parallel.models, run.optimizer, tokens, run.model.config.context_length, reporter.on_profile)
+    time, done = run.model.config.context_length, reporter.on_profile
+    return Profiler(parallel.models, run.optimizer, tokens, time, done, run.sharded, run.communicator)
 
 
 class MetricsReader:
