@@ -1,8 +1,8 @@
 """Ranks as threads of one process: for lessons and tests, where every rank can be watched.
 
-They exchange arrays as separate processes would: a rank reads what the others give, and changes only
-its own arrays. No speed is gained over `Alone`; it is the plainest transport that has more than one
-rank, and the reference for the others.
+They exchange arrays as separate processes would: a rank reads what the others give, and changes
+only its own arrays. No speed is gained over `Alone`; it is the plainest transport that has more
+than one rank, and the reference for the others.
 
 >>> def program(communicator):
 ...     array = np.array([1.0 + communicator.rank])
@@ -176,7 +176,7 @@ class _OthersEnded(RuntimeError):
 
 
 class _Group:
-    """What the ranks share. given: for each rank the collective it is in and what it gives to it."""
+    """What the ranks share. given: for each rank its collective, and what it gives to it."""
 
     def __init__(self, size: int, shares_memory: bool, deadline: float):
         self.size, self.shares_memory, self.deadline = size, shares_memory, deadline
