@@ -105,9 +105,8 @@ class ShardedGradients:
     ):
         self.layout, self.rounds, self.communicator = layout, rounds, communicator
         sizes = [section.stop - section.start for section in layout.sections]
-        self._starts, self._of_thread = _places(sizes, above_first, keeps_all)
-        spare = 0 if _all_have_one_term(rounds) else max(sizes)
-        count = rounds.threads * self._of_thread + spare
+        self._starts, self._of_thread = places_of_sections(sizes, above_first, keeps_all)
+        count = rounds.threads * self._of_thread + room_for_results(rounds, sizes)
         memory = communicator.of_each(count, dtype)
         self._shares_memory = memory is not None
         self._memory = (
@@ -228,8 +227,10 @@ class ShardedGradients:
         return add
 
 
-def _places(sizes: list[int], above_first: bool, keeps_all: bool) -> tuple[list[int], int]:
-    """Where the array of each section begins, and how many elements all have together."""
+def places_of_sections(sizes: list[int], above_first: bool, keeps_all: bool) -> tuple[list[int], int]:
+    """Where the array of each section begins in the memory of a thread, and how many elements all
+    have together. Two blocks take turns with one place: see above.
+    """
     if keeps_all or len(sizes) < 3:
         starts = [sum(sizes[:number]) for number in range(len(sizes))]
         return starts, sum(sizes)
@@ -240,10 +241,12 @@ def _places(sizes: list[int], above_first: bool, keeps_all: bool) -> tuple[list[
     return starts, ends + sum(pair)
 
 
-def _all_have_one_term(rounds: Rounds) -> bool:
-    """Whether each rank has one term, and no more, in each sum: none needs room for the result."""
+def room_for_results(rounds: Rounds, sizes: list[int]) -> int:
+    """Elements for the sums of sections where a rank has no term, or terms of several sums; where
+    each has one, its result takes the place of the term.
+    """
     for number in range(rounds.count):
         found = [nodes_of(rounds.of_rank(number, rank), rounds.parts) for rank in range(rounds.ranks)]
         if len(rounds.nodes(number)) > 1 or any(len(nodes) != 1 for nodes in found):
-            return False
-    return True
+            return max(sizes)
+    return 0

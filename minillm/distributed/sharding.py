@@ -22,9 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import CELL, Layout, Piece
 from minillm.distributed.sharded_weights import ShardedWeights
+from minillm.errors import UserError
 from minillm.layers.layer import Parameter
 
 
@@ -54,6 +57,11 @@ class Sharded:
     ):
         self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
         self._sharded_weights = sharded_weights
+        self._own_memory = communicator.size > 1 and not communicator.shares_memory
+        if getattr(optimizer, "state_is_spread", False):
+            raise UserError(
+                "the optimizer's state is spread over the ranks that trained: open the run again (resume_run)"
+            )
         self._flatten()
         self.owned = layout.owned(communicator.rank, communicator.size)
         self._threads = threads if not layout.whole else 1
@@ -68,6 +76,8 @@ class Sharded:
         """
         if self._optimizers is None:
             self._optimizers = [self._restricted(pieces, gradients) for pieces in self._by_thread() if pieces]
+            if self._own_memory:
+                self._forget_the_whole_state()
         for each in self._optimizers:
             each.lr, each.weight_decay, each.step_count = lr, self.optimizer.weight_decay, self.optimizer.step_count
             each.share = share
@@ -114,10 +124,18 @@ class Sharded:
             for thread in range(self._threads)
         ]
 
+    def _forget_the_whole_state(self) -> None:
+        """Each rank has the state of its pieces now: the arrays of whole parameters give their memory
+        back.
+        """
+        for arrays in self.optimizer.state.values():
+            for name, array in arrays.items():
+                arrays[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        self.optimizer.state_is_spread = True
+
     def _restricted(self, pieces: list[Piece], gradients):
         """The optimizer of some pieces."""
         parameters, state, kept = {}, {kind: {} for kind in self.optimizer.state}, []
-        own_memory = self.communicator.size > 1 and not self.communicator.shares_memory
         for piece in pieces:
             name = piece.entry.name
             parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
@@ -128,7 +146,7 @@ class Sharded:
             for kind, arrays in self.optimizer.state.items():
                 if name in arrays:
                     part = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
-                    state[kind][name] = part.copy() if own_memory else part
+                    state[kind][name] = part.copy() if self._own_memory else part
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted
