@@ -35,6 +35,7 @@ class Parameter:
     """
 
     frozen = False
+    cut = None  # which part of a tensor this is, where ranks share it (cut.py)
 
     def __init__(self, value, outputs_axis: int | None = None):
         if isinstance(value, (int, float, list, tuple)) and not isinstance(value, np.generic):

@@ -49,6 +49,7 @@ class LanguageModel(Layer, Architecture):
 
     body_name: str
     lora: LoRA | None = None  # set by add_lora
+    sharing = None  # set by tensor_parallel: which part of the model this is
     carried: Carried = NOTHING  # what the files of the model said beside its weights; set by from_pretrained
     _dlogits = None  # the gradient of forward's logits, between `loss` and `backward`, where they are two operations
 
@@ -416,6 +417,12 @@ class LanguageModel(Layer, Architecture):
 
     def _make_body(self) -> Layer:
         raise NotImplementedError
+
+    def share(self, sharing) -> None:
+        """Cut the layers for one of several ranks, each by a method of `sharing`
+        (tensor_parallel.py). Raises UserError for an architecture that does not say how.
+        """
+        raise UserError(f"--tensor-parallel: {type(self).__name__} has no `share`, which says how its layers are cut")
 
     def _make_head(self) -> Linear:
         if self.config.tie_embeddings:
