@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 
 import numpy as np
@@ -93,12 +93,17 @@ def together(world: Sequence[ImitatedRank], task: Callable) -> list:
             meeting.barrier.abort()
             raise
 
-    with ThreadPoolExecutor(len(world)) as pool:
-        waiting = [pool.submit(copy_context().run, run, communicator) for communicator in world]
-        errors = [error for each in waiting if (error := each.exception()) is not None]
+    own: Future = Future()
+    with ThreadPoolExecutor(max(1, len(world) - 1)) as pool:
+        waiting = [pool.submit(copy_context().run, run, communicator) for communicator in world[1:]]
+        try:
+            own.set_result(run(world[0]))  # in this thread, where a tracer may look on
+        except Exception as error:
+            own.set_exception(error)
+    errors = [error for each in (own, *waiting) if (error := each.exception()) is not None]
     if errors:
         raise next((error for error in errors if not isinstance(error, threading.BrokenBarrierError)), errors[0])
-    return [each.result() for each in waiting]
+    return [each.result() for each in (own, *waiting)]
 
 
 class Together(Layer):

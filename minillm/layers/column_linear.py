@@ -81,12 +81,17 @@ class ColumnLinear(Linear):
         dx: the terms of the readers before this one. Raises RuntimeError without a forward before
         it, and without those terms.
         """
-        check_terms(self, dx)
+        check_backward(self, dx)
         dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
-        learns, so_far, is_last = not self.weight.frozen, self.weight.grad_to_add_to(), self.reader == self.readers
         # forward: y, saved = column_linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = column_linear_backward(
-            dy, self.take_saved(), self._communicator, learns, so_far, dx_rows, is_last
+            dy,
+            self.take_saved(),
+            self._communicator,
+            not self.weight.frozen,
+            self.weight.grad_to_add_to(),
+            dx_rows,
+            is_last=self.reader == self.readers,
         )
         if dweight is not None:
             self.weight.add_grad(dweight)
@@ -97,7 +102,7 @@ class ColumnLinear(Linear):
     decode, decode_onto = Linear.decode, Linear.decode_onto
 
 
-def check_terms(layer: Layer, dx) -> None:
+def check_backward(layer: Layer, dx) -> None:
     """Raises RuntimeError where a reader of x is to exchange a gradient that lacks the terms of the
     readers before it, or is to add to one that was exchanged already.
     """
