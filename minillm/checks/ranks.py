@@ -154,6 +154,12 @@ class Together(Layer):
             return None
         return _agreed("dx", results) if self._reads is None else np.concatenate(results, axis=-1)
 
+    def decode(self, x, cache):
+        """The new tokens x (B, t, I) or ids (B, t)  ->  y; see Layer.decode."""
+        given = [x[..., self._share(rank)] for rank in range(len(self.ranks))]
+        results = together(self._world, lambda own: self.ranks[own.rank].decode(given[own.rank], cache))
+        return np.concatenate(results, axis=-1) if self._parts else _agreed("decode", results)
+
     def _share(self, rank: int) -> slice:
         if self._reads is None:
             return slice(None)

@@ -36,10 +36,10 @@ def column_linear_forward(x, weight, bias=None, transposed=False, dtype=None):
 
 
 def column_linear_backward(dy, saved, communicator, needs_dweight=True, dweight=None, dx=None, is_last=True):
-    """dy (..., O_r)  ->  dx (..., I), whole, dweight (as weight), dbias (O_r,) or None
+    """dy (..., O_r)  ->  dx (..., I), dweight (as weight), dbias (O_r,) or None
 
-    needs_dweight, dweight, dx: as in linear_backward. is_last=False: dx are this rank's terms,
-    which another reader of x is going to add to and exchange.
+    dx is whole, unless is_last=False: then it has this rank's terms, which another reader of x is
+    going to add to and exchange. needs_dweight, dweight, dx: as in linear_backward.
     """
     # forward: linear_forward(x, weight, bias, transposed, dtype)
     dx, dweight, dbias = linear_backward(dy, saved, needs_dweight, dweight, dx)
@@ -82,7 +82,7 @@ class ColumnLinear(Linear):
         it, and without those terms.
         """
         check_backward(self, dx)
-        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
+        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])
         # forward: y, saved = column_linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = column_linear_backward(
             dy,

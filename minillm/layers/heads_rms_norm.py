@@ -24,7 +24,7 @@ def heads_rms_norm_forward(x, weight, eps=1e-5):
 
 
 def heads_rms_norm_backward(dy, saved, communicator, dsum=None):
-    """dy (..., D)  ->  dx (..., D), dweight (D,), whole. dsum: as in rms_norm_backward."""
+    """dy (..., D)  ->  dx (..., D), dweight (D,); dweight is whole. dsum: see rms_norm_backward."""
     backward, saved = saved
     # forward: y, saved = forward(x, weight, eps)
     dx, dweight = backward(dy, saved, dsum)

@@ -36,7 +36,7 @@ def column_lora_forward(x, a, b, scale):
 
 
 def column_lora_backward(dy, saved, communicator):
-    """dy (..., O_r)  ->  dx (..., I), this rank's terms, da (r, I), whole, db (O_r, r)"""
+    """dy (..., O_r)  ->  dx (..., I), da (r, I), db (O_r, r); dx has this rank's terms, da is whole"""
     # forward: lora_forward(x, a, b, scale)
     dx, da, db = lora_backward(dy, saved)
     # forward: lora_forward(x, a, b, scale): one a for the outputs of all ranks
@@ -52,7 +52,7 @@ def row_lora_forward(x, a, b, scale):
 
 
 def row_lora_backward(dy, saved, communicator):
-    """dy (..., O)  ->  dx (..., I_r), da (r, I_r), db (O, r), whole"""
+    """dy (..., O)  ->  dx (..., I_r), da (r, I_r), db (O, r); db is whole"""
     # forward: lora_forward(x, a, b, scale)
     dx, da, db = lora_backward(dy, saved)
     # forward: lora_forward(x, a, b, scale): one b for the terms of all ranks
@@ -61,8 +61,8 @@ def row_lora_backward(dy, saved, communicator):
 
 
 class ColumnLoRALinear(LoRALinear):
-    """x (..., I), whole  ->  y (..., O_r): as ColumnLinear, with lora_A (r, I), whole, and lora_B
-    (O_r, r).
+    """x (..., I)  ->  y (..., O_r): as ColumnLinear, with lora_A, which is whole, and the rows of
+    lora_B for the outputs of this rank.
     """
 
     def __init__(self, base: Linear, a, b, scale: float, communicator, reader: int = 1, readers: int = 1):
@@ -91,7 +91,7 @@ class ColumnLoRALinear(LoRALinear):
         """
         check_backward(self, dx)
         of_base, saved = self.take_saved()
-        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
+        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])
         # forward: y, of_base = linear_forward(x, self.weight.operand(x), bias, self.transposed)
         dx, _, _ = linear_backward(dy, of_base, needs_dweight=False, dx=dx_rows)
         # forward: added, saved = column_lora_forward(x, ...); y += added: the same x as above
@@ -106,8 +106,8 @@ class ColumnLoRALinear(LoRALinear):
 
 
 class RowLoRALinear(LoRALinear):
-    """x (..., I_r)  ->  y (..., O), whole: as RowLinear, with lora_A (r, I_r) and lora_B (O, r),
-    whole.
+    """x (..., I_r)  ->  y (..., O): as RowLinear, with lora_B, which is whole, and the columns of
+    lora_A for the inputs of this rank.
     """
 
     def __init__(self, base: Linear, a, b, scale: float, communicator):
@@ -134,7 +134,7 @@ class RowLoRALinear(LoRALinear):
         without a forward before it.
         """
         of_base, saved = self.take_saved()
-        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I_r)
+        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])
         # forward: y = sum_over_ranks(y, self._communicator): each term has the gradient of the sum
         # forward: y, of_base = linear_forward(x, self.weight.operand(x), None, self.transposed)
         dx, _, _ = linear_backward(dy, of_base, needs_dweight=False, dx=dx_rows)

@@ -41,7 +41,7 @@ def row_linear_forward(x, weight, bias, transposed, communicator, dtype=None):
 
 
 def row_linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
-    """dy (..., O)  ->  dx (..., I_r), dweight (as weight), dbias (O,) or None, whole
+    """dy (..., O)  ->  dx (..., I_r), dweight (as weight), dbias (O,) or None
 
     needs_dweight, dweight, dx: as in linear_backward.
     """
@@ -80,7 +80,7 @@ class RowLinear(Linear):
         dx: an array that the gradient of x is added to; by default a new one. Raises RuntimeError
         without a forward before it.
         """
-        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I_r)
+        dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])
         # forward: y, saved = row_linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = row_linear_backward(
             dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx_rows

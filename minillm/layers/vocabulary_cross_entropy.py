@@ -91,7 +91,7 @@ def vocabulary_cross_entropy_forward(
 
 
 def vocabulary_cross_entropy_backward(dloss, saved, communicator):
-    """dloss (0-d)  ->  dx (..., C), whole, dweight (V_r, C)"""
+    """dloss (0-d)  ->  dx (..., C), dweight (V_r, C); dx is whole"""
     # forward: loss, dz = _loss_of_chunk(z, t[chunk], ...): the terms were computed there for
     # dloss = 1, and the gradient is linear in dloss
     dx, dweight = saved

@@ -38,7 +38,7 @@ def vocabulary_head_forward(x, weight, vocabulary, communicator, dtype=None):
 
 
 def vocabulary_head_backward(dlogits, saved, communicator, needs_dweight=True, dweight=None):
-    """dlogits (..., V), the same in all ranks  ->  dx (..., C), whole, dweight (V_r, C)
+    """dlogits (..., V), the same in all ranks  ->  dx (..., C), dweight (V_r, C); dx is whole
 
     needs_dweight, dweight: as in linear_backward.
     """

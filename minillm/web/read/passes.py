@@ -164,7 +164,7 @@ def _of_layer(case: Case, a: SimpleNamespace) -> Pass:
         takes_key = "rng_key" in inspect.signature(layer.forward).parameters
         y = layer.forward(*inputs, **({"rng_key": KEY} if takes_key else {}))
         layer.backward(array("dy", *y.shape).astype(y.dtype) if np.ndim(y) else 1.0)
-        if decode_problem(layer) is None and inputs[0].ndim == 3:
+        if decode_problem(layer) is None and inputs[0].ndim == (2 if inputs[0].dtype.kind == "i" else 3):
             cache = Cache(inputs[0], len(inputs[0]))
             cache.start(inputs[0].shape[1])
             layer.eval().decode(inputs[0], cache)
