@@ -8,8 +8,8 @@ from minillm.checks.cases_ranks import ROW_LINEAR
 FAULTS = {
     "no sum over ranks in forward": ("    y = sum_over_ranks(y, communicator)\n", "    pass\n"),
     "the bias is added by every rank": (
-        "y, saved = linear_forward(x, weight, None, transposed, dtype)",
-        "y, saved = linear_forward(x, weight, bias, transposed, dtype)"),
+        "linear_forward(x, weight, None, transposed, dtype)  # (N, I_r)",
+        "linear_forward(x, weight, bias, transposed, dtype)  # (N, I_r)"),
     "dbias is summed over ranks": (
         "self.bias.add_grad(dbias)", "self.bias.add_grad(sum_over_ranks(dbias, self._communicator))"),
     "dx is summed over ranks": (

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from planting import assert_close, assert_gradcheck_catches, assert_gradients
+from planting import assert_close, assert_gradcheck_catches, assert_gradients, planted
 
 from minillm.checks.cases_ranks import VOCABULARY_CROSS_ENTROPY as CASE
 from minillm.checks.ranks import imitated_ranks, together
@@ -20,12 +20,16 @@ FAULTS = {
     "the sum is not exchanged": ("= sum_over_ranks(terms, communicator)", "= terms"),
     "dx is not summed over ranks": ("    dx = sum_over_ranks(dx, communicator)", "    pass"),
     "every rank has the target": ("* scale * is_own", "* scale"),
-    "a rank's tokens begin one later": ("xp.where(is_own, t - own.start, 0)", "xp.where(is_own, t - own.start - 1, 0)"),
     "smoothing is spread over the tokens of a rank": (
         "p -= (label_smoothing / vocabulary * scale)", "p -= (label_smoothing / len(own) * scale)"),
     "the loss is divided by the ranks": (
         "xp.where(counted, losses, 0).sum(dtype=exact) / count\n\n",
         "xp.where(counted, losses, 0).sum(dtype=exact) / count / communicator.size\n\n"),
+}  # fmt: skip
+FORMULA_FAULTS = {
+    "a rank's tokens begin one earlier": ("xp.where(is_own, t - own.start, 0)", "xp.where(is_own, t - own.start - 1, 0)"),
+    "the largest score is added to the loss": (
+        "losses = xp.log(total) -", "losses = xp.log(total) + row_max(given)[:, 0] -"),
 }  # fmt: skip
 
 
@@ -36,7 +40,16 @@ def test_gradients(problem):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_caught(fault):
-    assert_gradcheck_catches(CASE, *FAULTS[fault], CASE.gradcheck[:2])
+    assert_gradcheck_catches(CASE, *FAULTS[fault], CASE.gradcheck["smoothing" in fault :][:1])
+
+
+@pytest.mark.parametrize("fault", FORMULA_FAULTS)
+def test_faults_of_the_formula_are_noticed(fault):
+    a = CASE.make(CASE.gradcheck[0])
+    expected, _ = linear_cross_entropy_forward(a.x, a.weight, a.targets)
+    assert CASE.layer(CASE.module, a).forward(a.x, a.targets) == pytest.approx(float(expected), rel=1e-12)
+    found = CASE.layer(planted(CASE.module, *FORMULA_FAULTS[fault]), a).forward(a.x, a.targets)
+    assert found != pytest.approx(float(expected), rel=1e-3)
 
 
 def shared_loss(a: SimpleNamespace, ranks: int, **settings):
