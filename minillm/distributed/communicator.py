@@ -80,6 +80,10 @@ class Communicator(ABC):
         self.doing = ""
         self.step: int | None = None
 
+    def __copy__(self) -> Communicator:
+        """Itself: a copy of a model's layer exchanges arrays with the same ranks."""
+        return self
+
     # ------------------------------------------------------------------------------------ memory
 
     def shared(self, count: int, dtype) -> np.ndarray:

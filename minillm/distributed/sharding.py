@@ -20,7 +20,10 @@ the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+
+import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import CELL, Layout, Piece
@@ -30,9 +33,17 @@ from minillm.layers.layer import Parameter
 def layout_for(optimizer) -> Layout:
     """The layout of what an optimizer changes: whole parameters for one owner where its step is not
     element by element.
+
+    Where ranks share parameters (models/tensor_parallel.py), those of which each has a part come
+    first, in a section of their own, and all ranks have the same layout, with room for the largest
+    part.
     """
-    shapes = {name: parameter.peek().shape for name, parameter in optimizer.parameters.items()}
-    return Layout(shapes, whole=not is_elementwise(optimizer))
+    parameters = optimizer.parameters
+    cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
+    sections = [names for names in (cut, [name for name in parameters if name not in cut]) if names]
+    shapes = {name: parameters[name].peek().shape for names in sections for name in names}
+    room = {name: math.prod(parameters[name].cut.largest_shape(shapes[name])) for name in cut}
+    return Layout(shapes, sections, whole=not is_elementwise(optimizer), room=room)
 
 
 def is_elementwise(optimizer) -> bool:
@@ -80,6 +91,26 @@ class Sharded:
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
 
+    def complete_state(self) -> dict:
+        """The optimizer's state of all parameters, kind -> name -> array: all ranks call it, and get
+        it from those that own it.
+        """
+        state = self.optimizer.state
+        if self._optimizers is None or self.communicator.size == 1 or self.communicator.shares_memory:
+            return {kind: dict(arrays) for kind, arrays in state.items()}
+        found = {}
+        for kind, arrays in state.items():
+            flat = np.zeros(self.layout.size, self.weights.dtype)
+            for each in self._optimizers:
+                for piece, _ in each.pieces:
+                    if piece.entry.name in each.state[kind]:
+                        flat[piece.place] = each.state[kind][piece.entry.name].reshape(-1)
+            for section in self.layout.sections:
+                self.communicator.all_gather(flat, self.layout.bounds(section, self.communicator.size))
+            views = self.layout.views(flat)
+            found[kind] = {name: views[name] for name in arrays}
+        return found
+
     # ------------------------------------------------------------------------------- the flat arrays
 
     def _flatten(self) -> None:
@@ -115,6 +146,7 @@ class Sharded:
             parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
             whole = self.optimizer.parameters[name]
             parameter.outputs_axis, parameter.whole_ndim = whole.outputs_axis, len(piece.entry.shape)
+            parameter.cut = whole.cut if piece.is_whole else None
             parameters[name] = parameter
             kept.append((piece, parameter))
             for kind, arrays in self.optimizer.state.items():

@@ -23,8 +23,6 @@ class says in `share` which of its layers are cut how; nothing else knows.
 
 from __future__ import annotations
 
-import numpy as np
-
 from minillm.errors import UserError
 from minillm.layers.column_linear import ColumnLinear
 from minillm.layers.cut import Cut
@@ -35,7 +33,7 @@ from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
 from minillm.layers.lora_ranks import ColumnLoRALinear, RowLoRALinear
-from minillm.layers.ranks import share_of, sum_over_ranks
+from minillm.layers.ranks import share_of
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.row_linear import RowLinear
 from minillm.layers.vocabulary_cross_entropy import VocabularyCrossEntropy
@@ -163,23 +161,9 @@ class Sharing:
             raise UserError(
                 f"--tensor-parallel {self.size}: {name} has {count // groups // unit} parts to share out, fewer than ranks"
             )
-        parameter.cut = Cut(axis, count, groups, unit, self.rank, self.size)
+        parameter.cut = Cut(axis, count, groups, unit, self.rank, self.size, self._communicator)
         parameter.value = parameter.cut.part_of(parameter.value)
         parameter.zero_grad()
-
-    # ------------------------------------------------------------------------------------ and back again
-
-    def whole(self, array, cut: Cut | None):
-        """The whole of a tensor of which each rank has a part, such as a weight, its gradient or its
-        moments; the array itself where it is whole. All ranks call it in the same order.
-
-        Each rank adds its part to zeros at the places of the others, which is exact.
-        """
-        if cut is None:
-            return array
-        whole = np.zeros(cut.whole_shape(array.shape), array.dtype)
-        cut.put(array, whole)
-        return sum_over_ranks(whole, self._communicator)
 
 
 def _like(old: Layer, new: Layer) -> Layer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from minillm.backend.arrays import device_of, to_device
 from minillm.models.fine_tuning import add_lora
 
 
@@ -20,6 +19,6 @@ def gathered(model):
     parts = model.parameters()
     for name, parameter in whole.parameters().items():
         part = parts[name]
-        parameter.value = to_device(model.sharing.whole(part.value, part.cut), device_of(part.peek()))
+        parameter.value = part.value.copy() if part.cut is None else part.cut.whole_of(part.value)
         parameter.frozen = part.frozen
     return whole.train(model.training)

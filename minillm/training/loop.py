@@ -26,6 +26,7 @@ from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
 from minillm.training.examples import PARTS
+from minillm.training.grid import grid_of, share_run, unshare_run
 from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
@@ -101,7 +102,8 @@ def train(
     run.hold()
     try:
         with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
-            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads)
+            ranks = communicator, threads, machine.tensor_parallel
+            reason = _train(run, reporter, stop_after, profile, control or Control(), *ranks)
         _finish(run, reporter)
         return reason
     finally:
@@ -116,17 +118,26 @@ def _train(
     control: Control,
     communicator: Communicator,
     threads: int,
+    shared_by: int = 1,
 ) -> str:
-    """What every rank does. The first one alone prints and writes."""
+    """What every rank does. The first one alone prints and writes. shared_by: how many ranks share
+    the model.
+    """
     settings, progress = run.settings, run.progress
     model = run.model.train()
     parts = settings.batch_parts if model.device == "cpu" else 1
     run.sharded = None
-    if parts > 1:
-        run.sharded = Sharded(run.optimizer, layout_for(run.optimizer), communicator, min(threads, parts))
-    parallel = DataParallel(model, threads, parts, communicator, run.sharded and run.sharded.layout)
+    if shared_by > 1:  # which part of the model a rank has is known when it is started
+        communicator.start()
+    grid = grid_of(communicator, shared_by)
+    if shared_by > 1:
+        share_run(run, grid.tensor)
+    if parts > 1 or shared_by > 1:
+        run.sharded = Sharded(run.optimizer, layout_for(run.optimizer), grid.data, min(threads, parts))
+    parallel = DataParallel(model, threads, parts, grid.data, run.sharded and run.sharded.layout, grid.tensor)
     parallel.prepare()
-    communicator.start()
+    if shared_by == 1:
+        communicator.start()
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
     if communicator.rank > 0:
         reporter = Reporter()
@@ -169,6 +180,8 @@ def _train(
             follower.follow(step, lr, loss, norm)
         follower.catch_up()
         run.save()
+        if shared_by > 1:
+            unshare_run(run)
     return reason
 
 
@@ -280,7 +293,7 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     )
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
-    if settings.sample_tokens and run.communicator.rank == 0:
+    if settings.sample_tokens and (run.communicator.rank == 0 or run.model.sharing is not None):
         text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)

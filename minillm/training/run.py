@@ -23,6 +23,7 @@ from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
+from minillm.models.whole import gathered
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
@@ -40,6 +41,7 @@ from minillm.training.checkpoint import (
 from minillm.training.claim import Claim
 from minillm.training.example_kinds import kind_of
 from minillm.training.examples import Examples
+from minillm.training.grid import whole_run
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
@@ -83,10 +85,13 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. Raises UserError for a changed model, which could not be resumed."""
         self.refuse_changed_model()
+        model, optimizer = self.model, self.optimizer
+        if model.sharing is not None:
+            model, optimizer = whole_run(self)
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
             description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-            save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
+            save_checkpoint(self.folder, model, optimizer, self.progress, description)
         self.communicator.barrier()
 
     def refuse_changed_model(self) -> None:
@@ -101,8 +106,9 @@ class Run:
 
     def save_model(self) -> None:
         """Save the present weights as the folder's model."""
+        model = gathered(self.model)
         if self.communicator.rank == 0:
-            _save_as_model(self.model, self.settings, self.folder)
+            _save_as_model(model, self.settings, self.folder)
         self.communicator.barrier()
 
     def load_model(self) -> LanguageModel:

@@ -29,7 +29,7 @@ FAULTS = {
 FORMULA_FAULTS = {
     "a rank's tokens begin one earlier": ("xp.where(is_own, t - own.start, 0)", "xp.where(is_own, t - own.start - 1, 0)"),
     "the largest score is added to the loss": (
-        "losses = xp.log(total) -", "losses = xp.log(total) + row_max(given)[:, 0] -"),
+        "losses = xp.log(total) -", "losses = xp.log(total) + m[:, 0] -"),
 }  # fmt: skip
 
 
