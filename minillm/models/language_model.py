@@ -229,7 +229,7 @@ class LanguageModel(Layer, Architecture):
         Raises UserError, before anything is written, for a model that is not what its configuration
         describes (see `minillm.save_parameters`), and for the folder of an adapter.
         """
-        refuse_changed(self, "be saved as a model folder")
+        self._refuse_to_save_other()
         folder = make_model_folder(folder)
         self.save_config(self.config, folder, self.carried)
         self.save_weights(folder / WEIGHTS_FILE)
@@ -248,9 +248,18 @@ class LanguageModel(Layer, Architecture):
 
         Raises UserError as `save_pretrained` does.
         """
-        refuse_changed(self, "be saved as a model folder")
+        self._refuse_to_save_other()
         has_lora = any(isinstance(layer, LoRALinear) for _, layer in self.layers())
         write_weights(path, (merged(self) if has_lora else self).stored_tensors())
+
+    def _refuse_to_save_other(self) -> None:
+        """Raises UserError for a model that is not what its configuration describes, or a part of
+        it.
+        """
+        if self.sharing is not None:
+            where = f"rank {self.sharing.rank} of {self.sharing.size}"
+            raise UserError(f"{where} has a part of the model: gather it first (minillm.models.whole.gathered)")
+        refuse_changed(self, "be saved as a model folder")
 
     def _logits(self, x):
         """x (..., C)  ->  logits (..., V), in the dtype of the weights"""
