@@ -21,7 +21,8 @@ the same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,6 +54,45 @@ def is_elementwise(optimizer) -> bool:
     return vars(type(optimizer)).get("elementwise", False)
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a rank has of a parameter: a piece, its weights, and its state by name."""
+
+    piece: Piece
+    value: object
+    state: dict
+
+
+def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
+    """What one of some ranks has of an optimizer whose arrays are whole: views of them.
+
+    Of a weight that is not in C order it is a copy.
+    """
+    found = []
+    for piece in layout.pieces(layout.owned(rank, ranks)):
+        name, part = piece.entry.name, piece.part
+        state = {kind: array.reshape(-1)[part] for kind, array in _of_name(optimizer.state, name).items()}
+        found.append(Held(piece, optimizer.parameters[name].peek().reshape(-1)[part], state))
+    return found
+
+
+def complete_state(optimizer, held: Sequence[Held], layout: Layout, communicator: Communicator) -> dict:
+    """The optimizer's state as one process has it, kind -> name -> array: all ranks call it, and each
+    gets it from those that hold it.
+    """
+    found = {}
+    for kind, arrays in optimizer.state.items():
+        flat = np.zeros(layout.size, next(iter(arrays.values())).dtype) if arrays else np.zeros(layout.size)
+        for each in held:
+            if kind in each.state:
+                flat[each.piece.place] = each.state[kind].reshape(-1)
+        for section in layout.sections:
+            communicator.all_gather(flat, layout.bounds(section, communicator.size))
+        views = layout.views(flat)
+        found[kind] = {name: views[name] for name in arrays}
+    return found
+
+
 class Sharded:
     """An optimizer among the ranks of a communicator, and among the threads of this one.
 
@@ -64,7 +104,6 @@ class Sharded:
     def __init__(self, optimizer, layout: Layout, communicator: Communicator, threads: int = 1):
         self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
         self._flatten()
-        self.owned = layout.owned(communicator.rank, communicator.size)
         self._threads = threads if not layout.whole else 1
         self._optimizers: list | None = None
 
@@ -91,25 +130,20 @@ class Sharded:
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
 
-    def complete_state(self) -> dict:
-        """The optimizer's state of all parameters, kind -> name -> array: all ranks call it, and get
-        it from those that own it.
-        """
-        state = self.optimizer.state
-        if self._optimizers is None or self.communicator.size == 1 or self.communicator.shares_memory:
-            return {kind: dict(arrays) for kind, arrays in state.items()}
-        found = {}
-        for kind, arrays in state.items():
-            flat = np.zeros(self.layout.size, self.weights.dtype)
-            for each in self._optimizers:
-                for piece, _ in each.pieces:
-                    if piece.entry.name in each.state[kind]:
-                        flat[piece.place] = each.state[kind][piece.entry.name].reshape(-1)
-            for section in self.layout.sections:
-                self.communicator.all_gather(flat, self.layout.bounds(section, self.communicator.size))
-            views = self.layout.views(flat)
-            found[kind] = {name: views[name] for name in arrays}
-        return found
+    @property
+    def owned(self) -> list[slice]:
+        """The slices of the flat arrays that this rank owns."""
+        return self.layout.owned(self.communicator.rank, self.communicator.size)
+
+    def held(self) -> list[Held]:
+        """What this rank has of each parameter, as checkpoints need it."""
+        if not self._optimizers:
+            return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
+        return [
+            Held(piece, parameter.value, _of_name(each.state, piece.entry.name))
+            for each in self._optimizers
+            for piece, parameter in each.pieces
+        ]
 
     # ------------------------------------------------------------------------------- the flat arrays
 
@@ -156,6 +190,11 @@ class Sharded:
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted
+
+
+def _of_name(state: dict, name: str) -> dict:
+    """Of the state of all parameters that of one, by its kind."""
+    return {kind: arrays[name] for kind, arrays in state.items() if name in arrays}
 
 
 def _share(owned: slice, thread: int, threads: int) -> slice:

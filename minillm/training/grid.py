@@ -30,6 +30,7 @@ import numpy as np
 
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
+from minillm.distributed.sharding import complete_state, held_by, layout_for
 from minillm.errors import UserError
 from minillm.models.tensor_parallel import tensor_parallel
 from minillm.models.whole import gathered
@@ -64,10 +65,16 @@ def share_run(run, tensor: Communicator) -> None:
     """Keep this rank's part of a run's model and of its optimizer's state. Raises UserError for a
     model that cannot be shared out so.
     """
+    optimizer, ranks = (
+        run.optimizer,
+        run.communicator,
+    )  # a rank has read its share of the state, as if there were no parts
+    layout = layout_for(optimizer)
+    optimizer.state = complete_state(optimizer, held_by(optimizer, layout, ranks.rank, ranks.size), layout, ranks)
     tensor_parallel(run.model, tensor)
-    for arrays in run.optimizer.state.values():
+    for arrays in optimizer.state.values():
         for name, array in arrays.items():
-            if (cut := run.optimizer.parameters[name].cut) is not None:
+            if (cut := optimizer.parameters[name].cut) is not None:
                 arrays[name] = cut.part_of(array)
 
 
@@ -75,7 +82,8 @@ def whole_run(run):
     """(model, optimizer) as one process has them: all ranks call it. Of the optimizer there are
     `state` and `step_count`.
     """
-    parameters, state = run.optimizer.parameters, run.sharded.complete_state()
+    parameters, sharded = run.optimizer.parameters, run.sharded
+    state = complete_state(run.optimizer, sharded.held(), sharded.layout, sharded.communicator)
     for arrays in state.values():
         for name, array in arrays.items():
             if (cut := parameters[name].cut) is not None:

@@ -19,9 +19,11 @@ from minillm.backend.async_read import AsyncRead
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.machine import Machine
 from minillm.distributed.sharding import Sharded, layout_for
+from minillm.distributed.watch import Watch
 from minillm.errors import MissingExtra
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
+from minillm.training.agreed import agree_on_run
 from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
@@ -39,7 +41,15 @@ LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
 
 
 class Reporter:
-    """Called by `train` while it works. Every method does nothing here; the command line prints."""
+    """Called by `train` while it works. Every method does nothing here; the command line prints.
+
+    With several processes that of the first one is called, and in the others one that does nothing.
+    """
+
+    def on_start(self, processes: int, threads: int) -> None:
+        """When all processes are there. Whatever has a thread of its own starts here: a process with
+        several threads cannot be forked.
+        """
 
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         """After each step, on a device after the next one; `step` counts the steps done."""
@@ -94,19 +104,22 @@ def train(
     processes and threads compute; no number depends on it (distributed/machine.py).
 
     Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
-    another process trains in the run's folder; UserError for a changed model. When it returns, the
+    another process trains in the run's folder; UserError for a changed model; RankLost if one of
+    several processes ends or hangs (distributed/watch.py). When it returns, the
     folder is free for other processes.
     """
     run.refuse_changed_model()
     reporter, machine = reporter or Reporter(), machine or Machine()
     run.hold()
+    launched = run.communicator
     try:
         with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
-            ranks = communicator, threads, machine.tensor_parallel
-            reason = _train(run, reporter, stop_after, profile, control or Control(), *ranks)
-        _finish(run, reporter)
+            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads, machine)
+        if launched.rank == 0:
+            _finish(run, reporter)
         return reason
     finally:
+        run.communicator = launched
         run.release()
 
 
@@ -118,14 +131,13 @@ def _train(
     control: Control,
     communicator: Communicator,
     threads: int,
-    shared_by: int = 1,
+    machine: Machine,
 ) -> str:
-    """What every rank does. The first one alone prints and writes. shared_by: how many ranks share
-    the model.
-    """
+    """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
     parts = settings.batch_parts if model.device == "cpu" else 1
+    shared_by = machine.tensor_parallel
     run.sharded = None
     if shared_by > 1:  # which part of the model a rank has is known when it is started
         communicator.start()
@@ -141,21 +153,26 @@ def _train(
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
     if communicator.rank > 0:
         reporter = Reporter()
-    run.metrics.cut(progress.metrics_size)
+    reporter.on_start(communicator.size, threads)
     schedule = settings.make_schedule()
     with (
+        Watch(communicator, machine.deadline, f"continue with --resume {run.folder}") as watch,
         parallel,
         BatchPrefetcher(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
+        given = {"--stop-after": stop_after, "--zero": machine.zero, "--tensor-parallel": machine.tensor_parallel}
+        for note in (*watch.notes(), *agree_on_run(run, communicator, given)):
+            reporter.on_message(note)
+        run.metrics.cut(progress.metrics_size)
         report = partial(reporter.on_preparation, run.examples.preparing)
         if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
             return "stopped"
         follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
-            step = progress.step
+            step = communicator.step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
                 follower.catch_up()
                 if not _evaluate_and_save(run, parallel, reporter, control):
@@ -294,7 +311,8 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
     if settings.sample_tokens and (run.communicator.rank == 0 or run.model.sharing is not None):
-        text = write_sample(run)
+        with run.communicator.during("writing a sample"):
+            text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)
     run.save()
