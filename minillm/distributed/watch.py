@@ -71,6 +71,7 @@ class Watch:
             self._connect()
         if self._link is not None:
             self._send(pid=os.getpid(), host=socket.gethostname())
+            self._send(**self._place())
             self._thread.start()
         return self
 

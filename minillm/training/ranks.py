@@ -30,7 +30,7 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     processes = 1 if alone else machine.processes or 1
     _check_workers(processes * max(1, machine.threads), parts)
     threads = machine.threads or max(1, min(parts // processes, cores() // processes))
-    with Workers(processes, machine.deadline) if processes > 1 else nullcontext(Alone()) as communicator:
+    with Workers(processes) if processes > 1 else nullcontext(Alone()) as communicator:
         yield communicator, threads
 
 

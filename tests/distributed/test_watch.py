@@ -23,6 +23,7 @@ def watched(fault, size=3, deadline=0.0, steps=4):
     """Steps of several ranks; in step 2 each calls fault(communicator)."""
     with Workers(size) as communicator:
         communicator.start()
+        communicator.step = 0
         with Watch(communicator, deadline, ADVICE):
             for communicator.step in range(steps):
                 if communicator.step == 2:
