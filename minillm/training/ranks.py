@@ -37,7 +37,7 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     _check_workers(processes // shared_by * max(1, machine.threads), parts)
     threads = machine.threads or max(1, min(parts // processes, cores() // processes))
     threads = 1 if shared_by > 1 else threads
-    with Workers(processes, machine.deadline) if processes > 1 else nullcontext(Alone()) as communicator:
+    with Workers(processes) if processes > 1 else nullcontext(Alone()) as communicator:
         yield communicator, threads
 
 
