@@ -21,6 +21,7 @@ the same way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import CELL, Layout, Piece
@@ -40,6 +41,28 @@ def is_elementwise(optimizer) -> bool:
     alone.
     """
     return vars(type(optimizer)).get("elementwise", False)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a rank has of a parameter: a piece, its weights, and its state by name."""
+
+    piece: Piece
+    value: object
+    state: dict
+
+
+def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
+    """What one of some ranks has of an optimizer whose arrays are whole: views of them.
+
+    Of a weight that is not in C order it is a copy.
+    """
+    found = []
+    for piece in layout.pieces(layout.owned(rank, ranks)):
+        name, part = piece.entry.name, piece.part
+        state = {kind: array.reshape(-1)[part] for kind, array in _of_name(optimizer.state, name).items()}
+        found.append(Held(piece, optimizer.parameters[name].peek().reshape(-1)[part], state))
+    return found
 
 
 class Sharded:
@@ -83,6 +106,16 @@ class Sharded:
     def owned(self) -> list[slice]:
         """The slices of the flat arrays that this rank owns."""
         return self.layout.owned(self.communicator.rank, self.communicator.size)
+
+    def held(self) -> list[Held]:
+        """What this rank has of each parameter, as checkpoints need it."""
+        if not self._optimizers:
+            return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
+        return [
+            Held(piece, parameter.value, _of_name(each.state, piece.entry.name))
+            for each in self._optimizers
+            for piece, parameter in each.pieces
+        ]
 
     # ------------------------------------------------------------------------------- the flat arrays
 
@@ -128,6 +161,11 @@ class Sharded:
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted
+
+
+def _of_name(state: dict, name: str) -> dict:
+    """Of the state of all parameters that of one, by its kind."""
+    return {kind: arrays[name] for kind, arrays in state.items() if name in arrays}
 
 
 def _share(owned: slice, thread: int, threads: int) -> slice:
