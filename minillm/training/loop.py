@@ -19,9 +19,11 @@ from minillm.backend.async_read import AsyncRead
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.machine import Machine
 from minillm.distributed.sharding import Sharded, layout_for
+from minillm.distributed.watch import Watch
 from minillm.errors import MissingExtra
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
+from minillm.training.agreed import agree_on_run
 from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
@@ -101,7 +103,8 @@ def train(
     processes and threads compute; no number depends on it (distributed/machine.py).
 
     Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
-    another process trains in the run's folder; UserError for a changed model. When it returns, the
+    another process trains in the run's folder; UserError for a changed model; RankLost if one of
+    several processes ends or hangs (distributed/watch.py). When it returns, the
     folder is free for other processes.
     """
     run.refuse_changed_model()
@@ -110,7 +113,7 @@ def train(
     launched = run.communicator
     try:
         with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
-            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads)
+            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads, machine)
         if launched.rank == 0:
             _finish(run, reporter)
         return reason
@@ -127,6 +130,7 @@ def _train(
     control: Control,
     communicator: Communicator,
     threads: int,
+    machine: Machine,
 ) -> str:
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
@@ -142,21 +146,25 @@ def _train(
     if communicator.rank > 0:
         reporter = Reporter()
     reporter.on_start(communicator.size, threads)
-    run.metrics.cut(progress.metrics_size)
     schedule = settings.make_schedule()
     with (
+        Watch(communicator, machine.deadline, f"continue with --resume {run.folder}") as watch,
         parallel,
         BatchPrefetcher(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
+        given = {"--stop-after": stop_after, "--zero": machine.zero, "--tensor-parallel": machine.tensor_parallel}
+        for note in (*watch.notes(), *agree_on_run(run, communicator, given)):
+            reporter.on_message(note)
+        run.metrics.cut(progress.metrics_size)
         report = partial(reporter.on_preparation, run.examples.preparing)
         if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
             return "stopped"
         follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
-            step = progress.step
+            step = communicator.step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
                 follower.catch_up()
                 if not _evaluate_and_save(run, parallel, reporter, control):
@@ -293,7 +301,8 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
     if settings.sample_tokens and run.communicator.rank == 0:
-        text = write_sample(run)
+        with run.communicator.during("writing a sample"):
+            text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)
     run.save()

@@ -92,6 +92,11 @@ class Run:
         which could not be resumed.
         """
         self.refuse_changed_model()
+        with self.communicator.during("writing a checkpoint"):
+            self._save()
+        self.communicator.barrier()
+
+    def _save(self) -> None:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
@@ -111,7 +116,7 @@ class Run:
 
     def save_model(self) -> None:
         """Save the present weights as the folder's model. All ranks have them; the first writes."""
-        with together(self.communicator):
+        with self.communicator.during("writing the model"), together(self.communicator):
             if self.communicator.rank == 0:
                 _save_as_model(self.model, self.settings, self.folder)
 
