@@ -106,9 +106,7 @@ class Linear(Layer):
         dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
         place, add = self.weight.grad_place()
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
-        dx, dweight, dbias = linear_backward(
-            dy, self.take_saved(), not self.weight.frozen, place, dx_rows, add
-        )
+        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, place, dx_rows, add)
         if dweight is not None:
             self.weight.add_grad(dweight)
         if dbias is not None:

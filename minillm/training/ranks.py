@@ -7,8 +7,8 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from minillm.backend.threads import cores
 from minillm.distributed.alone import Alone
+from minillm.distributed.choice import choose
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.launch import cores_of
 from minillm.distributed.machine import Machine
@@ -27,11 +27,11 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     if not isinstance(run.communicator, Alone):
         yield run.communicator, _threads_of_a_rank(run, machine)
         return
-    processes = 1 if alone else machine.processes or 1
-    _check_workers(processes * max(1, machine.threads), parts)
-    threads = machine.threads or max(1, min(parts // processes, cores() // processes))
-    with Workers(processes, machine.deadline) if processes > 1 else nullcontext(Alone()) as communicator:
-        yield communicator, threads
+    chosen = choose(machine, parts, run.model.device, alone)
+    _check_workers(chosen.processes * max(1, machine.threads), parts)
+    workers = Workers(chosen.processes, machine.deadline) if chosen.processes > 1 else nullcontext(Alone())
+    with workers as communicator:
+        yield communicator, chosen.threads
 
 
 def _threads_of_a_rank(run, machine: Machine) -> int:
