@@ -328,7 +328,14 @@ def _fails(check) -> bool:
     return False
 
 
-def test_a_product_writes_its_gradient_home():
+def patched_to_list(patch, parameter) -> list:
+    """What is handed to its add_grad from now on."""
+    found, add_grad = [], parameter.add_grad
+    patch.setattr(parameter, "add_grad", lambda grad: (found.append(grad), add_grad(grad)))
+    return found
+
+
+def test_a_product_writes_its_gradient_home(monkeypatch):
     """Where a gradient has a home, the product of Linear's backward is written there, not copied."""
     rng = np.random.default_rng(0)
     x, dy = (rng.normal(size=(6, n)).astype(np.float32) for n in (4, 5))
@@ -336,10 +343,10 @@ def test_a_product_writes_its_gradient_home():
         layer = Linear(rng.normal(size=shape).astype(np.float32), transposed=transposed)
         expected = dy.T @ x if transposed else x.T @ dy
         layer.weight.home = home = np.full(shape, np.nan, np.float32)  # of the part before: not to be added to
-        copied = []
-        layer.weight.add_grad = lambda grad: (copied.append(grad), Parameter.add_grad(layer.weight, grad))
-        for _ in range(2):
-            layer.forward(x)
-            layer.backward(dy)
-        assert layer.weight.grad is home and all(grad is home for grad in copied)
+        with monkeypatch.context() as patch:
+            handed_over = patched_to_list(patch, layer.weight)
+            for _ in range(2):
+                layer.forward(x)
+                layer.backward(dy)
+        assert layer.weight.grad is home and len(handed_over) == 2 and all(grad is home for grad in handed_over)
         np.testing.assert_allclose(home, 2 * expected, rtol=1e-5)
