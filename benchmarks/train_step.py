@@ -34,7 +34,6 @@ from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.choice import choose
 from minillm.distributed.machine import Machine
-from minillm.distributed.sharding import Sharded, layout_for
 from minillm.distributed.workers import Workers
 from minillm.errors import UserError
 from minillm.models.presets import find_preset
@@ -42,7 +41,7 @@ from minillm.profiling.flops import flops_per_token
 from minillm.profiling.memory import Workload, estimate
 from minillm.profiling.memory_measure import measured_peak
 from minillm.profiling.peaks import peaks_of
-from minillm.training.data_parallel import DataParallel
+from minillm.training.sharded_parallel import among_ranks
 
 NOT_COUNTED = 2  # steps at the beginning of a block
 
@@ -116,11 +115,9 @@ class MinillmTrainer:
         parts = default_workers(*batch[0].shape, device)
         self.chosen = choose(Machine(processes=processes), parts, device)
         self.communicator = Workers(self.chosen.processes) if self.chosen.processes > 1 else Alone()
-        self.sharded, layout = None, None
-        if parts > 1:
-            layout = layout_for(self.optimizer)
-            self.sharded = Sharded(self.optimizer, layout, self.communicator, self.chosen.threads)
-        self.parallel = DataParallel(self.model, self.chosen.threads, parts, self.communicator, layout)
+        self.parallel, self.sharded = among_ranks(
+            self.model, self.optimizer, parts, self.chosen.threads, self.communicator
+        )
         self.parallel.prepare()
 
     def __enter__(self):
