@@ -189,8 +189,7 @@ class DataParallel:
         found = self._on_threads(parts_of_thread)
         self.own_gradients = gradients.sum(self.share)
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
-        self.missing = set.intersection(*missing) if missing else set()
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares), missing)
         if self.communicator.size == 1:
             self._hand_out(kept)
         return self._added_up(numbers)
@@ -315,28 +314,35 @@ class DataParallel:
         for name, grad in kept.items():
             self._parameters[0][name].add_grad(grad)
 
-    def _exchanged(self, vectors: dict, width: int, squares=None) -> np.ndarray:
+    def _exchanged(self, vectors: dict, width: int, squares=None, missing: Sequence[set] = ()) -> np.ndarray:
         """The step's message: (S, width), the numbers of all ranks' parts. With `squares`, those of
-        this rank's own cells, the sum of squares of all cells is known afterwards, and whether any
-        rank is to stop.
+        this rank's own cells, the sum of squares of all cells is known afterwards, whether any rank
+        is to stop, and which parameters have a gradient in any. missing: for each part of this rank
+        the names of parameters without one; all are where it has no rows.
         """
-        ranks = self.communicator.size
+        ranks, names = self.communicator.size, () if squares is None else tuple(self._layout.entries)
+        flags = 1 + len(names)
         sizes = [
-            0 if squares is None else 1 + sum(o.stop - o.start for o in self._owned(r)) // CELL for r in range(ranks)
+            0 if squares is None else flags + sum(o.stop - o.start for o in self._owned(r)) // CELL
+            for r in range(ranks)
         ]
         parts = [self._parts_of_rank(rank) for rank in range(ranks)]
         starts = np.cumsum([0, *(size + len(own) * width for size, own in zip(sizes, parts))])
         message = np.zeros(starts[-1])
         own = message[starts[self.communicator.rank] : starts[self.communicator.rank + 1]]
         if squares is not None:
-            own[0], own[1 : 1 + len(squares)] = self.stop, squares
+            without = set.intersection(*missing) if missing else set(names)
+            own[:flags] = self.stop, *(name not in without for name in names)
+            own[flags : flags + len(squares)] = squares
         table = own[sizes[self.communicator.rank] :].reshape(-1, width)
         for row, part in zip(table, parts[self.communicator.rank]):
             row[:] = vectors[part]
         self.communicator.all_gather(message, list(starts))
         found = [message[a:b] for a, b in zip(starts, starts[1:])]
         if squares is not None:
-            squares = [each[1:size] for each, size in zip(found, sizes)]
+            have = np.any([each[1:flags] for each in found], axis=0)
+            self.missing = {name for name, has in zip(names, have) if not has}
+            squares = [each[flags:size] for each, size in zip(found, sizes)]
             self.stopping, self._squares = any(each[0] for each in found), math.fsum(np.concatenate(squares))
             if self.tensor.size > 1:
                 self._exchange_with_tensor_ranks(squares)

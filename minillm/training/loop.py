@@ -113,7 +113,8 @@ def train(
     run.hold()
     launched = run.communicator
     try:
-        with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
+        alone = control is not None or type(reporter).before_update is not Reporter.before_update
+        with ranks_of(run, machine, alone) as (communicator, threads):
             reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads, machine)
         if launched.rank == 0:
             _finish(run, reporter)

@@ -7,8 +7,8 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from minillm.backend.threads import cores
 from minillm.distributed.alone import Alone
+from minillm.distributed.choice import choose
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.launch import cores_of
 from minillm.distributed.machine import Machine
@@ -32,11 +32,13 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     if not isinstance(run.communicator, Alone):
         yield run.communicator, _threads_of_a_rank(run, machine)
         return
-    processes = 1 if alone else machine.processes or shared_by
-    check_grid(processes, shared_by)
+    if shared_by > 1:
+        processes, threads = 1 if alone else machine.processes or shared_by, 1
+        check_grid(processes, shared_by)
+    else:
+        chosen = choose(machine, parts, run.model.device, alone)
+        processes, threads = chosen.processes, chosen.threads
     _check_workers(processes // shared_by * max(1, machine.threads), parts)
-    threads = machine.threads or max(1, min(parts // processes, cores() // processes))
-    threads = 1 if shared_by > 1 else threads
     with Workers(processes) if processes > 1 else nullcontext(Alone()) as communicator:
         yield communicator, threads
 

@@ -126,8 +126,7 @@ class ShardedParallel(DataParallel):
         found, missing = self._passes(task, batches, rows_each, trains=True)
         self.own_gradients = self._gradients.total()
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
-        self.missing = set.intersection(*missing) if missing else set()
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares), missing)
         return self._added_up(numbers)
 
     @contextmanager
