@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def train_and_show(
     reporter = ProgressReporter(run, console)
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     try:
-        with reporter.bar, explain_oom(workload_of(run.settings, run.model.config, device, learning)):
+        with closing(reporter), explain_oom(workload_of(run.settings, run.model.config, device, learning)):
             reason = train(run, reporter, stop_after, profile, machine=machine)
     except BrokenPipeError:  # standard error was closed by its reader
         raise
@@ -196,6 +197,13 @@ class ProgressReporter(Reporter):
         )
         fields = dict(speed="-", loss="-", lr="-", norm="-", accuracy="")
         self._task = self.bar.add_task("", total=run.settings.max_steps, completed=run.progress.step, **fields)
+
+    def on_start(self, processes: int, threads: int) -> None:
+        self.bar.start()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.stop()
 
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         self.bar.update(

@@ -76,7 +76,6 @@ class Sharded:
     def __init__(self, optimizer, layout: Layout, communicator: Communicator, threads: int = 1):
         self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
         self._flatten()
-        self.owned = layout.owned(communicator.rank, communicator.size)
         self._threads = threads if not layout.whole else 1
         self._optimizers: list | None = None
 
@@ -102,6 +101,11 @@ class Sharded:
         self.optimizer.step_count += 1
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
+
+    @property
+    def owned(self) -> list[slice]:
+        """The slices of the flat arrays that this rank owns."""
+        return self.layout.owned(self.communicator.rank, self.communicator.size)
 
     def held(self) -> list[Held]:
         """What this rank has of each parameter, as checkpoints need it."""

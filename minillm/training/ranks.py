@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.launch import cores_of
 from minillm.distributed.machine import Machine
+from minillm.distributed.workers import Workers
 from minillm.errors import UserError
 
 
@@ -26,14 +27,11 @@ def ranks_of(run, machine: Machine, alone: bool = False) -> Iterator[tuple[Commu
     if not isinstance(run.communicator, Alone):
         yield run.communicator, _threads_of_a_rank(run, machine)
         return
-    communicator = Alone()
-    threads = machine.threads or min(parts, cores())
-    if machine.threads * max(1, machine.processes) > parts:
-        raise UserError(
-            f"{machine.threads * max(1, machine.processes)} workers for batches of {parts} parts: use fewer of --processes "
-            "and --threads; a new run may have more with --batch-parts"
-        )
-    yield communicator, threads
+    processes = 1 if alone else machine.processes or 1
+    _check_workers(processes * max(1, machine.threads), parts)
+    threads = machine.threads or max(1, min(parts // processes, cores() // processes))
+    with Workers(processes, machine.deadline) if processes > 1 else nullcontext(Alone()) as communicator:
+        yield communicator, threads
 
 
 def _threads_of_a_rank(run, machine: Machine) -> int:
@@ -46,10 +44,13 @@ def _threads_of_a_rank(run, machine: Machine) -> int:
     least = np.array([-min(cores_of(communicator), -(-parts // communicator.size))])
     communicator.maximum(least)
     threads = machine.threads or max(1, -int(least[0]))
-    workers = communicator.size * max(1, machine.threads)
+    _check_workers(communicator.size * max(1, machine.threads), parts)
+    return threads
+
+
+def _check_workers(workers: int, parts: int) -> None:
     if workers > parts:
         raise UserError(
-            f"{workers} workers for batches of {parts} parts: start fewer ranks, or use fewer --threads; a new run may have "
-            "more with --batch-parts"
+            f"{workers} workers for batches of {parts} parts: use fewer processes and threads; a new run may have more with "
+            "--batch-parts"
         )
-    return threads
