@@ -158,6 +158,18 @@ class Nccl(Communicator):
         return self.inside(name)
 
 
+def with_gpu(host: Communicator, device: str) -> Nccl:
+    """The ranks of `host`, from here on with a GPU each. All ranks call it.
+
+    Raises UserError, in all of them, where they have none.
+    """
+    if device == "cuda":
+        from cupy.cuda import Device
+
+        Device(gpu_of(host)).use()
+    return Nccl(host, device)
+
+
 def gpu_of(communicator: Communicator) -> int:
     """Which of the GPUs that it sees is this rank's. All ranks call it.
 

@@ -131,7 +131,7 @@ def _train(
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
-    parts = settings.batch_parts if model.device == "cpu" else 1
+    parts = settings.batch_parts if model.device == "cpu" else communicator.size
     run.sharded = None
     if parts > 1:
         run.sharded = Sharded(run.optimizer, layout_for(run.optimizer), communicator, min(threads, parts))
@@ -142,6 +142,10 @@ def _train(
     if communicator.rank > 0:
         reporter = Reporter()
     reporter.on_start(communicator.size, threads)
+    if not communicator.same_bits:
+        reporter.on_message(
+            f"{communicator.where} adds in an order of its own: another number of ranks gives the same to 1e-6"
+        )
     run.metrics.cut(progress.metrics_size)
     schedule = settings.make_schedule()
     with (

@@ -41,6 +41,8 @@ def _threads_of_a_rank(run, machine: Machine) -> int:
         raise UserError(
             f"--processes is {machine.processes}, but there are {communicator.size} ranks already: leave it out"
         )
+    if run.model.device != "cpu":
+        return 1  # a GPU has its own
     least = np.array([-min(cores_of(communicator), -(-parts // communicator.size))])
     communicator.maximum(least)
     threads = machine.threads or max(1, -int(least[0]))
