@@ -42,6 +42,8 @@ def _threads_of_a_rank(run, machine: Machine) -> int:
             f"--processes is {machine.processes}, but there are {communicator.size} ranks already: leave it out"
         )
     if run.model.device != "cpu":
+        if machine.zero > 1:
+            raise UserError(f"--zero is {machine.zero}: on GPUs ranks share the optimizer's state alone; leave it out")
         return 1  # a GPU has its own
     least = np.array([-min(cores_of(communicator), -(-parts // communicator.size))])
     communicator.maximum(least)
