@@ -21,6 +21,7 @@ the same way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,11 +32,26 @@ from minillm.errors import UserError
 from minillm.layers.layer import Parameter
 
 
-def is_elementwise(optimizer) -> bool:
-    """Whether its class, and none above it, says that each element's step depends on that element
-    alone.
+@dataclass(frozen=True)
+class Held:
+    """What a rank has of a parameter: a piece, its weights, and its state by name."""
+
+    piece: Piece
+    value: object
+    state: dict
+
+
+def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
+    """What one of some ranks has of an optimizer whose arrays are whole: views of them.
+
+    Of a weight that is not in C order it is a copy.
     """
-    return vars(type(optimizer)).get("elementwise", False)
+    found = []
+    for piece in layout.pieces(layout.owned(rank, ranks)):
+        name, part = piece.entry.name, piece.part
+        state = {kind: array.reshape(-1)[part] for kind, array in _of_name(optimizer.state, name).items()}
+        found.append(Held(piece, optimizer.parameters[name].peek().reshape(-1)[part], state))
+    return found
 
 
 class Sharded:
@@ -63,7 +79,6 @@ class Sharded:
                 "the optimizer's state is spread over the ranks that trained: open the run again (resume_run)"
             )
         self._flatten()
-        self.owned = layout.owned(communicator.rank, communicator.size)
         self._threads = threads if not layout.whole else 1
         self._optimizers: list | None = None
 
@@ -93,6 +108,21 @@ class Sharded:
             return  # whoever needs weights gathers them
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
+
+    @property
+    def owned(self) -> list[slice]:
+        """The slices of the flat arrays that this rank owns."""
+        return self.layout.owned(self.communicator.rank, self.communicator.size)
+
+    def held(self) -> list[Held]:
+        """What this rank has of each parameter, as checkpoints need it."""
+        if not self._optimizers:
+            return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
+        return [
+            Held(piece, parameter.value, _of_name(each.state, piece.entry.name))
+            for each in self._optimizers
+            for piece, parameter in each.pieces
+        ]
 
     # ------------------------------------------------------------------------------- the flat arrays
 
@@ -150,6 +180,11 @@ class Sharded:
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted
+
+
+def _of_name(state: dict, name: str) -> dict:
+    """Of the state of all parameters that of one, by its kind."""
+    return {kind: arrays[name] for kind, arrays in state.items() if name in arrays}
 
 
 def _share(owned: slice, thread: int, threads: int) -> slice:

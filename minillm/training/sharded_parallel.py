@@ -12,11 +12,11 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
-from minillm.distributed.model_sections import ModelSections, sections_of
+from minillm.distributed.model_sections import ModelSections, layout_for, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
-from minillm.distributed.sharding import Sharded, is_elementwise
+from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
 
@@ -32,8 +32,7 @@ def among_ranks(
     """
     if parts == 1 and communicator.size == 1:
         return DataParallel(model, threads, parts, communicator), None
-    sections = sections_of(model)
-    layout = sections.layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    sections, layout = sections_of(model), layout_for(model, optimizer)
     zero = zero if communicator.size > 1 else 1
     weights = []
     if zero == 3 and not communicator.shares_memory:
