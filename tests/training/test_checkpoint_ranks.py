@@ -17,7 +17,8 @@ from planting import planted
 
 import minillm
 from minillm.distributed import saving
-from minillm.distributed.sharding import held_by, layout_for
+from minillm.distributed.layout import Layout
+from minillm.distributed.sharding import held_by
 from minillm.errors import UserError
 from minillm.files.atomic import save_tensors
 from minillm.models.fine_tuning import LoRA, add_lora
@@ -65,7 +66,8 @@ def arrays_of(model, optimizer):
 
 def held_on(optimizer, communicator):
     """What a rank has of an optimizer; everything else that learns becomes NaN."""
-    held = held_by(optimizer, layout_for(optimizer), communicator.rank, communicator.size)
+    layout = Layout({name: parameter.value.shape for name, parameter in optimizer.parameters.items()})
+    held = held_by(optimizer, layout, communicator.rank, communicator.size)
     own = [(array, array.copy()) for each in held for array in (each.value, *each.state.values())]
     for array in (p.value for p in optimizer.parameters.values()):
         array[...] = np.nan
