@@ -95,7 +95,8 @@ class Run:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-        held = _held(self) if self.sharded is None else self.sharded.held()
+        is_sharded = self.sharded is not None and self.sharded.communicator is self.communicator
+        held = self.sharded.held() if is_sharded else _held(self)
         run = self.folder, self.model, self.optimizer, self.progress
         save_checkpoint(*run, description, self.communicator, held)
 
