@@ -1,8 +1,8 @@
 """Trains small runs three steps at a time, each time opened anew on another number of ranks and threads, and prints what the
 checkpoint then is.
 
-    python resumed_ranks.py FOLDER KINDS N.T ...                  N processes with T threads each
-    mpiexec -n 3 python resumed_ranks.py FOLDER KINDS N.T ...     N of the ranks
+    python resumed_ranks.py FOLDER KINDS N.T.Z ...                  N processes with T threads each, and --zero Z
+    mpiexec -n 3 python resumed_ranks.py FOLDER KINDS N.T.Z ...     N of the ranks
 
 KINDS: names of KINDS, with commas. A run that is in FOLDER already goes on. Each line of output is JSON.
 """
@@ -32,15 +32,15 @@ KINDS = {
 }
 
 
-def opened(kind, folder, communicator):
+def opened(kind, folder, communicator, zero):
     if (folder / kind).exists():
-        return resume_run(folder / kind, communicator=communicator)
+        return resume_run(folder / kind, communicator=communicator, zero=zero)
     model, changes = KINDS[kind]
     settings = {**SETTINGS, "batch_parts": PARTS, "data": (str(folder / "text.txt"),), **changes}
     if model is None:
         settings |= dict(init=str(folder / "adamw"), tokenizer=TrainingSettings.tokenizer)
     model = dict(dropout=0.1) if model is None else {**MODEL, **model}
-    return start_run(TrainingSettings(**settings), model, folder / kind, communicator=communicator)
+    return start_run(TrainingSettings(**settings), model, folder / kind, communicator=communicator, zero=zero)
 
 
 def contents(folder):
@@ -55,7 +55,7 @@ def contents(folder):
 
 
 def stage(kind, folder, communicator, machine, what):
-    run = opened(kind, folder, communicator)
+    run = opened(kind, folder, communicator, machine.zero)
     train(run, stop_after=run.progress.step + STEPS, machine=machine)
     if communicator.rank == 0:
         print(json.dumps(dict(kind=kind, what=what, step=run.progress.step, contents=contents(run.folder))), flush=True)
@@ -67,14 +67,14 @@ def main(folder, kinds, stages):
         (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     for kind in kinds:
         for what in stages:
-            size, threads = map(int, what.split("."))
+            size, threads, zero = map(int, what.split("."))
             if isinstance(everyone, Alone):
-                stage(kind, folder, everyone, Machine(processes=size, threads=threads), what)
+                stage(kind, folder, everyone, Machine(processes=size, threads=threads, zero=zero), what)
                 continue
             everyone.barrier()
             group = everyone.split(0 if everyone.rank < size else 1, everyone.rank)
             if everyone.rank < size:
-                stage(kind, folder, group, Machine(threads=threads), f"mpi {what}")
+                stage(kind, folder, group, Machine(threads=threads, zero=zero), f"mpi {what}")
             group.close()
     everyone.close()
 

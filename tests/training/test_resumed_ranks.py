@@ -1,4 +1,4 @@
-"""A run goes on, with the same bits, on any other number of processes and threads of this machine, on ranks of MPI, and on one."""
+"""A run goes on, with the same bits, on another number of processes and threads, on ranks of MPI, and on one."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from mpi_ranks import ENVIRONMENT, TIMEOUT, ranks
 
 __all__ = ["ranks"]
@@ -36,22 +35,22 @@ def results(output):
 
 
 def test_on_other_numbers_of_processes(tmp_path):
-    expected = here(tmp_path / "alone", "adamw,muon", "1.1", "1.1", "1.1")
+    expected = here(tmp_path / "alone", "adamw,muon", "1.1.1", "1.1.1", "1.1.1")
     assert len(expected) == 6 and len({json.dumps(each) for each in expected.values()}) == 6
-    assert here(tmp_path / "ranks", "adamw,muon", "2.1", "3.1", "1.2") == expected
+    assert here(tmp_path / "ranks", "adamw,muon", "2.1.1", "3.1.2", "1.2.1") == expected
 
 
 def test_from_mpi_to_this_machine_and_back(tmp_path, ranks):
-    expected = here(tmp_path / "alone", "adamw", "1.1", "1.1", "1.1")
-    found = by_mpi(ranks, 3, tmp_path / "ranks", "adamw", "3.1")
-    found |= here(tmp_path / "ranks", "adamw", "2.1")
-    found |= by_mpi(ranks, 2, tmp_path / "ranks", "adamw", "2.2")
+    expected = here(tmp_path / "alone", "adamw", "1.1.1", "1.1.1", "1.1.1")
+    found = by_mpi(ranks, 3, tmp_path / "ranks", "adamw", "3.1.1")
+    found |= here(tmp_path / "ranks", "adamw", "2.1.1")
+    found |= by_mpi(ranks, 2, tmp_path / "ranks", "adamw", "2.2.1")
     assert found == expected
 
 
 def test_every_kind_of_run_on_every_kind_of_ranks(tmp_path, ranks):
     kinds = "adamw,adam,muon,lion,sgd,lora"
-    expected = here(tmp_path / "alone", kinds, "1.1", "1.1", "1.1")
+    expected = here(tmp_path / "alone", kinds, "1.1.1", "1.1.1", "1.1.1")
     assert len(expected) == 18
-    assert here(tmp_path / "processes", kinds, "2.1", "3.1", "1.2") == expected
-    assert by_mpi(ranks, 3, tmp_path / "mpi", kinds, "3.1", "1.3", "2.1") == expected
+    assert here(tmp_path / "processes", kinds, "2.1.1", "3.1.1", "1.2.1") == expected
+    assert by_mpi(ranks, 3, tmp_path / "mpi", kinds, "3.1.2", "1.3.1", "2.1.3") == expected
