@@ -108,7 +108,8 @@ class Run:
             model, optimizer, held = *whole_run(self), None
         else:
             model, optimizer = self.model, self.optimizer
-            held = _held(self) if self.sharded is None else self.sharded.held()
+            is_sharded = self.sharded is not None and self.sharded.communicator is self.communicator
+            held = self.sharded.held() if is_sharded else _held(self)
         save_checkpoint(self.folder, model, optimizer, self.progress, description, self.communicator, held)
 
     def refuse_changed_model(self) -> None:
