@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from kernel_testing import assert_faults_are_documented, relative_error, with_headers
+from kernel_testing import assert_faults_are_documented, compile_quickly, relative_error, with_headers
 
 from minillm.backend.arrays import to_device, to_host
 from minillm.kernels import RUNGS, attention, kernel_for, use_kernels
@@ -506,6 +506,7 @@ def what_notices(fault, monkeypatch):
     text = with_headers(op.CUDA)
     assert before in text, "the fault is no longer where the table says"
     monkeypatch.setattr(op, "CUDA", op.CUDA.with_text(text.replace(before, after)))
+    compile_quickly(monkeypatch)
     for case in likely_first(fault):
         this_rung, *case = case.values
         if this_rung == name:
