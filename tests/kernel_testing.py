@@ -155,7 +155,8 @@ def compile_quickly(monkeypatch) -> None:
     """Compile for check mode without optimisation, as befits a kernel that runs once: attention in
     1.6 seconds instead of 4.
 
-    What check mode reports does not depend on it, but for warnings of the compiler's.
+    Check mode then sees less: not a struct that is copied whole, and no warnings of the compiler's.
+    What it still notices proves the same.
     """
     flags = tuple("-O0" if flag == "-O1" else flag for flag in compiler.OBSERVED_FLAGS)
     monkeypatch.setattr(compiler, "OBSERVED_FLAGS", flags)
