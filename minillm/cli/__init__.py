@@ -13,9 +13,12 @@ def main() -> None:
 
     An error that the user can mend is one line, with exit code 2.
     """
-    from minillm.cli.streams import finish_output, open_streams
+    from minillm.cli.streams import finish_output, open_streams, silence
+    from minillm.distributed.launch import launched
 
     open_streams()
+    if launched().rank > 0:
+        silence()
     try:
         sys.exit(_run())
     except BrokenPipeError:  # the reader of our output has gone, as in `minillm generate ... | head`
@@ -47,6 +50,9 @@ def _run() -> int:
         if code == INTERRUPTED:  # how some versions report Ctrl-C
             raise typer.Abort
     except UserError as error:
+        from minillm.distributed.last_words import traceback_behind
+
+        print(traceback_behind(error), end="", file=sys.stderr)
         fail(str(error))
     except usage_error as error:
         message = error.format_message()
