@@ -68,7 +68,10 @@ def faults():
             spec.loader.exec_module(module)
             for kind in tables:
                 by = "the formula" if kind == "FORMULA_FAULTS" else "finite differences"
-                for name, (_, _, *last) in vars(module)[kind].items():
+                for name, fault in vars(module)[kind].items():
+                    if not isinstance(fault[0], str):  # (module, text, what is put in its place, settings)
+                        fault, by = fault[1:3], "the bits of one rank"
+                    _, _, *last = fault
                     yield path.stem.removeprefix("test_"), name, WORDS.get(last[-1], last[-1]) if last else by, folder
 
 
