@@ -135,9 +135,10 @@ def _train(
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
+    zero = run.zero if communicator.launched else machine.zero
     parts = settings.batch_parts if model.device == "cpu" else 1
     accumulates = settings.gradient_accumulation > 1
-    parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, machine.zero, accumulates)
+    parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
     parallel.prepare()
     communicator.start()
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
@@ -152,7 +153,7 @@ def _train(
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
-        given = {"--stop-after": stop_after, "--zero": machine.zero, "--tensor-parallel": machine.tensor_parallel}
+        given = {"--stop-after": stop_after, "--zero": zero, "--tensor-parallel": machine.tensor_parallel}
         for note in (*watch.notes(), *agree_on_run(run, communicator, given)):
             reporter.on_message(note)
         run.metrics.cut(progress.metrics_size)

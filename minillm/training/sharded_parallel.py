@@ -32,18 +32,26 @@ def among_ranks(
     """
     if parts == 1 and communicator.size == 1:
         return DataParallel(model, threads, parts, communicator), None
-    sections = sections_of(model)
-    layout = sections.layout(optimizer.parameters, whole=not is_elementwise(optimizer))
     zero = zero if communicator.size > 1 else 1
+    sections, layout = sections_of(model), layout_of(model, optimizer, zero)
     weights = []
     if zero == 3 and not communicator.shares_memory:
         weights = _sharded_weights(model, sections, layout, communicator)
-    if zero == 1:
-        layout = layout.in_one_section()  # the same cells, so the same norm, but one exchange for all
     sharded = Sharded(optimizer, layout, communicator, min(threads, parts), weights[0] if weights else None)
     if zero == 1:
         return DataParallel(model, threads, parts, communicator, layout), sharded
     return ShardedParallel(model, threads, parts, communicator, sections, layout, weights, accumulates), sharded
+
+
+def layout_of(model, optimizer, zero: int) -> Layout:
+    """The layout of what an optimizer changes, with a section for each block of the model; whole
+    parameters for one owner where its step is not element by element.
+
+    With ZeRO-1 ranks own it as one section: the cells are the same, and so is the norm, but there is
+    one exchange for all.
+    """
+    layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    return layout if zero > 1 else layout.in_one_section()
 
 
 def _sharded_weights(model, sections: ModelSections, layout: Layout, communicator) -> list[ShardedWeights]:
