@@ -7,6 +7,7 @@ lesson of each subject. A pattern that fits no test fails tests/test_slow_tests.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 # Regular expressions that are searched for in the id of a test, tests/FILE.py::NAME[PARAMETERS].
 PATTERNS = (
@@ -82,3 +83,9 @@ PATTERNS = (
     r"docs/test_pages\.py::test_page\[docs/(adding|cuda|simulator)\.md\]",
 )
 SLOW = re.compile("|".join(PATTERNS))
+FILES = re.compile("|".join(f"{pattern.partition('::')[0]}$" for pattern in PATTERNS))
+
+
+def may_have_slow_tests(path: Path, text: str) -> bool:
+    """Whether a pattern names the file, or its text marks tests itself."""
+    return bool(FILES.search(path.as_posix())) or "mark.slow" in text
