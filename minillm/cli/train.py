@@ -10,7 +10,7 @@ import typer
 from minillm.cli.options import takes_fields
 
 _RUN, _MODEL = "The run", "The model"
-PANELS = (_RUN, _MODEL, "How it learns", "Evaluation")
+PANELS = (_RUN, _MODEL, "How it learns", "Evaluation", "Processes and machines")
 NOT_SETTINGS = ("files", "preset", "out", "overwrite", "resume", "stop_after", "device", "profile", "head_width")
 
 
@@ -23,6 +23,7 @@ def make_options() -> list:
     configuration.
     """
     from minillm.cli.options import options_of
+    from minillm.distributed.machine import Machine
     from minillm.models.architectures import config_classes
     from minillm.models.presets import PRESETS
     from minillm.training.settings import TrainingSettings
@@ -31,6 +32,7 @@ def make_options() -> list:
     for settings in (TrainingSettings, *config_classes()):
         for each in options_of(settings, given_only=True, defaults={**preset.training, **preset.model}):
             options.setdefault(each.name, each)
+    options |= {each.name: each for each in options_of(Machine, given_only=True)}
     return list(options.values())
 
 
@@ -72,9 +74,11 @@ def command(
     the validation loss decides which model the folder keeps.
     """
     from minillm.cli import train_progress
+    from minillm.distributed.machine import MACHINE_NAMES, Machine
 
     given = {name: value for name, value in context.params.items() if value not in (None, [], ())}
     given = {name: value for name, value in given.items() if name not in NOT_SETTINGS}
+    machine = Machine(**{name: given.pop(name) for name in MACHINE_NAMES if name in given})
     if head_width is not None:
         given.setdefault("head_dim", head_width)
     if files:
@@ -88,4 +92,5 @@ def command(
         stop_after=stop_after,
         device=device,
         profile=profile,
+        machine=machine,
     )

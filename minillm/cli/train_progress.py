@@ -13,6 +13,7 @@ from rich.text import Text
 
 from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes
+from minillm.distributed.machine import Machine
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
 from minillm.kernels.simulator.toolchain import seconds_compiling
@@ -49,6 +50,7 @@ def train_and_show(
     stop_after: int | None,
     device: str,
     profile: bool = False,
+    machine: Machine | None = None,
 ) -> None:
     """Start or resume a run with the settings given at the command line, train it, and say what
     came of it.
@@ -57,7 +59,7 @@ def train_and_show(
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
     with waiting("reading the text", plain=False):
-        run = _open_run(given, preset_name, out, overwrite, resume, device)
+        run = _open_run(given, preset_name, out, overwrite, resume, device, machine or Machine())
     _describe(run, console)
     options = dict(preset=preset_name, out=out, overwrite=overwrite, stop_after=stop_after, resume=resume)
     for note in notes(run, {**given, **{name: value for name, value in options.items() if value not in (None, False)}}):
@@ -66,7 +68,7 @@ def train_and_show(
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     try:
         with reporter.bar, explain_oom(workload_of(run.settings, run.model.config, device, learning)):
-            reason = train(run, reporter, stop_after, profile)
+            reason = train(run, reporter, stop_after, profile, machine=machine)
     except BrokenPipeError:  # standard error was closed by its reader
         raise
     except OSError as error:
@@ -85,7 +87,7 @@ def train_and_show(
     _conclude(run, reason, console)
 
 
-def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
+def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machine) -> Run:
     if resume is not None:
         if preset_name or out or overwrite:
             name = "--preset" if preset_name else "--out" if out else "--overwrite"
@@ -95,7 +97,7 @@ def _open_run(given, preset_name, out, overwrite, resume, device) -> Run:
         return run
     check_model_of_preset(given, preset_name)
     settings, model, name = settings_from(given, preset_name)
-    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, numbered=out is None)
+    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, machine.workers)
 
 
 def _describe(run: Run, console: Console) -> None:

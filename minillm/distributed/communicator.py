@@ -74,6 +74,12 @@ class Communicator(ABC):
         """
         return None
 
+    def start(self) -> None:  # noqa: B027
+        """Called once by all ranks, when all memory that they share has been made: from here on they
+        exchange arrays. A transport that makes its own processes makes them here; it returns in each
+        of them.
+        """
+
     # ------------------------------------------------------------------------------- collectives
 
     @abstractmethod

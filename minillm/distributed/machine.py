@@ -36,7 +36,15 @@ class Machine:
             value, least = getattr(self, field.name), field.metadata.get("least")
             if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise UserError(f"{field.name} is {value!r}: it must be a whole number of at least {least}")
-        if self.zero > 3:
+        if self.zero not in (1, 2, 3):
             raise UserError(f"--zero is {self.zero}: it must be 1, 2 or 3")
         if not self.deadline >= 0:
             raise UserError(f"--deadline is {self.deadline}: it must be a number of seconds, 0 for one that fits")
+
+    @property
+    def workers(self) -> int:
+        """How many threads there are in all processes of this machine, as far as it is said."""
+        return max(1, self.processes) * max(1, self.threads)
+
+
+MACHINE_NAMES = tuple(field.name for field in fields(Machine))

@@ -35,6 +35,8 @@ class Parameter:
     """
 
     frozen = False
+    home = None  # where the gradient is to be, an array of the value's shape, if not in memory of its own
+    whole_ndim = None  # of a piece of a parameter: how many dimensions the whole has
 
     def __init__(self, value, outputs_axis: int | None = None):
         if isinstance(value, (int, float, list, tuple)) and not isinstance(value, np.generic):
@@ -123,7 +125,7 @@ class Parameter:
     def to(self, device: str) -> None:
         """Move the value to a device; the gradient and its memory are dropped."""
         self.value = to_device(self._value, device)
-        self.grad = self._buffer = self._spare = None
+        self.grad = self._buffer = self._spare = self.home = None
 
     def zero_grad(self) -> None:
         """Forget the gradient. Its memory is kept for `grad_buffer` if it came from there, and free
@@ -145,6 +147,9 @@ class Parameter:
 
         rows: of an array with more rows than the value, whose first ones the gradient is.
         """
+        if self.home is not None and self.grad is None and rows in (None, *self._value.shape[:1]):
+            self.home[...] = 0
+            return self.home
         shape = self._value.shape if rows is None else (rows, *self._value.shape[1:])
         buffer, self._spare = self._spare, None
         if buffer is None or buffer.shape[:1] < shape[:1]:
@@ -167,9 +172,9 @@ class Parameter:
     def add_grad(self, grad) -> None:
         """Add `grad` (same shape as the value) to the gradient.
 
-        The first gradient is stored without a copy, and later ones are added into it: the caller
-        must not modify it, and it must not be dy, dx or a view of them. One that `grad_to_add_to`
-        gave has been added already. Raises ValueError for another shape.
+        The first gradient is stored without a copy, or copied to its `home`, and later ones are
+        added into it: the caller must not modify it, and it must not be dy, dx or a view of them.
+        One that `grad_to_add_to` gave has been added already. Raises ValueError for another shape.
         """
         if not hasattr(grad, "shape"):
             grad = np.array(grad, self._value.dtype)
@@ -177,7 +182,11 @@ class Parameter:
             raise ValueError(f"gradient of shape {grad.shape} for a parameter of shape {self._value.shape}")
         if self.frozen or grad is self.grad:
             return
-        if self.grad is None:
+        if self.grad is None and self.home is not None:
+            if grad is not self.home:
+                self.home[...] = grad
+            self.grad = self.home
+        elif self.grad is None:
             self.grad = grad
         elif 0 in self.grad.strides or isinstance(self.grad, np.ndarray) and not self.grad.flags.writeable:
             self.grad = self.grad + grad  # a broadcast array: NumPy's cannot be written, CuPy's has one number for many

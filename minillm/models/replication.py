@@ -58,7 +58,7 @@ class _Copier:
         copy = self._new(parameter)
         vars(copy).update(vars(parameter))
         copy.value = parameter.value  # neither knows what the other one writes: both drop their rounded copies
-        copy.grad = copy._buffer = copy._spare = None
+        copy.grad = copy._buffer = copy._spare = copy.home = None
         return copy
 
     def _layer(self, layer: Layer):

@@ -16,3 +16,4 @@ class Adam(AdamW):
     """As AdamW, but weight decay is an L2 penalty: added to the gradient before the moments."""
 
     decoupled = False
+    elementwise = True

@@ -122,6 +122,7 @@ class AdamW(Optimizer):
 
     state_names = ("first_moment", "second_moment")
     decoupled = True
+    elementwise = True
 
     @property
     def first_moments(self) -> dict:

@@ -35,6 +35,7 @@ class Lion(Optimizer):
     """
 
     state_names = ("momentum",)
+    elementwise = True
 
     def update(self, w, g, decay, momentum):
         """The formula for one tensor, with its weight decay  ->  the new w and momentum"""

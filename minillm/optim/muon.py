@@ -129,6 +129,7 @@ class Muon(AdamW):
 
     state_names = ("momentum", *AdamW.state_names)
     more_settings = ("momentum", "adamw_lr")
+    elementwise = False  # orthogonalising takes a whole matrix
 
     def __init__(
         self,
@@ -159,6 +160,12 @@ class Muon(AdamW):
         if kind == "momentum":
             return self.matrices
         return {name: each for name, each in self.parameters.items() if name not in self.matrices}
+
+    def restricted(self, parameters, state) -> Muon:
+        """As `Optimizer.restricted`: the matrices are those among the parameters."""
+        other = super().restricted(parameters, state)
+        other.matrices = {name: each for name, each in parameters.items() if name in self.matrices}
+        return other
 
     def update_all(self, gradient_scale) -> None:
         """Matrices each by itself, shared among the cores; the others in one call of AdamW."""

@@ -19,6 +19,7 @@ Checkpoints save the state by its names, and a resumed run goes on with it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Mapping
@@ -41,7 +42,8 @@ class Optimizer:
     be set before every step (schedules.py). state: name of the state -> name of the parameter ->
     array of the parameter's shape and dtype, zeros at first. step_count: steps taken so far, the
     present one included. share(function, items): calls function(item) for each item; training sets
-    one that uses all cores (DataParallel.share).
+    one that uses all cores (DataParallel.share). A class that says `elementwise = True` lets a rank
+    update a piece of a parameter alone; else it gets whole ones (distributed/sharding.py).
 
     Raises UserError for impossible settings, and for parameters that cannot be changed one by one:
     read-only ones, and such that share memory.
@@ -49,6 +51,7 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()
     more_settings: tuple[str, ...] = ()  # of its own: keyword arguments, and options of `minillm train`
+    elementwise = False  # in a class that says True, each element's step depends on that element alone
 
     def __init__(self, parameters: dict[str, Parameter], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
         """lr: the learning rate; betas: two numbers from 0 to below 1; eps: above 0, added to a
@@ -118,7 +121,16 @@ class Optimizer:
     def decay_of(self, parameter: Parameter) -> float:
         """Weight decay is for matrices: biases and the weights of norms, which have one dimension,
         are left alone."""
-        return self.weight_decay if parameter.peek().ndim >= 2 else 0.0
+        dimensions = parameter.whole_ndim or parameter.peek().ndim
+        return self.weight_decay if dimensions >= 2 else 0.0
+
+    def restricted(self, parameters: dict[str, Parameter], state: dict[str, dict]) -> Optimizer:
+        """The same optimizer for other parameters, such as the pieces that a rank owns, with their
+        state.
+        """
+        other = copy.copy(self)
+        other.parameters, other.state = parameters, state
+        return other
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

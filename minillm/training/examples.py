@@ -18,7 +18,7 @@ What becomes of it is the business of the kind's `objective` alone:
 
     objective.count(parallel, batch)                             of what the loss is a mean
     objective.loss(parallel, batch)                              without gradients
-    objective.loss_and_gradients(parallel, batch, count, rng_key)    the sum over the batch / count
+    objective.loss_and_gradients(parallel, batches, count, rng_keys) the sum over the batches / count
 
 To add a kind: a field of TrainingSettings that names its files; a class derived from Examples in a
 file of its own, with an objective if the loss is another one than NextToken; a line in KINDS. The
@@ -32,41 +32,81 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from minillm.training.data_parallel import DataParallel
+from minillm.layers.documents import check_starts
+from minillm.training.data_parallel import DataParallel, loss_of
 
 TRAINING, VALIDATION = PARTS = ("training", "validation")
 
 
-class NextToken:
-    """The mean cross-entropy of the tokens that count: those whose target is not -100.
+class Objective(ABC):
+    """What a run minimises: the mean over a batch of the loss of each of what it counts.
 
-    figures: names of what an objective measures beside its loss, here nothing. counted: of what the
-    loss is a mean.
+    figures: names of what is measured beside the loss. counted: of what the loss is a mean.
+    rows_each: rows of tokens in an entry of a batch.
     """
 
     figures: tuple[str, ...] = ()
     counted = "tokens"
+    rows_each = 1
 
+    def __init__(self):
+        self._sums, self._number = 0.0, 0
+
+    @abstractmethod
     def count(self, parallel: DataParallel, batch: tuple) -> int:
-        """How many tokens of a batch count."""
-        return parallel.count(batch[1])
+        """How many of what the loss is a mean of a batch has."""
+
+    @abstractmethod
+    def of_part(self, model, part: tuple, rng_key, count: float) -> tuple:
+        """The sum of losses over a part of a batch divided by `count`, and the sums of the figures;
+        in training mode backward has run.
+        """
 
     def loss(self, parallel: DataParallel, batch: tuple):
         """The mean over the batch, 0-d, in evaluation mode."""
-        return parallel.loss(*batch)
+        count = self.count(parallel, batch)
+        with parallel.evaluating():
+            return self._summed(parallel.sums, [batch], [None], count)
 
-    def loss_and_gradients(self, parallel: DataParallel, batch: tuple, count: float, rng_key: tuple):
-        """The sum over the batch divided by `count`, 0-d; its gradient is added to the
-        parameters'.
+    def loss_and_gradients(self, parallel: DataParallel, batches: list[tuple], count: float, rng_keys: list[tuple]):
+        """The sum over batches divided by `count`, 0-d; its gradient goes where
+        `DataParallel.gradients` says. rng_keys: of each batch.
         """
-        ids, targets, *starts = batch
-        return parallel.loss_and_gradients(ids, targets, rng_key, *starts, count=count)
+        return self._summed(parallel.gradients, batches, rng_keys, count)
 
     def take_figures(self) -> list:
         """The means of `figures` over all that was computed since the last call: 0-d each, on the
         model's device.
         """
-        return []
+        means = [] if not self._number else [total / self._number for total in self._sums]
+        self._sums, self._number = 0.0, 0
+        return means
+
+    def _summed(self, over_parts, batches, rng_keys, count):
+        def of_part(model, part, number):
+            return self.of_part(model, part, rng_keys[number], count)
+
+        loss, *sums = over_parts(of_part, batches, self.rows_each, 1 + len(self.figures))
+        if sums:
+            self._sums = [a + b for a, b in zip(self._sums or [0.0] * len(sums), sums)]
+            self._number += sum(len(batch[0]) for batch in batches)
+        return loss
+
+
+class NextToken(Objective):
+    """The mean cross-entropy of the tokens that count: those whose target is not -100."""
+
+    def count(self, parallel: DataParallel, batch: tuple) -> int:
+        """How many tokens of a batch count."""
+        return parallel.count(batch[1])
+
+    def of_part(self, model, part: tuple, rng_key, count: float) -> tuple:
+        """The part's sum of losses divided by `count`."""
+        ids, targets, *starts = part
+        loss = loss_of(model, (ids, targets, *(check_starts(each, ids.shape) for each in starts)), rng_key, count)
+        if model.training:
+            model.backward()
+        return (loss,)
 
 
 class Examples(ABC):

@@ -16,7 +16,9 @@ from functools import partial
 import numpy as np
 
 from minillm.backend.async_read import AsyncRead
-from minillm.backend.threads import default_workers
+from minillm.distributed.communicator import Communicator
+from minillm.distributed.machine import Machine
+from minillm.distributed.sharding import Sharded, layout_for
 from minillm.errors import MissingExtra
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
@@ -27,6 +29,7 @@ from minillm.training.examples import PARTS
 from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
+from minillm.training.ranks import ranks_of
 from minillm.training.run import Run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 
@@ -79,37 +82,58 @@ def train(
     stop_after: int | None = None,
     profile: bool = False,
     control: Control | None = None,
+    machine: Machine | None = None,
 ) -> str:
     """Train from the run's last checkpoint to its last step.
 
     Returns why it ended: "finished", "stopped" or "early stop". stop_after: an earlier step to stop
     at. Ctrl-C (SIGINT) and SIGTERM stop after the current step as well. In each case the run is
     saved and can be resumed. profile: profile one of the first steps and report it (profile.py).
-    control: pauses, ends and changes the training between two steps (control.py).
+    control: pauses, ends and changes the training between two steps (control.py). machine: how many
+    processes and threads compute; no number depends on it (distributed/machine.py).
 
     Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
     another process trains in the run's folder; UserError for a changed model. When it returns, the
     folder is free for other processes.
     """
     run.refuse_changed_model()
-    reporter = reporter or Reporter()
+    reporter, machine = reporter or Reporter(), machine or Machine()
     run.hold()
     try:
-        reason = _train(run, reporter, stop_after, profile, control or Control())
+        with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
+            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads)
         _finish(run, reporter)
         return reason
     finally:
         run.release()
 
 
-def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool, control: Control) -> str:
+def _train(
+    run: Run,
+    reporter: Reporter,
+    stop_after: int | None,
+    profile: bool,
+    control: Control,
+    communicator: Communicator,
+    threads: int,
+) -> str:
+    """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
-    run.metrics.cut(progress.metrics_size)
     model = run.model.train()
-    workers = default_workers(settings.batch_size, model.config.context_length, model.device)
+    parts = settings.batch_parts if model.device == "cpu" else 1
+    run.sharded = None
+    if parts > 1:
+        run.sharded = Sharded(run.optimizer, layout_for(run.optimizer), communicator, min(threads, parts))
+    parallel = DataParallel(model, threads, parts, communicator, run.sharded and run.sharded.layout)
+    parallel.prepare()
+    communicator.start()
+    run.communicator, run.metrics.writes = communicator, communicator.rank == 0
+    if communicator.rank > 0:
+        reporter = Reporter()
+    run.metrics.cut(progress.metrics_size)
     schedule = settings.make_schedule()
     with (
-        DataParallel(model, workers) as parallel,
+        parallel,
         BatchPrefetcher(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
@@ -132,7 +156,10 @@ def _train(run: Run, reporter: Reporter, stop_after: int | None, profile: bool, 
                 change(run, parallel.models, control.between_steps(run))
                 schedule = run.settings.make_schedule()
                 follower.start_clock()
-            reason = _reason_to_end(run, stop_after, interrupted.is_set() or control.ended)
+            parallel.stop = interrupted.is_set() or control.ended
+            if communicator.size == 1:
+                parallel.stopping = parallel.stop
+            reason = _reason_to_end(run, stop_after, parallel.stopping)
             if reason:
                 break
             follower.begin()
@@ -253,7 +280,7 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     )
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
-    if settings.sample_tokens:
+    if settings.sample_tokens and run.communicator.rank == 0:
         text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)

@@ -12,10 +12,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """A run's metrics.jsonl."""
+    """A run's metrics.jsonl.
+
+    writes: False in a rank that leaves it to another one: nothing is written then.
+    """
 
     def __init__(self, folder: Path):
-        self._path = folder / METRICS_FILE
+        self._path, self.writes = folder / METRICS_FILE, True
 
     @property
     def size(self) -> int:
@@ -28,6 +31,8 @@ class MetricsLog:
         A machine that lost its power may have kept the checkpoint and lost lines before it: then
         what is left of them.
         """
+        if not self.writes:
+            return
         with naming(self._path), open(self._path, "a+b") as file:
             file.seek(0)
             kept = file.read(size)
@@ -35,6 +40,8 @@ class MetricsLog:
 
     def write(self, event: str, **values) -> None:
         """Append one line: {"event": event, ...}."""
+        if not self.writes:
+            return
         with naming(self._path), open(self._path, "ab") as file:
             file.write((json.dumps({"event": event, **values}) + "\n").encode("utf-8"))
 

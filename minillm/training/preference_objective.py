@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from minillm.models.preference import PairFigures, PreferenceModel
 from minillm.training.data_parallel import DataParallel
+from minillm.training.examples import Objective
 
 
-class DirectPreference:
+class DirectPreference(Objective):
     """The mean DPO loss of pairs.
 
     beta, label_smoothing: layers/dpo.py. figures: what is measured beside it.
@@ -19,52 +20,24 @@ class DirectPreference:
 
     figures = PairFigures._fields
     counted = "pairs"
+    rows_each = 2
 
     def __init__(self, beta: float, label_smoothing: float):
+        super().__init__()
         self.beta, self.label_smoothing = beta, label_smoothing
-        self._sums, self._pairs = 0.0, 0
 
     def count(self, parallel: DataParallel, batch: tuple) -> int:
         """How many pairs there are."""
         return len(batch[0])
 
-    def loss(self, parallel: DataParallel, batch: tuple):
-        """The mean over the batch, 0-d, in evaluation mode."""
-        with parallel.evaluating():
-            return self._over_parts(parallel, batch, len(batch[0]), None)
-
-    def loss_and_gradients(self, parallel: DataParallel, batch: tuple, count: float, rng_key: tuple):
-        """The sum over the batch divided by `count`, 0-d; its gradient is added to the
-        parameters'.
-        """
-        loss = self._over_parts(parallel, batch, count, rng_key)
-        parallel.add_gradients()
-        return loss
-
-    def take_figures(self) -> list:
-        """The means of `figures` over all pairs since the last call: 0-d each, on the model's
-        device.
-        """
-        means = [] if not self._pairs else list(self._sums / self._pairs)
-        self._sums, self._pairs = 0.0, 0
-        return means
-
-    def _over_parts(self, parallel: DataParallel, batch: tuple, count: float, rng_key):
-        """The sum of the parts' losses; with a key their gradients are in the copies of the
-        model.
-        """
-
-        def of_part(model, ids, targets, reference):
-            pairs = PreferenceModel(model, self.beta, self.label_smoothing)
-            pairs.training = model.training
-            loss = pairs.loss(ids, targets, reference, rng_key, count)
-            if model.training:
-                pairs.backward()
-            return loss, pairs.figures
-
-        losses, sums = zip(*parallel.parts(of_part, *batch, rows_each=2))
-        self._sums, self._pairs = self._sums + sum(sums), self._pairs + len(batch[0])
-        return sum(losses)
+    def of_part(self, model, part: tuple, rng_key, count: float) -> tuple:
+        """The part's sum of losses divided by `count`, and the sums of its figures."""
+        pairs = PreferenceModel(model, self.beta, self.label_smoothing)
+        pairs.training = model.training
+        loss = pairs.loss(*part, rng_key, count)
+        if model.training:
+            pairs.backward()
+        return loss, *pairs.figures
 
 
 def log_probabilities(parallel: DataParallel, ids, targets) -> list:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,10 @@ import numpy as np
 from minillm.backend.arrays import to_device
 from minillm.backend.matmul import check_gpu
 from minillm.backend.precision import weight_dtype
+from minillm.backend.threads import default_workers
+from minillm.distributed.alone import Alone
+from minillm.distributed.communicator import Communicator
+from minillm.distributed.sharding import Sharded
 from minillm.errors import UserError
 from minillm.files.atomic import remove_leftovers
 from minillm.files.model_folder import WEIGHTS_FILE
@@ -55,6 +59,8 @@ class Run:
     progress: Progress
     metrics: MetricsLog
     claim: Claim | None = None
+    communicator: Communicator = field(default_factory=Alone)  # the ranks that train it together
+    sharded: Sharded | None = None  # the optimizer among ranks and threads, while it trains
 
     def hold(self) -> None:
         """Claim the folder for this process.
@@ -77,9 +83,11 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint. Raises UserError for a changed model, which could not be resumed."""
         self.refuse_changed_model()
-        self.progress.metrics_size = self.metrics.size
-        description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-        save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
+        if self.communicator.rank == 0:
+            self.progress.metrics_size = self.metrics.size
+            description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
+            save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
+        self.communicator.barrier()
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model differs from the run's configuration: a resumed run would
@@ -93,7 +101,9 @@ class Run:
 
     def save_model(self) -> None:
         """Save the present weights as the folder's model."""
-        _save_as_model(self.model, self.settings, self.folder)
+        if self.communicator.rank == 0:
+            _save_as_model(self.model, self.settings, self.folder)
+        self.communicator.barrier()
 
     def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far, in its stored precision."""
@@ -110,12 +120,14 @@ def start_run(
     overwrite: bool = False,
     device: str = "cpu",
     numbered: bool = False,
+    workers: int = 1,
 ) -> Run:
     """Create a run folder with a first checkpoint, and open it.
 
     model_fields: fields of the model's configuration, and model_type (by default that of the preset
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
-    not at all. numbered: use FOLDER-1, or the first free number. Raises UserError, before anything
+    not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
+    many parts where the settings do not say. Raises UserError, before anything
     is written, for invalid settings, texts or folders, for a folder in which another process
     trains, and for one that the run needs as an input (needed.py).
     """
@@ -136,6 +148,9 @@ def start_run(
         tokenizer = kind.make_tokenizer(settings, source, architecture)
         config = config_from_dict({**model_fields, "vocab_size": tokenizer.vocab_size})
     examples = kind.encode(source, settings, config, tokenizer)
+    if not settings.batch_parts:
+        workers = max(workers, default_workers(settings.batch_size, config.context_length, device))
+        settings = replace(settings, batch_parts=workers)
     with claim_new_folder(folder, numbered) as (folder, partial):
         if folder.exists():
             check_free(folder, overwrite)  # another process may have created it meanwhile
@@ -228,6 +243,9 @@ def _open_run(folder: Path, device: str, claim: Claim) -> Run:
         settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
     except TypeError as error:
         raise UserError(f"{folder / TRAINING_FOLDER}: the stored settings are not of this version: {error}") from None
+    if not settings.batch_parts:  # of a run that an older version began
+        workers = default_workers(settings.batch_size, config.context_length, device)
+        settings = replace(settings, batch_parts=workers)
     with explain_oom(workload_of(settings, config, device)):
         model, optimizer = _restore(folder, settings, config, progress, device)
     tokenizer = load_tokenizer(folder)

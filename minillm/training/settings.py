@@ -25,7 +25,10 @@ class TrainingSettings:
     model's own, or the plain one (pretrained/training_template.py); packing: whether short
     conversations share a row. preference_data, preference_validation: files of pairs in its place;
     dpo_beta, dpo_label_smoothing: layers/dpo.py. batch_size: windows, or pairs, in a batch;
-    gradient_accumulation: batches a step. max_steps: where the schedule ends. lr rises over
+    gradient_accumulation: batches a step. batch_parts: S, parts of a batch whose gradients are
+    computed alone and added along a tree (distributed/tree.py): what the last bits depend on, and no
+    number of processes and threads; 0 becomes the workers of the machine that starts the run.
+    max_steps: where the schedule ends. lr rises over
     warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
     checkpoint_activations: compute each block again in backward, for less memory. gradient_clip:
     largest global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations;
@@ -74,6 +77,13 @@ class TrainingSettings:
     seed: int = option(1337, "The same seed gives the same run.", RUN, least=0)
     batch_size: int = option(12, "Windows of text in a batch.", STEPS, least=1)
     gradient_accumulation: int = option(1, "Batches whose gradients make one step.", STEPS, least=1)
+    batch_parts: int = option(
+        0,
+        "Parts of a batch, each for one core; the same number gives the same bits on any number of processes. 0: as many "
+        "as are faster here.",
+        STEPS,
+        least=0,
+    )
     max_steps: int = option(2000, "Steps in all: where the schedule ends.", STEPS, least=1)
     optimizer: str = option(
         "adamw",
@@ -156,6 +166,10 @@ class TrainingSettings:
             raise UserError(f'unknown optimizer "{self.optimizer}": use one of {", ".join(OPTIMIZERS)}')
         if not (math.isfinite(self.gradient_clip) and self.gradient_clip >= 0):
             raise UserError(f"gradient_clip is {self.gradient_clip}: it must be a finite number, 0 for no limit")
+        if self.batch_parts > self.batch_size:
+            raise UserError(
+                f"--batch-parts is {self.batch_parts}: a batch of {self.batch_size} has no more parts than that"
+            )
         if self.lora_rank and not self.init:
             raise UserError("--lora-rank adds to a model that exists: name it with --init")
         if self.extend_with and not self.init:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from minillm.backend.arrays import array_module
 from minillm.errors import UserError
-from minillm.optim import clip
 from minillm.training.data_parallel import DataParallel
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.run import Run
@@ -36,13 +35,16 @@ def train_step(
     """
     settings = run.settings
     loss = _loss_and_gradients(run, parallel, batches, run.progress.step)
-    norm, scale = clip(run.optimizer.parameters, settings.gradient_clip, settings.gradient_accumulation)
+    norm, scale = parallel.clip(run.optimizer.parameters, settings.gradient_clip, settings.gradient_accumulation)
     if run.model.device == "cpu":
         check_finite(run, run.progress.step, loss, norm)
     if before_update:
         before_update(run.progress.step + 1, run.optimizer.parameters)
-    run.optimizer.lr, run.optimizer.share = lr, parallel.share
-    run.optimizer.step(scale)
+    if run.sharded is not None:
+        run.sharded.step(parallel.own_gradients, lr, scale, parallel.share, parallel.missing)
+    else:
+        run.optimizer.lr, run.optimizer.share = lr, parallel.share
+        run.optimizer.step(scale)
     run.optimizer.zero_grad()
     return loss, norm
 
@@ -55,13 +57,12 @@ def _loss_and_gradients(run: Run, parallel: DataParallel, batches: BatchPrefetch
     batch's sum is divided by N / K, which is what a batch counts on the average: for windows of a
     text, of which each counts the same, that is the mean of the batch itself.
     """
-    settings, objective, loss = run.settings, run.examples.objective, 0.0
+    settings, objective = run.settings, run.examples.objective
     micro_steps = range(settings.gradient_accumulation)
     drawn = [batches.get(step, micro_step) for micro_step in micro_steps]
     count = sum(objective.count(parallel, batch) for batch in drawn) / len(drawn)  # N / K
-    for micro_step, batch in zip(micro_steps, drawn):
-        rng_key = (settings.seed, "dropout", step, micro_step)
-        loss = loss + objective.loss_and_gradients(parallel, batch, count, rng_key)
+    rng_keys = [(settings.seed, "dropout", step, micro_step) for micro_step in micro_steps]
+    loss = objective.loss_and_gradients(parallel, drawn, count, rng_keys)
     # forward: loss = mean over the micro-steps, so each gradient counts 1 / gradient_accumulation
     return loss / settings.gradient_accumulation
 

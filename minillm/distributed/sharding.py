@@ -1,0 +1,134 @@
+"""The sharded optimizer (ZeRO-1): each rank updates the weights that it owns, and keeps the
+optimizer's state for those alone.
+
+Source: Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion
+Parameter Models" (SC 2020), section 5.1. With P weights, N ranks, and K numbers of state a weight
+(AdamW: 2):
+
+    g_r = reduce_scatter(gradients)          the own P/N of the sum over all ranks
+    w_r, state_r = step(w_r, g_r, state_r)   the own P/N of weights and state
+    w = all_gather(w_r)
+
+    state of a rank     K P       ->   K P / N         the other ranks' part is nowhere in its memory
+    bytes sent          2 P (N-1)/N   ->   the same    the sum of plain data parallelism is these two
+
+Every element has one owner, and its step is the one that it would have in one process: the same
+bits. What is owned is a slice of a flat buffer (layout.py), so that a parameter may have several
+owners; its pieces are Parameters for the optimizer. Within a rank its threads share the pieces in
+the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from minillm.distributed.communicator import Communicator
+from minillm.distributed.layout import CELL, Layout, Piece
+from minillm.layers.layer import Parameter
+
+
+def layout_for(optimizer) -> Layout:
+    """The layout of what an optimizer changes: whole parameters for one owner where its step is not
+    element by element.
+    """
+    shapes = {name: parameter.peek().shape for name, parameter in optimizer.parameters.items()}
+    return Layout(shapes, whole=not is_elementwise(optimizer))
+
+
+def is_elementwise(optimizer) -> bool:
+    """Whether its class, and none above it, says that each element's step depends on that element
+    alone.
+    """
+    return vars(type(optimizer)).get("elementwise", False)
+
+
+class Sharded:
+    """An optimizer among the ranks of a communicator, and among the threads of this one.
+
+    optimizer: as one process has it, of all parameters; their values become views of one flat array.
+    Where ranks share memory its state does, too, and is complete in every rank; otherwise a rank
+    keeps the state of its own pieces. All ranks make it together.
+    """
+
+    def __init__(self, optimizer, layout: Layout, communicator: Communicator, threads: int = 1):
+        self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
+        self._flatten()
+        self.owned = layout.owned(communicator.rank, communicator.size)
+        self._threads = threads if not layout.whole else 1
+        self._optimizers: list | None = None
+
+    def step(self, gradients, lr: float, scale, share: Callable, missing=frozenset()) -> None:
+        """Update the weights that this rank owns from the flat gradients (size,), whose owned slices
+        are complete, times `scale`; then all ranks have all weights.
+
+        share: see `Gradients.sum`. missing: names of parameters that have no gradient. Raises as
+        Optimizer.step.
+        """
+        if self._optimizers is None:
+            self._optimizers = [self._restricted(pieces, gradients) for pieces in self._by_thread() if pieces]
+        for each in self._optimizers:
+            each.lr, each.weight_decay, each.step_count = lr, self.optimizer.weight_decay, self.optimizer.step_count
+            each.share = share
+            for piece, parameter in each.pieces:
+                parameter.grad = None if piece.entry.name in missing else gradients[piece.place].reshape(piece.shape)
+        self.optimizer.lr = lr
+        if len(self._optimizers) == 1:
+            self._optimizers[0].step(scale)
+        else:
+            share(lambda each: each.step(scale), self._optimizers)
+        self.optimizer.step_count += 1
+        for section in self.layout.sections:
+            self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
+
+    # ------------------------------------------------------------------------------- the flat arrays
+
+    def _flatten(self) -> None:
+        """Make every weight, and where ranks share memory every state, a view of a flat array."""
+        parameters, layout = self.optimizer.parameters, self.layout
+        dtype = next(iter(parameters.values())).peek().dtype
+        self.weights = self.communicator.shared(layout.size, dtype)
+        for name, view in layout.views(self.weights).items():
+            view[...] = parameters[name].peek()
+            parameters[name].value = view
+        if self.communicator.size > 1 and self.communicator.shares_memory:
+            for arrays in self.optimizer.state.values():
+                views = layout.views(self.communicator.shared(layout.size, dtype))
+                for name in arrays:
+                    views[name][...] = arrays[name]
+                    arrays[name] = views[name]
+
+    def _by_thread(self) -> list[list[Piece]]:
+        """The own pieces, shared among the threads."""
+        if self._threads == 1:
+            return [self.layout.pieces(self.owned)]
+        return [
+            self.layout.pieces([_share(slice_, thread, self._threads) for slice_ in self.owned])
+            for thread in range(self._threads)
+        ]
+
+    def _restricted(self, pieces: list[Piece], gradients):
+        """The optimizer of some pieces."""
+        parameters, state, kept = {}, {kind: {} for kind in self.optimizer.state}, []
+        own_memory = self.communicator.size > 1 and not self.communicator.shares_memory
+        for piece in pieces:
+            name = piece.entry.name
+            parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
+            whole = self.optimizer.parameters[name]
+            parameter.outputs_axis, parameter.whole_ndim = whole.outputs_axis, len(piece.entry.shape)
+            parameters[name] = parameter
+            kept.append((piece, parameter))
+            for kind, arrays in self.optimizer.state.items():
+                if name in arrays:
+                    part = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
+                    state[kind][name] = part.copy() if own_memory else part
+        restricted = self.optimizer.restricted(parameters, state)
+        restricted.pieces = kept
+        return restricted
+
+
+def _share(owned: slice, thread: int, threads: int) -> slice:
+    """A thread's share of a slice, in whole cells."""
+    cells = (owned.stop - owned.start) // CELL
+    return slice(
+        owned.start + CELL * (cells * thread // threads), owned.start + CELL * (cells * (thread + 1) // threads)
+    )
