@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 import minillm
-from benchmarks import common
 from benchmarks.collective_costs import ALGORITHMS
 from benchmarks.networks import GPU_CLUSTERS, Cluster, Device, servers
 from benchmarks.scale_model import PAYS, PLANS, Case, fits_from, memory_of_rank, pays_up_to, strong, weak
@@ -79,8 +79,8 @@ def where_it_stops(case: Case, clusters: list[Cluster]) -> list[str]:
     for cluster in clusters:
         cells, rows = [], [count for count in RANKS if count * cluster.device.parts <= case.all_rows]
         for plan in PLANS:
-            most = pays_up_to(lambda count, plan=plan: weak(cluster, case, count, plan), RANKS)
-            shared = pays_up_to(lambda count, plan=plan: strong(cluster, case, count, plan), rows)
+            most = pays_up_to(partial(weak, cluster, case, plan=plan), RANKS)
+            shared = pays_up_to(partial(strong, cluster, case, plan=plan), rows)
             cells.append(f"{_ranks(most, RANKS[-1])} / {_ranks(shared, rows[-1])}")
         fits = [fits_from(cluster, case, zero, [1, *RANKS]) for zero in (1, 2, 3)]
         cells.append(", ".join("never" if count is None else f"{count:,}" for count in fits))

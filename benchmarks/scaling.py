@@ -1,0 +1,228 @@
+"""python -m benchmarks.scaling: the step time of 1, 2 and 4 processes and threads, beside PyTorch DDP with gloo, in one run.
+
+Three sizes of GPT-2 with tied head, no dropout. Contestants of N workers, which take turns:
+
+    threads      one process of minillm with N threads
+    processes    N processes of minillm that share memory
+    mpi          N processes of minillm under mpiexec
+    torch        one process of PyTorch with N threads
+    DDP          N processes of PyTorch, DistributedDataParallel over gloo
+
+Each works in processes of its own, which sleep while another has its turn. A block is some steps, its figure their median; a
+result is the median over blocks. The machine may have other work: blocks are chosen by how much of the cores it took
+(/proc/stat), not by their time. A ratio is that of neighbouring blocks, all of them.
+
+With 1 and 2 workers the parts of a step are measured in the same turns, without the step: forward and backward of a part of
+the batch on N cores at once, the optimizer's update of an element, and collectives on arrays of several sizes, which give a
+latency and a time for each byte. From these the model of scale_model.py predicts the step. More workers than cores are
+measured and not predicted.
+
+--write makes benchmarks/results/scaling.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from statistics import median
+
+import minillm
+from benchmarks import common
+from benchmarks.scaling_contestants import Contestant, Running, available_bytes
+from benchmarks.scaling_prediction import figures_of_core, fitted, predicted_step
+from minillm.backend.threads import cores
+from minillm.errors import UserError
+from minillm.models.presets import find_preset
+from minillm.profiling.memory import count_parameters
+
+WORKERS = (1, 2, 4)
+QUIET = 0.05  # of the cores, that other processes may take during a block
+MOST_ROUNDS = 4  # times the blocks that are wanted, in search of quiet ones
+COLLECTIVES = ("reduce_scatter", "all_gather")
+ARRAYS = [1 << power for power in (12, 15, 18, 21, 24, 26)]  # bytes
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and its batch; steps: in a block."""
+
+    name: str
+    config: minillm.GPT2Config
+    batch_size: int
+    steps: int
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    results = {"sizes": {}, "steps": [], "ratios": [], "predictions": [], "calibration": []}
+    for size in sizes(arguments):
+        shape = {"parameters": count_parameters(size.config), "batch_size": size.batch_size}
+        results["sizes"][size.name] = {**shape, "context_length": size.config.context_length}
+        print(
+            f"{size.name}: {shape['parameters']:,} parameters, {size.batch_size} x {size.config.context_length} tokens a step"
+        )
+        for workers in arguments.workers:
+            measure(size, workers, arguments, results)
+    if arguments.write:
+        common.write_results(
+            "scaling", {"cores": cores(), **results, "core": figures_of_core(results, sizes(arguments))}
+        )
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["0.8M", "10M", "124M"], help="some of 0.8M, 10M, 124M, tiny")
+    parser.add_argument("--workers", nargs="+", type=int, default=WORKERS)
+    parser.add_argument("--contestants", nargs="+", default=["threads", "processes", "mpi", "torch", "DDP"])
+    parser.add_argument("--blocks", type=int, default=8, help="quiet blocks that are wanted")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/scaling.json")
+    return parser.parse_args()
+
+
+def sizes(arguments) -> list[Size]:
+    small = find_preset("shakespeare-char-cpu")
+    found = {
+        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 2),
+        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 15),
+        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=128, bias=False), 8, 4),
+        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 2),
+    }
+    return [
+        Size(name, minillm.GPT2Config(**{"dropout": 0.0, "tie_embeddings": True, **shape}), batch_size, steps)
+        for name, (shape, batch_size, steps) in found.items()
+        if name in arguments.sizes
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- measuring
+
+
+def contestants_of(workers: int, names) -> list[Contestant]:
+    """Those with so many workers. One worker is a thread and a process at once."""
+    found = {
+        "threads": Contestant("threads", "threads", 1, workers),
+        "processes": Contestant("processes", "processes", workers, 1),
+        "mpi": Contestant("mpi", "mpi", workers, 1),
+        "torch": Contestant("torch", "torch", 1, workers),
+        "DDP": Contestant("DDP", "torch", workers, 1),
+    }
+    same = {"threads", "DDP"} if workers == 1 else set()
+    return [contestant for name, contestant in found.items() if name in names and name not in same]
+
+
+def calibrators_of(workers: int, names) -> list[Contestant]:
+    """What the model's numbers are measured with, where there is a core for each worker."""
+    if workers > cores():
+        return []
+    timers = [Contestant(f"{kind} collectives", kind, workers, 1, "collectives") for kind in ("processes", "mpi")]
+    return [Contestant("part", "part", workers, 1), *(timer for timer in timers if workers > 1 and timer.kind in names)]
+
+
+def measure(size: Size, workers: int, arguments, results: dict) -> None:
+    """All contestants with so many workers: print and keep what they took."""
+    everyone = contestants_of(workers, arguments.contestants)
+    rounds: dict[str, list[dict]] = {}
+    for together in in_memory(everyone, calibrators_of(workers, arguments.contestants), size):
+        rounds = {**measured_together(size, together, arguments.blocks), **rounds}
+    steps = {name: chosen(rounds[name], "step") for name in (each.name for each in everyone)}
+    for name, values in steps.items():
+        row = {"size": size.name, "workers": workers, "contestant": name, **summary(values)}
+        results["steps"].append({**row, "others": median(block["others"] for block in rounds[name])})
+        print(f"  {workers} {name:<12} {row['milliseconds']:>9.2f} ms  ({row['lowest']:.2f} to {row['highest']:.2f})")
+    for ours, theirs in (("threads", "torch"), ("processes", "torch"), ("processes", "DDP"), ("mpi", "DDP")):
+        if ours in steps and theirs in steps:
+            ratio = ratio_of(rounds[ours], rounds[theirs])
+            results["ratios"].append({"size": size.name, "workers": workers, "ours": ours, "theirs": theirs, **ratio})
+            print(f"  {workers} {theirs} takes {ratio['median']:.2f} times as long as {ours}")
+    if "part" in rounds:
+        predict(size, workers, rounds, steps, results)
+
+
+def in_memory(everyone: list[Contestant], calibrators: list[Contestant], size: Size) -> list[list[Contestant]]:
+    """All of them at once, or minillm with its calibrators and then PyTorch with minillm's processes."""
+    bytes_of_model = 4 * count_parameters(size.config)
+    if sum(each.memory(bytes_of_model) for each in everyone + calibrators) < 0.8 * available_bytes():
+        return [everyone + calibrators]
+    ours = [each for each in everyone if each.kind != "torch"]
+    theirs = [each for each in everyone if each.kind == "torch"]
+    return [ours + calibrators, *([each, *(one for one in ours if one.name == "processes")] for each in theirs)]
+
+
+def measured_together(size: Size, together: list[Contestant], blocks: int) -> dict[str, list[dict]]:
+    """Name -> a dict of figures for each block, in turns, until each has enough quiet ones."""
+    rounds: dict[str, list[dict]] = {each.name: [] for each in together}
+    with Running(together, size.config, size.batch_size, ARRAYS[-1]) as running:
+        for _ in range(MOST_ROUNDS * blocks):
+            for each in together:
+                rounds[each.name].append(block_of(running, each, size))
+            if all(sum(block["others"] <= QUIET for block in found) >= blocks for found in rounds.values()):
+                break
+    return rounds
+
+
+def block_of(running: Running, contestant: Contestant, size: Size) -> dict:
+    """The figures of a turn: the medians of what its slowest process took."""
+    found = {}
+    with running.watched() as load:
+        if contestant.task == "collectives":
+            for name in COLLECTIVES:
+                for count in ARRAYS:
+                    found[name, count] = median(running.ask(contestant, "collective", name, count, 3))
+        else:
+            found["step"] = median(running.ask(contestant, "steps", size.steps))
+        if contestant.kind == "part":
+            found["update"] = median(running.ask(contestant, "update", 3))
+    return {**found, "others": load.others}
+
+
+def chosen(blocks: list[dict], figure) -> list[float]:
+    """A figure in the quiet blocks; where there are few, in the quietest third."""
+    ordered = sorted(blocks, key=lambda block: block["others"])
+    quiet = sum(block["others"] <= QUIET for block in blocks)
+    return [block[figure] for block in ordered[: max(quiet, -(-len(blocks) // 3))]]
+
+
+def summary(values: list[float]) -> dict:
+    found = {"milliseconds": median(values), "lowest": min(values), "highest": max(values)}
+    return {**{name: 1e3 * seconds for name, seconds in found.items()}, "blocks": len(values)}
+
+
+def ratio_of(ours: list[dict], theirs: list[dict]) -> dict:
+    pairs = [their["step"] / our["step"] for our, their in zip(ours, theirs)]
+    return {"median": median(pairs), "lowest": min(pairs), "highest": max(pairs)}
+
+
+# ---------------------------------------------------------------------------------------------------------- prediction
+
+
+def predict(size: Size, workers: int, rounds, steps, results) -> None:
+    """Beside what was measured, what the model makes of its numbers."""
+    part, update = (median(chosen(rounds["part"], figure)) for figure in ("step", "update"))
+    numbers = {"size": size.name, "workers": workers, "part_seconds": part, "update_seconds_an_element": update}
+    for kind in ("processes", "mpi"):
+        if kind not in steps:
+            continue
+        timed = rounds.get(f"{kind} collectives", [])
+        links = {
+            name: fitted({count: median(chosen(timed, (name, count))) for count in ARRAYS})
+            for name in COLLECTIVES
+            if timed
+        }
+        for name, link in links.items():
+            numbers[f"{kind} {name}"] = {"latency": link.latency, "bandwidth": link.bandwidth}
+        predicted = predicted_step(count_parameters(size.config), part, update, workers, links)
+        measured = median(steps[kind])
+        row = {"size": size.name, "workers": workers, "contestant": kind}
+        row |= {"predicted": 1e3 * predicted, "measured": 1e3 * measured, "error": predicted / measured - 1}
+        results["predictions"].append(row)
+        print(
+            f"  {workers} {kind}: predicted {row['predicted']:.2f} ms, measured {row['measured']:.2f}, {row['error']:+.1%}"
+        )
+    results["calibration"].append(numbers)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,154 @@
+"""The processes of the contestants of benchmarks/scaling.py: start them, send them work, see what else the machine does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Listener
+from pathlib import Path
+from types import SimpleNamespace
+
+from minillm.backend.threads import cores
+from minillm.errors import UserError
+
+ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """ranks: processes; threads: of each. kind, task: see scaling_rank.py."""
+
+    name: str
+    kind: str
+    ranks: int
+    threads: int
+    task: str = "train"
+
+    def memory(self, model: int) -> float:
+        """About how many bytes it takes, with a model of so many: weights, gradients, moments."""
+        if self.task == "collectives":
+            return 5e8
+        of_kind = {"threads": 3 + self.threads, "processes": 3 + self.ranks, "mpi": 2 + 2.5 * self.ranks}
+        return model * of_kind.get(self.kind, 4.5 * self.ranks)
+
+    def commands(self, arguments: list[str], store: str) -> list[list[str]]:
+        """Of the programs to start."""
+        rank = [sys.executable, "-m", "benchmarks.scaling_rank", "--kind", self.kind, "--name", self.name, *arguments]
+        rank += ["--task", self.task, "--ranks", str(self.ranks), "--threads", str(self.threads), "--store", store]
+        if self.kind == "mpi":
+            return [[mpiexec(), "-n", str(self.ranks), *rank]]
+        if self.kind in ("torch", "part"):
+            return [[*rank, "--rank", str(number)] for number in range(self.ranks)]
+        return [rank]
+
+
+def mpiexec() -> str:
+    """Where it is: beside Python, or in the path."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if not found:
+        raise UserError('there is no mpiexec: pip install "minillm[mpi]", or leave mpi out of --contestants')
+    return str(Path(found).resolve())  # its helpers lie beside the file itself
+
+
+class Running:
+    """Contestants whose processes run: use it as a context manager. At the end they are ended."""
+
+    def __init__(self, contestants: list[Contestant], config, batch_size: int, largest: int):
+        self._contestants, self._config, self._batch_size, self._largest = contestants, config, batch_size, largest
+        self._programs: list[subprocess.Popen] = []
+        self._ranks: dict[tuple[str, int], object] = {}  # name, rank -> connection
+        self._pids: list[int] = [os.getpid()]
+
+    def __enter__(self) -> Running:
+        self._folder = tempfile.TemporaryDirectory()
+        for each in self._contestants:
+            self._start(each)
+        return self
+
+    def _start(self, contestant: Contestant) -> None:
+        """One after the other, so that memory is not taken by all at once before any has started."""
+        config = self._config
+        name = contestant.name.replace(" ", "-")
+        address, store = (str(Path(self._folder.name) / f"{name}.{kind}") for kind in ("socket", "store"))
+        arguments = ["--address", address, "--batch-size", str(self._batch_size), "--largest", str(self._largest)]
+        for field in ("vocab_size", "context_length", "n_layer", "n_head", "d_model"):
+            arguments += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
+        arguments += ["--bias"] if config.bias else []
+        with Listener(address, "AF_UNIX") as listener:
+            listener._listener._socket.settimeout(1.0)
+            programs = [
+                subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, stdin=subprocess.DEVNULL)
+                for command in contestant.commands(arguments, store)
+            ]
+            self._programs += programs
+            for _ in range(contestant.ranks):
+                connection = _accepted(listener, programs, contestant.name)
+                _, rank, pid = connection.recv()
+                self._ranks[contestant.name, rank] = connection
+                self._pids.append(pid)
+
+    def ask(self, contestant: Contestant, *request) -> list[float]:
+        """What all its processes answer, which work at the same time: for each entry the slowest."""
+        connections = [self._ranks[contestant.name, rank] for rank in range(contestant.ranks)]
+        for connection in connections:
+            connection.send(request)
+        return [max(times) for times in zip(*(connection.recv() for connection in connections))]
+
+    @contextmanager
+    def watched(self) -> Iterator[SimpleNamespace]:
+        """Afterwards `others` says what share of the cores other processes had meanwhile."""
+        load = SimpleNamespace(others=0.0)
+        busy, own, started = _busy(), self._own(), time.perf_counter()
+        yield load
+        seconds = time.perf_counter() - started
+        load.others = max(0.0, _busy() - busy - (self._own() - own)) / (seconds * cores())
+
+    def _own(self) -> float:
+        """Processor time of all processes of all contestants, in seconds."""
+        return sum(_processor_seconds(pid) for pid in self._pids)
+
+    def __exit__(self, *exception) -> None:
+        for connection in self._ranks.values():
+            connection.send(("end",))
+            connection.close()
+        for program in self._programs:
+            if exception[0] is not None:
+                program.kill()
+            program.wait()
+        self._folder.cleanup()
+
+
+def _accepted(listener: Listener, programs, name: str):
+    while True:
+        try:
+            return listener.accept()
+        except TimeoutError:
+            ended = [program.poll() for program in programs if program.poll() is not None]
+            if ended:
+                raise UserError(f"{name}: a process ended with exit code {ended[0]}") from None
+
+
+def available_bytes() -> float:
+    """Memory that is free for programs."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def _busy() -> float:
+    """Seconds that all cores together were not idle."""
+    user, nice, system, _, _, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+    return (user + nice + system + sum(others)) / TICKS
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS

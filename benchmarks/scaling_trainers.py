@@ -1,0 +1,144 @@
+"""What each contestant of benchmarks/scaling.py does in a step, and the parts of a step that its model of time is made of."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+import minillm
+from minillm.backend.threads import blas_threads
+from minillm.distributed.alone import Alone
+from minillm.distributed.communicator import Communicator, Terms
+from minillm.distributed.gradients import Gradients, complete, put_home
+from minillm.distributed.layout import CELL
+from minillm.distributed.sharding import Sharded, layout_for
+from minillm.distributed.tree import parts_of
+from minillm.optim.adamw import adamw_update
+from minillm.training.data_parallel import DataParallel, loss_of
+
+SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+MOST_ELEMENTS = 1 << 24  # whose update is timed
+
+
+def batch_of(config, batch_size: int) -> tuple:
+    """(ids, targets), random tokens: the same in all ranks."""
+    windows = np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, config.context_length + 1))
+    return windows[:, :-1], windows[:, 1:]
+
+
+class OurTrainer:
+    """A training step as `minillm train` takes it (training/loop.py, training/step.py).
+
+    parts: S, the threads of all ranks. Made before the communicator is started, which it does.
+    """
+
+    def __init__(self, config, batch_size: int, communicator: Communicator, threads: int):
+        self.batch, parts = batch_of(config, batch_size), communicator.size * threads
+        self.model = minillm.GPT2(config, seed=0).train()
+        self.optimizer = minillm.AdamW(self.model.parameters(), **SETTINGS)
+        self.sharded = None
+        if parts > 1:
+            self.sharded = Sharded(self.optimizer, layout_for(self.optimizer), communicator, threads)
+        layout = self.sharded and self.sharded.layout
+        self.parallel = DataParallel(self.model, threads, parts, communicator, layout)
+        self.parallel.prepare()
+        communicator.start()
+
+    def __enter__(self) -> OurTrainer:
+        self.parallel.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.parallel.__exit__(*exception)
+
+    def step(self) -> None:
+        self.parallel.loss_and_gradients(*self.batch)
+        _, scale = self.parallel.clip(self.optimizer.parameters, 1.0, 1)
+        if self.sharded is not None:
+            self.sharded.step(self.parallel.own_gradients, SETTINGS["lr"], scale, self.parallel.share)
+        else:
+            self.optimizer.share = self.parallel.share
+            self.optimizer.step(scale)
+        self.optimizer.zero_grad()
+
+
+class PartTrainer:
+    """What a rank does by itself in a step with N ranks: forward and backward of its part, and the
+    update of its share. There are N of these at work at the same time, which exchange nothing.
+    """
+
+    def __init__(self, config, batch_size: int, communicator: Communicator, threads: int):
+        rows = parts_of(communicator.rank, communicator.size, batch_size)
+        self.part = tuple(array[rows.start : rows.stop] for array in batch_of(config, batch_size))
+        self.model = minillm.GPT2(config, seed=0).train()
+        self.parameters = self.model.parameters()
+        self.optimizer = minillm.AdamW(self.parameters, **SETTINGS)
+        layout = layout_for(self.optimizer)
+        self.views = Gradients(layout, np.float32, 1, 1, Alone()).views(0, 0) if communicator.size > 1 else {}
+        self.count = batch_size * config.context_length
+        elements = min(MOST_ELEMENTS, layout.size // communicator.size // CELL * CELL)
+        self.arrays = [np.full(elements, 1e-3, np.float32) for _ in range(4)]
+
+    def __enter__(self) -> PartTrainer:
+        self._blas = blas_threads(1)
+        self._blas.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._blas.__exit__(*exception)
+
+    def step(self) -> None:
+        """Forward and backward."""
+        put_home(self.parameters, self.views)
+        loss_of(self.model, self.part, None, self.count)
+        self.model.backward()
+        complete(self.parameters, self.views)
+        self.optimizer.zero_grad()
+
+    def update(self) -> float:
+        """Seconds an element: of its square, and of AdamW."""
+        w, g, m, v = self.arrays
+        started = time.perf_counter()
+        np.einsum("ij,ij->i", g.reshape(-1, CELL), g.reshape(-1, CELL))
+        adamw_update([w], [g], [m], [v], 1e-3, (0.9, 0.99), 1e-8, [0.1], 1, 1.0)
+        return (time.perf_counter() - started) / w.size
+
+
+class CollectiveTimer:
+    """Times collectives on arrays of up to `largest` bytes, that ranks have just written."""
+
+    def __init__(self, communicator: Communicator, largest: int):
+        self.communicator, count = communicator, largest // 4
+        memory = communicator.of_each(count, np.float32)
+        self.weights = communicator.shared(count, np.float32)
+        communicator.start()
+        self.own = np.zeros(count, np.float32) if memory is None else memory[communicator.rank]
+        self.everyone = memory
+
+    def __enter__(self) -> CollectiveTimer:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        pass
+
+    def time(self, name: str, size: int) -> float:
+        """Seconds of a reduce_scatter or an all_gather of `size` bytes, a term for each rank."""
+        ranks, count = self.communicator.size, size // 4
+        cells = count // CELL
+        bounds = [CELL * (cells * rank // ranks) for rank in range(ranks + 1)]
+        nodes = [[(rank, rank + 1)] for rank in range(ranks)]
+        everyone = self.everyone and [[array[:count]] for array in self.everyone]
+        terms = Terms(ranks, nodes, [self.own[:count]], everyone)
+        own = slice(*bounds[self.communicator.rank : self.communicator.rank + 2])
+        if name == "reduce_scatter":
+            self.own[:count] = 1.0
+        else:
+            self.weights[own] = 1.0
+        self.communicator.barrier()
+        started = time.perf_counter()
+        if name == "reduce_scatter":
+            self.communicator.reduce_scatter(terms, bounds)
+        else:
+            self.communicator.all_gather(self.weights[:count], bounds)
+        return time.perf_counter() - started
