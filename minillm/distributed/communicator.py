@@ -27,6 +27,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from minillm.distributed.tree import Node
+from minillm.errors import UserError
+
+
+class RankLost(UserError):
+    """A rank has ended, or does not answer, so that the others cannot go on.
+
+    rank: the one that is lost, None where the transport cannot tell which. step: the step of the
+    training, None outside of one. collective: the one in which this was noticed, "" outside of any.
+    why: how the rank ended, in a few words.
+    """
+
+    def __init__(self, rank: int | None, step: int | None, collective: str, why: str):
+        who = "a rank" if rank is None else f"rank {rank}"
+        where = [*([] if step is None else [f"step {step}"]), *([collective] if collective else [])]
+        super().__init__(f"{who} is lost{' in ' + ', '.join(where) if where else ''}: {why}")
+        self.rank, self.step, self.collective, self.why = rank, step, collective, why
 
 
 @dataclass
@@ -50,7 +66,8 @@ class Communicator(ABC):
     rank, size: this process, and how many there are. where: how messages call the transport.
     shares_memory: whether arrays from `shared` are the same memory in all ranks. sent: bytes that
     this rank has handed to others so far, by the name of the collective. doing: the collective that
-    this rank is in, "" outside of any; for messages when something goes wrong.
+    this rank is in, "" outside of any; step: the step of the training that it is in, None outside of
+    one; both for messages when something goes wrong.
     """
 
     rank = 0
@@ -61,6 +78,7 @@ class Communicator(ABC):
     def __init__(self):
         self.sent: Counter[str] = Counter()
         self.doing = ""
+        self.step: int | None = None
 
     # ------------------------------------------------------------------------------------ memory
 
