@@ -1,6 +1,6 @@
 """One process of a contestant of benchmarks/scaling.py: it does what it is sent over a socket, and answers with seconds.
 
-    ("steps", n)                     n steps, after one that is not counted: the seconds of each
+    ("steps", k, n)                  k steps that are not counted, then n: the seconds of each
     ("update", n)                    n times, seconds an element of the optimizer's share
     ("collective", name, size, n)    n times a collective on an array of so many bytes
     ("end",)
@@ -108,9 +108,8 @@ def serve(arguments, rank: int, trainer) -> None:
 
 def answer(trainer, what: str, *details) -> list[float]:
     if what == "steps":
-        (count,) = details
-        trainer.step()
-        return [seconds_of(trainer.step) for _ in range(count)]
+        uncounted, count = details
+        return [seconds_of(trainer.step) for _ in range(uncounted + count)][uncounted:]
     if what == "update":
         (count,) = details
         return [trainer.update() for _ in range(count)]
