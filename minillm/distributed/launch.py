@@ -8,10 +8,10 @@ A launcher tells each process how many there are and which one it is, in environ
     srun --mpi=pmi2
     srun                                SLURM_STEP_NUM_TASKS    SLURM_PROCID
 
-SLURM_NTASKS alone says nothing: in a script of sbatch it is the size of the job, and the script runs
-once. What counts is a step, which srun makes; the numbers of the steps of a script and of an
-interactive shell are reserved ones. An mpiexec inside of a job starts its own helpers by srun, so its
-variables go first.
+SLURM_NTASKS alone says nothing: in a script of sbatch it is the size of the job, and the script
+runs once. What counts is a step, which srun makes; the numbers of the steps of a script and of an
+interactive shell are reserved ones. An mpiexec inside of a job starts its own helpers by srun, so
+its variables go first.
 
 The variables decide whether MPI is needed at all. A process that is alone never loads it: a process
 that has called MPI must not be forked.

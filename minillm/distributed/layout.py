@@ -78,15 +78,16 @@ class Layout:
         self.entries: dict[str, Entry] = {}
         self.sections: list[slice] = []
         position = 0
-        for names in sections if sections is not None else [list(shapes)]:
+        sections = [list(shapes)] if sections is None else sections
+        if [name for names in sections for name in names] != list(shapes):
+            raise ValueError("the sections have to name every parameter once, in the order of the model")
+        for names in sections:
             start = position
             for name in names:
                 self.entries[name] = entry = Entry(name, tuple(shapes[name]), position)
                 position = _rounded_up(entry.start + entry.size, CELL if whole else ALIGNMENT)
             position = _rounded_up(position, CELL)
             self.sections.append(slice(start, position))
-        if list(self.entries) != list(shapes):
-            raise ValueError("the sections have to name every parameter once, in the order of the model")
         self.size = position
 
     def bounds(self, section: slice, ranks: int) -> list[int]:

@@ -1,11 +1,11 @@
 """Ranks that mpiexec or SLURM started, on one machine or many: arrays travel by MPI.
 
-MPI (Message Passing Interface, https://www.mpi-forum.org) is called by mpi4py. Only what MPI 3.0 has
-is used, so that the library may be MPICH, Open MPI, Intel MPI or that of a cluster. Arrays are handed
-over as memory, nothing is pickled.
+MPI (Message Passing Interface, https://www.mpi-forum.org) is called by mpi4py. Only what MPI 3.0
+has is used, so that the library may be MPICH, Open MPI, Intel MPI or that of a cluster. Arrays are
+handed over as memory, nothing is pickled.
 
-MPI adds arrays in an order of its own, which depends on the number of ranks. So it only carries here,
-and each rank adds what it owns along the tree (tree.py):
+MPI adds arrays in an order of its own, which depends on the number of ranks. So it only carries
+here, and each rank adds what it owns along the tree (tree.py):
 
     reduce_scatter, N = 3           rank 0       rank 1       rank 2
     each rank has a term            a0 a1 a2     b0 b1 b2     c0 c1 c2
@@ -82,7 +82,7 @@ class Mpi(Communicator):
         return wait
 
     def all_gather(self, array, bounds: Sequence[int]) -> None:
-        """Each rank's slice goes to N - 1 others. Sends P (N - 1) / N bytes, where slices are equal."""
+        """Each rank's slice goes to N - 1 others: P (N - 1) / N bytes, where slices are equal."""
         with self._inside("all_gather"):
             self._gather(_flat(array), bounds, "all_gather")
 
@@ -96,8 +96,8 @@ class Mpi(Communicator):
                 self._wait([self._ranks.Ibcast(data[start : start + PIECE], root)])
 
     def sum(self, array) -> None:
-        """reduce_scatter and all_gather with one term a rank: 2 P (N - 1) / N bytes. A small array is
-        sent as it is to all, P (N - 1) bytes: one exchange in place of two. The bits are the same.
+        """reduce_scatter and all_gather with one term a rank: 2 P (N - 1) / N bytes. A small array
+        is sent as it is to all, P (N - 1) bytes: one exchange in place of two, the same bits.
         """
         with self._inside("sum"):
             flat = _flat(array)
@@ -205,8 +205,8 @@ class Mpi(Communicator):
         return rows
 
     def _pieces(self, array: np.ndarray, starts, counts, bounds=None) -> Iterator[list]:
-        """An array as MPI takes it, in pieces of at most PIECE bytes: `counts` elements for each rank
-        from its start. Every rank makes the same number of pieces, as its bounds are the same.
+        """An array as MPI takes it, in pieces of at most PIECE bytes: `counts` elements for each
+        rank from its start. All ranks make as many pieces, as their bounds are the same.
 
         Counts and starts of MPI 3 have 31 bits. So they are counted in units: as many elements as
         divide all bounds, a cell at most.
@@ -228,12 +228,12 @@ class Mpi(Communicator):
         return self._units[size]
 
     def _borrow(self, count: int, dtype) -> np.ndarray:
-        """Memory (count,) from an earlier call: to get new pages takes about as long as to fill them."""
+        """Memory (count,), of an earlier call if possible: new pages take their time."""
         kept = self._unused[count, dtype]
         return kept.pop() if kept else np.empty(count, dtype)
 
     def _wait(self, requests: list) -> None:
-        """Until all requests are done: ask without a pause for PATIENCE seconds, then with pauses."""
+        """Until all requests are done: ask at once for PATIENCE seconds, then with pauses."""
         from mpi4py import MPI
 
         began = time.perf_counter()

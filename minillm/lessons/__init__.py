@@ -25,6 +25,7 @@ NAMES = (  # each builds on those before it, and is a module of this package
     "chat",
     "preferences",
     "wrong-gradient",
+    "many-hands",
 )
 
 

@@ -10,10 +10,10 @@ import minillm
 from minillm.backend.arrays import HostSyncError, SimulatedArray, device_of, to_device, to_host
 from minillm.backend.async_read import AsyncRead, no_waits
 from minillm.kernels import launch, use_kernels
-from minillm.training import Diverged, Reporter, TrainingSettings, resume_run, start_run, train
+from minillm.training import Diverged, Reporter, TrainingSettings, data_parallel, resume_run, start_run, train
 from minillm.training import loop as loop_module
-from minillm.training import step as step_module
 from minillm.training.data_parallel import DataParallel
+from minillm.training.examples import NextToken
 from minillm.training.metrics import METRICS_FILE
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.step import train_step
@@ -80,10 +80,10 @@ def test_without_kernels_neither(tmp_path, device):
 @pytest.mark.parametrize(
     "module, name, waiting",
     [
-        (DataParallel, "loss_and_gradients", lambda result, _: float(result)),
-        (step_module, "clip", lambda result, _: (float(result[0]), float(result[1]))),
-        (step_module, "clip", lambda result, _: (result[0], 1.0 if result[0] < 1 else 0.5)),
-        (step_module, "clip", lambda result, _: (result[0].item(), result[1])),
+        (DataParallel, "gradients", lambda result, _: (float(result[0]),)),
+        (data_parallel, "clip", lambda result, _: (float(result[0]), float(result[1]))),
+        (data_parallel, "clip", lambda result, _: (result[0], 1.0 if result[0] < 1 else 0.5)),
+        (data_parallel, "clip", lambda result, _: (result[0].item(), result[1])),
         (
             minillm.layers.embedding.Embedding,
             "forward",
@@ -145,15 +145,15 @@ def bad_step(monkeypatch):
     """Makes the gradient of the run's third step infinite, as often as it is computed."""
 
     def plant(run, bad=2):
-        loss_and_gradients = DataParallel.loss_and_gradients
+        loss_and_gradients = NextToken.loss_and_gradients
 
-        def faulty(parallel, ids, targets, rng_key, **more):
-            loss = loss_and_gradients(parallel, ids, targets, rng_key, **more)
-            if rng_key[2] == bad:
+        def faulty(objective, parallel, batches, count, rng_keys):
+            loss = loss_and_gradients(objective, parallel, batches, count, rng_keys)
+            if rng_keys[0][2] == bad:
                 run.model.parameters()["transformer.h.1.mlp.c_fc.weight"].grad[1, 2] = np.inf
             return loss
 
-        monkeypatch.setattr(DataParallel, "loss_and_gradients", faulty)
+        monkeypatch.setattr(NextToken, "loss_and_gradients", faulty)
 
     return plant
 

@@ -57,9 +57,9 @@ def test_a_sentence_of_the_readers_own(minillm):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["entropy"], 'no lesson "entropy": did you mean "cross-entropy"? There are 0 to 15, one-page,'),
+        (["entropy"], 'no lesson "entropy": did you mean "cross-entropy"? There are 0 to 16, one-page,'),
         (["overfit"], 'did you mean "overfitting"?'),
-        (["16"], 'no lesson "16": there are 0 to 15'),
+        (["17"], 'no lesson "17": there are 0 to 16'),
         (["adam", "--text", "A sentence."], "lesson adam takes no --text"),
         (["temperature", "--text", ""], "--text is empty: give a sentence"),
         (["temperature", "--out", "text.txt"], "text.txt cannot be written (File exists): choose another folder with --out"),

@@ -172,9 +172,9 @@ def test_numbers_are_at_the_right(console):
 
 def test_a_lesson_is_found_by_name_and_number():
     assert [find_lesson(name) for name in NAMES] == [find_lesson(str(n)) for n in range(len(NAMES))]
-    assert len({find_lesson(name)[1].title for name in NAMES}) == len(NAMES) == 16
-    for wrong in ("16", "-1", "all", "", "Temperature", "1.0"):
-        with pytest.raises(UserError, match="here are 0 to 15, one-page, likelihood,"):
+    assert len({find_lesson(name)[1].title for name in NAMES}) == len(NAMES) == 17
+    for wrong in ("17", "-1", "all", "", "Temperature", "1.0"):
+        with pytest.raises(UserError, match="here are 0 to 16, one-page, likelihood,"):
             find_lesson(wrong)
 
 

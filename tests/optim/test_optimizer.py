@@ -102,7 +102,7 @@ def test_biases_and_norms_are_not_decayed():
     matrix, vector = minillm.Parameter(np.ones((2, 2))), minillm.Parameter(np.ones(2))
     made = Lion({"matrix": matrix, "vector": vector}, weight_decay=0.3)
     assert (made.decay_of(matrix), made.decay_of(vector)) == (0.3, 0.0)
-    faulty = planted(optimizer, "if parameter.peek().ndim >= 2 else 0.0", "").Optimizer({}, weight_decay=0.3)
+    faulty = planted(optimizer, "if dimensions >= 2 else 0.0", "").Optimizer({}, weight_decay=0.3)
     assert faulty.decay_of(vector) == 0.3
 
 

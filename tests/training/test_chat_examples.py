@@ -100,7 +100,7 @@ def test_a_batch_cut_into_parts_has_the_gradients_of_the_whole(new_chat):
     for workers in (1, 3):
         run.model.train()
         with DataParallel(run.model, workers) as parallel:
-            loss = objective.loss_and_gradients(parallel, batch, 50.0, (0, "dropout"))
+            loss = objective.loss_and_gradients(parallel, [batch], 50.0, [(0, "dropout")])
         found.append((float(loss), {n: p.grad.copy() for n, p in run.model.parameters().items()}))
         run.optimizer.zero_grad()
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)

@@ -268,7 +268,7 @@ def test_any_number_of_workers_gives_the_same(preferring, count):
         with workers(model, number) as parallel:
             batch = run.examples.batch(0, 0)
             model.zero_grad()
-            loss = objective.loss_and_gradients(parallel, batch, 4, rng_key=(0, "dropout", 0, 0))
+            loss = objective.loss_and_gradients(parallel, [batch], 4, [(0, "dropout", 0, 0)])
             gradients = {name: parameter.grad.copy() for name, parameter in model.parameters().items()}
             reference = np.concatenate(log_probabilities(parallel, *batch[:2]))
             found.append(

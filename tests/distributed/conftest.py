@@ -1,0 +1,3 @@
+from mpi_ranks import ranks
+
+__all__ = ["ranks"]
