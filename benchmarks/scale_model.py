@@ -6,15 +6,16 @@ computes its rows of the batch forward through the sections and backward through
 
     ZeRO-1   reduce_scatter of all gradients, update of P / N elements, all_gather of all weights
     ZeRO-2   the same, but a section's gradients are reduced as soon as its backward returns
-    ZeRO-3   a section's weights are gathered before its forward and again before its backward, its
-             gradients are reduced after it; no gather at the end
+    ZeRO-3   a section's weights are gathered before its forward, and those of a block again before its
+             backward; its gradients are reduced after it; no gather at the end
 
 (Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", 2020.)
 Before the update the sums of squares of all cells are gathered, for the norm.
 
 Without overlap these times are added. With overlap the network works while the rank computes: a
 section's reduction runs beside the backward of those below, and the weights of the next section
-come while this one is computed. `pipelined` goes through the sections with two clocks.
+come while this one is computed. `pipelined` goes through the sections with two clocks. (minillm's
+ZeRO-3 waits for weights and overlaps the reductions: it lies between the two.)
 
 Left out are: ranks that are slower than others (stragglers), messages that wait for each other in
 switches (congestion, topology), the time that a message takes of the processor or of the GPU that
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from benchmarks.networks import Cluster, Device
 from minillm.distributed.layout import CELL
@@ -102,11 +103,12 @@ def _forward_and_backward(work: Work, network: Collectives, plan: Plan) -> float
     if plan.zero == 1 and not plan.overlaps:
         return sum(work.forward) + sum(work.backward) + network.reduce_scatter(sum(sizes))
     gathers = [network.all_gather(size) if plan.zero == 3 else 0.0 for size in sizes]
+    again = [0.0, *gathers[1:-1], 0.0]  # embeddings and head are kept from forward to backward
     reductions = [network.reduce_scatter(size) for size in sizes]
     if not plan.overlaps:
-        return sum(work.forward) + sum(work.backward) + 2 * sum(gathers) + sum(reductions)
+        return sum(work.forward) + sum(work.backward) + sum(gathers) + sum(again) + sum(reductions)
     forward = pipelined(work.forward, gathers, [0.0] * len(sizes))
-    return forward + pipelined(work.backward[::-1], gathers[::-1], reductions[::-1])
+    return forward + pipelined(work.backward[::-1], again[::-1], reductions[::-1])
 
 
 def pipelined(computing: Sequence[float], gathers: Sequence[float], reductions: Sequence[float]) -> float:
@@ -160,9 +162,11 @@ def work_of(sections: Sequence[Section], rows: float, device: Device, recomputes
 def collectives_of(cluster: Cluster, ranks: int) -> Collectives:
     """By the cluster's algorithm; what a rank receives to add is read twice and written once."""
 
+    @cache  # blocks are alike
     def gather(size: float) -> float:
         return cluster.algorithm(cluster.network, size, ranks)
 
+    @cache
     def reduce(size: float) -> float:
         return gather(size) + 3 * size * (ranks - 1) / ranks / cluster.device.bandwidth
 
@@ -234,13 +238,15 @@ def pays_up_to(efficiency: Callable[[int], float], ranks: Sequence[int]) -> int:
 def memory_of_rank(case: Case, ranks: int, zero: int) -> dict[str, float]:
     """Bytes of a rank: weights, gradients, moments, and what activations take at their largest.
 
-    What is shared is P / N; beside it ZeRO-2 has one section's gradients, and ZeRO-3 also two
-    sections' weights, whole. Activations are those of a rank in weak scaling.
+    What is shared is P / N. With p in the largest block, and e in embeddings and head, ZeRO-2 has
+    2 p + e gradients beside it (distributed/sharded_gradients.py), ZeRO-3 also p + e weights
+    (distributed/sharded_weights.py). Activations are those of a rank in weak scaling.
     """
-    count, largest = (function(section.parameters for section in case.sections) for function in (sum, max))
+    sizes = [section.parameters for section in case.sections]
+    count, block, outside = sum(sizes), max(sizes[1:-1]), sizes[0] + sizes[-1]
     return {
-        "weights": NUMBER * (count / ranks + 2 * largest if zero == 3 else count),
-        "gradients": NUMBER * (count / ranks + largest if zero >= 2 else count),
+        "weights": NUMBER * (count / ranks + (block + outside if ranks > 1 else 0) if zero == 3 else count),
+        "gradients": NUMBER * (count / ranks + (2 * block + outside if ranks > 1 else 0) if zero >= 2 else count),
         "moments": 2 * NUMBER * count / ranks,
         "activations": case.activations,
     }

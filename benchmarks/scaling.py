@@ -13,16 +13,17 @@ result is the median over blocks. The machine may have other work: blocks are ch
 (/proc/stat), not by their time. A ratio is that of neighbouring blocks, all of them.
 
 With 1 and 2 workers the parts of a step are measured in the same turns, without the step: forward and backward of a part of
-the batch on N cores at once, the optimizer's update of an element, and collectives on arrays of several sizes, which give a
-latency and a time for each byte. From these the model of scale_model.py predicts the step. More workers than cores are
-measured and not predicted.
+the batch on N cores at once, the optimizer's update of a share, and collectives on arrays of several sizes, which give a
+latency and a time for each byte. What a step takes beside these is that of a tiny model, measured first. From these the
+model of scale_model.py predicts the step. More workers than cores are measured and not predicted.
 
---write makes benchmarks/results/scaling.json.
+--write makes benchmarks/results/scaling.json; --show prints it as the tables of docs/scaling.md, and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import dataclass
 from statistics import median
 
@@ -36,8 +37,8 @@ from minillm.models.presets import find_preset
 from minillm.profiling.memory import count_parameters
 
 WORKERS = (1, 2, 4)
-QUIET = 0.05  # of the cores, that other processes may take during a block
-MOST_ROUNDS = 2  # times the blocks that are wanted, in search of quiet ones
+QUIET = 0.05  # of the cores, that other processes may take in a quiet block
+OURS = ("processes", "mpi")
 COLLECTIVES = ("reduce_scatter", "all_gather")
 ORDER = ("torch", "threads", "DDP", "processes", "part", "mpi", "processes collectives", "mpi collectives")
 ARRAYS = [1 << power for power in (12, 15, 18, 21, 24, 26)]  # bytes
@@ -45,19 +46,28 @@ ARRAYS = [1 << power for power in (12, 15, 18, 21, 24, 26)]  # bytes
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its batch. steps: in a block; uncounted: before them, where a cold cache matters."""
+    """A model and its batch. blocks: turns of each contestant; steps: in a block; uncounted: before
+    them, where a cold cache matters.
+    """
 
     name: str
     config: minillm.GPT2Config
     batch_size: int
+    blocks: int
     steps: int
     uncounted: int
 
 
 def main() -> None:
     arguments = parse_arguments()
-    results = {"sizes": {}, "steps": [], "ratios": [], "predictions": [], "calibration": []}
-    for size in sizes(arguments):
+    if arguments.show:
+        results = json.loads((common.RESULTS / "scaling.json").read_text())
+        print("\n\n".join("\n".join(table) for table in (table_of_steps(results), table_of_predictions(results))))
+        return
+    results = {"sizes": {}, "steps": [], "ratios": [], "predictions": [], "calibration": [], "fixed": {}}
+    for workers in arguments.workers:
+        results["fixed"] |= overheads(workers, arguments)
+    for size in sizes(arguments.sizes):
         shape = {"parameters": count_parameters(size.config), "batch_size": size.batch_size}
         results["sizes"][size.name] = {**shape, "context_length": size.config.context_length}
         print(
@@ -67,32 +77,33 @@ def main() -> None:
             measure(size, workers, arguments, results)
     if arguments.write:
         common.write_results(
-            "scaling", {"cores": cores(), **results, "core": figures_of_core(results, sizes(arguments))}
+            "scaling", {"cores": cores(), **results, "core": figures_of_core(results, sizes(arguments.sizes))}
         )
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["0.8M", "10M", "124M"], help="some of 0.8M, 10M, 124M, tiny")
+    parser.add_argument("--sizes", nargs="+", default=["0.8M", "10M", "124M"], help="some of tiny, 0.8M, 10M, 124M")
     parser.add_argument("--workers", nargs="+", type=int, default=WORKERS)
     parser.add_argument("--contestants", nargs="+", default=["threads", "processes", "mpi", "torch", "DDP"])
-    parser.add_argument("--blocks", type=int, default=8, help="quiet blocks that are wanted")
+    parser.add_argument("--blocks", type=int, help="turns of each contestant; by default 20, 12 and 6, by size")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/scaling.json")
+    parser.add_argument("--show", action="store_true", help="print benchmarks/results/scaling.json as tables")
     return parser.parse_args()
 
 
-def sizes(arguments) -> list[Size]:
+def sizes(names) -> list[Size]:
     small = find_preset("shakespeare-char-cpu")
     found = {
-        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 2, 1),
-        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 5, 1),
-        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 2, 0),
-        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 1, 0),
+        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 20, 4, 1),
+        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 20, 2, 1),
+        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 12, 1, 0),
+        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 6, 1, 0),
     }
     return [
         Size(name, minillm.GPT2Config(**{"dropout": 0.0, "tie_embeddings": True, **shape}), *others)
         for name, (shape, *others) in found.items()
-        if name in arguments.sizes
+        if name in names
     ]
 
 
@@ -116,7 +127,7 @@ def calibrators_of(workers: int, names) -> list[Contestant]:
     """What the model's numbers are measured with, where there is a core for each worker."""
     if workers > cores():
         return []
-    timers = [Contestant(f"{kind} collectives", kind, workers, 1, "collectives") for kind in ("processes", "mpi")]
+    timers = [Contestant(f"{kind} collectives", kind, workers, 1, "collectives") for kind in OURS]
     return [Contestant("part", "part", workers, 1), *(timer for timer in timers if workers > 1 and timer.kind in names)]
 
 
@@ -125,7 +136,7 @@ def measure(size: Size, workers: int, arguments, results: dict) -> None:
     everyone = contestants_of(workers, arguments.contestants)
     rounds: dict[str, list[dict]] = {}
     for together in in_memory(everyone, calibrators_of(workers, arguments.contestants), size):
-        rounds = {**measured_together(size, together, arguments.blocks), **rounds}
+        rounds = {**measured_together(size, together, arguments.blocks or size.blocks), **rounds}
     steps = {name: chosen(rounds[name], "step") for name in (each.name for each in everyone)}
     for name, values in steps.items():
         row = {"size": size.name, "workers": workers, "contestant": name, **summary(values)}
@@ -151,18 +162,16 @@ def in_memory(everyone: list[Contestant], calibrators: list[Contestant], size: S
 
 
 def measured_together(size: Size, together: list[Contestant], blocks: int) -> dict[str, list[dict]]:
-    """Name -> a dict of figures for each block, in turns, until each has enough quiet ones."""
+    """Name -> a dict of figures for each block, in turns."""
     rounds: dict[str, list[dict]] = {each.name: [] for each in together}
     with Running(together, size.config, size.batch_size, ARRAYS[-1]) as running:
         for each in together:
             if each.task == "train":
                 running.ask(each, "steps", 1, 0)  # the first step finds no memory
         in_turn = sorted(together, key=lambda each: ORDER.index(each.name))
-        for _ in range(MOST_ROUNDS * blocks):
+        for _ in range(blocks):
             for each in in_turn:
                 rounds[each.name].append(block_of(running, each, size))
-            if all(sum(block["others"] <= QUIET for block in found) >= blocks for found in rounds.values()):
-                break
     return rounds
 
 
@@ -201,22 +210,40 @@ def ratio_of(ours: list[dict], theirs: list[dict]) -> dict:
 # ---------------------------------------------------------------------------------------------------------- prediction
 
 
+def overheads(workers: int, arguments) -> dict[str, float]:
+    """What a step takes beside what the model counts, by contestant: measured with a tiny model, whose step is hardly
+    anything else.
+    """
+    calibrators = calibrators_of(workers, arguments.contestants)
+    ours = [each for each in contestants_of(workers, arguments.contestants) if each.name in OURS]
+    (tiny,) = sizes(["tiny"])
+    rounds = measured_together(tiny, ours + calibrators, arguments.blocks or tiny.blocks) if calibrators else {}
+    found = {}
+    for each in ours if calibrators else ():
+        beside = [
+            block["step"] - guess for guess, block in zip(guesses(tiny, workers, each.name, rounds), rounds[each.name])
+        ]
+        found[f"{workers} {each.name}"] = max(0.0, median(beside))
+    return found
+
+
+def guesses(size: Size, workers: int, kind: str, rounds, fixed: float = 0.0) -> list[float]:
+    """The predicted step of each turn."""
+    links, parameters = links_of(rounds.get(f"{kind} collectives", [])), count_parameters(size.config)
+    figures = [(block["step"], block["update"]) for block in rounds["part"]]
+    return [predicted_step(parameters, *each, workers, links, fixed) for each in figures]
+
+
 def predict(size: Size, workers: int, rounds, steps, results) -> None:
     """Beside what was measured, what the model makes of its numbers. The error is that of blocks of
     the same turn, as a ratio is: both had the same machine.
     """
     numbers = {"size": size.name, "workers": workers}
-    numbers["part_seconds"] = median(chosen(rounds["part"], "step"))
-    numbers["update_seconds_an_element"] = median(chosen(rounds["part"], "update"))
-    for kind in ("processes", "mpi"):
-        if kind not in steps:
-            continue
-        links = links_of(rounds.get(f"{kind} collectives", []))
-        numbers |= {f"{kind} {name}": {"latency": a.latency, "bandwidth": a.bandwidth} for name, a in links.items()}
-        parameters = count_parameters(size.config)
-        predicted = [
-            predicted_step(parameters, part["step"], part["update"], workers, links) for part in rounds["part"]
-        ]
+    numbers |= {f"{what}_seconds": median(chosen(rounds["part"], what)) for what in ("step", "update")}
+    for kind in (kind for kind in OURS if kind in steps):
+        for name, link in links_of(rounds.get(f"{kind} collectives", [])).items():
+            numbers[f"{kind} {name}"] = {"latency": link.latency, "bandwidth": link.bandwidth}
+        predicted = guesses(size, workers, kind, rounds, results["fixed"].get(f"{workers} {kind}", 0.0))
         ratio = median(guess / block["step"] for guess, block in zip(predicted, rounds[kind]))
         measured = median(steps[kind])
         row = {"size": size.name, "workers": workers, "contestant": kind}
@@ -233,6 +260,33 @@ def links_of(timed: list[dict]) -> dict:
     return {
         name: fitted({count: median(chosen(timed, (name, count))) for count in ARRAYS}) for name in COLLECTIVES if timed
     }
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def table_of_steps(results: dict) -> list[str]:
+    """Milliseconds a step; beside those of minillm how many times as long the peer takes."""
+    lines = [
+        "| size | workers | threads | processes | mpi | torch, threads | DDP | torch / threads | DDP / processes | DDP / mpi |"
+    ]
+    lines.append("|---|---|" + "---|" * 8)
+    ratios = {(r["size"], r["workers"], r["ours"], r["theirs"]): f"{r['median']:.2f}" for r in results["ratios"]}
+    steps = {(r["size"], r["workers"], r["contestant"]): f"{r['milliseconds']:,.1f}" for r in results["steps"]}
+    for size, workers in dict.fromkeys((row["size"], row["workers"]) for row in results["steps"]):
+        cells = [steps.get((size, workers, name), "") for name in ("threads", "processes", "mpi", "torch", "DDP")]
+        pairs = [("threads" if workers > 1 else "processes", "torch"), ("processes", "DDP"), ("mpi", "DDP")]
+        cells += [ratios.get((size, workers, *pair), "") for pair in pairs]
+        lines.append(f"| {size} | {workers} | {' | '.join(cells)} |")
+    return lines
+
+
+def table_of_predictions(results: dict) -> list[str]:
+    lines = ["| size | workers | transport | predicted, ms | measured, ms | error |", "|---|---|---|---|---|---|"]
+    for row in results["predictions"]:
+        figures = f"{row['predicted']:,.1f} | {row['measured']:,.1f} | {row['error']:+.0%}"
+        lines.append(f"| {row['size']} | {row['workers']} | {row['contestant']} | {figures} |")
+    return lines
 
 
 if __name__ == "__main__":

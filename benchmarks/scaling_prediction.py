@@ -6,6 +6,7 @@ import numpy as np
 
 from benchmarks.collective_costs import Link
 from benchmarks.scale_model import TRAFFIC_OF_UPDATE, Collectives, Plan, Work, sections_of, step_seconds
+from minillm.profiling.memory import count_parameters
 
 
 def fitted(seconds: dict[int, float]) -> Link:
@@ -20,15 +21,17 @@ def fitted(seconds: dict[int, float]) -> Link:
     return Link(round(max(latency, 0.0), 12), 1 / round(max(beta, 1e-15), 17))
 
 
-def predicted_step(parameters: int, part: float, update: float, workers: int, links: dict[str, Link]) -> float:
-    """Seconds of a step with ZeRO-1 and no overlap. part: of forward and backward; update: of an
-    element; links: of each collective.
+def predicted_step(
+    parameters: int, part: float, update: float, workers: int, links: dict[str, Link], fixed=0.0
+) -> float:
+    """Seconds of a step with ZeRO-1 and no overlap. part: of forward and backward; update: of a
+    rank's share; links: of each collective; fixed: what a step takes beside all of these.
     """
 
     def seconds(name: str):
         return lambda size: links[name].seconds(1, size) if links else 0.0
 
-    work = Work([parameters], [part / 3], [2 * part / 3], update)
+    work = Work([parameters], [part / 3], [2 * part / 3], update * workers / parameters, fixed)
     return step_seconds(work, workers, Collectives(seconds("reduce_scatter"), seconds("all_gather")), Plan(1))
 
 
@@ -41,6 +44,6 @@ def figures_of_core(results: dict, sizes) -> dict:
     sections = sections_of(size.config, size.config.context_length)
     operations = size.batch_size * sum(section.operations for section in sections)
     return {
-        "operations_per_second": operations / alone[-1]["part_seconds"],
-        "bytes_per_second": TRAFFIC_OF_UPDATE / alone[-1]["update_seconds_an_element"],
+        "operations_per_second": operations / alone[-1]["step_seconds"],
+        "bytes_per_second": TRAFFIC_OF_UPDATE * count_parameters(size.config) / alone[-1]["update_seconds"],
     }

@@ -1,7 +1,7 @@
 """One process of a contestant of benchmarks/scaling.py: it does what it is sent over a socket, and answers with seconds.
 
     ("steps", k, n)                  k steps that are not counted, then n: the seconds of each
-    ("update", n)                    n times, seconds an element of the optimizer's share
+    ("update", n)                    n times the optimizer's share, of a part that was computed before
     ("collective", name, size, n)    n times a collective on an array of so many bytes
     ("end",)
 
@@ -37,7 +37,7 @@ def main() -> None:
     with communicator_of(arguments) as communicator:
         trainer = trainer_of(arguments, config, communicator)
         with trainer:
-            serve(arguments, communicator.rank, trainer)
+            serve(arguments, arguments.rank if arguments.kind == "part" else communicator.rank, trainer)
         if arguments.kind == "mpi":
             communicator.close()
 
@@ -67,8 +67,6 @@ def communicator_of(arguments):
         from minillm.distributed.launch import world
 
         return nullcontext(world())
-    if arguments.kind == "part":  # as if it were a rank of several: it exchanges nothing
-        return nullcontext(SimpleNamespace(rank=arguments.rank, size=arguments.ranks))
     from minillm.distributed.alone import Alone
 
     return nullcontext(Alone())
@@ -79,8 +77,9 @@ def trainer_of(arguments, config, communicator):
 
     if arguments.task == "collectives":
         return CollectiveTimer(communicator, arguments.largest)
-    kind = PartTrainer if arguments.kind == "part" else OurTrainer
-    return kind(config, arguments.batch_size, communicator, arguments.threads)
+    if arguments.kind == "part":
+        return PartTrainer(config, arguments.batch_size, arguments.rank, arguments.ranks)
+    return OurTrainer(config, arguments.batch_size, communicator, arguments.threads)
 
 
 def serve_torch(arguments, config) -> None:

@@ -10,15 +10,14 @@ import minillm
 from minillm.backend.threads import blas_threads
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator, Terms
-from minillm.distributed.gradients import Gradients, complete, put_home
+from minillm.distributed.gradients import complete, put_home
 from minillm.distributed.layout import CELL
 from minillm.distributed.sharding import Sharded, layout_for
 from minillm.distributed.tree import parts_of
-from minillm.optim.adamw import adamw_update
+from minillm.optim import clip
 from minillm.training.data_parallel import DataParallel, loss_of
 
 SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-MOST_ELEMENTS = 1 << 24  # whose update is timed
 
 
 def batch_of(config, batch_size: int) -> tuple:
@@ -66,19 +65,23 @@ class OurTrainer:
 class PartTrainer:
     """What a rank does by itself in a step with N ranks: forward and backward of its part, and the
     update of its share. There are N of these at work at the same time, which exchange nothing.
+
+    rank, ranks: as if it were one of several.
     """
 
-    def __init__(self, config, batch_size: int, communicator: Communicator, threads: int):
-        rows = parts_of(communicator.rank, communicator.size, batch_size)
+    def __init__(self, config, batch_size: int, rank: int, ranks: int):
+        rows = parts_of(rank, ranks, batch_size)
         self.part = tuple(array[rows.start : rows.stop] for array in batch_of(config, batch_size))
+        self.count = batch_size * config.context_length
         self.model = minillm.GPT2(config, seed=0).train()
         self.parameters = self.model.parameters()
         self.optimizer = minillm.AdamW(self.parameters, **SETTINGS)
-        layout = layout_for(self.optimizer)
-        self.views = Gradients(layout, np.float32, 1, 1, Alone()).views(0, 0) if communicator.size > 1 else {}
-        self.count = batch_size * config.context_length
-        elements = min(MOST_ELEMENTS, layout.size // communicator.size // CELL * CELL)
-        self.arrays = [np.full(elements, 1e-3, np.float32) for _ in range(4)]
+        self.sharded, self.views = None, {}
+        if ranks > 1:
+            layout = layout_for(self.optimizer)
+            self.sharded = Sharded(self.optimizer, layout, Silent(rank, ranks))
+            self.gradients = np.zeros(layout.size, np.float32)
+            self.views = layout.views(self.gradients)
 
     def __enter__(self) -> PartTrainer:
         self._blas = blas_threads(1)
@@ -90,19 +93,31 @@ class PartTrainer:
 
     def step(self) -> None:
         """Forward and backward."""
+        self.optimizer.zero_grad()
         put_home(self.parameters, self.views)
         loss_of(self.model, self.part, None, self.count)
         self.model.backward()
         complete(self.parameters, self.views)
-        self.optimizer.zero_grad()
 
     def update(self) -> float:
-        """Seconds an element: of its square, and of AdamW."""
-        w, g, m, v = self.arrays
+        """Seconds of the norm and of AdamW, after `step`."""
         started = time.perf_counter()
-        np.einsum("ij,ij->i", g.reshape(-1, CELL), g.reshape(-1, CELL))
-        adamw_update([w], [g], [m], [v], 1e-3, (0.9, 0.99), 1e-8, [0.1], 1, 1.0)
-        return (time.perf_counter() - started) / w.size
+        if self.sharded is None:
+            _, scale = clip(self.parameters, 1.0)
+            self.optimizer.step(scale)
+        else:
+            cells = self.gradients[self.sharded.owned[0]].reshape(-1, CELL)
+            np.einsum("ij,ij->i", cells, cells)
+            self.sharded.step(self.gradients, SETTINGS["lr"], 1.0, map)
+        return time.perf_counter() - started
+
+
+class Silent(Alone):
+    """A rank of several that exchanges nothing: what it does between the collectives is timed."""
+
+    def __init__(self, rank: int, size: int):
+        super().__init__()
+        self.rank, self.size = rank, size
 
 
 class CollectiveTimer:
