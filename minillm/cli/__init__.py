@@ -13,9 +13,12 @@ def main() -> None:
 
     An error that the user can mend is one line, with exit code 2.
     """
-    from minillm.cli.streams import finish_output, open_streams
+    from minillm.cli.streams import finish_output, open_streams, silence
+    from minillm.distributed.launch import launched
 
     open_streams()
+    if launched().rank > 0:
+        silence()
     try:
         sys.exit(_run())
     except BrokenPipeError:  # the reader of our output has gone, as in `minillm generate ... | head`

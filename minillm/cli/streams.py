@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import traceback
 
 from minillm.files.atomic import decode_text, naming
 
@@ -31,6 +32,18 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) in ("strict", "surrogateescape", "backslashreplace"):
             stream.reconfigure(errors="replace")
+
+
+def silence() -> None:
+    """Drop what is printed from here on, for a rank that leaves it to the first one. An exception
+    that would be a traceback still is.
+    """
+    errors, sys.stdout, sys.stderr = sys.stderr, open(os.devnull, "w"), open(os.devnull, "w")
+
+    def show(kind, error, trace):
+        traceback.print_exception(kind, error, trace, file=errors)
+
+    sys.excepthook = show
 
 
 class _Output(io.FileIO):

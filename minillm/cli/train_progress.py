@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from minillm.cli.terminal import waiting
 from minillm.cli.train_notes import notes
+from minillm.distributed.launch import cores_of, world
 from minillm.distributed.machine import Machine
 from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
@@ -58,8 +60,9 @@ def train_and_show(
     if stop_after is not None and stop_after < 0:
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
+    machine, communicator = machine or Machine(), world()
     with waiting("reading the text", plain=False):
-        run = _open_run(given, preset_name, out, overwrite, resume, device, machine or Machine())
+        run = _open_run(given, preset_name, out, overwrite, resume, device, machine, communicator)
     _describe(run, console)
     options = dict(preset=preset_name, out=out, overwrite=overwrite, stop_after=stop_after, resume=resume)
     for note in notes(run, {**given, **{name: value for name, value in options.items() if value not in (None, False)}}):
@@ -67,7 +70,7 @@ def train_and_show(
     reporter = ProgressReporter(run, console)
     learning = sum(parameter.value.size for parameter in run.model.trainable_parameters().values())
     try:
-        with reporter.bar, explain_oom(workload_of(run.settings, run.model.config, device, learning)):
+        with closing(reporter), explain_oom(workload_of(run.settings, run.model.config, device, learning)):
             reason = train(run, reporter, stop_after, profile, machine=machine)
     except BrokenPipeError:  # standard error was closed by its reader
         raise
@@ -76,7 +79,13 @@ def train_and_show(
             f"{describe_os_error(error)}; the run is kept as it was saved last: then continue with "
             f"minillm train --resume {shlex.quote(str(run.folder))}"
         ) from None
-    if profile and not reporter.has_profiled:
+    if communicator.rank == 0:
+        _say_what_came_of_it(run, reason, profile and not reporter.has_profiled, console)
+    communicator.close()
+
+
+def _say_what_came_of_it(run: Run, reason: str, lacks_profile: bool, console: Console) -> None:
+    if lacks_profile:
         console.print(
             f"--profile: no step was taken apart: that takes {WARM_UP_STEPS + 2} steps, and some more on a GPU"
         )
@@ -87,17 +96,20 @@ def train_and_show(
     _conclude(run, reason, console)
 
 
-def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machine) -> Run:
+def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machine, communicator) -> Run:
     if resume is not None:
         if preset_name or out or overwrite:
             name = "--preset" if preset_name else "--out" if out else "--overwrite"
             raise UserError(f"--resume continues a run with the settings that it has: leave out {name}")
-        run = resume_run(resume, device)
+        run = resume_run(resume, device, communicator)
         check_same_settings(run, given)
         return run
     check_model_of_preset(given, preset_name)
     settings, model, name = settings_from(given, preset_name)
-    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, machine.workers)
+    workers = machine.workers
+    if communicator.size > 1:
+        workers = min(settings.batch_size, communicator.size * (machine.threads or cores_of(communicator)))
+    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, workers, communicator)
 
 
 def _describe(run: Run, console: Console) -> None:
@@ -185,6 +197,13 @@ class ProgressReporter(Reporter):
         )
         fields = dict(speed="-", loss="-", lr="-", norm="-", accuracy="")
         self._task = self.bar.add_task("", total=run.settings.max_steps, completed=run.progress.step, **fields)
+
+    def on_start(self, processes: int, threads: int) -> None:
+        self.bar.start()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.stop()
 
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         self.bar.update(

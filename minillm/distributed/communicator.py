@@ -21,7 +21,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +140,20 @@ class Communicator(ABC):
     def split(self, colour: int, key: int) -> Communicator:
         """The communicator of those ranks that give the same colour, ordered by key."""
         raise NotImplementedError(f"{self.where}: ranks cannot be split into groups")
+
+    @property
+    def same_bits(self) -> bool:
+        """Whether sums have the same bits for any number of ranks."""
+        return True
+
+    @contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """For a transport, around a collective: its name for messages. It is kept where an exception
+        ends the collective.
+        """
+        self.doing = name
+        yield
+        self.doing = ""
 
     def close(self) -> None:
         """End it: other ranks are waited for. Called by all ranks, once."""

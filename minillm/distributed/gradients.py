@@ -34,10 +34,14 @@ class Gradients:
         of_thread = [max(1, *(slots_needed(ranges[t], parts) for ranges in self._ranges)) for t in range(threads)]
         count = sum(of_thread)
         memory = communicator.of_each(count * layout.size, dtype)
-        own = np.zeros(count * layout.size, dtype) if memory is None else memory[communicator.rank]
         self._everyone = memory and [self._by_thread(each, of_thread) for each in memory]
-        self._slots = self._by_thread(own, of_thread)  # thread -> its arrays
+        self._own = None if memory else self._by_thread(np.zeros(count * layout.size, dtype), of_thread)
         self._views: dict[int, dict] = {}  # of an array, by its place in memory: name -> the parameter's view
+
+    @property
+    def _slots(self) -> list[list[np.ndarray]]:
+        """Thread -> its arrays. A process that starts others does not know its rank before."""
+        return self._everyone[self.communicator.rank] if self._everyone else self._own
 
     def range_of(self, thread: int) -> range:
         """The parts that a thread of this rank computes."""

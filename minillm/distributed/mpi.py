@@ -31,7 +31,6 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -53,11 +52,12 @@ class Mpi(Communicator):
     """
 
     world_is_closed = False
+    launched = True
+    where = "MPI"
 
     def __init__(self, ranks):
         super().__init__()
         self._ranks, self.rank, self.size = ranks, ranks.Get_rank(), ranks.Get_size()
-        self.where = "MPI"
         self._units: dict[int, object] = {}
         self._unused: dict[tuple[int, np.dtype], list[np.ndarray]] = defaultdict(list)
 
@@ -65,30 +65,30 @@ class Mpi(Communicator):
 
     def reduce_scatter(self, terms: Terms, bounds: Sequence[int]):
         """Each rank's slice goes to it, and it adds. Sends k P (N - 1) / N bytes, with k terms."""
-        with self._inside("reduce_scatter"):
+        with self.inside("reduce_scatter"):
             return self._start_reduction(terms, bounds, "reduce_scatter")()
 
     def start_reduce_scatter(self, terms: Terms, bounds: Sequence[int]) -> Callable:
         """As `reduce_scatter`. Data moves while this rank is in any method, thus also in the next
         start; it needs memory for the own slices of all others.
         """
-        with self._inside("reduce_scatter"):
+        with self.inside("reduce_scatter"):
             finish = self._start_reduction(terms, bounds, "reduce_scatter")
 
         def wait():
-            with self._inside("reduce_scatter"):
+            with self.inside("reduce_scatter"):
                 return finish()
 
         return wait
 
     def all_gather(self, array, bounds: Sequence[int]) -> None:
         """Each rank's slice goes to N - 1 others: P (N - 1) / N bytes, where slices are equal."""
-        with self._inside("all_gather"):
+        with self.inside("all_gather"):
             self._gather(_flat(array), bounds, "all_gather")
 
     def broadcast(self, array, root: int = 0) -> None:
         """(N - 1) P bytes, counted where they come from; MPI lets the receivers pass them on."""
-        with self._inside("broadcast"):
+        with self.inside("broadcast"):
             data = _flat(array).view(np.uint8)
             if self.rank == root:
                 self.sent["broadcast"] += len(data) * (self.size - 1)
@@ -99,7 +99,7 @@ class Mpi(Communicator):
         """reduce_scatter and all_gather with one term a rank: 2 P (N - 1) / N bytes. A small array
         is sent as it is to all, P (N - 1) bytes: one exchange in place of two, the same bits.
         """
-        with self._inside("sum"):
+        with self.inside("sum"):
             flat = _flat(array)
             if flat.nbytes <= SMALL:
                 terms = self._everyones(flat, "sum")
@@ -113,25 +113,25 @@ class Mpi(Communicator):
 
     def maximum(self, array) -> None:
         """All arrays go to all ranks: P (N - 1) bytes. MPI's own maximum would lose a NaN."""
-        with self._inside("maximum"):
+        with self.inside("maximum"):
             for window in _windows(_flat(array), max(SMALL, PIECE // self.size)):
                 window[...] = self._everyones(window, "maximum").max(axis=0)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
-        with self._inside("barrier"):
+        with self.inside("barrier"):
             self._wait([self._ranks.Ibarrier()])
 
     def split(self, colour: int, key: int) -> Mpi:
         """The ranks of the same colour."""
-        with self._inside("split"):
+        with self.inside("split"):
             return Mpi(self._ranks.Split(colour, key))
 
     def of_this_node(self) -> Mpi:
         """The ranks on the same machine as this one."""
         from mpi4py import MPI
 
-        with self._inside("split"):
+        with self.inside("split"):
             return Mpi(self._ranks.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
 
     # -------------------------------------------------------------------------------------- ends
@@ -243,13 +243,6 @@ class Mpi(Communicator):
                 os.sched_yield()
             else:
                 time.sleep(min(LONG_PAUSE, max(SHORT_PAUSE, waited / 100)))
-
-    @contextmanager
-    def _inside(self, name: str) -> Iterator[None]:
-        """The name for messages; it is kept where an exception ends the collective."""
-        self.doing = name
-        yield
-        self.doing = ""
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

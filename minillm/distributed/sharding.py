@@ -21,6 +21,7 @@ the same way.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import CELL, Layout, Piece
@@ -42,6 +43,28 @@ def is_elementwise(optimizer) -> bool:
     return vars(type(optimizer)).get("elementwise", False)
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a rank has of a parameter: a piece, its weights, and its state by name."""
+
+    piece: Piece
+    value: object
+    state: dict
+
+
+def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
+    """What one of some ranks has of an optimizer whose arrays are whole: views of them.
+
+    Of a weight that is not in C order it is a copy.
+    """
+    found = []
+    for piece in layout.pieces(layout.owned(rank, ranks)):
+        name, part = piece.entry.name, piece.part
+        state = {kind: array.reshape(-1)[part] for kind, array in _of_name(optimizer.state, name).items()}
+        found.append(Held(piece, optimizer.parameters[name].peek().reshape(-1)[part], state))
+    return found
+
+
 class Sharded:
     """An optimizer among the ranks of a communicator, and among the threads of this one.
 
@@ -53,7 +76,6 @@ class Sharded:
     def __init__(self, optimizer, layout: Layout, communicator: Communicator, threads: int = 1):
         self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
         self._flatten()
-        self.owned = layout.owned(communicator.rank, communicator.size)
         self._threads = threads if not layout.whole else 1
         self._optimizers: list | None = None
 
@@ -79,6 +101,21 @@ class Sharded:
         self.optimizer.step_count += 1
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
+
+    @property
+    def owned(self) -> list[slice]:
+        """The slices of the flat arrays that this rank owns."""
+        return self.layout.owned(self.communicator.rank, self.communicator.size)
+
+    def held(self) -> list[Held]:
+        """What this rank has of each parameter, as checkpoints need it."""
+        if not self._optimizers:
+            return held_by(self.optimizer, self.layout, self.communicator.rank, self.communicator.size)
+        return [
+            Held(piece, parameter.value, _of_name(each.state, piece.entry.name))
+            for each in self._optimizers
+            for piece, parameter in each.pieces
+        ]
 
     # ------------------------------------------------------------------------------- the flat arrays
 
@@ -124,6 +161,11 @@ class Sharded:
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted
+
+
+def _of_name(state: dict, name: str) -> dict:
+    """Of the state of all parameters that of one, by its kind."""
+    return {kind: arrays[name] for kind, arrays in state.items() if name in arrays}
 
 
 def _share(owned: slice, thread: int, threads: int) -> slice:

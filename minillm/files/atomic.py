@@ -40,12 +40,13 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path to write to; on leaving without an error that file takes the place of
-    `path`.
+    `path`. Its name is new each time: another machine may have an old one in its cache, and would
+    open the file that bears the final name by now.
 
     Raises OSError, with `path` as its file name, where the system refuses: no space, no permission.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}{TEMPORARY}")
     try:
         with naming(path):
             temporary.touch()

@@ -42,7 +42,7 @@ class StoredTensor:
     dtype: str  # as the file calls it: "F32"
     shape: tuple[int, ...]
     _buffer: mmap.mmap
-    _offset: int
+    position: int  # the byte of the file at which its numbers begin
 
     def read(self, dtype) -> np.ndarray:
         """The tensor as float32 or float64.
@@ -54,7 +54,7 @@ class StoredTensor:
         if self.dtype not in READABLE:
             raise UserError(f"{self.path}: tensor {self.name} is stored as {self.dtype}; use {', '.join(READABLE)}")
         count = math.prod(self.shape)
-        stored = np.frombuffer(self._buffer, READABLE[self.dtype], count, self._offset).reshape(self.shape)
+        stored = np.frombuffer(self._buffer, READABLE[self.dtype], count, self.position).reshape(self.shape)
         if self.dtype == "BF16":  # the upper half of a float32
             stored = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is reported as that
@@ -71,7 +71,7 @@ class StoredTensor:
         if self.dtype != other.dtype:
             return np.array_equal(self.read(np.float64), other.read(np.float64))
         count = math.prod(self.shape) * ITEM_BYTES[self.dtype]
-        mine, theirs = (np.frombuffer(t._buffer, np.uint8, count, t._offset) for t in (self, other))
+        mine, theirs = (np.frombuffer(t._buffer, np.uint8, count, t.position) for t in (self, other))
         return np.array_equal(mine, theirs)
 
 

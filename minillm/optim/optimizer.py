@@ -26,7 +26,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from minillm.backend.arrays import array_module, contiguous
+from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.overlap import memory_conflict
 from minillm.errors import UserError
 from minillm.kernels import kernel_for
@@ -238,4 +238,6 @@ def _listed(names: list[str], most: int = 5) -> str:
 
 
 def _zeros_like(array):
+    if device_of(array) == "cpu":  # memory comes when it is first written to: of a rank's own part only
+        return np.zeros(array.shape, array.dtype)
     return array_module(array).zeros_like(array, order="C")

@@ -7,21 +7,32 @@ moment.
 Two files cannot be replaced atomically. So the old optimizer file is kept under another name until
 state.json has been replaced: state.json has a step, and the file of this step exists under one of
 the two names.
+
+With several processes each writes its part of the first file (checkpoint_tensors.py); all else is
+done by rank 0. The files are those of one process.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
 import safetensors
 
-from minillm.backend.arrays import contiguous, device_of, to_device, to_host
+from minillm.backend.arrays import array_module
+from minillm.distributed.alone import Alone
+from minillm.distributed.communicator import Communicator
+from minillm.distributed.saving import replacing_together, write_together
+from minillm.distributed.sharding import Held
+from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
-from minillm.files.atomic import read_json, replacing, save_tensors, write_atomically
+from minillm.files.atomic import json_bytes, naming, read_json, write_atomically
+from minillm.files.safetensors_file import read_header
+from minillm.files.safetensors_parts import Part, Plan, Spec, blocks, read_parts
+from minillm.training.checkpoint_tensors import CheckpointTensors
 
 TRAINING_FOLDER = "training"
 STATE_FILE, OPTIMIZER_FILE, PREVIOUS_FILE = "state.json", "optimizer.safetensors", "optimizer.previous.safetensors"
@@ -48,22 +59,46 @@ class NotFinite(UserError):
     """A weight or moment became NaN or infinite; the last checkpoint on the disk is unchanged."""
 
 
-def save_checkpoint(folder: Path, model, optimizer, progress: Progress, description: dict) -> None:
+def save_checkpoint(
+    folder: Path,
+    model,
+    optimizer,
+    progress: Progress,
+    description: dict,
+    communicator: Communicator | None = None,
+    held: Sequence[Held] | None = None,
+) -> None:
     """Write both files. `description` (settings and model shape) goes into state.json beside the
     progress.
+
+    communicator: all ranks of a run call this, and each writes a part. held: what this rank has of
+    the parameters that learn (distributed/sharding.py), if it has not all. Raises NotFinite or
+    OSError in all ranks if there is a reason in one of them; then the last checkpoint is as it was.
     """
-    training = folder / TRAINING_FOLDER
-    tensors = {name: contiguous(to_host(array)) for name, array in _arrays(model, optimizer).items()}
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise NotFinite(f"step {progress.step}: {name} is no longer finite; the checkpoint before it was kept")
-    with replacing(training / OPTIMIZER_FILE) as temporary:
-        save_tensors(tensors, temporary, {STEP_KEY: str(progress.step)})
-        if (training / OPTIMIZER_FILE).exists():
-            os.replace(training / OPTIMIZER_FILE, training / PREVIOUS_FILE)
-    state = {"format": FORMAT_VERSION, **asdict(progress), **description}
-    write_atomically(training / STATE_FILE, (json.dumps(state, indent=2) + "\n").encode("utf-8"))
-    (training / PREVIOUS_FILE).unlink(missing_ok=True)
+    ranks, training = communicator or Alone(), folder / TRAINING_FOLDER
+    tensors = CheckpointTensors(model, optimizer, ranks, held)
+    tensors.check_complete()
+    with together(ranks):
+        _check_finite(tensors.own, progress.step)
+    plan = Plan(tensors.specs, {STEP_KEY: str(progress.step)})
+    with replacing_together(training / OPTIMIZER_FILE, ranks) as temporary:
+        write_together(temporary, plan, tensors.own, ranks)
+        with together(ranks):
+            if ranks.rank == 0 and (training / OPTIMIZER_FILE).exists():
+                os.replace(training / OPTIMIZER_FILE, training / PREVIOUS_FILE)
+    with together(ranks):
+        if ranks.rank == 0:
+            write_atomically(
+                training / STATE_FILE, json_bytes({"format": FORMAT_VERSION, **asdict(progress), **description})
+            )
+            (training / PREVIOUS_FILE).unlink(missing_ok=True)
+
+
+def _check_finite(parts: list[Part], step: int) -> None:
+    for part in parts:
+        for block in blocks(part.array):
+            if not array_module(block).isfinite(block).all():
+                raise NotFinite(f"step {step}: {part.name} is no longer finite; the checkpoint before it was kept")
 
 
 def check_is_run(folder: Path) -> None:
@@ -71,6 +106,18 @@ def check_is_run(folder: Path) -> None:
     path = folder / TRAINING_FOLDER / STATE_FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no run that could be resumed: {path} is missing")
+
+
+def check_same_state(folder: Path, communicator: Communicator) -> None:
+    """Raises UserError, in all ranks, where one has another state.json than rank 0, or none."""
+    path = folder / TRAINING_FOLDER / STATE_FILE
+    with together(communicator):
+        check_is_run(folder)
+        digest = hashlib.blake2b(path.read_bytes()).hexdigest()
+    expected = text_of_rank_0(communicator, digest)
+    with together(communicator):
+        if digest != expected:
+            raise UserError(f"{path} is another file here than it is for rank 0: all ranks have to see one folder")
 
 
 def read_state(folder: Path) -> tuple[Progress, dict]:
@@ -88,47 +135,59 @@ def read_state(folder: Path) -> tuple[Progress, dict]:
     return progress, {name: state[name] for name in ("settings", "model")}
 
 
-def load_checkpoint(folder: Path, model, optimizer, step: int) -> None:
-    """Put the weights and moments of the checkpoint of `step` into the model and the optimizer."""
-    path = _file_of_step(folder / TRAINING_FOLDER, step)
-    with safetensors.safe_open(path, framework="numpy") as file:
-        stored = set(file.keys())
-        targets = _arrays(model, optimizer)
-        if missing := sorted(set(targets) ^ stored):
+def load_checkpoint(
+    folder: Path,
+    model,
+    optimizer,
+    step: int,
+    communicator: Communicator | None = None,
+    held: Sequence[Held] | None = None,
+) -> None:
+    """Put the weights and moments of the checkpoint of `step` into the model and the optimizer.
+
+    communicator, held: as for `save_checkpoint`, of any number of ranks. A rank reads all weights,
+    and the state that it has.
+    """
+    ranks, path = communicator or Alone(), folder / TRAINING_FOLDER / OPTIMIZER_FILE
+    with together(ranks):
+        if ranks.rank == 0:
+            _restore_file_of_step(folder / TRAINING_FOLDER, step)
+    tensors = CheckpointTensors(model, optimizer, ranks, held)
+    with together(ranks):
+        if (seen := _step_of(path)) != str(step):  # of another machine's file system
+            raise UserError(f"{path} is of step {seen} here, and of step {step} for rank 0: is it the same folder?")
+        stored = read_header(path)
+        if missing := sorted(set(tensors.specs) ^ set(stored)):
             raise UserError(f"{path} does not belong to this run: tensor {missing[0]} is missing or too many")
-        for name, target in targets.items():
-            tensor = file.get_tensor(name)
-            if tensor.shape != target.shape or tensor.dtype != target.dtype:
-                raise UserError(
-                    f"{path}: {name} is {tensor.dtype}{tensor.shape}, expected {target.dtype}{target.shape}"
-                )
-            target[...] = to_device(tensor, device_of(target))
+        for name, spec in tensors.specs.items():
+            if (found := Spec(stored[name].shape, stored[name].dtype)) != spec:
+                raise UserError(f"{path}: {name} is {found}, expected {spec}")
+        read_parts(
+            path,
+            ((stored[part.name].position + part.start * part.array.itemsize, part.array) for part in tensors.needed),
+        )
     optimizer.step_count = step
 
 
-def _file_of_step(training: Path, step: int) -> Path:
-    """The optimizer file of a step, under its main name again if the run was killed between two
+def _restore_file_of_step(training: Path, step: int) -> None:
+    """Give the optimizer file of a step its main name again if the run was killed between two
     renames.
     """
     found = []
     for path in (training / OPTIMIZER_FILE, training / PREVIOUS_FILE):
         if path.is_file():
-            try:
-                with safetensors.safe_open(path, framework="numpy") as file:
-                    found.append(f"{path.name} is of step {(file.metadata() or {}).get(STEP_KEY)}")
-            except safetensors.SafetensorError as error:
-                raise UserError(f"{path} is not a complete safetensors file: {error}") from None
+            found.append(f"{path.name} is of step {_step_of(path)}")
             if found[-1].endswith(f"step {step}"):
                 os.replace(path, training / OPTIMIZER_FILE)
-                return training / OPTIMIZER_FILE
+                return
     raise UserError(
         f"{training / STATE_FILE} is of step {step}, but {' and '.join(found) or OPTIMIZER_FILE + ' is missing'}"
     )
 
 
-def _arrays(model, optimizer) -> dict:
-    """All arrays that a step changes, by name."""
-    arrays = {f"model.{name}": parameter.value for name, parameter in model.parameters().items()}
-    for kind, tensors in optimizer.state.items():
-        arrays |= {f"{kind}.{name}": tensor for name, tensor in tensors.items()}
-    return arrays
+def _step_of(path: Path) -> str | None:
+    try:
+        with naming(path), safetensors.safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get(STEP_KEY)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is not a complete safetensors file: {error}") from None

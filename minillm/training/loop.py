@@ -38,7 +38,15 @@ LOG_INTERVAL = 10  # steps between two "step" lines in metrics.jsonl
 
 
 class Reporter:
-    """Called by `train` while it works. Every method does nothing here; the command line prints."""
+    """Called by `train` while it works. Every method does nothing here; the command line prints.
+
+    With several processes that of the first one is called, and in the others one that does nothing.
+    """
+
+    def on_start(self, processes: int, threads: int) -> None:
+        """When all processes are there. Whatever has a thread of its own starts here: a process with
+        several threads cannot be forked.
+        """
 
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:
         """After each step, on a device after the next one; `step` counts the steps done."""
@@ -99,12 +107,15 @@ def train(
     run.refuse_changed_model()
     reporter, machine = reporter or Reporter(), machine or Machine()
     run.hold()
+    launched = run.communicator
     try:
         with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
             reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads)
-        _finish(run, reporter)
+        if launched.rank == 0:
+            _finish(run, reporter)
         return reason
     finally:
+        run.communicator = launched
         run.release()
 
 
@@ -130,6 +141,7 @@ def _train(
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
     if communicator.rank > 0:
         reporter = Reporter()
+    reporter.on_start(communicator.size, threads)
     run.metrics.cut(progress.metrics_size)
     schedule = settings.make_schedule()
     with (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
-from minillm.distributed.sharding import Sharded
+from minillm.distributed.sharding import Held, Sharded, held_by, layout_for
+from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
 from minillm.files.atomic import remove_leftovers
 from minillm.files.model_folder import WEIGHTS_FILE
@@ -33,6 +36,7 @@ from minillm.training.checkpoint import (
     TRAINING_FOLDER,
     Progress,
     check_is_run,
+    check_same_state,
     load_checkpoint,
     read_state,
     save_checkpoint,
@@ -63,16 +67,19 @@ class Run:
     sharded: Sharded | None = None  # the optimizer among ranks and threads, while it trains
 
     def hold(self) -> None:
-        """Claim the folder for this process.
+        """Claim the folder for this process, or for the ranks of the run by its first one.
 
         Raises UserError if another process has trained in it since.
         """
-        if self.claim is None:
-            self.claim = Claim(self.folder)
-            reached = read_state(self.folder)[0].step
-            if reached > self.progress.step:
-                self.release()
-                raise UserError(f"{self.folder} has come to step {reached} meanwhile: open it again with resume_run")
+        with together(self.communicator):
+            if self.claim is None and self.communicator.rank == 0:
+                self.claim = Claim(self.folder)
+                reached = read_state(self.folder)[0].step
+                if reached > self.progress.step:
+                    self.release()
+                    raise UserError(
+                        f"{self.folder} has come to step {reached} meanwhile: open it again with resume_run"
+                    )
 
     def release(self) -> None:
         """Release the folder for other processes."""
@@ -81,13 +88,16 @@ class Run:
             self.claim = None
 
     def save(self) -> None:
-        """Write a checkpoint. Raises UserError for a changed model, which could not be resumed."""
+        """Write a checkpoint: all ranks of the run together. Raises UserError for a changed model,
+        which could not be resumed.
+        """
         self.refuse_changed_model()
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
-            description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-            save_checkpoint(self.folder, self.model, self.optimizer, self.progress, description)
-        self.communicator.barrier()
+        description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
+        held = _held(self) if self.sharded is None else self.sharded.held()
+        run = self.folder, self.model, self.optimizer, self.progress
+        save_checkpoint(*run, description, self.communicator, held)
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model differs from the run's configuration: a resumed run would
@@ -100,10 +110,10 @@ class Run:
         architecture_of(self.model.config).save_config(self.model.config, self.folder, carried_from(self.folder))
 
     def save_model(self) -> None:
-        """Save the present weights as the folder's model."""
-        if self.communicator.rank == 0:
-            _save_as_model(self.model, self.settings, self.folder)
-        self.communicator.barrier()
+        """Save the present weights as the folder's model. All ranks have them; the first writes."""
+        with together(self.communicator):
+            if self.communicator.rank == 0:
+                _save_as_model(self.model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far, in its stored precision."""
@@ -121,17 +131,38 @@ def start_run(
     device: str = "cpu",
     numbered: bool = False,
     workers: int = 1,
+    communicator: Communicator | None = None,
 ) -> Run:
     """Create a run folder with a first checkpoint, and open it.
 
     model_fields: fields of the model's configuration, and model_type (by default that of the preset
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
     not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
-    many parts where the settings do not say. Raises UserError, before anything
-    is written, for invalid settings, texts or folders, for a folder in which another process
-    trains, and for one that the run needs as an input (needed.py).
+    many parts where the settings do not say. communicator: of several ranks, which all call this,
+    the first one creates the folder, and all open it. Raises UserError, before anything is written,
+    for invalid settings, texts or folders, for a folder in which another process trains, and for one
+    that the run needs as an input (needed.py).
     """
-    folder = Path(folder)
+    ranks = communicator or Alone()
+    with ExitStack() as creating:
+        with together(ranks):
+            if ranks.rank == 0:
+                new = _new_folder(settings, model_fields, Path(folder), overwrite, device, numbered, workers)
+                folder = creating.enter_context(new)
+        return resume_run(text_of_rank_0(ranks, str(folder)), device, ranks)
+
+
+@contextmanager
+def _new_folder(
+    settings: TrainingSettings,
+    model_fields: dict,
+    folder: Path,
+    overwrite: bool,
+    device: str,
+    numbered: bool,
+    workers: int,
+) -> Iterator[Path]:
+    """Yields the folder of a new run, which is claimed inside."""
     if not numbered:
         recover(folder)
         check_free(folder, overwrite)
@@ -156,7 +187,7 @@ def start_run(
             check_free(folder, overwrite)  # another process may have created it meanwhile
         with explain_oom(workload_of(settings, config, device)):
             _write_new_run(partial, folder, settings, config, model, tokenizer, examples)
-        return resume_run(folder, device)
+        yield folder
 
 
 def _write_new_run(partial, folder: Path, settings: TrainingSettings, config, model, tokenizer, examples) -> None:
@@ -218,26 +249,48 @@ def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Pat
 # ------------------------------------------------------------------------------------------------------ an existing run
 
 
-def resume_run(folder: str | Path, device: str = "cpu") -> Run:
+def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicator | None = None) -> Run:
     """Open a run folder at its last checkpoint.
 
-    The folder is claimed for this process until `train` returns, or the run is deleted. Raises
-    UserError if it is incomplete, FolderInUse if another process trains in it.
+    The folder is claimed for this process until `train` returns, or the run is deleted.
+    communicator: of several ranks, which all call this and open the folder; the first one claims it
+    for all. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
+    FolderInUse if another process trains in it.
     """
-    folder = Path(folder)
-    recover(folder)
-    check_is_run(folder)
-    claim = Claim(folder)
+    folder, ranks, claim = Path(folder), communicator or Alone(), None
     try:
-        return _open_run(folder, device, claim)
+        with together(ranks):
+            if ranks.rank == 0:
+                recover(folder)
+                check_is_run(folder)
+                claim = Claim(folder)
+                for written_to in (folder, folder / TRAINING_FOLDER):
+                    remove_leftovers(written_to)
+        return _open_run(folder, device, claim, ranks)
     except BaseException:
-        claim.release()
+        if claim is not None:
+            claim.release()
         raise
 
 
-def _open_run(folder: Path, device: str, claim: Claim) -> Run:
-    for written_to in (folder, folder / TRAINING_FOLDER):
-        remove_leftovers(written_to)
+def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:
+    """A run as one of several ranks opens it: each reads all files; of the checkpoint what it needs."""
+    check_same_state(folder, ranks)
+    with together(ranks):
+        run = _read_run(folder, device, claim, ranks)
+    with explain_oom(workload_of(run.settings, run.model.config, device)):
+        load_checkpoint(folder, run.model, run.optimizer, run.progress.step, ranks, _held(run))
+    return run
+
+
+def _held(run: Run) -> list[Held] | None:
+    """What this rank has of the optimizer of a run that does not train yet; None: all of it."""
+    ranks = run.communicator
+    return held_by(run.optimizer, layout_for(run.optimizer), ranks.rank, ranks.size) if ranks.size > 1 else None
+
+
+def _read_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:
+    """The run, without the numbers of its checkpoint."""
     progress, description = read_state(folder)
     try:
         settings, config = TrainingSettings(**description["settings"]), config_from_dict(description["model"])
@@ -247,7 +300,7 @@ def _open_run(folder: Path, device: str, claim: Claim) -> Run:
         workers = default_workers(settings.batch_size, config.context_length, device)
         settings = replace(settings, batch_parts=workers)
     with explain_oom(workload_of(settings, config, device)):
-        model, optimizer = _restore(folder, settings, config, progress, device)
+        model, optimizer = _made(settings, config, device)
     tokenizer = load_tokenizer(folder)
     return Run(
         folder=folder,
@@ -259,21 +312,20 @@ def _open_run(folder: Path, device: str, claim: Claim) -> Run:
         progress=progress,
         metrics=MetricsLog(folder),
         claim=claim,
+        communicator=ranks,
     )
 
 
-def _restore(folder: Path, settings: TrainingSettings, config, progress: Progress, device: str):
-    """(model, optimizer) with the weights and moments of the checkpoint, on the device."""
+def _made(settings: TrainingSettings, config, device: str):
+    """(model, optimizer) on the device, to be filled from a checkpoint."""
     model = make_model(config, seed=None, dtype=settings.dtype)
-    for parameter in model.parameters().values():  # to be filled from the checkpoint
+    for parameter in model.parameters().values():
         parameter.value = np.empty(parameter.value.shape, parameter.value.dtype)
     _choose_what_learns(model, settings)
     model.loss_head.label_smoothing = settings.label_smoothing
     model.body.recompute = settings.checkpoint_activations
     model.to(device)
-    optimizer = settings.make_optimizer(model.trainable_parameters())
-    load_checkpoint(folder, model, optimizer, progress.step)
-    return model, optimizer
+    return model, settings.make_optimizer(model.trainable_parameters())
 
 
 def check_same_settings(run: Run, given: dict) -> None:
