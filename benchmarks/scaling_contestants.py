@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,13 +13,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Listener
 from pathlib import Path
 from types import SimpleNamespace
 
 from minillm.backend.threads import cores
 from minillm.errors import UserError
 
+CHECKOUT = Path(__file__).parent.parent
 ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -83,25 +85,30 @@ class Running:
         for field in ("vocab_size", "context_length", "n_layer", "n_head", "d_model"):
             arguments += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
         arguments += ["--bias"] if config.bias else []
-        with Listener(address, "AF_UNIX") as listener:
-            listener._listener._socket.settimeout(1.0)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(address)
+            listener.listen(contestant.ranks)
+            listener.settimeout(1.0)
             programs = [
-                subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, stdin=subprocess.DEVNULL)
+                subprocess.Popen(command, env={**os.environ, **ONE_THREAD}, stdin=subprocess.DEVNULL, cwd=CHECKOUT)
                 for command in contestant.commands(arguments, store)
             ]
             self._programs += programs
             for _ in range(contestant.ranks):
-                connection = _accepted(listener, programs, contestant.name)
-                _, rank, pid = connection.recv()
-                self._ranks[contestant.name, rank] = connection
+                messages = _accepted(listener, programs, contestant.name).makefile("rw", encoding="utf-8")
+                rank, pid = json.loads(messages.readline())
+                self._ranks[contestant.name, rank] = messages
                 self._pids.append(pid)
 
     def ask(self, contestant: Contestant, *request) -> list[float]:
         """What all its processes answer, which work at the same time: for each entry the slowest."""
-        connections = [self._ranks[contestant.name, rank] for rank in range(contestant.ranks)]
-        for connection in connections:
-            connection.send(request)
-        return [max(times) for times in zip(*(connection.recv() for connection in connections))]
+        ranks = [self._ranks[contestant.name, rank] for rank in range(contestant.ranks)]
+        for messages in ranks:
+            _send(messages, request)
+        answers = [messages.readline() for messages in ranks]
+        if not all(answers):
+            raise UserError(f"{contestant.name}: a process has ended")
+        return [max(times) for times in zip(*map(json.loads, answers))]
 
     @contextmanager
     def watched(self) -> Iterator[SimpleNamespace]:
@@ -117,20 +124,27 @@ class Running:
         return sum(_processor_seconds(pid) for pid in self._pids)
 
     def __exit__(self, *exception) -> None:
-        for connection in self._ranks.values():
-            connection.send(("end",))
-            connection.close()
+        for messages in self._ranks.values():
+            if exception[0] is None:
+                _send(messages, ["end"])
+            messages.close()
         for program in self._programs:
             if exception[0] is not None:
-                program.kill()
+                program.terminate()
             program.wait()
         self._folder.cleanup()
 
 
-def _accepted(listener: Listener, programs, name: str):
+def _send(messages, request) -> None:
+    messages.write(json.dumps(request) + "\n")
+    messages.flush()
+
+
+def _accepted(listener: socket.socket, programs, name: str) -> socket.socket:
+    """The next connection. Raises UserError where a process ends before it has one."""
     while True:
         try:
-            return listener.accept()
+            return listener.accept()[0]
         except TimeoutError:
             ended = [program.poll() for program in programs if program.poll() is not None]
             if ended:

@@ -1,9 +1,10 @@
 """One process of a contestant of benchmarks/scaling.py: it does what it is sent over a socket, and answers with seconds.
+Each message is a line of JSON.
 
-    ("steps", k, n)                  k steps that are not counted, then n: the seconds of each
-    ("update", n)                    n times the optimizer's share, of a part that was computed before
-    ("collective", name, size, n)    n times a collective on an array of so many bytes
-    ("end",)
+    ["steps", k, n]                  k steps that are not counted, then n: the seconds of each
+    ["update", n]                    n times the optimizer's share, of a part that was computed before
+    ["collective", name, size, n]    n times a collective on an array of so many bytes
+    ["end"]
 
 While it waits for the next, it sleeps: the cores are free for the contestant whose turn it is.
 """
@@ -11,10 +12,11 @@ While it waits for the next, it sleeps: the cores are free for the contestant wh
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import socket
 import time
 from contextlib import nullcontext
-from multiprocessing.connection import Client
 from types import SimpleNamespace
 
 import minillm
@@ -96,13 +98,17 @@ def serve_torch(arguments, config) -> None:
 
 def serve(arguments, rank: int, trainer) -> None:
     """Do what comes, until the end."""
-    with Client(arguments.address, "AF_UNIX") as connection:
-        connection.send((arguments.name, rank, os.getpid()))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(arguments.address)
+        messages = connection.makefile("rw", encoding="utf-8")
+        found = [rank, os.getpid()]
         while True:
-            what, *details = connection.recv()
+            messages.write(json.dumps(found) + "\n")
+            messages.flush()
+            what, *details = json.loads(messages.readline())
             if what == "end":
                 return
-            connection.send(answer(trainer, what, *details))
+            found = answer(trainer, what, *details)
 
 
 def answer(trainer, what: str, *details) -> list[float]:
