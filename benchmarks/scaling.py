@@ -167,7 +167,7 @@ def measured_together(size: Size, together: list[Contestant], blocks: int) -> di
     with Running(together, size.config, size.batch_size, ARRAYS[-1]) as running:
         for each in together:
             if each.task == "train":
-                running.ask(each, "steps", 1, 0)  # the first step finds no memory
+                running.ask(each, "parts" if each.kind == "part" else "steps", 1, 0)  # it finds no memory
         in_turn = sorted(together, key=lambda each: ORDER.index(each.name))
         for _ in range(blocks):
             for each in in_turn:
@@ -183,10 +183,11 @@ def block_of(running: Running, contestant: Contestant, size: Size) -> dict:
             for name in COLLECTIVES:
                 for count in ARRAYS:
                     found[name, count] = median(running.ask(contestant, "collective", name, count, 2))
+        elif contestant.kind == "part":
+            times = running.ask(contestant, "parts", size.uncounted, size.steps)
+            found["step"], found["update"] = median(times[::2]), median(times[1::2])
         else:
             found["step"] = median(running.ask(contestant, "steps", size.uncounted, size.steps))
-        if contestant.kind == "part":
-            found["update"] = median(running.ask(contestant, "update", 3))
     return {**found, "others": load.others}
 
 

@@ -2,7 +2,7 @@
 Each message is a line of JSON.
 
     ["steps", k, n]                  k steps that are not counted, then n: the seconds of each
-    ["update", n]                    n times the optimizer's share, of a part that was computed before
+    ["parts", k, n]                  the same of forward and backward, and of the update after each
     ["collective", name, size, n]    n times a collective on an array of so many bytes
     ["end"]
 
@@ -115,9 +115,10 @@ def answer(trainer, what: str, *details) -> list[float]:
     if what == "steps":
         uncounted, count = details
         return [seconds_of(trainer.step) for _ in range(uncounted + count)][uncounted:]
-    if what == "update":
-        (count,) = details
-        return [trainer.update() for _ in range(count)]
+    if what == "parts":
+        uncounted, count = details
+        pairs = [(seconds_of(trainer.step), trainer.update()) for _ in range(uncounted + count)]
+        return [seconds for pair in pairs[uncounted:] for seconds in pair]
     name, size, count = details
     trainer.time(name, size)
     return [trainer.time(name, size) for _ in range(count)]

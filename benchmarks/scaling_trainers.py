@@ -100,7 +100,7 @@ class PartTrainer:
         complete(self.parameters, self.views)
 
     def update(self) -> float:
-        """Seconds of the norm and of AdamW, after `step`."""
+        """Seconds of the norm and of AdamW. After `step`, as caches then are as in a whole step."""
         started = time.perf_counter()
         if self.sharded is None:
             _, scale = clip(self.parameters, 1.0)
