@@ -253,7 +253,7 @@ class Processes:
         for report in self._reports.values():
             if report["why"] != ENDED:
                 error = self._error(report["rank"], report["why"])
-                error.__cause__ = InChild(report["traceback"])
+                error.__cause__ = InChild(report["traceback"], report["defect"])
                 return error
         if why:
             return self._error(rank, why)

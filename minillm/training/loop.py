@@ -18,10 +18,11 @@ import numpy as np
 from minillm.backend.async_read import AsyncRead
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.machine import Machine
-from minillm.distributed.sharding import Sharded, layout_for
+from minillm.distributed.watch import Watch
 from minillm.errors import MissingExtra
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
+from minillm.training.agreed import agree_on_run
 from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
@@ -31,6 +32,7 @@ from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.ranks import ranks_of
 from minillm.training.run import Run
+from minillm.training.sharded_parallel import among_ranks
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 
 SPEED_STEPS = 10  # over which speed is measured on a device
@@ -101,7 +103,8 @@ def train(
     processes and threads compute; no number depends on it (distributed/machine.py).
 
     Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
-    another process trains in the run's folder; UserError for a changed model. When it returns, the
+    another process trains in the run's folder; UserError for a changed model; RankLost if one of
+    several processes ends or hangs (distributed/watch.py). When it returns, the
     folder is free for other processes.
     """
     run.refuse_changed_model()
@@ -110,7 +113,7 @@ def train(
     launched = run.communicator
     try:
         with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
-            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads)
+            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads, machine)
         if launched.rank == 0:
             _finish(run, reporter)
         return reason
@@ -127,36 +130,41 @@ def _train(
     control: Control,
     communicator: Communicator,
     threads: int,
+    machine: Machine,
 ) -> str:
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
+    zero = run.zero if communicator.launched else machine.zero
     parts = settings.batch_parts if model.device == "cpu" else 1
-    run.sharded = None
-    if parts > 1:
-        run.sharded = Sharded(run.optimizer, layout_for(run.optimizer), communicator, min(threads, parts))
-    parallel = DataParallel(model, threads, parts, communicator, run.sharded and run.sharded.layout)
+    accumulates = settings.gradient_accumulation > 1
+    parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
     parallel.prepare()
     communicator.start()
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
     if communicator.rank > 0:
         reporter = Reporter()
     reporter.on_start(communicator.size, threads)
-    run.metrics.cut(progress.metrics_size)
     schedule = settings.make_schedule()
     with (
+        Watch(communicator, machine.deadline, f"continue with --resume {run.folder}") as watch,
         parallel,
         BatchPrefetcher(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
+        given = {"--stop-after": stop_after, "--zero": zero, "--tensor-parallel": machine.tensor_parallel}
+        for note in (*watch.notes(), *agree_on_run(run, communicator, given)):
+            reporter.on_message(note)
+        run.metrics.cut(progress.metrics_size)
         report = partial(reporter.on_preparation, run.examples.preparing)
-        if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
-            return "stopped"
+        with parallel.all_weights():
+            if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
+                return "stopped"
         follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
-            step = progress.step
+            step = communicator.step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
                 follower.catch_up()
                 if not _evaluate_and_save(run, parallel, reporter, control):
@@ -180,13 +188,15 @@ def _train(
             progress.step = step + 1
             follower.follow(step, lr, loss, norm)
         follower.catch_up()
-        run.save()
+        with parallel.all_weights(keep=True):
+            run.save()
     return reason
 
 
 def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
     tokens = round(run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation)
-    return Profiler(parallel.models, run.optimizer, tokens, run.model.config.context_length, reporter.on_profile)
+    time, done = run.model.config.context_length, reporter.on_profile
+    return Profiler(parallel.models, run.optimizer, tokens, time, done, run.sharded, run.communicator)
 
 
 class MetricsReader:
@@ -280,6 +290,14 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
         raise Diverged(describe_divergence(run, progress.step, validation.loss, 0.0))
     is_best = progress.best_val_loss is None or validation.loss < progress.best_val_loss
     progress.history.append((progress.step, train.loss, validation.loss))
+    with parallel.all_weights():
+        _keep_and_save(run, reporter, train, validation, is_best)
+    return True
+
+
+def _keep_and_save(run: Run, reporter: Reporter, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+    """What follows an evaluation: keep the best model, report, write a sample, save."""
+    settings, progress = run.settings, run.progress
     if is_best:
         progress.best_step, progress.best_val_loss = progress.step, validation.loss
         run.save_model()
@@ -293,11 +311,11 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
     if settings.sample_tokens and run.communicator.rank == 0:
-        text = write_sample(run)
+        with run.communicator.during("writing a sample"):
+            text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)
     run.save()
-    return True
 
 
 def _measured(part: str, evaluation: Evaluation) -> dict[str, float]:
