@@ -46,8 +46,8 @@ ARRAYS = [1 << power for power in (12, 15, 18, 21, 24, 26)]  # bytes
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its batch. blocks: turns of each contestant; steps: in a block; uncounted: before
-    them, where a cold cache matters.
+    """A model and its batch. blocks: turns of each contestant, half as many where workers are more
+    than cores. steps: in a block; uncounted: before them, where a cold cache matters.
     """
 
     name: str
@@ -86,7 +86,7 @@ def parse_arguments():
     parser.add_argument("--sizes", nargs="+", default=["0.8M", "10M", "124M"], help="some of tiny, 0.8M, 10M, 124M")
     parser.add_argument("--workers", nargs="+", type=int, default=WORKERS)
     parser.add_argument("--contestants", nargs="+", default=["threads", "processes", "mpi", "torch", "DDP"])
-    parser.add_argument("--blocks", type=int, help="turns of each contestant; by default 20, 12 and 6, by size")
+    parser.add_argument("--blocks", type=int, help="turns of each contestant; by default 12, 8 and 5, by size")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/scaling.json")
     parser.add_argument("--show", action="store_true", help="print benchmarks/results/scaling.json as tables")
     return parser.parse_args()
@@ -95,10 +95,10 @@ def parse_arguments():
 def sizes(names) -> list[Size]:
     small = find_preset("shakespeare-char-cpu")
     found = {
-        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 20, 4, 1),
-        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 20, 2, 1),
-        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 12, 1, 0),
-        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 6, 1, 0),
+        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 12, 4, 1),
+        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 12, 2, 1),
+        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 8, 1, 0),
+        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 5, 1, 0),
     }
     return [
         Size(name, minillm.GPT2Config(**{"dropout": 0.0, "tie_embeddings": True, **shape}), *others)
@@ -135,8 +135,9 @@ def measure(size: Size, workers: int, arguments, results: dict) -> None:
     """All contestants with so many workers: print and keep what they took."""
     everyone = contestants_of(workers, arguments.contestants)
     rounds: dict[str, list[dict]] = {}
+    blocks = arguments.blocks or (size.blocks if workers <= cores() else size.blocks // 2)
     for together in in_memory(everyone, calibrators_of(workers, arguments.contestants), size):
-        rounds = {**measured_together(size, together, arguments.blocks or size.blocks), **rounds}
+        rounds = {**measured_together(size, together, blocks), **rounds}
     steps = {name: chosen(rounds[name], "step") for name in (each.name for each in everyone)}
     for name, values in steps.items():
         row = {"size": size.name, "workers": workers, "contestant": name, **summary(values)}

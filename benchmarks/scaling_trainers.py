@@ -12,10 +12,11 @@ from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator, Terms
 from minillm.distributed.gradients import complete, put_home
 from minillm.distributed.layout import CELL
-from minillm.distributed.sharding import Sharded, layout_for
+from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.optim import clip
-from minillm.training.data_parallel import DataParallel, loss_of
+from minillm.training.data_parallel import loss_of
+from minillm.training.sharded_parallel import among_ranks, layout_of
 
 SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
@@ -36,11 +37,7 @@ class OurTrainer:
         self.batch, parts = batch_of(config, batch_size), communicator.size * threads
         self.model = minillm.GPT2(config, seed=0).train()
         self.optimizer = minillm.AdamW(self.model.parameters(), **SETTINGS)
-        self.sharded = None
-        if parts > 1:
-            self.sharded = Sharded(self.optimizer, layout_for(self.optimizer), communicator, threads)
-        layout = self.sharded and self.sharded.layout
-        self.parallel = DataParallel(self.model, threads, parts, communicator, layout)
+        self.parallel, self.sharded = among_ranks(self.model, self.optimizer, parts, threads, communicator)
         self.parallel.prepare()
         communicator.start()
 
@@ -78,7 +75,7 @@ class PartTrainer:
         self.optimizer = minillm.AdamW(self.parameters, **SETTINGS)
         self.sharded, self.views = None, {}
         if ranks > 1:
-            layout = layout_for(self.optimizer)
+            layout = layout_of(self.model, self.optimizer, 1)
             self.sharded = Sharded(self.optimizer, layout, Silent(rank, ranks))
             self.gradients = np.zeros(layout.size, np.float32)
             self.views = layout.views(self.gradients)
