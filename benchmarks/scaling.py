@@ -9,8 +9,8 @@ Three sizes of GPT-2 with tied head, no dropout. Contestants of N workers, which
     DDP          N processes of PyTorch, DistributedDataParallel over gloo
 
 Each works in processes of its own, which sleep while another has its turn. A block is some steps, its figure their median; a
-result is the median over blocks. The machine may have other work: blocks are chosen by how much of the cores it took
-(/proc/stat), not by their time. A ratio is that of neighbouring blocks, all of them.
+result is the median over the quieter half of them. The machine may have other work: how quiet a block was is known from
+how long its processes waited for a core (/proc/PID/schedstat), not from its time. A ratio is that of neighbouring blocks.
 
 With 1 and 2 workers the parts of a step are measured in the same turns, without the step: forward and backward of a part of
 the batch on N cores at once, the optimizer's update of a share, and collectives on arrays of several sizes, which give a
@@ -37,7 +37,6 @@ from minillm.models.presets import find_preset
 from minillm.profiling.memory import count_parameters
 
 WORKERS = (1, 2, 4)
-QUIET = 0.05  # of the cores, that other processes may take in a quiet block
 OURS = ("processes", "mpi")
 COLLECTIVES = ("reduce_scatter", "all_gather")
 ORDER = ("torch", "threads", "DDP", "processes", "part", "mpi", "processes collectives", "mpi collectives")
@@ -86,7 +85,7 @@ def parse_arguments():
     parser.add_argument("--sizes", nargs="+", default=["0.8M", "10M", "124M"], help="some of tiny, 0.8M, 10M, 124M")
     parser.add_argument("--workers", nargs="+", type=int, default=WORKERS)
     parser.add_argument("--contestants", nargs="+", default=["threads", "processes", "mpi", "torch", "DDP"])
-    parser.add_argument("--blocks", type=int, help="turns of each contestant; by default 12, 8 and 5, by size")
+    parser.add_argument("--blocks", type=int, help="turns of each contestant; by default 12, 10 and 5, by size")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/scaling.json")
     parser.add_argument("--show", action="store_true", help="print benchmarks/results/scaling.json as tables")
     return parser.parse_args()
@@ -97,7 +96,7 @@ def sizes(names) -> list[Size]:
     found = {
         "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 12, 4, 1),
         "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 12, 2, 1),
-        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 8, 1, 0),
+        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 10, 1, 0),
         "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 5, 1, 0),
     }
     return [
@@ -141,7 +140,7 @@ def measure(size: Size, workers: int, arguments, results: dict) -> None:
     steps = {name: chosen(rounds[name], "step") for name in (each.name for each in everyone)}
     for name, values in steps.items():
         row = {"size": size.name, "workers": workers, "contestant": name, **summary(values)}
-        results["steps"].append({**row, "others": median(block["others"] for block in rounds[name])})
+        results["steps"].append({**row, "waited": median(chosen(rounds[name], "waited"))})
         print(f"  {workers} {name:<12} {row['milliseconds']:>9.2f} ms  ({row['lowest']:.2f} to {row['highest']:.2f})")
     for ours, theirs in (("threads", "torch"), ("processes", "torch"), ("processes", "DDP"), ("mpi", "DDP")):
         if ours in steps and theirs in steps:
@@ -179,7 +178,7 @@ def measured_together(size: Size, together: list[Contestant], blocks: int) -> di
 def block_of(running: Running, contestant: Contestant, size: Size) -> dict:
     """The figures of a turn: the medians of what its slowest process took."""
     found = {}
-    with running.watched() as load:
+    with running.watched(contestant) as load:
         if contestant.task == "collectives":
             for name in COLLECTIVES:
                 for count in ARRAYS:
@@ -189,14 +188,19 @@ def block_of(running: Running, contestant: Contestant, size: Size) -> dict:
             found["step"], found["update"] = median(times[::2]), median(times[1::2])
         else:
             found["step"] = median(running.ask(contestant, "steps", size.uncounted, size.steps))
-    return {**found, "others": load.others}
+    return {**found, "waited": load.waited}
 
 
 def chosen(blocks: list[dict], figure) -> list[float]:
-    """A figure in the quiet blocks; where there are few, in the quietest third."""
-    ordered = sorted(blocks, key=lambda block: block["others"])
-    quiet = sum(block["others"] <= QUIET for block in blocks)
-    return [block[figure] for block in ordered[: max(quiet, -(-len(blocks) // 3))]]
+    """A figure in the quieter half of the blocks."""
+    ordered = sorted(blocks, key=lambda block: block["waited"])
+    return [block[figure] for block in ordered[: -(-len(blocks) // 2)]]
+
+
+def quiet_pairs(blocks: list[dict], others: list[dict]) -> list[int]:
+    """The turns whose two blocks were quieter together than in half of the turns."""
+    order = sorted(range(len(blocks)), key=lambda turn: blocks[turn]["waited"] + others[turn]["waited"])
+    return order[: -(-len(order) // 2)]
 
 
 def summary(values: list[float]) -> dict:
@@ -205,7 +209,7 @@ def summary(values: list[float]) -> dict:
 
 
 def ratio_of(ours: list[dict], theirs: list[dict]) -> dict:
-    pairs = [their["step"] / our["step"] for our, their in zip(ours, theirs)]
+    pairs = [theirs[turn]["step"] / ours[turn]["step"] for turn in quiet_pairs(ours, theirs)]
     return {"median": median(pairs), "lowest": min(pairs), "highest": max(pairs)}
 
 
@@ -246,7 +250,8 @@ def predict(size: Size, workers: int, rounds, steps, results) -> None:
         for name, link in links_of(rounds.get(f"{kind} collectives", [])).items():
             numbers[f"{kind} {name}"] = {"latency": link.latency, "bandwidth": link.bandwidth}
         predicted = guesses(size, workers, kind, rounds, results["fixed"].get(f"{workers} {kind}", 0.0))
-        ratio = median(guess / block["step"] for guess, block in zip(predicted, rounds[kind]))
+        turns = quiet_pairs(rounds["part"], rounds[kind])
+        ratio = median(predicted[turn] / rounds[kind][turn]["step"] for turn in turns)
         measured = median(steps[kind])
         row = {"size": size.name, "workers": workers, "contestant": kind}
         row |= {"predicted": 1e3 * ratio * measured, "measured": 1e3 * measured, "error": ratio - 1}

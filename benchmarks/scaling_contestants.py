@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from minillm.backend.threads import cores
 from minillm.errors import UserError
 
 CHECKOUT = Path(__file__).parent.parent
 ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 @dataclass(frozen=True)
@@ -68,12 +66,16 @@ class Running:
         self._contestants, self._config, self._batch_size, self._largest = contestants, config, batch_size, largest
         self._programs: list[subprocess.Popen] = []
         self._ranks: dict[tuple[str, int], object] = {}  # name, rank -> connection
-        self._pids: list[int] = [os.getpid()]
+        self._pids: dict[tuple[str, int], int] = {}
 
     def __enter__(self) -> Running:
         self._folder = tempfile.TemporaryDirectory()
-        for each in self._contestants:
-            self._start(each)
+        try:
+            for each in self._contestants:
+                self._start(each)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def _start(self, contestant: Contestant) -> None:
@@ -95,10 +97,10 @@ class Running:
             ]
             self._programs += programs
             for _ in range(contestant.ranks):
-                messages = _accepted(listener, programs, contestant.name).makefile("rw", encoding="utf-8")
+                with _accepted(listener, programs, contestant.name) as connection:
+                    messages = connection.makefile("rw", encoding="utf-8")
                 rank, pid = json.loads(messages.readline())
-                self._ranks[contestant.name, rank] = messages
-                self._pids.append(pid)
+                self._ranks[contestant.name, rank], self._pids[contestant.name, rank] = messages, pid
 
     def ask(self, contestant: Contestant, *request) -> list[float]:
         """What all its processes answer, which work at the same time: for each entry the slowest."""
@@ -111,17 +113,15 @@ class Running:
         return [max(times) for times in zip(*map(json.loads, answers))]
 
     @contextmanager
-    def watched(self) -> Iterator[SimpleNamespace]:
-        """Afterwards `others` says what share of the cores other processes had meanwhile."""
-        load = SimpleNamespace(others=0.0)
-        busy, own, started = _busy(), self._own(), time.perf_counter()
+    def watched(self, contestant: Contestant) -> Iterator[SimpleNamespace]:
+        """Afterwards `waited` says how long its processes were ready to run and waited for a core, as
+        a share of the time: other work of the machine had it, or they had it from each other.
+        """
+        load = SimpleNamespace(waited=0.0)
+        pids = [self._pids[contestant.name, rank] for rank in range(contestant.ranks)]
+        before, started = sum(map(_waited, pids)), time.perf_counter()
         yield load
-        seconds = time.perf_counter() - started
-        load.others = max(0.0, _busy() - busy - (self._own() - own)) / (seconds * cores())
-
-    def _own(self) -> float:
-        """Processor time of all processes of all contestants, in seconds."""
-        return sum(_processor_seconds(pid) for pid in self._pids)
+        load.waited = (sum(map(_waited, pids)) - before) / (time.perf_counter() - started) / len(pids)
 
     def __exit__(self, *exception) -> None:
         for messages in self._ranks.values():
@@ -157,12 +157,8 @@ def available_bytes() -> float:
     return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
-def _busy() -> float:
-    """Seconds that all cores together were not idle."""
-    user, nice, system, _, _, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
-    return (user + nice + system + sum(others)) / TICKS
-
-
-def _processor_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def _waited(pid: int) -> float:
+    """Seconds that all threads of a process have waited for a core (Linux, sched-stats.txt: the second
+    number)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9

@@ -5,12 +5,13 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import minillm
-from benchmarks import scale_table, scaling
+from benchmarks import scale_table, scaling, scaling_contestants
 from benchmarks.collective_costs import ALGORITHMS, Link, Network, bytes_sent, direct_exchange, halving, ring, tree
 from benchmarks.networks import A100, GPU_CLUSTERS, HDR, Cluster
 from benchmarks.scale_model import (
@@ -33,6 +34,7 @@ from benchmarks.scaling_trainers import OurTrainer
 from minillm.distributed.communicator import Terms, equal_bounds
 from minillm.distributed.layout import CELL
 from minillm.distributed.rank_threads import run_ranks
+from minillm.errors import UserError
 from minillm.profiling.flops import flops_per_token
 from minillm.profiling.memory import count_parameters
 
@@ -214,59 +216,104 @@ def test_the_predicted_step():
     )
 
 
-@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the load of the machine is read from Linux's /proc")
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["threads", "processes"],
-        pytest.param(["processes", "DDP"], marks=pytest.mark.peers),
-    ],
-    ids=" and ".join,
-)
-def test_contestants_take_turns(monkeypatch, capsys, tmp_path, names):
-    if "DDP" in names:
-        pytest.importorskip("torch")
+def run_benchmark(monkeypatch, tmp_path, *contestants) -> dict:
+    """The results of one turn of each, with two workers on a tiny model."""
     monkeypatch.setattr(scaling, "ARRAYS", [1 << 12, 1 << 14])
     monkeypatch.setattr(scaling, "cores", lambda: 2)
     monkeypatch.setattr(scaling.common, "RESULTS", tmp_path)
-    arguments = ["--sizes", "tiny", "--workers", "2", "--contestants", *names, "--blocks", "1", "--write"]
+    arguments = ["--sizes", "tiny", "--workers", "2", "--contestants", *contestants, "--blocks", "1", "--write"]
     monkeypatch.setattr(sys, "argv", ["scaling", *arguments])
     scaling.main()
     found = json.loads((tmp_path / "scaling.json").read_text())
-    assert [row["contestant"] for row in found["steps"]] == names
+    assert [row["contestant"] for row in found["steps"]] == list(contestants)
     assert all(row["milliseconds"] > 0 and row["workers"] == 2 for row in found["steps"])
-    assert found["calibration"][0]["processes reduce_scatter"]["bandwidth"] > 0
-    (prediction,) = found["predictions"]
+    return found
+
+
+needs_linux = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the load is read from Linux's /proc")
+
+
+@needs_linux
+def test_processes_and_what_predicts_them(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(scaling, "overheads", lambda workers, arguments: {"2 processes": 0.5})
+    found = run_benchmark(monkeypatch, tmp_path, "processes")
+    numbers, (prediction,) = found["calibration"][0], found["predictions"]
+    assert numbers["processes reduce_scatter"]["bandwidth"] > 0 and numbers["update_seconds"] > 0
+    assert prediction["predicted"] > 500  # milliseconds: the overhead alone
     assert prediction["predicted"] == pytest.approx(prediction["measured"] * (1 + prediction["error"]))
-    shown = capsys.readouterr().out
-    assert "predicted" in shown and ("DDP takes" in shown) == ("DDP" in names)
+    assert "predicted" in capsys.readouterr().out
 
 
-def test_blocks_are_chosen_by_what_else_the_machine_did():
-    blocks = [{"others": 0.3, "step": 1.0}, {"others": 0.0, "step": 2.0}, {"others": 0.04, "step": 3.0}]
+@needs_linux
+@pytest.mark.peers
+def test_ddp_and_processes_take_turns(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(scaling, "calibrators_of", lambda workers, names: [])
+    found = run_benchmark(monkeypatch, tmp_path, "processes", "DDP")
+    assert found["ratios"][0]["median"] > 0 and "DDP takes" in capsys.readouterr().out
+
+
+@needs_linux
+def test_a_process_that_ends_is_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        scaling_contestants.Contestant, "commands", lambda *arguments: [[sys.executable, "-c", "exit(3)"]]
+    )
+    monkeypatch.setattr(scaling, "overheads", lambda workers, arguments: {})
+    monkeypatch.setattr(scaling, "calibrators_of", lambda workers, names: [])
+    with pytest.raises(UserError, match="threads: a process ended with exit code 3"):
+        run_benchmark(monkeypatch, tmp_path, "threads")
+
+
+def test_what_a_step_takes_beside_its_parts(monkeypatch):
+    """Of a tiny model: the step less the part, the update, and for two ranks the collectives."""
+    rounds = {
+        "processes": [{"step": 9.0, "waited": 0.0}],
+        "part": [{"step": 4.0, "update": 1.0, "waited": 0.0}],
+        "processes collectives": [
+            {(name, size): 1.0 for name in scaling.COLLECTIVES for size in scaling.ARRAYS} | {"waited": 0.0}
+        ],
+    }
+    monkeypatch.setattr(scaling, "cores", lambda: 2)
+    monkeypatch.setattr(scaling, "measured_together", lambda size, together, blocks: rounds)
+    arguments = SimpleNamespace(contestants=["threads", "processes", "DDP"], blocks=1)
+    assert scaling.overheads(2, arguments) == {"2 processes": pytest.approx(9 - 4 - 1 - 3)}
+    assert scaling.overheads(1, arguments)["1 processes"] >= 0
+    assert scaling.overheads(4, arguments) == {}  # more than the cores
+
+
+def test_blocks_are_chosen_by_how_long_they_waited_for_a_core():
+    blocks = [{"waited": 0.3, "step": 1.0}, {"waited": 0.0, "step": 2.0}, {"waited": 0.04, "step": 3.0}]
     assert scaling.chosen(blocks, "step") == [2.0, 3.0]
-    busy = [{"others": 0.2 + i, "step": float(i)} for i in range(6)]
-    assert scaling.chosen(busy, "step") == [0.0, 1.0]
+    assert scaling.quiet_pairs(blocks, [{"waited": 0.0}, {"waited": 0.9}, {"waited": 0.0}]) == [2, 0]
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
 
 
-def test_the_tables_of_the_page_are_those_of_the_model():
-    page = (DOCS / "scaling.md").read_text()
-    for table in scale_table.tables():
-        assert "\n".join(table) in page, (
-            f"docs/scaling.md: python -m benchmarks.scale_table prints another table: {table[0]}"
+def test_the_tables_of_the_pages_are_those_of_the_model_and_of_the_results():
+    scaling_page, performance = ((DOCS / name).read_text() for name in ("scaling.md", "performance.md"))
+    for table in [*scale_table.tables(), *scale_table.measured_tables()]:
+        assert "\n".join(table) in scaling_page, (
+            f"python -m benchmarks.scale_table --write makes another table: {table[0]}"
         )
+    assert "\n".join(scale_table.of_two_workers()) in performance
 
 
-def test_the_measured_figures_of_the_pages_are_those_of_the_results():
+def test_what_the_page_says_of_the_results():
     results = json.loads(scale_table.MEASURED.read_text())
     page = (DOCS / "scaling.md").read_text()
-    for table in (scaling.table_of_steps(results), scaling.table_of_predictions(results)):
-        assert "\n".join(table) in page, "docs/scaling.md: python -m benchmarks.scaling --show prints another table"
-    assert max(abs(row["error"]) for row in results["predictions"]) <= 0.15
     assert results["origin"]["date"] in page
+    assert f"{results['core']['operations_per_second'] / 1e9:.0f} GFLOP/s" in page
+    assert max(abs(row["error"]) for row in results["predictions"]) <= 0.15
+
+
+def test_tables_are_put_into_a_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n| c |\n|---|\n| 3 |\n\nafter\n")
+    scale_table.put_into(page, [["| a | b |", "|---|---|", "| 4 | 5 |", "| 6 | 7 |"]])
+    assert page.read_text() == (
+        "before\n\n| a | b |\n|---|---|\n| 4 | 5 |\n| 6 | 7 |\n\n| c |\n|---|\n| 3 |\n\nafter\n"
+    )
 
 
 def test_the_picture(tmp_path):
