@@ -45,13 +45,14 @@ ARRAYS = [1 << power for power in (12, 15, 18, 21, 24, 26)]  # bytes
 
 @dataclass(frozen=True)
 class Size:
-    """A model and its batch. blocks: turns of each contestant, half as many where workers are more
-    than cores. steps: in a block; uncounted: before them, where a cold cache matters.
+    """A model and its batch. starts: of all processes, one where workers are more than cores; blocks:
+    turns of each contestant after each start; steps: in a block; uncounted: before them, where a cold cache matters.
     """
 
     name: str
     config: minillm.GPT2Config
     batch_size: int
+    starts: int
     blocks: int
     steps: int
     uncounted: int
@@ -85,7 +86,8 @@ def parse_arguments():
     parser.add_argument("--sizes", nargs="+", default=["0.8M", "10M", "124M"], help="some of tiny, 0.8M, 10M, 124M")
     parser.add_argument("--workers", nargs="+", type=int, default=WORKERS)
     parser.add_argument("--contestants", nargs="+", default=["threads", "processes", "mpi", "torch", "DDP"])
-    parser.add_argument("--blocks", type=int, help="turns of each contestant; by default 12, 10 and 5, by size")
+    parser.add_argument("--starts", type=int, help="of all processes; by default 3, 3 and 2, by size")
+    parser.add_argument("--blocks", type=int, help="turns of each contestant after a start; by default 5, 4 and 3")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/scaling.json")
     parser.add_argument("--show", action="store_true", help="print benchmarks/results/scaling.json as tables")
     return parser.parse_args()
@@ -94,10 +96,10 @@ def parse_arguments():
 def sizes(names) -> list[Size]:
     small = find_preset("shakespeare-char-cpu")
     found = {
-        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 12, 4, 1),
-        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 12, 2, 1),
-        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 10, 1, 0),
-        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 5, 1, 0),
+        "tiny": (dict(vocab_size=16, n_layer=1, n_head=1, d_model=16, context_length=8, bias=False), 4, 1, 12, 4, 1),
+        "0.8M": (dict(vocab_size=small.vocab_size, **small.model), 12, 3, 5, 2, 1),
+        "10M": (dict(vocab_size=65, n_layer=6, n_head=6, d_model=384, context_length=64, bias=False), 8, 3, 4, 1, 0),
+        "124M": ({**find_preset("gpt2").model, "vocab_size": 50257, "context_length": 64}, 4, 2, 3, 1, 0),
     }
     return [
         Size(name, minillm.GPT2Config(**{"dropout": 0.0, "tie_embeddings": True, **shape}), *others)
@@ -134,9 +136,9 @@ def measure(size: Size, workers: int, arguments, results: dict) -> None:
     """All contestants with so many workers: print and keep what they took."""
     everyone = contestants_of(workers, arguments.contestants)
     rounds: dict[str, list[dict]] = {}
-    blocks = arguments.blocks or (size.blocks if workers <= cores() else size.blocks // 2)
+    starts = (arguments.starts or size.starts) if workers <= cores() else 1
     for together in in_memory(everyone, calibrators_of(workers, arguments.contestants), size):
-        rounds = {**measured_together(size, together, blocks), **rounds}
+        rounds = {**measured_together(size, together, arguments.blocks or size.blocks, starts), **rounds}
     steps = {name: chosen(rounds[name], "step") for name in (each.name for each in everyone)}
     for name, values in steps.items():
         row = {"size": size.name, "workers": workers, "contestant": name, **summary(values)}
@@ -161,17 +163,20 @@ def in_memory(everyone: list[Contestant], calibrators: list[Contestant], size: S
     return [ours + calibrators, *([each, *(one for one in ours if one.name == "processes")] for each in theirs)]
 
 
-def measured_together(size: Size, together: list[Contestant], blocks: int) -> dict[str, list[dict]]:
-    """Name -> a dict of figures for each block, in turns."""
+def measured_together(size: Size, together: list[Contestant], blocks: int, starts: int = 1) -> dict[str, list[dict]]:
+    """Name -> a dict of figures for each block, in turns. starts: all processes are started so often,
+    as two processes of the same program can differ for as long as they live (where their memory lies).
+    """
     rounds: dict[str, list[dict]] = {each.name: [] for each in together}
-    with Running(together, size.config, size.batch_size, ARRAYS[-1]) as running:
-        for each in together:
-            if each.task == "train":
-                running.ask(each, "parts" if each.kind == "part" else "steps", 1, 0)  # it finds no memory
-        in_turn = sorted(together, key=lambda each: ORDER.index(each.name))
-        for _ in range(blocks):
-            for each in in_turn:
-                rounds[each.name].append(block_of(running, each, size))
+    in_turn = sorted(together, key=lambda each: ORDER.index(each.name))
+    for _ in range(starts):
+        with Running(together, size.config, size.batch_size, ARRAYS[-1]) as running:
+            for each in together:
+                if each.task == "train":  # the first step finds no memory
+                    running.ask(each, "parts" if each.kind == "part" else "steps", 1, 0)
+            for _ in range(blocks):
+                for each in in_turn:
+                    rounds[each.name].append(block_of(running, each, size))
     return rounds
 
 

@@ -221,7 +221,19 @@ def run_benchmark(monkeypatch, tmp_path, *contestants) -> dict:
     monkeypatch.setattr(scaling, "ARRAYS", [1 << 12, 1 << 14])
     monkeypatch.setattr(scaling, "cores", lambda: 2)
     monkeypatch.setattr(scaling.common, "RESULTS", tmp_path)
-    arguments = ["--sizes", "tiny", "--workers", "2", "--contestants", *contestants, "--blocks", "1", "--write"]
+    arguments = [
+        "--sizes",
+        "tiny",
+        "--workers",
+        "2",
+        "--contestants",
+        *contestants,
+        "--starts",
+        "1",
+        "--blocks",
+        "1",
+        "--write",
+    ]
     monkeypatch.setattr(sys, "argv", ["scaling", *arguments])
     scaling.main()
     found = json.loads((tmp_path / "scaling.json").read_text())
