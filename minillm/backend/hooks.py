@@ -19,7 +19,7 @@ def instrumented(kind: str, name: str, arrays: tuple, work: Callable, *arguments
     """The result of `work(*arguments)`, a piece of work inside of the context managers of all
     hooks.
 
-    kind: "kernel" or "matrix product". arrays: what the work reads and writes.
+    kind: "kernel", "matrix product" or "communication". arrays: what the work reads and writes.
 
     >>> from contextlib import nullcontext
     >>> seen = []

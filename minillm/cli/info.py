@@ -35,6 +35,12 @@ def command(
     ] = False,
     dropout: Annotated[Optional[float], _option("With --model: probability of dropping a value.")] = None,
     vocab_size: Annotated[Optional[int], _option("With --model PRESET: tokens of the vocabulary.", min=1)] = None,
+    processes: Annotated[
+        int, _option("With --model: what one of so many ranks takes, which share no memory.", "--processes", min=1)
+    ] = 1,
+    zero: Annotated[int, _option("With --processes: what ranks share, as for train.", "--zero", min=1, max=3)] = 1,
+    threads: Annotated[Optional[int], _option("With --model: threads of each process.", "--threads", min=1)] = None,
+    batch_parts: Annotated[Optional[int], _option("With --model: parts of a batch.", "--batch-parts", min=1)] = None,
 ) -> None:
     """Versions, the BLAS and its threads, and the devices at hand: what to say with a bug report or
     a benchmark.
@@ -48,8 +54,9 @@ def command(
         from minillm.profiling.memory_report import memory_report
 
         sizes = (batch_size, context_length, dtype, device, checkpoint_activations, dropout, vocab_size)
+        ranks = (processes, zero, threads, batch_parts)
         with waiting("adding up the memory of a step", plain=False):
-            report = memory_report(model, *sizes)
+            report = memory_report(model, *sizes, *ranks)
         print(fold(report, terminal_width()))
         return
     from minillm.backend.environment import describe

@@ -15,6 +15,7 @@ rank owns one slice. With a section for each block a block can be reduced as soo
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,14 +97,19 @@ class Layout:
         """The first parameter of a section."""
         return next(entry.name for entry in self.entries.values() if entry.start >= section.start)
 
+    def in_one_section(self) -> Layout:
+        """The same layout, which ranks own as one section."""
+        other = copy.copy(self)
+        other.sections = [slice(0, self.size)]
+        return other
+
     def bounds(self, section: slice, ranks: int) -> list[int]:
         """ranks + 1 positions: rank r owns [bounds[r], bounds[r + 1]) of a section."""
         cells = (section.stop - section.start) // CELL
         equal = [section.start + CELL * (cells * rank // ranks) for rank in range(ranks + 1)]
         if not self.whole:
             return equal
-        starts = [e.start for e in self.entries.values() if section.start <= e.start < section.stop]
-        starts.append(section.stop)
+        starts = [*(entry.start for entry in self.entries_of(section)), section.stop]
         nearest = [min(starts, key=lambda start: abs(start - bound)) for bound in equal[1:-1]]
         return [section.start, *nearest, section.stop]
 
@@ -120,6 +126,10 @@ class Layout:
                 if start < stop:
                     found.append(Piece(entry, slice(start - entry.start, stop - entry.start), slice(start, stop)))
         return found
+
+    def entries_of(self, section: slice) -> list[Entry]:
+        """The parameters of a section, in order."""
+        return [entry for entry in self.entries.values() if section.start <= entry.start < section.stop]
 
     def views(self, buffer) -> dict:
         """Name -> the parameter's array, a view of the buffer (size,)."""

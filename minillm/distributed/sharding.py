@@ -20,7 +20,6 @@ the same way.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,23 +27,9 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import CELL, Layout, Piece
+from minillm.distributed.sharded_weights import ShardedWeights
+from minillm.errors import UserError
 from minillm.layers.layer import Parameter
-
-
-def layout_for(optimizer) -> Layout:
-    """The layout of what an optimizer changes: whole parameters for one owner where its step is not
-    element by element.
-
-    Where ranks share parameters (models/tensor_parallel.py), those of which each has a part come
-    first, in a section of their own, and all ranks have the same layout, with room for the largest
-    part.
-    """
-    parameters = optimizer.parameters
-    cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
-    sections = [names for names in (cut, [name for name in parameters if name not in cut]) if names]
-    shapes = {name: parameters[name].peek().shape for names in sections for name in names}
-    room = {name: math.prod(parameters[name].cut.largest_shape(shapes[name])) for name in cut}
-    return Layout(shapes, sections, whole=not is_elementwise(optimizer), room=room)
 
 
 def is_elementwise(optimizer) -> bool:
@@ -98,11 +83,25 @@ class Sharded:
 
     optimizer: as one process has it, of all parameters; their values become views of one flat array.
     Where ranks share memory its state does, too, and is complete in every rank; otherwise a rank
-    keeps the state of its own pieces. All ranks make it together.
+    keeps the state of its own pieces. sharded_weights: where each rank keeps its own weights alone
+    (ZeRO-3); the flat array is theirs. All ranks make it together.
     """
 
-    def __init__(self, optimizer, layout: Layout, communicator: Communicator, threads: int = 1):
+    def __init__(
+        self,
+        optimizer,
+        layout: Layout,
+        communicator: Communicator,
+        threads: int = 1,
+        sharded_weights: ShardedWeights | None = None,
+    ):
         self.optimizer, self.layout, self.communicator = optimizer, layout, communicator
+        self._sharded_weights = sharded_weights
+        self._own_memory = communicator.size > 1 and not communicator.shares_memory
+        if getattr(optimizer, "state_is_spread", False):
+            raise UserError(
+                "the optimizer's state is spread over the ranks that trained: open the run again (resume_run)"
+            )
         self._flatten()
         self._threads = threads if not layout.whole else 1
         self._optimizers: list | None = None
@@ -116,6 +115,8 @@ class Sharded:
         """
         if self._optimizers is None:
             self._optimizers = [self._restricted(pieces, gradients) for pieces in self._by_thread() if pieces]
+            if self._own_memory:
+                self._forget_the_whole_state()
         for each in self._optimizers:
             each.lr, each.weight_decay, each.step_count = lr, self.optimizer.weight_decay, self.optimizer.step_count
             each.share = share
@@ -127,6 +128,8 @@ class Sharded:
         else:
             share(lambda each: each.step(scale), self._optimizers)
         self.optimizer.step_count += 1
+        if self._sharded_weights is not None:
+            return  # whoever needs weights gathers them
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
 
@@ -151,10 +154,14 @@ class Sharded:
         """Make every weight, and where ranks share memory every state, a view of a flat array."""
         parameters, layout = self.optimizer.parameters, self.layout
         dtype = next(iter(parameters.values())).peek().dtype
-        self.weights = self.communicator.shared(layout.size, dtype)
-        for name, view in layout.views(self.weights).items():
-            view[...] = parameters[name].peek()
-            parameters[name].value = view
+        if self._sharded_weights is not None:
+            self.weights = self._sharded_weights.array
+            self._sharded_weights.fill(parameters)
+        else:
+            self.weights = self.communicator.shared(layout.size, dtype)
+            for name, view in layout.views(self.weights).items():
+                view[...] = parameters[name].peek()
+                parameters[name].value = view
         if self.communicator.size > 1 and self.communicator.shares_memory:
             for arrays in self.optimizer.state.values():
                 views = layout.views(self.communicator.shared(layout.size, dtype))
@@ -171,10 +178,18 @@ class Sharded:
             for thread in range(self._threads)
         ]
 
+    def _forget_the_whole_state(self) -> None:
+        """Each rank has the state of its pieces now: the arrays of whole parameters give their memory
+        back.
+        """
+        for arrays in self.optimizer.state.values():
+            for name, array in arrays.items():
+                arrays[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
+        self.optimizer.state_is_spread = True
+
     def _restricted(self, pieces: list[Piece], gradients):
         """The optimizer of some pieces."""
         parameters, state, kept = {}, {kind: {} for kind in self.optimizer.state}, []
-        own_memory = self.communicator.size > 1 and not self.communicator.shares_memory
         for piece in pieces:
             name = piece.entry.name
             parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
@@ -186,7 +201,7 @@ class Sharded:
             for kind, arrays in self.optimizer.state.items():
                 if name in arrays:
                     part = arrays[name].reshape(-1)[piece.part].reshape(piece.shape)
-                    state[kind][name] = part.copy() if own_memory else part
+                    state[kind][name] = part.copy() if self._own_memory else part
         restricted = self.optimizer.restricted(parameters, state)
         restricted.pieces = kept
         return restricted

@@ -90,9 +90,11 @@ class Running:
         """The number of the array for the next part."""
         return len(self.nodes)
 
-    def added(self, part: int) -> None:
-        """The next part's term has been written: add what can be added."""
-        self.nodes.append((part, part + 1))
+    def added(self, part: int, last: int | None = None) -> None:
+        """The next part's term has been written, or the sum of the parts part, ..., last - 1: add
+        what can be added.
+        """
+        self.nodes.append((part, part + 1 if last is None else last))
         while len(self.nodes) > 1 and self._parent(*self.nodes[-2:]):
             last = self.nodes.pop()
             self._add(len(self.nodes) - 1, len(self.nodes))

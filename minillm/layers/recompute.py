@@ -15,6 +15,7 @@ the same, and so are the gradients, to the last bit.
 from __future__ import annotations
 
 from minillm.layers.documents import forward_with
+from minillm.layers.sections import ABOVE, ALL_HERE, Sections
 
 
 def recomputed_forward(block, x, rng_key, starts=None):
@@ -41,31 +42,37 @@ def share_layers(blocks) -> bool:
     return len(set(layers)) < len(layers)
 
 
-def run_blocks(blocks, x, rng_key, recompute: bool, starts=None):
+def run_blocks(blocks, x, rng_key, recompute: bool, starts=None, sections: Sections = ALL_HERE):
     """x through the blocks one after the other  ->  x, and what each of them saved (None where it
     keeps it itself)
 
     A layer keeps what backward needs for one call alone. Blocks that share layers, or are the same
-    block, are computed again in any case. starts (B, T): of packed documents.
+    block, are computed again in any case. starts (B, T): of packed documents. sections: called on
+    the way, where ranks share weights or gradients (sections.py).
     """
     recompute = recompute or share_layers(blocks)
     saved = []
-    for block in blocks:
-        if recompute:
-            x, kept = recomputed_forward(block, x, rng_key, starts)
-            saved.append(kept)
-        else:
-            x = forward_with(block, x, rng_key, starts)
-            saved.append(None)
+    for index, block in enumerate(blocks):
+        with sections.weights(index):
+            if recompute:
+                x, kept = recomputed_forward(block, x, rng_key, starts)
+                saved.append(kept)
+            else:
+                x = forward_with(block, x, rng_key, starts)
+                saved.append(None)
     return x, saved
 
 
-def run_blocks_backward(blocks, dx, saved):
+def run_blocks_backward(blocks, dx, saved, sections: Sections = ALL_HERE):
     """The gradient through the blocks, from the last to the first."""
+    sections.complete(ABOVE)
     while saved:
         kept = saved.pop()  # its memory is free once the block is done
-        block = blocks[len(saved)]
-        # forward: x = forward_with(block, x, rng_key, starts)
-        # forward: x, kept = recomputed_forward(block, x, rng_key, starts)
-        dx = block.backward(dx) if kept is None else recomputed_backward(block, dx, kept)
+        index = len(saved)
+        block = blocks[index]
+        with sections.weights(index):
+            # forward: x = forward_with(block, x, rng_key, starts)
+            # forward: x, kept = recomputed_forward(block, x, rng_key, starts)
+            dx = block.backward(dx) if kept is None else recomputed_backward(block, dx, kept)
+        sections.complete(index)  # where ranks share gradients, the sum over the ranks starts, and the next block runs
     return dx

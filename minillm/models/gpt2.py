@@ -31,6 +31,7 @@ from minillm.layers.linear import Linear
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
+from minillm.layers.sections import ALL_HERE
 from minillm.models import gpt2_names
 from minillm.models.config import (
     check_dropout,
@@ -198,6 +199,7 @@ class Transformer(Layer):
 
     recompute = False
     activations = None  # the dtype of x, if not that of the weights
+    sections = ALL_HERE  # who has the weights and takes the gradients of the blocks
 
     def __init__(self, wte: Embedding, wpe: Embedding, blocks: list[ResidualBlock], ln_f: LayerNorm, dropout: float):
         self.wte = wte
@@ -217,7 +219,7 @@ class Transformer(Layer):
             positions = to_device(array_module(ids).arange(ids.shape[1]), device_of(ids)) - starts  # (B, T)
         x = self.wte.forward(ids, self.activations) + self.wpe.forward(positions, self.activations)
         x = self.embd_dropout.forward(x, rng_key)
-        x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training, starts)
+        x, saved = run_blocks(self.h, x, rng_key, self.recompute and self.training, starts, self.sections)
         self.save_for_backward((saved, starts is not None))
         return self.ln_f.forward(x)
 
@@ -229,7 +231,7 @@ class Transformer(Layer):
         saved, is_packed = self.take_saved()
         # forward: self.ln_f.forward(x)
         # forward: x, saved = run_blocks(self.h, x, rng_key, ...)
-        dx = run_blocks_backward(self.h, self.ln_f.backward(dx), saved)
+        dx = run_blocks_backward(self.h, self.ln_f.backward(dx), saved, self.sections)
         # forward: x = self.embd_dropout.forward(x, rng_key)
         dx = self.embd_dropout.backward(dx)
         # forward: self.wpe.forward(positions, self.activations): the same positions in every row of

@@ -28,6 +28,7 @@ from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.rms_norm import RMSNorm
 from minillm.layers.rotary_attention import RotaryPositions, RotarySelfAttention
 from minillm.layers.rotary_scaling import RotaryScaling, scaling_from_fields
+from minillm.layers.sections import ALL_HERE
 from minillm.layers.swiglu import SwiGLU
 from minillm.models import llama_names, rope_gguf, rope_names
 from minillm.models.architecture import gguf_has_bias
@@ -278,6 +279,7 @@ class LlamaBody(Layer):
 
     recompute = False
     activations = None  # the dtype of x, if not that of the weights
+    sections = ALL_HERE  # who has the weights and takes the gradients of the blocks
 
     def __init__(self, embed_tokens: Embedding, blocks: list[LlamaBlock], norm: RMSNorm):
         self.embed_tokens = embed_tokens
@@ -296,7 +298,7 @@ class LlamaBody(Layer):
         (B, T): of packed documents.
         """
         x = self.embed_tokens.forward(ids, self.activations)
-        x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training, starts)
+        x, saved = run_blocks(self.blocks, x, rng_key, self.recompute and self.training, starts, self.sections)
         self.save_for_backward(saved)
         return self.norm.forward(x)
 
@@ -307,7 +309,7 @@ class LlamaBody(Layer):
         """
         # forward: self.norm.forward(x)
         # forward: x, saved = run_blocks(self.blocks, x, rng_key, ...)
-        dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved())
+        dx = run_blocks_backward(self.blocks, self.norm.backward(dx), self.take_saved(), self.sections)
         # forward: x = self.embed_tokens.forward(ids, self.activations)
         self.embed_tokens.backward(dx)
 

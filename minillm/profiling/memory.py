@@ -19,12 +19,13 @@ OpenBLAS's buffers of some megabytes a thread).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from minillm.backend.threads import default_workers
+from minillm.backend.threads import cores, default_workers
 from minillm.errors import UserError
 from minillm.layers.embedding import Embedding
 from minillm.optim.adamw import BLOCK
+from minillm.profiling.memory_held import HeldByARank, held_by_a_rank
 from minillm.profiling.memory_operations import (
     BYTES,
     INTEGER,
@@ -39,7 +40,7 @@ from minillm.profiling.memory_operations import (
     padded_rows,
 )
 
-PARTS = ("weights", "moments", "gradients", "activations", "workspace")
+PARTS = ("weights", "moments", "gradients", "activations", "workspace", "transport")
 DEVICES = ("cpu", "cuda", "cudasim")
 
 
@@ -47,8 +48,10 @@ DEVICES = ("cpu", "cuda", "cudasim")
 class Workload:
     """The settings of a training run that its memory depends on.
 
-    workers: None for what `train` would choose. learning: how many weights have gradients and
-    moments, None for all of them; fewer where some are frozen or LoRA's matrices learn alone.
+    workers: threads, None for what `train` would choose; parts: of a batch (`--batch-parts`), by
+    default as many as workers. learning: how many weights have gradients and moments, None for all
+    of them; fewer where some are frozen or LoRA's matrices learn alone. processes, zero: of several
+    ranks, of which one is estimated (memory_held.py); workers are the threads of each.
     """
 
     config: object
@@ -60,6 +63,9 @@ class Workload:
     gradient_accumulation: int = 1
     workers: int | None = None
     learning: int | None = None
+    parts: int | None = None
+    processes: int = 1
+    zero: int = 1
 
     @property
     def time(self) -> int:
@@ -67,13 +73,25 @@ class Workload:
         return self.context_length or self.config.context_length
 
     @property
-    def parts_of_batch(self) -> list[int]:
-        """Windows of each worker, as DataParallel cuts the batch."""
-        workers = self.workers
-        if workers is None:
-            workers = default_workers(self.batch_size, self.time, self.device)
-        bounds = [self.batch_size * i // workers for i in range(workers + 1)]
-        return [last - first for first, last in zip(bounds, bounds[1:]) if last > first]
+    def n_parts(self) -> int:
+        """S."""
+        if self.device != "cpu":
+            return 1
+        if self.parts is not None:
+            return self.parts
+        workers = self.workers or default_workers(self.batch_size, self.time, self.device)
+        return min(self.batch_size, workers * self.processes)
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute parts, of one process."""
+        wanted = self.workers or (cores() if self.processes == 1 else 1)
+        return max(1, min(wanted, self.n_parts // self.processes))
+
+    @property
+    def rows_of_part(self) -> int:
+        """Windows of the largest part."""
+        return -(-self.batch_size // self.n_parts)
 
 
 def workload_of(settings, config, device: str, learning: int | None = None) -> Workload:
@@ -88,6 +106,7 @@ def workload_of(settings, config, device: str, learning: int | None = None) -> W
         checkpoint_activations=settings.checkpoint_activations,
         gradient_accumulation=settings.gradient_accumulation,
         learning=learning,
+        parts=settings.batch_parts or None,
     )
 
 
@@ -96,7 +115,7 @@ class Estimate:
     """Bytes at the moment of the largest total.
 
     moment: the layer at which it is reached. saved: what of the activations each kind of layer
-    keeps, by its name.
+    keeps, by its name. transport: what a rank receives from others before it adds it up.
     """
 
     weights: int
@@ -106,6 +125,7 @@ class Estimate:
     workspace: int
     moment: str
     saved: dict[str, int]
+    transport: int = 0
 
     @property
     def total(self) -> int:
@@ -124,23 +144,31 @@ def estimate(workload: Workload) -> Estimate:
         if name not in names:
             raise UserError(f'unknown {what} "{name}": use one of {", ".join(names)}')
     weight = BYTES[workload.dtype][1]
-    weights = count_parameters(workload.config) * weight
+    held = held_by_a_rank(workload, weight) if workload.n_parts > 1 or workload.processes > 1 else None
+    weights = count_parameters(workload.config) * weight if held is None else held.weights
     learning = weights if workload.learning is None else workload.learning * weight
-    peaks = [_walk(workload, batch, weight).peak for batch in workload.parts_of_batch]
+    moments = 2 * learning if held is None else held.moments
+    threads = range(workload.threads)
+    peaks = [walk(workload, workload.rows_of_part, weight, held).peak for _ in threads]
     # At the end every worker has all its gradients, and the optimizer works on one block of a
     # tensor at a time.
     scratch = 0 if workload.device != "cpu" else 2 * BLOCK * weight
-    at_end = _Peak(learning, {}, scratch, "optimizer")
-    if len(peaks) * learning + scratch > sum(peak.total for peak in peaks):
-        peaks = [at_end, *(replace(at_end, workspace=0) for _ in peaks[1:])]
+    at_end = Peak(learning if held is None else 0, {}, scratch, "optimizer")
+    if at_end.total > sum(peak.total for peak in peaks):
+        peaks = [at_end]
     saved = {"tokens and tables": 2 * workload.batch_size * workload.time * INTEGER + _tables(workload, weight)}
     for peak in peaks:
         for name, size in peak.saved.items():
             saved[name] = saved.get(name, 0) + size
     gradients, workspace = (sum(getattr(peak, name) for peak in peaks) for name in ("gradients", "workspace"))
+    transport = 0
+    if held is not None:
+        gathered = peaks[0].gathered  # the threads of a rank have the same weights
+        weights, workspace = weights + gathered, workspace - gathered * len(peaks)
+        gradients, transport = gradients + held.gradients, held.transport
     if workload.device != "cpu" and workload.dtype == "bfloat16":
         weights += copies(workload.config)
-    return Estimate(weights, 2 * learning, gradients, sum(saved.values()), workspace, peaks[0].moment, saved)
+    return Estimate(weights, moments, gradients, sum(saved.values()), workspace, peaks[0].moment, saved, transport)
 
 
 def count_parameters(config) -> int:
@@ -178,30 +206,37 @@ def _tables(workload: Workload, number: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Peak:
+class Peak:
+    """What a thread has at one moment. gathered: of the workspace, the weights that are another
+    rank's.
+    """
+
     gradients: int = 0
     saved: dict[str, int] = field(default_factory=dict)
     workspace: int = 0
     moment: str = ""
+    gathered: int = 0
 
     @property
     def total(self) -> int:
         return self.gradients + sum(self.saved.values()) + self.workspace
 
 
-class _Walk:
+class Walk:
     """The state of the step: bytes saved by each kind of layer, bytes of gradients; and the largest
     sum so far.
 
     accumulating: every weight has a gradient already, to which the new one is added, by the
-    product itself if in_place. share: of the weights, that learn.
+    product itself if in_place. share: of the weights, that learn. gathered: bytes of weights that
+    are there for now.
     """
 
     def __init__(self, gradients: int, accumulating: bool, share: float, in_place: bool):
         self.in_place = in_place
         self.gradients, self.accumulating, self.share = int(gradients * share), accumulating, share
+        self.gathered = 0
         self.saved: dict[str, int] = {}
-        self.peak = _Peak()
+        self.peak = Peak()
 
     def forward(self, operations: list[Operation], extra: int = 0) -> None:
         for operation in operations:
@@ -220,13 +255,17 @@ class _Walk:
         self.saved[name] = self.saved.get(name, 0) + size
 
     def _look(self, workspace: int, moment: str) -> None:
+        workspace += self.gathered
         if self.gradients + sum(self.saved.values()) + workspace > self.peak.total:
             saved = {name: size for name, size in self.saved.items() if size}
-            self.peak = _Peak(self.gradients, saved, workspace, moment)
+            self.peak = Peak(self.gradients, saved, workspace, moment, self.gathered)
 
 
-def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
-    """One worker's way through forward and backward."""
+def walk(workload: Workload, batch: int, weight: int, held: HeldByARank | None = None) -> Walk:
+    """One worker's way through forward and backward, with a part of `batch` windows.
+
+    held: where gradients have arrays that are always there, which are not counted here.
+    """
     config, recompute = workload.config, workload.checkpoint_activations
     shapes = Shapes(config, batch, workload.time, workload.dtype, workload.device, recompute)
     below, inside, above = embedding(shapes), block(shapes), head(shapes)
@@ -236,25 +275,36 @@ def _walk(workload: Workload, batch: int, weight: int) -> _Walk:
     if shapes.has_copies:  # dW of the head has as many rows as the copy
         parameters += (padded_rows(config.vocab_size) - config.vocab_size) * config.d_model
     # cuBLAS adds to the gradient that is there.
-    walk = _Walk(parameters * weight, accumulating, share, in_place=workload.device == "cuda")
-    walk.forward(below)
+    in_place = workload.device == "cuda"
+    if held is None:
+        step = Walk(parameters * weight, accumulating, share, in_place)
+        ends = of_block = 0
+    else:
+        step = Walk(0, True, share, in_place)  # a gradient is computed, and then copied to its place
+        ends, of_block = held.gathered_ends, held.gathered_block
+    step.gathered = ends
+    step.forward(below)
     for _ in range(config.n_layer):
-        walk.forward(inside)
+        step.gathered = ends + of_block
+        step.forward(inside)
         if recompute:
-            _forget(walk, inside)
-            walk.keep("inputs of blocks", shapes.stream)
-    walk.forward(above)
-    walk.backward(above)
+            _forget(step, inside)
+            step.keep("inputs of blocks", shapes.stream)
+    step.gathered = ends
+    step.forward(above)
+    step.backward(above)
+    step.gathered = of_block
     for _ in range(config.n_layer):
         if recompute:
-            walk.forward(inside, extra=2 * shapes.stream)  # the head's dx, and dy
-        walk.backward(inside)
+            step.forward(inside, extra=2 * shapes.stream)  # the head's dx, and dy
+        step.backward(inside)
         if recompute:
-            walk.keep("inputs of blocks", -shapes.stream)
-    walk.backward(below)
-    return walk
+            step.keep("inputs of blocks", -shapes.stream)
+    step.gathered = 0
+    step.backward(below)
+    return step
 
 
-def _forget(walk: _Walk, operations: list[Operation]) -> None:
+def _forget(step: Walk, operations: list[Operation]) -> None:
     for operation in operations:
-        walk.keep(operation.name, -operation.saved)
+        step.keep(operation.name, -operation.saved)

@@ -20,6 +20,9 @@ LEGEND = (
     "activations: what layers keep for backward; workspace: arrays that come and go;",
     "gradients: those that exist at the peak, when the sum of all is largest; some come later.",
 )
+RANKS_LEGEND = (
+    "transport: what a rank receives from others before it adds it; weights: with those that are gathered for a while."
+)
 
 
 def memory_report(
@@ -31,10 +34,15 @@ def memory_report(
     checkpoint_activations: bool = False,
     dropout: float | None = None,
     vocab_size: int | None = None,
+    processes: int = 1,
+    zero: int = 1,
+    threads: int | None = None,
+    batch_parts: int | None = None,
 ) -> str:
     """The table for a preset or a model that exists.
 
-    What is None is the preset's, or for a model 8 windows of its context.
+    What is None is the preset's, or for a model 8 windows of its context; threads: one of each
+    process, where there are several; batch_parts: as many as all processes have threads.
 
     Raises UserError for what is neither, or a context that the model does not have.
     """
@@ -45,7 +53,17 @@ def memory_report(
         dtype=dtype,
         device=device,
         checkpoint_activations=checkpoint_activations,
+        workers=threads if processes == 1 or threads else 1,
+        parts=batch_parts or (processes * (threads or 1) if processes > 1 else None),
+        processes=processes,
+        zero=zero,
     )
+    if workload.n_parts > workload.batch_size:
+        raise UserError(
+            f"a batch of {workload.batch_size} windows has no {workload.n_parts} parts: give a larger --batch"
+        )
+    if workload.n_parts < processes:
+        raise UserError(f"{processes} processes for {workload.n_parts} parts of a batch: some would have nothing to do")
     return table(source, workload, estimate(workload))
 
 
@@ -80,9 +98,16 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
         f"{source}: {architecture_of(config).display_name}, {count_parameters(config):,} parameters; a step of "
         f"{workload.batch_size} x {workload.time} tokens, {workload.dtype}, on {workload.device}{checkpointing}"
     ]
+    if workload.processes > 1:
+        lines.append(
+            f"What one of {workload.processes} ranks takes, with {workload.threads} threads, where they share no memory; "
+            f"ZeRO-{workload.zero}; batches in {workload.n_parts} parts."
+        )
     if (scaling := getattr(config, "rope_scaling", None)) is not None:
         lines.append(f"Rotary scaling: {scaling.title}; a context of {config.context_length:,} tokens.")
     for part in PARTS:
+        if part == "transport" and not result.transport:
+            continue
         lines.append(_row(part, getattr(result, part)))
         if part == "activations":
             largest = sorted(result.saved.items(), key=lambda item: -item[1])
@@ -92,6 +117,8 @@ def table(source: str, workload: Workload, result: Estimate) -> str:
     if free is not None:
         where = "this GPU" if workload.device == "cuda" else "this machine"
         lines.append(f"Free on {where} now: {format_bytes(free)}.")
+    if workload.processes > 1:
+        lines.append(RANKS_LEGEND)
     return "\n".join(lines)
 
 

@@ -5,10 +5,13 @@ Hooks record when each piece of work of a step begins and ends:
     kernel             a launch of one of our CUDA kernels, by its name
     matrix product     a call of `matmul`, by the layer that makes it
     elementwise        what is left of a layer's forward or backward: NumPy's or CuPy's own operations
+    communication      what is exchanged with other ranks, by the name of the collective, and waiting for other threads
     between            what is left of the step: Python, the batch, and on a GPU the time in which it waits for a launch
 
 A piece inside another one counts for itself and not for the outer one, so that the parts add up to
 the step. On the CPU several workers may share a batch; each part is then the mean over the workers.
+Of several ranks each sees its own step, and the first one reports it. Where a collective goes on
+while other work is done (distributed/sharded_gradients.py), its time is what the rank waits for it.
 
 On a GPU the host only hands work over, and its clock says nothing. There a step is taken several
 times. Once as always: the time of the whole. Once to see how long the host takes from piece to
@@ -41,12 +44,13 @@ from minillm.profiling.profile_recording import (
     Span,
     Window,
     clock_of,
+    wrapped_communicator,
     wrapped_layers,
     wrapped_step,
 )
 
 WARM_UP_STEPS = 3  # before the step that is profiled: caches, pools and compiled kernels are then as they stay
-KINDS = ("kernel", "matrix product", "elementwise", "between")
+KINDS = ("kernel", "matrix product", "elementwise", "communication", "between")
 WINDOW = 300  # boundaries of pieces, on a GPU: with the launches between them about half of what may pend
 TRIES = 3  # of a profile by windows
 SLACK = 2.0  # how much longer than the host needed in the rehearsal the stream is held up
@@ -114,9 +118,21 @@ class Profiler:
     window, is taken apart; then `done` is called. From then on steps are called and nothing else.
     """
 
-    def __init__(self, models: list, optimizer, tokens: int, time: int, done: Callable[[StepProfile], None]):
-        """models: the model and its replicas; tokens: those of a step; time: those of a window."""
+    def __init__(
+        self,
+        models: list,
+        optimizer,
+        tokens: int,
+        time: int,
+        done: Callable[[StepProfile], None],
+        sharded=None,
+        communicator=None,
+    ):
+        """models: the model and its replicas; tokens: those of a step; time: those of a window.
+        sharded: what takes the optimizer's step, if not itself; communicator: of several ranks.
+        """
         self.models, self.optimizer, self.tokens, self.time, self.done = models, optimizer, tokens, time, done
+        self.sharded, self.communicator = sharded, communicator
         self.clock = clock_of(models[0].device)
         self._plan = self._planned()
         self._next = next(self._plan)
@@ -170,7 +186,13 @@ class Profiler:
 
     def _take_apart(self, recorder: Recorder, step):
         """Takes the step; what it is made of is then in _pieces, and what each took in _seconds."""
-        with add_hook(recorder.work), wrapped_layers(self.models, recorder), wrapped_step(self.optimizer, recorder):
+        name, ranks = type(self.optimizer).__name__, 1 if self.communicator is None else self.communicator.size
+        with (
+            add_hook(recorder.work),
+            wrapped_layers(self.models, recorder),
+            wrapped_step(self.sharded or self.optimizer, recorder, name, ranks),
+            wrapped_communicator(self.communicator, recorder),
+        ):
             started = time.perf_counter()
             value = step()
         self.clock.wait()

@@ -33,6 +33,7 @@ OF_MANY_TENSORS = {"adamw": 7, "sums_of_squares": 1}  # kernels that get tables 
 # Layers made of others: the projection that makes the array of their own work, arrays forward,
 # backward.
 OWN_ARRAYS = {MLP: ("c_fc", 2, 3), SwiGLU: ("up_proj", 3, 5)}
+COLLECTIVES = ("reduce_scatter", "start_reduce_scatter", "all_gather", "broadcast", "sum", "maximum", "barrier")
 ARRAYS_OF_BLOCK = 6  # of the residual stream, in both directions
 
 
@@ -112,7 +113,9 @@ class Recorder:
         self._of_thread.span = span
 
     def work(self, kind: str, name: str, arrays):
-        """The hook around kernels and matrix products (backend/hooks.py)."""
+        """The hook around kernels, matrix products and waiting (backend/hooks.py)."""
+        if kind == "communication":
+            return self.span(kind, name, None)
         if kind == "kernel":
             size = OF_MANY_TENSORS[name] * self.weight_bytes if name in OF_MANY_TENSORS else bytes_of(arrays)
             return self.span(kind, name, size, kernel_operations(name, arrays))
@@ -215,14 +218,14 @@ def _noting(layer: Layer, direction: str, recorder: Recorder, is_block: bool) ->
 
 
 @contextmanager
-def wrapped_step(optimizer, recorder: Recorder) -> Iterator[None]:
-    """Inside, the optimizer's step is a piece of work: value, gradient and moments are read, all
-    but the gradient written.
+def wrapped_step(optimizer, recorder: Recorder, name: str, ranks: int = 1) -> Iterator[None]:
+    """Inside, `optimizer.step` is a piece of work: of this rank's share of the weights, value,
+    gradient and moments are read, all but the gradient written.
     """
-    step, name, size = optimizer.step, f"{type(optimizer).__name__} step", 7 * recorder.weight_bytes
+    step, size = optimizer.step, 7 * recorder.weight_bytes // ranks
 
     def noted(*arguments):
-        with recorder.span("elementwise", name, size):
+        with recorder.span("elementwise", f"{name} step", size):
             return step(*arguments)
 
     optimizer.step = noted
@@ -230,6 +233,33 @@ def wrapped_step(optimizer, recorder: Recorder) -> Iterator[None]:
         yield
     finally:
         del optimizer.step
+
+
+@contextmanager
+def wrapped_communicator(communicator, recorder: Recorder) -> Iterator[None]:
+    """Inside, what is exchanged with other ranks is a piece of work, by the name of the collective,
+    with the bytes that this rank sends. One that is started and waited for later is two: what the
+    second one takes is what the work between them did not hide.
+    """
+
+    def noted(method, name: str):
+        def collective(*arguments):
+            before = sum(communicator.sent.values())
+            with recorder.span("communication", name) as span:
+                result = method(*arguments)
+                span.bytes = sum(communicator.sent.values()) - before
+            return noted(result, f"{name}, waited for") if callable(result) else result
+
+        return collective
+
+    wrapped = COLLECTIVES if communicator is not None and communicator.size > 1 else ()
+    for name in wrapped:
+        setattr(communicator, name, noted(getattr(communicator, name), name))
+    try:
+        yield
+    finally:
+        for name in wrapped:
+            vars(communicator).pop(name)
 
 
 # --------------------------------------------------------------------------------------------- bytes and operations

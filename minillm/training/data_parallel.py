@@ -143,6 +143,13 @@ class DataParallel:
             for model in self.models:
                 model.train(was_training)
 
+    @contextmanager
+    def all_weights(self, keep: bool = False):
+        """Inside, every rank has all weights; they always are there, but where ranks share them
+        (sharded_parallel.py). All ranks enter it together. keep: afterwards, too.
+        """
+        yield
+
     def sums(self, task: Callable, batches: Sequence[tuple], rows_each: int = 1, width: int = 1) -> tuple:
         """The sum over all parts of what task(model, part of a batch, number of the batch) returns:
         a tuple of `width` numbers, 0-d.
@@ -153,7 +160,7 @@ class DataParallel:
         if self.n_parts == 1 and self.communicator.size == 1:
             return _added(self._of_part(0, 0, task, batches, rows_each))
         found = self._compute(lambda thread, part: self._of_part(thread, part, task, batches, rows_each))
-        return self._added_up(self._exchanged(_vectors(found, width)))
+        return self._added_up(self._exchanged(vectors_of(found, width), width))
 
     def gradients(self, task: Callable, batches: Sequence[tuple], rows_each: int = 1, width: int = 1) -> tuple:
         """As `sums`, for a task that runs backward as well. The model's parameters get the sum of
@@ -181,8 +188,8 @@ class DataParallel:
 
         found = self._on_threads(parts_of_thread)
         self.own_gradients = gradients.sum(self.share)
-        squares = [_squares(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(_vectors(found, width), np.concatenate(squares))
+        squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
         self.missing = set.intersection(*missing) if missing else set()
         if self.communicator.size == 1:
             self._hand_out(kept)
@@ -308,16 +315,16 @@ class DataParallel:
         for name, grad in kept.items():
             self._parameters[0][name].add_grad(grad)
 
-    def _exchanged(self, vectors: dict, squares=None) -> np.ndarray:
-        """The step's message: (S, numbers of a part), of all ranks' parts. With `squares`, those of
+    def _exchanged(self, vectors: dict, width: int, squares=None) -> np.ndarray:
+        """The step's message: (S, width), the numbers of all ranks' parts. With `squares`, those of
         this rank's own cells, the sum of squares of all cells is known afterwards, and whether any
         rank is to stop.
         """
-        ranks, width = self.communicator.size, len(next(iter(vectors.values())))
+        ranks = self.communicator.size
         sizes = [
             0 if squares is None else 1 + sum(o.stop - o.start for o in self._owned(r)) // CELL for r in range(ranks)
         ]
-        parts = [parts_of(rank, ranks, self.n_parts) for rank in range(ranks)]
+        parts = [self._parts_of_rank(rank) for rank in range(ranks)]
         starts = np.cumsum([0, *(size + len(own) * width for size, own in zip(sizes, parts))])
         message = np.zeros(starts[-1])
         own = message[starts[self.communicator.rank] : starts[self.communicator.rank + 1]]
@@ -333,7 +340,14 @@ class DataParallel:
             self.stopping, self._squares = any(each[0] for each in found), math.fsum(np.concatenate(squares))
             if self.tensor.size > 1:
                 self._exchange_with_tensor_ranks(squares)
-        return np.concatenate([each[size:].reshape(-1, width) for each, size in zip(found, sizes)])
+        numbers = np.empty((self.n_parts, width))
+        for own, each, size in zip(parts, found, sizes):
+            numbers[list(own)] = each[size:].reshape(-1, width)
+        return numbers
+
+    def _parts_of_rank(self, rank: int) -> Sequence[int]:
+        """Which parts a rank computes."""
+        return parts_of(rank, self.communicator.size, self.n_parts)
 
     def _exchange_with_tensor_ranks(self, squares: list[np.ndarray]) -> None:
         """Whether a rank with another part of the model is to stop, and the sum of squares of all
@@ -390,7 +404,7 @@ def _added(found: list[tuple]) -> tuple:
     return tuple(sum(rest, first) for first, *rest in zip(*found))
 
 
-def _vectors(found: dict, width: int) -> dict:
+def vectors_of(found: dict, width: int) -> dict:
     """Part -> its numbers (width,), float64 on the host, summed over batches; zeros for a part
     without rows.
     """
@@ -400,7 +414,7 @@ def _vectors(found: dict, width: int) -> dict:
     }
 
 
-def _squares(own) -> np.ndarray:
+def squares_of_cells(own) -> np.ndarray:
     """The sum of squares of each cell of a slice, float64: added within a cell in the gradient's own
     precision, so that it does not depend on who owns the cell.
     """

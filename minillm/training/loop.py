@@ -18,7 +18,6 @@ import numpy as np
 from minillm.backend.async_read import AsyncRead
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.machine import Machine
-from minillm.distributed.sharding import Sharded, layout_for
 from minillm.distributed.watch import Watch
 from minillm.errors import MissingExtra
 from minillm.profiling.profile import Profiler, StepProfile
@@ -28,12 +27,13 @@ from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
 from minillm.training.examples import PARTS
-from minillm.training.grid import grid_of, share_run, unshare_run
 from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.ranks import ranks_of
 from minillm.training.run import Run
+from minillm.training.sharded_parallel import among_ranks
+from minillm.training.shared_run import share_run, unshare_run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 
 SPEED_STEPS = 10  # over which speed is measured on a device
@@ -136,17 +136,14 @@ def _train(
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
+    zero = run.zero if communicator.launched else machine.zero
     parts = settings.batch_parts if model.device == "cpu" else 1
-    shared_by = machine.tensor_parallel
-    run.sharded = None
-    if shared_by > 1:  # which part of the model a rank has is known when it is started
-        communicator.start()
-    grid = grid_of(communicator, shared_by)
+    shared_by, accumulates = machine.tensor_parallel, settings.gradient_accumulation > 1
     if shared_by > 1:
-        share_run(run, grid.tensor)
-    if parts > 1 or shared_by > 1:
-        run.sharded = Sharded(run.optimizer, layout_for(run.optimizer), grid.data, min(threads, parts))
-    parallel = DataParallel(model, threads, parts, grid.data, run.sharded and run.sharded.layout, grid.tensor)
+        communicator.start()  # which part of the model a rank has is known afterwards
+        parallel, run.sharded = share_run(run, communicator, shared_by, parts)
+    else:
+        parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
     parallel.prepare()
     if shared_by == 1:
         communicator.start()
@@ -162,13 +159,14 @@ def _train(
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
-        given = {"--stop-after": stop_after, "--zero": machine.zero, "--tensor-parallel": machine.tensor_parallel}
+        given = {"--stop-after": stop_after, "--zero": zero, "--tensor-parallel": machine.tensor_parallel}
         for note in (*watch.notes(), *agree_on_run(run, communicator, given)):
             reporter.on_message(note)
         run.metrics.cut(progress.metrics_size)
         report = partial(reporter.on_preparation, run.examples.preparing)
-        if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
-            return "stopped"
+        with parallel.all_weights():
+            if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
+                return "stopped"
         follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
@@ -196,7 +194,8 @@ def _train(
             progress.step = step + 1
             follower.follow(step, lr, loss, norm)
         follower.catch_up()
-        run.save()
+        with parallel.all_weights(keep=True):
+            run.save()
         if shared_by > 1:
             unshare_run(run)
     return reason
@@ -204,7 +203,8 @@ def _train(
 
 def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
     tokens = round(run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation)
-    return Profiler(parallel.models, run.optimizer, tokens, run.model.config.context_length, reporter.on_profile)
+    time, done = run.model.config.context_length, reporter.on_profile
+    return Profiler(parallel.models, run.optimizer, tokens, time, done, run.sharded, run.communicator)
 
 
 class MetricsReader:
@@ -298,6 +298,14 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
         raise Diverged(describe_divergence(run, progress.step, validation.loss, 0.0))
     is_best = progress.best_val_loss is None or validation.loss < progress.best_val_loss
     progress.history.append((progress.step, train.loss, validation.loss))
+    with parallel.all_weights():
+        _keep_and_save(run, reporter, train, validation, is_best)
+    return True
+
+
+def _keep_and_save(run: Run, reporter: Reporter, train: Evaluation, validation: Evaluation, is_best: bool) -> None:
+    """What follows an evaluation: keep the best model, report, write a sample, save."""
+    settings, progress = run.settings, run.progress
     if is_best:
         progress.best_step, progress.best_val_loss = progress.step, validation.loss
         run.save_model()
@@ -316,7 +324,6 @@ def _evaluate_and_save(run: Run, parallel: DataParallel, reporter: Reporter, con
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)
     run.save()
-    return True
 
 
 def _measured(part: str, evaluation: Evaluation) -> dict[str, float]:
