@@ -23,18 +23,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
-from minillm.distributed.model_sections import grid_layout
-from minillm.distributed.sharding import complete_state, held_by
 from minillm.errors import UserError
-from minillm.models.tensor_parallel import tensor_parallel
-from minillm.models.whole import gathered
 
 
 class Grid(NamedTuple):
@@ -60,44 +55,6 @@ def grid_of(world: Communicator, tensor_parallel: int) -> Grid:
     group, part = divmod(world.rank, tensor_parallel)
     data = world.split(part, group) if world.size > tensor_parallel else Alone()
     return Grid(data, tensor=world.split(group, part))
-
-
-def share_run(run, tensor: Communicator) -> None:
-    """Keep this rank's part of a run's model and of its optimizer's state. Raises UserError for a
-    model that cannot be shared out so.
-    """
-    optimizer, ranks = (
-        run.optimizer,
-        run.communicator,
-    )  # a rank has read its share of the state, as if there were no parts
-    layout = grid_layout(optimizer)
-    optimizer.state = complete_state(optimizer, held_by(optimizer, layout, ranks.rank, ranks.size), layout, ranks)
-    tensor_parallel(run.model, tensor)
-    for arrays in optimizer.state.values():
-        for name, array in arrays.items():
-            if (cut := optimizer.parameters[name].cut) is not None:
-                arrays[name] = cut.part_of(array)
-
-
-def whole_run(run):
-    """(model, optimizer) as one process has them: all ranks call it. Of the optimizer there are
-    `state` and `step_count`.
-    """
-    parameters, sharded = run.optimizer.parameters, run.sharded
-    state = complete_state(run.optimizer, sharded.held(), sharded.layout, sharded.communicator)
-    for arrays in state.values():
-        for name, array in arrays.items():
-            if (cut := parameters[name].cut) is not None:
-                arrays[name] = cut.whole_of(array)
-    return gathered(run.model), SimpleNamespace(state=state, step_count=run.optimizer.step_count)
-
-
-def unshare_run(run) -> None:
-    """Give the run the whole model and optimizer again: all ranks call it."""
-    model, found = whole_run(run)
-    optimizer = run.settings.make_optimizer(model.trainable_parameters())
-    optimizer.state, optimizer.step_count, optimizer.lr = found.state, found.step_count, run.optimizer.lr
-    run.model, run.optimizer, run.sharded = model, optimizer, None
 
 
 def of_grid(

@@ -27,13 +27,13 @@ from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
 from minillm.training.examples import PARTS
-from minillm.training.grid import grid_of, unshare_run
 from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.ranks import ranks_of
 from minillm.training.run import Run
-from minillm.training.sharded_parallel import among_grid, among_ranks
+from minillm.training.sharded_parallel import among_ranks
+from minillm.training.shared_run import share_run, unshare_run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 
 SPEED_STEPS = 10  # over which speed is measured on a device
@@ -139,12 +139,11 @@ def _train(
     model = run.model.train()
     zero = run.zero if communicator.launched else machine.zero
     parts = settings.batch_parts if model.device == "cpu" else communicator.size
-    shared_by = machine.tensor_parallel
+    shared_by, accumulates = machine.tensor_parallel, settings.gradient_accumulation > 1
     if shared_by > 1:
-        communicator.start()  # which part of the model a rank has is known then
-        parallel, run.sharded = among_grid(run, grid_of(communicator, shared_by), parts, threads)
+        communicator.start()  # which part of the model a rank has is known afterwards
+        parallel, run.sharded = share_run(run, communicator, shared_by, parts)
     else:
-        accumulates = settings.gradient_accumulation > 1
         parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
     parallel.prepare()
     if shared_by == 1:

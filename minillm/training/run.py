@@ -46,11 +46,11 @@ from minillm.training.checkpoint import (
 from minillm.training.claim import Claim
 from minillm.training.example_kinds import kind_of
 from minillm.training.examples import Examples
-from minillm.training.grid import whole_run
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
+from minillm.training.shared_run import whole_run
 
 
 @dataclass

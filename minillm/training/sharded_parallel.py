@@ -12,14 +12,13 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
-from minillm.distributed.model_sections import ModelSections, grid_layout, layout_for, sections_of
+from minillm.distributed.model_sections import ModelSections, layout_for, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
-from minillm.training.grid import Grid, share_run
 
 
 def among_ranks(
@@ -42,14 +41,6 @@ def among_ranks(
     if zero == 1:
         return DataParallel(model, threads, parts, communicator, layout), sharded
     return ShardedParallel(model, threads, parts, communicator, sections, layout, weights, accumulates), sharded
-
-
-def among_grid(run, grid: Grid, parts: int, threads: int) -> tuple[DataParallel, Sharded]:
-    """As `among_ranks`, for ranks that share the model as well: this one keeps its part of it."""
-    share_run(run, grid.tensor)
-    layout = grid_layout(run.optimizer)
-    sharded = Sharded(run.optimizer, layout, grid.data, min(threads, parts))
-    return DataParallel(run.model, threads, parts, grid.data, layout, grid.tensor), sharded
 
 
 def _sharded_weights(model, sections: ModelSections, layout: Layout, communicator) -> list[ShardedWeights]:
