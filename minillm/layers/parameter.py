@@ -35,6 +35,7 @@ class Parameter:
     """
 
     frozen = False
+    cut = None  # which part of a tensor this is, where ranks share it (cut.py)
     home = None  # where the gradient is to be, an array of the value's shape, if not in memory of its own
     whole_ndim = None  # of a piece of a parameter: how many dimensions the whole has
 

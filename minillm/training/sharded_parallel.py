@@ -16,9 +16,10 @@ from minillm.distributed.model_sections import ModelSections, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
-from minillm.distributed.sharding import Sharded, is_elementwise
+from minillm.distributed.sharding import Sharded, is_elementwise, layout_for
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
+from minillm.training.grid import Grid, share_run
 
 
 def among_ranks(
@@ -41,6 +42,14 @@ def among_ranks(
     if zero == 1:
         return DataParallel(model, threads, parts, communicator, layout), sharded
     return ShardedParallel(model, threads, parts, communicator, sections, layout, weights, accumulates), sharded
+
+
+def among_grid(run, grid: Grid, parts: int, threads: int) -> tuple[DataParallel, Sharded]:
+    """As `among_ranks`, for ranks that share the model as well: this one keeps its part of it."""
+    share_run(run, grid.tensor)
+    layout = layout_for(run.optimizer)
+    sharded = Sharded(run.optimizer, layout, grid.data, min(threads, parts))
+    return DataParallel(run.model, threads, parts, grid.data, layout, grid.tensor), sharded
 
 
 def layout_of(model, optimizer, zero: int) -> Layout:
