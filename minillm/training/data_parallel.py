@@ -182,7 +182,9 @@ class DataParallel:
                 views = gradients.views(thread, running.slot())
                 put_home(self._parameters[thread], views)
                 found[part] = self._of_part(thread, part, task, batches, rows_each)
-                missing.append(complete(self._parameters[thread], views))
+                without = complete(self._parameters[thread], views)
+                if found[part]:  # a part without rows has no gradients, and says nothing of the others
+                    missing.append(without)
                 running.added(part)
             return found
 

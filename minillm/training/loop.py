@@ -207,11 +207,6 @@ def _train(
     return reason
 
 
-def _looks_at_gradients(reporter: Reporter) -> bool:
-    """Whether it does something in `before_update`: for that one process has all gradients."""
-    return getattr(reporter.before_update, "__func__", None) is not Reporter.before_update
-
-
 def _profiler(run: Run, parallel: DataParallel, reporter: Reporter) -> Profiler:
     tokens = round(run.examples.tokens_of_a_batch() * run.settings.gradient_accumulation)
     time, done = run.model.config.context_length, reporter.on_profile
