@@ -1,10 +1,10 @@
 """How many processes and threads a training has on this machine, where nothing else is asked for.
 
-Threads of one process share Python's lock, which a step of many small operations waits for again and
-again; processes have a lock each. Measured on two cores (benchmarks/train_step.py): with two
+Threads of one process share Python's lock, which a step of many small operations waits for again
+and again; processes have a lock each. Measured on two cores (benchmarks/train_step.py): with two
 processes a step of 0.8 million weights takes 0.8 times as long as with two threads, one of 124
-million 0.9 times, and one of 10.6 million 0.95 times. So processes are the default, and threads where a
-process cannot be forked, or where this Python has no such lock.
+million 0.9 times, and one of 10.6 million 0.95 times. So processes are the default, and threads
+where a process cannot be forked, or where this Python has no such lock.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def choose(machine: Machine, parts: int, device: str = "cpu", alone: bool = Fals
 
 
 def why_threads(device: str = "cpu") -> str:
-    """Why threads of this process are better than processes, or all there is; "" where they are not."""
+    """Why threads of this process are better than processes, or all there is; "" where they are
+    not.
+    """
     if not has_global_lock():
         return "this Python has no global lock, so that threads are as fast as processes"
     if thread_count() is None:

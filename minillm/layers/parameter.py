@@ -171,6 +171,11 @@ class Parameter:
             return None, False
         return grad, grad is self.grad
 
+    def grad_to_add_to(self):
+        """The array of `grad_place` where it is the gradient so far, else None."""
+        place, add = self.grad_place()
+        return place if add else None
+
     def add_grad(self, grad) -> None:
         """Add `grad` (same shape as the value) to the gradient.
 
