@@ -51,6 +51,8 @@ PATTERNS = (
     r"inspection/test_inspection\.py::TestFaults::test_localised\[minillm\.layers\.(gelu|layer_norm|linear)-",
     # the whole matrix of ranks, processes and threads
     r"distributed/test_equal_bits\.py::test_fifty_steps",
+    r"distributed/test_nccl\.py::test_training_on_several_simulated_gpus",
+    r"training/test_resumed_ranks\.py::test_every_kind",
     # the command line in processes of its own
     r"cli/test_streams\.py::test_what_the_output_cannot_show_is_replaced\[(ascii|latin-1|utf-8)\]",
     r"cli/test_streams\.py::test_an_output_that_is_full_or_closed\[(tokenizer|info|generate run --max-tokens 2-1)",

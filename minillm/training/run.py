@@ -16,6 +16,7 @@ from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
+from minillm.distributed.model_sections import layout_for
 from minillm.distributed.sharding import Held, Sharded, held_by
 from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
@@ -26,6 +27,7 @@ from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
+from minillm.models.whole import gathered
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
@@ -44,11 +46,11 @@ from minillm.training.checkpoint import (
 from minillm.training.claim import Claim
 from minillm.training.example_kinds import kind_of
 from minillm.training.examples import Examples
+from minillm.training.grid import whole_run
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
-from minillm.training.sharded_parallel import layout_of
 
 
 @dataclass
@@ -102,9 +104,13 @@ class Run:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-        held = _held(self) if self.sharded is None else self.sharded.held()
-        run = self.folder, self.model, self.optimizer, self.progress
-        save_checkpoint(*run, description, self.communicator, held)
+        if self.model.sharing is not None:
+            model, optimizer, held = *whole_run(self), None
+        else:
+            model, optimizer = self.model, self.optimizer
+            is_sharded = self.sharded is not None and self.sharded.communicator is self.communicator
+            held = self.sharded.held() if is_sharded else _held(self)
+        save_checkpoint(self.folder, model, optimizer, self.progress, description, self.communicator, held)
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model differs from the run's configuration: a resumed run would
@@ -117,10 +123,13 @@ class Run:
         architecture_of(self.model.config).save_config(self.model.config, self.folder, carried_from(self.folder))
 
     def save_model(self) -> None:
-        """Save the present weights as the folder's model. All ranks have them; the first writes."""
+        """Save the present weights as the folder's model. All ranks have them, or a part of each (then
+        they gather them); the first writes.
+        """
         with self.communicator.during("writing the model"), together(self.communicator):
+            model = gathered(self.model)
             if self.communicator.rank == 0:
-                _save_as_model(self.model, self.settings, self.folder)
+                _save_as_model(model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far, in its stored precision."""
@@ -298,7 +307,7 @@ def _held(run: Run) -> list[Held] | None:
     ranks = run.communicator
     if ranks.size == 1:
         return None
-    return held_by(run.optimizer, layout_of(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
+    return held_by(run.optimizer, layout_for(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
 
 
 def _read_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:
