@@ -30,8 +30,8 @@ FAULTS_OF_WORKERS = {
         "self._exchanged(piece)",
         BY,
     ),
-    "the sums of the others are not gathered": ("        self._gather(piece, bounds)\n", "", BY),
-    "the own slice is counted as sent": (
+    "processes: the sums of the others are not gathered": ("        self._gather(piece, bounds)\n", "", BY),
+    "processes: the own slice is counted as sent": (
         "(bounds[-1] - bounds[0] - result.size) *",
         "(bounds[-1] - bounds[0]) *",
         "the bytes sent",
@@ -40,13 +40,13 @@ FAULTS_OF_WORKERS = {
 FAULTS_OF_MPI = {
     "terms beyond the first are not sent": ("in range(max(map(len, terms.nodes)))", "in range(1)", BY),
     "the sum stays where a message arrived": ("if not np.may_share_memory(total, place):", "if False:", BY),
-    "the sums of the others are not gathered": ('                self._gather(window, bounds, "sum")\n', "", BY),
+    "MPI: the sums of the others are not gathered": ('                self._gather(window, bounds, "sum")\n', "", BY),
     "a slice goes to its owner as well": (
         "length * (turn < len(mine) and rank != self.rank)",
         "length * (turn < len(mine))",
         BY,
     ),
-    "the own slice is counted as sent": (
+    "MPI: the own slice is counted as sent": (
         "lengths[self.rank] * (self.size - 1) *",
         "lengths[self.rank] * self.size *",
         "the bytes sent",
