@@ -10,6 +10,7 @@ sections in any case (layout.py), so that the sums over its cells do not depend 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -50,6 +51,37 @@ def sections_of(model) -> ModelSections:
         else:
             (above if seen_block and uses[id(parameter)] == 1 else below).append(name)
     return ModelSections([below, *of_block, above], all(uses[id(parameters[name])] == 1 for name in below))
+
+
+def layout_for(model, optimizer, zero: int = 1) -> Layout:
+    """The layout of what an optimizer changes, in the sections of its model: whole parameters for one
+    owner where its step is not element by element.
+
+    zero: with 1 ranks own it as one section; the cells are the same, and so is the norm, but there is
+    one exchange for all.
+    """
+    layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    return layout if zero > 1 else layout.in_one_section()
+
+
+def grid_layout(optimizer) -> Layout:
+    """As `layout_for`, where ranks share parameters (models/tensor_parallel.py): those of which each
+    has a part come first, in a section of their own, and all ranks have the same layout, with room for
+    the largest part.
+    """
+    parameters = optimizer.parameters
+    cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
+    sections = [names for names in (cut, [name for name in parameters if name not in cut]) if names]
+    shapes = {name: parameters[name].peek().shape for names in sections for name in names}
+    room = {name: math.prod(parameters[name].cut.largest_shape(shapes[name])) for name in cut}
+    return Layout(shapes, sections, whole=not is_elementwise(optimizer), room=room)
+
+
+def is_elementwise(optimizer) -> bool:
+    """Whether its class, and none above it, says that each element's step depends on that element
+    alone.
+    """
+    return vars(type(optimizer)).get("elementwise", False)
 
 
 def _places(model) -> list[Layer]:

@@ -20,7 +20,6 @@ the same way.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,29 +30,6 @@ from minillm.distributed.layout import CELL, Layout, Piece
 from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.errors import UserError
 from minillm.layers.layer import Parameter
-
-
-def layout_for(optimizer) -> Layout:
-    """The layout of what an optimizer changes: whole parameters for one owner where its step is not
-    element by element.
-
-    Where ranks share parameters (models/tensor_parallel.py), those of which each has a part come
-    first, in a section of their own, and all ranks have the same layout, with room for the largest
-    part.
-    """
-    parameters = optimizer.parameters
-    cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
-    sections = [names for names in (cut, [name for name in parameters if name not in cut]) if names]
-    shapes = {name: parameters[name].peek().shape for names in sections for name in names}
-    room = {name: math.prod(parameters[name].cut.largest_shape(shapes[name])) for name in cut}
-    return Layout(shapes, sections, whole=not is_elementwise(optimizer), room=room)
-
-
-def is_elementwise(optimizer) -> bool:
-    """Whether its class, and none above it, says that each element's step depends on that element
-    alone.
-    """
-    return vars(type(optimizer)).get("elementwise", False)
 
 
 @dataclass(frozen=True)

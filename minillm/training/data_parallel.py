@@ -29,7 +29,7 @@ from inspect import signature
 
 import numpy as np
 
-from minillm.backend.arrays import to_host
+from minillm.backend.arrays import array_module, to_host
 from minillm.backend.threads import blas_threads
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
@@ -182,7 +182,9 @@ class DataParallel:
                 views = gradients.views(thread, running.slot())
                 put_home(self._parameters[thread], views)
                 found[part] = self._of_part(thread, part, task, batches, rows_each)
-                missing.append(complete(self._parameters[thread], views))
+                without = complete(self._parameters[thread], views)
+                if found[part]:  # a part without rows has no gradients, and says nothing of the others
+                    missing.append(without)
                 running.added(part)
             return found
 
@@ -425,7 +427,7 @@ def squares_of_cells(own) -> np.ndarray:
     precision, so that it does not depend on who owns the cell.
     """
     cells = own.reshape(-1, CELL)
-    return np.einsum("ij,ij->i", cells, cells).astype(np.float64)
+    return to_host(array_module(cells).einsum("ij,ij->i", cells, cells)).astype(np.float64)
 
 
 def _check_loss(model) -> None:

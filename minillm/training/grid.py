@@ -30,7 +30,8 @@ import numpy as np
 
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
-from minillm.distributed.sharding import complete_state, held_by, layout_for
+from minillm.distributed.model_sections import grid_layout
+from minillm.distributed.sharding import complete_state, held_by
 from minillm.errors import UserError
 from minillm.models.tensor_parallel import tensor_parallel
 from minillm.models.whole import gathered
@@ -69,7 +70,7 @@ def share_run(run, tensor: Communicator) -> None:
         run.optimizer,
         run.communicator,
     )  # a rank has read its share of the state, as if there were no parts
-    layout = layout_for(optimizer)
+    layout = grid_layout(optimizer)
     optimizer.state = complete_state(optimizer, held_by(optimizer, layout, ranks.rank, ranks.size), layout, ranks)
     tensor_parallel(run.model, tensor)
     for arrays in optimizer.state.values():

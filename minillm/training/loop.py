@@ -138,7 +138,7 @@ def _train(
     settings, progress = run.settings, run.progress
     model = run.model.train()
     zero = run.zero if communicator.launched else machine.zero
-    parts = settings.batch_parts if model.device == "cpu" else 1
+    parts = settings.batch_parts if model.device == "cpu" else communicator.size
     shared_by = machine.tensor_parallel
     if shared_by > 1:
         communicator.start()  # which part of the model a rank has is known then
@@ -153,6 +153,10 @@ def _train(
     if communicator.rank > 0:
         reporter = Reporter()
     reporter.on_start(communicator.size, threads)
+    if not communicator.same_bits:
+        reporter.on_message(
+            f"{communicator.where} adds in an order of its own: another number of ranks gives the same to 1e-6"
+        )
     schedule = settings.make_schedule()
     with (
         Watch(communicator, machine.deadline, f"continue with --resume {run.folder}") as watch,

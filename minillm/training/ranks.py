@@ -54,6 +54,10 @@ def _threads_of_a_rank(run, machine: Machine) -> int:
         check_grid(communicator.size, machine.tensor_parallel)
         _check_workers(communicator.size // machine.tensor_parallel, parts)
         return 1
+    if run.model.device != "cpu":
+        if machine.zero > 1:
+            raise UserError(f"--zero is {machine.zero}: on GPUs ranks share the optimizer's state alone; leave it out")
+        return 1  # a GPU has its own
     least = np.array([-min(cores_of(communicator), -(-parts // communicator.size))])
     communicator.maximum(least)
     threads = machine.threads or max(1, -int(least[0]))

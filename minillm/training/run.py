@@ -16,6 +16,7 @@ from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
+from minillm.distributed.model_sections import layout_for
 from minillm.distributed.sharding import Held, Sharded, held_by
 from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
@@ -50,7 +51,6 @@ from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
-from minillm.training.sharded_parallel import layout_of
 
 
 @dataclass
@@ -307,7 +307,7 @@ def _held(run: Run) -> list[Held] | None:
     ranks = run.communicator
     if ranks.size == 1:
         return None
-    return held_by(run.optimizer, layout_of(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
+    return held_by(run.optimizer, layout_for(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
 
 
 def _read_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:

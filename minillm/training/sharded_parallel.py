@@ -12,11 +12,11 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
-from minillm.distributed.model_sections import ModelSections, sections_of
+from minillm.distributed.model_sections import ModelSections, grid_layout, layout_for, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
-from minillm.distributed.sharding import Sharded, is_elementwise, layout_for
+from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
 from minillm.training.grid import Grid, share_run
@@ -34,7 +34,7 @@ def among_ranks(
     if parts == 1 and communicator.size == 1:
         return DataParallel(model, threads, parts, communicator), None
     zero = zero if communicator.size > 1 else 1
-    sections, layout = sections_of(model), layout_of(model, optimizer, zero)
+    sections, layout = sections_of(model), layout_for(model, optimizer, zero)
     weights = []
     if zero == 3 and not communicator.shares_memory:
         weights = _sharded_weights(model, sections, layout, communicator)
@@ -47,20 +47,9 @@ def among_ranks(
 def among_grid(run, grid: Grid, parts: int, threads: int) -> tuple[DataParallel, Sharded]:
     """As `among_ranks`, for ranks that share the model as well: this one keeps its part of it."""
     share_run(run, grid.tensor)
-    layout = layout_for(run.optimizer)
+    layout = grid_layout(run.optimizer)
     sharded = Sharded(run.optimizer, layout, grid.data, min(threads, parts))
     return DataParallel(run.model, threads, parts, grid.data, layout, grid.tensor), sharded
-
-
-def layout_of(model, optimizer, zero: int) -> Layout:
-    """The layout of what an optimizer changes, with a section for each block of the model; whole
-    parameters for one owner where its step is not element by element.
-
-    With ZeRO-1 ranks own it as one section: the cells are the same, and so is the norm, but there is
-    one exchange for all.
-    """
-    layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
-    return layout if zero > 1 else layout.in_one_section()
 
 
 def _sharded_weights(model, sections: ModelSections, layout: Layout, communicator) -> list[ShardedWeights]:

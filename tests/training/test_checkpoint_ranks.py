@@ -17,6 +17,7 @@ from planting import planted
 
 import minillm
 from minillm.distributed import saving
+from minillm.distributed.model_sections import layout_for
 from minillm.distributed.sharding import held_by
 from minillm.errors import UserError
 from minillm.files.atomic import save_tensors
@@ -24,7 +25,6 @@ from minillm.models.fine_tuning import LoRA, add_lora
 from minillm.optim import OPTIMIZERS
 from minillm.training import checkpoint, checkpoint_tensors
 from minillm.training.checkpoint import NotFinite, Progress, load_checkpoint, read_state, save_checkpoint
-from minillm.training.sharded_parallel import layout_of
 
 RANKS = [1, 2, 3, 5, 8]
 DESCRIPTION = {"settings": {}, "model": {}}
@@ -66,7 +66,7 @@ def arrays_of(model, optimizer):
 
 def held_on(model, optimizer, communicator, zero=1):
     """What a rank has of an optimizer; everything else that learns becomes NaN."""
-    held = held_by(optimizer, layout_of(model, optimizer, zero), communicator.rank, communicator.size)
+    held = held_by(optimizer, layout_for(model, optimizer, zero), communicator.rank, communicator.size)
     own = [(array, array.copy()) for each in held for array in (each.value, *each.state.values())]
     for array in (p.value for p in optimizer.parameters.values()):
         array[...] = np.nan
