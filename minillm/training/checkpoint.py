@@ -38,7 +38,7 @@ TRAINING_FOLDER = "training"
 STATE_FILE, OPTIMIZER_FILE, PREVIOUS_FILE = "state.json", "optimizer.safetensors", "optimizer.previous.safetensors"
 STEP_KEY = "step"  # in the header of the optimizer file
 FORMAT_VERSION = 1
-# Settings that state.json has beside the others: a version that does not know them opens the run, too.
+# Settings that state.json has beside the others: a version without them opens the run, too.
 LATER_SETTINGS = ("batch_parts",)
 
 

@@ -123,8 +123,8 @@ class Run:
         architecture_of(self.model.config).save_config(self.model.config, self.folder, carried_from(self.folder))
 
     def save_model(self) -> None:
-        """Save the present weights as the folder's model. All ranks have them, or a part of each (then
-        they gather them); the first writes.
+        """Save the present weights as the folder's model. All ranks have them, or a part of each
+        (then they gather them); the first writes.
         """
         with self.communicator.during("writing the model"), together(self.communicator):
             model = gathered(self.model)
@@ -156,9 +156,9 @@ def start_run(
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
     not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
     many parts where the settings do not say. communicator: of several ranks, which all call this,
-    the first one creates the folder, and all open it; zero: see `resume_run`. Raises UserError, before anything is written,
-    for invalid settings, texts or folders, for a folder in which another process trains, and for one
-    that the run needs as an input (needed.py).
+    the first one creates the folder, and all open it; zero: see `resume_run`. Raises UserError,
+    before anything is written, for invalid settings, texts or folders, for a folder in which
+    another process trains, and for one that the run needs as an input (needed.py).
     """
     ranks = communicator or Alone()
     with ExitStack() as creating:
@@ -271,8 +271,8 @@ def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicat
 
     The folder is claimed for this process until `train` returns, or the run is deleted.
     communicator: of several ranks, which all call this and open the folder; the first one claims it
-    for all. zero: what they share (Machine.zero): it says which part of the optimizer's state a rank
-    reads. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
+    for all. zero: what they share (Machine.zero): it says which part of the optimizer's state a
+    rank reads. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
     FolderInUse if another process trains in it.
     """
     folder, ranks, claim = Path(folder), communicator or Alone(), None
@@ -292,7 +292,7 @@ def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicat
 
 
 def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator, zero: int) -> Run:
-    """A run as one of several ranks opens it: each reads all files; of the checkpoint what it needs."""
+    """A run as a rank opens it: each reads all files, and of the checkpoint what it needs."""
     check_same_state(folder, ranks)
     with together(ranks):
         run = _read_run(folder, device, claim, ranks)
