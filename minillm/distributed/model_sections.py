@@ -53,8 +53,8 @@ def sections_of(model) -> ModelSections:
 
 
 def layout_for(model, optimizer) -> Layout:
-    """The layout of what an optimizer changes, in the sections of its model: whole parameters for one
-    owner where its step is not element by element.
+    """The layout of what an optimizer changes, in the sections of its model: whole parameters for
+    one owner where its step is not element by element.
     """
     return sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
 

@@ -1,9 +1,9 @@
-r"""What one of several ranks holds of weights, gradients and the optimizer's state; with one rank, what
-it holds where a batch is computed in parts.
+r"""What one of several ranks holds of weights, gradients and the optimizer's state; with one rank,
+what it holds where a batch is computed in parts.
 
 Source: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"
-(SC 2020), table 1 and section 5. With P weights, of which p are in the largest block and e below and
-above the blocks, N ranks, T threads of each, S parts, all in bytes, P_r = P / N:
+(SC 2020), table 1 and section 5. With P weights, of which p are in the largest block and e below
+and above the blocks, N ranks, T threads of each, S parts, all in bytes, P_r = P / N:
 
                     ZeRO-1        ZeRO-2                      ZeRO-3
     weights         P             P                           P_r + what is gathered: e, p, or both
@@ -11,11 +11,11 @@ above the blocks, N ranks, T threads of each, S parts, all in bytes, P_r = P / N
     gradients       k P           m P_r + T (2 p + e)         as ZeRO-2
     on their way    (N-1)/N max(p, e)                         and the same for all
 
-k and m are the arrays that the sum along the tree needs: k of all threads' parts (gradients.py), m =
-log2(S / (N T)) + 1 (sharded_gradients.py). Each is counted as it is laid out, in sections and whole
-cells: P_r is that of the rank that owns most. On their way are the terms of other ranks, which a
-transport without common memory keeps until they are added. Where ranks share memory weights exist
-once for all of them, and nothing is gathered.
+k and m are the arrays that the sum along the tree needs: k of all threads' parts (gradients.py), m
+= log2(S / (N T)) + 1 (sharded_gradients.py). Each is counted as it is laid out, in sections and
+whole cells: P_r is that of the rank that owns most. On their way are the terms of other ranks,
+which a transport without common memory keeps until they are added. Where ranks share memory weights
+exist once for all of them, and nothing is gathered.
 """
 
 from __future__ import annotations
