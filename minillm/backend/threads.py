@@ -55,6 +55,17 @@ def blas_threads(count: int) -> Iterator[bool]:
         function(before)
 
 
+def blas_kernels() -> str:
+    """The processor for which OpenBLAS chose its kernels, such as "Haswell"; "unknown" of another
+    BLAS.
+    """
+    function = _find("get_corename")
+    if function is None:
+        return "unknown"
+    function.restype = ctypes.c_char_p
+    return (function() or b"unknown").decode()
+
+
 @lru_cache(maxsize=4)
 def _find(name: str):
     if sys.platform == "win32":  # symbols of a library that another one loaded cannot be looked up there

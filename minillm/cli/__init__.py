@@ -50,6 +50,9 @@ def _run() -> int:
         if code == INTERRUPTED:  # how some versions report Ctrl-C
             raise typer.Abort
     except UserError as error:
+        from minillm.distributed.last_words import traceback_behind
+
+        print(traceback_behind(error), end="", file=sys.stderr)
         fail(str(error))
     except usage_error as error:
         message = error.format_message()

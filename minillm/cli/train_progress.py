@@ -60,7 +60,7 @@ def train_and_show(
     if stop_after is not None and stop_after < 0:
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
-    machine, communicator = machine or Machine(), world()
+    machine, communicator = machine or Machine(), world(device)
     with waiting("reading the text", plain=False):
         run = _open_run(given, preset_name, out, overwrite, resume, device, machine, communicator)
     _describe(run, console)
@@ -101,7 +101,7 @@ def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machi
         if preset_name or out or overwrite:
             name = "--preset" if preset_name else "--out" if out else "--overwrite"
             raise UserError(f"--resume continues a run with the settings that it has: leave out {name}")
-        run = resume_run(resume, device, communicator)
+        run = resume_run(resume, device, communicator, machine.zero)
         check_same_settings(run, given)
         return run
     check_model_of_preset(given, preset_name)
@@ -109,7 +109,8 @@ def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machi
     workers = machine.workers
     if communicator.size > 1:
         workers = min(settings.batch_size, communicator.size * (machine.threads or cores_of(communicator)))
-    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, workers, communicator)
+    ranks = dict(workers=workers, communicator=communicator, zero=machine.zero)
+    return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, **ranks)
 
 
 def _describe(run: Run, console: Console) -> None:

@@ -41,8 +41,8 @@ class RankLost(UserError):
 
     def __init__(self, rank: int | None, step: int | None, collective: str, why: str):
         who = "a rank" if rank is None else f"rank {rank}"
-        where = [*([] if step is None else [f"step {step}"]), *([collective] if collective else [])]
-        super().__init__(f"{who} is lost{' in ' + ', '.join(where) if where else ''}: {why}")
+        where = collective if step is None else f"step {step}, {collective or 'between two collectives'}"
+        super().__init__(f"{who} is lost{' in ' + where if where else ''}: {why}")
         self.rank, self.step, self.collective, self.why = rank, step, collective, why
 
 
@@ -68,18 +68,37 @@ class Communicator(ABC):
     shares_memory: whether arrays from `shared` are the same memory in all ranks. sent: bytes that
     this rank has handed to others so far, by the name of the collective. doing: the collective that
     this rank is in, "" outside of any; step: the step of the training that it is in, None outside of
-    one; both for messages when something goes wrong.
+    one; both for messages when something goes wrong. phase: long work that only this rank does, ""
+    outside of any. launched: whether something else has started the ranks (mpiexec, SLURM), and
+    ends all if one ends.
     """
 
     rank = 0
     size = 1
     where = "alone"
     shares_memory = False
+    launched = False
 
     def __init__(self):
         self.sent: Counter[str] = Counter()
         self.doing = ""
         self.step: int | None = None
+        self.phase = ""
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """Inside, the others wait for this rank longer than the deadline (watch.py). phase: what it
+        does, such as "writing a checkpoint".
+        """
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def __copy__(self) -> Communicator:
+        """Itself: a copy of a model's layer exchanges arrays with the same ranks."""
+        return self
 
     # ------------------------------------------------------------------------------------ memory
 

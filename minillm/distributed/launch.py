@@ -30,6 +30,7 @@ from minillm.backend import threads
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.mpi import Mpi
+from minillm.distributed.nccl import with_gpu
 from minillm.errors import UserError
 
 LAUNCHERS = (  # (the launcher's name, the variable of the number of ranks, that of the rank)
@@ -68,17 +69,20 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch()
 
 
-def world() -> Communicator:
-    """The communicator of all ranks: `Mpi` where a launcher started several, else `Alone`.
+def world(device: str = "cpu") -> Communicator:
+    """The communicator of all ranks: `Alone`, or where a launcher started several `Mpi`, and for the
+    device "cuda" `Nccl`, for which each rank gets a GPU.
 
     Raises UserError on rank 0, and SystemExit with the same code on the others, where mpi4py is
-    missing, finds no MPI library, or belongs to another MPI than the launcher.
+    missing, finds no MPI library, or belongs to another MPI than the launcher, and where there is no
+    GPU for each rank.
     """
     launch = launched()
     if launch.size == 1:
         return Alone()
     try:
-        return _start(launch)
+        ranks = _start(launch)
+        return ranks if device == "cpu" else with_gpu(ranks, device)
     except UserError:
         if launch.rank == 0:
             raise

@@ -10,6 +10,7 @@ sections in any case (layout.py), so that the sums over its cells do not depend 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -56,7 +57,21 @@ def layout_for(model, optimizer) -> Layout:
     """The layout of what an optimizer changes, in the sections of its model: whole parameters for
     one owner where its step is not element by element.
     """
-    return sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    return layout if zero > 1 else layout.in_one_section()
+
+
+def grid_layout(optimizer) -> Layout:
+    """As `layout_for`, where ranks share parameters (models/tensor_parallel.py): those of which each
+    has a part come first, in a section of their own, and all ranks have the same layout, with room for
+    the largest part.
+    """
+    parameters = optimizer.parameters
+    cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
+    sections = [names for names in (cut, [name for name in parameters if name not in cut]) if names]
+    shapes = {name: parameters[name].peek().shape for names in sections for name in names}
+    room = {name: math.prod(parameters[name].cut.largest_shape(shapes[name])) for name in cut}
+    return Layout(shapes, sections, whole=not is_elementwise(optimizer), room=room)
 
 
 def is_elementwise(optimizer) -> bool:

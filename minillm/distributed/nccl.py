@@ -77,7 +77,8 @@ class Nccl(Communicator):
     def all_gather(self, array, bounds: Sequence[int]) -> None:
         """P (N - 1) / N bytes, where slices are equal."""
         if not _on_gpu(array):
-            self.host.all_gather(array, bounds)
+            with self.inside("all_gather"):
+                self.host.all_gather(array, bounds)
             return
         own = array[bounds[self.rank] : bounds[self.rank + 1]]
         with self._inside("all_gather", own.nbytes * (self.size - 1)):
@@ -89,7 +90,8 @@ class Nccl(Communicator):
     def broadcast(self, array, root: int = 0) -> None:
         """(N - 1) P bytes, counted where they come from."""
         if not _on_gpu(array):
-            self.host.broadcast(array, root)
+            with self.inside("broadcast"):
+                self.host.broadcast(array, root)
             return
         with self._inside("broadcast", array.nbytes * (self.size - 1) * (self.rank == root)):
             self._call("broadcast", array, array, array.size, root)
@@ -97,7 +99,8 @@ class Nccl(Communicator):
     def sum(self, array) -> None:
         """2 P (N - 1) / N bytes; in an order of NCCL's own."""
         if not _on_gpu(array):
-            self.host.sum(array)
+            with self.inside("sum"):
+                self.host.sum(array)
             return
         with self._inside("sum", 2 * array.nbytes * (self.size - 1) // self.size):
             self._call("allReduce", array, array, array.size, self._nccl.NCCL_SUM)
@@ -105,14 +108,16 @@ class Nccl(Communicator):
     def maximum(self, array) -> None:
         """2 P (N - 1) / N bytes."""
         if not _on_gpu(array):
-            self.host.maximum(array)
+            with self.inside("maximum"):
+                self.host.maximum(array)
             return
         with self._inside("maximum", 2 * array.nbytes * (self.size - 1) // self.size):
             self._call("allReduce", array, array, array.size, self._nccl.NCCL_MAX)
 
     def barrier(self) -> None:
         """Wait until the host of every rank is here. Its GPU may be behind."""
-        self.host.barrier()
+        with self.inside("barrier"):
+            self.host.barrier()
 
     def split(self, colour: int, key: int) -> Nccl:
         """The ranks of the same colour, with an id of their own."""
@@ -156,6 +161,18 @@ class Nccl(Communicator):
     def _inside(self, name: str, sent: int):
         self.sent[name] += int(sent)
         return self.inside(name)
+
+
+def with_gpu(host: Communicator, device: str) -> Nccl:
+    """The ranks of `host`, from here on with a GPU each. All ranks call it.
+
+    Raises UserError, in all of them, where they have none.
+    """
+    if device == "cuda":
+        from cupy.cuda import Device
+
+        Device(gpu_of(host)).use()
+    return Nccl(host, device)
 
 
 def gpu_of(communicator: Communicator) -> int:

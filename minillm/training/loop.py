@@ -18,19 +18,22 @@ import numpy as np
 from minillm.backend.async_read import AsyncRead
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.machine import Machine
+from minillm.distributed.watch import Watch
 from minillm.errors import MissingExtra
 from minillm.profiling.profile import Profiler, StepProfile
 from minillm.sampler import Sampler
+from minillm.training.agreed import agree_on_run
 from minillm.training.control import Control, Ended, change
 from minillm.training.data_parallel import DataParallel
 from minillm.training.evaluation import Evaluation, evaluate_examples
 from minillm.training.examples import PARTS
+from minillm.training.grid import grid_of, unshare_run
 from minillm.training.overfitting import overfitting_since, remedies
 from minillm.training.plot import plot_losses
 from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.ranks import ranks_of
 from minillm.training.run import Run
-from minillm.training.sharded_parallel import among_ranks
+from minillm.training.sharded_parallel import among_grid, among_ranks
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 
 SPEED_STEPS = 10  # over which speed is measured on a device
@@ -101,7 +104,8 @@ def train(
     processes and threads compute; no number depends on it (distributed/machine.py).
 
     Raises Diverged (on a device a step later) and leaves the last good checkpoint; FolderInUse if
-    another process trains in the run's folder; UserError for a changed model. When it returns, the
+    another process trains in the run's folder; UserError for a changed model; RankLost if one of
+    several processes ends or hangs (distributed/watch.py). When it returns, the
     folder is free for other processes.
     """
     run.refuse_changed_model()
@@ -109,9 +113,9 @@ def train(
     run.hold()
     launched = run.communicator
     try:
-        with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
-            control = control or Control()
-            reason = _train(run, reporter, stop_after, profile, control, communicator, threads, machine.zero)
+        alone = control is not None or type(reporter).before_update is not Reporter.before_update
+        with ranks_of(run, machine, alone) as (communicator, threads):
+            reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads, machine)
         if launched.rank == 0:
             _finish(run, reporter)
         return reason
@@ -128,28 +132,43 @@ def _train(
     control: Control,
     communicator: Communicator,
     threads: int,
-    zero: int,
+    machine: Machine,
 ) -> str:
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
-    parts = settings.batch_parts if model.device == "cpu" else 1
-    accumulates = settings.gradient_accumulation > 1
-    parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
+    zero = run.zero if communicator.launched else machine.zero
+    parts = settings.batch_parts if model.device == "cpu" else communicator.size
+    shared_by = machine.tensor_parallel
+    if shared_by > 1:
+        communicator.start()  # which part of the model a rank has is known then
+        parallel, run.sharded = among_grid(run, grid_of(communicator, shared_by), parts, threads)
+    else:
+        accumulates = settings.gradient_accumulation > 1
+        parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
     parallel.prepare()
-    communicator.start()
+    if shared_by == 1:
+        communicator.start()
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
     if communicator.rank > 0:
         reporter = Reporter()
     reporter.on_start(communicator.size, threads)
-    run.metrics.cut(progress.metrics_size)
+    if not communicator.same_bits:
+        reporter.on_message(
+            f"{communicator.where} adds in an order of its own: another number of ranks gives the same to 1e-6"
+        )
     schedule = settings.make_schedule()
     with (
+        Watch(communicator, machine.deadline, f"continue with --resume {run.folder}") as watch,
         parallel,
         BatchPrefetcher(run, ahead=model.device != "cpu") as batches,
         _interruptible(reporter) as interrupted,
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # checked by value: see step.py
     ):
+        given = {"--stop-after": stop_after, "--zero": zero, "--tensor-parallel": machine.tensor_parallel}
+        for note in (*watch.notes(), *agree_on_run(run, communicator, given)):
+            reporter.on_message(note)
+        run.metrics.cut(progress.metrics_size)
         report = partial(reporter.on_preparation, run.examples.preparing)
         with parallel.all_weights():
             if not run.examples.prepare(run, parallel, lambda: interrupted.is_set() or control.ended, report):
@@ -157,7 +176,7 @@ def _train(
         follower = MetricsReader(run, parallel, batches, reporter)
         take_step = partial(_profiler(run, parallel, reporter), train_step) if profile else train_step
         while True:
-            step = progress.step
+            step = communicator.step = progress.step
             if step % settings.eval_interval == 0 or step == settings.max_steps:
                 follower.catch_up()
                 if not _evaluate_and_save(run, parallel, reporter, control):
@@ -183,6 +202,8 @@ def _train(
         follower.catch_up()
         with parallel.all_weights(keep=True):
             run.save()
+        if shared_by > 1:
+            unshare_run(run)
     return reason
 
 
@@ -303,8 +324,9 @@ def _keep_and_save(run: Run, reporter: Reporter, train: Evaluation, validation: 
     )
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
-    if settings.sample_tokens and run.communicator.rank == 0:
-        text = write_sample(run)
+    if settings.sample_tokens and (run.communicator.rank == 0 or run.model.sharing is not None):
+        with run.communicator.during("writing a sample"):
+            text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)
         reporter.on_sample(progress.step, text)
     run.save()

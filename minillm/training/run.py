@@ -27,6 +27,7 @@ from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
+from minillm.models.whole import gathered
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
@@ -45,6 +46,7 @@ from minillm.training.checkpoint import (
 from minillm.training.claim import Claim
 from minillm.training.example_kinds import kind_of
 from minillm.training.examples import Examples
+from minillm.training.grid import whole_run
 from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
@@ -65,6 +67,7 @@ class Run:
     metrics: MetricsLog
     claim: Claim | None = None
     communicator: Communicator = field(default_factory=Alone)  # the ranks that train it together
+    zero: int = 1  # what they share (Machine.zero)
     sharded: Sharded | None = None  # the optimizer among ranks and threads, while it trains
 
     def hold(self) -> None:
@@ -93,12 +96,21 @@ class Run:
         which could not be resumed.
         """
         self.refuse_changed_model()
+        with self.communicator.during("writing a checkpoint"):
+            self._save()
+        self.communicator.barrier()
+
+    def _save(self) -> None:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-        held = _held(self) if self.sharded is None else self.sharded.held()
-        run = self.folder, self.model, self.optimizer, self.progress
-        save_checkpoint(*run, description, self.communicator, held)
+        if self.model.sharing is not None:
+            model, optimizer, held = *whole_run(self), None
+        else:
+            model, optimizer = self.model, self.optimizer
+            is_sharded = self.sharded is not None and self.sharded.communicator is self.communicator
+            held = self.sharded.held() if is_sharded else _held(self)
+        save_checkpoint(self.folder, model, optimizer, self.progress, description, self.communicator, held)
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model differs from the run's configuration: a resumed run would
@@ -111,10 +123,13 @@ class Run:
         architecture_of(self.model.config).save_config(self.model.config, self.folder, carried_from(self.folder))
 
     def save_model(self) -> None:
-        """Save the present weights as the folder's model. All ranks have them; the first writes."""
-        with together(self.communicator):
+        """Save the present weights as the folder's model. All ranks have them, or a part of each (then
+        they gather them); the first writes.
+        """
+        with self.communicator.during("writing the model"), together(self.communicator):
+            model = gathered(self.model)
             if self.communicator.rank == 0:
-                _save_as_model(self.model, self.settings, self.folder)
+                _save_as_model(model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far, in its stored precision."""
@@ -133,6 +148,7 @@ def start_run(
     numbered: bool = False,
     workers: int = 1,
     communicator: Communicator | None = None,
+    zero: int = 1,
 ) -> Run:
     """Create a run folder with a first checkpoint, and open it.
 
@@ -140,7 +156,7 @@ def start_run(
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
     not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
     many parts where the settings do not say. communicator: of several ranks, which all call this,
-    the first one creates the folder, and all open it. Raises UserError, before anything is written,
+    the first one creates the folder, and all open it; zero: see `resume_run`. Raises UserError, before anything is written,
     for invalid settings, texts or folders, for a folder in which another process trains, and for one
     that the run needs as an input (needed.py).
     """
@@ -150,7 +166,7 @@ def start_run(
             if ranks.rank == 0:
                 new = _new_folder(settings, model_fields, Path(folder), overwrite, device, numbered, workers)
                 folder = creating.enter_context(new)
-        return resume_run(text_of_rank_0(ranks, str(folder)), device, ranks)
+        return resume_run(text_of_rank_0(ranks, str(folder)), device, ranks, zero)
 
 
 @contextmanager
@@ -250,12 +266,13 @@ def _save_as_model(model: LanguageModel, settings: TrainingSettings, folder: Pat
 # ------------------------------------------------------------------------------------------------------ an existing run
 
 
-def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicator | None = None) -> Run:
+def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicator | None = None, zero: int = 1) -> Run:
     """Open a run folder at its last checkpoint.
 
     The folder is claimed for this process until `train` returns, or the run is deleted.
     communicator: of several ranks, which all call this and open the folder; the first one claims it
-    for all. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
+    for all. zero: what they share (Machine.zero): it says which part of the optimizer's state a rank
+    reads. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
     FolderInUse if another process trains in it.
     """
     folder, ranks, claim = Path(folder), communicator or Alone(), None
@@ -267,18 +284,19 @@ def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicat
                 claim = Claim(folder)
                 for written_to in (folder, folder / TRAINING_FOLDER):
                     remove_leftovers(written_to)
-        return _open_run(folder, device, claim, ranks)
+        return _open_run(folder, device, claim, ranks, zero)
     except BaseException:
         if claim is not None:
             claim.release()
         raise
 
 
-def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:
+def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator, zero: int) -> Run:
     """A run as one of several ranks opens it: each reads all files; of the checkpoint what it needs."""
     check_same_state(folder, ranks)
     with together(ranks):
         run = _read_run(folder, device, claim, ranks)
+        run.zero = zero
     with explain_oom(workload_of(run.settings, run.model.config, device)):
         load_checkpoint(folder, run.model, run.optimizer, run.progress.step, ranks, _held(run))
     return run
@@ -287,9 +305,9 @@ def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicato
 def _held(run: Run) -> list[Held] | None:
     """What this rank has of the optimizer of a run that does not train yet; None: all of it."""
     ranks = run.communicator
-    return (
-        held_by(run.optimizer, layout_for(run.model, run.optimizer), ranks.rank, ranks.size) if ranks.size > 1 else None
-    )
+    if ranks.size == 1:
+        return None
+    return held_by(run.optimizer, layout_for(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
 
 
 def _read_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:

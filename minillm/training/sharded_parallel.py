@@ -12,13 +12,14 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
-from minillm.distributed.model_sections import ModelSections, layout_for, sections_of
+from minillm.distributed.model_sections import ModelSections, grid_layout, layout_for, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
+from minillm.training.grid import Grid, share_run
 
 
 def among_ranks(
@@ -33,8 +34,8 @@ def among_ranks(
     """
     if parts == 1 and communicator.size == 1:
         return DataParallel(model, threads, parts, communicator), None
-    sections, layout = sections_of(model), layout_for(model, optimizer)
     zero = zero if communicator.size > 1 else 1
+    sections, layout = sections_of(model), layout_for(model, optimizer, zero)
     weights = []
     if zero == 3 and not communicator.shares_memory:
         weights = _sharded_weights(model, sections, layout, communicator)
@@ -42,6 +43,14 @@ def among_ranks(
     if zero == 1:
         return DataParallel(model, threads, parts, communicator, layout), sharded
     return ShardedParallel(model, threads, parts, communicator, sections, layout, weights, accumulates), sharded
+
+
+def among_grid(run, grid: Grid, parts: int, threads: int) -> tuple[DataParallel, Sharded]:
+    """As `among_ranks`, for ranks that share the model as well: this one keeps its part of it."""
+    share_run(run, grid.tensor)
+    layout = grid_layout(run.optimizer)
+    sharded = Sharded(run.optimizer, layout, grid.data, min(threads, parts))
+    return DataParallel(run.model, threads, parts, grid.data, layout, grid.tensor), sharded
 
 
 def _sharded_weights(model, sections: ModelSections, layout: Layout, communicator) -> list[ShardedWeights]:
@@ -107,8 +116,7 @@ class ShardedParallel(DataParallel):
         found, missing = self._passes(task, batches, rows_each, trains=True)
         self.own_gradients = self._gradients.total()
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
-        self.missing = set.intersection(*missing) if missing else set()
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares), missing)
         return self._added_up(numbers)
 
     @contextmanager

@@ -47,7 +47,7 @@ def lost(ranks: int, fail, deadline: float = 60.0, doing="sum") -> RankLost:
     error = caught.value
     if error.rank == 0:  # it was in no collective
         doing = ""
-    assert str(error) == f"rank {error.rank} is lost in step 7{f', {doing}' if doing else ''}: {error.why}"
+    assert str(error) == f"rank {error.rank} is lost in step 7, {doing or 'between two collectives'}: {error.why}"
     assert (error.step, error.collective) == (7, doing)
     return error
 
@@ -106,7 +106,7 @@ def test_memory_that_runs_out_in_a_child():
         if communicator.rank == 1:
             raise MemoryError
 
-    assert lost(2, fail).why.startswith("MemoryError (")
+    assert lost(2, fail).why == "out of memory"
 
 
 def test_long_words_of_any_letters_fit():
