@@ -9,7 +9,7 @@ and above the blocks, N ranks, T threads of each, S parts, all in bytes, P_r = P
     weights         P             P                           P_r + what is gathered: e, p, or both
     state           2 P_r         2 P_r                       2 P_r
     gradients       k P           m P_r + T (2 p + e)         as ZeRO-2
-    on their way    (N-1)/N max(p, e)                         and the same for all
+    on their way    (N-1) P_r     (N-1)/N (p + e)             as ZeRO-2
 
 k and m are the arrays that the sum along the tree needs: k of all threads' parts (gradients.py), m
 = log2(S / (N T)) + 1 (sharded_gradients.py). Each is counted as it is laid out, in sections and
@@ -47,12 +47,13 @@ def held_by_a_rank(workload, weight: int) -> HeldByARank:
     """Of the rank that holds most. workload: memory.Workload; weight: bytes of a weight."""
     model, ranks = model_of(workload.config), workload.processes
     sections = sections_of(model)
+    zero = workload.zero if ranks > 1 else 1
     layout = sections.layout(model.parameters())
+    layout = layout if zero > 1 else layout.in_one_section()
     shares = [[own.stop - own.start for own in layout.owned(rank, ranks)] for rank in range(ranks)]
     share = max(shares, key=sum)
     others = [section.stop - section.start - own for section, own in zip(layout.sections, share)]
     own, below, above, blocks = sum(share), others[0], others[-1], others[1:-1]
-    zero = workload.zero if ranks > 1 else 1
     if zero == 1:
         gradients = _arrays_of_threads(workload) * layout.size
     else:
