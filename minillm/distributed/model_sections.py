@@ -53,11 +53,11 @@ def sections_of(model) -> ModelSections:
 
 
 def layout_for(model, optimizer, zero: int = 1) -> Layout:
-    """The layout of what an optimizer changes, in the sections of its model: whole parameters for one
-    owner where its step is not element by element.
+    """The layout of what an optimizer changes, in the sections of its model: whole parameters for
+    one owner where its step is not element by element.
 
-    zero: with 1 ranks own it as one section; the cells are the same, and so is the norm, but there is
-    one exchange for all.
+    zero: with 1 ranks own it as one section; the cells are the same, and so is the norm, but there
+    is one exchange for all.
     """
     layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
     return layout if zero > 1 else layout.in_one_section()

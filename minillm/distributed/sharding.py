@@ -122,7 +122,7 @@ class Sharded:
             share(lambda each: each.step(scale), self._optimizers)
         self.optimizer.step_count += 1
         if self._sharded_weights is not None:
-            return  # whoever needs weights gathers them
+            return  # the next pass gathers them
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
 

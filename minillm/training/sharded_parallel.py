@@ -24,8 +24,9 @@ from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_c
 def among_ranks(
     model, optimizer, parts: int, threads: int, communicator: Communicator, zero: int = 1, accumulates: bool = False
 ) -> tuple[DataParallel, Sharded | None]:
-    """What computes the gradients of a model in `parts` parts, and its optimizer, among the ranks of
-    a communicator with so many threads each; no optimizer where one part is computed by one rank.
+    """What computes the gradients of a model in `parts` parts, and its optimizer, among the ranks
+    of a communicator with so many threads each; no optimizer where one part is computed by one
+    rank.
 
     zero: what ranks share (Machine.zero); 3 is 2 where they share memory, in which weights exist
     once for all of them. accumulates: whether a step has several batches.
