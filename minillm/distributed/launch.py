@@ -21,12 +21,12 @@ from minillm.errors import UserError
 
 
 def world(device: str = "cpu") -> Communicator:
-    """The communicator of all ranks: `Alone`, or where a launcher started several `Mpi`, and for the
-    device "cuda" `Nccl`, for which each rank gets a GPU.
+    """The communicator of all ranks: `Alone`, or where a launcher started several `Mpi`, and for
+    the device "cuda" `Nccl`, for which each rank gets a GPU.
 
     Raises UserError on rank 0, and SystemExit with the same code on the others, where mpi4py is
-    missing, finds no MPI library, or belongs to another MPI than the launcher, and where there is no
-    GPU for each rank.
+    missing, finds no MPI library, or belongs to another MPI than the launcher, and where there is
+    no GPU for each rank.
     """
     launch = launched()
     if launch.size == 1:

@@ -47,8 +47,8 @@ SHORT_PAUSE, LONG_PAUSE = 5e-5, 5e-4  # seconds
 class Mpi(Communicator):
     """The ranks of a communicator of mpi4py. `launch.world` makes the one of all ranks.
 
-    Arrays are in the host's memory and in C order. Raises RankLost where the MPI library notices that
-    a rank has ended. world_is_closed: whether all ranks have come to the end.
+    Arrays are in the host's memory and in C order. Raises RankLost where the MPI library notices
+    that a rank has ended. world_is_closed: whether all ranks have come to the end.
     """
 
     world_is_closed = False

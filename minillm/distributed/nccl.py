@@ -1,8 +1,8 @@
 """One GPU a rank: arrays travel between GPUs by NCCL, everything else by MPI.
 
 NCCL (NVIDIA Collective Communications Library) moves arrays from GPU to GPU without the host, over
-NVLink or a network. CuPy calls it (cupy.cuda.nccl). Ranks find each other by an id of 128 bytes that
-rank 0 makes and MPI sends to all.
+NVLink or a network. CuPy calls it (cupy.cuda.nccl). Ranks find each other by an id of 128 bytes
+that rank 0 makes and MPI sends to all.
 
 **Its sums are not those of the tree.** NCCL adds while it carries, in an order that depends on the
 number of ranks, the machine and the version:
@@ -10,12 +10,12 @@ number of ranks, the machine and the version:
     (a + b) + (c + d)     of the tree, for any number of ranks
     ((a + b) + c) + d     of a ring of four, and each slice begins at another rank
 
-In float32 a sum of n terms is off by up to n 2^-24 of the sum of their magnitudes in either order. So
-runs on different numbers of GPUs agree to 1e-6, not bit for bit; `same_bits` is False, and the
+In float32 a sum of n terms is off by up to n 2^-24 of the sum of their magnitudes in either order.
+So runs on different numbers of GPUs agree to 1e-6, not bit for bit; `same_bits` is False, and the
 training says so.
 
-The calls are put into the stream that CuPy uses, and return at once: what is queued behind them sees
-their results.
+The calls are put into the stream that CuPy uses, and return at once: what is queued behind them
+sees their results.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Nccl(Communicator):
         return message[1:].tobytes() if message[0] else tuple(message[1:].tolist())
 
     def _for_each(self, name: str, array, bounds: Sequence[int], *operation) -> None:
-        """One call for the slice of each rank, from or to it, as one group: slices of any length."""
+        """One call for the slice of each rank, from or to it, in one group: of any length."""
         self._nccl.groupStart()
         for rank, (start, stop) in enumerate(zip(bounds, bounds[1:])):
             if stop > start:
