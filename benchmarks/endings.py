@@ -34,8 +34,8 @@ from minillm.training.metrics import read_metrics
 RANKS, DEADLINE, LIMIT = 3, 2.0, 10.0  # LIMIT: seconds for all to end
 KINDS = ("kill", "raise", "memory", "hang", "signal")
 MODEL = dict(n_layer=1, n_head=2, d_model=16, context_length=16)
-SETTINGS = dict(batch_size=8, batch_parts=4, max_steps=24, eval_interval=6, sample_tokens=8, warmup_steps=5)
-TEXT = "the quick brown fox jumps over the lazy dog. " * 400
+SETTINGS = dict(batch_size=8, batch_parts=4, max_steps=24, eval_interval=6, eval_windows=4, sample_tokens=4, warmup_steps=5)
+TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 
 
 class Ending(NamedTuple):
