@@ -41,11 +41,6 @@ FAULTS_OF_MPI = {
     "terms beyond the first are not sent": ("in range(max(map(len, terms.nodes)))", "in range(1)", BY),
     "the sum stays where a message arrived": ("if not np.may_share_memory(total, place):", "if False:", BY),
     "MPI: the sums of the others are not gathered": ('                self._gather(window, bounds, "sum")\n', "", BY),
-    "a slice goes to its owner as well": (
-        "length * (turn < len(mine) and rank != self.rank)",
-        "length * (turn < len(mine))",
-        BY,
-    ),
     "MPI: the own slice is counted as sent": (
         "lengths[self.rank] * (self.size - 1) *",
         "lengths[self.rank] * self.size *",
