@@ -42,8 +42,8 @@ def share_run(run, communicator: Communicator, shared_by: int, parts: int) -> tu
 
 def layout_of_parts(optimizer) -> Layout:
     """The layout of what an optimizer changes of a model that ranks share: what each has a part of
-    in the first section, and what each has whole in the second. It is the same in all ranks, with room
-    for the largest part.
+    in the first section, and what each has whole in the second. It is the same in all ranks, with
+    room for the largest part.
     """
     parameters = optimizer.parameters
     cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
