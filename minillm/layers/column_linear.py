@@ -1,4 +1,4 @@
-r"""Column-parallel linear: each of N ranks has some columns of a matrix, and computes as many outputs.
+r"""Column-parallel linear: each of N ranks has some columns of a matrix, for as many outputs.
 
 Source: Shoeybi et al., "Megatron-LM" (2019), section 3. ranks.py has the operators f and g.
 
@@ -6,11 +6,11 @@ W = [W_0 W_1 ... W_{N-1}] is cut along its outputs, and b likewise. x is whole i
 
     y_rj = sum_i x_i w_ij + b_j        for the outputs j of rank r            y_r = x W_r + b_r
 
-Nothing is exchanged. Together the ranks have y = x W + b, each a part of its channels, which is what
-a row-parallel layer reads (row_linear.py).
+Nothing is exchanged. Together the ranks have y = x W + b, each a part of its channels, which is
+what a row-parallel layer reads (row_linear.py).
 
-Backward. x takes part in the outputs of all ranks, so its gradient is a sum over all j, which is one
-over the ranks of sums over their own j: that is f, whose backward is the exchange.
+Backward. x takes part in the outputs of all ranks, so its gradient is a sum over all j, which is
+one over the ranks of sums over their own j: that is f, whose backward is the exchange.
 
     dx_i  = sum_j dy_j w_ij = sum_r (sum over j of r: dy_j w_ij)         dx = sum_r dy_r W_r^T
     dw_ij = sum_n x_ni dy_nj           for the outputs j of rank r       dW_r = x^T dy_r

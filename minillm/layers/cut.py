@@ -60,7 +60,7 @@ class Cut:
             start = stop
 
     def whole_of(self, part):
-        """The whole tensor of the parts of all ranks, such as a weight, its gradient or a moment. All
+        """The whole tensor of the parts of all ranks: a weight, its gradient, a moment. All
         ranks call it in the same order.
 
         Each adds its part to zeros at the places of the others, which is exact.

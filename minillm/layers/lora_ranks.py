@@ -36,7 +36,7 @@ def column_lora_forward(x, a, b, scale):
 
 
 def column_lora_backward(dy, saved, communicator):
-    """dy (..., O_r)  ->  dx (..., I), da (r, I), db (O_r, r); dx has this rank's terms, da is whole"""
+    """dy (..., O_r)  ->  dx (..., I), da (r, I), db (O_r, r); dx are terms, da is whole"""
     # forward: lora_forward(x, a, b, scale)
     dx, da, db = lora_backward(dy, saved)
     # forward: lora_forward(x, a, b, scale): one a for the outputs of all ranks
@@ -45,8 +45,8 @@ def column_lora_backward(dy, saved, communicator):
 
 
 def row_lora_forward(x, a, b, scale):
-    """x (..., I_r), a (r, I_r), b (O, r), whole  ->  a term of what is added to the output (..., O),
-    saved
+    """x (..., I_r), a (r, I_r), b (O, r), whole  ->  a term of what is added to the output (...,
+    O), saved
     """
     return lora_forward(x, a, b, scale)
 
@@ -84,8 +84,8 @@ class ColumnLoRALinear(LoRALinear):
         return y
 
     def backward(self, dy, dx=None):
-        """dy (..., O_r)  ->  dx (..., I), whole after the last reader of x; adds to the gradients of
-        lora_A and lora_B.
+        """dy (..., O_r)  ->  dx (..., I), whole after the last reader of x; adds to the gradients
+        of lora_A and lora_B.
 
         dx: as in ColumnLinear.backward. Raises RuntimeError as it does.
         """

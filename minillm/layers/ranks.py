@@ -12,8 +12,8 @@ its channels, or terms of which it is the sum.
 
 f: the loss depends on x through every rank's x_r, and dx_r/dx = 1, so the chain rule adds the
 gradients of all ranks up. g: dy/dy_r = 1 for each r, so every term has the gradient of the sum.
-Identity forward has the sum backward, and the other way round: f and g are conjugates. A branch of a
-transformer block is then
+Identity forward has the sum backward, and the other way round: f and g are conjugates. A branch of
+a transformer block is then
 
     x --f--> column-parallel --> something for each channel or head --> row-parallel --g--> y
 

@@ -1,4 +1,4 @@
-r"""Row-parallel linear: each of N ranks has some rows of a matrix, reads as many inputs, and computes
+r"""Row-parallel linear: each of N ranks has some rows of a matrix, reads as many inputs, and has
 a term of every output.
 
 Source: Shoeybi et al., "Megatron-LM" (2019), section 3. ranks.py has the operators f and g.

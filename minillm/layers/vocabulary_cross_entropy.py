@@ -12,7 +12,7 @@ Rank r has the rows W_r of the tokens v of its part. For a row x with the target
     z_t = sum_r z_t [t is of rank r]  the score of the target, which one rank has
     loss = log l + m - z_t
 
-With label smoothing e the sum of z_v goes along, too: loss = log l + m - (1 - e) z_t - e/V sum_v z_v.
+With label smoothing e the sum of z_v goes along: loss = log l + m - (1 - e) z_t - e/V sum_v z_v.
 
 Backward. Each rank has m and l, so it has p_v = exp(z_v - m) / l of its own tokens, and with it the
 gradient of its own scores, without another exchange:

@@ -11,8 +11,8 @@ as a sum over ranks, each with zeros in the places of the others: x + 0 is x, so
 This is for those who need scores: generation, and losses of your own. Training does not gather them
 (vocabulary_cross_entropy.py).
 
-Backward. Every rank has all of z, and computes the same dz from it. Each takes its part of that; and
-dx is a sum over all v, of all ranks: f.
+Backward. Every rank has all of z, and computes the same dz from it. Each takes its part of that;
+and dx is a sum over all v, of all ranks: f.
 
     dz_r = dz, the columns of rank r            dx = sum_r dz_r W_r            dW_r = dz_r^T x
 """

@@ -10,9 +10,9 @@ a rank has the heads and the inner channels that are its share, with all that be
 
 A step exchanges, with n = B T tokens of C channels, for each block 2 n C numbers forward and 2 n C
 backward, as sums over the ranks; n C for the token table and n C for the head, and 4 n for the
-loss. Of that a rank sends 2 (N - 1) / N. It has about 1/N of the weights, gradients and moments, and
-of what lies between column and row; the residual stream it has whole. So this pays between ranks
-that share memory or a fast link, and a data-parallel group does for the rest.
+loss. Of that a rank sends 2 (N - 1) / N. It has about 1/N of the weights, gradients and moments,
+and of what lies between column and row; the residual stream it has whole. So this pays between
+ranks that share memory or a fast link, and a data-parallel group does for the rest.
 
 Sums over ranks are parts of sums over an inner width: another N adds in another order. The same N
 gives the same bits, and another one the same numbers to rounding.
@@ -74,8 +74,8 @@ class Sharing:
         return self  # a copy of a model is the part of the same rank
 
     def heads(self, attention: Layer) -> None:
-        """Take this rank's share of the heads of a layer whose attributes `n_head` and, where it has
-        it, `n_kv_head` count them: query heads stay with the key/value head that they read.
+        """Take this rank's share of the heads of a layer whose attributes `n_head` and, where it
+        has it, `n_kv_head` count them: query heads stay with the key/value head that they read.
 
         Raises UserError unless each rank gets as many: the slowest of them would hold up all.
         """
@@ -131,8 +131,8 @@ class Sharing:
         setattr(layer, name, _like(linear, part))
 
     def head_norms(self, layer: Layer, *names: str) -> None:
-        """For RMS norms of the heads of a layer, of which each rank has its share: their weights are
-        whole.
+        """For RMS norms of the heads of a layer, of which each rank has its share: their weights
+        are whole.
         """
         for name in names:
             norm: RMSNorm = getattr(layer, name)

@@ -62,8 +62,8 @@ def of_grid(
 ) -> tuple[bool, float]:
     """Whether any rank is to stop, and the sum of squares of all gradients of the whole model.
 
-    squares: of this rank's sections of the gradients; are_parts: whether they are of what ranks have
-    parts of, and not of what each has whole, which counts once.
+    squares: of this rank's sections of the gradients; are_parts: whether they are of what ranks
+    have parts of, and not of what each has whole, which counts once.
     """
     table = np.zeros((tensor.size, 1 + len(squares)))
     table[tensor.rank] = stopping, *squares

@@ -22,12 +22,12 @@ from minillm.training.grid import grid_of
 
 
 def share_run(run, communicator: Communicator, shared_by: int, parts: int) -> tuple[DataParallel, Sharded]:
-    """Keep this rank's part of a run's model and of its optimizer's state. Returns what computes the
-    gradients of it, in so many parts of a batch, and its optimizer, among the ranks that have the
-    same part.
+    """Keep this rank's part of a run's model and of its optimizer's state. Returns what computes
+    the gradients of it, in so many parts of a batch, and its optimizer, among the ranks that have
+    the same part.
 
-    communicator: of all ranks, which call this together; shared_by: how many share the model. Raises
-    UserError for a model that cannot be shared out so.
+    communicator: of all ranks, which call this together; shared_by: how many share the model.
+    Raises UserError for a model that cannot be shared out so.
     """
     grid, optimizer = grid_of(communicator, shared_by), run.optimizer
     _complete(run)
@@ -41,9 +41,9 @@ def share_run(run, communicator: Communicator, shared_by: int, parts: int) -> tu
 
 
 def layout_of_parts(optimizer) -> Layout:
-    """The layout of what an optimizer changes of a model that ranks share: what each has a part of in
-    the first section, and what each has whole in the second. It is the same in all ranks, with room
-    for the largest part.
+    """The layout of what an optimizer changes of a model that ranks share: what each has a part of
+    in the first section, and what each has whole in the second. It is the same in all ranks, with
+    room for the largest part.
     """
     parameters = optimizer.parameters
     cut = [name for name, parameter in parameters.items() if parameter.cut is not None]
