@@ -161,11 +161,18 @@ def _disturbed(run: Path, transport: str, kind: str, rank: int, moment: float) -
         else:
             code = _in_a_process(lambda: _rank(*command[4:]), output.fileno(), may_fail=True)
         ended = time.time()
-        lines = [line for line in said.read_text().splitlines() if line.startswith("minillm: ")]
+        lines = _errors(said)
+        while code < 0 and not lines and time.time() - ended < LIMIT:  # the guard is not waited for
+            time.sleep(0.01)
+            lines, ended = _errors(said), time.time()
     began, *fault = [float(line) for line in clock.read_text().split()]
     if not fault:
         return Ending(ended - began, -1.0, code, lines)
     return Ending(fault[0] - began, ended - fault[0], code, lines)
+
+
+def _errors(said: Path) -> list[str]:
+    return [line for line in said.read_text().splitlines() if line.startswith("minillm: ")]
 
 
 def _in_a_process(work, output: int | None = None, may_fail: bool = False) -> int:
@@ -212,9 +219,12 @@ def _rank(transport: str, folder: str, kind: str, rank: str, moment: str) -> int
 
 def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
     """As soon as it is watched, a rank sets its clock: when that has run down, the fault happens wherever it is."""
-    enter = Watch.__enter__
+    enter, communicator = Watch.__enter__, None
 
     def act(number, frame):
+        if kind == "hang" and communicator.doing:  # there, nothing tells it from those that wait
+            signal.setitimer(signal.ITIMER_REAL, 1e-3)
+            return
         with open(clock, "a") as file:
             file.write(f"{time.time()}\n")
         if kind == "kill":
@@ -229,7 +239,9 @@ def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def entered(watch):
+        nonlocal communicator
         enter(watch)
+        communicator = watch._communicator
         if watch._communicator.rank == 0:
             with open(clock, "a") as file:
                 file.write(f"{time.time()}\n")
