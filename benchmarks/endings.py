@@ -219,10 +219,10 @@ def _rank(transport: str, folder: str, kind: str, rank: str, moment: str) -> int
 
 def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
     """As soon as it is watched, a rank sets its clock: when that has run down, the fault happens wherever it is."""
-    enter, communicator = Watch.__enter__, None
+    enter, leave, communicator = Watch.__enter__, Watch.__exit__, None
 
     def act(number, frame):
-        if kind == "hang" and communicator.doing:  # there, nothing tells it from those that wait
+        if kind == "hang" and (communicator.doing or communicator.phase):  # not told from waiting; not in a deadline
             signal.setitimer(signal.ITIMER_REAL, 1e-3)
             return
         with open(clock, "a") as file:
@@ -238,6 +238,10 @@ def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
         elif kind == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def left(watch, *error):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return leave(watch, *error)
+
     def entered(watch):
         nonlocal communicator
         enter(watch)
@@ -251,7 +255,7 @@ def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, max(moment, 1e-6))
         return watch
 
-    Watch.__enter__ = entered
+    Watch.__enter__, Watch.__exit__ = entered, left
 
 
 if __name__ == "__main__":

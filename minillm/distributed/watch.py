@@ -210,7 +210,7 @@ class Watch:
         self._send(**self._place())
         self._send(
             failed=lost.why if lost else in_one_line(error),
-            line=in_one_line(error) if self._communicator.rank == 0 and not is_defect(error) else "",
+            line=in_one_line(error) if self._communicator.rank == 0 and isinstance(error, (UserError, OSError)) else "",
             traceback="".join(traceback.format_exception(error)) if is_defect(error) else "",
             consequence=lost is not None,
             rank=lost.rank if lost else None,
