@@ -37,6 +37,7 @@ import numpy as np
 from minillm.distributed import guard
 from minillm.distributed.communicator import Communicator, RankLost
 from minillm.distributed.last_words import in_one_line, is_defect
+from minillm.errors import UserError
 
 BEAT = 0.1  # seconds between two messages of a rank; longer where there are many ranks:
 BEATS_A_SECOND = 500  # that the guard gets at most, of all ranks
