@@ -161,11 +161,18 @@ def _disturbed(run: Path, transport: str, kind: str, rank: int, moment: float) -
         else:
             code = _in_a_process(lambda: _rank(*command[4:]), output.fileno(), may_fail=True)
         ended = time.time()
-        lines = [line for line in said.read_text().splitlines() if line.startswith("minillm: ")]
+        lines = _errors(said)
+        while code < 0 and not lines and time.time() - ended < LIMIT:  # the guard is not waited for
+            time.sleep(0.01)
+            lines, ended = _errors(said), time.time()
     began, *fault = [float(line) for line in clock.read_text().split()]
     if not fault:
         return Ending(ended - began, -1.0, code, lines)
     return Ending(fault[0] - began, ended - fault[0], code, lines)
+
+
+def _errors(said: Path) -> list[str]:
+    return [line for line in said.read_text().splitlines() if line.startswith("minillm: ")]
 
 
 def _in_a_process(work, output: int | None = None, may_fail: bool = False) -> int:
@@ -212,9 +219,12 @@ def _rank(transport: str, folder: str, kind: str, rank: str, moment: str) -> int
 
 def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
     """As soon as it is watched, a rank sets its clock: when that has run down, the fault happens wherever it is."""
-    enter = Watch.__enter__
+    enter, leave, communicator = Watch.__enter__, Watch.__exit__, None
 
     def act(number, frame):
+        if kind == "hang" and (communicator.doing or communicator.phase):  # not told from waiting; not in a deadline
+            signal.setitimer(signal.ITIMER_REAL, 1e-3)
+            return
         with open(clock, "a") as file:
             file.write(f"{time.time()}\n")
         if kind == "kill":
@@ -228,8 +238,14 @@ def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
         elif kind == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def left(watch, *error):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return leave(watch, *error)
+
     def entered(watch):
+        nonlocal communicator
         enter(watch)
+        communicator = watch._communicator
         if watch._communicator.rank == 0:
             with open(clock, "a") as file:
                 file.write(f"{time.time()}\n")
@@ -239,7 +255,7 @@ def _plant(clock: Path, kind: str, rank: int, moment: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, max(moment, 1e-6))
         return watch
 
-    Watch.__enter__ = entered
+    Watch.__enter__, Watch.__exit__ = entered, left
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ SETTLE = 0.3  # seconds after a death until the last messages of the others are 
 TOGETHER = 2.0  # seconds within which an error is raised by all ranks, if it is one of all
 ENDING = 1.5  # seconds for a rank to end by itself, once told
 TAKING = 4.0  # seconds for rank 0 to tell the user itself, once told
+SILENCE = 3.0  # seconds, at least, without a word: on a busy machine they come late
 LEAST_DEADLINE, STEPS, PHASES = 60.0, 10, 10  # without --deadline: STEPS longest steps; PHASES deadlines for a phase
 
 
@@ -228,8 +229,9 @@ class Guard:
         if waited <= limit or not any(rank.place["doing"] for _, rank in living):
             return None
         outside = [(number, rank) for number, rank in living if not rank.place["doing"]]
+        silence = max(SILENCE, limit / 2)
         at_work = [rank for _, rank in outside if rank.place["phase"]]
-        silent = [number for number, rank in living if rank not in at_work and now - rank.heard > limit / 2]
+        silent = [number for number, rank in living if rank not in at_work and now - rank.heard > silence]
         hanging = silent or [number for number, rank in outside if rank not in at_work]
         if not hanging and outside and waited <= PHASES * limit:
             return None  # such as the checkpoint that a rank writes

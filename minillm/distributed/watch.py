@@ -37,6 +37,7 @@ import numpy as np
 from minillm.distributed import guard
 from minillm.distributed.communicator import Communicator, RankLost
 from minillm.distributed.last_words import in_one_line, is_defect
+from minillm.errors import UserError
 
 BEAT = 0.1  # seconds between two messages of a rank; longer where there are many ranks:
 BEATS_A_SECOND = 500  # that the guard gets at most, of all ranks
@@ -210,7 +211,7 @@ class Watch:
         self._send(**self._place())
         self._send(
             failed=lost.why if lost else in_one_line(error),
-            line=in_one_line(error) if self._communicator.rank == 0 and not is_defect(error) else "",
+            line=in_one_line(error) if self._communicator.rank == 0 and isinstance(error, (UserError, OSError)) else "",
             traceback="".join(traceback.format_exception(error)) if is_defect(error) else "",
             consequence=lost is not None,
             rank=lost.rank if lost else None,
