@@ -110,9 +110,9 @@ def pieces_of(width: int, device: str, arguments) -> dict[str, tuple[Callable, A
         d_model=width,
     )
     dtype = arguments.dtype if device != "cpu" else "float32"
-    trainer = MinillmTrainer(config, batch, device, dtype)
     windows = stream(0, "windows").integers(arguments.vocab_size, (batch, time_ + 1))
     ids, targets = windows[:, :-1], windows[:, 1:]
+    trainer = MinillmTrainer(config, (ids, targets), device, dtype, processes=1)
     body, head = trainer.model.body, trainer.model.loss_head
     block = body.h[0]
     here = [to_device(np.ascontiguousarray(array), device) for array in (ids, targets)]
@@ -126,7 +126,7 @@ def pieces_of(width: int, device: str, arguments) -> dict[str, tuple[Callable, A
 
         return run
 
-    other = MinillmTrainer(config, batch, device, dtype)  # whose gradients stay
+    other = MinillmTrainer(config, (ids, targets), device, dtype, processes=1)  # whose gradients stay
     with other:
         other.parallel.loss_and_gradients(ids, targets)
 

@@ -1,6 +1,7 @@
 """python -m benchmarks.train_step: a whole training step, minillm beside PyTorch eager and torch.compile, in one run.
 
     python -m benchmarks.train_step                                                    a small GPT-2 on the CPU
+    python -m benchmarks.train_step --processes 2 --threads-too                        processes beside threads, too
     python -m benchmarks.train_step --device cuda --preset gpt2 --dtype bfloat16       on a GPU; also float32, tf32
 
 The same model, batch, clipping and optimizer in all; PyTorch has scaled_dot_product_attention and its fused AdamW, and for
@@ -20,6 +21,7 @@ import argparse
 import importlib
 import shutil
 import time
+from contextlib import ExitStack
 from statistics import median
 
 import numpy as np
@@ -29,14 +31,17 @@ from benchmarks import common
 from benchmarks.cpu_products import measure_peak, measure_products
 from minillm.backend.arrays import to_device
 from minillm.backend.threads import default_workers
+from minillm.distributed.alone import Alone
+from minillm.distributed.choice import choose
+from minillm.distributed.machine import Machine
+from minillm.distributed.workers import Workers
 from minillm.errors import UserError
 from minillm.models.presets import find_preset
-from minillm.optim import clip
 from minillm.profiling.flops import flops_per_token
 from minillm.profiling.memory import Workload, estimate
 from minillm.profiling.memory_measure import measured_peak
 from minillm.profiling.peaks import peaks_of
-from minillm.training.data_parallel import DataParallel
+from minillm.training.sharded_parallel import among_ranks
 
 NOT_COUNTED = 2  # steps at the beginning of a block
 
@@ -53,12 +58,18 @@ def main() -> None:
     windows = np.random.default_rng(0).integers(0, vocab_size, (batch_size, config.context_length + 1))
     ids, targets = windows[:, :-1], windows[:, 1:]
 
-    with MinillmTrainer(config, batch_size, arguments.device, arguments.dtype) as ours:
-        contestants = {"minillm": ours, **torch_contestants(config, arguments)}
+    with ExitStack() as open_trainers:
+        ours = MinillmTrainer(config, (ids, targets), arguments.device, arguments.dtype, arguments.processes)
+        contestants = {"minillm": open_trainers.enter_context(ours)}  # its processes first: threads cannot be forked
+        if arguments.threads_too:
+            threads = MinillmTrainer(config, (ids, targets), arguments.device, arguments.dtype, processes=1)
+            contestants["minillm, threads"] = open_trainers.enter_context(threads)
+        contestants |= torch_contestants(config, arguments)
         rounds = alternate(contestants, ids, targets, arguments.blocks, arguments.steps)
-        memory = {name: each.peak_memory(ids, targets) for name, each in contestants.items() if name != "minillm"}
+        peers = [name for name in contestants if not name.startswith("minillm")]
+        memory = {name: contestants[name].peak_memory(ids, targets) for name in peers}
     memory = {"minillm": peak_of_minillm(config, ids, targets, arguments), **memory}
-    report(rounds, memory, config, batch_size, arguments)
+    report(rounds, memory, config, batch_size, ours.chosen, arguments)
 
 
 def parse_arguments():
@@ -71,6 +82,8 @@ def parse_arguments():
     parser.add_argument("--vocab-size", type=int, help="by default the preset's")
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--steps", type=int, default=20, help="steps in a block")
+    parser.add_argument("--processes", type=int, default=0, help="of minillm; by default as `minillm train` chooses")
+    parser.add_argument("--threads-too", action="store_true", help="minillm with threads of one process as well")
     parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--write", action="store_true", help="write a file in benchmarks/results/")
     arguments = parser.parse_args()
@@ -89,26 +102,54 @@ def parse_arguments():
 
 
 class MinillmTrainer:
-    """One training step as `minillm train` takes it."""
+    """One training step as `minillm train` takes it, of a batch (ids, targets).
 
-    def __init__(self, config, batch_size, device="cpu", dtype="float32"):
-        self.device = device
-        self.model = minillm.GPT2(config, seed=0, dtype=dtype).to(device)
+    With several processes the others take a step whenever this one does, and it alone goes on from
+    `with`. processes: 0 for as many as training would have.
+    """
+
+    def __init__(self, config, batch, device="cpu", dtype="float32", processes=0):
+        self.device, self.batch = device, batch
+        self.model = minillm.GPT2(config, seed=0, dtype=dtype).to(device).train()
         self.optimizer = minillm.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-        workers = default_workers(batch_size, config.context_length, device)
-        self.parallel = DataParallel(self.model, workers)
+        parts = default_workers(*batch[0].shape, device)
+        self.chosen = choose(Machine(processes=processes), parts, device)
+        self.communicator = Workers(self.chosen.processes) if self.chosen.processes > 1 else Alone()
+        self.parallel, self.sharded = among_ranks(
+            self.model, self.optimizer, parts, self.chosen.threads, self.communicator
+        )
+        self.parallel.prepare()
 
     def __enter__(self):
+        self.communicator.start()
         self.parallel.__enter__()
+        while self.communicator.rank > 0:
+            another = np.zeros(1)
+            self.communicator.broadcast(another)
+            if not another:
+                self.communicator.__exit__(None, None, None)  # a child ends here
+            self._step(*self.batch)
         return self
 
     def __exit__(self, *exception):
         self.parallel.__exit__(*exception)
+        if self.communicator.size > 1:
+            self.communicator.broadcast(np.zeros(1))
+            self.communicator.__exit__(*exception)
 
     def step(self, ids, targets) -> None:
+        """ids and targets are those of the batch."""
+        if self.communicator.size > 1:
+            self.communicator.broadcast(np.ones(1))
+        self._step(ids, targets)
+
+    def _step(self, ids, targets) -> None:
         self.parallel.loss_and_gradients(ids, targets)
-        _, scale = clip(self.optimizer.parameters, 1.0)
-        self.optimizer.step(scale)
+        _, scale = self.parallel.clip(self.optimizer.parameters, 1.0, 1)
+        if self.sharded is None:
+            self.optimizer.step(scale)
+        else:
+            self.sharded.step(self.parallel.own_gradients, 1e-3, scale, self.parallel.share, self.parallel.missing)
         self.optimizer.zero_grad()
 
     def wait(self) -> None:
@@ -122,7 +163,7 @@ class MinillmTrainer:
 def peak_of_minillm(config, ids, targets, arguments) -> int:
     """Bytes of arrays at the peak of the second step, of a trainer of its own: all that it made is counted."""
     with measured_peak(arguments.device) as peak:
-        with MinillmTrainer(config, len(ids), arguments.device, arguments.dtype) as trainer:
+        with MinillmTrainer(config, (ids, targets), arguments.device, arguments.dtype, processes=1) as trainer:
             trainer.step(ids, targets)
             peak.reset()
             trainer.step(ids, targets)
@@ -180,19 +221,20 @@ def seconds_of(contestant, ids, targets, steps: int) -> float:
 # ------------------------------------------------------------------------------------------------------------- report
 
 
-def report(rounds, memory, config, batch_size, arguments) -> None:
+def report(rounds, memory, config, batch_size, chosen, arguments) -> None:
     tokens = batch_size * config.context_length
     operations = tokens * flops_per_token(config, config.context_length)
     peak = peak_operations(arguments)
-    results = {name: figures(times, tokens, operations, peak, memory[name]) for name, times in rounds.items()}
+    results = {name: figures(times, tokens, operations, peak, memory.get(name)) for name, times in rounds.items()}
     print(
         f"{arguments.preset}: {batch_size} x {config.context_length} tokens a step, {arguments.dtype}, {device_name(arguments)}"
     )
-    print(f"  {'':<14} {'ms a step':>10} {'tokens/s':>12} {'TFLOP/s':>9} {'of peak':>8} {'peak memory':>12}")
+    print(f"  minillm: {chosen}")
+    print(f"  {'':<16} {'ms a step':>10} {'tokens/s':>12} {'TFLOP/s':>9} {'of peak':>8} {'peak memory':>12}")
     for name, row in results.items():
         share, size = row["model_flop_utilisation"], row["peak_megabytes"]
         print(
-            f"  {name:<14} {row['milliseconds']:>10.2f} {row['tokens_per_second']:>12,.0f} {row['teraflops_per_second']:>9.3f} "
+            f"  {name:<16} {row['milliseconds']:>10.2f} {row['tokens_per_second']:>12,.0f} {row['teraflops_per_second']:>9.3f} "
             f"{f'{share:.1%}' if share else 'n/a':>8} {f'{size:,.0f} MB' if size else 'n/a':>12}"
         )
     if arguments.device == "cuda":
@@ -204,7 +246,7 @@ def report(rounds, memory, config, batch_size, arguments) -> None:
     if arguments.write:
         name = "train_step" if arguments.device == "cpu" else f"train_step_{arguments.preset}_{arguments.dtype}"
         shape = {"preset": arguments.preset, "batch_size": batch_size, "context_length": config.context_length}
-        where = {"device": device_name(arguments), "dtype": arguments.dtype}
+        where = {"device": device_name(arguments), "dtype": arguments.dtype, "minillm_has": str(chosen)}
         common.write_results(name, {**shape, **where, "results": results, **summary})
 
 

@@ -33,7 +33,7 @@ from minillm.training.sharded_parallel import among_ranks
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-STEPS = 3
+STEPS = 2
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def run(ranks: int, zero: int, arguments: list[str]) -> dict:
         command = [mpiexec, "-n", str(ranks), *command]
     done = subprocess.run(command, env={**os.environ, **ALLOCATOR}, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{' '.join(command)}: {done.stderr}")
+        raise UserError(f"{' '.join(command)}: {done.stderr or done.stdout}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,10 +14,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
 
 collect_ignore = [] if find_spec("torch") else ["torch_twins.py"]  # doctest looks into every file
 
+TESTS = Path(__file__).parent
+
 pytest.register_assert_rewrite("kernel_testing", "planting")
 
 from kernel_testing import needs_compiler, why_no_gpu  # noqa: E402
-from slow_tests import SLOW  # noqa: E402
+from slow_tests import SLOW, may_have_slow_tests  # noqa: E402
 
 from minillm.errors import UserError  # noqa: E402
 from minillm.kernels import use_kernels  # noqa: E402
@@ -31,6 +34,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """With --standin, CuPy finds a GPU in this process and in each worker of pytest-xdist."""
+    config.pluginmanager.register(FewerFiles(config))  # a hook of this file would not see the folder minillm
     if not config.getoption("standin"):
         return
     try:
@@ -38,6 +42,20 @@ def pytest_configure(config):
         carry_out_everything()
     except UserError as error:
         raise pytest.UsageError(f"--standin: {error}") from None
+
+
+class FewerFiles:
+    """Of a thousand files few have tests that are slow, or need a GPU: the others are not imported for those."""
+
+    def __init__(self, config):
+        self.slow, self.standin = config.option.markexpr == "slow", config.getoption("standin")
+
+    def pytest_ignore_collect(self, collection_path):
+        if collection_path.suffix == ".py" and (self.slow or self.standin):
+            text = collection_path.read_text(encoding="utf-8")
+            wanted = may_have_slow_tests(collection_path, text) if self.slow else re.search("gpu|device", text)
+            return None if wanted and TESTS in collection_path.parents else True
+        return None
 
 
 @pytest.hookimpl(tryfirst=True)

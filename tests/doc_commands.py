@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from doc_pages import ROOT, Command
+from mpi_ranks import why_no_mpi
 
 from minillm.kernels.simulator import compiler_available
 
@@ -54,6 +55,8 @@ SHORTER = {
     r"minillm train --data my.txt --max-steps .*": "--d-model 32 --n-layer 1 --eval-windows 2 --sample-tokens 0",
     r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 "
     "--d-model 32",
+    r"(mpiexec -n 2 )?minillm train --data my.txt .*--batch-parts 8": "--max-steps 2 --eval-interval 2 --eval-windows 2 "
+    "--sample-tokens 8 --d-model 32 --n-layer 1",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 2 --vocab-size 300",
     # tests/lessons has each lesson's claim, and the way through all of them
@@ -188,6 +191,8 @@ def plan(command: str) -> Plan:
     if re.match(r"minillm (simulate |exercise \w)", text) and not compiler_available():
         return Plan(text, "elsewhere", True)
     if CUPY_PROGRAM.match(text) and importlib.util.find_spec("cupy") is None:
+        return Plan(text, "elsewhere", True)
+    if text.startswith("mpiexec") and why_no_mpi():
         return Plan(text, "elsewhere", True)
     how = "slow" if _first(SLOW, text) else "run"
     shorter = _first(SHORTER, text)

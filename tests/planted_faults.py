@@ -27,7 +27,8 @@ tests, and the tests have to notice each of them:
 - **the formula**, written out in the test a number at a time, where the result itself is wrong;
 - **check mode** of the simulator: races, accesses out of bounds, barriers that some threads miss, shared memory that was never
   written;
-- **the comparison with NumPy** in float64, where a kernel's result is wrong.
+- **the comparison with NumPy** in float64, where a kernel's result is wrong;
+- **a plain loop of training** on one rank, where several ranks have another loss, norm or weight.
 
 The source text of each fault is in the test file of its operation, `tests/layers/test_OPERATION.py` or beside it. This page is
 generated (`python tests/planted_faults.py > docs/planted-faults.md`), and a test compares it with those files.
@@ -35,6 +36,10 @@ generated (`python tests/planted_faults.py > docs/planted-faults.md`), and a tes
 ## Gradients and formulas
 
 {layers}
+
+## Several ranks
+
+{ranks}
 
 ## Kernels
 
@@ -45,14 +50,15 @@ generated (`python tests/planted_faults.py > docs/planted-faults.md`), and a tes
 def page() -> str:
     """The text of docs/planted-faults.md."""
     found = sorted(faults(), key=lambda row: row[0])  # stable: in the order of the files
-    layers = [row for row in found if row[2] not in WORDS.values()]
-    kernels = [row for row in found if row[2] in WORDS.values()]
-    return PAGE.format(layers=table(layers), kernels=table(kernels))
+    ranks = [row[:3] for row in found if row[3] == "distributed"]
+    layers = [row[:3] for row in found if row[2] not in WORDS.values() and row[3] != "distributed"]
+    kernels = [row[:3] for row in found if row[2] in WORDS.values()]
+    return PAGE.format(layers=table(layers), ranks=table(ranks), kernels=table(kernels))
 
 
 def faults():
-    """(operation, name, what notices it) of every named fault."""
-    for folder in ("layers", "models", "optim", "kernels"):
+    """(operation, name, what notices it, folder of its tests) of every named fault."""
+    for folder in ("layers", "models", "optim", "kernels", "distributed"):
         for path in sorted((TESTS / folder).glob("test_*.py")):
             tables = TABLE.findall(path.read_text(encoding="utf-8"))
             if not tables:
@@ -62,8 +68,11 @@ def faults():
             spec.loader.exec_module(module)
             for kind in tables:
                 by = "the formula" if kind == "FORMULA_FAULTS" else "finite differences"
-                for name, (_, _, *last) in vars(module)[kind].items():
-                    yield path.stem.removeprefix("test_"), name, WORDS.get(last[-1], last[-1]) if last else by
+                for name, fault in vars(module)[kind].items():
+                    if not isinstance(fault[0], str):  # (module, text, what is put in its place, settings)
+                        fault, by = fault[1:3], "the bits of one rank"
+                    _, _, *last = fault
+                    yield path.stem.removeprefix("test_"), name, WORDS.get(last[-1], last[-1]) if last else by, folder
 
 
 def table(rows) -> str:

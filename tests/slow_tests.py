@@ -7,6 +7,7 @@ lesson of each subject. A pattern that fits no test fails tests/test_slow_tests.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 # Regular expressions that are searched for in the id of a test, tests/FILE.py::NAME[PARAMETERS].
 PATTERNS = (
@@ -50,6 +51,8 @@ PATTERNS = (
     r"inspection/test_inspection\.py::TestFaults::test_localised\[minillm\.layers\.(gelu|layer_norm|linear)-",
     # the whole matrix of ranks, processes and threads
     r"distributed/test_equal_bits\.py::test_fifty_steps",
+    r"distributed/test_nccl\.py::test_training_on_several_simulated_gpus",
+    r"training/test_resumed_ranks\.py::test_every_kind",
     # the command line in processes of its own
     r"cli/test_streams\.py::test_what_the_output_cannot_show_is_replaced\[(ascii|latin-1|utf-8)\]",
     r"cli/test_streams\.py::test_an_output_that_is_full_or_closed\[(tokenizer|info|generate run --max-tokens 2-1)",
@@ -80,3 +83,9 @@ PATTERNS = (
     r"docs/test_pages\.py::test_page\[docs/(adding|cuda|simulator)\.md\]",
 )
 SLOW = re.compile("|".join(PATTERNS))
+FILES = re.compile("|".join(f"{pattern.partition('::')[0]}$" for pattern in PATTERNS))
+
+
+def may_have_slow_tests(path: Path, text: str) -> bool:
+    """Whether a pattern names the file, or its text marks tests itself."""
+    return bool(FILES.search(path.as_posix())) or "mark.slow" in text

@@ -1,5 +1,6 @@
 """The benchmarks run, on what is there: tiny sizes, and no time is judged."""
 
+import json
 import re
 import sys
 from importlib import import_module
@@ -72,6 +73,21 @@ def test_train_step_beside_pytorch(monkeypatch, capsys):
     assert float(rows["minillm"][1].replace(",", "")) > 0 and rows["minillm"][3] == "n/a"  # this processor has no peak
     assert float(rows["minillm"][4]) > 0 and rows["torch"][4] == "n/a"  # PyTorch keeps no account on a CPU
     assert "torch takes" in shown
+
+
+def test_train_step_of_processes_beside_threads(monkeypatch, capsys, tmp_path):
+    """Two processes, whose second one takes each step with the first, and ends with it."""
+    monkeypatch.setattr(train_step, "shares_of_products", lambda *arguments: {})
+    monkeypatch.setattr(train_step, "default_workers", lambda batch_size, context_length, device: 2)
+    monkeypatch.setattr(train_step, "torch_contestants", lambda *arguments: {})
+    monkeypatch.setattr(train_step.common, "RESULTS", tmp_path)
+    arguments = [*SMALL, "--blocks", 2, "--steps", 1, "--processes", 2, "--threads-too", "--write"]
+    shown = run(monkeypatch, capsys, train_step, *arguments)
+    assert "minillm: 2 processes, 1 thread each: as asked for" in shown
+    assert "minillm, threads takes" in shown
+    (written,) = tmp_path.iterdir()
+    found = json.loads(written.read_text())
+    assert found["minillm_has"].startswith("2 processes") and set(found["results"]) == {"minillm", "minillm, threads"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from minillm.backend.threads import thread_count
+from minillm.backend.threads import cores, thread_count
 from minillm.version import __version__
 
 OPTIONAL_PACKAGES = (
@@ -17,6 +17,8 @@ OPTIONAL_PACKAGES = (
     "cupy-cuda13x",
     "gguf",
     "matplotlib",
+    "mpi4py",
+    "mpich",
     "tiktoken",
     "tokenizers",
     "torch",
@@ -31,7 +33,7 @@ def describe() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "numpy": np.__version__,
         "BLAS": _blas(),
-        "cores": str(os.cpu_count()),
+        "cores": f"{cores()} of {os.cpu_count()}" if cores() != os.cpu_count() else str(os.cpu_count()),
         "devices": ", ".join(devices()),
         **{package: found for package in OPTIONAL_PACKAGES if (found := _installed(package))},
     }

@@ -29,6 +29,7 @@ from minillm.checks.cases_norms import (
 from minillm.checks.cases_optim import ADAMW, GLOBAL_NORM
 from minillm.checks.cases_paths import PATHS
 from minillm.checks.cases_preference import PREFERENCE
+from minillm.checks.cases_ranks import RANKS
 from minillm.checks.gradcheck import GradientError, Report, gradcheck
 from minillm.errors import UserError
 
@@ -39,7 +40,7 @@ LAYERS = (
     LINEAR, BIAS, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, RESIDUAL_RMS_NORM, RESIDUAL_BIAS, ROTARY,
     GELU, SOFTMAX, DROPOUT, ATTENTION, SELF_ATTENTION, ROTARY_ATTENTION, LORA, LORA_LINEAR, MLP, SWIGLU, SWIGLU_MLP,
     RESIDUAL, RESIDUAL_BLOCK, FUSED_BLOCK, RECOMPUTE,
-    CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS,
+    CROSS_ENTROPY, LINEAR_CROSS_ENTROPY, SEQUENCE_LOG_PROBABILITY, DPO, DOCUMENTS, *RANKS,
 )  # fmt: skip
 CASES = (*LAYERS, *MODELS, PREFERENCE, *PATHS, ADAMW, GLOBAL_NORM)
 

@@ -14,7 +14,7 @@ def main() -> None:
     An error that the user can mend is one line, with exit code 2.
     """
     from minillm.cli.streams import finish_output, open_streams, silence
-    from minillm.distributed.launch import launched
+    from minillm.distributed.launched import launched
 
     open_streams()
     if launched().rank > 0:

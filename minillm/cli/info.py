@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from textwrap import fill
 from typing import Annotated, Optional
 
@@ -61,5 +62,28 @@ def command(
         return
     from minillm.backend.environment import describe
 
-    for name, value in describe().items():
+    for name, value in {**describe(), **_of_this_machine()}.items():
         print(fill(f"{name:<14} {value}", terminal_width(), subsequent_indent=" " * 15, break_long_words=False))
+
+
+def _of_this_machine() -> dict[str, str]:
+    """What a training would use here."""
+    from minillm.backend.threads import cores
+    from minillm.distributed.choice import choose, has_global_lock
+    from minillm.distributed.launch import launched
+    from minillm.distributed.machine import Machine
+
+    launch = launched()
+    return {
+        "training": f"{choose(Machine(), cores())} (for batches large enough)",
+        "global lock": "yes" if has_global_lock() else "no: free-threaded Python",
+        "MPI": _mpi(launch),
+    }
+
+
+def _mpi(launch) -> str:
+    if launch.size > 1:
+        return f"rank {launch.rank} of the {launch.size} that {launch.launcher} started"
+    if find_spec("mpi4py") is None:
+        return 'not installed: pip install "minillm[mpi]"'
+    return "mpi4py is installed; this process was started alone"

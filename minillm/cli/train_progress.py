@@ -60,7 +60,7 @@ def train_and_show(
     if stop_after is not None and stop_after < 0:
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
-    machine, communicator = machine or Machine(), world()
+    machine, communicator = machine or Machine(), world(device)
     with waiting("reading the text", plain=False):
         run = _open_run(given, preset_name, out, overwrite, resume, device, machine, communicator)
     _describe(run, console)

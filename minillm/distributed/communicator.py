@@ -96,6 +96,10 @@ class Communicator(ABC):
         finally:
             self.phase = before
 
+    def __copy__(self) -> Communicator:
+        """Itself: a copy of a model's layer exchanges arrays with the same ranks."""
+        return self
+
     # ------------------------------------------------------------------------------------ memory
 
     def shared(self, count: int, dtype) -> np.ndarray:

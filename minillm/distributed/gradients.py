@@ -35,7 +35,7 @@ class Gradients:
         count = sum(of_thread)
         memory = communicator.of_each(count * layout.size, dtype)
         self._everyone = memory and [self._by_thread(each, of_thread) for each in memory]
-        self._own = None if memory else self._by_thread(np.zeros(count * layout.size, dtype), of_thread)
+        self._own = None if memory else self._by_thread(communicator.shared(count * layout.size, dtype), of_thread)
         self._views: dict[int, dict] = {}  # of an array, by its place in memory: name -> the parameter's view
 
     @property

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -82,10 +83,14 @@ class Guard:
         self._first_sign: float | None = None  # of an end: the time of the first death, or failure
         self._order: list[int] = []  # the ranks that died or failed, in this order
         self._oom_kills = oom_kills()
-        self._ready = selectors.DefaultSelector()  # epoll gives deaths in the order in which they happened
+        self._ready = selectors.DefaultSelector()
+        self._hung_up = select.epoll() if hasattr(select, "epoll") else None  # in the order in which it happened
+        self._of_descriptor = {link.fileno(): number for number, link in links.items()}
         for number, link in links.items():
             link.setblocking(False)
             self._ready.register(link, selectors.EVENT_READ, number)
+            if self._hung_up is not None:
+                self._hung_up.register(link, select.EPOLLRDHUP)
 
     def watch(self) -> None:
         """Until all ranks have ended as planned, or one is lost and all have been ended."""
@@ -105,24 +110,39 @@ class Guard:
     # ------------------------------------------------------------------------------- what is known
 
     def _listen(self, seconds: float) -> None:
-        for key, _ in self._ready.select(seconds):
-            rank = self.ranks[key.data]
-            try:
-                data = rank.link.recv(65536)
-            except BlockingIOError:
-                continue
-            except OSError:  # reset: it died with unread data
-                data = b""
-            now = time.monotonic()
-            if not data:
-                rank.gone = True
-                self._ready.unregister(rank.link)
-                if rank.is_lost:
-                    self._noticed(key.data, now)
-                continue
-            *lines, rank.received = (rank.received + data).split(b"\n")
-            for line in lines:
-                self.heard(key.data, json.loads(line), now)
+        """Take in what comes within a number of seconds."""
+        ended = [key.data for key, _ in self._ready.select(seconds) if not self._read(key.data)]
+        if ended and self._hung_up is not None:
+            in_order = [self._of_descriptor[descriptor] for descriptor, _ in self._hung_up.poll(0)]
+            ended = list(dict.fromkeys([*in_order, *ended]))
+        for number in ended:
+            self._bury(number)
+
+    def _read(self, number: int) -> bool:
+        """Take in what a rank has said. False at its end."""
+        rank = self.ranks[number]
+        try:
+            data = rank.link.recv(65536)
+        except BlockingIOError:
+            return True
+        except OSError:  # reset: it died with unread data
+            return False
+        *lines, rank.received = (rank.received + data).split(b"\n")
+        for line in lines:
+            self.heard(number, json.loads(line), time.monotonic())
+        return bool(data)
+
+    def _bury(self, number: int) -> None:
+        rank = self.ranks[number]
+        rank.link.setblocking(True)
+        while self._read(number):  # what it said before its end
+            pass
+        rank.gone = True
+        self._ready.unregister(rank.link)
+        if self._hung_up is not None:
+            self._hung_up.unregister(rank.link)
+        if rank.is_lost:
+            self._noticed(number, time.monotonic())
 
     def heard(self, number: int, message: dict, now: float) -> None:
         """Take in a message of a rank."""
@@ -167,6 +187,8 @@ class Guard:
         if now - self._first_sign < (SETTLE if dead else TOGETHER) and not all_ended:
             return None
         first = next((number for number in self._order if number in dead or number in causes), None)
+        if 0 in dead and not self.launched:
+            first = 0  # its children are ended with it, while it outlives them
         if first is None:  # those that could not reach a rank are right, and it still lives
             failure = self.ranks[failed[0]].failed
             return {"lost": failure["rank"], **self._where(failed[0]), "why": failure["failed"], "hanging": False}

@@ -66,7 +66,8 @@ class Layout:
 
     shapes: name -> shape, in the order of the buffer. sections: lists of names that follow each
     other in this order, one for each section; None for one section of all. whole: a rank owns whole
-    parameters, for optimizers whose step is not element by element (Muon).
+    parameters, for optimizers whose step is not element by element (Muon). room: name -> elements to
+    keep for a parameter, if it has fewer.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Layout:
         shapes: Mapping[str, tuple[int, ...]],
         sections: Sequence[Sequence[str]] | None = None,
         whole: bool = False,
+        room: Mapping[str, int] | None = None,
     ):
-        self.whole = whole
+        self.whole, room = whole, room or {}
         self.entries: dict[str, Entry] = {}
         self.sections: list[slice] = []
         position = 0
@@ -86,7 +88,7 @@ class Layout:
             start = position
             for name in names:
                 self.entries[name] = entry = Entry(name, tuple(shapes[name]), position)
-                position = _rounded_up(entry.start + entry.size, CELL if whole else ALIGNMENT)
+                position = _rounded_up(entry.start + max(entry.size, room.get(name, 0)), CELL if whole else ALIGNMENT)
             position = _rounded_up(position, CELL)
             self.sections.append(slice(start, position))
         self.size = position
@@ -96,6 +98,10 @@ class Layout:
         other = copy.copy(self)
         other.sections = [slice(0, self.size)]
         return other
+
+    def name_at(self, section: slice) -> str:
+        """The first parameter of a section."""
+        return next(entry.name for entry in self.entries.values() if entry.start >= section.start)
 
     def bounds(self, section: slice, ranks: int) -> list[int]:
         """ranks + 1 positions: rank r owns [bounds[r], bounds[r + 1]) of a section."""

@@ -52,6 +52,24 @@ def sections_of(model) -> ModelSections:
     return ModelSections([below, *of_block, above], all(uses[id(parameters[name])] == 1 for name in below))
 
 
+def layout_for(model, optimizer, zero: int = 1) -> Layout:
+    """The layout of what an optimizer changes, in the sections of its model: whole parameters for
+    one owner where its step is not element by element.
+
+    zero: with 1 ranks own it as one section; the cells are the same, and so is the norm, but there
+    is one exchange for all.
+    """
+    layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
+    return layout if zero > 1 else layout.in_one_section()
+
+
+def is_elementwise(optimizer) -> bool:
+    """Whether its class, and none above it, says that each element's step depends on that element
+    alone.
+    """
+    return vars(type(optimizer)).get("elementwise", False)
+
+
 def _places(model) -> list[Layer]:
     """The layers at all places but the loss head's, which follows the output head."""
     return [layer for path, layer in model.places() if path != "loss_head"]

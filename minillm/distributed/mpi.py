@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from minillm.distributed.communicator import Communicator, Terms, equal_bounds
+from minillm.distributed.communicator import Communicator, RankLost, Terms, equal_bounds
 from minillm.distributed.layout import CELL
 from minillm.distributed.tree import add_up
 
@@ -47,8 +47,8 @@ SHORT_PAUSE, LONG_PAUSE = 5e-5, 5e-4  # seconds
 class Mpi(Communicator):
     """The ranks of a communicator of mpi4py. `launch.world` makes the one of all ranks.
 
-    Arrays are in the host's memory and in C order. An error of the MPI library is its exception,
-    `mpi4py.MPI.Exception`. world_is_closed: whether all ranks have come to the end.
+    Arrays are in the host's memory and in C order. Raises RankLost where the MPI library notices
+    that a rank has ended. world_is_closed: whether all ranks have come to the end.
     """
 
     world_is_closed = False
@@ -237,12 +237,15 @@ class Mpi(Communicator):
         from mpi4py import MPI
 
         began = time.perf_counter()
-        while not MPI.Request.Testall(requests):
-            waited = time.perf_counter() - began
-            if waited < PATIENCE:
-                os.sched_yield()
-            else:
-                time.sleep(min(LONG_PAUSE, max(SHORT_PAUSE, waited / 100)))
+        try:
+            while not MPI.Request.Testall(requests):
+                waited = time.perf_counter() - began
+                if waited < PATIENCE:
+                    os.sched_yield()
+                else:
+                    time.sleep(min(LONG_PAUSE, max(SHORT_PAUSE, waited / 100)))
+        except MPI.Exception as error:  # libraries that notice it, for example by a closed connection
+            raise RankLost(None, self.step, self.doing, f"MPI: {error}") from error
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
 """One GPU a rank: arrays travel between GPUs by NCCL, everything else by MPI.
 
 NCCL (NVIDIA Collective Communications Library) moves arrays from GPU to GPU without the host, over
-NVLink or a network. CuPy calls it (cupy.cuda.nccl). Ranks find each other by an id of 128 bytes that
-rank 0 makes and MPI sends to all.
+NVLink or a network. CuPy calls it (cupy.cuda.nccl). Ranks find each other by an id of 128 bytes
+that rank 0 makes and MPI sends to all.
 
 **Its sums are not those of the tree.** NCCL adds while it carries, in an order that depends on the
 number of ranks, the machine and the version:
@@ -10,12 +10,12 @@ number of ranks, the machine and the version:
     (a + b) + (c + d)     of the tree, for any number of ranks
     ((a + b) + c) + d     of a ring of four, and each slice begins at another rank
 
-In float32 a sum of n terms is off by up to n 2^-24 of the sum of their magnitudes in either order. So
-runs on different numbers of GPUs agree to 1e-6, not bit for bit; `same_bits` is False, and the
+In float32 a sum of n terms is off by up to n 2^-24 of the sum of their magnitudes in either order.
+So runs on different numbers of GPUs agree to 1e-6, not bit for bit; `same_bits` is False, and the
 training says so.
 
-The calls are put into the stream that CuPy uses, and return at once: what is queued behind them sees
-their results.
+The calls are put into the stream that CuPy uses, and return at once: what is queued behind them
+sees their results.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Nccl(Communicator):
     def all_gather(self, array, bounds: Sequence[int]) -> None:
         """P (N - 1) / N bytes, where slices are equal."""
         if not _on_gpu(array):
-            self.host.all_gather(array, bounds)
+            with self.inside("all_gather"):
+                self.host.all_gather(array, bounds)
             return
         own = array[bounds[self.rank] : bounds[self.rank + 1]]
         with self._inside("all_gather", own.nbytes * (self.size - 1)):
@@ -89,7 +90,8 @@ class Nccl(Communicator):
     def broadcast(self, array, root: int = 0) -> None:
         """(N - 1) P bytes, counted where they come from."""
         if not _on_gpu(array):
-            self.host.broadcast(array, root)
+            with self.inside("broadcast"):
+                self.host.broadcast(array, root)
             return
         with self._inside("broadcast", array.nbytes * (self.size - 1) * (self.rank == root)):
             self._call("broadcast", array, array, array.size, root)
@@ -97,7 +99,8 @@ class Nccl(Communicator):
     def sum(self, array) -> None:
         """2 P (N - 1) / N bytes; in an order of NCCL's own."""
         if not _on_gpu(array):
-            self.host.sum(array)
+            with self.inside("sum"):
+                self.host.sum(array)
             return
         with self._inside("sum", 2 * array.nbytes * (self.size - 1) // self.size):
             self._call("allReduce", array, array, array.size, self._nccl.NCCL_SUM)
@@ -105,14 +108,16 @@ class Nccl(Communicator):
     def maximum(self, array) -> None:
         """2 P (N - 1) / N bytes."""
         if not _on_gpu(array):
-            self.host.maximum(array)
+            with self.inside("maximum"):
+                self.host.maximum(array)
             return
         with self._inside("maximum", 2 * array.nbytes * (self.size - 1) // self.size):
             self._call("allReduce", array, array, array.size, self._nccl.NCCL_MAX)
 
     def barrier(self) -> None:
         """Wait until the host of every rank is here. Its GPU may be behind."""
-        self.host.barrier()
+        with self.inside("barrier"):
+            self.host.barrier()
 
     def split(self, colour: int, key: int) -> Nccl:
         """The ranks of the same colour, with an id of their own."""
@@ -141,7 +146,7 @@ class Nccl(Communicator):
         return message[1:].tobytes() if message[0] else tuple(message[1:].tolist())
 
     def _for_each(self, name: str, array, bounds: Sequence[int], *operation) -> None:
-        """One call for the slice of each rank, from or to it, as one group: slices of any length."""
+        """One call for the slice of each rank, from or to it, in one group: of any length."""
         self._nccl.groupStart()
         for rank, (start, stop) in enumerate(zip(bounds, bounds[1:])):
             if stop > start:
@@ -156,6 +161,18 @@ class Nccl(Communicator):
     def _inside(self, name: str, sent: int):
         self.sent[name] += int(sent)
         return self.inside(name)
+
+
+def with_gpu(host: Communicator, device: str) -> Nccl:
+    """The ranks of `host`, from here on with a GPU each. All ranks call it.
+
+    Raises UserError, in all of them, where they have none.
+    """
+    if device == "cuda":
+        from cupy.cuda import Device
+
+        Device(gpu_of(host)).use()
+    return Nccl(host, device)
 
 
 def gpu_of(communicator: Communicator) -> int:

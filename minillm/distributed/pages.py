@@ -1,9 +1,9 @@
 """Memory whose pages can be given back and come again, at the same place.
 
-Every weight of a model is a view of one array, and layers keep such views for backward. An array that
-is freed and made again would leave them pointing nowhere. Here the array stays for good, and what
-comes and goes is the memory behind it. The operating system backs an array with pages (4 KiB on most
-machines) and lets a process give single ones back:
+Every weight of a model is a view of one array, and layers keep such views for backward. An array
+that is freed and made again would leave them pointing nowhere. Here the array stays for good, and
+what comes and goes is the memory behind it. The operating system backs an array with pages (4 KiB
+on most machines) and lets a process give single ones back:
 
     give_back(place)    the whole pages inside: no memory, and zeros when they are read again
     array[place] = x    a page gets memory when it is written to
@@ -39,7 +39,9 @@ class Pages:
         self.array = np.frombuffer(self._map, dtype, count)
 
     def give_back(self, place: slice) -> None:
-        """Free the pages that lie inside a slice of the array as a whole: it reads as zeros there."""
+        """Free the pages that lie inside a slice of the array as a whole: it reads as zeros
+        there.
+        """
         start, stop = whole_pages(place, self.array.itemsize)
         if start < stop:
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)

@@ -1,4 +1,5 @@
-r"""Sharded gradients (ZeRO-2): a rank keeps the gradients of what it owns, and of the block at hand.
+r"""Sharded gradients (ZeRO-2): a rank keeps the gradients of what it owns, and of the block at
+hand.
 
 Source: Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion
 Parameter Models" (SC 2020), section 5.2. Where a block's `backward` returns, its gradients are
@@ -14,8 +15,9 @@ embeddings the gradient of the one matrix begins at the top and is complete at t
 
 With S parts, N ranks and T threads a rank the parts are dealt in rounds: in round k worker w of N T
 has part k N T + w. The parts of a round follow each other, and so their sum is one node of the tree
-where N T is a power of two, and a few nodes else. A rank adds the sums of the rounds along the tree,
-for its share alone. With P gradients, of which p are in the largest block and e below and above:
+where N T is a power of two, and a few nodes else. A rank adds the sums of the rounds along the
+tree, for its share alone. With P gradients, of which p are in the largest block and e below and
+above:
 
     memory    P  ->  m P / N + T (2 p + e)     m = log2(S / (N T)) + 1, rounded up
     sent      P (N-1)/N  ->  the same for each round, of which there are S / (N T), rounded up
@@ -34,8 +36,8 @@ from minillm.distributed.tree import Node, Running, add_up, nodes_of
 
 
 class Rounds:
-    """Who computes which part where gradients or weights are sharded: all ranks go through the model
-    at the same time, as often as `count` says.
+    """Who computes which part where gradients or weights are sharded: all ranks go through the
+    model at the same time, as often as `count` says.
     """
 
     def __init__(self, parts: int, ranks: int, threads: int):
@@ -140,8 +142,8 @@ class ShardedGradients:
                 parameters[name].home = self._view(self._array(self._own, thread, section), section, name)
 
     def collect(self, parameters: dict, thread: int, section: int) -> set[str]:
-        """Make sure that a section's array has the gradients of a thread's part, and forget those of
-        the parameters  ->  the names of parameters that got none.
+        """Make sure that a section's array has the gradients of a thread's part, and forget those
+        of the parameters  ->  the names of parameters that got none.
         """
         missing, array, position = set(), self._array(self._own, thread, section), 0
         start = self.layout.sections[section].start
@@ -160,9 +162,9 @@ class ShardedGradients:
         return missing
 
     def reduce(self, section: int, number: int) -> None:
-        """Start the sum of a section over the parts of a round, whose arrays are complete. All ranks
-        call it for the same sections in the same order. The sum before is done when it returns, and
-        the memory of its section is free.
+        """Start the sum of a section over the parts of a round, whose arrays are complete. All
+        ranks call it for the same sections in the same order. The sum before is done when it
+        returns, and the memory of its section is free.
         """
         self.finish()
         place = self.layout.sections[section]

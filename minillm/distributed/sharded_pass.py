@@ -8,7 +8,8 @@ comes to a section, and where it leaves one.
 
 All ranks go through the sections in the same order and at the same time. A rank, or one of its
 threads, that has no part of the batch left in a round goes through them all the same and computes
-nothing. The threads of a rank wait for each other at each section, and the first one speaks for all.
+nothing. The threads of a rank wait for each other at each section, and the first one speaks for
+all.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class ShardedPass:
         """Call each task, which takes a thread's model through forward, and through backward if it
         trains  ->  what the tasks returned, names of parameters that got no gradient
 
-        All threads of all ranks call it for the round `number` with equally many tasks; one that has
-        nothing to compute gives None. The gradients of all tasks are added, and summed over the
+        All threads of all ranks call it for the round `number` with equally many tasks; one that
+        has nothing to compute gives None. The gradients of all tasks are added, and summed over the
         ranks in the last one.
         """
         body, found = self.models[thread].body, []

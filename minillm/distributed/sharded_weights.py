@@ -1,19 +1,20 @@
-r"""Sharded weights (ZeRO-3): a rank keeps the weights that it owns, and gathers those of a block for
-as long as the block runs.
+r"""Sharded weights (ZeRO-3): a rank keeps the weights that it owns, and gathers those of a block
+for as long as the block runs.
 
 Source: Rajbhandari, Rasley, Ruwase, He, "ZeRO: Memory Optimizations Toward Training Trillion
-Parameter Models" (SC 2020), sections 5.3 and 7.2. With P weights, of which p are in the largest block
-and e below and above the blocks:
+Parameter Models" (SC 2020), sections 5.3 and 7.2. With P weights, of which p are in the largest
+block and e below and above the blocks:
 
-    gather(block)     w[block] = all_gather(w_r[block])      before its forward, and before its backward
-    release(block)    all but the own share is forgotten     after each of the two
+    gather(block)     w[block] = all_gather(w_r[block])    before its forward, before its backward
+    release(block)    all but the own share is forgotten   after each of the two
 
     memory    P  ->  P / N + p + e
     sent      P (N-1)/N for gradients; and for weights, in place of P (N-1)/N after the step, up to
               2 P (N-1)/N in each round: 3 P (N-1)/N in all, half as much again as ZeRO-1 and 2
 
-What lies below and above the blocks is gathered once in a pass, and released where backward comes to
-the last block: e is sent once, not twice. Nothing is sent after a step: the next gather brings it.
+What lies below and above the blocks is gathered once in a pass, and released where backward comes
+to the last block: e is sent once, not twice. Nothing is sent after a step: the next gather brings
+it.
 
 The own share stays where it is, in the array of all weights, and so do the views of it that layers
 have: only pages are given back and filled again (pages.py).
@@ -41,8 +42,8 @@ class ShardedWeights:
         self._owned = layout.owned(communicator.rank, communicator.size)
 
     def fill(self, parameters: dict[str, Parameter]) -> None:
-        """Take over the values of parameters, section after section, of which the own share is kept;
-        they become views of the array.
+        """Take over the values of parameters, section after section, of which the own share is
+        kept; they become views of the array.
         """
         views = self.layout.views(self.array)
         for section, place in enumerate(self.layout.sections):

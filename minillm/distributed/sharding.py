@@ -20,7 +20,7 @@ the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +30,6 @@ from minillm.distributed.layout import CELL, Layout, Piece
 from minillm.distributed.sharded_weights import ShardedWeights
 from minillm.errors import UserError
 from minillm.layers.layer import Parameter
-
-
-def is_elementwise(optimizer) -> bool:
-    """Whether its class, and none above it, says that each element's step depends on that element
-    alone.
-    """
-    return vars(type(optimizer)).get("elementwise", False)
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,23 @@ def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
         name, part = piece.entry.name, piece.part
         state = {kind: array.reshape(-1)[part] for kind, array in _of_name(optimizer.state, name).items()}
         found.append(Held(piece, optimizer.parameters[name].peek().reshape(-1)[part], state))
+    return found
+
+
+def complete_state(optimizer, held: Sequence[Held], layout: Layout, communicator: Communicator) -> dict:
+    """The optimizer's state as one process has it, kind -> name -> array: all ranks call it, and each
+    gets it from those that hold it.
+    """
+    found = {}
+    for kind, arrays in optimizer.state.items():
+        flat = np.zeros(layout.size, next(iter(arrays.values())).dtype) if arrays else np.zeros(layout.size)
+        for each in held:
+            if kind in each.state:
+                flat[each.piece.place] = each.state[kind].reshape(-1)
+        for section in layout.sections:
+            communicator.all_gather(flat, layout.bounds(section, communicator.size))
+        views = layout.views(flat)
+        found[kind] = {name: views[name] for name in arrays}
     return found
 
 
@@ -112,7 +122,7 @@ class Sharded:
             share(lambda each: each.step(scale), self._optimizers)
         self.optimizer.step_count += 1
         if self._sharded_weights is not None:
-            return  # whoever needs weights gathers them
+            return  # the next pass gathers them
         for section in self.layout.sections:
             self.communicator.all_gather(self.weights, self.layout.bounds(section, self.communicator.size))
 
@@ -178,6 +188,7 @@ class Sharded:
             parameter = Parameter(self.weights[piece.place].reshape(piece.shape))
             whole = self.optimizer.parameters[name]
             parameter.outputs_axis, parameter.whole_ndim = whole.outputs_axis, len(piece.entry.shape)
+            parameter.cut = whole.cut if piece.is_whole else None
             parameters[name] = parameter
             kept.append((piece, parameter))
             for kind, arrays in self.optimizer.state.items():

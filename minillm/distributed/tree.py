@@ -25,6 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 Node = tuple[int, int]  # the parts first, ..., last - 1
 
 
@@ -69,6 +71,22 @@ def add_up(terms: dict[Node, object], node: Node):
     left, right = (add_up(terms, child) for child in children(node))
     left += right
     return left
+
+
+def write_sum(known: dict[Node, object], root: Node, out) -> None:
+    """`add_up`, written to `out`, which may be one of the terms; no other one changes."""
+    if root in known:
+        out[...] = known[root]
+    else:
+        left, right = (_sum(known, child) for child in children(root))
+        np.add(left, right, out=out)
+
+
+def _sum(known: dict[Node, object], node: Node):
+    if node in known:
+        return known[node]
+    left, right = (_sum(known, child) for child in children(node))
+    return left + right
 
 
 class Running:

@@ -71,6 +71,7 @@ class Watch:
             self._connect()
         if self._link is not None:
             self._send(pid=os.getpid(), host=socket.gethostname())
+            self._send(**self._place())
             self._thread.start()
         return self
 
@@ -162,7 +163,7 @@ class Watch:
 
     def _place(self) -> dict:
         communicator = self._communicator
-        moved = sum(list(communicator.sent.values()))
+        moved = int(sum(list(communicator.sent.values())))
         if communicator.phase:  # whatever it does there takes processor time; that of this thread does not count
             moved += round(time.process_time() - time.thread_time(), 1)
         return dict(step=communicator.step, doing=communicator.doing, phase=communicator.phase, moved=moved)

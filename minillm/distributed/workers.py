@@ -6,11 +6,11 @@ have a lock each. They share memory, so that a collective moves little:
     reduce_scatter   a rank adds its own slice, of the arrays of all ranks, along the tree
     all_gather       of shared memory: nothing is left to do but to wait for each other
 
-All other arrays pass through a staging area, in pieces that stay in a cache. Bytes that a rank takes
-from another one's memory count as sent by that one, as if they had been sent.
+All other arrays pass through a staging area, in pieces that stay in a cache. Bytes that a rank
+takes from another one's memory count as sent by that one, as if they had been sent.
 
-A barrier is that of Hensgen, Finkel and Manber ("Two algorithms for barrier synchronization", 1988):
-in round k = 0, 1, ... rank r sends a word to r + 2^k and waits for that of r - 2^k. After
+A barrier is that of Hensgen, Finkel and Manber ("Two algorithms for barrier synchronization",
+1988): in round k = 0, 1, ... rank r sends a word to r + 2^k and waits for that of r - 2^k. After
 ceil(log2 N) rounds every rank has heard, through others, of all.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator, Terms, equal_bounds
 from minillm.distributed.processes import CHANNELS, NO_STEP, Processes, shared_memory
-from minillm.distributed.tree import Node, add_up, children
+from minillm.distributed.tree import Node, add_up, write_sum
 
 BLOCK = 1 << 14  # elements added at a time: those of a few arrays fit a core's cache
 STAGING = 1 << 18  # bytes that a rank stages at a time
@@ -62,7 +62,10 @@ class Workers(Communicator):
     # ------------------------------------------------------------------------------- start and end
 
     def start(self) -> None:
-        """Fork; returns in each process, with its rank. Raises UserError where it cannot be done."""
+        """Fork; returns in each process, with its rank.
+
+        Raises UserError where it cannot be done.
+        """
         self._processes.start()
         self.rank = self._processes.rank
 
@@ -136,7 +139,7 @@ class Workers(Communicator):
         return result
 
     def start_reduce_scatter(self, terms: Terms, bounds: Sequence[int]):
-        """All work is done at the end: nothing travels meanwhile, and it is the same core's work."""
+        """All work is done at the end: nothing travels meanwhile; adding is this core's work."""
         return lambda: self.reduce_scatter(terms, bounds)
 
     def all_gather(self, array: np.ndarray, bounds: Sequence[int]) -> None:
@@ -177,7 +180,7 @@ class Workers(Communicator):
             self._wait_for_all()
 
     def split(self, colour: int, key: int) -> Group:
-        """The group of the ranks that give the same colour, ordered by key. Its arrays are staged."""
+        """The ranks that give the same colour, ordered by key. Their arrays are staged."""
         with self._during("split"):
             mine = np.array([colour, key, self._processes.channels_used], np.int64)
             rows = [staged[:3] for staged in self._exchanged(mine)]
@@ -210,8 +213,8 @@ class Workers(Communicator):
         """What each rank stages, of the dtype of `mine`, and longer than that: to be read until the
         exchange after the next.
 
-        The two halves of an area take turns. Whoever stages for the second time has waited in
-        between for all others, who then had read what came before.
+        The two halves of an area take turns. A rank that stages for the second time has waited in
+        between for all others, which then had read what came before.
         """
         half = self._exchanges % 2
         self._exchanges += 1
@@ -270,29 +273,13 @@ class Group(Workers):
         """None: each rank makes its own."""
 
 
-def write_sum(known: dict[Node, np.ndarray], root: Node, out: np.ndarray) -> None:
-    """`add_up` (tree.py), written to `out`, which may be one of the terms; no term changes."""
-    if root in known:
-        out[...] = known[root]
-    else:
-        left, right = (_sum(known, child) for child in children(root))
-        np.add(left, right, out=out)
-
-
-def _sum(known: dict[Node, np.ndarray], node: Node) -> np.ndarray:
-    if node in known:
-        return known[node]
-    left, right = (_sum(known, child) for child in children(node))
-    return left + right
-
-
 def _numbered(terms: Terms) -> list[tuple[Node, int, int]]:
     """(node, its rank, its number there) for the nodes of all ranks."""
     return [(node, rank, i) for rank, nodes in enumerate(terms.nodes) for i, node in enumerate(nodes)]
 
 
 def _rounds(bounds: Sequence[int], count: int) -> Iterator[list[slice]]:
-    """For each rank the next piece of its slice, of at most `count` elements, until none is left."""
+    """For each rank the next piece of its slice, at most `count` elements, until none is left."""
     both = list(zip(bounds, bounds[1:]))
     for offset in range(0, max(stop - start for start, stop in both), count):
         yield [slice(min(start + offset, stop), min(start + offset + count, stop)) for start, stop in both]

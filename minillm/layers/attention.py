@@ -126,11 +126,14 @@ class AttentionSaved(NamedTuple):
     first: Any  # (B, T): the first key that each query sees, where there are documents, or None
 
 
-def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None, starts=None):
+def attention_forward(
+    q, k, v, causal=True, dropout=0.0, rng_key=None, batch_offset=0, window=None, starts=None, heads=None
+):
     """q (B, H, T, D), k and v (B, H_kv, T, D), H a multiple of H_kv  ->  y (B, H, T, D), saved
 
     dropout > 0 drops probabilities with the mask of `rng_key` (dropout.py), element (b, h, i, j) in
-    C order, where b counts from `batch_offset`. window: how many tokens a token sees, itself
+    C order, where b counts from `batch_offset`. heads: which of all heads these are, for that mask;
+    None: they are all (dropout_factor). window: how many tokens a token sees, itself
     included; None: all before it. starts (B, T) int: where the document of each token begins; None:
     a row is one document. Raises ValueError for a window below 1, and for a window or starts
     without `causal`.
@@ -143,7 +146,7 @@ def attention_forward(q, k, v, causal=True, dropout=0.0, rng_key=None, batch_off
     q, k, v = upcast(q), upcast(k), upcast(v)
     B, H, T, D = q.shape
     k, v = repeat_heads(k, H), repeat_heads(v, H)
-    factor = dropout_factor((B, H, T, T), dropout, rng_key, q, batch_offset) if dropout else None
+    factor = dropout_factor((B, H, T, T), dropout, rng_key, q, batch_offset, heads) if dropout else None
     # A token's heads lie side by side, so that merge_heads(y) is a view.
     y, p = array_module(q).empty((B, T, H, D), dtype=q.dtype).transpose(0, 2, 1, 3), []
     k_quick, first = quick_to_transpose(k), first_keys(starts, window)
@@ -364,14 +367,15 @@ class CausalSelfAttention(Layer):
         return decoded_onto(residual, self._decoded_heads(x, cache), cache, self.c_proj)
 
     def _decoded_heads(self, x, cache):
-        """x (B, t, C)  ->  y (B, t, C), what c_proj reads."""
-        B, t, C = x.shape
-        qkv = self.c_attn.decode(x, cache)  # (B, t, 3C)
-        if cache.on_device and (kernel := decode_kernel(qkv, C // self.n_head)) is not None:
-            rows = contiguous(qkv.reshape(B * t, 3 * C))
-            q, k, v = (kernel.Heads(rows, i * C, self.n_head) for i in range(3))
-            return attention_by_kernels(kernel, self, q, k, v, C // self.n_head, cache)
-        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, 3, self.n_head, C // self.n_head)
+        """x (B, t, C)  ->  y (B, t, H D), what c_proj reads."""
+        B, t, _ = x.shape
+        qkv = self.c_attn.decode(x, cache)  # (B, t, 3 H D)
+        HD = qkv.shape[2] // 3
+        if cache.on_device and (kernel := decode_kernel(qkv, HD // self.n_head)) is not None:
+            rows = contiguous(qkv.reshape(B * t, 3 * HD))
+            q, k, v = (kernel.Heads(rows, i * HD, self.n_head) for i in range(3))
+            return attention_by_kernels(kernel, self, q, k, v, HD // self.n_head, cache)
+        qkv = (upcast(qkv) if cache.on_device else qkv).reshape(B, t, 3, self.n_head, HD // self.n_head)
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)  # 3 times (B, H, t, D)
         k, v = cache.append(self, k, v)  # (B, H, T, D)
         y = merge_heads(cached_attention(q, k, v, cache.padding_in(k.shape[2])))

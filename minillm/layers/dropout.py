@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from minillm.backend.arrays import device_of, to_device
 from minillm.backend.precision import downcast, upcast
 from minillm.backend.random_streams import stream
@@ -43,12 +45,25 @@ def dropout_backward(dy, saved):
     return downcast(upcast(dy) * factor, dy)
 
 
-def dropout_factor(shape, p, rng_key, like, batch_offset=0):
+def dropout_factor(shape, p, rng_key, like, batch_offset=0, heads=None):
     """m / (1 - p): what each element is multiplied by. An array of the given shape, of the dtype
-    and device of `like`. rng_key and batch_offset as in `dropout_forward`."""
-    words = stream(*rng_key).words32(math.prod(shape), start=batch_offset * math.prod(shape[1:]))
+    and device of `like`. rng_key and batch_offset as in `dropout_forward`.
+
+    heads: (first, all), where the second axis has the attention heads from `first` on of so many,
+    and they are to get their part of the mask; None where it is whole.
+    """
+    words = _words(shape, rng_key, batch_offset, *(heads or (0, shape[1] if shape[1:] else 1)))
     kept = (words >= round(p * 2**32)).reshape(shape)
     return to_device(kept.astype(like.dtype) * like.dtype.type(1 / (1 - p)), device_of(like))
+
+
+def _words(shape, rng_key, row, first, all_heads):
+    """The words of rows from `row` on, and of heads from `first` on of so many, in C order."""
+    if shape[1:] and shape[1] < all_heads:
+        one = math.prod(shape[2:])  # words of one head
+        starts = [((row + b) * all_heads + first) * one for b in range(shape[0])]
+        return np.concatenate([stream(*rng_key).words32(shape[1] * one, start) for start in starts])
+    return stream(*rng_key).words32(math.prod(shape), start=row * math.prod(shape[1:]))
 
 
 class Dropout(Layer):
@@ -106,3 +121,19 @@ class Dropout(Layer):
                 "a new one for each step, or call eval() first"
             )
         return (*rng_key, self.name)
+
+
+class HeadsDropout(Dropout):
+    """The dropout of attention probabilities of some heads, by the mask that all heads together
+    have: for ranks that share the heads (models/tensor_parallel.py).
+    """
+
+    def __init__(self, p: float, first: int, all_heads: int):
+        """The heads from `first` on, of so many."""
+        super().__init__(p)
+        self.first, self.all_heads = first, all_heads
+
+    def settings(self, rng_key) -> dict:
+        """As Dropout.settings."""
+        found = super().settings(rng_key)
+        return found and found | {"heads": (self.first, self.all_heads)}

@@ -49,11 +49,12 @@ def linear_forward(x, weight, bias=None, transposed=False, dtype=None):
     return y.reshape(*x.shape[:-1], w.shape[1]), LinearSaved(x, weight, bias is not None, transposed)
 
 
-def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
+def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None, add=True):
     """dy (..., O)  ->  dx (..., I), dweight (as weight), dbias (O,) or None
 
     needs_dweight=False: dweight is not computed, and None. dweight: an array that the weight's
-    gradient is added to, by the product itself; by default a new one. dx (N, I): likewise.
+    gradient is added to by the product itself, or with add=False written to; by default a new one.
+    dx (N, I): one that the gradient of x is added to.
     """
     x, weight, has_bias, transposed = saved
     w = weight.T if transposed else weight
@@ -61,12 +62,13 @@ def linear_backward(dy, saved, needs_dweight=True, dweight=None, dx=None):
     rows = x.reshape(-1, x.shape[-1])  # (N, I)
     # forward: y = matmul(rows, w, dtype=dtype)
     dx = matmul(dy_rows, w.T, dx, add=dx is not None).reshape(x.shape)  # (N, O) @ (O, I)
+    add = add and dweight is not None
     if not needs_dweight:
         dweight = None
     elif transposed:
-        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (O, N) @ (N, I)
+        dweight = matmul(dy_rows.T, rows, dweight, gradient_dtype(weight), add=add)  # (O, N) @ (N, I)
     else:
-        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=dweight is not None)  # (I, N) @ (N, O)
+        dweight = matmul(rows.T, dy_rows, dweight, gradient_dtype(weight), add=add)  # (I, N) @ (N, O)
     # forward: y = add_bias(y, bias): the same bias for every row
     dbias = sum_over_rows(dy_rows) if has_bias else None
     return dx, dweight, dbias
@@ -102,10 +104,9 @@ class Linear(Layer):
         one. Raises RuntimeError without a forward before it.
         """
         dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])  # (N, I)
+        place, add = self.weight.grad_place()
         # forward: y, saved = linear_forward(x, self.weight.operand(x), bias, ...)
-        dx, dweight, dbias = linear_backward(
-            dy, self.take_saved(), not self.weight.frozen, self.weight.grad_to_add_to(), dx_rows
-        )
+        dx, dweight, dbias = linear_backward(dy, self.take_saved(), not self.weight.frozen, place, dx_rows, add)
         if dweight is not None:
             self.weight.add_grad(dweight)
         if dbias is not None:

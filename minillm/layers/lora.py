@@ -71,7 +71,7 @@ class LoRALinear(Linear):
 
     def __init__(self, base: Linear, a, b, alpha: float):
         """base: the layer whose weight and bias are shared, and frozen from now on. a (r, I) and b
-        (O, r) become lora_A and lora_B; alpha: what is added is multiplied by alpha / r.
+        (O, r), arrays or Parameters, become lora_A and lora_B; alpha: what is added is multiplied by alpha / r.
         """
         bias = base.bias if hasattr(base, "bias") else None
         super().__init__(base.weight, None, base.transposed)
@@ -80,8 +80,10 @@ class LoRALinear(Linear):
         for parameter in (base.weight, bias):
             if parameter is not None:
                 parameter.frozen = True
-        self.lora_A, self.lora_B = Parameter(a, outputs_axis=0), Parameter(b, outputs_axis=0)
-        self.scale = alpha / len(a)
+        if not isinstance(a, Parameter):
+            a, b = Parameter(a, outputs_axis=0), Parameter(b, outputs_axis=0)
+        self.lora_A, self.lora_B = a, b
+        self.scale = alpha / len(a.peek())
 
     def forward(self, x, with_bias=True):
         """x (..., I)  ->  y (..., O). with_bias=False: without the bias of the base."""

@@ -35,6 +35,7 @@ class Parameter:
     """
 
     frozen = False
+    cut = None  # which part of a tensor this is, where ranks share it (cut.py)
     home = None  # where the gradient is to be, an array of the value's shape, if not in memory of its own
     whole_ndim = None  # of a piece of a parameter: how many dimensions the whole has
 
@@ -160,21 +161,27 @@ class Parameter:
             buffer[...] = 0  # inspection reads all that an operation gets
         return buffer if buffer.shape == shape else buffer[: shape[0]]
 
-    def grad_to_add_to(self):
-        """The gradient so far, for a product that adds to it and hands it to `add_grad` again; None
-        where there is none, or no product can be written into it.
+    def grad_place(self):
+        """(array, whether to add) for a product that is the gradient, or a part of it, and is handed
+        to `add_grad` then: the gradient so far, or its home. (None, False) where there is neither, or
+        no product can be written into it.
         """
-        grad = self.grad
+        grad = self.home if self.grad is None else self.grad
         if grad is None or not grad.flags.c_contiguous or isinstance(grad, np.ndarray) and not grad.flags.writeable:
-            return None
-        return grad
+            return None, False
+        return grad, grad is self.grad
+
+    def grad_to_add_to(self):
+        """The array of `grad_place` where it is the gradient so far, else None."""
+        place, add = self.grad_place()
+        return place if add else None
 
     def add_grad(self, grad) -> None:
         """Add `grad` (same shape as the value) to the gradient.
 
         The first gradient is stored without a copy, or copied to its `home`, and later ones are
         added into it: the caller must not modify it, and it must not be dy, dx or a view of them.
-        One that `grad_to_add_to` gave has been added already. Raises ValueError for another shape.
+        One that `grad_place` gave has been added already. Raises ValueError for another shape.
         """
         if not hasattr(grad, "shape"):
             grad = np.array(grad, self._value.dtype)

@@ -7,8 +7,8 @@ A pass goes through them one after the other, up in forward and down in backward
 
 So a block's weights are needed twice in a step, each time for a short while, and its gradients are
 complete where its `backward` returns, long before the step ends. Both are of use where ranks share
-weights and gradients (distributed/sharded_pass.py). `run_blocks` (recompute.py) calls the methods of
-`Sections` on its way; those here are for a model that has all its weights, and do nothing.
+weights and gradients (distributed/sharded_pass.py). `run_blocks` (recompute.py) calls the methods
+of `Sections` on its way; those here are for a model that has all its weights, and do nothing.
 """
 
 from __future__ import annotations

@@ -146,6 +146,17 @@ class GPT2(LanguageModel):
         bias = self._constant(width, 0) if self.config.bias else None
         return LayerNorm(self._constant(width, 1), bias, self.config.layer_norm_eps)
 
+    def share(self, sharing) -> None:
+        D = self.config.d_model // self.config.n_head
+        for block in self.transformer.h:
+            sharing.heads(block.attn)
+            sharing.columns(block.attn, "c_attn", unit=D, groups=3)  # queries, keys and values side by side
+            sharing.rows(block.attn, "c_proj", unit=D)
+            sharing.columns(block.mlp, "c_fc")
+            sharing.rows(block.mlp, "c_proj")
+        sharing.tokens(self.transformer, "wte")
+        sharing.head(self)
+
     # --------------------------------------------------------------------------------------------------------- files
 
     @classmethod

@@ -49,6 +49,7 @@ class LanguageModel(Layer, Architecture):
 
     body_name: str
     lora: LoRA | None = None  # set by add_lora
+    sharing = None  # set by tensor_parallel: which part of the model this is
     carried: Carried = NOTHING  # what the files of the model said beside its weights; set by from_pretrained
     _dlogits = None  # the gradient of forward's logits, between `loss` and `backward`, where they are two operations
 
@@ -228,7 +229,7 @@ class LanguageModel(Layer, Architecture):
         Raises UserError, before anything is written, for a model that is not what its configuration
         describes (see `minillm.save_parameters`), and for the folder of an adapter.
         """
-        refuse_changed(self, "be saved as a model folder")
+        self._refuse_to_save_other()
         folder = make_model_folder(folder)
         self.save_config(self.config, folder, self.carried)
         self.save_weights(folder / WEIGHTS_FILE)
@@ -247,9 +248,18 @@ class LanguageModel(Layer, Architecture):
 
         Raises UserError as `save_pretrained` does.
         """
-        refuse_changed(self, "be saved as a model folder")
+        self._refuse_to_save_other()
         has_lora = any(isinstance(layer, LoRALinear) for _, layer in self.layers())
         write_weights(path, (merged(self) if has_lora else self).stored_tensors())
+
+    def _refuse_to_save_other(self) -> None:
+        """Raises UserError for a model that is not what its configuration describes, or a part of
+        it.
+        """
+        if self.sharing is not None:
+            where = f"rank {self.sharing.rank} of {self.sharing.size}"
+            raise UserError(f"{where} has a part of the model: gather it first (minillm.models.whole.gathered)")
+        refuse_changed(self, "be saved as a model folder")
 
     def _logits(self, x):
         """x (..., C)  ->  logits (..., V), in the dtype of the weights"""
@@ -416,6 +426,12 @@ class LanguageModel(Layer, Architecture):
 
     def _make_body(self) -> Layer:
         raise NotImplementedError
+
+    def share(self, sharing) -> None:
+        """Cut the layers for one of several ranks, each by a method of `sharing`
+        (tensor_parallel.py). Raises UserError for an architecture that does not say how.
+        """
+        raise UserError(f"--tensor-parallel: {type(self).__name__} has no `share`, which says how its layers are cut")
 
     def _make_head(self) -> Linear:
         if self.config.tie_embeddings:

@@ -203,6 +203,17 @@ class Llama(LanguageModel):
     def _token_embedding(self) -> Embedding:
         return self.model.embed_tokens
 
+    def share(self, sharing) -> None:
+        D = self.config.head_dim
+        for block in self.model.blocks:
+            sharing.heads(block.self_attn)
+            sharing.columns(block.self_attn, "q_proj", "k_proj", "v_proj", unit=D)
+            sharing.rows(block.self_attn, "o_proj", unit=D)
+            sharing.columns(block.mlp, "gate_proj", "up_proj")
+            sharing.rows(block.mlp, "down_proj")
+        sharing.tokens(self.model, "embed_tokens")
+        sharing.head(self)
+
     # --------------------------------------------------------------------------------------------------------- files
 
     @classmethod

@@ -77,6 +77,11 @@ class Qwen3(Llama):
         q_norm, k_norm = (self._make_norm(self.config.head_dim) for _ in "qk")
         return super()._make_attention(path, positions, q_norm=q_norm, k_norm=k_norm)
 
+    def share(self, sharing) -> None:
+        super().share(sharing)
+        for block in self.model.blocks:
+            sharing.head_norms(block.self_attn, "q_norm", "k_norm")
+
     @classmethod
     def extra_from_hugging_face(cls, contents):
         check_llama_keys(contents, cls.fields, neutral_qwen_windows(contents))

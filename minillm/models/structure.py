@@ -19,19 +19,23 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache, partial
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 
 from minillm.errors import UserError
+from minillm.layers.column_linear import ColumnLinear
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.linear import Linear
 from minillm.layers.lora import LoRALinear
+from minillm.layers.lora_ranks import ColumnLoRALinear, RowLoRALinear
+from minillm.layers.row_linear import RowLinear
+from minillm.models.tensor_parallel import tensor_parallel
 
 # Attributes that change no result in evaluation mode, and those that follow from config or dtype.
 SETTINGS = {
     *("name", "training", "recompute", "activations", "batch_offset", "p", "label_smoothing", "ignore_index"),
-    *("config", "precision", "lora", "carried", "decode"),
+    *("config", "precision", "lora", "carried", "decode", "sharing"),
 }
 CONSTRUCTION = {"initial_std", "_token_embedding", "_normal", "_constant"}  # and _make...: what they made is compared
 HARMLESS = {"__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__annotations__"}
@@ -42,6 +46,10 @@ TRAINING = {"backward", "loss", "train", "eval", "zero_grad", "to", "replica", "
 TRAINING |= {"forget_saved", "save_for_backward", "take_saved", "save_pretrained"}
 OPERATIONS = ("_forward", "dispatch")  # how names of functions end that layers call in forward
 LORA = {"lora_A", "lora_B", "scale"}
+WITHOUT_LORA = {
+    extended.__name__: plain.__name__
+    for extended, plain in ((LoRALinear, Linear), (ColumnLoRALinear, ColumnLinear), (RowLoRALinear, RowLinear))
+}
 LAYER, TENSOR, VALUE, OWN = "layer", "tensor", "constant", "own"  # the kinds of entries of a description
 
 
@@ -55,7 +63,8 @@ def difference(model, training: bool = False) -> str | None:
     base = _own_class(type(model))
     if getattr(base, "body_name", None) is None or _code(type(model.config)) != type(model.config).__name__:
         return f"the model is a {type(model).__name__} with a {type(model.config).__name__}"
-    expected, found = _expected(base, model.config), description(model, training=training)
+    part = (model.sharing.rank, model.sharing.size) if model.sharing is not None else None
+    expected, found = _expected(base, model.config, part), description(model, training=training)
     for place, (kind, what) in found.items():
         if place not in expected and kind != VALUE:
             return f"it has {_named(kind, place, what)}"
@@ -110,8 +119,8 @@ def description(model: Layer, trusted: bool = False, training: bool = False) -> 
         first[id(layer)] = path
         if kind not in codes:
             codes[kind] = _own_class(kind).__name__ if trusted else _code(kind, training)
-        is_lora, more = codes[kind] == LoRALinear.__name__, more or any(map(_holds_more, vars(layer).values()))
-        entries[path] = LAYER, Linear.__name__ if is_lora else codes[kind]
+        is_lora, more = codes[kind] in WITHOUT_LORA, more or any(map(_holds_more, vars(layer).values()))
+        entries[path] = LAYER, WITHOUT_LORA.get(codes[kind], codes[kind])
         for name, value in vars(layer).items():
             if name not in ignored and not (is_lora and name in LORA):
                 place = f"{path}.{name}" if path else name
@@ -149,9 +158,15 @@ def _holds_more(value) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _expected(base: type, config) -> dict[str, tuple[str, str]]:
-    """The description of a new model. It is made without memory for weights."""
-    return description(base(config, seed=None), trusted=True)
+def _expected(base: type, config, part: tuple[int, int] | None) -> dict[str, tuple[str, str]]:
+    """The description of a new model, or of the part (rank, ranks) of one. It is made without
+    memory for weights.
+    """
+    model = base(config, seed=None)
+    if part is not None:
+        rank, ranks = part
+        tensor_parallel(model, SimpleNamespace(rank=rank, size=ranks))
+    return description(model, trusted=True)
 
 
 def _named(kind: str, place: str, what: str) -> str:

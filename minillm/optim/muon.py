@@ -100,15 +100,22 @@ def muon_formula(w, g, m, lr, momentum, decay, outputs_axis):
     return w, m
 
 
-def muon_update(w, g, m, lr, momentum, decay, outputs_axis):
-    """`muon_formula` in place: w and m are changed, and g, which becomes (1 - mu) g."""
+def muon_update(w, g, m, lr, momentum, decay, outputs_axis, cut=None):
+    """`muon_formula` in place: w and m are changed, and g, which becomes (1 - mu) g.
+
+    cut: where ranks share the matrix, the part of it that these are (layers/cut.py): orthogonalising
+    takes the whole, which all of them compute.
+    """
     g *= 1 - momentum
     m *= momentum
     m += g
     n = momentum * m
     n += g
-    step = orthogonalised(n)
-    step *= lr * _scale(w, outputs_axis)
+    whole = n if cut is None else cut.whole_of(n)
+    step = orthogonalised(whole)
+    step *= lr * _scale(whole, outputs_axis)
+    if cut is not None:
+        step = cut.part_of(step)
     w *= 1 - lr * decay
     w -= step
 
@@ -173,9 +180,13 @@ class Muon(AdamW):
         def update(name):
             parameter, m = self.matrices[name], self.state["momentum"][name]
             w, g = parameter.value, parameter.grad * gradient_scale
-            muon_update(w, g, m, self.lr, self.momentum, self.weight_decay, parameter.outputs_axis)
+            muon_update(w, g, m, self.lr, self.momentum, self.weight_decay, parameter.outputs_axis, parameter.cut)
 
-        self.share(update, sorted(self.matrices, key=lambda name: -self.matrices[name].value.size))
+        def size(name) -> int:
+            shape, cut = self.matrices[name].peek().shape, self.matrices[name].cut
+            return math.prod(shape if cut is None else cut.whole_shape(shape))
+
+        self.share(update, sorted(self.matrices, key=lambda name: -size(name)))
         self.adamw_step(self.parameters_with("first_moment"), self.lr * self.adamw_share, gradient_scale)
 
 

@@ -1,21 +1,21 @@
-r"""What one of several ranks holds of weights, gradients and the optimizer's state; with one rank, what
-it holds where a batch is computed in parts.
+r"""What one of several ranks holds of weights, gradients and the optimizer's state; with one rank,
+what it holds where a batch is computed in parts.
 
 Source: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"
-(SC 2020), table 1 and section 5. With P weights, of which p are in the largest block and e below and
-above the blocks, N ranks, T threads of each, S parts, all in bytes, P_r = P / N:
+(SC 2020), table 1 and section 5. With P weights, of which p are in the largest block and e below
+and above the blocks, N ranks, T threads of each, S parts, all in bytes, P_r = P / N:
 
                     ZeRO-1        ZeRO-2                      ZeRO-3
     weights         P             P                           P_r + what is gathered: e, p, or both
     state           2 P_r         2 P_r                       2 P_r
     gradients       k P           m P_r + T (2 p + e)         as ZeRO-2
-    on their way    (N-1)/N max(p, e)                         and the same for all
+    on their way    (N-1) P_r     (N-1)/N (p + e)             as ZeRO-2
 
-k and m are the arrays that the sum along the tree needs: k of all threads' parts (gradients.py), m =
-log2(S / (N T)) + 1 (sharded_gradients.py). Each is counted as it is laid out, in sections and whole
-cells: P_r is that of the rank that owns most. On their way are the terms of other ranks, which a
-transport without common memory keeps until they are added. Where ranks share memory weights exist
-once for all of them, and nothing is gathered.
+k and m are the arrays that the sum along the tree needs: k of all threads' parts (gradients.py), m
+= log2(S / (N T)) + 1 (sharded_gradients.py). Each is counted as it is laid out, in sections and
+whole cells: P_r is that of the rank that owns most. On their way are the terms of other ranks,
+which a transport without common memory keeps until they are added. Where ranks share memory weights
+exist once for all of them, and nothing is gathered.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def held_by_a_rank(workload, weight: int) -> HeldByARank:
     """Of the rank that holds most. workload: memory.Workload; weight: bytes of a weight."""
     model, ranks = model_of(workload.config), workload.processes
     sections = sections_of(model)
+    zero = workload.zero if ranks > 1 else 1
     layout = sections.layout(model.parameters())
+    layout = layout if zero > 1 else layout.in_one_section()
     shares = [[own.stop - own.start for own in layout.owned(rank, ranks)] for rank in range(ranks)]
     share = max(shares, key=sum)
     others = [section.stop - section.start - own for section, own in zip(layout.sections, share)]
     own, below, above, blocks = sum(share), others[0], others[-1], others[1:-1]
-    zero = workload.zero if ranks > 1 else 1
     if zero == 1:
         gradients = _arrays_of_threads(workload) * layout.size
     else:

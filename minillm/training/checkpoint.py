@@ -38,6 +38,8 @@ TRAINING_FOLDER = "training"
 STATE_FILE, OPTIMIZER_FILE, PREVIOUS_FILE = "state.json", "optimizer.safetensors", "optimizer.previous.safetensors"
 STEP_KEY = "step"  # in the header of the optimizer file
 FORMAT_VERSION = 1
+# Settings that state.json has beside the others: a version without them opens the run, too.
+LATER_SETTINGS = ("batch_parts",)
 
 
 @dataclass
@@ -88,10 +90,15 @@ def save_checkpoint(
                 os.replace(training / OPTIMIZER_FILE, training / PREVIOUS_FILE)
     with together(ranks):
         if ranks.rank == 0:
-            write_atomically(
-                training / STATE_FILE, json_bytes({"format": FORMAT_VERSION, **asdict(progress), **description})
-            )
+            write_atomically(training / STATE_FILE, json_bytes(_state(progress, description)))
             (training / PREVIOUS_FILE).unlink(missing_ok=True)
+
+
+def _state(progress: Progress, description: dict) -> dict:
+    """The contents of state.json."""
+    settings = dict(description["settings"])
+    later = {name: settings.pop(name) for name in LATER_SETTINGS if name in settings}
+    return {"format": FORMAT_VERSION, **asdict(progress), **description, "settings": settings, **later}
 
 
 def _check_finite(parts: list[Part], step: int) -> None:
@@ -132,7 +139,8 @@ def read_state(folder: Path) -> tuple[Progress, dict]:
         raise UserError(f"{path} is incomplete: {missing[0]} is missing")
     progress = Progress(**{name: state[name] for name in names})
     progress.history = [tuple(entry) for entry in progress.history]
-    return progress, {name: state[name] for name in ("settings", "model")}
+    later = {name: state[name] for name in LATER_SETTINGS if name in state}
+    return progress, {"settings": {**state["settings"], **later}, "model": state["model"]}
 
 
 def load_checkpoint(

@@ -29,7 +29,7 @@ from inspect import signature
 
 import numpy as np
 
-from minillm.backend.arrays import to_host
+from minillm.backend.arrays import array_module, to_host
 from minillm.backend.threads import blas_threads
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
@@ -41,6 +41,7 @@ from minillm.layers.cross_entropy import IGNORE_INDEX
 from minillm.layers.documents import check_starts
 from minillm.optim import clip
 from minillm.optim.global_norm import clip_scale
+from minillm.training.grid import of_grid
 
 SWITCH_SECONDS = 1e-5  # how soon a thread that waits for Python's lock asks for it; 7 % of a small step on two cores
 
@@ -52,7 +53,8 @@ class DataParallel:
 
     threads: of this process. parts: S, by default as many as threads; with 1 the batch stays whole.
     communicator: the other processes, each with as many threads. layout: that of the flat arrays of
-    gradients, by default one of all parameters that learn. The copies are made from the model as it
+    gradients, by default one of all parameters that learn. tensor: the processes that share the model
+    with this one (grid.py); threads is 1 then. The copies are made from the model as it
     is now. stop: set it to ask all ranks to end; `stopping` says, after a step, whether any did.
 
     Raises UserError for several parts if a custom model cannot be copied, has a `loss` without
@@ -66,8 +68,9 @@ class DataParallel:
         parts: int | None = None,
         communicator: Communicator | None = None,
         layout: Layout | None = None,
+        tensor: Communicator | None = None,
     ):
-        self.model, self.communicator = model, communicator or Alone()
+        self.model, self.communicator, self.tensor = model, communicator or Alone(), tensor or Alone()
         self.n_parts = max(1, parts or threads)
         threads = max(1, min(threads, self.n_parts))
         if self.n_parts > 1:
@@ -82,7 +85,7 @@ class DataParallel:
         self._squares = 0.0
 
     def __enter__(self) -> DataParallel:
-        if self.n_parts > 1:
+        if self._is_flat:
             # One thread each, however many cores there are: another number could give other bits.
             can_be_set = self._open.enter_context(blas_threads(1))
             if not can_be_set and self.communicator.size == 1:
@@ -167,7 +170,7 @@ class DataParallel:
         A part is computed for one batch after the other, and its gradients are added before those of
         the parts are.
         """
-        if self.n_parts == 1 and self.communicator.size == 1:
+        if not self._is_flat:
             return _added(self._of_part(0, 0, task, batches, rows_each))
         gradients, missing = self._flat_gradients(), []
         kept = {name: p.grad.copy() for name, p in self._parameters[0].items() if p.grad is not None}
@@ -179,15 +182,16 @@ class DataParallel:
                 views = gradients.views(thread, running.slot())
                 put_home(self._parameters[thread], views)
                 found[part] = self._of_part(thread, part, task, batches, rows_each)
-                missing.append(complete(self._parameters[thread], views))
+                without = complete(self._parameters[thread], views)
+                if found[part]:  # a part without rows has no gradients, and says nothing of the others
+                    missing.append(without)
                 running.added(part)
             return found
 
         found = self._on_threads(parts_of_thread)
         self.own_gradients = gradients.sum(self.share)
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
-        self.missing = set.intersection(*missing) if missing else set()
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares), missing)
         if self.communicator.size == 1:
             self._hand_out(kept)
         return self._added_up(numbers)
@@ -292,8 +296,13 @@ class DataParallel:
 
     def prepare(self) -> None:
         """Allocate what all ranks share, before the processes are started."""
-        if self.n_parts > 1 or self.communicator.size > 1:
+        if self._is_flat:
             self._flat_gradients()
+
+    @property
+    def _is_flat(self) -> bool:
+        """Whether gradients are added in flat arrays: not where one process has one part."""
+        return self.n_parts > 1 or self.communicator.size > 1 or self.tensor.size > 1
 
     def _owned(self, rank: int | None = None) -> list[slice]:
         rank = self.communicator.rank if rank is None else rank
@@ -307,29 +316,38 @@ class DataParallel:
         for name, grad in kept.items():
             self._parameters[0][name].add_grad(grad)
 
-    def _exchanged(self, vectors: dict, width: int, squares=None) -> np.ndarray:
+    def _exchanged(self, vectors: dict, width: int, squares=None, missing: Sequence[set] = ()) -> np.ndarray:
         """The step's message: (S, width), the numbers of all ranks' parts. With `squares`, those of
-        this rank's own cells, the sum of squares of all cells is known afterwards, and whether any
-        rank is to stop.
+        this rank's own cells, the sum of squares of all cells is known afterwards, whether any rank
+        is to stop, and which parameters have a gradient in any. missing: for each part of this rank
+        the names of parameters without one; all are where it has no rows.
         """
-        ranks = self.communicator.size
+        ranks, names = self.communicator.size, () if squares is None else tuple(self._layout.entries)
+        flags = 1 + len(names)
         sizes = [
-            0 if squares is None else 1 + sum(o.stop - o.start for o in self._owned(r)) // CELL for r in range(ranks)
+            0 if squares is None else flags + sum(o.stop - o.start for o in self._owned(r)) // CELL
+            for r in range(ranks)
         ]
         parts = [self._parts_of_rank(rank) for rank in range(ranks)]
         starts = np.cumsum([0, *(size + len(own) * width for size, own in zip(sizes, parts))])
         message = np.zeros(starts[-1])
         own = message[starts[self.communicator.rank] : starts[self.communicator.rank + 1]]
         if squares is not None:
-            own[0], own[1 : 1 + len(squares)] = self.stop, squares
+            without = set.intersection(*missing) if missing else set(names)
+            own[:flags] = self.stop, *(name not in without for name in names)
+            own[flags : flags + len(squares)] = squares
         table = own[sizes[self.communicator.rank] :].reshape(-1, width)
         for row, part in zip(table, parts[self.communicator.rank]):
             row[:] = vectors[part]
         self.communicator.all_gather(message, list(starts))
         found = [message[a:b] for a, b in zip(starts, starts[1:])]
         if squares is not None:
-            self.stopping = any(each[0] for each in found)
-            self._squares = math.fsum(np.concatenate([each[1:size] for each, size in zip(found, sizes)]))
+            have = np.any([each[1:flags] for each in found], axis=0)
+            self.missing = {name for name, has in zip(names, have) if not has}
+            squares = [each[flags:size] for each, size in zip(found, sizes)]
+            self.stopping, self._squares = any(each[0] for each in found), math.fsum(np.concatenate(squares))
+            if self.tensor.size > 1:
+                self._exchange_with_tensor_ranks(squares)
         numbers = np.empty((self.n_parts, width))
         for own, each, size in zip(parts, found, sizes):
             numbers[list(own)] = each[size:].reshape(-1, width)
@@ -338,6 +356,20 @@ class DataParallel:
     def _parts_of_rank(self, rank: int) -> Sequence[int]:
         """Which parts a rank computes."""
         return parts_of(rank, self.communicator.size, self.n_parts)
+
+    def _exchange_with_tensor_ranks(self, squares: list[np.ndarray]) -> None:
+        """Whether a rank with another part of the model is to stop, and the sum of squares of all
+        gradients (grid.py). squares: of the cells that each data-parallel rank owns.
+        """
+        of_sections: list[list] = [[] for _ in self._layout.sections]
+        for rank, cells in enumerate(squares):
+            lengths = [(owned.stop - owned.start) // CELL for owned in self._owned(rank)]
+            for section, own in zip(of_sections, np.split(cells, np.cumsum(lengths)[:-1])):
+                section.append(own)
+        sums = [math.fsum(np.concatenate(section)) for section in of_sections]
+        cut = {name for name, parameter in self._parameters[0].items() if parameter.cut is not None}
+        are_parts = [self._layout.name_at(section) in cut for section in self._layout.sections]
+        self.stopping, self._squares = of_grid(self.tensor, self.stopping, sums, are_parts)
 
     def _added_up(self, numbers: np.ndarray) -> tuple:
         """The sum over the parts, along the tree."""
@@ -395,7 +427,7 @@ def squares_of_cells(own) -> np.ndarray:
     precision, so that it does not depend on who owns the cell.
     """
     cells = own.reshape(-1, CELL)
-    return np.einsum("ij,ij->i", cells, cells).astype(np.float64)
+    return to_host(array_module(cells).einsum("ij,ij->i", cells, cells)).astype(np.float64)
 
 
 def _check_loss(model) -> None:

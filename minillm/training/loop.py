@@ -33,6 +33,7 @@ from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.ranks import ranks_of
 from minillm.training.run import Run
 from minillm.training.sharded_parallel import among_ranks
+from minillm.training.shared_run import share_run, unshare_run
 from minillm.training.step import Diverged, check_finite, describe_divergence, repeat_gradients, train_step
 
 SPEED_STEPS = 10  # over which speed is measured on a device
@@ -112,7 +113,8 @@ def train(
     run.hold()
     launched = run.communicator
     try:
-        with ranks_of(run, machine, alone=control is not None) as (communicator, threads):
+        alone = control is not None or type(reporter).before_update is not Reporter.before_update
+        with ranks_of(run, machine, alone) as (communicator, threads):
             reason = _train(run, reporter, stop_after, profile, control or Control(), communicator, threads, machine)
         if launched.rank == 0:
             _finish(run, reporter)
@@ -136,15 +138,24 @@ def _train(
     settings, progress = run.settings, run.progress
     model = run.model.train()
     zero = run.zero if communicator.launched else machine.zero
-    parts = settings.batch_parts if model.device == "cpu" else 1
-    accumulates = settings.gradient_accumulation > 1
-    parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
+    parts = settings.batch_parts if model.device == "cpu" else communicator.size
+    shared_by, accumulates = machine.tensor_parallel, settings.gradient_accumulation > 1
+    if shared_by > 1:
+        communicator.start()  # which part of the model a rank has is known afterwards
+        parallel, run.sharded = share_run(run, communicator, shared_by, parts)
+    else:
+        parallel, run.sharded = among_ranks(model, run.optimizer, parts, threads, communicator, zero, accumulates)
     parallel.prepare()
-    communicator.start()
+    if shared_by == 1:
+        communicator.start()
     run.communicator, run.metrics.writes = communicator, communicator.rank == 0
     if communicator.rank > 0:
         reporter = Reporter()
     reporter.on_start(communicator.size, threads)
+    if not communicator.same_bits:
+        reporter.on_message(
+            f"{communicator.where} adds in an order of its own: another number of ranks gives the same to 1e-6"
+        )
     schedule = settings.make_schedule()
     with (
         Watch(communicator, machine.deadline, f"continue with --resume {run.folder}") as watch,
@@ -190,6 +201,8 @@ def _train(
         follower.catch_up()
         with parallel.all_weights(keep=True):
             run.save()
+        if shared_by > 1:
+            unshare_run(run)
     return reason
 
 
@@ -310,7 +323,7 @@ def _keep_and_save(run: Run, reporter: Reporter, train: Evaluation, validation: 
     )
     reporter.on_evaluation(progress.step, train, validation, is_best)
     _warn_of_overfitting(run, reporter)
-    if settings.sample_tokens and run.communicator.rank == 0:
+    if settings.sample_tokens and (run.communicator.rank == 0 or run.model.sharing is not None):
         with run.communicator.during("writing a sample"):
             text = write_sample(run)
         run.metrics.write("sample", step=progress.step, text=text)

@@ -16,6 +16,7 @@ from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
+from minillm.distributed.model_sections import layout_for
 from minillm.distributed.sharding import Held, Sharded, held_by
 from minillm.distributed.together import text_of_rank_0, together
 from minillm.errors import UserError
@@ -26,6 +27,7 @@ from minillm.models.carried import NOTHING
 from minillm.models.fine_tuning import LoRA, add_lora, freeze, with_settings
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
+from minillm.models.whole import gathered
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.adapter import save_adapter
 from minillm.pretrained.carried import carried_from
@@ -48,7 +50,7 @@ from minillm.training.metrics import METRICS_FILE, MetricsLog
 from minillm.training.needed import check_not_needed
 from minillm.training.run_folder import check_free, claim_new_folder, put_in_place, recover
 from minillm.training.settings import TrainingSettings
-from minillm.training.sharded_parallel import layout_of
+from minillm.training.shared_run import whole_run
 
 
 @dataclass
@@ -102,9 +104,13 @@ class Run:
         if self.communicator.rank == 0:
             self.progress.metrics_size = self.metrics.size
         description = {"settings": asdict(self.settings), "model": config_to_dict(self.model.config)}
-        held = _held(self) if self.sharded is None else self.sharded.held()
-        run = self.folder, self.model, self.optimizer, self.progress
-        save_checkpoint(*run, description, self.communicator, held)
+        if self.model.sharing is not None:
+            model, optimizer, held = *whole_run(self), None
+        else:
+            model, optimizer = self.model, self.optimizer
+            is_sharded = self.sharded is not None and self.sharded.communicator is self.communicator
+            held = self.sharded.held() if is_sharded else _held(self)
+        save_checkpoint(self.folder, model, optimizer, self.progress, description, self.communicator, held)
 
     def refuse_changed_model(self) -> None:
         """Raises UserError if the model differs from the run's configuration: a resumed run would
@@ -117,10 +123,13 @@ class Run:
         architecture_of(self.model.config).save_config(self.model.config, self.folder, carried_from(self.folder))
 
     def save_model(self) -> None:
-        """Save the present weights as the folder's model. All ranks have them; the first writes."""
+        """Save the present weights as the folder's model. All ranks have them, or a part of each
+        (then they gather them); the first writes.
+        """
         with self.communicator.during("writing the model"), together(self.communicator):
+            model = gathered(self.model)
             if self.communicator.rank == 0:
-                _save_as_model(self.model, self.settings, self.folder)
+                _save_as_model(model, self.settings, self.folder)
 
     def load_model(self) -> LanguageModel:
         """The folder's model: the best by validation loss so far, in its stored precision."""
@@ -147,9 +156,9 @@ def start_run(
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
     not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
     many parts where the settings do not say. communicator: of several ranks, which all call this,
-    the first one creates the folder, and all open it; zero: see `resume_run`. Raises UserError, before anything is written,
-    for invalid settings, texts or folders, for a folder in which another process trains, and for one
-    that the run needs as an input (needed.py).
+    the first one creates the folder, and all open it; zero: see `resume_run`. Raises UserError,
+    before anything is written, for invalid settings, texts or folders, for a folder in which
+    another process trains, and for one that the run needs as an input (needed.py).
     """
     ranks = communicator or Alone()
     with ExitStack() as creating:
@@ -262,8 +271,8 @@ def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicat
 
     The folder is claimed for this process until `train` returns, or the run is deleted.
     communicator: of several ranks, which all call this and open the folder; the first one claims it
-    for all. zero: what they share (Machine.zero): it says which part of the optimizer's state a rank
-    reads. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
+    for all. zero: what they share (Machine.zero): it says which part of the optimizer's state a
+    rank reads. Raises UserError, in all ranks, if it is incomplete, or another one for one of them;
     FolderInUse if another process trains in it.
     """
     folder, ranks, claim = Path(folder), communicator or Alone(), None
@@ -283,7 +292,7 @@ def resume_run(folder: str | Path, device: str = "cpu", communicator: Communicat
 
 
 def _open_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator, zero: int) -> Run:
-    """A run as one of several ranks opens it: each reads all files; of the checkpoint what it needs."""
+    """A run as a rank opens it: each reads all files, and of the checkpoint what it needs."""
     check_same_state(folder, ranks)
     with together(ranks):
         run = _read_run(folder, device, claim, ranks)
@@ -298,7 +307,7 @@ def _held(run: Run) -> list[Held] | None:
     ranks = run.communicator
     if ranks.size == 1:
         return None
-    return held_by(run.optimizer, layout_of(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
+    return held_by(run.optimizer, layout_for(run.model, run.optimizer, run.zero), ranks.rank, ranks.size)
 
 
 def _read_run(folder: Path, device: str, claim: Claim | None, ranks: Communicator) -> Run:

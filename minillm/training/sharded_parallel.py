@@ -12,11 +12,11 @@ import numpy as np
 
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.layout import Layout
-from minillm.distributed.model_sections import ModelSections, sections_of
+from minillm.distributed.model_sections import ModelSections, layout_for, sections_of
 from minillm.distributed.sharded_gradients import Rounds, ShardedGradients
 from minillm.distributed.sharded_pass import ShardedPass
 from minillm.distributed.sharded_weights import ShardedWeights
-from minillm.distributed.sharding import Sharded, is_elementwise
+from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_cells, vectors_of
 
@@ -24,8 +24,9 @@ from minillm.training.data_parallel import DataParallel, one_dtype, squares_of_c
 def among_ranks(
     model, optimizer, parts: int, threads: int, communicator: Communicator, zero: int = 1, accumulates: bool = False
 ) -> tuple[DataParallel, Sharded | None]:
-    """What computes the gradients of a model in `parts` parts, and its optimizer, among the ranks of
-    a communicator with so many threads each; no optimizer where one part is computed by one rank.
+    """What computes the gradients of a model in `parts` parts, and its optimizer, among the ranks
+    of a communicator with so many threads each; no optimizer where one part is computed by one
+    rank.
 
     zero: what ranks share (Machine.zero); 3 is 2 where they share memory, in which weights exist
     once for all of them. accumulates: whether a step has several batches.
@@ -33,7 +34,7 @@ def among_ranks(
     if parts == 1 and communicator.size == 1:
         return DataParallel(model, threads, parts, communicator), None
     zero = zero if communicator.size > 1 else 1
-    sections, layout = sections_of(model), layout_of(model, optimizer, zero)
+    sections, layout = sections_of(model), layout_for(model, optimizer, zero)
     weights = []
     if zero == 3 and not communicator.shares_memory:
         weights = _sharded_weights(model, sections, layout, communicator)
@@ -41,17 +42,6 @@ def among_ranks(
     if zero == 1:
         return DataParallel(model, threads, parts, communicator, layout), sharded
     return ShardedParallel(model, threads, parts, communicator, sections, layout, weights, accumulates), sharded
-
-
-def layout_of(model, optimizer, zero: int) -> Layout:
-    """The layout of what an optimizer changes, with a section for each block of the model; whole
-    parameters for one owner where its step is not element by element.
-
-    With ZeRO-1 ranks own it as one section: the cells are the same, and so is the norm, but there is
-    one exchange for all.
-    """
-    layout = sections_of(model).layout(optimizer.parameters, whole=not is_elementwise(optimizer))
-    return layout if zero > 1 else layout.in_one_section()
 
 
 def _sharded_weights(model, sections: ModelSections, layout: Layout, communicator) -> list[ShardedWeights]:
@@ -117,8 +107,7 @@ class ShardedParallel(DataParallel):
         found, missing = self._passes(task, batches, rows_each, trains=True)
         self.own_gradients = self._gradients.total()
         squares = [squares_of_cells(self.own_gradients[own]) for own in self._owned()]
-        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares))
-        self.missing = set.intersection(*missing) if missing else set()
+        numbers = self._exchanged(vectors_of(found, width), width, np.concatenate(squares), missing)
         return self._added_up(numbers)
 
     @contextmanager

@@ -39,7 +39,7 @@ def test_an_error_in_the_sixth_digit_of_a_fresh_model_is_seen(kind, size):
     name = [name for name, parameter in model.parameters().items() if parameter.value.ndim == 2][-2]
     parameter, add = model.parameters()[name], type(model.parameters()[name]).add_grad
     parameter.add_grad = lambda gradient: add(parameter, gradient * (1 + size))
-    parameter.grad_to_add_to = lambda: None  # no product adds to the gradient past add_grad
+    parameter.grad_place = lambda: (None, False)  # no product adds to the gradient past add_grad
     with pytest.raises(GradientError, match=f"the gradient of {name}.* is wrong at") as caught:
         minillm.gradcheck(model, ids, targets)
     assert not isinstance(caught.value, CannotTell)

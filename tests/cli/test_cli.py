@@ -13,7 +13,9 @@ from importlib.metadata import version
 import pytest
 import typer
 
+from minillm.cli import info
 from minillm.cli.app import app
+from minillm.distributed.launch import launched
 from minillm.models.architectures import config_classes
 from minillm.models.config import option
 from minillm.models.presets import PRESETS
@@ -158,9 +160,25 @@ def test_mutants_of_a_wrong_gradient_are_not_tried(minillm, monkeypatch):
 
 def test_info(minillm):
     shown = minillm("info").stdout
-    for name in ("minillm", "python", "numpy", "BLAS", "cores", "devices"):
+    for name in ("minillm", "python", "numpy", "BLAS", "cores", "devices", "training", "global lock", "MPI"):
         assert f"\n{name} " in "\n" + shown
     assert "cudasim" in shown and "g++" in shown
+
+
+def test_info_says_what_would_train_and_why(minillm, monkeypatch):
+    monkeypatch.setattr("minillm.backend.threads.cores", lambda: 3)
+    monkeypatch.setattr("minillm.distributed.choice.cores", lambda: 3)
+    monkeypatch.setattr("minillm.distributed.choice.why_threads", lambda device: "")
+    shown = minillm("info").stdout
+    assert "training       3 processes, 1 thread each: each has a lock of Python of its own" in shown
+    monkeypatch.setattr("minillm.distributed.choice.why_threads", lambda device: "other threads are running")
+    assert "training       1 process, 3 threads each: other threads are running" in minillm("info").stdout
+
+
+def test_info_says_whether_there_is_mpi(minillm, monkeypatch):
+    monkeypatch.setattr("minillm.cli.info.find_spec", lambda name: None)
+    assert 'MPI            not installed: pip install "minillm[mpi]"' in minillm("info").stdout
+    assert info._mpi(launched({"PMI_SIZE": "4", "PMI_RANK": "0"})) == "rank 0 of the 4 that mpiexec started"
 
 
 def test_version(minillm):

@@ -6,10 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from mpi_ranks import ENVIRONMENT, TIMEOUT
 
 PROGRAM = str(Path(__file__).parent / "equal_bits.py")
-ALL_KINDS = "gpt2,llama,uneven,lora"
+MATRIX = {  # processes.threads, and ranks.threads of mpiexec: groups with + at the same time
+    "gpt2": (
+        ("1.1", "1.2", "1.4", "1.8", "2.1", "2.4", "3.2", "4.2", "5.1", "6.1", "7.1", "8.1"),
+        ("8.1", "7.1+1.1", "6.1+2.1", "5.1+3.2", "4.2+2.4+1.8"),
+    ),
+    "llama": (("1.1", "1.8", "2.4", "8.1"), ("8.1", "4.2+2.4")),
+    "uneven": (("1.1", "3.2", "6.1"), ("5.1+3.2", "6.1+2.1")),
+    "lora": (("1.1", "4.2", "5.1"), ("8.1", "4.1+3.1")),
+}
 
 
 def results(output):
@@ -44,13 +53,14 @@ def check(found, kinds, numbers):
 
 
 def test_ranks_and_threads_in_short(ranks, tmp_path):
-    found = here(tmp_path, 6, "gpt2", "1.1", "1.3")
+    found = here(tmp_path, 6, "gpt2", "1.1", "2.3")
     found += by_mpi(ranks, 3, tmp_path, 6, "gpt2", "2.1+1.2", "3.2")
     check(found, "gpt2", 5)
     assert len({each["weights"] for each in here(tmp_path, 5, "gpt2", "1.2")} | {found[0]["weights"]}) == 2
 
 
-def test_fifty_steps_on_every_number_of_ranks_and_threads(ranks, tmp_path):
-    found = here(tmp_path, 50, ALL_KINDS, "1.1", "1.2", "1.4", "1.8")
-    found += by_mpi(ranks, 8, tmp_path, 50, ALL_KINDS, "8.1", "6.1+2.1", "5.1+3.2", "4.2+2.4+1.8", "4.1")
-    check(found, ALL_KINDS, 4 + 9)
+@pytest.mark.parametrize("kind", MATRIX)
+def test_fifty_steps_on_many_numbers_of_ranks_processes_and_threads(ranks, tmp_path, kind):
+    numbers, rounds = MATRIX[kind]
+    found = here(tmp_path, 50, kind, *numbers) + by_mpi(ranks, 8, tmp_path, 50, kind, *rounds)
+    check(found, kind, len(numbers) + sum(len(each.split("+")) for each in rounds))

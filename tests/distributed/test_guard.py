@@ -28,7 +28,7 @@ class Ranks:
         self.ends = [far for far, _ in pairs]
         _open.extend(end for pair in pairs for end in pair)
         self.guard = Guard({rank: near for rank, (_, near) in enumerate(pairs)}, deadline, launched, "resume")
-        _open.append(self.guard._ready)
+        _open.extend((self.guard._ready, self.guard._hung_up))
         self.start = self.guard.ranks[0].started
         for rank in range(size):
             self.guard.heard(rank, {"pid": 1000 + rank, "host": "node"}, self.start)
@@ -43,7 +43,8 @@ class Ranks:
     def dies(self, *ranks):
         for rank in ranks:
             self.ends[rank].close()
-        self.guard._listen(1.0)
+        while not all(self.guard.ranks[rank].gone for rank in ranks):
+            self.guard._listen(1.0)
 
     def verdict(self, now):
         return self.guard.verdict(self.start + now)
@@ -74,6 +75,21 @@ def test_the_first_of_many_deaths():
     ranks = Ranks(8)
     ranks.dies(5, 0, 1, 7, 2, 3, 4, 6)  # as a launcher kills all others when one has died
     assert ranks.verdict(0)["lost"] == 5
+
+
+def test_messages_do_not_change_the_order_of_deaths():
+    ranks = Ranks(4)
+    for end in ranks.ends:
+        end.sendall(b'{"step": 3, "doing": "sum", "phase": "", "moved": 0}\n' * 2)
+    ranks.dies(2, 1, 3, 0)
+    assert ranks.verdict(0)["lost"] == 2
+    assert {rank.place["step"] for rank in ranks.guard.ranks.values()} == {3}, "what was said before is taken in"
+
+
+def test_children_that_end_with_rank_0():
+    ranks = Ranks(launched=False)
+    ranks.dies(1, 0, 2)
+    assert ranks.verdict(0)["lost"] == 0
 
 
 def test_a_consequence_is_no_cause():

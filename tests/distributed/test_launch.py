@@ -8,7 +8,8 @@ import pytest
 
 from minillm.distributed import launch
 from minillm.distributed.alone import Alone
-from minillm.distributed.launch import Launch, cores_of, launched, world
+from minillm.distributed.launch import cores_of, world
+from minillm.distributed.launched import LAUNCHERS, Launch, launched
 from minillm.errors import UserError
 
 SRUN = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
@@ -44,7 +45,7 @@ def started(monkeypatch):
     """Make this process look as if a launcher had started it."""
 
     def start(rank=0):
-        for _, *names in launch.LAUNCHERS:
+        for _, *names in LAUNCHERS:
             for name in names:
                 monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PMI_SIZE", "4")

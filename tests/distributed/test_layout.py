@@ -127,34 +127,61 @@ def test_sections_that_do_not_name_every_parameter_once(sections):
 
 
 FAULTS = {
-    "bounds are not at cells": ("CELL * (cells * rank // ranks)", "CELL * cells * rank // ranks"),
-    "bounds forget where the section begins": ("equal = [section.start + CELL", "equal = [CELL"),
-    "pieces overlap": ("max(entry.start, slice_.start)", "max(entry.start, slice_.start - 1)"),
-    "a piece ends too early": ("min(entry.place.stop, slice_.stop)", "min(entry.place.stop, slice_.stop - 1)"),
+    "bounds are not at cells": (
+        "CELL * (cells * rank // ranks)",
+        "CELL * cells * rank // ranks",
+        "the rules of the layout",
+    ),
+    "bounds forget where the section begins": (
+        "equal = [section.start + CELL",
+        "equal = [CELL",
+        "the rules of the layout",
+    ),
+    "pieces overlap": (
+        "max(entry.start, slice_.start)",
+        "max(entry.start, slice_.start - 1)",
+        "the rules of the layout",
+    ),
+    "a piece ends too early": (
+        "min(entry.place.stop, slice_.stop)",
+        "min(entry.place.stop, slice_.stop - 1)",
+        "the rules of the layout",
+    ),
     "the part of a piece counts from its slice": (
         "slice(start - entry.start, stop",
         "slice(start - slice_.start, stop",
+        "the rules of the layout",
     ),
-    "a piece of one element is lost": ("if start < stop:", "if start + 1 < stop:"),
+    "a piece of one element is lost": ("if start < stop:", "if start + 1 < stop:", "the rules of the layout"),
     "padding is part of a parameter": (
         "buffer[entry.place].reshape(entry.shape)",
         "buffer[entry.start : entry.place.stop + 1]",
+        "the rules of the layout",
     ),
     "padding is not zero": (
         "views(self, buffer) -> dict:",
         "views(self, buffer, one=1) -> dict:\n        buffer[-1] = one",
+        "the rules of the layout",
     ),
-    "parameters overlap": ("_rounded_up(entry.start + entry.size,", "_rounded_up(entry.start + entry.size - 1,"),
-    "parameters are not aligned": ("CELL if whole else ALIGNMENT)", "CELL if whole else 1)"),
-    "a section does not end with a cell": ("            position = _rounded_up(position, CELL)\n", ""),
-    "whole parameters are cut": ("if not self.whole:", "if True:"),
-    "the last cells have no owner": ("*nearest, section.stop]", "*nearest, starts[-2]]"),
+    "parameters overlap": (
+        "_rounded_up(entry.start + entry.size,",
+        "_rounded_up(entry.start + entry.size - 1,",
+        "the rules of the layout",
+    ),
+    "parameters are not aligned": ("CELL if whole else ALIGNMENT)", "CELL if whole else 1)", "the rules of the layout"),
+    "a section does not end with a cell": (
+        "            position = _rounded_up(position, CELL)\n",
+        "",
+        "the rules of the layout",
+    ),
+    "whole parameters are cut": ("if not self.whole:", "if True:", "the rules of the layout"),
+    "the last cells have no owner": ("*nearest, section.stop]", "*nearest, starts[-2]]", "the rules of the layout"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_caught(fault):
-    faulty = planted(layout, *FAULTS[fault])
+    faulty = planted(layout, *FAULTS[fault][:2])
     cases = [
         ([(50, 30), (3,), (7, 7, 40), (1,), ()], cuts, whole) for cuts in ([], [2], [1, 4]) for whole in (False, True)
     ]

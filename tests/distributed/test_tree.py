@@ -120,17 +120,26 @@ MIDDLE = "first + (1 << (last - first - 1).bit_length() - 1)"
 MERGE = "self._add(len(self.nodes) - 1, len(self.nodes))"
 MERGES = "while len(self.nodes) > 1 and self._parent(*self.nodes[-2:]):"
 FAULTS = {
-    "the middle is the half": (MIDDLE, "(first + last) // 2"),
-    "the middle is beside the first": (MIDDLE, "first + 1"),
-    "a node is merged twice": ("last = self.nodes.pop()\n", f"last = self.nodes.pop()\n{12 * ' '}{MERGE}\n"),
-    "a node is merged into the wrong array": (MERGE, "self._add(0, len(self.nodes))"),
-    "neighbours that are no children are added": (MERGES, "while len(self.nodes) > 1:"),
-    "nothing is added early": (MERGES, "while False:"),
-    "a child is left out": ("    left += right\n", ""),
-    "a worker leaves out its last part": ("* (worker + 1) // workers)", "* (worker + 1) // workers - 1)"),
+    "the middle is the half": (MIDDLE, "(first + last) // 2", "the bits of the sum"),
+    "the middle is beside the first": (MIDDLE, "first + 1", "the bits of the sum"),
+    "a node is merged twice": (
+        "last = self.nodes.pop()\n",
+        f"last = self.nodes.pop()\n{12 * ' '}{MERGE}\n",
+        "the bits of the sum",
+    ),
+    "a node is merged into the wrong array": (MERGE, "self._add(0, len(self.nodes))", "the bits of the sum"),
+    "neighbours that are no children are added": (MERGES, "while len(self.nodes) > 1:", "the bits of the sum"),
+    "nothing is added early": (MERGES, "while False:", "the bits of the sum"),
+    "a child is left out": ("    left += right\n", "", "the bits of the sum"),
+    "a worker leaves out its last part": (
+        "* (worker + 1) // workers)",
+        "* (worker + 1) // workers - 1)",
+        "the bits of the sum",
+    ),
     "a part has two workers": (
         "range(all_parts * worker // workers,",
         "range(max(0, all_parts * worker // workers - 1),",
+        "the bits of the sum",
     ),
 }
 
@@ -138,7 +147,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_are_caught(fault):
     """By the bits, by the nodes that a worker should have, or by a part that is missing."""
-    right, wrong = FAULTS[fault]
+    right, wrong, _ = FAULTS[fault]
     faulty = planted(tree, right, wrong)
 
     def all_agree() -> bool:

@@ -5,8 +5,8 @@ import pytest
 
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Terms
-from minillm.distributed.tree import nodes_of, parts_of
-from minillm.distributed.workers import BLOCK, STAGING, Workers, write_sum
+from minillm.distributed.tree import nodes_of, parts_of, write_sum
+from minillm.distributed.workers import BLOCK, STAGING, Workers
 
 RANKS = (1, 2, 3, 4, 5, 8)
 DEADLINE = 60.0

@@ -124,7 +124,8 @@ def test_bytes_sent_are_those_of_the_formulas(ranks, threads):
             ends, blocks = own[0] + own[-1], sum(own[1:-1])
             weights = sum(own) if zero == 2 else rounds.count * ((ends + 2 * blocks) + (ends + blocks))
             parts = sum(len(rounds.of_rank(number, rank)) for number in range(rounds.count))
-            message = 8 * (1 + sum(own) // CELL + 2 * parts)  # of the step and of the evaluation
+            flags = 1 + len(layout.entries)
+            message = 8 * (flags + sum(own) // CELL + 2 * parts)  # of the step and of the evaluation
             assert sent["all_gather"] == (ranks - 1) * (4 * weights + message)
         total = sum(sent["reduce_scatter"] for _, _, sent in found)
         if PARTS % (ranks * threads) == 0:

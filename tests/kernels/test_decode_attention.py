@@ -3,7 +3,7 @@ simulator in three thread orders, and on the GPU."""
 
 import numpy as np
 import pytest
-from kernel_testing import relative_error, with_headers
+from kernel_testing import noticed_by, relative_error, with_headers
 
 from minillm.backend.arrays import to_device, to_host
 from minillm.checks.mutation.kernel_trials_decode import LIMITS, NAMES, Decoding, by_the_kernel, by_the_layers
@@ -91,7 +91,7 @@ def test_planted_faults_are_noticed(fault, monkeypatch):
     faulty.instances = {name: limit for name, limit in faulty.instances.items() if "bfloat16" not in name}
     monkeypatch.setattr(decode, "CUDA", faulty)
     monkeypatch.setattr(decode, "empty", full_of_nan)  # what is read before it is written is then noticed
-    assert what_notices() == by
+    assert noticed_by(what_notices, by) == by
 
 
 def full_of_nan(shape, like, dtype="float32"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kernel_testing import relative_error, with_headers
+from kernel_testing import noticed_by, relative_error, with_headers
 
 from minillm.backend.arrays import to_device, to_host
 from minillm.backend.precision import bfloat16
@@ -102,7 +102,7 @@ def test_planted_faults_are_noticed(fault, monkeypatch):
     text = with_headers(launcher.CUDA)
     assert before in text, "the fault is no longer where the table says"
     monkeypatch.setattr(launcher, "CUDA", launcher.CUDA.with_text(text.replace(before, after)))
-    assert what_notices() == by
+    assert noticed_by(what_notices, by) == by
 
 
 def what_notices() -> str:

@@ -283,7 +283,7 @@ def test_a_broadcast_gradient_is_not_added_into():
     """CuPy's broadcast arrays can be written, and so can this one: one number would get the sum of all that are added."""
     parameter, rows = Parameter(np.zeros((4, 3))), np.ones(3)
     parameter.add_grad(np.lib.stride_tricks.as_strided(rows, (4, 3), (0, rows.itemsize)))
-    assert parameter.grad_to_add_to() is None
+    assert parameter.grad_place() == (None, False)
     parameter.add_grad(np.ones((4, 3)))
     assert (parameter.grad == 2).all() and (rows == 1).all()
 
@@ -326,3 +326,27 @@ def _fails(check) -> bool:
     except AssertionError:
         return True
     return False
+
+
+def patched_to_list(patch, parameter) -> list:
+    """What is handed to its add_grad from now on."""
+    found, add_grad = [], parameter.add_grad
+    patch.setattr(parameter, "add_grad", lambda grad: (found.append(grad), add_grad(grad)))
+    return found
+
+
+def test_a_product_writes_its_gradient_home(monkeypatch):
+    """Where a gradient has a home, the product of Linear's backward is written there, not copied."""
+    rng = np.random.default_rng(0)
+    x, dy = (rng.normal(size=(6, n)).astype(np.float32) for n in (4, 5))
+    for transposed, shape in ((False, (4, 5)), (True, (5, 4))):
+        layer = Linear(rng.normal(size=shape).astype(np.float32), transposed=transposed)
+        expected = dy.T @ x if transposed else x.T @ dy
+        layer.weight.home = home = np.full(shape, np.nan, np.float32)  # of the part before: not to be added to
+        with monkeypatch.context() as patch:
+            handed_over = patched_to_list(patch, layer.weight)
+            for _ in range(2):
+                layer.forward(x)
+                layer.backward(dy)
+        assert layer.weight.grad is home and len(handed_over) == 2 and all(grad is home for grad in handed_over)
+        np.testing.assert_allclose(home, 2 * expected, rtol=1e-5)

@@ -157,7 +157,7 @@ def test_each_level_takes_less():
     one, two, three = (estimate(Workload(CONFIG, 8, workers=1, parts=4, processes=4, zero=zero)) for zero in (1, 2, 3))
     assert one.weights == two.weights == 4 * layout.size and one.gradients == 4 * layout.size
     assert two.gradients < 0.8 * one.gradients and three.weights < 0.8 * two.weights
-    assert one.moments == two.moments == three.moments < 2 * 4 * (layout.size / 4 + 6 * 1024)
+    assert one.moments <= two.moments == three.moments < 2 * 4 * (layout.size / 4 + 6 * 1024)
     assert one.total > two.total > three.total
 
 

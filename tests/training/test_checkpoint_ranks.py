@@ -17,7 +17,8 @@ from planting import planted
 
 import minillm
 from minillm.distributed import saving
-from minillm.distributed.sharding import held_by, layout_for
+from minillm.distributed.model_sections import layout_for
+from minillm.distributed.sharding import held_by
 from minillm.errors import UserError
 from minillm.files.atomic import save_tensors
 from minillm.models.fine_tuning import LoRA, add_lora
@@ -63,9 +64,9 @@ def arrays_of(model, optimizer):
     return found
 
 
-def held_on(optimizer, communicator):
+def held_on(model, optimizer, communicator, zero=1):
     """What a rank has of an optimizer; everything else that learns becomes NaN."""
-    held = held_by(optimizer, layout_for(optimizer), communicator.rank, communicator.size)
+    held = held_by(optimizer, layout_for(model, optimizer, zero), communicator.rank, communicator.size)
     own = [(array, array.copy()) for each in held for array in (each.value, *each.state.values())]
     for array in (p.value for p in optimizer.parameters.values()):
         array[...] = np.nan
@@ -77,7 +78,7 @@ def held_on(optimizer, communicator):
     return held
 
 
-def saving_task(folder, setup="adamw", step=7, seed=0, save=save_checkpoint):
+def saving_task(folder, setup="adamw", step=7, seed=0, save=save_checkpoint, zero=1):
     """What ranks do to save what `made` makes: a function for `on_ranks`.
 
     before: called first, with the number of the rank.
@@ -88,7 +89,7 @@ def saving_task(folder, setup="adamw", step=7, seed=0, save=save_checkpoint):
         key = communicator.rank, communicator.size
         if key not in made_by:
             model, optimizer = made(setup, seed)
-            made_by[key] = model, optimizer, held_on(optimizer, communicator)
+            made_by[key] = model, optimizer, held_on(model, optimizer, communicator, zero)
         model, optimizer, held = made_by[key]
         if before is not None:
             before(communicator.rank)
@@ -115,10 +116,10 @@ def test_the_file_of_any_number_of_ranks_is_that_of_one_process(folder, tmp_path
     save_checkpoint(folder, model, optimizer, Progress(step=7), DESCRIPTION)
     alone = files(folder)
     assert alone["optimizer.safetensors"] == expected
-    for size in RANKS:
+    for size, zero in [(size, 1) for size in RANKS] + [(3, 2)]:
         (folder / "training" / "optimizer.safetensors").unlink()
-        on_ranks(size, saving_task(folder, setup))
-        assert files(folder) == alone, f"{size} ranks"
+        on_ranks(size, saving_task(folder, setup, zero=zero))
+        assert files(folder) == alone, f"{size} ranks, ZeRO-{zero}"
     assert sorted(path.name for path in (folder / "training").iterdir()) == sorted(FILES)
 
 
@@ -131,7 +132,7 @@ def test_it_opens_on_any_number_of_ranks(folder, setup, size):
 
     def task(communicator):
         model, optimizer = made(setup, seed=1)
-        held = held_on(optimizer, communicator)
+        held = held_on(model, optimizer, communicator)
         load_checkpoint(folder, model, optimizer, 7, communicator, held)
         return arrays_of(model, optimizer), held, optimizer.step_count
 
@@ -182,7 +183,7 @@ def test_a_number_that_is_not_finite_in_one_rank_is_refused_by_all(folder):
 def check_that_all_refuse(folder, save):
     def task(communicator):
         model, optimizer = made("adamw")
-        held = held_on(optimizer, communicator)
+        held = held_on(model, optimizer, communicator)
         if communicator.rank == 1:
             held[0].state["second_moment"][3] = np.inf
         save(folder, model, optimizer, Progress(step=7), DESCRIPTION, communicator, held)
@@ -260,7 +261,7 @@ def test_a_rank_that_does_not_see_the_folder(folder, tmp_path):
 
     def task(communicator):
         model, optimizer = made("adamw")
-        held = held_on(optimizer, communicator)
+        held = held_on(model, optimizer, communicator)
         seen = tmp_path / "elsewhere" if communicator.rank == 2 else folder
         save_checkpoint(seen, model, optimizer, Progress(step=7), DESCRIPTION, communicator, held)
 
@@ -278,7 +279,7 @@ def test_ranks_that_see_different_checkpoints(folder, tmp_path):
 
     def task(communicator):
         model, optimizer = made("adamw")
-        held = held_on(optimizer, communicator)
+        held = held_on(model, optimizer, communicator)
         seen = tmp_path / "older" if communicator.rank == 1 else folder
         load_checkpoint(seen, model, optimizer, 7, communicator, held)
 
@@ -309,7 +310,7 @@ def test_parts_that_do_not_make_up_the_whole_are_noticed(folder):
 
         def task(communicator, fault=fault):
             model, optimizer = made("adamw")
-            held = held_on(optimizer, communicator)
+            held = held_on(model, optimizer, communicator)
             if communicator.rank == 1:
                 fault(held)
             with pytest.raises(RuntimeError, match="do not make up the whole"):

@@ -29,7 +29,7 @@ SAME_NUMBERS = {"upcast", "downcast", "contiguous", "reshape", "astype", "quick_
 BOOKKEEPING = {
     *ROOM, *SAME_NUMBERS,
     "zeros", "zeros_like", "ones", "full", "array_module", "int32", "len", "list", "zip", "enumerate", "range",
-    "reversed", "items", "take_saved", "grad_buffer", "empty_gradient", "grad_to_add_to", "pop", "check_backward",
+    "reversed", "items", "take_saved", "grad_buffer", "empty_gradient", "grad_place", "grad_to_add_to", "pop", "check_backward",
     "layout_of", "split_qkv",
 }  # fmt: skip
 SHAPES = {"shape", "ndim", "size"}

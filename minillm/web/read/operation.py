@@ -186,7 +186,7 @@ def shown(path: Path) -> str:
 
 # ---------------------------------------------------------------------------------------------------- all operations
 
-GROUPS = ("layers", "losses", "optimizers", "models", "attention ladder", "one page")
+GROUPS = ("layers", "losses", "shared by ranks", "optimizers", "models", "attention ladder", "one page")
 
 
 def _pairs(*names: str) -> tuple[Pair, ...]:
@@ -408,6 +408,58 @@ _ALL = (
         "dpo_rewards /",
         "ordered_share /",
         group="losses",
+    ),
+    _layer(
+        "column_linear",
+        "Column-parallel linear: ranks share the outputs",
+        "column_linear",
+        "ColumnLinear",
+        group="shared by ranks",
+    ),
+    _layer(
+        "row_linear",
+        "Row-parallel linear: ranks share the inputs",
+        "row_linear",
+        "RowLinear",
+        group="shared by ranks",
+    ),
+    _layer(
+        "lora_ranks",
+        "LoRA of a layer that ranks share",
+        "column_lora",
+        "row_lora",
+        "ColumnLoRALinear",
+        "RowLoRALinear",
+        case="column-parallel lora",
+        group="shared by ranks",
+    ),
+    _layer(
+        "heads_rms_norm",
+        "RMS norm over heads that ranks share",
+        "heads_rms_norm",
+        "HeadsRMSNorm",
+        group="shared by ranks",
+    ),
+    _layer(
+        "vocabulary_embedding",
+        "Embedding of a vocabulary that ranks share",
+        "vocabulary_embedding",
+        group="shared by ranks",
+    ),
+    _layer(
+        "vocabulary_head",
+        "Head of a vocabulary that ranks share",
+        "vocabulary_head",
+        "VocabularyHead",
+        group="shared by ranks",
+    ),
+    _layer(
+        "vocabulary_cross_entropy",
+        "Head and cross-entropy of a vocabulary that ranks share",
+        "vocabulary_cross_entropy",
+        "_loss_of_chunk /",
+        "VocabularyCrossEntropy",
+        group="shared by ranks",
     ),
     _optimizer(
         "adamw",

@@ -83,6 +83,14 @@ PROBLEMS: dict[str, tuple[Problem, ...]] = {
     "cross_entropy": (at(2, 5, 11, ignored=(4,)), at(2, 5, 11, ignored=(4,), label_smoothing=0.1)),
     "linear_cross_entropy": (at(2, 5, 6, 11, ignored=(4,)),),
     "sequence_log_probability": (at(2, 5, 6, 11, prompt=2, padding=1),),
+    "column_linear": (at(2, 5, 7, 6), at(2, 5, 7, 6, transposed=True)),
+    "row_linear": (at(2, 5, 14, 3), at(2, 5, 14, 3, transposed=True)),
+    "column-parallel lora": (at(2, 5, 7, 6, rank=4),),
+    "row-parallel lora": (at(2, 5, 14, 3, rank=4),),
+    "heads_rms_norm": (at(2, 5, 6, 4),),
+    "vocabulary_embedding": (at(8, 11, 6),),
+    "vocabulary_head": (at(2, 5, 6, 11),),
+    "vocabulary_cross_entropy": (at(2, 5, 6, 11, ignored=(4,)), at(2, 5, 6, 11, label_smoothing=0.1)),
     "dpo": (at(4), at(4, label_smoothing=0.1)),
     "adamw": (at((7, 5), (5,)), at((7, 5), (5,), decoupled=False)),
     "global_norm": (at((7, 5), (5,)),),
@@ -156,7 +164,7 @@ def _of_layer(case: Case, a: SimpleNamespace) -> Pass:
         takes_key = "rng_key" in inspect.signature(layer.forward).parameters
         y = layer.forward(*inputs, **({"rng_key": KEY} if takes_key else {}))
         layer.backward(array("dy", *y.shape).astype(y.dtype) if np.ndim(y) else 1.0)
-        if decode_problem(layer) is None and inputs[0].ndim == 3:
+        if decode_problem(layer) is None and inputs[0].ndim == (2 if inputs[0].dtype.kind == "i" else 3):
             cache = Cache(inputs[0], len(inputs[0]))
             cache.start(inputs[0].shape[1])
             layer.eval().decode(inputs[0], cache)
