@@ -14,7 +14,7 @@ from minillm.profiling.peaks import PEAKS
 GIGABIT, MICROSECOND = 1e9 / 8, 1e-6
 
 # NCCL's tuning (src/graph/tuning.cc of github.com/NVIDIA/nccl, ring, protocol "Simple"): a step
-# costs 3.4 us over NVLink and 9.6 us over the network, as measured by NVIDIA.
+# costs 3.4 us over NVLink and 9.6 us over the network.
 NCCL_NVLINK, NCCL_NETWORK = 3.4 * MICROSECOND, 9.6 * MICROSECOND
 
 TCP, ROCE, INFINIBAND = 30 * MICROSECOND, 5 * MICROSECOND, 2 * MICROSECOND  # assumed, of MPI from Python

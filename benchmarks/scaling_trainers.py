@@ -12,11 +12,12 @@ from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator, Terms
 from minillm.distributed.gradients import complete, put_home
 from minillm.distributed.layout import CELL
+from minillm.distributed.model_sections import layout_for
 from minillm.distributed.sharding import Sharded
 from minillm.distributed.tree import parts_of
 from minillm.optim import clip
 from minillm.training.data_parallel import loss_of
-from minillm.training.sharded_parallel import among_ranks, layout_of
+from minillm.training.sharded_parallel import among_ranks
 
 SETTINGS = dict(lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
 
@@ -75,7 +76,7 @@ class PartTrainer:
         self.optimizer = minillm.AdamW(self.parameters, **SETTINGS)
         self.sharded, self.views = None, {}
         if ranks > 1:
-            layout = layout_of(self.model, self.optimizer, 1)
+            layout = layout_for(self.model, self.optimizer)
             self.sharded = Sharded(self.optimizer, layout, Silent(rank, ranks))
             self.gradients = np.zeros(layout.size, np.float32)
             self.views = layout.views(self.gradients)

@@ -102,12 +102,14 @@ def test_a_step_sends_what_the_model_counts():
         trainer = OurTrainer(SMALL, 4, communicator, 1)
         with trainer:
             trainer.step()
-        return communicator.sent, trainer.sharded.layout.size
+        return communicator.sent, trainer.sharded.layout
 
     found = run_ranks(ranks, program)
-    size = NUMBER * found[0][1]
+    layout = found[0][1]
+    size = NUMBER * layout.size
     counted = sum((sent for sent, _ in found), Counter())
-    message = 8 * (found[0][1] // CELL + ranks + ranks)  # squares of cells, a flag a rank, a loss a part
+    flags = 1 + len(layout.entries)  # whether to stop, and which parameters have a gradient
+    message = 8 * (layout.size // CELL + ranks * flags + ranks)  # squares of cells, flags a rank, a loss a part
     assert counted["reduce_scatter"] == ranks * bytes_sent("reduce_scatter", size, ranks)
     assert counted["all_gather"] == ranks * (
         bytes_sent("all_gather", size, ranks) + bytes_sent("all_gather", message, ranks)
