@@ -38,7 +38,7 @@ def children(node: Node) -> tuple[Node, Node]:
 
 
 def nodes_of(parts: range, all_parts: int) -> list[Node]:
-    """The largest nodes in a range of the parts, in order; the tree is that of `all_parts` parts."""
+    """The largest nodes of the tree over `all_parts` parts that a range of them has, in order."""
 
     def inside(node: Node) -> Iterator[Node]:
         first, last = node

@@ -72,6 +72,7 @@ class Watch:
         if self._link is not None:
             self._send(pid=os.getpid(), host=socket.gethostname())
             self._send(**self._place())
+            self._link.settimeout(self._beat)  # here: the thread may first run when the link is closed
             self._thread.start()
         return self
 
@@ -140,7 +141,6 @@ class Watch:
 
     def _work(self) -> None:
         """Tell where this rank is, until the guard has something to say, or has ended."""
-        self._link.settimeout(self._beat)
         received, data = b"", b" "
         while data:
             if not self._left.is_set():

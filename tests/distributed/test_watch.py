@@ -132,6 +132,15 @@ def test_a_guard_that_is_killed_ends_no_process_of_this_machine():
                 communicator.barrier()
 
 
+def test_a_thread_that_first_runs_after_the_end():
+    """On a busy machine the connection may be closed by then: the thread ends, without an exception."""
+    with Workers(2) as communicator:
+        communicator.start()
+        with Watch(communicator) as watch:
+            communicator.barrier()
+    watch._work()
+
+
 def test_one_process_has_no_guard():
     from minillm.distributed.alone import Alone
 
