@@ -174,6 +174,7 @@ faults = {
     "error": user_error,
 }
 communicator = world()
+communicator.step = 0  # what the guard hears at first: the steps may be over before it hears of another
 try:
     with Watch(communicator, 0.5 if kind == "hang" else 0.0, "resume"):
         for communicator.step in range(4):
