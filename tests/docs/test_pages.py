@@ -25,7 +25,9 @@ def commands_in_tables(name):
         return []
     lines = enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), start=1)
     rows = [(number, line) for number, line in lines if line.startswith("|")]
-    found = [(number, code) for number, line in rows for code in re.findall(r"`((?:mpiexec -n \d )?minillm \w[^`]*)`", line)]
+    found = [
+        (number, code) for number, line in rows for code in re.findall(r"`((?:mpiexec -n \d )?minillm \w[^`]*)`", line)
+    ]
     return [Command(code, (), f"{name}:{number}") for number, code in found]
 
 
