@@ -55,7 +55,7 @@ SHORTER = {
     r"minillm train --data my.txt --max-steps .*": "--d-model 32 --n-layer 1 --eval-windows 2 --sample-tokens 0",
     r"minillm train --data my.txt --n-layer .*": "--max-steps 4 --eval-interval 1 --eval-windows 2 --sample-tokens 8 "
     "--d-model 32",
-    r"(mpiexec -n 2 )?minillm train --data my.txt .*--batch-parts 8": "--max-steps 2 --eval-interval 2 --eval-windows 2 "
+    r"(mpiexec -n \d )?minillm train --data my.txt .*--batch-parts 8.*": "--max-steps 2 --eval-interval 2 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 1",
     r"minillm train( --profile| --checkpoint-activations)?": "--max-steps 12 --eval-interval 6 --eval-windows 2 "
     "--sample-tokens 8 --d-model 32 --n-layer 2 --vocab-size 300",

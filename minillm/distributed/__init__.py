@@ -1,1 +1,1 @@
-"""Several processes, one result: a communicator, its transports, and who keeps which part of what."""
+"""Several processes, one result: a communicator, its transports, and which rank keeps what."""

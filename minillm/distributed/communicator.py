@@ -67,9 +67,9 @@ class Communicator(ABC):
     rank, size: this process, and how many there are. where: how messages call the transport.
     shares_memory: whether arrays from `shared` are the same memory in all ranks. sent: bytes that
     this rank has handed to others so far, by the name of the collective. doing: the collective that
-    this rank is in, "" outside of any; step: the step of the training that it is in, None outside of
-    one; both for messages when something goes wrong. phase: long work that only this rank does, ""
-    outside of any. launched: whether something else has started the ranks (mpiexec, SLURM), and
+    this rank is in, "" outside of any; step: the step of the training that it is in, None outside
+    of one; both for messages when something goes wrong. phase: long work that only this rank does,
+    "" outside of any. launched: whether something else has started the ranks (mpiexec, SLURM), and
     ends all if one ends.
     """
 
@@ -103,7 +103,7 @@ class Communicator(ABC):
     # ------------------------------------------------------------------------------------ memory
 
     def shared(self, count: int, dtype) -> np.ndarray:
-        """Memory (count,), zeros, that all ranks see where ranks share memory; else of this rank."""
+        """Memory (count,), zeros, that all ranks see where they share memory; else of this rank."""
         return np.zeros(count, dtype)
 
     def of_each(self, count: int, dtype) -> list[np.ndarray] | None:
@@ -113,20 +113,20 @@ class Communicator(ABC):
         return None
 
     def start(self) -> None:  # noqa: B027
-        """Called once by all ranks, when all memory that they share has been made: from here on they
-        exchange arrays. A transport that makes its own processes makes them here; it returns in each
-        of them.
+        """Called once by all ranks, when all memory that they share has been made: from here on
+        they exchange arrays. A transport that makes its own processes makes them here; it returns
+        in each of them.
         """
 
     # ------------------------------------------------------------------------------- collectives
 
     @abstractmethod
     def reduce_scatter(self, terms: Terms, bounds: Sequence[int]):
-        """The sum of all ranks' terms over [bounds[rank], bounds[rank + 1]) of their arrays: written
-        into this place of the first of this rank's arrays, and returned, a view of it.
+        """The sum of all ranks' terms over [bounds[rank], bounds[rank + 1]) of their arrays:
+        written into this place of the first of this rank's arrays, and returned, a view of it.
 
-        A rank without terms has an array for the result all the same: arrays has one entry then, and
-        nodes[rank] is empty.
+        A rank without terms has an array for the result all the same: arrays has one entry then,
+        and nodes[rank] is empty.
         """
 
     @abstractmethod
@@ -167,8 +167,8 @@ class Communicator(ABC):
 
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
-        """For a transport, around a collective: its name for messages. It is kept where an exception
-        ends the collective.
+        """For a transport, around a collective: its name for messages. It is kept where an
+        exception ends the collective.
         """
         self.doing = name
         yield

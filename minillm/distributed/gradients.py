@@ -2,8 +2,8 @@
 
 With S parts, N ranks and T threads a rank there are N T workers. Worker w computes the parts
 `parts_of(w, N T, S)` one after the other, and adds them as far as the tree allows (tree.py). Each
-array has the layout of layout.py, so that the sum is one addition of arrays, and what a rank owns of
-it is one slice.
+array has the layout of layout.py, so that the sum is one addition of arrays, and what a rank owns
+of it is one slice.
 """
 
 from __future__ import annotations
@@ -70,10 +70,11 @@ class Gradients:
         return Terms(self.parts, nodes, self._terms_of(self.communicator.rank, self._slots), everyone)
 
     def sum(self, share) -> np.ndarray:
-        """The first array (size,), in which the slices that this rank owns now have the sum over all
-        parts. All ranks call it.
+        """The first array (size,), in which the slices that this rank owns now have the sum over
+        all parts. All ranks call it.
 
-        share(function, items): calls the function for each item, on all threads (DataParallel.share).
+        share(function, items): calls the function for each item, on all threads
+        (DataParallel.share).
         """
         terms = self.terms()
         if self.communicator.size == 1:

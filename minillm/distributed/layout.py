@@ -66,8 +66,8 @@ class Layout:
 
     shapes: name -> shape, in the order of the buffer. sections: lists of names that follow each
     other in this order, one for each section; None for one section of all. whole: a rank owns whole
-    parameters, for optimizers whose step is not element by element (Muon). room: name -> elements to
-    keep for a parameter, if it has fewer.
+    parameters, for optimizers whose step is not element by element (Muon). room: name -> elements
+    to keep for a parameter, if it has fewer.
     """
 
     def __init__(

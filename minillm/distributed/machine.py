@@ -19,8 +19,8 @@ class Machine:
     """processes: of this machine, 0 for the best number; threads: of each process, 0 for the best
     number; zero: what ranks share among them: 1 the optimizer's state, 2 gradients as well, 3
     weights as well (where they share memory weights exist once anyway: there 3 is 2);
-    tensor_parallel: how many ranks share each matrix; deadline: seconds after which a rank that does
-    not answer is given up, 0 for ten times the longest step, a minute at least.
+    tensor_parallel: how many ranks share each matrix; deadline: seconds after which a rank that
+    does not answer is given up, 0 for ten times the longest step, a minute at least.
 
     Under mpiexec or SLURM the number of processes is theirs. Raises UserError for numbers that make
     no sense.

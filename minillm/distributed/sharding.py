@@ -55,8 +55,8 @@ def held_by(optimizer, layout: Layout, rank: int, ranks: int) -> list[Held]:
 
 
 def complete_state(optimizer, held: Sequence[Held], layout: Layout, communicator: Communicator) -> dict:
-    """The optimizer's state as one process has it, kind -> name -> array: all ranks call it, and each
-    gets it from those that hold it.
+    """The optimizer's state as one process has it, kind -> name -> array: all ranks call it, and
+    each gets it from those that hold it.
     """
     found = {}
     for kind, arrays in optimizer.state.items():
@@ -74,10 +74,10 @@ def complete_state(optimizer, held: Sequence[Held], layout: Layout, communicator
 class Sharded:
     """An optimizer among the ranks of a communicator, and among the threads of this one.
 
-    optimizer: as one process has it, of all parameters; their values become views of one flat array.
-    Where ranks share memory its state does, too, and is complete in every rank; otherwise a rank
-    keeps the state of its own pieces. sharded_weights: where each rank keeps its own weights alone
-    (ZeRO-3); the flat array is theirs. All ranks make it together.
+    optimizer: as one process has it, of all parameters; their values become views of one flat
+    array. Where ranks share memory its state does, too, and is complete in every rank; otherwise a
+    rank keeps the state of its own pieces. sharded_weights: where each rank keeps its own weights
+    alone (ZeRO-3); the flat array is theirs. All ranks make it together.
     """
 
     def __init__(
@@ -100,8 +100,8 @@ class Sharded:
         self._optimizers: list | None = None
 
     def step(self, gradients, lr: float, scale, share: Callable, missing=frozenset()) -> None:
-        """Update the weights that this rank owns from the flat gradients (size,), whose owned slices
-        are complete, times `scale`; then all ranks have all weights.
+        """Update the weights that this rank owns from the flat gradients (size,), whose owned
+        slices are complete, times `scale`; then all ranks have all weights.
 
         share: see `Gradients.sum`. missing: names of parameters that have no gradient. Raises as
         Optimizer.step.
@@ -172,8 +172,8 @@ class Sharded:
         ]
 
     def _forget_the_whole_state(self) -> None:
-        """Each rank has the state of its pieces now: the arrays of whole parameters give their memory
-        back.
+        """Each rank has the state of its pieces now: the arrays of whole parameters give their
+        memory back.
         """
         for arrays in self.optimizer.state.values():
             for name, array in arrays.items():

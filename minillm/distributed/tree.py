@@ -1,9 +1,9 @@
 r"""The order in which the gradients of the parts of a batch are added: one binary tree, no matter
 which rank computes which part.
 
-A batch is cut into S parts, and the gradient of the batch is the sum of theirs. Sums of floating-point
-numbers depend on their order: (a + b) + c is not a + (b + c). So the order is fixed. A node of the
-tree is a range of parts, and
+A batch is cut into S parts, and the gradient of the batch is the sum of theirs. Sums of
+floating-point numbers depend on their order: (a + b) + c is not a + (b + c). So the order is fixed.
+A node of the tree is a range of parts, and
 
     sum(first, last) = sum(first, middle) + sum(middle, last)
     middle = first + the largest power of two below last - first
@@ -38,7 +38,7 @@ def children(node: Node) -> tuple[Node, Node]:
 
 
 def nodes_of(parts: range, all_parts: int) -> list[Node]:
-    """The largest nodes of the tree over `all_parts` parts that lie in a range of them, in order."""
+    """The largest nodes of the tree over `all_parts` parts that a range of them has, in order."""
 
     def inside(node: Node) -> Iterator[Node]:
         first, last = node
@@ -93,8 +93,8 @@ class Running:
     """The sum of parts that a worker computes one after the other, in as few arrays as the tree
     allows.
 
-    `slot()` tells which array the next part's term is to be written to; `added(part)` is called once
-    it is there. Then the arrays 0, 1, ... hold the nodes of `nodes_of`, in order. Needed are
+    `slot()` tells which array the next part's term is to be written to; `added(part)` is called
+    once it is there. Then the arrays 0, 1, ... hold the nodes of `nodes_of`, in order. Needed are
     `slots_needed(parts, all_parts)` arrays.
 
     add(i, j): adds array j into array i.

@@ -11,9 +11,9 @@ that ends this process when the guard says so, whatever the other threads do:
     it does nothing for the deadline       the others wait in a collective, and it is not there
 
 Who prints the line? Where ranks were launched (`Communicator.launched`) the guard does, as rank 0
-may be killed at any moment. An exception that all ranks raise, as one program, goes on in each: rank
-0 prints it. Where rank 0 is the user's own process and the others are its children (workers.py),
-rank 0 raises RankLost, and the guard prints only if rank 0 itself is lost.
+may be killed at any moment. An exception that all ranks raise, as one program, goes on in each:
+rank 0 prints it. Where rank 0 is the user's own process and the others are its children
+(workers.py), rank 0 raises RankLost, and the guard prints only if rank 0 itself is lost.
 
 The last checkpoint is intact, however a rank ends, because files are replaced as a whole
 (files/atomic.py).
@@ -73,6 +73,7 @@ class Watch:
         if self._link is not None:
             self._send(pid=os.getpid(), host=socket.gethostname())
             self._send(**self._place())
+            self._link.settimeout(self._beat)  # here: the thread may first run when the link is closed
             self._thread.start()
         return self
 
@@ -141,7 +142,6 @@ class Watch:
 
     def _work(self) -> None:
         """Tell where this rank is, until the guard has something to say, or has ended."""
-        self._link.settimeout(self._beat)
         received, data = b"", b" "
         while data:
             if not self._left.is_set():

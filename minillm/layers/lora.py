@@ -71,7 +71,8 @@ class LoRALinear(Linear):
 
     def __init__(self, base: Linear, a, b, alpha: float):
         """base: the layer whose weight and bias are shared, and frozen from now on. a (r, I) and b
-        (O, r), arrays or Parameters, become lora_A and lora_B; alpha: what is added is multiplied by alpha / r.
+        (O, r), arrays or Parameters, become lora_A and lora_B; alpha: what is added is multiplied
+        by alpha / r.
         """
         bias = base.bias if hasattr(base, "bias") else None
         super().__init__(base.weight, None, base.transposed)

@@ -162,9 +162,9 @@ class Parameter:
         return buffer if buffer.shape == shape else buffer[: shape[0]]
 
     def grad_place(self):
-        """(array, whether to add) for a product that is the gradient, or a part of it, and is handed
-        to `add_grad` then: the gradient so far, or its home. (None, False) where there is neither, or
-        no product can be written into it.
+        """(array, whether to add) for a product that is the gradient, or a part of it, and is
+        handed to `add_grad` then: the gradient so far, or its home. (None, False) where there is
+        neither, or no product can be written into it.
         """
         grad = self.home if self.grad is None else self.grad
         if grad is None or not grad.flags.c_contiguous or isinstance(grad, np.ndarray) and not grad.flags.writeable:

@@ -103,8 +103,8 @@ def muon_formula(w, g, m, lr, momentum, decay, outputs_axis):
 def muon_update(w, g, m, lr, momentum, decay, outputs_axis, cut=None):
     """`muon_formula` in place: w and m are changed, and g, which becomes (1 - mu) g.
 
-    cut: where ranks share the matrix, the part of it that these are (layers/cut.py): orthogonalising
-    takes the whole, which all of them compute.
+    cut: where ranks share the matrix, the part of it that these are (layers/cut.py):
+    orthogonalising takes the whole, which all of them compute.
     """
     g *= 1 - momentum
     m *= momentum

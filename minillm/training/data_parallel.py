@@ -1,8 +1,8 @@
 """Data parallelism: a batch is cut into parts, the cores and processes compute the parts, and the
 gradients are added.
 
-The loss is a mean over the n tokens of the batch. With the rows cut into S parts, and each part's sum
-divided by n,
+The loss is a mean over the n tokens of the batch. With the rows cut into S parts, and each part's
+sum divided by n,
 
     loss = sum_i loss_i        dloss/dw = sum_i dloss_i/dw        i = 0 ... S - 1
 
@@ -53,9 +53,9 @@ class DataParallel:
 
     threads: of this process. parts: S, by default as many as threads; with 1 the batch stays whole.
     communicator: the other processes, each with as many threads. layout: that of the flat arrays of
-    gradients, by default one of all parameters that learn. tensor: the processes that share the model
-    with this one (grid.py); threads is 1 then. The copies are made from the model as it
-    is now. stop: set it to ask all ranks to end; `stopping` says, after a step, whether any did.
+    gradients, by default one of all parameters that learn. tensor: the processes that share the
+    model with this one (grid.py); threads is 1 then. The copies are made from the model as it is
+    now. stop: set it to ask all ranks to end; `stopping` says, after a step, whether any did.
 
     Raises UserError for several parts if a custom model cannot be copied, has a `loss` without
     `count`, or weights of several dtypes.
@@ -167,8 +167,8 @@ class DataParallel:
         the gradients of all parts and batches, or, with several ranks, of what this rank owns:
         `own_gradients` (distributed/sharding.py).
 
-        A part is computed for one batch after the other, and its gradients are added before those of
-        the parts are.
+        A part is computed for one batch after the other, and its gradients are added before those
+        of the parts are.
         """
         if not self._is_flat:
             return _added(self._of_part(0, 0, task, batches, rows_each))
@@ -377,8 +377,8 @@ class DataParallel:
 
 
 def loss_of(model, part: tuple, rng_key, count):
-    """The loss of a part (ids, targets) or (ids, targets, starts). A custom model, whose loss may not
-    take starts, gets them where there are some.
+    """The loss of a part (ids, targets) or (ids, targets, starts). A custom model, whose loss may
+    not take starts, gets them where there are some.
     """
     ids, targets, *starts = part
     if not starts:
@@ -423,8 +423,8 @@ def vectors_of(found: dict, width: int) -> dict:
 
 
 def squares_of_cells(own) -> np.ndarray:
-    """The sum of squares of each cell of a slice, float64: added within a cell in the gradient's own
-    precision, so that it does not depend on who owns the cell.
+    """The sum of squares of each cell of a slice, float64: added within a cell in the gradient's
+    own precision, so that it does not depend on who owns the cell.
     """
     cells = own.reshape(-1, CELL)
     return to_host(array_module(cells).einsum("ij,ij->i", cells, cells)).astype(np.float64)

@@ -18,7 +18,8 @@ What becomes of it is the business of the kind's `objective` alone:
 
     objective.count(parallel, batch)                             of what the loss is a mean
     objective.loss(parallel, batch)                              without gradients
-    objective.loss_and_gradients(parallel, batches, count, rng_keys) the sum over the batches / count
+    objective.loss_and_gradients(parallel, batches, count, rng_keys)
+                                                                 the sum over the batches / count
 
 To add a kind: a field of TrainingSettings that names its files; a class derived from Examples in a
 file of its own, with an objective if the loss is another one than NextToken; a line in KINDS. The

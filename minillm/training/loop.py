@@ -47,8 +47,8 @@ class Reporter:
     """
 
     def on_start(self, processes: int, threads: int) -> None:
-        """When all processes are there. Whatever has a thread of its own starts here: a process with
-        several threads cannot be forked.
+        """When all processes are there. Whatever has a thread of its own starts here: a process
+        with several threads cannot be forked.
         """
 
     def on_step(self, step: int, loss: float, lr: float, gradient_norm: float, tokens_per_second: float) -> None:

@@ -26,22 +26,22 @@ class TrainingSettings:
     conversations share a row. preference_data, preference_validation: files of pairs in its place;
     dpo_beta, dpo_label_smoothing: layers/dpo.py. batch_size: windows, or pairs, in a batch;
     gradient_accumulation: batches a step. batch_parts: S, parts of a batch whose gradients are
-    computed alone and added along a tree (distributed/tree.py): what the last bits depend on, and no
-    number of processes and threads; 0 becomes the workers of the machine that starts the run.
-    max_steps: where the schedule ends. lr rises over
-    warmup_steps and falls to min_lr (schedule "cosine" or "linear") or stays ("constant").
-    checkpoint_activations: compute each block again in backward, for less memory. gradient_clip:
-    largest global norm of the gradient, 0 for no limit. eval_interval: steps between evaluations;
-    eval_windows: windows of each split that they read (0: all). early_stop: evaluations without a
-    better validation loss after which training ends, 0 for never. sample_tokens: length of the text
-    written at an evaluation, 0 for none. dtype: "float32", "float64", "tf32" or "bfloat16"
-    (backend/precision.py); what is stored is float32 for all but float64. special: how special
-    tokens in the text are read, one of data/special.py's CHOICES, "" for the end of text alone.
-    tokenizer: "char" (every character a token) or "bpe" (byte pairs learned from the training text)
-    with vocab_size tokens, 0 for 1024. init: the model to continue from, "" for a new one.
-    extend_with: the kind of rotary scaling by which it gets a longer context, "" for none. freeze:
-    patterns of names of parameters that do not learn. lora_rank: rank of LoRA's matrices, 0 for no
-    LoRA; they become the run folder's model, or with merge are added to the weights there.
+    computed alone and added along a tree (distributed/tree.py): what the last bits depend on, and
+    no number of processes and threads; 0 becomes the workers of the machine that starts the run.
+    max_steps: where the schedule ends. lr rises over warmup_steps and falls to min_lr (schedule
+    "cosine" or "linear") or stays ("constant"). checkpoint_activations: compute each block again in
+    backward, for less memory. gradient_clip: largest global norm of the gradient, 0 for no limit.
+    eval_interval: steps between evaluations; eval_windows: windows of each split that they read (0:
+    all). early_stop: evaluations without a better validation loss after which training ends, 0 for
+    never. sample_tokens: length of the text written at an evaluation, 0 for none. dtype: "float32",
+    "float64", "tf32" or "bfloat16" (backend/precision.py); what is stored is float32 for all but
+    float64. special: how special tokens in the text are read, one of data/special.py's CHOICES, ""
+    for the end of text alone. tokenizer: "char" (every character a token) or "bpe" (byte pairs
+    learned from the training text) with vocab_size tokens, 0 for 1024. init: the model to continue
+    from, "" for a new one. extend_with: the kind of rotary scaling by which it gets a longer
+    context, "" for none. freeze: patterns of names of parameters that do not learn. lora_rank: rank
+    of LoRA's matrices, 0 for no LoRA; they become the run folder's model, or with merge are added
+    to the weights there.
 
     Each field is an option of `minillm train`; `least` in its metadata is the smallest whole number
     allowed. Raises UserError for settings that make no sense.

@@ -20,12 +20,14 @@ def commands_of(name):
 
 
 def commands_in_tables(name):
-    """`minillm ...` with an argument, in a cell of a table of README.md."""
+    """`minillm ...` with an argument, or mpiexec of it, in a cell of a table of README.md."""
     if name != "README.md":
         return []
     lines = enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), start=1)
     rows = [(number, line) for number, line in lines if line.startswith("|")]
-    found = [(number, code) for number, line in rows for code in re.findall(r"`(minillm \w[^`]*)`", line)]
+    found = [
+        (number, code) for number, line in rows for code in re.findall(r"`((?:mpiexec -n \d )?minillm \w[^`]*)`", line)
+    ]
     return [Command(code, (), f"{name}:{number}") for number, code in found]
 
 
