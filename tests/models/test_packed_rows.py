@@ -192,7 +192,7 @@ FAULTS = {
         "device_of(ids)) - starts + (starts > 0)",
         ALONE,
     ),
-    "blocks get no starts": ("self.training, starts)", "self.training, None)", ALONE),
+    "blocks get no starts": ("self.training, starts, self.sections)", "self.training, None, self.sections)", ALONE),
     "attention gets no starts": (
         "attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)",
         "attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, None)",
