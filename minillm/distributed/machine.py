@@ -37,8 +37,6 @@ class Machine:
             value, least = getattr(self, field.name), field.metadata.get("least")
             if least is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise UserError(f"{field.name} is {value!r}: it must be a whole number of at least {least}")
-        if self.zero > 1 and self.tensor_parallel > 1:
-            raise UserError(f"--zero {self.zero} and --tensor-parallel share weights in two ways: use one of them")
         if self.zero not in (1, 2, 3):
             raise UserError(f"--zero is {self.zero}: it must be 1, 2 or 3")
         if self.tensor_parallel > 1 and (self.threads > 1 or self.zero > 1):

@@ -87,6 +87,7 @@ class Processes:
         self._watching, self._sigchld = False, None
         self._words: Counter[tuple[int, int]] = Counter()
         self._failing: set[int] = set()  # ranks that have said why, and will end
+        self._done: set[int] = set()  # ranks that have ended well: no word comes from them any more
 
     # ------------------------------------------------------------------------------------------ start
 
@@ -168,6 +169,8 @@ class Processes:
             for rank in self._failing.intersection(everyone):
                 if entered[rank] < entered[self.rank]:
                     raise self._lost(rank)
+            if sender in self._done:
+                raise self._lost(sender, "it has come to its end, this rank has not")
             if not self._listen(last):
                 slowest = min(everyone, key=lambda rank: entered[rank])
                 raise self._lost(slowest, f"no answer for {seconds:g} seconds")
@@ -177,11 +180,17 @@ class Processes:
         """Take what has come, or comes until the time `last`. False if nothing does."""
         ready = dict(self._poll.poll(None if last is None else max(0.0, last - time.monotonic()) * 1e3))
         if self._inbox in ready:  # first: a rank may have ended after its last word
-            self._words.update(WORD.iter_unpack(os.read(self._inbox, 4096)))
-            return True
+            if words := os.read(self._inbox, 4096):
+                self._words.update(WORD.iter_unpack(words))
+                return True
         for end, event in ready.items():
+            if end == self._inbox:  # closed: all others have ended
+                self._poll.unregister(end)
+                continue
             rank = self._lines[end]
-            if not self.table["ended"][rank]:
+            if self.table["ended"][rank]:
+                self._done.add(rank)
+            else:
                 if event & select.POLLHUP:
                     raise self._lost(rank)
                 self._failing.add(rank)

@@ -53,7 +53,7 @@ class Workers(Communicator):
     def __init__(self, size: int, deadline: float = 0.0):
         self._processes = Processes(size)
         self._ranks, self._channel = list(range(size)), 0
-        self._memory: list[tuple[int, int]] = []  # first and last address of what is shared
+        self._memory: list[np.ndarray] = []  # what is shared; kept, so that nothing else gets its addresses
         self._staging = [shared_memory(CHANNELS * 2 * STAGING, np.uint8).reshape(CHANNELS, 2, -1) for _ in range(size)]
         self._exchanges = 0
         self.size, self.deadline = size, deadline
@@ -105,8 +105,7 @@ class Workers(Communicator):
         if self._processes.started:
             raise RuntimeError("memory that processes share has to be made before they are started")
         array = shared_memory(count, dtype)
-        address = array.ctypes.data
-        self._memory.append((address, address + array.nbytes))
+        self._memory.append(array)
         return array
 
     def of_each(self, count: int, dtype) -> list[np.ndarray]:
@@ -115,7 +114,7 @@ class Workers(Communicator):
 
     def _is_shared(self, array: np.ndarray) -> bool:
         address = array.ctypes.data
-        return any(first <= address < last for first, last in self._memory)
+        return any(0 <= address - memory.ctypes.data < memory.nbytes for memory in self._memory)
 
     # ------------------------------------------------------------------------------- collectives
 
@@ -210,11 +209,12 @@ class Workers(Communicator):
             distance *= 2
 
     def _exchanged(self, mine: np.ndarray) -> list[np.ndarray]:
-        """What each rank stages, of the dtype of `mine`, and longer than that: to be read until the
-        exchange after the next.
+        """What each rank stages, of the dtype of `mine`, and longer than that: to be read before this
+        rank comes to the next exchange.
 
-        The two halves of an area take turns. A rank that stages for the second time has waited in
-        between for all others, which then had read what came before.
+        The two halves of an area take turns. Between the exchanges k and k + 2, which use the same
+        half, lies the barrier of k + 1: a rank that leaves it knows that all have come to it, and so
+        have read what they were given in k.
         """
         half = self._exchanges % 2
         self._exchanges += 1

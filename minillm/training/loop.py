@@ -137,7 +137,7 @@ def _train(
     """What every rank does. The first one alone prints and writes."""
     settings, progress = run.settings, run.progress
     model = run.model.train()
-    zero = run.zero if communicator.launched else machine.zero
+    zero = run.zero if communicator is run.communicator else machine.zero  # with which it was opened
     parts = settings.batch_parts if model.device == "cpu" else communicator.size
     shared_by, accumulates = machine.tensor_parallel, settings.gradient_accumulation > 1
     if shared_by > 1:

@@ -164,8 +164,8 @@ FAULTS = {
         "the rules of the layout",
     ),
     "parameters overlap": (
-        "_rounded_up(entry.start + entry.size,",
-        "_rounded_up(entry.start + entry.size - 1,",
+        "_rounded_up(entry.start + max(entry.size, room.get(name, 0)),",
+        "_rounded_up(entry.start + max(entry.size, room.get(name, 0)) - 1,",
         "the rules of the layout",
     ),
     "parameters are not aligned": ("CELL if whole else ALIGNMENT)", "CELL if whole else 1)", "the rules of the layout"),

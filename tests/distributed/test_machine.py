@@ -14,7 +14,7 @@ def test_by_default_the_machine_decides():
 
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_all_stages(zero):
-    assert Machine(processes=4, threads=2, zero=zero, tensor_parallel=2, deadline=0.5).zero == zero
+    assert Machine(processes=4, threads=2, zero=zero, deadline=0.5).zero == zero
 
 
 @pytest.mark.parametrize(

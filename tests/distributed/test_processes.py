@@ -127,6 +127,17 @@ def test_a_rank_that_hangs_is_named_at_the_deadline(hanging):
     assert (error.rank, error.why) == (hanging, "no answer for 0.3 seconds")
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_child_that_comes_to_its_end_too_early(size):
+    """Also without a deadline."""
+    with pytest.raises(RankLost, match="rank 1 is lost in barrier: it has come to its end, this rank has not"):
+        with Workers(size) as communicator:
+            communicator.start()
+            communicator.barrier()
+            if communicator.rank != 1:
+                communicator.barrier()
+
+
 def test_a_child_that_does_not_come_to_its_end():
     with pytest.raises(RankLost, match="rank 1 is lost: it has not ended within 0.3 seconds"):
         with Workers(2, 0.3) as communicator:

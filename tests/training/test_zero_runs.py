@@ -22,7 +22,7 @@ def numbers(folder):
 
 def train_on_ranks(folder, ranks, zero, shares_memory=False, stop_after=None):
     def task(communicator):
-        run = resume_run(folder, communicator=communicator)
+        run = resume_run(folder, communicator=communicator, zero=zero)
         reason = train(run, stop_after=stop_after, machine=Machine(zero=zero, threads=1))
         return reason, {name: p.value.copy() for name, p in run.model.parameters().items()}
 
