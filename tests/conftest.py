@@ -12,6 +12,12 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
 
+# A process with several threads is not forked, and the progress bars of others start one that looks after them.
+if find_spec("tqdm"):
+    import tqdm
+
+    tqdm.tqdm.monitor_interval = 0
+
 collect_ignore = [] if find_spec("torch") else ["torch_twins.py"]  # doctest looks into every file
 
 TESTS = Path(__file__).parent

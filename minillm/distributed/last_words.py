@@ -13,6 +13,7 @@ from minillm.errors import UserError
 from minillm.files.atomic import describe_os_error
 
 ENDED = "it has ended"  # what a rank knows of another one
+OUT_OF_MEMORY = "out of memory"  # what it says of itself
 
 
 class InChild(Exception):
@@ -48,7 +49,7 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         return describe_os_error(error)
     if isinstance(error, MemoryError):
-        return f"out of memory: {error}".removesuffix(": ")
+        return f"{OUT_OF_MEMORY}: {error}".removesuffix(": ")
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted"
     what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from minillm.distributed.communicator import RankLost
+from minillm.distributed.last_words import OUT_OF_MEMORY
 from minillm.errors import UserError
 from minillm.profiling.memory import PARTS, Workload, estimate
 
@@ -38,10 +40,16 @@ class Memory(NamedTuple):
 @contextmanager
 def explain_oom(workload: Workload) -> Iterator[None]:
     """Inside, running out of memory raises OutOfMemory, which says what would make the workload
-    fit.
+    fit; also where one of several ranks has run out of it.
     """
     try:
         yield
+    except RankLost as lost:
+        if not lost.why.startswith(OUT_OF_MEMORY):
+            raise
+        refused = MemoryError(lost.why.removeprefix(OUT_OF_MEMORY).partition(";")[0].lstrip(": "))
+        where = str(lost).partition(": ")[0]  # rank, step and collective
+        message = f"{explain(workload, refused, memory_of(workload.device))}; {where}"
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
