@@ -15,6 +15,7 @@ from minillm.checks.cases_linear import linear_inputs
 from minillm.checks.cases_norms import residual_norm_inputs
 from minillm.checks.cases_paths_losses import LOSSES, frozen
 from minillm.checks.cases_paths_models import PARTS_OF_MODELS
+from minillm.checks.cases_paths_ranks import PATHS_OF_RANKS
 from minillm.layers.layer import Layer, Parameter
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.rms_norm import RMSNorm
@@ -92,6 +93,21 @@ FROZEN_LINEAR = Case(
     home="minillm.layers.linear",
     inputs=linear_inputs,
     layer=lambda module, a: frozen(module.Linear(a.weight, a.bias, a.transposed)),
+    gradcheck=[at(2, 3, 4, 5), at(2, 3, 4, 5, label="transposed weight", transposed=True)],
+)
+
+
+def _linear_at_home(module, a):
+    layer = module.Linear(a.weight, a.bias, a.transposed)
+    layer.weight.home = np.ones_like(a.weight)  # of an earlier step: the first gradient is written over it
+    return layer
+
+
+LINEAR_AT_HOME = Case(
+    "linear, the gradient in a given place",
+    home="minillm.layers.linear",
+    inputs=linear_inputs,
+    layer=_linear_at_home,
     gradcheck=[at(2, 3, 4, 5), at(2, 3, 4, 5, label="transposed weight", transposed=True)],
 )
 
@@ -237,4 +253,7 @@ ATTENTION_BLOCKS = Case(
     ],
 )
 
-PATHS = (LINEAR_SUM, FROZEN_LINEAR, EMBEDDING_ROWS, *NORMS, NO_DROPOUT, ATTENTION_BLOCKS, *LOSSES, *PARTS_OF_MODELS)
+PATHS = (
+    LINEAR_SUM, FROZEN_LINEAR, LINEAR_AT_HOME, EMBEDDING_ROWS, *NORMS, NO_DROPOUT, ATTENTION_BLOCKS, *LOSSES,
+    *PARTS_OF_MODELS, *PATHS_OF_RANKS,
+)  # fmt: skip

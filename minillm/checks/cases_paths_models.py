@@ -8,9 +8,11 @@ from minillm.checks.case import KEY, Case, at, randomised
 from minillm.checks.cases_models import PackedModel, small
 from minillm.checks.cases_norms import residual_norm_inputs
 from minillm.checks.cases_preference import preference_inputs
+from minillm.checks.subjects import GradientError
 from minillm.layers.documents import packed_starts
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
+from minillm.layers.sections import ABOVE, Sections
 from minillm.models.gpt2 import GPT2
 
 
@@ -41,21 +43,41 @@ class NormBlock(Layer):
 
 
 class Blocks(Layer):
-    """Two layers, one after the other, by `run_blocks`.
+    """Some layers, one after the other, by `run_blocks`, and what is told of their sections.
 
     module: minillm.layers.recompute, or a copy with a fault.
     """
 
-    def __init__(self, module, first: Layer, second: Layer, recompute: bool):
-        self.module, self.first, self.second, self.recompute = module, first, second, recompute
+    def __init__(self, module, blocks: tuple[Layer, ...], recompute: bool):
+        self.module, self.blocks, self.recompute = module, blocks, recompute
 
     def forward(self, x):
-        y, saved = self.module.run_blocks((self.first, self.second), x, None, self.recompute)
+        y, saved = self.module.run_blocks(self.blocks, x, None, self.recompute)
         self.save_for_backward(saved)
         return y
 
     def backward(self, dy):
-        return self.module.run_blocks_backward((self.first, self.second), dy, self.take_saved())
+        sections = _Noted()
+        dx = self.module.run_blocks_backward(self.blocks, dy, self.take_saved(), sections)
+        down = range(len(self.blocks) - 1, -1, -1)
+        wanted = [("complete", ABOVE), *(each for block in down for each in (("in", block), ("complete", block)))]
+        if sections.noted != wanted:
+            raise GradientError(f"run_blocks_backward: the sections are {sections.noted} in place of {wanted}")
+        return dx
+
+
+class _Noted(Sections):
+    """Notes the sections, in the order in which backward comes to them and completes them."""
+
+    def __init__(self):
+        self.noted: list[tuple[str, int]] = []
+
+    def weights(self, block):
+        self.noted.append(("in", block))
+        return super().weights(block)
+
+    def complete(self, block):
+        self.noted.append(("complete", block))
 
 
 def _model_inputs(rng, starts=((2, 3), (1, 4)), same=False, **changes):
@@ -107,7 +129,7 @@ PARTS_OF_MODELS = (
         home="minillm.layers.recompute",
         inputs=lambda rng, *shape, recompute: residual_norm_inputs(rng, *shape) | dict(recompute=recompute),
         layer=lambda module, a: Blocks(
-            module, NormBlock(LayerNorm(a.weight)), NormBlock(LayerNorm(a.bias)), a.recompute
+            module, tuple(NormBlock(LayerNorm(w)) for w in (a.weight, a.bias, a.delta_bias)), a.recompute
         ),
         gradcheck=[at(2, 3, 4, label="recomputed", recompute=True), at(2, 3, 4, label="kept", recompute=False)],
     ),

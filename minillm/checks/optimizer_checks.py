@@ -28,6 +28,7 @@ from minillm.checks.optimizer_steps import (
     parameter_of,
     start,
 )
+from minillm.layers.layer import Parameter
 from minillm.optim import schedules
 
 UPDATED = "square", "in columns", "vector"
@@ -125,15 +126,26 @@ def check_base(module: types.ModuleType) -> None:
     parameters = {tensor: parameter_of(tensor) for tensor in TENSORS}
     for tensor, parameter in parameters.items():
         parameter.grad = gradient(tensor, 1)
-    Plain(parameters, lr=0.1, weight_decay=0.3).step()
+    pieces = {tensor: _piece_of(parameter) for tensor, parameter in parameters.items()}
+    for each in (parameters, pieces):
+        Plain(each, lr=0.1, weight_decay=0.3).step()
     for tensor, parameter in parameters.items():
         w, g = start(tensor), gradient(tensor, 1)
-        compare(f"plain: {tensor}", [parameter.value], [w - 0.1 * (g + decay_of(tensor) * w)])
+        wanted = w - 0.1 * (g + decay_of(tensor) * w)
+        compare(f"plain: {tensor}", [parameter.value], [wanted])
+        compare(f"plain, a piece of {tensor}", [pieces[tensor].value], [wanted.ravel()[1:]])
     try:
         Wrong(parameters).step()
     except TypeError:
         return
     raise FormulaError("an update that returns another shape is no TypeError")
+
+
+def _piece_of(parameter: Parameter) -> Parameter:
+    """All numbers but the first, in one dimension, as a rank has that owns a part of a tensor."""
+    piece = Parameter(parameter.value.ravel()[1:].copy())
+    piece.grad, piece.whole_ndim = parameter.grad.ravel()[1:].copy(), parameter.value.ndim
+    return piece
 
 
 CHECKS: Mapping[str, Callable[[types.ModuleType], None]] = {
