@@ -81,7 +81,7 @@ class ColumnLinear(Linear):
         dx: the terms of the readers before this one. Raises RuntimeError without a forward before
         it, and without those terms.
         """
-        check_backward(self, dx)
+        check_readers(self, dx)
         dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])
         # forward: y, saved = column_linear_forward(x, self.weight.operand(x), bias, ...)
         dx, dweight, dbias = column_linear_backward(
@@ -102,7 +102,7 @@ class ColumnLinear(Linear):
     decode, decode_onto = Linear.decode, Linear.decode_onto
 
 
-def check_backward(layer: Layer, dx) -> None:
+def check_readers(layer: Layer, dx) -> None:
     """Raises RuntimeError where a reader of x is to exchange a gradient that lacks the terms of the
     readers before it, or is to add to one that was exchanged already.
     """

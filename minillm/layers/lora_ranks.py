@@ -22,7 +22,7 @@ The other one's gradient needs the numbers of its own rank alone.
 from __future__ import annotations
 
 from minillm.layers.bias import add_bias
-from minillm.layers.column_linear import check_backward
+from minillm.layers.column_linear import check_readers
 from minillm.layers.linear import Linear, linear_backward, linear_forward
 from minillm.layers.lora import LoRALinear, lora_backward, lora_forward
 from minillm.layers.ranks import sum_over_ranks
@@ -89,7 +89,7 @@ class ColumnLoRALinear(LoRALinear):
 
         dx: as in ColumnLinear.backward. Raises RuntimeError as it does.
         """
-        check_backward(self, dx)
+        check_readers(self, dx)
         of_base, saved = self.take_saved()
         dx_rows = None if dx is None else dx.reshape(-1, dx.shape[-1])
         # forward: y, of_base = linear_forward(x, self.weight.operand(x), bias, self.transposed)

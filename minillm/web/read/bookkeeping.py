@@ -4,7 +4,8 @@ The rule looks at how a statement is written. An expression computes no numbers 
 together of
 
     names, attributes, indices, constants, tuples, and a choice between them (a if b else c)
-    calls of the functions in BOOKKEEPING: what is saved, types, rows of an array, room for numbers
+    calls of the functions in BOOKKEEPING: what is saved, types, rows of an array, room for numbers,
+    checks, and `complete`, which says that the gradients of a section are there
     arithmetic with what is known of shapes alone: N, C = normed.shape; 1 / C
 
 A statement is bookkeeping if it assigns such an expression, calls such a function, returns such an
@@ -30,7 +31,7 @@ BOOKKEEPING = {
     *ROOM, *SAME_NUMBERS,
     "zeros", "zeros_like", "ones", "full", "array_module", "int32", "len", "list", "zip", "enumerate", "range",
     "reversed", "items", "take_saved", "grad_buffer", "empty_gradient", "grad_place", "grad_to_add_to", "pop", "check_backward",
-    "layout_of", "split_qkv",
+    "layout_of", "split_qkv", "check_readers", "complete",
 }  # fmt: skip
 SHAPES = {"shape", "ndim", "size"}
 PUT_TOGETHER = (
