@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,12 +13,6 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch
 
-# A process with several threads is not forked, and the progress bars of others start one that looks after them.
-if find_spec("tqdm"):
-    import tqdm
-
-    tqdm.tqdm.monitor_interval = 0
-
 collect_ignore = [] if find_spec("torch") else ["torch_twins.py"]  # doctest looks into every file
 
 TESTS = Path(__file__).parent
@@ -27,6 +22,7 @@ pytest.register_assert_rewrite("kernel_testing", "planting")
 from kernel_testing import needs_compiler, why_no_gpu  # noqa: E402
 from slow_tests import SLOW, may_have_slow_tests  # noqa: E402
 
+from minillm.distributed import processes  # noqa: E402
 from minillm.errors import UserError  # noqa: E402
 from minillm.kernels import use_kernels  # noqa: E402
 from minillm.kernels.simulator import configured  # noqa: E402
@@ -94,6 +90,13 @@ def all_kernels_afterwards():
     yield
     use_kernels(True)
     forget_errors()
+
+
+@pytest.fixture(autouse=True)
+def threads_of_earlier_tests(monkeypatch):
+    """Those that servers and progress bars of earlier tests have left idle keep no process from being forked."""
+    left, found = set(threading.enumerate()), processes.other_threads
+    monkeypatch.setattr(processes, "other_threads", lambda: [thread for thread in found() if thread not in left])
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ class NormBlock(Layer):
 
 
 class Blocks(Layer):
-    """Some layers, one after the other, by `run_blocks`, and what is told of their sections.
+    """Some layers, one after the other, by `run_blocks`, and what it says of their sections.
 
     module: minillm.layers.recompute, or a copy with a fault.
     """

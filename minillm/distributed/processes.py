@@ -49,10 +49,14 @@ def why_not_fork(device: str = "cpu") -> str:
         return f"the device is {device}: its state does not survive a fork"
     if threading.current_thread() is not threading.main_thread():
         return "this is not the main thread, which alone gets signals"
-    if threading.active_count() > 1:
-        others = sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())
+    if others := sorted(thread.name for thread in other_threads()):
         return f"other threads are running, which a fork would lose: {', '.join(others[:3])}"
     return ""
+
+
+def other_threads() -> list[threading.Thread]:
+    """The threads of this process beside the main one."""
+    return [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
 
 
 def can_fork(device: str = "cpu") -> bool:

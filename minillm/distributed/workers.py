@@ -209,12 +209,12 @@ class Workers(Communicator):
             distance *= 2
 
     def _exchanged(self, mine: np.ndarray) -> list[np.ndarray]:
-        """What each rank stages, of the dtype of `mine`, and longer than that: to be read before this
-        rank comes to the next exchange.
+        """What each rank stages, of the dtype of `mine`, and longer than that: to be read before
+        this rank comes to the next exchange.
 
         The two halves of an area take turns. Between the exchanges k and k + 2, which use the same
-        half, lies the barrier of k + 1: a rank that leaves it knows that all have come to it, and so
-        have read what they were given in k.
+        half, lies the barrier of k + 1: a rank that leaves it knows that all have come to it, and
+        so have read what they were given in k.
         """
         half = self._exchanges % 2
         self._exchanges += 1

@@ -16,6 +16,7 @@ import typer
 from minillm.cli import info
 from minillm.cli.app import app
 from minillm.distributed.launch import launched
+from minillm.distributed.machine import MACHINE_NAMES
 from minillm.models.architectures import config_classes
 from minillm.models.config import option
 from minillm.models.presets import PRESETS
@@ -194,8 +195,8 @@ def test_every_setting_has_an_option():
     options = {parameter.name for parameter in parameters_of("train")}
     model = {field.name for config in config_classes() for field in fields(config)}
     model -= {"vocab_size", "rope_scaling"}
-    assert set(SETTING_NAMES) | model <= options
-    assert options - set(SETTING_NAMES) - model == {
+    assert set(SETTING_NAMES) | set(MACHINE_NAMES) | model <= options
+    assert options - set(SETTING_NAMES) - set(MACHINE_NAMES) - model == {
         "files", "preset", "out", "overwrite", "resume", "stop_after", "device", "profile", "help", "head_width"
     }  # fmt: skip
 
