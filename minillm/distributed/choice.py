@@ -2,9 +2,9 @@
 
 Threads of one process share Python's lock, which a step of many small operations waits for again
 and again; processes have a lock each. Measured on two cores (benchmarks/train_step.py): with two
-processes a step of 0.8 million weights takes 0.8 times as long as with two threads, one of 124
-million 0.9 times, and one of 10.6 million 0.95 times. So processes are the default, and threads
-where a process cannot be forked, or where this Python has no such lock.
+processes a step of 0.8 million weights takes 0.93 times as long as with two threads, and 0.76 times
+where other programs run. So processes are the default, and threads where a process cannot be
+forked, or where this Python has no such lock.
 """
 
 from __future__ import annotations
