@@ -18,7 +18,6 @@ from minillm.distributed.machine import Machine
 from minillm.training import TrainingSettings, loop, start_run, train
 from minillm.training.metrics import METRICS_FILE, read_metrics
 
-loop.plot_losses = lambda folder: None  # which takes longer than the training
 PARTS = 8
 TEXT = "The rain in Spain falls mainly on the plain, and seven wizards jump over five lazy boxes. " * 12
 MODEL = dict(n_layer=1, n_head=2, d_model=16, context_length=8)
@@ -97,5 +96,6 @@ def by_mpi(folder, steps, kinds, rounds):
 
 
 if __name__ == "__main__":
+    loop.plot_losses = lambda folder: None  # which takes longer than the training
     where, folder, steps, kinds, *numbers = sys.argv[1:]
     {"here": here, "mpi": by_mpi}[where](Path(folder), int(steps), kinds.split(","), numbers)

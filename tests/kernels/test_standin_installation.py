@@ -18,23 +18,24 @@ from minillm.kernels.standin.elf import Function, SharedLibrary
 TARGET = 0x1122334455667788
 
 
+_REMEMBERED = (
+    installation.cupy_package,
+    installation.cuda_major,
+    installation.compiler,
+    installation.cuda_headers,
+)
+
+
 @pytest.fixture(autouse=True)
 def forget():
-    """What is remembered about the installation is asked for anew."""
-    for function in (
-        installation.cupy_package,
-        installation.cuda_major,
-        installation.compiler,
-        installation.cuda_headers,
-    ):
+    """What is remembered about the installation is asked for anew.
+
+    The functions are those of the import: a test may still have another one in their place here.
+    """
+    for function in _REMEMBERED:
         function.cache_clear()
     yield
-    for function in (
-        installation.cupy_package,
-        installation.cuda_major,
-        installation.compiler,
-        installation.cuda_headers,
-    ):
+    for function in _REMEMBERED:
         function.cache_clear()
 
 

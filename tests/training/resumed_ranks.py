@@ -17,7 +17,6 @@ from minillm.distributed.launch import world
 from minillm.distributed.machine import Machine
 from minillm.training import TrainingSettings, loop, resume_run, start_run, train
 
-loop.plot_losses = lambda folder: None  # which takes longer than the training
 STEPS, PARTS = 3, 4
 TEXT = "The rain in Spain falls mainly on the plain, and seven wizards jump over five lazy boxes. " * 12
 MODEL = dict(n_layer=2, n_head=2, d_model=16, context_length=8, dropout=0.1)
@@ -80,4 +79,5 @@ def main(folder, kinds, stages):
 
 
 if __name__ == "__main__":
+    loop.plot_losses = lambda folder: None  # which takes longer than the training
     main(Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:])
