@@ -196,7 +196,7 @@ class _Group:
 class _Barrier:
     """As threading.Barrier, but `abort` does not end a wait for which all ranks have come already.
 
-    So what all ranks refuse together is refused by each of them, whoever is first to raise.
+    So what all ranks refuse together is refused by each of them, in whatever order they raise.
     """
 
     def __init__(self, size: int):
