@@ -94,11 +94,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.75, help="Muon's steps as a share of AdamW's")
     parser.add_argument("--steps", type=int, default=60, help="steps that are timed")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/muon_steps.json or _losses")
     options = parser.parse_args()
-    if options.train:
-        write_results("muon_losses", compare_losses(options.seeds, options.share))
-    else:
-        write_results("muon_steps", compare_steps(options.steps))
+    name = "muon_losses" if options.train else "muon_steps"
+    found = compare_losses(options.seeds, options.share) if options.train else compare_steps(options.steps)
+    if options.write:
+        write_results(name, found)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 import minillm
-from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, packing, page_overhead, train_step
+from benchmarks import (
+    attention,
+    common,
+    cpu_vs_gpu,
+    gpu_timing,
+    gradcheck,
+    kernel,
+    packing,
+    page_overhead,
+    profile_step,
+    published,
+    train_step,
+)
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 from minillm.web.play import train
@@ -258,13 +270,41 @@ def test_whether_the_page_costs_too_much():
     assert page_overhead.ratio(values[:6]) == (17.5, 15, 20) and page_overhead.ratio(values[:9]) == (16, 13, 19)
 
 
-def test_packed_rows_beside_padded_ones(monkeypatch, capsys):
+PRINTED = {
+    gradcheck: (["layer_norm"], "largest relative error 6.2e-10 in x", {"largest_error": 6.2e-10}),
+    published: (
+        ["--seeds", "1", "2"],
+        "best model: step 3, on the whole validation text (111,539 tokens): loss 1.5000, perplexity 4.482",
+        {"losses": {"1": 1.5, "2": 1.5}, "mean": 1.5},
+    ),
+    profile_step: ([], "step 1\npart   calls  ms\nthe step: 2 ms", {"lines": ["part   calls  ms", "the step: 2 ms"]}),
+}
+
+
+@pytest.mark.parametrize("benchmark", PRINTED, ids=lambda benchmark: benchmark.__name__)
+def test_what_a_command_prints_is_kept(monkeypatch, capsys, tmp_path, benchmark):
+    arguments, printed, expected = PRINTED[benchmark]
+    done = SimpleNamespace(stdout=printed, stderr="", returncode=0)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "origin", dict)
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda *arguments, **settings: done)
+    run(monkeypatch, capsys, benchmark, *arguments, "--write")
+    found = json.loads(next(tmp_path.iterdir()).read_text())
+    assert {name: found[name] for name in expected} == expected
+    done.stdout, done.stderr, done.returncode = "", "minillm: no such file", 2
+    with pytest.raises(UserError, match="exit code 2"):
+        run(monkeypatch, capsys, benchmark, *arguments)
+
+
+def test_packed_rows_beside_padded_ones(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     size = "--conversations 6 --batch-size 2 --context-length 24 --d-model 64 --n-layer 1 --vocab-size 16 --repeats 1"
-    shown = run(monkeypatch, capsys, packing, *size.split())
+    shown = run(monkeypatch, capsys, packing, *size.split(), "--write")
     rows = {
         line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith(("padded ", "packed  "))
     }
     assert int(rows["packed"][0]) < int(rows["padded"][0]) == 6 and "times as fast" in shown
+    assert json.loads((tmp_path / "packing.json").read_text())["rows"]["padded"]["rows"] == 6
 
 
 def test_both_kinds_of_rows_have_the_same_loss():
