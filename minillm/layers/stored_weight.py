@@ -30,9 +30,7 @@ from minillm.errors import UserError
 from minillm.files.number_formats import NumberFormat
 from minillm.layers.parameter import Parameter
 
-BLOCK = (
-    1 << 19
-)  # numbers that are expanded at a time by each thread: 2 MB. With 2^16 of them Python's calls take longer
+BLOCK = 1 << 19  # numbers that a thread expands at a time: 2 MB; smaller blocks cost more calls
 ALIGNED = 256  # columns that are taken apart at multiples of this: no group of numbers is larger
 _room = threading.local()  # the block of each thread
 
