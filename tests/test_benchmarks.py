@@ -17,12 +17,14 @@ from benchmarks import (
     gpu_timing,
     gradcheck,
     kernel,
+    minute,
     packing,
     page_overhead,
     profile_step,
     published,
     train_step,
 )
+from minillm.data import corpora
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 from minillm.web.play import train
@@ -317,3 +319,32 @@ def test_both_kinds_of_rows_have_the_same_loss():
         batches = packing.batches_of(rows, 2, time)
         losses.append(sum(model.loss(ids, targets, count=1, starts=starts) for ids, targets, starts in batches))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_minute_of_each_recipe_on_a_short_text(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(corpora.CORPORA, "python-docs", lambda: "The quick brown fox jumps over the lazy dog. " * 100)
+    monkeypatch.setattr(minute, "CALIBRATION_SECONDS", 0.01)
+    monkeypatch.setattr(minute.common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(minute, "PICTURE", tmp_path / "minute.png")
+    shown = run(monkeypatch, capsys, minute, "--seconds", 0.3, "--seeds", 1, 2, "--without-peers", "--write")
+    rows = json.loads((tmp_path / "results" / "minute.json").read_text())["contestants"]
+    assert list(rows) == ["minillm", "minillm, former default"] and all(shown.count(name) for name in rows)
+    for first, second in rows.values():
+        assert (first["seed"], second["seed"]) == (1, 2) and first["nats_per_token"] != second["nats_per_token"]
+        text = corpora.CORPORA["python-docs"]()[-450:]
+        assert 0 < first["bits_per_byte"] * len(text) * np.log(2) / first["nats_per_token"] < len(text)  # its tokens
+        assert first["training_seconds"] == pytest.approx(first["steps"] * first["milliseconds_per_step"] / 1e3)
+        assert first["curve_of_seconds_and_nats"][0][0] == 0
+    assert (tmp_path / "minute.png").is_file()
+
+
+def test_nanogpts_recipe_learns_in_a_part_of_a_minute(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(corpora.CORPORA, "python-docs", lambda: "The quick brown fox jumps over the lazy dog. " * 100)
+    monkeypatch.setattr(minute, "CALIBRATION_SECONDS", 0.01)
+    recipe = minute.TorchRecipe()
+    assert recipe.seconds_of_a_step() > 0
+    trained = recipe.train(12, seed=1)
+    losses = [loss for _, loss in trained.curve]
+    assert len(losses) == minute.EVALUATIONS + 1 and losses[-1] < losses[0] - 0.05
+    assert trained.evaluation.tokens == len(recipe.tokens[minute.VALIDATION]) - 1
