@@ -7,6 +7,11 @@ Algebra Subprograms", 1990). NumPy's wheels contain OpenBLAS, whose `cblas_sgemm
 are called here, in their variants with 64-bit sizes. Its product of batches is left alone: before
 August 2026 it writes beyond small matrices.
 
+Measured for the gradient of a weight from 256 tokens, beside NumPy's way (float32, one thread of an
+AMD EPYC with AVX-512, CPU time in turns): 1.10 times as fast for 768 x 3,072, 1.08 for 384 x 384,
+0.99 for 256 x 256; and 0.92 for 128 x 128 from 384 tokens. matmul.py adds small results in NumPy's
+way.
+
 Each of the three matrices may be stored by rows or by columns, with a step between them: what BLAS
 calls a transposed matrix with a leading dimension. For all else `add_product` does nothing and says
 so, and its caller adds the way of NumPy (matmul.py): another BLAS (MKL, Apple's Accelerate), other

@@ -75,10 +75,13 @@ def test_layers_add_by_the_product_itself(monkeypatch, device):
     monkeypatch.setattr(
         "minillm.backend.matmul.add_product", lambda *arrays: calls.append(add_product(*arrays)) or calls[-1]
     )
+    monkeypatch.setattr("minillm.backend.matmul.LARGE", 16)
     a, b, out = (to_device(laid(4, 4, "rows", "float32", seed), device) for seed in range(3))
     expected = np.asarray(out) + np.asarray(a) @ np.asarray(b)
     assert matmul(a, b, out, add=True) is out and calls == [True]
     np.testing.assert_allclose(np.asarray(out), expected, rtol=1e-5)
+    matmul(a[:3], b, out[:3], add=True)  # a small result: NumPy's way costs less
+    assert calls == [True]
 
 
 def test_what_is_left_to_numpy():
