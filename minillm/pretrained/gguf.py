@@ -2,10 +2,10 @@
 (gguf_tokenizer.py), in one file.
 
 `read_header` reads what is in them and sees that all counts, lengths and offsets fit the file; the
-package `gguf` (extra `gguf`) expands the weights. A file that was split is joined. What keys and tensors mean is
-in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates interleaved
-pairs in some architectures, whose rows of query and key weights have been moved for it; here they
-are moved back, and the model is that of the Hugging Face folder it was made from.
+package `gguf` (extra `gguf`) expands the weights. A file that was split is joined. What keys and
+tensors mean is in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates
+interleaved pairs in some architectures, whose rows of query and key weights have been moved for it;
+here they are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
