@@ -204,6 +204,19 @@ def _beside(row: dict, ours: str, peer: str, unit: str) -> list[str]:
     return [f"{number(row[ours])} {unit}", theirs]
 
 
+@table("stored_weights")
+def stored_weights(found: dict) -> list[str]:
+    """A row for each kind of weights."""
+    lines = [
+        [row["weights"], f"{row['weights_megabytes']:.1f}", f"{row['allocated_beside_them_megabytes']:.1f}",
+         number(row["tokens_per_second"]), number(row["tokens_per_second_batch_of_8"]),
+         number(row["prompt_tokens_per_second"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    texts = "tokens/s", "tokens/s, 8 texts", f"tokens/s of a prompt of {found['prompt']}"
+    return rows(["weights", "MB", "MB allocated beside them", *texts], *lines)
+
+
 @table("speculative")
 def speculative(found: dict) -> list[str]:
     """A real model with look-up, and a draft of three kinds; without --model there is no real one."""
