@@ -65,6 +65,11 @@ class Portion:
 TORCH, BOTH = ("torch",), ("torch", "transformers")
 PORTIONS = (
     Portion("train_step", "train_step", ("--threads-too",), TORCH),
+    Portion("train_step_shakespeare-char", "train_step",
+            ("--preset", "shakespeare-char", "--batch-size", "8", "--blocks", "5", "--steps", "4"), TORCH),
+    Portion("train_step_gpt2", "train_step",
+            ("--preset", "gpt2", "--batch-size", "4", "--context-length", "64", "--blocks", "3", "--steps", "2"), TORCH),
+    Portion("train_step_memory", "train_step_memory", (), TORCH),
     Portion("generate", "generate", ("--prompt", "128"), BOTH),
     Portion("sampler", "sampler", (), BOTH),
     Portion("tokenizer", "tokenizer", (), ("tokenizers", "tiktoken")),
@@ -80,7 +85,7 @@ PORTIONS = (
     Portion("published", "published"),
     Portion("muon_losses", "muon", ("--train",)),
     *(Portion(name, name, (), TORCH) for name in OPERATIONS),
-)
+)  # fmt: skip
 
 
 def main() -> None:

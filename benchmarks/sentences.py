@@ -6,7 +6,7 @@ from benchmarks.figures import figure, number, percent
 
 figure("train_step.products", lambda found: percent(found["matrix_product_share"]))
 figure("train_step.of_machine", lambda found: percent(found["fraction_of_machine_rate"]))
-figure("train_step.memory", lambda found: f"{found['results']['minillm']['peak_megabytes']:.0f} MB")
+figure("train_step.arrays", lambda found: f"{found['results']['minillm']['peak_megabytes']:.0f} MB")
 
 figure("packing.times", lambda found: f"{found['times_as_fast']:.2f} times")
 figure("packing.padded_used", lambda found: percent(found["rows"]["padded"]["used"]))

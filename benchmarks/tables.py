@@ -7,7 +7,7 @@ import statistics
 
 from benchmarks import scale_table
 from benchmarks.all import OPERATIONS, PORTIONS, duration
-from benchmarks.figures import PAGES, files_of, number, percent, rows, table
+from benchmarks.figures import PAGES, RESULTS, files_of, number, percent, rows, table
 from benchmarks.scaling import table_of_predictions, table_of_steps
 
 PEERS = ("torch", "transformers")
@@ -16,15 +16,39 @@ PEERS = ("torch", "transformers")
 # ------------------------------------------------------------------------------------------------------- docs/performance.md
 
 
-@table("train_step", peers=("torch",))
-def train_step(found: dict) -> list[str]:
-    """A row for each contestant."""
+STEPS = tuple(  # of presets that are measured
+    name
+    for name in ("train_step", "train_step_shakespeare-char", "train_step_gpt2")
+    if (RESULTS / f"{name}.json").exists()
+)
+
+
+@table("train_step", STEPS, peers=("torch",))
+def train_step(*presets: dict) -> list[str]:
+    """A row for each contestant of each preset."""
     lines = []
-    for name, row in found["results"].items():
-        ratio = found.get(f"{name}_over_minillm")
-        beside = f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else ""
-        lines.append([_contestant(name, found), number(row["milliseconds"]), number(row["tokens_per_second"]), beside])
-    return rows(["", "ms a step", "tokens/s", "takes, times minillm (median of neighbouring blocks)"], *lines)
+    for found in presets:
+        shape = f"`{found['preset']}`, {found['batch_size']} x {found['context_length']}"
+        for name, row in found["results"].items():
+            ratio = found.get(f"{name}_over_minillm")
+            beside = f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})" if ratio else ""
+            times = number(row["milliseconds"]), number(row["tokens_per_second"])
+            lines.append([shape, _contestant(name, found), *times, beside])
+            shape = ""
+    return rows(["preset", "", "ms a step", "tokens/s", "takes, times minillm (median of neighbouring blocks)"], *lines)
+
+
+@table("train_step_memory", peers=("torch",))
+def train_step_memory(found: dict) -> list[str]:
+    """A row for each preset, and what of PyTorch's memory minillm's is."""
+    lines = []
+    for preset, row in found["presets"].items():
+        sizes = row["peak_megabytes"]
+        peers = [f"{sizes[name]:,.0f} MB" if name in sizes else "not measured" for name in ("torch", "torch.compile")]
+        share = f"{sizes['minillm'] / sizes['torch']:.2f}" if "torch" in sizes else ""
+        shape = f"`{preset}`, {row['batch_size']} x {row['context_length']}"
+        lines.append([shape, f"{sizes['minillm']:,.0f} MB", *peers, share])
+    return rows(["preset", "minillm", "PyTorch eager", "PyTorch, compiled", "minillm / eager"], *lines)
 
 
 def _contestant(name: str, found: dict) -> str:

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=RESULTS)
     folder = parser.parse_args().folder
     aims = [*attention_aims(_read(folder / "attention.json"))]
-    for path in sorted(folder.glob("train_step_*.json")):
+    for path in sorted(folder.glob("train_step_*_*.json")):
         aims += step_aims(_read(path))
     print(f"{'':<58} {'measured':>10}      {'aim':>10}")
     print(*aims, sep="\n")

@@ -11,7 +11,8 @@ since steps are only handed over to it, and waited for at its end.
 
 Printed: milliseconds and tokens a second (median over blocks), ratios block by block, the model's operations a second by the
 formula of minillm/profiling/flops.py, and their share of the peak of the device (n/a where it is not known); the peak of
-the memory of arrays, by each allocator's account, measured in steps of their own. On the CPU also: the share of minillm's step
+the memory of arrays, by each allocator's account, measured in steps of their own (PyTorch keeps none on the CPU:
+train_step_memory.py measures the memory of whole processes). On the CPU also: the share of minillm's step
 that its matrix products alone take, and the fraction of this machine's own rate of matrix products that the step reaches.
 """
 
@@ -43,6 +44,7 @@ from minillm.profiling.memory_measure import measured_peak
 from minillm.profiling.peaks import peaks_of
 from minillm.training.sharded_parallel import among_ranks
 
+DEFAULT = "shakespeare-char-cpu"
 NOT_COUNTED = 2  # steps at the beginning of a block
 
 
@@ -74,7 +76,7 @@ def main() -> None:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="shakespeare-char-cpu", help="a GPT-2 preset")
+    parser.add_argument("--preset", default=DEFAULT, help="a GPT-2 preset")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "tf32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, help="windows in a batch; by default the preset's")
@@ -244,7 +246,7 @@ def report(rounds, memory, config, batch_size, chosen, arguments) -> None:
     if arguments.device == "cpu":
         summary |= shares_of_products(config, batch_size, median(rounds["minillm"]))
     if arguments.write:
-        name = "train_step" if arguments.device == "cpu" else f"train_step_{arguments.preset}_{arguments.dtype}"
+        name = "_".join(("train_step", *names_of(arguments)))
         shape = {"preset": arguments.preset, "batch_size": batch_size, "context_length": config.context_length}
         where = {"device": device_name(arguments), "dtype": arguments.dtype, "minillm_has": str(chosen)}
         common.write_results(name, {**shape, **where, "results": results, **summary})
@@ -289,6 +291,13 @@ def shares_of_products(config, batch_size, step_seconds: float) -> dict:
         "machine_gflops_per_second": peak / 1e9,
         "fraction_of_machine_rate": operations / step_seconds / peak,
     }
+
+
+def names_of(arguments) -> list[str]:
+    """What the name of the result file says besides train_step: each preset has its own, on a GPU each dtype, too."""
+    if arguments.device == "cuda":
+        return [arguments.preset, arguments.dtype]
+    return [] if arguments.preset == DEFAULT else [arguments.preset]
 
 
 def device_name(arguments) -> str:
