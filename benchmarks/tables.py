@@ -284,7 +284,7 @@ def benchmarks() -> list[str]:
     for portion in PORTIONS:
         if portion.name not in OPERATIONS:
             pages = [page.name for page in PAGES if portion.name in files_of(page.read_text(encoding="utf-8"))]
-            file = f"[{portion.name}](results/{portion.name}.json)"
+            file = f"[{portion.name}](results/{portion.name}.json)" if portion.result.exists() else "not measured"
             peers = ", ".join(portion.peers)
             lines.append([f"`{portion.command}`", portion.question, peers, duration(portion), file, ", ".join(pages)])
     names = ", ".join(f"`{name}`" for name in OPERATIONS)

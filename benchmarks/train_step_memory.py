@@ -1,6 +1,6 @@
 """python -m benchmarks.train_step_memory: the memory of a training step on the CPU, beside PyTorch eager and torch.compile.
 
-    python -m benchmarks.train_step_memory --presets gpt2      one of the three shapes alone
+    python -m benchmarks.train_step_memory --presets gpt2      one of the shapes; with --write the others keep their figures
     python -m benchmarks.train_step_memory --without-compile   minillm and eager; compiling takes long
 
 Each contestant trains in a fresh process, with the threads that it takes by itself (minillm in one process), and all by the
@@ -51,22 +51,27 @@ def main() -> None:
     if arguments.contestant:
         print(json.dumps([growth(arguments.contestant, preset) for preset in arguments.presets]))
         return
-    if arguments.write and set(arguments.presets) != set(SHAPES):
-        parser.error("--write is for all presets together: leave --presets out")
     left_out = {"torch.compile"} if arguments.without_compile else set()
     contestants = [name for name in CONTESTANTS if is_there(name) and name not in left_out]
     found = {preset: row(preset, contestants) for preset in arguments.presets}
     if arguments.write:
-        common.write_results("train_step_memory", {"presets": found})
+        common.write_results("train_step_memory", {"presets": {**written_before(), **found}})
+
+
+def written_before() -> dict:
+    """The presets of the result file so far: those that are not measured now stay as they are."""
+    path = common.RESULTS / "train_step_memory.json"
+    return json.loads(path.read_text(encoding="utf-8"))["presets"] if path.exists() else {}
 
 
 def row(preset: str, contestants: list[str]) -> dict:
     """The figures of a preset, printed too."""
     batch_size, context_length = SHAPES[preset]
     megabytes = {name: in_a_process(name, preset) / 1e6 for name in contestants}
-    sizes = (f"{name} {size:,.0f} MB" for name, size in megabytes.items())
-    print(f"{preset}, {batch_size} x {context_length}:", *sizes, flush=True)
-    return {"batch_size": batch_size, "context_length": context_length, "peak_megabytes": megabytes}
+    sizes = ", ".join(f"{name} {size:,.0f} MB" for name, size in megabytes.items())
+    print(f"{preset}, {batch_size} x {context_length}: {sizes}", flush=True)
+    shape = {"batch_size": batch_size, "context_length": context_length}
+    return {**shape, "date": common.origin()["date"], "peak_megabytes": megabytes}
 
 
 def is_there(contestant: str) -> bool:

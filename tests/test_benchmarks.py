@@ -23,6 +23,7 @@ from benchmarks import (
     profile_step,
     published,
     train_step,
+    train_step_memory,
 )
 from minillm.data import corpora
 from minillm.errors import UserError
@@ -102,6 +103,57 @@ def test_train_step_of_processes_beside_threads(monkeypatch, capsys, tmp_path):
     (written,) = tmp_path.iterdir()
     found = json.loads(written.read_text())
     assert found["minillm_has"].startswith("2 processes") and set(found["results"]) == {"minillm", "minillm, threads"}
+
+
+def test_each_preset_has_its_result_file():
+    names = [
+        train_step.names_of(SimpleNamespace(device=device, preset=preset, dtype="float32"))
+        for device, preset in (("cpu", train_step.DEFAULT), ("cpu", "gpt2"), ("cuda", train_step.DEFAULT))
+    ]
+    assert names == [[], ["gpt2"], [train_step.DEFAULT, "float32"]]
+
+
+needs_linux = pytest.mark.skipif(
+    not train_step_memory.CLEAR.exists(), reason="the highest memory is forgotten on Linux"
+)
+
+
+@needs_linux
+def test_the_memory_of_a_step_is_what_it_keeps():
+    """A contestant that has 120 MB for the time of each step, and 40 MB after the first: 160, wherever it began."""
+
+    class Trainer:
+        kept = None
+
+        def step(self, ids, targets):
+            self.kept = np.ones(5_000_000) if self.kept is None else self.kept
+            np.ones(15_000_000).sum()
+
+    before = train_step_memory.resident("VmRSS")
+    assert train_step_memory.peak_of(Trainer(), (None, None)) - before == pytest.approx(160e6, rel=0.1)
+
+
+@needs_linux
+def test_the_memory_of_presets(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(train_step_memory, "SHAPES", {"shakespeare-char-cpu": (1, 8), "shakespeare-char": (1, 8)})
+    monkeypatch.setattr(train_step_memory, "is_there", lambda name: name != "torch.compile")
+    monkeypatch.setattr(train_step_memory, "in_a_process", lambda name, preset: {"minillm": 2e6, "torch": 4e6}[name])
+    monkeypatch.setattr(train_step_memory.common, "RESULTS", tmp_path)
+    shown = run(monkeypatch, capsys, train_step_memory, "--write")
+    assert "shakespeare-char, 1 x 8: minillm 2 MB, torch 4 MB" in shown
+    found = json.loads((tmp_path / "train_step_memory.json").read_text())["presets"]
+    assert found["shakespeare-char-cpu"]["peak_megabytes"] == {"minillm": 2.0, "torch": 4.0}
+    monkeypatch.setattr(train_step_memory, "in_a_process", lambda name, preset: 6e6)
+    run(monkeypatch, capsys, train_step_memory, "--write", "--presets", "shakespeare-char")
+    again = json.loads((tmp_path / "train_step_memory.json").read_text())["presets"]
+    assert again["shakespeare-char"]["peak_megabytes"] == {"minillm": 6.0, "torch": 6.0}
+    assert again["shakespeare-char-cpu"] == found["shakespeare-char-cpu"]  # what is not measured now stays
+
+
+@needs_linux
+def test_a_contestant_measures_itself_in_its_process():
+    """More than the weights, their gradients and two moments: 4 x 4 bytes for each of 800,000."""
+    assert 4 * 4 * 800_000 < train_step_memory.in_a_process("minillm", "shakespeare-char-cpu") < 200e6
 
 
 @pytest.mark.parametrize(
