@@ -49,7 +49,7 @@ def main() -> None:
         print(f"{arguments.vocabulary} is not there: encoding with the {VOCABULARY} tokens learned here")
         tokenizer = BytePairTokenizer.train(text, VOCABULARY)
     results["encoding_megabytes_per_second"] = {
-        name: encoding(tokenizer, name, each, 1 if name.startswith("without") else arguments.repeats)
+        name: encoding(tokenizer, name, each, arguments.repeats)
         for name, each in texts(text).items()
     }
     if arguments.write:
