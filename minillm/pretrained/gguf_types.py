@@ -28,7 +28,7 @@ OF_FORMATS = {1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 30: "BF16"}  # GGUF's n
 
 
 class TensorType(NamedTuple):
-    """A type: GGUF's number and name of it, and blocks of `block` numbers, each of `block_bytes`."""
+    """A type: GGUF's number and name of it, and how many numbers and bytes a block has."""
 
     number: int
     name: str
