@@ -9,6 +9,8 @@ import typer
 
 from minillm.cli.generate import PANELS, TEMPERATURE
 from minillm.cli.generate_checks import DEFAULT_TOKENS, check_options
+from minillm.cli.opening import HELP as DTYPE_HELP
+from minillm.cli.opening import settings_of
 from minillm.cli.options import is_given, takes_fields
 from minillm.cli.terminal import waiting
 
@@ -43,9 +45,7 @@ def command(
     revision: Annotated[
         Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
     ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32 or float64: what the file's weights are expanded to.")
-    ] = "float32",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
     **settings,
 ) -> None:
@@ -57,7 +57,6 @@ def command(
     Lines from a pipe are read as lines that are typed: messages, and commands such as /reset. /help
     lists the commands. Ctrl-C ends an answer, Ctrl-D the conversation.
     """
-    from minillm.backend.arrays import float_dtype
     from minillm.cli.chat_sampler import make_sampler
     from minillm.cli.chat_session import NO_SYSTEM, Session
     from minillm.cli.generate import breaker_ids
@@ -75,10 +74,10 @@ def command(
     if revision and Path(model).exists():
         notes.append(f"--revision changes nothing: {model} is on this machine")
     chat = chat_of(model, revision, chat_template)  # its absence is the first error
-    float_dtype(dtype)
+    opening = settings_of(dtype, device)
     with waiting("opening the model", plain=False):
         tokenizer = tokenizer_of(model, revision)
-        language_model = from_pretrained(model, dtype, revision).to(device)
+        language_model = from_pretrained(model, revision=revision, **opening).to(device)
     ends = end_tokens(model, tokenizer, revision)
     options = dict(max_tokens=max_tokens, stop=stop or (), end_tokens=ends)
     conversation = Conversation(language_model, tokenizer, chat, **options)

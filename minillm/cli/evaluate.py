@@ -8,6 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.opening import HELP as DTYPE_HELP
+from minillm.cli.opening import settings_of
 from minillm.cli.special import OF_DATA, Special
 from minillm.cli.terminal import waiting
 
@@ -51,7 +53,7 @@ def command(
     ] = None,
     special: Annotated[Optional[Special], OF_DATA] = None,
     batch_size: Annotated[int, typer.Option(help="Windows at a time; no influence on the result.", min=1)] = 12,
-    dtype: Annotated[str, typer.Option(help="float32, float64, or on a GPU tf32 or bfloat16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help=f"{DTYPE_HELP} On a GPU also tf32 and bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
 ) -> None:
     """Measure loss (nats a token), perplexity and bits per byte of a model on a whole text.
@@ -74,14 +76,15 @@ def command(
         raise UserError("--data is a text and --chat-data are conversations: measure on one of them")
     if chat_template and not chat_data:
         raise UserError("--chat-template is the template of conversations: name them with --chat-data")
+    opening = settings_of(dtype, device, low_precision=True)
     if not sources:
         examples = conversations_of(model, chat_data or (), chat_template, batch_size)
         if examples is not None:
-            return _on_conversations(model, examples, split, bool(chat_data), dtype, device)
+            return _on_conversations(model, examples, split, bool(chat_data), opening, device)
     from minillm.pretrained import from_pretrained, tokenizer_of
 
     with waiting("opening the model", plain=False):
-        language_model, tokenizer = from_pretrained(model, dtype).to(device), tokenizer_of(model)
+        language_model, tokenizer = from_pretrained(model, **opening).to(device), tokenizer_of(model)
     part = split.value if split else ("all" if sources else "validation")
     text = run_text(sources, model, part)
     name = ", ".join(sources) or "the run's own text"
@@ -99,7 +102,7 @@ def command(
     )
 
 
-def _on_conversations(model, examples, split: Split | None, given: bool, dtype: str, device: str) -> None:
+def _on_conversations(model, examples, split: Split | None, given: bool, opening: dict[str, str], device: str) -> None:
     from minillm.errors import UserError
     from minillm.pretrained import from_pretrained
     from minillm.training.evaluation import evaluate_whole
@@ -109,7 +112,7 @@ def _on_conversations(model, examples, split: Split | None, given: bool, dtype: 
         raise UserError("--split: of a run's conversations it is train or validation; of --chat-data all are read")
     part = TRAINING if split is Split.train else VALIDATION
     with waiting(f"measuring on all {examples.names[part]}", plain=False):
-        result = evaluate_whole(from_pretrained(model, dtype).to(device), examples, part)
+        result = evaluate_whole(from_pretrained(model, **opening).to(device), examples, part)
     beside = {name: result.figures[name] for name in ("accuracy", "margin") if name in result.figures}
     beside = beside or {"perplexity": result.perplexity}
     measured = "  ".join(f"{name} {value:.4f}" for name, value in {"loss": result.loss, **beside}.items())

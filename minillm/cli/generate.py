@@ -8,6 +8,8 @@ from typing import Annotated, NamedTuple, Optional
 import typer
 
 from minillm.cli.generate_checks import DEFAULT_TOKENS, check_options
+from minillm.cli.opening import HELP as DTYPE_HELP
+from minillm.cli.opening import settings_of
 from minillm.cli.options import is_given, takes_fields
 from minillm.cli.special import OF_A_PROMPT, Special
 from minillm.cli.terminal import waiting
@@ -89,16 +91,13 @@ def command(
     revision: Annotated[
         Optional[str], typer.Option(help="Of a hub model: a branch, a tag, or a commit.", show_default=False)
     ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="float32 or float64: what the file's weights are expanded to.")
-    ] = "float32",
+    dtype: Annotated[str, typer.Option(help=DTYPE_HELP)] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda (needs CuPy), or cudasim.")] = "cpu",
     **settings,
 ) -> None:
     """Let a model write on from a prompt; the text is streamed to standard output as it
     is drawn.
     """
-    from minillm.backend.arrays import float_dtype
     from minillm.cli import generate_output as output
     from minillm.cli.options import read_values
     from minillm.errors import UserError
@@ -121,9 +120,9 @@ def command(
     reading = special.value if special else ""
     _check_chat(chat, chat_template, reading)
     tokenizer = tokenizer_of(model, revision)
-    float_dtype(dtype)  # text is written in the precision of the weights
+    opening = settings_of(dtype, device)
     with waiting("opening the model", plain=False):
-        language_model = from_pretrained(model, dtype, revision).to(device)
+        language_model = from_pretrained(model, revision=revision, **opening).to(device)
     if settings["dry_multiplier"]:
         settings["dry_breakers"] = breaker_ids(tokenizer, breakers, notes)
     for note in notes:
@@ -144,7 +143,7 @@ def command(
         options = dict(seed=settings["seed"], samples=num_samples, **ends)
         output.show_comparison(language_model, tokenizer, start.text, start.ids, max_tokens, chart, **options)
         return
-    proposer = PromptLookup() if lookup else from_pretrained(draft, dtype).to(device) if draft else None
+    proposer = PromptLookup() if lookup else from_pretrained(draft, **opening).to(device) if draft else None
     strategy = Strategy(Sampler(**settings), draft=proposer, **search)
     shown = output.Shown(trace, logprobs)
     options = dict(samples=num_samples, max_time=max_time, **ends, **shown._asdict())

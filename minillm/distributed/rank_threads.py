@@ -37,7 +37,8 @@ def run_ranks(
     for the others.
 
     An exception of a rank ends all ranks at their next collective, and is raised here: that of the
-    lowest rank. Raises RuntimeError where ranks are in different collectives, or one never comes.
+    lowest rank. Its attribute `of_ranks` lists the exception of each rank, or None. Raises
+    RuntimeError where ranks are in different collectives, or one never comes.
     """
     group = _Group(size, shares_memory, deadline)
     results: list = [None] * size
@@ -57,7 +58,8 @@ def run_ranks(
     with suppress(Empty):  # a rank that hangs is left behind
         for _ in range(size):
             ended.get(timeout=deadline if group.barrier.broken else None)
-    for rank in sorted(errors, key=lambda rank: (isinstance(errors[rank], _OthersEnded), rank)):
+    for rank in sorted(errors, key=lambda rank: (isinstance(errors[rank], OthersEnded), rank)):
+        errors[rank].of_ranks = [errors.get(other) for other in range(size)]
         raise errors[rank]
     return results
 
@@ -171,7 +173,7 @@ class RankThreads(Communicator):
         self.doing = ""
 
 
-class _OthersEnded(RuntimeError):
+class OthersEnded(RuntimeError):
     """This rank waited for one that has ended, or that did not come."""
 
 
@@ -181,11 +183,42 @@ class _Group:
     def __init__(self, size: int, shares_memory: bool, deadline: float):
         self.size, self.shares_memory, self.deadline = size, shares_memory, deadline
         self.given: list = [None] * size
-        self.barrier = threading.Barrier(size)
+        self.barrier = _Barrier(size)
 
     def wait(self, rank: int, name: str) -> None:
         """Until all ranks are here."""
         try:
             self.barrier.wait(self.deadline)
         except threading.BrokenBarrierError:
-            raise _OthersEnded(f"rank {rank} waited in {name} for ranks that have ended, or never came") from None
+            raise OthersEnded(f"rank {rank} waited in {name} for ranks that have ended, or never came") from None
+
+
+class _Barrier:
+    """As threading.Barrier, but `abort` does not end a wait for which all ranks have come already.
+
+    So what all ranks refuse together is refused by each of them, in whatever order they raise.
+    """
+
+    def __init__(self, size: int):
+        self._size, self._here, self._round, self.broken = size, 0, 0, False
+        self._changed = threading.Condition()
+
+    def wait(self, timeout: float) -> None:
+        """Until all are here. Raises BrokenBarrierError after `abort`, or `timeout` seconds."""
+        with self._changed:
+            this = self._round
+            self._here += 1
+            if self._here == self._size and not self.broken:
+                self._here, self._round = 0, this + 1
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: self._round > this or self.broken, timeout)
+            if self._round == this:
+                self.broken = True
+                self._changed.notify_all()
+                raise threading.BrokenBarrierError
+
+    def abort(self) -> None:
+        """End every wait for which not all have come."""
+        with self._changed:
+            self.broken = True
+            self._changed.notify_all()

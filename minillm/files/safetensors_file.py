@@ -64,6 +64,11 @@ class StoredTensor:
             raise UserError(f"{self.path}: tensor {self.name} is not finite: {tensor[where]} at {where}")
         return tensor
 
+    def rows_of_bytes(self) -> np.ndarray:
+        """A matrix as the bytes of its rows, uint8 (R, bytes of a row): a view of the file."""
+        count = math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return np.frombuffer(self._buffer, np.uint8, count, self.position).reshape(self.shape[0], -1)
+
     def equals(self, other: StoredTensor) -> bool:
         """Whether both hold the same numbers."""
         if self.shape != other.shape:

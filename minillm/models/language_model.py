@@ -21,6 +21,7 @@ from minillm.layers.linear import Linear
 from minillm.layers.linear_cross_entropy import LinearCrossEntropy
 from minillm.layers.lora import LoRALinear
 from minillm.layers.sequence_log_probability import SequenceLogProbability, counted_spans
+from minillm.layers.stored_weight import refuse_stored, stored_parameters
 from minillm.models.architecture import Architecture
 from minillm.models.carried import NOTHING, Carried
 from minillm.models.fine_tuning import LoRA, merged
@@ -198,6 +199,10 @@ class LanguageModel(Layer, Architecture):
 
     def to(self, device: str) -> LanguageModel:
         """As `Layer.to`. Raises UserError where the GPU does not know the model's precision."""
+        if device != "cpu":
+            refuse_stored(self, f"move to {device}")
+        elif stored_parameters(self.parameters()):
+            return self  # they are there
         super().to(device)
         check_gpu(next(iter(self.parameters().values())).value, self.precision)
         return self
@@ -212,6 +217,7 @@ class LanguageModel(Layer, Architecture):
         copy = replicated(self)
         copy._dlogits = None
         if dtype is not None:
+            refuse_stored(self, f"change to {dtype}")
             copy._dtype, copy.precision = weight_dtype(dtype), dtype
             copy.body.activations = _activations(dtype)
             for parameter in copy.parameters().values():
@@ -260,6 +266,7 @@ class LanguageModel(Layer, Architecture):
             where = f"rank {self.sharing.rank} of {self.sharing.size}"
             raise UserError(f"{where} has a part of the model: gather it first (minillm.models.whole.gathered)")
         refuse_changed(self, "be saved as a model folder")
+        refuse_stored(self, "be saved (minillm export writes its file in other forms)")
 
     def _logits(self, x):
         """x (..., C)  ->  logits (..., V), in the dtype of the weights"""

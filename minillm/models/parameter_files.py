@@ -26,6 +26,7 @@ from minillm.files.atomic import replacing
 from minillm.files.safetensors_file import read_header
 from minillm.files.shards import PARAMETERS_FORMAT
 from minillm.layers.layer import Layer
+from minillm.layers.stored_weight import refuse_stored
 from minillm.models.structure import description
 
 STRUCTURE = "structure"
@@ -35,6 +36,7 @@ def save_parameters(model: Layer, path: str | Path) -> None:
     """Write every parameter of a model or layer, and what it is made of, to a safetensors file,
     atomically.
     """
+    refuse_stored(model, "be saved (minillm export writes its file in other forms)")
     tensors = {name: np.ascontiguousarray(to_host(p.value)) for name, p in model.parameters().items()}
     metadata = {"format": PARAMETERS_FORMAT, STRUCTURE: json.dumps(description(model))}
     with replacing(Path(path)) as temporary:

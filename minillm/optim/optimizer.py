@@ -31,6 +31,7 @@ from minillm.backend.overlap import memory_conflict
 from minillm.errors import UserError
 from minillm.kernels import kernel_for
 from minillm.layers.layer import Parameter
+from minillm.layers.stored_weight import StoredWeight
 
 
 class Optimizer:
@@ -229,6 +230,11 @@ def _one_by_one(function, items) -> None:
 
 
 def _check_writable(name: str, value) -> None:
+    if isinstance(value, StoredWeight):
+        raise UserError(
+            f"{name} stays as its file holds it and cannot learn: open the model with float32 weights, or make the optimizer "
+            "from model.trainable_parameters()"
+        )
     if isinstance(value, np.ndarray) and not value.flags.writeable:
         raise UserError(f"{name} is read-only, and a step has to change it: give its Parameter a copy of the array")
 

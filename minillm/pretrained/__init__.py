@@ -14,21 +14,26 @@ from minillm.pretrained.gguf_tokenizer import load_gguf_tokenizer
 from minillm.pretrained.hugging_face import load_model, read_config
 from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_tokenizer
 from minillm.pretrained.sources import describe_file, model_chain, model_folder
+from minillm.pretrained.stored_weights import EXPANDED, check_weights, round_matrices
 from minillm.tokenizers import load_tokenizer
 from minillm.tokenizers.tokenizer import TOKENIZER_FILE
 
 __all__ = ["from_pretrained", "model_chain", "model_folder", "tokenizer_of"]
 
 
-def from_pretrained(source: str | Path, dtype="float32", revision: str | None = None):
+def from_pretrained(source: str | Path, dtype="float32", revision: str | None = None, weights: str = EXPANDED):
     """The model of a run folder, a Hugging Face folder, a GGUF or llama2.c file, or a name on the
     Hugging Face hub.
 
-    revision: of a name on the hub, a branch, tag or commit. Raises UserError if the source is
+    revision: of a name on the hub, a branch, tag or commit. weights: "stored" keeps matrices as the
+    file holds them, "float16" and "bfloat16" in no more than 16 bits (stored_weights.py); such a
+    model reads and writes text on the CPU, and does not learn. Raises UserError if the source is
     missing or incomplete, or its files do not fit together.
     """
+    check_weights(weights, dtype)
     *adapters, base = model_chain(source, revision)
-    model = _file_kind(base)[0](base, dtype) if base.is_file() else load_model(base, dtype)
+    model = (_file_kind(base)[0] if base.is_file() else load_model)(base, dtype, weights)
+    round_matrices(model, weights)
     for folder in reversed(adapters):
         model = apply_adapter(model, folder)
         if (folder / CONFIG_FILE).is_file():  # a run may use a shorter context

@@ -18,12 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from minillm.errors import MissingExtra, UserError
+from minillm.files.number_formats import FORMATS, NumberFormat
 from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.linear import Linear
+from minillm.layers.stored_weight import StoredWeight
 from minillm.models.language_model import LanguageModel
 from minillm.models.llama_names import rows_to_halves
 from minillm.pretrained.gguf_check import MAGIC, check_gguf
 from minillm.pretrained.gguf_keys import check_keys, check_tensors, model_class_of
+from minillm.pretrained.stored_weights import EXPANDED, check_finite, fill
 from minillm.tokenizers.byte_spelling import spell
 
 NO_TOKEN = spell(b"\xff")  # named as BOS and EOS by files of models that have none: no text has this byte
@@ -61,7 +64,7 @@ class GGUF(Settings):
             import gguf
         except ImportError:
             raise MissingExtra(f"opening {self.path.name}", "the package gguf", "gguf") from None
-        self._dequantize = gguf.quants.dequantize
+        self._quants, self._sizes = gguf.quants, gguf.GGML_QUANT_SIZES
         settings, self._tensors = _read(self.path, gguf)
         super().__init__(self.path, settings)
         if self.settings.get("split.count", 1) != 1:
@@ -125,7 +128,7 @@ class GGUF(Settings):
         stored = self._tensors[name]
         shape = tuple(int(n) for n in reversed(stored.shape))
         try:
-            values = self._dequantize(stored.data, stored.tensor_type).reshape(shape).astype(dtype, copy=False)
+            values = self._quants.dequantize(stored.data, stored.tensor_type).reshape(shape).astype(dtype, copy=False)
         except NotImplementedError:
             raise UserError(
                 f"{self.path}: {name} is stored as {stored.tensor_type.name}, which gguf does not expand"
@@ -136,6 +139,30 @@ class GGUF(Settings):
         if where is not None:
             raise UserError(f"{self.path}: {name} is not finite: {values[where]} at {where}")
         return values
+
+    def matrix(self, name: str) -> StoredWeight | None:
+        """A matrix (out, in) as it is stored; None for what is no matrix, or has more than 16 bits
+        a number.
+        """
+        stored = self._tensors.get(name)
+        if stored is None or len(stored.shape) != 2:
+            return None
+        is_number = self._sizes[stored.tensor_type][0] == 1  # each for itself, as in F32
+        if is_number and stored.tensor_type.name not in FORMATS:
+            return None
+        columns, rows = map(int, stored.shape)
+        group, group_bytes = self._sizes[stored.tensor_type]
+        if columns % group:
+            return None
+        return StoredWeight(stored.data.view(np.uint8).reshape(rows, -1), self._format(stored.tensor_type))
+
+    def _format(self, kind) -> NumberFormat:
+        """The format of a type: ours, or that of the package gguf."""
+
+        def expand(stored, out) -> None:
+            out[...] = self._quants.dequantize(np.ascontiguousarray(stored), kind)
+
+        return FORMATS.get(kind.name) or NumberFormat(kind.name, *self._sizes[kind], expand)
 
 
 def _read(path: Path, gguf):
@@ -192,6 +219,25 @@ class GGUFWeights:
         moved = self.kind.heads_of_rows(self.config) if self.kind.gguf_moves_rows else {}
         return rows_to_halves({name: value}, moved)[name]
 
+    def matrix(self, name: str) -> StoredWeight | None:
+        """The value of a parameter as the file holds it; None where it has to be read.
+
+        Rows that were moved are copied, in the bytes that they have. Raises UserError for numbers
+        that are not finite.
+        """
+        weight = self.file.matrix(self.kind.gguf_tensor(name))
+        if weight is None:
+            return None
+        if self.kind.gguf_moves_rows:
+            moved = rows_to_halves({name: weight.stored}, self.kind.heads_of_rows(self.config))[name]
+            weight = StoredWeight(moved, weight.format)
+        if name in self.turned:
+            weight = weight.T  # GGUF has (out, in)
+        if weight.shape != self.shapes[name]:
+            raise UserError(f"{self.file.path}: {name} is {weight.shape}, the configuration says {self.shapes[name]}")
+        check_finite(weight, f"{self.file.path}: {name}")
+        return weight
+
 
 def open_gguf_weights(path: str | Path) -> GGUFWeights:
     """The weights of a file. Raises UserError for what no architecture of ours computes."""
@@ -214,13 +260,11 @@ def turned_in_gguf(model: LanguageModel) -> frozenset[str]:
     return frozenset(f"{path}.weight" for path, layer in linears if not layer.transposed)
 
 
-def load_gguf(path: str | Path, dtype="float32"):
-    """The model in a GGUF file, in evaluation mode.
+def load_gguf(path: str | Path, dtype="float32", weights: str = EXPANDED):
+    """The model in a GGUF file, in evaluation mode. weights: see stored_weights.py.
 
     Raises UserError for what no architecture of ours computes.
     """
-    weights = open_gguf_weights(path)
-    model = weights.kind(weights.config, seed=None, dtype=dtype)
-    for name, parameter in model.parameters().items():
-        parameter.value = weights.read(name, parameter.value.dtype)
-    return model.eval()
+    opened = open_gguf_weights(path)
+    model = opened.kind(opened.config, seed=None, dtype=dtype)
+    return fill(model, lambda name: None if weights == EXPANDED else opened.matrix(name), opened.read)

@@ -22,6 +22,7 @@ from minillm.models.architecture import Architecture
 from minillm.models.architectures import ARCHITECTURES, architecture_of
 from minillm.models.config_keys import QUANTISED_WAY_OUT, check_heads_of
 from minillm.models.language_model import LanguageModel
+from minillm.pretrained.stored_weights import EXPANDED, fill, stored_matrix
 
 HEAD = "lm_head.weight"
 QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json")
@@ -31,19 +32,21 @@ QUANTISED_TENSOR = re.compile(
 )
 
 
-def load_model(folder: str | Path, dtype="float32") -> LanguageModel:
+def load_model(folder: str | Path, dtype="float32", weights: str = EXPANDED) -> LanguageModel:
     """The model of a folder with config.json and safetensors files, in evaluation mode.
 
     Weights that already have this dtype are memory-mapped until they are used; the files must not
     be changed in place meanwhile (replacing a file by another of the same name is safe, and is what
-    minillm does). Raises UserError naming the file and the tensor that is missing, extra, of the
-    wrong shape or not finite.
+    minillm does). weights: see stored_weights.py. Raises UserError naming the file and the tensor
+    that is missing, extra, of the wrong shape or not finite.
     """
     config, stored = open_folder(Path(folder))
     model = architecture_of(config)(config, seed=None, dtype=dtype)
-    for name, parameter in model.parameters().items():
-        parameter.value = stored[name].read(parameter.value.dtype)
-    return model.eval()
+    return fill(
+        model,
+        lambda name: None if weights == EXPANDED else stored_matrix(stored[name]),
+        lambda name, dtype: stored[name].read(dtype),
+    )
 
 
 def open_folder(folder: Path) -> tuple[object, dict[str, StoredTensor]]:

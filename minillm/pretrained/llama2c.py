@@ -90,8 +90,9 @@ def is_llama2c(path: Path) -> bool:
     return layout is not None and layout.is_possible() and path.stat().st_size == layout.size()
 
 
-def load_llama2c(path: str | Path, dtype="float32") -> Llama:
-    """The model of a llama2.c file, in evaluation mode.
+def load_llama2c(path: str | Path, dtype="float32", weights: str = "expanded") -> Llama:
+    """The model of a llama2.c file, in evaluation mode. weights: these files have float32 alone,
+    so that nothing can stay smaller here.
 
     Raises UserError for a file that is none, or damaged.
     """

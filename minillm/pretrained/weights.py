@@ -14,6 +14,7 @@ import numpy as np
 
 from minillm.backend.arrays import to_host
 from minillm.layers.lora import LoRALinear
+from minillm.layers.stored_weight import refuse_stored
 from minillm.models.architectures import architecture_of
 from minillm.models.language_model import LanguageModel
 from minillm.models.structure import refuse_changed
@@ -46,6 +47,7 @@ def weights_of(model: LanguageModel) -> Weights:
     Raises UserError for a model that is not what its configuration describes.
     """
     refuse_changed(model, "be exported")
+    refuse_stored(model, "be exported: name its file")
     adapted = {f"{path}.weight": layer for path, layer in model.layers() if isinstance(layer, LoRALinear)}
     parameters = model.parameters()
 

@@ -31,5 +31,10 @@ def test_a_precision_that_is_not_there_is_refused_in_one_line(minillm):
     refused = minillm("train", "--data", "text.txt", "--dtype", "half", expect=2).stderr
     assert refused == 'minillm: unknown dtype "half": use one of float32, float64, tf32, bfloat16\n'
     minillm("train", "--data", "text.txt", "--out", "run", "--max-steps", 1, *SMALL)
-    refused = minillm("generate", "run", "--dtype", "bfloat16", expect=2).stderr
-    assert refused == 'minillm: unknown dtype "bfloat16": use one of float32, float64\n'
+    refused = minillm("generate", "run", "--dtype", "half", expect=2).stderr
+    assert refused == 'minillm: unknown dtype "half": use float32, float64 or one of stored, float16, bfloat16\n'
+    refused = minillm("generate", "run", "--dtype", "float16", "--device", "cudasim", expect=2).stderr
+    assert refused.startswith("minillm: --dtype float16 keeps weights as their file holds them, on the CPU alone")
+    assert minillm("generate", "run", "--dtype", "bfloat16", "--prompt", "the", "--max-tokens", 4).stdout.startswith(
+        "the"
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minillm.distributed.communicator import Terms, equal_bounds
-from minillm.distributed.rank_threads import run_ranks
+from minillm.distributed.rank_threads import OthersEnded, run_ranks
 from minillm.distributed.tree import add_up, nodes_of, parts_of
 
 SIZES = (1, 2, 3, 4)
@@ -144,8 +144,9 @@ def test_an_exception_of_a_rank_ends_all_and_is_raised():
             raise ZeroDivisionError("of rank 1")
         communicator.barrier()
 
-    with pytest.raises(ZeroDivisionError, match="of rank 1"):
+    with pytest.raises(ZeroDivisionError, match="of rank 1") as caught:
         run_ranks(3, program)
+    assert [type(error) for error in caught.value.of_ranks] == [OthersEnded, ZeroDivisionError, OthersEnded]
 
 
 def test_different_collectives_are_an_error():

@@ -9,15 +9,16 @@ import errno
 import os
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from distributed.rank_threads import RankLost, on_ranks
 from planting import planted
 
 import minillm
 from minillm.distributed import saving
 from minillm.distributed.model_sections import layout_for
+from minillm.distributed.rank_threads import OthersEnded, run_ranks
 from minillm.distributed.sharding import held_by
 from minillm.errors import UserError
 from minillm.files.atomic import save_tensors
@@ -79,7 +80,7 @@ def held_on(model, optimizer, communicator, zero=1):
 
 
 def saving_task(folder, setup="adamw", step=7, seed=0, save=save_checkpoint, zero=1):
-    """What ranks do to save what `made` makes: a function for `on_ranks`.
+    """What ranks do to save what `made` makes: a function for `run_ranks`.
 
     before: called first, with the number of the rank.
     """
@@ -118,7 +119,7 @@ def test_the_file_of_any_number_of_ranks_is_that_of_one_process(folder, tmp_path
     assert alone["optimizer.safetensors"] == expected
     for size, zero in [(size, 1) for size in RANKS] + [(3, 2)]:
         (folder / "training" / "optimizer.safetensors").unlink()
-        on_ranks(size, saving_task(folder, setup, zero=zero))
+        run_ranks(size, saving_task(folder, setup, zero=zero))
         assert files(folder) == alone, f"{size} ranks, ZeRO-{zero}"
     assert sorted(path.name for path in (folder / "training").iterdir()) == sorted(FILES)
 
@@ -137,7 +138,7 @@ def test_it_opens_on_any_number_of_ranks(folder, setup, size):
         return arrays_of(model, optimizer), held, optimizer.step_count
 
     count = 0
-    for arrays, held, steps in on_ranks(size, task):
+    for arrays, held, steps in run_ranks(size, task):
         assert steps == 7
         for name, array in arrays.items():
             if name.startswith("model."):
@@ -165,7 +166,7 @@ def test_ranks_that_all_have_everything_share_the_writing(folder):
         save_checkpoint(folder, model, optimizer, Progress(step=7), DESCRIPTION, communicator)
         return sum(part.array.size for part in tensors.own)
 
-    shares = on_ranks(4, task)
+    shares = run_ranks(4, task)
     assert files(folder) == expected
     assert max(shares) < 1.1 * sum(shares) / 4
 
@@ -174,7 +175,7 @@ def test_ranks_that_all_have_everything_share_the_writing(folder):
 
 
 def test_a_number_that_is_not_finite_in_one_rank_is_refused_by_all(folder):
-    on_ranks(3, saving_task(folder, step=5))
+    run_ranks(3, saving_task(folder, step=5))
     before = files(folder)
     check_that_all_refuse(folder, save_checkpoint)
     assert files(folder) == before and len(list((folder / "training").iterdir())) == 2
@@ -191,7 +192,7 @@ def check_that_all_refuse(folder, save):
     with pytest.raises(
         NotFinite, match=r"step 7: second_moment\..* is no longer finite; .* \(rank 1 on .*\)"
     ) as caught:
-        on_ranks(3, task)
+        run_ranks(3, task)
     assert [str(error) for error in caught.value.of_ranks] == [str(caught.value)] * 3
 
 
@@ -238,7 +239,7 @@ def check_full_disk(folder, rank, save):
         with pytest.MonkeyPatch.context() as patch:
             disk = Disk(patch, rank, at)
             try:
-                on_ranks(3, task, disk.before)
+                run_ranks(3, partial(task, before=disk.before))
             except OSError as error:
                 assert error.errno == errno.ENOSPC and f"(rank {rank} on " in error.strerror
                 assert str(error.filename).startswith(str(folder / "training")) and ".tmp" not in error.filename
@@ -266,16 +267,16 @@ def test_a_rank_that_does_not_see_the_folder(folder, tmp_path):
         save_checkpoint(seen, model, optimizer, Progress(step=7), DESCRIPTION, communicator, held)
 
     with pytest.raises(FileNotFoundError) as caught:
-        on_ranks(3, task)
+        run_ranks(3, task)
     assert "(rank 2 on " in caught.value.strerror
     assert [type(error) for error in caught.value.of_ranks] == [FileNotFoundError] * 3
     assert list((folder / "training").iterdir()) == []
 
 
 def test_ranks_that_see_different_checkpoints(folder, tmp_path):
-    on_ranks(2, saving_task(folder))
+    run_ranks(2, saving_task(folder))
     (tmp_path / "older" / "training").mkdir(parents=True)
-    on_ranks(2, saving_task(tmp_path / "older", step=5))
+    run_ranks(2, saving_task(tmp_path / "older", step=5))
 
     def task(communicator):
         model, optimizer = made("adamw")
@@ -284,7 +285,7 @@ def test_ranks_that_see_different_checkpoints(folder, tmp_path):
         load_checkpoint(seen, model, optimizer, 7, communicator, held)
 
     with pytest.raises(UserError, match=r"older.*is of step 5 here, and of step 7 for rank 0.*\(rank 1 on") as caught:
-        on_ranks(3, task)
+        run_ranks(3, task)
     assert [type(error) for error in caught.value.of_ranks] == [UserError] * 3
 
 
@@ -316,7 +317,7 @@ def test_parts_that_do_not_make_up_the_whole_are_noticed(folder):
             with pytest.raises(RuntimeError, match="do not make up the whole"):
                 save_checkpoint(folder, model, optimizer, Progress(step=7), DESCRIPTION, communicator, held)
 
-        on_ranks(3, task)
+        run_ranks(3, task)
     assert list((folder / "training").iterdir()) == []
 
 
@@ -363,7 +364,7 @@ def test_faults_in_the_order_of_things_are_noticed(folder, faults):
             faulty_saving.replacing_together,
         )
     faulty.NotFinite = NotFinite
-    with pytest.raises((AssertionError, RankLost, OSError)):
+    with pytest.raises((AssertionError, OthersEnded, OSError)):
         check_the_order_of_things(folder, faulty.save_checkpoint)
 
 
@@ -400,5 +401,10 @@ def check_that_the_file_is_complete(folder, save):
         patch.setattr(os, "write", write)
         patch.setattr(os, "replace", rename)
         task = saving_task(folder, "small", save=save)
-        on_ranks(3, task, lambda rank: late.append(threading.get_ident()) if rank == 2 else None)
+
+        def noted(rank):
+            if rank == 2:
+                late.append(threading.get_ident())
+
+        run_ranks(3, partial(task, before=noted))
     assert contents == [expected]

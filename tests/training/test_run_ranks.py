@@ -7,9 +7,9 @@ import threading
 
 import numpy as np
 import pytest
-from distributed.rank_threads import on_ranks
 from small_runs import MODEL, SETTINGS
 
+from minillm.distributed.rank_threads import run_ranks
 from minillm.errors import UserError
 from minillm.training import TrainingSettings, resume_run, start_run, train
 from minillm.training import run as run_module
@@ -34,7 +34,7 @@ def start(tmp_path, text_file):
 
 def test_the_folder_is_the_one_of_one_process(start, tmp_path):
     alone = start(name="alone")
-    runs = on_ranks(3, start)
+    runs = run_ranks(3, start)
     assert [run.folder for run in runs] == [tmp_path / "run"] * 3
     assert [run.claim is not None for run in runs] == [True, False, False]
     assert [run.communicator.size for run in runs] == [3] * 3
@@ -44,14 +44,14 @@ def test_the_folder_is_the_one_of_one_process(start, tmp_path):
 
 def test_a_numbered_folder_has_one_number_for_all(start, tmp_path):
     start(numbered=True)
-    runs = on_ranks(3, lambda communicator: start(communicator, numbered=True))
+    runs = run_ranks(3, lambda communicator: start(communicator, numbered=True))
     assert [run.folder for run in runs] == [tmp_path / "run-2"] * 3
 
 
 def test_what_the_first_rank_refuses_all_refuse(start, tmp_path):
     start()
     with pytest.raises(UserError, match=r"already holds a run.*\(rank 0 on ") as caught:
-        on_ranks(3, start)
+        run_ranks(3, start)
     assert [str(error) for error in caught.value.of_ranks] == [str(caught.value)] * 3
 
 
@@ -69,7 +69,7 @@ def test_a_folder_is_opened_and_saved_by_any_number_of_ranks(start, tmp_path, si
         run.release()
         return read
 
-    found = on_ranks(size, task)
+    found = run_ranks(size, task)
     for kind, arrays in run.optimizer.state.items():
         for name, array in arrays.items():
             parts = [read[kind][name] for read in found]
@@ -82,9 +82,9 @@ def test_a_folder_is_opened_and_saved_by_any_number_of_ranks(start, tmp_path, si
 
 def test_a_claim_is_that_of_all_ranks(start, tmp_path):
     start().release()
-    runs = on_ranks(3, lambda communicator: resume_run(tmp_path / "run", communicator=communicator))
+    runs = run_ranks(3, lambda communicator: resume_run(tmp_path / "run", communicator=communicator))
     assert not claimable(tmp_path / "run")
-    on_ranks(3, lambda communicator: runs[communicator.rank].release())
+    run_ranks(3, lambda communicator: runs[communicator.rank].release())
     assert claimable(tmp_path / "run")
 
 
@@ -112,10 +112,10 @@ def test_a_rank_that_sees_another_folder(start, tmp_path):
     with pytest.raises(
         UserError, match=r"other.*state.json is another file here than .* for rank 0.*\(rank 1 on"
     ) as caught:
-        on_ranks(3, task)
+        run_ranks(3, task)
     assert [str(error) for error in caught.value.of_ranks] == [str(caught.value)] * 3
     with pytest.raises(UserError, match=r"missing.*holds no run.*\(rank 2 on"):
-        on_ranks(3, lambda c: resume_run(tmp_path / ("missing" if c.rank == 2 else "run"), communicator=c))
+        run_ranks(3, lambda c: resume_run(tmp_path / ("missing" if c.rank == 2 else "run"), communicator=c))
     resume_run(tmp_path / "run").release()  # it is free again
 
 
@@ -135,5 +135,5 @@ def test_a_file_that_is_damaged_for_one_rank(start, tmp_path, monkeypatch):
         return resume_run(tmp_path / "run", communicator=communicator)
 
     with pytest.raises(UserError, match=r"not valid JSON \(rank 1 on") as caught:
-        on_ranks(3, task)
+        run_ranks(3, task)
     assert [type(error) for error in caught.value.of_ranks] == [UserError] * 3
