@@ -14,6 +14,7 @@ from statistics import median
 
 from minillm.backend.environment import describe
 
+STARTED = time.perf_counter()
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")  # where results are written
 
 
@@ -43,9 +44,35 @@ def origin() -> dict:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": _commit(),
         "processor": processor(),
+        "took_seconds": round(time.perf_counter() - STARTED),
+        "other_work": other_work(),
         **describe(),
         **graphics(),
     }
+
+
+def other_work() -> float | None:
+    """The share of all cores that other processes had since this one started: neither it nor those that it
+    waited for. None where the system has no /proc/stat.
+    """
+    if _BUSY is None:
+        return None
+    own = sum(os.times()[:4])
+    elapsed = os.cpu_count() * (time.perf_counter() - STARTED)
+    return round(max(0.0, busy_seconds() - _BUSY - (own - _OWN)) / elapsed, 2)
+
+
+def busy_seconds() -> float | None:
+    """Seconds that the machine's cores have worked since it started, all of them together."""
+    try:
+        fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _, _, irq, softirq = map(int, fields[:7])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+_BUSY, _OWN = busy_seconds(), sum(os.times()[:4])  # when this process started
 
 
 def graphics() -> dict[str, str]:
@@ -88,4 +115,6 @@ def write_results(name: str, results: dict) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"origin": origin(), **results}, indent=2) + "\n")
-    print(f"wrote {path.parent.parent.name}/{path.parent.name}/{path.name}")
+    print(
+        f"wrote {path.parent.parent.name}/{path.parent.name}/{path.name}: python -m benchmarks.pages puts it into the pages"
+    )

@@ -1,8 +1,8 @@
-"""python -m benchmarks.muon: Muon beside AdamW on the default preset, the time of a step; with
+"""python -m benchmarks.muon: Muon beside AdamW on the default text and model, the time of a step; with
 --train the loss.
 
 The time of a step: one run with each optimizer in one process, steps alternating. The loss: AdamW
-with the preset's own settings, and Muon with a share of its steps (the schedule ends with them),
+with the settings that the preset had, and Muon with a share of its steps (the schedule ends with them),
 each with several seeds.
 """
 
@@ -24,7 +24,9 @@ from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.run import start_run
 from minillm.training.step import train_step
 
-MUON = {"optimizer": "muon", "lr": 0.02, "min_lr": 0.002, "adamw_lr": 3e-3, "weight_decay": 0.1}
+COMMON = {"batch_size": 16, "max_steps": 1200, "schedule": "cosine", "warmup_steps": 100, "beta2": 0.99, "dropout": 0.0}
+ADAMW = {**COMMON, "optimizer": "adamw", "lr": 3e-3, "min_lr": 3e-4}
+MUON = {**COMMON, "optimizer": "muon", "lr": 0.02, "min_lr": 0.002, "adamw_lr": 3e-3, "weight_decay": 0.1}
 
 
 class LastLoss(Reporter):
@@ -53,10 +55,10 @@ def final_loss(given: dict) -> dict:
 
 def compare_losses(seeds: int, share: float) -> dict:
     """The last validation loss of AdamW, and of Muon after `share` of its steps, for each seed."""
-    steps = settings_from({})[0].max_steps
+    steps = COMMON["max_steps"]
     found = {"steps": {"adamw": steps, "muon": round(steps * share)}, "muon": MUON, "losses": []}
     for seed in range(1, seeds + 1):
-        adamw = final_loss({"seed": seed})[steps]
+        adamw = final_loss({**ADAMW, "seed": seed})[steps]
         muon = final_loss({"seed": seed, **MUON, "max_steps": round(steps * share)})[round(steps * share)]
         found["losses"].append({"seed": seed, "adamw": adamw, "muon": muon})
         print(f"seed {seed}: AdamW {adamw:.4f} after {steps} steps, Muon {muon:.4f} after {round(steps * share)}")
@@ -69,7 +71,7 @@ def compare_steps(steps: int) -> dict:
     """Seconds of a step with each optimizer, in turns: by the clock, and of all cores together."""
     times = {"adamw": [], "muon": []}
     with tempfile.TemporaryDirectory() as folder:
-        runs = {name: open_run(Path(folder) / name, MUON if name == "muon" else {}) for name in times}
+        runs = {name: open_run(Path(folder) / name, MUON if name == "muon" else ADAMW) for name in times}
         for step in range(steps + 2):
             for name, run in runs.items():
                 workers = default_workers(run.settings.batch_size, run.model.config.context_length, "cpu")
@@ -94,11 +96,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.75, help="Muon's steps as a share of AdamW's")
     parser.add_argument("--steps", type=int, default=60, help="steps that are timed")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/muon_steps.json or _losses")
     options = parser.parse_args()
-    if options.train:
-        write_results("muon_losses", compare_losses(options.seeds, options.share))
-    else:
-        write_results("muon_steps", compare_steps(options.steps))
+    name = "muon_losses" if options.train else "muon_steps"
+    found = compare_losses(options.seeds, options.share) if options.train else compare_steps(options.steps)
+    if options.write:
+        write_results(name, found)
 
 
 if __name__ == "__main__":

@@ -50,15 +50,20 @@ def main() -> None:
     }
     print(f"{arguments.device}, {common.processor()}, {workers} workers: {model.precision}, {len(texts)} conversations")
     print(f"{'':8}{'rows':>6}{'tokens':>10}{'used':>7}{'seconds':>10}{'tokens/s':>12}")
-    seconds = {}
+    results = {}
     with DataParallel(model, workers) as parallel:
         for name, batches in rows.items():
-            seconds[name] = common.median_seconds(lambda batches=batches: train(parallel, batches), arguments.repeats)
+            seconds = common.median_seconds(lambda batches=batches: train(parallel, batches), arguments.repeats)
             computed = sum(ids.size for ids, _, _ in batches)
             used, count = int(lengths.sum()), sum(len(ids) for ids, _, _ in batches)
-            rate = used / seconds[name]
-            print(f"{name:8}{count:6}{computed:10,}{used / computed:7.0%}{seconds[name]:10.3f}{rate:12,.0f}")
-    print(f"packed rows are {seconds['padded'] / seconds['packed']:.2f} times as fast")
+            rate = used / seconds
+            print(f"{name:8}{count:6}{computed:10,}{used / computed:7.0%}{seconds:10.3f}{rate:12,.0f}")
+            results[name] = {"rows": count, "tokens": computed, "used": used / computed, "seconds": seconds}
+            results[name]["tokens_per_second"] = rate
+    times = results["padded"]["seconds"] / results["packed"]["seconds"]
+    print(f"packed rows are {times:.2f} times as fast")
+    if arguments.write:
+        common.write_results("packing", {"conversations": len(texts), "rows": results, "times_as_fast": times})
 
 
 def parse_arguments():
@@ -72,6 +77,7 @@ def parse_arguments():
     parser.add_argument("--n-layer", type=int, default=4)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/packing.json")
     return parser.parse_args()
 
 

@@ -1,15 +1,15 @@
 """python -m benchmarks.scale_table: where more ranks stop to pay, on paper, for named models, networks and ways to share.
 
 The tables of docs/scaling.md, from the model in scale_model.py, the networks in networks.py, and the rate of a core as
-`python -m benchmarks.scaling --write` measured it here. --write draws docs/scaling.png, and writes these tables and those of
-what was measured into docs/scaling.md and docs/performance.md.
+`python -m benchmarks.scaling --write` measured it here. --write draws docs/scaling.png; `python -m benchmarks.pages` writes
+the tables into the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import re
 from functools import partial
 from pathlib import Path
 
@@ -17,42 +17,37 @@ import minillm
 from benchmarks.collective_costs import ALGORITHMS
 from benchmarks.networks import GPU_CLUSTERS, Cluster, Device, servers
 from benchmarks.scale_model import PAYS, PLANS, Case, fits_from, memory_of_rank, pays_up_to, strong, weak
-from benchmarks.scaling import table_of_predictions, table_of_steps
 from minillm.models.presets import find_preset
 
 RANKS = [2**power for power in range(1, 13)]
 SHOWN = RANKS[2:]  # 8 to 4,096
 CORES = 16  # of a server: so many times the rate of a core here
 MEASURED = Path(__file__).parent / "results" / "scaling.json"
+NAMES = ("gpt2", "gpt2-xl", "llama-8b", "llama-70b", "memory-gpt2-xl", "memory-llama-8b")  # of its tables
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write the tables and the picture into docs/")
+    parser.add_argument("--write", action="store_true", help="draw docs/scaling.png")
     arguments = parser.parse_args()
-    print("\n\n".join("\n".join(table) for table in tables()))
+    print("\n\n".join("\n".join(table) for table in tables(json.loads(MEASURED.read_text())["core"])))
     if arguments.write:
         draw(DOCS / "scaling.png")
-        put_into(DOCS / "scaling.md", [*tables(), *measured_tables()])
-        put_into(DOCS / "performance.md", [of_two_workers()])
 
 
-def put_into(page: Path, tables: list[list[str]]) -> None:
-    """Exchange the tables of a page that have the first lines of these."""
-    text = page.read_text()
-    for table in tables:
-        text = re.sub(rf"{re.escape(table[0])}\n(\|.*\n)+", lambda _, table=table: "\n".join(table) + "\n", text)
-    page.write_text(text)
-
-
-def tables() -> list[list[str]]:
-    """All tables, as lines of Markdown."""
-    clusters = [*servers(server()), *GPU_CLUSTERS]
+@functools.cache
+def _tables(operations: float, bandwidth: float) -> list[list[str]]:
+    clusters = [*servers(server(operations, bandwidth)), *GPU_CLUSTERS]
     gpt2, gpt2_xl, llama, llama_large = cases()
     where = [where_it_stops(case, clusters) for case in (gpt2, gpt2_xl)]
     where += [where_it_stops(case, GPU_CLUSTERS) for case in (llama, llama_large)]
     return [*where, beside_memory(gpt2_xl, GPU_CLUSTERS[2]), beside_memory(llama, GPU_CLUSTERS[-1])]
+
+
+def tables(core: dict) -> list[list[str]]:
+    """All tables, as lines of Markdown, in the order of NAMES. core: what scaling.json says of a core here."""
+    return _tables(core["operations_per_second"], core["bytes_per_second"])
 
 
 def cases() -> list[Case]:
@@ -73,23 +68,9 @@ def _gpt2(name: str):
     return minillm.GPT2Config(vocab_size=preset.vocab_size, **preset.model)
 
 
-def server() -> Device:
-    """A server of CORES cores like those here, which are as fast together as alone, times their number."""
-    core = json.loads(MEASURED.read_text())["core"]
-    operations, bandwidth = (CORES * core[name] for name in ("operations_per_second", "bytes_per_second"))
-    return Device(f"{CORES} cores", operations, 256e9, bandwidth, parts=CORES)
-
-
-def measured_tables() -> list[list[str]]:
-    """Those of `python -m benchmarks.scaling --show`."""
-    results = json.loads(MEASURED.read_text())
-    return [table_of_steps(results), table_of_predictions(results)]
-
-
-def of_two_workers() -> list[str]:
-    """The measured steps of two workers."""
-    head, rule, *rows = measured_tables()[0]
-    return [head, rule, *(row for row in rows if "| 2 |" in row)]
+def server(operations: float, bandwidth: float) -> Device:
+    """A server of CORES cores with this rate, which are as fast together as alone, times their number."""
+    return Device(f"{CORES} cores", CORES * operations, 256e9, CORES * bandwidth, parts=CORES)
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -67,6 +67,7 @@ SHORTER = {
     r"python -m benchmarks.train_step": "--blocks 1 --steps 1",
     r"python -m benchmarks.generate": "python -m benchmarks.generate gpt2 --prompt 8 --tokens 2 --rounds 1 --without-peers",
     r"python -m benchmarks.scaling": "--sizes tiny --workers 1 2 --contestants threads processes --starts 1 --blocks 1",
+    r"python -m benchmarks.all --list": "--only packing",
     r"python -m benchmarks.sampler": "--without-peers --rounds 1",
     r"python -m benchmarks.linear_cross_entropy": "--rows 64 --width 16 --vocab-size 500 --repeats 1",
 }

@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 
 import minillm
-from benchmarks import attention, cpu_vs_gpu, gpu_timing, kernel, packing, page_overhead, train_step
+from benchmarks import (
+    attention,
+    common,
+    cpu_vs_gpu,
+    gpu_timing,
+    gradcheck,
+    kernel,
+    minute,
+    packing,
+    page_overhead,
+    profile_step,
+    published,
+    train_step,
+)
+from minillm.data import corpora
 from minillm.errors import UserError
 from minillm.kernels.simulator import compiler_available
 from minillm.web.play import train
@@ -258,13 +272,41 @@ def test_whether_the_page_costs_too_much():
     assert page_overhead.ratio(values[:6]) == (17.5, 15, 20) and page_overhead.ratio(values[:9]) == (16, 13, 19)
 
 
-def test_packed_rows_beside_padded_ones(monkeypatch, capsys):
+PRINTED = {
+    gradcheck: (["layer_norm"], "largest relative error 6.2e-10 in x", {"largest_error": 6.2e-10}),
+    published: (
+        ["--seeds", "1", "2"],
+        "best model: step 3, on the whole validation text (111,539 tokens): loss 1.5000, perplexity 4.482",
+        {"losses": {"1": 1.5, "2": 1.5}, "mean": 1.5},
+    ),
+    profile_step: ([], "step 1\npart   calls  ms\nthe step: 2 ms", {"lines": ["part   calls  ms", "the step: 2 ms"]}),
+}
+
+
+@pytest.mark.parametrize("benchmark", PRINTED, ids=lambda benchmark: benchmark.__name__)
+def test_what_a_command_prints_is_kept(monkeypatch, capsys, tmp_path, benchmark):
+    arguments, printed, expected = PRINTED[benchmark]
+    done = SimpleNamespace(stdout=printed, stderr="", returncode=0)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "origin", dict)
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda *arguments, **settings: done)
+    run(monkeypatch, capsys, benchmark, *arguments, "--write")
+    found = json.loads(next(tmp_path.iterdir()).read_text())
+    assert {name: found[name] for name in expected} == expected
+    done.stdout, done.stderr, done.returncode = "", "minillm: no such file", 2
+    with pytest.raises(UserError, match="exit code 2"):
+        run(monkeypatch, capsys, benchmark, *arguments)
+
+
+def test_packed_rows_beside_padded_ones(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
     size = "--conversations 6 --batch-size 2 --context-length 24 --d-model 64 --n-layer 1 --vocab-size 16 --repeats 1"
-    shown = run(monkeypatch, capsys, packing, *size.split())
+    shown = run(monkeypatch, capsys, packing, *size.split(), "--write")
     rows = {
         line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith(("padded ", "packed  "))
     }
     assert int(rows["packed"][0]) < int(rows["padded"][0]) == 6 and "times as fast" in shown
+    assert json.loads((tmp_path / "packing.json").read_text())["rows"]["padded"]["rows"] == 6
 
 
 def test_both_kinds_of_rows_have_the_same_loss():
@@ -277,3 +319,32 @@ def test_both_kinds_of_rows_have_the_same_loss():
         batches = packing.batches_of(rows, 2, time)
         losses.append(sum(model.loss(ids, targets, count=1, starts=starts) for ids, targets, starts in batches))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_a_minute_of_each_recipe_on_a_short_text(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(corpora.CORPORA, "python-docs", lambda: "The quick brown fox jumps over the lazy dog. " * 100)
+    monkeypatch.setattr(minute, "CALIBRATION_SECONDS", 0.01)
+    monkeypatch.setattr(minute.common, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(minute, "PICTURE", tmp_path / "minute.png")
+    shown = run(monkeypatch, capsys, minute, "--seconds", 0.3, "--seeds", 1, 2, "--without-peers", "--write")
+    rows = json.loads((tmp_path / "results" / "minute.json").read_text())["contestants"]
+    assert list(rows) == ["minillm", "minillm, former default"] and all(shown.count(name) for name in rows)
+    for first, second in rows.values():
+        assert (first["seed"], second["seed"]) == (1, 2) and first["nats_per_token"] != second["nats_per_token"]
+        text = corpora.CORPORA["python-docs"]()[-450:]
+        assert 0 < first["bits_per_byte"] * len(text) * np.log(2) / first["nats_per_token"] < len(text)  # its tokens
+        assert first["training_seconds"] == pytest.approx(first["steps"] * first["milliseconds_per_step"] / 1e3)
+        assert first["curve_of_seconds_and_nats"][0][0] == 0
+    assert (tmp_path / "minute.png").is_file()
+
+
+def test_nanogpts_recipe_learns_in_a_part_of_a_minute(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(corpora.CORPORA, "python-docs", lambda: "The quick brown fox jumps over the lazy dog. " * 100)
+    monkeypatch.setattr(minute, "CALIBRATION_SECONDS", 0.01)
+    recipe = minute.TorchRecipe()
+    assert recipe.seconds_of_a_step() > 0
+    trained = recipe.train(12, seed=1)
+    losses = [loss for _, loss in trained.curve]
+    assert len(losses) == minute.EVALUATIONS + 1 and losses[-1] < losses[0] - 0.05
+    assert trained.evaluation.tokens == len(recipe.tokens[minute.VALIDATION]) - 1

@@ -304,30 +304,11 @@ def test_blocks_are_chosen_by_how_long_they_waited_for_a_core():
 # ------------------------------------------------------------------------------------------------------ what is shown
 
 
-def test_the_tables_of_the_pages_are_those_of_the_model_and_of_the_results():
-    scaling_page, performance = ((DOCS / name).read_text() for name in ("scaling.md", "performance.md"))
-    for table in [*scale_table.tables(), *scale_table.measured_tables()]:
-        assert "\n".join(table) in scaling_page, (
-            f"python -m benchmarks.scale_table --write makes another table: {table[0]}"
-        )
-    assert "\n".join(scale_table.of_two_workers()) in performance
-
-
 def test_what_the_page_says_of_the_results():
     results = json.loads(scale_table.MEASURED.read_text())
     page = (DOCS / "scaling.md").read_text()
     assert results["origin"]["date"] in page
-    assert f"{results['core']['operations_per_second'] / 1e9:.0f} GFLOP/s" in page
     assert max(abs(row["error"]) for row in results["predictions"]) <= 0.15
-
-
-def test_tables_are_put_into_a_page(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("before\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n| c |\n|---|\n| 3 |\n\nafter\n")
-    scale_table.put_into(page, [["| a | b |", "|---|---|", "| 4 | 5 |", "| 6 | 7 |"]])
-    assert page.read_text() == (
-        "before\n\n| a | b |\n|---|---|\n| 4 | 5 |\n| 6 | 7 |\n\n| c |\n|---|\n| 3 |\n\nafter\n"
-    )
 
 
 def test_the_picture(tmp_path):

@@ -58,6 +58,14 @@ def test_forward_is_the_formula():
     assert 1e-4 < np.abs(exact - tanh).max() < 6e-4  # not the same function
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_inputs_neither_warn_nor_become_nan(dtype):
+    with np.errstate(all="raise", under="ignore"):
+        y, saved = gelu_forward(np.array([-1e6, -300, -30, 0, 30, 300, 1e6], dtype))
+        dx, _ = gelu.gelu_backward(np.ones(7, dtype), saved)
+    assert y.tolist() == [0, 0, 0, 0, 30, 300, 1e6] and dx.tolist() == [0, 0, 0, 0.5, 1, 1, 1]
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 4e-14), (np.float32, 3e-7)])
 def test_erf(dtype, tolerance):
     x = np.concatenate([np.linspace(-8, 8, 4001), [0.0, 1e-300, -1e-30, 1e-8, 30, -1e6]]).astype(dtype)

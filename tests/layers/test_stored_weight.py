@@ -13,6 +13,11 @@ from minillm.layers.parameter import Parameter
 from minillm.layers.stored_weight import StoredWeight
 
 
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(stored_weight, "BLOCK", 1 << 16)
+
+
 def make(name="F16", rows=700, columns=544):
     """A weight of several blocks, the last of them smaller, and columns that are no multiple of a thread's share."""
     rng, number_format = np.random.default_rng(5), FORMATS[name]

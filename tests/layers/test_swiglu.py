@@ -13,7 +13,7 @@ from kernel_testing import (
 from planting import assert_close, assert_gradcheck_catches, assert_gradients
 
 from minillm.checks.cases import SWIGLU, SWIGLU_MLP, array
-from minillm.layers.swiglu import swiglu_forward
+from minillm.layers.swiglu import swiglu_backward, swiglu_by_tanh, swiglu_forward
 
 FAULTS = {
     "dup not multiplied by dh": ("    dup *= dh\n", ""),
@@ -66,6 +66,20 @@ def test_large_values_do_not_overflow():
     gate = np.array([-1e4, -100.0, 0.0, 100.0, 1e4], np.float32)
     h = swiglu_forward(gate, np.ones_like(gate))[0]
     assert_close(h, [0, 0, 0, 100, 1e4], 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_gates_neither_warn_nor_become_nan(dtype):
+    gate, up = np.array([-1e6, -800, -100, 0, 100, 1e6], dtype), np.full(6, 2, dtype)
+    with np.errstate(all="raise", under="ignore"):
+        h, saved = swiglu_forward(gate, up)
+        dgate, _ = swiglu_backward(np.ones(6, dtype), saved)
+    assert np.allclose(h, [0, 0, 0, 0, 200, 2e6], atol=1e-30) and np.allclose(dgate, [0, 0, 0, 1, 2, 2], atol=1e-30)
+
+
+def test_the_two_forms_are_equal():
+    gate, up = array("gate", 3, 7), array("up", 3, 7)
+    assert_close(swiglu_by_tanh(gate, up), swiglu_forward(gate, up)[0], 1e-14)
 
 
 def test_numpy_agrees_in_float32():
