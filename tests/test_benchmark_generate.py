@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minillm
-from benchmarks import generate
+from benchmarks import generate, tables
 from minillm.generation.decoder import Decoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.past_key_values. is deprecated:FutureWarning")
@@ -73,6 +73,21 @@ def test_rows_of_all_cases_and_writers(bench, capsys):
     assert who == [(1, "minillm"), (1, "transformers"), (1, "llama.cpp"), (8, "minillm"), (8, "transformers")]
     assert "gpt2 1x4096: no, its context is 24 tokens" in capsys.readouterr().out
     assert written["models"]["gpt2"]["minillm"]["seconds_to_first_token"] == 0.5
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.generate(written)[2:]]
+    assert [row[:3] for row in cells] == [
+        ["GPT-2 124M", "1 x 9", "minillm"],
+        ["", "", "transformers"],
+        ["", "", "llama.cpp"],
+        ["GPT-2 124M", "8 x 9", "minillm"],
+        ["", "", "transformers"],
+    ]
+    assert [row[6] for row in cells] == [
+        "0.50 s",
+        "0.50 s",
+        "",
+        "",
+        "",
+    ]  # llama.cpp's time to the first token is not measured
 
 
 def test_a_portion_replaces_its_own_rows_alone(bench):
