@@ -73,6 +73,7 @@ PORTIONS = (
     Portion("gradcheck", "gradcheck"),
     Portion("profile_step", "profile_step"),
     Portion("muon_steps", "muon"),
+    Portion("stored_weights", "stored_weights"),
     Portion("page", "page", (), ("playwright",)),
     Portion("scaling", "scaling", (), ("torch", "mpi4py")),
     Portion("speculative", "speculative"),

@@ -1,19 +1,21 @@
 """GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer
 (gguf_tokenizer.py), in one file.
 
-They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts,
-lengths and offsets fit the file. A file that was split is joined. What keys and tensors mean is
-in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates interleaved
-pairs in some architectures, whose rows of query and key weights have been moved for it; here they
-are moved back, and the model is that of the Hugging Face folder it was made from.
+`read_header` reads what is in them and sees that all counts, lengths and offsets fit the file; the
+package `gguf` (extra `gguf`) expands the weights. A file that was split is joined. What keys and
+tensors mean is in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates
+interleaved pairs in some architectures, whose rows of query and key weights have been moved for it;
+here they are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,12 +26,21 @@ from minillm.layers.linear import Linear
 from minillm.layers.stored_weight import StoredWeight
 from minillm.models.language_model import LanguageModel
 from minillm.models.llama_names import rows_to_halves
-from minillm.pretrained.gguf_check import MAGIC, check_gguf
+from minillm.pretrained.gguf_check import MAGIC, TensorPlace, read_header
 from minillm.pretrained.gguf_keys import check_keys, check_tensors, model_class_of
 from minillm.pretrained.stored_weights import EXPANDED, check_finite, fill
 from minillm.tokenizers.byte_spelling import spell
 
 NO_TOKEN = spell(b"\xff")  # named as BOS and EOS by files of models that have none: no text has this byte
+PLAIN = {
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+}
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf-split names the parts
 
 
@@ -59,14 +70,15 @@ class GGUF(Settings):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        check_gguf(self.path)
+        header = read_header(self.path)
         try:
             import gguf
         except ImportError:
             raise MissingExtra(f"opening {self.path.name}", "the package gguf", "gguf") from None
         self._quants, self._sizes = gguf.quants, gguf.GGML_QUANT_SIZES
-        settings, self._tensors = _read(self.path, gguf)
+        settings, places = header
         super().__init__(self.path, settings)
+        self._tensors = _mapped(self.path, places, gguf)
         if self.settings.get("split.count", 1) != 1:
             self._join(gguf)
 
@@ -106,8 +118,8 @@ class GGUF(Settings):
             path = self.path.with_name(f"{match[1]}-{number:05}-of-{count:05}.gguf")
             if not path.is_file():
                 raise UserError(f"{self.path} is one of {count} parts of a split GGUF file, and {path} is missing")
-            check_gguf(path)
-            settings, tensors = _read(path, gguf)
+            settings, places = read_header(path)
+            tensors = _mapped(path, places, gguf)
             if settings.get("split.no") != number - 1 or settings.get("split.count") != count:
                 raise UserError(
                     f"{path} is not part {number} of {count}: it says part {settings.get('split.no')!r:.20}"
@@ -165,14 +177,35 @@ class GGUF(Settings):
         return FORMATS.get(kind.name) or NumberFormat(kind.name, *self._sizes[kind], expand)
 
 
-def _read(path: Path, gguf):
-    """(keys and values, tensors by name) of one file"""
-    try:
-        reader = gguf.GGUFReader(path, "c")  # a private map: training changes the numbers in memory, never the file
-        settings = {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged, or newer than the package gguf: {error}") from None
-    return settings, {tensor.name: tensor for tensor in reader.tensors}
+class StoredTensor(NamedTuple):
+    """A tensor in the file: its type (of gguf.GGMLQuantizationType), its shape as GGUF has it, the
+    fastest axis first, and its numbers or, of types that are packed, the bytes of its rows.
+    """
+
+    tensor_type: object
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+
+def _mapped(path: Path, places: list[TensorPlace], gguf) -> dict[str, StoredTensor]:
+    """The tensors of one file by name, in a private map of it: training changes the numbers in
+    memory, never the file.
+    """
+    data = np.asarray(np.memmap(path, mode="c"))
+    tensors = {}
+    for name, shape, number, start in places:
+        try:
+            kind = gguf.GGMLQuantizationType(number)
+            block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+            plain = getattr(np, PLAIN.get(kind.name, "uint8"))
+            size = math.prod(shape) * block_bytes // block
+            rows = (*reversed(shape[1:]), -1)
+            tensors[name] = StoredTensor(kind, shape, data[start : start + size].view(plain).reshape(rows))
+            if tensors[name].data.nbytes != size or shape[0] % block:
+                raise ValueError(f"tensor {name[:60]!r} is cut off, or its rows are no whole blocks of {kind.name}")
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} is damaged, or newer than the package gguf: {error}") from None
+    return tensors
 
 
 def open_gguf(path: str | Path) -> GGUF:
