@@ -52,21 +52,33 @@ def linear_cross_entropy(found: dict) -> list[str]:
     return rows(["", "peak memory", "seconds"], *lines)
 
 
-@table("generate", peers=PEERS)
+@table("generate", peers=(*PEERS, "llama-cpp-python"))
 def generate(found: dict) -> list[str]:
-    """For each model a row of each contestant."""
-    names = {"gpt2": "GPT-2 124M", "smollm2-135m": "SmolLM2-135M"}
-    lines = []
-    for model, contestants in found["models"].items():
-        heading = names.get(model, model)
-        for who, row in contestants.items():
-            if not isinstance(row, dict):
-                continue
-            figures = [number(row[f"{what}_tokens_per_second"]) for what in ("prefill", "decode")]
-            first = f"{number(row['seconds_to_first_token'])} s"
-            lines.append([heading, who, *figures, percent(row["share_of_bound"]), first])
-            heading = ""
-    return rows(["", "", "prompt, tokens/s", "writing, tokens/s", "share of the bound", "first token after"], *lines)
+    """For each model and case (texts, tokens of each prompt) a row of each contestant."""
+    names, headings, lines = {"gpt2": "GPT-2 124M", "smollm2-135m": "SmolLM2-135M"}, set(), []
+    for row in sorted(cases_of(found), key=lambda row: (row["model"], row["texts"], row["prompt_tokens"])):
+        case = names.get(row["model"], row["model"]), f"{row['texts']} x {row['prompt_tokens']:,}"
+        heading = ["", ""] if case in headings else [*case]
+        headings.add(case)
+        figures = [number(row[f"{what}_tokens_per_second"]) for what in ("prefill", "decode")]
+        bound = percent(row["share_of_bound"]) if row["texts"] == 1 else ""  # of one text; a step of more writes more
+        first = f"{number(row['seconds_to_first_token'])} s" if "seconds_to_first_token" in row else ""
+        lines.append([*heading, row["writer"], *figures, bound, first])
+    figures = ["prompt, tokens/s", "writing, tokens/s", "share of the bound", "first token after"]
+    return rows(["", "texts x prompt", "", *figures], *lines)
+
+
+def cases_of(found: dict) -> list[dict]:
+    """The rows of benchmarks/generate.py; of a file without them, those of one text."""
+    if "cases" in found:
+        return found["cases"]
+    case = {"texts": 1, "prompt_tokens": found["prompt_tokens"]}
+    return [
+        {"model": model, "writer": who, **case, **row}
+        for model, contestants in found["models"].items()
+        for who, row in contestants.items()
+        if isinstance(row, dict)
+    ]
 
 
 STRATEGIES = {
@@ -162,7 +174,7 @@ def readme(
         _number("head and loss of 4,096 tokens, 50,257 words: memory", head, memory["fused"],
                 "unfused, in place", memory["in place"]),
         _number("encoding the King James Bible with GPT-2's vocabulary, first time", encoded,
-                f"{number(texts['minillm, cold'])} MB/s", "tiktoken", f"{number(texts['tiktoken'])} MB/s"),
+                f"{number(texts['minillm, first time'])} MB/s", "tiktoken", f"{number(texts['tiktoken'])} MB/s"),
         _number("largest relative error of any gradient, finite differences in float64", checked,
                 f"{checked['largest_error']:.1e}".replace("e-0", "e-"), "fails above", "1e-6"),
     ]  # fmt: skip
@@ -175,23 +187,46 @@ def _number(what: str, found: dict, ours: str, peer: str, theirs: str) -> str:
     return f"| {what} | {ours} | {peer} {theirs} | {found['origin']['date']} |"
 
 
+ENCODED = {
+    "the text, 1 MB": "of English",
+    "the text": "of English",
+    "Python's own modules": "of Python's own modules",
+    "names of characters": "of the names of characters",
+    "random letters": "of random letters and spaces",
+    "without a space, 250 kB": "of letters without a space",
+    "without a space, 500 kB": "of letters without a space",
+    "without a space, 1000 kB": "of letters without a space",
+}
+
+
 @table("tokenizer", peers=("tokenizers", "tiktoken"))
 def tokenizer(found: dict) -> list[str]:
     """Learning a vocabulary, and encoding with one."""
     learned, encoded = found["training_seconds"], found["encoding_megabytes_per_second"]
     lines = [["learning 8,192 tokens", *_beside(learned, "minillm", "tokenizers", "s")]]
-    for text, way, name in (
-        ("the text", "minillm, cold", "encoding, GPT-2's vocabulary, first time"),
-        ("the text", "minillm, warm", "encoding again"),
-        ("random letters", "minillm, cold", "encoding random letters, first time"),
-    ):
-        lines.append([name, *_beside(encoded[text], way, "tiktoken", "MB/s")])
+    for text, name in ENCODED.items():
+        row = encoded[text]
+        size = f"{row['megabytes']:.1f} MB" if row["megabytes"] >= 0.95 else f"{1000 * row['megabytes']:.0f} kB"
+        lines.append([f"encoding {size} {name}, first time", *_beside(row, "minillm, first time", "tiktoken", "MB/s")])
     return rows(["", "minillm", "peer"], *lines)
 
 
 def _beside(row: dict, ours: str, peer: str, unit: str) -> list[str]:
     theirs = f"{peer} {number(row[peer])} {unit}" if peer in row else f"{peer}: not installed"
     return [f"{number(row[ours])} {unit}", theirs]
+
+
+@table("stored_weights")
+def stored_weights(found: dict) -> list[str]:
+    """A row for each kind of weights."""
+    lines = [
+        [row["weights"], f"{row['weights_megabytes']:.1f}", f"{row['allocated_beside_them_megabytes']:.1f}",
+         number(row["tokens_per_second"]), number(row["tokens_per_second_batch_of_8"]),
+         number(row["prompt_tokens_per_second"])]
+        for row in found["rows"]
+    ]  # fmt: skip
+    texts = "tokens/s", "tokens/s, 8 texts", f"tokens/s of a prompt of {found['prompt']}"
+    return rows(["weights", "MB", "MB allocated beside them", *texts], *lines)
 
 
 @table("speculative")

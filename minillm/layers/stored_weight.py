@@ -7,10 +7,9 @@ A model then takes the memory of its file, one block and the cache, where its fl
 two to seven times as much. The sums are those of the float32 weights, in another order. How bytes
 become numbers is in files/number_formats.py.
 
-A block is expanded and multiplied in the processor's cache, so what comes from memory is the file's
-bytes. The head of SmolLM2-135M for one token takes 5.4 ms in BF16 and 6.9 in float32, but 13 in
-Q8_0; small matrices are slower in every format, for Python's calls and threads wait for each other.
-`python -m benchmarks.stored_weights` measures whole models.
+A block is expanded and multiplied while it is in the processor's caches, so what comes from memory
+is the file's bytes. Expanding costs more time than that saves: a model of small matrices writes
+slower in every format than in float32 (docs/models.md has `python -m benchmarks.stored_weights`).
 
 A StoredWeight takes an array's place in a Parameter: `x @ weight` and `weight[ids]` give arrays
 (NumPy's protocol for such types is `__array_ufunc__`), so no layer knows of it. It cannot be

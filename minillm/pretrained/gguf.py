@@ -1,31 +1,34 @@
 """GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer
 (gguf_tokenizer.py), in one file.
 
-They are read with the package `gguf` (extra `gguf`), after `check_gguf` has seen that all counts,
-lengths and offsets fit the file. A file that was split is joined. What keys and tensors mean is
-in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates interleaved
-pairs in some architectures, whose rows of query and key weights have been moved for it; here they
-are moved back, and the model is that of the Hugging Face folder it was made from.
+`read_header` reads what is in them and sees that all counts, lengths and offsets fit the file;
+weights are expanded as gguf_types.py says. A file that was split is joined. What keys and
+tensors mean is in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates
+interleaved pairs in some architectures, whose rows of query and key weights have been moved for it;
+here they are moved back, and the model is that of the Hugging Face folder it was made from.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from minillm.errors import MissingExtra, UserError
-from minillm.files.number_formats import FORMATS, NumberFormat
+from minillm.errors import UserError
+from minillm.files.number_formats import FORMATS
 from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.linear import Linear
 from minillm.layers.stored_weight import StoredWeight
 from minillm.models.language_model import LanguageModel
 from minillm.models.llama_names import rows_to_halves
-from minillm.pretrained.gguf_check import MAGIC, check_gguf
+from minillm.pretrained.gguf_check import MAGIC, TensorPlace, read_header
 from minillm.pretrained.gguf_keys import check_keys, check_tensors, model_class_of
+from minillm.pretrained.gguf_types import PLAIN, TensorType, expanded, format_of, tensor_type
 from minillm.pretrained.stored_weights import EXPANDED, check_finite, fill
 from minillm.tokenizers.byte_spelling import spell
 
@@ -59,16 +62,11 @@ class GGUF(Settings):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        check_gguf(self.path)
-        try:
-            import gguf
-        except ImportError:
-            raise MissingExtra(f"opening {self.path.name}", "the package gguf", "gguf") from None
-        self._quants, self._sizes = gguf.quants, gguf.GGML_QUANT_SIZES
-        settings, self._tensors = _read(self.path, gguf)
+        settings, places = read_header(self.path)
         super().__init__(self.path, settings)
+        self._tensors = _mapped(self.path, places)
         if self.settings.get("split.count", 1) != 1:
-            self._join(gguf)
+            self._join()
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -92,7 +90,7 @@ class GGUF(Settings):
             raise UserError(f"{self.path}: token_embd.weight has {len(shape)} dimensions, expected 2")
         return int(shape[1])
 
-    def _join(self, gguf) -> None:
+    def _join(self) -> None:
         """Add the tensors of the other parts of a split file; the keys are in the first part."""
         count, expected = self.settings.get("split.count"), self.settings.get("split.tensors.count")
         match = SPLIT_NAME.fullmatch(self.path.name)
@@ -106,8 +104,8 @@ class GGUF(Settings):
             path = self.path.with_name(f"{match[1]}-{number:05}-of-{count:05}.gguf")
             if not path.is_file():
                 raise UserError(f"{self.path} is one of {count} parts of a split GGUF file, and {path} is missing")
-            check_gguf(path)
-            settings, tensors = _read(path, gguf)
+            settings, places = read_header(path)
+            tensors = _mapped(path, places)
             if settings.get("split.no") != number - 1 or settings.get("split.count") != count:
                 raise UserError(
                     f"{path} is not part {number} of {count}: it says part {settings.get('split.no')!r:.20}"
@@ -128,7 +126,7 @@ class GGUF(Settings):
         stored = self._tensors[name]
         shape = tuple(int(n) for n in reversed(stored.shape))
         try:
-            values = self._quants.dequantize(stored.data, stored.tensor_type).reshape(shape).astype(dtype, copy=False)
+            values = expanded(stored.data, stored.tensor_type).reshape(shape).astype(dtype, copy=False)
         except NotImplementedError:
             raise UserError(
                 f"{self.path}: {name} is stored as {stored.tensor_type.name}, which gguf does not expand"
@@ -147,32 +145,41 @@ class GGUF(Settings):
         stored = self._tensors.get(name)
         if stored is None or len(stored.shape) != 2:
             return None
-        is_number = self._sizes[stored.tensor_type][0] == 1  # each for itself, as in F32
-        if is_number and stored.tensor_type.name not in FORMATS:
+        kind, (columns, rows) = stored.tensor_type, map(int, stored.shape)
+        is_number = kind.block == 1  # each for itself, as in F32
+        if is_number and kind.name not in FORMATS or columns % kind.block:
             return None
-        columns, rows = map(int, stored.shape)
-        group, group_bytes = self._sizes[stored.tensor_type]
-        if columns % group:
-            return None
-        return StoredWeight(stored.data.view(np.uint8).reshape(rows, -1), self._format(stored.tensor_type))
-
-    def _format(self, kind) -> NumberFormat:
-        """The format of a type: ours, or that of the package gguf."""
-
-        def expand(stored, out) -> None:
-            out[...] = self._quants.dequantize(np.ascontiguousarray(stored), kind)
-
-        return FORMATS.get(kind.name) or NumberFormat(kind.name, *self._sizes[kind], expand)
+        return StoredWeight(stored.data.view(np.uint8).reshape(rows, -1), format_of(kind))
 
 
-def _read(path: Path, gguf):
-    """(keys and values, tensors by name) of one file"""
-    try:
-        reader = gguf.GGUFReader(path, "c")  # a private map: training changes the numbers in memory, never the file
-        settings = {key: field.contents() for key, field in reader.fields.items()}
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError, OverflowError) as error:
-        raise UserError(f"{path} is damaged, or newer than the package gguf: {error}") from None
-    return settings, {tensor.name: tensor for tensor in reader.tensors}
+class StoredTensor(NamedTuple):
+    """A tensor in the file: its type, its shape as GGUF has it, the fastest axis first, and its
+    numbers or, of types that are packed, the bytes of its rows.
+    """
+
+    tensor_type: TensorType
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+
+def _mapped(path: Path, places: list[TensorPlace]) -> dict[str, StoredTensor]:
+    """The tensors of one file by name, in a private map of it: training changes the numbers in
+    memory, never the file.
+    """
+    data = np.asarray(np.memmap(path, mode="c"))
+    tensors = {}
+    for name, shape, number, start in places:
+        kind = tensor_type(number, path)
+        try:
+            plain = getattr(np, PLAIN.get(kind.name, "uint8"))
+            size = math.prod(shape) * kind.block_bytes // kind.block
+            rows = (*reversed(shape[1:]), -1)
+            tensors[name] = StoredTensor(kind, shape, data[start : start + size].view(plain).reshape(rows))
+            if tensors[name].data.nbytes != size or shape[0] % kind.block:
+                raise ValueError(f"tensor {name[:60]!r} is cut off, or its rows are no whole blocks of {kind.name}")
+        except ValueError as error:
+            raise UserError(f"{path} is damaged, or newer than minillm: {error}") from None
+    return tensors
 
 
 def open_gguf(path: str | Path) -> GGUF:

@@ -25,8 +25,8 @@ The same with a vocabulary learned from a text (byte_pair_training.py), in which
 'low lower'
 
 Every text can be encoded, because every byte is a token, and decode(encode(text)) == text.
-`encode_plainly` is the algorithm; `encode` gives the same ids by way of piece_cache.py, 8 to 28
-times as fast.
+`encode_plainly` is the algorithm; `encode` gives the same ids faster, by way of piece_cache.py for
+short texts and array_encoding.py for long ones.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from pathlib import Path
 import regex
 
 from minillm.errors import UserError
+from minillm.tokenizers.array_encoding import by_kinds, by_pieces
 from minillm.tokenizers.byte_pair_files import huggingface_contents, pre_tokenizer_of
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.byte_spelling import bytes_to_unicode, spell
@@ -146,7 +147,9 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
     def _cut_by(self, cut: Callable[[str, bool], list[str]], named: bool) -> None:
         self._cut = cut
         whole = self._id_of if self.ignore_merges else None
-        self._cache = PieceCache(cut, named, self.merges, self._byte_ids, whole)
+        as_gpt2 = named and self._pattern == "gpt2"
+        cut_long = (lambda text, _: by_kinds(text)) if as_gpt2 else (lambda *text: by_pieces(cut(*text)))
+        self._cache = PieceCache(cut, named, self.merges, self._byte_ids, whole, cut_long)
 
     @classmethod
     def train(

@@ -63,12 +63,12 @@ def read_merges(merges, vocabulary: dict[str, int], where: str) -> list[tuple[st
         raise UserError(f"{where}: merges has to be a list")
     pairs = []
     for rank, merge in enumerate(merges):
-        if isinstance(merge, str) and merge.startswith("#version"):
-            continue
         parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not (isinstance(parts, (list, tuple)) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
+        if parts is not merge and parts[0].startswith("#version"):
+            continue
+        left, right = parts if isinstance(parts, (list, tuple)) and len(parts) == 2 else (None, None)
+        if not (isinstance(left, str) and isinstance(right, str)):
             raise UserError(f"{where}: merge {rank} is {merge!r}, not two tokens")
-        left, right = parts
         if left not in vocabulary or right not in vocabulary or left + right not in vocabulary:
             raise UserError(f"{where}: merge {rank} ({left} {right}) has a token that is not in the vocabulary")
         pairs.append((left, right))

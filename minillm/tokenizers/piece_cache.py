@@ -1,15 +1,13 @@
-"""The ids of byte_pair.py, faster: text is cut at spaces, words are remembered, and new ones are
-merged many at a time.
+"""The ids of byte_pair.py, faster: text is cut at spaces, words are remembered, and long texts go
+through NumPy.
 
     a pre-token that was seen before       its ids come from a dict
     a word between two spaces, likewise    not even cut: `str.split` takes a third of the time of the pattern
-    thousands of new pre-tokens            merged with NumPy, a round for all of them (byte_pair_batch.py)
     a new pre-token of up to SHORT bytes   merged with the ranks of its pairs kept in a list
     a longer one                           merged with a heap, in n log n steps (merging.py)
+    a text of LONG characters              cut, merged and put together with NumPy (array_encoding.py)
 
-Measured with GPT-2's vocabulary on 1 MB of text, one core of an AMD EPYC, 2026-11-25, in MB/s:
-plainly 0.25, here 2.1 the first time and 7.1 afterwards. `BytePairTokenizer.encode_plainly` gives
-the same ids: the tests compare the two.
+`BytePairTokenizer.encode_plainly` gives the same ids: the tests compare the two.
 """
 
 from __future__ import annotations
@@ -18,12 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import chain, islice
 
+import numpy as np
+
 from minillm.errors import UserError
-from minillm.tokenizers.byte_pair_batch import PairTable, merge_pieces
+from minillm.tokenizers.array_encoding import LONG, Pretokens, encode_pretokens
+from minillm.tokenizers.byte_pair_batch import PairTable
 from minillm.tokenizers.merging import merge_in_order
 
 CACHED_PIECES = 1 << 18  # pre-tokens whose ids are remembered, and as many words
-FEW = 1000  # words: with fewer in the cache, those of a longer text are learned at once
 TOKEN_BITS = 24
 TOKEN_MASK, NO_MERGE = (1 << TOKEN_BITS) - 1, 1 << 60
 SHORT = 64  # bytes up to which a pre-token is merged by looking at all pairs; beyond, by merging.py
@@ -36,7 +36,7 @@ class PieceCache:
     across a space between two characters that are none (the named patterns), so that text can be
     split there first. merges: pairs of ids in the order of their rank, and what each becomes.
     byte_ids: the id of each byte, -1 where there is none. whole: bytes -> id of the pre-tokens that
-    need no merges; None without ignore_merges.
+    need no merges; None without ignore_merges. cut_long: as cut, for long texts.
     """
 
     def __init__(
@@ -46,7 +46,9 @@ class PieceCache:
         merges: Iterable[tuple[int, int, int]],
         byte_ids: list[int],
         whole: dict[bytes, int] | None,
+        cut_long: Callable[[str, bool], Pretokens],
     ):
+        self._cut_long = cut_long
         self._cut, self._byte_ids, self._whole = cut, byte_ids, whole
         # pair -> rank and token in one number, rank first: the smallest is merged first
         self._merge_of = {(a, b): rank << TOKEN_BITS | token for rank, (a, b, token) in enumerate(merges)}
@@ -62,18 +64,28 @@ class PieceCache:
 
         starts: whether it starts the input. Raises UserError for a byte without a token.
         """
+        if self.takes_long(text):
+            return self.encode_long(text, starts).tolist()
         if self._words is None:
             return self._encode_pretokens(text, starts)
         words = text.split(" ")
-        if len(self._words) < FEW and len(words) > FEW:
-            distinct = set(words)
-            if 2 * len(distinct) > len(words):  # nothing to remember
-                return self._encode_pretokens(text)
-            self._learn_words(distinct)
         found = [None]  # there is no space before the first
         found += map(self._words.__getitem__, islice(words, 1, None))
         alone = [index for index, ids in enumerate(found) if ids is None]
         return list(chain.from_iterable(self._with_spaces_joined(words, found, alone)))
+
+    def takes_long(self, text: str) -> bool:
+        """Whether `encode_long` is the faster way, and the vocabulary has all bytes."""
+        return len(text) >= LONG and -1 not in self._byte_ids
+
+    def encode_long(self, text: str, starts: bool = True) -> np.ndarray:
+        """The ids (N,) of a text as an array."""
+        pretokens = self._cut_long(text, starts)
+        return encode_pretokens(pretokens, self._pair_table, self._merged_bytes, self._whole)
+
+    def _merged_bytes(self, data: bytes) -> list[int]:
+        ids = list(map(self._byte_ids.__getitem__, data))
+        return merge_in_order(ids, self._rank_and_token) if len(ids) > SHORT else self._merged(ids)
 
     def _with_spaces_joined(self, words, found, alone) -> Iterator[Iterable[int]]:
         """The ids of all words.
@@ -96,23 +108,6 @@ class PieceCache:
             done = end
         yield from found[done:]
 
-    def _learn_words(self, words: set[str]) -> None:
-        """Fill the empty cache with many at once: the pattern cuts one long text faster than many
-        short ones."""
-        regular = [each for each in words if not (_starts_with_space(each) or _ends_in_space(each))][:CACHED_PIECES]
-        found = self._cut(" " + " ".join(regular))
-        self._learn_pretokens(found)
-        ids, lookup, index = [], self._pretokens.__getitem__, -1
-        for pretoken in found:
-            if pretoken[0] == " ":
-                if index >= 0:
-                    self._words[regular[index]] = tuple(ids)
-                index += 1
-                ids = []
-            ids += lookup(pretoken)
-        if regular:
-            self._words[regular[-1]] = tuple(ids)
-
     def _encode_word(self, word: str) -> tuple[int, ...] | None:
         """The ids of a word between two spaces, with the first of them; None if white space touches
         one of them.
@@ -123,27 +118,15 @@ class PieceCache:
 
     def _encode_pretokens(self, text: str, starts: bool = True) -> list[int]:
         found = self._cut(text, starts)
-        if len(found) > FEW:
-            self._learn_pretokens(found)
         return list(chain.from_iterable(map(self._pretokens.__getitem__, found)))
-
-    def _learn_pretokens(self, found: list[str]) -> None:
-        """Fill the cache with those pre-tokens that are new, if they are many, all at once."""
-        new = set(found).difference(self._pretokens)
-        if len(new) < FEW or self._whole is not None or -1 in self._byte_ids:
-            return
-        room = CACHED_PIECES - len(self._pretokens)
-        encoded = {pretoken: pretoken.encode("utf-8") for pretoken in islice(new, max(room, 0))}
-        short = [pretoken for pretoken, data in encoded.items() if len(data) <= SHORT]
-        merged = merge_pieces([encoded[pretoken] for pretoken in short], self._pair_table)
-        self._pretokens.update(zip(short, merged))
 
     def _encode_pretoken(self, pretoken: str) -> tuple[int, ...]:
         data = pretoken.encode("utf-8")
         if self._whole is not None and data in self._whole:
             return (self._whole[data],)
-        ids = ids_of_bytes(data, self._byte_ids, pretoken)
-        return tuple(merge_in_order(ids, self._rank_and_token) if len(ids) > SHORT else self._merged(ids))
+        if -1 in self._byte_ids:
+            ids_of_bytes(data, self._byte_ids, pretoken)  # may raise
+        return tuple(self._merged_bytes(data))
 
     def _merged(self, ids: list[int]) -> list[int]:
         """All merges of a short word: the smallest rank among its pairs, again and again."""

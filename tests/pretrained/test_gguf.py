@@ -11,7 +11,7 @@ from minillm.errors import UserError
 from minillm.layers.rotary import interleaved_to_halves
 from minillm.pretrained import from_pretrained, tokenizer_of
 from minillm.pretrained.chat import Chat, chat_of
-from minillm.pretrained.gguf import check_gguf
+from minillm.pretrained.gguf_check import read_header
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf")
 
@@ -147,4 +147,4 @@ def header(keys=0, tensors=0, version=3):
 def test_a_header_that_cannot_be_true(data, message, tmp_path):
     (tmp_path / "m.gguf").write_bytes(data)
     with pytest.raises(UserError, match=message):
-        check_gguf(tmp_path / "m.gguf")
+        read_header(tmp_path / "m.gguf")

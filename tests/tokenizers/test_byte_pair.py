@@ -14,7 +14,7 @@ from planting import planted
 from minillm import BytePairTokenizer
 from minillm.errors import UserError
 from minillm.tokenizers import load_tokenizer, piece_cache
-from minillm.tokenizers.byte_pair_batch import merge_pieces
+from minillm.tokenizers.byte_pair_batch import merge_words
 from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
 from minillm.tokenizers.patterns import CL100K, GPT2, PATTERNS, compile_pattern, pieces
 
@@ -336,19 +336,13 @@ def test_learn_merges_stops_when_nothing_is_left():
 def test_many_pieces_at_once_are_merged_as_one_by_one():
     tokenizer = TRAINED["gpt2"]
     rng = np.random.default_rng(5)
-    new = ["".join(rng.choice(list("thequickbrown é"), rng.integers(1, 20))) for _ in range(500)]
-    expected = [tuple(tokenizer._cache._merged([tokenizer._byte_ids[b] for b in piece.encode()])) for piece in new]
-    assert merge_pieces([piece.encode() for piece in new], tokenizer._cache._pair_table) == expected
-
-
-@pytest.mark.parametrize("repeated", [False, True])
-def test_a_long_text_is_learned_at_once(repeated, monkeypatch):
-    monkeypatch.setattr(piece_cache, "FEW", 20)
-    rng = np.random.default_rng(6)
-    words = ["".join(rng.choice(list("thequickbrown,\n"), rng.integers(1, 9))) for _ in range(400)]
-    text = " ".join(words * (4 if repeated else 1))
-    tokenizer = BytePairTokenizer.train(TEXT, 350)
-    assert tokenizer.encode(text) == slow_encode(tokenizer, text)
+    longest = rng.choice([8, 20, 100, 300], 500)  # more than the highest matrix as well
+    new = ["".join(rng.choice(list("thequickbrown é"), rng.integers(1, longest[i]))).encode() for i in range(500)]
+    expected = [tokenizer.merged(piece) for piece in new]
+    lengths = np.array(list(map(len, new)))
+    data, starts = np.frombuffer(b"".join(new), np.uint8), np.cumsum(lengths) - lengths
+    ids, counts = merge_words(data, starts, lengths, tokenizer._cache._pair_table, tokenizer.merged)
+    assert counts.tolist() == list(map(len, expected)) and ids.tolist() == sum(expected, [])
 
 
 CACHE_FAULTS = {
