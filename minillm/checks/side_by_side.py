@@ -60,7 +60,7 @@ class _Worker:
 def _in_order(pieces: Sequence, do: Callable, workers: list[_Worker]) -> Iterator:
     found = {}
     for index, piece in enumerate(pieces):
-        # A worker takes pieces in their order: one that has returned a later one will not return this.
+        # A worker takes pieces in order: one that returned a later one will not return this.
         while index not in found and any(worker.last < index for worker in workers):
             running = {worker.results: worker for worker in workers if worker.last < len(pieces)}
             for results in wait(list(running)):
@@ -82,7 +82,7 @@ def _started(pieces: Sequence, do: Callable, processes: int) -> list[_Worker]:
     for _ in range(processes):
         results, writer = Pipe(duplex=False)
         with warnings.catch_warnings():
-            # Python 3.12 counts the threads of the BLAS, which ends and starts its own around a fork.
+            # Python 3.12 counts BLAS's threads, which end and start again around a fork.
             warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
             pid = os.fork()
         if not pid:
@@ -94,7 +94,10 @@ def _started(pieces: Sequence, do: Callable, processes: int) -> list[_Worker]:
 
 
 def _work(pieces: Sequence, do: Callable, tickets: int, results: Connection) -> None:
-    """The life of a worker. An error ends it without a word, and the process it is a copy of meets the error, too."""
+    """The life of a worker.
+
+    An error ends it without a word: the process that it is a copy of meets the same one.
+    """
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         with blas_threads(1):
