@@ -65,7 +65,7 @@ class Portion:
 TORCH, BOTH = ("torch",), ("torch", "transformers")
 PORTIONS = (
     Portion("train_step", "train_step", ("--threads-too",), TORCH),
-    Portion("generate", "generate", ("--prompt", "128"), BOTH),
+    Portion("generate", "generate", (), (*BOTH, "llama_cpp")),
     Portion("sampler", "sampler", (), BOTH),
     Portion("tokenizer", "tokenizer", (), ("tokenizers", "tiktoken")),
     Portion("linear_cross_entropy", "linear_cross_entropy"),

@@ -11,7 +11,8 @@ float32 matrices are multiplied exactly, unless the model has the precision "tf3
 On a GPU, `cublasGemmEx` of cuBLAS takes bfloat16 operands, sums in float32, and writes either
 dtype; TF32 is a compute type of the single call, so there is no mode to restore. Elsewhere the
 operands are rounded, upcast, and multiplied in float32: the product of two bfloat16 numbers is
-exact there, so only the order of additions differs from the GPU.
+exact there, so only the order of additions differs from the GPU. To large results of float32 or
+float64 the product itself adds (blas.py).
 
 cuBLAS stores matrices by columns. A row-major matrix in memory is its transpose in column-major
 order, so row-major C = A B is computed as C^T = B^T A^T, without copying A or B.
@@ -24,6 +25,7 @@ from functools import lru_cache
 import numpy as np
 
 from minillm.backend.arrays import array_module, current_on, device_of
+from minillm.backend.blas import add_product
 from minillm.backend.hooks import instrumented
 from minillm.backend.precision import bfloat16, dtype_name, is_bfloat16, rounded_to_tf32, tf32_enabled, upcast
 from minillm.errors import UserError
@@ -35,6 +37,7 @@ DEFAULT_ALGORITHM = -1  # CUBLAS_GEMM_DEFAULT: cuBLAS chooses, tensor cores incl
 NO_TRANSPOSE, TRANSPOSED = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 ALIGNED = 8  # numbers of bfloat16 in 16 bytes: where rows begin there, tensor cores load them at full speed
 LOW_PRECISION_CAPABILITY = 80  # of the first GPUs (Ampere) whose tensor cores take bfloat16 and TF32
+LARGE = 1 << 17  # numbers of a result that the product itself adds to; for smaller ones the call costs more
 _NUMBERS = np.array([0, 1], np.float32)  # cuBLAS reads alpha and beta from the host
 ZERO, ONE = _NUMBERS.ctypes.data, _NUMBERS.ctypes.data + _NUMBERS.itemsize  # their addresses
 
@@ -82,6 +85,8 @@ def _on_host(a, b, out, dtype, add):
         product = rounded_to_tf32(a) @ rounded_to_tf32(b)
     elif out is not None and not add:
         return np.matmul(a, b, out=out)
+    elif out is not None and out.size >= LARGE and add_product(a, b, out):
+        return out
     else:
         product = a @ b
     if out is None:

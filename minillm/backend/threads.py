@@ -66,13 +66,14 @@ def blas_kernels() -> str:
     return (function() or b"unknown").decode()
 
 
-@lru_cache(maxsize=4)
-def _find(name: str):
+def function_of_blas(symbol: str):
+    """The C function of this name that NumPy's BLAS has, or None."""
     if sys.platform == "win32":  # symbols of a library that another one loaded cannot be looked up there
         return None
-    library = ctypes.CDLL(np._core._multiarray_umath.__file__)
-    for pattern in _NAMES:
-        function = getattr(library, pattern.format(name), None)
-        if function is not None:
-            return function
-    return None
+    return getattr(ctypes.CDLL(np._core._multiarray_umath.__file__), symbol, None)
+
+
+@lru_cache(maxsize=4)
+def _find(name: str):
+    found = (function_of_blas(pattern.format(name)) for pattern in _NAMES)
+    return next((function for function in found if function is not None), None)
