@@ -116,7 +116,7 @@ def _keep(path: Path, data: bytes) -> None:
 
 
 def _download(path: Path) -> bytes:
-    import http.client  # here: whoever opens a file waits for no network
+    import http.client  # here, as texts are mostly read from files
     import urllib.request
 
     try:
