@@ -1,18 +1,22 @@
-"""python -m benchmarks.generate: how fast a model reads a prompt (prefill) and writes (decode), beside transformers.
+"""python -m benchmarks.generate: how fast a model reads and writes, beside transformers and llama.cpp.
 
-GPT-2 124M and the shape of SmolLM2-135M in float32, with random weights, one text at a time. Completion a token reads every
-weight once, so no program can write faster than
+A prompt is read (prefill), then tokens are written (decode): GPT-2 124M and the shape of SmolLM2-135M in float32, with random
+weights (speed does not depend on their values), one text, batches of 8 and 64 texts, and a context of 4,096 tokens where the
+model has one. llama.cpp reads the F32 file that `export` writes, and takes part with one text. A token of one text reads
+every weight once, so no program can write faster than
 
     bound = memory bandwidth / bytes of the weights
 
 with the bandwidth that this machine shows when all cores read one large array. The contestants and this measurement take
-turns, so that all see the same machine. The time to the first token is that of a new process: start, import, opening the
+turns, so that all see the same machine. `--cases` and names of models choose portions, and
+`--write` then replaces their rows alone. The time to the first token is that of a new process: start, import, opening the
 folder (whose files are in the system's cache), reading a prompt of 16 tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -25,11 +29,14 @@ import numpy as np
 
 import minillm
 from benchmarks import common
+from benchmarks.writers import Minillm, contestants
 from minillm.backend.threads import cores
-from minillm.generation.decoder import Decoder
 from minillm.models.presets import find_preset
 
 VOCABULARY = {"gpt2": 50257, "smollm2-135m": 49152}
+ROUNDS = {"1x128": 7, "8x128": 3, "64x32": 3, "1x4096": 2}  # of each case, TEXTSxPROMPT
+FIRST_TOKEN_CASE = (1, 128)
+NAMES = ("model", "writer", "texts", "prompt_tokens")  # of a row
 FIRST_TOKEN = {
     "minillm": """
 import sys, numpy as np, minillm
@@ -48,58 +55,100 @@ with torch.inference_mode():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=list(VOCABULARY), help=f"of {', '.join(VOCABULARY)}")
-    parser.add_argument("--prompt", type=int, default=256, help="tokens that are read")
-    parser.add_argument("--tokens", type=int, default=48, help="tokens that are written in a round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cases", nargs="+", default=None, help="TEXTSxPROMPT, as 8x128; by default all below")
+    parser.add_argument("--prompt", type=int, help="one text with so many tokens, in place of --cases")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens that are written in a round")
+    parser.add_argument("--rounds", type=int, help="by default more of the short ones")
     parser.add_argument("--without-peers", action="store_true")
-    parser.add_argument("--write", action="store_true", help="write benchmarks/results/generate.json")
+    parser.add_argument(
+        "--write", action="store_true", help="write benchmarks/results/generate.json, or these cases of it"
+    )
     arguments = parser.parse_args()
 
-    results = {}
+    cases = [f"1x{arguments.prompt}"] if arguments.prompt else arguments.cases or list(ROUNDS)
+    rows = []
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = compare(name, Path(folder), arguments)
+            random_model(name).save_pretrained(folder)
+            model = minillm.from_pretrained(folder)
+            for case in cases:
+                texts, prompt = map(int, case.split("x"))
+                if prompt + arguments.tokens > model.config.context_length:
+                    print(f"{name} {case}: no, its context is {model.config.context_length} tokens")
+                    continue
+                rounds = arguments.rounds or ROUNDS.get(case, 3)
+                rows += compare(name, model, Path(folder), texts, prompt, rounds, arguments)
     if arguments.write:
-        common.write_results("generate", {"prompt_tokens": arguments.prompt, "models": results})
+        write(rows)
 
 
-def compare(name: str, folder: Path, arguments) -> dict:
-    """All contestants on one model; prints and returns their figures."""
-    random_model(name).save_pretrained(folder)
-    model = minillm.from_pretrained(folder)
-    weight_bytes = bytes_read_for_a_token(model)
-    contestants = {"minillm": Minillm(model)}
+def compare(name: str, model, folder: Path, texts: int, prompt: int, rounds: int, arguments) -> list[dict]:
+    """All contestants on one model and one case; prints and returns their figures."""
+    writers = {"minillm": Minillm(model)}
     if not arguments.without_peers:
-        try:
-            contestants["transformers"] = Transformers(folder)
-        except ImportError:
-            print('transformers is not installed: pip install "minillm[test-peers]" brings the comparison')
-    prompt = np.random.default_rng(0).integers(0, VOCABULARY[name], (1, arguments.prompt))
-    rounds, speeds, measure_bandwidth = {who: [] for who in contestants}, [], Bandwidth()
-    for turn in range(arguments.rounds + 1):
+        writers = contestants(model, folder, texts, prompt + arguments.tokens)
+    ids = np.random.default_rng(0).integers(0, VOCABULARY[name], (texts, prompt))
+    for writer in writers.values():
+        time_round(writer, ids[:, :8], 2)  # warms up
+    figures, speeds, measure_bandwidth = {who: [] for who in writers}, [], Bandwidth()
+    for _ in range(rounds):
         speeds.append(measure_bandwidth())
-        for who, contestant in contestants.items():
-            figures = time_round(contestant, prompt, arguments.tokens)
-            if turn:  # the first one warms up
-                rounds[who].append(figures)
-    bandwidth = median(speeds)
+        for who, writer in writers.items():
+            figures[who].append(time_round(writer, ids, arguments.tokens))
+    weight_bytes, bandwidth = bytes_read_for_a_token(model), median(speeds)
     bound = bandwidth / weight_bytes
-    print(f"{name}: {weight_bytes / 1e6:.0f} MB of weights, {bandwidth / 1e9:.1f} GB/s: at most {bound:.1f} tokens/s")
-    rows = {}
-    for who, figures in rounds.items():
-        prefill, step = (median(column) for column in zip(*figures))
-        first = median(time_to_first_token(FIRST_TOKEN[who], folder) for _ in range(3))
-        rows[who] = {
-            "prefill_tokens_per_second": arguments.prompt / prefill,
-            "decode_tokens_per_second": 1 / step,
+    print(
+        f"{name} {texts}x{prompt}: {weight_bytes / 1e6:.0f} MB of weights, {bandwidth / 1e9:.1f} GB/s: "
+        f"at most {bound:.1f} steps/s"
+    )
+    rows = []
+    for who, each in figures.items():
+        prefill, step = (median(column) for column in zip(*each))
+        row = {
+            "model": name,
+            "writer": who,
+            "texts": texts,
+            "prompt_tokens": prompt,
+            "weight_megabytes": weight_bytes / 1e6,
+            "bandwidth_gigabytes_per_second": bandwidth / 1e9,
+            "prefill_tokens_per_second": texts * prompt / prefill,
+            "decode_tokens_per_second": texts / step,
             "share_of_bound": 1 / step / bound,
-            "seconds_to_first_token": first,
         }
-        print(
-            f"  {who:<13} prefill {arguments.prompt / prefill:8.0f} tokens/s  decode {1 / step:6.1f} tokens/s  "
-            f"{1 / step / bound:4.0%} of the bound  first token after {first:.2f} s"
-        )
-    return {"weight_megabytes": weight_bytes / 1e6, "bandwidth_gigabytes_per_second": bandwidth / 1e9, **rows}
+        shown = f"  {who:<13} prefill {texts * prompt / prefill:8.0f} tokens/s  decode {texts / step:7.1f} tokens/s"
+        if texts == 1:
+            shown += f"  {1 / step / bound:4.0%} of the bound"
+        if (texts, prompt) == FIRST_TOKEN_CASE and who in FIRST_TOKEN:
+            first = median(time_to_first_token(FIRST_TOKEN[who], folder) for _ in range(3))
+            row["seconds_to_first_token"] = first
+            shown += f"  first token after {first:.2f} s"
+        print(shown, flush=True)
+        rows.append(row)
+    return rows
+
+
+def write(rows: list[dict]) -> None:
+    """results/generate.json with these rows in place of those of the same model, writer and case.
+
+    "cases" has all rows; "models" those of one text with a short prompt, by model and writer.
+    """
+
+    def case_of(row):
+        return row["model"], row["texts"], row["prompt_tokens"], row["writer"]
+
+    path = common.RESULTS / "generate.json"
+    before = json.loads(path.read_text()).get("cases", []) if path.exists() else []
+    kept = {case_of(row): row for row in before + rows}
+    models = {}
+    for (name, texts, prompt, who), row in kept.items():
+        if (texts, prompt) == FIRST_TOKEN_CASE:
+            shared = {key: row[key] for key in ("weight_megabytes", "bandwidth_gigabytes_per_second")}
+            measured = {key: value for key, value in row.items() if key not in NAMES and key not in shared}
+            models.setdefault(name, shared)[who] = measured
+    common.write_results(
+        "generate",
+        {"weights": "random", "prompt_tokens": FIRST_TOKEN_CASE[1], "models": models, "cases": list(kept.values())},
+    )
 
 
 def random_model(name: str):
@@ -151,45 +200,6 @@ def time_round(contestant, prompt, tokens: int) -> tuple[float, float]:
         token = contestant.step(token)
         times.append(time.perf_counter() - started)
     return prefill, median(times)
-
-
-class Minillm:
-    """Greedy decoding with minillm."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def read(self, prompt):
-        self.decoder = Decoder(self.model)
-        return self.decoder.read(prompt).argmax(axis=-1)
-
-    def step(self, token):
-        return self.decoder.read(token[:, None]).argmax(axis=-1)
-
-
-class Transformers:
-    """Greedy decoding with transformers: its model and its cache, without the bookkeeping of its generate()."""
-
-    def __init__(self, folder: Path):
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        self.torch = torch
-        torch.set_num_threads(cores())
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-    def read(self, prompt):
-        self.cache = None
-        return self._forward(self.torch.from_numpy(prompt))
-
-    def step(self, token):
-        return self._forward(token)
-
-    def _forward(self, ids):
-        with self.torch.inference_mode():
-            output = self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-            self.cache = output.past_key_values
-            return output.logits[:, -1].argmax(dim=-1, keepdim=True)
 
 
 def time_to_first_token(program: str, folder: Path) -> float:

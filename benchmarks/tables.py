@@ -76,21 +76,33 @@ def linear_cross_entropy(found: dict) -> list[str]:
     return rows(["", "peak memory", "seconds"], *lines)
 
 
-@table("generate", peers=PEERS)
+@table("generate", peers=(*PEERS, "llama-cpp-python"))
 def generate(found: dict) -> list[str]:
-    """For each model a row of each contestant."""
-    names = {"gpt2": "GPT-2 124M", "smollm2-135m": "SmolLM2-135M"}
-    lines = []
-    for model, contestants in found["models"].items():
-        heading = names.get(model, model)
-        for who, row in contestants.items():
-            if not isinstance(row, dict):
-                continue
-            figures = [number(row[f"{what}_tokens_per_second"]) for what in ("prefill", "decode")]
-            first = f"{number(row['seconds_to_first_token'])} s"
-            lines.append([heading, who, *figures, percent(row["share_of_bound"]), first])
-            heading = ""
-    return rows(["", "", "prompt, tokens/s", "writing, tokens/s", "share of the bound", "first token after"], *lines)
+    """For each model and case (texts, tokens of each prompt) a row of each contestant."""
+    names, headings, lines = {"gpt2": "GPT-2 124M", "smollm2-135m": "SmolLM2-135M"}, set(), []
+    for row in sorted(cases_of(found), key=lambda row: (row["model"], row["texts"], row["prompt_tokens"])):
+        case = names.get(row["model"], row["model"]), f"{row['texts']} x {row['prompt_tokens']:,}"
+        heading = ["", ""] if case in headings else [*case]
+        headings.add(case)
+        figures = [number(row[f"{what}_tokens_per_second"]) for what in ("prefill", "decode")]
+        bound = percent(row["share_of_bound"]) if row["texts"] == 1 else ""  # of one text; a step of more writes more
+        first = f"{number(row['seconds_to_first_token'])} s" if "seconds_to_first_token" in row else ""
+        lines.append([*heading, row["writer"], *figures, bound, first])
+    figures = ["prompt, tokens/s", "writing, tokens/s", "share of the bound", "first token after"]
+    return rows(["", "texts x prompt", "", *figures], *lines)
+
+
+def cases_of(found: dict) -> list[dict]:
+    """The rows of benchmarks/generate.py; of a file without them, those of one text."""
+    if "cases" in found:
+        return found["cases"]
+    case = {"texts": 1, "prompt_tokens": found["prompt_tokens"]}
+    return [
+        {"model": model, "writer": who, **case, **row}
+        for model, contestants in found["models"].items()
+        for who, row in contestants.items()
+        if isinstance(row, dict)
+    ]
 
 
 STRATEGIES = {

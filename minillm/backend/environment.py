@@ -16,6 +16,7 @@ OPTIONAL_PACKAGES = (
     "cupy-cuda12x",
     "cupy-cuda13x",
     "gguf",
+    "llama-cpp-python",
     "matplotlib",
     "mpi4py",
     "mpich",

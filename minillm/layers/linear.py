@@ -122,7 +122,7 @@ class Linear(Layer):
             return products(x, (self,), cache, with_bias)[0]
         weight = self.weight.peek()
         if cache.one_token:
-            if self.transposed and with_bias and (packed := cache.packed(self)) is not None:
+            if with_bias and (packed := cache.packed(self)) is not None:
                 return packed(x)
             y = x @ (weight.T if self.transposed else weight)  # (1, 1, I) @ (I, O)
         else:

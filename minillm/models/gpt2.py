@@ -172,6 +172,10 @@ class GPT2(LanguageModel):
         return {"bias": any(name.endswith(".bias") for name in file.names())}
 
     @classmethod
+    def extra_to_gguf(cls, config):
+        return {"vocab_size": config.vocab_size}  # llama.cpp needs it in a file without a tokenizer
+
+    @classmethod
     def gguf_refusal(cls, config):
         if GELU_FORMS[config.activation] != "tanh":
             return (

@@ -164,7 +164,7 @@ FAULTS = [
     (packed_linear, "y += self._bias", "pass", "linear transposed"),
     (packed_linear, "] = strip.T", "] = strip.T[::-1]", "linear transposed"),
     (packed_linear, "column += len(strip)", "column += 0", "swiglu"),
-    (packed_linear, "_weight[:, column : column", "_weight[:, start : start", "llama block 0"),
+    (packed_linear, "copy[:, column : column", "copy[:, start : start", "llama block 0"),
     (layer_norm, "y = x - x.dtype.type(float(", "y = x - 0 * x.dtype.type(float(", "layer norm"),
     (layer_norm, "float(row.dot(row)) / row.size + eps", "float(row.dot(row)) / row.size", "layer norm"),
     (layer_norm, "y += bias\n    return y\n\n\nclass", "pass\n    return y\n\n\nclass", "layer norm"),
@@ -329,6 +329,19 @@ def test_a_bias_of_some_is_packed():
     kept.start(1)
     expected = np.concatenate([part.eval().forward(x) for part in parts], axis=-1)
     assert_close(packed_linear.packed_linear(x, tuple(parts), kept), expected)
+
+
+@pytest.mark.parametrize("width, outputs, packs", [(12, 8, True), (8, 8, True), (8, 12, False), (4, 4, False)])
+def test_a_large_weight_with_short_rows_is_packed_the_other_way(monkeypatch, width, outputs, packs):
+    """Weights that GPT-2 stores as (in, out): small ones, and those with rows longer than columns, stay."""
+    monkeypatch.setattr(packed_linear, "LARGE", 64)
+    layer, x = Linear(array("weight", width, outputs), array("bias", outputs)).eval(), array("x", 1, 1, width)
+    kept = Cache(np.zeros(1), 1)
+    kept.start(1)
+    packed = kept.packed(layer)
+    assert (packed is not None) == packs
+    assert_close(layer.decode(x, kept), layer.forward(x))
+    assert not packs or packed._weight.T.flags.c_contiguous
 
 
 def test_parameters_of_a_layer_of_ones_own():

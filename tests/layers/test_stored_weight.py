@@ -7,7 +7,8 @@ import minillm
 from minillm.backend.threads import blas_threads
 from minillm.errors import UserError
 from minillm.files.number_formats import FORMATS
-from minillm.layers import stored_weight
+from minillm.layers import packed_linear, stored_weight
+from minillm.layers.cache import Cache
 from minillm.layers.linear import Linear
 from minillm.layers.parameter import Parameter
 from minillm.layers.stored_weight import StoredWeight
@@ -109,3 +110,16 @@ def test_a_linear_layer_over_it_gives_dx_and_no_gradient(transposed):
     assert parameter.grad is None
     with pytest.raises(UserError, match="cannot learn"):
         minillm.AdamW({"weight": parameter}, lr=1e-3)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_it_is_not_copied_for_one_token(monkeypatch, transposed):
+    """layers/packed_linear.py copies float32 weights of this shape, in both orientations."""
+    monkeypatch.setattr(packed_linear, "LARGE", 1 << 16)
+    weight = make("Q8_0")
+    layers = [Linear(each, transposed=transposed) for each in (weight, weight.expand())]
+    kept, x = Cache(np.zeros(1), 1), np.ones((1, 1, layers[0].weight.value.shape[transposed]), np.float32)
+    kept.start(1)
+    stored, copied = (layer.decode(x, kept) for layer in layers)
+    assert kept.packed(layers[0]) is None and kept.packed(layers[1]) is not None
+    np.testing.assert_allclose(stored, copied, rtol=1e-4, atol=1e-4)
