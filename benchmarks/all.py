@@ -74,6 +74,7 @@ PORTIONS = (
     Portion("profile_step", "profile_step"),
     Portion("muon_steps", "muon"),
     Portion("stored_weights", "stored_weights"),
+    Portion("opening", "opening"),
     Portion("page", "page", (), ("playwright",)),
     Portion("scaling", "scaling", (), ("torch", "mpi4py")),
     Portion("speculative", "speculative"),

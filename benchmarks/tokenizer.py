@@ -49,8 +49,7 @@ def main() -> None:
         print(f"{arguments.vocabulary} is not there: encoding with the {VOCABULARY} tokens learned here")
         tokenizer = BytePairTokenizer.train(text, VOCABULARY)
     results["encoding_megabytes_per_second"] = {
-        name: encoding(tokenizer, name, each, 1 if name.startswith("without") else arguments.repeats)
-        for name, each in texts(text).items()
+        name: encoding(tokenizer, name, each, arguments.repeats) for name, each in texts(text).items()
     }
     if arguments.write:
         write_results("tokenizer", {"vocabulary": tokenizer.vocab_size, **results})

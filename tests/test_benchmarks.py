@@ -18,6 +18,7 @@ from benchmarks import (
     gradcheck,
     kernel,
     minute,
+    opening,
     packing,
     page_overhead,
     profile_step,
@@ -319,6 +320,24 @@ def test_both_kinds_of_rows_have_the_same_loss():
         batches = packing.batches_of(rows, 2, time)
         losses.append(sum(model.loss(ids, targets, count=1, starts=starts) for ids, targets, starts in batches))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_opening_in_fresh_processes(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("gguf", reason="the file is written by the package gguf")
+
+    def tiny(run, environment):
+        config = minillm.GPT2Config(vocab_size=300, context_length=8, n_layer=1, n_head=1, d_model=8)
+        minillm.GPT2(config, seed=0).save_pretrained(run)
+        opening.random_tokenizer(300).save_pretrained(run)
+
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(opening, "_train_a_step", tiny)
+    monkeypatch.setattr(opening, "VOCABULARY", 300)
+    shown = run(monkeypatch, capsys, opening, "--layers", "1", "--rounds", "1", "--write")
+    found = json.loads((tmp_path / "opening.json").read_text())["median_seconds"]
+    assert list(found) == ["numpy", "version", "first_token", "gguf_model", "gguf_tokenizer"]
+    assert all(0 < seconds < 60 for seconds in found.values()) and all(name in shown for name in found)
 
 
 def test_a_minute_of_each_recipe_on_a_short_text(monkeypatch, capsys, tmp_path):

@@ -34,7 +34,7 @@ from minillm.checks.gradcheck import GradientError, Report, gradcheck
 from minillm.errors import UserError
 
 __all__ = ["CASES", "GRADCHECKED", "KERNELS", "KEY", "LAYERS", "Case", "Kernel", "Problem", "array", "at", "randomised"]
-__all__ += ["check_gradients", "run"]
+__all__ += ["check_gradients", "problems_of", "report_or_error", "run"]
 
 LAYERS = (
     LINEAR, BIAS, EMBEDDING, LAYER_NORM, RMS_NORM, RESIDUAL_LAYER_NORM, RESIDUAL_RMS_NORM, RESIDUAL_BIAS, ROTARY,
@@ -63,16 +63,31 @@ def run(names: list[str] | None = None, method: str = "differences") -> Iterator
     method: of `gradcheck`. Yields (name, report or error) for each problem. Raises UserError for an
     unknown name.
     """
+    for name, case, problem in problems_of(names):
+        yield name, report_or_error(case, problem, method)
+
+
+def problems_of(names: list[str] | None = None) -> list[tuple[str, Case, Problem]]:
+    """(name, case, problem) of what `minillm gradcheck` checks. Raises UserError for an unknown
+    name.
+    """
     for name in names or ():
         if name not in GRADCHECKED:
             raise UserError(f'no gradient check is named "{name}": use {", ".join(GRADCHECKED)}')
-    for name in names or GRADCHECKED:
-        for case in GRADCHECKED[name]:
-            for problem in case.gradcheck:
-                try:
-                    yield name, check_gradients(case, problem, method=method, intermediates=True)
-                except GradientError as error:
-                    yield name, error
+    return [
+        (name, case, problem)
+        for name in names or GRADCHECKED
+        for case in GRADCHECKED[name]
+        for problem in case.gradcheck
+    ]
+
+
+def report_or_error(case: Case, problem: Problem, method: str = "differences") -> Report | GradientError:
+    """As `check_gradients`, with the first wrong intermediate; a GradientError is returned."""
+    try:
+        return check_gradients(case, problem, method=method, intermediates=True)
+    except GradientError as error:
+        return error
 
 
 def check_gradients(case: Case, problem: Problem, module=None, **settings) -> Report:

@@ -71,6 +71,30 @@ def check_muon(module: types.ModuleType) -> None:
             found = module.muon_formula(turned(w), turned(g), turned(m), 0.1, 0.7, 0.3, axis)
             wanted = [turned(np.array(each)) for each in formulas.muon(*(x.tolist() for x in (w, g, m)), 0.1, 0.7, 0.3)]
             compare(f"muon_formula {shape}", found, wanted, 1e-8)
+    _check_a_part(module)
+
+
+class _FirstRows:
+    """In the place of a `Cut`: the first rows of a matrix, of which other ranks have `others`."""
+
+    def __init__(self, others):
+        self.others = others
+
+    def whole_of(self, part):
+        return np.concatenate([part, self.others])
+
+    def part_of(self, whole):
+        return whole[: -len(self.others)].copy()
+
+
+def _check_a_part(module: types.ModuleType) -> None:
+    """A rank that has two rows of five takes the step of the whole matrix for them."""
+    w, g, m = (stream("part", name).normal((5, 2)) for name in "wgm")
+    wanted = formulas.muon(*(x.tolist() for x in (w, g, m)), 0.1, 0.7, 0.3)
+    after = 0.7 * m + 0.3 * g  # the momentum
+    cut = _FirstRows((0.7 * after + 0.3 * g)[2:])
+    module.muon_update(w[:2], g[:2].copy(), m[:2], 0.1, 0.7, 0.3, 0, cut)
+    compare("muon_update of a part", (w[:2], m[:2]), [np.array(each)[:2] for each in wanted], 1e-8)
 
 
 def check_global_norm(module: types.ModuleType) -> None:

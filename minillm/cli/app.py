@@ -21,7 +21,7 @@ from minillm.cli import (
     tokenizer,
     train,
 )
-from minillm.cli.options import Command
+from minillm.cli.options import takes_fields
 
 app = typer.Typer(
     name="minillm",
@@ -64,7 +64,8 @@ for module in (
     read,
     play,
 ):
-    name, cls = module.__name__.rpartition(".")[2], getattr(module.command, "cls", Command)
+    # the parameters of a command are made when it is used
+    command = module.command if hasattr(module.command, "cls") else takes_fields(lambda: ())(module.command)
     summary = " ".join(getdoc(module.command).split("\n\n")[0].split())
-    app.command(name=name, cls=cls, short_help=summary)(module.command)
+    app.command(name=module.__name__.rpartition(".")[2], cls=command.cls, short_help=summary)(command)
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -9,11 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from minillm.cli.terminal import fold, terminal_width, waiting
 from minillm.errors import MissingExtra, UserError
 from minillm.generation.comparison import compare, draw, table
@@ -107,6 +102,11 @@ def show_comparison(
     model, tokenizer, prompt: str, ids, max_tokens: int, chart: Path, *, seed: int, samples: int, eos_ids, stop
 ) -> None:
     """Every strategy's first text, the table of figures, means of all its texts, and the chart."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     if not chart.parent.is_dir():
         raise UserError(f"--chart {chart}: there is no folder {chart.parent}")
     with waiting("writing by every strategy"):

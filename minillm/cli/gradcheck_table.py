@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 
 from minillm.checks import complex_step
-from minillm.checks.cases import run
+from minillm.checks.cases import problems_of, report_or_error
 from minillm.checks.gradcheck import GradientError, Report
+from minillm.checks.side_by_side import side_by_side
 from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD
 from minillm.cli.terminal import terminal_width, waiting
 
@@ -23,8 +24,10 @@ def check_and_print(names: list[str] | None, every: bool = False, method: str = 
     every: a line for each tensor in place of one for each layer. method: of `gradcheck`.
     """
     reports, failures = [], []
-    with waiting(WAITING[method]):
-        for _, result in run(names, method):
+    problems = [(case, problem, method) for _, case, problem in problems_of(names)]
+    # The processes first: the sign of life is a thread, which no copy of a process has.
+    with side_by_side(problems, lambda problem: report_or_error(*problem)) as results, waiting(WAITING[method]):
+        for result in results:
             if isinstance(result, GradientError):
                 failures.append(str(result))
                 result = result.report

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import sys
-import urllib.request
 from pathlib import Path
 
 from minillm.data.special import END_OF_TEXT
@@ -118,6 +116,9 @@ def _keep(path: Path, data: bytes) -> None:
 
 
 def _download(path: Path) -> bytes:
+    import http.client  # here, as texts are mostly read from files
+    import urllib.request
+
     try:
         with urllib.request.urlopen(SHAKESPEARE_URL, timeout=TIMEOUT_SECONDS) as response:
             return response.read()

@@ -97,19 +97,25 @@ class Layer:
         """The direct sub-layers with their names; those in lists, tuples and dicts are named by
         index or key: `h.0`.
         """
-        for name, value in entries(self):
+        for name, value in vars(self).items():
             if isinstance(value, Layer):
                 yield name, value
+            elif type(value) not in _PLAIN and name != "_saved":
+                yield from ((inner, item) for inner, item in _opened(name, value, ()) if isinstance(item, Layer))
 
     def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """This layer and all below it, with their paths, from the top down. A layer that is used
         twice is listed once.
         """
         seen: set[int] = set()
-        for place, layer in self.places(path):
+        waiting = [(path, self)]  # one loop, and no generator in a generator: each step of training names the layers
+        while waiting:
+            place, layer = waiting.pop()
             if id(layer) not in seen:
                 seen.add(id(layer))
                 yield place, layer
+                below = [(f"{place}.{name}" if place else name, child) for name, child in layer.children()]
+                waiting += reversed(below)
 
     def places(self, path: str = "") -> Iterator[tuple[str, Layer]]:
         """As `layers`, but a layer that is used twice is listed at each of its places."""
@@ -317,6 +323,7 @@ def entries(layer: Layer) -> Iterator[tuple[str, object]]:
 # What most attributes are, and no container: quick to recognise, since each training step names the
 # layers.
 _WHOLE = (Layer, Parameter, np.ndarray, str, int, float, type(None))
+_PLAIN = frozenset({Parameter, np.ndarray, str, int, float, bool, type(None)})  # by their exact class
 
 
 def _opened(name: str, value, outer: tuple) -> Iterator[tuple[str, object]]:

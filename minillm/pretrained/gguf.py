@@ -1,8 +1,8 @@
 """GGUF files: llama.cpp's models, weights of any of its types, and the tokenizer
 (gguf_tokenizer.py), in one file.
 
-`read_header` reads what is in them and sees that all counts, lengths and offsets fit the file; the
-package `gguf` (extra `gguf`) expands the weights. A file that was split is joined. What keys and
+`read_header` reads what is in them and sees that all counts, lengths and offsets fit the file;
+weights are expanded as gguf_types.py says. A file that was split is joined. What keys and
 tensors mean is in gguf_keys.py. Weights are expanded once, to float32 or float64. llama.cpp rotates
 interleaved pairs in some architectures, whose rows of query and key weights have been moved for it;
 here they are moved back, and the model is that of the Hugging Face folder it was made from.
@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.errors import MissingExtra, UserError
-from minillm.files.number_formats import FORMATS, NumberFormat
+from minillm.errors import UserError
+from minillm.files.number_formats import FORMATS
 from minillm.files.safetensors_file import first_not_finite
 from minillm.layers.linear import Linear
 from minillm.layers.stored_weight import StoredWeight
@@ -28,19 +28,11 @@ from minillm.models.language_model import LanguageModel
 from minillm.models.llama_names import rows_to_halves
 from minillm.pretrained.gguf_check import MAGIC, TensorPlace, read_header
 from minillm.pretrained.gguf_keys import check_keys, check_tensors, model_class_of
+from minillm.pretrained.gguf_types import PLAIN, TensorType, expanded, format_of, tensor_type
 from minillm.pretrained.stored_weights import EXPANDED, check_finite, fill
 from minillm.tokenizers.byte_spelling import spell
 
 NO_TOKEN = spell(b"\xff")  # named as BOS and EOS by files of models that have none: no text has this byte
-PLAIN = {
-    "F16": "float16",
-    "F32": "float32",
-    "F64": "float64",
-    "I8": "int8",
-    "I16": "int16",
-    "I32": "int32",
-    "I64": "int64",
-}
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp's gguf-split names the parts
 
 
@@ -70,17 +62,11 @@ class GGUF(Settings):
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        header = read_header(self.path)
-        try:
-            import gguf
-        except ImportError:
-            raise MissingExtra(f"opening {self.path.name}", "the package gguf", "gguf") from None
-        self._quants, self._sizes = gguf.quants, gguf.GGML_QUANT_SIZES
-        settings, places = header
+        settings, places = read_header(self.path)
         super().__init__(self.path, settings)
-        self._tensors = _mapped(self.path, places, gguf)
+        self._tensors = _mapped(self.path, places)
         if self.settings.get("split.count", 1) != 1:
-            self._join(gguf)
+            self._join()
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -104,7 +90,7 @@ class GGUF(Settings):
             raise UserError(f"{self.path}: token_embd.weight has {len(shape)} dimensions, expected 2")
         return int(shape[1])
 
-    def _join(self, gguf) -> None:
+    def _join(self) -> None:
         """Add the tensors of the other parts of a split file; the keys are in the first part."""
         count, expected = self.settings.get("split.count"), self.settings.get("split.tensors.count")
         match = SPLIT_NAME.fullmatch(self.path.name)
@@ -119,7 +105,7 @@ class GGUF(Settings):
             if not path.is_file():
                 raise UserError(f"{self.path} is one of {count} parts of a split GGUF file, and {path} is missing")
             settings, places = read_header(path)
-            tensors = _mapped(path, places, gguf)
+            tensors = _mapped(path, places)
             if settings.get("split.no") != number - 1 or settings.get("split.count") != count:
                 raise UserError(
                     f"{path} is not part {number} of {count}: it says part {settings.get('split.no')!r:.20}"
@@ -140,7 +126,7 @@ class GGUF(Settings):
         stored = self._tensors[name]
         shape = tuple(int(n) for n in reversed(stored.shape))
         try:
-            values = self._quants.dequantize(stored.data, stored.tensor_type).reshape(shape).astype(dtype, copy=False)
+            values = expanded(stored.data, stored.tensor_type).reshape(shape).astype(dtype, copy=False)
         except NotImplementedError:
             raise UserError(
                 f"{self.path}: {name} is stored as {stored.tensor_type.name}, which gguf does not expand"
@@ -159,52 +145,40 @@ class GGUF(Settings):
         stored = self._tensors.get(name)
         if stored is None or len(stored.shape) != 2:
             return None
-        is_number = self._sizes[stored.tensor_type][0] == 1  # each for itself, as in F32
-        if is_number and stored.tensor_type.name not in FORMATS:
+        kind, (columns, rows) = stored.tensor_type, map(int, stored.shape)
+        is_number = kind.block == 1  # each for itself, as in F32
+        if is_number and kind.name not in FORMATS or columns % kind.block:
             return None
-        columns, rows = map(int, stored.shape)
-        group, group_bytes = self._sizes[stored.tensor_type]
-        if columns % group:
-            return None
-        return StoredWeight(stored.data.view(np.uint8).reshape(rows, -1), self._format(stored.tensor_type))
-
-    def _format(self, kind) -> NumberFormat:
-        """The format of a type: ours, or that of the package gguf."""
-
-        def expand(stored, out) -> None:
-            out[...] = self._quants.dequantize(np.ascontiguousarray(stored), kind)
-
-        return FORMATS.get(kind.name) or NumberFormat(kind.name, *self._sizes[kind], expand)
+        return StoredWeight(stored.data.view(np.uint8).reshape(rows, -1), format_of(kind))
 
 
 class StoredTensor(NamedTuple):
-    """A tensor in the file: its type (of gguf.GGMLQuantizationType), its shape as GGUF has it, the
-    fastest axis first, and its numbers or, of types that are packed, the bytes of its rows.
+    """A tensor in the file: its type, its shape as GGUF has it, the fastest axis first, and its
+    numbers or, of types that are packed, the bytes of its rows.
     """
 
-    tensor_type: object
+    tensor_type: TensorType
     shape: tuple[int, ...]
     data: np.ndarray
 
 
-def _mapped(path: Path, places: list[TensorPlace], gguf) -> dict[str, StoredTensor]:
+def _mapped(path: Path, places: list[TensorPlace]) -> dict[str, StoredTensor]:
     """The tensors of one file by name, in a private map of it: training changes the numbers in
     memory, never the file.
     """
     data = np.asarray(np.memmap(path, mode="c"))
     tensors = {}
     for name, shape, number, start in places:
+        kind = tensor_type(number, path)
         try:
-            kind = gguf.GGMLQuantizationType(number)
-            block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
             plain = getattr(np, PLAIN.get(kind.name, "uint8"))
-            size = math.prod(shape) * block_bytes // block
+            size = math.prod(shape) * kind.block_bytes // kind.block
             rows = (*reversed(shape[1:]), -1)
             tensors[name] = StoredTensor(kind, shape, data[start : start + size].view(plain).reshape(rows))
-            if tensors[name].data.nbytes != size or shape[0] % block:
+            if tensors[name].data.nbytes != size or shape[0] % kind.block:
                 raise ValueError(f"tensor {name[:60]!r} is cut off, or its rows are no whole blocks of {kind.name}")
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path} is damaged, or newer than the package gguf: {error}") from None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged, or newer than minillm: {error}") from None
     return tensors
 
 

@@ -8,7 +8,7 @@ Python object is made for any other.
 
 The plain way is `BytePairTokenizer.encode_plainly`, which gives the same ids; short texts go by
 piece_cache.py, which remembers. Measured by benchmarks/tokenizer.py with GPT-2's vocabulary on 1 MB
-of English seen for the first time, one core of an AMD EPYC, 2026-11-26: 21.1 MB/s, 1.19 times
+of English seen for the first time, one core of an AMD EPYC, 2026-11-26: 20.3 MB/s, 1.20 times
 tiktoken's speed.
 """
 

@@ -13,6 +13,7 @@ row that was merged into the one above is skipped by two linked lists, `after` a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -38,6 +39,7 @@ class PairTable:
         self.tokens = np.zeros(int(ranks.max(initial=0)) + 1, np.int32)  # of each rank
         self.tokens[ranks] = tokens
         self.outside = int(max(pairs.max(initial=0), tokens.max(initial=0), self.byte_ids.max())) + 1  # in no pair
+        self._merges = pairs.T, tokens
         self._id_bits = self.outside.bit_length()
         self._rank_bits = len(self.tokens).bit_length()
         if 2 * self._id_bits + self._rank_bits > 63:
@@ -49,6 +51,19 @@ class PairTable:
         self._fill(self._pair(pairs[:, 0], pairs[:, 1]), ranks)
         # most look-ups are of two bytes
         self.of_bytes = self.find(np.repeat(self.byte_ids, 256), np.tile(self.byte_ids, 256))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Bytes of each token, 0 of those that no merge makes."""
+        lengths = np.zeros(self.outside, np.int64)
+        lengths[self.byte_ids] = 1
+        (a, b), tokens = self._merges
+        while True:
+            both = lengths[a] + lengths[b]
+            (new,) = np.nonzero((lengths[a] > 0) & (lengths[b] > 0) & (lengths[tokens] == 0))
+            if not len(new):
+                return lengths
+            lengths[tokens[new]] = both[new]
 
     def _fill(self, keys: np.ndarray, ranks: np.ndarray) -> None:
         entries, slots = keys << self._rank_bits | ranks, self._slot(keys)
@@ -100,7 +115,7 @@ def merge_words(
         (chosen,) = np.nonzero((lengths > shortest) & (lengths <= height) if height else lengths > shortest)
         shortest = height
         if height and len(chosen) >= FEW:
-            flat, counts[chosen] = _merge_matrix(data, starts[chosen], lengths[chosen], height, table)
+            flat, counts[chosen] = merge_matrix(data, starts[chosen], lengths[chosen], height, table)
         else:
             ends = (starts + lengths)[chosen]
             each = [merge_one(data[start:end].tobytes()) for start, end in zip(starts[chosen], ends)]
@@ -125,7 +140,7 @@ def spread(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.repeat(begins - before, counts) + np.arange(counts.sum())
 
 
-def _merge_matrix(data, starts, lengths, height: int, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
+def merge_matrix(data, starts, lengths, height: int, table: PairTable) -> tuple[np.ndarray, np.ndarray]:
     """The ids of words of up to `height` bytes, one after the other, and how many each has."""
     width, row_bits = len(starts), height.bit_length()
     rows = np.arange(height)[:, None]  # (R, 1)

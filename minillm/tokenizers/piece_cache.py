@@ -5,6 +5,7 @@ through NumPy.
     a word between two spaces, likewise    not even cut: `str.split` takes a third of the time of the pattern
     a new pre-token of up to SHORT bytes   merged with the ranks of its pairs kept in a list
     a longer one                           merged with a heap, in n log n steps (merging.py)
+    one of LONG_WORD bytes                 merged in windows with NumPy (long_words.py)
     a text of LONG characters              cut, merged and put together with NumPy (array_encoding.py)
 
 `BytePairTokenizer.encode_plainly` gives the same ids: the tests compare the two.
@@ -21,6 +22,7 @@ import numpy as np
 from minillm.errors import UserError
 from minillm.tokenizers.array_encoding import LONG, Pretokens, encode_pretokens
 from minillm.tokenizers.byte_pair_batch import PairTable
+from minillm.tokenizers.long_words import LONG_WORD, merge_long_word
 from minillm.tokenizers.merging import merge_in_order
 
 CACHED_PIECES = 1 << 18  # pre-tokens whose ids are remembered, and as many words
@@ -84,8 +86,14 @@ class PieceCache:
         return encode_pretokens(pretokens, self._pair_table, self._merged_bytes, self._whole)
 
     def _merged_bytes(self, data: bytes) -> list[int]:
-        ids = list(map(self._byte_ids.__getitem__, data))
-        return merge_in_order(ids, self._rank_and_token) if len(ids) > SHORT else self._merged(ids)
+        if len(data) >= LONG_WORD and -1 not in self._byte_ids:
+            return merge_long_word(data, self._pair_table, self._merged_with_heap).tolist()
+        if len(data) > SHORT:
+            return self._merged_with_heap(data)
+        return self._merged(list(map(self._byte_ids.__getitem__, data)))
+
+    def _merged_with_heap(self, data: bytes) -> list[int]:
+        return merge_in_order(list(map(self._byte_ids.__getitem__, data)), self._rank_and_token)
 
     def _with_spaces_joined(self, words, found, alone) -> Iterator[Iterable[int]]:
         """The ids of all words.

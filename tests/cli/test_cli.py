@@ -330,3 +330,21 @@ def test_heavy_modules_are_loaded_when_used(tmp_path):
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stdout
     modules = shown.split("\n")[-2].split()
     assert "typer" in modules and not {"numpy", "safetensors", "minillm.layers", "matplotlib"} & set(modules)
+
+
+NOT_FOR_WRITING = {
+    *("torch", "transformers", "tokenizers", "tiktoken", "matplotlib", "jinja2", "yaml", "gguf", "cupy", "starlette"),
+    *("rich", "http.client", "huggingface_hub", "minillm.cli.train_progress"),
+    *("minillm.training", "minillm.optim", "minillm.checks", "minillm.web", "minillm.lessons", "minillm.inspection"),
+}
+
+
+def test_what_generate_does_not_load(minillm, tmp_path):
+    """Nothing that a text from a run folder does not need: the first token waits for all of it."""
+    minillm(*"train --data text.txt --tokenizer char --max-steps 1 --d-model 32 --n-layer 1 --out run".split())
+    code = "import sys; sys.argv = 'minillm generate run --prompt the --max-tokens 2'.split()\n"
+    code += "from minillm.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True).stdout
+    modules = set(shown.split("\n")[-2].split())
+    assert {"numpy", "minillm.generation.generate", "minillm.pretrained.hugging_face"} <= modules
+    assert not NOT_FOR_WRITING & modules

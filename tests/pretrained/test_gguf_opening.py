@@ -1,4 +1,4 @@
-"""Opening a GGUF file: the header as the package gguf reads it, and no call of Python for each of its tokens."""
+"""Opening a GGUF file: as the package gguf reads it, without it where we can, and no call of Python for each token."""
 
 import struct
 import sys
@@ -8,9 +8,10 @@ import pytest
 from model_files import LLAMA, add_byte_pairs, write_gguf
 
 import minillm
-from minillm.errors import UserError
+from minillm.errors import MissingExtra, UserError
 from minillm.pretrained.gguf import GGUF
 from minillm.pretrained.gguf_check import read_header
+from minillm.pretrained.gguf_types import OWN_TYPES, expanded
 
 gguf = pytest.importorskip("gguf", reason="GGUF files need the package gguf")
 TOKENS = 3000
@@ -94,3 +95,44 @@ def test_damage_in_a_list_of_words(data, message, tmp_path):
 def test_a_list_of_words(tmp_path):
     (tmp_path / "m.gguf").write_bytes(words(text(b""), text("é".encode())))
     assert read_header(tmp_path / "m.gguf") == ({"k": ["", "é"]}, [])
+
+
+def test_types_are_those_of_the_package():
+    for number, kind in OWN_TYPES.items():
+        theirs = gguf.GGMLQuantizationType(number)
+        assert kind == (theirs, theirs.name, *gguf.GGML_QUANT_SIZES[theirs])
+
+
+def of_type(path, name):
+    """A model of which the package writes all matrices in one type."""
+    return write_gguf(path, minillm.Llama(LLAMA, seed=1), gguf.GGMLQuantizationType[name], change=add_byte_pairs)
+
+
+@pytest.mark.parametrize("name", [kind.name for kind in OWN_TYPES.values()])
+def test_weights_are_those_of_the_package(name, tmp_path, monkeypatch):
+    """The slow twin: the package's own expansion, to the last bit."""
+    path = of_type(tmp_path / "m.gguf", name)
+    expected = {
+        each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in gguf.GGUFReader(path).tensors
+    }
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    file = GGUF(path)
+    assert {file.type_of(each) for each in file.names()} == {name, "F32"}
+    for each, values in expected.items():
+        found = file.tensor(each, "float32")
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found.view(np.uint32), values.reshape(found.shape).view(np.uint32))
+
+
+def test_other_types_need_the_package(tmp_path, monkeypatch):
+    path = of_type(tmp_path / "m.gguf", "Q5_0")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtra, match=r'opening m.gguf needs the package gguf.*pip install "minillm\[gguf\]"'):
+        GGUF(path)
+
+
+def test_blocks_of_tensors_with_more_dimensions():
+    stored = np.frombuffer(np.random.default_rng(0).bytes(2 * 3 * 68), np.uint8).reshape(2, 3, 68)
+    with np.errstate(all="ignore"):
+        theirs = gguf.quants.dequantize(stored, gguf.GGMLQuantizationType.Q8_0)
+    np.testing.assert_array_equal(expanded(stored, OWN_TYPES[8]).reshape(2, 3, 64), theirs)
