@@ -18,8 +18,8 @@ Milliseconds of one core for M rows:
                                         in blocks          6.6  11.2   20.7   14.7   16.3
 
 All blocks of a thread are one call of NumPy. In a loop of Python two threads wait for each other at
-every block, for only one may run Python: a token of each of 8 texts then took GPT-2 124M 119 ms, and
-takes 51 (3 texts: 113 and 45).
+every block, for only one may run Python: a token of each of 8 texts then took GPT-2 124M 119 ms,
+and takes 51 (3 texts: 113 and 45).
 """
 
 from __future__ import annotations
