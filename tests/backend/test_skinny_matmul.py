@@ -48,11 +48,13 @@ def test_it_is_the_product(shape, threads):
 @pytest.mark.parametrize(
     "right, wrong",
     [
-        ("rows = max(1, BLOCK_OF_INPUTS // weight.shape[1])", "rows = BLOCK_OF_INPUTS // weight.shape[1]"),
-        ("for first in range(0, len(weight), rows)", "for first in range(0, len(weight) - rows, rows)"),
-        ("y[:, start:stop] += product", "y[:, start:stop] = product"),
-        ("multiply(x, weight, y, *part), parts", "multiply(x, weight, y, 0, share), parts"),
-        ("np.matmul(weight[first:last]", "np.matmul(weight[start : start + last - first]"),
+        ("sums += x[:, whole:] @ strips[:, whole:]", "pass"),
+        ("np.add.reduce(products, axis=1)", "products[:, -1]"),
+        ("places = y[:, first:last]", "places = y[:, start : start + last - first]"),
+        ("strips = weight[:, first:last]", "strips = weight[:, start : start + last - first]"),
+        ("(each[first:last].reshape", "(each[start : start + last - first].reshape"),
+        ("submit(multiply, x, weight, y, *part)", "submit(multiply, x, weight, y, *first)"),
+        ("// rows * rows\n", "// rows * rows + rows\n"),
     ],
 )
 def test_faults_are_caught(right, wrong):
@@ -97,8 +99,8 @@ def test_a_linear_layer_uses_it(monkeypatch, transposed):
 @pytest.mark.parametrize("kind", [minillm.GPT2, minillm.Llama])
 def test_a_model_reads_several_tokens_with_it(monkeypatch, kind):
     monkeypatch.setattr(module, "_has_small_products", lambda: True)
-    monkeypatch.setattr(module, "BLOCK", 256)
-    monkeypatch.setattr(module, "BLOCK_OF_INPUTS", 256)
+    for name, few in (("LEAST", 1024), ("BLOCK", 256), ("INPUTS", 16), ("ALIGNED", 16)):
+        monkeypatch.setattr(module, name, few)
     config = minillm.GPT2Config if kind is minillm.GPT2 else minillm.LlamaConfig
     fields = dict(vocab_size=50, context_length=12, n_layer=2, n_head=2, d_model=32)
     model = randomised(kind(config(**fields), seed=0), 0.3).eval()
