@@ -21,6 +21,7 @@ losses and the gradients of its documents, each run alone.
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 
 import numpy as np
 
@@ -108,8 +109,24 @@ def starts_problem(layer: Layer, path: str) -> str | None:
 
 def _is_ours(layer: Layer) -> bool:
     """Whether forward is a function of this package, also where it is observed."""
-    return (getattr(inspect.unwrap(layer.forward), "__module__", None) or "").partition(".")[0] == "minillm"
+    return _package_of(_function_of(layer)) == "minillm"
 
 
 def _takes_starts(layer: Layer) -> bool:
-    return "starts" in inspect.signature(layer.forward).parameters
+    return "starts" in _parameters_of(_function_of(layer))
+
+
+def _function_of(layer: Layer):
+    """Layers of a class share the function of their forward; one exchanged in a layer is its own."""
+    return getattr(layer.forward, "__func__", layer.forward)
+
+
+@lru_cache(maxsize=256)
+def _package_of(function) -> str:
+    return (getattr(inspect.unwrap(function), "__module__", None) or "").partition(".")[0]
+
+
+@lru_cache(maxsize=256)
+def _parameters_of(function) -> frozenset[str]:
+    """Their names. A step asks for them in every layer, and `inspect.signature` is slow."""
+    return frozenset(inspect.signature(function).parameters)
