@@ -64,7 +64,7 @@ SHORTER = {
     r"minillm gradcheck": "minillm gradcheck linear layer_norm",
     r"minillm generate .* --compare.*": "--max-tokens 4",
     r"python -m benchmarks.attention --only-simulate": "--times 32 --widths 32",
-    r"python -m benchmarks.train_step": "--blocks 1 --steps 1",
+    r"python -m benchmarks.train_step": "--blocks 1 --steps 1 --without-compile",
     r"python -m benchmarks.generate": "python -m benchmarks.generate gpt2 --prompt 8 --tokens 2 --rounds 1 --without-peers",
     r"python -m benchmarks.scaling": "--sizes tiny --workers 1 2 --contestants threads processes --starts 1 --blocks 1",
     r"python -m benchmarks.all --list": "--only packing",

@@ -117,7 +117,7 @@ def _takes_starts(layer: Layer) -> bool:
 
 
 def _function_of(layer: Layer):
-    """Layers of a class share the function of their forward; one exchanged in a layer is its own."""
+    """Layers of a class share the function of forward; one exchanged in a layer is its own."""
     return getattr(layer.forward, "__func__", layer.forward)
 
 
