@@ -193,3 +193,12 @@ def test_faults_of_the_mutants_are_caught(tmp_path, right, wrong):
     tree = ast.dump(source_of(pair).tree)
     outcomes = faulty.try_mutants(faulty.mutants_of(pair, ["f_backward"]), measured_pair(pair).check)
     assert survivors(outcomes) or ast.dump(source_of(pair).tree) != tree
+
+
+def test_memory_that_is_not_initialized_is_no_zero():
+    """So that a mutant that adds to it is noticed, whatever the memory held before."""
+    before = np.empty
+    with mutants_module.memory_is_never_zero():
+        assert np.isnan(np.empty((2, 3))).all() and np.isnan(np.empty_like(np.zeros(3, complex))).all()
+        assert np.empty(3, int).shape == (3,)
+    assert np.empty is before

@@ -17,7 +17,10 @@ import ast
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from minillm.checks.mutation.observed import Observed
 from minillm.checks.mutation.places import Place, places_in, text
@@ -123,13 +126,36 @@ def noticed_by(mutant: Mutant, check: Callable[[types.ModuleType], object]) -> s
     if mutant.rule == NEVER_RUN:
         return ""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), memory_is_never_zero():
             warnings.simplefilter("ignore")
             check(mutant.module())
     except Exception as error:  # of the changed function: it may be any
         said = str(error).partition("\n")[0]
         return f"{type(error).__name__}: {said}" if said else type(error).__name__
     return ""
+
+
+@contextmanager
+def memory_is_never_zero() -> Iterator[None]:
+    """New arrays of numbers that are not initialized begin with NaN: whether a mutant that adds to
+    one is noticed does not depend on what the memory held before.
+    """
+
+    def filled(made):
+        def make(*arguments, **settings):
+            array = made(*arguments, **settings)
+            if type(array) is np.ndarray and array.dtype.kind in "fc":
+                array.fill(np.nan)
+            return array
+
+        return make
+
+    empty, empty_like = np.empty, np.empty_like
+    np.empty, np.empty_like = filled(empty), filled(empty_like)
+    try:
+        yield
+    finally:
+        np.empty, np.empty_like = empty, empty_like
 
 
 # ------------------------------------------------------------------------------------------------------------------ helpers
