@@ -21,8 +21,11 @@ MODELS = {
     "tied": (minillm.Llama, minillm.LlamaConfig(vocab_size=TOKENIZER.vocab_size, tie_embeddings=True, **SIZES)),
     "padded vocabulary": (minillm.Llama, minillm.LlamaConfig(vocab_size=TOKENIZER.vocab_size + 30, **SIZES)),
     "qwen2": (minillm.Qwen2, minillm.Qwen2Config(vocab_size=TOKENIZER.vocab_size, **SIZES)),
-    "gpt2": (minillm.GPT2, minillm.GPT2Config(vocab_size=TOKENIZER.vocab_size, context_length=64, n_layer=8, n_head=4, d_model=256)),
-}  # fmt: skip
+    "gpt2": (
+        minillm.GPT2,
+        minillm.GPT2Config(vocab_size=TOKENIZER.vocab_size, context_length=64, n_layer=8, n_head=4, d_model=256),
+    ),
+}
 # what is asked for -> the types that its matrices have then
 TYPES = {
     "F16": {"F16"},
@@ -38,7 +41,8 @@ TYPES = {
     "Q6_K": {"Q6_K"},
     "IQ4_XS": {"IQ4_XS", "Q5_K", "Q6_K"},
 }
-KINDS = [*(("own head", kind) for kind in TYPES), *((name, kind) for name in list(MODELS)[1:] for kind in ("Q4_K_M", "Q8_0", "F16"))]  # fmt: skip
+KINDS = [("own head", kind) for kind in TYPES]
+KINDS += [(name, kind) for name in list(MODELS)[1:] for kind in ("Q4_K_M", "Q8_0", "F16")]
 
 
 def quantise(source, path, kind):
