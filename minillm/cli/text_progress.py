@@ -42,10 +42,10 @@ class _Shown:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if what != self._what:
+        if (what, total) != self._what:
             if self._task is not None:
                 self._bar.remove_task(self._task)
-            self._what, self._begun, self._last = what, now, 0.0
+            self._what, self._begun, self._last = (what, total), now, 0.0
             self._task = self._bar.add_task(what, total=total, amount="")
         amount = amount_of(done, total, now - self._begun)
         self._bar.update(self._task, completed=done, amount=amount)
