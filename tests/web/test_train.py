@@ -363,6 +363,9 @@ def test_what_the_form_sends_unchanged_is_the_preset(studio):
         if plan is not None:
             assert (plan.settings, plan.model, plan.folder) == (settings, model, studio.runs / name)
         assert preset["values"]["lr"] == settings.lr
+        for optimizer, values in preset["with_optimizer"].items():
+            other = settings_from({"optimizer": optimizer}, preset["name"])[0]
+            assert {**vars(settings), **values} == vars(other)
 
 
 SMALL = ("default", "shakespeare-char-cpu", "llama-small", "qwen3-small", "simulator")
