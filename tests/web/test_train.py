@@ -20,7 +20,7 @@ from minillm.web.play.training_record import list_runs, new_events
 
 TINY = dict(
     tokenizer="char", n_layer=2, n_head=2, d_model=16, context_length=16, batch_size=32, max_steps=24, eval_interval=8,
-    eval_windows=4, sample_tokens=8, warmup_steps=2, lr=1e-2, dropout=0.1,
+    eval_windows=4, sample_tokens=8, warmup_steps=2, lr=1e-2, weight_decay=0.1, dropout=0.1,
 )  # fmt: skip
 
 
