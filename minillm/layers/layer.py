@@ -235,8 +235,8 @@ _kept_lists: ContextVar[dict | None] = ContextVar("lists of layers", default=Non
 
 @contextmanager
 def same_layers() -> Iterator[None]:
-    """Within it each layer is taken to have the layers below it that it has at first: `layers` walks
-    once, for as many forwards as there are.
+    """Within it each layer is taken to have the layers below it that it has at first: `layers`
+    walks once, for as many forwards as there are.
 
     A forward of a small model walks over its layers two or three times, in a fifth of its time: to
     name them, and to see whether one is used twice.
