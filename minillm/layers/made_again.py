@@ -45,23 +45,17 @@ class Forgotten(NamedTuple):
 def forget_input(layer: Layer, x) -> None:
     """Let `layer`, whose forward has just had x (..., I), forget it, if it can.
 
-    Where it did, `remember_input` has to come before its backward.
+    `remember_input` has to come before its backward.
     """
     saved = _saved_by(layer)
     if saved is not None and saved.x is x and type(x) is np.ndarray and x.dtype.kind == "f":
         layer.save_for_backward(saved._replace(x=Forgotten(x.shape)))
 
 
-def has_forgotten(layer: Layer) -> bool:
-    """Whether the layer has to be given its input before its backward."""
-    saved = _saved_by(layer)
-    return saved is not None and isinstance(saved.x, Forgotten)
-
-
-def remember_input(layer: Layer, x) -> None:
-    """Give `layer` the input that it has forgotten, made again."""
-    saved = _saved_by(layer)
-    layer.save_for_backward(saved._replace(x=x.reshape(saved.x.shape)))
+def remember_input(layer: Layer, again, saved) -> None:
+    """Give `layer` the input again(saved) if it has forgotten it."""
+    if _has_forgotten(layer):
+        _give(layer, again(saved))
 
 
 def forget_output(norm: Layer, y, reader: Layer) -> None:
@@ -75,13 +69,13 @@ def forget_output(norm: Layer, y, reader: Layer) -> None:
 
 def remember_output(norm: Layer, reader: Layer) -> None:
     """Make the result of `norm` again for the layers of `reader` that have forgotten it."""
-    forgetful = [linear for linear in getattr(reader, "first_products", ()) if has_forgotten(linear)]
+    forgetful = [linear for linear in getattr(reader, "first_products", ()) if _has_forgotten(linear)]
     if forgetful:
         _, _, again = NORMS[type(norm)]
         _, saved = norm._saved[0]
         y = again(saved, norm.bias.peek() if hasattr(norm, "bias") else None)
         for linear in forgetful:
-            remember_input(linear, y)
+            _give(linear, y)
 
 
 def _has_own_forward(norm: Layer) -> bool:
@@ -91,6 +85,16 @@ def _has_own_forward(norm: Layer) -> bool:
     if type(norm).forward is not method or own is not None and not getattr(own, "only_takes_time", False):
         return False
     return getattr(sys.modules[function.__module__], function.__name__) is function
+
+
+def _has_forgotten(layer: Layer) -> bool:
+    saved = _saved_by(layer)
+    return saved is not None and isinstance(saved.x, Forgotten)
+
+
+def _give(layer: Layer, x) -> None:
+    saved = _saved_by(layer)
+    layer.save_for_backward(saved._replace(x=x.reshape(saved.x.shape)))
 
 
 def _saved_by(layer: Layer) -> LinearSaved | None:

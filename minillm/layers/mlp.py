@@ -13,7 +13,7 @@ from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_again, gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, projected
-from minillm.layers.made_again import forget_input, has_forgotten, remember_input
+from minillm.layers.made_again import forget_input, remember_input
 
 GELU = gelu_forward  # whose result `gelu_again` makes again, also where another function has its name here
 
@@ -58,8 +58,7 @@ class MLP(Layer):
         Raises RuntimeError without a forward before it.
         """
         gelu_backward, saved_gelu = self.take_saved()
-        if has_forgotten(self.c_proj):
-            remember_input(self.c_proj, gelu_again(saved_gelu))
+        remember_input(self.c_proj, gelu_again, saved_gelu)
         # forward: y = projected(self.c_proj, h, with_bias)
         dh = self.c_proj.backward(dy)
         # forward: h, saved_gelu = forward(h, bias, self.approximate): gelu(z + bias)

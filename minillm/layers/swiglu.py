@@ -24,7 +24,7 @@ from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, backward_onto, projected
-from minillm.layers.made_again import forget_input, has_forgotten, remember_input
+from minillm.layers.made_again import forget_input, remember_input
 from minillm.layers.packed_linear import decoded_each, packed_linear
 
 
@@ -122,8 +122,7 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        if has_forgotten(self.down_proj):
-            remember_input(self.down_proj, swiglu_again(saved))
+        remember_input(self.down_proj, swiglu_again, saved)
         # forward: y = projected(self.down_proj, h, with_bias); h, saved = forward(gate, up)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
