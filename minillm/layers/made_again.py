@@ -40,6 +40,7 @@ class Forgotten(NamedTuple):
     """In the place of an input, until it is made again."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 def forget_input(layer: Layer, x) -> None:
@@ -48,8 +49,8 @@ def forget_input(layer: Layer, x) -> None:
     `remember_input` has to come before its backward.
     """
     saved = _saved_by(layer)
-    if saved is not None and saved.x is x and type(x) is np.ndarray and x.dtype.kind == "f":
-        layer.save_for_backward(saved._replace(x=Forgotten(x.shape)))
+    if saved is not None and saved.x is x and type(x) is np.ndarray:
+        layer.save_for_backward(saved._replace(x=Forgotten(x.shape, x.dtype)))
 
 
 def remember_input(layer: Layer, again, saved) -> None:
@@ -79,12 +80,22 @@ def remember_output(norm: Layer, reader: Layer) -> None:
 
 
 def _has_own_forward(norm: Layer) -> bool:
-    """Whether `norm` computes what its class in this package does, also where its time is taken."""
+    """Whether `norm` computes what its class in this package does, also where it is watched."""
     method, function, _ = NORMS.get(type(norm), (None, None, None))
     own = vars(norm).get("forward")
-    if type(norm).forward is not method or own is not None and not getattr(own, "only_takes_time", False):
+    if type(norm).forward is not method or own is not None and not _only_looks_on(own):
         return False
-    return getattr(sys.modules[function.__module__], function.__name__) is function
+    return is_own(getattr(sys.modules[function.__module__], function.__name__), function)
+
+
+def is_own(function, original) -> bool:
+    """Whether `function` is `original`, a function of this package, also where it is watched."""
+    return function is original or _only_looks_on(function) and function.__wrapped__ is original
+
+
+def _only_looks_on(function) -> bool:
+    """Whether a function that replaced another one gives the same result."""
+    return getattr(function, "only_takes_time", False) or getattr(function, "only_watches", False)
 
 
 def _has_forgotten(layer: Layer) -> bool:
@@ -94,7 +105,8 @@ def _has_forgotten(layer: Layer) -> bool:
 
 def _give(layer: Layer, x) -> None:
     saved = _saved_by(layer)
-    layer.save_for_backward(saved._replace(x=x.reshape(saved.x.shape)))
+    shape, dtype = saved.x
+    layer.save_for_backward(saved._replace(x=x.reshape(shape).astype(dtype, copy=False)))
 
 
 def _saved_by(layer: Layer) -> LinearSaved | None:

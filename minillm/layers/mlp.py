@@ -13,7 +13,7 @@ from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_again, gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, projected
-from minillm.layers.made_again import forget_input, remember_input
+from minillm.layers.made_again import forget_input, is_own, remember_input
 
 GELU = gelu_forward  # whose result `gelu_again` makes again, also where another function has its name here
 
@@ -38,7 +38,7 @@ class MLP(Layer):
         h, saved_gelu = forward(h, bias, self.approximate)
         self.save_for_backward((backward, saved_gelu))
         y = projected(self.c_proj, h, with_bias)  # (..., F) @ (F, C)
-        if forward is GELU:
+        if is_own(forward, GELU):
             forget_input(self.c_proj, h)
         return y
 
@@ -58,8 +58,8 @@ class MLP(Layer):
         Raises RuntimeError without a forward before it.
         """
         gelu_backward, saved_gelu = self.take_saved()
-        remember_input(self.c_proj, gelu_again, saved_gelu)
         # forward: y = projected(self.c_proj, h, with_bias)
+        remember_input(self.c_proj, gelu_again, saved_gelu)
         dh = self.c_proj.backward(dy)
         # forward: h, saved_gelu = forward(h, bias, self.approximate): gelu(z + bias)
         dz, dbias = gelu_backward(dh, saved_gelu)

@@ -24,7 +24,7 @@ from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, backward_onto, projected
-from minillm.layers.made_again import forget_input, remember_input
+from minillm.layers.made_again import forget_input, is_own, remember_input
 from minillm.layers.packed_linear import decoded_each, packed_linear
 
 
@@ -62,9 +62,9 @@ def swiglu_backward(dh, saved):
 def swiglu_again(saved):
     """h of swiglu_forward, (..., F), once more, of what it saved."""
     gate, up, s = saved
-    h = gate * s
-    h *= up
-    return h
+    silu = gate * s
+    silu *= up
+    return silu
 
 
 SWIGLU = swiglu_forward  # whose result `swiglu_again` makes again, also where another function gets its name
@@ -102,7 +102,7 @@ class SwiGLU(Layer):
         h, saved = forward(gate, up)
         self.save_for_backward((backward, saved))
         y = projected(self.down_proj, h, with_bias)  # (..., F) @ (F, C)
-        if forward is SWIGLU:
+        if is_own(forward, SWIGLU):
             forget_input(self.down_proj, h)
         return y
 
@@ -122,8 +122,8 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        remember_input(self.down_proj, swiglu_again, saved)
         # forward: y = projected(self.down_proj, h, with_bias); h, saved = forward(gate, up)
+        remember_input(self.down_proj, swiglu_again, saved)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
         dx = self.gate_proj.backward(dgate)

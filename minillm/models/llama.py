@@ -371,6 +371,7 @@ class LlamaBlock(Layer):
         saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, ...): x = x + mlp(post_attention_layernorm(x))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
+        # forward: x, saved_mlp = residual_forward(x, self.mlp.forward(n))
         # forward: n = self.post_attention_layernorm.forward(x)
         remember_output(self.post_attention_layernorm, self.mlp)
         dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))

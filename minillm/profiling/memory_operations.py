@@ -20,10 +20,9 @@ A block of a GPT-2 keeps, on the two engines (P: the attention probabilities, wh
     gelu            x, gate             2 F        z                      F
     mlp.c_proj      (made again)          0        gelu's result          F
 
-With F = 4 S that is 14 S + P, and 17 S. What is made again (layers/made_again.py) NumPy in bfloat16
-keeps, too. NumPy keeps the causal half of P: a block of t queries that
-ends at row r has t r numbers a head. Dropout keeps a factor for each element on NumPy; the kernels
-draw it again.
+With F = 4 S that is 14 S + P, and 17 S; layers/made_again.py has what backward makes again. NumPy
+keeps the causal half of P: a block of t queries that ends at row r has t r numbers a head. Dropout
+keeps a factor for each element on NumPy; the kernels draw it again.
 
 In backward a block's parts go one after the other. A part needs its arguments and results, and what
 its callers hold until they return: the gradient of the loss head, the one that entered the block,
@@ -184,7 +183,7 @@ class Shapes:
     @property
     def makes_again(self) -> bool:
         """Whether inputs of products are made again in backward (layers/made_again.py)."""
-        return not self.kernels and self.dtype != "bfloat16"
+        return not self.kernels
 
     @property
     def normed(self) -> int:
