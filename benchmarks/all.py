@@ -85,6 +85,7 @@ PORTIONS = (
     Portion("speculative", "speculative"),
     Portion("published", "published"),
     Portion("muon_losses", "muon", ("--train",)),
+    Portion("minute", "minute", ("--seeds", "1", "2", "3"), TORCH),
     *(Portion(name, name, (), TORCH) for name in OPERATIONS),
 )  # fmt: skip
 
