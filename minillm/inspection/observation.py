@@ -287,8 +287,8 @@ class _Watch:
 
 
 def _is_same(kept, saved) -> bool:
-    """Whether what forward saved is what backward has, apart from an input of a Linear that was made
-    again (layers/made_again.py).
+    """Whether what forward saved is what backward has, apart from an input of a Linear that was
+    made again (layers/made_again.py).
     """
     if isinstance(kept, LinearSaved) and isinstance(saved, LinearSaved):
         return all(own is other for own, other in zip(kept[1:], saved[1:]))
