@@ -266,6 +266,21 @@ def tokenizer(found: dict) -> list[str]:
     return rows(["", "minillm", "peer"], *lines)
 
 
+TRAINED = tuple(name for name in ("tokenizer_training",) if (RESULTS / f"{name}.json").exists())
+
+
+@table("tokenizer_training", TRAINED, peers=("tokenizers",))
+def tokenizer_training(*found: dict) -> list[str]:
+    """A row for each way to learn from a large file."""
+    lines = [
+        [f"{way}, {run['megabytes']:,.0f} MB", f"{row['tokens']:,}", f"{number(row['seconds'])} s",
+         f"{row['peak_megabytes']:,.0f} MB"]
+        for run in found
+        for way, row in run["results"].items()
+    ]  # fmt: skip
+    return rows(["", "tokens", "time", "peak memory"], *(lines or [["not measured yet", "", "", ""]]))
+
+
 def _beside(row: dict, ours: str, peer: str, unit: str) -> list[str]:
     theirs = f"{peer} {number(row[peer])} {unit}" if peer in row else f"{peer}: not installed"
     return [f"{number(row[ours])} {unit}", theirs]
