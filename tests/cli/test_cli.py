@@ -335,6 +335,8 @@ def test_heavy_modules_are_loaded_when_used(tmp_path):
 NOT_FOR_WRITING = {
     *("torch", "transformers", "tokenizers", "tiktoken", "matplotlib", "jinja2", "yaml", "gguf", "cupy", "starlette"),
     *("rich", "http.client", "huggingface_hub", "pydantic", "minillm.cli.train", "minillm.cli.chat"),
+    *("minillm.generation.beam_search", "minillm.generation.speculative", "minillm.generation.comparison"),
+    *("minillm.pretrained.gguf", "minillm.pretrained.llama2c", "minillm.pretrained.adapter"),
     *("minillm.training", "minillm.optim", "minillm.checks", "minillm.web", "minillm.lessons", "minillm.inspection"),
 }
 
