@@ -93,8 +93,20 @@ class Optimizer:
         """
         check_gradients(self.parameters)
         self.step_count += 1
-        self.update_all(gradient_scale)
+        if self.elementwise and self.share is not _one_by_one:
+            self._update_shared(gradient_scale)
+        else:
+            self.update_all(gradient_scale)
         _round_operands(self.parameters)
+
+    def _update_shared(self, gradient_scale) -> None:
+        """`update_all`, the parameters shared among all cores, the largest first."""
+
+        def update(name: str) -> None:
+            state = {kind: {name: arrays[name]} for kind, arrays in self.state.items() if name in arrays}
+            self.restricted({name: self.parameters[name]}, state).update_all(gradient_scale)
+
+        self.share(update, sorted(self.parameters, key=lambda name: -self.parameters[name].peek().size))
 
     def update_all(self, gradient_scale) -> None:
         """The step itself, a parameter at a time. Optimizers that know a faster way override this.
