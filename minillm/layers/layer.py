@@ -98,11 +98,9 @@ class Layer:
         index or key: `h.0`.
         """
         for name, value in vars(self).items():
-            if type(value) in _PLAIN:
-                continue
             if isinstance(value, Layer):
                 yield name, value
-            elif name != "_saved":
+            elif type(value) not in _PLAIN and name != "_saved":
                 yield from ((inner, item) for inner, item in _opened(name, value, ()) if isinstance(item, Layer))
 
     def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
