@@ -93,14 +93,14 @@ class Optimizer:
         """
         check_gradients(self.parameters)
         self.step_count += 1
-        if self.elementwise and self.share is not _one_by_one:
-            self._update_shared(gradient_scale)
-        else:
-            self.update_all(gradient_scale)
+        self._update_on_all_cores(gradient_scale)
         _round_operands(self.parameters)
 
-    def _update_shared(self, gradient_scale) -> None:
-        """`update_all`, the parameters shared among all cores, the largest first."""
+    def _update_on_all_cores(self, gradient_scale) -> None:
+        """`update_all`, where cores share the parameters one by one, the largest first."""
+        if self.share is _one_by_one or not self.elementwise:
+            self.update_all(gradient_scale)
+            return
 
         def update(name: str) -> None:
             state = {kind: {name: arrays[name]} for kind, arrays in self.state.items() if name in arrays}
