@@ -32,7 +32,9 @@ QUERY_BLOCK = 64  # queries whose scores exist at a time
 KEY_BLOCK, MANY_HEADS = 1024, 4  # keys of a part that one token reads, where it has fewer key/value heads
 SCORES = 1 << 16  # numbers of the scores of a part of a prompt, where one head has fewer
 SHARED = 1 << 18  # numbers of k from which one token is the work of all cores: a megabyte
-FEW_SCORES = 1200  # from more on, OpenBLAS multiplies a few rows with k^T several times faster as k with their transpose
+FEW_SCORES = (
+    1200  # from more on, OpenBLAS multiplies a few rows with k^T several times faster as k with their transpose
+)
 
 
 def cached_attention(q, k, v, padding=None, window: int | None = None):
@@ -62,9 +64,9 @@ def cached_attention(q, k, v, padding=None, window: int | None = None):
         s = rows.reshape(B, H_kv, group * n, D) @ k[b, h, keys].swapaxes(2, 3)  # (B, H_kv, H / H_kv n, D) @ (.., D, T)
         s = s.reshape(B, H_kv, group, n, -1)
         _hide_unseen(s, i, T - t + start, keys, None if padding is None else padding[b], window)
-        e, l, _ = _exponentials(s)
+        e, total, _ = _exponentials(s)
         sums = e.reshape(B, H_kv, group * n, -1) @ v[b, h, keys]  # (B, H_kv, H / H_kv n, T) @ (.., T, D)
-        y[b, h, :, start:stop] = sums.reshape(rows.shape) / l
+        y[b, h, :, start:stop] = sums.reshape(rows.shape) / total
 
     shared(attend, _parts_of_a_prompt(q, T), xp is np)
     return y.reshape(B, H, t, D)
@@ -80,26 +82,26 @@ def _attention_of_one_token(q, k, v):
     count, threads = -(-T // columns), thread_count() or 1
     texts = -(-B // threads) if count == 1 and B > 1 else B
     heads = -(-H_kv // threads) if count == 1 and B == 1 else H_kv
-    y, m, l = (np.empty((count, B, H_kv, group, width), q.dtype) for width in (D, 1, 1))
+    y, m, total = (np.empty((count, B, H_kv, group, width), q.dtype) for width in (D, 1, 1))
 
     def attend(part) -> None:
         c, b, h = part  # a part of the keys, texts, and key/value heads
         j = slice(c * columns, (c + 1) * columns)
-        y[c, b, h], m[c, b, h], l[c, b, h] = _part_of_one_token(q[b, h], k[b, h, j], v[b, h, j])
+        y[c, b, h], m[c, b, h], total[c, b, h] = _part_of_one_token(q[b, h], k[b, h, j], v[b, h, j])
 
     shared(attend, [(c, b, h) for c in range(count) for b, h in _slices(B, texts, H_kv, heads)])
     if count == 1:
         return y[0]
-    w = l * np.exp(m - m.max(axis=0))  # y of a part is divided by its l already
+    w = total * np.exp(m - m.max(axis=0))  # y of a part is divided by its l already
     return (w * y).sum(axis=0) / w.sum(axis=0)
 
 
 def _part_of_one_token(q, k, v):
-    """y, m and l of the keys k."""
-    e, l, m = _exponentials(_scores(q, k))
+    """y, m and l of the keys k; l is named total."""
+    e, total, m = _exponentials(_scores(q, k))
     y = e @ v  # (B, H_kv, H / H_kv, T) @ (B, H_kv, T, D)
-    y /= l
-    return y, m, l
+    y /= total
+    return y, m, total
 
 
 def _parts_of_a_prompt(q, T: int) -> list:

@@ -8,6 +8,7 @@ which visits every element anyway.
 
 from __future__ import annotations
 
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_backward, gelu_forward
@@ -67,6 +68,6 @@ class MLP(Layer):
     def _decoded_inside(self, x, cache):
         bias = self.c_fc.bias.peek() if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
-        forward = dispatch(h, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
-        h, _ = forward(h, bias, self.approximate)
-        return h
+        if cache.on_device:
+            return dispatch(h, gelu_forward, gelu_backward)[0](h, bias, self.approximate)[0]
+        return by_rows(lambda rows: gelu_forward(rows, bias, self.approximate)[0], h, out=h)

@@ -19,7 +19,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module
 from minillm.layers.decoding import is_decode_of, products
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, rows_product
 
 SHORT_ROW = 1024  # numbers; longer rows are read fast as they are
 LARGE = 1 << 19  # numbers of a matrix of (in, out) from which it is read faster the other way
@@ -30,7 +30,18 @@ def packed_linear(x, linears: tuple[Linear, ...], cache):
     """x (B, t, I)  ->  the outputs of all `linears` side by side, (B, t, O_1 + O_2 + ...)"""
     if (packed := cache.packed(*linears)) is not None:
         return packed(x)
-    return array_module(x).concatenate([linear.decode(x, cache) for linear in linears], axis=-1)
+    if cache.on_device or not all(is_decode_of(linear, Linear) for linear in linears):
+        return array_module(x).concatenate([linear.decode(x, cache) for linear in linears], axis=-1)
+    weights = [linear.weight.peek() for linear in linears]
+    widths = [weight.shape[0 if linear.transposed else 1] for linear, weight in zip(linears, weights)]
+    rows = x.reshape(-1, x.shape[-1])  # (N, I)
+    y, stop = np.empty((len(rows), sum(widths)), x.dtype), 0
+    for linear, weight, width in zip(linears, weights, widths):
+        start, stop = stop, stop + width
+        rows_product(rows, weight, linear.transposed, out=y[:, start:stop])
+        if hasattr(linear, "bias"):
+            y[:, start:stop] += linear.bias.peek()
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def decoded_each(x, linears: tuple[Linear, ...], cache) -> list:
