@@ -29,15 +29,16 @@ def by_rows(function, *arrays, out=None):
     """y = function(*arrays) for arrays (..., C_i) whose leading axes are the same, computed in
     blocks of rows: function takes (n, C_i) and returns y (n, C).
 
-    out (..., C): where y is written, which may be one of the arrays; by default a new array like
-    the first. The whole arrays are one call where they are on a device, or too small to gain.
+    out (..., C) in C order: where y is written, which may be one of the arrays; by default a new
+    array like the first. The whole arrays are one call where they are on a device, or too small to
+    gain.
     """
     first, widest = arrays[0], max(x.shape[-1] for x in arrays)
     N, rows = first.size // first.shape[-1], max(1, BLOCK // widest)
     if N < 2 * rows or not all(type(x) is np.ndarray for x in arrays):
         return function(*arrays)
     arrays = [x.reshape(N, x.shape[-1]) for x in arrays]
-    y = np.empty_like(first) if out is None else out
+    y = np.empty(first.shape, first.dtype) if out is None else out
     y_rows = y.reshape(N, -1)
 
     def compute(start: int) -> None:

@@ -32,9 +32,7 @@ QUERY_BLOCK = 64  # queries whose scores exist at a time
 KEY_BLOCK, MANY_HEADS = 1024, 4  # keys of a part that one token reads, where it has fewer key/value heads
 SCORES = 1 << 16  # numbers of the scores of a part of a prompt, where one head has fewer
 SHARED = 1 << 18  # numbers of k from which one token is the work of all cores: a megabyte
-FEW_SCORES = (
-    1200  # from more on, OpenBLAS multiplies a few rows with k^T several times faster as k with their transpose
-)
+FEW_SCORES = 1200  # with more, OpenBLAS takes several times as long for q k^T as for k q^T
 
 
 def cached_attention(q, k, v, padding=None, window: int | None = None):
