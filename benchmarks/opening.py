@@ -3,7 +3,7 @@
     python -m benchmarks.opening                     7 rounds of fresh processes, in turns: about a minute
     python -m benchmarks.opening --gguf MODEL.gguf   a real file instead of one of SmolLM2-135M's shape and random weights
 
-    numpy               a process that imports NumPy, and ends: no command can be faster
+    numpy               a process that imports NumPy, and ends: no first token comes sooner
     version             `minillm --version`, and ends
     first_token         `minillm generate RUN` until the first text is there, of a run of the preset `default`
     gguf_model          `from_pretrained` of the file (540 MB in float32), in a process that has imported minillm

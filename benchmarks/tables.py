@@ -159,6 +159,23 @@ def _kilobytes(row: dict) -> str:
     return f"{row['bytes'] / 1e3:.0f} kB"
 
 
+OPENED = {  # a case of benchmarks/opening.py -> what one waits for
+    "numpy": "Python that imports NumPy, and ends: no first token comes sooner",
+    "version": "`minillm --version`",
+    "first_token": "`minillm generate RUN`, of the preset `default`, until the first text",
+    "gguf_model": "a GGUF file of {megabytes} MB, opened",
+    "gguf_tokenizer": "its tokenizer of 49,152 tokens",
+}
+
+
+@table("opening")
+def opening(found: dict) -> list[str]:
+    """What one waits for before the first token."""
+    times = found["median_seconds"]
+    lines = [[OPENED[name].format(megabytes=found["gguf_megabytes"]), number(1000 * times[name])] for name in OPENED]
+    return rows(["", "ms"], *lines)
+
+
 @table("packing")
 def packing(found: dict) -> list[str]:
     """Padded and packed rows of the same conversations."""

@@ -1,10 +1,10 @@
 """Finite differences against hand-written gradients.
 
 A gradient says how the loss changes when one number changes a little. That can simply be tried, for
-every number: the formula of five points (differences.py) costs four evaluations, and with h = 1e-3
-its error is about 1e-13 where the numbers are of order 1. A difference of the simplest kind, with
-errors near 1e-6 at best, could not tell a correct gradient from one that is wrong in its seventh
-digit.
+every number. The loss a little above and a little below the number tells its slope. With a step of
+6e-5 the error is about 1e-9 where the numbers are of order 1, so that a gradient that is wrong in
+its seventh digit shows. Where these two points leave a doubt, the formula of five points measures
+again, with h = 1e-3 and an error of about 1e-13 (measurement.py).
 
 A layer's output is no single number, so it is summed with fixed random weights:
 f(x) = sum(weights * forward(x)). Then the gradient that arrives from above is those weights, and a
@@ -16,7 +16,7 @@ elements more than 1,000 times smaller than the tensor's largest: there, n has l
 rounding, and an error is measured on the scale of the tensor.
 
 No single step suits all numbers: 1e-3 is too large beside a weight of 0.02. So an element that does
-not agree, and one for which the formula itself may be off, is measured again with steps of every
+not agree still, and one for which this formula, too, may be off, is measured with steps of every
 size (verdicts.py). What comes out is one of three:
 
     passed                 they agree as far as it has to be known
@@ -33,52 +33,24 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from minillm.backend.random_streams import stream
 from minillm.checks import complex_step
-from minillm.checks.differences import EPSILON, by_five_points, five_points, guarded
+from minillm.checks.differences import by_five_points, five_points
 from minillm.checks.intermediates import first_wrong
-from minillm.checks.subjects import SAME, ContractError, GradientError, Subject, subject_of
-from minillm.checks.verdicts import FLOOR, PASSED, TOLERANCE, UNTOLD, WRONG, judge, largest_of, relative_errors
+from minillm.checks.measurement import Measurement, Row, of_element
+from minillm.checks.subjects import ContractError, GradientError, subject_of
+from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD, WRONG
 
 __all__ = ["CannotTell", "ContractError", "GradientError", "Report", "Row", "finite_differences", "gradcheck"]
 
 STEP = 1e-3
 METHODS = ("differences", "complex")
-EXACT = 0.2  # of the tolerance: what the formula of five points may be off by to be believed
 MOST_KINKS = 3  # of a tensor that notes name
-FAR_OFF = 30  # times what it may be off: a gradient that differs by more needs the thorough measurement
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tensor of a report, by its worst element.
-
-    tensor, shape: its name ("input 0", or the path of a parameter) and its shape.
-    error: the largest relative error of its gradient, of the element at the index `where`.
-    analytic, numeric: the hand-written and the measured gradient of this element.
-    verdict: "passed", "wrong" or "cannot be told here"; `reason` says why it cannot be told.
-    uncertainty: how far `numeric` may be off, if it was measured again; else NaN.
-    by_step: what the first formula measured.
-    kinks: a line for each element at a kink whose gradient is one of the two slopes or between
-    them.
-    """
-
-    tensor: str
-    shape: tuple[int, ...]
-    error: float
-    where: tuple[int, ...]
-    analytic: float
-    numeric: float
-    verdict: str = PASSED
-    reason: str = ""
-    uncertainty: float = np.nan
-    by_step: float = np.nan
-    kinks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,7 +136,7 @@ def gradcheck(
                  held. Each call gets copies.
     rng_key      Passed to forward, for dropout, such as (0, "check").
     tolerance    The largest relative error that passes: 1e-6 by default, 1e-11 for the complex step.
-    step         The step h of the finite differences.
+    step         The step h of the finite differences by five points; that of two points is h / 16.
     name         What the report calls the subject.
     method       "differences", or "complex": the complex step (complex_step.py), which has no
                  rounding but that of forward itself. Where forward does not take complex numbers,
@@ -222,167 +194,14 @@ def finite_differences(loss: Callable[[], float], array: np.ndarray, step: float
 
     The array may lie in memory in any way, but has to be writable.
     """
-    values = [five_points(_of_element(loss, array, index), step) for index in range(array.size)]
+    values = [five_points(of_element(loss, array, index), step) for index in range(array.size)]
     return by_five_points(np.array(values).reshape(-1, 4), step).reshape(array.shape)
-
-
-# ------------------------------------------------------------------------------------------------------- the measurement
-
-
-class Measurement:
-    """Tries all numbers of all tensors.
-
-    `row` says whether a gradient is right; what is measured for it does not depend on the gradient.
-    """
-
-    def __init__(self, subject: Subject, weights: list[np.ndarray], tolerance: float, step: float, tell):
-        self._subject, self._weights, self._tolerance, self._step, self._tell = subject, weights, tolerance, step, tell
-        outputs = subject.forward()
-        self._at = self._sum(outputs)
-        self._magnitude = float(sum(np.abs(w * y).sum() for w, y in zip(weights, outputs)))
-        self._done, self._total = 0, sum(array.size for array in subject.tensors.values())
-
-    def loss(self) -> float:
-        return self._sum(self._subject.forward())
-
-    def _sum(self, outputs) -> float:
-        return float(sum((w * y).sum() for w, y in zip(self._weights, outputs)))
-
-    def check_that_nothing_drifted(self) -> None:
-        if not abs(self.loss() - self._at) <= SAME * self._magnitude:
-            raise ContractError(
-                f"{self._subject.name}: forward gives different results for the same input: it keeps something "
-                "from call to call"
-            )
-
-    def row_by_complex_step(self, tolerance: float, tensor: str, array: np.ndarray, gradient: np.ndarray) -> Row:
-        """The verdict on a tensor by the complex step; by finite differences where it does not
-        hold, which is noted.
-        """
-        try:
-            with self._subject.in_complex_numbers() as tensors:
-                numeric = complex_step.complex_gradient(self._complex_loss, tensors[tensor])
-            complex_step.check_along(self.loss, array, numeric, self._magnitude)
-        except complex_step.NotAnalytic as reason:
-            self._subject.notes.append(f"{tensor} by finite differences: {reason}")
-            return self.row(tensor, array, gradient)
-        self._done += array.size
-        self._tell(self._done, self._total, tensor)
-        error = relative_errors(gradient, numeric)
-        where = np.unravel_index(int(error.argmax()), array.shape) if array.size else ()
-        place, worst = tuple(map(int, where)), float(error.max(initial=0.0))
-        found = (float(gradient[place]), float(numeric[place])) if array.size else (np.nan, np.nan)
-        return Row(tensor, array.shape, worst, place, *found, PASSED if worst <= tolerance else WRONG, by_step=found[1])
-
-    def _complex_loss(self) -> complex:
-        return sum((w * y).sum() for w, y in zip(self._weights, self._subject.forward()))
-
-    def row(self, tensor: str, array: np.ndarray, gradient: np.ndarray) -> Row:
-        """The verdict on a tensor, with its worst element."""
-        if not array.size:
-            return Row(tensor, array.shape, 0.0, (), np.nan, np.nan)
-        analytic, functions = gradient.reshape(-1), self.functions(tensor, array)
-        values = self.values(tensor, functions)
-        by_step = by_five_points(values, self._step)
-        numeric, error = by_step.copy(), relative_errors(analytic, by_step)
-        reach = self._reach(values, analytic, by_step)
-        is_exact = reach <= EXACT * self._tolerance * _scale(analytic, by_step)
-        is_exact |= (analytic == 0) & (values == self._at).all(axis=1)
-        contradicted = np.abs(analytic - by_step) > FAR_OFF * reach
-        kinked = self._looks_kinked(values, analytic, by_step)
-        doubtful = ~((error <= self._tolerance) & is_exact) | kinked
-        size, largest = float(np.sqrt(np.mean(np.square(array)))), largest_of(analytic, by_step)
-        where, judged, kinks = int(np.argmax(np.where(doubtful, -1.0, error))), None, []
-        for index in self.in_order(tensor, np.flatnonzero(doubtful)[np.argsort(-error[doubtful], kind="stable")]):
-            found = judge(
-                functions[index], float(analytic[index]), largest, size, abs(float(array.flat[index])), self._magnitude,
-                self._tolerance, bool(kinked[index] or contradicted[index]),
-            )  # fmt: skip
-            numeric[index], error[index] = found.numeric, found.error
-            if found.verdict == PASSED and found.reason:
-                place = ", ".join(str(i) for i in np.unravel_index(index, array.shape))
-                kinks.append(f"kink at {tensor}[{place}]: {found.reason}")
-            if judged is None or _rank(found) > _rank(judged):
-                where, judged = int(index), found
-            if found.verdict == WRONG:
-                break  # one is enough: the others are not measured as exactly
-            self._tell(self._done, self._total, tensor)
-        if len(kinks) == array.size:
-            judged = replace(judged, verdict=UNTOLD, reason=f"every number of it is at a kink: {judged.reason}")
-        elif judged is None or judged.verdict == PASSED:
-            where, judged = int(error.argmax()), None
-        place = tuple(int(i) for i in np.unravel_index(where, array.shape))
-        numbers = float(error[where]), place, float(analytic[where]), float(numeric[where])
-        verdict = (judged.verdict, judged.reason, judged.uncertainty) if judged else (PASSED, "", np.nan)
-        return Row(tensor, array.shape, *numbers, *verdict, float(by_step[where]), tuple(kinks))
-
-    def functions(self, tensor: str, array: np.ndarray) -> list[Callable[[float], float]]:
-        """For each number of a tensor: the loss, as a function of what is added to it."""
-        return [guarded(_of_element(self.loss, array, index)) for index in range(array.size)]
-
-    def values(self, tensor: str, functions: list[Callable[[float], float]]) -> np.ndarray:
-        """What the formula of five points needs of them: (the tensor's size, 4)."""
-        values = np.empty((len(functions), 4))
-        for index, function in enumerate(functions):
-            values[index] = five_points(function, self._step)
-            self._done += 1
-            self._tell(self._done, self._total, tensor)
-        return values
-
-    def in_order(self, tensor: str, doubtful: np.ndarray) -> np.ndarray:
-        """The indices of the doubtful numbers, in the order in which they are measured again."""
-        return doubtful
-
-    def _reach(self, values, analytic, by_step) -> np.ndarray:
-        """How far off the formula of five points may be: by truncation and by rounding.
-
-        With two points alone the error is h^2 f''' / 6, and it is seen: d = |five points - two
-        points|. If f bends on the scale s, so that each derivative is 1/s times the one before, d /
-        |f'| = (h/s)^2 / 6, and the error of five points, (h/s)^4 / 30 of |f'|, is 1.2 d^2 / |f'|.
-        """
-        by_two = (values[:, 0] - values[:, 1]) / (2 * self._step)
-        apart, scale = np.abs(by_step - by_two), np.maximum(_scale(analytic, by_step), np.finfo(float).tiny)
-        return 1.2 * apart * (apart / scale) + 1.5 * EPSILON * self._magnitude / self._step
-
-    def _looks_kinked(self, values, analytic, by_step) -> np.ndarray:
-        """Where f(h) + f(-h) - 2 f(0) doubles with h, as beside a kink, and does not grow
-        fourfold.
-        """
-        near = np.abs(values[:, 0] + values[:, 1] - 2 * self._at)
-        far = np.abs(values[:, 2] + values[:, 3] - 2 * self._at)
-        least = self._tolerance * self._step * _scale(analytic, by_step)
-        seen = near > np.maximum(16 * EPSILON * self._magnitude, least)
-        return seen & (far < 3 * near)
-
-
-def _scale(analytic, numeric) -> np.ndarray:
-    """What the errors of a tensor's elements are relative to."""
-    return np.maximum(np.maximum(abs(analytic), abs(numeric)), FLOOR * largest_of(analytic, numeric))
-
-
-def _of_element(loss: Callable[[], float], array: np.ndarray, index: int) -> Callable[[float], float]:
-    """The loss as a function of what is added to one element of an array, which is restored."""
-    flat = array.flat  # which writes through, however the array lies in memory
-
-    def f(t: float) -> float:
-        value = flat[index]
-        flat[index] = value + t
-        try:
-            return loss()
-        finally:
-            flat[index] = value
-
-    return f
 
 
 def _of_kinks(row: Row) -> list[str]:
     """Notes of the kinks in a tensor; of many the first ones."""
     more = len(row.kinks) - MOST_KINKS
     return [*row.kinks[:MOST_KINKS], *([f"{more} more kinks in {row.tensor}"] if more > 0 else [])]
-
-
-def _rank(judgement) -> tuple[int, float]:
-    return (PASSED, UNTOLD, WRONG).index(judgement.verdict), judgement.error
 
 
 def weights_of(name: str, outputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -10,11 +9,12 @@ import typer
 
 from minillm.cli.opening import HELP as DTYPE_HELP
 from minillm.cli.opening import settings_of
+from minillm.cli.plain_values import Choice
 from minillm.cli.special import OF_DATA, Special
 from minillm.cli.terminal import waiting
 
 
-class Split(str, Enum):
+class Split(Choice):
     """Which part of a text."""
 
     all = "all"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.plain_values import Choice
 
-class Type(str, Enum):
+
+class Type(Choice):
     """How numbers are stored."""
 
     f32 = "f32"

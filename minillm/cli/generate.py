@@ -101,7 +101,6 @@ def command(
     from minillm.cli import generate_output as output
     from minillm.cli.options import read_values
     from minillm.errors import UserError
-    from minillm.generation.speculative import PromptLookup
     from minillm.generation.strategy import Strategy
     from minillm.pretrained import from_pretrained, tokenizer_of
     from minillm.sampler import Sampler
@@ -143,7 +142,11 @@ def command(
         options = dict(seed=settings["seed"], samples=num_samples, **ends)
         output.show_comparison(language_model, tokenizer, start.text, start.ids, max_tokens, chart, **options)
         return
-    proposer = PromptLookup() if lookup else from_pretrained(draft, **opening).to(device) if draft else None
+    proposer = from_pretrained(draft, **opening).to(device) if draft else None
+    if lookup:
+        from minillm.generation.speculative import PromptLookup
+
+        proposer = PromptLookup()
     strategy = Strategy(Sampler(**settings), draft=proposer, **search)
     shown = output.Shown(trace, logprobs)
     options = dict(samples=num_samples, max_time=max_time, **ends, **shown._asdict())

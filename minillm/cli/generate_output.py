@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from minillm.cli.terminal import fold, terminal_width, waiting
 from minillm.errors import MissingExtra, UserError
-from minillm.generation.comparison import compare, draw, table
 from minillm.generation.text import Completion
 
 WIDE = 96  # columns from which on a trace has all its words
@@ -106,6 +105,8 @@ def show_comparison(
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from minillm.generation.comparison import compare, draw, table
 
     if not chart.parent.is_dir():
         raise UserError(f"--chart {chart}: there is no folder {chart.parent}")

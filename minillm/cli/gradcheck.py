@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Annotated, Optional
 
 import typer
 
+from minillm.cli.plain_values import Choice
 from minillm.errors import UserError
 
 
-class Method(str, Enum):
+class Method(Choice):
     differences = "differences"
     complex = "complex"
 

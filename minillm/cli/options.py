@@ -21,6 +21,7 @@ from typing import Annotated, Optional, get_args, get_origin, get_type_hints
 import typer
 
 from minillm.cli.help import print_help
+from minillm.cli.plain_values import Choice, PlainHelp, kind_of, read_plain_values
 from minillm.errors import UserError
 
 NAMES = {  # of options that are not called as their parameter or field
@@ -46,7 +47,7 @@ def option(name: str) -> str:
     return NAMES.get(name, "--" + name.replace("_", "-"))
 
 
-class Command(typer.core.TyperCommand):
+class Command(PlainHelp, typer.core.TyperCommand):
     """A command whose help fits the terminal: it is printed by help.py.
 
     A setting that is wrong is named as it was typed.
@@ -141,7 +142,7 @@ def read_values(settings: type, values: Mapping) -> dict:
 def _option_of(field, hint, given_only: bool, defaults: Mapping) -> inspect.Parameter:
     metadata, kind = field.metadata, field.metadata.get("type") or _option_type(hint)
     if "choices" in metadata:
-        kind = Enum(field.name, {name: name for name in metadata["choices"]}, type=str)
+        kind = Choice(field.name, {name: name for name in metadata["choices"]})
     default = None if given_only or _is_empty(field) else defaults.get(field.name, field.default)
     if "choices" in metadata and default is not None:
         default = kind(default)
@@ -231,7 +232,10 @@ def _make_command(function, options: Sequence[inspect.Parameter], panels: Sequen
     whole.__doc__, whole.__signature__ = function.__doc__, inspect.Signature(parameters)
     app = typer.Typer(add_completion=False)
     app.command()(whole)
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    kinds = {each.name: kind_of(each.annotation) for each in parameters if get_origin(each.annotation) is Annotated}
+    read_plain_values(made.params, kinds)
+    return made
 
 
 def _panel_number(parameter: inspect.Parameter, panels: Sequence[str]) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, Optional
 
 import typer
 
 from minillm.cli.options import Command
+from minillm.cli.plain_values import Choice
 from minillm.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class SimulateCommand(Command):
         return super().parse_args(context, [*words[:start], "--", name])
 
 
-class Order(str, Enum):
+class Order(Choice):
     """In which order threads take turns."""
 
     ascending = "ascending"

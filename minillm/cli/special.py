@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
-
 import typer
 
+from minillm.cli.plain_values import Choice
 
-class Special(str, Enum):
+
+class Special(Choice):
     """How special tokens in a text are read."""
 
     allow = "allow"

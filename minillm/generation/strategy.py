@@ -9,11 +9,7 @@ from numbers import Integral
 import numpy as np
 
 from minillm.errors import UserError
-from minillm.generation.beam_search import beam_search
-from minillm.generation.contrastive_search import contrastive_search
 from minillm.generation.decoder import left_padded
-from minillm.generation.score import score_text
-from minillm.generation.speculative import PromptLookup, speculative_generate
 from minillm.generation.text import Completion, check_stop_strings, decode_texts, write
 from minillm.sampler.sampler import Sampler
 from minillm.sampler.stages import stages_of
@@ -129,6 +125,9 @@ class Strategy:
 
     def _tokens(self, model, ids, max_tokens: int) -> Iterator[np.ndarray]:
         """The tokens of contrastive search or speculative decoding, one by one."""
+        from minillm.generation.contrastive_search import contrastive_search
+        from minillm.generation.speculative import PromptLookup, speculative_generate
+
         if self.contrastive_alpha is not None:
             settings = dict(top_k=self.sampler.settings.top_k or 4, penalty_alpha=self.contrastive_alpha)
             return contrastive_search(model, ids, max_tokens, **settings)
@@ -138,6 +137,8 @@ class Strategy:
 
     def _completed(self, completions, tokens, model, prompt, logprobs: bool) -> Iterator[list[Completion]]:
         """Add the fields that need the whole text: statistics of the draft, log-probabilities."""
+        from minillm.generation.score import score_text
+
         for (completion,) in completions:
             if completion.reason:
                 completion.speculation = getattr(tokens, "statistics", None)
@@ -146,6 +147,9 @@ class Strategy:
             yield [completion]
 
     def _searched(self, model, tokenizer, prompt, max_tokens, eos_ids, stop, logprobs) -> Iterator[list[Completion]]:
+        from minillm.generation.beam_search import beam_search
+        from minillm.generation.score import score_text
+
         ids, _ = left_padded([list(prompt)])
         found = beam_search(
             model,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,10 +22,12 @@ from minillm.backend.arrays import to_host
 from minillm.errors import UserError
 from minillm.generation.decoder import left_padded
 from minillm.generation.generate import generate
-from minillm.generation.speculative import Statistics
 from minillm.sampler.probability import log_softmax
 from minillm.sampler.sampler import Sampler
 from minillm.sampler.trace import TokenTrace
+
+if TYPE_CHECKING:
+    from minillm.generation.speculative import Statistics
 
 
 @dataclass

@@ -46,7 +46,8 @@ def cached_attention(q, k, v, padding=None, window: int | None = None):
     """
     B, H, t, D = q.shape
     H_kv, T = k.shape[1], k.shape[2]
-    q = (q * q.dtype.type(1 / math.sqrt(D))).reshape(B, H_kv, H // H_kv, t, D)
+    q = q * q.dtype.type(1 / math.sqrt(D))
+    q = q.reshape(B, H_kv, H // H_kv, t, D)
     if t == 1 and padding is None and (window is None or T <= window):  # one new token sees all: no mask
         return _attention_of_one_token(q[:, :, :, 0], k, v).reshape(B, H, 1, D)
     xp = array_module(q)

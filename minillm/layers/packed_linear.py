@@ -20,6 +20,8 @@ import numpy as np
 from minillm.backend.arrays import array_module
 from minillm.layers.decoding import is_decode_of, products
 from minillm.layers.linear import Linear, rows_product
+from minillm.layers.stored_product import stored_products
+from minillm.layers.stored_weight import StoredWeight
 
 SHORT_ROW = 1024  # numbers; longer rows are read fast as they are
 LARGE = 1 << 19  # numbers of a matrix of (in, out) from which it is read faster the other way
@@ -30,6 +32,8 @@ def packed_linear(x, linears: tuple[Linear, ...], cache):
     """x (B, t, I)  ->  the outputs of all `linears` side by side, (B, t, O_1 + O_2 + ...)"""
     if (packed := cache.packed(*linears)) is not None:
         return packed(x)
+    if all(type(linear) is Linear and type(linear.weight.peek()) is StoredWeight for linear in linears):
+        return _stored_linears(x, linears)
     if cache.on_device or not all(is_decode_of(linear, Linear) for linear in linears):
         return array_module(x).concatenate([linear.decode(x, cache) for linear in linears], axis=-1)
     weights = [linear.weight.peek() for linear in linears]
@@ -42,6 +46,18 @@ def packed_linear(x, linears: tuple[Linear, ...], cache):
         if hasattr(linear, "bias"):
             y[:, start:stop] += linear.bias.peek()
     return y.reshape(*x.shape[:-1], -1)
+
+
+def _stored_linears(x, linears: tuple[Linear, ...]):
+    """As packed_linear, of weights that stay as their file holds them."""
+    y = stored_products(x, [each.weight.peek().T if each.transposed else each.weight.peek() for each in linears])
+    column = 0
+    for linear in linears:
+        width = linear.weight.peek().shape[0 if linear.transposed else 1]
+        if hasattr(linear, "bias"):
+            y[..., column : column + width] += linear.bias.peek()
+        column += width
+    return y
 
 
 def decoded_each(x, linears: tuple[Linear, ...], cache) -> list:

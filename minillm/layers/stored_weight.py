@@ -5,11 +5,9 @@
 
 A model then takes the memory of its file, one block and the cache, where its float32 weights take
 two to seven times as much. The sums are those of the float32 weights, in another order. How bytes
-become numbers is in files/number_formats.py.
-
-A block is expanded and multiplied while it is in the processor's caches, so what comes from memory
-is the file's bytes. Expanding costs more time than that saves: a model of small matrices writes
-slower in every format than in float32 (docs/models.md has `python -m benchmarks.stored_weights`).
+become numbers is in files/number_formats.py, and how a product is computed in stored_product.py: a
+block is expanded and multiplied while it is in the processor's caches, so what comes from memory is
+the file's bytes.
 
 A StoredWeight takes an array's place in a Parameter: `x @ weight` and `weight[ids]` give arrays
 (NumPy's protocol for such types is `__array_ufunc__`), so no layer knows of it. It cannot be
@@ -18,55 +16,53 @@ written: its Parameter is frozen. LoRA can learn over it.
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-
 import numpy as np
 
-from minillm.backend.threads import blas_threads, thread_count
 from minillm.errors import UserError
+from minillm.files.mapped_pages import release_pages
 from minillm.files.number_formats import NumberFormat
+from minillm.layers.arranged_weight import Strip, arranged
 from minillm.layers.parameter import Parameter
-
-BLOCK = 1 << 19  # numbers that a thread expands at a time: 2 MB; smaller blocks cost more calls
-ALIGNED = 256  # columns that are taken apart at multiples of this: no group of numbers is larger
-_room = threading.local()  # the block of each thread
+from minillm.layers.stored_product import blocks_of_rows, room, stored_products
 
 
 class StoredWeight:
     """A matrix of float32 numbers, (R, C) or seen transposed, in the bytes of a file.
 
     stored: rows of bytes, uint8 (R, C / group * group_bytes); of a file that is mapped into memory
-    no more is read than is used. Raises UserError for bytes that do not fit the format.
+    no more is read than is used. order (R,): which of them is row 0, 1, ... of the matrix; None: as
+    they are. columns: C. Raises UserError for bytes that do not fit the format.
     """
 
     dtype = np.dtype(np.float32)  # of the numbers that it is expanded to
     ndim, itemsize = 2, 4
 
-    def __init__(self, stored: np.ndarray, number_format: NumberFormat, transposed: bool = False):
+    def __init__(self, stored: np.ndarray, number_format: NumberFormat, order: np.ndarray | None = None):
         if stored.ndim != 2 or stored.dtype != np.uint8 or stored.shape[1] % number_format.group_bytes:
             raise UserError(f"{stored.dtype} of shape {stored.shape} are not rows of {number_format.name}")
-        self.stored, self.format, self.transposed = stored, number_format, transposed
-        self._rows = len(stored)
-        self._columns = stored.shape[1] // number_format.group_bytes * number_format.group
+        self.stored, self.format, self.order = stored, number_format, order
+        self.columns = stored.shape[1] // number_format.group_bytes * number_format.group
+        self.transposed, self._turned, self._strips = False, None, None
 
     # ------------------------------------------------------------------ as an array
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of the matrix as it is used."""
-        return (self._columns, self._rows) if self.transposed else (self._rows, self._columns)
+        return (self.columns, len(self.stored)) if self.transposed else (len(self.stored), self.columns)
 
     @property
     def T(self) -> StoredWeight:
         """The transposed matrix, of the same bytes."""
-        return StoredWeight(self.stored, self.format, not self.transposed)
+        if self._turned is None:
+            self._turned = StoredWeight(self.stored, self.format, self.order)
+            self._turned.transposed, self._turned._turned = not self.transposed, self
+        return self._turned
 
     @property
     def size(self) -> int:
         """How many numbers it holds."""
-        return self._rows * self._columns
+        return len(self.stored) * self.columns
 
     @property
     def nbytes(self) -> int:
@@ -82,17 +78,21 @@ class StoredWeight:
         """
         if self.transposed:
             raise TypeError("rows of a stored weight that is seen transposed are not at hand: take those of .T")
-        stored = self.stored[ids]
+        stored = self.stored[ids if self.order is None else self.order[ids]]
         rows = np.ascontiguousarray(stored.reshape(-1, stored.shape[-1]))
-        out = np.empty((len(rows), self._columns), np.float32)
+        out = np.empty((len(rows), self.columns), np.float32)
         self.format.expand(rows, out)
-        return out.reshape(*stored.shape[:-1], self._columns)
+        return out.reshape(*stored.shape[:-1], self.columns)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=(None,), **settings):
         x, weight = inputs if len(inputs) == 2 else (None, None)
         if ufunc is not np.matmul or method != "__call__" or settings or not isinstance(x, np.ndarray):
             raise TypeError(f"a weight that is kept as its file holds it is multiplied only, not used by {ufunc}")
-        return stored_product(x, weight, out[0])
+        y = stored_products(x, [weight])
+        if out[0] is None:
+            return y
+        out[0][...] = y
+        return out[0]
 
     def __repr__(self):
         return f"StoredWeight(shape={self.shape}, {self.format.name})"
@@ -101,30 +101,45 @@ class StoredWeight:
 
     def block(self, start: int, stop: int, columns: slice = slice(None)) -> np.ndarray:
         """Rows start to stop of the matrix as it is stored, as float32, until this thread's next
-        block. columns: at multiples of ALIGNED.
+        block. columns: at multiples of 256, which no group crosses.
         """
-        first, last, _ = columns.indices(self._columns)
-        group, group_bytes = self.format.group, self.format.group_bytes
-        stored = self.stored[start:stop, first // group * group_bytes : -(-last // group) * group_bytes]
-        out = _buffer((stop - start) * (last - first)).reshape(stop - start, last - first)
-        self.format.expand(stored, out)
+        first, last, _ = columns.indices(self.columns)
+        out = room((stop - start) * (last - first)).reshape(stop - start, last - first)
+        self.format.expand(self._bytes(start, stop, first, last), out)
         return out
+
+    def halves(self, start: int, stop: int, columns: slice = slice(None)) -> np.ndarray:
+        """As `block`, of a format of 16 bits: the even columns and then the odd ones, float32 (2,
+        stop - start, columns / 2), divided by 2^exponent of the format.
+        """
+        first, last, _ = columns.indices(self.columns)
+        words = self._bytes(start, stop, first, last).view("<i4")
+        out = room(2 * words.size).view(np.int32).reshape(2, *words.shape)
+        self.format.halves(words, out)
+        return out.view(np.float32)
+
+    def strips(self) -> list[Strip]:
+        """The blocks of rows, arranged (arranged_weight.py) once and then kept, in place of the
+        file's pages.
+        """
+        if self._strips is None:
+            strips = []
+            for start, stop in blocks_of_rows(len(self.stored), self.columns):
+                strips.append(arranged(self._bytes(start, stop, 0, self.columns), self.format.name))
+                release_pages(self.stored)
+            self._strips = strips
+        return self._strips
 
     def expand(self) -> np.ndarray:
         """The whole matrix as a float32 array of its own."""
-        out = np.empty((self._rows, self._columns), np.float32)
-        for start, stop in self.blocks_of_rows(BLOCK):
+        out = np.empty((len(self.stored), self.columns), np.float32)
+        for start, stop in blocks_of_rows(*out.shape):
             out[start:stop] = self.block(start, stop)
         return out.T if self.transposed else out
 
-    def blocks_of_rows(self, numbers: int):
-        """(start, stop) of the stored rows that make up blocks of so many numbers."""
-        rows = max(1, numbers // self._columns)
-        return [(start, min(start + rows, self._rows)) for start in range(0, self._rows, rows)]
-
     def first_not_finite(self) -> tuple[int, int] | None:
         """The place of the first NaN or infinity as it is stored, or None."""
-        for start, stop in self.blocks_of_rows(BLOCK):
+        for start, stop in blocks_of_rows(len(self.stored), self.columns):
             block = self.block(start, stop)
             with np.errstate(over="ignore", invalid="ignore"):
                 if np.isfinite(block.sum()):
@@ -133,6 +148,12 @@ class StoredWeight:
                 row, column = np.unravel_index(np.argmin(finite), finite.shape)
                 return start + int(row), int(column)
         return None
+
+    def _bytes(self, start: int, stop: int, first: int, last: int) -> np.ndarray:
+        """Of rows start to stop, the bytes of columns first to last."""
+        group, group_bytes = self.format.group, self.format.group_bytes
+        rows = slice(start, stop) if self.order is None else self.order[start:stop]
+        return self.stored[rows, first // group * group_bytes : -(-last // group) * group_bytes]
 
 
 def refuse_stored(layer, what: str) -> None:
@@ -146,75 +167,3 @@ def refuse_stored(layer, what: str) -> None:
 def stored_parameters(parameters: dict[str, Parameter]) -> list[str]:
     """The names of those whose values are as their file holds them."""
     return [name for name, parameter in parameters.items() if isinstance(parameter.peek(), StoredWeight)]
-
-
-# ------------------------------------------------------------------------------------------------ the product
-
-
-def stored_product(x, weight: StoredWeight, out=None):
-    """x (..., I) @ weight (I, O)  ->  y (..., O), written into `out` where there is one.
-
-    The blocks are divided among threads so that the result does not depend on their number.
-    """
-    if x.shape[-1] != weight.shape[0]:
-        raise ValueError(f"x of shape {x.shape} and a weight of shape {weight.shape} cannot be multiplied")
-    rows = x.reshape(-1, x.shape[-1])  # (N, I)
-    y = np.empty((len(rows), weight.shape[1]), np.result_type(x, np.float32))
-    if weight.transposed:
-        _share(lambda part: _write_outputs(rows, weight, y, part), weight.blocks_of_rows(BLOCK))
-    else:
-        width = max(ALIGNED, -(-weight.shape[1] // (ALIGNED * MOST_SHARES)) * ALIGNED)
-        starts = range(0, weight.shape[1], width)
-        columns = [slice(start, min(start + width, weight.shape[1])) for start in starts]
-        _share(lambda part: [_add_inputs(rows, weight, y, each) for each in part], columns)
-    y = y.reshape(*x.shape[:-1], -1)
-    if out is None:
-        return y
-    out[...] = y
-    return out
-
-
-MOST_SHARES = 4  # of the columns of a weight (in, out): more threads than these are not used
-
-
-def _write_outputs(x, weight, y, blocks) -> None:
-    """y[:, start:stop] = x @ W[start:stop]^T, W stored as (O, I): (N, I) @ (I, o)"""
-    for start, stop in blocks:
-        np.matmul(x, weight.block(start, stop).T, out=y[:, start:stop])
-
-
-def _add_inputs(x, weight, y, columns: slice) -> None:
-    """y[:, columns] = sum over blocks of x[:, start:stop] @ W[start:stop, columns], W stored as (I,
-    O): (N, i) @ (i, o)
-    """
-    width = columns.stop - columns.start
-    rows, inputs = max(1, BLOCK // width), weight.shape[0]
-    y[:, columns] = 0
-    for start in range(0, inputs, rows):
-        stop = min(start + rows, inputs)
-        y[:, columns] += x[:, start:stop] @ weight.block(start, stop, columns)
-
-
-def _share(work, parts: list) -> None:
-    """Call `work` with lists that together are `parts`, one for each thread of NumPy's BLAS."""
-    threads = min(thread_count() or 1, len(parts))
-    share = -(-len(parts) // threads)
-    first, *others = (parts[start : start + share] for start in range(0, len(parts), share))
-    with blas_threads(1):  # each of ours makes its own products
-        waiting = [_pool(threads).submit(work, each) for each in others]
-        work(first)
-        for each in waiting:
-            each.result()
-
-
-def _buffer(numbers: int) -> np.ndarray:
-    """Memory for so many float32 numbers, the same for each block of a thread."""
-    room = getattr(_room, "numbers", None)
-    if room is None or len(room) < numbers:
-        room = _room.numbers = np.empty(numbers, np.float32)
-    return room[:numbers]
-
-
-@lru_cache(maxsize=2)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="stored weight")

@@ -17,7 +17,8 @@ difference is about
 
 With two logarithmic axes this is a V: slope 2 to the right of h*, slope -1 to its left. A wrong
 gradient has no V: the distance from the true gradient does not depend on h.
-`minillm.checks.gradcheck` uses the five-point form.
+`minillm.checks.gradcheck` uses the central form, with h = 6e-5, and the five-point form, with h =
+1e-3, where the first one leaves a doubt.
 """
 
 from __future__ import annotations
@@ -357,7 +358,7 @@ LESSON = Lesson(
     measure=measure,
     commands=(
         f'minillm inspect MODEL --text "{SENTENCE}" --tensor h.1.mlp.c_fc.weight     # the code of this gradient',
-        "minillm gradcheck gelu     # five-point, h = 1e-3: find it in the picture",
+        "minillm gradcheck gelu     # central, h = 6e-5, and five-point, h = 1e-3: find them in the picture",
         "minillm gradcheck gelu     # again, after changing a sign in minillm/layers/gelu.py",
     ),
     read=(

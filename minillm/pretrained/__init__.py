@@ -6,13 +6,8 @@ from pathlib import Path
 
 from minillm.errors import UserError
 from minillm.files.model_folder import CONFIG_FILE
-from minillm.models.fine_tuning import with_settings
-from minillm.pretrained.adapter import apply_adapter
 from minillm.pretrained.carried import carried_from
-from minillm.pretrained.gguf import is_gguf, load_gguf
-from minillm.pretrained.gguf_tokenizer import load_gguf_tokenizer
 from minillm.pretrained.hugging_face import load_model, read_config
-from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_tokenizer
 from minillm.pretrained.sources import describe_file, model_chain, model_folder
 from minillm.pretrained.stored_weights import EXPANDED, check_weights, round_matrices
 from minillm.tokenizers import load_tokenizer
@@ -35,9 +30,7 @@ def from_pretrained(source: str | Path, dtype="float32", revision: str | None = 
     model = (_file_kind(base)[0] if base.is_file() else load_model)(base, dtype, weights)
     round_matrices(model, weights)
     for folder in reversed(adapters):
-        model = apply_adapter(model, folder)
-        if (folder / CONFIG_FILE).is_file():  # a run may use a shorter context
-            model = with_settings(model, context_length=read_config(folder).context_length)
+        model = _with_adapter(model, folder)
     model.carried = carried_from(source, revision)
     return model
 
@@ -50,11 +43,26 @@ def tokenizer_of(source: str | Path, revision: str | None = None):
     return _file_kind(path)[1](path) if path.is_file() else load_tokenizer(path)
 
 
+def _with_adapter(model, folder: Path):
+    from minillm.models.fine_tuning import with_settings
+    from minillm.pretrained.adapter import apply_adapter
+
+    model = apply_adapter(model, folder)
+    if (folder / CONFIG_FILE).is_file():  # a run may use a shorter context
+        model = with_settings(model, context_length=read_config(folder).context_length)
+    return model
+
+
 def _file_kind(path: Path):
     """The functions that open the model and the tokenizer of a file.
 
-    Raises UserError for a file of no known kind.
+    Raises UserError for a file of no known kind. A kind's module is loaded when a file may be of
+    that kind: a run folder needs none.
     """
+    from minillm.pretrained.gguf import is_gguf, load_gguf
+    from minillm.pretrained.gguf_tokenizer import load_gguf_tokenizer
+    from minillm.pretrained.llama2c import is_llama2c, load_llama2c, load_llama2c_tokenizer
+
     if is_gguf(path):
         return load_gguf, load_gguf_tokenizer
     if is_llama2c(path):

@@ -15,7 +15,6 @@ from minillm.models.carried import (
     TOKENIZER_CONFIG,
     Carried,
 )
-from minillm.pretrained.gguf import GGUF, NO_TOKEN, is_gguf, open_gguf
 from minillm.pretrained.sources import model_chain
 
 ID_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -46,6 +45,8 @@ def carried_from(source: str | Path, revision: str | None = None) -> Carried:
 
 
 def _from_file(path: Path) -> Carried:
+    from minillm.pretrained.gguf import is_gguf, open_gguf
+
     return _from_gguf(open_gguf(path)) if is_gguf(path) else Carried(ids={"eos_token_id": list(LLAMA2C_ENDS)})
 
 
@@ -103,7 +104,9 @@ def _json(path: Path) -> dict:
     return read_json(path) if path.is_file() else {}
 
 
-def _from_gguf(file: GGUF) -> Carried:
+def _from_gguf(file) -> Carried:
+    from minillm.pretrained.gguf import NO_TOKEN
+
     def index_of(name: str) -> int | None:
         key = f"tokenizer.ggml.{name}_token_id"
         index = file.setting(key, int) if key in file.settings else None

@@ -9,7 +9,6 @@ from minillm.errors import UserError
 from minillm.files.atomic import read_json
 from minillm.files.model_folder import CONFIG_FILE, GENERATION_FILE
 from minillm.pretrained.carried import carried_from
-from minillm.pretrained.gguf import is_gguf
 from minillm.pretrained.sources import model_chain
 
 
@@ -29,6 +28,8 @@ def end_tokens(source: str | Path, tokenizer, revision: str | None = None) -> tu
 
 
 def _of_file(path: Path, tokenizer) -> tuple[int, ...]:
+    from minillm.pretrained.gguf import is_gguf
+
     if not is_gguf(path):
         return (tokenizer.bos, tokenizer.eos)
     ids = carried_from(path).ids.get("eos_token_id", ())

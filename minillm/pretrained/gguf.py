@@ -229,15 +229,16 @@ class GGUFWeights:
     def matrix(self, name: str) -> StoredWeight | None:
         """The value of a parameter as the file holds it; None where it has to be read.
 
-        Rows that were moved are copied, in the bytes that they have. Raises UserError for numbers
-        that are not finite.
+        Rows that were moved stay where they are, with their order beside them. Raises UserError for
+        numbers that are not finite.
         """
         weight = self.file.matrix(self.kind.gguf_tensor(name))
         if weight is None:
             return None
         if self.kind.gguf_moves_rows:
-            moved = rows_to_halves({name: weight.stored}, self.kind.heads_of_rows(self.config))[name]
-            weight = StoredWeight(moved, weight.format)
+            rows = np.arange(len(weight))
+            order = rows_to_halves({name: rows}, self.kind.heads_of_rows(self.config))[name]
+            weight = weight if order is rows else StoredWeight(weight.stored, weight.format, order)
         if name in self.turned:
             weight = weight.T  # GGUF has (out, in)
         if weight.shape != self.shapes[name]:

@@ -12,7 +12,6 @@ from minillm.errors import UserError
 from minillm.files.kinds import OTHER_FORM, misnamed, pickled
 from minillm.files.model_folder import ADAPTER_CONFIG, CONFIG_FILE
 from minillm.files.shards import PICKLES
-from minillm.pretrained.adapter import adapter_base, adapter_revision
 from minillm.pretrained.hub import fetch_from_hub, looks_like_hub_name
 
 # a file that identifies another kind of folder -> that kind
@@ -73,6 +72,8 @@ def model_chain(source: str | Path, revision: str | None = None) -> Iterator[Pat
         yield path
         if path.is_file() or not (path / ADAPTER_CONFIG).is_file():
             return
+        from minillm.pretrained.adapter import adapter_base, adapter_revision
+
         seen.append(path)
         source, revision = adapter_base(path), adapter_revision(path)
 

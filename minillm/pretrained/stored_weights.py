@@ -15,7 +15,8 @@ from minillm.errors import UserError
 from minillm.files.number_formats import FORMATS
 from minillm.files.number_types import stored
 from minillm.files.safetensors_file import StoredTensor
-from minillm.layers.stored_weight import BLOCK, StoredWeight
+from minillm.layers.stored_product import blocks_of_rows
+from minillm.layers.stored_weight import StoredWeight
 from minillm.models.language_model import LanguageModel
 
 EXPANDED, STORED = "expanded", "stored"
@@ -72,8 +73,6 @@ def round_matrices(model: LanguageModel, weights: str) -> None:
         value = parameter.peek()
         if isinstance(value, np.ndarray) and value.ndim == 2:
             rounded = np.empty(value.shape, np.uint16)
-            rows = max(1, BLOCK // value.shape[1])
-            for start in range(0, len(value), rows):
-                part = slice(start, start + rows)
-                rounded[part] = stored(value[part], number_type, name).view(np.uint16)
+            for start, stop in blocks_of_rows(*value.shape):
+                rounded[start:stop] = stored(value[start:stop], number_type, name).view(np.uint16)
             parameter.value, parameter.frozen = StoredWeight(rounded.view(np.uint8), FORMATS[name_of_format]), True

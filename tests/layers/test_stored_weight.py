@@ -1,5 +1,8 @@
 """Weights as their file holds them: products and rows against the float32 matrix, in both orientations."""
 
+import mmap
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,19 +10,21 @@ import minillm
 from minillm.backend.threads import blas_threads
 from minillm.errors import UserError
 from minillm.files.number_formats import FORMATS
-from minillm.layers import packed_linear, stored_weight
+from minillm.layers import arranged_weight, packed_linear, stored_product
 from minillm.layers.cache import Cache
 from minillm.layers.linear import Linear
+from minillm.layers.packed_linear import packed_linear as linears_side_by_side
 from minillm.layers.parameter import Parameter
+from minillm.layers.stored_product import blocks_of_rows, stored_products
 from minillm.layers.stored_weight import StoredWeight
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(stored_weight, "BLOCK", 1 << 16)
+    monkeypatch.setattr(stored_product, "BLOCK", 1 << 16)
 
 
-def make(name="F16", rows=700, columns=544):
+def make(name="F16", rows=701, columns=544):
     """A weight of several blocks, the last of them smaller, and columns that are no multiple of a thread's share."""
     rng, number_format = np.random.default_rng(5), FORMATS[name]
     stored = rng.integers(0, 256, (rows, columns // number_format.group, number_format.group_bytes), np.uint8)
@@ -54,11 +59,106 @@ def test_products_are_those_of_the_expanded_matrix(name, rows):
 def test_the_last_partial_block_counts(monkeypatch):
     """The fault is planted: each list of blocks without its last one."""
     weight = make()
-    assert weight.blocks_of_rows(stored_weight.BLOCK)[-1][1] == 700
-    whole, blocks = weight.expand(), StoredWeight.blocks_of_rows
-    monkeypatch.setattr(StoredWeight, "blocks_of_rows", lambda self, numbers: blocks(self, numbers)[:-1])
+    sizes = {stop - start for start, stop in blocks_of_rows(*weight.shape)}
+    assert len(sizes) == 2 and blocks_of_rows(*weight.shape)[-1][1] == 701
+    whole = weight.expand()
+    monkeypatch.setattr(stored_product, "blocks_of_rows", lambda *sizes: blocks_of_rows(*sizes)[:-1])
     with pytest.raises(AssertionError):
         check(weight.T, whole.T, 8)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 32), (3, 96), (33, 64), (50, 1 << 17)])
+@pytest.mark.parametrize("name", FORMATS)
+def test_small_and_wide_matrices(name, rows, columns):
+    weight = make(name, rows, columns)
+    check(weight, weight.expand(), 3)
+    check(weight.T, weight.expand().T, 1)
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_an_odd_number_of_columns_has_no_words(name):
+    weight = make(name, 300, 301)
+    check(weight, weight.expand(), 2)
+    check(weight.T, weight.expand().T, 2)
+
+
+@pytest.mark.parametrize("name, function, fault", [
+    ("F16", (stored_product, "_restore"), lambda y, number_format: None),
+    ("BF16", (stored_product, "_halves_of_inputs"), lambda x, f: np.stack([x[:, 1::2], x[:, ::2]])),
+    ("Q8_0", (arranged_weight, "expand_f16"), lambda stored, out: out.fill(0.05)),
+    ("Q4_0", (arranged_weight, "inputs_for"), None),
+    ("Q4_1", (arranged_weight, "SCALES"), {"Q8_0": 1, "Q4_0": 1, "Q4_1": 1}),
+])  # fmt: skip
+def test_a_fault_of_the_fast_ways_is_seen(name, function, fault, monkeypatch):
+    weight, plain = make(name), arranged_weight.inputs_for
+    if name == "Q4_0":  # the lower numbers of a byte are not freed of the upper ones
+        fault = lambda x, name: plain(x, name)._replace(x=x.reshape(len(x), -1, 32))  # noqa: E731
+        monkeypatch.setattr(stored_product, "inputs_for", fault)
+    else:
+        monkeypatch.setattr(*function, fault)
+    for rows in (1, 8, 40):
+        with pytest.raises((AssertionError, ValueError)):
+            check(weight.T, weight.expand().T, rows)
+
+
+def test_large_and_small_inputs_neither_overflow_nor_vanish():
+    """The power of two that F16's halves leave out is divided between the inputs and the result."""
+    weight = make("F16")
+    for size in (1e19, 1e-12):
+        x = np.full((1, 544), size, np.float32)
+        np.testing.assert_allclose(x @ weight.T, x @ weight.expand().T, rtol=1e-3, atol=size * 1e-3)
+
+
+def test_rows_in_another_order():
+    """As llama.cpp moves the rows of queries and keys."""
+    order = np.random.default_rng(0).permutation(701)
+    for name in FORMATS:
+        plain = make(name)
+        weight = StoredWeight(plain.stored, plain.format, order)
+        whole = plain.expand()[order]
+        np.testing.assert_array_equal(weight.expand(), whole)
+        np.testing.assert_array_equal(weight[[5, 0]], whole[[5, 0]])
+        check(weight, whole, 2)
+        check(weight.T, whole.T, 1)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear_layers_that_read_the_same_token(has_bias):
+    """Of different formats and orientations, in one product."""
+    weights = [make("Q8_0"), make("BF16", 96), make("Q4_1", 544, 320)]
+    x, bias = np.random.default_rng(0).standard_normal((1, 1, 544), np.float32), np.ones(96, np.float32)
+    layers = [Linear(weights[0], transposed=True), Linear(weights[1], bias if has_bias else None, transposed=True),
+              Linear(weights[2])]  # fmt: skip
+    kept = Cache(np.zeros(1), 1)
+    kept.start(1)
+    expected = np.concatenate([layer.decode(x, kept) for layer in layers], axis=-1)
+    np.testing.assert_allclose(linears_side_by_side(x, tuple(layers), kept), expected, rtol=1e-6, atol=1e-6)
+    joined = stored_products(x, [layer.weight.value.T if layer.transposed else layer.weight.value for layer in layers])
+    assert joined.shape == (1, 1, 701 + 96 + 320)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="this system cannot be asked to drop pages")
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="resident pages are read from /proc")
+def test_pages_that_were_arranged_are_left(tmp_path):
+    """And those of the neighbours are not."""
+    plain, rest = make("Q8_0").stored, np.full(10_000, 7, np.uint8)
+    path = tmp_path / "w.bin"
+    path.write_bytes(rest.tobytes() + plain.tobytes() + rest.tobytes())
+    data = np.asarray(np.memmap(path, mode="c"))
+    data[5], data[-5] = 9, 9  # private pages
+    weight = StoredWeight(data[10_000:-10_000].reshape(plain.shape), FORMATS["Q8_0"])
+    expected = weight.expand()
+    before = resident(path)
+    weight.T.strips()
+    assert before >= plain.nbytes and resident(path) < 40_000
+    np.testing.assert_array_equal(weight.expand(), expected)
+    assert data[5] == data[-5] == 9 and data[6] == data[-6] == 7
+
+
+def resident(path) -> int:
+    """Bytes of a mapped file that are in this process's memory."""
+    _, _, after = Path("/proc/self/smaps").read_text().partition(str(path))
+    return 1024 * int(after.split("Rss:")[1].split()[0])
 
 
 def test_bits_do_not_depend_on_the_threads():
@@ -76,7 +176,7 @@ def test_rows_as_an_embedding_reads_them():
     weight, ids = make("Q8_0"), np.array([[3, 699, 3], [0, 1, 350]])
     np.testing.assert_array_equal(weight[ids], weight.expand()[ids])
     np.testing.assert_array_equal(weight[2:5], weight.expand()[2:5])
-    assert weight.shape == (700, 544) and weight.T.shape == (544, 700) and weight.nbytes == 700 * 544 // 32 * 34
+    assert weight.shape == (701, 544) and weight.T.shape == (544, 701) and weight.nbytes == 701 * 544 // 32 * 34
 
 
 def test_only_products_are_computed():

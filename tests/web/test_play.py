@@ -1,5 +1,7 @@
 """The frame of Play: how it opens and ends, and whom it answers."""
 
+import asyncio
+import gc
 import http.client
 import json
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -90,6 +93,37 @@ def test_nothing_is_answered_without_the_token(play):
 def test_no_file_outside_of_the_page_is_served(play, path):
     status, text = ask(play, path, method="GET")
     assert status in (403, 404) and "import" not in text
+
+
+def test_an_answer_that_is_cut_off_leaves_no_file_open(tmp_path):
+    """A file opened for an answer that was cut off is closed by nothing but the garbage collector, which says so."""
+    app = app_module.create_app(open_studio(None, tmp_path), "token", 1)
+    scope = {"type": "http", "method": "GET", "path": "/token/app.js", "query_string": b"", "root_path": ""}
+    scope |= {"headers": [(b"host", b"127.0.0.1:1")], "asgi": {"spec_version": "2.4"}}
+
+    async def receive():
+        return await asyncio.Event().wait()
+
+    async def cut_off(moment):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        answering = asyncio.create_task(app(dict(scope), receive, send))
+        while not sent:
+            await asyncio.sleep(0)
+        await asyncio.sleep(moment)
+        answering.cancel()  # as the server does when it ends
+        await asyncio.wait([answering])
+        assert sent[0]["status"] == 200
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for moment in range(40):
+            asyncio.run(cut_off(moment * 2e-5))
+        gc.collect()
+    assert [str(warning.message) for warning in said] == []
 
 
 def test_every_answer_forbids_foreign_scripts_and_frames(play):

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minillm.checks.differences import five_points
-from minillm.checks.gradcheck import STEP, GradientError, Measurement, Row, weights_of
+from minillm.checks.gradcheck import STEP, GradientError, weights_of
+from minillm.checks.measurement import Measurement, Row
 from minillm.checks.subjects import SAME, ContractError, subject_of
 from minillm.checks.verdicts import PASSED, TOLERANCE, WRONG, relative_errors
 
@@ -102,7 +102,7 @@ class _Kept(Measurement):
         super().__init__(subject, weights, TOLERANCE, STEP, lambda *progress: None)
         self.own = own
         self._functions_of: dict[str, list[_Remembering]] = {}
-        self._measured: dict[str, dict[int, np.ndarray]] = {tensor: {} for tensor in own}
+        self._measured: dict[str, set[int]] = {tensor: set() for tensor in own}
         self._wanted: list[int] = []
 
     def row(self, tensor, array, gradient):
@@ -125,15 +125,14 @@ class _Kept(Measurement):
             self._functions_of[tensor] = [_Remembering(function) for function in super().functions(tensor, array)]
         return self._functions_of[tensor]
 
-    def values(self, tensor, functions):
+    def values(self, tensor, functions, indices, steps):
         """Measured where it is wanted; elsewhere those of a straight line of the module's slope."""
-        measured, own = self._measured[tensor], self.own[tensor].reshape(-1, 1)
-        for index in self._wanted:
-            if index not in measured:
-                measured[index] = five_points(functions[index], STEP)
-        values = self._at + own * STEP * np.array([1.0, -1.0, 2.0, -2.0])
-        for index, found in measured.items():
-            values[index] = found
+        measured = self._measured[tensor]
+        measured.update(self._wanted)
+        values = self._at + self.own[tensor].reshape(-1, 1)[indices] * steps
+        for row, index in enumerate(indices):
+            if index in measured:
+                values[row] = [functions[index](step) for step in steps]
         return values
 
     def in_order(self, tensor, doubtful):

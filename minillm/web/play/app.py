@@ -7,11 +7,13 @@ internet can reach it through the browser (DNS rebinding, cross-site requests).
 
 from __future__ import annotations
 
+import mimetypes
 import secrets
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
@@ -34,8 +36,21 @@ HEADERS = {
 def create_app(studio: Studio, token: str, port: int) -> Starlette:
     """The application. token: the first part of every path. port: where it is served."""
     routes = [route for view in VIEWS for route in view.routes(studio)]
-    routes += [Mount("/look", StaticFiles(directory=LOOK)), Mount("/", StaticFiles(directory=STATIC, html=True))]
+    routes += [Mount("/look", Files(directory=LOOK)), Mount("/", Files(directory=STATIC, html=True))]
     return Starlette(routes=[Mount("/{token}", routes=routes)], middleware=[Middleware(Gate, token=token, port=port)])
+
+
+class Files(StaticFiles):
+    """The files of a folder, each sent whole.
+
+    Starlette's own answer opens a file in another thread; a browser that leaves at that moment, or
+    the end of the server, leaves the file open. These files are small, so they are read at once.
+    """
+
+    def file_response(self, full_path, stat_result, scope, status_code=200) -> Response:
+        """The answer with the file's bytes."""
+        kind, _ = mimetypes.guess_type(full_path)
+        return Response(Path(full_path).read_bytes(), status_code, media_type=kind)
 
 
 class Gate:
