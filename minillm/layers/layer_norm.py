@@ -104,6 +104,14 @@ def layer_norm_backward(dy, saved, dsum=None):
     return downcast(dx, dy).reshape(dy.shape), dweight, dbias
 
 
+def layer_norm_again(saved, bias):
+    """y of layer_norm_forward, (N, C), once more, of what it saved and its bias (C,) or None."""
+    y = saved.normed * saved.weight
+    if bias is not None:
+        y += bias
+    return y
+
+
 def layer_norm_of_one_row(x, weight, bias, eps):
     """layer_norm_forward for a NumPy array of one row, x (..., C) -> y (..., C); nothing is saved.
 
