@@ -73,6 +73,7 @@ PORTIONS = (
     Portion("generate", "generate", (), (*BOTH, "llama_cpp")),
     Portion("sampler", "sampler", (), BOTH),
     Portion("tokenizer", "tokenizer", (), ("tokenizers", "tiktoken")),
+    Portion("tokenizer_training", "tokenizer_training", ("--size", "1GB"), ("tokenizers",)),
     Portion("linear_cross_entropy", "linear_cross_entropy"),
     Portion("packing", "packing"),
     Portion("gradcheck", "gradcheck"),
@@ -85,6 +86,7 @@ PORTIONS = (
     Portion("speculative", "speculative"),
     Portion("published", "published"),
     Portion("muon_losses", "muon", ("--train",)),
+    Portion("minute", "minute", ("--seeds", "1", "2", "3"), TORCH),
     *(Portion(name, name, (), TORCH) for name in OPERATIONS),
 )  # fmt: skip
 

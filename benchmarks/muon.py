@@ -1,9 +1,9 @@
-"""python -m benchmarks.muon: Muon beside AdamW on the default text and model, the time of a step; with
---train the loss.
+"""python -m benchmarks.muon: Muon beside AdamW on the default text, the time of a step; with --train
+the loss.
 
 The time of a step: one run with each optimizer in one process, steps alternating. The loss: AdamW
-with the settings that the preset had, and Muon with a share of its steps (the schedule ends with them),
-each with several seeds.
+with the settings and the GPT-2 that the default preset once had, and Muon with a share of its steps
+(the schedule ends with them), each with several seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.common import write_results
+from benchmarks.minute import FORMER_DEFAULT
 from minillm.backend.threads import default_workers
 from minillm.training import train
 from minillm.training.data_parallel import DataParallel
@@ -24,9 +25,8 @@ from minillm.training.prefetch import BatchPrefetcher
 from minillm.training.run import start_run
 from minillm.training.step import train_step
 
-COMMON = {"batch_size": 16, "max_steps": 1200, "schedule": "cosine", "warmup_steps": 100, "beta2": 0.99, "dropout": 0.0}
-ADAMW = {**COMMON, "optimizer": "adamw", "lr": 3e-3, "min_lr": 3e-4}
-MUON = {**COMMON, "optimizer": "muon", "lr": 0.02, "min_lr": 0.002, "adamw_lr": 3e-3, "weight_decay": 0.1}
+ADAMW = {**FORMER_DEFAULT, "max_steps": 1200}
+MUON = {**ADAMW, "optimizer": "muon", "lr": 0.02, "min_lr": 0.002, "adamw_lr": 3e-3}
 
 
 class LastLoss(Reporter):
@@ -40,7 +40,7 @@ class LastLoss(Reporter):
 
 
 def open_run(folder: Path, given: dict):
-    """A new run of the default preset, with these settings in place of its own."""
+    """A new run on the default text."""
     settings, fields, _ = settings_from({**given, "sample_tokens": 0})
     return start_run(settings, fields, folder)
 
@@ -55,7 +55,7 @@ def final_loss(given: dict) -> dict:
 
 def compare_losses(seeds: int, share: float) -> dict:
     """The last validation loss of AdamW, and of Muon after `share` of its steps, for each seed."""
-    steps = COMMON["max_steps"]
+    steps = ADAMW["max_steps"]
     found = {"steps": {"adamw": steps, "muon": round(steps * share)}, "muon": MUON, "losses": []}
     for seed in range(1, seeds + 1):
         adamw = final_loss({**ADAMW, "seed": seed})[steps]

@@ -8,6 +8,7 @@ import statistics
 from benchmarks import scale_table
 from benchmarks.all import OPERATIONS, PORTIONS, duration
 from benchmarks.figures import PAGES, RESULTS, files_of, number, percent, rows, table
+from benchmarks.minute import COMPILED, EAGER, FORMER, NOW
 from benchmarks.scaling import table_of_predictions, table_of_steps
 
 PEERS = ("torch", "transformers")
@@ -190,12 +191,14 @@ def packing(found: dict) -> list[str]:
 # --------------------------------------------------------------------------------------------------------- other pages
 
 
-README = ("published", "train_step", "generate", "sampler", "linear_cross_entropy", "tokenizer", "gradcheck")
+MINUTE = tuple(name for name in ("minute",) if (RESULTS / f"{name}.json").exists())
+NOT_YET = "Not measured yet: `python -m benchmarks.all --only minute`."
+README = ("published", "train_step", "generate", "sampler", "linear_cross_entropy", "tokenizer", "gradcheck", *MINUTE)
 
 
 @table("readme", README, has_origin=False)
 def readme(
-    run: dict, step: dict, generated: dict, sampled: dict, head: dict, encoded: dict, checked: dict
+    run: dict, step: dict, generated: dict, sampled: dict, head: dict, encoded: dict, checked: dict, *minutes: dict
 ) -> list[str]:
     """README.md's Numbers, each with the date of its file."""
     times, texts = step["results"], encoded["encoding_megabytes_per_second"]["the text"]
@@ -205,6 +208,7 @@ def readme(
     return [
         "| | minillm | peer | date |",
         "|---|---|---|---|",
+        *map(_after_a_minute, minutes),
         _number("nanoGPT's published CPU run, [loss](docs/glossary.md) on the validation text, mean of three seeds", run,
                 f"{run['mean']:.3f}", "nanoGPT", f"{run['published']}"),
         _number("a training step of that run", step, f"{number(times['minillm']['milliseconds'])} ms",
@@ -219,6 +223,16 @@ def readme(
         _number("largest relative error of any gradient, finite differences in float64", checked,
                 f"{checked['largest_error']:.1e}".replace("e-0", "e-"), "fails above", "1e-6"),
     ]  # fmt: skip
+
+
+def _after_a_minute(found: dict) -> str:
+    """The default preset, what it was before, and nanoGPT's recipe in the way that reached more."""
+    losses = {name: mean_of(runs, "nats_per_token") for name, runs in found["contestants"].items()}
+    ours = f"{losses[NOW]:.2f}, with the former preset {losses[FORMER]:.2f}"
+    peers = [losses[name] for name in (EAGER, COMPILED) if name in losses]
+    theirs = f"{min(peers):.2f}" if peers else "not measured"
+    what = f"[loss](docs/performance.md#a-minute) on the validation text after {found['seconds']:g} seconds of training"
+    return _number(what, found, ours, "nanoGPT's recipe", theirs)
 
 
 WRITERS = ("minillm", "transformers")
@@ -250,6 +264,21 @@ def tokenizer(found: dict) -> list[str]:
         size = f"{row['megabytes']:.1f} MB" if row["megabytes"] >= 0.95 else f"{1000 * row['megabytes']:.0f} kB"
         lines.append([f"encoding {size} {name}, first time", *_beside(row, "minillm, first time", "tiktoken", "MB/s")])
     return rows(["", "minillm", "peer"], *lines)
+
+
+TRAINED = tuple(name for name in ("tokenizer_training",) if (RESULTS / f"{name}.json").exists())
+
+
+@table("tokenizer_training", TRAINED, peers=("tokenizers",))
+def tokenizer_training(*found: dict) -> list[str]:
+    """A row for each way to learn from a large file."""
+    lines = [
+        [f"{way}, {run['megabytes']:,.0f} MB", f"{row['tokens']:,}", f"{number(row['seconds'])} s",
+         f"{row['peak_megabytes']:,.0f} MB"]
+        for run in found
+        for way, row in run["results"].items()
+    ]  # fmt: skip
+    return rows(["", "tokens", "time", "peak memory"], *(lines or [["not measured yet", "", "", ""]]))
 
 
 def _beside(row: dict, ours: str, peer: str, unit: str) -> list[str]:
@@ -304,6 +333,27 @@ def published(found: dict) -> list[str]:
         ["loss", *(f"{loss:.4f}" for loss in losses.values()), f"**{found['mean']:.4f}**"],
         ["perplexity", *(f"{math.exp(loss):.3f}" for loss in losses.values()), ""],
     )
+
+
+@table("minute", MINUTE, peers=("torch",))
+def minute(*measured: dict) -> list[str]:
+    """A row for each contestant, means over its seeds; below them the learning curves."""
+    if not measured:
+        return [NOT_YET]
+    (found,) = measured
+    lines = []
+    for name, runs in found["contestants"].items():
+        losses, names = [run["nats_per_token"] for run in runs], ("bits_per_byte", "steps", "milliseconds_per_step")
+        bits, steps, milliseconds, compiling = (mean_of(runs, name) for name in (*names, "compile_seconds"))
+        spread = f"{mean_of(runs, 'nats_per_token'):.3f} ({min(losses):.3f} to {max(losses):.3f})"
+        before = f"{compiling:.0f} s" if compiling else ""
+        lines.append([name, spread, f"{bits:.3f}", f"{steps:,.0f}", number(milliseconds), before])
+    head = ["", "loss, nats a token (of the seeds)", "bits a byte", "steps", "ms a step", "compiled before, in"]
+    return [*rows(head, *lines), "", f"![validation loss over {found['seconds']:g} seconds](minute.png)"]
+
+
+def mean_of(runs: list[dict], name: str) -> float:
+    return statistics.mean(run[name] for run in runs)
 
 
 @table("benchmarks", (), has_origin=False)

@@ -45,6 +45,7 @@ from minillm.checks.intermediates import first_wrong
 from minillm.checks.measurement import Measurement, Row, of_element
 from minillm.checks.subjects import ContractError, GradientError, subject_of
 from minillm.checks.verdicts import PASSED, TOLERANCE, UNTOLD, WRONG
+from minillm.layers.layer import same_layers
 
 __all__ = ["CannotTell", "ContractError", "GradientError", "Report", "Row", "finite_differences", "gradcheck"]
 
@@ -174,7 +175,8 @@ def gradcheck(
         if method == "complex":
             tolerance, step = tolerance or complex_step.TOLERANCE, complex_step.STEP
             row = partial(measurement.row_by_complex_step, tolerance)
-        rows = tuple(row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
+        with same_layers():
+            rows = tuple(row(tensor, array, gradients[tensor]) for tensor, array in checked.tensors.items())
         measurement.check_that_nothing_drifted()
         wrong = intermediates and any(row.verdict == WRONG for row in rows)
         right = frozenset(row.tensor for row in rows if row.verdict == PASSED)

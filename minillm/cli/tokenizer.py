@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import os
 import sys
 from collections.abc import Iterator
@@ -16,7 +14,6 @@ from minillm.cli.options import Command
 from minillm.cli.special import OF_A_TEXT, Special
 from minillm.cli.streams import read_input
 from minillm.errors import UserError
-from minillm.files.atomic import refuse_utf_16
 
 app = typer.Typer(no_args_is_help=True, help="Learn a byte-pair vocabulary, and turn text into ids and back.")
 
@@ -28,7 +25,7 @@ _Where = Annotated[
 ]
 CONFIG_FILE, ADAPTER_CONFIG = "config.json", "adapter_config.json"  # what makes a folder a model's
 TOKENIZER_FILE, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"  # what is written
-READ_CHARACTERS = 1 << 24  # of a file at a time
+WORKERS = typer.Option(help="Processes; 0: as many as there are cores for files above 50 MB, else one.", min=0)
 
 
 @app.command(name="train", cls=Command)
@@ -46,28 +43,34 @@ def train(
         Optional[list[str]],
         typer.Option(help="A special token, as <|endoftext|>; may be repeated.", show_default=False),
     ] = None,
+    keep: Annotated[
+        int,
+        typer.Option(
+            help="Count at most so many distinct pieces: the rarest are dropped while the text is read, which bounds "
+            "the memory and may change the last tokens. 0: all are counted.",
+            min=0,
+        ),
+    ] = 0,
+    workers: Annotated[int, WORKERS] = 0,
 ) -> None:
     """Learn a byte-pair vocabulary from texts.
 
-    A text of any length is read in parts that end at line ends; only its distinct pieces are kept
-    in memory.
+    A text of any length is read in parts; only its distinct pieces are kept in memory, in all about
+    50 bytes for each.
     """
     from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
 
-    from minillm.tokenizers import BytePairTokenizer
+    from minillm.cli.text_progress import text_progress
+    from minillm.data.encode_files import Reading
     from minillm.tokenizers.byte_pair import check_vocabulary_size
+    from minillm.tokenizers.patterns import compile_pattern
 
     special = special or []
     _check_out(out, files)
     check_vocabulary_size(vocab_size, special)
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())  # the seconds pass while texts are read, too
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("merges", total=vocab_size - 256 - len(special))
-        tokenizer = BytePairTokenizer.train(
-            _texts(files), vocab_size, special, pattern, lambda done: progress.update(task, completed=done)
-        )
+    compile_pattern(pattern)
+    with text_progress(Console(stderr=True)) as report:
+        tokenizer = learn(files, vocab_size, special, pattern, keep, Reading(workers, report))
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
     print(f"wrote {out}: {tokenizer.vocab_size} tokens", file=sys.stderr)
@@ -82,16 +85,52 @@ def encode(
     allow_special: Annotated[bool, typer.Option("--allow-special", help="The same as --special allow.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="The same as --special text.")] = False,
     special: Annotated[Special, OF_A_TEXT] = Special.refuse,
+    file: Annotated[
+        Optional[Path], typer.Option(help="A UTF-8 text file of any length; with --out.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(help="Write the ids of --file to this .npy file, 16 bits each or 32.", show_default=False),
+    ] = None,
+    workers: Annotated[int, WORKERS] = 0,
 ) -> None:
-    """Print the ids of a text, separated by spaces."""
+    """Print the ids of a text, separated by spaces.
+
+    With --file and --out write those of a file, which may be larger than the memory.
+    """
     from minillm.data import encode_data
 
     if allow_special and plain:
         raise UserError("--allow-special and --plain are two ways to read special tokens: choose one")
-    opened = _open(tokenizer)
-    text = read_input() if text is None else text
+    if (file is None) != (out is None):
+        raise UserError("--file names a text and --out the file for its ids: give both")
     reading = "allow" if allow_special else "text" if plain else special.value
-    print(*encode_data(opened, text, reading))
+    if file is not None:
+        if text is not None:
+            raise UserError("there are two texts, the argument and --file: leave one out")
+        return _encode_file(_open(tokenizer), file, out, reading, workers)
+    opened = _open(tokenizer)
+    print(*encode_data(opened, read_input() if text is None else text, reading))
+
+
+def _encode_file(tokenizer, file: Path, out: Path, special: str, workers: int) -> None:
+    from rich.console import Console
+
+    from minillm.cli.text_progress import text_progress
+    from minillm.data.encode_files import Reading, encode_files
+    from minillm.data.text_files import Span, TextFiles
+    from minillm.tokenizers.safe_cuts import safe_cuts
+
+    if not file.exists():
+        raise UserError(f"{file} does not exist")
+    texts, cuts, console = TextFiles([file]), safe_cuts(tokenizer), Console(stderr=True)
+    if out.exists() and file.samefile(out):
+        raise UserError(f"{file} would be written over by its ids: name another file with --out")
+    if cuts is None:
+        print("no place is known where this tokenizer's texts can be cut: the file is read whole", file=sys.stderr)
+    with text_progress(console) as report:
+        count = encode_files(out, texts, Span(0, texts.size), tokenizer, cuts, special, Reading(workers, report))
+    print(f"wrote {out}: {count:,} tokens of {texts.size:,} bytes", file=sys.stderr)
 
 
 @app.command(cls=Command)
@@ -134,28 +173,38 @@ def _open(path: Path):
     return tokenizer_of(path) if inside_of_a_model else load_tokenizer(path)
 
 
-def _texts(sources: list[str]) -> Iterator[str]:
-    """The texts of corpora by name, and of files in parts that end with a line."""
-    from minillm.data.corpora import CORPORA
+def learn(sources: list[str], vocab_size: int, special: list[str], pattern: str, keep: int, reading):
+    """A tokenizer of byte pairs from corpora by name, and from files that are read part by part."""
+    from minillm.tokenizers import BytePairTokenizer
+    from minillm.tokenizers.word_counts import WordCounter
 
+    counter, merges = WordCounter(keep), vocab_size - 256 - len(special)
+    for table in _word_tables(sources, pattern, reading):
+        counter.add(table)
+
+    def report(done: int) -> None:
+        reading.report("merging", done, merges)
+
+    return BytePairTokenizer.train_on_counts(counter.table(), vocab_size, special, pattern, report)
+
+
+def _word_tables(sources: list[str], pattern: str, reading) -> Iterator:
+    """The counted pieces of corpora by name, and of files part by part."""
+    from minillm.data.corpora import CORPORA
+    from minillm.data.encode_files import map_parts
+    from minillm.data.text_files import Span, TextFiles
+    from minillm.tokenizers.patterns import PATTERNS
+    from minillm.tokenizers.safe_cuts import LineEnds, SafeCuts
+    from minillm.tokenizers.word_counts import count_in_parts, count_words
+
+    cuts = SafeCuts() if pattern in PATTERNS else LineEnds()
     for source in sources:
         if source in CORPORA and not Path(source).is_file():
-            yield CORPORA[source]()
+            yield count_in_parts([CORPORA[source]()], pattern)
             continue
-        yield from _parts_of_file(Path(source))
+        file = TextFiles([source])
 
+        def count(text: str):
+            return count_words([text], pattern)
 
-def _parts_of_file(path: Path) -> Iterator[str]:
-    try:
-        with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
-            refuse_utf_16(binary.peek(4096), str(path))
-            if not binary.peek(1).removeprefix(codecs.BOM_UTF8):
-                raise UserError(f"{path} is empty: there is nothing to learn from")
-            while part := file.read(READ_CHARACTERS):
-                yield part + file.readline(READ_CHARACTERS)  # a line may be as long as the file
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid UTF-8: {error.reason} at byte {error.start} of a part") from None
+        yield from map_parts(count, file, Span(0, file.size), cuts, reading, "counting")

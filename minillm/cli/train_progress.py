@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from minillm.cli.terminal import waiting
+from minillm.cli.text_progress import text_progress
 from minillm.cli.train_notes import notes
+from minillm.data.encode_files import Reading
+from minillm.data.text_files import large_files
 from minillm.distributed.launch import cores_of, world
 from minillm.distributed.machine import Machine
 from minillm.errors import UserError
@@ -61,8 +65,8 @@ def train_and_show(
         raise UserError(f"--stop-after is {stop_after}: it must be a step, 0 or later")
     console = Console(stderr=True, highlight=False)
     machine, communicator = machine or Machine(), world(device)
-    with waiting("reading the text", plain=False):
-        run = _open_run(given, preset_name, out, overwrite, resume, device, machine, communicator)
+    with _reading_the_text(given, machine, communicator, console) as reading:
+        run = _open_run(given, preset_name, out, overwrite, resume, device, machine, communicator, reading)
     _describe(run, console)
     options = dict(preset=preset_name, out=out, overwrite=overwrite, stop_after=stop_after, resume=resume)
     for note in notes(run, {**given, **{name: value for name, value in options.items() if value not in (None, False)}}):
@@ -84,6 +88,20 @@ def train_and_show(
     communicator.close()
 
 
+@contextmanager
+def _reading_the_text(given: dict, machine: Machine, communicator, console: Console) -> Iterator[Reading]:
+    """How a large text is read, with what is shown meanwhile. Ranks that a launcher has started
+    have the cores: one of them reads.
+    """
+    workers = machine.workers if communicator.size == 1 else 1
+    if large_files(given.get("data", ())):
+        with text_progress(console) as report:
+            yield Reading(workers, report)
+    else:
+        with waiting("reading the text", plain=False):
+            yield Reading(workers)
+
+
 def _say_what_came_of_it(run: Run, reason: str, lacks_profile: bool, console: Console) -> None:
     if lacks_profile:
         console.print(
@@ -96,7 +114,7 @@ def _say_what_came_of_it(run: Run, reason: str, lacks_profile: bool, console: Co
     _conclude(run, reason, console)
 
 
-def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machine, communicator) -> Run:
+def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machine, communicator, reading) -> Run:
     if resume is not None:
         if preset_name or out or overwrite:
             name = "--preset" if preset_name else "--out" if out else "--overwrite"
@@ -106,10 +124,10 @@ def _open_run(given, preset_name, out, overwrite, resume, device, machine: Machi
         return run
     check_model_of_preset(given, preset_name)
     settings, model, name = settings_from(given, preset_name)
-    workers = machine.workers
+    workers = machine.threads_in_all
     if communicator.size > 1:
         workers = min(settings.batch_size, communicator.size * (machine.threads or cores_of(communicator)))
-    ranks = dict(workers=workers, communicator=communicator, zero=machine.zero)
+    ranks = dict(workers=workers, communicator=communicator, zero=machine.zero, reading=reading)
     return start_run(settings, model, out or Path(RUNS) / name, overwrite, device, out is None, **ranks)
 
 

@@ -14,6 +14,7 @@ from minillm.files.atomic import decode_text, write_atomically
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 TIMEOUT_SECONDS = 30
+TRAIN_FRACTION = 0.9  # of the characters of a text; the rest is to validate on
 
 
 def load_text(sources: list[str]) -> str:
@@ -33,7 +34,7 @@ def load_text(sources: list[str]) -> str:
     return "".join(read_text_file(Path(source)) for source in sources)
 
 
-def split_text(text: str, train_fraction: float = 0.9) -> tuple[str, str]:
+def split_text(text: str, train_fraction: float = TRAIN_FRACTION) -> tuple[str, str]:
     """(training text, validation text): the first part and the rest.
 
     A token <|endoftext|> at the cut belongs to the rest.

@@ -9,11 +9,14 @@ default all of it is text.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from minillm.errors import UserError
 
 CHOICES = ("allow", "text", "refuse")
+BLOCK = 1 << 20  # ids that are looked at together
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # of GPT-2 and its kind, and of Llama 3
 
 
@@ -23,22 +26,24 @@ def check_choice(special: str) -> None:
         raise UserError(f'unknown --special "{special}": use one of {", ".join(CHOICES)}')
 
 
-def encode_data(tokenizer, text: str, special: str = "") -> list[int]:
+def encode_data(tokenizer, text: str, special: str = "", around: bool = True) -> list[int]:
     """The ids of a text for training or evaluation.
 
-    special: one of CHOICES; "" allows the end of text alone.
+    special: one of CHOICES; "" allows the end of text alone. around: with the ids that the
+    tokenizer puts around a text; False for a part of one.
 
     Raises UserError for a special token that is not allowed, naming it and the option.
     """
     check_choice(special)
+    encode = tokenizer.encode if around else partial(tokenizer.encode, add_special_tokens=False)
     if not special_tokens(tokenizer):
-        return tokenizer.encode(text)
+        return encode(text)
     ends = end_of_text(tokenizer)
     if special == "allow":
-        return tokenizer.encode(text, allowed_special="all")
+        return encode(text, allowed_special="all")
     if special != "text":
         refuse_tokens(tokenizer, text, () if special else ends)
-    return tokenizer.encode(text, allowed_special=() if special else set(ends), disallowed_special=())
+    return encode(text, allowed_special=() if special else set(ends), disallowed_special=())
 
 
 def encode_prompt(tokenizer, text: str, special: str = "text") -> list[int]:
@@ -68,7 +73,8 @@ def end_of_text(tokenizer) -> dict[str, int]:
 def end_of_text_note(tokenizer, *ids) -> str | None:
     """A line on how often the end of text is among ids; None where it is not."""
     ends = end_of_text(tokenizer)
-    count = sum(int(np.isin(part, list(ends.values())).sum()) for part in ids)
+    blocks = (part[start : start + BLOCK] for part in ids for start in range(0, len(part), BLOCK))
+    count = sum(int(np.isin(block, list(ends.values())).sum()) for block in blocks)
     return f"{count:,} of them {'is' if count == 1 else 'are'} the end of text, {' or '.join(ends)}" if count else None
 
 

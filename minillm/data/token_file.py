@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import BinaryIO
 
 import numpy as np
 
 from minillm.errors import UserError
-from minillm.files.atomic import replacing
+from minillm.files.atomic import naming, replacing
+
+BLOCK = 1 << 20  # ids that are copied at a time
 
 
 def write_tokens(path: str | Path, ids) -> None:
@@ -25,6 +30,53 @@ def write_tokens(path: str | Path, ids) -> None:
         # not the file itself: NumPy writes to files in a way that loses what the system says of a
         # full disk
         np.save(SimpleNamespace(write=file.write), ids.astype(dtype, copy=False), allow_pickle=False)
+
+
+def write_token_parts(path: str | Path, parts: Iterable[np.ndarray], vocab_size: int) -> int:
+    """Write ids that come in parts (n,), all of them below vocab_size: the file that `write_tokens`
+    writes of them together. Returns how many there are.
+    """
+    count, largest, dtype = 0, 0, dtype_for(vocab_size)
+    with replacing(path) as temporary, open(temporary, "w+b", buffering=0) as file, naming(path):
+        _write_all(file, _header(0, dtype))  # of the same length, whatever the number of ids
+        for ids in parts:
+            count, largest = count + len(ids), max(largest, int(ids.max(initial=0)))
+            _write_all(file, ids.astype(dtype, copy=False).tobytes())
+        if dtype != dtype_for(largest + 1):
+            _make_narrow(file, count)
+        file.seek(0)
+        _write_all(file, _header(count, dtype_for(largest + 1)))
+    return count
+
+
+def dtype_for(vocab_size: int) -> np.dtype:
+    """The type of ids below vocab_size."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def _header(count: int, dtype: np.dtype) -> bytes:
+    """How a .npy file of `count` ids begins."""
+    header = BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
+def _make_narrow(file: BinaryIO, count: int) -> None:
+    """Ids of four bytes become ids of two, where they are: what is written was read before."""
+    begin = len(_header(0, np.dtype(np.uint16)))
+    for start in range(0, count, BLOCK):
+        file.seek(begin + 4 * start)
+        ids = np.frombuffer(file.read(4 * min(BLOCK, count - start)), np.uint32)
+        file.seek(begin + 2 * start)
+        _write_all(file, ids.astype(np.uint16).tobytes())
+    file.truncate(begin + 2 * count)
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def open_tokens(path: str | Path, vocab_size: int) -> np.ndarray:

@@ -20,7 +20,8 @@ class Machine:
     number; zero: what ranks share among them: 1 the optimizer's state, 2 gradients as well, 3
     weights as well (where they share memory weights exist once anyway: there 3 is 2);
     tensor_parallel: how many ranks share each matrix; deadline: seconds after which a rank that
-    does not answer is given up, 0 for ten times the longest step, a minute at least.
+    does not answer is given up, 0 for ten times the longest step, a minute at least; workers:
+    processes that count and encode the text of a new run.
 
     Under mpiexec or SLURM the number of processes is theirs. Raises UserError for numbers that make
     no sense.
@@ -31,6 +32,10 @@ class Machine:
     zero: int = option(1, "What ranks share: 1 optimizer, 2 also gradients, 3 also weights.", PANEL, least=1)
     tensor_parallel: int = option(1, "Ranks that share each matrix.", PANEL, least=1)
     deadline: float = option(0.0, "Seconds after which a silent rank is given up; 0: by the length of a step.", PANEL)
+
+    workers: int = option(
+        0, "Processes that read a large text, once; 0: one, and for more than 50 MB one for each core.", PANEL, least=0
+    )
 
     def __post_init__(self):
         for field in fields(self):
@@ -49,7 +54,7 @@ class Machine:
             raise UserError(f"--deadline is {self.deadline}: it must be a number of seconds, 0 for one that fits")
 
     @property
-    def workers(self) -> int:
+    def threads_in_all(self) -> int:
         """How many threads there are in all processes of this machine, as far as it is said."""
         return max(1, self.processes) * max(1, self.threads)
 

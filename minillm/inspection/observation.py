@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from minillm.layers.layer import Layer
+from minillm.layers.linear import LinearSaved
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ def _forward(operation: str, function):
             return function(*arguments, **settings)
         return watch.forward(operation, function, signature.bind(*arguments, **settings))
 
+    forward.only_watches = True  # its result may be made again all the same (layers/made_again.py)
     return forward
 
 
@@ -226,6 +228,7 @@ class _Watch:
                 self._counts.clear()
             return self._observer.after_layer(layer, output, frames)
 
+        forward.only_watches = True
         return forward
 
     def layer_backward(self, layer: Layer):
@@ -276,11 +279,20 @@ class _Watch:
         reverse.
         """
         for call in reversed(self._waiting):
-            if call.operation == operation and call.saved is saved:
+            if call.operation == operation and _is_same(call.saved, saved):
                 self._waiting.remove(call)
                 call.saved = None
                 return call
         return None
+
+
+def _is_same(kept, saved) -> bool:
+    """Whether what forward saved is what backward has, apart from an input of a Linear that was
+    made again (layers/made_again.py).
+    """
+    if isinstance(kept, LinearSaved) and isinstance(saved, LinearSaved):
+        return all(own is other for own, other in zip(kept[1:], saved[1:]))
+    return kept is saved
 
 
 def _frames() -> list[Frame]:

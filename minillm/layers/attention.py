@@ -341,6 +341,11 @@ class CausalSelfAttention(Layer):
         return projected(self.c_proj, merge_heads(y), with_bias)
 
     @property
+    def first_products(self) -> tuple[Linear, ...]:
+        """The layers that read x."""
+        return (self.c_attn,)
+
+    @property
     def projection(self) -> Linear:
         """The layer that computes the result."""
         return self.c_proj

@@ -3,16 +3,20 @@
     h = gelu(x W_fc + b_fc)        y = h W_proj + b_proj                  x (..., C), h (..., F), usually F = 4C
 
 Backward calls the backward of each part, in reverse order. The first bias is added by the GELU,
-which visits every element anyway.
+which visits every element anyway. h is not kept: backward makes it again (made_again.py).
 """
 
 from __future__ import annotations
 
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
-from minillm.layers.gelu import gelu_backward, gelu_forward
+from minillm.layers.gelu import gelu_again, gelu_backward, gelu_forward
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, projected
+from minillm.layers.made_again import forget_input, is_own, remember_input
+
+GELU = gelu_forward  # whose result `gelu_again` makes again, also where another function has its name here
 
 
 class MLP(Layer):
@@ -34,7 +38,15 @@ class MLP(Layer):
         forward, backward = dispatch(h, gelu_forward, gelu_backward)
         h, saved_gelu = forward(h, bias, self.approximate)
         self.save_for_backward((backward, saved_gelu))
-        return projected(self.c_proj, h, with_bias)  # (..., F) @ (F, C)
+        y = projected(self.c_proj, h, with_bias)  # (..., F) @ (F, C)
+        if is_own(forward, GELU):
+            forget_input(self.c_proj, h)
+        return y
+
+    @property
+    def first_products(self) -> tuple[Linear, ...]:
+        """The layers that read x."""
+        return (self.c_fc,)
 
     @property
     def projection(self) -> Linear:
@@ -47,7 +59,8 @@ class MLP(Layer):
         Raises RuntimeError without a forward before it.
         """
         gelu_backward, saved_gelu = self.take_saved()
-        # forward: projected(self.c_proj, h, with_bias)
+        # forward: y = projected(self.c_proj, h, with_bias)
+        remember_input(self.c_proj, gelu_again, saved_gelu)
         dh = self.c_proj.backward(dy)
         # forward: h, saved_gelu = forward(h, bias, self.approximate): gelu(z + bias)
         dz, dbias = gelu_backward(dh, saved_gelu)
@@ -67,6 +80,6 @@ class MLP(Layer):
     def _decoded_inside(self, x, cache):
         bias = self.c_fc.bias.peek() if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
-        forward = dispatch(h, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
-        h, _ = forward(h, bias, self.approximate)
-        return h
+        if cache.on_device:
+            return dispatch(h, gelu_forward, gelu_backward)[0](h, bias, self.approximate)[0]
+        return by_rows(lambda rows: gelu_forward(rows, bias, self.approximate)[0], h, out=h)

@@ -217,6 +217,11 @@ class RotarySelfAttention(Layer):
         return projected(self.o_proj, merge_heads(y), with_bias)
 
     @property
+    def first_products(self) -> tuple[Linear, ...]:
+        """The layers that read x."""
+        return self.q_proj, self.k_proj, self.v_proj
+
+    @property
     def projection(self) -> Linear:
         """The layer that computes the result."""
         return self.o_proj

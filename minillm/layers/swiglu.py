@@ -20,10 +20,12 @@ from __future__ import annotations
 
 from minillm.backend.arrays import array_module
 from minillm.backend.precision import downcast, upcast
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, backward_onto, projected
+from minillm.layers.made_again import forget_input, is_own, remember_input
 from minillm.layers.packed_linear import decoded_each, packed_linear
 
 
@@ -58,6 +60,17 @@ def swiglu_backward(dh, saved):
     return downcast(dgate, like), downcast(dup, like)
 
 
+def swiglu_again(saved):
+    """h of swiglu_forward, (..., F), once more, of what it saved."""
+    gate, up, s = saved
+    silu = gate * s
+    silu *= up
+    return silu
+
+
+SWIGLU = swiglu_forward  # whose result `swiglu_again` makes again, also where another function gets its name
+
+
 def swiglu_by_tanh(gate, up):
     """h of swiglu_forward as g/2 (1 + tanh(g/2)) u, with nothing saved.
 
@@ -89,7 +102,15 @@ class SwiGLU(Layer):
         forward, backward = dispatch(gate, swiglu_forward, swiglu_backward)
         h, saved = forward(gate, up)
         self.save_for_backward((backward, saved))
-        return projected(self.down_proj, h, with_bias)  # (..., F) @ (F, C)
+        y = projected(self.down_proj, h, with_bias)  # (..., F) @ (F, C)
+        if is_own(forward, SWIGLU):
+            forget_input(self.down_proj, h)
+        return y
+
+    @property
+    def first_products(self) -> tuple[Linear, ...]:
+        """The layers that read x."""
+        return self.gate_proj, self.up_proj
 
     @property
     def projection(self) -> Linear:
@@ -102,7 +123,8 @@ class SwiGLU(Layer):
         Raises RuntimeError without a forward before it.
         """
         swiglu_backward, saved = self.take_saved()
-        # forward: projected(self.down_proj, h, with_bias); h, saved = forward(gate, up)
+        # forward: y = projected(self.down_proj, h, with_bias); h, saved = forward(gate, up)
+        remember_input(self.down_proj, swiglu_again, saved)
         dgate, dup = swiglu_backward(self.down_proj.backward(dy), saved)
         # forward: gate, up = self.gate_proj.forward(x), self.up_proj.forward(x): the same x in both
         dx = self.gate_proj.backward(dgate)
@@ -123,4 +145,4 @@ class SwiGLU(Layer):
         # twice (..., C) @ (C, F), or (1, 1, C) @ (C, 2F)
         gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)
         F = gate_up.shape[-1] // 2
-        return swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])
+        return by_rows(swiglu_by_tanh, gate_up[..., :F], gate_up[..., F:])

@@ -321,8 +321,8 @@ LESSON = Lesson(
     "pulled. AdamW takes the decay out of the gradient and applies it to the weight itself.",
     measure=measure,
     commands=(
-        "minillm train --optimizer adamw --weight-decay 1 --max-steps 400",
-        "minillm train --optimizer adam --weight-decay 0.001 --max-steps 400    # about the same validation loss",
+        "minillm train --optimizer adamw --lr 0.003 --weight-decay 1 --max-steps 400",
+        "minillm train --optimizer adam --lr 0.003 --weight-decay 0.001 --max-steps 400    # about the same validation loss",
         'minillm inspect RUN --text "The value"    # for both runs: which weights became small?',
     ),
     read=("minillm/optim/adamw.py", "minillm/optim/adam.py", "minillm/lessons/adam.py"),

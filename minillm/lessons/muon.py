@@ -187,8 +187,8 @@ LESSON = Lesson(
     "all directions the same size, so that rare ones are learned, too.",
     measure=measure,
     commands=(
-        "minillm train --optimizer muon --lr 0.02 --adamw-lr 0.003 --out runs/muon     # beside: minillm train",
-        "minillm plot runs/muon runs/default-1 --out losses.png",
+        "minillm train --optimizer adamw --lr 0.003 --out runs/adamw    # beside: minillm train, which takes Muon",
+        "minillm plot runs/adamw runs/default-1 --out losses.png",
     ),
     read=("minillm/optim/muon.py", "minillm/optim/adamw.py"),
     seconds=15,

@@ -28,6 +28,7 @@ from minillm.layers.fused_block import BlockParts, FusedBlockSaved, fused_block_
 from minillm.layers.layer import Layer
 from minillm.layers.layer_norm import LayerNorm
 from minillm.layers.linear import Linear
+from minillm.layers.made_again import forget_output, remember_output
 from minillm.layers.mlp import MLP
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
@@ -276,10 +277,14 @@ class ResidualBlock(Layer):
             y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
             self.save_for_backward(saved)
             return y
-        attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
+        n = self.ln_1.forward(x)
+        attn_out = forward_with(self.attn, n, rng_key, starts)
+        forget_output(self.ln_1, n, self.attn)
         attn_out = self.attn_resid_dropout.forward(attn_out, rng_key)
         x, saved_attn = residual_forward(x, attn_out)
-        mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(self.ln_2.forward(x)), rng_key)
+        n = self.ln_2.forward(x)
+        mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(n), rng_key)
+        forget_output(self.ln_2, n, self.mlp)
         x, saved_mlp = residual_forward(x, mlp_out)
         self.save_for_backward((saved_attn, saved_mlp))
         return x
@@ -296,13 +301,16 @@ class ResidualBlock(Layer):
         saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, mlp_out): x = x + dropout(mlp(ln_2(x)))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
-        # forward: self.mlp_resid_dropout.forward(...)
-        # forward: self.mlp.forward(self.ln_2.forward(x))
+        # forward: mlp_out = self.mlp_resid_dropout.forward(self.mlp.forward(n), rng_key)
+        # forward: n = self.ln_2.forward(x)
+        remember_output(self.ln_2, self.mlp)
         dx = dx + self.ln_2.backward(self.mlp.backward(self.mlp_resid_dropout.backward(dmlp_out)))
         # forward: x, saved_attn = residual_forward(x, attn_out): x = x + dropout(attn(ln_1(x)))
         dx, dattn_out = residual_backward(dx, saved_attn)
         # forward: self.attn_resid_dropout.forward(...)
-        # forward: forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)
+        # forward: attn_out = forward_with(self.attn, n, rng_key, starts)
+        # forward: n = self.ln_1.forward(x)
+        remember_output(self.ln_1, self.attn)
         return dx + self.ln_1.backward(self.attn.backward(self.attn_resid_dropout.backward(dattn_out)))
 
     def parts(self) -> BlockParts:

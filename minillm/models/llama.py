@@ -23,6 +23,7 @@ from minillm.layers.embedding import Embedding
 from minillm.layers.fused_block import BlockParts, FusedBlockSaved, fused_block_backward, fused_block_forward, fuses
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear
+from minillm.layers.made_again import forget_output, remember_output
 from minillm.layers.recompute import run_blocks, run_blocks_backward
 from minillm.layers.residual import residual_backward, residual_forward
 from minillm.layers.rms_norm import RMSNorm
@@ -348,9 +349,13 @@ class LlamaBlock(Layer):
             y, saved = fused_block_forward(self.parts(), x, rng_key, starts)
             self.save_for_backward(saved)
             return y
-        attn_out = forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
+        n = self.input_layernorm.forward(x)
+        attn_out = forward_with(self.self_attn, n, rng_key, starts)
+        forget_output(self.input_layernorm, n, self.self_attn)
         x, saved_attn = residual_forward(x, attn_out)
-        x, saved_mlp = residual_forward(x, self.mlp.forward(self.post_attention_layernorm.forward(x)))
+        n = self.post_attention_layernorm.forward(x)
+        x, saved_mlp = residual_forward(x, self.mlp.forward(n))
+        forget_output(self.post_attention_layernorm, n, self.mlp)
         self.save_for_backward((saved_attn, saved_mlp))
         return x
 
@@ -366,11 +371,15 @@ class LlamaBlock(Layer):
         saved_attn, saved_mlp = saved
         # forward: x, saved_mlp = residual_forward(x, ...): x = x + mlp(post_attention_layernorm(x))
         dx, dmlp_out = residual_backward(dy, saved_mlp)
-        # forward: self.mlp.forward(self.post_attention_layernorm.forward(x))
+        # forward: x, saved_mlp = residual_forward(x, self.mlp.forward(n))
+        # forward: n = self.post_attention_layernorm.forward(x)
+        remember_output(self.post_attention_layernorm, self.mlp)
         dx = dx + self.post_attention_layernorm.backward(self.mlp.backward(dmlp_out))
         # forward: x, saved_attn = residual_forward(x, attn_out)
         dx, dattn_out = residual_backward(dx, saved_attn)
-        # forward: forward_with(self.self_attn, self.input_layernorm.forward(x), rng_key, starts)
+        # forward: attn_out = forward_with(self.self_attn, n, rng_key, starts)
+        # forward: n = self.input_layernorm.forward(x)
+        remember_output(self.input_layernorm, self.self_attn)
         return dx + self.input_layernorm.backward(self.self_attn.backward(dattn_out))
 
     def parts(self) -> BlockParts:

@@ -1,5 +1,6 @@
 """Named sets of settings for `minillm train --preset NAME`.
 
+`default` has what learned most in a minute on two cores (benchmarks/minute.py).
 `shakespeare-char-cpu` and `shakespeare-char` have the settings of the two runs that nanoGPT
 publishes for tiny shakespeare (its README and config/train_shakespeare_char.py). The sizes of
 `gpt2` and its siblings are those of Radford et al. (2019), table 2, with the training settings of
@@ -75,14 +76,19 @@ def _small(name: str, architecture: str, **model) -> Preset:
 PRESETS = {
     "default": Preset(
         "a GPT on byte pairs that trains in about a minute on two CPU cores",
-        model=dict(n_layer=4, n_head=4, d_model=128, context_length=64, dropout=0.0, bias=False),
+        model=dict(n_layer=3, n_head=4, d_model=128, context_length=64, dropout=0.0, bias=False),
         training=dict(
             tokenizer="bpe",
-            batch_size=16,
-            max_steps=1200,
-            lr=3e-3,
-            min_lr=3e-4,
-            warmup_steps=100,
+            batch_size=8,
+            max_steps=1900,
+            optimizer="muon",
+            lr=0.03,
+            min_lr=0.0,
+            adamw_lr=8e-3,
+            schedule="linear",
+            warmup_steps=20,
+            beta2=0.95,
+            weight_decay=0.2,
             eval_interval=200,
             sample_tokens=60,
         ),

@@ -13,16 +13,16 @@ A block of a GPT-2 keeps, on the two engines (P: the attention probabilities, wh
 
                     NumPy                          kernels
     norms           normed              2 S        the input            2 S
-    c_attn          its input             S        its input              S
+    c_attn          (made again)          0        its input              S
     attention       q, k, v, y, P   4 S + P        q, k, v, y           4 S
     c_proj          (y itself)            0        y, heads in a row      S
-    c_fc            its input             S        its input              S
+    c_fc            (made again)          0        its input              S
     gelu            x, gate             2 F        z                      F
-    mlp.c_proj      gelu's result         F        gelu's result          F
+    mlp.c_proj      (made again)          0        gelu's result          F
 
-With F = 4 S that is 20 S + P, and 17 S. NumPy keeps the causal half of P: a block of t queries that
-ends at row r has t r numbers a head. Dropout keeps a factor for each element on NumPy; the kernels
-draw it again.
+With F = 4 S that is 14 S + P, and 17 S; layers/made_again.py has what backward makes again. NumPy
+keeps the causal half of P: a block of t queries that ends at row r has t r numbers a head. Dropout
+keeps a factor for each element on NumPy; the kernels draw it again.
 
 In backward a block's parts go one after the other. A part needs its arguments and results, and what
 its callers hold until they return: the gradient of the loss head, the one that entered the block,
@@ -181,6 +181,16 @@ class Shapes:
         return grid_of(self.rows, width, BYTES_OF_VECTOR // self.number)[0] * width * 4 if self.kernels else 0
 
     @property
+    def makes_again(self) -> bool:
+        """Whether inputs of products are made again in backward (layers/made_again.py)."""
+        return not self.kernels
+
+    @property
+    def normed(self) -> int:
+        """A norm's result beside what is saved, while its readers run, forward and backward."""
+        return self.stream if self.makes_again else 0
+
+    @property
     def held_input(self) -> int:
         """The block's input while its forward runs, unless something of the block keeps
         it anyway.
@@ -322,10 +332,11 @@ def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple
 
     The flash kernels read q, k and v, and write their gradients, side by side; others get copies.
     """
-    c, stream = s.config.d_model, s.stream
+    c, stream, n = s.config.d_model, s.stream, s.normed
+    outer, held = outer + n, s.held_input + n
     copied = stream if s.widened(stream) or s.kernels and not s.flash else 0  # of y, with a token's heads side by side
     qkv = 3 * copied if s.kernels else 0  # the product stays until the layer returns
-    core = attention(s, s.held_input, outer, qkv, stream, stream)
+    core = attention(s, held, outer, qkv, stream, stream)
     # the gradients once more, side by side, unless they are written there; dy for the kernel
     placed = (0 if s.flash else 3 * stream) + (copied if s.kernels else 0)
     c_attn, c_proj = ("c_attn", s, [layer.c_attn]), ("attn.c_proj", s, [layer.c_proj])
@@ -333,23 +344,24 @@ def packed_attention(s: Shapes, layer: CausalSelfAttention, outer: int) -> tuple
     gradients = 5 * stream + core.saved
     sums = s.column_sums(3 * c) * hasattr(layer.c_attn, "bias")
     operations = [
-        _product(*c_attn, (c, 3 * c), stream, s.held_input + 3 * stream, outer + gradients + sums),
+        _product(*c_attn, (c, 3 * c), stream - n, held + 3 * stream, outer + gradients + sums),
         core._replace(backward=core.backward + placed),
-        _product(*c_proj, (c, c), copied, s.held_input + qkv + stream, outer + 2 * stream),
-        *branch_dropout("attn.dropout", s, s.held_input, outer),
+        _product(*c_proj, (c, c), copied, held + qkv + stream, outer + 2 * stream),
+        *branch_dropout("attn.dropout", s, held, outer - n),
     ]
     # What the attention half gave stays for the sum with x, and both on NumPy until the block
     # returns.
-    return operations, s.held_input + (stream if s.kernels else 2 * stream)
+    return operations, held + (stream if s.kernels else 2 * stream)
 
 
 def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple[list[Operation], int]:
     """self_attn(x); and the bytes that are held while the rest of the block runs."""
-    config, stream, q, k = s.config, s.stream, s.queries, s.keys
+    config, stream, q, k, n = s.config, s.stream, s.queries, s.keys, s.normed
+    outer, held = outer + n, s.held_input + n
     c, width = config.d_model, config.n_head * s.head_dim
     repeated = not s.kernels and s.kv_heads != config.n_head  # NumPy gives each query head its own k and v
     kept_keys = k if s.kernels else q
-    core = attention(s, s.held_input, outer, 2 * k * repeated, kept_keys, kept_keys, layer.window)
+    core = attention(s, held, outer, 2 * k * repeated, kept_keys, kept_keys, layer.window)
     # backward of the projections: dy, dq, dk, dv; one of them turned back and laid side by side, or
     # products and their sum
     turning = (2 * q) if s.kernels else (2 * q + 3 * s.inside(q) // 4)
@@ -357,17 +369,19 @@ def rotary_attention(s: Shapes, layer: RotarySelfAttention, outer: int) -> tuple
     side_by_side = q if s.widened(q) or s.kernels and not s.flash else 0
     q_k_v, o = ("q, k, v", s, [layer.q_proj, layer.k_proj, layer.v_proj]), ("o_proj", s, [layer.o_proj])
     operations = [
-        _product(*q_k_v, (c, width), stream, s.held_input + 2 * q + 2 * k, projections),
-        *head_norms(s, layer, s.held_input, outer + core.saved),
+        _product(*q_k_v, (c, width), stream - n, held + 2 * q + 2 * k, projections),
+        *head_norms(s, layer, held, outer + core.saved),
         core,
-        _product(*o, (width, c), side_by_side, s.held_input + 2 * k * repeated + stream, outer + 2 * q),
+        _product(*o, (width, c), side_by_side, held + 2 * k * repeated + stream, outer + 2 * q),
     ]
-    return operations, s.held_input + stream  # x + attention, or attention alone in a fused block
+    return operations, held + stream  # x + attention, or attention alone in a fused block
 
 
 def gelu_mlp(s: Shapes, layer: MLP, held: int, outer: int) -> list[Operation]:
     """h = gelu(x W + b);  y = dropout(h W + b)"""
     c, f, stream, inner, bias = s.config.d_model, s.config.d_ff, s.stream, s.inner, hasattr(layer.c_fc, "bias")
+    n, h = s.normed, inner if s.makes_again else 0  # made again in backward
+    held, outer = held + n, outer + n
     dropped = stream if s.config.dropout else 0
     outer += dropped
     if s.kernels:
@@ -380,16 +394,18 @@ def gelu_mlp(s: Shapes, layer: MLP, held: int, outer: int) -> list[Operation]:
     c_fc, c_proj = ("c_fc", s, [layer.c_fc]), ("mlp.c_proj", s, [layer.c_proj])
     return [
         # backward: dh, dz, dx; the layer holds what GELU saved until it returns
-        _product(*c_fc, (c, f), stream, held + inner, outer + 2 * inner + gelu.saved + stream),
+        _product(*c_fc, (c, f), stream - n, held + inner, outer + 2 * inner + gelu.saved + stream),
         gelu,
-        _product(*c_proj, (f, c), inner, held + 2 * stream, outer + inner),
-        *branch_dropout("mlp.dropout", s, held, outer - dropped),
+        _product(*c_proj, (f, c), inner - h, held + 2 * stream + h, outer + inner + h),
+        *branch_dropout("mlp.dropout", s, held, outer - dropped - n),
     ]
 
 
 def swiglu_mlp(s: Shapes, layer: SwiGLU, held: int, outer: int) -> list[Operation]:
     """h = silu(x W_gate) * (x W_up);  y = h W_down. NumPy keeps gate, up and the sigmoid of gate, the kernel the first two."""
     c, f, stream, inner = s.config.d_model, s.config.d_ff, s.stream, s.inner
+    n, h = s.normed, inner if s.makes_again else 0  # made again in backward
+    held, outer = held + n, outer + n
     within, widened = s.inside(inner), s.widened(inner)
     saved, raw = (2 if s.kernels else 3) * within, 2 * inner if widened else 0  # gate and up before they were widened
     in_place = s.device == "cuda"
@@ -397,9 +413,9 @@ def swiglu_mlp(s: Shapes, layer: SwiGLU, held: int, outer: int) -> list[Operatio
     return [
         # backward: dgate, dup, dx, and the product that is added to it, by cuBLAS in place; what
         # SwiGLU saved is held until the layer returns
-        _product(*gates, (c, f), stream, held + 2 * inner, outer + 2 * inner + saved + (2 - in_place) * stream),
+        _product(*gates, (c, f), stream - n, held + 2 * inner, outer + 2 * inner + saved + (2 - in_place) * stream),
         Operation("swiglu", saved, held + raw + inner + widened, outer + inner + widened + 2 * within),
-        _product(*down, (f, c), inner, held + raw + 2 * stream, outer + inner),
+        _product(*down, (f, c), inner - h, held + raw + 2 * stream + h, outer + inner + h),
     ]
 
 

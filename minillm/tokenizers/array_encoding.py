@@ -94,13 +94,13 @@ def _encode_distinct(pretokens, firsts, table, merge_one, whole):
     return ids, counts
 
 
-def distinct_words(pretokens: Pretokens) -> tuple[np.ndarray, np.ndarray]:
+def distinct_words(pretokens: Pretokens, slot_bits: int = SLOT_BITS) -> tuple[np.ndarray, np.ndarray]:
     """Where each distinct word occurs first or later (D,), and the number of each pre-token's word
     among them (N,).
 
     Words of up to WORD_BYTES bytes are two numbers and a length. All write their position into a
     hash table, and whose word is found there has its number; the others try again with another
-    hash. Longer ones go through a dict.
+    hash. Longer ones go through a dict. slot_bits: the hash table has at most 2 to this slots.
 
     >>> firsts, number = distinct_words(by_pieces(["a", " b", "a", " b"]))
     >>> firsts[number].tolist()
@@ -110,7 +110,7 @@ def distinct_words(pretokens: Pretokens) -> tuple[np.ndarray, np.ndarray]:
     first = np.empty(len(lengths), np.int64)  # a pre-token of the same bytes
     (left,) = np.nonzero(lengths <= WORD_BYTES)
     a, b, sizes = _as_numbers(pretokens, left)
-    slots = np.empty(1 << min((2 * len(left)).bit_length(), SLOT_BITS), np.int32)
+    slots = np.empty(1 << min((2 * len(left)).bit_length(), slot_bits), np.int32)
     mix = _MIX.copy()
     while len(left):
         hashes = (a * mix[0] ^ b * mix[1] ^ sizes) * mix[2] >> np.uint64(65 - len(slots).bit_length())

@@ -40,17 +40,19 @@ import regex
 
 from minillm.errors import UserError
 from minillm.tokenizers.array_encoding import by_kinds, by_pieces
+from minillm.tokenizers.array_training import MANY_BYTES, learn_merges_of_table
 from minillm.tokenizers.byte_pair_files import huggingface_contents, pre_tokenizer_of
-from minillm.tokenizers.byte_pair_training import count_pieces, learn_merges
+from minillm.tokenizers.byte_pair_training import learn_merges
 from minillm.tokenizers.byte_spelling import bytes_to_unicode, spell
 from minillm.tokenizers.opening import open_tokenizer
-from minillm.tokenizers.patterns import PATTERNS, compile_expression, pieces
+from minillm.tokenizers.patterns import PATTERNS, compile_expression, compile_pattern, pieces
 from minillm.tokenizers.piece_cache import PieceCache, ids_of_bytes
 from minillm.tokenizers.pipeline import PipelineTokenizer
 from minillm.tokenizers.pre_tokenizers import PreTokenizer
 from minillm.tokenizers.surroundings import Surroundings, special_tokens_of
 from minillm.tokenizers.tokenizer import END_OF_TEXT, StreamingDecoder
 from minillm.tokenizers.trace import TracedPiece, merged_piece
+from minillm.tokenizers.word_counts import WordTable, count_in_parts
 
 
 def merge_steps(word: list, merge_of: dict) -> Iterator[list]:
@@ -166,10 +168,27 @@ class BytePairTokenizer(PipelineTokenizer, kind="byte-level"):
         vocab_size counts the 256 bytes and the special tokens, which get the last ids. There may be
         fewer tokens if the text has no more pairs. Raises UserError if vocab_size is too small.
         """
-        smallest = check_vocabulary_size(vocab_size, special_tokens)
+        check_vocabulary_size(vocab_size, special_tokens)
+        compile_pattern(pattern)
+        counts = count_in_parts([text] if isinstance(text, str) else text, pattern)
+        return cls.train_on_counts(counts, vocab_size, special_tokens, pattern, progress)
+
+    @classmethod
+    def train_on_counts(
+        cls,
+        counts: WordTable,
+        vocab_size: int,
+        special_tokens: Collection[str] = (),
+        pattern: str = "gpt2",
+        progress: Callable[[int], None] | None = None,
+    ) -> BytePairTokenizer:
+        """Learn a vocabulary from the pieces of a text, cut by the pattern: see `train`."""
         special_tokens = list(special_tokens)
-        counts = count_pieces([text] if isinstance(text, str) else text, pattern)
-        learned = learn_merges(counts, vocab_size - smallest, progress)
+        merges = vocab_size - check_vocabulary_size(vocab_size, special_tokens)
+        if len(counts.data) < MANY_BYTES:
+            learned = learn_merges(counts.as_dict(), merges, progress)
+        else:
+            learned = learn_merges_of_table(counts, merges, progress)
         tokens = [bytes([value]) for value in range(256)]
         for a, b in learned:
             tokens.append(tokens[a] + tokens[b])

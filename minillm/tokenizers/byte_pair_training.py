@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from minillm.errors import UserError
 from minillm.tokenizers.patterns import compile_pattern, pieces
@@ -43,7 +43,7 @@ def count_pieces(texts: Iterable[str], pattern: str) -> Counter[bytes]:
 
 
 def learn_merges(
-    counts: Counter[bytes], merges: int, progress: Callable[[int], None] | None = None
+    counts: Mapping[bytes, int], merges: int, progress: Callable[[int], None] | None = None
 ) -> list[tuple[int, int]]:
     """The pairs of token ids that are merged, in order; merge i makes token 256 + i. Fewer if there
     is nothing left to merge.

@@ -42,6 +42,14 @@ class PipelineTokenizer(Tokenizer):
         self._whole = all(token.special for token in parts.added.tokens) and parts.normalizer is None
 
     @property
+    def takes_parts(self) -> bool:
+        """Whether added tokens are found, and all else is read, by what is there and not by what is
+        around it.
+        """
+        looks_around = any(token.lstrip or token.rstrip or token.single_word for token in self._parts.added.tokens)
+        return self._parts.normalizer is None and not looks_around
+
+    @property
     def added_tokens(self) -> list[AddedToken]:
         return list(self._parts.added.tokens)
 

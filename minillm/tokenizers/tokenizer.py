@@ -54,6 +54,10 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def surrounding_ids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that are put before and after every text."""
+        return (), ()
+
     def trace(
         self, text: str, allowed_special: Collection[str] | str = "all", add_special_tokens: bool = True
     ) -> Iterator[TracedPiece]:

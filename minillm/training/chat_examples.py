@@ -22,6 +22,7 @@ import numpy as np
 from minillm.backend.random_streams import stream
 from minillm.data import open_tokens, write_tokens
 from minillm.data.conversations import read_conversations
+from minillm.data.encode_files import ALONE, Reading
 from minillm.data.packing import pack, packed_row
 from minillm.errors import UserError
 from minillm.files.atomic import json_bytes, read_json, write_atomically
@@ -67,7 +68,7 @@ class ChatExamples(Examples):
         return bool(settings.chat_data)
 
     @staticmethod
-    def read(settings) -> dict:
+    def read(settings, reading: Reading = ALONE) -> dict:
         """Conversations of both parts, and the fields of the files that were not read."""
         found, unread = read_conversations(settings.chat_data)
         if settings.chat_validation:

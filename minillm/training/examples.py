@@ -4,7 +4,7 @@ A run learns from one kind of examples: a text (text_examples.py) or what else K
 example_kinds.py has. The loop, the prefetcher, the evaluation and the run folder know no kind: they
 ask the run's `Examples`. The life of a kind's examples is
 
-    source = Kind.read(settings)                                 the files, before a model is opened
+    source = Kind.read(settings, reading)                        the files, before a model is opened
     tokenizer = Kind.make_tokenizer(settings, source, architecture)            a new model's; or its own
     examples = Kind.encode(source, settings, config, tokenizer)  ids; all that can be wrong is found here
     examples.write(folder)                                       into the new run's folder
@@ -33,6 +33,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
+from minillm.data.encode_files import ALONE, Reading
 from minillm.layers.documents import check_starts
 from minillm.training.data_parallel import DataParallel, loss_of
 
@@ -131,8 +132,10 @@ class Examples(ABC):
 
     @staticmethod
     @abstractmethod
-    def read(settings):
-        """What the files of the settings hold. Raises UserError for files that are wrong."""
+    def read(settings, reading: Reading = ALONE):
+        """What the files of the settings hold. reading: of files that are large. Raises UserError
+        for files that are wrong.
+        """
 
     @staticmethod
     @abstractmethod

@@ -11,6 +11,11 @@ from minillm.models.presets import Preset, find_preset
 from minillm.training.settings import SETTING_NAMES, TrainingSettings
 
 DEFAULT_PRESET, FINE_TUNE_PRESET, PREFERENCE_PRESET = "default", "fine-tune", "preferences"
+OF_AN_OPTIMIZER = (  # what a preset says for its optimizer, and no other can use
+    *("optimizer", "lr", "min_lr", "adamw_lr", "momentum", "schedule", "warmup_steps"),
+    *("beta1", "beta2", "eps", "weight_decay"),
+)
+BESIDE_LR = ("min_lr", "adamw_lr")
 
 
 def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[TrainingSettings, dict, str]:
@@ -18,8 +23,10 @@ def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[Train
 
     given: fields of TrainingSettings and of a model's configuration by name, without those that
     were left out. preset_name: None for "default", or "fine-tune" where `given` names a model to
-    continue from, or "preferences" where it names pairs as well. Raises UserError for an unknown
-    preset, and for settings that make no sense.
+    continue from, or "preferences" where it names pairs as well. With another optimizer than the
+    preset's, its rates are those of TrainingSettings. With another lr, the rates that are not given
+    are changed in proportion. Raises UserError for an unknown preset, and for settings that make no
+    sense.
     """
     is_named = preset_name is not None or "init" in given
     if preset_name is None:
@@ -29,11 +36,9 @@ def settings_from(given: Mapping, preset_name: str | None = None) -> tuple[Train
     if given.get("init") is not None:
         _refuse_beside_init(given)
         preset = _without_shape(preset)
-    training = {**preset.training, **{name: value for name, value in given.items() if name in SETTING_NAMES}}
+    training = {**_learning_of(preset, given), **{name: given[name] for name in given if name in SETTING_NAMES}}
     model = {} if given.get("init") else {"model_type": preset.architecture, **preset.model}
     model |= {name: value for name, value in given.items() if name not in SETTING_NAMES}
-    if "lr" in given and "min_lr" not in given:
-        training["min_lr"] = given["lr"] / 10
     return TrainingSettings(**training), model, preset_name if is_named else _name_of(given)
 
 
@@ -48,6 +53,29 @@ def _refuse_beside_init(given: Mapping) -> None:
     if named := [name for name in ("tokenizer", "vocab_size") if name in given]:
         option = "--" + named[0].replace("_", "-")
         raise UserError(f"{option}: a model that is continued from keeps its tokenizer; leave it out")
+
+
+def _learning_of(preset: Preset, given: Mapping) -> dict:
+    """A preset's training settings, those of its optimizer fit for what is given.
+
+    >>> of_muon = Preset("", training=dict(optimizer="muon", lr=0.03, min_lr=0.0, adamw_lr=0.006, batch_size=8))
+    >>> _learning_of(of_muon, {"lr": 0.015})
+    {'optimizer': 'muon', 'lr': 0.03, 'min_lr': 0.0, 'adamw_lr': 0.003, 'batch_size': 8}
+    >>> _learning_of(of_muon, {"optimizer": "adamw"})
+    {'batch_size': 8}
+    """
+    learning = preset.training
+    if "optimizer" in learning and given.get("optimizer", learning["optimizer"]) != learning["optimizer"]:
+        learning = {name: value for name, value in learning.items() if name not in OF_AN_OPTIMIZER}
+    if "lr" not in given:
+        return learning
+    lr = learning.get("lr", TrainingSettings.lr)
+    rates = {name: learning.get(name, getattr(TrainingSettings, name)) for name in BESIDE_LR}
+    changed = {name: given["lr"] * rate / lr for name, rate in rates.items() if rate}
+    return {
+        **learning,
+        **{name: float(f"{rate:.12g}") for name, rate in changed.items()},
+    }  # 0.001, not 0.0009999999999999998
 
 
 def _without_shape(preset: Preset) -> Preset:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minillm.data.conversations import Conversation
+from minillm.data.encode_files import ALONE, Reading
 from minillm.data.packing import padded_rows
 from minillm.data.preferences import ConversationPair, Preferences, TextPair, read_preferences
 from minillm.data.special import special_tokens
@@ -54,7 +55,7 @@ class PreferenceExamples(ChatExamples):
         return bool(settings.preference_data)
 
     @staticmethod
-    def read(settings) -> dict:
+    def read(settings, reading: Reading = ALONE) -> dict:
         """Pairs of both parts, and what the files have beside them."""
         as_messages = bool(settings.chat_template)
         found = read_preferences(settings.preference_data, as_messages)

@@ -14,6 +14,7 @@ from minillm.backend.arrays import to_device
 from minillm.backend.matmul import check_gpu
 from minillm.backend.precision import weight_dtype
 from minillm.backend.threads import default_workers
+from minillm.data.encode_files import ALONE, Reading
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.model_sections import layout_for
@@ -149,6 +150,7 @@ def start_run(
     workers: int = 1,
     communicator: Communicator | None = None,
     zero: int = 1,
+    reading: Reading = ALONE,
 ) -> Run:
     """Create a run folder with a first checkpoint, and open it.
 
@@ -156,7 +158,8 @@ def start_run(
     "default"); the size of the vocabulary comes from the text. The folder is created completely or
     not at all. numbered: use FOLDER-1, or the first free number. workers: batches get at least so
     many parts where the settings do not say. communicator: of several ranks, which all call this,
-    the first one creates the folder, and all open it; zero: see `resume_run`. Raises UserError,
+    the first one creates the folder, and all open it; zero: see `resume_run`. reading: of a large
+    text. Raises UserError,
     before anything is written, for invalid settings, texts or folders, for a folder in which
     another process trains, and for one that the run needs as an input (needed.py).
     """
@@ -164,7 +167,7 @@ def start_run(
     with ExitStack() as creating:
         with together(ranks):
             if ranks.rank == 0:
-                new = _new_folder(settings, model_fields, Path(folder), overwrite, device, numbered, workers)
+                new = _new_folder(settings, model_fields, Path(folder), overwrite, device, numbered, workers, reading)
                 folder = creating.enter_context(new)
         return resume_run(text_of_rank_0(ranks, str(folder)), device, ranks, zero)
 
@@ -178,6 +181,7 @@ def _new_folder(
     device: str,
     numbered: bool,
     workers: int,
+    reading: Reading,
 ) -> Iterator[Path]:
     """Yields the folder of a new run, which is claimed inside."""
     if not numbered:
@@ -186,7 +190,7 @@ def _new_folder(
     check_not_needed(folder, settings, numbered)
     check_gpu(to_device(np.zeros(1), device), settings.dtype)  # raises UserError where there is no such device
     kind = kind_of(settings)
-    source = kind.read(settings)
+    source = kind.read(settings, reading)
     model = None
     if settings.init:
         model, tokenizer = _open_initial_model(settings, model_fields)

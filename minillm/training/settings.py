@@ -91,7 +91,7 @@ class TrainingSettings:
         STEPS,
     )
     lr: float = option(1e-3, "Highest learning rate.", STEPS)
-    min_lr: float = option(1e-4, "Learning rate at the end; a tenth of --lr if only that is given.", STEPS)
+    min_lr: float = option(1e-4, "Learning rate at the end; if only --lr is given, in proportion to it.", STEPS)
     warmup_steps: int = option(100, "Steps over which the learning rate rises.", STEPS, least=0)
     schedule: str = option("cosine", "cosine, linear or constant, after the warm-up.", STEPS)
     beta1: float = option(0.9, "Decay of the mean of gradients.", STEPS)
@@ -99,7 +99,10 @@ class TrainingSettings:
     eps: float = option(1e-8, "Added to the root of the second moment.", STEPS)
     momentum: float = option(0.95, "Of muon: decay of the mean of a matrix's gradients.", STEPS)
     adamw_lr: float = option(
-        0.0, "Of muon: highest learning rate of what adamw changes, embeddings and vectors; 0: --lr.", STEPS
+        0.0,
+        "Of muon: highest learning rate of what adamw changes, embeddings and vectors; 0: --lr. If only --lr is given, in "
+        "proportion to it.",
+        STEPS,
     )
     weight_decay: float = option(0.1, "Decay of matrices (not of biases and norms).", STEPS)
     gradient_clip: float = option(1.0, "Largest norm of the gradient; 0: no limit.", STEPS)

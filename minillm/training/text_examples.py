@@ -21,13 +21,16 @@ from minillm.data import (
     split_text,
     write_tokens,
 )
+from minillm.data.encode_files import ALONE, Reading
 from minillm.data.special import END_OF_TEXT, end_of_text_note
+from minillm.data.text_files import large_files
 from minillm.errors import UserError
 from minillm.generation import generate
 from minillm.tokenizers import BytePairTokenizer, CharacterTokenizer, Tokenizer
 from minillm.tokenizers.start import first_prompt
 from minillm.training.checkpoint import TRAINING_FOLDER
 from minillm.training.examples import TRAINING, VALIDATION, Examples, prompt_option
+from minillm.training.large_text import LargeText, TokensToWrite
 
 DEFAULT_BYTE_PAIRS = 1024  # tokens
 FILES = {TRAINING: "train.npy", VALIDATION: "validation.npy"}
@@ -49,34 +52,39 @@ class TextExamples(Examples):
         return True
 
     @staticmethod
-    def read(settings) -> str:
-        """The whole text."""
-        return load_text(list(settings.data))
+    def read(settings, reading: Reading = ALONE) -> str | LargeText:
+        """The whole text, or what reads it part by part."""
+        files = large_files(settings.data)
+        return LargeText(files, reading) if files else load_text(list(settings.data))
 
     @staticmethod
-    def make_tokenizer(settings, source: str, architecture) -> Tokenizer:
+    def make_tokenizer(settings, source: str | LargeText, architecture) -> Tokenizer:
         """A tokenizer of the characters of the whole text, or of the byte pairs of its training
         part.
 
         If documents are separated by <|endoftext|>, that is a token, and no pairs are learned from
         its letters.
         """
+        is_large, tokens = isinstance(source, LargeText), settings.vocab_size or DEFAULT_BYTE_PAIRS
         if settings.tokenizer == "char":
-            return CharacterTokenizer.train(source)
-        separators = [
-            token
-            for token in (*architecture.end_of_text, *END_OF_TEXT)
-            if token in source and settings.special != "text"
-        ][:1]
+            return source.characters() if is_large else CharacterTokenizer.train(source)
+        known = () if settings.special == "text" else (*architecture.end_of_text, *END_OF_TEXT)
+        if is_large:
+            return source.byte_pairs(tokens, source.first_of(known), architecture.tokenizer_pattern)
+        separators = [token for token in known if token in source][:1]
         training = split_text(source)[0]
         documents = training.split(separators[0]) if separators else training
-        return BytePairTokenizer.train(
-            documents, settings.vocab_size or DEFAULT_BYTE_PAIRS, separators, architecture.tokenizer_pattern
-        )
+        return BytePairTokenizer.train(documents, tokens, separators, architecture.tokenizer_pattern)
 
     @classmethod
-    def encode(cls, source: str, settings, config, tokenizer) -> TextExamples:
-        """The ids of both parts. Raises UserError where a part is shorter than a window."""
+    def encode(cls, source: str | LargeText, settings, config, tokenizer) -> TextExamples:
+        """The ids of both parts; those of a large text are made when they are written. Raises
+        UserError where a part is shorter than a window.
+        """
+        size = settings.batch_size, config.context_length
+        if isinstance(source, LargeText):
+            ids = [TokensToWrite(source, span, tokenizer, settings.special) for span in source.files.split]
+            return cls(dict(zip(FILES, ids)), size, settings.seed)
         ids = [encode_data(tokenizer, part, settings.special) for part in split_text(source)]
         for name, part, least in zip(FILES, ids, (config.context_length + 1, 2)):
             if len(part) < least:
@@ -84,7 +92,7 @@ class TextExamples(Examples):
                     f"the {name} text has {len(part)} tokens, one window needs {least}: "
                     f"use a longer text or a smaller --context-length (now {config.context_length})"
                 )
-        return cls(dict(zip(FILES, ids)), (settings.batch_size, config.context_length), settings.seed)
+        return cls(dict(zip(FILES, ids)), size, settings.seed)
 
     @classmethod
     def open(cls, folder: Path, settings, config, tokenizer) -> TextExamples:
@@ -95,7 +103,11 @@ class TextExamples(Examples):
     def write(self, folder: Path) -> None:
         """Write a token file for each part."""
         for part, name in FILES.items():
-            write_tokens(folder / TRAINING_FOLDER / name, self.tokens[part])
+            path, tokens = folder / TRAINING_FOLDER / name, self.tokens[part]
+            if isinstance(tokens, TokensToWrite):
+                tokens.write(path)
+            else:
+                write_tokens(path, tokens)
 
     def batch(self, step: int, micro_step: int) -> tuple:
         """Windows from random places of the training text."""

@@ -24,7 +24,10 @@ NUMBER = r"(?<![\w.,])\d[\d,]*(?:\.\d+)?"
 # What looks like a measured figure and is none: (page, words with it, why). Each is used up by the page.
 NOT_MEASURED = (
     ("performance.md", "alone are 823 MB", "4 bytes x 4,096 x 50,257"),
+    ("performance.md", "trains for 60 seconds each", "the length of a run, chosen"),
     ("tokenizers.md", "King James Bible (4.2 MB)", "the size of the text"),
+    ("tokenizers.md", "read in parts of 2 MB", "a limit in the code"),
+    ("tokenizers.md", "for more than 50 MB", "a limit in the code"),
     ("machines.md", "for up to 20 seconds", "a limit in the code"),
     ("machines.md", "an array of 2.002 GiB", "the size of an array"),
     ("cupy.md", "a GPU of 80 GiB", "the size of the imitated memory"),

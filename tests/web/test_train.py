@@ -20,7 +20,7 @@ from minillm.web.play.training_record import list_runs, new_events
 
 TINY = dict(
     tokenizer="char", n_layer=2, n_head=2, d_model=16, context_length=16, batch_size=32, max_steps=24, eval_interval=8,
-    eval_windows=4, sample_tokens=8, warmup_steps=2, lr=1e-2, dropout=0.1,
+    eval_windows=4, sample_tokens=8, warmup_steps=2, lr=1e-2, weight_decay=0.1, dropout=0.1,
 )  # fmt: skip
 
 
@@ -363,6 +363,9 @@ def test_what_the_form_sends_unchanged_is_the_preset(studio):
         if plan is not None:
             assert (plan.settings, plan.model, plan.folder) == (settings, model, studio.runs / name)
         assert preset["values"]["lr"] == settings.lr
+        for optimizer, values in preset["with_optimizer"].items():
+            other = settings_from({"optimizer": optimizer}, preset["name"])[0]
+            assert {**vars(settings), **values} == vars(other)
 
 
 SMALL = ("default", "shakespeare-char-cpu", "llama-small", "qwen3-small", "simulator")

@@ -343,3 +343,18 @@ def test_the_view_is_reached_by_keyboard_alone(page, address):
     assert page.get_by_label("Example").input_value().startswith("overfitting")
     assert page.locator("#run-characters").input_value() == "5000"
     assert page.get_by_label("Name").input_value() == "overfitting-1"
+
+
+def test_another_optimizer_brings_its_own_rates(page, address):
+    page.goto(address)
+    rates = {name: page.locator(f"#run-{name}") for name in ("lr", "min_lr", "schedule", "adamw_lr")}
+    of_preset = {name: control.input_value() for name, control in rates.items()}
+    page.locator("#run-weight_decay").fill("0.05")
+    page.locator("#run-weight_decay").blur()
+    page.locator("#run-optimizer").select_option("adamw")
+    assert {name: control.input_value() for name, control in rates.items()} == {
+        name: f"{getattr(TrainingSettings, name):g}" if name != "schedule" else "cosine" for name in rates
+    }
+    assert page.locator("#run-weight_decay").input_value() == "0.05"
+    page.locator("#run-optimizer").select_option("muon")
+    assert {name: control.input_value() for name, control in rates.items()} == of_preset

@@ -155,11 +155,18 @@ def _read(name: str, value):
 
 
 def _values_of(preset: str) -> dict:
-    """A preset's summary and all its values, as the form shows them."""
+    """A preset's summary and all its values, as the form shows them; and for each optimizer the
+    values that become others with it.
+    """
     settings, model, _ = settings_from({}, preset)
     values = {**config_to_dict(_config(settings, model)), **vars(settings)}
     shown = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if name in _kinds()}
-    return {"summary": PRESETS[preset].summary, "data": settings.data[0], "values": shown}
+    with_optimizer = {}
+    for optimizer in OPTIMIZERS:
+        others = vars(settings_from({"optimizer": optimizer}, preset)[0]).items()
+        with_optimizer[optimizer] = {name: v for name, v in others if name in _kinds() and v != getattr(settings, name)}
+    summary, text = PRESETS[preset].summary, settings.data[0]
+    return {"summary": summary, "data": text, "values": shown, "with_optimizer": with_optimizer}
 
 
 def _config(settings: TrainingSettings, model: Mapping):

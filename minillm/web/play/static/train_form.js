@@ -7,13 +7,14 @@ const OVERFIT = {
   data: "python-docs", characters: 5000,
   settings: {
     tokenizer: "char", n_layer: 2, n_head: 4, d_model: 64, context_length: 32, batch_size: 16, max_steps: 600,
-    lr: 3e-3, warmup_steps: 20, eval_interval: 25, eval_windows: 64, sample_tokens: 60,
+    optimizer: "adamw", lr: 3e-3, warmup_steps: 20, eval_interval: 25, eval_windows: 64, sample_tokens: 60,
   },
 };
 const COMPARE = {
   data: "python-docs", characters: 100000,
   settings: {
-    tokenizer: "char", n_layer: 2, d_model: 64, max_steps: 400, eval_interval: 40, eval_windows: 64, weight_decay: 0.1,
+    tokenizer: "char", n_layer: 2, d_model: 64, batch_size: 16, max_steps: 400, lr: 3e-3, eval_interval: 40,
+    eval_windows: 64, weight_decay: 0.1,
   },
 };
 const LABELS = {
@@ -23,7 +24,7 @@ const LABELS = {
 const EXAMPLES = {
   "overfitting: a short text": { ...OVERFIT, name: "overfitting" },
   "... with dropout 0.3": { ...OVERFIT, name: "dropout", settings: { ...OVERFIT.settings, dropout: 0.3 } },
-  "AdamW": { ...COMPARE, name: "adamw" },
+  "AdamW": { ...COMPARE, name: "adamw", settings: { ...COMPARE.settings, optimizer: "adamw" } },
   "Adam, the decay as L2": { ...COMPARE, name: "adam", settings: { ...COMPARE.settings, optimizer: "adam" } },
 };
 
@@ -45,6 +46,7 @@ export function runForm(described, start) {
   const summary = h("p", { class: "quiet wide" });
 
   for (const field of described.fields) controls.set(field.name, settingControl(field));
+  controls.get("optimizer").input.addEventListener("change", () => fillIn());
   const open = described.fields.filter((field) => field.open).map((field) => controls.get(field.name).row);
   const panels = [...new Set(described.fields.filter((field) => !field.open).map((field) => field.panel))];
   const more = panels.map((panel) => h("fieldset", {}, h("legend", {}, panel),
@@ -64,7 +66,8 @@ export function runForm(described, start) {
       h("button", { type: "submit", value: "paused" }, "Start paused")));
 
   function fillIn() {
-    const values = presets[preset.value].values;
+    const optimizer = controls.get("optimizer"), of = presets[preset.value];
+    const values = { ...of.values, ...(optimizer.changed ? of.with_optimizer[optimizer.input.value] : {}) };
     summary.textContent = presets[preset.value].summary;
     data.options[0].textContent = `${presets[preset.value].data} (preset)`;
     for (const [each, control] of controls) {
@@ -83,6 +86,7 @@ export function runForm(described, start) {
     name.value = chosen ? freeName(chosen.name) : "";
     fillIn();
     for (const [each, value] of Object.entries(chosen?.settings ?? {})) controls.get(each).set(value);
+    fillIn(); // what becomes other with the example's optimizer
   }
 
   function freeName(base) {
