@@ -43,6 +43,7 @@ from minillm.errors import UserError
 
 PRECISIONS = ("float32", "float64", "tf32", "bfloat16")
 _tf32: ContextVar[bool] = ContextVar("tf32", default=False)
+KEPT_WEIGHTS = ("stored", "float16")  # of pretrained/stored_weights.py: nothing is computed in them
 
 
 def weight_dtype(precision) -> np.dtype:
@@ -52,7 +53,8 @@ def weight_dtype(precision) -> np.dtype:
     """
     name = precision if isinstance(precision, str) else np.dtype(precision).name
     if name not in PRECISIONS:
-        raise UserError(f'unknown dtype "{name}": use one of {", ".join(PRECISIONS)}')
+        only = " (it keeps the weights of a model that only reads and writes)" if name in KEPT_WEIGHTS else ""
+        raise UserError(f'unknown dtype "{name}": use one of {", ".join(PRECISIONS)}{only}')
     return np.dtype("float64" if name == "float64" else "float32")
 
 

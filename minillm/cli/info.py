@@ -12,6 +12,8 @@ from minillm.cli.options import is_given, option
 from minillm.cli.terminal import fold, terminal_width, waiting
 from minillm.errors import UserError
 
+WRITING = ("stored", "float16")  # no dtypes of a training
+
 
 def _option(help: str, *names: str, **limits):
     return typer.Option(*names, help=help, show_default=False, **limits)
@@ -29,7 +31,10 @@ def command(
     context_length: Annotated[
         Optional[int], _option("With --model: tokens in a window.", "--context", "--context-length", min=1)
     ] = None,
-    dtype: Annotated[str, _option("With --model: float32, tf32, bfloat16 or float64.")] = "float32",
+    dtype: Annotated[
+        str,
+        _option("With --model: float32, tf32, bfloat16 or float64; stored or float16: of a model that only writes."),
+    ] = "float32",
     device: Annotated[str, _option("With --model: cpu, cuda or cudasim.")] = "cpu",
     checkpoint_activations: Annotated[
         bool, _option("With --model: backward computes each block again.", "--checkpoint-activations")
@@ -46,11 +51,21 @@ def command(
     """Versions, the BLAS and its threads, and the devices at hand: what to say with a bug report or
     a benchmark.
 
-    With --model: what training takes in memory, before it is started; right to a tenth.
+    With --model: what training takes in memory, before it is started; right to a tenth. With
+    --dtype stored or float16: what a model takes that only writes.
     """
     given = [name for name in context.params if name != "model" and is_given(context, name)]
     if model is None and given:
         raise UserError(f"{option(given[0])}: sizes are those of a model: name it with --model")
+    if model is not None and dtype in WRITING:
+        if more := [name for name in given if name not in ("dtype", "context_length")]:
+            raise UserError(f"{option(more[0])} is about training, and --dtype {dtype} about writing: leave out one")
+        from minillm.profiling.memory_of_writing import writing_report
+
+        with waiting("opening the model", plain=False):
+            report = writing_report(model, dtype, context_length)
+        print(fold(report, terminal_width()))
+        return
     if model is not None:
         from minillm.profiling.memory_report import memory_report
 

@@ -11,7 +11,8 @@ Of the 16 bytes of a group of 4 bits, the lower halves are numbers 0 .. 15 and t
 `gguf`.
 
 NumPy's own conversion of float16 takes 1.6 ns a number, the formula 0.26: a float16's bits in the
-places of a float32 are the number divided by 2^112, zero and denormal numbers included.
+places of a float32 are the number divided by 2^112, zero and denormal numbers included, infinities
+and NaN not: files with such numbers are refused (`groups_not_finite`).
 
 A word of 32 bits holds two numbers of 16. A shift and a mask give both, each for all words in one
 call: `halves`. That is half of the numbers a call, and no conversion from 16 to 32 bits:
@@ -117,6 +118,25 @@ def _write_nibbles(n, w) -> None:
     """n (R, G, 16) bytes  ->  w (R, G, 32): their lower halves, then their upper ones"""
     np.bitwise_and(n, 15, out=w[..., :16], casting="unsafe")
     np.right_shift(n, 4, out=w[..., 16:], casting="unsafe")
+
+
+# ------------------------------------------------------------------------------------------------- numbers that are none
+
+INFINITY = {"BF16": 0x7F80, "F16": 0x7C00}  # as bits; those of NaN are larger
+SCALES = {"Q8_0": 1, "Q4_0": 1, "Q4_1": 2}  # numbers of F16 at the beginning of a group: d, or d and m
+
+
+def groups_not_finite(stored, number_format: NumberFormat) -> np.ndarray | None:
+    """Which groups of rows of bytes hold a NaN or an infinity, bool (R, groups), from their bits:
+    nothing is expanded. None for a format that does not say.
+    """
+    if number_format.name in INFINITY:
+        return (stored.view("<u2") & 0x7FFF) >= INFINITY[number_format.name]
+    if number_format.name in SCALES:  # n is finite, so d n + m is where d and m are
+        groups = stored.reshape(len(stored), -1, number_format.group_bytes)
+        scales = groups[..., : 2 * SCALES[number_format.name]].view("<u2")
+        return ((scales & 0x7FFF) >= INFINITY["F16"]).any(axis=-1)
+    return None
 
 
 FORMATS = {

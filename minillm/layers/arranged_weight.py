@@ -22,10 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from minillm.backend.skinny_matmul import MOST_ROWS, SMALL
-from minillm.files.number_formats import expand_f16
+from minillm.files.number_formats import SCALES, expand_f16
 
 GROUP = 32  # numbers
-SCALES = {"Q8_0": 1, "Q4_0": 1, "Q4_1": 2}  # numbers of F16 at the beginning of a group: d, or d and m
 ROWS = 32  # that are arranged at a time: they and their columns fit the processor's cache
 
 

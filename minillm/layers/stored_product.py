@@ -25,7 +25,8 @@ import numpy as np
 
 from minillm.backend.skinny_matmul import MOST_ROWS, SMALL
 from minillm.backend.threads import blas_threads, thread_count
-from minillm.layers.arranged_weight import SCALES, arranged_product, inputs_for, room_for
+from minillm.files.number_formats import SCALES
+from minillm.layers.arranged_weight import arranged_product, inputs_for, room_for
 
 BLOCK = 1 << 19  # numbers that a thread expands at a time, at most: 2 MB
 WORTH_SHARING = 1 << 17  # numbers; for fewer, asking another thread takes longer than it saves

@@ -20,7 +20,7 @@ import numpy as np
 
 from minillm.errors import UserError
 from minillm.files.mapped_pages import release_pages
-from minillm.files.number_formats import NumberFormat
+from minillm.files.number_formats import NumberFormat, groups_not_finite
 from minillm.layers.arranged_weight import Strip, arranged
 from minillm.layers.parameter import Parameter
 from minillm.layers.stored_product import blocks_of_rows, room, stored_products
@@ -140,13 +140,12 @@ class StoredWeight:
     def first_not_finite(self) -> tuple[int, int] | None:
         """The place of the first NaN or infinity as it is stored, or None."""
         for start, stop in blocks_of_rows(len(self.stored), self.columns):
-            block = self.block(start, stop)
-            with np.errstate(over="ignore", invalid="ignore"):
-                if np.isfinite(block.sum()):
-                    continue
-            if not (finite := np.isfinite(block)).all():
-                row, column = np.unravel_index(np.argmin(finite), finite.shape)
-                return start + int(row), int(column)
+            group, wrong = self.format.group, groups_not_finite(self._bytes(start, stop, 0, self.columns), self.format)
+            if wrong is None:
+                group, wrong = 1, ~np.isfinite(self.block(start, stop))
+            if wrong.any():
+                row, number = np.unravel_index(np.argmax(wrong), wrong.shape)
+                return start + int(row), int(number) * group
         return None
 
     def _bytes(self, start: int, stop: int, first: int, last: int) -> np.ndarray:

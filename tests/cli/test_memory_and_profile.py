@@ -1,5 +1,7 @@
 """`minillm info --model` and `minillm train --profile` at the command line."""
 
+import re
+
 import pytest
 
 SMALL = "--tokenizer char --n-layer 1 --n-head 2 --d-model 16 --dropout 0".split()
@@ -32,6 +34,19 @@ def test_info_of_a_run_folder(minillm, train):
     assert "Free on this machine now: " in shown
 
 
+def test_info_of_a_model_that_only_writes(minillm, train):
+    """float16 takes half of float32, beside a block of each thread and the cache."""
+    train("--max-steps", 1, *SMALL)
+    shown = minillm("info", "--model", "run", "--dtype", "float16", "--context", 4).stdout
+    found = {name: float(size) for name, size in re.findall(r"^(.+?)  +([\d.]+) MB$", shown, re.M)}
+    assert found["blocks of float32"] >= 2.1 and found["keys and values of 4 tokens"] < 0.1
+    assert "writing: matrices stay F16" in shown
+    shown = minillm("info", "--model", "run", "--dtype", "stored").stdout
+    assert "writing: the file has no matrix of 16 bits or fewer" in " ".join(shown.split())
+    refused = minillm("train", "--data", "text.txt", "--dtype", "float16", expect=2).stderr
+    assert refused.endswith("(it keeps the weights of a model that only reads and writes)\n")
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -39,6 +54,8 @@ def test_info_of_a_run_folder(minillm, train):
         ("--model gpt2 --dtype int4", 'unknown dtype "int4": use one of float32,'),
         ("--model gpt2 --device tpu", 'unknown device "tpu": use one of cpu, cuda, cudasim'),
         ("--model gpt2 --dropout 2", "dropout is 2.0"),
+        ("--model gpt2 --dtype stored", "--dtype stored is about the file of a model: gpt2 is a preset"),
+        ("--model run --dtype float16 --batch 4", "--batch-size is about training, and --dtype float16 about writing"),
         ("--batch 4", "sizes are those of a model: name it with --model"),
     ],
 )

@@ -109,6 +109,23 @@ def test_large_and_small_inputs_neither_overflow_nor_vanish():
         np.testing.assert_allclose(x @ weight.T, x @ weight.expand().T, rtol=1e-3, atol=size * 1e-3)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("wrong", [0x7C00, 0xFC00, 0x7E01, 0x7F80, 0xFFC0], ids=hex)
+def test_the_first_number_that_is_not_finite(name, wrong):
+    """Found from the bits of 16, or the scales, since F16's formula makes large numbers of them; the largest ones pass."""
+    weight = make(name)
+    assert weight.first_not_finite() is None
+    number_format, stored = weight.format, weight.stored.copy().reshape(701, -1, weight.format.group_bytes)
+    largest = 0x7F7F if name == "BF16" else 0x7BFF
+    for bits in (largest, wrong):
+        if name == "BF16" and bits & 0x7FFF < 0x7F80:
+            continue
+        for column in (3, 5):
+            stored[650, column, -2 if number_format.group == 1 else 0 :][:2] = np.array([bits], "<u2").view(np.uint8)
+        found = StoredWeight(stored.reshape(701, -1), number_format).first_not_finite()
+        assert found == (None if bits == largest else (650, 3 * number_format.group))
+
+
 def test_rows_in_another_order():
     """As llama.cpp moves the rows of queries and keys."""
     order = np.random.default_rng(0).permutation(701)
