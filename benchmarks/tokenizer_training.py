@@ -73,6 +73,8 @@ def minillm_way(path: str, vocab_size: int, workers: int) -> tuple[float, int]:
 
 def tokenizers_way(path: str, vocab_size: int, workers: int) -> tuple[float, int]:
     """The library reads the file itself, and uses all cores."""
+    for name in ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM"):  # benchmarks.tokenizer asks for one thread
+        os.environ.pop(name, None)
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     started = time.perf_counter()

@@ -112,7 +112,8 @@ class Sharded:
                 self._forget_the_whole_state()
         for each in self._optimizers:
             each.lr, each.weight_decay, each.step_count = lr, self.optimizer.weight_decay, self.optimizer.step_count
-            each.share = share
+            if not each.elementwise:  # others are shared already
+                each.share = share
             for piece, parameter in each.pieces:
                 parameter.grad = None if piece.entry.name in missing else gradients[piece.place].reshape(piece.shape)
         self.optimizer.lr = lr

@@ -39,6 +39,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.precision import downcast, upcast
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
 
@@ -165,8 +166,7 @@ class LayerNorm(Layer):
         bias = self.bias.peek() if hasattr(self, "bias") else None
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return layer_norm_of_one_row(x, self.weight.peek(), bias, self.eps)
-        forward = layer_norm_forward
         if cache.on_device:
             x, (forward, _) = contiguous(x), dispatch(x, layer_norm_forward, layer_norm_backward)
-        y, _ = forward(x, self.weight.peek(), bias, self.eps)
-        return y
+            return forward(x, self.weight.peek(), bias, self.eps)[0]
+        return by_rows(lambda rows: layer_norm_forward(rows, self.weight.peek(), bias, self.eps)[0], x)

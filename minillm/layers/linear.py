@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import gradient_dtype
 from minillm.backend.skinny_matmul import skinny_gains, skinny_matmul
@@ -127,11 +129,7 @@ class Linear(Layer):
             y = x @ (weight.T if self.transposed else weight)  # (1, 1, I) @ (I, O)
         else:
             rows = x.reshape(-1, x.shape[-1])  # (N, I): one large product in place of many small ones
-            if skinny_gains(rows, weight):
-                y = skinny_matmul(rows, weight, self.transposed)
-            else:
-                y = rows @ (weight.T if self.transposed else weight)  # (N, I) @ (I, O)
-            y = y.reshape(*x.shape[:-1], -1)
+            y = rows_product(rows, weight, self.transposed).reshape(*x.shape[:-1], -1)
         if with_bias and hasattr(self, "bias"):
             y += self.bias.peek()
         return y
@@ -139,6 +137,19 @@ class Linear(Layer):
     def decode_onto(self, residual, x, cache):
         """residual + decode(x, cache); see Layer.decode_onto."""
         return products(x, (self,), cache, residual=residual)[0]
+
+
+def rows_product(rows, weight, transposed: bool, out=None):
+    """rows (N, I) @ weight, or weight^T if transposed  ->  (N, O), in host memory, with nothing
+    saved. out (N, O): where it is written.
+    """
+    if not skinny_gains(rows, weight):
+        return np.matmul(rows, weight.T if transposed else weight, out=out)  # (N, I) @ (I, O)
+    y = skinny_matmul(rows, weight, transposed)
+    if out is None:
+        return y
+    out[...] = y
+    return out
 
 
 def projected(layer, x, with_bias: bool):

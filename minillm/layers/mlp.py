@@ -8,6 +8,7 @@ which visits every element anyway. h is not kept: backward makes it again (made_
 
 from __future__ import annotations
 
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.gelu import gelu_again, gelu_backward, gelu_forward
@@ -79,6 +80,6 @@ class MLP(Layer):
     def _decoded_inside(self, x, cache):
         bias = self.c_fc.bias.peek() if hasattr(self.c_fc, "bias") else None
         h = self.c_fc.decode(x, cache, with_bias=False)  # (..., C) @ (C, F)
-        forward = dispatch(h, gelu_forward, gelu_backward)[0] if cache.on_device else gelu_forward
-        h, _ = forward(h, bias, self.approximate)
-        return h
+        if cache.on_device:
+            return dispatch(h, gelu_forward, gelu_backward)[0](h, bias, self.approximate)[0]
+        return by_rows(lambda rows: gelu_forward(rows, bias, self.approximate)[0], h, out=h)

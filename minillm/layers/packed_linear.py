@@ -19,7 +19,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module
 from minillm.layers.decoding import is_decode_of, products
-from minillm.layers.linear import Linear
+from minillm.layers.linear import Linear, rows_product
 from minillm.layers.stored_product import stored_products
 from minillm.layers.stored_weight import StoredWeight
 
@@ -34,7 +34,18 @@ def packed_linear(x, linears: tuple[Linear, ...], cache):
         return packed(x)
     if all(type(linear) is Linear and type(linear.weight.peek()) is StoredWeight for linear in linears):
         return _stored_linears(x, linears)
-    return array_module(x).concatenate([linear.decode(x, cache) for linear in linears], axis=-1)
+    if cache.on_device or not all(is_decode_of(linear, Linear) for linear in linears):
+        return array_module(x).concatenate([linear.decode(x, cache) for linear in linears], axis=-1)
+    weights = [linear.weight.peek() for linear in linears]
+    widths = [weight.shape[0 if linear.transposed else 1] for linear, weight in zip(linears, weights)]
+    rows = x.reshape(-1, x.shape[-1])  # (N, I)
+    y, stop = np.empty((len(rows), sum(widths)), x.dtype), 0
+    for linear, weight, width in zip(linears, weights, widths):
+        start, stop = stop, stop + width
+        rows_product(rows, weight, linear.transposed, out=y[:, start:stop])
+        if hasattr(linear, "bias"):
+            y[:, start:stop] += linear.bias.peek()
+    return y.reshape(*x.shape[:-1], -1)
 
 
 def _stored_linears(x, linears: tuple[Linear, ...]):

@@ -24,6 +24,7 @@ import numpy as np
 
 from minillm.backend.arrays import array_module, contiguous
 from minillm.backend.precision import downcast, upcast
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer, Parameter
 
@@ -113,8 +114,7 @@ class RMSNorm(Layer):
         """The new tokens x (B, t, ..., C) -> y (B, t, ..., C); see Layer.decode."""
         if x.size == x.shape[-1] and type(x) is np.ndarray:
             return rms_norm_of_one_row(x, self.weight.peek(), self.eps)
-        forward = rms_norm_forward
         if cache.on_device:
             x, (forward, _) = contiguous(x), dispatch(x, rms_norm_forward, rms_norm_backward)
-        y, _ = forward(x, self.weight.peek(), self.eps)
-        return y
+            return forward(x, self.weight.peek(), self.eps)[0]
+        return by_rows(lambda rows: rms_norm_forward(rows, self.weight.peek(), self.eps)[0], x)

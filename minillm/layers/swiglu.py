@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from minillm.backend.arrays import array_module
 from minillm.backend.precision import downcast, upcast
+from minillm.backend.sharing import by_rows
 from minillm.kernels import dispatch
 from minillm.layers.decoding import decoded_onto
 from minillm.layers.layer import Layer
@@ -144,4 +145,4 @@ class SwiGLU(Layer):
         # twice (..., C) @ (C, F), or (1, 1, C) @ (C, 2F)
         gate_up = packed_linear(x, (self.gate_proj, self.up_proj), cache)
         F = gate_up.shape[-1] // 2
-        return swiglu_by_tanh(gate_up[..., :F], gate_up[..., F:])
+        return by_rows(swiglu_by_tanh, gate_up[..., :F], gate_up[..., F:])

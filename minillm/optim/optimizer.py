@@ -93,8 +93,20 @@ class Optimizer:
         """
         check_gradients(self.parameters)
         self.step_count += 1
-        self.update_all(gradient_scale)
+        self._update_on_all_cores(gradient_scale)
         _round_operands(self.parameters)
+
+    def _update_on_all_cores(self, gradient_scale) -> None:
+        """`update_all`, where cores share the parameters one by one, the largest first."""
+        if self.share is _one_by_one or not self.elementwise:
+            self.update_all(gradient_scale)
+            return
+
+        def update(name: str) -> None:
+            state = {kind: {name: arrays[name]} for kind, arrays in self.state.items() if name in arrays}
+            self.restricted({name: self.parameters[name]}, state).update_all(gradient_scale)
+
+        self.share(update, sorted(self.parameters, key=lambda name: -self.parameters[name].peek().size))
 
     def update_all(self, gradient_scale) -> None:
         """The step itself, a parameter at a time. Optimizers that know a faster way override this.

@@ -239,7 +239,7 @@ def branch_dropout(name: str, s: Shapes, held: int, outer: int) -> list[Operatio
 def attention(
     s: Shapes, held: int, outer: int, in_forward: int, keys: int, gradients: int, window: int | None = None
 ) -> Operation:
-    """softmax(q k^T) v of all heads, by rows of 128 queries (NumPy), by tiles (flash), or with T x
+    """softmax(q k^T) v of all heads, by rows of 64 queries (NumPy), by tiles (flash), or with T x
     T matrices.
 
     in_forward: what the layer around it holds meanwhile; keys: bytes of k, and of v, as they are
@@ -283,7 +283,7 @@ def causal_numbers(time: int, window: int | None = None) -> int:
     to its end, and with a window none before the first that one of its rows sees.
 
     >>> causal_numbers(128), causal_numbers(256), causal_numbers(256, window=65)
-    (16384, 49152, 40960)
+    (12288, 40960, 28672)
     """
     total = 0
     for start in range(0, time, QUERY_BLOCK):

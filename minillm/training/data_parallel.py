@@ -30,7 +30,7 @@ from inspect import signature
 import numpy as np
 
 from minillm.backend.arrays import array_module, to_host
-from minillm.backend.threads import blas_threads
+from minillm.backend.threads import blas_threads, cores
 from minillm.distributed.alone import Alone
 from minillm.distributed.communicator import Communicator
 from minillm.distributed.gradients import Gradients, complete, put_home
@@ -80,7 +80,7 @@ class DataParallel:
         self._dropouts = [
             [layer for _, layer in each.layers() if hasattr(layer, "batch_offset")] for each in self.models
         ]
-        self._open, self._pool = ExitStack(), None
+        self._open, self._pool, self._sharers = ExitStack(), None, 1
         self.stop = self.stopping = False
         self._squares = 0.0
 
@@ -90,14 +90,17 @@ class DataParallel:
             can_be_set = self._open.enter_context(blas_threads(1))
             if not can_be_set and self.communicator.size == 1:
                 self.models = self.models[:1]
-            if len(self.models) > 1:
-                self._open.enter_context(_switch_interval(SWITCH_SECONDS))
-                self._pool = self._open.enter_context(ThreadPoolExecutor(len(self.models) - 1, "minillm"))
+            self._sharers = len(self.models)
+        elif self.model.device == "cpu":  # the BLAS computes the one part on all cores, which `share` uses afterwards
+            self._sharers = cores()
+        if self._sharers > 1:
+            self._open.enter_context(_switch_interval(SWITCH_SECONDS))
+            self._pool = self._open.enter_context(ThreadPoolExecutor(self._sharers - 1, "minillm"))
         return self
 
     def __exit__(self, *exception) -> None:
         self._open.close()
-        self._pool = None
+        self._pool, self._sharers = None, 1
 
     # ------------------------------------------------------------------------------ loss and gradients
 
@@ -174,7 +177,8 @@ class DataParallel:
             return _added(self._of_part(0, 0, task, batches, rows_each))
         gradients, missing = self._flat_gradients(), []
         kept = {name: p.grad.copy() for name, p in self._parameters[0].items() if p.grad is not None}
-        self.model.zero_grad()
+        for parameter in self._parameters[0].values():  # as model.zero_grad(), which looks for them in all layers
+            parameter.zero_grad()
 
         def parts_of_thread(thread: int) -> dict:
             running, found = gradients.running(thread), {}
@@ -244,11 +248,13 @@ class DataParallel:
                     return {}
                 function(item)
 
-        self._on_threads(work)
+        self._on_threads(work, self._sharers)
 
-    def _on_threads(self, work: Callable) -> dict:
-        """work(thread) on each thread, which returns a dict: all of them together."""
-        helpers = range(1, len(self.models)) if self._pool else ()
+    def _on_threads(self, work: Callable, threads: int | None = None) -> dict:
+        """work(thread) on each thread, which returns a dict: all of them together. threads: how
+        many there are, by default one for each model.
+        """
+        helpers = range(1, threads or len(self.models)) if self._pool else ()
         # A thread does not inherit NumPy's error settings, so each call brings a copy of this
         # context.
         waiting = [self._pool.submit(copy_context().run, work, thread) for thread in helpers]

@@ -9,6 +9,7 @@ from planting import assert_close, planted
 
 import minillm
 from minillm.backend.random_streams import stream
+from minillm.backend.threads import blas_threads
 from minillm.checks.cases import array, randomised
 from minillm.generation import decoder as decoding
 from minillm.generation.decoder import Decoder, left_padded
@@ -50,6 +51,58 @@ def test_it_is_the_formula(monkeypatch, padding, window, block):
         assert_close(y, formula(q[:, :, -1:], k, v, 8, None, window))
         y = cached_attention.cached_attention(q[:, :, -1:], k, v, None, window)  # more than the window
         assert_close(y, formula(q[:, :, -1:], k, v, 8, None, window))
+
+
+def assert_one_token_is_the_formula(module):
+    for B, H, H_kv, T, threads in (
+        (1, 8, 4, 7, 2),
+        (3, 4, 2, 9, 2),
+        (5, 4, 4, 3, 3),
+        (1, 3, 1, 10, 1),
+        (2, 6, 2, 3, 2),
+    ):
+        q, k, v = array("q", B, H, 1, 6), 9 * array("k", B, H_kv, T, 6), array("v", B, H_kv, T, 6)
+        with blas_threads(threads):
+            assert_close(module.cached_attention(q, k, v), formula(q, k, v, T - 1))
+
+
+@pytest.mark.parametrize("few", [0, 1200])
+def test_one_token_is_the_work_of_all_cores(monkeypatch, few):
+    for name, value in (("SHARED", 1), ("KEY_BLOCK", 3), ("FEW_SCORES", few)):
+        monkeypatch.setattr(cached_attention, name, value)
+    assert_one_token_is_the_formula(cached_attention)
+
+
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("np.exp(m - m.max(axis=0))", "1"),
+        ("w = total * ", "w = "),
+        ("slice(c * columns, (c + 1) * columns)", "slice(c * columns, (c + 1) * columns - 1)"),
+        ("range(0, H_kv, heads)", "range(0, heads, heads)"),
+        ("range(0, B, texts)", "range(0, texts, texts)"),
+        ("range(count) for", "range(1) for"),
+    ],
+)
+def test_faults_of_parts_are_caught(right, wrong):
+    faulty = planted(cached_attention, right, wrong)
+    faulty.SHARED, faulty.KEY_BLOCK = 1, 3
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, ValueError)):
+        for _ in range(3):  # memory that is not written may hold what it should
+            assert_one_token_is_the_formula(faulty)
+
+
+def test_the_number_of_threads_and_of_texts_changes_no_bit(monkeypatch):
+    monkeypatch.setattr(cached_attention, "SHARED", 1)
+    q, k, v = (array(name, 4, heads, 2100, 8).astype(np.float32) for name, heads in (("q", 6), ("k", 2), ("v", 2)))
+    for t in (1, 70):
+        found = []
+        for threads in (1, 2, 3):
+            with blas_threads(threads):
+                found.append(cached_attention.cached_attention(q[:, :, -t:], k, v))
+                found.append(found[0].copy())
+                found[-1][:1] = cached_attention.cached_attention(q[:1, :, -t:], k[:1], v[:1])
+        assert all((each == found[0]).all() for each in found)
 
 
 # ------------------------------------------------------------------------------------------------------------- windows

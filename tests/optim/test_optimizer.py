@@ -1,5 +1,7 @@
 """The contract of an optimizer of your own: a formula, named state, a name for --optimizer, and a run that resumes."""
 
+import threading
+
 import numpy as np
 import pytest
 from planting import planted
@@ -7,6 +9,7 @@ from planting import planted
 import minillm
 from minillm.errors import UserError
 from minillm.optim import OPTIMIZERS, Optimizer, optimizer
+from minillm.training import data_parallel
 from minillm.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from minillm.training.settings import TrainingSettings
 
@@ -109,3 +112,27 @@ def test_biases_and_norms_are_not_decayed():
 def test_betas_are_two_numbers():
     with pytest.raises(UserError, match=r"betas is 0.9: give two numbers, as \(0.9, 0.99\)"):
         minillm.AdamW({}, betas=0.9)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values())
+def test_a_step_that_cores_share_has_the_same_bits(monkeypatch, kind):
+    """A batch of one part, which the BLAS computes on all cores, leaves the step to `share`."""
+    monkeypatch.setattr(data_parallel, "cores", lambda: 3)
+    weights, threads = [], set()
+    for shares in (False, True):
+        model, optimizer = model_with(kind)
+        with data_parallel.DataParallel(model, 1) as parallel:
+            if shares:
+                optimizer.share = lambda function, items: parallel.share(seen(function, threads), items)
+            take(3, model, optimizer)
+        weights.append([p.value.tobytes() for p in model.parameters().values()])
+    assert weights[0] == weights[1]
+    assert threads
+
+
+def seen(function, threads):
+    def run(item):
+        threads.add(threading.get_ident())
+        function(item)
+
+    return run
