@@ -149,7 +149,8 @@ class MinillmTrainer:
         self.parallel.loss_and_gradients(ids, targets)
         _, scale = self.parallel.clip(self.optimizer.parameters, 1.0, 1)
         if self.sharded is None:
-            self.optimizer.share = self.parallel.share
+            if self.model.device == "cpu":
+                self.optimizer.share = self.parallel.share
             self.optimizer.step(scale)
         else:
             self.sharded.step(self.parallel.own_gradients, 1e-3, scale, self.parallel.share, self.parallel.missing)

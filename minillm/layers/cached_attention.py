@@ -60,11 +60,12 @@ def cached_attention(q, k, v, padding=None, window: int | None = None):
         keys = slice(first, T - t + stop)  # what the first of them sees begins here, what the last sees ends here
         rows = q[b, h, :, start:stop]
         B, H_kv, group, n, D = rows.shape
-        s = rows.reshape(B, H_kv, group * n, D) @ k[b, h, keys].swapaxes(2, 3)  # (B, H_kv, H / H_kv n, D) @ (.., D, T)
+        # The rows of a group share k and v: one product for them all.
+        s = rows.reshape(B, H_kv, group * n, D) @ k[b, h, keys].swapaxes(2, 3)
         s = s.reshape(B, H_kv, group, n, -1)
         _hide_unseen(s, i, T - t + start, keys, None if padding is None else padding[b], window)
         e, total, _ = _exponentials(s)
-        sums = e.reshape(B, H_kv, group * n, -1) @ v[b, h, keys]  # (B, H_kv, H / H_kv n, T) @ (.., T, D)
+        sums = e.reshape(B, H_kv, group * n, -1) @ v[b, h, keys]
         y[b, h, :, start:stop] = sums.reshape(rows.shape) / total
 
     shared(attend, _parts_of_a_prompt(q, T), xp is np)
@@ -123,7 +124,7 @@ def _slices(B: int, texts: int, H_kv: int, heads: int) -> list:
 
 
 def _scores(q, k):
-    """q (B, H_kv, H / H_kv, D) @ k^T, (B, H_kv, D, T)"""
+    """q (B, H_kv, H / H_kv, D), k (B, H_kv, T, D)  ->  q k^T (B, H_kv, H / H_kv, T)"""
     if 1 < q.shape[2] and q.shape[2] * k.shape[2] > FEW_SCORES:
         return array_module(q).ascontiguousarray((k @ q.swapaxes(2, 3)).swapaxes(2, 3))
     return q @ k.swapaxes(2, 3)
@@ -151,7 +152,7 @@ def _visible(i, j, padding, window: int | None):
 
 
 def _exponentials(s):
-    """s (..., T)  ->  e = exp(s - m), written over s, l = sum e and m = max s, each (..., 1)"""
+    """s (..., T)  ->  e = exp(s - m), written over s, l = sum e and m = max s"""
     if array_module(s) is not np:
         m = s.max(axis=-1, keepdims=True)
         s -= m

@@ -102,7 +102,7 @@ def gelu_backward(dy, saved):
 
 
 def gelu_again(saved):
-    """y of gelu_forward, (..., F), once more, of what it saved."""
+    """What gelu_forward saved  ->  y (..., F) once more"""
     return saved.x * saved.gate
 
 

@@ -105,7 +105,7 @@ def layer_norm_backward(dy, saved, dsum=None):
 
 
 def layer_norm_again(saved, bias):
-    """y of layer_norm_forward, (N, C), once more, of what it saved and its bias (C,) or None."""
+    """What layer_norm_forward saved, bias (C,) or None  ->  y (N, C) once more"""
     y = saved.normed * saved.weight
     if bias is not None:
         y += bias

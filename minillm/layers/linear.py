@@ -144,7 +144,7 @@ def rows_product(rows, weight, transposed: bool, out=None):
     saved. out (N, O): where it is written.
     """
     if not skinny_gains(rows, weight):
-        return np.matmul(rows, weight.T if transposed else weight, out=out)  # (N, I) @ (I, O)
+        return np.matmul(rows, weight.T if transposed else weight, out=out)
     y = skinny_matmul(rows, weight, transposed)
     if out is None:
         return y

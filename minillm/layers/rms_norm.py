@@ -67,7 +67,7 @@ def rms_norm_backward(dy, saved, dsum=None):
 
 
 def rms_norm_again(saved, bias=None):
-    """y of rms_norm_forward, (N, C), once more, of what it saved; it has no bias."""
+    """What rms_norm_forward saved  ->  y (N, C) once more; it has no bias"""
     normed, _, weight = saved
     return normed * weight
 

@@ -61,7 +61,7 @@ def swiglu_backward(dh, saved):
 
 
 def swiglu_again(saved):
-    """h of swiglu_forward, (..., F), once more, of what it saved."""
+    """What swiglu_forward saved  ->  h (..., F) once more"""
     gate, up, s = saved
     silu = gate * s
     silu *= up

@@ -43,7 +43,9 @@ def train_step(
     if run.sharded is not None:
         run.sharded.step(parallel.own_gradients, lr, scale, parallel.share, parallel.missing)
     else:
-        run.optimizer.lr, run.optimizer.share = lr, parallel.share
+        run.optimizer.lr = lr
+        if run.model.device == "cpu":  # a device updates all parameters in one launch
+            run.optimizer.share = parallel.share
         run.optimizer.step(scale)
     run.optimizer.zero_grad()
     return loss, norm
