@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -26,6 +27,12 @@ from minillm.tokenizers.safe_cuts import SafeCuts, safe_cuts
 
 WORDS = "the cat's sat 12 東京。 Grüße mat\n \n\n hat, don't\r\n <|end|> two words".split(" ")
 TOKENIZER = BytePairTokenizer.train("the cat sat on the mat " * 20, 290, ["<|end|>", "two words"])
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Threads that other tests have left waiting do not keep this process from forking."""
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.current_thread()])
 
 
 def text_of(seed, count=3000):
@@ -237,3 +244,9 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
         peaks.append(int(ended.stdout) / 1024)
     size = (tmp_path / "text.txt").stat().st_size / 2**20
     assert size > 20 and peaks[1] - peaks[0] < 8, f"{peaks} MiB"
+
+
+def test_beside_another_thread_this_process_does_it_all(monkeypatch):
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.current_thread(), threading.Thread(name="reader")])
+    assert "a fork would lose: reader" in forked.why_no_workers()
+    assert set(in_order(lambda task: os.getpid(), range(3), 2, "counting")) == {os.getpid()}

@@ -1,5 +1,7 @@
 """A run from a text that is read part by part: its files are those of the same text in memory."""
 
+import threading
+
 import numpy as np
 import pytest
 from small_runs import MODEL, SETTINGS
@@ -34,6 +36,8 @@ def start(tmp_path, monkeypatch):
             if workers:
                 patch.setattr(text_files, "LARGE", 1000)
                 patch.setattr(text_files, "PART", 700)
+                # threads that other tests have left waiting do not keep this process from forking
+                patch.setattr(threading, "enumerate", lambda: [threading.current_thread()])
             reading = Reading(workers, (lambda *report: reports.append(report)) if reports is not None else print)
             run = start_run(settings, {} if settings.init else MODEL, tmp_path / name, reading=reading)
         run.release()
