@@ -194,8 +194,8 @@ FAULTS = {
     ),
     "blocks get no starts": ("self.training, starts, self.sections)", "self.training, None, self.sections)", ALONE),
     "attention gets no starts": (
-        "attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, starts)",
-        "attn_out = forward_with(self.attn, self.ln_1.forward(x), rng_key, None)",
+        "(self.attn, n, rng_key, starts)\n        forget_output(",
+        "(self.attn, n, rng_key, None)\n        forget_output(",
         ALONE,
     ),
     "gradients of positions summed as if they were equal": ("dx if is_packed else dx.sum(", "dx.sum(", ALONE),
