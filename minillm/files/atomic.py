@@ -27,6 +27,7 @@ WHAT_HELPS = {
     errno.ENOSPC: "make room there, or use another place",
     errno.EDQUOT: "make room there, or use another place",
     errno.EROFS: "use a place that can be written to",
+    errno.ENOMEM: "a smaller --batch-size, a shorter text or a smaller model takes less",
 }
 UTF_16 = {b"\xff\xfe": "little-endian", b"\xfe\xff": "big-endian"}
 

@@ -121,7 +121,7 @@ from minillm.cli import main
 main()
 """
 TRAIN = "train --data text.txt --tokenizer char --n-layer 4 --n-head 4 --d-model 64 --context-length 256 --max-steps 1"
-TRAIN += " --batch-size 48 --eval-windows 2 --sample-tokens 0 --dropout 0"
+TRAIN += " --batch-size 64 --eval-windows 2 --sample-tokens 0 --dropout 0"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
