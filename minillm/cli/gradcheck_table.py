@@ -24,7 +24,8 @@ def check_and_print(names: list[str] | None, every: bool = False, method: str = 
     every: a line for each tensor in place of one for each layer. method: of `gradcheck`.
     """
     reports, failures = [], []
-    problems = [(case, problem, method) for _, case, problem in problems_of(names)]
+    # Whole models are named last and take longest: begun first, they leave no process alone.
+    problems = [(case, problem, method) for _, case, problem in reversed(problems_of(names))]
     # The processes first: the sign of life is a thread, which no copy of a process has.
     with side_by_side(problems, lambda problem: report_or_error(*problem)) as results, waiting(WAITING[method]):
         for result in results:
@@ -33,6 +34,8 @@ def check_and_print(names: list[str] | None, every: bool = False, method: str = 
                 result = result.report
             if result is not None:  # something could be measured
                 reports.append(result)
+    reports.reverse()
+    failures.reverse()
     reports.sort(key=lambda report: _worst(report).error)
     Console(width=terminal_width()).print(_table_of_tensors(reports) if every else _table_of_layers(reports))
     for message in failures:

@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.matmul import matmul
-from minillm.backend.precision import downcast, upcast
+from minillm.backend.precision import downcast, dtype_name, upcast
 from minillm.kernels import dispatch
 from minillm.layers.cached_attention import cached_attention
 from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
@@ -250,7 +250,8 @@ def _mask(b, rows, keys, causal, window, first, q):
     batch, or 0 where every query sees every key.
     """
     if first is None:
-        return _causal_mask(rows.start, keys.start, rows.stop, window, q.dtype.name, array_module(q)) if causal else 0
+        dtype = dtype_name(q.dtype)
+        return _causal_mask(rows.start, keys.start, rows.stop, window, dtype, array_module(q)) if causal else 0
     xp = array_module(first)
     i, j = xp.arange(rows.start, rows.stop)[:, None], xp.arange(keys.start, keys.stop)[None, :]
     seen = (j <= i) & (j >= first[b, rows, None])

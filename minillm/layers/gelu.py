@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minillm.backend.arrays import array_module
-from minillm.backend.precision import downcast, upcast
+from minillm.backend.precision import downcast, dtype_name, upcast
 from minillm.kernels import dispatch
 from minillm.layers.layer import Layer
 
@@ -118,7 +118,7 @@ def erf(x):
     Clenshaw's recurrence.
     """
     xp = array_module(x)
-    limit, coefficients = _erf_series(x.dtype.name)
+    limit, coefficients = _erf_series(dtype_name(x.dtype))
     inside = xp.clip(x, -limit, limit)
     t = inside * inside
     t *= 2 / limit**2

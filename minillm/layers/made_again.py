@@ -50,7 +50,7 @@ def forget_input(layer: Layer, x) -> None:
     """
     saved = _saved_by(layer)
     if saved is not None and saved.x is x and type(x) is np.ndarray:
-        layer.save_for_backward(saved._replace(x=Forgotten(x.shape, x.dtype)))
+        layer.save_for_backward(LinearSaved(Forgotten(x.shape, x.dtype), *saved[1:]))
 
 
 def remember_input(layer: Layer, again, saved) -> None:
