@@ -17,14 +17,14 @@ shared out together, since a thread is asked for what takes longer than asking i
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from minillm.backend.sharing import shared
 from minillm.backend.skinny_matmul import MOST_ROWS, SMALL
-from minillm.backend.threads import blas_threads, thread_count
+from minillm.backend.threads import blas_threads
 from minillm.files.number_formats import SCALES
 from minillm.layers.arranged_weight import arranged_product, inputs_for, room_for
 
@@ -54,8 +54,17 @@ def stored_products(x, weights) -> np.ndarray:
         if x.shape[-1] != weight.shape[0]:
             raise ValueError(f"x of shape {x.shape} and a weight of shape {weight.shape} cannot be multiplied")
         parts += _parts(rows, weight, y[:, column : (column := column + weight.shape[1])])
-    _share(parts)
+    if len(parts) > 1 and sum(part.numbers for part in parts) > WORTH_SHARING:
+        shared(_compute, parts)
+    else:
+        with blas_threads(1):  # as where parts are shared: another number could give other bits
+            for part in parts:
+                _compute(part)
     return y.reshape(*x.shape[:-1], -1)
+
+
+def _compute(part: Part) -> None:
+    part.compute()
 
 
 def blocks_of_rows(rows: int, columns: int, most: int | None = None) -> list[tuple[int, int]]:
@@ -160,31 +169,3 @@ def _restore(y, number_format) -> None:
 def _write_strip(inputs, strip, y, start: int, stop: int) -> None:
     """As _write_outputs, from the strip of these rows (arranged_weight.py)"""
     y[...] = arranged_product(inputs, strip, room(room_for(strip)))
-
-
-# --------------------------------------------------------------------------------------------------------- its threads
-
-
-def _share(parts: list[Part]) -> None:
-    """Compute all parts by as many threads as NumPy's BLAS has, each a run of about one size."""
-    total = sum(part.numbers for part in parts)
-    threads = min(thread_count() or 1, len(parts)) if total > WORTH_SHARING else 1
-    shares, done = [[] for _ in range(threads)], 0
-    for part in parts:
-        shares[min((done + part.numbers // 2) * threads // total, threads - 1)].append(part)
-        done += part.numbers
-    with blas_threads(1):  # each of ours makes its own products
-        waiting = [_pool(threads).submit(_compute, share) for share in shares[1:] if share]
-        _compute(shares[0])
-        for each in waiting:
-            each.result()
-
-
-def _compute(parts: list[Part]) -> None:
-    for part in parts:
-        part.compute()
-
-
-@lru_cache(maxsize=2)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="stored weight")
