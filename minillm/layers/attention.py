@@ -46,14 +46,12 @@ from minillm.backend.arrays import array_module, contiguous, device_of
 from minillm.backend.matmul import matmul
 from minillm.backend.precision import downcast, dtype_name, upcast
 from minillm.kernels import dispatch
-from minillm.layers.cached_attention import cached_attention
+from minillm.layers.cached_attention import QUERY_BLOCK, cached_attention
 from minillm.layers.decoding import attention_by_kernels, decode_kernel, decoded_onto
 from minillm.layers.dropout import Dropout, dropout_factor
 from minillm.layers.layer import Layer
 from minillm.layers.linear import Linear, projected
 from minillm.layers.softmax import softmax_forward
-
-QUERY_BLOCK = 64  # queries whose scores exist at a time: for 256 tokens a tenth faster than 128
 
 
 def attend(q, k, v, mask, factor=None, out=None):
