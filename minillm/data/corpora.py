@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from minillm.data.special import END_OF_TEXT
@@ -46,22 +48,34 @@ def split_text(text: str, train_fraction: float = TRAIN_FRACTION) -> tuple[str, 
     return text[:cut], text[cut:]
 
 
-def read_text_file(path: Path) -> str:
-    """The text of a UTF-8 file, line ends as they are, without a mark (BOM) at its start.
-
-    Raises UserError naming the file, and the byte that is wrong.
-    """
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises UserError, naming the text file, for what the system says while it is read."""
     try:
-        data = path.read_bytes()
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} is neither a file nor one of the corpora {', '.join(CORPORA)}") from None
     except OSError as error:
         if path.is_dir():  # Windows says "permission denied"
             raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    text = decode_text(data, str(path))
-    if not text:
+
+
+def refuse_empty(path: Path, content) -> None:
+    """content: what is in the text file, or how much. Raises UserError if that is nothing."""
+    if not content:
         raise UserError(f"{path} is empty: there is nothing to learn from")
+
+
+def read_text_file(path: Path) -> str:
+    """The text of a UTF-8 file, line ends as they are, without a mark (BOM) at its start.
+
+    Raises UserError naming the file, and the byte that is wrong.
+    """
+    with reading(path):
+        data = path.read_bytes()
+    text = decode_text(data, str(path))
+    refuse_empty(path, text)
     return text
 
 

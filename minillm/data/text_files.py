@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minillm.data.corpora import CORPORA, TRAIN_FRACTION
+from minillm.data.corpora import TRAIN_FRACTION, reading, refuse_empty
 from minillm.data.special import END_OF_TEXT
 from minillm.errors import UserError
 from minillm.files.atomic import refuse_utf_16
@@ -167,18 +167,11 @@ def large_files(sources: Iterable[str]) -> TextFiles | None:
 
 def _look_at(path: Path) -> tuple[int, int]:
     """(bytes of the mark at its start, bytes) of a file."""
-    try:
+    with reading(path):
         with path.open("rb") as file:
             start = file.read(4096)
         size = path.stat().st_size
-    except FileNotFoundError:
-        raise UserError(f"{path} is neither a file nor one of the corpora {', '.join(CORPORA)}") from None
-    except OSError as error:
-        if path.is_dir():  # Windows says "permission denied"
-            raise UserError(f"{path} is a folder: name the text files in it, such as {path}/*.txt") from None
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     refuse_utf_16(start, str(path))
     mark = len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0
-    if size == mark:
-        raise UserError(f"{path} is empty: there is nothing to learn from")
+    refuse_empty(path, size - mark)
     return mark, size
