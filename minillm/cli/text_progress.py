@@ -4,12 +4,15 @@ takes.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from minillm.backend.forked import why_no_workers
 
 EVERY = 0.1  # seconds between two pictures of the bar
 
@@ -32,6 +35,12 @@ def text_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]
     bar = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
     with bar:
         yield _Shown(bar)
+
+
+def say_if_alone(workers: int) -> None:
+    """One line where several processes are asked for, and none can be forked."""
+    if workers > 1 and (why := why_no_workers()):
+        print(f"--workers {workers}: one process reads the text: {why}", file=sys.stderr)
 
 
 class _Shown:

@@ -60,7 +60,7 @@ def train(
     """
     from rich.console import Console
 
-    from minillm.cli.text_progress import text_progress
+    from minillm.cli.text_progress import say_if_alone, text_progress
     from minillm.data.encode_files import Reading
     from minillm.tokenizers.byte_pair import check_vocabulary_size
     from minillm.tokenizers.patterns import compile_pattern
@@ -69,6 +69,7 @@ def train(
     _check_out(out, files)
     check_vocabulary_size(vocab_size, special)
     compile_pattern(pattern)
+    say_if_alone(workers)
     with text_progress(Console(stderr=True)) as report:
         tokenizer = learn(files, vocab_size, special, pattern, keep, Reading(workers, report))
     out.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def encode(
 def _encode_file(tokenizer, file: Path, out: Path, special: str, workers: int) -> None:
     from rich.console import Console
 
-    from minillm.cli.text_progress import text_progress
+    from minillm.cli.text_progress import say_if_alone, text_progress
     from minillm.data.encode_files import Reading, encode_files
     from minillm.data.text_files import Span, TextFiles
     from minillm.tokenizers.safe_cuts import safe_cuts
@@ -128,6 +129,7 @@ def _encode_file(tokenizer, file: Path, out: Path, special: str, workers: int) -
         raise UserError(f"{file} would be written over by its ids: name another file with --out")
     if cuts is None:
         print("no place is known where this tokenizer's texts can be cut: the file is read whole", file=sys.stderr)
+    say_if_alone(workers)
     with text_progress(console) as report:
         count = encode_files(out, texts, Span(0, texts.size), tokenizer, cuts, special, Reading(workers, report))
     print(f"wrote {out}: {count:,} tokens of {texts.size:,} bytes", file=sys.stderr)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from minillm.cli.terminal import waiting
-from minillm.cli.text_progress import text_progress
+from minillm.cli.text_progress import say_if_alone, text_progress
 from minillm.cli.train_notes import notes
 from minillm.data.encode_files import Reading
 from minillm.data.text_files import large_files
@@ -95,6 +95,7 @@ def _reading_the_text(given: dict, machine: Machine, communicator, console: Cons
     """
     workers = machine.workers if communicator.size == 1 else 1
     if large_files(given.get("data", ())):
+        say_if_alone(workers)
         with text_progress(console) as report:
             yield Reading(workers, report)
     else:

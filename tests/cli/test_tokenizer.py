@@ -96,6 +96,13 @@ def test_a_file_is_encoded_part_by_part(minillm, tmp_path):
     )
 
 
+def test_workers_that_cannot_be_had_are_said_in_one_line(minillm, monkeypatch):
+    train = "tokenizer train text.txt --out tk --vocab-size 280 --workers".split()
+    monkeypatch.setattr("minillm.backend.forked.sys.platform", "win32")
+    assert "--workers 2: one process reads the text: processes are forked on Linux only" in minillm(*train, 2).stderr
+    assert "--workers" not in minillm(*train, 1).stderr + minillm(*train, 0).stderr
+
+
 def test_what_cannot_be_encoded_leaves_no_file(minillm, tmp_path):
     minillm("tokenizer", "train", "text.txt", "--out", "tk", "--vocab-size", 280, "--special", "<|end|>")
     encode = ["tokenizer", "encode", "tk", "--file", "text.txt", "--out"]
