@@ -6,6 +6,9 @@
 A worker has a copy of this process's memory, so that the function needs no name and only tasks and
 results go through pipes. It waits with a result until this process takes it: there are never more
 results than workers. With one worker, or where no process can be forked, this process does it all.
+
+Tasks take about as long as each other here, and results are large. Pieces of unequal length, whose
+results are small, are in better hands in checks/side_by_side.py: there a worker waits for none.
 """
 
 from __future__ import annotations

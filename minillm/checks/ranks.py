@@ -63,10 +63,8 @@ class Meeting:
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
     def threads(self) -> ThreadPoolExecutor:
-        """A thread for each rank but the first. They end when this object is forgotten.
-
-        To start them anew for every call took a tenth of the time of `minillm gradcheck`. A forked
-        process has none of them, and gets its own.
+        """A thread for each rank but the first, for all calls: a check has thousands. They end when
+        this object is forgotten. A forked process has none of them, and gets its own.
         """
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = os.getpid(), ThreadPoolExecutor(max(1, self.size - 1))

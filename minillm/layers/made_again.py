@@ -9,8 +9,8 @@ to make it again in one or two passes over memory, x is forgotten after forward:
 
 Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models" (2022),
 section 5, "selective activation recomputation": what takes much memory and little time is computed
-again. A block of a GPT-2 keeps 14 arrays of the residual stream's size in place of 20, and a step
-takes 1 % longer. The same operations on the same numbers make the same bits: no gradient changes.
+again. A block of a GPT-2 keeps 14 arrays of the residual stream's size in place of 20. The same
+operations on the same numbers make the same bits: no gradient changes.
 
 It is done in host memory alone, and where nothing was exchanged: for a Linear that kept the very
 array it was handed, and for operations and norms of this package as they are. Any other layer keeps
